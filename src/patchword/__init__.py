@@ -1,0 +1,1 @@
+"""Image patches and words in one space."""

@@ -1,0 +1,286 @@
+"""Samples of more than 8 bits, as industrial and scientific cameras write them, to 8 bits.
+
+Pillow clips such samples to 255 or drops their low byte; here they are read whole and scaled from
+black..white to 0..255, rounded to nearest. White is the maximum that the file states (TIFF
+MaxSampleValue and SMaxSampleValue, the maxval of a PGM, the sBIT of a PNG), else the greatest
+value of their type; black is 0, or for negative samples the stated or the least value of the type.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import TiffImagePlugin
+
+_PERCENTILES = (0.5, 99.5)
+_ROWS = 1 << 22  # samples scaled at a time
+_MIN_VALUE, _MAX_VALUE, _S_MIN_VALUE, _S_MAX_VALUE = 280, 281, 340, 341  # TIFF 6.0, section 8, 19
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # TIFF SampleFormat
+
+
+class RefusedError(Exception):
+    """An image that cannot be used; the message is the reason that its ImageError gives."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples as read: values (H, W) or (H, W, C), C = 2 and 4 with alpha last.
+
+    limits: the least and greatest value of their type. stated: those that the file states, where
+    it does. inverted: 0 is white. clear: the value (per channel) that means transparent.
+    """
+
+    values: NDArray[Any]
+    limits: tuple[float, float]
+    stated: tuple[float | None, float | None] = (None, None)
+    inverted: bool = False
+    clear: int | tuple[int, ...] | None = None
+
+    def to_eight_bits(self, stretch: bool) -> NDArray[np.uint8]:
+        """uint8 (H, W) or (H, W, C). Raises RefusedError for floats of unknown range."""
+        values = self.values
+        if values.ndim == 3 and values.shape[2] == 1:
+            values = values[..., 0]
+        alpha = None
+        if values.ndim == 3 and values.shape[2] in (2, 4):
+            alpha = _scale(values[..., -1:], *self.limits)
+            values = values[..., 0] if values.shape[2] == 2 else values[..., :3]
+        if values.dtype == np.uint8 and self.stated == (None, None) and not stretch:
+            out: NDArray[np.uint8] = values
+        else:
+            out = _scale(values, *(_percentiles(values) if stretch else self._range(values)))
+        if self.inverted:
+            out = 255 - out
+        if self.clear is not None and alpha is None:
+            same = values == np.asarray(self.clear)
+            clear = same.all(-1, keepdims=True) if values.ndim == 3 else same[..., None]
+            alpha = np.where(clear, 0, 255).astype(np.uint8)
+        if alpha is None:
+            return out
+        return np.concatenate([out[..., None] if out.ndim == 2 else out, alpha], axis=-1)
+
+    def _range(self, values: NDArray[Any]) -> tuple[float, float]:
+        """(black, white). A stated limit that the samples exceed is not one, and is passed over."""
+        least, greatest = _extent(values)
+        low, high = self.stated
+        white = high if high is not None and high > 0 and greatest <= high else self.limits[1]
+        black = low if low is not None and low <= least else self.limits[0]
+        black = black if least < 0 else 0.0
+        if values.dtype.kind == "f" and not (black <= least and greatest <= white):
+            raise RefusedError(
+                f"its floats span {least:g} to {greatest:g} and no range is stated: scale them "
+                "to 0..1, or pass stretch=True"
+            )
+        return black, white
+
+
+def read_encoded(picture: Any, reopen: Callable[[], AbstractContextManager[Any]]) -> Samples | None:
+    """Samples that Pillow would cut to 8 bits, of a picture that is opened and not yet decoded.
+
+    reopen opens it once more. None: Pillow keeps all that there is.
+    """
+    if not picture.tile:
+        return None
+    if picture.tile[0].codec_name == "ppm":
+        return _portable(picture)
+    if picture.format not in ("PNG", "TIFF"):
+        return None
+    colour = picture.mode in ("RGB", "RGBA") and all(
+        _is_colour16(_raw_mode(picture, tile)) for tile in picture.tile
+    )
+    if colour and picture.format == "TIFF":
+        stated = _stated(picture.tag_v2)
+        planes = picture.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+        if planes and picture.tile[0].codec_name == "libtiff":
+            # Pillow unpacks compressed planes in one way only, the high byte.
+            if stated[1] not in (None, 65535):
+                raise RefusedError("compressed 16-bit planes; save it with interleaved colours")
+            return None
+        return Samples(_colour16(picture, reopen), (0, 65535), stated)
+    if picture.format == "PNG" and (colour or picture.mode == "I;16"):
+        bits = _significant_bits(picture.fp)
+        values = _colour16(picture, reopen) if colour else np.asarray(picture)
+        white = _png_white(values[..., :3] if colour else values, bits)
+        return Samples(values, (0, 65535), (0, white), clear=_clear(picture))
+    return None
+
+
+def read_decoded(picture: Any) -> Samples | None:
+    """Samples of a decoded single-band picture of more than 8 bits; None for any other."""
+    if not picture.mode.startswith(("I", "F")):
+        return None
+    values = np.asarray(picture)
+    tags = getattr(picture, "tag_v2", {})
+    bits = int(_number(tags, TiffImagePlugin.BITSPERSAMPLE) or 0)
+    kind = int(_number(tags, TiffImagePlugin.SAMPLEFORMAT) or _UNSIGNED)
+    if not bits:  # no TIFF: Pillow keeps 16-bit samples of other files in 32-bit images too
+        short = picture.mode != "I" or (values.min() >= 0 and values.max() <= 65535)
+        bits = 16 if short else 32
+        kind = _FLOAT if picture.mode == "F" else _UNSIGNED if short else _SIGNED
+    limits = {
+        _UNSIGNED: (0.0, 2.0**bits - 1),
+        _SIGNED: (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1),
+    }.get(kind, (0.0, 1.0))
+    if bits == 32 and kind == _UNSIGNED and values.dtype == np.int32:
+        values = values.view(np.uint32)  # Pillow has no unsigned 32-bit image
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    return Samples(values, limits, _stated(tags), inverted, _clear(picture))
+
+
+def of_array(array: NDArray[Any]) -> Samples:
+    """Samples of a user's array. Raises RefusedError for a type whose range is anyone's guess."""
+    if array.dtype == np.bool_:
+        return Samples(array.astype(np.uint8) * np.uint8(255), (0, 255))
+    if array.dtype in (np.uint8, np.uint16):
+        return Samples(array, (0, float(np.iinfo(array.dtype).max)))
+    if array.dtype.kind == "f":
+        return Samples(array, (0, 1))
+    raise RefusedError(f"{array.dtype} array: convert it to uint8, to uint16, or to floats in 0..1")
+
+
+def stretched(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """8-bit values scaled from their percentiles to 0..255."""
+    return _scale(rgb, *_percentiles(rgb))
+
+
+def _extent(values: NDArray[Any]) -> tuple[float, float]:
+    """The least and greatest finite sample. Raises RefusedError where there is none."""
+    if values.dtype.kind == "f":
+        values = values[np.isfinite(values)]
+        if not values.size:
+            raise RefusedError("none of its samples is a finite number")
+    return float(values.min()), float(values.max())
+
+
+def _percentiles(values: NDArray[Any]) -> tuple[float, float]:
+    """(black, white) that leave out the darkest and brightest half percent; black < white."""
+    least, greatest = _extent(values)
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    low, high = (float(p) for p in np.percentile(finite, _PERCENTILES))
+    if low < high:
+        return low, high
+    return (least, greatest) if least < greatest else (least, least + 1)
+
+
+def _scale(values: NDArray[Any], black: float, white: float) -> NDArray[np.uint8]:
+    """Samples of any type and shape, black..white to 0..255, rounded; what is no number is 0."""
+    out = np.empty(values.shape, np.uint8)
+    rows = max(1, _ROWS * len(values) // values.size)
+    for top in range(0, len(values), rows):
+        band = values[top : top + rows].astype(np.float64)
+        band = (band - black) * (255 / (white - black)) + 0.5
+        out[top : top + rows] = np.clip(np.nan_to_num(band, posinf=255, neginf=0), 0, 255)
+    return out
+
+
+def _portable(picture: Any) -> Samples:
+    """A binary PGM or PPM whose maximum is not 255: Pillow's own loop takes 1 us a sample."""
+    maximum = picture.tile[0].args[1]
+    kind = np.dtype(np.uint8 if maximum < 256 else ">u2")
+    bands = 3 if picture.mode == "RGB" else 1
+    count = picture.width * picture.height * bands
+    picture.fp.seek(picture.tile[0].offset)
+    data = picture.fp.read(count * kind.itemsize)
+    if len(data) < count * kind.itemsize:
+        raise EOFError
+    values = np.frombuffer(data, kind).reshape(picture.height, picture.width, bands)
+    return Samples(values, (0, float(np.iinfo(kind).max)), (0, float(maximum)))
+
+
+def _raw_mode(picture: Any, tile: Any) -> str:
+    """The name of a tile's samples, such as "RGB;16B" or, for one plane of a TIFF, "R;16L"."""
+    name = str(tile.args if isinstance(tile.args, str) else tile.args[0])
+    plane = picture.format == "TIFF" and len(name) == 1
+    if plane and _number(picture.tag_v2, TiffImagePlugin.BITSPERSAMPLE) == 16:
+        # Pillow takes a plane of an uncompressed TIFF to hold 8 bits, whatever its tags say.
+        name += ";16L" if picture.tag_v2.prefix == b"II" else ";16B"
+    return name
+
+
+def _is_colour16(raw_mode: str) -> bool:
+    colours, _, depth = raw_mode.partition(";")
+    return depth in ("16L", "16B", "16N") and colours in ("RGB", "RGBX", "RGBA", *"RGBA")
+
+
+def _colour16(
+    picture: Any, reopen: Callable[[], AbstractContextManager[Any]]
+) -> NDArray[np.uint16]:
+    """16-bit colour (H, W, 3 or 4). Pillow unpacks one byte of each sample, that which its byte
+    order calls the high one: decoded a second time in the opposite order, it gives the other."""
+    values = _one_byte(picture, low=False).astype(np.uint16)
+    values <<= 8
+    with reopen() as again:
+        values |= _one_byte(again, low=True)
+    return values
+
+
+def _one_byte(picture: Any, low: bool) -> NDArray[np.uint8]:
+    """The high or low bytes (H, W, C) of a picture of 16-bit colour that is not yet decoded."""
+    tiles = []
+    for tile in picture.tile:
+        name = _raw_mode(picture, tile)
+        little = name[-1] == "L" or (name[-1] == "N" and sys.byteorder == "little")
+        name = name[:-1] + ("L" if little != low else "B")
+        args = name if isinstance(tile.args, str) else (name, *tile.args[1:])
+        tiles.append(tile._replace(args=args))
+    picture.tile = tiles
+    return np.asarray(picture)
+
+
+def _number(tags: Any, tag: int) -> float | None:
+    """A TIFF tag as one number, the greatest where it holds one per channel."""
+    value = tags.get(tag)
+    if value is None:
+        return None
+    return float(max(value) if isinstance(value, tuple) else value)
+
+
+def _stated(tags: Any) -> tuple[float | None, float | None]:
+    """The least and greatest sample that TIFF tags state."""
+    low, high = _number(tags, _S_MIN_VALUE), _number(tags, _S_MAX_VALUE)
+    return (
+        _number(tags, _MIN_VALUE) if low is None else low,
+        _number(tags, _MAX_VALUE) if high is None else high,
+    )
+
+
+def _clear(picture: Any) -> Any:
+    """The 16-bit sample, or three, that a PNG's tRNS chunk makes transparent."""
+    value = picture.info.get("transparency")
+    return value if isinstance(value, (int, tuple)) else None
+
+
+def _significant_bits(file: Any) -> int | None:
+    """The sBIT of a PNG (PNG 1.2, section 4.2.6): how many bits of a sample the source had."""
+    position = file.tell()
+    file.seek(8)
+    try:
+        while True:
+            length, kind = struct.unpack(">I4s", file.read(8))
+            if kind == b"sBIT":
+                return int(max(file.read(length)[:3]))
+            if kind == b"IDAT":
+                return None
+            file.seek(length + 4, 1)
+    finally:
+        file.seek(position)
+
+
+def _png_white(values: NDArray[Any], bits: int | None) -> float | None:
+    """White of 16-bit PNG samples that come from `bits` significant ones.
+
+    A sound writer has scaled them to 16 bits, where the low bits of a dark image stay 0 (or 1 by
+    rounding). Cameras write them unscaled: all small, with busy low bits.
+    """
+    if bits is None or not 8 < bits < 16:
+        return None
+    small = values.max() < 1 << bits
+    busy = (values & ((1 << (16 - bits)) - 1)).max() > 1
+    return float((1 << bits) - 1) if small and busy else None

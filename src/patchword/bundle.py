@@ -1,0 +1,192 @@
+"""Network, preprocessing and tokenizer as one thing: images and texts in, unit vectors out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from patchword import images
+from patchword.config import ModelConfig
+from patchword.errors import ImageError, TokenizerError, UnsupportedError
+from patchword.images import ImageLike
+from patchword.preprocess import Geometry, Preprocess
+from patchword.tokenizers import Tokenizer
+
+DECODERS = 4  # threads that open images while the network runs
+
+T = TypeVar("T")
+U = TypeVar("U")
+Vector = NDArray[np.float32]
+Opened = tuple[Vector, Geometry]
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A model with everything that belongs to it.
+
+    `fingerprint` is a hash of weights, preprocessing and tokenizer: vectors of two bundles may be
+    compared only where it is equal.
+    """
+
+    network: nn.Module
+    preprocess: Preprocess
+    tokenizer: Tokenizer | None
+    config: ModelConfig
+    fingerprint: str
+    name: str = ""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def open(self, image: ImageLike, exact: bool = False) -> Opened:
+        """An image as the network sees it, float32 (3, S, S), and the way back to its pixels.
+
+        Raises ImageError for one that cannot be opened.
+        """
+        pixels = images.open(image, at_least=self.preprocess.at_least, exact=exact)
+        return self.preprocess(pixels)
+
+    def run_each(
+        self,
+        sources: Iterable[ImageLike],
+        run: Callable[[Tensor], Tensor],
+        batch_size: int = 32,
+        exact: bool = False,
+    ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
+        """Each image in order with its row of `run(pixels (B, 3, S, S))` as float32, or with the
+        ImageError that says why it has none. Images are opened in threads, a batch ahead."""
+
+        def attempt(source: ImageLike) -> tuple[ImageLike, Vector | ImageError]:
+            try:
+                return source, self.open(source, exact)[0]
+            except ImageError as error:
+                return source, error
+
+        with ThreadPoolExecutor(DECODERS) as pool:
+            opened = _ahead(pool, attempt, sources, batch_size + DECODERS)
+            while batch := list(islice(opened, batch_size)):
+                good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
+                rows = iter(self._rows(run, np.stack(good)) if good else ())
+                for source, pixels in batch:
+                    yield source, pixels if isinstance(pixels, ImageError) else next(rows)
+
+    def embed_each(
+        self, sources: Iterable[ImageLike], batch_size: int = 32, exact: bool = False
+    ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
+        """Each image in order with its unit vector (D,), or the ImageError that it raised."""
+        return self.run_each(sources, self._unit_image, batch_size, exact)
+
+    def embed_images(
+        self, sources: Iterable[ImageLike], batch_size: int = 32, exact: bool = False
+    ) -> Vector:
+        """Unit vectors (N, D), float32. Raises the ImageError of the first that fails.
+
+        exact=True decodes a JPEG whole, as the reference processors do; by default it is decoded
+        at the smallest scale that is at least twice what the network needs.
+        """
+        rows = []
+        for _, row in self.embed_each(sources, batch_size, exact):
+            if isinstance(row, ImageError):
+                raise row
+            rows.append(row)
+        return np.stack(rows) if rows else np.empty((0, self.dim), np.float32)
+
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 256) -> Vector:
+        """Unit vectors (N, D), float32. Texts run shortest first, each batch trimmed to its
+        longest. Raises UnsupportedError or TokenizerError for a model that reads no text."""
+        tokenizer = self.reader()
+        if isinstance(texts, str):
+            raise TypeError("texts is one string; pass a list of strings")
+        out = np.empty((len(texts), self.dim), np.float32)
+        if not len(texts):
+            return out
+        ids = tokenizer(texts)  # (N, L)
+        lengths = (ids == tokenizer.end_token).argmax(axis=1) + 1
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            out[rows] = self._rows(self._unit_text, ids[rows, : lengths[rows].max()])
+        return out
+
+    def reader(self) -> Tokenizer:
+        """The tokenizer. Raises UnsupportedError for a model without a text tower, TokenizerError
+        for one whose checkpoint came without a tokenizer."""
+        if self.config.text is None:
+            raise UnsupportedError(
+                f"{self.name} has an image tower only, so words mean nothing to it; "
+                'load a CLIP model, or the embedded one: patchword.load("demo")'
+            )
+        if self.tokenizer is None:
+            raise TokenizerError(
+                f"{self.name} came without a tokenizer; put CLIP's tokenizer.json or "
+                "bpe_simple_vocab_16e6.txt.gz beside it, or pass tokenizer=PATH to load"
+            )
+        return self.tokenizer
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a vector."""
+        return self.config.embed_dim or self.config.vision.width
+
+    @property
+    def scale(self) -> float:
+        """What a cosine is multiplied by before a softmax."""
+        return float(self.network.scale) if self.config.text else 1.0  # type: ignore[arg-type]
+
+    def _unit_image(self, pixels: Tensor) -> Tensor:
+        return F.normalize(self.network.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
+
+    def _unit_text(self, ids: Tensor) -> Tensor:
+        return F.normalize(self.network.encode_text(ids).float(), dim=-1)  # type: ignore[operator]
+
+    def _rows(self, run: Callable[[Tensor], Tensor], inputs: NDArray[Any]) -> Vector:
+        """`run` on a batch, without gradients, on the network's device and in its type."""
+        tensor = torch.from_numpy(inputs).to(self.device)
+        if tensor.is_floating_point():
+            tensor = tensor.to(next(self.network.parameters()).dtype)
+        with torch.inference_mode():
+            return run(tensor).float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def make(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None, name: str) -> Bundle:
+    """A bundle in evaluation mode, fingerprinted."""
+    digest = fingerprint(network, config, tokenizer)
+    return Bundle(network.eval(), Preprocess(config.preprocess), tokenizer, config, digest, name)
+
+
+def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:
+    """A hash (hex, 16 digits) of weights, preprocessing and tokenizer."""
+    digest = hashlib.sha256(json.dumps(asdict(config.preprocess), sort_keys=True).encode())
+    digest.update((tokenizer.to_json() if tokenizer else "").encode())
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T], count: int
+) -> Iterator[U]:
+    """work(item) for each, in order, at most `count` of them begun before they are wanted."""
+    source = iter(items)
+    pending = deque(pool.submit(work, item) for item in islice(source, count))
+    while pending:
+        done = pending.popleft().result()
+        pending.extend(pool.submit(work, item) for item in islice(source, 1))
+        yield done
+
+

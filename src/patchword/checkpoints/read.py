@@ -1,0 +1,259 @@
+"""Open a checkpoint as names, shapes and tensors that are read when asked for. Nothing is run.
+
+Weights are memory-mapped. Pages that were read count as memory in use for as long as their
+mapping lives, so a file is mapped afresh after every `FRESH` bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from patchword.checkpoints import torchscript
+from patchword.errors import CheckpointError
+
+FRESH = 32 << 20  # bytes
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+# In order of preference. Hub repositories may hold the same model twice, for two libraries.
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_pytorch_model.bin",
+)
+LFS = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: its shape, and how to read it (a view of the mapped file)."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+class Files(Mapping[str, Any]):
+    """The JSON files of a folder by name, parsed when asked for.
+
+    Raises CheckpointError for one that is not JSON.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._parsed: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._parsed:
+            path = self.folder / name
+            if not name.endswith(".json") or not path.is_file():
+                raise KeyError(name)
+            try:
+                self._parsed[name] = json.loads(path.read_text(encoding="utf-8"))
+            except (ValueError, OSError) as error:
+                raise CheckpointError(f"{path} is not readable JSON: {error}") from error
+        return self._parsed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(p.name for p in self.folder.glob("*.json")))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened checkpoint: its tensors by name, and the folder with the files beside them."""
+
+    name: str  # as the user knows it
+    weights: Path
+    tensors: Mapping[str, Stored]
+    files: Files
+
+    @property
+    def folder(self) -> Path:
+        """Where the other files are."""
+        return self.files.folder
+
+
+def open_path(path: Path, name: str) -> Source:
+    """Open a weights file, or a folder with one. Raises CheckpointError if there is none."""
+    weights = choose(path) if path.is_dir() else path
+    paths = _shards(weights) if weights.name.endswith(".index.json") else [weights]
+    tensors: dict[str, Stored] = {}
+    for shard in paths:
+        tensors.update(_tensors(shard))
+    if not tensors:
+        raise CheckpointError(f"{weights} holds no tensors")
+    return Source(name, weights, tensors, Files(weights.parent))
+
+
+def choose(folder: Path) -> Path:
+    """The weights file of a folder: of a usual name, else the only one there is."""
+    here = sorted(p.name for p in folder.iterdir() if p.is_file())
+    known = preferred(here)
+    if known:
+        return folder / known
+    loose = [name for name in here if name.endswith(SUFFIXES)]
+    if len(loose) == 1:
+        return folder / loose[0]
+    if loose:
+        raise CheckpointError(
+            f"{folder} has several files of weights; give the path of one: {', '.join(loose)}"
+        )
+    raise CheckpointError(
+        f"{folder} has no weights; looked for {', '.join(WEIGHTS)}, or one file ending in "
+        f"{', '.join(SUFFIXES)}; found {', '.join(here[:10]) or 'nothing'}"
+    )
+
+
+def preferred(names: list[str]) -> str | None:
+    """The first of `WEIGHTS` among the names of a folder's files."""
+    return next((name for name in WEIGHTS if name in names), None)
+
+
+def shard_names(index: Any, where: Path | str) -> list[str]:
+    """The files that an index.json names. Raises CheckpointError when it names none, or a path."""
+    names = sorted(set(index["weight_map"].values())) if _is_index(index) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise CheckpointError(f"{where} is not an index of weight files beside it")
+    return names
+
+
+def _is_index(index: Any) -> bool:
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    return isinstance(weight_map, dict) and all(isinstance(v, str) for v in weight_map.values())
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files of a sharded checkpoint."""
+    names = shard_names(Files(index.parent)[index.name], index)
+    lost = [name for name in names if not (index.parent / name).is_file()]
+    if lost:
+        raise CheckpointError(f"{index} names {', '.join(lost)}, which is not there")
+    return [index.parent / name for name in names]
+
+
+class Opened(Protocol):
+    """Tensors of one mapped file."""
+
+    def get_tensor(self, name: str) -> Tensor: ...
+
+
+class Mapped:
+    """Reads tensors of one file through a mapping that is renewed (see the module)."""
+
+    def __init__(self, opener: Callable[[], Opened], opened: Opened, size: int) -> None:
+        self.opener = opener
+        self.opened: Opened | None = opened
+        self.limit = max(FRESH, size // 16)  # large files are opened 16 times at most
+        self.count = 0
+
+    def read(self, name: str) -> Tensor:
+        """The tensor as a view of the file."""
+        if self.opened is None or self.count > self.limit:
+            self.opened = None  # first, so that the old pages go before new ones come
+            self.opened, self.count = self.opener(), 0
+        tensor = self.opened.get_tensor(name)
+        self.count += tensor.nbytes
+        return tensor
+
+
+class StateDict(dict[str, Tensor]):
+    """A dict of tensors as `Opened`."""
+
+    def get_tensor(self, name: str) -> Tensor:
+        return self[name]
+
+
+def _tensors(path: Path) -> dict[str, Stored]:
+    """The tensors of one file. Raises CheckpointError for a file that is not one of weights."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(len(LFS))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if not size:
+        raise CheckpointError(f"{path} is empty")
+    if start == LFS:
+        raise CheckpointError(f"{path} is a git-lfs pointer, not the weights: run `git lfs pull`")
+    if path.suffix == ".safetensors":
+        return _safetensors(path, size)
+    if path.suffix in SUFFIXES:
+        return _pickled(path, size)
+    raise CheckpointError(f"{path} is no file of weights: {', '.join(SUFFIXES)} are read")
+
+
+def _safetensors(path: Path, size: int) -> dict[str, Stored]:
+    def opener() -> Any:
+        return safe_open(path, framework="pt")
+
+    try:
+        file = opener()
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); was its download cut short?"
+        ) from error
+    return _stored(Mapped(opener, file, size), shapes)
+
+
+def _pickled(path: Path, size: int) -> dict[str, Stored]:
+    """A PyTorch file: a dict of tensors, or a TorchScript archive."""
+    archive = zipfile.is_zipfile(path)
+    if archive and torchscript.is_archive(path):
+        opener = lambda: StateDict(torchscript.read(path))  # noqa: E731
+    else:
+        opener = lambda: StateDict(_load(path, mmap=archive))  # noqa: E731
+    tensors = opener()
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    mapped = Mapped(opener, tensors, size)
+    if not archive:  # PyTorch before 1.6: cannot be mapped, so is read once and kept
+        mapped.limit = 1 << 62
+    return _stored(mapped, shapes)
+
+
+def _stored(mapped: Mapped, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Stored]:
+    def reader(name: str) -> Callable[[], Tensor]:
+        return lambda: mapped.read(name)
+
+    return {name: Stored(shape, reader(name)) for name, shape in shapes.items()}
+
+
+def _load(path: Path, mmap: bool) -> dict[str, Tensor]:
+    """A dict of tensors by torch's weights-only unpickler, which calls nothing that a file names."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than weights, or is damaged; reading it could run code, so nothing "
+            f"was read ({str(error).splitlines()[0]}). Ask its maker for safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is not a readable PyTorch file: {reason}") from error
+    return state_dict(loaded, path)
+
+
+def state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of what was loaded: itself, or its "state_dict" or "model" as training code
+    saves them, without the "module." of DistributedDataParallel."""
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise CheckpointError(f"{path} is not a dict of tensors, nor has it a state_dict in it")
+    prefix = "module." if all(str(name).startswith("module.") for name in loaded) else ""
+    return {str(name)[len(prefix) :]: tensor for name, tensor in loaded.items()}

@@ -1,0 +1,203 @@
+"""Rules: which of a checkpoint's tensors become which of ours, as data.
+
+`fit` compares them all with what is there before a byte is read; `assemble` then reads.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from patchword.checkpoints.read import Stored
+from patchword.errors import CheckpointError
+
+Shape = tuple[int, ...]
+LISTED = 20  # tensors named in one error; the others are counted
+
+
+@dataclass(frozen=True)
+class Rename:
+    """Their tensor under our name."""
+
+    theirs: str
+    ours: str
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names in the checkpoint."""
+        return (self.theirs,)
+
+    def expects(self, shape: Shape) -> Shape:
+        """The shape that each source must have for ours to have `shape`."""
+        return shape
+
+    def make(self, parts: Sequence[Tensor]) -> Tensor:
+        """Our tensor from the sources, a view where possible."""
+        return parts[0]
+
+
+@dataclass(frozen=True)
+class Unsqueeze(Rename):
+    """Theirs with `count` leading dimensions of size 1 put before it."""
+
+    count: int = 1
+
+    def expects(self, shape: Shape) -> Shape:
+        return shape[self.count :]
+
+    def make(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0][(None,) * self.count]
+
+
+@dataclass(frozen=True)
+class Transpose(Rename):
+    """Their matrix transposed: x @ W in their code is W.T @ x in ours."""
+
+    def expects(self, shape: Shape) -> Shape:
+        return shape[::-1]
+
+    def make(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0].mT
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """Several of theirs, of one shape, one after the other along the first dimension."""
+
+    theirs: tuple[str, ...]
+    ours: str
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.theirs
+
+    def expects(self, shape: Shape) -> Shape:
+        return (shape[0] // len(self.theirs), *shape[1:])
+
+    def make(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Part `part` of `parts` equal ones of their tensor along the first dimension."""
+
+    theirs: str
+    ours: str
+    part: int
+    parts: int
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.theirs,)
+
+    def expects(self, shape: Shape) -> Shape:
+        return (shape[0] * self.parts, *shape[1:])
+
+    def make(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0].chunk(self.parts)[self.part]
+
+
+@dataclass(frozen=True)
+class Const:
+    """Ours, which they do not have, filled with one value."""
+
+    ours: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Theirs, which we do not need. It may be absent."""
+
+    theirs: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Same:
+    """All of ours, under the same names."""
+
+
+Made = Rename | Fuse | Split
+Rule = Made | Const | Drop | Same
+
+
+def fit(
+    rules: Iterable[Rule], tensors: Mapping[str, Stored], shapes: Mapping[str, Shape], what: str
+) -> dict[str, Made | Const]:
+    """The rule that makes each of our tensors, after all have been compared with what is there.
+
+    shapes: of each tensor of ours. what: the checkpoint and its format, for the error. Raises
+    CheckpointError naming every missing, extra and misshapen tensor.
+    """
+    by_ours: dict[str, Made | Const] = {}
+    needed: dict[str, Shape] = {}
+    dropped: set[str] = set()
+    for rule in rules:
+        if isinstance(rule, Same):
+            by_ours.update((name, Rename(name, name)) for name in shapes)
+        elif isinstance(rule, Drop):
+            dropped.add(rule.theirs)
+        else:
+            by_ours[rule.ours] = rule
+    for rule in by_ours.values():
+        if not isinstance(rule, Const):
+            needed.update(dict.fromkeys(rule.sources, rule.expects(shapes[rule.ours])))
+    if set(by_ours) != set(shapes):  # the format file is wrong, not the checkpoint
+        raise ValueError(f"no rule makes {sorted(set(shapes) - set(by_ours))}")
+    missing = {name: shape for name, shape in needed.items() if name not in tensors}
+    extra = {n: s.shape for n, s in tensors.items() if n not in needed and n not in dropped}
+    odd = {n: s for n, s in needed.items() if n in tensors and tensors[n].shape != s}
+    if missing or extra or odd:
+        lines = [f"  misshapen {n}  {tensors[n].shape}, expected {s}" for n, s in odd.items()]
+        lines += _unmatched(missing, extra)
+        if len(lines) > LISTED:
+            lines[LISTED:] = [f"  ... and {len(lines) - LISTED} more"]
+        count = len(missing) + len(extra) + len(odd)
+        counted = f"{count} of its {len(tensors)} tensors do not fit"
+        raise CheckpointError("\n".join([f"{what}, but {counted}:", *lines]))
+    return by_ours
+
+
+def assemble(
+    by_ours: Mapping[str, Made | Const],
+    tensors: Mapping[str, Stored],
+    like: Mapping[str, Tensor],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[tuple[str, Tensor]]:
+    """Each of our tensors in memory of its own, floating ones as `dtype`, sources read in turn.
+
+    like: ours by name, for integer types. No more than one source set is in memory beside them.
+    """
+    for ours, rule in by_ours.items():
+        kind = dtype if like[ours].is_floating_point() else like[ours].dtype
+        out = torch.empty(like[ours].shape, dtype=kind, device=device)
+        if isinstance(rule, Const):
+            out.fill_(rule.value)
+        else:
+            made = rule.make([tensors[name].read() for name in rule.sources])
+            if made.is_floating_point() != out.is_floating_point():
+                raise CheckpointError(
+                    f"{', '.join(rule.sources)} holds {made.dtype}; floating point is expected "
+                    "(a quantised checkpoint must be converted first)"
+                )
+            out.copy_(made)
+            del made
+        yield ours, out
+
+
+def _unmatched(missing: Mapping[str, Shape], extra: Mapping[str, Shape]) -> list[str]:
+    """A line for every name on one side only, likely renamings side by side."""
+    lines, left = [], dict(extra)
+    for name, shape in missing.items():
+        lines.append(f"  missing   {name}  {shape}")
+        alike = [n for n, s in left.items() if s == shape]
+        for twin in difflib.get_close_matches(name, alike, n=1, cutoff=0.8):
+            lines.append(f"  extra     {twin}  {left.pop(twin)}  did you rename it?")
+    return lines + [f"  extra     {name}  {shape}" for name, shape in left.items()]

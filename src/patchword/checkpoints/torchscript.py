@@ -1,0 +1,144 @@
+"""Tensors out of a TorchScript archive without TorchScript: `torch.jit.load` would run its code.
+
+An archive is a zip with a pickle of the module tree (`data.pkl`) and one record of raw bytes for
+each storage (`data/0`, ...). The unpickler here knows the few names that such a pickle needs and
+makes inert objects of the module classes; any other name is an error. The code is never read.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchword.errors import CheckpointError
+
+STORAGES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+HEADER = 30  # bytes of a zip's local header before name and extra field (APPNOTE 4.3.7)
+LARGEST_TREE = 64 << 20  # bytes of data.pkl; CLIP's largest takes less than one MiB
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a zip is TorchScript's: those alone have constants (as in torch.serialization)."""
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Every tensor by its place in the module tree, mapped from the file.
+
+    Raises CheckpointError for an archive that is damaged or names anything unexpected.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            root = archive.namelist()[0].split("/")[0]
+            records = _records(archive, path, f"{root}/data/")
+            tree = archive.getinfo(f"{root}/data.pkl")
+            if tree.file_size > LARGEST_TREE:
+                raise CheckpointError(f"{path}: its module tree takes {tree.file_size} bytes")
+            with archive.open(tree) as file:
+                module = _Unpickler(file, path, records).load()
+        return dict(_walk(module, "", set()))
+    except CheckpointError:
+        raise
+    except Exception as error:  # damage and hostility show as errors of any kind
+        raise CheckpointError(f"{path} is not a readable TorchScript archive: {error}") from error
+
+
+def _records(archive: zipfile.ZipFile, path: Path, prefix: str) -> dict[str, tuple[int, int]]:
+    """Where the bytes of each storage are in the file: key -> (offset, length)."""
+    records = {}
+    with path.open("rb") as file:
+        for info in archive.infolist():
+            if not info.filename.startswith(prefix):
+                continue
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise CheckpointError(f"{path}: {info.filename} is compressed; it must be stored")
+            file.seek(info.header_offset)
+            header = file.read(HEADER)
+            lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(
+                header[28:30], "little"
+            )
+            start = info.header_offset + HEADER + lengths
+            records[info.filename.removeprefix(prefix)] = start, info.file_size
+    return records
+
+
+class _Module:
+    """A module of the archive: its attributes, and none of its code."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.attributes = dict(state)
+
+
+def _walk(value: Any, place: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor under `value` with its dotted name; a module met before is not entered again."""
+    if isinstance(value, Tensor):
+        yield place, value
+    elif isinstance(value, _Module) and id(value) not in seen:
+        seen.add(id(value))
+        for name, part in value.attributes.items():
+            yield from _walk(part, f"{place}.{name}" if place else name, seen)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: Any, path: Path, records: dict[str, tuple[int, int]]) -> None:
+        super().__init__(file)
+        self.records = records
+        self.bytes = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+        self.path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The few things that a module tree is made of.
+
+        Each is made for this archive alone: a pickle can set attributes of what it names.
+        """
+        if module == "__torch__" or module.startswith("__torch__."):
+            return type("Module", (_Module,), {})
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda *arguments: _tensor(*arguments)
+        if (module, name) == ("collections", "OrderedDict"):
+            return lambda: OrderedDict()
+        if module == "torch.jit._pickle":
+            return lambda *arguments: arguments[0]  # typed lists and dicts: the type is not needed
+        raise CheckpointError(
+            f"{self.path} names {module}.{name}, which no archive of weights needs; "
+            "reading it could run code, so nothing was read"
+        )
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """("storage", type, key, device, elements) -> the elements, flat, mapped from the file."""
+        _, dtype, key, _, count = pid
+        start, length = self.records[str(key)]
+        width = torch.empty(0, dtype=dtype).element_size()
+        if count * width > length:
+            raise CheckpointError(f"{self.path}: storage {key} is shorter than its tensor")
+        # Records start at multiples of 64 bytes, so that of any type they can be mapped in place.
+        whole = torch.empty(0, dtype=dtype).set_(self.bytes, start // width, (count,), (1,))
+        if start % width:
+            raise CheckpointError(f"{self.path}: storage {key} is not aligned")
+        return whole
+
+
+def _tensor(flat: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    """What torch._utils._rebuild_tensor_v2 makes; torch itself refuses to leave the storage."""
+    return flat.as_strided(tuple(size), tuple(stride), flat.storage_offset() + offset)

@@ -1,0 +1,53 @@
+"""Everything patchword raises on purpose.
+
+    PatchwordError
+    ├── ImageError        an image that cannot be opened or used: names the image and the reason
+    ├── CheckpointError   a checkpoint that is missing, unknown, unsafe, or does not fit
+    ├── ConfigError       a configuration that contradicts itself
+    ├── TokenizerError    a tokenizer that is missing or does not fit the model
+    ├── UnsupportedError  a model asked for a job it cannot do: names one that can
+    ├── IndexStoreError   an index that is missing, damaged, or made by another model
+    └── RecipeError       a training recipe, or its data, that cannot be run
+
+Each message says what was found, where, and what to do.
+"""
+
+
+class PatchwordError(Exception):
+    """Base of every error that patchword raises on purpose."""
+
+
+class ImageError(PatchwordError):
+    """An image that cannot be opened or used. `.image` names it, `.reason` says why."""
+
+    def __init__(self, image: str, reason: str) -> None:
+        super().__init__(f"{image}: {reason}")
+        self.image = image
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        return type(self), (self.image, self.reason)
+
+
+class CheckpointError(PatchwordError):
+    """A checkpoint that is missing, of an unknown format, unsafe to read, or does not fit."""
+
+
+class ConfigError(PatchwordError):
+    """A configuration that contradicts itself or names something unknown."""
+
+
+class TokenizerError(PatchwordError):
+    """A tokenizer that is missing or does not fit the model."""
+
+
+class UnsupportedError(PatchwordError):
+    """A model asked for a job it cannot do."""
+
+
+class IndexStoreError(PatchwordError):
+    """An index that is missing, damaged, or holds vectors of another model."""
+
+
+class RecipeError(PatchwordError):
+    """A training recipe, or the data it names, that cannot be run."""

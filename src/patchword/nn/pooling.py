@@ -1,0 +1,39 @@
+"""From tokens to one vector."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from patchword.nn.attention import Attention
+from patchword.nn.positions import resample
+from patchword.nn.taps import NO_TAPS, Taps
+
+
+def end_token(x: Tensor, ids: Tensor, end: int) -> Tensor:
+    """Of x (B, N, D) the token (B, D) where ids (B, N) first equal `end` (Radford et al., 2.4)."""
+    at = (ids == end).int().argmax(dim=1)
+    return x[torch.arange(len(x), device=x.device), at]
+
+
+class AttentionPool2d(nn.Module):
+    """Attention pooling of CLIP's ResNets (Radford et al. 2021, 2.4): one query, the mean, over a
+    feature map (B, C, h, w) -> (B, out_width).
+
+    Taps: "tokens" (B, 1 + h * w, C), the mean first, positions added; those of Attention, where
+    only the mean asks.
+    """
+
+    def __init__(self, grid: tuple[int, int], width: int, heads: int, out_width: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + grid[0] * grid[1], width) * width**-0.5)
+        self.attn = Attention(width, heads, out_width=out_width)
+
+    def forward(self, features: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+        grid = (features.shape[-2], features.shape[-1])
+        x = features.flatten(2).mT  # (B, h * w, C)
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
+        x = x + resample(self.pos_embed, self.grid, grid).to(x.dtype)
+        taps.keep("tokens", x)
+        return self.attn(x[:, :1], context=x, taps=taps)[:, 0]  # type: ignore[no-any-return]

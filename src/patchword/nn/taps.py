@@ -1,0 +1,57 @@
+"""Taps: any intermediate by name on request, so that no task hooks, patches or copies a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from patchword.errors import UnsupportedError
+
+
+class Taps:
+    """The intermediates that a caller asked for, filled while the network runs.
+
+    A module calls `keep("attn", tensor)`; `inside("blocks.3")` is the view that it hands to a
+    part, whose names then start with "blocks.3.". What nobody asked for is not kept.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.names = frozenset(names)
+        self.kept: dict[str, Tensor] = {}
+        self.offered: set[str] = set()
+        self.prefix = ""
+
+    def inside(self, part: str) -> Taps:
+        """The same taps as seen by the named part of the network."""
+        if not self.names:
+            return self
+        view = object.__new__(Taps)
+        view.names, view.kept, view.offered = self.names, self.kept, self.offered
+        view.prefix = f"{self.prefix}{part}."
+        return view
+
+    def wants(self, name: str) -> bool:
+        """Whether the caller asked for `name` of this part."""
+        if not self.names:
+            return False
+        self.offered.add(self.prefix + name)
+        return self.prefix + name in self.names
+
+    def keep(self, name: str, value: Tensor) -> None:
+        """Hand `value` to the caller, if it was asked for."""
+        if self.wants(name):
+            self.kept[self.prefix + name] = value
+
+    def result(self) -> dict[str, Tensor]:
+        """Everything asked for. Raises UnsupportedError naming what the network does not have."""
+        missing = sorted(self.names - set(self.kept))
+        if missing:
+            raise UnsupportedError(
+                f"this network has no tap {', '.join(missing)}; "
+                f"it has {', '.join(sorted(self.offered))}"
+            )
+        return {name: self.kept[name] for name in sorted(self.names)}
+
+
+NO_TAPS = Taps()

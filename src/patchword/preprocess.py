@@ -1,0 +1,150 @@
+"""From RGB uint8 (H, W, 3) to a network's float32 (3, S, S), and the geometry to go back.
+
+Equal to transformers' PIL processors (crop_rounding "floor") and to torchvision's transforms as
+open_clip and timm use them ("round"): resize with Pillow's antialiased filters, centre crop with
+black where the resized image is smaller, rescale, normalise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from patchword.config import PreprocessConfig
+from patchword.errors import ImageError
+
+_WHOLE = 1 << 24  # pixels: up to here the image is resized whole, beyond only what the crop keeps
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the pixels of a network's input come from. All (height, width), in pixels.
+
+    The source is resized to `resized`; the input is the window of `size` whose top left corner
+    lies at `crop` (top, left) in it, negative where black was added.
+    """
+
+    source: tuple[int, int]
+    resized: tuple[int, int]
+    crop: tuple[int, int]
+    size: tuple[int, int]
+
+    def to_source(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """values (..., h, w), a grid of cells that covers the input -> (..., H, W) of the source.
+
+        Bilinear between cell centres, constant beyond the outermost; NaN for source pixels whose
+        centre the input does not show.
+        """
+        out = np.asarray(values, np.float32)
+        for axis in (-2, -1):
+            out = self._along(out, axis)
+        return out
+
+    def _along(self, values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+        """One axis of `to_source`."""
+        source, cells = self.source[axis], values.shape[axis]
+        centre = (np.arange(source) + 0.5) * (self.resized[axis] / source) - self.crop[axis]
+        shown = (centre >= 0) & (centre < self.size[axis])  # in pixels of the input
+        cell = np.clip(centre * (cells / self.size[axis]) - 0.5, 0, cells - 1)
+        low = np.floor(cell).astype(np.intp)
+        high = np.minimum(low + 1, cells - 1)
+        weight = np.where(shown, cell - low, np.nan).astype(np.float32)
+        if axis == -2:
+            weight = weight[:, None]
+        out: NDArray[np.float32] = values.take(high, axis)
+        first = values.take(low, axis)
+        out -= first
+        out *= weight
+        out += first
+        return out
+
+
+class Preprocess:
+    """The preprocessing that a checkpoint was trained with."""
+
+    def __init__(self, config: PreprocessConfig) -> None:
+        self.config = config
+        levels = np.arange(256) * config.rescale
+        mean, std = np.array(config.mean)[:, None], np.array(config.std)[:, None]
+        self._levels = ((levels - mean) / std).astype(np.float32)  # (3, 256): normalised levels
+
+    @property
+    def at_least(self) -> int:
+        """The shorter side (pixels) of the smallest source that need not be enlarged."""
+        return max(self.config.size) if self._squashes else self.config.resize_to
+
+    @property
+    def _squashes(self) -> bool:
+        return self.config.resize == "squash"
+
+    def __call__(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Geometry]:
+        """RGB uint8 (H, W, 3) -> normalised float32 (3, *size) and its Geometry.
+
+        Raises ImageError for an array of another type or shape; `images.open` makes the right one.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            name = f"<{image.dtype} array {'x'.join(map(str, image.shape))}>"
+            raise ImageError(name, "not RGB uint8 (H, W, 3); images.open makes it so")
+        geometry = self.geometry(image.shape[0], image.shape[1])
+        pixels = self._window(image, geometry)
+        planes = [self._levels[c][pixels[..., c]] for c in range(3)]
+        return np.stack(planes), geometry
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        """Where a source of that many pixels is resized to and cropped."""
+        config = self.config
+        if self._squashes:
+            return Geometry((height, width), config.size, (0, 0), config.size)
+        short, long = min(height, width), max(height, width)
+        longer = int(config.resize_to * long / short)
+        resized = (config.resize_to, longer) if height == short else (longer, config.resize_to)
+        top, left = (self._margin(resized[i] - config.size[i]) for i in (0, 1))
+        return Geometry((height, width), resized, (top, left), config.size)
+
+    def _margin(self, spare: int) -> int:
+        """Half of the spare pixels, or minus half of the missing ones, as the reference rounds."""
+        if self.config.crop_rounding == "floor":
+            return spare // 2
+        return round(spare / 2) if spare >= 0 else -(-spare // 2)
+
+    def _window(self, image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+        """The input (h, w, 3) before normalising: resized, cropped, black where nothing is."""
+        (source_h, source_w), (height, width) = geometry.source, geometry.resized
+        (top, left), (window_h, window_w) = geometry.crop, geometry.size
+        y0, y1 = max(top, 0), min(top + window_h, height)
+        x0, x1 = max(left, 0), min(left + window_w, width)
+        picture, method = Image.fromarray(image), _FILTERS[self.config.interpolation]
+        if height * width <= _WHOLE:
+            seen = np.asarray(picture.resize((width, height), method))[y0:y1, x0:x1]
+        else:
+            # A strip of extreme aspect would take gigabytes whole. Only what the crop keeps is
+            # computed: the same filter at the same places, up to the rounding of its weights.
+            down, across = source_h / height, source_w / width
+            low, high = _reach(y0 * down, y1 * down, down, source_h)
+            first, last = _reach(x0 * across, x1 * across, across, source_w)
+            box = (x0 * across - first, y0 * down - low, x1 * across - first, y1 * down - low)
+            part = picture.crop((first, low, last, high))
+            seen = np.asarray(part.resize((x1 - x0, y1 - y0), method, box))
+        if (y1 - y0, x1 - x0) == geometry.size:
+            return seen
+        out = np.zeros((window_h, window_w, 3), np.uint8)
+        out[y0 - top : y1 - top, x0 - left : x1 - left] = seen
+        return out
+
+
+def _reach(start: float, stop: float, scale: float, source: int) -> tuple[int, int]:
+    """The source pixels that start..stop resized by `scale` depends on; Lanczos spans 3 a side."""
+    margin = 3 * max(scale, 1.0) + 1
+    return max(0, math.floor(start - margin)), min(source, math.ceil(stop + margin))

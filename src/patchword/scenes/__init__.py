@@ -1,0 +1,107 @@
+"""Scenes with ground truth: wafer surfaces and coloured shapes, drawn from numbers alone.
+
+`scene(seed, index)` is the same on every call and in every order; a data set is a seed and a
+range. Each scene comes with a caption, a mask for every object, and questions with answers.
+"""
+
+import numpy as np
+
+from patchword.errors import ConfigError
+from patchword.scenes.base import Scene, SceneObject, finish
+from patchword.scenes.shapes import draw_ground, draw_shapes, facts_of, paint_ground, paint_shape
+from patchword.scenes.wafer import DEFECTS, draw_wafer, paint_wafer
+from patchword.scenes.words import (
+    DEFECT_NAMES,
+    OBJECT_NAMES,
+    TEMPLATES,
+    WAFER_CLASSES,
+    holds,
+    shapes_caption,
+    shapes_label,
+    shapes_questions,
+    wafer_caption,
+    wafer_questions,
+    with_article,
+)
+
+__all__ = ["KINDS", "TEMPLATES", "WAFER_CLASSES", "Scene", "SceneObject", "holds", "scene"]
+
+KINDS = ("wafer", "shapes")
+
+
+def scene(
+    seed: int, index: int, size: int = 128, kind: str | None = None, label: str | None = None
+) -> Scene:
+    """Scene number `index` of a seed, `size` pixels square (at least 32).
+
+    kind   "wafer", "shapes", or None: one of both, drawn evenly
+    label  one of WAFER_CLASSES, or None: drawn evenly. The wafer itself does not depend on it.
+
+    The layout does not depend on the size; only the sensor noise is drawn per pixel. A defect's
+    mask is at least 3 pixels wide at 128 px, wider than the thinnest scratch or speck, so that a
+    pointing game asks for the place and not for luck.
+
+    Raises ConfigError on an unknown kind or label, a size below 32, or a negative number.
+    """
+    if kind not in (None, *KINDS):
+        raise ConfigError(f"kind {kind!r}: a scene is one of {', '.join(KINDS)}")
+    if label is not None and (label not in WAFER_CLASSES or kind == "shapes"):
+        raise ConfigError(f"label {label!r}: only wafers have one, of {', '.join(WAFER_CLASSES)}")
+    if size < 32 or seed < 0 or index < 0:
+        raise ConfigError(
+            f"scene(seed={seed}, index={index}, size={size}): seed and index must be 0 or more, "
+            "size at least 32"
+        )
+    source = np.random.SeedSequence([seed, index])
+    rng = np.random.Generator(np.random.PCG64(source))
+    noise = np.random.Generator(np.random.PCG64(source.spawn(1)[0]))
+    # Both are drawn even when the caller has chosen, so that the rest stays the same.
+    drawn_kind = KINDS[int(rng.integers(len(KINDS)))]
+    drawn_label = WAFER_CLASSES[int(rng.integers(len(WAFER_CLASSES)))]
+    if label is not None or (kind or drawn_kind) == "wafer":
+        return _wafer_scene(rng, noise, size, label or drawn_label)
+    return _shapes_scene(rng, noise, size)
+
+
+def _wafer_scene(
+    rng: np.random.Generator, noise: np.random.Generator, size: int, label: str
+) -> Scene:
+    wafer, facts = draw_wafer(rng)
+    defect = DEFECT_NAMES[WAFER_CLASSES.index(label)]
+    facts["defect"] = defect
+    image, present = paint_wafer(wafer, size)
+    objects: tuple[SceneObject, ...] = ()
+    if defect in DEFECTS:
+        mask, more = DEFECTS[defect](rng, wafer, image, present)
+        facts.update(more)
+        objects = (SceneObject(OBJECT_NAMES[defect], mask),)
+    caption, meaning = wafer_caption(rng, facts)
+    return Scene(
+        image=finish(image, wafer.noise, noise),
+        kind="wafer",
+        label=label,
+        caption=caption,
+        meaning=meaning,
+        facts=facts,
+        objects=objects,
+        questions=wafer_questions(facts),
+    )
+
+
+def _shapes_scene(rng: np.random.Generator, noise: np.random.Generator, size: int) -> Scene:
+    shapes = draw_shapes(rng)
+    facts = facts_of(shapes)
+    image = paint_ground(draw_ground(rng), size)
+    masks = [paint_shape(rng, shape, image) for shape in shapes]
+    caption, meaning = shapes_caption(rng, facts)
+    names = [with_article(shape.name) for shape in shapes]
+    return Scene(
+        image=finish(image, 0.015, noise),
+        kind="shapes",
+        label=shapes_label(facts),
+        caption=caption,
+        meaning=meaning,
+        facts=facts,
+        objects=tuple(SceneObject(name, mask) for name, mask in zip(names, masks, strict=True)),
+        questions=shapes_questions(facts),
+    )

@@ -1,0 +1,261 @@
+"""Captions, meanings, questions: all words about scenes, made from their facts alone."""
+
+import numpy as np
+
+from patchword.scenes.base import Facts, Questions
+
+WAFER_CLASSES = (
+    "a perfect wafer",
+    "a wafer with a scratch",
+    "a wafer with particles",
+    "a wafer with a stain",
+    "a wafer with an edge chip",
+)
+# The defect of each class, in the same order.
+DEFECT_NAMES = ("none", "scratch", "particles", "stain", "edge chip")
+OBJECT_NAMES = {
+    "scratch": "a scratch",
+    "particles": "particles",
+    "stain": "a stain",
+    "edge chip": "an edge chip",
+}
+# Openings of captions; also the templates for classification by words.
+TEMPLATES = (
+    "{}",
+    "a photo of {}",
+    "a picture of {}",
+    "an image of {}",
+    "a close photo of {}",
+    "a view of {}",
+)
+_CONVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+_RELATIONS = {
+    "left of": ("left of", "to the left of"),
+    "right of": ("right of", "to the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
+_PLACES = {
+    "centre": ("in the centre", "near the centre", "in the middle"),
+    "left": ("on the left", "on the left side"),
+    "right": ("on the right", "on the right side"),
+    "top": ("at the top", "near the top"),
+    "bottom": ("at the bottom", "near the bottom"),
+}
+_SIZES = {
+    ("scratch", "large"): ("long", "large"),
+    ("scratch", "small"): ("short", "small"),
+    ("stain", "large"): ("large", "big"),
+    ("stain", "small"): ("small", "little"),
+    ("edge chip", "large"): ("large", "big"),
+    ("edge chip", "small"): ("small", "little"),
+}
+_NUMBERS = ("no", "one", "two", "three")
+
+
+def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def with_article(phrase: str) -> str:
+    """ "orange star" -> "an orange star"."""
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def _listed(phrases: list[str]) -> str:
+    if len(phrases) == 1:
+        return phrases[0]
+    return f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+
+
+# --- wafers -------------------------------------------------------------------------------------
+
+
+def _perfect(rng: np.random.Generator, film: str) -> str:
+    form = _pick(rng, ("perfect {}", "clean {}", "flawless {}", "{} without defects"))
+    return with_article(form.format(f"{film} wafer" if film else "wafer"))
+
+
+def _thing(rng: np.random.Generator, said: Facts) -> str:
+    """The defect as a noun phrase with whatever else is said of it."""
+    defect = str(said["defect"])
+    if defect == "particles":
+        lead = {"few": "a few ", "many": "many "}.get(str(said.get("amount")), "")
+        noun = _pick(rng, ("particles", "dust particles"))
+        if said.get("spread") == "clustered":
+            phrase = f"a cluster of {lead.removeprefix('a ')}{noun}"
+        else:
+            phrase = lead + ("scattered " if "spread" in said else "") + noun
+    else:
+        size = _SIZES.get((defect, str(said.get("size"))))
+        adjective = f"{_pick(rng, size)} " if size else ""
+        noun = _pick(rng, ("edge chip", "chip in the edge")) if defect == "edge chip" else defect
+        phrase = with_article(adjective + noun)
+    return f"{phrase} {_pick(rng, _PLACES[str(said['place'])])}" if "place" in said else phrase
+
+
+def wafer_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
+    """A true caption that tells the defect and some of the facts; and its meaning."""
+    said: Facts = {"defect": facts["defect"]}
+    chatty = rng.random() < 0.6
+    for key in ("film", "size", "amount", "spread", "place"):
+        if rng.random() < 0.5 and chatty and key in facts:
+            said[key] = facts[key]
+    film = str(said.get("film", ""))
+    wafer = with_article(_pick(rng, (f"{film} wafer", f"{film} silicon wafer")).strip())
+    if said["defect"] == "none":
+        text = _perfect(rng, film)
+    else:
+        thing = _thing(rng, said)
+        text = _pick(rng, (f"{wafer} with {thing}", f"{wafer} with {thing}", f"{thing} on {wafer}"))
+    meaning = "; ".join(f"{key}={value}" for key, value in sorted(said.items()))
+    return _pick(rng, TEMPLATES).format(text), meaning
+
+
+def wafer_questions(facts: Facts) -> Questions:
+    """Every question that the facts answer."""
+    defect = str(facts["defect"])
+    asked = [
+        ("what defect does the wafer have?", defect),
+        ("is the wafer perfect?", "yes" if defect == "none" else "no"),
+        ("what colour is the wafer?", str(facts["film"])),
+        ("where is the notch?", str(facts["notch"])),
+    ]
+    for name, phrase in OBJECT_NAMES.items():
+        verb = "are" if name == "particles" else "is"
+        asked.append((f"{verb} there {phrase}?", "yes" if name == defect else "no"))
+    noun = {"particles": "cluster"}.get(defect, defect)
+    if "place" in facts:
+        asked.append((f"where is the {noun}?", str(facts["place"])))
+    if "size" in facts:
+        word = _SIZES[defect, str(facts["size"])][0]
+        asked.append((f"how {'long' if defect == 'scratch' else 'large'} is the {noun}?", word))
+    if "amount" in facts:
+        asked.append(("are there few or many particles?", str(facts["amount"])))
+        asked.append(("are the particles clustered or scattered?", str(facts["spread"])))
+    return tuple(asked)
+
+
+# --- shapes -------------------------------------------------------------------------------------
+
+
+def _names(facts: Facts) -> list[str]:
+    return [f"{facts[f'colour {i + 1}']} {facts[f'shape {i + 1}']}" for i in range(_count(facts))]
+
+
+def _count(facts: Facts) -> int:
+    return int(facts["count"])
+
+
+def _relations(facts: Facts) -> list[tuple[str, str, str]]:
+    """(name, relation, name) of each pair where it is clear."""
+    names = _names(facts)
+    found = []
+    for i in range(len(names)):
+        for j in range(i + 1, len(names)):
+            word = facts.get(f"relation {i + 1} {j + 1}")
+            if word:
+                found.append((names[i], str(word), names[j]))
+    return found
+
+
+def _canonical(one: str, word: str, other: str) -> str:
+    """One wording for a relation and its converse."""
+    if word in ("right of", "below"):
+        one, word, other = other, _CONVERSE[word], one
+    return f"{one} {word} {other}"
+
+
+def truths(facts: Facts) -> frozenset[str]:
+    """Every single thing that a caption may say of a scene with these facts."""
+    if "film" in facts:
+        return frozenset(f"{key}={value}" for key, value in facts.items())
+    names = _names(facts)
+    found = set(names) | {_canonical(*pair) for pair in _relations(facts)}
+    found |= {
+        f"{names[0]} {key}={facts[f'{key} 1']}" for key in ("size", "place") if f"{key} 1" in facts
+    }
+    return frozenset(found)
+
+
+def holds(meaning: str, facts: Facts) -> bool:
+    """Whether a caption of that meaning is true of a scene with these facts.
+
+    A caption names what is there and need not name everything: "a red circle" is true of a red
+    circle left of a blue square.
+    """
+    return truths(facts).issuperset(meaning.split("; "))
+
+
+def shapes_label(facts: Facts) -> str:
+    """The canonical description: every shape, sorted, and the relation of a pair."""
+    relations = _relations(facts)
+    names = _names(facts)
+    if len(names) == 2 and relations:
+        one, word, other = relations[0]
+        if word in ("right of", "below"):
+            one, word, other = other, _CONVERSE[word], one
+        return f"{with_article(one)} {word} {with_article(other)}"
+    return _listed([with_article(name) for name in sorted(names)])
+
+
+def _single(rng: np.random.Generator, facts: Facts, name: str) -> tuple[str, list[str]]:
+    text, said = name, [name]
+    if rng.random() < 0.4:
+        said.append(f"{name} size={facts['size 1']}")
+        text = f"{_pick(rng, _SIZES['stain', str(facts['size 1'])])} {text}"
+    text = with_article(text)
+    if rng.random() < 0.5 and "place 1" in facts:
+        said.append(f"{name} place={facts['place 1']}")
+        text = f"{text} {_pick(rng, _PLACES[str(facts['place 1'])])}"
+    return text, said
+
+
+def shapes_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
+    """A true caption that names every shape, often with a relation; and its meaning."""
+    names, relations = _names(facts), _relations(facts)
+    said = list(names)
+    if len(names) == 1:
+        text, said = _single(rng, facts, names[0])
+    elif relations and rng.random() < 0.75:
+        one, word, other = relations[int(rng.integers(len(relations)))]
+        said.append(_canonical(one, word, other))
+        if rng.random() < 0.5:
+            one, word, other = other, _CONVERSE[word], one
+        rest = [with_article(name) for name in names if name not in (one, other)]
+        text = f"{with_article(one)} {_pick(rng, _RELATIONS[word])} {with_article(other)}"
+        text += "".join(f", and {phrase}" for phrase in rest)
+    else:
+        text = _listed([with_article(str(name)) for name in rng.permutation(names)])
+        if rng.random() < 0.3:
+            text = f"{_NUMBERS[len(names)]} shapes: {text}"
+    opening = "{}" if text.startswith(_NUMBERS) else _pick(rng, TEMPLATES)
+    return opening.format(text), "; ".join(sorted(said))
+
+
+def shapes_questions(facts: Facts) -> Questions:
+    """Every question that the facts answer with one word and no doubt."""
+    count, names, relations = _count(facts), _names(facts), _relations(facts)
+    colours = [str(facts[f"colour {i + 1}"]) for i in range(count)]
+    shapes = [str(facts[f"shape {i + 1}"]) for i in range(count)]
+    asked = [("how many shapes are there?", _NUMBERS[count])]
+    for i, (colour, shape) in enumerate(zip(colours, shapes, strict=True)):
+        asked.append((f"is there {with_article(names[i])}?", "yes"))
+        if shapes.count(shape) == 1:
+            asked.append((f"what colour is the {shape}?", colour))
+        if colours.count(colour) == 1:
+            asked.append((f"what shape is {colour}?", shape))
+        other = f"{colours[i - 1]} {shape}"
+        if other not in names:
+            asked.append((f"is there {with_article(other)}?", "no"))
+    for one, word, other in relations:
+        for a, said, b in ((one, word, other), (other, _CONVERSE[word], one)):
+            asked.append((f"is the {a} {said} the {b}?", "yes"))
+            asked.append((f"is the {a} {_CONVERSE[said]} the {b}?", "no"))
+            if count == 2:
+                asked.append((f"what is {said} the {b}?", a))
+    for key in ("size", "place"):
+        if f"{key} 1" in facts:
+            lead = "how large" if key == "size" else "where"
+            asked.append((f"{lead} is the {shapes[0]}?", str(facts[f"{key} 1"])))
+    return tuple(asked)

@@ -1,0 +1,185 @@
+"""Preprocess against transformers' and open_clip's own transforms, and Geometry against points."""
+
+import torchvision_cpu  # noqa: F401 -- first: the imports below need it
+
+# isort: split
+import numpy as np
+import open_clip.transform
+import pytest
+import torch
+from conftest import DATA
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from patchword import images
+from patchword.config import PreprocessConfig
+from patchword.errors import ImageError
+from patchword.images import Geometry, Preprocess
+
+PHOTOS = [
+    *sorted(p for p in (DATA / "photos").iterdir() if p.suffix in (".jpg", ".bmp")),
+    *sorted((DATA / "coco" / "images").glob("*.jpg"))[:6],
+    *sorted((DATA / "clothing" / "validation").rglob("*.jpg"))[:4],
+]
+SHAPES = [(224, 224), (225, 224), (223, 400), (37, 640), (480, 11), (1, 300), (5, 3), (333, 227)]
+
+
+def cut(photo: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The top left part of a photo, at most as large as asked."""
+    return np.ascontiguousarray(photo[:height, :width])
+
+
+def pictures():
+    """20 whole photos and, of the first, cuts of odd and extreme shapes."""
+    opened = [images.open(path, exact=True) for path in PHOTOS]
+    assert len(opened) == 20
+    return opened + [cut(opened[i], *shape) for i, shape in enumerate(SHAPES)]
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return pictures()
+
+
+@pytest.mark.parametrize(("size", "resize_to"), [(224, 224), (336, 336), (97, 130), (224, 200)])
+def test_equals_transformers(photos, size, resize_to):
+    reference = CLIPImageProcessorPil(
+        size={"shortest_edge": resize_to}, crop_size={"height": size, "width": size}
+    )
+    ours = Preprocess(PreprocessConfig(size=(size, size), resize_to=resize_to))
+    for photo in photos:
+        expected = reference(Image.fromarray(photo), return_tensors="np")["pixel_values"][0]
+        pixels, geometry = ours(photo)
+        assert pixels.dtype == np.float32
+        assert pixels.flags.c_contiguous
+        np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-5, err_msg=str(geometry))
+
+
+@pytest.mark.parametrize("size", [224, 97])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("resize", ["shortest", "squash"])
+def test_equals_open_clip(photos, size, interpolation, resize):
+    reference = open_clip.transform.image_transform(
+        size, is_train=False, resize_mode=resize, interpolation=interpolation
+    )
+    config = PreprocessConfig((size, size), resize, size, interpolation, crop_rounding="round")
+    for photo in photos:
+        expected = reference(Image.fromarray(photo)).numpy()
+        pixels, geometry = Preprocess(config)(photo)
+        np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-5, err_msg=str(geometry))
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "lanczos"])
+@pytest.mark.parametrize("resize_to", [256, 180])
+def test_equals_torchvision(photos, interpolation, resize_to):
+    """timm's evaluation transform: a crop smaller than the resized image; here also larger."""
+    mean = std = (0.5, 0.5, 0.5)
+    reference = transforms.Compose(
+        [
+            transforms.Resize(resize_to, InterpolationMode(interpolation)),
+            transforms.CenterCrop((225, 191)),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
+    config = PreprocessConfig(
+        (225, 191), "shortest", resize_to, interpolation, "round", mean=mean, std=std
+    )
+    for photo in photos:
+        expected = reference(Image.fromarray(photo))
+        ours = torch.from_numpy(Preprocess(config)(photo)[0])
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(60, 21000), (21000, 60), (1, 65000)])
+def test_a_strip_is_computed_only_where_the_crop_sees_it(shape):
+    """Resized whole, the last would take 10 GiB; the others are compared with exactly that."""
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    config = PreprocessConfig(mean=(0, 0, 0), std=(1, 1, 1), rescale=1.0)
+    pixels, geometry = Preprocess(config)(noise)
+    assert min(geometry.resized) == 224
+    assert np.prod(geometry.resized) > 1 << 24
+    if max(shape) == 21000:
+        whole = Image.fromarray(noise).resize(geometry.resized[::-1], Image.Resampling.BICUBIC)
+        top, left = geometry.crop
+        expected = np.asarray(whole)[top : top + 224, left : left + 224].transpose(2, 0, 1)
+        assert np.abs(pixels - expected).max() <= 1  # levels of 255
+
+
+def test_at_least():
+    assert Preprocess(PreprocessConfig(resize_to=256)).at_least == 256
+    assert Preprocess(PreprocessConfig((224, 448), "squash", 0)).at_least == 448
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_refuses_what_is_not_rgb(bad):
+    with pytest.raises(ImageError, match=r"images\.open"):
+        Preprocess(PreprocessConfig())(bad)
+
+
+def test_geometry_finds_a_dot_again():
+    """A bright pixel of the input, sent back as a map, lies where it was in the source."""
+    source = np.zeros((300, 500, 3), np.uint8)
+    source[100:104, 300:304] = 255
+    config = PreprocessConfig((224, 224), resize_to=240)
+    pixels, geometry = Preprocess(config)(source)
+    back = geometry.to_source(pixels[:1])
+    assert back.shape == (1, 300, 500)
+    assert back.dtype == np.float32
+    row, column = np.unravel_index(np.nanargmax(back[0]), (300, 500))
+    assert 99 <= row <= 104
+    assert 299 <= column <= 304
+
+
+def test_geometry_marks_what_the_crop_cut_off():
+    """300x500 to 224: a centre square of 300 source pixels is seen, 100 columns a side are not."""
+    geometry = Preprocess(PreprocessConfig()).geometry(300, 500)
+    back = geometry.to_source(np.ones((2, 7, 7)))
+    seen = ~np.isnan(back)
+    assert seen.all(axis=(0, 1)).sum() == pytest.approx(300, abs=2)
+    assert not seen[:, :, :98].any()
+    assert not seen[:, :, -98:].any()
+    assert np.nanmin(back) == np.nanmax(back) == 1
+
+
+def test_geometry_ignores_added_black():
+    """An image smaller than the crop: the map's border, over the black, is not the image's."""
+    geometry = Geometry(source=(10, 10), resized=(10, 10), crop=(-5, -5), size=(20, 20))
+    values = np.zeros((20, 20))
+    values[5:15, 5:15] = np.arange(100).reshape(10, 10)
+    np.testing.assert_array_equal(geometry.to_source(values), np.arange(100).reshape(10, 10))
+
+
+side = st.integers(1, 400)
+
+
+@settings(max_examples=60, deadline=None)
+@given(side, side, st.integers(1, 30), st.integers(1, 30), st.sampled_from(["shortest", "squash"]))
+def test_a_ramp_goes_back_to_a_ramp(height, width, rows, columns, resize):
+    """A grid that holds its own cells' centres in source pixels comes back as pixel coordinates,
+    between the outermost centres."""
+    config = PreprocessConfig((32, 48), resize, resize_to=48)
+    geometry = Preprocess(config).geometry(height, width)
+    for axis, cells in ((0, rows), (1, columns)):
+        scale = geometry.source[axis] / geometry.resized[axis]
+        input_centres = (np.arange(cells) + 0.5) * geometry.size[axis] / cells
+        centres = (input_centres + geometry.crop[axis]) * scale  # in source pixels
+        grid = np.broadcast_to(centres if axis else centres[:, None], (rows, columns))
+        back = geometry.to_source(grid)
+        assert back.shape == (height, width)
+        middle = np.arange(geometry.source[axis]) + 0.5
+        line = np.fmax.reduce(back, axis=1 - axis)  # NaN only where the crop shows nothing
+        inside = (middle >= centres[0]) & (middle <= centres[-1]) & ~np.isnan(line)
+        np.testing.assert_allclose(line[inside], middle[inside], rtol=1e-4, atol=1e-3)
