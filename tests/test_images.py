@@ -3,20 +3,17 @@
 import io
 import json
 import os
-import pickle
 import struct
 import subprocess
 import sys
-import threading
-import warnings
-import zlib
 
 import numpy as np
 import pytest
 from conftest import DATA
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from pictures import encoded, grey, random_pixels
+from PIL import Image, ImageCms, ImageOps
 
 from patchword import images
 from patchword.errors import ImageError
@@ -76,25 +73,6 @@ for line in sys.stdin:
         assert error.image == path and str(error) == f"{path}: {error.reason}"
         print(json.dumps([path, error.reason]))
 """
-
-
-def encoded(picture, kind, **options):
-    out = io.BytesIO()
-    picture.save(out, kind, **options)
-    return out.getvalue()
-
-
-def random_pixels(*shape, kind=np.uint8, limit=None, seed=0):
-    limit = np.iinfo(kind).max if limit is None else limit
-    return np.random.default_rng(seed).integers(0, limit + 1, shape).astype(kind)
-
-
-def to_levels(values, white):
-    """The expectation for deep samples, in exact integers: round half up of v * 255 / white."""
-    return ((values.astype(object) * 510 + white) // (2 * white)).astype(np.uint8)
-
-
-# ---- the format suites -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +169,6 @@ def test_orientation_equals_pillows(orientation):
             np.testing.assert_array_equal(images.open(again), expected)
         np.testing.assert_array_equal(images.open(data), expected)
         assert expected.shape == ((5, 7, 3) if orientation < 5 else (7, 5, 3))
-
-
-# ---- colour ------------------------------------------------------------------------------------
 
 
 def test_photos_are_what_pillow_decodes():
@@ -311,230 +286,6 @@ def test_lab_tiff():
     assert np.abs(result - expected).max() <= 6  # 8 bits of a* and b* are coarse
 
 
-# ---- more than 8 bits --------------------------------------------------------------------------
-
-
-def tiff(values, order="<", white=None, planar=False, deflate=False, photometric=None, kind=1):
-    """A TIFF of any integer or float samples (H, W) or (H, W, C); white: its MaxSampleValue."""
-    values = values[..., None] if values.ndim == 2 else values
-    height, width, channels = values.shape
-    bits, size = values.dtype.itemsize * 8, values.dtype.itemsize
-    stored = np.moveaxis(values, -1, 0)[..., None] if planar else values[None]
-    stored = stored.astype(values.dtype.newbyteorder(order))
-    strips = [plane.tobytes() for plane in stored]
-    strips = [zlib.compress(strip) for strip in strips] if deflate else strips
-    photometric = (2 if channels > 2 else 1) if photometric is None else photometric
-    tags = {
-        256: [width], 257: [height], 258: [bits] * channels, 259: [8 if deflate else 1],
-        262: [photometric], 273: [0] * len(strips), 277: [channels], 278: [height],
-        279: [len(strip) for strip in strips], 284: [2 if planar else 1], 339: [kind] * channels,
-    }  # fmt: skip
-    if channels in (2, 4):
-        tags[338] = [2]  # unassociated alpha
-    if white is not None:
-        tags[281] = [white] * channels
-    start = 8 + 2 + 12 * len(tags) + 4
-    arrays = sum(4 * len(v) for v in tags.values() if len(v) > 1)
-    place = start + arrays
-    for i, strip in enumerate(strips):
-        tags[273][i] = place
-        place += len(strip)
-    entries, extra = b"", b""
-    for tag in sorted(tags):
-        numbers = struct.pack(f"{order}{len(tags[tag])}I", *tags[tag])
-        if len(tags[tag]) > 1:
-            at = struct.pack(f"{order}I", start + len(extra))
-            extra += numbers
-            numbers = at
-        entries += struct.pack(f"{order}HHI", tag, 4, len(tags[tag])) + numbers
-    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HIH", 42, 8, len(tags))
-    assert size * 8 == bits
-    return head + entries + bytes(4) + extra + b"".join(strips)
-
-
-def png16(values, bits=None, clear=None):
-    """A 16-bit PNG of samples (H, W) or (H, W, C), with an sBIT and a tRNS chunk where given."""
-    values = values[..., None] if values.ndim == 2 else values
-    height, width, channels = values.shape
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    out = b"\x89PNG\r\n\x1a\n" + chunk(
-        b"IHDR", struct.pack(">2I5B", width, height, 16, colour, 0, 0, 0)
-    )
-    out += chunk(b"sBIT", bytes([bits] * channels)) if bits else b""
-    out += chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear)) if clear else b""
-    return out + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-def grey(levels):
-    return np.repeat(levels[..., None], 3, axis=-1)
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("deflate", [False, True])
-@pytest.mark.parametrize("white", [None, 4095, 1023])
-def test_16_bit_grey_tiff(order, deflate, white):
-    values = random_pixels(20, 30, kind=np.uint16, limit=white)
-    values[0, 0] = white or 65535
-    result = images.open(tiff(values, order, white, deflate=deflate))
-    np.testing.assert_array_equal(result, grey(to_levels(values, white or 65535)))
-    assert len(np.unique(result)) > 150
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("layout", [{}, {"deflate": True}, {"planar": True}])
-@pytest.mark.parametrize("white", [None, 4095])
-@pytest.mark.parametrize("channels", [3, 4])
-def test_16_bit_colour_tiff(order, layout, white, channels):
-    values = random_pixels(20, 30, channels, kind=np.uint16, limit=white)
-    values[..., 3:] = 65535  # opaque
-    result = images.open(tiff(values, order, white, **layout))
-    np.testing.assert_array_equal(result, to_levels(values[..., :3], white or 65535))
-
-
-def test_compressed_16_bit_planes():
-    """Pillow gives their high bytes alone: enough for the full range, refused for a part of it."""
-    values = random_pixels(20, 30, 3, kind=np.uint16)
-    result = images.open(tiff(values, planar=True, deflate=True))
-    assert np.abs(result.astype(int) - to_levels(values, 65535)).max() <= 1
-    with pytest.raises(ImageError, match="compressed 16-bit planes"):
-        images.open(tiff(values // 16, white=4095, planar=True, deflate=True))
-
-
-def test_a_tiff_that_pillow_wrote_with_its_maximum():
-    values = random_pixels(20, 30, kind=np.uint16, limit=4095)
-    data = encoded(Image.fromarray(values), "TIFF", tiffinfo={281: 4095})
-    np.testing.assert_array_equal(images.open(data), grey(to_levels(values, 4095)))
-
-
-def test_a_stated_maximum_below_the_samples_is_passed_over():
-    values = random_pixels(20, 30, kind=np.uint16)
-    result = images.open(tiff(values, white=255))
-    np.testing.assert_array_equal(result, grey(to_levels(values, 65535)))
-
-
-def test_white_is_zero_tiff():
-    values = random_pixels(20, 30, kind=np.uint16)
-    result = images.open(tiff(values, photometric=0))
-    np.testing.assert_array_equal(result, 255 - grey(to_levels(values, 65535)))
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_other_sample_types_of_tiff(order):
-    """int16, int32 and float32, from 0 or from the least value of the type."""
-    positive = random_pixels(8, 9, kind=np.int16)
-    result = images.open(tiff(positive, order, kind=2))
-    np.testing.assert_array_equal(result, grey(to_levels(positive, 32767)))
-    signed = np.array([[-32768, 0, 32767]], np.int16)
-    np.testing.assert_array_equal(images.open(tiff(signed, order, kind=2))[..., 0], [[0, 128, 255]])
-    wide = np.array([[0, 2**30, 2**31 - 1]], np.int32)
-    np.testing.assert_array_equal(images.open(tiff(wide, order, kind=2))[..., 0], [[0, 128, 255]])
-    floats = np.array([[0, 0.25, 0.5, 1, np.nan]], np.float32)
-    result = images.open(tiff(floats, order, kind=3))
-    np.testing.assert_array_equal(result[..., 0], [[0, 64, 128, 255, 0]])
-
-
-def test_unsigned_32_bit_tiff():
-    values = np.array([[0, 2**31, 2**32 - 1]], np.uint32)
-    np.testing.assert_array_equal(images.open(tiff(values))[..., 0], [[0, 128, 255]])
-
-
-def test_floats_of_unknown_range_are_refused_unless_stretched():
-    floats = np.linspace(-3, 817, 400, dtype=np.float32).reshape(20, 20)
-    for image in (tiff(floats, kind=3), floats, Image.fromarray(floats)):
-        with pytest.raises(ImageError, match=r"span -3 to 817 .* stretch=True"):
-            images.open(image)
-        result = images.open(image, stretch=True)
-        assert result.min() == 0
-        assert result.max() == 255
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_16_bit_png(channels):
-    values = random_pixels(20, 30, channels, kind=np.uint16)
-    levels = to_levels(values, 65535).astype(float)
-    if channels in (2, 4):
-        alpha = levels[..., -1:] / 255
-        levels = levels[..., :-1] * alpha + 255 * (1 - alpha)
-    result = images.open(png16(values))
-    # Of grey with alpha Pillow keeps the high bytes: a level more for each of the two.
-    assert np.abs(result - np.broadcast_to(levels, result.shape)).max() <= (
-        2.51 if channels == 2 else 0.51
-    )
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_16_bit_png_transparent_colour(channels):
-    values = random_pixels(20, 30, channels, kind=np.uint16)
-    values[3, 4] = values[0, 0]
-    result = images.open(png16(values, clear=[int(v) for v in values[0, 0]]))
-    assert (result[0, 0] == 255).all()
-    assert (result[3, 4] == 255).all()
-    expected = np.broadcast_to(to_levels(values, 65535), result.shape)
-    np.testing.assert_array_equal(result[10:], expected[10:])
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_png_significant_bits(channels):
-    """sBIT 12: samples scaled to 16 bits, as the standard wants, or as the camera gave them."""
-    raw = random_pixels(20, 30, channels, kind=np.uint16, limit=4095)
-    expected = np.broadcast_to(to_levels(raw, 4095), (20, 30, 3))
-    np.testing.assert_array_equal(images.open(png16(raw, bits=12)), expected)
-    scaled = (raw << 4) | (raw >> 8)
-    assert np.abs(images.open(png16(scaled, bits=12)).astype(int) - expected).max() <= 1
-    dark = scaled // 17  # a dark, sound image: below 4096, its low bits come from scaling alone
-    dark = (dark >> 4) << 4
-    assert images.open(png16(dark, bits=12)).max() <= 16
-
-
-@pytest.mark.parametrize("white", [15, 255, 1000, 4095, 65535])
-@pytest.mark.parametrize("kind", [b"P5", b"P6"])
-def test_pgm_and_ppm_maxval(white, kind):
-    shape = (20, 30, 1 if kind == b"P5" else 3)
-    values = random_pixels(*shape, kind=np.uint16, limit=white)
-    values[0, 0] = white
-    body = values.astype(">u2" if white > 255 else "u1").tobytes()
-    data = kind + b"\n# camera\n30 20\n%d\n" % white + body
-    expected = np.broadcast_to(to_levels(values, white), (20, 30, 3))
-    np.testing.assert_array_equal(images.open(data), expected)
-    with pytest.raises(ImageError, match="truncated"):
-        images.open(data[:-1])
-
-
-def test_pillow_pictures_of_more_than_8_bits():
-    values = random_pixels(8, 9, kind=np.uint16)
-    expected = grey(to_levels(values, 65535))
-    for picture in (
-        Image.fromarray(values),
-        Image.fromarray(values.astype(np.int32)),
-        Image.fromarray((values / 65535).astype(np.float32)),
-    ):
-        np.testing.assert_array_equal(images.open(picture), expected)
-
-
-@pytest.mark.parametrize("white", [4095, 65535])
-def test_stretch_shows_a_dark_image(white):
-    """Samples of 1000..1300: one level without, the whole range with stretch."""
-    values = 1000 + random_pixels(100, 100, kind=np.uint16, limit=300)
-    plain, wide = (images.open(tiff(values, white=white), stretch=s) for s in (False, True))
-    assert np.ptp(plain) < 20
-    low, high = np.percentile(values, [0.5, 99.5])
-    expected = np.clip((values - low) / (high - low), 0, 1) * 255
-    assert np.abs(wide - grey(expected)).max() <= 0.51
-    eight = images.open(random_pixels(50, 50, limit=20), stretch=True)
-    assert (eight.min(), eight.max()) == (0, 255)
-    assert len(np.unique(images.open(np.full((5, 5), 7, np.uint8), stretch=True))) == 1
-
-
-# ---- arrays ------------------------------------------------------------------------------------
-
-
 def test_arrays():
     rgb = random_pixels(6, 5, 3)
     assert images.open(rgb) is rgb
@@ -584,139 +335,6 @@ def test_names():
         assert images.name_of(picture) == str(PHOTO)
 
 
-# ---- what cannot be opened ---------------------------------------------------------------------
-
-
-def bomb():
-    """1 MB of PNG that says 60000 x 60000."""
-    small = encoded(Image.new("L", (1, 1)), "PNG")
-    header = b"IHDR" + struct.pack(">2I5B", 60000, 60000, 8, 0, 0, 0, 0)
-    return small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "empty"),
-        (b"hello", "not an image"),
-        (PHOTO.read_bytes()[:20000], "truncated: .* download it again"),
-        (PHOTO.read_bytes()[:20], "not an image"),
-        (encoded(Image.open(PHOTO), "PNG")[:50000], "truncated"),
-        (encoded(Image.open(PHOTO), "TIFF")[:50000], "truncated|not an image"),
-        (encoded(Image.open(PHOTO), "WEBP")[:9000], "."),
-        (bomb(), "more than 89478485 pixels, refused"),
-        (encoded(Image.new("RGB", (8, 8)), "EPS"), "PostScript"),
-        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC: save it as JPEG"),
-    ],
-)
-def test_unusable_data(data, reason, tmp_path):
-    file = tmp_path / "picture.dat"
-    file.write_bytes(data)
-    for image, name in ((data, f"<bytes, {len(data)} B>"), (file, str(file))):
-        with pytest.raises(ImageError, match=reason) as caught:
-            images.open(image, at_least=10)
-        assert caught.value.image == name
-        assert str(caught.value).startswith(f"{name}: ")
-        again = pickle.loads(pickle.dumps(caught.value))
-        assert (again.image, again.reason) == (name, caught.value.reason)
-
-
-def test_unusable_paths(tmp_path):
-    pipe = tmp_path / "pipe.png"
-    os.mkfifo(pipe)
-    for path, reason in [
-        (tmp_path / "missing.png", "no such file"),
-        (tmp_path, "a directory"),
-        (pipe, "not a regular file"),
-        ("https://example.org/a.jpg", "a URL: download it"),
-        ("nul\0.png", "null byte"),
-        ("x" * 5000, "too long"),
-    ]:
-        with pytest.raises(ImageError, match=reason):
-            images.open(path)
-
-
-def test_too_large_follows_pillows_limit(monkeypatch):
-    """Users raise or lift the limit where Pillow has it; we never change it."""
-    data = encoded(Image.new("L", (100, 100)), "PNG")
-    limit = Image.MAX_IMAGE_PIXELS
-    images.open(data)
-    assert limit == Image.MAX_IMAGE_PIXELS
-    for pixels in (9_999, 4_000):  # Pillow warns at the first, raises at the second
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
-        with pytest.raises(ImageError, match=r"raise PIL\.Image\.MAX_IMAGE_PIXELS"):
-            images.open(data)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    assert images.open(data).shape == (100, 100, 3)
-
-
-def test_no_warning_leaks_and_filters_stay():
-    """A damaged EXIF block, which Pillow warns about, in eight threads at once."""
-    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\x0f\x01\x02\0\xff"
-    data = encoded(Image.new("RGB", (60, 40)), "JPEG", exif=exif)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.getexif()
-        assert caught, "the file no longer makes Pillow warn"
-        caught.clear()
-        filters = list(warnings.filters)
-        shapes = []
-        threads = [
-            threading.Thread(target=lambda: shapes.append(images.open(data).shape))
-            for _ in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert shapes == [(60, 40, 3)] * 8  # its orientation, 6, is still read
-        assert not caught
-        assert list(warnings.filters) == filters
-
-
-def test_a_users_picture_is_left_alone():
-    with Image.open(PHOTO) as picture:
-        size = picture.size
-        images.open(picture, at_least=32)
-        assert picture.size == size
-        assert images.open(picture, at_least=32).shape[:2] == size[::-1]
-
-
-SEEDS = {
-    kind: encoded(Image.fromarray(random_pixels(24, 17, 3)), kind)
-    for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "JPEG2000")
-}
-SEEDS["TIFF 16"] = tiff(random_pixels(9, 8, 3, kind=np.uint16), white=60000, deflate=True)
-SEEDS["PNG 16"] = png16(random_pixels(9, 8, 4, kind=np.uint16), bits=12)
-SEEDS["PGM 16"] = b"P5 9 8 4095\n" + bytes(144)
-
-
-@settings(max_examples=250, deadline=None)
-@given(st.sampled_from(sorted(SEEDS)), st.data())
-def test_damage_is_an_image_error_or_an_image(kind, data):
-    """Any bytes changed, cut or added: never another exception, never a wrong shape or type."""
-    content = bytearray(SEEDS[kind])
-    for _ in range(data.draw(st.integers(1, 6))):
-        place = data.draw(st.integers(0, len(content) - 1))
-        content[place] = data.draw(st.integers(0, 255))
-    content = content[: data.draw(st.integers(1, len(content)))]
-    try:
-        pixels = images.open(bytes(content), at_least=data.draw(st.sampled_from([None, 4])))
-    except ImageError as error:
-        reason = error.reason
-    else:
-        reason = "none"
-        assert pixels.dtype == np.uint8
-        assert pixels.ndim == 3
-        assert pixels.shape[2] == 3
-    assert reason
-    assert "\n" not in reason
-
-
-# ---- fast JPEG ---------------------------------------------------------------------------------
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.integers(8, 400), st.integers(8, 400), st.integers(1, 120))
 @example(448, 600, 224)
@@ -725,12 +343,9 @@ def test_jpeg_is_decoded_at_the_smallest_scale_twice_the_target(height, width, t
     data = encoded(Image.new("RGB", (width, height)), "JPEG")
     exact = images.open(data, at_least=target, exact=True)
     assert exact.shape == (height, width, 3)
+    scale = next(s for s in (8, 4, 2, 1) if s == 1 or min(height, width) >= 2 * target * s)
     fast = images.open(data, at_least=target)
-    shapes = [(-(-height // s), -(-width // s)) for s in (8, 4, 2, 1)]
-    enough = [shape for shape in shapes if min(height, width) >= 2 * target * (height / shape[0])]
-    expected = next((s for s in shapes if min(s) >= 2 * target), (height, width))
-    assert fast.shape[:2] in (expected, enough[0] if enough else (height, width))
-    assert min(fast.shape[:2]) >= min(2 * target, height, width)
+    assert fast.shape == (-(-height // scale), -(-width // scale), 3)
 
 
 def test_fast_jpeg_looks_the_same():
@@ -760,7 +375,3 @@ def test_fast_mpo_and_rotated_jpeg():
         assert again.format == "MPO"
     assert images.open(data, at_least=100).shape == (400, 200, 3)
     assert images.open(data).shape == (1600, 800, 3)
-
-
-def test_load_truncated_images_is_not_touched():
-    assert ImageFile.LOAD_TRUNCATED_IMAGES is False

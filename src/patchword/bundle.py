@@ -145,7 +145,8 @@ class Bundle:
     @property
     def scale(self) -> float:
         """What a cosine is multiplied by before a softmax."""
-        return float(self.network.scale) if self.config.text else 1.0  # type: ignore[arg-type]
+        with torch.no_grad():
+            return float(self.network.scale) if self.config.text else 1.0  # type: ignore[arg-type]
 
     def _unit_image(self, pixels: Tensor) -> Tensor:
         return F.normalize(self.network.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
@@ -159,7 +160,7 @@ class Bundle:
         if tensor.is_floating_point():
             tensor = tensor.to(next(self.network.parameters()).dtype)
         with torch.inference_mode():
-            return run(tensor).float().cpu().numpy()  # type: ignore[no-any-return]
+            return run(tensor).float().cpu().numpy()
 
 
 def make(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None, name: str) -> Bundle:
@@ -188,5 +189,3 @@ def _ahead(
         done = pending.popleft().result()
         pending.extend(pool.submit(work, item) for item in islice(source, 1))
         yield done
-
-

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, TiffTags, UnidentifiedImageError
 
 from patchword import bitdepth
 from patchword.bitdepth import RefusedError
@@ -155,6 +155,10 @@ def _opened(start: Callable[[], BinaryIO]) -> Iterator[Any]:
     with start() as file:
         with _quiet():
             picture = _identify(file)
+            if picture.format == "TIFF":  # decoding reads these tags, and warns of damaged ones
+                exif = picture.getexif()
+                for group in TiffTags.TAGS_V2_GROUPS:
+                    exif.get_ifd(group)
         with picture:
             yield picture
 

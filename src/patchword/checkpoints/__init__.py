@@ -11,25 +11,31 @@ import hashlib
 import importlib.resources
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from patchword import bundle, models
 from patchword.bundle import Bundle
-from patchword.checkpoints import hub, own
+from patchword.checkpoints import hub, huggingface, open_clip, openai, own, timm
 from patchword.checkpoints.read import Source, open_path
 from patchword.checkpoints.rules import assemble, fit
 from patchword.config import ModelConfig
-from patchword.errors import CheckpointError, ConfigError, TokenizerError
-from patchword.tokenizers import TOKENIZER_FILE, Tokenizer
-
-FORMATS: tuple[ModuleType, ...] = (
-    own,
+from patchword.errors import CheckpointError
+from patchword.tokenizers import (
+    MERGES_FILE,
+    OPENAI_FILE,
+    TOKENIZER_FILE,
+    VOCAB_FILE,
+    Tokenizer,
 )
+
+FORMATS: tuple[ModuleType, ...] = (own, huggingface, open_clip, openai, timm)
 EMBEDDED = "demo"  # the model that travels in the package
 
 
@@ -48,46 +54,125 @@ def load(
     CheckpointError when it is missing, of an unknown format, unsafe, or does not fit;
     TokenizerError when its tokenizer does not fit.
     """
-    opened = locate(source, token)
+    opened = locate(os.fspath(source), token)
     form = recognise(opened)
     try:
         config = form.config(opened.tensors, opened.files)
-    except CheckpointError as error:
-        raise CheckpointError(f"{opened.name} is a {form.TITLE}, but {error}") from error
-    network = build(config, opened.name)
-    expected = network.state_dict()
-    shapes = {name: tuple(value.shape) for name, value in expected.items()}
-    what = f"{opened.weights} is a {form.TITLE}"
-    plan = fit(form.rules(config), opened.tensors, shapes, what)
-    state = dict(assemble(plan, opened.tensors, expected, device, dtype))
-    if form is own:
-        _check_pair(opened, state)
+        with torch.device("meta"):  # shapes alone: the tensors of the file become the parameters
+            network = models.build(config)
+    except (CheckpointError, ValueError) as error:
+        raise CheckpointError(f"{opened.name} is {form.TITLE}, but {error}") from error
+    own.check(opened.metadata, opened.files)
+    like = network.state_dict()
+    shapes = {name: tuple(value.shape) for name, value in like.items()}
+    plan = fit(form.rules(config), opened.tensors, shapes, f"{opened.weights} is {form.TITLE}")
+    state = dict(assemble(plan, opened.tensors, like, device, dtype))
     network.load_state_dict(state, assign=True)
-    reader = _tokenizer(opened, config, tokenizer)
-    return bundle.make(network, config, reader, opened.name)
+    return bundle.make(network, config, _tokenizer(opened, config, tokenizer), opened.name)
+
+
+def locate(source: str, token: str | None = None) -> Source:
+    """The opened files of what the user named. Raises CheckpointError if it is nowhere."""
+    if source == EMBEDDED:
+        folder = Path(str(importlib.resources.files("patchword"))) / "assets" / EMBEDDED
+        return open_path(folder, EMBEDDED)
+    path = Path(source).expanduser()
+    if path.exists():
+        return open_path(path, source)
+    if hub.is_id(source):
+        return open_path(hub.fetch(source, token), source)
+    raise CheckpointError(
+        f"{source}: no such file or folder, nor is it a hub id like organisation/name; "
+        f'the embedded model is "{EMBEDDED}"'
+    )
+
+
+def recognise(opened: Source) -> ModuleType:
+    """The one format that matches. Raises CheckpointError, naming what was found, otherwise."""
+    found = [form for form in FORMATS if form.matches(opened.tensors, opened.files)]
+    if len(found) == 1:
+        return found[0]
+    names = sorted(opened.tensors)
+    said = [f"{len(names)} tensors ({', '.join(names[:3])}, ...)", *_types(opened)]
+    verdict = " and ".join(form.TITLE for form in found) or "no format that patchword reads"
+    known = "\n".join(f"  {form.TITLE}: {form.EXPECTS}" for form in FORMATS)
+    raise CheckpointError(
+        f"{opened.weights} is {verdict}. Found {'; '.join(said)}. Exactly one must match:\n{known}"
+    )
 
 
 def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
     """Write our own format: config.json, model.safetensors and, with a tokenizer, tokenizer.json.
 
-    Other files of the folder stay. Every file is written beside its place and then moved there;
-    config.json comes last and names the weights by hash, so that a mixture of two saves cannot
-    be loaded. Raises CheckpointError for a folder that holds something other than a patchword
-    model.
+    Other files of the folder stay. Each file is written beside its place, then moved there;
+    config.json comes last and names the weights by hash, so that half a save is never loaded.
+    Raises CheckpointError for a folder that holds something other than a patchword model.
     """
     folder = Path(folder)
-    _check_target(folder)
+    if folder.exists() and not own.may_replace(folder):
+        raise CheckpointError(
+            f"{folder} holds something other than a patchword model; give a new or empty folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     state = {n: t.detach().cpu().contiguous() for n, t in model.network.state_dict().items()}
-    weights = digest(state)
-    with _moved(folder / own.WEIGHTS_FILE) as place:
-        safetensors.torch.save_file(state, place)
-    if model.tokenizer is not None:
-        with _moved(folder / TOKENIZER_FILE) as place:
-            place.write_text(model.tokenizer.to_json(), encoding="utf-8")
-    else:
+    digest = _digest(state)
+    with _replacing(folder / own.WEIGHTS_FILE) as place:
+        metadata = {"format": "pt", own.MARK: digest}
+        safetensors.torch.save_file(state, place, metadata=metadata)
+    if model.tokenizer is None:
         (folder / TOKENIZER_FILE).unlink(missing_ok=True)
-    with _moved(folder / own.CONFIG_FILE) as place:
-        text = json.dumps(own.describe(model.config, weights), indent=2)
+    else:
+        with _replacing(folder / TOKENIZER_FILE) as place:
+            place.write_text(model.tokenizer.to_json(), encoding="utf-8")
+    with _replacing(folder / own.CONFIG_FILE) as place:
+        text = json.dumps(own.describe(model.config, digest), indent=2, ensure_ascii=False)
         place.write_text(text + "\n", encoding="utf-8")
     return folder
+
+
+def _types(opened: Source) -> Iterator[str]:
+    """What the usual configuration files say that the model is."""
+    for name in ("config.json", "open_clip_config.json"):
+        stated = opened.files.get(name)
+        if isinstance(stated, dict):
+            kinds = [f"{k} {stated[k]!r}" for k in ("model_type", "architecture") if k in stated]
+            yield f"{name} with {' and '.join(kinds) or 'keys ' + ', '.join(list(stated)[:5])}"
+
+
+def _tokenizer(
+    opened: Source, config: ModelConfig, given: str | os.PathLike[str] | None
+) -> Tokenizer | None:
+    """The tokenizer given, else that beside the weights, else None."""
+    if config.text is None:
+        return None
+    if given is not None:
+        path = Path(given).expanduser()
+        if path.suffix == ".json" and path.is_file():
+            return Tokenizer.from_json(path.read_text("utf-8"), config.text, str(path))
+        return Tokenizer.from_folder(path.parent if path.is_file() else path, config.text)
+    here = {path.name for path in opened.folder.iterdir()}
+    if {TOKENIZER_FILE, OPENAI_FILE} & here or {VOCAB_FILE, MERGES_FILE} <= here:
+        return Tokenizer.from_folder(opened.folder, config.text)
+    return None
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    """A hash (hex, 16 digits) of tensors with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A place to write what shall be at `path`; moved there, safe on disk, when all went well."""
+    place = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield place
+        with place.open("rb") as file:
+            os.fsync(file.fileno())
+        place.replace(path)
+    finally:
+        place.unlink(missing_ok=True)

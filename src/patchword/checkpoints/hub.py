@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from patchword.checkpoints.read import Files, preferred, shard_names
+from patchword.checkpoints.read import SUFFIXES, Files, preferred, shard_names
 from patchword.errors import CheckpointError
 
 ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -15,8 +15,10 @@ BESIDE = ("*.json", "merges.txt", "bpe_simple_vocab_16e6.txt.gz")
 
 
 def is_id(source: str) -> bool:
-    """Whether `source` reads like "organisation/name"."""
-    return ID.fullmatch(source) is not None
+    """Whether `source` reads like "organisation/name", not like a path."""
+    return (
+        bool(ID.fullmatch(source)) and not source.startswith(".") and not source.endswith(SUFFIXES)
+    )
 
 
 def fetch(repository: str, token: str | None = None) -> Path:

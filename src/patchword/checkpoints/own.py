@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from patchword.checkpoints.read import Stored
+from patchword.checkpoints.read import Files, Stored
 from patchword.checkpoints.rules import Rule, Same
 from patchword.config import ModelConfig, from_dict, to_dict
 from patchword.errors import CheckpointError, ConfigError
 
-TITLE = "patchword model"
+TITLE = "a patchword model"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 VERSION = 1  # of the format, in config.json under MARK
 MARK = "patchword"
@@ -47,3 +48,21 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
 def describe(config: ModelConfig, weights: str) -> dict[str, Any]:
     """The contents of config.json. weights: a hash of the weights that belong to it."""
     return {MARK: VERSION, "weights": weights, "model": to_dict(config)}
+
+
+def check(metadata: Mapping[str, str], files: Mapping[str, Any]) -> None:
+    """Raise CheckpointError when weights and config.json state different saves."""
+    stated = files.get(CONFIG_FILE)
+    weights = stated.get("weights") if isinstance(stated, dict) else None
+    if MARK in metadata and weights is not None and metadata[MARK] != weights:
+        raise CheckpointError(
+            f"{WEIGHTS_FILE} and {CONFIG_FILE} are of two different saves; one was interrupted, or "
+            "a file was replaced by hand: save the model again"
+        )
+
+
+def may_replace(folder: Path) -> bool:
+    """Whether a save may go to this folder: empty, or with a patchword model in it."""
+    if not folder.is_dir():
+        return False
+    return matches((), Files(folder)) or not any(folder.iterdir())

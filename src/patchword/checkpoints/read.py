@@ -79,6 +79,7 @@ class Source:
     name: str  # as the user knows it
     weights: Path
     tensors: Mapping[str, Stored]
+    metadata: Mapping[str, str]  # of a safetensors file
     files: Files
 
     @property
@@ -93,10 +94,11 @@ def open_path(path: Path, name: str) -> Source:
     paths = _shards(weights) if weights.name.endswith(".index.json") else [weights]
     tensors: dict[str, Stored] = {}
     for shard in paths:
-        tensors.update(_tensors(shard))
+        found, metadata = _tensors(shard)
+        tensors.update(found)
     if not tensors:
         raise CheckpointError(f"{weights} holds no tensors")
-    return Source(name, weights, tensors, Files(weights.parent))
+    return Source(name, weights, tensors, metadata, Files(weights.parent))
 
 
 def choose(folder: Path) -> Path:
@@ -177,8 +179,11 @@ class StateDict(dict[str, Tensor]):
         return self[name]
 
 
-def _tensors(path: Path) -> dict[str, Stored]:
-    """The tensors of one file. Raises CheckpointError for a file that is not one of weights."""
+def _tensors(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+    """The tensors of one file, and what it says of itself.
+
+    Raises CheckpointError for a file that does not hold weights.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -192,11 +197,11 @@ def _tensors(path: Path) -> dict[str, Stored]:
     if path.suffix == ".safetensors":
         return _safetensors(path, size)
     if path.suffix in SUFFIXES:
-        return _pickled(path, size)
+        return _pickled(path, size), {}
     raise CheckpointError(f"{path} is no file of weights: {', '.join(SUFFIXES)} are read")
 
 
-def _safetensors(path: Path, size: int) -> dict[str, Stored]:
+def _safetensors(path: Path, size: int) -> tuple[dict[str, Stored], dict[str, str]]:
     def opener() -> Any:
         return safe_open(path, framework="pt")
 
@@ -207,16 +212,17 @@ def _safetensors(path: Path, size: int) -> dict[str, Stored]:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}); was its download cut short?"
         ) from error
-    return _stored(Mapped(opener, file, size), shapes)
+    return _stored(Mapped(opener, file, size), shapes), dict(file.metadata() or {})
 
 
 def _pickled(path: Path, size: int) -> dict[str, Stored]:
     """A PyTorch file: a dict of tensors, or a TorchScript archive."""
     archive = zipfile.is_zipfile(path)
-    if archive and torchscript.is_archive(path):
-        opener = lambda: StateDict(torchscript.read(path))  # noqa: E731
-    else:
-        opener = lambda: StateDict(_load(path, mmap=archive))  # noqa: E731
+    script = archive and torchscript.is_archive(path)
+
+    def opener() -> StateDict:
+        return StateDict(torchscript.read(path) if script else _load(path, mmap=archive))
+
     tensors = opener()
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     mapped = Mapped(opener, tensors, size)
@@ -233,7 +239,7 @@ def _stored(mapped: Mapped, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
 
 
 def _load(path: Path, mmap: bool) -> dict[str, Tensor]:
-    """A dict of tensors by torch's weights-only unpickler, which calls nothing that a file names."""
+    """A dict of tensors, by torch's weights-only unpickler: it calls nothing that a file names."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:

@@ -102,7 +102,8 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: Any, path: Path, records: dict[str, tuple[int, int]]) -> None:
         super().__init__(file)
         self.records = records
-        self.bytes = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+        size = path.stat().st_size
+        self.file: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
         self.path = path
 
     def find_class(self, module: str, name: str) -> Any:
@@ -133,10 +134,9 @@ class _Unpickler(pickle.Unpickler):
         if count * width > length:
             raise CheckpointError(f"{self.path}: storage {key} is shorter than its tensor")
         # Records start at multiples of 64 bytes, so that of any type they can be mapped in place.
-        whole = torch.empty(0, dtype=dtype).set_(self.bytes, start // width, (count,), (1,))
         if start % width:
             raise CheckpointError(f"{self.path}: storage {key} is not aligned")
-        return whole
+        return torch.empty(0, dtype=dtype).set_(self.file, start // width, (count,), (1,))
 
 
 def _tensor(flat: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:

@@ -69,7 +69,7 @@ class Trunk(nn.Module):
         for i in range(1, self.depth + 1):
             x = self.get_submodule(f"layer{i}")(x)
             taps.keep(f"layer{i}", x)
-        return x
+        return x  # type: ignore[no-any-return]
 
 
 class ModifiedResNet(Trunk):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from patchword.config import ModelConfig, TextConfig
 from patchword.models.resnet import ModifiedResNet
 from patchword.models.vit import VisionTransformer
+from patchword.errors import ConfigError
 from patchword.nn.pooling import end_token
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import Block, causal_mask, run
@@ -51,7 +52,7 @@ class TwoTower(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         if config.text is None:
-            raise ValueError("a two-tower model needs a text config")
+            raise ConfigError("a two-tower model needs a text config")
         tower = ModifiedResNet if config.vision.kind == "resnet" else VisionTransformer
         self.image = tower(config.vision, config.embed_dim)
         self.text = TextTransformer(config.text, config.embed_dim)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from patchword.errors import ConfigError
 from patchword.nn.taps import NO_TAPS, Taps
 
 
@@ -45,7 +46,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} does not divide into {heads} heads")
+            raise ConfigError(f"width {width} does not divide into {heads} heads")
         self.heads = heads
         self.scale = (width // heads) ** -0.5
         if context_width is None:

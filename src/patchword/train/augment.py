@@ -28,5 +28,3 @@ def photometric(pixels: Tensor, chosen: Tensor, generator: torch.Generator) -> T
         if lucky < 0.5:
             pixels[i, :, top : top + rows, left : left + columns] = 0.5
     return pixels
-
-

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from patchword import checkpoints, data, losses
 from patchword.bundle import Bundle, make
@@ -118,10 +119,12 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.network.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            image, text, scale = self.network(batch.pixels, batch.ids)
-        loss = losses.contrastive(image, text, scale, batch.same)
-        loss.backward()  # type: ignore[no-untyped-call]
+        half = torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+        with sdpa_kernel(SDPBackend.MATH):  # on a CPU the fused kernel's backward is slower
+            with half:
+                image, text, scale = self.network(batch.pixels, batch.ids)
+            loss = losses.contrastive(image, text, scale, batch.same)
+            loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
         if not torch.isfinite(norm):
             raise RecipeError(f"the loss is {loss.item()} at step {step}; lower learning_rate")
@@ -183,9 +186,7 @@ def fitted(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     """The model's config with the vocabulary that its tokenizer has in the end."""
     if config.text is None:
         raise RecipeError("this recipe trains two towers: the model needs [model.text]")
-    text = replace(
-        config.text, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end_token
-    )
+    text = replace(config.text, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end_token)
     return replace(config, text=text)
 
 

@@ -1,0 +1,51 @@
+# make demo    see it work: installs the package, then `patchword demo`
+# make test    lint, types, import contracts and tests, as CI runs them
+# make venv    .venv with everything that tests and benchmarks need
+# make bench   the benchmarks, peers beside ours
+# make docs    write docs/cli.md anew
+#
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUNTIME := .venv/.runtime
+TESTING := .venv/.testing
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+TOO_OLD := patchword needs Python 3.11 or newer: say make PYTHON=python3.12
+
+.PHONY: demo test lint venv bench docs
+
+demo: $(RUNTIME)
+	$(BIN)/patchword demo
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(TESTING)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+venv: $(TESTING)
+
+docs: $(RUNTIME)
+	$(BIN)/python -m typer patchword.cli utils docs --name patchword --output docs/cli.md
+
+# Neither may reach the hub: what they need is here.
+test bench: export HF_HUB_OFFLINE := 1
+
+# torch goes first and alone, so that its version is settled before anything else asks for one.
+$(RUNTIME): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(TOO_OLD)")'
+	$(PYTHON) -m venv .venv
+	@echo "Installing torch and what the package needs into .venv: a few minutes, once"
+	$(PIP) torch setuptools
+	$(PIP) --no-build-isolation --editable .
+	touch $@
+
+# The reference libraries of the second step name torchvision, whose index build needs CUDA; their
+# real needs come with the first.
+$(TESTING): $(RUNTIME)
+	$(PIP) --no-build-isolation --editable '.[test]'
+	$(PIP) --no-build-isolation --no-deps open_clip_torch timm openai-clip torchvision
+	touch $@

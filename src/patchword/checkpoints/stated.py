@@ -1,0 +1,218 @@
+"""What a checkpoint's files state, checked against its tensors; what they leave out, noted down."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeVar
+
+from patchword.checkpoints.read import Stored
+from patchword.errors import CheckpointError
+
+T = TypeVar("T", int, float, str, bool)
+
+SQUARE = "the size that the network takes"
+
+
+@dataclass
+class Stated:
+    """One object of a JSON file.
+
+    where: how errors call it. assumed: gathers the values that stand in for what is not stated.
+    """
+
+    where: str
+    values: Mapping[str, Any]
+    assumed: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, Mapping):
+            raise CheckpointError(f"{self.where} is {self.values!r}, not an object")
+
+    def part(self, key: str) -> Stated:
+        """The object under `key`; an empty one when there is none."""
+        return Stated(f"{self.where}, {key}", self.values.get(key) or {}, self.assumed)
+
+    def get(self, key: str, default: T, name: str, why: str) -> T:
+        """The value under `key`, of the type of `default`.
+
+        Unstated (or null), it is `default`, noted as config value `name` with `why`.
+        """
+        if self.values.get(key) is None:
+            self.assume(name, default, why)
+            return default
+        return self._typed(key, type(default))
+
+    def optional(self, key: str, default: T) -> T:
+        """The value under `key`, or `default` where the format itself means that by leaving out."""
+        return default if self.values.get(key) is None else self._typed(key, type(default))
+
+    def assume(self, name: str, value: object, why: str) -> None:
+        """Note that config value `name` is `value` though no file says so."""
+        self.assumed[name] = f"{value}: not stated; {why}"
+
+    def choice(
+        self, key: str, choices: Mapping[Any, str], default: str, name: str, why: str
+    ) -> Any:
+        """`choices` by the value under `key`; unstated, `default`, noted as in `get`."""
+        value = self.values.get(key)
+        if value is None:
+            self.assume(name, default, why)
+            return default
+        if isinstance(value, (list, dict)) or value not in choices:
+            known = ", ".join(map(repr, choices))
+            self.fail(key, f"which patchword does not compute; it knows {known}")
+        return choices[value]
+
+    def size(
+        self, key: str, tensors: Mapping[str, Stored], tensor: str, axis: int = 0, per: int = 1
+    ) -> int:
+        """A dimension: as stated, and as `tensor` has it along `axis` (stated * per there).
+
+        Raises CheckpointError when the two disagree, or neither is there.
+        """
+        shape = tensors[tensor].shape if tensor in tensors else ()
+        found = shape[axis] // per if -len(shape) <= axis < len(shape) else None
+        if self.values.get(key) is None:
+            if found is None:
+                raise CheckpointError(f"neither {self.where} states {key} nor is there {tensor}")
+            return found
+        stated = self._typed(key, int)
+        if found is not None and stated != found:
+            self.fail(key, f"but {tensor} is {shape}, which makes it {found}")
+        return stated
+
+    def depth(self, key: str, keys: Collection[str], prefix: str) -> int:
+        """A number of layers: as stated, and as the names under `prefix` (before the number) say.
+
+        Raises CheckpointError when the two disagree.
+        """
+        found = depth(keys, prefix)
+        if self.values.get(key) is not None and self._typed(key, int) != found:
+            self.fail(key, f"but the weights have {found} layers ({prefix}*)")
+        return found
+
+    def heads(self, width: int, key: str, default: int, name: str, why: str) -> int:
+        """A number of heads, which must divide the width."""
+        heads = self.get(key, default, name, why)
+        if heads < 1 or width % heads:
+            self.fail(key, f"which does not divide the width {width}", heads)
+        return heads
+
+    def grid(
+        self,
+        key: str,
+        tensors: Mapping[str, Stored],
+        tensor: str,
+        patch: int,
+        extra: int = 1,
+    ) -> tuple[int, int]:
+        """An image size (H, W) in pixels: as stated, one number or two, and as positions have it.
+
+        tensor: learned positions (..., N, D), `extra` of them not of patches. Unstated, the grid
+        is square. Raises CheckpointError when the two disagree, or neither is there.
+        """
+        shape = tensors[tensor].shape if tensor in tensors else ()
+        count = shape[-2] - extra if len(shape) > 1 else None
+        if self.values.get(key) is None:
+            if count is None:
+                raise CheckpointError(f"neither {self.where} states {key} nor is there {tensor}")
+            side = math.isqrt(max(count, 0))
+            if side * side != count:
+                self.fail(key, f"and {tensor} {shape} makes no square grid", "not stated")
+            return side * patch, side * patch
+        height, width = self.pair(key)
+        if count is not None and (height // patch) * (width // patch) != count:
+            self.fail(key, f"but {tensor} is {shape}, at patches of {patch} pixels")
+        return height, width
+
+    def pair(self, key: str) -> tuple[int, int]:
+        """Two positive integers; a single one stands for both."""
+        value = self.values[key]
+        both = value if isinstance(value, (list, tuple)) else [value, value]
+        if len(both) != 2 or not all(type(v) is int and v > 0 for v in both):
+            self.fail(key, "not one or two whole numbers of pixels")
+        return both[0], both[1]
+
+    def triple(
+        self, key: str, default: tuple[float, float, float], name: str, why: str
+    ) -> tuple[float, float, float]:
+        """Three numbers, for red, green and blue."""
+        value = self.values.get(key)
+        if value is None:
+            self.assume(name, default, why)
+            return default
+        if (
+            not isinstance(value, (list, tuple))
+            or len(value) != 3
+            or not all(isinstance(v, (int, float)) for v in value)
+        ):
+            self.fail(key, "not three numbers")
+        return float(value[0]), float(value[1]), float(value[2])
+
+    def only(self, known: Collection[str], neutral: Mapping[str, Any]) -> None:
+        """Raise CheckpointError for a key that changes what is computed, and is not understood.
+
+        known: keys that are read or do not matter. neutral: keys that may be there with this value
+        (or null), which changes nothing.
+        """
+        for key, value in self.values.items():
+            if key not in known and not (key in neutral and value in (None, neutral[key])):
+                self.fail(key, "which patchword does not support")
+
+    def fail(self, key: str, reason: str, value: object = None) -> NoReturn:
+        """Raise CheckpointError naming `key` and its value, or the `value` given."""
+        shown = repr(self.values.get(key)) if value is None else value
+        raise CheckpointError(f"{self.where} says {key} is {shown}, {reason}")
+
+    def _typed(self, key: str, kind: type[T]) -> T:
+        value = self.values[key]
+        if kind is float and type(value) is int:
+            return kind(value)
+        if type(value) is not kind:
+            self.fail(key, f"not of type {kind.__name__}")
+        return value
+
+
+def depth(keys: Collection[str], prefix: str) -> int:
+    """How many layers are numbered under `prefix`, which ends before the number."""
+    number = re.compile(rf"{re.escape(prefix)}(\d+)\.")
+    return 1 + max((int(m[1]) for key in keys if (m := number.match(key))), default=-1)
+
+
+def shape_of(tensors: Mapping[str, Stored], name: str, rank: int) -> tuple[int, ...]:
+    """The shape of a tensor from which a size is read. Raises CheckpointError without it."""
+    if name not in tensors:
+        raise CheckpointError(f"it has no {name}")
+    if len(tensors[name].shape) != rank:
+        raise CheckpointError(f"{name} is {tensors[name].shape}; {rank} dimensions are expected")
+    return tensors[name].shape
+
+
+def scale_limit(tensors: Mapping[str, Stored]) -> float:
+    """100, as in CLIP's paper, or the checkpoint's own scale if it was trained without a limit.
+
+    The original libraries hold the scale in training only.
+    """
+    stored = tensors.get("logit_scale")
+    value = stored.read() if stored and stored.shape == () else None
+    return max(100.0, math.exp(float(value))) if value is not None else 100.0
+
+
+def highest_id(files: Mapping[str, Any], vocab_size: int) -> int:
+    """The highest id that the checkpoint's tokenizer gives; without one, of the vocabulary.
+
+    "Pooled at the highest id of the text" means pooled there, as CLIP's end token has it.
+    """
+    tokenizer, vocab = files.get("tokenizer.json"), files.get("vocab.json")
+    ids: list[int] = []
+    if isinstance(tokenizer, dict):
+        model = tokenizer.get("model")
+        vocab = model.get("vocab") if isinstance(model, dict) else None
+        added = tokenizer.get("added_tokens")
+        ids += [t["id"] for t in added or () if isinstance(t, dict) and "id" in t]
+    if isinstance(vocab, dict):
+        ids += vocab.values()
+    return max((i for i in ids if type(i) is int), default=vocab_size - 1)

@@ -1,0 +1,364 @@
+"""Pictures of answers: maps over photos, photos with scores, matrices.
+
+Arrays and words in, RGB PIL images out. Photos are uint8 (H, W, 3) of any size; they are drawn at
+most `TILE` pixels long, small ones enlarged to that. Colours and fonts are matplotlib's, which is
+imported only when something is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Photo = NDArray[np.uint8]  # (H, W, 3)
+Values = NDArray[np.floating]
+Font = ImageFont.FreeTypeFont
+RGB = tuple[int, int, int]
+
+TILE = 360  # longer side of a photo in a panel, pixels
+NARROWEST = 220  # of a cell, pixels: room for words under a tall photo
+GAP = 22  # around cells, pixels
+TEXT, SMALL = 18, 15  # font sizes, pixels
+LINES = 4  # of a caption; what is longer ends in an ellipsis
+PAPER, INK, FAINT, LINE = (255, 255, 255), (26, 26, 32), (112, 112, 122), (226, 226, 232)
+MAP, MATRIX, BAR = "inferno", "viridis", (64, 110, 190)
+# Families that have Chinese, Japanese and Korean signs, where a system has them.
+CJK = (
+    "Noto Sans CJK SC",
+    "Source Han Sans SC",
+    "WenQuanYi Micro Hei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "Droid Sans Fallback",
+)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One photo of a panel and what stands under it."""
+
+    photo: Photo
+    caption: str = ""
+    values: Values | None = None  # (H, W): drawn over the photo, its scale under it
+    ring: bool = False  # mark the largest of the values
+    bars: Sequence[tuple[str, float]] = ()  # words and how probable they are, 0 to 1
+
+
+def overlay(image: Photo, values: Values) -> Image.Image:
+    """A map (H, W) over its photo, which loses most of its colour so that the map's stands out.
+
+    Colour and opacity follow the value from the smallest to the largest, and the lowest fifth of
+    that range stays clear; a flat map leaves the photo bare. Where the map is NaN, nothing is
+    known, the photo is veiled.
+    """
+    photo = image.astype(np.float32)
+    base = 0.3 * photo + 0.7 * photo.mean(axis=-1, keepdims=True)
+    level = _unit(values, *_range(values))
+    step = ((level - 0.2) / 0.8).clip(0, 1)
+    opacity = 0.75 * (step * step * (3 - 2 * step))[..., None]
+    mixed = base + opacity * (_colours(MAP)[(level * 255).astype(np.uint8)] - base)
+    veiled = 0.25 * base + 0.75 * 214
+    out = np.where(np.isfinite(values)[..., None], mixed, veiled)
+    return Image.fromarray(out.astype(np.uint8))
+
+
+def heatmap_panel(image: Photo, values: Values, texts: Sequence[str]) -> Image.Image:
+    """The photo, and over it the map of each text: values (T, H, W), NaN where nothing is known.
+
+    Each map has its own scale, written under it; a ring marks its largest value.
+    """
+    maps = [Tile(image, text, v, ring=True) for text, v in zip(texts, values, strict=True)]
+    return panel([Tile(image, "photo"), *maps])
+
+
+def maps_panel(image: Photo, maps: Values, titles: Sequence[str]) -> Image.Image:
+    """The photo, and over it each of the maps (K, H, W) under its title."""
+    tiles = [Tile(image, title, v) for title, v in zip(titles, maps, strict=True)]
+    return panel([Tile(image, "photo"), *tiles])
+
+
+def classify_panel(
+    photos: Sequence[Photo], scores: Sequence[Sequence[tuple[str, float]]], names: Sequence[str]
+) -> Image.Image:
+    """Each photo with its name and its (label, probability) pairs, best first, as bars."""
+    rows = zip(photos, names, scores, strict=True)
+    return panel([Tile(photo, name, bars=tuple(bars)) for photo, name, bars in rows])
+
+
+def search_panel(photos: Sequence[Photo], captions: Sequence[str], title: str) -> Image.Image:
+    """Hits, best first, each with its caption, under what was asked."""
+    tiles = [Tile(p, caption) for p, caption in zip(photos, captions, strict=True)]
+    return panel(tiles, title)
+
+
+def panel(tiles: Sequence[Tile], title: str = "") -> Image.Image:
+    """Tiles in rows of at most four, under a title."""
+    pictures = [_picture(tile) for tile in tiles]
+    columns = len(tiles) if len(tiles) <= 4 else min((4, 3), key=lambda c: -len(tiles) % c)
+    cell = max([NARROWEST, *(picture.width for picture in pictures)])
+    rows = [range(i, min(i + columns, len(tiles))) for i in range(0, len(tiles), columns)]
+    tops = [max(pictures[i].height for i in row) for row in rows]
+    feet = [max(_foot(None, tiles[i], 0, 0, cell) for i in row) for row in rows]
+    width = GAP + max(columns, 1) * (cell + GAP)
+    heading = wrap(title, font(TEXT, title, bold=True), width - 2 * GAP, LINES) if title else []
+    top = GAP + len(heading) * _line(TEXT) + (GAP // 2 if heading else 0)
+    out = Image.new("RGB", (width, top + sum(tops) + sum(feet) + GAP * len(rows)), PAPER)
+    draw = ImageDraw.Draw(out)
+    _write(draw, heading, GAP, GAP, TEXT, bold=True)
+    for row, high, foot in zip(rows, tops, feet, strict=True):
+        for column, i in enumerate(row):
+            left = GAP + column * (cell + GAP)
+            out.paste(pictures[i], (left, top + (high - pictures[i].height)))
+            _foot(draw, tiles[i], left, top + high, cell)
+        top += high + foot + GAP
+    return out
+
+
+def similarity_matrix(
+    thumbs: Sequence[Photo], texts: Sequence[str], matrix: Values, columns: int = 12
+) -> Image.Image:
+    """Cosines (I, T) as coloured numbers: a row per text, `columns` images side by side.
+
+    The best text of each image is framed. NaN is drawn as a dash.
+    """
+    label, cell, thumb = 300, 84, 76
+    columns = max(1, min(columns, len(thumbs)))
+    wrapped = [wrap(text, font(TEXT, text), label - GAP, 3) for text in texts]
+    heights = [max(46, len(lines) * _line(TEXT) + 12) for lines in wrapped]
+    blocks = [range(i, min(i + columns, len(thumbs))) for i in range(0, len(thumbs), columns)]
+    high = thumb + 10 + sum(heights) + GAP
+    size = (2 * GAP + label + columns * cell, 2 * GAP + high * len(blocks) + _line(SMALL) + 16)
+    out = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(out)
+    scale = _range(matrix)
+    for number, block in enumerate(blocks):
+        top = GAP + number * high
+        for column, i in enumerate(block):
+            picture = _fit(thumbs[i], thumb)
+            left = GAP + label + column * cell + (cell - picture.width) // 2
+            out.paste(picture, (left, top + (thumb - picture.height)))
+        top += thumb + 10
+        for t, (lines, height) in enumerate(zip(wrapped, heights, strict=True)):
+            _write(draw, lines, GAP, top + (height - len(lines) * _line(TEXT)) // 2, TEXT)
+            for column, i in enumerate(block):
+                box = (GAP + label + column * cell, top, cell, height)
+                best = len(texts) > 1 and bool(np.all(~(matrix[i] > matrix[i, t])))
+                _number(draw, box, float(matrix[i, t]), scale, best)
+            top += height
+    _scale(draw, MATRIX, scale, GAP + label, out.height - GAP - _line(SMALL) - 8, columns * cell)
+    return out
+
+
+def wrap(text: str, face: Font, width: int, lines: int) -> list[str]:
+    """Break text into at most `lines` lines of at most `width` pixels; a cut ends in "…"."""
+    out, rest = [], " ".join(text.split())
+    while rest:
+        cut = _cut(rest, face, width)
+        out.append(rest[:cut].rstrip())
+        rest = rest[cut:].lstrip()
+        if rest and len(out) == lines:
+            last = out[-1]
+            while last and face.getlength(last + "…") > width:
+                last = last[:-1]
+            out[-1] = last.rstrip() + "…"
+            break
+    return out
+
+
+def _cut(text: str, face: Font, width: int) -> int:
+    """How much of `text` fits a line: up to a space or after a slash if there is one, else a
+    letter; at least one."""
+    fits = len(text)
+    while fits > 1 and face.getlength(text[:fits]) > width:
+        fits -= 1 + (fits > 200) * (fits // 8)
+    if fits == len(text) or text[fits] == " ":
+        return fits
+    return max(text.rfind(" ", 0, fits), text.rfind("/", 0, fits)) + 1 or fits
+
+
+@lru_cache(maxsize=64)
+def font(size: int, text: str = "", bold: bool = False) -> Font:
+    """DejaVu Sans, which travels in matplotlib; for signs that it lacks, a family of the system
+    that has them, where there is one."""
+    import matplotlib
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+    if text and not _has(str(path), text):
+        path = next((p for p in _cjk() if _has(str(p), text)), path)
+    return ImageFont.truetype(str(path), size)
+
+
+def _has(path: str, text: str) -> bool:
+    return all(ord(sign) in _signs(path) or sign.isspace() for sign in text)
+
+
+@lru_cache(maxsize=16)
+def _signs(path: str) -> frozenset[int]:
+    """The code points that a font file has."""
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(path).get_charmap())
+
+
+@lru_cache(maxsize=1)
+def _cjk() -> list[Path]:
+    """The system's font files of the `CJK` families."""
+    from matplotlib.font_manager import fontManager
+
+    files = {entry.name: Path(entry.fname) for entry in fontManager.ttflist}
+    return [files[name] for name in CJK if name in files]
+
+
+@lru_cache(maxsize=4)
+def _colours(name: str) -> NDArray[np.float32]:
+    """A perceptually uniform colour map of matplotlib, (256, 3) of 0 to 255."""
+    from matplotlib import colormaps
+
+    return np.asarray(colormaps[name](np.arange(256))[:, :3] * 255, np.float32)
+
+
+def _range(values: Values) -> tuple[float, float]:
+    """Smallest and largest finite value; (0, 0) when there is none."""
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+
+
+def _unit(values: Values, low: float, high: float) -> NDArray[np.float32]:
+    """low..high -> 0..1; NaN -> 0; all 0 where low and high are the same but for rounding."""
+    span = high - low
+    if span <= 1e-6 * max(abs(low), abs(high)):
+        return np.zeros(values.shape, np.float32)
+    level: NDArray[np.float32] = np.nan_to_num((values - low) / span).clip(0, 1)
+    return level.astype(np.float32)
+
+
+def _fit(photo: Photo | Image.Image, side: int) -> Image.Image:
+    """A photo scaled so that its longer side is `side` pixels."""
+    picture = photo if isinstance(photo, Image.Image) else Image.fromarray(photo)
+    scale = side / max(picture.size)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _picture(tile: Tile) -> Image.Image:
+    """The tile's photo at its size in the panel, with its map and ring."""
+    if tile.values is None:
+        return _fit(tile.photo, TILE)
+    photo, values = tile.photo, tile.values
+    if max(photo.shape[:2]) > TILE:  # no more pixels are coloured than are shown
+        photo = np.asarray(_fit(photo, TILE))
+        (height, width), (rows, columns) = photo.shape[:2], values.shape
+        values = values[np.arange(height) * rows // height][:, np.arange(width) * columns // width]
+    picture = _fit(overlay(photo, values), TILE)
+    low, high = _range(values)
+    if tile.ring and high > low:
+        y, x = np.unravel_index(np.nanargmax(values), values.shape)
+        zoom = picture.width / values.shape[1]
+        centre = (float(x) + 0.5) * zoom, (float(y) + 0.5) * zoom
+        draw = ImageDraw.Draw(picture)
+        draw.circle(centre, 11, outline=INK, width=5)
+        draw.circle(centre, 10, outline=PAPER, width=3)
+    return picture
+
+
+def _foot(draw: ImageDraw.ImageDraw | None, tile: Tile, left: int, top: int, width: int) -> int:
+    """Write what stands under a photo, or only measure it: its height."""
+    start = top
+    top += 8
+    lines = wrap(tile.caption, font(TEXT, tile.caption), width, LINES)
+    if draw:
+        _write(draw, lines, left, top, TEXT)
+    top += len(lines) * _line(TEXT)
+    for label, value in tile.bars:
+        top += 4
+        if draw:
+            _bar(draw, label, value, left, top, width)
+        top += _line(SMALL) + 12
+    if tile.values is not None:
+        top += 4
+        if draw:
+            _scale(draw, MAP, _range(tile.values), left, top, width)
+        top += _line(SMALL) + 12
+    return top - start
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, size: int, bold: bool = False
+) -> None:
+    for number, line in enumerate(lines):
+        face = font(size, line, bold)
+        draw.text((x, y + number * _line(size) + size), line, INK, face, anchor="ls")
+
+
+def _line(size: int) -> int:
+    """Height of a line of text."""
+    return round(size * 1.35)
+
+
+def _bar(
+    draw: ImageDraw.ImageDraw, label: str, value: float, left: int, top: int, width: int
+) -> None:
+    """A label, its percentage at the right, and a bar below both."""
+    number = f"{value:.1%}"
+    face = font(SMALL)
+    room = width - round(face.getlength(number)) - 10
+    words = wrap(label, font(SMALL, label), room, 1)
+    _write(draw, words, left, top, SMALL)
+    draw.text((left + width, top + SMALL), number, FAINT, face, anchor="rs")
+    y = top + _line(SMALL) + 1
+    draw.rounded_rectangle((left, y, left + width - 1, y + 5), 3, LINE)
+    if value > 0:
+        draw.rounded_rectangle((left, y, left + max(5, round(value * (width - 1))), y + 5), 3, BAR)
+
+
+def _scale(
+    draw: ImageDraw.ImageDraw,
+    name: str,
+    scale: tuple[float, float],
+    left: int,
+    top: int,
+    width: int,
+) -> None:
+    """A colour bar with the values at its ends."""
+    colours = _colours(name).astype(int)
+    for x in range(width):
+        r, g, b = colours[x * 255 // max(1, width - 1)].tolist()
+        draw.line((left + x, top, left + x, top + 7), (r, g, b))
+    low, high = (f"{value:.3f}" for value in scale)
+    baseline = top + 10 + SMALL
+    draw.text((left, baseline), low, FAINT, font(SMALL), anchor="ls")
+    draw.text((left + width, baseline), high, FAINT, font(SMALL), anchor="rs")
+
+
+def _number(
+    draw: ImageDraw.ImageDraw,
+    box: tuple[int, int, int, int],
+    value: float,
+    scale: tuple[float, float],
+    best: bool,
+) -> None:
+    """One cell of a matrix; box is left, top, width, height."""
+    left, top, width, height = box
+    known = bool(np.isfinite(value))
+    fill, ink = shade(value, scale) if known else (LINE, INK)
+    draw.rectangle((left + 1, top + 1, left + width - 2, top + height - 2), fill)
+    if best and known:
+        draw.rectangle((left + 3, top + 3, left + width - 4, top + height - 4), None, ink, 2)
+    words = f"{value:.2f}" if known else "–"
+    middle = left + width // 2, top + height // 2
+    draw.text(middle, words, ink, font(TEXT, bold=best and known), anchor="mm")
+
+
+def shade(value: float, scale: tuple[float, float]) -> tuple[RGB, RGB]:
+    """The colour in a matrix of a value between the ends of a scale, and what to write on it."""
+    level = int(_unit(np.array(value), *scale) * 255)
+    r, g, b = _colours(MATRIX)[level].astype(int).tolist()
+    return (r, g, b), INK if 0.299 * r + 0.587 * g + 0.114 * b > 140 else PAPER

@@ -1,0 +1,116 @@
+"""Attention maps: what a token looks at, layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from patchword import images, plots
+from patchword.bundle import Bundle
+from patchword.errors import UnsupportedError
+from patchword.images import ImageLike
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """Where the pooled token looks.
+
+    weights  (heads, N, N), or (heads, 1, N) for attention pooling; rows sum to 1. Rollout has one
+    maps     (K, H, W) float32 in the image's own pixels, NaN outside the crop: one per head, the
+             pooled token's row of `weights` over the patches
+    """
+
+    image: NDArray[np.uint8]  # (H, W, 3)
+    weights: NDArray[np.float32]
+    maps: NDArray[np.float32]
+    titles: tuple[str, ...]
+
+    def picture(self) -> Image.Image:
+        """The photo and each map over it."""
+        return plots.maps_panel(self.image, self.maps, self.titles)
+
+    def save(self, path: str | Path) -> None:
+        """Write `picture()`; the suffix of `path` chooses the format."""
+        self.picture().save(path)
+
+
+def attention(
+    model: Bundle,
+    image: ImageLike,
+    layer: int = -1,
+    head: int | None = None,
+    rollout: bool = False,
+) -> AttentionMap:
+    """One layer's attention, of every head or of one; or the rollout through all layers.
+
+    layer    0 to depth - 1, or counted from the end. A ResNet has one, its attention pooling
+    head     0 to heads - 1; None: the mean of the heads first, then each
+    rollout  the product over the layers of (A + I) / 2, A the mean over heads, rows renormalised
+             (Abnar & Zuidema 2020, section 3)
+
+    Raises ImageError, or UnsupportedError for a layer or head that the network does not have.
+    """
+    names = layer_taps(model)
+    if not -len(names) <= layer < len(names):
+        raise UnsupportedError(f"no layer {layer}: {model.name} has layers 0 to {len(names) - 1}")
+    wanted = names if rollout else [names[layer]]
+    pixels, geometry = model.open(image, exact=True)
+    batch = torch.from_numpy(pixels)[None].to(model.device)
+    with torch.inference_mode():
+        _, taps = model.network.encode_image(batch, taps=wanted)  # type: ignore[operator]
+    if rollout:
+        weights, titles = rolled([taps[name][0] for name in names])[None], ["rollout"]
+    else:
+        weights = taps[wanted[0]][0]
+        titles = [f"head {i}" for i in range(len(weights))]
+        if head is not None:
+            if not 0 <= head < len(weights):
+                raise UnsupportedError(f"no head {head}: the layer has 0 to {len(weights) - 1}")
+            weights, titles = weights[head : head + 1], titles[head : head + 1]
+    rows = pooled_rows(model, weights)
+    if head is None and not rollout:
+        rows, titles = torch.cat([rows.mean(dim=0, keepdim=True), rows]), ["mean", *titles]
+    grid = patch_grid(model)
+    maps = geometry.to_source(rows.reshape(-1, *grid).cpu().numpy())
+    photo = images.open(image, exact=True)
+    return AttentionMap(photo, weights.float().cpu().numpy(), maps, tuple(titles))
+
+
+def layer_taps(model: Bundle) -> list[str]:
+    """The taps of a tower's attention maps, first layer first."""
+    if model.config.vision.kind == "resnet":
+        return ["image.attnpool.attn"]
+    return [f"image.blocks.{i}.attn" for i in range(model.config.vision.depth)]
+
+
+def patch_grid(model: Bundle) -> tuple[int, int]:
+    """Patches (rows, columns) at the size that the model's preprocessing makes."""
+    height, width = model.config.preprocess.size
+    return height // model.config.vision.patch_size, width // model.config.vision.patch_size
+
+
+def pooled_rows(model: Bundle, weights: Tensor) -> Tensor:
+    """weights (heads, N, M) -> (heads, patches): the row of the pooled token over the patches.
+
+    That is the class token's, or the mean of the patches' where a tower pools by the mean.
+    """
+    vision = model.config.vision
+    if vision.pool == "avg":
+        prefix = int(vision.class_token)
+        return weights[:, prefix:, prefix:].mean(dim=1)
+    return weights[:, 0, 1:]
+
+
+def rolled(layers: list[Tensor]) -> Tensor:
+    """Attention rollout (Abnar & Zuidema 2020, section 3) of maps (heads, N, N): (N, N)."""
+    total = torch.eye(layers[0].shape[-1], dtype=layers[0].dtype, device=layers[0].device)
+    for weights in layers:
+        mixed = weights.mean(dim=0) + torch.eye(len(total), dtype=total.dtype, device=total.device)
+        total = (mixed / mixed.sum(dim=-1, keepdim=True)) @ total
+    return total

@@ -1,0 +1,128 @@
+"""Where in the image the words are: dense similarity of patches and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from patchword import images, plots
+from patchword.bundle import Bundle
+from patchword.errors import UnsupportedError
+from patchword.images import ImageLike
+from patchword.preprocess import Geometry
+from patchword.tasks.attention import patch_grid
+
+METHODS = ("cosine", "maskclip", "value")
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """For each text, how well every pixel fits it.
+
+    values  (T, H, W) float32, cosines in the image's own pixels; NaN where the network did not
+            look (outside its crop)
+    """
+
+    image: NDArray[np.uint8]  # (H, W, 3)
+    texts: tuple[str, ...]
+    values: NDArray[np.float32]
+    method: str
+
+    def picture(self) -> Image.Image:
+        """The photo and each text's map over it."""
+        return plots.heatmap_panel(self.image, self.values, self.texts)
+
+    def save(self, path: str | Path) -> None:
+        """Write `picture()`; the suffix of `path` chooses the format."""
+        self.picture().save(path)
+
+
+def heatmap(model: Bundle, image: ImageLike, texts: Sequence[str], method: str = "auto") -> Heatmap:
+    """Cosine of each patch with each text, in the image's own pixels.
+
+    method "cosine" is the plain one of the literature: the last block's patch tokens, projected.
+    "maskclip" takes the value path of the last attention instead of its mixture (MaskCLIP, Zhou et
+    al. 2022, section 3.2). "value" lets values attend to values there and drops residual and MLP
+    (CLIP Surgery, Li et al. 2023; ClearCLIP, Lan et al. 2024). "auto" is "value".
+
+    Raises ImageError, or UnsupportedError for an unknown method or a model that reads no text.
+    """
+    if isinstance(texts, str):
+        texts = [texts]
+    if not texts:
+        raise UnsupportedError("a heatmap needs at least one text")
+    words = torch.from_numpy(model.embed_texts(list(texts)))
+    patches, geometry = dense_features(model, image, method)
+    cosines = patches @ words.to(patches).mT  # (N, T)
+    grid = cosines.mT.reshape(len(texts), *patch_grid(model)).cpu().numpy()
+    photo = images.open(image, exact=True)
+    return Heatmap(photo, tuple(texts), geometry.to_source(grid), resolve(method))
+
+
+def resolve(method: str) -> str:
+    """The method that a name stands for. Raises UnsupportedError for an unknown one."""
+    if method != "auto" and method not in METHODS:
+        raise UnsupportedError(f"no heatmap method {method!r}; there are {', '.join(METHODS)}")
+    return "value" if method == "auto" else method
+
+
+def dense_features(
+    model: Bundle, image: ImageLike, method: str = "auto"
+) -> tuple[Tensor, Geometry]:
+    """Unit features (h * w, D) of an image's patches in the joint space, and the way back."""
+    pixels, geometry = model.open(image, exact=True)
+    tower: Any = model.network.image
+    pixels_in = torch.from_numpy(pixels)[None].to(next(tower.parameters()))
+    patches = resnet_patches if model.config.vision.kind == "resnet" else vit_patches
+    with torch.inference_mode():
+        features = tower.project(patches(model, pixels_in, resolve(method)))
+        return F.normalize(features[0].float(), dim=-1), geometry
+
+
+def vit_patches(model: Bundle, pixels: Tensor, method: str) -> Tensor:
+    """Patch tokens (1, h * w, width) of a ViT, before its final norm."""
+    depth = model.config.vision.depth
+    last, before = f"image.blocks.{depth - 1}", f"image.blocks.{depth - 2}"
+    if depth == 1:
+        before = "image.tokens"
+    block: Any = model.network.image.blocks[-1]  # type: ignore[union-attr, index]
+    taps = _taps(model, pixels, [last, before, f"{last}.attn.v"])
+    values = taps[f"{last}.attn.v"]
+    if method == "cosine":
+        tokens = taps[last]
+    elif method == "maskclip":
+        tokens = taps[before] + block.attn.out(values)
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    else:
+        tokens = block.attn.out(value_attention(values, block.attn.scale))
+    return tokens[:, int(model.config.vision.class_token) :]
+
+
+def resnet_patches(model: Bundle, pixels: Tensor, method: str) -> Tensor:
+    """Features (1, h * w, out) of a CLIP ResNet's attention pool, had each place been pooled."""
+    pool: Any = model.network.image.attnpool  # type: ignore[union-attr]
+    taps = _taps(model, pixels, ["image.attnpool.tokens", "image.attnpool.attn.v"])
+    values = taps["image.attnpool.attn.v"]
+    if method == "cosine":
+        return pool.attn(taps["image.attnpool.tokens"])[:, 1:]  # type: ignore[no-any-return]
+    if method == "maskclip":
+        return pool.attn.out(values)[:, 1:]  # type: ignore[no-any-return]
+    return pool.attn.out(value_attention(values, pool.attn.scale))[:, 1:]  # type: ignore[no-any-return]
+
+
+def value_attention(values: Tensor, scale: float) -> Tensor:
+    """softmax(V V^T * scale) V over values (B, H, N, d) (Li et al. 2023, section 3.3)."""
+    return torch.softmax(values @ values.mT * scale, dim=-1) @ values
+
+
+def _taps(model: Bundle, pixels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    return model.network.encode_image(pixels, taps=names)[1]  # type: ignore[no-any-return, operator]

@@ -1,0 +1,80 @@
+"""Every named variant made small, so that one suite can run them all."""
+
+from dataclasses import replace
+
+import torch
+
+from patchword import models
+from patchword.bundle import Bundle, make
+from patchword.config import ModelConfig, TextConfig, VisionConfig
+from patchword.nn.transformer import initialise
+from patchword.tokenizers import Tokenizer
+
+WORDS = 600
+
+
+def shrunk(config: ModelConfig) -> ModelConfig:
+    """The same model with the same choices and hardly any width or depth."""
+    text = config.text and replace(
+        config.text,
+        vocab_size=WORDS,
+        end_token=WORDS - 1,
+        context=16,
+        width=32,
+        depth=2,
+        heads=2,
+        mlp_width=64,
+    )
+    size = (64, 64) if config.vision.kind == "resnet" else (config.vision.patch_size * 3,) * 2
+    return replace(
+        config,
+        vision=small_vision(replace(config.vision, image_size=size)),
+        preprocess=replace(config.preprocess, size=size, resize_to=size[0]),
+        text=text,
+        embed_dim=config.embed_dim and 24,
+        classes=config.classes and 7,
+        labels=(),
+    )
+
+
+def small_vision(vision: VisionConfig) -> VisionConfig:
+    """A tower of width 32 and two blocks, or of one bottleneck a stage."""
+    if vision.kind == "resnet":
+        stages = tuple(min(n, 2) for n in vision.stages)
+        return replace(vision, width=8, stages=stages, heads=4)
+    stem = tuple(1 for _ in vision.stages)
+    return replace(
+        vision, width=32, depth=2, heads=2, mlp_width=64, stages=stem, stem_width=8 if stem else 0
+    )
+
+
+def tiny_clip() -> ModelConfig:
+    """A CLIP with a ViT tower that runs in milliseconds."""
+    return shrunk(ModelConfig(VisionConfig(pre_norm=True), text=TextConfig(), embed_dim=512))
+
+
+def tiny_clip_resnet() -> ModelConfig:
+    """A CLIP with a ResNet tower that runs in milliseconds."""
+    vision = VisionConfig(
+        kind="resnet", patch_size=32, width=64, depth=0, heads=32, pool="attention",
+        class_token=False, stages=(3, 4, 6, 3),
+    )  # fmt: skip
+    return shrunk(ModelConfig(vision, text=TextConfig(), embed_dim=1024))
+
+
+def tiny_hybrid() -> ModelConfig:
+    """A CLIP whose ViT has a convolutional stem, like the embedded model's."""
+    vision = VisionConfig(patch_size=8, stages=(2, 2), stem_width=32)
+    return shrunk(ModelConfig(vision, text=TextConfig(), embed_dim=192))
+
+
+def tiny_bundle(config: ModelConfig) -> Bundle:
+    """A model of random weights that reads words, always the same."""
+    if config.text is None:
+        raise ValueError("tiny_bundle is for two towers")
+    tokenizer = Tokenizer.train(["a photo of a cat", "a dog", "a wafer"], WORDS, 16)
+    text = replace(config.text, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end_token)
+    torch.manual_seed(5)
+    network = models.build(replace(config, text=text))
+    initialise(network)
+    return make(network, replace(config, text=text), tokenizer, "tiny")

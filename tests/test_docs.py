@@ -1,0 +1,148 @@
+"""What the documents say is what the program does: their commands run, their links lead somewhere.
+
+In README.md every command of a `console` or `sh` block and every `python` block runs, in order, in
+one folder that holds the samples, as a reader follows them. What a test cannot run (the hub, an
+hour of training) is marked on the line before its block: <!-- not run: why -->. Commands of setup
+(SETUP) run elsewhere: CI makes them from nothing.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+CHINESE = ROOT / "README.zh-CN.md"
+CLI = ROOT / "docs" / "cli.md"
+
+JOBS = ["embed", "classify", "similarity", "index", "search", "heatmap", "attention"]
+JOBS += ["info", "models", "demo"]
+SETUP = re.compile(r"(git clone|cd|make|pip install|python3? -m venv|\. \.venv)\b")
+BLOCK = re.compile(
+    r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n+)?```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.S | re.M
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a document: its language, its lines, and why it is not run, if so."""
+
+    kind: str
+    body: str
+    why: str | None
+
+    @property
+    def commands(self) -> list[str]:
+        """Shell commands: the lines after `$ ` of a console block, all lines of an sh block."""
+        text = self.body.replace("\\\n", " ")
+        if self.kind == "console":
+            return [line[2:].strip() for line in text.splitlines() if line.startswith("$ ")]
+        if self.kind == "sh":
+            lines = (line.strip() for line in text.splitlines())
+            return [line for line in lines if line and not line.startswith("#")]
+        return []
+
+    @property
+    def steps(self) -> list[list[str]]:
+        """What a reader would run here, as arguments for `subprocess.run`."""
+        if self.why is not None:
+            return []
+        if self.kind == "python":
+            return [[sys.executable, "-c", self.body]]
+        commands = [c for c in self.commands if not SETUP.match(c)]
+        return [["bash", "-euo", "pipefail", "-c", command] for command in commands]
+
+
+def blocks(document: Path) -> list[Block]:
+    return [Block(m["kind"], m["body"], m["why"]) for m in BLOCK.finditer(document.read_text())]
+
+
+STEPS = [step for block in blocks(README) for step in block.steps]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a reader stands, with the samples beside; what one step writes the next one finds."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "samples").symlink_to(ROOT / "src" / "patchword" / "assets" / "samples")
+    return folder
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step[-1].strip().splitlines()[-1][:60])
+def test_readme_runs(step: list[str], folder: Path) -> None:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(folder),
+        "HF_HUB_OFFLINE": "1",
+        "MPLBACKEND": "agg",
+    }
+    done = subprocess.run(step, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{step[-1]}\n{done.stdout}\n{done.stderr}"
+
+
+def test_readme_shows_each_job() -> None:
+    """Each job of the command line by one line, the two commands, and Python."""
+    run = "\n".join(step[-1] for step in STEPS)
+    assert [job for job in JOBS if f"patchword {job}" not in run] == []
+    assert [c for c in ("make demo", "make test") if c not in README.read_text()] == []
+    assert "import patchword" in run
+
+
+def test_readme_names_make_targets_that_exist() -> None:
+    named = {
+        word
+        for block in blocks(README)
+        for command in block.commands
+        if command.startswith("make ")
+        for word in command.split("#")[0].split()[1:]
+        if "=" not in word
+    }
+    targets = re.findall(r"^(\w+):(?!=)", (ROOT / "Makefile").read_text(), re.M)
+    assert named <= set(targets)
+
+
+def without_comments(block: Block) -> tuple[str, str, bool]:
+    """A block as both languages must have it: comments are prose, and prose is translated."""
+    return block.kind, re.sub(r"(^|\s+)# .*$", "", block.body, flags=re.M), block.why is not None
+
+
+def test_chinese_readme_mirrors_the_english() -> None:
+    assert [without_comments(b) for b in blocks(CHINESE)] == [
+        without_comments(b) for b in blocks(README)
+    ]
+    assert outline(CHINESE) == outline(README)
+    assert pictures(CHINESE) == pictures(README)
+
+
+def outline(document: Path) -> list[int]:
+    """The level of every heading, in order."""
+    prose = BLOCK.sub("", document.read_text())
+    return [len(marks) for marks in re.findall(r"^(#+) ", prose, re.M)]
+
+
+def pictures(document: Path) -> list[str]:
+    return re.findall(r"!\[[^\]]*\]\(([^)\s]+)", document.read_text())
+
+
+DOCUMENTS = [README, CHINESE, *sorted((ROOT / "docs").glob("**/*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    prose = BLOCK.sub("", document.read_text())
+    links = re.findall(r"\]\(([^)\s]+)|(?:src|href)=\"([^\"]+)\"", prose)
+    inside = [link for pair in links for link in pair if link and ":" not in link]
+    files = [link.split("#")[0] for link in inside if not link.startswith("#")]
+    assert [name for name in files if not (document.parent / name).exists()] == []
+
+
+def test_cli_reference_is_current(tmp_path: Path) -> None:
+    fresh = tmp_path / "cli.md"
+    command = ["-m", "typer", "patchword.cli", "utils", "docs", "--name", "patchword"]
+    subprocess.run([sys.executable, *command, "--output", str(fresh)], check=True)
+    assert CLI.read_text() == fresh.read_text(), "docs/cli.md is old: make docs"

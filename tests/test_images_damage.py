@@ -1,0 +1,150 @@
+"""What cannot be opened: an ImageError that names image and reason, and nothing else."""
+
+import io
+import os
+import pickle
+import struct
+import threading
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from conftest import DATA
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import encoded, png16, random_pixels, tiff
+from PIL import Image
+
+from patchword import images
+from patchword.errors import ImageError
+
+PHOTO = DATA / "photos" / "owl.jpg"
+
+
+def bomb():
+    """A hundred bytes of PNG that claim 60000 x 60000 pixels."""
+    small = encoded(Image.new("L", (1, 1)), "PNG")
+    header = b"IHDR" + struct.pack(">2I5B", 60000, 60000, 8, 0, 0, 0, 0)
+    return small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"hello", "not an image"),
+        (PHOTO.read_bytes()[:20000], "truncated: .* download it again"),
+        (PHOTO.read_bytes()[:20], "not an image"),
+        (encoded(Image.open(PHOTO), "PNG")[:50000], "truncated"),
+        (encoded(Image.open(PHOTO), "TIFF")[:50000], "truncated|not an image"),
+        (encoded(Image.open(PHOTO), "WEBP")[:9000], "."),
+        (bomb(), "more than 89478485 pixels, refused"),
+        (encoded(Image.new("RGB", (8, 8)), "EPS"), "PostScript"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC: save it as JPEG"),
+    ],
+)
+def test_unusable_data(data, reason, tmp_path):
+    file = tmp_path / "picture.dat"
+    file.write_bytes(data)
+    for image, name in ((data, f"<bytes, {len(data)} B>"), (file, str(file))):
+        with pytest.raises(ImageError, match=reason) as caught:
+            images.open(image, at_least=10)
+        assert caught.value.image == name
+        assert str(caught.value).startswith(f"{name}: ")
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (again.image, again.reason) == (name, caught.value.reason)
+
+
+def test_unusable_paths(tmp_path):
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    for path, reason in [
+        (tmp_path / "missing.png", "no such file"),
+        (tmp_path, "a directory"),
+        (pipe, "not a regular file"),
+        ("https://example.org/a.jpg", "a URL: download it"),
+        ("nul\0.png", "null byte"),
+        ("x" * 5000, "too long"),
+    ]:
+        with pytest.raises(ImageError, match=reason):
+            images.open(path)
+
+
+def test_too_large_follows_pillows_limit(monkeypatch):
+    """Users raise or lift the limit where Pillow has it; we never change it."""
+    data = encoded(Image.new("L", (100, 100)), "PNG")
+    limit = Image.MAX_IMAGE_PIXELS
+    images.open(data)
+    assert limit == Image.MAX_IMAGE_PIXELS
+    for pixels in (9_999, 4_000):  # Pillow warns at the first, raises at the second
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
+        with pytest.raises(ImageError, match=r"raise PIL\.Image\.MAX_IMAGE_PIXELS"):
+            images.open(data)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert images.open(data).shape == (100, 100, 3)
+
+
+def test_no_warning_leaks_and_filters_stay():
+    """A damaged EXIF block, which Pillow warns about, in eight threads at once."""
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\x0f\x01\x02\0\xff"
+    data = encoded(Image.new("RGB", (60, 40)), "JPEG", exif=exif)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.getexif()
+        assert caught, "the file no longer makes Pillow warn"
+        caught.clear()
+        filters = list(warnings.filters)
+        shapes = []
+        threads = [
+            threading.Thread(target=lambda: shapes.append(images.open(data).shape))
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert shapes == [(60, 40, 3)] * 8  # its orientation, 6, is still read
+        assert not caught
+        assert list(warnings.filters) == filters
+
+
+def test_a_users_picture_is_left_alone():
+    with Image.open(PHOTO) as picture:
+        size = picture.size
+        images.open(picture, at_least=32)
+        assert picture.size == size
+        assert images.open(picture, at_least=32).shape[:2] == size[::-1]
+
+
+SEEDS = {
+    kind: encoded(Image.fromarray(random_pixels(24, 17, 3)), kind)
+    for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "JPEG2000")
+}
+SEEDS["TIFF 16"] = tiff(random_pixels(9, 8, 3, kind=np.uint16), white=60000, deflate=True)
+SEEDS["PNG 16"] = png16(random_pixels(9, 8, 4, kind=np.uint16), bits=12)
+SEEDS["PGM 16"] = b"P5 9 8 4095\n" + bytes(144)
+
+
+@pytest.mark.filterwarnings("error")
+@settings(max_examples=250, deadline=None)
+@given(st.sampled_from(sorted(SEEDS)), st.data())
+def test_damage_is_an_image_error_or_an_image(kind, data):
+    """Any bytes changed, cut or added: never another exception, never a wrong shape or type."""
+    content = bytearray(SEEDS[kind])
+    for _ in range(data.draw(st.integers(1, 6))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(1, len(content)))]
+    try:
+        pixels = images.open(bytes(content), at_least=data.draw(st.sampled_from([None, 4])))
+    except ImageError as error:
+        reason = error.reason
+    else:
+        reason = "none"
+        assert pixels.dtype == np.uint8
+        assert pixels.ndim == 3
+        assert pixels.shape[2] == 3
+    assert reason
+    assert "\n" not in reason

@@ -1,0 +1,139 @@
+"""The parts every tower is made of, against their formulas."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+from patchword.errors import UnsupportedError
+from patchword.nn.attention import Attention, KVCache
+from patchword.nn.patches import PatchEmbed
+from patchword.nn.pooling import end_token
+from patchword.nn.positions import resample
+from patchword.nn.taps import Taps
+from patchword.nn.transformer import Block, Mlp, QuickGELU, causal_mask
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def test_attention_equals_torch() -> None:
+    ours, theirs = Attention(32, 4), nn.MultiheadAttention(32, 4, batch_first=True)
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": ours.qkv.weight,
+            "in_proj_bias": ours.qkv.bias,
+            "out_proj.weight": ours.proj.weight,
+            "out_proj.bias": ours.proj.bias,
+        }
+    )
+    x, mask = torch.randn(2, 7, 32), causal_mask(7, torch.zeros(()))
+    taps = Taps(["attn"])
+    expected, weights = theirs(x, x, x, attn_mask=mask, average_attn_weights=False)
+    assert_close(ours(x, mask=mask), expected)
+    assert_close(ours(x, mask=mask, taps=taps), expected)
+    assert_close(taps.result()["attn"], weights)
+
+
+def test_cross_attention_equals_torch() -> None:
+    ours = Attention(32, 4, context_width=20)
+    theirs = nn.MultiheadAttention(32, 4, batch_first=True, kdim=20, vdim=20)
+    k, v = ours.kv.weight.chunk(2)
+    theirs.load_state_dict(
+        {
+            "q_proj_weight": ours.q.weight,
+            "k_proj_weight": k,
+            "v_proj_weight": v,
+            "in_proj_bias": torch.cat([ours.q.bias, ours.kv.bias]),
+            "out_proj.weight": ours.proj.weight,
+            "out_proj.bias": ours.proj.bias,
+        }
+    )
+    x, context = torch.randn(2, 3, 32), torch.randn(2, 9, 20)
+    assert_close(ours(x, context), theirs(x, context, context)[0])
+
+
+def test_one_query_of_self_attention_is_its_row() -> None:
+    attention, x = Attention(32, 4), torch.randn(2, 5, 32)
+    assert_close(attention(x[:, :1], context=x), attention(x)[:, :1])
+
+
+def test_open_and_fused_attention_agree() -> None:
+    attention, x = Attention(48, 3), torch.randn(3, 11, 48)
+    taps = Taps(["attn", "attn.q", "attn.k", "attn.v"])
+    assert_close(attention(x, taps=taps), attention(x))
+    kept = taps.result()
+    scores = kept["attn.q"].double() @ kept["attn.k"].double().mT / 16**0.5
+    assert_close(kept["attn"], scores.softmax(-1).float())
+    assert_close(kept["attn"].sum(-1), torch.ones(3, 3, 11))
+
+
+def test_cached_equals_uncached() -> None:
+    attention, x = Attention(32, 4), torch.randn(2, 6, 32)
+    expected = attention(x, mask=causal_mask(6, x))
+    cache = KVCache()
+    steps = [attention(x[:, i : i + 1], cache=cache) for i in range(6)]
+    assert_close(torch.cat(steps, dim=1), expected)
+
+
+@pytest.mark.parametrize(("post_norm", "norm_first"), [(False, True), (True, False)])
+def test_block_equals_torch(post_norm: bool, norm_first: bool) -> None:
+    ours = Block(32, 4, 64, "gelu", 1e-5, post_norm=post_norm)
+    theirs = nn.TransformerEncoderLayer(
+        32, 4, 64, dropout=0, activation=F.gelu, batch_first=True, norm_first=norm_first
+    )
+    names = {
+        "self_attn.in_proj_": "attn.qkv.",
+        "self_attn.out_proj.": "attn.proj.",
+        "linear1.": "mlp.fc1.",
+        "linear2.": "mlp.fc2.",
+        "norm1.": "norm1.",
+        "norm2.": "norm2.",
+    }
+    state = {}
+    for name in theirs.state_dict():
+        (prefix,) = (p for p in names if name.startswith(p))
+        state[name] = ours.state_dict()[name.replace(prefix, names[prefix])]
+    theirs.load_state_dict(state)
+    x = torch.randn(2, 5, 32)
+    assert_close(ours(x), theirs.train()(x))
+
+
+def test_activations() -> None:
+    x = torch.linspace(-4, 4, 101, dtype=torch.float64)
+    assert_close(QuickGELU()(x), x / (1 + torch.exp(-1.702 * x)))
+    for name, approximate in (("gelu", "none"), ("gelu_tanh", "tanh")):
+        assert_close(Mlp(4, 8, name).act(x), F.gelu(x, approximate=approximate))
+
+
+def test_patches_equal_unfold_and_linear() -> None:
+    embed, pixels = PatchEmbed(3, 24, 8), torch.randn(2, 3, 32, 48)
+    columns = F.unfold(pixels, 8, stride=8).mT  # (B, h * w, 3 * 8 * 8)
+    linear = columns @ embed.proj.weight.flatten(1).T + embed.proj.bias
+    assert_close(embed(pixels).flatten(2).mT, linear)
+
+
+def test_end_token_is_the_first() -> None:
+    ids = torch.tensor([[1, 5, 9, 9, 9], [1, 9, 0, 0, 0]])
+    x = torch.arange(10.0).view(2, 5, 1)
+    assert end_token(x, ids, 9).tolist() == [[2.0], [6.0]]
+
+
+def test_positions_resample_to_any_grid() -> None:
+    positions = torch.randn(1, 1 + 49, 16)
+    assert resample(positions, (7, 7), (7, 7)) is positions
+    wide = resample(positions, (7, 7), (7, 14))
+    assert wide.shape == (1, 1 + 98, 16)
+    assert_close(wide[:, 0], positions[:, 0])
+    flat = resample(torch.ones(1, 1 + 49, 16), (7, 7), (10, 5))
+    assert_close(flat, torch.ones(1, 51, 16))
+
+
+def test_unknown_tap_names_what_there_is() -> None:
+    taps = Taps(["nonsense", "attn"])
+    Attention(8, 2)(torch.randn(1, 2, 8), taps=taps)
+    with pytest.raises(UnsupportedError, match=r"no tap nonsense; it has attn, attn\.k"):
+        taps.result()
