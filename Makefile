@@ -1,11 +1,12 @@
 # make demo    see it work: installs the package, then `patchword demo`
 # make test    lint, types, import contracts and tests, as CI runs them
 # make venv    .venv with everything that tests and benchmarks need
-# make bench   the benchmarks, peers beside ours
+# make bench   the benchmarks, peers beside ours; needs the data at DATA
 # make docs    write docs/cli.md anew
 #
 
 PYTHON ?= python3
+DATA ?= ../shared/data
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 TESTING := .venv/.testing
@@ -24,12 +25,19 @@ lint: $(TESTING)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 venv: $(TESTING)
 
+bench: $(TESTING)
+	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/tokenizer.py $(DATA)/clip_tokenizer
+	$(BIN)/python benchmarks/parity_full.py
+	$(BIN)/python benchmarks/index.py
+	$(BIN)/python benchmarks/embedded_model.py --clothing $(DATA)/clothing/validation
+
 docs: $(RUNTIME)
-	$(BIN)/python -m typer patchword.cli utils docs --name patchword --output docs/cli.md
+	$(BIN)/python tools/cli_reference.py > docs/cli.md
 
 # Neither may reach the hub: what they need is here.
 test bench: export HF_HUB_OFFLINE := 1

@@ -61,7 +61,7 @@ def load(source: str | Path, **options: Any) -> Model:
 
 def open_index(path: str | Path) -> index.Index:
     """Open an index of images, or begin one there; see `index.Index`."""
-    return index.open_index(path)
+    return index.open_index(Path(path), load)
 
 
 def save(model: Bundle, folder: str | Path) -> Path:

@@ -30,6 +30,7 @@ class SourceConfig:
     names: tuple[tuple[str, ...], ...] = ()  # folder: words for each class, in order of folders
     augment: bool = False  # random crops, mirror images, light and colour
     count: int = 0  # scenes: how many
+    only: Literal["", "wafer", "shapes"] = ""  # scenes: of one kind
     seed: int = 0  # scenes
 
 
@@ -100,7 +101,7 @@ class ScenesSource:
             raise RecipeError("a source of scenes needs count = how many")
         self.pairs = []
         for index in range(config.count):
-            scene = scenes.scene(config.seed, index, SCENE_SIZE)
+            scene = scenes.scene(config.seed, index, SCENE_SIZE, config.only or None)
             image = centre(Image.fromarray(scene.image), size)
             says, true = frozenset(scene.meaning.split("; ")), frozenset(truths(scene.facts))
             self.pairs.append(Pair(image, scene.caption, says, true, config.augment))

@@ -100,7 +100,7 @@ def search_panel(photos: Sequence[Photo], captions: Sequence[str], title: str) -
 
 def panel(tiles: Sequence[Tile], title: str = "") -> Image.Image:
     """Tiles in rows of at most four, under a title."""
-    pictures = [_picture(tile) for tile in tiles]
+    pictures = [picture(tile) for tile in tiles]
     columns = len(tiles) if len(tiles) <= 4 else min((4, 3), key=lambda c: -len(tiles) % c)
     cell = max([NARROWEST, *(picture.width for picture in pictures)])
     rows = [range(i, min(i + columns, len(tiles))) for i in range(0, len(tiles), columns)]
@@ -248,8 +248,8 @@ def _fit(photo: Photo | Image.Image, side: int) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS)
 
 
-def _picture(tile: Tile) -> Image.Image:
-    """The tile's photo at its size in the panel, with its map and ring."""
+def picture(tile: Tile) -> Image.Image:
+    """A tile's photo, its longer side `TILE` pixels, with its map and ring."""
     if tile.values is None:
         return _fit(tile.photo, TILE)
     photo, values = tile.photo, tile.values
@@ -315,7 +315,7 @@ def _bar(
     draw.text((left + width, top + SMALL), number, FAINT, face, anchor="rs")
     y = top + _line(SMALL) + 1
     draw.rounded_rectangle((left, y, left + width - 1, y + 5), 3, LINE)
-    if value > 0:
+    if value * width >= 1:
         draw.rounded_rectangle((left, y, left + max(5, round(value * (width - 1))), y + 5), 3, BAR)
 
 

@@ -38,7 +38,8 @@ code { font-size: .9em; background: var(--card); border: 1px solid var(--line);
   border-radius: 4px; padding: .1em .35em }
 .cards { display: grid; gap: .8rem;
   grid-template-columns: repeat(auto-fill, minmax(min(10.5rem, 46%), 1fr)) }
-.wide { grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)) }
+.wide { grid-template-columns: 1fr 1fr }
+@media (min-width: 48rem) { .wide { grid-template-columns: repeat(4, 1fr) } }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; overflow: hidden }
 figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover }
@@ -83,13 +84,15 @@ def page(title: str, intro: str, sections: Sequence[str]) -> str:
     )
 
 
-def section(title: str, words: str, *bodies: str) -> str:
-    """A titled part of a page."""
-    return f"<h2>{escape(title)}</h2>\n<p>{escape(words)}</p>\n" + "\n".join(bodies)
+def section(title: str, words: str, bodies: Sequence[str], command: str = "") -> str:
+    """A titled part of a page; `command` is what gives the same in a terminal."""
+    line = f"<p><code>{escape(command)}</code></p>\n" if command else ""
+    head = f"<h2>{escape(title)}</h2>\n<p>{escape(words)}</p>\n"
+    return f"<section>\n{head}{line}" + "\n".join(bodies) + "\n</section>"
 
 
 def cards(items: Sequence[Card], title: str = "", wide: bool = False) -> str:
-    """Cards side by side, as many as fit. wide: larger, and pictures keep their shape."""
+    """Cards side by side, as many as fit. wide: two or four, and pictures keep their shape."""
     heading = f"<h3>{escape(title)}</h3>\n" if title else ""
     kind = "cards wide" if wide else "cards"
     return f'{heading}<div class="{kind}">\n' + "\n".join(map(_card, items)) + "\n</div>"

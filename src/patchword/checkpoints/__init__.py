@@ -26,7 +26,7 @@ from patchword.checkpoints import hub, huggingface, open_clip, openai, own, timm
 from patchword.checkpoints.read import Source, open_path
 from patchword.checkpoints.rules import assemble, fit
 from patchword.config import ModelConfig
-from patchword.errors import CheckpointError
+from patchword.errors import CheckpointError, ConfigError
 from patchword.tokenizers import (
     MERGES_FILE,
     OPENAI_FILE,
@@ -58,9 +58,9 @@ def load(
     form = recognise(opened)
     try:
         config = form.config(opened.tensors, opened.files)
-        with torch.device("meta"):  # shapes alone: the tensors of the file become the parameters
-            network = models.build(config)
-    except (CheckpointError, ValueError) as error:
+        network = models.outline(config)  # the tensors of the file become its parameters
+    except (CheckpointError, ConfigError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        # The last three: a config.json of our own, edited by hand, can ask for any shape.
         raise CheckpointError(f"{opened.name} is {form.TITLE}, but {error}") from error
     own.check(opened.metadata, opened.files)
     like = network.state_dict()
@@ -93,7 +93,7 @@ def recognise(opened: Source) -> ModuleType:
     if len(found) == 1:
         return found[0]
     names = sorted(opened.tensors)
-    said = [f"{len(names)} tensors ({', '.join(names[:3])}, ...)", *_types(opened)]
+    said = [f"tensors {', '.join(names[:3])} ... ({len(names)} in all)", *_types(opened)]
     verdict = " and ".join(form.TITLE for form in found) or "no format that patchword reads"
     known = "\n".join(f"  {form.TITLE}: {form.EXPECTS}" for form in FORMATS)
     raise CheckpointError(

@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from patchword.checkpoints.read import SUFFIXES, Files, preferred, shard_names
+from patchword.checkpoints.read import SUFFIXES, WEIGHTS, Files, preferred, shard_names
 from patchword.errors import CheckpointError
 
 ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Beside the weights: configurations and tokenizers.
 BESIDE = ("*.json", "merges.txt", "bpe_simple_vocab_16e6.txt.gz")
+
+TIMEOUT = 10  # seconds until the hub counts as out of reach
 
 
 def is_id(source: str) -> bool:
@@ -31,8 +33,9 @@ def fetch(repository: str, token: str | None = None) -> Path:
     from huggingface_hub import errors
 
     try:
-        names = hub.list_repo_files(repository, token=token)
-        weights = preferred(names)
+        # Unlike list_repo_files, this fails at once where there is no network.
+        info = hub.model_info(repository, token=token, timeout=TIMEOUT)
+        weights = preferred([file.rfilename for file in info.siblings or ()])
         if weights is None:
             raise CheckpointError(f"{repository} on the hub has no weights that patchword reads")
         wanted = [weights, *BESIDE]
@@ -67,13 +70,12 @@ def fetch(repository: str, token: str | None = None) -> Path:
 def _cached(repository: str) -> Path | None:
     """The folder of an earlier download, if its weights are in it."""
     import huggingface_hub as hub
-    from huggingface_hub import errors
 
-    try:
-        folder = Path(hub.snapshot_download(repository, local_files_only=True))
-    except errors.LocalEntryNotFoundError:
-        return None
-    return folder if preferred([path.name for path in folder.iterdir()]) else None
+    for name in WEIGHTS:
+        path = hub.try_to_load_from_cache(repository, name)
+        if isinstance(path, str):
+            return Path(path).parent
+    return None
 
 
 def _index(path: str | Path) -> Any:

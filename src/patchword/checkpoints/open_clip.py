@@ -13,7 +13,7 @@ from patchword.checkpoints import openai
 from patchword.checkpoints.openai import BLOCKS, EPS, HEAD_WIDTH
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Rule
-from patchword.checkpoints.stated import Stated, highest_id, scale_limit
+from patchword.checkpoints.stated import Stated, highest_id, scale_limit, shape_of
 from patchword.config import Activation, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
 
 TITLE = "an open_clip model"
@@ -161,10 +161,12 @@ def _text(
 
 
 def _mlp_width(stated: Stated, tensors: Mapping[str, Stored], tensor: str, width: int) -> int:
+    """As the weights have it, which must be int(width * mlp_ratio)."""
     ratio = stated.optional("mlp_ratio", 4.0)
-    if tensor in tensors and tensors[tensor].shape != (int(width * ratio), width):
+    found = shape_of(tensors, tensor, 2)[0]
+    if not found <= width * ratio < found + 1:
         stated.fail("mlp_ratio", f"but {tensor} is {tensors[tensor].shape}", ratio)
-    return int(width * ratio)
+    return found
 
 
 def _activation(stated: Stated, quick: bool) -> Activation:

@@ -89,6 +89,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
     yield from _pair("ln_final", "text.norm")
     for i in range(config.text.depth):
         yield from _block(f"{BLOCKS}{i}", f"text.blocks.{i}")
+        yield Drop(f"{BLOCKS}{i}.attn_mask", why="the causal mask, made anew")
     for name in ("input_resolution", "context_length", "vocab_size"):
         yield Drop(name, why="a size, which the tensors state too")
     yield from _resnet_rules(config) if config.vision.kind == "resnet" else _vit_rules(config)
@@ -98,13 +99,16 @@ def resnet(stated: Stated, tensors: Mapping[str, Stored], head_width: int) -> Vi
     """A ModifiedResNet; `stated` may state its image_size. heads: of its attention pool."""
     width = shape_of(tensors, "visual.layer1.0.conv1.weight", 4)[0]
     positions = "visual.attnpool.positional_embedding"
+    pooled = width * RESNET_STRIDE  # channels of the last stage
+    if head_width < 1 or pooled % head_width:
+        stated.fail("head_width", f"which does not divide the width {pooled}", head_width)
     return VisionConfig(
         kind="resnet",
         image_size=stated.grid("image_size", tensors, positions, RESNET_STRIDE),
         patch_size=RESNET_STRIDE,
         width=width,
         depth=0,
-        heads=width * RESNET_STRIDE // head_width,
+        heads=pooled // head_width,
         mlp_width=0,
         pool="attention",
         class_token=False,

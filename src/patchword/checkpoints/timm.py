@@ -119,7 +119,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     arguments.only(KNOWN, NEUTRAL)
     data = stated.part("pretrained_cfg") if "pretrained_cfg" in stated.values else stated
     size = _input_size(data)
-    classes = tensors["head.weight"].shape[0] if "head.weight" in tensors else 0
+    classes = shape_of(tensors, "head.weight", 2)[0] if "head.weight" in tensors else 0
     for where in (stated, arguments):
         if where.values.get("num_classes") not in (None, classes):
             where.fail("num_classes", f"but the weights have {classes}")
@@ -235,10 +235,11 @@ def _preprocess(data: Stated, size: tuple[int, int]) -> PreprocessConfig:
 
 def _labels(stated: Stated, classes: int) -> tuple[str, ...]:
     """Names of the classes, described where the file does so; none when they are not as many."""
-    names = stated.values.get("label_names") or stated.values.get("labels") or []
-    said = stated.values.get("label_descriptions") or {}
-    if isinstance(names, dict):
+    names = stated.values.get("label_names") or stated.values.get("labels")
+    said = stated.values.get("label_descriptions")
+    if isinstance(names, dict):  # by index, with gaps
         names = [names.get(str(i), str(i)) for i in range(classes)]
-    if len(names) != classes:
+    if not isinstance(names, list) or len(names) != classes:
         return ()
-    return tuple(str(said.get(name, name)) for name in names)
+    words = said if isinstance(said, dict) else {}
+    return tuple(str(words.get(str(name), name)) for name in names)

@@ -52,14 +52,12 @@ def read(path: Path) -> dict[str, Tensor]:
             records = _records(archive, path, f"{root}/data/")
             tree = archive.getinfo(f"{root}/data.pkl")
             if tree.file_size > LARGEST_TREE:
-                raise CheckpointError(f"{path}: its module tree takes {tree.file_size} bytes")
+                raise CheckpointError(f"its module tree takes {tree.file_size} bytes")
             with archive.open(tree) as file:
                 module = _Unpickler(file, path, records).load()
         return dict(_walk(module, "", set()))
-    except CheckpointError:
-        raise
     except Exception as error:  # damage and hostility show as errors of any kind
-        raise CheckpointError(f"{path} is not a readable TorchScript archive: {error}") from error
+        raise CheckpointError(f"{path} is not a TorchScript archive of weights: {error}") from error
 
 
 def _records(archive: zipfile.ZipFile, path: Path, prefix: str) -> dict[str, tuple[int, int]]:
@@ -70,7 +68,7 @@ def _records(archive: zipfile.ZipFile, path: Path, prefix: str) -> dict[str, tup
             if not info.filename.startswith(prefix):
                 continue
             if info.compress_type != zipfile.ZIP_STORED:
-                raise CheckpointError(f"{path}: {info.filename} is compressed; it must be stored")
+                raise CheckpointError(f"{info.filename} is compressed; it must be stored")
             file.seek(info.header_offset)
             header = file.read(HEADER)
             lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(
@@ -104,7 +102,6 @@ class _Unpickler(pickle.Unpickler):
         self.records = records
         size = path.stat().st_size
         self.file: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
-        self.path = path
 
     def find_class(self, module: str, name: str) -> Any:
         """The few things that a module tree is made of.
@@ -122,8 +119,7 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch.jit._pickle":
             return lambda *arguments: arguments[0]  # typed lists and dicts: the type is not needed
         raise CheckpointError(
-            f"{self.path} names {module}.{name}, which no archive of weights needs; "
-            "reading it could run code, so nothing was read"
+            f"it names {module}.{name}, and reading that could run code, so nothing was read"
         )
 
     def persistent_load(self, pid: Any) -> Tensor:
@@ -132,13 +128,17 @@ class _Unpickler(pickle.Unpickler):
         start, length = self.records[str(key)]
         width = torch.empty(0, dtype=dtype).element_size()
         if count * width > length:
-            raise CheckpointError(f"{self.path}: storage {key} is shorter than its tensor")
+            raise CheckpointError(f"storage {key} is shorter than its tensor")
         # Records start at multiples of 64 bytes, so that of any type they can be mapped in place.
         if start % width:
-            raise CheckpointError(f"{self.path}: storage {key} is not aligned")
+            raise CheckpointError(f"storage {key} is not aligned")
         return torch.empty(0, dtype=dtype).set_(self.file, start // width, (count,), (1,))
 
 
 def _tensor(flat: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    """What torch._utils._rebuild_tensor_v2 makes; torch itself refuses to leave the storage."""
-    return flat.as_strided(tuple(size), tuple(stride), flat.storage_offset() + offset)
+    """What torch._utils._rebuild_tensor_v2 makes, kept inside its storage."""
+    size, stride = tuple(size), tuple(stride)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= len(flat)):
+        raise CheckpointError(f"a tensor of {size} at {offset} leaves its storage of {len(flat)}")
+    return flat.as_strided(size, stride, flat.storage_offset() + offset)

@@ -1,6 +1,13 @@
 """Networks, each built from its config alone."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from patchword.config import ModelConfig
 from patchword.models.two_tower import TwoTower
@@ -10,3 +17,25 @@ from patchword.models.vit import ImageModel
 def build(config: ModelConfig) -> nn.Module:
     """The network that `config` describes, with fresh parameters."""
     return ImageModel(config) if config.text is None else TwoTower(config)
+
+
+def outline(config: ModelConfig) -> nn.Module:
+    """The same on the meta device: names and shapes, to be given the tensors of a checkpoint."""
+    with torch.device("meta"), _Unfilled():
+        return build(config)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out `normal_`, which on the meta device loads torch's whole compiler: a second."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        arguments: Sequence[Any] = (),
+        keywords: Mapping[str, Any] | None = None,
+    ) -> Any:
+        keywords = keywords or {}
+        if function is nn.init.normal_:
+            return arguments[0] if arguments else keywords["tensor"]
+        return function(*arguments, **keywords)

@@ -29,7 +29,8 @@ class TextTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.token_embed = nn.Embedding(config.vocab_size, config.width)
-        self.pos_embed = nn.Parameter(torch.randn(1, config.context, config.width) * 0.01)
+        self.pos_embed = nn.Parameter(torch.empty(1, config.context, config.width))
+        nn.init.normal_(self.pos_embed, std=0.01)
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, config.mlp_width, config.activation, config.eps)
             for _ in range(config.depth)

@@ -36,8 +36,10 @@ class VisionTransformer(nn.Module):
             self.patch_embed = PatchEmbed(3, width, config.patch_size, bias=config.patch_bias)
         self.prefix = int(config.class_token)
         if config.class_token:
-            self.cls_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        self.pos_embed = nn.Parameter(torch.randn(1, self.prefix + rows * columns, width) * 0.02)
+            self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+            nn.init.normal_(self.cls_token, std=0.02)
+        self.pos_embed = nn.Parameter(torch.empty(1, self.prefix + rows * columns, width))
+        nn.init.normal_(self.pos_embed, std=0.02)
         self.norm_pre = nn.LayerNorm(width, config.eps) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(
             Block(width, config.heads, config.mlp_width, config.activation, config.eps)

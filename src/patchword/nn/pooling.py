@@ -27,7 +27,8 @@ class AttentionPool2d(nn.Module):
     def __init__(self, grid: tuple[int, int], width: int, heads: int, out_width: int) -> None:
         super().__init__()
         self.grid = grid
-        self.pos_embed = nn.Parameter(torch.randn(1, 1 + grid[0] * grid[1], width) * width**-0.5)
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + grid[0] * grid[1], width))
+        nn.init.normal_(self.pos_embed, std=width**-0.5)
         self.attn = Attention(width, heads, out_width=out_width)
 
     def forward(self, features: Tensor, taps: Taps = NO_TAPS) -> Tensor:

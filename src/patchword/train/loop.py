@@ -59,7 +59,7 @@ def train(recipe: Recipe, report: Report = lambda step, metrics: None) -> Path:
             step += 1
             report(step, values)
             print(json.dumps({"step": step, **values}), file=metrics, flush=True)
-            if step % recipe.checkpoint_every == 0 or step == recipe.steps:
+            if step % recipe.checkpoint_every == 0 or step == run.last:
                 run.save(out / CHECKPOINT, step)
     return checkpoints.save(run.result(), out / "model")
 
@@ -70,6 +70,7 @@ class Run:
     def __init__(self, recipe: Recipe, sources: list[data.Source]) -> None:
         self.recipe = recipe
         self.sources = sources
+        self.last = recipe.until or recipe.steps
         torch.manual_seed(recipe.seed)
         start = checkpoints.load(recipe.init) if recipe.init else None
         self.tokenizer = start.reader() if start else train_tokenizer(recipe, sources)
@@ -91,9 +92,9 @@ class Run:
         """Batches from step `start` to the end, the next one made while this one trains."""
         with ThreadPoolExecutor(1) as worker:
             ahead = worker.submit(self.batch, start)
-            for step in range(start, self.recipe.steps):
+            for step in range(start, self.last):
                 batch = ahead.result()
-                if step + 1 < self.recipe.steps:
+                if step + 1 < self.last:
                     ahead = worker.submit(self.batch, step + 1)
                 yield batch
 

@@ -20,7 +20,8 @@ class Recipe:
     out: str  # folder for checkpoints, metrics and the finished model
     model: ModelConfig
     data: tuple[SourceConfig, ...]
-    steps: int
+    steps: int  # of the schedule
+    until: int = 0  # stop at this step of it; 0: at its end
     batch: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.05  # not on norms, biases, positions and the temperature

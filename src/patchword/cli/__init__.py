@@ -1,0 +1,62 @@
+"""The command line: one module per group of commands.
+
+Exit codes: 0 all done; 1 some items failed, each named on stderr with its reason, and the rest
+done; 2 wrong usage, or nothing could be done. Results go to stdout, everything else to stderr.
+Whatever is slow to import (torch, LanceDB, matplotlib) is imported inside the commands, so that
+`patchword --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from patchword.cli import about, demo, store, training, where, words
+from patchword.cli.common import complain
+from patchword.errors import PatchwordError
+
+app = typer.Typer(
+    name="patchword",
+    help="An image is worth 16x16 words: images and texts in one space.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _module in (words, store, where, about, training, demo):
+    for _command in _module.COMMANDS:
+        app.command()(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"patchword {version('patchword')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line, sys.argv by default; ends in SystemExit with the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may be any bytes
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app(arguments)
+    except PatchwordError as error:
+        complain(str(error))
+    except OSError as error:  # a result that cannot be written: no folder, no room, no permission
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    sys.exit(2)

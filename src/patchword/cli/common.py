@@ -1,0 +1,228 @@
+"""What the commands share: options, where output goes, how failures end."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from patchword.errors import ImageError, PatchwordError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from patchword.api import Model
+
+T = TypeVar("T")
+
+EMBEDDED = "demo"
+SHOWN = 60  # images in a picture or page that a command saves
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".jp2")
+WIDE = 200  # columns of a table in a pipe, where no terminal says how many there are
+
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Hub id, folder, file of weights, or the embedded “demo”."),
+]
+DeviceOption = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, mps; auto is cuda where there is one, else cpu.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="JSON Lines on stdout instead of a table.")
+]
+ImagesArgument = Annotated[
+    list[str], typer.Argument(metavar="IMAGES", help="Files, folders or globs.")
+]
+TextsOption = Annotated[
+    list[str] | None,
+    typer.Option("--text", "--texts", "-t", help="A text; repeat for more. @FILE: one per line."),
+]
+SaveOption = Annotated[
+    Path | None, typer.Option("--save", help="Write a picture (.png, .jpg, ...) or page (.html).")
+]
+PictureOption = Annotated[Path | None, typer.Option("--save", help="Write a picture (.png, ...).")]
+
+
+def screen() -> Console:
+    """stdout, for results. In a pipe tables are as wide as they need, unless COLUMNS is set."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
+    return Console(markup=False, highlight=False, emoji=False, width=width)
+
+
+def notes() -> Console:
+    """stderr, for progress and remarks."""
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def complain(message: str) -> None:
+    """One error on stderr."""
+    from rich.text import Text
+
+    notes().print(Text("error: ", style="bold red") + Text(message))
+
+
+def emit(record: dict[str, Any]) -> None:
+    """One line of JSON on stdout. ASCII, so that no terminal or file name can break it."""
+    print(json.dumps(record), flush=True)
+
+
+def wrong(message: str) -> NoReturn:
+    """Wrong usage: the message, exit code 2."""
+    raise typer.BadParameter(message)
+
+
+def load(model: str, device: str) -> Model:
+    """The model that --model and --device name. Raises CheckpointError and its kin."""
+    target = resolve_device(device)
+    from patchword import api
+
+    return api.load(model, device=target)
+
+
+def resolve_device(device: str) -> str:
+    """A device that is there; wrong usage otherwise."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or not in this machine
+        reason = str(error).splitlines()[0]
+        wrong(f"--device {device}: {reason}")
+    return device
+
+
+def expand(paths: Sequence[str]) -> list[str]:
+    """Each file as given, for a folder the images in it at any depth, for a glob what it matches.
+
+    A name that matches nothing stays, so that opening it tells what is wrong with it.
+    """
+    found: dict[str, None] = {}
+    for path in paths:
+        matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+        for match in matches or [path]:
+            inside = pictures_in(match) if os.path.isdir(match) else [match]
+            found.update(dict.fromkeys(inside))
+    if not found:
+        raise PatchwordError(f"no images in {', '.join(paths)}")
+    return list(found)
+
+
+def pictures_in(folder: str) -> list[str]:
+    """Files below a folder whose suffix is that of an image, sorted."""
+    return sorted(
+        os.path.join(place, name)
+        for place, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(PICTURES)
+    )
+
+
+def read_list(values: Sequence[str] | None, split: bool = False) -> list[str]:
+    """The words of a repeated option; "@FILE" stands for the lines of a file, and with `split`
+    commas separate words."""
+    out: list[str] = []
+    for value in values or ():
+        if value.startswith("@"):
+            try:
+                lines = Path(value[1:]).read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                wrong(f"{value}: {error}")
+            out += lines
+        else:
+            out += value.split(",") if split else [value]
+    return [word.strip() for word in out if word.strip()]
+
+
+def check_save(path: Path | None, pages: bool = False) -> None:
+    """Refuse, before any work is done, a file that could not be written."""
+    if path is None:
+        return
+    from PIL import Image
+
+    Image.init()
+    suffix = path.suffix.lower()
+    if not (pages and suffix == ".html") and Image.EXTENSION.get(suffix) not in Image.SAVE:
+        wrong(f"--save {path}: the name must end in .png, .jpg{' or .html' if pages else ''}")
+    if not path.parent.is_dir():
+        wrong(f"--save {path}: no folder {path.parent}")
+
+
+def good(
+    each: Iterable[tuple[object, T | ImageError]], total: int, words: str, failed: list[ImageError]
+) -> Iterator[tuple[str, T]]:
+    """Name and result of each image that has one, with a progress bar on a terminal; the errors of
+    the others are added to `failed`."""
+    with progress(words, total) as advance:
+        for number, (source, result) in enumerate(each, start=1):
+            advance(number, total)
+            if isinstance(result, ImageError):
+                failed.append(result)
+            else:
+                yield str(source), result
+
+
+@contextmanager
+def progress(words: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr where that is a terminal: call the result with (done, total)."""
+    from rich import progress as bars
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    quiet = not sys.stderr.isatty()
+    with bars.Progress(*columns, console=notes(), transient=True, disable=quiet) as bar:
+        task = bar.add_task(words, total=total)
+        yield lambda done, all_of: bar.update(task, completed=done, total=all_of)
+
+
+def finish(failed: Sequence[ImageError], done: int) -> None:
+    """Name each failure on stderr; exit code 1 when there is one, 2 when nothing was done."""
+    for error in failed:
+        complain(str(error))
+    if failed:
+        notes().print(f"{len(failed)} of {len(failed) + done} images failed")
+        raise typer.Exit(1 if done else 2)
+
+
+def table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table of the house's looks; columns in `right` are set flush right."""
+    from rich import box
+    from rich.table import Table
+
+    out = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in columns:
+        out.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return out
+
+
+def shortened(paths: Sequence[str]) -> tuple[str, list[str]]:
+    """A heading that names the folder that all paths share, and the paths from there."""
+    kinds = {os.path.isabs(path) for path in paths}
+    folders = [os.path.dirname(path) for path in paths]
+    folder = os.path.commonpath(folders) if len(kinds) == 1 and all(folders) else ""
+    if len(paths) == 1 or folder in ("", ".", os.sep):
+        return "image", list(paths)
+    here = os.path.join(os.getcwd(), "")
+    return f"in {folder.removeprefix(here)}", [os.path.relpath(path, folder) for path in paths]
+
+
+def said_saved(path: Path) -> None:
+    """Tell where a result was written."""
+    notes().print(f"wrote {path}")

@@ -1,0 +1,55 @@
+"""demo: every job once, on the pictures that travel in the package, and a page about it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchword.cli.common import (
+    EMBEDDED,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    emit,
+    load,
+    notes,
+    progress,
+    screen,
+)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("demo-report"),
+    model: ModelOption = EMBEDDED,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Show every job on the samples that come with patchword, and write one page about it.
+
+    Classifies photos of clothes and surfaces of wafers with words, indexes and searches them,
+    draws heatmaps and a similarity matrix. Nothing is fetched from anywhere.
+    """
+    started = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    bundle = load(model, device)
+    from patchword.cli import demo_jobs, demo_pages
+
+    with progress("demo", 4) as advance:
+        found = demo_jobs.run(bundle, out, lambda done: advance(done, 4))
+    page = out / "index.html"
+    demo_pages.write(found, bundle, page)
+    seconds = time.perf_counter() - started
+    if as_json:
+        for record in demo_jobs.records(found):
+            emit(record)
+        emit({"report": str(page), "seconds": round(seconds, 2)})
+        return
+    demo_pages.show(found, screen())
+    notes().print(f"{seconds:.1f} s. The pictures: {page}")
+    notes().print(f'Go on: patchword search {demo_jobs.index_of(out, bundle)} "a red dress"')
+
+
+COMMANDS = (demo,)

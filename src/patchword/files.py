@@ -1,0 +1,119 @@
+"""Which files an index is made of: those named, the pictures in folders, and what has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from PIL import Image
+
+from patchword.errors import ImageError
+
+Path = str | os.PathLike[str]
+
+# Pillow knows these by their header alone and never reads them by itself. In a folder they are
+# data, film, print or vector graphics rather than photos that cannot be read.
+_NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
+class File(NamedTuple):
+    """A file as it was found: resolved path, bytes, modification time in nanoseconds, and the hash
+    of its content where that is known."""
+
+    path: str
+    size: int
+    mtime: int
+    digest: str = ""
+
+
+def several(paths: Path | Iterable[Path]) -> list[Path]:
+    """One path or many as a list."""
+    return [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+
+
+def find(paths: Iterable[Path], failed: list[ImageError]) -> list[File]:
+    """The files named and the pictures in the folders named, each once, by path.
+
+    What cannot be indexed or listed is added to `failed`.
+    """
+    found: dict[str, File] = {}
+    for path in paths:
+        whole = os.path.realpath(path)
+        for name in _walk(whole, failed) if os.path.isdir(whole) else [whole]:
+            if name in found:
+                continue
+            try:
+                found[name] = _status(name)
+            except ImageError as error:
+                failed.append(error)
+    return [found[name] for name in sorted(found)]
+
+
+def hashed(file: File) -> File:
+    """`file` with the hash of its content; with none where it cannot be read or is no longer of
+    that size and time, so that what was read before cannot be taken for what is there now."""
+    try:
+        with open(file.path, "rb") as content:
+            digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16))
+            status = os.fstat(content.fileno())
+    except OSError:
+        return file._replace(digest="")
+    same = (status.st_size, status.st_mtime_ns) == (file.size, file.mtime)
+    return file._replace(digest=digest.hexdigest() if same else "")
+
+
+def gone(path: str) -> bool:
+    """Whether there is certainly no such file; one that cannot be reached is not gone."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _walk(folder: str, failed: list[ImageError]) -> Iterator[str]:
+    """Resolved paths of the pictures below a folder; links are followed, each folder once."""
+    Image.init()
+    formats = Image.registered_extensions().items()
+    suffixes = {s for s, name in formats if name in Image.OPEN and name not in _NOT_PICTURES}
+
+    def unlisted(error: OSError) -> None:
+        failed.append(ImageError(_shown(error.filename), f"cannot be listed: {error.strerror}"))
+
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=unlisted):
+        here = os.path.realpath(place)
+        if here in seen:
+            folders.clear()
+            continue
+        seen.add(here)
+        folders.sort()
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in suffixes:
+                path = os.path.join(here, name)
+                yield os.path.realpath(path) if os.path.islink(path) else path
+
+
+def _status(path: str) -> File:
+    """Size and time of a file. Raises ImageError for what cannot be indexed."""
+    if _shown(path) != path:
+        raise ImageError(_shown(path), "its name is not valid Unicode; rename it")
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise ImageError(path, "no such file") from None
+    except OSError as error:
+        raise ImageError(path, f"cannot be opened: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(path, "not a regular file")
+    return File(path, status.st_size, status.st_mtime_ns)
+
+
+def _shown(path: str) -> str:
+    """A path as it can be printed: bytes that are not Unicode as escapes."""
+    return path.encode("utf-8", "backslashreplace").decode()

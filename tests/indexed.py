@@ -1,0 +1,40 @@
+"""Folders of small pictures to index, and what is in an index."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+import lancedb
+import numpy as np
+from PIL import Image
+
+NAMES = ("plain.png", "with space.jpg", 'it\'s "quoted".png', "晶圆 é.bmp", "100%_\\.tif", "UP.JPG")
+
+
+def picture(path: Path, seed: int, size: tuple[int, int] = (40, 36)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 4, size[0] // 4, 3), np.uint8)
+    Image.fromarray(pixels).resize(size).save(path)
+    return path
+
+
+def twelve_photos(folder: Path) -> Path:
+    """A folder of 12 pictures, two levels deep, with names that need care, and a text file."""
+    for i, name in enumerate(NAMES):
+        picture(folder / name, i)
+        picture(folder / "wafer's" / "deep" / name, 100 + i)
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def at(path: Path, day: str) -> datetime:
+    """Set the file's time to noon UTC of a day."""
+    time = datetime.fromisoformat(day + "T12:00:00+00:00")
+    os.utime(path, (time.timestamp(),) * 2)
+    return time
+
+
+def rows(path: Path) -> tuple[list[str], np.ndarray]:
+    """Paths and vectors as LanceDB gives them, without patchword."""
+    table = lancedb.connect(path).open_table("images").to_arrow()
+    return table["path"].to_pylist(), np.array(table["vector"].to_pylist(), np.float64)

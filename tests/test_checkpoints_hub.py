@@ -1,0 +1,165 @@
+"""Hub ids, against a small hub on this machine: only what is needed is fetched, once."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from shrunk import tiny_clip
+
+from patchword import checkpoints, models
+from patchword.bundle import make
+from patchword.checkpoints import hub
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LOAD = """
+import sys
+from patchword import checkpoints
+from patchword.errors import CheckpointError
+for source in sys.argv[1:]:
+    try:
+        model = checkpoints.load(source)
+        print("loaded", model.name, model.fingerprint)
+    except CheckpointError as error:
+        print("error", error)
+"""
+
+
+class Hub(ThreadingHTTPServer):
+    """The part of the hub's API that its client uses, for repositories given as folders."""
+
+    def __init__(self, repositories: dict[str, Path]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repositories = repositories
+        self.sent: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        parts = self.path.split("?")[0].strip("/").split("/")
+        api = parts[:2] == ["api", "models"]
+        name = "/".join(parts[2:4] if api else parts[:2])
+        folder = self.server.repositories.get(name)
+        if folder is None:
+            self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
+        elif api and "tree" in parts:
+            files = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": oid(p)}
+                     for p in sorted(folder.iterdir())]  # fmt: skip
+            self.send(200, json.dumps(files).encode(), {}, body)
+        elif api:
+            siblings = [{"rfilename": p.name} for p in sorted(folder.iterdir())]
+            info = {"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings}
+            info |= {"private": False, "tags": [], "downloads": 0, "likes": 0}
+            self.send(200, json.dumps(info).encode(), {}, body)
+        else:
+            path = folder / parts[-1]
+            if not path.is_file():
+                self.send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)
+                return
+            if body:
+                self.server.sent.append(path.name)
+            headers = {"ETag": f'"{oid(path)}"', "X-Repo-Commit": COMMIT}
+            self.send(200, path.read_bytes(), headers, body)
+
+    def send(self, status: int, content: bytes, headers: dict[str, str], body: bool) -> None:
+        self.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+
+def oid(path: Path) -> str:
+    return hashlib.sha1(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Hub]:
+    torch.manual_seed(0)
+    config = tiny_clip()
+    checkpoints.save(make(models.build(config), config, None, ""), tmp_path / "repository")
+    for name in ("pytorch_model.bin", "flax_model.msgpack", "README.md", "big.onnx"):
+        (tmp_path / "repository" / name).write_bytes(b"not needed")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "README.md").write_text("no weights")
+    with Hub({"org/tiny": tmp_path / "repository", "org/bare": tmp_path / "bare"}) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def load(home: Path, *sources: str, **environment: str) -> list[str]:
+    """What loading each source prints, in a process of its own: the client reads its settings
+    when it is imported."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    env = {**inherited, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
+    command = [sys.executable, "-c", LOAD, *sources]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_download_then_offline(server: Hub, tmp_path: Path) -> None:
+    expected = checkpoints.load(tmp_path / "repository").fingerprint
+    home = tmp_path / "home"
+    loaded, bare, missing = load(
+        home, "org/tiny", "org/bare", "org/missing", HF_ENDPOINT=server.url
+    )
+    assert loaded == f"loaded org/tiny {expected}"
+    assert sorted(server.sent) == ["config.json", "model.safetensors"]
+    assert bare.startswith("error org/bare on the hub has no weights")
+    assert missing == "error org/missing is neither a path here nor a repository on the hub"
+    server.sent.clear()
+    offline = load(home, "org/tiny", HF_HUB_OFFLINE="1")
+    unreachable = load(home, "org/tiny", HF_ENDPOINT="http://127.0.0.1:9")
+    assert offline == unreachable == [f"loaded org/tiny {expected}"]
+    assert server.sent == []
+
+
+def test_offline_and_not_cached(tmp_path: Path) -> None:
+    (line,) = load(tmp_path, "org/tiny", HF_HUB_OFFLINE="1")
+    assert line.startswith("error org/tiny is not in the hub's cache and cannot be downloaded (")
+    for advice in ("hf download org/tiny", "HF_HOME", 'patchword.load("demo") needs no network'):
+        assert advice in line
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("openai/clip-vit-base-patch32", True),
+        ("timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", True),
+        ("./clip", False),
+        ("../clip", False),
+        ("/models/clip", False),
+        ("a/b/c", False),
+        ("clip", False),
+        ("models/clip.pt", False),
+        ("models/clip.safetensors", False),
+    ],
+)
+def test_what_reads_as_a_hub_id(source: str, expected: bool) -> None:
+    assert hub.is_id(source) is expected

@@ -1,0 +1,177 @@
+"""A checkpoint never runs code: each hostile file gives an error and leaves no trace."""
+
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from patchword import checkpoints
+from patchword.checkpoints import torchscript
+from patchword.errors import CheckpointError
+
+
+class Evil:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, sentinel: Path) -> None:
+        self.sentinel = sentinel
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.sentinel}",)
+
+
+class Sly:
+    """Unpickled, it asks a known class for its way out."""
+
+    def __reduce__(self) -> Any:
+        return getattr, (torch.Tensor, "__subclasses__")
+
+
+def archive(path: Path) -> None:
+    """A TorchScript archive of a linear layer."""
+    script(nn.Linear(3, 2), path)
+
+
+def script(network: nn.Module, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is old, and so are files
+        torch.jit.script(network).save(path)
+
+
+def replaced(path: Path, record: str, content: bytes, compress: int = zipfile.ZIP_STORED) -> None:
+    """Put other bytes in one record of a zip."""
+    with zipfile.ZipFile(path) as old:
+        records = {info.filename: old.read(info) for info in old.infolist()}
+    name = next(name for name in records if name.endswith(record))
+    records[name] = content
+    with zipfile.ZipFile(path, "w", compress) as new:
+        for name, data in records.items():
+            new.writestr(name, data)
+
+
+def as_torch_zip(path: Path, evil: object) -> None:
+    torch.save({"weight": torch.ones(2), "evil": evil}, path)
+
+
+def as_old_torch(path: Path, evil: object) -> None:
+    torch.save({"evil": evil}, path, _use_new_zipfile_serialization=False)
+
+
+def as_bare_pickle(path: Path, evil: object) -> None:
+    path.write_bytes(pickle.dumps(evil, protocol=2))
+
+
+def inside_state_dict(path: Path, evil: object) -> None:
+    torch.save({"state_dict": {"weight": torch.ones(2)}, "hyper_parameters": evil}, path)
+
+
+def as_torchscript(path: Path, evil: object) -> None:
+    archive(path)
+    replaced(path, "data.pkl", pickle.dumps(evil, protocol=2))
+
+
+def as_torchscript_constant(path: Path, evil: object) -> None:
+    """Constants are never read, so this archive is merely no CLIP."""
+    archive(path)
+    replaced(path, "constants.pkl", pickle.dumps(evil, protocol=2))
+
+
+FORMS = [
+    as_torch_zip, as_old_torch, as_bare_pickle, inside_state_dict, as_torchscript,
+    as_torchscript_constant,
+]  # fmt: skip
+
+
+def test_the_trap_works(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Evil(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("write", FORMS)
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.ckpt"])
+def test_hostile_files_run_nothing(
+    write: Callable[[Path, object], None], name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    write(tmp_path / "model" / name, Evil(tmp_path / "ran"))
+    for source in (tmp_path / "model", tmp_path / "model" / name):
+        with pytest.raises(CheckpointError, match=name):
+            checkpoints.load(source)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_error_says_what_to_do(tmp_path: Path) -> None:
+    as_torch_zip(tmp_path / "m.bin", Evil(tmp_path / "ran"))
+    with pytest.raises(CheckpointError, match=r"could run code.*nothing was read.*safetensors"):
+        checkpoints.load(tmp_path / "m.bin")
+    as_torchscript(tmp_path / "m.pt", Evil(tmp_path / "ran"))
+    with pytest.raises(CheckpointError, match=r"posix\.system.*could run code"):
+        checkpoints.load(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        pickle.dumps(Sly(), protocol=2),
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        b"ctorch\nload\n(S'/etc/passwd'\ntR.",
+        b"ctorch._utils\n_rebuild_parameter\n(tR.",
+        b"ctorch.jit._pickle\n__loader__\n.",  # a module's own attribute
+        b"(lp0\n.",  # a list, no module
+        b"",
+        b"\x80\x02",
+    ],
+)
+def test_archives_may_name_little(program: bytes, tmp_path: Path) -> None:
+    archive(tmp_path / "m.pt")
+    replaced(tmp_path / "m.pt", "data.pkl", program)
+    with pytest.raises(CheckpointError, match=r"m\.pt"):
+        checkpoints.load(tmp_path / "m.pt")
+
+
+def test_archive_is_read_whole(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 2), nn.BatchNorm2d(4), nn.Linear(4, 5).half())
+    script(network, tmp_path / "m.pt")
+    read = torchscript.read(tmp_path / "m.pt")
+    assert set(read) == set(network.state_dict())
+    for name, value in network.state_dict().items():
+        assert torch.equal(read[name], value), name
+
+
+def test_damaged_archives(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    archive(path)
+    whole = path.read_bytes()
+    replaced(path, "data/0", b"\0" * 4)
+    with pytest.raises(CheckpointError, match="shorter than its tensor"):
+        checkpoints.load(path)
+    path.write_bytes(whole)
+    replaced(path, "data/0", b"\0" * 24, zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match="compressed"):
+        checkpoints.load(path)
+    for keep in (len(whole) // 2, len(whole) - 30, 100, 4):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(CheckpointError, match=r"m\.pt"):
+            checkpoints.load(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride"),
+    [(0, (7,), (1,)), (1, (2, 3), (3, 1)), (-1, (2,), (1,)), (0, (2,), (-1,)), (0, (2, 2), (5, 1))],
+)
+def test_a_tensor_stays_inside_its_storage(
+    offset: int, size: tuple[int, ...], stride: tuple[int, ...]
+) -> None:
+    storage = torch.arange(6.0)
+    assert torch.equal(torchscript._tensor(storage, 1, (2, 2), (2, 1)), storage[1:5].view(2, 2))
+    assert torchscript._tensor(storage, 6, (0,), (1,)).shape == (0,)
+    assert torchscript._tensor(storage, 5, (), ()) == 5
+    with pytest.raises(CheckpointError, match="leaves its storage"):
+        torchscript._tensor(storage, offset, size, stride)

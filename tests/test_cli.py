@@ -1,0 +1,501 @@
+"""The command line as people and scripts meet it: answers, exit codes, failures, narrow screens."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from PIL import Image
+from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
+
+import patchword
+from patchword import checkpoints
+from patchword.cli import app, main
+
+SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
+HAT, SCRATCH = SAMPLES / "clothing" / "hat-1.jpg", SAMPLES / "wafers" / "scratch-1.jpg"
+COMMANDS = ["classify", "embed", "similarity", "index", "search", "heatmap", "attention"]
+COMMANDS += ["info", "models", "train", "demo"]
+
+
+@dataclass
+class Ran:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a CLIP of random weights."""
+    return str(checkpoints.save(tiny_bundle(tiny_clip()), tmp_path_factory.mktemp("m") / "tiny"))
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to stand in, no network, 100 columns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    return tmp_path
+
+
+def refuse(*arguments: object) -> None:
+    raise OSError("this test forbids the network")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> Ran:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def photos(place: Path) -> Path:
+    """A folder with two good images, one at depth, and three that cannot be opened."""
+    folder = place / "photos"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(HAT.read_bytes())
+    (folder / "deep" / "b.jpg").write_bytes(SCRATCH.read_bytes())
+    (folder / "cut.jpg").write_bytes(HAT.read_bytes()[:2000])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("hello")
+    (folder / "notes.txt").write_text("not an image, and not taken for one")
+    return folder
+
+
+BROKEN = ("cut.jpg", "empty.png", "text.jpg")
+
+# --- every command --------------------------------------------------------------------------------
+
+
+def test_help_answers_at_once() -> None:
+    """In processor time, which does not depend on what else the machine does."""
+    start = os.times()
+    subprocess.run([sys.executable, "-m", "patchword", "--help"], check=True, capture_output=True)
+    end = os.times()
+    spent = end.children_user + end.children_system - start.children_user - start.children_system
+    assert spent < 0.5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command(run: Run, command: str) -> None:
+    ran = run(command, "--help")
+    assert ran.code == 0
+    assert "--json" in ran.out
+    assert "--model" in ran.out or command == "models"
+    assert "--device" in ran.out or command == "models"
+
+
+def test_every_command_is_tested_and_no_other_exists(run: Run) -> None:
+    assert [command.callback.__name__ for command in app.registered_commands] == COMMANDS
+    assert run("caption").code == 2
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out == f"patchword {patchword.__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("columns", [60, 100])
+def test_help_fits_the_screen(
+    run: Run, command: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERMINAL_WIDTH", str(columns))
+    assert max(map(len, run(command, "--help").out.splitlines())) <= columns
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["classify"],
+        ["classify", HAT, "--labels", ","],
+        ["classify", HAT, "--labels", "@missing.txt"],
+        ["classify", HAT, "-l", "a,b", "--reject", "1.5"],
+        ["classify", HAT, "-l", "a,b", "--save", "out.xyz"],
+        ["classify", HAT, "-l", "a,b", "--save", "nowhere/out.png"],
+        ["classify", HAT, "-l", "a,b", "--template", "no place for the label"],
+        ["classify", HAT],
+        ["embed"],
+        ["embed", HAT, "--text", "a hat"],
+        ["embed", HAT, "-o", "out.csv"],
+        ["similarity", HAT],
+        ["similarity", HAT, "-t", "a hat", "--save", "page.html"],
+        ["index"],
+        ["search", "missing.index", "a hat"],
+        ["search", "missing.index"],
+        ["heatmap", HAT, "a hat", "--method", "unknown"],
+        ["heatmap", "missing.jpg", "a hat"],
+        ["attention", HAT, "--layer", "99"],
+        ["attention", HAT, "--head", "99"],
+        ["info", "organisation/model"],
+        ["info", "--device", "nonsense"],
+        ["train", "missing.toml"],
+        ["classify", HAT, "-l", "a,b", "--device", "cuda:77"],
+    ],
+    ids=lambda arguments: " ".join(Path(str(a)).name for a in arguments),
+)
+def test_wrong_usage_is_2_with_a_message_and_no_traceback(
+    run: Run, model: str, arguments: list[object]
+) -> None:
+    if arguments[0] not in ("index", "search", "info", "train"):
+        arguments = [*arguments, "--model", model]
+    ran = run(*arguments)
+    assert ran.code == 2
+    assert ran.out == ""
+    assert ran.err.strip()
+    assert "Traceback" not in ran.err
+    assert len(ran.err) < 1500
+
+
+def test_a_result_that_cannot_be_written_is_told(run: Run, model: str, place: Path) -> None:
+    (place / "taken.png").mkdir()
+    ran = run("heatmap", HAT, "a hat", "--save", "taken.png", "-m", model)
+    assert ran.code == 2
+    assert "taken.png" in ran.err
+    assert "Traceback" not in ran.err
+
+
+# --- images that fail -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["classify", "-l", "hat,wafer"], ["embed"], ["similarity", "-t", "a hat", "-t", "a wafer"]],
+    ids=lambda command: command[0],
+)
+def test_one_that_fails_is_named_and_the_rest_is_done(
+    run: Run, model: str, photos: Path, command: list[str]
+) -> None:
+    ran = run(*command, photos, "--json", "-m", model)
+    assert ran.code == 1
+    assert [Path(r["image"]).name for r in ran.records] == ["a.jpg", "b.jpg"]
+    for name in BROKEN:
+        (line,) = (line for line in ran.err.splitlines() if name in line)
+        assert len(line) > len(f"error: {photos / name}: ") + 5, "no reason given"
+    assert "3 of 5 images failed" in ran.err
+    alone = run(*command, photos / "text.jpg", "--json", "-m", model)
+    assert (alone.code, alone.out) == (2, "")
+    good = run(*command, photos / "a.jpg", "--json", "-m", model)
+    assert (good.code, good.err) == (0, "")
+
+
+def test_failures_do_not_hide_the_table(run: Run, model: str, photos: Path) -> None:
+    ran = run("classify", photos, "missing.jpg", "-l", "hat,wafer", "-m", model)
+    assert ran.code == 1
+    assert "a.jpg" in ran.out
+    assert "missing.jpg: no such file" in ran.err
+
+
+def test_globs_folders_and_doubles(run: Run, model: str, photos: Path) -> None:
+    for name in BROKEN:
+        (photos / name).unlink()
+    ran = run(
+        "embed",
+        photos / "*.jpg",
+        photos,
+        photos / "a.jpg",
+        photos / "**/b.*",
+        "--json",
+        "-m",
+        model,
+    )
+    assert [r["image"] for r in ran.records] == [f"{photos}/a.jpg", f"{photos}/deep/b.jpg"]
+    (photos / "none").mkdir()
+    empty = run("embed", photos / "none", "-m", model)
+    assert empty.code == 2
+    assert "no images in" in empty.err
+
+
+def test_names_that_look_like_markup_or_are_no_text(run: Run, model: str, place: Path) -> None:
+    odd = os.fsdecode(b"[red]caf\xe9 :smile:.jpg")
+    (place / odd).write_bytes(HAT.read_bytes())
+    (place / "[bold]b.jpg").write_bytes(HAT.read_bytes())
+    ran = run("classify", place, "-l", "hat,[red]wafer", "-m", model)
+    assert ran.code == 0
+    assert "[bold]b.jpg" in ran.out
+    assert ":smile:" in ran.out
+    assert "[red]wafer" in ran.out
+    names = [r["image"] for r in run("embed", place, "-m", model).records]
+    assert str(place / odd) in names
+
+
+# --- each command ---------------------------------------------------------------------------------
+
+
+def test_classify_says_what_python_says(run: Run, model: str) -> None:
+    arguments = ["-l", "hat, wafer", "-l", "dress", "-m", model, "--json"]
+    ran = run("classify", HAT, SCRATCH, *arguments, "--top", "2")
+    expected = patchword.load(model).classify([HAT, SCRATCH], ["hat", "wafer", "dress"])
+    for record, scores in zip(ran.records, expected, strict=True):
+        assert [s["label"] for s in record["scores"]] == [s.label for s in scores[:2]]
+        said = [s["probability"] for s in record["scores"]]
+        assert_allclose(said, [s.probability for s in scores[:2]], rtol=1e-6)
+
+
+def test_classify_options_reach_the_model(run: Run, model: str, place: Path) -> None:
+    (place / "labels.txt").write_text("hat\nwafer, with a comma\n\n")
+    arguments = ["classify", HAT, "-l", "@labels.txt", "-m", model, "--json"]
+    labels = ["hat", "wafer, with a comma"]
+    loaded = patchword.load(model)
+
+    def same(options: list[str], **expected: Any) -> None:
+        (record,) = run(*arguments, *options).records
+        (scores,) = loaded.classify([HAT], labels, **expected)
+        assert [s["label"] for s in record["scores"]] == [s.label for s in scores]
+        said = [s["probability"] for s in record["scores"]]
+        assert_allclose(said, [s.probability for s in scores], rtol=1e-6)
+
+    same([])
+    same(["--multi-label"], multi_label=True)
+    same(["--reject", "0.999"], reject=0.999)
+    same(["--template", "a {}", "--template", "the {}"], templates=["a {}", "the {}"])
+    from patchword.tasks.templates import IMAGENET
+
+    same(["--template", "imagenet"], templates=IMAGENET)
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_tables_fit_the_screen_and_lose_no_name(
+    run: Run, model: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    labels = "dress,hat,long-sleeve shirt,jacket,a rather long label for a pair of pants"
+    for command in (
+        ["classify", SAMPLES, "-l", labels],
+        ["classify", HAT, "-l", labels],
+        ["similarity", SAMPLES / "wafers", "-t", "a hat", "-t", labels],
+    ):
+        ran = run(*command, "-m", model)
+        assert max(map(len, ran.out.splitlines())) <= columns
+    names = [path.name for path in (SAMPLES / "wafers").glob("*.jpg")]
+    assert [name for name in names if name not in ran.out] == []
+
+
+def test_classify_saves_a_picture_and_a_page(run: Run, model: str) -> None:
+    arguments = ["classify", HAT, SCRATCH, "-l", "hat,<b>wafer", "-m", model]
+    assert run(*arguments, "--save", "out.png").code == 0
+    assert Image.open("out.png").width > 600
+    assert run(*arguments, "--save", "out.html").code == 0
+    page = Path("out.html").read_text()
+    assert "&lt;b&gt;wafer" in page
+    assert page.count("data:image/jpeg") == 2
+
+
+def test_embed_writes_what_python_gives(run: Run, model: str) -> None:
+    expected = patchword.load(model).embed_images([HAT, SCRATCH])
+    for name in ("out.npz", "out.npy", "out.jsonl"):
+        assert run("embed", HAT, SCRATCH, "-o", name, "-m", model).code == 0
+    archive = np.load("out.npz")
+    assert_allclose(archive["vectors"], expected, rtol=1e-6)
+    assert archive["names"].tolist() == [str(HAT), str(SCRATCH)]
+    assert str(archive["fingerprint"]) == patchword.load(model).fingerprint
+    assert_allclose(np.load("out.npy"), expected, rtol=1e-6)
+    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert_allclose([line["vector"] for line in lines], expected, rtol=1e-6)
+    texts = run("embed", "-t", "a hat", "-t", "a wafer", "-m", model).records
+    assert [line["text"] for line in texts] == ["a hat", "a wafer"]
+    want = patchword.load(model).embed_texts(["a hat", "a wafer"])
+    assert_allclose([line["vector"] for line in texts], want, rtol=1e-6)
+
+
+def test_similarity_gives_cosines(run: Run, model: str) -> None:
+    arguments = ["-t", "a hat", "-t", "a hat, really", "-m", model]
+    ran = run("similarity", HAT, SCRATCH, *arguments, "--json", "--save", "matrix.png")
+    expected = patchword.load(model).similarity([HAT, SCRATCH], ["a hat", "a hat, really"])
+    said = [[pair["cosine"] for pair in record["texts"]] for record in ran.records]
+    assert_allclose(said, expected, rtol=1e-5)
+    assert [pair["text"] for pair in ran.records[0]["texts"]] == ["a hat", "a hat, really"]
+    assert Image.open("matrix.png").width > 400
+    assert f"{expected[0, 0]:.3f}" in run("similarity", HAT, SCRATCH, *arguments).out
+
+
+def test_index_then_search(run: Run, model: str, photos: Path) -> None:
+    first = run("index", photos, "--into", "my.index", "-m", model, "--json")
+    assert first.code == 1
+    assert [name for name in BROKEN if name not in first.err] == []
+    (counts,) = first.records
+    assert (counts["added"], counts["unchanged"], counts["failed"]) == (2, 0, 3)
+    again = run("index", photos / "a.jpg", "--into", "my.index", "-m", model)
+    assert again.code == 0
+    assert "0 added, 1 unchanged" in again.out
+
+    hits = run("search", "my.index", "--image", photos / "a.jpg", "--json").records
+    assert [Path(hit["path"]).name for hit in hits] == ["a.jpg", "b.jpg"]
+    assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
+    some = run("search", "my.index", "a hat", "--where", "path LIKE '%deep%'", "--json").records
+    assert [Path(hit["path"]).name for hit in some] == ["b.jpg"]
+    shown = run("search", "my.index", "a hat", "-k", "1", "--save", "hits.png")
+    assert ".jpg" in shown.out
+    assert Image.open("hits.png").width > 200
+    assert run("search", "my.index", "a hat", "--save", "hits.html").code == 0
+    assert run("search", "my.index", "a hat", "--where", "1; drop").code == 2
+
+    (photos / "deep" / "b.jpg").unlink()
+    pruned = run("index", "--prune", "--into", "my.index", "--json")
+    assert (pruned.code, pruned.records[0]["pruned"], pruned.records[0]["images"]) == (0, 1, 1)
+
+
+def test_index_of_nothing_readable_is_2(run: Run, model: str, photos: Path) -> None:
+    assert run("index", photos / "text.jpg", "--into", "my.index", "-m", model).code == 2
+
+
+def test_search_refuses_another_model(run: Run, model: str, tmp_path: Path) -> None:
+    assert run("index", HAT, "--into", "my.index", "-m", model).code == 0
+    checkpoints.save(tiny_bundle(tiny_clip_resnet()), tmp_path / "other")
+    ran = run("search", "my.index", "a hat", "-m", tmp_path / "other")
+    assert ran.code == 2
+    assert "cannot be compared" in ran.err
+
+
+def test_heatmap_tells_the_peak_and_draws(run: Run, model: str) -> None:
+    ran = run("heatmap", HAT, "a hat", "the floor", "--method", "cosine", "-m", model, "--json")
+    expected = patchword.load(model).heatmap(HAT, ["a hat", "the floor"], "cosine").values
+    for record, values in zip(ran.records, expected, strict=True):
+        assert record["cosine"] == pytest.approx(np.nanmax(values), rel=1e-5)
+        assert values[record["y"], record["x"]] == pytest.approx(record["cosine"], rel=1e-5)
+        assert record["method"] == "cosine"
+    assert Image.open("hat-1-heatmap.png").width > 700
+    assert "a hat" in run("heatmap", HAT, "a hat", "--save", "own.jpg", "-m", model).out
+    assert Image.open("own.jpg").format == "JPEG"
+
+
+def test_attention_draws(run: Run, model: str) -> None:
+    ran = run("attention", HAT, "-m", model, "--json")
+    assert [record["map"] for record in ran.records] == ["mean", "head 0", "head 1"]
+    assert Image.open("hat-1-attention.png").width > 700
+    one = run("attention", HAT, "--layer", "0", "--head", "1", "--save", "one.png", "-m", model)
+    assert one.out.startswith("head 1")
+    rolled = run("attention", HAT, "--rollout", "-m", model, "--json")
+    assert [record["map"] for record in rolled.records] == ["rollout"]
+
+
+def test_info(run: Run, model: str) -> None:
+    ran = run("info", model)
+    loaded = patchword.load(model)
+    assert loaded.fingerprint in ran.out
+    (record,) = run("info", "--model", model, "--json").records
+    assert record["fingerprint"] == loaded.fingerprint
+    assert record["parameters"]["all"] == sum(p.numel() for p in loaded.network.parameters())
+    assert record["text"]["context"] == loaded.config.text.context
+    assert record["assumed"] == {}
+
+
+def test_models_lists_every_variant(run: Run) -> None:
+    from patchword.variants import VARIANTS
+
+    records = run("models", "--json").records
+    assert [record["name"] for record in records] == list(VARIANTS)
+    sizes = {record["name"]: record["parameters"] for record in records}
+    assert sizes["clip-vit-base-32"] == 151277313  # as openai's ViT-B/32
+
+
+def test_models_is_readable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from patchword.variants import VARIANTS
+
+    few = dict(list(VARIANTS.items())[:1] + list(VARIANTS.items())[-1:])
+    monkeypatch.setattr("patchword.variants.VARIANTS", few)
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = run("models").out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(few)
+    assert max(map(len, lines)) <= 60
+
+
+RECIPE = """
+out = "run"
+steps = 3
+batch = 8
+[[data]]
+kind = "scenes"
+count = 16
+[model]
+embed_dim = 16
+[model.preprocess]
+size = [32, 32]
+resize_to = 32
+[model.vision]
+image_size = [32, 32]
+patch_size = 16
+width = 32
+depth = 1
+heads = 2
+mlp_width = 64
+[model.text]
+vocab_size = 600
+context = 48
+width = 32
+depth = 1
+heads = 2
+mlp_width = 64
+"""
+
+
+def test_train_then_use(run: Run, place: Path) -> None:
+    (place / "recipe.toml").write_text(RECIPE)
+    ran = run("train", "recipe.toml", "steps=2", "--json")
+    assert ran.code == 0
+    *steps, last = ran.records
+    assert [record["step"] for record in steps] == [1, 2]
+    assert all(np.isfinite(record["loss"]) for record in steps)
+    assert run("info", last["model"]).code == 0
+    more = run("train", "recipe.toml", "out=second", "steps=1", "-m", last["model"])
+    assert "second/model" in more.out
+    wrong = run("train", "recipe.toml", "stps=2")
+    assert wrong.code == 2
+    assert "stps" in wrong.err
+
+
+# --- pipes and terminals --------------------------------------------------------------------------
+
+
+def test_a_pipe_gets_whole_lines_and_no_progress(model: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
+    command = [sys.executable, "-m", "patchword", "classify", str(SAMPLES), "-m", model]
+    labels = ["-l", ",".join(f"label number {i}" for i in range(5))]
+    done = subprocess.run(
+        command + labels, capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    lines = [line for line in done.stdout.splitlines() if ".jpg" in line]
+    assert len(lines) == 40
+    assert all(".jpg" in line and "%" in line for line in lines)
+
+
+def test_a_terminal_gets_progress_and_a_pipe_beside_it_only_records(model: str) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "patchword", "embed", str(SAMPLES / "wafers"), "-m", model]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True) as process:
+        os.close(theirs)
+        assert process.stdout is not None
+        lines = process.stdout.read().splitlines()
+    assert process.returncode == 0
+    assert len([json.loads(line) for line in lines]) == 18
+    assert "18/18" in os.read(ours, 1 << 16).decode()
+    os.close(ours)

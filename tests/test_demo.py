@@ -1,0 +1,141 @@
+"""The samples and the demo: real, small, reproducible; one page that holds everything."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DATA
+from PIL import Image
+from shrunk import tiny_bundle, tiny_clip
+
+import patchword
+from patchword import checkpoints, images
+from patchword.cli import demo_jobs, main
+from patchword.scenes import WAFER_CLASSES, scene
+from patchword.train import recipe
+
+SAMPLES = demo_jobs.samples()
+PHOTOS = sorted((SAMPLES / "clothing").glob("*.jpg"))
+WAFERS = sorted((SAMPLES / "wafers").glob("*.jpg"))
+SEED = 2026
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder to stand in, and no network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("socket.socket.connect", refuse)
+
+
+def refuse(*arguments: object) -> None:
+    raise OSError("this test forbids the network")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(checkpoints.save(tiny_bundle(tiny_clip()), tmp_path_factory.mktemp("m") / "tiny"))
+
+
+def demo(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", *arguments])
+    assert ended.value.code == 0
+
+
+# --- samples --------------------------------------------------------------------------------------
+
+
+def test_samples_are_about_forty_and_small() -> None:
+    assert (len(PHOTOS), len(WAFERS)) == (22, 18)
+    files = [path for path in SAMPLES.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 2e6
+    assert {path.name for path in files} - {p.name for p in PHOTOS + WAFERS} == {"README.md"}
+    for path in PHOTOS + WAFERS:
+        assert min(images.open(path).shape[:2]) >= 150
+
+
+def test_every_class_is_there() -> None:
+    for group, words, template in demo_jobs.GROUPS:
+        stems = {path.stem.rpartition("-")[0] for path in (SAMPLES / group).glob("*.jpg")}
+        assert stems == set(words)
+        assert "{}" in template
+
+
+def test_photos_are_validation_photos_of_their_class_and_not_for_training() -> None:
+    def digests(part: str, name: str) -> set[str]:
+        files = (DATA / "clothing" / part / name).iterdir()
+        return {hashlib.md5(path.read_bytes()).hexdigest() for path in files}
+
+    for path in PHOTOS:
+        name, own = path.stem.rpartition("-")[0], hashlib.md5(path.read_bytes()).hexdigest()
+        assert own in digests("validation", name)
+        assert own not in digests("train", name)
+
+
+@pytest.mark.parametrize("path", WAFERS, ids=lambda path: path.stem)
+def test_wafers_are_the_scenes_that_the_readme_says(path: Path) -> None:
+    name, _, number = path.stem.rpartition("-")
+    label = list(demo_jobs.WAFERS).index(name)
+    drawn = scene(SEED, 8 * label + int(number), size=256, label=WAFER_CLASSES[label]).image
+    stored = np.asarray(Image.open(path).convert("RGB"))
+    assert np.abs(drawn.astype(int) - stored).mean() < 7  # of 255: JPEG smooths the noise; another scene is 17 off
+    assert demo_jobs.WAFERS[name] == WAFER_CLASSES[label]
+    assert str(SEED) in (SAMPLES / "README.md").read_text()
+
+
+def test_the_embedded_model_was_trained_on_other_scenes() -> None:
+    plan = recipe.load(SAMPLES.parent / "demo" / "recipe.toml")
+    assert SEED not in [source.seed for source in plan.data if source.kind == "scenes"]
+
+
+# --- the demo -------------------------------------------------------------------------------------
+
+
+def test_the_page_is_whole_by_itself(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    demo("--model", model)
+    page = Path("demo-report/index.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"|<script|url\(|@import|https?:', page)
+    assert "prefers-color-scheme: dark" in page
+    assert 'name="viewport"' in page
+    for sentence in demo_jobs.SENTENCES:
+        assert sentence in page
+    shown = page.count("data:image/jpeg;base64,")
+    maps = len(demo_jobs.POINTED) + sum(len(texts) for _, texts in demo_jobs.POINTED)
+    hits = demo_jobs.HITS * len(demo_jobs.SENTENCES)
+    assert shown == 40 + hits + maps + len(demo_jobs.COMPARED)
+    assert len(page) < 3e6
+    printed = capsys.readouterr()
+    assert "of 22 right" in printed.out
+    assert "index.html" in printed.err
+    assert max(map(len, printed.out.splitlines())) <= 60
+
+
+def test_a_second_run_finds_the_index_and_says_the_same(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = []
+    for _ in range(2):
+        demo("--model", model, "--out", "report", "--json")
+        *records, last = map(json.loads, capsys.readouterr().out.splitlines())
+        runs.append(records)
+        assert last["report"] == "report/index.html"
+    assert runs[0] == runs[1]
+    assert {record["job"] for record in runs[0]} == {"classify", "search", "heatmap", "similarity"}
+    bundle = patchword.load(model)
+    store = patchword.open_index(demo_jobs.index_of(Path("report"), bundle))
+    assert len(store) == 40
+    assert store.add(SAMPLES, bundle).unchanged == 40
+
+
+def test_the_embedded_model_does_well(capsys: pytest.CaptureFixture[str]) -> None:
+    demo("--json")
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    named = [record for record in records if record.get("job") == "classify"]
+    right = [record["image"] for record in named if record["label"] == record["truth"]]
+    assert sum(name.startswith("wafers") for name in right) >= 17  # of 18
+    assert sum(name.startswith("clothing") for name in right) >= 16  # of 22

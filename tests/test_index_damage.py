@@ -1,0 +1,267 @@
+"""The index is whole after whatever happens to it: bad files, kills, neighbours."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import lancedb
+import numpy as np
+import pytest
+import torch
+from conftest import DATA
+from indexed import NAMES, picture, rows, twelve_photos
+from shrunk import tiny_bundle, tiny_clip
+
+from patchword import index as index_room
+from patchword.bundle import Bundle
+from patchword.errors import IndexStoreError
+from patchword.files import File
+from patchword.index import AddReport, Index, open_index
+from patchword.store import Store
+
+PHOTO = DATA / "photos" / "cat_720p.jpg"
+
+
+@pytest.fixture(scope="module")
+def model() -> Bundle:
+    return tiny_bundle(tiny_clip())
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return twelve_photos(tmp_path / "my photos")
+
+
+def test_a_file_that_changes_while_it_is_embedded_is_embedded_again(
+    tmp_path: Path, photos: Path, model: Bundle
+) -> None:
+    path = photos / "晶圆 é.bmp"
+
+    def overwrite(done: int, total: int) -> None:
+        picture(path, 79)
+
+    index = open_index(tmp_path / "index")
+    index.add(path, model, overwrite)
+    os.utime(path, ns=(0, 10**18))
+    assert index.add(path, model) == AddReport(1, 0, [])
+    assert index.search(image=path)[0].score == pytest.approx(1, abs=1e-6)
+
+
+def test_unreadable_files_are_named_and_the_rest_is_indexed(
+    tmp_path: Path, photos: Path, model: Bundle
+) -> None:
+    whole = PHOTO.read_bytes()
+    (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (photos / "empty.png").touch()
+    (photos / "text.jpg").write_text("hello")
+    (photos / "broken link.jpg").symlink_to(photos / "nothing.jpg")
+    (photos / "circle.jpg").symlink_to(photos / "circle.jpg")
+    os.mkfifo(photos / "pipe.png")
+    (photos / "video.mpg").write_bytes(b"\x00\x00\x01\xb3" + bytes(99))
+    with open(os.fsencode(photos) + b"/bad\xff.png", "wb") as file:
+        file.write(whole)
+    shutil.copy(PHOTO, photos / "photo.dat")
+    named = [photos / "photo.dat", photos / "notes.txt", photos / "missing.png"]
+    index = open_index(tmp_path / "index")
+    for unchanged in (0, 13):
+        report = index.add([photos, *named], model, batch=4)
+        assert (report.added, report.unchanged) == (13 - unchanged, unchanged)
+        reasons = {Path(error.image).name: error.reason for error in report.failed}
+        assert len(reasons) == len(report.failed)
+        assert reasons.pop("cut.jpg").startswith("truncated")
+        assert reasons.pop("empty.png") == "empty: 0 bytes"
+        assert reasons.pop("text.jpg").startswith("not an image")
+        assert reasons.pop("notes.txt").startswith("not an image")
+        assert reasons.pop("nothing.jpg") == "no such file"
+        assert reasons.pop("circle.jpg").startswith("cannot be opened: ")
+        assert reasons.pop("missing.png") == "no such file"
+        assert reasons.pop("pipe.png") == "not a regular file"
+        assert reasons.pop("bad\\udcff.png") == "its name is not valid Unicode; rename it"
+        assert reasons == {}
+        assert len(index) == 13
+
+
+def test_a_folder_that_cannot_be_listed_is_named(
+    tmp_path: Path, photos: Path, model: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refusing(path: str) -> Iterator[os.DirEntry[str]]:
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    report = open_index(tmp_path / "index").add(photos, model)
+    assert report.added == 6
+    assert str(report.failed[0]) == f"{photos}/wafer's/deep: cannot be listed: Permission denied"
+
+
+def test_a_file_that_went_bad_is_dropped(tmp_path: Path, photos: Path, model: Bundle) -> None:
+    index = open_index(tmp_path / "index")
+    index.add(photos, model)
+    bad = photos / NAMES[2]
+    bad.write_text("no picture any more")
+    report = index.add(photos, model)
+    assert (report.added, report.unchanged, len(report.failed)) == (0, 11, 1)
+    assert str(bad) not in [hit.path for hit in index.search("a dog", 99)]
+    picture(bad, 5)
+    assert index.add(photos, model) == AddReport(1, 11, [])
+
+
+def test_a_model_that_makes_no_numbers_indexes_nothing(tmp_path: Path, photos: Path) -> None:
+    broken = tiny_bundle(tiny_clip())
+    with torch.no_grad():
+        for parameter in broken.network.parameters():
+            parameter.fill_(float("nan"))
+    report = open_index(tmp_path / "index").add(photos, broken)
+    assert report.added == 0
+    assert len(report.failed) == 12
+    assert {error.reason for error in report.failed} == {"tiny makes no finite vector of it"}
+
+
+def test_a_folder_of_other_things_is_left_alone(
+    tmp_path: Path, photos: Path, model: Bundle
+) -> None:
+    before = sorted(photos.rglob("*"))
+    with pytest.raises(IndexStoreError, match="holds other files"):
+        open_index(photos).add(photos, model)
+    with pytest.raises(IndexStoreError, match="no index there"):
+        open_index(photos).search("a dog")
+    assert sorted(photos.rglob("*")) == before
+    with pytest.raises(IndexStoreError, match="cannot be made"):
+        open_index(photos / "plain.png").add(photos, model)
+    lancedb.connect(tmp_path / "other").create_table("images", [{"path": "a", "vector": [0.0]}])
+    for work in (Index.prune, len, lambda index: index.add(photos, model)):
+        with pytest.raises(IndexStoreError, match="not an index that this version"):
+            work(open_index(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("part", ["data", "_versions"])
+def test_a_damaged_index_says_so(tmp_path: Path, photos: Path, model: Bundle, part: str) -> None:
+    open_index(tmp_path / "index").add(photos, model)
+    for file in (tmp_path / "index" / "images.lance" / part).iterdir():
+        file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(IndexStoreError, match=r"index: the index cannot be read .* index again"):
+        open_index(tmp_path / "index").search("a dog", model=model)
+
+
+def test_an_index_half_made_is_made(tmp_path: Path, photos: Path, model: Bundle) -> None:
+    (tmp_path / "index" / "images.lance" / "data").mkdir(parents=True)
+    index = open_index(tmp_path / "index")
+    assert len(index) == 0
+    assert index.add(photos, model).added == 12
+
+
+def test_an_index_deleted_under_its_user(tmp_path: Path, photos: Path, model: Bundle) -> None:
+    index = open_index(tmp_path / "index")
+    index.add(photos, model)
+    shutil.rmtree(tmp_path / "index")
+    with pytest.raises(IndexStoreError, match="no index there"):
+        index.search("a dog")
+    assert index.add(photos, model).added == 12
+    assert len(index.search("a dog")) == 10
+
+
+def test_searches_see_what_others_commit(
+    tmp_path: Path, photos: Path, model: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searches in four threads while another user of the folder adds, and merges its files."""
+    monkeypatch.setattr(index_room, "FRAGMENTS_ADDING", 1)
+    index = open_index(tmp_path / "index", lambda name: model)
+    open_index(tmp_path / "index").add(photos / "plain.png", model)
+    assert len(index.search("a dog", 99)) == 1
+    with ThreadPoolExecutor(5) as pool:
+        adding = pool.submit(open_index(tmp_path / "index").add, photos, model, batch=1)
+        searches = []
+        while not adding.done():
+            where = (None, "path LIKE '%wafer''s%'")
+            searches += pool.map(lambda w: index.search("a dog", 99, where=w), where * 2)
+    assert adding.result() == AddReport(11, 1, [])
+    for hits in searches:
+        assert len({hit.path for hit in hits}) == len(hits) <= 12
+    for hits in searches[1::2]:
+        assert all("wafer's" in hit.path for hit in hits)
+    assert len(index.search("a dog", 99)) == 12
+    assert len(list((tmp_path / "index" / "images.lance" / "data").iterdir())) == 1
+
+
+def test_two_that_put_the_same_file_at_once_put_it_once(tmp_path: Path) -> None:
+    stores = [Store(str(tmp_path / "store")) for _ in range(2)]
+    stores[0].create(8, {})
+    together = Barrier(2)
+
+    def put(store: Store) -> None:
+        for i in range(8):
+            together.wait()
+            files = [File(f"/{i}/{j}", 0, 0) for j in range(16)]
+            store.put(files, np.zeros((16, 8), np.float32))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(put, stores))
+    paths, _ = rows(tmp_path / "store")
+    assert len(paths) == len(set(paths)) == 128
+
+
+KILLED = """
+import json, os, signal, sys, threading
+sys.path.insert(0, os.environ["TESTS"])
+from shrunk import tiny_bundle, tiny_clip  # once for all: importing torch takes seconds
+from patchword.index import open_index
+
+def add(folder, photos, kill_at, delay):
+    def progress(done, total):
+        if done == kill_at:
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return open_index(folder).add(photos, tiny_bundle(tiny_clip()), progress, batch=8)
+
+children = []
+for job in json.load(sys.stdin):
+    children.append(os.fork())
+    if not children[-1]:
+        add(*job)
+        os._exit(0)
+print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
+"""
+
+
+def run_and_kill(*jobs: tuple[str, str, int, float]) -> list[int]:
+    """Exit codes of processes that run at once: each adds the photos of a folder to an index and
+    is killed some seconds after so many photos."""
+    env = {**os.environ, "TESTS": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED]
+    done = subprocess.run(command, env=env, input=json.dumps(jobs), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_killed_and_continued(tmp_path: Path, model: Bundle) -> None:
+    """Killed within a batch, and about the commit of one: whole batches are there, a rerun adds
+    the rest."""
+    photos = tmp_path / "photos"
+    for i in range(60):
+        picture(photos / f"{i:02d}.png", i)
+    whole = open_index(tmp_path / "whole")
+    whole.add(photos, model)
+    expected = whole.search("a wafer", 60)
+
+    deaths = {"within": (21, 0.0), "commit": (24, 0.004), "later": (16, 0.02)}
+    jobs = [(str(tmp_path / name), str(photos), *death) for name, death in deaths.items()]
+    assert run_and_kill(*jobs) == [-signal.SIGKILL] * 3
+    for name, (count, _) in deaths.items():
+        index = open_index(tmp_path / name)
+        there = len(index)
+        assert there % 8 == 0
+        assert count - 8 <= there < 60
+        assert index.add(photos, model) == AddReport(60 - there, there, [])
+        hits = index.search("a wafer", 99)
+        assert len(hits) == 60
+        scores = {hit.path: hit.score for hit in hits}
+        assert scores == pytest.approx({hit.path: hit.score for hit in expected}, abs=1e-5)

@@ -1,0 +1,293 @@
+"""The same answers as the libraries that the checkpoints come from, through the real converter.
+
+Tolerances are torch.testing's defaults for float32 (1.3e-6 relative, 1e-5 absolute).
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torchvision_cpu  # noqa: F401  # before everything that imports torchvision
+
+# isort: split
+import numpy as np
+import open_clip
+import pytest
+import references
+import safetensors.torch
+import timm
+import torch
+import torch.nn.functional as F
+from conftest import DATA
+from PIL import Image
+from references import Reference, edit_json, hugging_face, open_clip_model, openai_archive, timm_vit
+from timm.models._hub import save_config_for_hf
+from torch import Tensor
+from torch.testing import assert_close
+
+from patchword import checkpoints, images
+from patchword.bundle import Bundle
+from patchword.checkpoints import timm as timm_format
+from patchword.variants import VARIANTS
+
+PHOTOS = [
+    DATA / "photos" / "cat_720p.jpg",
+    DATA / "photos" / "parrot.jpg",
+    DATA / "photos" / "dragonfly.bmp",
+    DATA / "coco" / "images" / "000000003501.jpg",
+]
+SENTENCES = [
+    "a photo of a cat",
+    "",
+    "A small RED bird, on a branch!",
+    "caf\u00e9 na\u00efve \u2603 \u72d7",
+    "AT&amp;T and 3 dogs",
+    "one word after the other " * 40,
+]
+VIT = {"image_size": 32, "layers": 2, "width": 48, "patch_size": 8, "head_width": 16}
+RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 8, "head_width": 16}
+AVERAGE = {"pool_type": "avg", "final_ln_after_pool": True, "norm_kwargs": {"eps": 1e-3}}
+TANH = {"act_kwargs": {"approximate": "tanh"}}
+
+CLIPS: dict[str, Callable[[Path], Reference]] = {
+    "huggingface quick_gelu": hugging_face,
+    "huggingface gelu eps": lambda path: hugging_face(path, "gelu", 1e-3),
+    "huggingface tanh sharded": lambda path: hugging_face(path, "gelu_new", max_shard_size="5MB"),
+    "open_clip vit": lambda path: open_clip_model(path, VIT),
+    "open_clip vit quick_gelu .bin": lambda path: open_clip_model(path, VIT, True, quick_gelu=True),
+    "open_clip vit average eps": lambda path: open_clip_model(path, VIT | AVERAGE),
+    "open_clip vit tanh eos": lambda path: open_clip_model(
+        path, VIT | TANH, text={**TANH, "pool_type": "eos", "eos_id": 49407, "mlp_ratio": 2.0}
+    ),
+    "open_clip resnet .bin": lambda path: open_clip_model(path, RESNET, True),
+    "open_clip resnet quick_gelu": lambda path: open_clip_model(path, RESNET, quick_gelu=True),
+    "openai vit": lambda path: openai_archive(path.with_suffix(".pt")),
+    "openai resnet": lambda path: openai_archive(path.with_suffix(".pt"), resnet=True),
+}
+VITS: dict[str, Callable[[Path], Reference]] = {
+    "timm": timm_vit,
+    "timm average": lambda path: timm_vit(path, global_pool="avg"),
+    "timm average without class token": lambda path: timm_vit(
+        path, global_pool="avg", class_token=False
+    ),
+    "timm headless": lambda path: timm_vit(path, num_classes=0),
+    "timm clip": lambda path: timm_vit(path, "vit_base_patch32_clip_224"),
+    "timm clip quick_gelu": lambda path: timm_vit(path, "vit_base_patch16_clip_quickgelu_224"),
+    "timm deit": lambda path: timm_vit(path, "deit_small_patch16_224"),
+}
+
+Pair = tuple[Reference, Bundle]
+
+
+def made(factory: Callable[[Path], Reference], folder: Path) -> Pair:
+    reference = factory(folder / "model")
+    # OpenAI's files come without a tokenizer.
+    tokenizer = Path(open_clip.tokenizer.default_bpe()) if reference.path.is_file() else None
+    return reference, checkpoints.load(reference.path, tokenizer=tokenizer)
+
+
+@pytest.fixture(params=CLIPS, scope="module")
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return made(CLIPS[request.param], tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(params=VITS, scope="module")
+def vit_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return made(VITS[request.param], tmp_path_factory.mktemp("vit"))
+
+
+def noise(model: Bundle, *size: int) -> Tensor:
+    size = size or model.config.vision.image_size
+    return torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(5))
+
+
+def photos(reference: Reference) -> Tensor:
+    """PHOTOS through the reference's own preprocessing."""
+    opened = [Image.fromarray(images.open(path, exact=True)) for path in PHOTOS]
+    return torch.stack([reference.pixels(photo) for photo in opened])
+
+
+@torch.no_grad()
+def test_image_features(pair: Pair) -> None:
+    reference, model = pair
+    pixels = noise(model)
+    assert_close(model.network.encode_image(pixels), reference.image(pixels))
+
+
+@torch.no_grad()
+def test_text_features(pair: Pair) -> None:
+    reference, model = pair
+    ids = reference.ids(SENTENCES)
+    assert_close(model.network.encode_text(ids), reference.text(ids))
+
+
+@torch.no_grad()
+def test_logits(pair: Pair) -> None:
+    reference, model = pair
+    pixels, ids = noise(model), reference.ids(SENTENCES)
+    image, text, scale = model.network(pixels, ids)
+    assert_close(scale * image @ text.T, reference.logits(pixels, ids))
+
+
+@torch.no_grad()
+def test_from_files_and_sentences_to_vectors(pair: Pair) -> None:
+    reference, model = pair
+    image = F.normalize(reference.image(photos(reference)), dim=-1)
+    assert_close(torch.from_numpy(model.embed_images(PHOTOS, exact=True)), image)
+    text = F.normalize(reference.text(reference.ids(SENTENCES)), dim=-1)
+    assert_close(torch.from_numpy(model.embed_texts(SENTENCES)), text)
+
+
+@torch.no_grad()
+def test_vit(vit_pair: Pair) -> None:
+    reference, model = vit_pair
+    for pixels in (noise(model), photos(reference)):
+        assert_close(model.network.encode_image(pixels), reference.image(pixels))
+        if model.config.classes:
+            assert_close(model.network(pixels), reference.network(pixels))
+    image = F.normalize(reference.image(photos(reference)), dim=-1)
+    assert_close(torch.from_numpy(model.embed_images(PHOTOS, exact=True)), image)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("huggingface quick_gelu", {"vision_config__hidden_act": "gelu"}),
+        ("huggingface quick_gelu", {"vision_config__layer_norm_eps": 1e-2}),
+        ("huggingface quick_gelu", {"vision_config__num_attention_heads": 6}),
+        ("open_clip vit", {"model_cfg__quick_gelu": True}),
+        ("open_clip vit", {"model_cfg__vision_cfg__head_width": 8}),
+        ("open_clip resnet .bin", {"model_cfg__vision_cfg__head_width": 32}),
+    ],
+)
+def test_a_wrong_value_would_show(name: str, changes: dict[str, object], tmp_path: Path) -> None:
+    reference, right = made(CLIPS[name], tmp_path)
+    files = ("open_clip_config.json", "config.json")
+    edit_json(next(p for f in files if (p := reference.path / f).exists()), **changes)
+    wrong = checkpoints.load(reference.path)
+    difference = wrong.network.encode_image(noise(right)) - reference.image(noise(right))
+    assert difference.abs().max() > 1e-3
+
+
+# The real ViT-Tiny, and positions at other sizes.
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The pretrained ViT-Tiny, with the configuration that timm writes beside such weights."""
+    folder = tmp_path_factory.mktemp("tiny")
+    network = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True).eval()
+    weights = DATA / "vit_tiny" / "model.safetensors"
+    network.load_state_dict(safetensors.torch.load_file(weights))
+    names = (DATA / "vit_tiny" / "labels.txt").read_text().splitlines()
+    config = folder / "config.json"
+    save_config_for_hf(network, str(config), {"label_names": names})
+    (folder / weights.name).symlink_to(weights)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+    reference = Reference(folder, transform, network, network=network)
+    return reference, checkpoints.load(folder)
+
+
+@torch.no_grad()
+def test_real_vit_tiny(tiny: Pair) -> None:
+    reference, model = tiny
+    pixels = torch.from_numpy(np.stack([model.open(path, exact=True)[0] for path in PHOTOS]))
+    theirs = photos(reference)
+    assert_close(pixels, theirs)
+    logits = reference.network(theirs)
+    assert_close(model.network(theirs), logits)
+    # Pixels normalised in another order differ in their last bit, and logits of 20 show it.
+    assert_close(model.network(pixels).softmax(dim=1), logits.softmax(dim=1))
+    best = [model.config.labels[i] for i in logits.argmax(dim=1)]
+    assert "cat" in best[0], best
+    assert "macaw" in best[1], best
+    assert "dragonfly" in best[2], best
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(384, 384), (224, 448), (112, 112)])
+def test_positions_at_another_size_as_timm(tiny: Pair, size: tuple[int, int]) -> None:
+    reference, model = tiny
+    pixels = noise(model, *size)
+    assert_close(model.network(pixels), reference.network(pixels))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(384, 384), (224, 448)])
+def test_positions_at_another_size_as_open_clip(tmp_path: Path, size: tuple[int, int]) -> None:
+    vision = {**VIT, "image_size": 224, "patch_size": 16}
+    reference, model = made(lambda path: open_clip_model(path, vision), tmp_path)
+    config = json.loads((reference.path / "open_clip_config.json").read_text())["model_cfg"]
+    config["vision_cfg"]["image_size"] = size
+    larger = open_clip.model.CLIP(**config).eval()
+    state = reference.network.state_dict()
+    open_clip.model.resize_pos_embed(state, larger)
+    larger.load_state_dict(state)
+    pixels = noise(model, *size)
+    assert_close(model.network.encode_image(pixels), larger.encode_image(pixels))
+
+
+# Numbers that patchword states itself, against the libraries' own.
+
+
+@pytest.mark.parametrize("name", timm_format.ARCHITECTURES)
+def test_timm_architectures(name: str) -> None:
+    known = timm_format.ARCHITECTURES[name]
+    with torch.device("meta"):
+        block = timm.create_model(name, depth=1, weight_init="skip").blocks[0]
+    assert block.attn.num_heads == known.heads
+    assert block.norm1.eps == known.eps
+    x = torch.linspace(-4, 4, 9)
+    acts = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x)}
+    assert_close(block.mlp.act(x), acts[known.activation](x))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("clip-vit-base-32", "ViT-B-32"),
+        ("clip-vit-base-16", "ViT-B-16"),
+        ("clip-vit-large-14", "ViT-L-14"),
+        ("clip-vit-large-14-336", "ViT-L-14-336"),
+        ("clip-rn50", "RN50"),
+        ("clip-rn101", "RN101"),
+        ("clip-rn50x4", "RN50x4"),
+        ("clip-rn50x16", "RN50x16"),
+        ("clip-rn50x64", "RN50x64"),
+    ],
+)
+def test_clip_variants_are_open_clips(ours: str, theirs: str) -> None:
+    stated = open_clip.get_model_config(theirs)
+    config, vision, text = VARIANTS[ours].config, stated["vision_cfg"], stated["text_cfg"]
+    assert config.text is not None
+    layers = list(config.vision.stages) or config.vision.depth
+    assert (vision["image_size"], vision["layers"], vision["width"]) == (
+        config.vision.image_size[0],
+        layers,
+        config.vision.width,
+    )
+    if config.vision.kind == "vit":
+        assert vision["patch_size"] == config.vision.patch_size
+    widths = text["width"], text["layers"], text["heads"], text["context_length"]
+    assert widths == (config.text.width, config.text.depth, config.text.heads, config.text.context)
+    assert (stated["embed_dim"], text["vocab_size"]) == (config.embed_dim, config.text.vocab_size)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.startswith("vit-")])
+def test_vit_variants_are_timms(name: str) -> None:
+    vision = VARIANTS[name].config.vision
+    _, size, patch = name.split("-")
+    with torch.device("meta"):
+        network = timm.create_model(f"vit_{size}_patch{patch}_224", weight_init="skip")
+    assert network.embed_dim == vision.width
+    assert len(network.blocks) == vision.depth
+    assert network.blocks[0].attn.num_heads == vision.heads
+    assert network.blocks[0].mlp.fc1.out_features == vision.mlp_width
+
+
+def test_every_reference_family_is_covered() -> None:
+    formats = {form.__name__.rsplit(".")[-1] for form in checkpoints.FORMATS}
+    covered = {name.split()[0] for name in (*CLIPS, *VITS)}
+    assert formats == covered | {"own"}
+    assert references.SIZE == 32

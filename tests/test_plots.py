@@ -1,0 +1,206 @@
+"""Pictures and pages: what is drawn is what the numbers say, whatever the words and sizes."""
+
+import base64
+import io
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib import colormaps
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from patchword import plots, report
+from patchword.plots import GAP, PAPER, TILE, Tile
+
+LONG = "a wafer with a scratch that runs from the notch to the other side " * 5
+WORDS = "pneumonoultramicroscopicsilicovolcanoconiosis" * 4
+
+
+def photo(height: int = 60, width: int = 90) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def ramp(height: int = 60, width: int = 90) -> np.ndarray:
+    """0 at the left, 1 at the right."""
+    return np.broadcast_to(np.linspace(0, 1, width, dtype=np.float32), (height, width)).copy()
+
+
+def bare(image: np.ndarray) -> np.ndarray:
+    """The photo with 30% of its colour, written out."""
+    grey = image.astype(float).sum(axis=2, keepdims=True) / 3
+    return image * 0.3 + grey * 0.7
+
+
+def test_overlay_is_bare_where_the_map_is_low_and_coloured_where_it_is_high() -> None:
+    image = photo()
+    drawn = np.asarray(plots.overlay(image, ramp()), float)
+    assert_allclose(drawn[:, :18], bare(image)[:, :18], atol=1)
+    top = np.array(colormaps["inferno"](255)[:3]) * 255
+    assert_allclose(drawn[:, -1], 0.25 * bare(image)[:, -1] + 0.75 * top, atol=1.5)
+
+
+def test_overlay_of_a_flat_map_is_the_bare_photo() -> None:
+    image = photo()
+    for value in (0.0, 0.27, -3.0):
+        drawn = plots.overlay(image, np.full((60, 90), value, np.float32))
+        assert_allclose(np.asarray(drawn, float), bare(image), atol=1)
+
+
+def test_overlay_veils_what_is_not_known_and_ignores_it_for_the_scale() -> None:
+    image, values = photo(), ramp()
+    values[:, :30] = np.nan
+    drawn = np.asarray(plots.overlay(image, values), float)
+    assert_allclose(drawn[:, :30], 0.25 * bare(image)[:, :30] + 0.75 * 214, atol=1)
+    assert_allclose(drawn[:, 30], bare(image)[:, 30], atol=1)  # the smallest that is known
+
+
+def test_overlay_of_nothing_known() -> None:
+    drawn = plots.overlay(photo(), np.full((60, 90), np.nan, np.float32))
+    assert drawn.size == (90, 60)
+
+
+@pytest.mark.parametrize("count", range(1, 11))
+@pytest.mark.parametrize("text", ["a hat", LONG, WORDS, "", "划痕"], ids=lambda t: t[:5])
+def test_heatmap_panel_holds_every_text(count: int, text: str) -> None:
+    values = np.stack([ramp()] * count)
+    panel = plots.heatmap_panel(photo(), values, [text] * count)
+    pixels = np.array(panel)
+    columns = count + 1 if count < 4 else (panel.width - GAP) // (TILE + GAP)
+    assert columns in (2, 3, 4)
+    assert panel.width == GAP + columns * (TILE + GAP)
+    pixels[GAP:-GAP, GAP:-GAP] = 255
+    assert pixels.min() == 255, "something is drawn over the margin"
+
+
+def test_captions_are_written_and_longer_ones_take_more_room() -> None:
+    values = ramp()[None]
+    short, long = (plots.heatmap_panel(photo(), values, [t]) for t in ("a hat", LONG))
+    assert long.height > short.height
+    below = np.asarray(short)[GAP + TILE * 60 // 90 + 8 :, : GAP + TILE]
+    assert (below != PAPER).any()  # "photo"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2000), (2000, 3), (1500, 2000)])
+def test_panels_of_any_shape(shape: tuple[int, int]) -> None:
+    panel = plots.heatmap_panel(photo(*shape), ramp(*shape)[None], ["a hat"])
+    assert max(panel.size) < 3 * TILE
+
+
+def test_the_ring_lies_on_the_largest_value() -> None:
+    values = np.zeros((180, 180), np.float32)
+    values[40:50, 120:130] = 1
+    values[44, 127] = 1.5
+    tile = Tile(np.zeros((180, 180, 3), np.uint8), values=values)
+    plain = np.asarray(plots.picture(tile), int)
+    ringed = np.asarray(plots.picture(Tile(tile.photo, values=values, ring=True)), int)
+    ys, xs = np.nonzero(np.abs(plain - ringed).sum(axis=2) > 60)
+    assert_allclose([xs.mean(), ys.mean()], [127.5 * 2, 44.5 * 2], atol=1.5)
+    assert 8 < xs.max() - xs.min() < 30
+
+
+def test_large_photos_are_coloured_at_the_size_that_is_shown() -> None:
+    values = ramp(1000, 1600)
+    drawn = plots.picture(Tile(np.full((1000, 1600, 3), 128, np.uint8), values=values))
+    assert drawn.size == (TILE, TILE * 1000 // 1600)
+    row = np.asarray(drawn, int)[100]
+    assert (np.diff(row[150:, 0]) >= -2).all()  # red rises with the map
+
+
+def test_similarity_matrix_paints_each_number_in_its_colour() -> None:
+    matrix = np.array([[0.1, 0.3], [0.2, 0.15], [0.0, 0.05]])
+    drawn = np.asarray(plots.similarity_matrix([photo()] * 3, ["a hat", "a dress"], matrix), int)
+    levels = (matrix / 0.3 * 255).astype(int)
+    for i in range(3):
+        for t in range(2):
+            colour = (np.array(colormaps["viridis"](levels[i, t])[:3]) * 255).astype(int)
+            x = GAP + 300 + 84 * i + 10
+            y = GAP + 76 + 10 + 46 * t + 10
+            assert_array_equal(drawn[y, x], colour)
+
+
+@pytest.mark.parametrize(("images", "texts"), [(1, 1), (1, 10), (13, 3), (40, 2)])
+def test_similarity_matrix_of_any_size(images: int, texts: int) -> None:
+    matrix = np.random.default_rng(1).normal(size=(images, texts))
+    matrix[0, 0] = np.nan
+    drawn = plots.similarity_matrix([photo()] * images, [LONG] * texts, matrix)
+    assert drawn.width <= 2 * GAP + 300 + 12 * 84
+    assert set(np.asarray(drawn)[-GAP + 4 :].ravel().tolist()) == {255}
+
+
+def test_one_value_has_a_colour() -> None:
+    assert plots.shade(0.3, (0.3, 0.3)) == plots.shade(0.0, (0.0, 1.0))
+
+
+def test_bars_are_as_long_as_probabilities() -> None:
+    scores = [("hat", 0.75), ("a label far longer than the photo is wide, and then some", 0.25)]
+    panel = np.asarray(plots.classify_panel([photo()], [scores], [LONG]), int)
+    bars = (np.abs(panel - np.array(plots.BAR)).sum(axis=2) == 0).sum(axis=1)
+    lengths = [n for n in dict.fromkeys(bars.tolist()) if n > 20]
+    assert max(lengths) == pytest.approx(0.75 * TILE, abs=3)
+    assert any(abs(n - 0.25 * TILE) <= 3 for n in lengths)
+
+
+def test_search_panel_writes_its_title() -> None:
+    with_title, without = (plots.search_panel([photo()], ["1"], t) for t in ("a hat", ""))
+    assert with_title.height > without.height
+    assert (np.asarray(with_title)[GAP : GAP + 20] != PAPER).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(), width=st.integers(5, 300), lines=st.integers(1, 5))
+def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int, lines: int) -> None:
+    face = plots.font(18)
+    out = plots.wrap(text, face, width, lines)
+    assert len(out) <= lines
+    assert all(face.getlength(line) <= width or len(line) <= 2 for line in out)
+    whole = "".join(text.split())
+    joined = "".join("".join(out).split())
+    assert joined == whole or (
+        len(out) == lines and joined.endswith("…") and whole.startswith(joined[:-1])
+    )
+
+
+def test_drawing_leaves_pyplot_alone() -> None:
+    code = """
+import sys
+import numpy as np
+from patchword import plots
+assert "matplotlib" not in sys.modules
+photo = np.zeros((9, 9, 3), np.uint8)
+plots.heatmap_panel(photo, np.random.rand(1, 9, 9), ["a hat"])
+sys.exit("matplotlib.pyplot" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_page_holds_its_pictures_and_no_markup_of_others() -> None:
+    evil = '<script>alert("x")</script>'
+    card = report.Card(photo(), evil, evil, [(evil, 0.5)], "wrong")
+    table = report.matrix([photo()], [evil], [evil, "b"], np.array([[0.1, np.nan]]))
+    html = report.page(
+        evil, evil, [report.section(evil, evil, [report.cards([card]), table], evil)]
+    )
+    assert "<script" not in html
+    assert not re.findall(r'(?:src|href)="(?!data:)[^"]*"', html)
+    pictures = re.findall(r"data:image/jpeg;base64,([^\"]+)", html)
+    sizes = [Image.open(io.BytesIO(base64.b64decode(data))).size for data in pictures]
+    assert sizes == [(90, 60), (90, 60)]
+
+
+def test_a_page_shrinks_large_pictures() -> None:
+    url = report.data_url(photo(900, 1800))
+    picture = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))
+    assert picture.size == (report.SIDE, report.SIDE // 2)
+
+
+def test_a_page_marks_the_best_text_and_shows_every_number() -> None:
+    values = np.array([[0.123, 0.456], [0.9, -0.1]])
+    html = report.matrix([photo()] * 2, ["one", "two"], ["a hat", "a dress"], values)
+    cells = re.findall(r"<td( class=\"best\")? style=[^>]+>([^<]+)</td>", html)
+    best = ' class="best"'
+    assert cells == [("", "0.12"), (best, "0.46"), (best, "0.90"), ("", "-0.10")]
