@@ -3,7 +3,6 @@
 # make venv    .venv with everything that tests and benchmarks need
 # make bench   the benchmarks, peers beside ours; needs the data at DATA
 # make docs    write docs/cli.md anew
-#
 
 PYTHON ?= python3
 DATA ?= ../shared/data

@@ -1,6 +1,9 @@
-"""What every test shares: where the data is, and quiet threads."""
+"""What every test shares: where the data is, and that no hub is asked."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face library is imported
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 DATA = SHARED / "data"

@@ -7,7 +7,6 @@ import torch
 from patchword import models
 from patchword.bundle import Bundle, make
 from patchword.config import ModelConfig, TextConfig, VisionConfig
-from patchword.nn.transformer import initialise
 from patchword.tokenizers import Tokenizer
 
 WORDS = 600
@@ -76,5 +75,5 @@ def tiny_bundle(config: ModelConfig) -> Bundle:
     text = replace(config.text, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end_token)
     torch.manual_seed(5)
     network = models.build(replace(config, text=text))
-    initialise(network)
+    models.initialise(network)
     return make(network, replace(config, text=text), tokenizer, "tiny")

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import random
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
 from patchword import checkpoints
 from patchword.checkpoints import torchscript
+from patchword.checkpoints.read import open_path
 from patchword.errors import CheckpointError
 
 
@@ -160,6 +163,33 @@ def test_damaged_archives(tmp_path: Path) -> None:
         path.write_bytes(whole[:keep])
         with pytest.raises(CheckpointError, match=r"m\.pt"):
             checkpoints.load(path)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:'torch.load' received")
+@pytest.mark.parametrize("kind", ["zip", "old", "script", "safetensors"])
+def test_flipped_bytes_crash_nothing(kind: str, tmp_path: Path) -> None:
+    """Whatever a damaged file says, it is read or refused with a CheckpointError."""
+    path = tmp_path / ("m.safetensors" if kind == "safetensors" else "m.pt")
+    if kind == "script":
+        archive(path)
+    elif kind == "safetensors":
+        safetensors.torch.save_file({"weight": torch.ones(2, 3), "bias": torch.ones(2)}, path)
+    else:
+        torch.save({"a": torch.ones(6)}, path, _use_new_zipfile_serialization=kind == "zip")
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for place in generator.sample(range(len(whole)), 3):
+            damaged[place] = generator.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            for stored in open_path(path, "m").tensors.values():
+                stored.read().sum()
+        except CheckpointError:
+            refused += 1
+    assert refused
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from patchword.checkpoints import hub, huggingface, open_clip, openai, own, timm
 from patchword.checkpoints.read import Source, open_path
 from patchword.checkpoints.rules import assemble, fit
 from patchword.config import ModelConfig
-from patchword.errors import CheckpointError, ConfigError
+from patchword.errors import CheckpointError, ConfigError, TokenizerError
 from patchword.tokenizers import (
     MERGES_FILE,
     OPENAI_FILE,
@@ -145,15 +145,19 @@ def _tokenizer(
     """The tokenizer given, else that beside the weights, else None."""
     if config.text is None:
         return None
-    if given is not None:
-        path = Path(given).expanduser()
-        if path.suffix == ".json" and path.is_file():
+    if given is None:
+        here = {path.name for path in opened.folder.iterdir()}
+        found = {TOKENIZER_FILE, OPENAI_FILE} & here or {VOCAB_FILE, MERGES_FILE} <= here
+        return Tokenizer.from_folder(opened.folder, config.text) if found else None
+    path = Path(given).expanduser()
+    if path.is_file() and path.suffix == ".json":
+        try:
             return Tokenizer.from_json(path.read_text("utf-8"), config.text, str(path))
-        return Tokenizer.from_folder(path.parent if path.is_file() else path, config.text)
-    here = {path.name for path in opened.folder.iterdir()}
-    if {TOKENIZER_FILE, OPENAI_FILE} & here or {VOCAB_FILE, MERGES_FILE} <= here:
-        return Tokenizer.from_folder(opened.folder, config.text)
-    return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise TokenizerError(f"{path} cannot be read: {error}") from error
+    if path.is_file() and path.name != OPENAI_FILE:
+        raise TokenizerError(f"{path}: give a {TOKENIZER_FILE}, {OPENAI_FILE}, or their folder")
+    return Tokenizer.from_folder(path.parent if path.is_file() else path, config.text)
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

@@ -13,8 +13,6 @@ from patchword.errors import CheckpointError
 
 T = TypeVar("T", int, float, str, bool)
 
-SQUARE = "the size that the network takes"
-
 
 @dataclass
 class Stated:
@@ -66,15 +64,13 @@ class Stated:
             self.fail(key, f"which patchword does not compute; it knows {known}")
         return choices[value]
 
-    def size(
-        self, key: str, tensors: Mapping[str, Stored], tensor: str, axis: int = 0, per: int = 1
-    ) -> int:
-        """A dimension: as stated, and as `tensor` has it along `axis` (stated * per there).
+    def size(self, key: str, tensors: Mapping[str, Stored], tensor: str, axis: int = 0) -> int:
+        """A dimension: as stated, and as `tensor` has it along `axis`.
 
         Raises CheckpointError when the two disagree, or neither is there.
         """
         shape = tensors[tensor].shape if tensor in tensors else ()
-        found = shape[axis] // per if -len(shape) <= axis < len(shape) else None
+        found = shape[axis] if -len(shape) <= axis < len(shape) else None
         if self.values.get(key) is None:
             if found is None:
                 raise CheckpointError(f"neither {self.where} states {key} nor is there {tensor}")

@@ -8,6 +8,7 @@ makes inert objects of the module classes; any other name is an error. The code 
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -36,9 +37,13 @@ LARGEST_TREE = 64 << 20  # bytes of data.pkl; CLIP's largest takes less than one
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a zip is TorchScript's: those alone have constants (as in torch.serialization)."""
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    """Whether a file is TorchScript's: of zips, those alone have constants (torch.serialization
+    tells them by that too)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -71,10 +76,8 @@ def _records(archive: zipfile.ZipFile, path: Path, prefix: str) -> dict[str, tup
                 raise CheckpointError(f"{info.filename} is compressed; it must be stored")
             file.seek(info.header_offset)
             header = file.read(HEADER)
-            lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(
-                header[28:30], "little"
-            )
-            start = info.header_offset + HEADER + lengths
+            name, extra = struct.unpack("<HH", header[26:30])  # their lengths
+            start = info.header_offset + HEADER + name + extra
             records[info.filename.removeprefix(prefix)] = start, info.file_size
     return records
 

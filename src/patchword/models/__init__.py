@@ -19,6 +19,17 @@ def build(config: ModelConfig) -> nn.Module:
     return ImageModel(config) if config.text is None else TwoTower(config)
 
 
+def initialise(network: nn.Module) -> None:
+    """Weights to start training from: truncated normal, std 0.02, biases 0 (ViT's own)."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+
+
 def outline(config: ModelConfig) -> nn.Module:
     """The same on the meta device: names and shapes, to be given the tensors of a checkpoint."""
     with torch.device("meta"), _Unfilled():

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.config import ModelConfig, TextConfig
+from patchword.errors import ConfigError
 from patchword.models.resnet import ModifiedResNet
 from patchword.models.vit import VisionTransformer
-from patchword.errors import ConfigError
 from patchword.nn.pooling import end_token
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import Block, causal_mask, run

@@ -93,14 +93,3 @@ def causal_mask(length: int, like: Tensor) -> Tensor:
     """Additive (N, N): 0 on and below the diagonal, -inf above, of `like`'s type and device."""
     full = torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device)
     return full.triu(1)
-
-
-def initialise(network: nn.Module) -> None:
-    """Weights to start training from: truncated normal, std 0.02, biases 0 (ViT's own)."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)

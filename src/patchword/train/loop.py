@@ -22,8 +22,7 @@ from patchword import checkpoints, data, losses
 from patchword.bundle import Bundle, make
 from patchword.config import ModelConfig
 from patchword.errors import RecipeError
-from patchword.models import build
-from patchword.nn.transformer import initialise
+from patchword.models import build, initialise
 from patchword.tokenizers import Tokenizer
 from patchword.train.augment import photometric
 from patchword.train.recipe import Recipe
