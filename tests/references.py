@@ -25,6 +25,7 @@ sys.modules.setdefault("pkg_resources", types.SimpleNamespace(packaging=packagin
 # isort: split
 import clip
 import open_clip
+import pytest
 import safetensors.torch
 import timm
 import torch
@@ -36,9 +37,13 @@ from PIL import Image
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from patchword import checkpoints
+from patchword.errors import CheckpointError
+
 TOKENIZER = DATA / "clip_tokenizer"
 SIZE = 32  # pixels
 PATCH = 8
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -189,3 +194,20 @@ def edit_json(path: Path, **changes: Any) -> None:
         else:
             place[last] = value
     path.write_text(json.dumps(stated))
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Change the tensors of a safetensors file."""
+    tensors = safetensors.torch.load_file(path)
+    change(tensors)
+    safetensors.torch.save_file(tensors, path)
+
+
+def fails(path: Path, *said: str) -> str:
+    """Loading raises one CheckpointError that says all of these."""
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.load(path)
+    message = str(caught.value)
+    for part in said:
+        assert part in message, message
+    return message

@@ -26,7 +26,6 @@ def config(request: pytest.FixtureRequest) -> ModelConfig:
 def network(config: ModelConfig) -> nn.Module:
     torch.manual_seed(1)
     network = models.build(config)
-    models.initialise(network)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):  # statistics that are not the identity
             module.running_mean.normal_(std=0.1)

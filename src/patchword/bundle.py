@@ -172,7 +172,8 @@ def make(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None, n
 def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:
     """A hash (hex, 16 digits) of weights, preprocessing and tokenizer."""
     digest = hashlib.sha256(json.dumps(asdict(config.preprocess), sort_keys=True).encode())
-    digest.update((tokenizer.to_json() if tokenizer else "").encode())
+    if tokenizer:
+        digest.update((tokenizer.to_json() + tokenizer.cleaning).encode())
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().data)

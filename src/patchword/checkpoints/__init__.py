@@ -78,7 +78,7 @@ def locate(source: str, token: str | None = None) -> Source:
         return open_path(folder, EMBEDDED)
     path = Path(source).expanduser()
     if path.exists():
-        return open_path(path, source)
+        return open_path(path, str(path.resolve()))  # an index finds it again from anywhere
     if hub.is_id(source):
         return open_path(hub.fetch(source, token), source)
     raise CheckpointError(

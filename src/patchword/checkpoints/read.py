@@ -219,7 +219,7 @@ def _pickled(path: Path, size: int) -> dict[str, Stored]:
     """A PyTorch file: a dict of tensors, or a TorchScript archive."""
     with path.open("rb") as file:
         archive = file.read(len(ZIP)) == ZIP
-    script = torchscript.is_archive(path)
+    script = archive and torchscript.is_archive(path)
 
     def opener() -> StateDict:
         return StateDict(torchscript.read(path) if script else _load(path, mmap=archive))

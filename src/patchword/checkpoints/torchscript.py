@@ -37,13 +37,14 @@ LARGEST_TREE = 64 << 20  # bytes of data.pkl; CLIP's largest takes less than one
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is TorchScript's: of zips, those alone have constants (torch.serialization
-    tells them by that too)."""
+    """Whether a zip is TorchScript's: those alone have constants (torch.serialization tells them
+    by that too). Raises CheckpointError for a damaged zip."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False
+    except Exception as error:  # damage shows as errors of any kind
+        # Not left to torch: what it makes of such a file, older versions would have run.
+        raise CheckpointError(f"{path} is not a whole PyTorch file: {error}") from error
 
 
 def read(path: Path) -> dict[str, Tensor]:

@@ -112,7 +112,7 @@ def classes_section(found: Findings) -> str:
         bodies.append(report.cards(cards, f"{group}: {right} of {len(answers)} right"))
     return report.section(
         "Which words fit?",
-        "Each picture is compared with one sentence per class. What the model got wrong is marked ✗.",
+        "Each picture is compared with one sentence per class. A wrong answer is marked ✗.",
         bodies,
         'patchword classify PHOTO --labels "hat, dress, pair of shoes"',
     )

@@ -1,0 +1,329 @@
+"""What a checkpoint's files say: checked against its tensors, taken, or noted as assumed."""
+
+import copy
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from references import SIZE, WEIGHTS, edit_json, fails, rewrite
+from torch.testing import assert_close
+
+from patchword import checkpoints
+from patchword.errors import CheckpointError
+
+pytest_plugins = ["written"]
+
+# What the configuration says must be what the tensors say.
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("vision_config__num_hidden_layers", 3, "but the weights have 2 layers"),
+        ("text_config__num_hidden_layers", 1, "but the weights have 2 layers"),
+        ("vision_config__hidden_size", 64, "which makes it 48"),
+        ("vision_config__intermediate_size", 64, "which makes it 100"),
+        ("vision_config__num_attention_heads", 5, "does not divide the width 48"),
+        ("text_config__num_attention_heads", 0, "does not divide the width 32"),
+        ("text_config__vocab_size", 49409, "which makes it 49408"),
+        ("text_config__max_position_embeddings", 64, "which makes it 77"),
+        ("vision_config__patch_size", 16, "which makes it 8"),
+        ("vision_config__image_size", 224, "at patches of 8 pixels"),
+        ("vision_config__num_channels", 1, "which makes it 3"),
+        ("projection_dim", 512, "which makes it 24"),
+        ("text_config__eos_token_id", 60000, "only 49408 ids"),
+        ("text_config__hidden_act", "silu", "which patchword does not compute"),
+        ("vision_config__layer_norm_eps", "small", "not of type float"),
+        ("vision_config__num_hidden_layers", 2.0, "not of type int"),
+        ("vision_config", [1], "not an object"),
+        ("model_type", "siglip", 'only "clip"'),
+    ],
+)
+def test_hugging_face_contradictions(hf: Path, key: str, value: object, said: str) -> None:
+    edit_json(hf / "config.json", **{key: value})
+    fails(hf, "is a Hugging Face CLIPModel, but config.json", key.split("__")[-1], said)
+
+
+def test_what_hugging_face_leaves_out_is_assumed_and_listed(hf: Path) -> None:
+    keys = ("num_attention_heads", "hidden_act", "layer_norm_eps", "image_size", "hidden_size")
+    stated = json.loads((hf / "config.json").read_text())
+    for tower in ("vision_config", "text_config"):
+        for key in keys:
+            stated[tower].pop(key, None)
+    stated.pop("projection_dim")
+    (hf / "config.json").write_text(json.dumps(stated))
+    (hf / "preprocessor_config.json").unlink()
+    model = checkpoints.load(hf)
+    assert model.config.vision.heads == 12
+    assert model.config.vision.image_size == (SIZE, SIZE)
+    assumed = model.config.assumed
+    assert assumed["vision.eps"] == "1e-05: not stated; transformers' CLIPVisionConfig default"
+    assert set(assumed) == {
+        "vision.heads", "vision.activation", "vision.eps", "text.heads", "text.activation",
+        "text.eps", "preprocess.size", "preprocess.crop_size", "preprocess.interpolation",
+        "preprocess.mean", "preprocess.std",
+    }  # fmt: skip
+
+
+def test_nothing_is_assumed_where_everything_is_stated(hf: Path) -> None:
+    assert checkpoints.load(hf).config.assumed == {}
+
+
+def test_old_hugging_face_files(hf: Path) -> None:
+    """Before transformers 4.32: a second copy of each tower that counts, ids as tensors, and an
+    end token of 2, which stood for the highest id."""
+    stated = json.loads((hf / "config.json").read_text())
+    stated["text_config_dict"] = {**stated["text_config"], "eos_token_id": 2}
+    stated["text_config"]["hidden_size"] = 999
+    stated["vision_config_dict"] = None
+    (hf / "config.json").write_text(json.dumps(stated))
+    ids = torch.arange(77)[None]
+    rewrite(hf / WEIGHTS, lambda t: t.update({"text_model.embeddings.position_ids": ids}))
+    model = checkpoints.load(hf)
+    assert model.config.text is not None
+    assert model.config.text.end_token == 49407
+    assert "highest id" in model.config.assumed["text.end_token"]
+
+
+def test_a_temperature_beyond_100_is_kept(hf: Path) -> None:
+    rewrite(hf / WEIGHTS, lambda t: t.update(logit_scale=torch.tensor(5.0)))
+    assert_close(checkpoints.load(hf).scale, float(torch.tensor(5.0).exp()))
+
+
+# Preprocessing.
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"size": SIZE, "crop_size": SIZE}, {}),
+        ({"size": 40}, {"resize_to": 40}),
+        ({"size": {"height": SIZE, "width": SIZE}}, {"resize": "squash"}),
+        (
+            {"size": {"height": SIZE, "width": SIZE}, "do_center_crop": False},
+            {"resize": "squash"},
+        ),
+        ({"resample": 2}, {"interpolation": "bilinear"}),
+        ({"resample": 1}, {"interpolation": "lanczos"}),
+        ({"do_normalize": False}, {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
+        ({"do_rescale": False}, {"rescale": 1.0}),
+        ({"rescale_factor": 0.5}, {"rescale": 0.5}),
+        ({"image_mean": [0, 0.5, 1]}, {"mean": (0.0, 0.5, 1.0)}),
+    ],
+)
+def test_hugging_face_preprocessing(
+    hf: Path, changes: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    before = checkpoints.load(hf).config.preprocess
+    edit_json(hf / "preprocessor_config.json", **changes)
+    assert checkpoints.load(hf).config.preprocess == dataclasses.replace(before, **expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"do_resize": False}, "do_resize"),
+        ({"do_center_crop": False}, "do_center_crop"),
+        ({"resample": 5}, "resample is 5"),
+        ({"size": {"longest_edge": 32}}, "size is"),
+        ({"size": "big"}, "size is 'big'"),
+        ({"crop_size": 224}, "but the network takes (32, 32)"),
+        ({"size": {"height": 40, "width": 40}}, "squashed"),
+        ({"image_std": [0.5]}, "not three numbers"),
+    ],
+)
+def test_hugging_face_preprocessing_that_cannot_be(
+    hf: Path, changes: dict[str, Any], said: str
+) -> None:
+    edit_json(hf / "preprocessor_config.json", **changes)
+    fails(hf, "preprocessor_config.json", said)
+
+
+def test_processor_config_of_transformers_5(hf: Path) -> None:
+    before = checkpoints.load(hf).config
+    stated = json.loads((hf / "preprocessor_config.json").read_text())
+    (hf / "preprocessor_config.json").unlink()
+    (hf / "processor_config.json").write_text(json.dumps({"image_processor": stated}))
+    assert checkpoints.load(hf).config == before
+
+
+# open_clip.
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("custom_text", True),
+        ("init_logit_bias", -10),
+        ("multimodal_cfg", {}),
+        ("vision_cfg__timm_model_name", "vit_base_patch16_siglip_224"),
+        ("vision_cfg__attentional_pool", True),
+        ("vision_cfg__no_ln_pre", True),
+        ("vision_cfg__pos_embed_type", "sin_cos_2d"),
+        ("vision_cfg__ls_init_value", 1e-5),
+        ("vision_cfg__pool_type", "avg"),
+        ("vision_cfg__qk_norm", True),
+        ("vision_cfg__brand_new", 3),
+        ("vision_cfg__norm_kwargs", {"eps": 1e-6, "bias": False}),
+        ("text_cfg__no_causal_mask", True),
+        ("text_cfg__hf_tokenizer_name", "timm/ViT-B-16-SigLIP"),
+        ("text_cfg__pool_type", "last"),
+        ("text_cfg__proj_bias", True),
+        ("text_cfg__embed_cls", True),
+    ],
+)
+def test_open_clip_fields_that_patchword_does_not_compute(
+    oc: Path, key: str, value: object
+) -> None:
+    edit_json(oc / "open_clip_config.json", **{f"model_cfg__{key}": value})
+    named = "bias" if key.endswith("norm_kwargs") else key.split("__")[-1]
+    fails(oc, "is an open_clip model, but open_clip_config.json", f"says {named} is")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("model_cfg__embed_dim", 512, "which makes it 24"),
+        ("model_cfg__vision_cfg__layers", 12, "but the weights have 2 layers"),
+        ("model_cfg__vision_cfg__width", 768, "which makes it 48"),
+        ("model_cfg__vision_cfg__patch_size", 16, "which makes it 8"),
+        ("model_cfg__vision_cfg__image_size", [64, 32], "at patches of 8 pixels"),
+        ("model_cfg__vision_cfg__head_width", 64, "does not divide the width 48"),
+        ("model_cfg__vision_cfg__mlp_ratio", 3.0, "mlp_ratio is 3.0"),
+        ("model_cfg__text_cfg__heads", 3, "does not divide the width 32"),
+        ("model_cfg__text_cfg__context_length", 64, "which makes it 77"),
+        ("preprocess_cfg__resize_mode", "longest", "resize_mode is 'longest'"),
+        ("preprocess_cfg__interpolation", "random", "interpolation is 'random'"),
+        ("preprocess_cfg__mean", 0.5, "not three numbers"),
+    ],
+)
+def test_open_clip_contradictions(oc: Path, key: str, value: object, said: str) -> None:
+    edit_json(oc / "open_clip_config.json", **{key: value})
+    fails(oc, "is an open_clip model, but open_clip_config.json", said)
+
+
+def test_open_clip_resnet_contradictions(rn: Path) -> None:
+    edit_json(rn / "open_clip_config.json", model_cfg__vision_cfg__layers=[3, 4, 6, 3])
+    fails(rn, "but the weights have [1, 2, 1, 1]")
+    edit_json(rn / "open_clip_config.json", model_cfg__vision_cfg__width=64)
+    fails(rn, "which makes it 8")
+
+
+def test_open_clip_preprocessing(oc: Path) -> None:
+    edit_json(
+        oc / "open_clip_config.json",
+        preprocess_cfg={"resize_mode": "squash", "interpolation": "bilinear", "mean": [0, 0, 0]},
+    )
+    config = checkpoints.load(oc).config
+    assert (config.preprocess.resize, config.preprocess.interpolation) == ("squash", "bilinear")
+    assert config.preprocess.mean == (0.0, 0.0, 0.0)
+    assert "preprocess.std" in config.assumed
+    assert "quick_gelu" in config.assumed
+
+
+# timm.
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("architecture", "swin_tiny_patch4_window7_224", "which is none of"),
+        ("architecture", None, "which is none of"),
+        ("num_classes", 1000, "but the weights have 10"),
+        ("model_args__depth", 12, "but the weights have 2 layers"),
+        ("model_args__num_heads", 5, "does not divide the width 48"),
+        ("model_args__img_size", 224, "at patches of 8 pixels"),
+        ("model_args__global_pool", "avg", "but the weights have norm"),
+        ("model_args__global_pool", "map", "which patchword does not compute"),
+        ("model_args__act_layer", "relu", "which patchword does not compute"),
+        ("model_args__reg_tokens", 4, "which patchword does not support"),
+        ("pretrained_cfg__crop_mode", "border", "crop_mode is 'border'"),
+        ("pretrained_cfg__crop_mode", "squash", "crop_pct of 0.9"),
+        ("pretrained_cfg__crop_pct", 1.5, "at most 1"),
+        ("pretrained_cfg__interpolation", "hamming", "interpolation is 'hamming'"),
+    ],
+)
+def test_timm_contradictions(vit: Path, key: str, value: object, said: str) -> None:
+    edit_json(vit / "config.json", **{key: value})
+    fails(vit, "is a timm Vision Transformer, but config.json", said)
+
+
+def test_timm_preprocessing_and_labels(vit: Path) -> None:
+    names = [f"n{i}" for i in range(10)]
+    edit_json(
+        vit / "config.json",
+        label_names=names,
+        label_descriptions={"n3": "a cat"},
+        pretrained_cfg__crop_mode="squash",
+        pretrained_cfg__crop_pct=1.0,
+        pretrained_cfg__mean=None,
+    )
+    config = checkpoints.load(vit).config
+    assert config.labels == ("n0", "n1", "n2", "a cat", *names[4:])
+    assert config.preprocess.resize == "squash"
+    assert config.preprocess.mean == (0.485, 0.456, 0.406)
+    assert "preprocess.mean" in config.assumed
+
+
+def test_old_timm_files_have_everything_at_the_top(vit: Path) -> None:
+    before = checkpoints.load(vit).config
+    stated = json.loads((vit / "config.json").read_text())
+    flat = {**stated.pop("pretrained_cfg"), **stated}
+    (vit / "config.json").write_text(json.dumps(flat))
+    assert checkpoints.load(vit).config == before
+
+
+# Whatever a configuration says, the answer is a ModelConfig or a CheckpointError.
+
+ODD = (None, 0, -1, 10**9, float("nan"), True, "x", [], {"x": 1})
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value inside a parsed JSON file."""
+    if path:
+        yield path
+    if isinstance(value, (dict, list)):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in pairs:
+            yield from places(part, (*path, key))
+
+
+def altered(value: Any, path: tuple[Any, ...], to: object) -> Any:
+    """A copy of parsed JSON with another value at one place."""
+    out = copy.deepcopy(value)
+    place = out
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = to
+    return out
+
+
+@pytest.mark.parametrize(
+    ("kind", "files"),
+    [
+        ("hf", ["config.json", "preprocessor_config.json"]),
+        ("oc", ["open_clip_config.json"]),
+        ("rn", ["open_clip_config.json"]),
+        ("vit", ["config.json"]),
+    ],
+)
+def test_odd_values_anywhere(kind: str, files: list[str], request: pytest.FixtureRequest) -> None:
+    opened = checkpoints.locate(str(request.getfixturevalue(kind)))
+    form = checkpoints.recognise(opened)
+    refusals = []
+    for name in files:
+        for path, odd in itertools.product(places(opened.files[name]), ODD):
+            stated = {other: opened.files[other] for other in files}
+            stated[name] = altered(stated[name], path, odd)
+            try:
+                form.config(opened.tensors, stated)
+            except CheckpointError as error:
+                refusals.append(str(error))
+    assert len(refusals) > 50
+    unnamed = [said for said in refusals if not any(name in said for name in (*files, "has no"))]
+    assert not unnamed
