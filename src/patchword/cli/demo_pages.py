@@ -137,7 +137,8 @@ def where_section(found: Findings) -> str:
     return report.section(
         "Where is it?",
         "How well each place fits the text, from dark to bright; a ring marks the best place. "
-        "What is veiled lies outside the square that the model sees.",
+        "What is veiled lies outside the square that the model sees. The map of a small model is a "
+        "hint, not a measurement.",
         [report.cards(cards, wide=True)],
         'patchword heatmap PHOTO "a scratch" "a stain"',
     )

@@ -50,9 +50,9 @@ def heatmap(model: Bundle, image: ImageLike, texts: Sequence[str], method: str =
     """Cosine of each patch with each text, in the image's own pixels.
 
     method "cosine" is the plain one of the literature: the last block's patch tokens, projected.
-    "maskclip" takes the value path of the last attention instead of its mixture (MaskCLIP, Zhou et
-    al. 2022, section 3.2). "value" lets values attend to values there and drops residual and MLP
-    (CLIP Surgery, Li et al. 2023; ClearCLIP, Lan et al. 2024). "auto" is "value".
+    "maskclip" is the last attention's value path alone, each patch for itself (MaskCLIP, Zhou et
+    al. 2022, section 3.2). "value" lets values attend to values there (CLIP Surgery, Li et al.
+    2023, section 3.3), without residual and MLP (ClearCLIP, Lan et al. 2024). "auto" is "value".
 
     Raises ImageError, or UnsupportedError for an unknown method or a model that reads no text.
     """
@@ -90,20 +90,16 @@ def dense_features(
 
 def vit_patches(model: Bundle, pixels: Tensor, method: str) -> Tensor:
     """Patch tokens (1, h * w, width) of a ViT, before its final norm."""
-    depth = model.config.vision.depth
-    last, before = f"image.blocks.{depth - 1}", f"image.blocks.{depth - 2}"
-    if depth == 1:
-        before = "image.tokens"
-    block: Any = model.network.image.blocks[-1]  # type: ignore[union-attr, index]
-    taps = _taps(model, pixels, [last, before, f"{last}.attn.v"])
+    last = f"image.blocks.{model.config.vision.depth - 1}"
+    attn: Any = model.network.image.blocks[-1].attn  # type: ignore[union-attr, index]
+    taps = _taps(model, pixels, [last, f"{last}.attn.v"])
     values = taps[f"{last}.attn.v"]
     if method == "cosine":
         tokens = taps[last]
     elif method == "maskclip":
-        tokens = taps[before] + block.attn.out(values)
-        tokens = tokens + block.mlp(block.norm2(tokens))
+        tokens = attn.out(values)
     else:
-        tokens = block.attn.out(value_attention(values, block.attn.scale))
+        tokens = attn.out(value_attention(values, attn.scale))
     return tokens[:, int(model.config.vision.class_token) :]
 
 
