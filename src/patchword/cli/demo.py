@@ -49,7 +49,8 @@ def demo(
         return
     demo_pages.show(found, screen())
     notes().print(f"{seconds:.1f} s. The pictures: {page}")
-    notes().print(f'Go on: patchword search {demo_jobs.index_of(out, bundle)} "a red dress"')
+    store = demo_jobs.index_of(out, bundle)
+    notes().print(f'Go on: patchword search {store} "a green wafer with a stain"')
 
 
 COMMANDS = (demo,)
