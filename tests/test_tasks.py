@@ -12,10 +12,10 @@ from PIL import Image
 from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_hybrid
 from torch.testing import assert_close
 
-from patchword import images, models
+from patchword import checkpoints, images, models
 from patchword.bundle import Bundle, make
 from patchword.config import ModelConfig, PreprocessConfig, VisionConfig
-from patchword.errors import ImageError, UnsupportedError
+from patchword.errors import CheckpointError, ImageError, UnsupportedError
 from patchword.tasks import classify as classification
 from patchword.tasks.attention import attention, rolled
 from patchword.tasks.classify import NONE, classify, classify_each
@@ -233,3 +233,27 @@ def test_pictures_are_written(model: Bundle, tmp_path: Path) -> None:
     attention(model, PHOTO, rollout=True).save(tmp_path / "attention.jpg")
     for name in ("heat.png", "attention.jpg"):
         assert min(Image.open(tmp_path / name).size) > 200
+
+
+@pytest.mark.parametrize("size", [384, (224, 448)])
+def test_a_checkpoint_looks_at_another_size(clip: Bundle, tmp_path: Path, size: object) -> None:
+    checkpoints.save(clip, tmp_path / "model")
+    sides = (384, 384) if size == 384 else (224, 448)
+    patch = clip.config.vision.patch_size
+    model = checkpoints.load(tmp_path / "model", image_size=size)
+    pixels, _ = model.open(PHOTO, exact=True)
+    assert pixels.shape == (3, *sides)
+    with torch.no_grad():
+        expected = F.normalize(clip.network.encode_image(torch.from_numpy(pixels)[None]), dim=-1)
+    assert_close(torch.from_numpy(model.embed_images([PHOTO], exact=True)), expected)
+    assert len(dense_features(model, PHOTO)[0]) == sides[0] * sides[1] // patch**2
+    assert model.fingerprint != clip.fingerprint
+    assert heatmap(model, PHOTO, ["a cat"]).values.shape[1:] == (720, 1280)
+    checkpoints.save(model, tmp_path / "again")
+    assert checkpoints.load(tmp_path / "again").preprocess.config.size == sides
+
+
+def test_a_size_that_patches_do_not_divide(clip: Bundle, tmp_path: Path) -> None:
+    checkpoints.save(clip, tmp_path / "model")
+    with pytest.raises(CheckpointError, match="patches are 16 px"):
+        checkpoints.load(tmp_path / "model", image_size=100)

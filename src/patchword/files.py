@@ -76,11 +76,16 @@ def gone(path: str) -> bool:
     return False
 
 
-def _walk(folder: str, failed: list[ImageError]) -> Iterator[str]:
-    """Resolved paths of the pictures below a folder; links are followed, each folder once."""
+def picture_suffixes() -> set[str]:
+    """The suffixes, lower case with their dot, by which a picture in a folder is known."""
     Image.init()
     formats = Image.registered_extensions().items()
-    suffixes = {s for s, name in formats if name in Image.OPEN and name not in _NOT_PICTURES}
+    return {s for s, name in formats if name in Image.OPEN and name not in _NOT_PICTURES}
+
+
+def _walk(folder: str, failed: list[ImageError]) -> Iterator[str]:
+    """Resolved paths of the pictures below a folder; links are followed, each folder once."""
+    suffixes = picture_suffixes()
 
     def unlisted(error: OSError) -> None:
         failed.append(ImageError(_shown(error.filename), f"cannot be listed: {error.strerror}"))

@@ -8,7 +8,7 @@ black where the resized image is smaller, rescale, normalise.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,19 @@ class Geometry:
         out *= weight
         out += first
         return out
+
+
+def at_size(config: PreprocessConfig, size: int | tuple[int, int]) -> PreprocessConfig:
+    """The same preprocessing to another size, pixels (H, W) or one number for a square.
+
+    A square keeps the share of the resized image that is cropped away; to anything else the whole
+    image is squashed.
+    """
+    if isinstance(size, tuple) and size[0] != size[1]:
+        return replace(config, size=size, resize="squash")
+    side = size[0] if isinstance(size, tuple) else size
+    resize_to = round(config.resize_to * side / min(config.size))
+    return replace(config, size=(side, side), resize_to=resize_to)
 
 
 class Preprocess:

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -27,6 +28,7 @@ from patchword.checkpoints.read import Source, open_path
 from patchword.checkpoints.rules import assemble, fit
 from patchword.config import ModelConfig
 from patchword.errors import CheckpointError, ConfigError, TokenizerError
+from patchword.preprocess import at_size
 from patchword.tokenizers import (
     MERGES_FILE,
     OPENAI_FILE,
@@ -46,11 +48,14 @@ def load(
     dtype: torch.dtype = torch.float32,
     tokenizer: str | os.PathLike[str] | None = None,
     token: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> Bundle:
     """Open a checkpoint: a folder, a file of weights, a hub id "organisation/name", or "demo".
 
     dtype: of the weights in memory, whatever their type in the file. tokenizer: a file or folder
-    to take it from instead of the checkpoint. token: for closed repositories of the hub. Raises
+    to take it from instead of the checkpoint. token: for closed repositories of the hub.
+    image_size: pixels, or (H, W), to look at instead of the checkpoint's own; positions are
+    resampled to it (see `preprocess.at_size`). Raises
     CheckpointError when it is missing, of an unknown format, unsafe, or does not fit;
     TokenizerError when its tokenizer does not fit.
     """
@@ -62,6 +67,8 @@ def load(
     except (CheckpointError, ConfigError, ValueError, RuntimeError, ZeroDivisionError) as error:
         # The last three: a config.json of our own, edited by hand, can ask for any shape.
         raise CheckpointError(f"{opened.name} is {form.TITLE}, but {error}") from error
+    if image_size is not None:
+        config = _resized(config, image_size, opened.name)
     own.check(opened.metadata, opened.files)
     like = network.state_dict()
     shapes = {name: tuple(value.shape) for name, value in like.items()}
@@ -69,6 +76,15 @@ def load(
     state = dict(assemble(plan, opened.tensors, like, device, dtype))
     network.load_state_dict(state, assign=True)
     return bundle.make(network, config, _tokenizer(opened, config, tokenizer), opened.name)
+
+
+def _resized(config: ModelConfig, size: int | tuple[int, int], name: str) -> ModelConfig:
+    """The config with preprocessing to another size that patches divide."""
+    preprocess = at_size(config.preprocess, size)
+    patch = config.vision.patch_size
+    if min(preprocess.size) < patch or any(side % patch for side in preprocess.size):
+        raise CheckpointError(f"{name} cannot look at {preprocess.size}: patches are {patch} px")
+    return replace(config, preprocess=preprocess)
 
 
 def locate(source: str, token: str | None = None) -> Source:

@@ -25,7 +25,6 @@ T = TypeVar("T")
 
 EMBEDDED = "demo"
 SHOWN = 60  # images in a picture or page that a command saves
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".jp2")
 WIDE = 200  # columns of a table in a pipe, where no terminal says how many there are
 
 ModelOption = Annotated[
@@ -123,11 +122,14 @@ def expand(paths: Sequence[str]) -> list[str]:
 
 def pictures_in(folder: str) -> list[str]:
     """Files below a folder whose suffix is that of an image, sorted."""
+    from patchword import files
+
+    suffixes = files.picture_suffixes()
     return sorted(
         os.path.join(place, name)
         for place, _, names in os.walk(folder)
         for name in names
-        if name.lower().endswith(PICTURES)
+        if os.path.splitext(name)[1].lower() in suffixes
     )
 
 
