@@ -218,6 +218,16 @@ def test_attention_maps(model: Bundle) -> None:
     assert_allclose(one.maps[0], result.maps[2])
 
 
+@pytest.mark.parametrize("rollout", [False, True])
+def test_half_precision_models_draw_too(tmp_path: Path, clip: Bundle, rollout: bool) -> None:
+    checkpoints.save(clip, tmp_path / "model")
+    half = checkpoints.load(tmp_path / "model", dtype=torch.bfloat16)
+    ours, full = (attention(m, PHOTO, rollout=rollout).maps for m in (half, clip))
+    assert_allclose(ours, full, atol=2**-7)  # bfloat16 has 8 bits
+    ours, full = (heatmap(m, PHOTO, ["a cat"]).values for m in (half, clip))
+    assert_allclose(ours, full, atol=2**-5)  # and rounds some ten times on the way
+
+
 def test_rollout_is_the_product_of_the_layers() -> None:
     generator = torch.Generator().manual_seed(0)
     layers = list(torch.rand(3, 2, 5, 5, generator=generator, dtype=torch.float64).softmax(-1))

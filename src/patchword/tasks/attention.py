@@ -60,26 +60,29 @@ def attention(
     if not -len(names) <= layer < len(names):
         raise UnsupportedError(f"no layer {layer}: {model.name} has layers 0 to {len(names) - 1}")
     wanted = names if rollout else [names[layer]]
-    pixels, geometry = model.open(image, exact=True)
-    batch = torch.from_numpy(pixels)[None].to(model.device)
+    photo = images.open(image, exact=True)
+    pixels, geometry = model.preprocess(photo)
+    batch = torch.from_numpy(pixels)[None].to(next(model.network.parameters()))
     with torch.inference_mode():
         _, taps = model.network.encode_image(batch, taps=wanted)  # type: ignore[operator]
     if rollout:
-        weights, titles = rolled([taps[name][0] for name in names])[None], ["rollout"]
+        weights, titles = rolled([taps[name][0].float() for name in names])[None], ["rollout"]
     else:
-        weights = taps[wanted[0]][0]
-        titles = [f"head {i}" for i in range(len(weights))]
-        if head is not None:
-            if not 0 <= head < len(weights):
-                raise UnsupportedError(f"no head {head}: the layer has 0 to {len(weights) - 1}")
-            weights, titles = weights[head : head + 1], titles[head : head + 1]
+        weights, titles = of_heads(taps[wanted[0]][0].float(), head)
     rows = pooled_rows(model, weights)
-    if head is None and not rollout:
-        rows, titles = torch.cat([rows.mean(dim=0, keepdim=True), rows]), ["mean", *titles]
-    grid = patch_grid(model)
-    maps = geometry.to_source(rows.reshape(-1, *grid).cpu().numpy())
-    photo = images.open(image, exact=True)
-    return AttentionMap(photo, weights.float().cpu().numpy(), maps, tuple(titles))
+    if len(titles) > len(rows):
+        rows = torch.cat([rows.mean(dim=0, keepdim=True), rows])
+    maps = geometry.to_source(rows.reshape(-1, *patch_grid(model)).cpu().numpy())
+    return AttentionMap(photo, weights.cpu().numpy(), maps, tuple(titles))
+
+
+def of_heads(weights: Tensor, head: int | None) -> tuple[Tensor, list[str]]:
+    """weights (heads, N, M) of one head or, for None, of all; titles, the mean's first for all."""
+    if head is None:
+        return weights, ["mean", *(f"head {i}" for i in range(len(weights)))]
+    if not 0 <= head < len(weights):
+        raise UnsupportedError(f"no head {head}: the layer has 0 to {len(weights) - 1}")
+    return weights[head : head + 1], [f"head {head}"]
 
 
 def layer_taps(model: Bundle) -> list[str]:

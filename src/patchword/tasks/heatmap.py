@@ -61,10 +61,10 @@ def heatmap(model: Bundle, image: ImageLike, texts: Sequence[str], method: str =
     if not texts:
         raise UnsupportedError("a heatmap needs at least one text")
     words = torch.from_numpy(model.embed_texts(list(texts)))
-    patches, geometry = dense_features(model, image, method)
+    photo = images.open(image, exact=True)
+    patches, geometry = dense_features(model, photo, method)
     cosines = patches @ words.to(patches).mT  # (N, T)
     grid = cosines.mT.reshape(len(texts), *patch_grid(model)).cpu().numpy()
-    photo = images.open(image, exact=True)
     return Heatmap(photo, tuple(texts), geometry.to_source(grid), resolve(method))
 
 
