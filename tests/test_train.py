@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 import patchword
 from patchword import data
+from patchword.cli import main
 from patchword.errors import PatchwordError, RecipeError
 from patchword.train import loop, recipe
 
@@ -94,7 +95,7 @@ def curve(folder: Path) -> dict[int, float]:
 
 
 def test_killed_runs_continue_bit_for_bit(path: Path, tmp_path: Path) -> None:
-    whole = loop.train(recipe.load(path, [f"out={tmp_path / 'whole'}"]))
+    whole = loop.train(recipe.load(path, [f"out={tmp_path / 'whole'}"])).folder
     command = [sys.executable, "-m", "patchword", "train", str(path)]
     child = subprocess.Popen(
         command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stderr=subprocess.DEVNULL
@@ -107,14 +108,15 @@ def test_killed_runs_continue_bit_for_bit(path: Path, tmp_path: Path) -> None:
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    again = loop.train(recipe.load(path))
+    again = loop.train(recipe.load(path)).folder
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
     assert patchword.load(again).fingerprint == patchword.load(whole).fingerprint
 
 
 def test_a_trained_model_tells_the_classes_apart(path: Path, photos: Path) -> None:
     done = loop.train(recipe.load(path, ["steps=60"]))
-    model = patchword.load(done)
+    assert [Path(error.image).name for error in done.broken] == ["broken.png"]
+    model = patchword.load(done.folder)
     files = sorted(photos.glob("*/[0-9]*.png"))
     best = [scores[0].label for scores in model.classify(files, ["hat", "shirt"])]
     right = [label in file.parent.name for label, file in zip(best, files, strict=True)]
@@ -203,3 +205,12 @@ def test_a_run_that_diverges_stops(path: Path) -> None:
     batch.pixels[0, 0, 0, 0] = torch.nan
     with pytest.raises(RecipeError, match="at step 0"):
         run.step(0, batch)
+
+
+def test_the_command_names_what_it_passed_over(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(path), "steps=1"])
+    assert stop.value.code == 1
+    assert "broken.png: not an image" in capsys.readouterr().err

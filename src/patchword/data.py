@@ -46,7 +46,9 @@ class Pair:
 
 
 class Source(Protocol):
-    """Pairs by number."""
+    """Pairs by number, and the images of it that could not be read."""
+
+    broken: list[ImageError]
 
     def __len__(self) -> int: ...
 
@@ -99,6 +101,7 @@ class ScenesSource:
     def __init__(self, config: SourceConfig, size: int) -> None:
         if config.count < 1:
             raise RecipeError("a source of scenes needs count = how many")
+        self.broken: list[ImageError] = []
         self.pairs = []
         for index in range(config.count):
             scene = scenes.scene(config.seed, index, SCENE_SIZE, config.only or None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.common import JsonOption, emit, notes, screen, wrong
+from patchword.cli.common import JsonOption, emit, finish, notes, screen, wrong
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -39,7 +39,7 @@ def train(
     from patchword.train.loop import train as run
 
     with one_line() as bar:
-        task = bar.add_task("", total=plan.steps)
+        task = bar.add_task("", total=plan.until or plan.steps)
 
         def report(step: int, metrics: dict[str, float]) -> None:
             words = f"loss {metrics['loss']:.3f}  {metrics['samples_per_s']:.0f} samples/s"
@@ -47,11 +47,12 @@ def train(
             if as_json:
                 emit({"step": step, **metrics})
 
-        folder = run(plan, report)
+        done = run(plan, report)
     if as_json:
-        emit({"model": str(folder)})
+        emit({"model": str(done.folder)})
     else:
-        screen().print(f"{folder}: patchword info {folder}")
+        screen().print(f"{done.folder}: patchword info {done.folder}")
+    finish(done.broken, done.photos)
 
 
 def one_line() -> Progress:

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from patchword import checkpoints, data, losses
 from patchword.bundle import Bundle, make
 from patchword.config import ModelConfig
-from patchword.errors import RecipeError
+from patchword.errors import ImageError, RecipeError
 from patchword.models import build, initialise
 from patchword.tokenizers import Tokenizer
 from patchword.train.augment import photometric
@@ -40,8 +40,17 @@ class Batch:
     same: Tensor  # (N, N) bool: caption j is true of photo i
 
 
-def train(recipe: Recipe, report: Report = lambda step, metrics: None) -> Path:
-    """Run a recipe, or continue it from its last checkpoint; the finished model's folder.
+@dataclass(frozen=True)
+class Trained:
+    """What a run leaves."""
+
+    folder: Path  # the finished model, for `load`
+    photos: int  # that were read
+    broken: list[ImageError]  # those that could not be, passed over
+
+
+def train(recipe: Recipe, report: Report = lambda step, metrics: None) -> Trained:
+    """Run a recipe, or continue it from its last checkpoint.
 
     `report(step, metrics)` is called after every step. The same recipe and machine give the same
     weights, interrupted or not. Raises RecipeError for data or a model that cannot be used.
@@ -60,7 +69,8 @@ def train(recipe: Recipe, report: Report = lambda step, metrics: None) -> Path:
             print(json.dumps({"step": step, **values}), file=metrics, flush=True)
             if step % recipe.checkpoint_every == 0 or step == run.last:
                 run.save(out / CHECKPOINT, step)
-    return checkpoints.save(run.result(), out / "model")
+    broken = [error for source in sources for error in source.broken]
+    return Trained(checkpoints.save(run.result(), out / "model"), sum(map(len, sources)), broken)
 
 
 class Run:
