@@ -42,8 +42,10 @@ def load(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{path}: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise RecipeError(f"{path} is not TOML: {error}") from error
     for change in changes:
         _apply(values, change)
     try:
