@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from patchword import models
-from patchword.checkpoints import huggingface
+from patchword.checkpoints import hf_clip
 from patchword.checkpoints.rules import Const, Drop, Same
 from patchword.config import ModelConfig
 from patchword.variants import clip_vit
@@ -43,10 +43,10 @@ def theirs(config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
     with torch.device("meta"):
         shapes = {n: tuple(t.shape) for n, t in models.build(config).state_dict().items()}
     out = {}
-    for rule in huggingface.rules(config):
+    for rule in hf_clip.rules(config):
         if not isinstance(rule, (Const, Drop, Same)):
-            for name in rule.sources:
-                out[name] = torch.full(rule.expects(shapes[rule.ours]), 0.5, dtype=dtype)
+            for name, shape in rule.needs(shapes[rule.ours]).items():
+                out[name] = torch.full(shape, 0.5, dtype=dtype)
     return out
 
 

@@ -185,7 +185,7 @@ def test_cosine_heatmap_is_each_patch_where_the_pooled_one_goes(clip: Bundle) ->
     pixels = torch.from_numpy(clip.open(PHOTO, exact=True)[0])[None]
     tower = clip.network.image
     with torch.no_grad():
-        x = tower.embed(pixels)
+        x, _ = tower.embed(pixels)
         for block in tower.blocks:
             x = block(x)
         expected = F.normalize(tower.head(tower.norm(x[0, 1:])), dim=-1)
@@ -197,7 +197,7 @@ def test_value_methods_by_hand(clip: Bundle) -> None:
     tower = clip.network.image
     block = tower.blocks[-1]
     with torch.no_grad():
-        x = tower.blocks[0](tower.embed(pixels))
+        x = tower.blocks[0](tower.embed(pixels)[0])
         v = block.attn.qkv(block.norm1(x))[..., 64:]  # (1, N, 32), two heads of 16
         mixed = []
         for head in v[0].split(16, dim=-1):

@@ -68,7 +68,16 @@ class Bundle:
         exact: bool = False,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         """Each image in order with its row of `run(pixels (B, 3, S, S))` as float32, or with the
-        ImageError that says why it has none. Images are opened in threads, a batch ahead."""
+        ImageError that says why it has none. Images are opened in threads, a batch ahead.
+
+        A model that takes images in their own shapes is given a list of (3, h, w). Raises
+        UnsupportedError for a model without an image tower.
+        """
+        if self.config.vision.kind == "none":
+            raise UnsupportedError(
+                f"{self.name} has a text tower only and sees no images; "
+                'load a CLIP model, or the embedded one: patchword.load("demo")'
+            )
 
         def attempt(source: ImageLike) -> tuple[ImageLike, Vector | ImageError]:
             try:
@@ -80,7 +89,7 @@ class Bundle:
             opened = _ahead(pool, attempt, sources, batch_size + DECODERS)
             while batch := list(islice(opened, batch_size)):
                 good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
-                rows = iter(self._rows(run, np.stack(good)) if good else ())
+                rows = iter(self._rows(run, good) if good else ())
                 for source, pixels in batch:
                     yield source, pixels if isinstance(pixels, ImageError) else next(rows)
 
@@ -115,7 +124,7 @@ class Bundle:
         if not len(texts):
             return out
         ids = tokenizer(texts)  # (N, L)
-        lengths = (ids == tokenizer.end_token).argmax(axis=1) + 1
+        lengths = tokenizer.lengths(ids)
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
@@ -140,13 +149,19 @@ class Bundle:
     @property
     def dim(self) -> int:
         """D, the length of a vector."""
-        return self.config.embed_dim or self.config.vision.width
+        return self.config.feature_dim
 
     @property
     def scale(self) -> float:
         """What a cosine is multiplied by before a softmax."""
         with torch.no_grad():
-            return float(self.network.scale) if self.config.text else 1.0  # type: ignore[arg-type]
+            return float(getattr(self.network, "scale", 1.0))
+
+    @property
+    def bias(self) -> float:
+        """What is added to a scaled cosine before a sigmoid (SigLIP); 0 for other models."""
+        with torch.no_grad():
+            return float(getattr(self.network, "logit_bias", 0.0))
 
     def _unit_image(self, pixels: Tensor) -> Tensor:
         return F.normalize(self.network.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
@@ -154,13 +169,25 @@ class Bundle:
     def _unit_text(self, ids: Tensor) -> Tensor:
         return F.normalize(self.network.encode_text(ids).float(), dim=-1)  # type: ignore[operator]
 
-    def _rows(self, run: Callable[[Tensor], Tensor], inputs: NDArray[Any]) -> Vector:
+    def _rows(
+        self, run: Callable[[Any], Tensor], inputs: NDArray[Any] | Sequence[NDArray[Any]]
+    ) -> Vector:
         """`run` on a batch, without gradients, on the network's device and in its type."""
-        tensor = torch.from_numpy(inputs).to(self.device)
+        if isinstance(inputs, np.ndarray):
+            batch: Any = self._tensor(inputs)
+        elif self.config.preprocess.resize == "patches":
+            batch = [self._tensor(each) for each in inputs]
+        else:
+            batch = self._tensor(np.stack(inputs))
+        with torch.inference_mode():
+            return run(batch).float().cpu().numpy()
+
+    def _tensor(self, values: NDArray[Any]) -> Tensor:
+        """An array as the network takes it."""
+        tensor = torch.from_numpy(values).to(self.device)
         if tensor.is_floating_point():
             tensor = tensor.to(next(self.network.parameters()).dtype)
-        with torch.inference_mode():
-            return run(tensor).float().cpu().numpy()
+        return tensor
 
 
 def make(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None, name: str) -> Bundle:

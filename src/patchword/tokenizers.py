@@ -159,6 +159,13 @@ class Tokenizer:
             place[: len(row)] = row
         return out
 
+    def lengths(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many of each row's ids (N, L) are not padding: (N,)."""
+        padding = (ids != self.pad_token)[:, ::-1].argmax(axis=1)
+        ends = int(self.pad_token == self.end_token)  # the first of the end tokens is none
+        lengths: NDArray[np.int64] = np.minimum(ids.shape[1] - padding + ends, ids.shape[1])
+        return lengths
+
     def count(self, text: str) -> int:
         """Ids of the whole text, start and end included: above `context`, its rest is dropped."""
         return len(self._ids([text])[0])

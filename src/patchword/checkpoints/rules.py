@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,9 +32,9 @@ class Rename:
         """Names in the checkpoint."""
         return (self.theirs,)
 
-    def expects(self, shape: Shape) -> Shape:
+    def needs(self, shape: Shape) -> dict[str, Shape]:
         """The shape that each source must have for ours to have `shape`."""
-        return shape
+        return {self.theirs: shape}
 
     def make(self, parts: Sequence[Tensor]) -> Tensor:
         """Our tensor from the sources, a view where possible."""
@@ -46,37 +47,91 @@ class Unsqueeze(Rename):
 
     count: int = 1
 
-    def expects(self, shape: Shape) -> Shape:
-        return shape[self.count :]
+    def needs(self, shape: Shape) -> dict[str, Shape]:
+        return {self.theirs: shape[self.count :]}
 
     def make(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[0][(None,) * self.count]
 
 
 @dataclass(frozen=True)
+class Squeeze(Rename):
+    """Theirs without its leading dimension, which is of size 1."""
+
+    def needs(self, shape: Shape) -> dict[str, Shape]:
+        return {self.theirs: (1, *shape)}
+
+    def make(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0][0]
+
+
+@dataclass(frozen=True)
 class Transpose(Rename):
     """Their matrix transposed: x @ W in their code is W.T @ x in ours."""
 
-    def expects(self, shape: Shape) -> Shape:
-        return shape[::-1]
+    def needs(self, shape: Shape) -> dict[str, Shape]:
+        return {self.theirs: shape[::-1]}
 
     def make(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[0].mT
 
 
 @dataclass(frozen=True)
+class Patches(Rename):
+    """A linear map of flattened patches (D, P * P * C), pixel by pixel, as a convolution's kernel
+    (D, C, P, P)."""
+
+    def needs(self, shape: Shape) -> dict[str, Shape]:
+        return {self.theirs: (shape[0], math.prod(shape[1:]))}
+
+    def make(self, parts: Sequence[Tensor]) -> Tensor:
+        side = math.isqrt(parts[0].shape[1] // 3)
+        return torch.unflatten(parts[0], 1, (side, side, 3)).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class AddRow:
+    """Theirs (N, D) plus the first row of `row` (M, D) everywhere, as (1, N, D).
+
+    Folds the type embedding of a BERT that only ever sees one type into its positions.
+    """
+
+    theirs: str
+    row: str
+    rows: int
+    ours: str
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.theirs, self.row)
+
+    def needs(self, shape: Shape) -> dict[str, Shape]:
+        return {self.theirs: shape[1:], self.row: (self.rows, shape[-1])}
+
+    def make(self, parts: Sequence[Tensor]) -> Tensor:
+        return (parts[0] + parts[1][0])[None]
+
+
+@dataclass(frozen=True)
 class Fuse:
-    """Several of theirs, of one shape, one after the other along the first dimension."""
+    """Several of theirs, one after the other along the first dimension.
+
+    shares: how much of it each takes, (1, 2) for a third and two thirds; () for equal parts.
+    """
 
     theirs: tuple[str, ...]
     ours: str
+    shares: tuple[int, ...] = ()
 
     @property
     def sources(self) -> tuple[str, ...]:
         return self.theirs
 
-    def expects(self, shape: Shape) -> Shape:
-        return (shape[0] // len(self.theirs), *shape[1:])
+    def needs(self, shape: Shape) -> dict[str, Shape]:
+        shares = self.shares or (1,) * len(self.theirs)
+        unit = shape[0] // sum(shares)
+        sizes = [(unit * share, *shape[1:]) for share in shares]
+        return dict(zip(self.theirs, sizes, strict=True))
 
     def make(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts))
@@ -95,8 +150,8 @@ class Split:
     def sources(self) -> tuple[str, ...]:
         return (self.theirs,)
 
-    def expects(self, shape: Shape) -> Shape:
-        return (shape[0] * self.parts, *shape[1:])
+    def needs(self, shape: Shape) -> dict[str, Shape]:
+        return {self.theirs: (shape[0] * self.parts, *shape[1:])}
 
     def make(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[0].chunk(self.parts)[self.part]
@@ -123,7 +178,7 @@ class Same:
     """All of ours, under the same names."""
 
 
-Made = Rename | Fuse | Split
+Made = Rename | AddRow | Fuse | Split
 Rule = Made | Const | Drop | Same
 
 
@@ -147,7 +202,7 @@ def fit(
             by_ours[rule.ours] = rule
     for rule in by_ours.values():
         if not isinstance(rule, Const):
-            needed.update(dict.fromkeys(rule.sources, rule.expects(shapes[rule.ours])))
+            needed.update(rule.needs(shapes[rule.ours]))
     if set(by_ours) != set(shapes):  # the format file is wrong, not the checkpoint
         raise ValueError(f"no rule makes {sorted(set(shapes) - set(by_ours))}")
     missing = {name: shape for name, shape in needed.items() if name not in tensors}

@@ -10,13 +10,15 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from patchword.config import ModelConfig
+from patchword.models.towers import ImageModel, TextModel
 from patchword.models.two_tower import TwoTower
-from patchword.models.vit import ImageModel
 
 
 def build(config: ModelConfig) -> nn.Module:
     """The network that `config` describes, with fresh parameters."""
-    return ImageModel(config) if config.text is None else TwoTower(config)
+    if config.text is None:
+        return ImageModel(config)
+    return TextModel(config) if config.vision.kind == "none" else TwoTower(config)
 
 
 def initialise(network: nn.Module) -> None:

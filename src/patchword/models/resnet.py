@@ -78,7 +78,7 @@ class ModifiedResNet(Trunk):
     Taps: "layer{i}", and "attnpool.*" of AttentionPool2d.
     """
 
-    def __init__(self, config: VisionConfig, out: int) -> None:
+    def __init__(self, config: VisionConfig, out: int, head_bias: bool = False) -> None:
         super().__init__(config.width, config.stages)
         self.config = config
         self.attnpool = AttentionPool2d(config.grid, self.out_width, config.heads, out)

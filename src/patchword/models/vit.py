@@ -1,4 +1,4 @@
-"""The Vision Transformer (Dosovitskiy et al. 2021), plain or hybrid, with or without a head."""
+"""The Vision Transformer (Dosovitskiy et al. 2021) and its descendants, plain or hybrid."""
 
 from __future__ import annotations
 
@@ -6,92 +6,157 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from patchword.config import ModelConfig, VisionConfig
+from patchword.config import VisionConfig
 from patchword.models.resnet import Trunk
 from patchword.nn.patches import PatchEmbed
-from patchword.nn.positions import resample
+from patchword.nn.pooling import MapPool
+from patchword.nn.positions import resample, sincos_2d
 from patchword.nn.taps import NO_TAPS, Taps
-from patchword.nn.transformer import Block, run
+from patchword.nn.transformer import Block, padding_mask, run
+
+Pixels = Tensor | Sequence[Tensor]  # (B, 3, H, W), or images (3, H, W) each of its own size
 
 
 class VisionTransformer(nn.Module):
     """Pixels (B, 3, H, W) -> (B, out), or pooled features (B, D) when `out` is 0.
 
-    Any H and W that the patch size divides: positions are resampled to the grid. With
-    `config.stages` the patches come from a convolutional stem (the hybrid of section 3.1).
+    Any H and W that the patch size divides: positions are resampled to the grid. Images of
+    different sizes come as a list and run in one batch, the shorter ones padded and the padding
+    masked. With `config.stages` the patches come from a convolutional stem (the hybrid of section
+    3.1). What the fields of `config` stand for is said there.
 
     Taps: "tokens" (B, N, D) enter the first block; "blocks.{i}" leave block i;
-    "blocks.{i}.attn" (B, H, N, N), ".attn.q", ".k", ".v"; "features" (B, D) before the head.
+    "blocks.{i}.attn" (B, H, N, N), ".attn.q", ".k", ".v"; "attn_pool.attn" (B, H, 1, N);
+    "features" (B, D) before the head.
     """
 
     def __init__(self, config: VisionConfig, out: int, head_bias: bool = False) -> None:
         super().__init__()
         self.config = config
-        width, rows, columns = config.width, *config.grid
+        self.prefix = config.prefix
+        width, eps = config.width, config.eps
         if config.stages:
             self.stem = Trunk(config.stem_width, config.stages)
             self.patch_embed = PatchEmbed(self.stem.out_width, width, 1, bias=config.patch_bias)
         else:
             self.patch_embed = PatchEmbed(3, width, config.patch_size, bias=config.patch_bias)
-        self.prefix = int(config.class_token)
         if config.class_token:
-            self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-            nn.init.normal_(self.cls_token, std=0.02)
-        self.pos_embed = nn.Parameter(torch.empty(1, self.prefix + rows * columns, width))
-        nn.init.normal_(self.pos_embed, std=0.02)
-        self.norm_pre = nn.LayerNorm(width, config.eps) if config.pre_norm else nn.Identity()
+            self.cls_token = _learned(1, width)
+        if config.pool == "distilled":
+            self.dist_token = _learned(1, width)
+            self.head_dist = nn.Linear(width, out, bias=head_bias) if out else nn.Identity()
+        if config.registers:
+            self.reg_token = _learned(config.registers, width)
+        self._add_positions()
+        self.norm_pre = nn.LayerNorm(width, eps) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, config.mlp_width, config.activation, config.eps)
+            Block(
+                width,
+                config.heads,
+                config.mlp_width,
+                config.activation,
+                eps,
+                layer_scale=config.layer_scale,
+                qk_norm=config.qk_norm,
+            )
             for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(width, config.eps)
+        self.norm = nn.LayerNorm(width, eps)
+        if config.pool == "map":
+            self.attn_pool = MapPool(width, config.heads, config.mlp_width, config.activation, eps)
         self.head = nn.Linear(width, out, bias=head_bias) if out else nn.Identity()
 
-    def forward(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
-        x = self.embed(pixels)
+    def forward(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
+        x, seen = self.embed(pixels)
         taps.keep("tokens", x)
-        x = self.pool(run(self.blocks, x, taps=taps))
-        x = self.norm(x)
-        taps.keep("features", x)
+        mask = None if seen is None else padding_mask(seen, x)
+        x = run(self.blocks, x, mask, taps)
+        x = self.pool(x, seen, taps)
+        taps.keep("features", x.mean(dim=1) if self.config.pool == "distilled" else x)
+        if self.config.pool == "distilled":  # Touvron et al. 2021, section 4: the heads' mean
+            return (self.head(x[:, 0]) + self.head_dist(x[:, 1])) / 2  # type: ignore[no-any-return]
         return self.head(x)  # type: ignore[no-any-return]
 
-    def embed(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) -> tokens (B, prefix + h * w, D) with their positions."""
-        patches = self.patch_embed(self.stem(pixels) if self.config.stages else pixels)
+    def embed(self, pixels: Pixels) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, prefix + h * w, D) with their positions, and which of them (B, N) are there
+        at all; None for all."""
+        if isinstance(pixels, Tensor):
+            return self._tokens(pixels), None
+        rows = [self._tokens(image[None])[0] for image in pixels]
+        lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+        x = pad_sequence(rows, batch_first=True)
+        return x, torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) of one size -> tokens (B, prefix + h * w, D)."""
+        config = self.config
+        patches = self.patch_embed(self.stem(pixels) if config.stages else pixels)
         grid = (patches.shape[-2], patches.shape[-1])
         x = patches.flatten(2).mT  # (B, h * w, D)
-        if self.config.class_token:
-            x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
-        x = x + resample(self.pos_embed, self.config.grid, grid, self.prefix).to(x.dtype)
-        return self.norm_pre(x)  # type: ignore[no-any-return]
+        apart = config.positions in ("patches", "flexible")  # positions are of the patches alone
+        mode = "bilinear" if config.positions == "flexible" else "bicubic"
+        before = 0 if apart else self.prefix
+        positions = resample(self.pos_embed, config.grid, grid, before, mode).to(x.dtype)
+        if apart:
+            x = x + positions
+        front = [
+            getattr(self, name).to(x.dtype).expand(len(x), -1, -1)
+            for name in ("cls_token", "dist_token", "reg_token")
+            if hasattr(self, name)
+        ]
+        x = torch.cat([*front, x], dim=1) if front else x
+        return self.norm_pre(x if apart else x + positions)  # type: ignore[no-any-return]
 
-    def pool(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, D) -> (B, D): the class token, or the mean of the patches."""
-        return x[:, 0] if self.config.pool == "cls" else x[:, self.prefix :].mean(dim=1)
+    def pool(self, x: Tensor, seen: Tensor | None = None, taps: Taps = NO_TAPS) -> Tensor:
+        """Tokens (B, N, D) of the last block -> (B, D), normed; "distilled" keeps two: (B, 2, D).
+
+        seen: as from `embed`.
+        """
+        kind = self.config.pool
+        if kind == "cls":
+            return self.norm(x[:, 0])  # type: ignore[no-any-return]
+        if kind == "distilled":
+            return self.norm(x[:, :2])  # type: ignore[no-any-return]
+        if kind == "avg":
+            return self.norm(self._mean(x, seen))  # type: ignore[no-any-return]
+        x = self.norm(x)
+        if kind == "norm_avg":
+            return self._mean(x, seen)
+        mask = None if seen is None else padding_mask(seen, x)
+        return self.attn_pool(x, mask, taps.inside("attn_pool"))  # type: ignore[no-any-return]
+
+    def _mean(self, x: Tensor, seen: Tensor | None) -> Tensor:
+        """The mean (B, D) of the patches that are there."""
+        x = x[:, self.prefix :]
+        if seen is None:
+            return x.mean(dim=1)
+        weights = seen[:, self.prefix :, None].to(x.dtype)
+        return (x * weights).sum(dim=1) / weights.sum(dim=1)
 
     def project(self, tokens: Tensor) -> Tensor:
         """Tokens of the last block (B, N, D) the way the pooled one goes: (B, N, out)."""
+        if self.config.pool == "map":  # each as if the query attended to it alone
+            pooled = self.pool(tokens.flatten(0, 1)[:, None])
+            return self.head(pooled).unflatten(0, tokens.shape[:2])  # type: ignore[no-any-return]
         return self.head(self.norm(tokens))  # type: ignore[no-any-return]
 
+    def _add_positions(self) -> None:
+        """The parameter or buffer "pos_embed" (1, N, D)."""
+        config = self.config
+        rows, columns = config.grid
+        before = 0 if config.positions in ("patches", "flexible") else self.prefix
+        if config.positions == "sincos":
+            fixed = sincos_2d(config.grid, config.width)
+            fixed = torch.cat([fixed.new_zeros(before, config.width), fixed])[None]
+            self.register_buffer("pos_embed", fixed)
+        else:
+            self.pos_embed = _learned(before + rows * columns, config.width)
 
-class ImageModel(nn.Module):
-    """One image tower alone: a classifier, or a feature extractor when `config.classes` is 0."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.image = VisionTransformer(config.vision, config.classes, head_bias=True)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (B, classes)."""
-        return self.image(pixels)  # type: ignore[no-any-return]
-
-    def encode_image(
-        self, pixels: Tensor, taps: Sequence[str] = ()
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Features (B, D) before the head; with `taps`, those intermediates too."""
-        wanted = Taps({"image.features", *taps})
-        self.image(pixels, wanted.inside("image"))
-        kept = wanted.result()
-        features = kept["image.features"]
-        return (features, {name: kept[name] for name in taps}) if taps else features
+def _learned(count: int, width: int) -> nn.Parameter:
+    """(1, count, width), to be learned."""
+    values = nn.Parameter(torch.empty(1, count, width))
+    nn.init.normal_(values, std=0.02)
+    return values

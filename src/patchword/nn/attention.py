@@ -11,9 +11,13 @@ from patchword.nn.taps import NO_TAPS, Taps
 
 
 class KVCache:
-    """Keys and values (B, H, M, d) of the tokens seen so far, for one self-attention layer."""
+    """Keys and values (B, H, M, d) of the tokens seen so far, for one attention layer.
 
-    def __init__(self) -> None:
+    Self-attention appends those of each call. Cross-attention computes them once: `fixed`.
+    """
+
+    def __init__(self, fixed: bool = False) -> None:
+        self.fixed = fixed
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
 
@@ -25,13 +29,19 @@ class KVCache:
         self.keys, self.values = keys, values
         return keys, values
 
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows (K,) of the batch, in this order: what a beam search goes on with."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[rows], self.values[rows]
+
 
 class Attention(nn.Module):
     """Scaled dot-product attention in `heads` heads (Vaswani et al. 2017, eq. 1).
 
     x (B, N, D) asks; context (B, M, C) answers, x itself when None. mask: additive, broadcast to
     (B, H, N, M), or None. With `context_width` the context has its own width C (cross-attention
-    to another tower). `cache` keeps keys and values between calls.
+    to another tower). `cache` keeps keys and values between calls. `qk_norm` normalises queries
+    and keys head by head (Henry et al. 2020; Dehghani et al. 2023, section 2).
 
     Taps: "attn" (B, H, N, M), whose rows sum to 1 and which is computed openly when asked for, so
     that no fast kernel hides it; "attn.q" (B, H, N, d), "attn.k" and "attn.v" (B, H, M, d).
@@ -43,6 +53,8 @@ class Attention(nn.Module):
         heads: int,
         context_width: int | None = None,
         out_width: int | None = None,
+        qk_norm: bool = False,
+        eps: float = 1e-6,
     ) -> None:
         super().__init__()
         if width % heads:
@@ -54,6 +66,8 @@ class Attention(nn.Module):
         else:
             self.q = nn.Linear(width, width)
             self.kv = nn.Linear(context_width, 2 * width)
+        self.q_norm = nn.LayerNorm(width // heads, eps) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(width // heads, eps) if qk_norm else nn.Identity()
         self.proj = nn.Linear(width, out_width or width)
 
     def forward(
@@ -64,9 +78,7 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
         taps: Taps = NO_TAPS,
     ) -> Tensor:
-        q, k, v = (self.split(part) for part in self.project(x, context))
-        if cache is not None:
-            k, v = cache.extend(k, v)
+        q, k, v = self.queries_keys_values(x, context, cache)
         for name, value in (("attn.q", q), ("attn.k", k), ("attn.v", v)):
             taps.keep(name, value)
         if taps.wants("attn"):
@@ -77,6 +89,17 @@ class Attention(nn.Module):
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
         return self.out(out)  # (B, N, D)
+
+    def queries_keys_values(
+        self, x: Tensor, context: Tensor | None, cache: KVCache | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, N, d) of x; keys and values (B, H, M, d) of context or cache."""
+        if cache is not None and cache.fixed and cache.keys is not None:
+            assert cache.values is not None
+            return self.q_norm(self.split(self.q(x))), cache.keys, cache.values
+        q, k, v = (self.split(part) for part in self.project(x, context))
+        q, k = self.q_norm(q), self.k_norm(k)
+        return q, *((k, v) if cache is None else cache.extend(k, v))
 
     def project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
         """Queries of x, keys and values of the context: (B, N, D), (B, M, D), (B, M, D)."""

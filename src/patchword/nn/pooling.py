@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from patchword.nn.attention import Attention
 from patchword.nn.positions import resample
 from patchword.nn.taps import NO_TAPS, Taps
+from patchword.nn.transformer import Mlp
 
 
 def end_token(x: Tensor, ids: Tensor, end: int) -> Tensor:
@@ -38,3 +39,24 @@ class AttentionPool2d(nn.Module):
         x = x + resample(self.pos_embed, self.grid, grid).to(x.dtype)
         taps.keep("tokens", x)
         return self.attn(x[:, :1], context=x, taps=taps)[:, 0]  # type: ignore[no-any-return]
+
+
+class MapPool(nn.Module):
+    """Multi-head attention pooling (Zhai et al. 2022, "Scaling vision transformers", section 3.2):
+    one learned query attends to tokens (B, N, D), then a pre-norm MLP with residual: (B, D).
+
+    mask: additive, broadcast to (B, H, 1, N), or None. Taps: those of Attention.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_width: int, act: str, eps: float) -> None:
+        super().__init__()
+        self.latent = nn.Parameter(torch.empty(1, 1, width))
+        nn.init.normal_(self.latent, std=width**-0.5)
+        self.attn = Attention(width, heads)
+        self.norm = nn.LayerNorm(width, eps)
+        self.mlp = Mlp(width, mlp_width, act)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, taps: Taps = NO_TAPS) -> Tensor:
+        query = self.latent.to(x.dtype).expand(len(x), -1, -1)
+        pooled = self.attn(query, context=x, mask=mask, taps=taps)[:, 0]
+        return pooled + self.mlp(self.norm(pooled))  # type: ignore[no-any-return]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from patchword.nn.attention import Attention, KVCache
 from patchword.nn.taps import NO_TAPS, Taps
+
+BlockCache = tuple[KVCache, KVCache]  # of self-attention and of cross-attention
 
 
 class QuickGELU(nn.Module):
@@ -41,11 +43,24 @@ class Mlp(nn.Module):
         return self.fc2(self.act(self.fc1(x)))  # type: ignore[no-any-return]
 
 
+class LayerScale(nn.Module):
+    """A learned factor for each channel (Touvron et al. 2021, "Going deeper", eq. 4)."""
+
+    def __init__(self, width: int, start: float = 1e-5) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
 class Block(nn.Module):
     """Attention and MLP with residuals; (B, N, D) -> (B, N, D).
 
     Pre-norm as in ViT and GPT-2, x + f(norm(x)), or post-norm as in BERT and the first
-    Transformer, norm(x + f(x)). Taps: those of Attention.
+    Transformer, norm(x + f(x)). With `cross_width`, a second attention between the two looks at a
+    context of that width, and is passed over where none is given (Li et al. 2022, figure 2).
+    Taps: those of Attention, and of the second under "cross.".
     """
 
     def __init__(
@@ -56,35 +71,66 @@ class Block(nn.Module):
         act: str = "gelu",
         eps: float = 1e-5,
         post_norm: bool = False,
+        layer_scale: bool = False,
+        qk_norm: bool = False,
+        cross_width: int = 0,
     ) -> None:
         super().__init__()
         self.post_norm = post_norm
         self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.attn = Attention(width, heads)
+        self.attn = Attention(width, heads, qk_norm=qk_norm, eps=eps)
+        self.ls1 = LayerScale(width) if layer_scale else nn.Identity()
+        if cross_width:
+            self.norm_cross = nn.LayerNorm(width, eps=eps)
+            self.cross = Attention(width, heads, cross_width)
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = Mlp(width, mlp_width, act)
+        self.ls2 = LayerScale(width) if layer_scale else nn.Identity()
 
     def forward(
         self,
         x: Tensor,
         mask: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: BlockCache | None = None,
         taps: Taps = NO_TAPS,
+        context: Tensor | None = None,
     ) -> Tensor:
+        own, other = (None, None) if cache is None else cache
         if self.post_norm:
-            x = self.norm1(x + self.attn(x, mask=mask, cache=cache, taps=taps))
-            return self.norm2(x + self.mlp(x))  # type: ignore[no-any-return]
-        x = x + self.attn(self.norm1(x), mask=mask, cache=cache, taps=taps)
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+            x = self.norm1(x + self.ls1(self.attn(x, mask=mask, cache=own, taps=taps)))
+        else:
+            x = x + self.ls1(self.attn(self.norm1(x), mask=mask, cache=own, taps=taps))
+        if context is not None:
+            x = self.look(x, context, other, taps.inside("cross"))
+        if self.post_norm:
+            return self.norm2(x + self.ls2(self.mlp(x)))  # type: ignore[no-any-return]
+        return x + self.ls2(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+
+    def look(self, x: Tensor, context: Tensor, cache: KVCache | None, taps: Taps) -> Tensor:
+        """Cross-attention of x (B, N, D) to context (B, M, C), with residual and norm."""
+        if self.post_norm:
+            return self.norm_cross(x + self.cross(x, context, cache=cache, taps=taps))  # type: ignore[no-any-return]
+        return x + self.cross(self.norm_cross(x), context, cache=cache, taps=taps)  # type: ignore[no-any-return]
+
+
+def caches(count: int) -> list[BlockCache]:
+    """Empty caches for that many blocks: of self-attention and of cross-attention."""
+    return [(KVCache(), KVCache(fixed=True)) for _ in range(count)]
 
 
 def run(
-    blocks: Iterable[nn.Module], x: Tensor, mask: Tensor | None = None, taps: Taps = NO_TAPS
+    blocks: Iterable[nn.Module],
+    x: Tensor,
+    mask: Tensor | None = None,
+    taps: Taps = NO_TAPS,
+    context: Tensor | None = None,
+    cache: Sequence[BlockCache] | None = None,
 ) -> Tensor:
     """x (B, N, D) through the blocks in turn. Taps: "blocks.{i}" is the output of block i and
     "blocks.{i}.attn" its attention map."""
     for i, block in enumerate(blocks):
-        x = block(x, mask=mask, taps=taps.inside(f"blocks.{i}"))
+        kept = None if cache is None else cache[i]
+        x = block(x, mask=mask, cache=kept, taps=taps.inside(f"blocks.{i}"), context=context)
         taps.keep(f"blocks.{i}", x)
     return x
 
@@ -93,3 +139,9 @@ def causal_mask(length: int, like: Tensor) -> Tensor:
     """Additive (N, N): 0 on and below the diagonal, -inf above, of `like`'s type and device."""
     full = torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device)
     return full.triu(1)
+
+
+def padding_mask(seen: Tensor, like: Tensor) -> Tensor:
+    """Additive (B, 1, 1, N): 0 where `seen` (B, N) is true, -inf elsewhere, of `like`'s type."""
+    mask = torch.zeros(seen.shape, dtype=like.dtype, device=like.device)
+    return mask.masked_fill(~seen, float("-inf"))[:, None, None]

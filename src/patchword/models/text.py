@@ -1,0 +1,75 @@
+"""The text tower: CLIP's causal Transformer, SigLIP's open one, BERT."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from patchword.config import TextConfig
+from patchword.nn.pooling import end_token
+from patchword.nn.taps import NO_TAPS, Taps
+from patchword.nn.transformer import Block, causal_mask, padding_mask, run
+
+
+class TextTransformer(nn.Module):
+    """Ids (B, L) -> (B, out), or pooled features (B, D) when `out` is 0.
+
+    L may be anything up to the context. Under a causal mask what follows the end token cannot
+    change the answer (Radford et al. 2021, 2.4); without one padding is masked, unless the config
+    says that it is attended to: then L is the context.
+
+    Taps: "tokens" (B, L, D) enter the first block; "blocks.{i}" and its ".attn.*"; "hidden"
+    (B, L, D), all tokens after the final norm; "features" (B, D), the pooled one.
+    """
+
+    def __init__(self, config: TextConfig, out: int) -> None:
+        super().__init__()
+        self.config = config
+        width, eps = config.width, config.eps
+        self.token_embed = nn.Embedding(config.vocab_size, width)
+        self.pos_embed = nn.Parameter(torch.empty(1, config.context, width))
+        nn.init.normal_(self.pos_embed, std=0.01)
+        self.norm_pre = nn.LayerNorm(width, eps) if config.post_norm else nn.Identity()
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                config.heads,
+                config.mlp_width,
+                config.activation,
+                eps,
+                post_norm=config.post_norm,
+                cross_width=config.cross_width,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = nn.Identity() if config.post_norm else nn.LayerNorm(width, eps)
+        self.head = nn.Linear(width, out, bias=config.head_bias) if out else nn.Identity()
+
+    def forward(self, ids: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+        x = self.embed(ids)
+        taps.keep("tokens", x)
+        x = self.norm(run(self.blocks, x, self.mask(ids, x), taps))
+        taps.keep("hidden", x)
+        x = self.pool(x, ids)
+        taps.keep("features", x)
+        return self.head(x)  # type: ignore[no-any-return]
+
+    def embed(self, ids: Tensor, start: int = 0) -> Tensor:
+        """Ids (B, L) at positions start, start + 1, ... -> tokens (B, L, D)."""
+        x = self.token_embed(ids)
+        x = x + self.pos_embed[:, start : start + ids.shape[1]].to(x.dtype)
+        return self.norm_pre(x)  # type: ignore[no-any-return]
+
+    def mask(self, ids: Tensor, like: Tensor) -> Tensor | None:
+        """What ids (B, L) may attend to: additive, of `like`'s type, or None for everything."""
+        if self.config.causal:
+            return causal_mask(ids.shape[1], like)
+        if self.config.padding == "attended":
+            return None
+        return padding_mask(ids != self.config.pad_token, like)
+
+    def pool(self, x: Tensor, ids: Tensor) -> Tensor:
+        """Tokens (B, L, D) -> (B, D)."""
+        if self.config.pool == "end":
+            return end_token(x, ids, self.config.end_token)
+        return x[:, 0] if self.config.pool == "first" else x[:, -1]
