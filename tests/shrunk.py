@@ -25,6 +25,8 @@ def shrunk(config: ModelConfig) -> ModelConfig:
         mlp_width=64,
     )
     size = (64, 64) if config.vision.kind == "resnet" else (config.vision.patch_size * 3,) * 2
+    if config.vision.kind == "swin":  # windows shift only where there are several
+        size = (config.vision.patch_size * 10,) * 2
     return replace(
         config,
         vision=small_vision(replace(config.vision, image_size=size)),
@@ -41,6 +43,8 @@ def small_vision(vision: VisionConfig) -> VisionConfig:
     if vision.kind == "resnet":
         stages = tuple(min(n, 2) for n in vision.stages)
         return replace(vision, width=8, stages=stages, heads=4)
+    if vision.kind == "swin":
+        return replace(vision, width=16, stages=(2, 2), heads=2, mlp_width=32, window=2)
     stem = tuple(1 for _ in vision.stages)
     return replace(
         vision, width=32, depth=2, heads=2, mlp_width=64, stages=stem, stem_width=8 if stem else 0

@@ -44,7 +44,7 @@ def ids() -> Tensor:
 
 
 def out_dim(config: ModelConfig) -> int:
-    return config.embed_dim or config.vision.width
+    return config.feature_dim
 
 
 def test_shapes(config: ModelConfig, network: nn.Module) -> None:
@@ -122,6 +122,9 @@ def test_taps_come_back_and_change_nothing(config: ModelConfig, network: nn.Modu
     names = ["image.blocks.0", "image.blocks.1.attn", "image.blocks.1.attn.v"]
     if config.vision.kind == "resnet":
         names = ["image.layer1", "image.attnpool.attn", "image.attnpool.attn.v"]
+    if config.vision.kind == "swin":
+        block = "image.layers.0.blocks.1"
+        names = [block, f"{block}.attn", f"{block}.attn.v"]
     features, taps = network.encode_image(pixels(config), taps=names)
     assert_close(features, network.encode_image(pixels(config)))
     assert sorted(taps) == sorted(names)

@@ -13,6 +13,16 @@ from patchword.errors import ConfigError
 
 T = typing.TypeVar("T")
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
+Positions = Literal[
+    "learned",
+    "patches",
+    "flexible",
+    "sincos",
+    "rope",
+    "pyramid",
+    "relative",
+    "relative_shifted",
+]
 Cleaning = Literal["none", "ftfy", "whitespace", "lower", "canonicalize"]
 
 
@@ -42,8 +52,9 @@ class VisionConfig:
     layer_scale: bool = False  # a learned factor a channel after attention and MLP
     qk_norm: bool = False  # LayerNorm of queries and keys, head by head
     # "learned" for all tokens; "patches": for patches only; "flexible": for patches, a square grid
-    # resampled bilinearly to each image's own; "sincos", "rope", "pyramid": see nn/positions.py
-    positions: Literal["learned", "patches", "flexible", "sincos", "rope", "pyramid"] = "learned"
+    # resampled bilinearly to each image's own; "sincos", "rope", "pyramid": see nn/positions.py;
+    # "relative", "relative_shifted": a Swin's biases, see models/swin.py
+    positions: Positions = "learned"
     window: int = 0  # patches a side of a Swin's attention windows
 
     @property

@@ -12,6 +12,7 @@ from patchword.config import ModelConfig, PreprocessConfig, TextConfig, VisionCo
 HALF = (0.5, 0.5, 0.5)  # mean and std that bring pixels to [-1, 1]
 CROP = 0.9  # of the resized image's side that timm's ViTs see
 HEAD_WIDTH = 64
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,38 @@ def vit(size: str, patch: int, pixels: int = 224) -> ModelConfig:
             crop_rounding="round",
             mean=HALF,
             std=HALF,
+        ),
+        classes=1000,
+    )
+
+
+def swin(width: int, stages: tuple[int, ...], heads: int, window: int, pixels: int) -> ModelConfig:
+    """A Swin classifier of the thousand ImageNet classes, preprocessed as its authors do."""
+    vision = VisionConfig(
+        kind="swin",
+        image_size=(pixels, pixels),
+        patch_size=4,
+        width=width,
+        depth=0,
+        heads=heads,
+        mlp_width=4 * width,
+        eps=1e-5,
+        pool="norm_avg",
+        class_token=False,
+        stages=stages,
+        positions="relative",
+        window=window,
+    )
+    resize = "squash" if pixels > 224 else "shortest"
+    return ModelConfig(
+        vision=vision,
+        preprocess=PreprocessConfig(
+            size=(pixels, pixels),
+            resize=resize,  # type: ignore[arg-type]
+            resize_to=int(pixels / 0.875) if resize == "shortest" else pixels,
+            crop_rounding="round",
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
         ),
         classes=1000,
     )
@@ -114,6 +147,7 @@ _VIT = "Dosovitskiy et al. 2021, table 1 and section 4.1"
 _SMALL = "Touvron et al. 2021, table 1"
 _RESNETS = "Radford et al. 2021, table 19"
 _VITS = "Radford et al. 2021, table 20"
+_SWIN = "Liu et al. 2021, section 3.3"
 
 VARIANTS = {
     "vit-tiny-16": Variant(vit("tiny", 16), _SMALL),
@@ -134,4 +168,10 @@ VARIANTS = {
     "clip-rn50x4": Variant(clip_resnet((4, 6, 10, 6), 80, 640, 640, 288), _RESNETS),
     "clip-rn50x16": Variant(clip_resnet((6, 8, 18, 8), 96, 768, 768, 384), _RESNETS),
     "clip-rn50x64": Variant(clip_resnet((3, 15, 36, 10), 128, 1024, 1024, 448), _RESNETS),
+    "swin-tiny-7-224": Variant(swin(96, (2, 2, 6, 2), 3, 7, 224), _SWIN),
+    "swin-small-7-224": Variant(swin(96, (2, 2, 18, 2), 3, 7, 224), _SWIN),
+    "swin-base-7-224": Variant(swin(128, (2, 2, 18, 2), 4, 7, 224), _SWIN),
+    "swin-base-12-384": Variant(swin(128, (2, 2, 18, 2), 4, 12, 384), _SWIN),
+    "swin-large-7-224": Variant(swin(192, (2, 2, 18, 2), 6, 7, 224), _SWIN),
+    "swin-large-12-384": Variant(swin(192, (2, 2, 18, 2), 6, 12, 384), _SWIN),
 }

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from patchword import bundle, models
 from patchword.bundle import Bundle
-from patchword.checkpoints import hf_clip, hub, open_clip, openai, own, timm
+from patchword.checkpoints import hf_clip, hf_swin, hub, open_clip, openai, own, timm, timm_swin
 from patchword.checkpoints.read import Source, open_path
 from patchword.checkpoints.rules import assemble, fit
 from patchword.config import ModelConfig
@@ -37,7 +37,7 @@ from patchword.tokenizers import (
     Tokenizer,
 )
 
-FORMATS: tuple[ModuleType, ...] = (own, hf_clip, open_clip, openai, timm)
+FORMATS: tuple[ModuleType, ...] = (own, hf_clip, hf_swin, open_clip, openai, timm, timm_swin)
 EMBEDDED = "demo"  # the model that travels in the package
 
 

@@ -65,6 +65,15 @@ def tower(stated: Stated, key: str) -> Stated:
     return stated.part(f"{key}_dict" if stated.values.get(f"{key}_dict") is not None else key)
 
 
+def labels(stated: Stated, classes: int) -> tuple[str, ...]:
+    """Names of the classes from id2label; none when they are not as many, or only numbered."""
+    names = stated.values.get("id2label")
+    if not isinstance(names, dict) or len(names) != classes:
+        return ()
+    words = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(classes))
+    return () if words == tuple(f"LABEL_{i}" for i in range(classes)) else words
+
+
 def layer(theirs: str, ours: str, kind: str) -> Iterator[Rule]:
     """One Transformer block; kind: "weight" or "bias"."""
     qkv = tuple(f"{theirs}.self_attn.{part}_proj.{kind}" for part in "qkv")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from patchword.config import ModelConfig, VisionConfig
 from patchword.errors import ConfigError
 from patchword.models.resnet import ModifiedResNet
+from patchword.models.swin import SwinTransformer
 from patchword.models.text import TextTransformer
 from patchword.models.vit import Pixels, VisionTransformer
 from patchword.nn.taps import Taps
@@ -18,6 +19,7 @@ from patchword.nn.taps import Taps
 TOWERS: dict[str, Callable[[VisionConfig, int, bool], nn.Module]] = {
     "vit": VisionTransformer,
     "resnet": ModifiedResNet,
+    "swin": SwinTransformer,
 }
 
 

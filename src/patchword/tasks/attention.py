@@ -89,6 +89,11 @@ def layer_taps(model: Bundle) -> list[str]:
     """The taps of a tower's attention maps, first layer first."""
     if model.config.vision.kind == "resnet":
         return ["image.attnpool.attn"]
+    if model.config.vision.kind == "swin":
+        raise UnsupportedError(
+            f"{model.name} is a Swin, which attends inside windows and pools by the mean: it has "
+            "no map of the whole image"
+        )
     return [f"image.blocks.{i}.attn" for i in range(model.config.vision.depth)]
 
 

@@ -1,0 +1,58 @@
+"""What every timm format states beside its tensors: input size, preprocessing, names of classes."""
+
+from __future__ import annotations
+
+import math
+
+from patchword.checkpoints.stated import Stated
+from patchword.config import PreprocessConfig
+
+FILTERS = {"bicubic": "bicubic", "bilinear": "bilinear", "lanczos": "lanczos", "nearest": "nearest"}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # timm/data/constants.py
+DEFAULT = "timm's resolve_data_config"
+
+
+def input_size(data: Stated) -> tuple[int, int] | None:
+    """(H, W) of "input_size": [channels, H, W]."""
+    value = data.values.get("input_size")
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 3 or value[0] != 3:
+        data.fail("input_size", "not 3 channels, a height and a width")
+    return Stated(data.where, {"input_size": value[1:]}).pair("input_size")
+
+
+def preprocess(data: Stated, size: tuple[int, int]) -> PreprocessConfig:
+    """timm's evaluation transform: resize to floor(size / crop_pct), centre crop."""
+    crop = data.get("crop_pct", 0.875, "preprocess.crop_pct", DEFAULT)
+    modes = {"center": "shortest", "squash": "squash"}
+    resize = data.choice("crop_mode", modes, "shortest", "preprocess.resize", DEFAULT)
+    if not 0 < crop <= 1:
+        data.fail("crop_pct", "not above 0 and at most 1")
+    if resize == "squash" and crop != 1:
+        data.fail("crop_mode", f"with a crop_pct of {crop}: not supported")
+    if resize == "shortest" and size[0] != size[1]:
+        data.fail("crop_mode", f"which patchword does not support for {size}", "center")
+    return PreprocessConfig(
+        size=size,
+        resize=resize,
+        resize_to=math.floor(min(size) / crop),
+        interpolation=data.choice(
+            "interpolation", FILTERS, "bicubic", "preprocess.interpolation", DEFAULT
+        ),
+        crop_rounding="round",
+        mean=data.triple("mean", IMAGENET_MEAN, "preprocess.mean", DEFAULT),
+        std=data.triple("std", IMAGENET_STD, "preprocess.std", DEFAULT),
+    )
+
+
+def labels(stated: Stated, classes: int) -> tuple[str, ...]:
+    """Names of the classes, described where the file does so; none when they are not as many."""
+    names = stated.values.get("label_names") or stated.values.get("labels")
+    said = stated.values.get("label_descriptions")
+    if isinstance(names, dict):  # by index, with gaps
+        names = [names.get(str(i), str(i)) for i in range(classes)]
+    if not isinstance(names, list) or len(names) != classes:
+        return ()
+    words = said if isinstance(said, dict) else {}
+    return tuple(str(words.get(str(name), name)) for name in names)

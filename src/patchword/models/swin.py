@@ -1,0 +1,189 @@
+"""The Swin Transformer, version 1 (Liu et al. 2021)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from patchword.config import VisionConfig
+from patchword.nn.attention import Attention
+from patchword.nn.patches import PatchEmbed
+from patchword.nn.taps import NO_TAPS, Taps
+from patchword.nn.transformer import Mlp
+
+Size = tuple[int, int]  # (rows, columns)
+EPS = 1e-5  # of the norms between stages, whatever the config says of the others
+APART = -100.0  # added to the score of two places that are neighbours only after the shift
+
+
+class WindowAttention(Attention):
+    """Attention inside windows (B * windows, M, D), M = rows * columns of a window, with a learned
+    bias for each head and relative position (section 3.2, eq. 4)."""
+
+    def __init__(self, width: int, heads: int, window: Size) -> None:
+        super().__init__(width, heads)
+        rows, columns = window
+        places = (2 * rows - 1) * (2 * columns - 1)
+        self.window = window
+        self.relative_position_bias_table = nn.Parameter(torch.empty(places, heads))
+        nn.init.normal_(self.relative_position_bias_table, std=0.02)
+
+    def bias(self) -> Tensor:
+        """(1, H, M, M): the table's entry for how far apart, in rows and columns, two places are."""
+        rows, columns = self.window
+        table = self.relative_position_bias_table
+        y = torch.arange(rows, device=table.device).repeat_interleave(columns)
+        x = torch.arange(columns, device=table.device).repeat(rows)
+        down, across = y[:, None] - y + rows - 1, x[:, None] - x + columns - 1
+        return table[down * (2 * columns - 1) + across].permute(2, 0, 1)[None]
+
+
+class SwinBlock(nn.Module):
+    """A pre-norm block (B, h, w, D) whose attention stays in windows, shifted or not (eq. 3).
+
+    grid: of the stage at the configured image size. A grid that the window does not divide is
+    padded with zeros, and the padding is attended to, as the reference libraries do. They differ
+    in what comes first: transformers pads, then shifts (config.positions "relative"), and shifts
+    neither axis where the shorter has one window only; timm shifts, then pads
+    ("relative_shifted"), and decides axis by axis.
+    """
+
+    def __init__(self, config: VisionConfig, stage: int, grid: Size, shifted: bool) -> None:
+        super().__init__()
+        width, scale = config.width << stage, 1 << stage
+        self.pads_first = config.positions == "relative"
+        self.window = (min(grid[0], config.window), min(grid[1], config.window))
+        self.shift = (0, 0)
+        if shifted:
+            wide = [n > config.window for n in grid]
+            self.shift = tuple(config.window // 2 * w for w in wide)  # type: ignore[assignment]
+        self.shifts = shifted
+        self.norm1 = nn.LayerNorm(width, config.eps)
+        self.attn = WindowAttention(width, config.heads * scale, self.window)
+        self.norm2 = nn.LayerNorm(width, config.eps)
+        self.mlp = Mlp(width, config.mlp_width * scale, config.activation)
+
+    def forward(self, x: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+        x = x + self.look(self.norm1(x), taps)
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+    def look(self, x: Tensor, taps: Taps) -> Tensor:
+        """Attention of x (B, h, w, D) inside windows."""
+        height, width = x.shape[1:3]
+        rows, columns = self.window
+        shift = self.shift
+        if self.pads_first:
+            alone = min(height, width) <= min(rows, columns)
+            shift = (rows // 2, columns // 2) if self.shifts and not alone else (0, 0)
+        padding = (0, 0, 0, -width % columns, 0, -height % rows)
+        back = (-shift[0], -shift[1])
+        if self.pads_first:
+            x = torch.roll(F.pad(x, padding), back, (1, 2))
+        else:
+            x = F.pad(torch.roll(x, back, (1, 2)), padding)
+        grid = (x.shape[1] // rows, x.shape[2] // columns)  # windows down and across
+        mask = self.attn.bias().to(x.dtype)
+        if any(shift):
+            apart = _apart((x.shape[1], x.shape[2]), self.window, shift, x)
+            mask = mask + apart.repeat(len(x), 1, 1)[:, None]
+        x = self.attn(_windows(x, self.window), mask=mask, taps=taps)
+        x = _whole(x, grid, self.window)
+        if self.pads_first:
+            return torch.roll(x, shift, (1, 2))[:, :height, :width]
+        return torch.roll(x[:, :height, :width], shift, (1, 2))
+
+
+class PatchMerging(nn.Module):
+    """Neighbours two by two become one: (B, h, w, D) -> (B, h / 2, w / 2, 2 D) (section 3.1)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * width, EPS)
+        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        four = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.reduction(self.norm(torch.cat(four, dim=-1)))  # type: ignore[no-any-return]
+
+
+class Stage(nn.Module):
+    """Blocks on one grid, after the merging that leads to it."""
+
+    def __init__(self, config: VisionConfig, stage: int, grid: Size) -> None:
+        super().__init__()
+        self.downsample = PatchMerging(config.width << stage >> 1) if stage else nn.Identity()
+        self.blocks = nn.ModuleList(
+            SwinBlock(config, stage, grid, shifted=i % 2 == 1) for i in range(config.stages[stage])
+        )
+
+    def forward(self, x: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+        x = self.downsample(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x, taps.inside(f"blocks.{i}"))
+            taps.keep(f"blocks.{i}", x)
+        return x
+
+
+class SwinTransformer(nn.Module):
+    """Pixels (B, 3, H, W) -> (B, out), or pooled features (B, D) when `out` is 0.
+
+    Any H and W: what a patch, a window or a merging does not divide is padded. D is the width
+    doubled at each stage after the first.
+
+    Taps: "tokens" (B, h, w, D) enter the first stage; "layers.{s}.blocks.{i}" (B, h, w, D) leave
+    block i of stage s; ".attn" (B * windows, H, M, M) is its map, ".attn.q", ".k", ".v";
+    "features" (B, D) before the head.
+    """
+
+    def __init__(self, config: VisionConfig, out: int, head_bias: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(3, config.width, config.patch_size, bias=config.patch_bias)
+        self.norm_pre = nn.LayerNorm(config.width, EPS)
+        rows, columns = config.grid
+        self.layers = nn.ModuleList(
+            Stage(config, i, (-(-rows // (1 << i)), -(-columns // (1 << i))))
+            for i in range(len(config.stages))
+        )
+        width = config.width << len(config.stages) >> 1
+        self.norm = nn.LayerNorm(width, config.eps)
+        self.head = nn.Linear(width, out, bias=head_bias) if out else nn.Identity()
+
+    def forward(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+        side = self.config.patch_size
+        pixels = F.pad(pixels, (0, -pixels.shape[3] % side, 0, -pixels.shape[2] % side))
+        x = self.norm_pre(self.patch_embed(pixels).permute(0, 2, 3, 1))  # (B, h, w, D)
+        taps.keep("tokens", x)
+        for i, stage in enumerate(self.layers):
+            x = stage(x, taps.inside(f"layers.{i}"))
+        x = self.norm(x).mean(dim=(1, 2))
+        taps.keep("features", x)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def _windows(x: Tensor, window: Size) -> Tensor:
+    """(B, h, w, D) -> (B * windows, M, D), windows row by row."""
+    rows, columns = window
+    x = x.unflatten(2, (-1, columns)).unflatten(1, (-1, rows))  # type: ignore[no-untyped-call]
+    return x.transpose(2, 3).flatten(0, 2).flatten(1, 2)
+
+
+def _whole(x: Tensor, grid: Size, window: Size) -> Tensor:
+    """The inverse of `_windows`; grid: windows (down, across)."""
+    x = x.unflatten(1, window).unflatten(0, (-1, *grid))  # type: ignore[no-untyped-call]
+    return x.transpose(2, 3).flatten(1, 2).flatten(2, 3)
+
+
+def _apart(size: Size, window: Size, shift: Size, like: Tensor) -> Tensor:
+    """Additive (windows, M, M): 0 for two places of one region, `APART` for places that the shift
+    brought together from opposite edges (figure 4)."""
+    regions = []
+    for length, side, moved in zip(size, window, shift, strict=True):
+        place = torch.arange(length, device=like.device)
+        first = (place >= length - side).long()
+        regions.append(first + (place >= length - moved).long() if moved else first)
+    region = (regions[0][:, None] * 3 + regions[1])[None, :, :, None]  # (1, h, w, 1)
+    inside = _windows(region, window)  # (windows, M, 1)
+    return (inside != inside.mT).to(like.dtype) * APART

@@ -1,0 +1,154 @@
+"""Swin against transformers and timm, through the real converters, at odd sizes too."""
+
+from pathlib import Path
+
+import torchvision_cpu  # noqa: F401  # before everything that imports torchvision
+
+# isort: split
+import numpy as np
+import pytest
+import timm
+import torch
+import transformers
+from conftest import DATA
+from PIL import Image
+from reference_swin import MODELS, SIZE, hf_swin, timm_swin
+from references import Reference, edit_json, fails, rewrite
+from torch import Tensor
+from torch.testing import assert_close
+
+from patchword import checkpoints, images
+from patchword.bundle import Bundle
+from patchword.tasks.attention import attention
+from patchword.errors import UnsupportedError
+from patchword.variants import VARIANTS
+
+PHOTO = DATA / "photos" / "cat_720p.jpg"
+Pair = tuple[Reference, Bundle]
+
+
+@pytest.fixture(params=MODELS, scope="module")
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    reference = MODELS[request.param](tmp_path_factory.mktemp("swin") / "model")
+    return reference, checkpoints.load(reference.path)
+
+
+def noise(height: int, width: int) -> Tensor:
+    return torch.randn(3, 3, height, width, generator=torch.Generator().manual_seed(5))
+
+
+@torch.no_grad()
+def test_features_and_logits(pair: Pair) -> None:
+    reference, model = pair
+    pixels = noise(*model.config.vision.image_size)
+    assert_close(model.network.encode_image(pixels), reference.image(pixels))
+    if model.config.classes:
+        logits = reference.network(pixels)
+        assert_close(model.network(pixels), getattr(logits, "logits", logits))
+
+
+@torch.no_grad()
+def test_from_a_photo_to_features(pair: Pair) -> None:
+    reference, model = pair
+    photo = images.open(PHOTO, exact=True)
+    theirs = reference.image(reference.pixels(Image.fromarray(photo))[None])[0]
+    ours = model.embed_images([photo], exact=True)[0]
+    assert_close(torch.from_numpy(ours), theirs / theirs.norm())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(54, 70), (61, 37)])
+def test_a_size_that_nothing_divides_as_transformers(size: tuple[int, int], tmp_path: Path) -> None:
+    reference = hf_swin(tmp_path / "model")
+    model = checkpoints.load(reference.path)
+    pixels = noise(*size)
+    assert_close(model.network.encode_image(pixels), reference.image(pixels))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(54, 70), (62, 38)])
+def test_a_size_that_nothing_divides_as_timm(size: tuple[int, int], tmp_path: Path) -> None:
+    model = checkpoints.load(timm_swin(tmp_path / "model").path)
+    same = timm_swin(tmp_path / "again", strict_img_size=False).network
+    assert same is not None
+    pixels = noise(*size)
+    assert_close(model.network(pixels), same(pixels))
+
+
+@torch.no_grad()
+def test_shifting_before_padding_would_show(tmp_path: Path) -> None:
+    """The two libraries differ where windows do not fit; each is followed."""
+    theirs, ours = hf_swin(tmp_path / "hf"), timm_swin(tmp_path / "timm")
+    first, second = checkpoints.load(theirs.path), checkpoints.load(ours.path)
+    second.network.load_state_dict(first.network.state_dict())
+    pixels = noise(SIZE, SIZE)
+    difference = first.network(pixels) - second.network(pixels)
+    assert difference.abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", [{"hidden_act": "gelu_new"}, {"layer_norm_eps": 1e-2}])
+def test_a_wrong_value_would_show(change: dict[str, object], tmp_path: Path) -> None:
+    reference = hf_swin(tmp_path / "model")
+    edit_json(reference.path / "config.json", **change)
+    wrong = checkpoints.load(reference.path)
+    pixels = noise(SIZE, SIZE)
+    assert (wrong.network.encode_image(pixels) - reference.image(pixels)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"depths": [2, 2, 6]}, ("depths is [2, 2, 6]", "[2, 2, 2]")),
+        ({"num_heads": [4, 8, 16]}, ("num_heads", "[2, 4, 8]")),
+        ({"window_size": 7}, ("window_size is 7", "4")),
+        ({"use_absolute_embeddings": True}, ("use_absolute_embeddings is True",)),
+    ],
+)
+def test_a_config_that_contradicts_the_weights(
+    change: dict[str, object], said: tuple[str, ...], tmp_path: Path
+) -> None:
+    reference = hf_swin(tmp_path / "model")
+    edit_json(reference.path / "config.json", **change)
+    fails(reference.path, *said)
+
+
+def test_a_renamed_tensor_is_named(tmp_path: Path) -> None:
+    reference = timm_swin(tmp_path / "model")
+    name = "layers.1.downsample.reduction.weight"
+    rewrite(reference.path / "model.safetensors", lambda t: t.update({f"{name}2": t.pop(name)}))
+    fails(reference.path, f"missing   {name}", "did you rename it?")
+
+
+@torch.no_grad()
+def test_maps_of_every_window(tmp_path: Path) -> None:
+    model = checkpoints.load(hf_swin(tmp_path / "model").path)
+    name = "image.layers.0.blocks.1.attn"
+    features, taps = model.network.encode_image(noise(SIZE, SIZE), taps=[name])
+    assert_close(features, model.network.encode_image(noise(SIZE, SIZE)))
+    assert taps[name].shape == (3 * 49, 2, 16, 16)
+    assert_close(taps[name].sum(-1), torch.ones(3 * 49, 2, 16))
+    with pytest.raises(UnsupportedError, match="windows"):
+        attention(model, np.zeros((9, 9, 3), np.uint8))
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.startswith("swin-")])
+def test_variants_are_transformers(name: str) -> None:
+    config = VARIANTS[name].config
+    vision = config.vision
+    stated = transformers.SwinConfig(
+        image_size=vision.image_size[0],
+        embed_dim=vision.width,
+        depths=vision.stages,
+        num_heads=[vision.heads << i for i in range(4)],
+        window_size=vision.window,
+    )
+    with torch.device("meta"):
+        theirs = transformers.SwinModel(stated)
+        _, size, window, pixels = name.split("-")
+        known = timm.create_model(f"swin_{size}_patch4_window{window}_{pixels}", num_classes=0)
+        ours = checkpoints.models.build(config)
+    count = sum(p.numel() for p in ours.image.parameters()) - 1000 * (vision.width * 8 + 1)
+    for network in (theirs, known):
+        assert sum(p.numel() for p in network.parameters()) == count
+    assert [stage.blocks[0].attn.num_heads for stage in known.layers] == stated.num_heads
