@@ -77,6 +77,14 @@ class Transpose(Rename):
 
 
 @dataclass(frozen=True)
+class NegativeLog(Rename):
+    """-log of theirs: a temperature as the logarithm of a scale."""
+
+    def make(self, parts: Sequence[Tensor]) -> Tensor:
+        return -parts[0].log()
+
+
+@dataclass(frozen=True)
 class Patches(Rename):
     """A linear map of flattened patches (D, P * P * C), pixel by pixel, as a convolution's kernel
     (D, C, P, P)."""
@@ -159,10 +167,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Const:
-    """Ours, which they do not have, filled with one value."""
+    """Ours, which they do not have, filled with one value; diagonal: there, with zeros beside."""
 
     ours: str
     value: float
+    diagonal: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,40 @@ class Same:
 
 
 Made = Rename | AddRow | Fuse | Split
-Rule = Made | Const | Drop | Same
+
+
+@dataclass(frozen=True)
+class OrZero:
+    """What `rule` makes, or zeros in a checkpoint that has none of the sources of any OrZero.
+
+    For linear maps that a configuration gives no biases; the format checks that it says so.
+    """
+
+    rule: Made
+
+
+@dataclass(frozen=True)
+class OrIdentity:
+    """What `rule` makes, or the identity matrix in a checkpoint without its sources.
+
+    For a projection that a configuration leaves out; the format checks that it says so.
+    """
+
+    rule: Made
+
+
+@dataclass(frozen=True)
+class Either:
+    """What `rule` makes, or `other` in a checkpoint that has one of the sources of that.
+
+    For a library that has written the same tensor under two names.
+    """
+
+    rule: Made
+    other: Made
+
+
+Rule = Made | Const | Drop | Same | OrZero | OrIdentity | Either
 
 
 def fit(
@@ -193,8 +235,21 @@ def fit(
     by_ours: dict[str, Made | Const] = {}
     needed: dict[str, Shape] = {}
     dropped: set[str] = set()
+    rules = list(rules)
+    may_lack = [rule.rule for rule in rules if isinstance(rule, OrZero)]
+    lacks = not any(name in tensors for rule in may_lack for name in rule.sources)
     for rule in rules:
-        if isinstance(rule, Same):
+        if isinstance(rule, OrZero):
+            made = rule.rule
+            by_ours[made.ours] = Const(made.ours, 0.0) if lacks else made
+        elif isinstance(rule, OrIdentity):
+            made = rule.rule
+            there = any(name in tensors for name in made.sources)
+            by_ours[made.ours] = made if there else Const(made.ours, 1.0, diagonal=True)
+        elif isinstance(rule, Either):
+            there = any(name in tensors for name in rule.other.sources)
+            by_ours[rule.rule.ours] = rule.other if there else rule.rule
+        elif isinstance(rule, Same):
             by_ours.update((name, Rename(name, name)) for name in shapes)
         elif isinstance(rule, Drop):
             dropped.add(rule.theirs)
@@ -233,7 +288,9 @@ def assemble(
     for ours, rule in by_ours.items():
         kind = dtype if like[ours].is_floating_point() else like[ours].dtype
         out = torch.empty(like[ours].shape, dtype=kind, device=device)
-        if isinstance(rule, Const):
+        if isinstance(rule, Const) and rule.diagonal:
+            out.zero_().fill_diagonal_(rule.value)
+        elif isinstance(rule, Const):
             out.fill_(rule.value)
         else:
             made = rule.make([tensors[name].read() for name in rule.sources])

@@ -23,16 +23,17 @@ def input_size(data: Stated) -> tuple[int, int] | None:
 
 
 def preprocess(data: Stated, size: tuple[int, int]) -> PreprocessConfig:
-    """timm's evaluation transform: resize to floor(size / crop_pct), centre crop."""
+    """timm's evaluation transform: resize or squash to floor(size / crop_pct), centre crop."""
     crop = data.get("crop_pct", 0.875, "preprocess.crop_pct", DEFAULT)
     modes = {"center": "shortest", "squash": "squash"}
     resize = data.choice("crop_mode", modes, "shortest", "preprocess.resize", DEFAULT)
     if not 0 < crop <= 1:
         data.fail("crop_pct", "not above 0 and at most 1")
     if resize == "squash" and crop != 1:
-        data.fail("crop_mode", f"with a crop_pct of {crop}: not supported")
-    if resize == "shortest" and size[0] != size[1]:
-        data.fail("crop_mode", f"which patchword does not support for {size}", "center")
+        resize = "square"
+    if resize != "squash" and size[0] != size[1]:
+        mode = data.values.get("crop_mode") or "center"
+        data.fail("crop_mode", f"which patchword does not support for {size}", mode)
     return PreprocessConfig(
         size=size,
         resize=resize,
