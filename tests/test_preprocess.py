@@ -14,11 +14,17 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import (
+    Siglip2ImageProcessorPil,
+    get_image_size_for_max_num_patches,
+)
 
 from patchword import images
 from patchword.config import PreprocessConfig
 from patchword.errors import ImageError
 from patchword.images import Geometry, Preprocess
+from patchword.preprocess import at_size, whole_patches
 
 PHOTOS = [
     *sorted(p for p in (DATA / "photos").iterdir() if p.suffix in (".jpg", ".bmp")),
@@ -95,6 +101,53 @@ def test_equals_torchvision(photos, interpolation, resize_to):
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+
+@pytest.mark.parametrize("size", [224, 97])
+def test_equals_siglips_processor(photos, size):
+    reference = SiglipImageProcessorPil(size={"height": size, "width": size})
+    ours = Preprocess(PreprocessConfig((size, size), "squash", **HALF))
+    for photo in photos:
+        expected = reference(Image.fromarray(photo), return_tensors="np")["pixel_values"][0]
+        np.testing.assert_allclose(ours(photo)[0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("patch", "most"), [(16, 256), (14, 100), (16, 1024), (32, 7)])
+def test_equals_naflex(photos, patch, most):
+    """SigLIP 2's processor: each image's own shape, cut into patches, padded to the most."""
+    reference = Siglip2ImageProcessorPil(patch_size=patch, max_num_patches=most)
+    config = PreprocessConfig(
+        resize="patches", interpolation="bilinear", max_patches=most, patch_size=patch, **HALF
+    )
+    shapes = set()
+    for photo in photos:
+        batch = reference(Image.fromarray(photo), return_tensors="np")
+        rows, columns = batch["spatial_shapes"][0]
+        pixels, geometry = Preprocess(config)(photo)
+        assert pixels.dtype == np.float32
+        assert pixels.shape == (3, *geometry.size) == (3, rows * patch, columns * patch)
+        assert geometry == Geometry(photo.shape[:2], geometry.size, (0, 0), geometry.size)
+        cells = pixels.reshape(3, rows, patch, columns, patch).transpose(1, 3, 2, 4, 0)
+        expected = batch["pixel_values"][0][: rows * columns]
+        assert batch["pixel_attention_mask"][0].sum() == rows * columns <= most
+        np.testing.assert_allclose(cells.reshape(expected.shape), expected, rtol=0, atol=1e-5)
+        shapes.add((rows, columns))
+    assert len(shapes) > 3
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 30000),
+    st.integers(1, 30000),
+    st.sampled_from([8, 14, 16, 32]),
+    st.sampled_from([1, 2, 9, 20, 64, 256, 576, 1024]),
+)
+def test_whole_patches_as_transformers_counts_them(height, width, patch, most):
+    expected = get_image_size_for_max_num_patches(height, width, patch, most)
+    assert whole_patches((height, width), patch, most) == expected
+
+
 @pytest.mark.parametrize("shape", [(60, 21000), (21000, 60), (1, 65000)])
 def test_a_strip_is_computed_only_where_the_crop_sees_it(shape):
     """Resized whole, the last would take 10 GiB; the others are compared with exactly that."""
@@ -113,6 +166,26 @@ def test_a_strip_is_computed_only_where_the_crop_sees_it(shape):
 def test_at_least():
     assert Preprocess(PreprocessConfig(resize_to=256)).at_least == 256
     assert Preprocess(PreprocessConfig((224, 448), "squash", 0)).at_least == 448
+
+
+@given(st.integers(0, 3000), st.sampled_from([14, 16]), st.sampled_from([9, 20, 256, 1024]))
+def test_at_least_of_whole_patches(more, patch, most):
+    """A source with that shorter side is never enlarged, and a square a pixel smaller is."""
+    ours = Preprocess(PreprocessConfig(resize="patches", max_patches=most, patch_size=patch))
+    least = ours.at_least
+    assert least**2 >= most * patch**2 > (least - 1) ** 2
+    source = (least, least + more)
+    assert all(new <= old for new, old in zip(ours.geometry(*source).size, source, strict=True))
+
+
+def test_at_size():
+    crop = PreprocessConfig((224, 224), "shortest", 256)
+    assert at_size(crop, 448) == PreprocessConfig((448, 448), "shortest", 512)
+    assert at_size(crop, (224, 448)).resize == "squash"
+    native = PreprocessConfig(resize="patches", max_patches=256, patch_size=16)
+    assert at_size(native, 512).max_patches == 1024
+    assert at_size(native, (160, 320)).max_patches == 200
+    assert at_size(native, 512).resize == "patches"
 
 
 @pytest.mark.parametrize(
@@ -152,6 +225,16 @@ def test_geometry_marks_what_the_crop_cut_off():
     assert not seen[:, :, :98].any()
     assert not seen[:, :, -98:].any()
     assert np.nanmin(back) == np.nanmax(back) == 1
+
+
+def test_geometry_of_cells_that_do_not_divide_the_input():
+    """Four cells of 8 pixels in 35: their centres lie at 4, 12, 20, 28."""
+    geometry = Geometry(source=(70, 35), resized=(35, 35), crop=(0, 0), size=(35, 35))
+    back = geometry.to_source(np.broadcast_to([4.0, 12, 20, 28], (4, 4)), cell=8)
+    np.testing.assert_allclose(back[0], np.clip(np.arange(35) + 0.5, 4, 28), rtol=1e-6)
+    back = geometry.to_source(np.broadcast_to([[4.0], [12], [20], [28]], (4, 4)), cell=8)
+    np.testing.assert_allclose(back[:, 0], np.clip((np.arange(70) + 0.5) / 2, 4, 28), rtol=1e-6)
+    assert (back != geometry.to_source(np.broadcast_to([[4.0], [12], [20], [28]], (4, 4)))).any()
 
 
 def test_geometry_ignores_added_black():

@@ -1,4 +1,4 @@
-"""From RGB uint8 (H, W, 3) to a network's float32 (3, S, S), and the geometry to go back.
+"""From RGB uint8 (H, W, 3) to a network's float32 (3, h, w), and the geometry to go back.
 
 Equal to transformers' PIL processors (crop_rounding "floor") and to torchvision's transforms as
 open_clip and timm use them ("round"): resize with Pillow's antialiased filters, centre crop with
@@ -41,23 +41,25 @@ class Geometry:
     crop: tuple[int, int]
     size: tuple[int, int]
 
-    def to_source(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """values (..., h, w), a grid of cells that covers the input -> (..., H, W) of the source.
+    def to_source(self, values: NDArray[Any], cell: int | None = None) -> NDArray[np.float32]:
+        """values (..., h, w), a grid of cells over the input -> (..., H, W) of the source.
 
+        cell: pixels of the input a side, from its top left corner: patches that do not divide the
+        input leave its last pixels out. None: the cells cover all of it.
         Bilinear between cell centres, constant beyond the outermost; NaN for source pixels whose
         centre the input does not show.
         """
         out = np.asarray(values, np.float32)
         for axis in (-2, -1):
-            out = self._along(out, axis)
+            out = self._along(out, axis, cell or self.size[axis] / out.shape[axis])
         return out
 
-    def _along(self, values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-        """One axis of `to_source`."""
+    def _along(self, values: NDArray[np.float32], axis: int, side: float) -> NDArray[np.float32]:
+        """One axis of `to_source`; side: of a cell, in pixels of the input."""
         source, cells = self.source[axis], values.shape[axis]
         centre = (np.arange(source) + 0.5) * (self.resized[axis] / source) - self.crop[axis]
         shown = (centre >= 0) & (centre < self.size[axis])  # in pixels of the input
-        cell = np.clip(centre * (cells / self.size[axis]) - 0.5, 0, cells - 1)
+        cell = np.clip(centre / side - 0.5, 0, cells - 1)
         low = np.floor(cell).astype(np.intp)
         high = np.minimum(low + 1, cells - 1)
         weight = np.where(shown, cell - low, np.nan).astype(np.float32)
@@ -75,8 +77,13 @@ def at_size(config: PreprocessConfig, size: int | tuple[int, int]) -> Preprocess
     """The same preprocessing to another size, pixels (H, W) or one number for a square.
 
     A square keeps the share of the resized image that is cropped away; to anything else the whole
-    image is squashed.
+    image is squashed. Where images keep their own shape, `size` says how many patches they may
+    have: as many as an image of that size has.
     """
+    if config.resize == "patches":
+        height, width = size if isinstance(size, tuple) else (size, size)
+        most = (height // config.patch_size) * (width // config.patch_size)
+        return replace(config, size=(height, width), max_patches=most)
     if isinstance(size, tuple) and size[0] != size[1]:
         return replace(config, size=size, resize="squash")
     side = size[0] if isinstance(size, tuple) else size
@@ -96,14 +103,13 @@ class Preprocess:
     @property
     def at_least(self) -> int:
         """The shorter side (pixels) of the smallest source that need not be enlarged."""
-        return max(self.config.size) if self._squashes else self.config.resize_to
-
-    @property
-    def _squashes(self) -> bool:
-        return self.config.resize == "squash"
+        config = self.config
+        if config.resize == "patches":  # a square's; what is longer has too many patches sooner
+            return math.isqrt(config.max_patches * config.patch_size**2 - 1) + 1
+        return max(config.size) if config.resize == "squash" else config.resize_to
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Geometry]:
-        """RGB uint8 (H, W, 3) -> normalised float32 (3, *size) and its Geometry.
+        """RGB uint8 (H, W, 3) -> normalised float32 (3, *geometry.size) and its Geometry.
 
         Raises ImageError for an array of another type or shape; `images.open` makes the right one.
         """
@@ -118,11 +124,16 @@ class Preprocess:
     def geometry(self, height: int, width: int) -> Geometry:
         """Where a source of that many pixels is resized to and cropped."""
         config = self.config
-        if self._squashes:
+        if config.resize == "patches":
+            whole = whole_patches((height, width), config.patch_size, config.max_patches)
+            return Geometry((height, width), whole, (0, 0), whole)
+        if config.resize == "squash":
             return Geometry((height, width), config.size, (0, 0), config.size)
         short, long = min(height, width), max(height, width)
         longer = int(config.resize_to * long / short)
         resized = (config.resize_to, longer) if height == short else (longer, config.resize_to)
+        if config.resize == "square":
+            resized = (config.resize_to, config.resize_to)
         top, left = (self._margin(resized[i] - config.size[i]) for i in (0, 1))
         return Geometry((height, width), resized, (top, left), config.size)
 
@@ -155,6 +166,30 @@ class Preprocess:
         out = np.zeros((window_h, window_w, 3), np.uint8)
         out[y0 - top : y1 - top, x0 - left : x1 - left] = seen
         return out
+
+
+def whole_patches(source: tuple[int, int], patch_size: int, most: int) -> tuple[int, int]:
+    """The size (H, W) in whole patches, at most `most` of them, that a source (H, W) is resized to.
+
+    Both sides are scaled by one factor, then rounded up to whole patches; the factor is the
+    largest that the number of patches allows (SigLIP 2's NaFlex; Tschannen et al. 2025, section
+    2.4.2). It is found by bisection to 1e-5, at most 100, as transformers' Siglip2ImageProcessor
+    and big_vision find it: a closer one would now and then give another size.
+    """
+    low, high = 1e-6, 100.0
+    while high - low >= 1e-5:
+        middle = (low + high) / 2
+        rows, columns = (_patches(side * middle, patch_size) for side in source)
+        low, high = (middle, high) if rows * columns <= most else (low, middle)
+    return (
+        _patches(source[0] * low, patch_size) * patch_size,
+        _patches(source[1] * low, patch_size) * patch_size,
+    )
+
+
+def _patches(length: float, patch_size: int) -> int:
+    """How many patches cover that many pixels, at least one."""
+    return max(1, math.ceil(length / patch_size))
 
 
 def _reach(start: float, stop: float, scale: float, source: int) -> tuple[int, int]:

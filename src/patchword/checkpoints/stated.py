@@ -193,7 +193,7 @@ def scale_limit(tensors: Mapping[str, Stored]) -> float:
     The original libraries hold the scale in training only.
     """
     stored = tensors.get("logit_scale")
-    value = stored.read() if stored and stored.shape == () else None
+    value = stored.read() if stored and stored.shape in ((), (1,)) else None
     return max(100.0, math.exp(float(value))) if value is not None else 100.0
 
 
@@ -212,3 +212,32 @@ def highest_id(files: Mapping[str, Any], vocab_size: int) -> int:
     if isinstance(vocab, dict):
         ids += vocab.values()
     return max((i for i in ids if type(i) is int), default=vocab_size - 1)
+
+
+def special_id(files: Mapping[str, Any], name: str) -> int | None:
+    """The id of the token that the tokenizer's configuration calls `name`, such as "pad_token".
+
+    None when the checkpoint states none.
+    """
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        stated = files.get(file)
+        token = stated.get(name) if isinstance(stated, dict) else None
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str):
+            return _ids(files.get("tokenizer.json")).get(token)
+    return None
+
+
+def _ids(tokenizer: Any) -> dict[str, int]:
+    """Ids by token of a parsed tokenizer.json."""
+    if not isinstance(tokenizer, dict):
+        return {}
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocab, list):  # of a Unigram: pieces with their scores, in order
+        vocab = {row[0]: i for i, row in enumerate(vocab) if isinstance(row, list) and row}
+    found = {**vocab} if isinstance(vocab, dict) else {}
+    for token in added if isinstance(added, list) else ():
+        if isinstance(token, dict):
+            found[token.get("content")] = token.get("id")
+    return {k: i for k, i in found.items() if isinstance(k, str) and type(i) is int}

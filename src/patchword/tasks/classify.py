@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
-from patchword.tasks.templates import PLAIN
+from patchword.tasks.templates import named
 
 NONE = "none of these"
 
@@ -36,13 +36,17 @@ def classify(
     multi_label: bool = False,
     reject: float | None = None,
 ) -> list[list[Score]]:
-    """Per image, labels with probabilities, best first (Radford et al. 2021, section 3.1.2).
+    """Per image, labels with probabilities, best first: a softmax of the scaled cosines (Radford et
+    al. 2021, section 3.1.2).
 
     labels       words to choose from; None for a classifier's own
     templates    sentences with "{}" for the label; a label's text feature is the unit mean of its
-                 sentences' (section 3.1.4). None is "a photo of a {}"
-    multi_label  each label by itself: a softmax of its cosine against that of the same sentences
-                 with no label in them. Probabilities need not sum to one
+                 sentences' (section 3.1.4). None is "a photo of a {}"; "imagenet" and "chinese"
+                 stand for sets of them (`templates.NAMED`)
+    multi_label  each label by itself; probabilities need not sum to one. A SigLIP was trained to
+                 give them: the sigmoid of scale * cosine + bias (Zhai et al. 2023, section 3.2,
+                 algorithm 1). Another model was not, and gives a softmax of the label's
+                 cosine against that of the same sentences with no label in them
     reject       "none of these" comes first when even the best label, judged by itself as above,
                  is less probable than this
 
@@ -70,23 +74,35 @@ def classify_each(
         return
     if isinstance(labels, str) or not labels or len(set(labels)) < len(labels):
         raise UnsupportedError(f"labels must be a list of one or more different words: {labels!r}")
-    sentences = (templates,) if isinstance(templates, str) else tuple(templates or PLAIN)
+    sentences = named(templates)
     if bad := [sentence for sentence in sentences if "{}" not in sentence]:
         raise UnsupportedError(f"template {bad[0]!r} has no {{}} where the label goes")
     features = label_features(model, labels, sentences)  # (L, D)
     alone = multi_label or reject is not None
-    neutral = label_features(model, [""], sentences)[0] if alone else None
+    judge = _judge(model, sentences) if alone else None
     for image, row in model.embed_each(images):
         if isinstance(row, ImageError):
             yield image, row
             continue
         cosines = features @ row
-        single = _sigmoid(model.scale * (cosines - neutral @ row)) if neutral is not None else None
+        single = judge(row, cosines) if judge is not None else None
         chosen = single if multi_label and single is not None else _softmax(model.scale * cosines)
         scores = _ranked(labels, chosen)
         if reject is not None and single is not None and single.max() < reject:
             scores.insert(0, Score(NONE, float(1 - single.max())))
         yield image, scores
+
+
+def _judge(
+    model: Bundle, sentences: Sequence[str]
+) -> Callable[[Vector, NDArray[np.floating]], NDArray[np.floating]]:
+    """From an image's unit vector (D,) and its cosines (L,) with labels to the probability of each
+    label by itself."""
+    scale, bias = model.scale, model.bias
+    if model.config.score == "sigmoid":
+        return lambda row, cosines: _sigmoid(scale * cosines + bias)
+    neutral = label_features(model, [""], sentences)[0]
+    return lambda row, cosines: _sigmoid(scale * (cosines - neutral @ row))
 
 
 def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str]) -> Vector:
