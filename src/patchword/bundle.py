@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 
 from patchword import images
 from patchword.config import ModelConfig
-from patchword.errors import ImageError, TokenizerError, UnsupportedError
+from patchword.errors import ImageError, LongTextWarning, TokenizerError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.preprocess import Geometry, Preprocess
 from patchword.tokenizers import Tokenizer
 
 DECODERS = 4  # threads that open images while the network runs
+LONG_TEXT = ("truncate", "mean")  # what becomes of a text beyond the context
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -114,34 +116,83 @@ class Bundle:
             rows.append(row)
         return np.stack(rows) if rows else np.empty((0, self.dim), np.float32)
 
-    def embed_texts(self, texts: Sequence[str], batch_size: int = 256) -> Vector:
-        """Unit vectors (N, D), float32. Texts run shortest first, each batch trimmed to its
-        longest. Raises UnsupportedError or TokenizerError for a model that reads no text."""
+    def embed_texts(
+        self, texts: Sequence[str], batch_size: int = 256, long_text: str = "truncate"
+    ) -> Vector:
+        """Unit vectors (N, D), float32.
+
+        long_text: what becomes of a text beyond the model's context, which is 77 tokens in CLIP.
+        "truncate" cuts its end off, as the reference libraries do, and says so in one
+        LongTextWarning. "mean" cuts it into chunks that fit, between sentences where it can
+        (`Tokenizer.chunks`); its vector is the unit mean of theirs, each weighted by its tokens.
+        That costs a forward pass a chunk, ceil(tokens / context) or a few more; it says what the
+        text is about on the whole, and nothing of how its chunks depend on each other.
+
+        Raises UnsupportedError for another `long_text`, UnsupportedError or TokenizerError for a
+        model that reads no text.
+        """
         tokenizer = self.reader()
         if isinstance(texts, str):
             raise TypeError("texts is one string; pass a list of strings")
-        out = np.empty((len(texts), self.dim), np.float32)
-        if not len(texts):
+        if long_text not in LONG_TEXT:
+            known = " and ".join(map(repr, LONG_TEXT))
+            raise UnsupportedError(f"long_text is {long_text!r}; there are {known}")
+        rows = tokenizer.rows(texts)
+        long = [i for i, row in enumerate(rows) if len(row) > tokenizer.context]
+        if long and long_text == "truncate":
+            most = max(len(rows[i]) for i in long)
+            warnings.warn(
+                f"{len(long)} of {len(texts)} texts exceed {tokenizer.context} tokens; the longest "
+                f'loses {most - tokenizer.context} of {most}: pass long_text="mean" to keep all',
+                LongTextWarning,
+                stacklevel=2,
+            )
+        elif long:
+            return self._embed_whole(texts, rows, long, batch_size)
+        return self._embed_rows(rows, batch_size)
+
+    def _embed_whole(
+        self, texts: Sequence[str], rows: list[list[int]], long: list[int], batch_size: int
+    ) -> Vector:
+        """Unit vectors (N, D) of texts with these ids, those numbered `long` chunk by chunk."""
+        tokenizer = self.reader()
+        chunks = [(i, chunk) for i in long for chunk in tokenizer.chunks(texts[i])]
+        parts = tokenizer.rows([chunk for _, chunk in chunks])
+        short = np.delete(np.arange(len(texts)), long)
+        vectors = self._embed_rows([*(rows[i] for i in short), *parts], batch_size)
+        out = np.zeros((len(texts), self.dim), np.float32)
+        out[short] = vectors[: len(short)]
+        for (i, _), part, vector in zip(chunks, parts, vectors[len(short) :], strict=True):
+            out[i] += (len(part) - tokenizer.specials) * vector
+        out[long] /= np.maximum(np.linalg.norm(out[long], axis=1, keepdims=True), 1e-12)
+        return out
+
+    def _embed_rows(self, rows: Sequence[Sequence[int]], batch_size: int) -> Vector:
+        """Unit vectors (N, D) of ids, cut to the context. The shortest run first, each batch
+        trimmed to its longest."""
+        tokenizer = self.reader()
+        out = np.empty((len(rows), self.dim), np.float32)
+        if not rows:
             return out
-        ids = tokenizer(texts)  # (N, L)
+        ids = tokenizer.pad(rows)  # (N, L)
         lengths = tokenizer.lengths(ids)
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            out[rows] = self._rows(self._unit_text, ids[rows, : lengths[rows].max()])
+            batch = order[start : start + batch_size]
+            out[batch] = self._rows(self._unit_text, ids[batch, : lengths[batch].max()])
         return out
 
     def reader(self) -> Tokenizer:
         """The tokenizer. Raises UnsupportedError for a model without a text tower, TokenizerError
         for one whose checkpoint came without a tokenizer."""
-        if self.config.text is None:
+        if self.config.language is None:
             raise UnsupportedError(
                 f"{self.name} has an image tower only, so words mean nothing to it; "
                 'load a CLIP model, or the embedded one: patchword.load("demo")'
             )
         if self.tokenizer is None:
             raise TokenizerError(
-                f"{self.name} came without a tokenizer; put CLIP's tokenizer.json or "
+                f"{self.name} came without a tokenizer; put its tokenizer.json, vocab.txt or "
                 "bpe_simple_vocab_16e6.txt.gz beside it, or pass tokenizer=PATH to load"
             )
         return self.tokenizer

@@ -9,7 +9,8 @@
     ├── IndexStoreError   an index that is missing, damaged, or made by another model
     └── RecipeError       a training recipe, or its data, that cannot be run
 
-Each message says what was found, where, and what to do.
+Each message says what was found, where, and what to do. Beside them, one warning:
+LongTextWarning, of texts that do not fit the context and are cut.
 """
 
 
@@ -51,3 +52,7 @@ class IndexStoreError(PatchwordError):
 
 class RecipeError(PatchwordError):
     """A training recipe, or the data it names, that cannot be run."""
+
+
+class LongTextWarning(UserWarning):
+    """Texts longer than the model's context, whose ends are cut off."""

@@ -1,6 +1,31 @@
 """Sentences that turn a label into what a caption would say."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 PLAIN = ("a photo of a {}",)
+
+# For models that read Chinese. Measure words differ from noun to noun, so most of these have none.
+CHINESE = (
+    "{}的照片",
+    "一张{}的照片",
+    "一张有{}的照片",
+    "一张{}的清晰照片",
+    "一张{}的特写照片",
+    "一张{}的黑白照片",
+    "一张{}的模糊照片",
+    "一张昏暗的{}的照片",
+    "一张明亮的{}的照片",
+    "很大的{}的照片",
+    "很小的{}的照片",
+    "许多{}的照片",
+    "{}的图片",
+    "{}的画",
+    "{}的素描",
+    "{}的卡通画",
+    "照片里有{}",
+)
 
 # The 80 that CLIP's zero-shot ImageNet numbers are made with (Radford et al. 2021, section 3.1.4;
 # openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb).
@@ -86,3 +111,12 @@ IMAGENET = (
     "a photo of a small {}.",
     "a tattoo of the {}.",
 )
+
+NAMED = {"plain": PLAIN, "imagenet": IMAGENET, "chinese": CHINESE}
+
+
+def named(templates: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Sentences from names of sets ("plain", "imagenet", "chinese") and sentences of one's own;
+    "plain" for none."""
+    given = [templates] if isinstance(templates, str) else templates or ["plain"]
+    return tuple(sentence for each in given for sentence in NAMED.get(each, (each,)))

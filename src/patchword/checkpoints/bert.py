@@ -1,0 +1,123 @@
+"""BERT's names and numbers, as the text towers of BLIP and Chinese-CLIP have them in every format
+(Devlin et al. 2019; salesforce/BLIP, models/med.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from patchword.checkpoints.huggingface import ACTIVATIONS
+from patchword.checkpoints.read import Stored
+from patchword.checkpoints.rules import AddRow, Drop, Fuse, Rename, Rule, Unsqueeze
+from patchword.checkpoints.stated import Stated, shape_of
+from patchword.config import TextConfig
+
+EPS = 1e-12
+KINDS = ("weight", "bias")
+WORDS = "embeddings.word_embeddings.weight"
+POSITIONS, TYPES = "position_embeddings.weight", "token_type_embeddings.weight"
+
+
+def text_config(
+    stated: Stated, tensors: Mapping[str, Stored], part: str, heads: int, why: str
+) -> TextConfig:
+    """The tower whose tensors begin with `part`, an encoder that may look at images.
+
+    heads: their number where it is not stated, for the reason `why`. End and start token are left
+    to the format.
+    """
+    words, first = f"{part}{WORDS}", f"{part}encoder.layer.0."
+    positions = f"{part}embeddings.position_embeddings.weight"
+    cross = f"{first}crossattention.self.key.weight"
+    width = stated.size("hidden_size", tensors, words, 1)
+    return TextConfig(
+        vocab_size=stated.size("vocab_size", tensors, words),
+        context=stated.size("max_position_embeddings", tensors, positions),
+        width=width,
+        depth=stated.depth("num_hidden_layers", tensors, f"{part}encoder.layer."),
+        heads=stated.heads(width, "num_attention_heads", heads, "text.heads", why),
+        mlp_width=stated.size("intermediate_size", tensors, f"{first}intermediate.dense.weight"),
+        activation=stated.choice("hidden_act", ACTIVATIONS, "gelu", "text.activation", why),
+        eps=stated.get("layer_norm_eps", EPS, "text.eps", why),
+        causal=False,
+        post_norm=True,
+        pool="first",
+        head_bias=True,
+        # Files of transformers may state another, which it does not read (BlipConfig).
+        cross_width=shape_of(tensors, cross, 2)[1] if cross in tensors else 0,
+    )
+
+
+def writing(config: TextConfig, start: int) -> TextConfig:
+    """The same as a decoder, whose texts begin with the id `start`."""
+    return replace(config, causal=True, head_bias=False, start_token=start)
+
+
+def tower(theirs: str, ours: str, depth: int) -> Iterator[Rule]:
+    """A whole tower that looks at images; `theirs` ends in a dot, or is empty."""
+    yield from embeddings(theirs, ours)
+    for i in range(depth):
+        layer, block = f"{theirs}encoder.layer.{i}", f"{ours}.blocks.{i}"
+        yield from attention(layer, block)
+        yield from cross_and_mlp(layer, block)
+
+
+def plain_tower(theirs: str, ours: str, depth: int, types: int) -> Iterator[Rule]:
+    """A whole tower as in Devlin et al. 2019, of `types` kinds of token; only the first is used."""
+    yield from embeddings(theirs, ours, types)
+    for i in range(depth):
+        yield from attention(f"{theirs}encoder.layer.{i}", f"{ours}.blocks.{i}")
+        yield from mlp(f"{theirs}encoder.layer.{i}", f"{ours}.blocks.{i}")
+
+
+def embeddings(theirs: str, ours: str, types: int = 0) -> Iterator[Rule]:
+    """Words, positions, types of token (0: it has none) and the norm after them."""
+    yield Rename(f"{theirs}{WORDS}", f"{ours}.token_embed.weight")
+    positions, type_ = (f"{theirs}embeddings.{name}" for name in (POSITIONS, TYPES))
+    if types:
+        yield AddRow(positions, type_, types, f"{ours}.pos_embed")
+        yield Drop(f"{theirs}embeddings.token_type_ids", why="0, 0, 0, ...: the first type")
+    else:
+        yield Unsqueeze(positions, f"{ours}.pos_embed")
+    yield Drop(f"{theirs}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
+    for kind in KINDS:
+        yield Rename(f"{theirs}embeddings.LayerNorm.{kind}", f"{ours}.norm_pre.{kind}")
+
+
+def attention(theirs: str, ours: str) -> Iterator[Rule]:
+    """Self-attention of one layer, and its norm."""
+    for kind in KINDS:
+        qkv = tuple(f"{theirs}.attention.self.{part}.{kind}" for part in ("query", "key", "value"))
+        yield Fuse(qkv, f"{ours}.attn.qkv.{kind}")
+        yield Rename(f"{theirs}.attention.output.dense.{kind}", f"{ours}.attn.proj.{kind}")
+        yield Rename(f"{theirs}.attention.output.LayerNorm.{kind}", f"{ours}.norm1.{kind}")
+
+
+def cross_and_mlp(theirs: str, ours: str) -> Iterator[Rule]:
+    """The rest of a layer that looks at images."""
+    cross = f"{theirs}.crossattention"
+    for kind in KINDS:
+        yield Rename(f"{cross}.self.query.{kind}", f"{ours}.cross.q.{kind}")
+        pair = (f"{cross}.self.key.{kind}", f"{cross}.self.value.{kind}")
+        yield Fuse(pair, f"{ours}.cross.kv.{kind}")
+        yield Rename(f"{cross}.output.dense.{kind}", f"{ours}.cross.proj.{kind}")
+        yield Rename(f"{cross}.output.LayerNorm.{kind}", f"{ours}.norm_cross.{kind}")
+    yield from mlp(theirs, ours)
+
+
+def mlp(theirs: str, ours: str) -> Iterator[Rule]:
+    """The MLP of one layer, and its norm."""
+    for kind in KINDS:
+        yield Rename(f"{theirs}.intermediate.dense.{kind}", f"{ours}.mlp.fc1.{kind}")
+        yield Rename(f"{theirs}.output.dense.{kind}", f"{ours}.mlp.fc2.{kind}")
+        yield Rename(f"{theirs}.output.LayerNorm.{kind}", f"{ours}.norm2.{kind}")
+
+
+def words(theirs: str, ours: str) -> Iterator[Rule]:
+    """The language modelling head."""
+    for kind in KINDS:
+        yield Rename(f"{theirs}.transform.dense.{kind}", f"{ours}.fc.{kind}")
+        yield Rename(f"{theirs}.transform.LayerNorm.{kind}", f"{ours}.norm.{kind}")
+    yield Rename(f"{theirs}.bias", f"{ours}.bias")
+    yield Drop(f"{theirs}.decoder.weight", why="the word embeddings again")
+    yield Drop(f"{theirs}.decoder.bias", why=f"{theirs}.bias again")

@@ -1,0 +1,48 @@
+"""Tiny tokenizers of every kind, built by transformers, that the families' tests share."""
+
+from pathlib import Path
+
+import torchvision_cpu  # noqa: F401  # before transformers, which imports torchvision
+
+# isort: split
+import transformers
+
+SPECIAL = ("[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+CHINESE = "一只狗在草地上猫红色的照片张两个人衣服和鞋子我喜欢看书有中文字很大小好天气，。！？、的"
+PIECES = ("dog", "cat", "photo", "ing", "ed", "a", "of", "the", "red", "shirt", "shoe")
+
+
+def bert_vocabulary() -> list[str]:
+    """Words, letters, Chinese characters and punctuation, each but the latter also as "##"."""
+    whole = [*PIECES, *LETTERS, *LETTERS.upper(), *"0123456789", *CHINESE, *".,!?'-"]
+    pieces = list(dict.fromkeys([*whole, *(f"##{piece}" for piece in [*PIECES, *LETTERS])]))
+    return [*SPECIAL, *pieces]
+
+
+def bert_files(folder: Path, config: str = "{}") -> Path:
+    """A vocab.txt and a tokenizer_config.json, as the original BERT checkpoints have them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(bert_vocabulary()) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(config)
+    return folder
+
+
+def t5() -> transformers.PreTrainedTokenizerBase:
+    """A Unigram tokenizer like that of SigLIP: no start token, and the end token pads."""
+    pieces = ["▁", *(f"▁{piece}" for piece in PIECES), *PIECES, *LETTERS, *CHINESE, *".,!?'-"]
+    scored = [(piece, -1.0 - 0.01 * i) for i, piece in enumerate(dict.fromkeys(pieces))]
+    vocab = [("<unk>", 0.0), ("</s>", 0.0), *scored]
+    return transformers.T5Tokenizer(vocab=vocab, pad_token="</s>", extra_ids=0)
+
+
+def gemma() -> transformers.PreTrainedTokenizerBase:
+    """A byte-pair tokenizer with byte fallback like that of SigLIP 2: an end token, no start."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *LETTERS, *CHINESE]
+    merges = [("d", "o"), ("do", "g"), ("c", "a"), ("ca", "t"), ("▁", "dog"), ("▁", "a")]
+    vocab = {t: i for i, t in enumerate(dict.fromkeys([*tokens, *(a + b for a, b in merges)]))}
+    tokenizer = transformers.Siglip2Tokenizer(vocab=vocab, merges=merges, padding_side="right")
+    tokenizer.add_bos_token, tokenizer.add_eos_token = False, True
+    tokenizer.update_post_processor()
+    return tokenizer
