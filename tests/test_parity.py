@@ -20,15 +20,14 @@ import torch
 import torch.nn.functional as F
 from conftest import DATA
 from PIL import Image
-from references import Reference, edit_json, hugging_face, open_clip_model, openai_archive, timm_vit
+from reference_vit import MODELS as VITS
+from references import Reference, edit_json, hugging_face, open_clip_model, openai_archive
 from timm.models._hub import save_config_for_hf
 from torch import Tensor
 from torch.testing import assert_close
 
 from patchword import checkpoints, images
 from patchword.bundle import Bundle
-from patchword.checkpoints import timm as timm_format
-from patchword.variants import VARIANTS
 
 PHOTOS = [
     DATA / "photos" / "cat_720p.jpg",
@@ -64,17 +63,6 @@ CLIPS: dict[str, Callable[[Path], Reference]] = {
     "openai vit": lambda path: openai_archive(path.with_suffix(".pt")),
     "openai resnet": lambda path: openai_archive(path.with_suffix(".pt"), resnet=True),
 }
-VITS: dict[str, Callable[[Path], Reference]] = {
-    "timm": timm_vit,
-    "timm average": lambda path: timm_vit(path, global_pool="avg"),
-    "timm average without class token": lambda path: timm_vit(
-        path, global_pool="avg", class_token=False
-    ),
-    "timm headless": lambda path: timm_vit(path, num_classes=0),
-    "timm clip": lambda path: timm_vit(path, "vit_base_patch32_clip_224"),
-    "timm clip quick_gelu": lambda path: timm_vit(path, "vit_base_patch16_clip_quickgelu_224"),
-    "timm deit": lambda path: timm_vit(path, "deit_small_patch16_224"),
-}
 
 Pair = tuple[Reference, Bundle]
 
@@ -89,11 +77,6 @@ def made(factory: Callable[[Path], Reference], folder: Path) -> Pair:
 @pytest.fixture(params=CLIPS, scope="module")
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return made(CLIPS[request.param], tmp_path_factory.mktemp("clip"))
-
-
-@pytest.fixture(params=VITS, scope="module")
-def vit_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return made(VITS[request.param], tmp_path_factory.mktemp("vit"))
 
 
 def noise(model: Bundle, *size: int) -> Tensor:
@@ -136,17 +119,6 @@ def test_from_files_and_sentences_to_vectors(pair: Pair) -> None:
     assert_close(torch.from_numpy(model.embed_images(PHOTOS, exact=True)), image)
     text = F.normalize(reference.text(reference.ids(SENTENCES)), dim=-1)
     assert_close(torch.from_numpy(model.embed_texts(SENTENCES)), text)
-
-
-@torch.no_grad()
-def test_vit(vit_pair: Pair) -> None:
-    reference, model = vit_pair
-    for pixels in (noise(model), photos(reference)):
-        assert_close(model.network.encode_image(pixels), reference.image(pixels))
-        if model.config.classes:
-            assert_close(model.network(pixels), reference.network(pixels))
-    image = F.normalize(reference.image(photos(reference)), dim=-1)
-    assert_close(torch.from_numpy(model.embed_images(PHOTOS, exact=True)), image)
 
 
 @torch.no_grad()
@@ -229,61 +201,6 @@ def test_positions_at_another_size_as_open_clip(tmp_path: Path, size: tuple[int,
 
 
 # Numbers that patchword states itself, against the libraries' own.
-
-
-@pytest.mark.parametrize("name", timm_format.ARCHITECTURES)
-def test_timm_architectures(name: str) -> None:
-    known = timm_format.ARCHITECTURES[name]
-    with torch.device("meta"):
-        block = timm.create_model(name, depth=1, weight_init="skip").blocks[0]
-    assert block.attn.num_heads == known.heads
-    assert block.norm1.eps == known.eps
-    x = torch.linspace(-4, 4, 9)
-    acts = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x)}
-    assert_close(block.mlp.act(x), acts[known.activation](x))
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        ("clip-vit-base-32", "ViT-B-32"),
-        ("clip-vit-base-16", "ViT-B-16"),
-        ("clip-vit-large-14", "ViT-L-14"),
-        ("clip-vit-large-14-336", "ViT-L-14-336"),
-        ("clip-rn50", "RN50"),
-        ("clip-rn101", "RN101"),
-        ("clip-rn50x4", "RN50x4"),
-        ("clip-rn50x16", "RN50x16"),
-        ("clip-rn50x64", "RN50x64"),
-    ],
-)
-def test_clip_variants_are_open_clips(ours: str, theirs: str) -> None:
-    stated = open_clip.get_model_config(theirs)
-    config, vision, text = VARIANTS[ours].config, stated["vision_cfg"], stated["text_cfg"]
-    assert config.text is not None
-    layers = list(config.vision.stages) or config.vision.depth
-    assert (vision["image_size"], vision["layers"], vision["width"]) == (
-        config.vision.image_size[0],
-        layers,
-        config.vision.width,
-    )
-    if config.vision.kind == "vit":
-        assert vision["patch_size"] == config.vision.patch_size
-    widths = text["width"], text["layers"], text["heads"], text["context_length"]
-    assert widths == (config.text.width, config.text.depth, config.text.heads, config.text.context)
-    assert (stated["embed_dim"], text["vocab_size"]) == (config.embed_dim, config.text.vocab_size)
-
-
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name.startswith("vit-")])
-def test_vit_variants_are_timms(name: str) -> None:
-    vision = VARIANTS[name].config.vision
-    _, size, patch = name.split("-")
-    with torch.device("meta"):
-        network = timm.create_model(f"vit_{size}_patch{patch}_224", weight_init="skip")
-    assert network.embed_dim == vision.width
-    assert len(network.blocks) == vision.depth
-    assert network.blocks[0].attn.num_heads == vision.heads
-    assert network.blocks[0].mlp.fc1.out_features == vision.mlp_width
 
 
 def test_every_reference_family_is_covered() -> None:

@@ -42,7 +42,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     if any(key.startswith("visual.layer1.") for key in tensors):
         vision = resnet(said, tensors, HEAD_WIDTH)
     else:
-        vision = _vit(tensors)
+        vision = vit(tensors)
     context, width = shape_of(tensors, "positional_embedding", 2)
     vocab_size = shape_of(tensors, "token_embedding.weight", 2)[0]
     end = highest_id(files, vocab_size)
@@ -81,17 +81,31 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
     """OpenAI's CLIP -> patchword."""
-    assert config.text is not None
     yield Rename("logit_scale", "logit_scale")
-    yield Rename("token_embedding.weight", "text.token_embed.weight")
-    yield Unsqueeze("positional_embedding", "text.pos_embed")
-    yield Transpose("text_projection", "text.head.weight")
-    yield from _pair("ln_final", "text.norm")
-    for i in range(config.text.depth):
-        yield from _block(f"{BLOCKS}{i}", f"text.blocks.{i}")
-        yield Drop(f"{BLOCKS}{i}.attn_mask", why="the causal mask, made anew")
+    yield from text_rules(config)
+    yield from image_rules(config)
+
+
+def text_rules(config: ModelConfig, theirs: str = "") -> Iterator[Rule]:
+    """The text tower; theirs: what stands before each of its names, its dot included."""
+    text = config.text
+    assert text is not None
+    yield Rename(f"{theirs}token_embedding.weight", "text.token_embed.weight")
+    yield Unsqueeze(f"{theirs}positional_embedding", "text.pos_embed")
+    if text.head_bias:
+        yield from _pair(f"{theirs}text_projection", "text.head")
+    else:
+        yield Transpose(f"{theirs}text_projection", "text.head.weight")
+    yield from _pair(f"{theirs}ln_final", "text.norm")
+    for i in range(text.depth):
+        yield from _block(f"{theirs}{BLOCKS}{i}", f"text.blocks.{i}")
+        yield Drop(f"{theirs}{BLOCKS}{i}.attn_mask", why="the causal mask, made anew")
     for name in ("input_resolution", "context_length", "vocab_size"):
         yield Drop(name, why="a size, which the tensors state too")
+
+
+def image_rules(config: ModelConfig) -> Iterator[Rule]:
+    """The image tower, a ViT or a ModifiedResNet."""
     yield from _resnet_rules(config) if config.vision.kind == "resnet" else _vit_rules(config)
 
 
@@ -117,7 +131,8 @@ def resnet(stated: Stated, tensors: Mapping[str, Stored], head_width: int) -> Vi
     )
 
 
-def _vit(tensors: Mapping[str, Stored]) -> VisionConfig:
+def vit(tensors: Mapping[str, Stored]) -> VisionConfig:
+    """A ViT; its heads are of `HEAD_WIDTH`."""
     width, _, patch, _ = shape_of(tensors, "visual.conv1.weight", 4)
     stated, positions = Stated("the file", {}), "visual.positional_embedding"
     return VisionConfig(
@@ -141,14 +156,20 @@ def _heads(width: int, tensor: str) -> int:
 
 
 def _vit_rules(config: ModelConfig) -> Iterator[Rule]:
+    vision = config.vision
     yield Rename("visual.conv1.weight", "image.patch_embed.proj.weight")
     yield Unsqueeze("visual.class_embedding", "image.cls_token", 2)
     yield Unsqueeze("visual.positional_embedding", "image.pos_embed")
     yield Transpose("visual.proj", "image.head.weight")
-    yield from _pair("visual.ln_pre", "image.norm_pre")
+    if vision.pre_norm:
+        yield from _pair("visual.ln_pre", "image.norm_pre")
     yield from _pair("visual.ln_post", "image.norm")
-    for i in range(config.vision.depth):
-        yield from _block(f"visual.{BLOCKS}{i}", f"image.blocks.{i}")
+    for i in range(vision.depth):
+        theirs, ours = f"visual.{BLOCKS}{i}", f"image.blocks.{i}"
+        yield from _block(theirs, ours)
+        if vision.layer_scale:
+            yield Rename(f"{theirs}.ls_1.gamma", f"{ours}.ls1.gamma")
+            yield Rename(f"{theirs}.ls_2.gamma", f"{ours}.ls2.gamma")
 
 
 def _resnet_rules(config: ModelConfig) -> Iterator[Rule]:

@@ -1,0 +1,63 @@
+"""The image towers that open_clip borrows from timm (open_clip/timm_model.py): SigLIP's, and plain
+Vision Transformers with a linear projection. Their tensors are `visual.trunk.*`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from patchword.checkpoints.read import Stored
+from patchword.checkpoints.rules import Rename, Rule
+from patchword.checkpoints.stated import Stated
+from patchword.checkpoints.timm_architectures import ARCHITECTURES
+from patchword.checkpoints.timm_names import vit_config, vit_rules
+from patchword.config import ModelConfig, VisionConfig
+
+TRUNK = "visual.trunk."
+
+
+def borrowed(vision: VisionConfig) -> bool:
+    """Whether a ViT is not open_clip's own, which has a class token and patches without bias."""
+    return vision.kind == "vit" and (vision.patch_bias or not vision.class_token)
+
+
+def config(stated: Stated, tensors: Mapping[str, Stored], embed_dim: int) -> VisionConfig:
+    """From vision_cfg, whose timm_model_name stands for heads, activation and eps.
+
+    timm's towers keep their activation whatever quick_gelu says. Raises CheckpointError for
+    another kind of tower, pooling or projection.
+    """
+    name = stated.optional("timm_model_name", "")
+    known = ARCHITECTURES.get(name)
+    if known is None:
+        stated.fail("timm_model_name", "which is no Vision Transformer that patchword reads")
+    if not any(key.startswith(TRUNK) for key in tensors):
+        stated.fail("timm_model_name", f"but the weights have no {TRUNK}*")
+    if stated.optional("timm_pool", "avg") not in ("", known.global_pool):
+        stated.fail("timm_pool", f"and patchword computes {known.global_pool} alone after {name}")
+    _projection(stated, known.global_pool)
+    arguments = {"img_size": stated.values.get("image_size", 224), "global_pool": known.global_pool}
+    vision = vit_config(
+        known, Stated(stated.where, arguments, stated.assumed), tensors, theirs=TRUNK
+    )
+    if not borrowed(vision):
+        stated.fail("timm_model_name", "which patchword reads under open_clip's own names alone")
+    if vision.pool == "map" and vision.width != embed_dim:
+        stated.fail("timm_proj", f"but {vision.width} channels are not {embed_dim} (embed_dim)")
+    return vision
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """The trunk and, where it does not pool by attention, the projection."""
+    yield from vit_rules(config.vision, theirs=TRUNK, may_lack_biases=True)
+    if config.vision.pool != "map":
+        yield Rename("visual.head.proj.weight", "image.head.weight")
+
+
+def _projection(stated: Stated, pool: str) -> None:
+    """Raise CheckpointError unless it is linear without bias, or none after attention pooling."""
+    wanted = "none" if pool == "map" else "linear"
+    if stated.values.get("timm_proj", "linear") != wanted:
+        stated.fail("timm_proj", f'and patchword computes "{wanted}" alone after pooling by {pool}')
+    if stated.optional("timm_proj_bias", False):
+        stated.fail("timm_proj_bias", "which patchword does not support")

@@ -1,0 +1,346 @@
+"""Every model that open_clip ships: the same answers through its own files, or an error that says
+which option is not computed.
+
+Tolerances are torch.testing's defaults for float32 (1.3e-6 relative, 1e-5 absolute).
+"""
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import references
+import torch
+from conftest import DATA
+from reference_open_clip import MODELS, SIGLIP_IMAGES, open_clip_hub, shrunk
+from references import Reference, edit_json, fails, openai_archive, rewrite
+
+# isort: split
+import open_clip
+import safetensors.torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.testing import assert_close
+
+from patchword import checkpoints, images
+from patchword.bundle import Bundle
+from patchword.checkpoints import open_clip as format_of_open_clip
+from patchword.checkpoints.read import Stored
+from patchword.config import ModelConfig
+from patchword.errors import TokenizerError
+from patchword.nn.positions import sincos_2d
+from patchword.variants import VARIANTS
+
+PHOTOS = [DATA / "photos" / "cat_720p.jpg", DATA / "photos" / "parrot.jpg"]
+SENTENCES = [
+    "a photo of a cat",
+    "",
+    "A small_RED bird, on a branch!",
+    "caf\u00e9 [SEP] \u2603 </s>",
+    "one word after the other " * 5,
+]
+CONFIG = "open_clip_config.json"
+WORDS = ["a", "red", "bird", "dog", "photo", "small"]
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+# What open_clip ships and patchword does not compute: patterns of names by the option, and its
+# value, that an error names.
+UNSUPPORTED = {
+    ("timm_model_name", "'eva"): "EVA.*",
+    ("timm_model_name", "'vit_pe_core_"): "PE-Core-.*",
+    ("timm_model_name", "'vitamin_"): "ViTamin-.*",
+    ("timm_model_name", "'convnext_"): "convnext_.*",
+    ("timm_model_name", "'swin_"): "swin_.*",
+    ("timm_model_name", "'vit_relpos_"): "vit_relpos_.*",
+    ("timm_model_name", "'fastvit_mci"): "MobileCLIP2?-S.",
+    ("timm_model_name", "'vit_base_mci_"): "MobileCLIP2?-B",
+    ("timm_proj", "None"): "MobileCLIP2-L-14",
+    ("multimodal_cfg", "{"): "coca_.*",
+    ("hf_model_name", "'"): "(mt5|roberta|xlm-roberta|nllb-clip)-.*",
+}
+
+
+def refused(name: str) -> tuple[str, str] | None:
+    """The option and value for which `name` is not supported."""
+    found = [said for said, names in UNSUPPORTED.items() if re.fullmatch(names, name)]
+    assert len(found) < 2
+    return found[0] if found else None
+
+
+# Models with the same options are the same once shrunk: each is run once.
+SHIPPED = open_clip.list_models()
+KINDS: dict[str, list[str]] = {}
+for _name in SHIPPED:
+    if not refused(_name):
+        KINDS.setdefault(json.dumps(shrunk(_name), sort_keys=True), []).append(_name)
+
+
+def noise(config: ModelConfig, count: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(count, 3, *config.vision.image_size, generator=generator)
+
+
+def same_features(reference: Reference, model: Bundle) -> None:
+    """The same image features of noise, ids, and text features."""
+    pixels = noise(model.config)
+    assert_close(model.network.encode_image(pixels), reference.image(pixels))
+    ids = reference.ids(SENTENCES)
+    assert_close(model.network.encode_text(ids), reference.text(ids))
+    ours = torch.from_numpy(model.tokenizer(SENTENCES, pad_to_context=True))
+    assert torch.equal(ours, ids)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stated", KINDS, ids=[names[0] for names in KINDS.values()])
+def test_every_shipped_model(stated: str, tmp_path: Path) -> None:
+    reference = open_clip_hub(tmp_path / "model", json.loads(stated), {})
+    same_features(reference, checkpoints.load(reference.path))
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if refused(name)])
+def test_every_other_model_is_refused_by_its_option(name: str, tmp_path: Path) -> None:
+    config = open_clip.get_model_config(name)
+    option, value = refused(name)
+    trunk = "timm_model_name" in config["vision_cfg"]
+    custom = config.get("custom_text") or "hf_model_name" in config["text_cfg"]
+    names = ["visual.trunk.x" if trunk else "visual.x", "text.x" if custom else "text_projection"]
+    tensors = {name: torch.zeros(2, config["embed_dim"]) for name in names}
+    safetensors.torch.save_file(tensors, tmp_path / "open_clip_model.safetensors")
+    (tmp_path / CONFIG).write_text(json.dumps({"model_cfg": config}))
+    fails(tmp_path, "is an open_clip model", f"says {option} is {value}")
+
+
+def test_count() -> None:
+    supported = sum(map(len, KINDS.values()))
+    assert (supported, len(SHIPPED)) == (82, 144)
+
+
+@pytest.fixture(params=MODELS, scope="module")
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Reference, Bundle]:
+    reference = MODELS[request.param](tmp_path_factory.mktemp("oc") / "model")
+    return reference, checkpoints.load(reference.path)
+
+
+@torch.no_grad()
+def test_features_and_scores(pair: tuple[Reference, Bundle]) -> None:
+    reference, model = pair
+    same_features(reference, model)
+    pixels, ids = noise(model.config), reference.ids(SENTENCES)
+    image, text, scale = model.network(pixels, ids)
+    assert_close(scale * image @ text.T + model.bias, reference.logits(pixels, ids))
+
+
+@torch.no_grad()
+def test_from_files_and_sentences_to_vectors(pair: tuple[Reference, Bundle]) -> None:
+    reference, model = pair
+    opened = [Image.fromarray(images.open(path, exact=True)) for path in PHOTOS]
+    pixels = torch.stack([reference.pixels(photo) for photo in opened])
+    image = F.normalize(reference.image(pixels), dim=-1)
+    assert_close(torch.from_numpy(model.embed_images(PHOTOS, exact=True)), image)
+    sentences = [text for text in SENTENCES if model.tokenizer.count(text) <= 12]
+    text = F.normalize(reference.text(reference.ids(sentences)), dim=-1)
+    assert_close(torch.from_numpy(model.embed_texts(sentences)), text)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        # The weights of OpenAI under a configuration that forgets their activation.
+        ("open_clip_custom vit", {"model_cfg__quick_gelu": False}),
+        ("open_clip worldwide quick_gelu", {"model_cfg__quick_gelu": None}),
+        ("open_clip clipa", {"model_cfg__text_cfg__no_causal_mask": None,
+                             "model_cfg__text_cfg__pool_type": "first"}),
+        ("open_clip clipa", {"model_cfg__vision_cfg__final_ln_after_pool": False}),
+        ("open_clip clipa", {"model_cfg__text_cfg__tokenizer_kwargs": {}}),
+        ("open_clip norm then average", {"model_cfg__vision_cfg__pool_type": "tok"}),
+        ("open_clip_custom siglip", {"model_cfg__text_cfg__act_kwargs": {"approximate": "tanh"}}),
+        ("open_clip_custom siglip", {"model_cfg__text_cfg__tokenizer_kwargs": {"clean": "lower"}}),
+        ("open_clip_custom siglip",
+         {"model_cfg__vision_cfg__timm_model_name": "vit_base_patch32_siglip_256"}),
+        ("open_clip_custom siglip",
+         {"model_cfg__vision_cfg__timm_model_name": "vit_so400m_patch14_siglip_224"}),
+        ("open_clip_custom siglip 2", {"model_cfg__text_cfg__act_kwargs": None}),
+        ("open_clip_custom siglip 2", {"model_cfg__text_cfg__norm_kwargs": {"eps": 1e-2}}),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_would_show(name: str, changes: dict[str, object], tmp_path: Path) -> None:
+    reference = MODELS[name](tmp_path / "model")
+    edit_json(reference.path / CONFIG, **changes)
+    model = checkpoints.load(reference.path)
+    pixels = noise(model.config, 200)  # the two GELUs are 5e-4 apart at most: it takes many
+    image = model.network.encode_image(pixels) - reference.image(pixels)
+    texts = SENTENCES + [" ".join(words) for words in itertools.permutations(WORDS, 5)]
+    ids = torch.from_numpy(model.tokenizer(texts, pad_to_context=True))
+    text = model.network.encode_text(ids) - reference.text(reference.ids(texts))
+    assert max(image.abs().max(), text.abs().max()) > 1e-3
+
+
+@torch.no_grad()
+def test_wrong_padding_would_show(tmp_path: Path) -> None:
+    reference = MODELS["open_clip_custom siglip"](tmp_path / "model")
+    edit_json(reference.path / TOKENIZER_CONFIG, pad_token="<pad>")
+    model = checkpoints.load(reference.path)
+    ids = torch.from_numpy(model.tokenizer(SENTENCES))
+    difference = model.network.encode_text(ids) - reference.text(reference.ids(SENTENCES))
+    assert difference.abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_texts_are_padded_to_the_context_where_padding_is_attended(tmp_path: Path) -> None:
+    reference = MODELS["open_clip_custom siglip"](tmp_path / "model")
+    model = checkpoints.load(reference.path)
+    ids = reference.ids(["a cat"])
+    assert model.tokenizer(["a cat"]).shape == ids.shape == (1, 12)
+    short = model.network.encode_text(ids[:, :3])
+    assert (short - reference.text(ids)).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_old_names_under_custom_text(tmp_path: Path) -> None:
+    """open_clip renames the text tower of older files as it loads them."""
+    reference = MODELS["open_clip_custom vit"](tmp_path / "model")
+
+    def rename(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith("text.")]:
+            tensors[name.removeprefix("text.")] = tensors.pop(name)
+
+    rewrite(reference.path / "open_clip_model.safetensors", rename)
+    same_features(reference, checkpoints.load(reference.path))
+
+
+def test_fixed_positions_are_those_of_the_paper(tmp_path: Path) -> None:
+    reference = MODELS["open_clip fixed positions"](tmp_path / "model")
+    model = checkpoints.load(reference.path)
+    positions = dict(model.network.named_buffers())["image.pos_embed"]
+    assert_close(positions[0, 1:], sincos_2d(model.config.vision.grid, 32))
+    assert not positions[0, 0].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("open_clip clipa", {"text_cfg__pool_type": "argmax"}, "strip_sep_token is True"),
+        ("open_clip clipa", {"text_cfg__no_causal_mask": False}, "pool_type is 'last'"),
+        ("open_clip clipa", {"vision_cfg__no_ln_pre": False}, "missing   visual.ln_pre"),
+        ("open_clip layer scale", {"vision_cfg__ls_init_value": None}, "extra     visual."),
+        ("open_clip sigmoid", {"init_logit_bias": None}, "extra     logit_bias"),
+        ("open_clip worldwide", {"init_logit_bias": -10}, "missing   logit_bias"),
+        ("open_clip worldwide", {"text_cfg__proj_type": "none"}, "proj_type is none"),
+        ("open_clip worldwide", {"text_cfg__proj_bias": True}, "missing   text_projection.weight"),
+        ("open_clip worldwide", {"text_cfg__tokenizer_mode": "clips"}, "tokenizer_mode is 'clips'"),
+        ("open_clip worldwide", {"text_cfg__tokenizer_kwargs": {"clean": "rinse"}}, "clean is"),
+        ("open_clip worldwide", {"text_cfg__ls_init_value": 1e-4}, "ls_init_value is 0.0001"),
+        ("open_clip timm trunk", {"vision_cfg__timm_pool": "token"}, "timm_pool is 'token'"),
+        ("open_clip timm trunk", {"vision_cfg__timm_proj": "mlp"}, "timm_proj is 'mlp'"),
+        ("open_clip_custom siglip", {"vision_cfg__image_size": 224}, "img_size is 224"),
+        ("open_clip_custom siglip", {"vision_cfg__timm_proj": "linear"}, "timm_proj is 'linear'"),
+        ("open_clip_custom siglip", {"embed_dim": 64}, "timm_proj is 'none', but 48 channels"),
+        ("open_clip_custom vit", {"vision_cfg__timm_model_name": "vit_base_patch16_siglip_224"},
+         "timm_model_name is 'vit_base_patch16_siglip_224', but the weights have no visual.trunk"),
+        ("open_clip_custom siglip i18n", {"text_cfg__proj_type": "linear"},
+         "proj_type is linear, but the weights have no text.text_projection"),
+    ],
+)  # fmt: skip
+def test_contradictions(name: str, changes: dict[str, object], said: str, tmp_path: Path) -> None:
+    path = MODELS[name](tmp_path / "model").path
+    edit_json(path / CONFIG, **{f"model_cfg__{key}": value for key, value in changes.items()})
+    fails(path, "is an open_clip model", said)
+
+
+def test_another_end_token_than_the_tokenizers(tmp_path: Path) -> None:
+    path = MODELS["open_clip worldwide"](tmp_path / "model").path
+    edit_json(path / CONFIG, model_cfg__text_cfg__eos_id=1)
+    with pytest.raises(TokenizerError, match=r"ends a text with 2 .* but the model looks for 1"):
+        checkpoints.load(path)
+
+
+@pytest.mark.parametrize("change", [{"pad_token": None}, {"padding_side": "left"}])
+def test_padding_must_be_stated_where_it_counts(change: dict[str, object], tmp_path: Path) -> None:
+    path = MODELS["open_clip_custom siglip 2"](tmp_path / "model").path
+    edit_json(path / TOKENIZER_CONFIG, **change)
+    fails(path, "pads texts" if "pad_token" in change else "padding_side is 'left'")
+
+
+def test_siglip_is_read_whole(tmp_path: Path) -> None:
+    config = checkpoints.load(MODELS["open_clip_custom siglip 2"](tmp_path / "model").path).config
+    assert (config.score, config.preprocess.resize) == ("sigmoid", "squash")
+    assert config.preprocess.interpolation == SIGLIP_IMAGES["interpolation"]
+    assert (config.preprocess.mean, config.preprocess.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert (config.vision.eps, config.vision.activation) == (1e-6, "gelu_tanh")
+    assert (config.text.eps, config.text.activation) == (1e-6, "gelu_tanh")
+    assert (config.text.cleaning, config.text.pad_token) == ("canonicalize", 0)
+
+
+# OpenAI's own files, and the named variants.
+
+
+@torch.no_grad()
+def test_openai_at_336_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ViT-L/14@336px: 24 patches a side."""
+    monkeypatch.setattr(references, "SIZE", 336)
+    monkeypatch.setattr(references, "PATCH", 14)
+    reference = openai_archive(tmp_path / "clip.pt")
+    model = checkpoints.load(reference.path)
+    assert (model.config.vision.image_size, model.config.vision.grid) == ((336, 336), (24, 24))
+    pixels = noise(model.config)
+    assert_close(model.network.encode_image(pixels), reference.image(pixels))
+    photo = images.open(PHOTOS[0], exact=True)
+    theirs = reference.pixels(Image.fromarray(photo)).numpy()
+    np.testing.assert_allclose(model.preprocess(photo)[0], theirs, rtol=1e-6, atol=1e-6)
+
+
+# Variants whose source is a paper, and the model of open_clip with the same numbers.
+SAME = {
+    "clip-vit-base-32": "ViT-B-32-quickgelu",
+    "clip-vit-base-16": "ViT-B-16-quickgelu",
+    "clip-vit-large-14": "ViT-L-14-quickgelu",
+    "clip-vit-large-14-336": "ViT-L-14-336-quickgelu",
+    "clip-rn50": "RN50-quickgelu",
+    "clip-rn101": "RN101-quickgelu",
+    "clip-rn50x4": "RN50x4-quickgelu",
+    "clip-rn50x16": "RN50x16-quickgelu",
+    "clip-rn50x64": "RN50x64-quickgelu",
+}
+NAMED = SAME | {
+    name: variant.source.removeprefix("open_clip's ")
+    for name, variant in VARIANTS.items()
+    if re.fullmatch("open_clip's [^;]+", variant.source)
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_variants_are_open_clips(name: str) -> None:
+    """Read as a checkpoint is, from the configuration that open_clip ships and its tensors' shapes;
+    preprocessed as one of its pretrained models."""
+    stated = open_clip.get_model_config(NAMED[name])
+    with torch.device("meta"):
+        network = open_clip.model.CLIP(**stated)
+    tensors = {
+        key: Stored(tuple(value.shape), lambda: torch.tensor(0.0))
+        for key, value in network.state_dict().items()
+    }
+    tags = open_clip.list_pretrained_tags_by_model(NAMED[name])
+    kept = ("mean", "std", "interpolation", "resize_mode")
+    pretrained = [open_clip.get_pretrained_cfg(NAMED[name], tag) for tag in tags] or [{}]
+    padded = {
+        TOKENIZER_CONFIG: {"pad_token": "[PAD]"},
+        "tokenizer.json": {"added_tokens": [{"content": "[PAD]", "id": 0}]},
+    }
+    read = [
+        format_of_open_clip.config(
+            tensors,
+            {CONFIG: {"model_cfg": stated, "preprocess_cfg": {k: tag.get(k) for k in kept}}}
+            | (padded if "hf_tokenizer_name" in stated["text_cfg"] else {}),
+        )
+        for tag in pretrained
+    ]
+    config = VARIANTS[name].config
+    assert (config.vision, config.text) == (read[0].vision, read[0].text)
+    assert (config.embed_dim, config.score) == (read[0].embed_dim, read[0].score)
+    assert config.preprocess in [other.preprocess for other in read]
