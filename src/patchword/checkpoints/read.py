@@ -32,6 +32,13 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
     "open_clip_pytorch_model.bin",
 )
+# What a tokenizer states in JSON.
+WORDS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+)
 LFS = b"version https://git-lfs"
 ZIP = b"PK\x03\x04"
 
@@ -47,16 +54,19 @@ class Stored:
 class Files(Mapping[str, Any]):
     """The JSON files of a folder by name, parsed when asked for.
 
-    Raises CheckpointError for one that is not JSON.
+    words: another folder that the tokenizer's files (`WORDS`) are taken from, where it has any.
+    Raises CheckpointError for a file that is not JSON.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, words: Path | None = None) -> None:
         self.folder = folder
+        elsewhere = words is not None and any((words / name).is_file() for name in WORDS)
+        self.words = words if words is not None and elsewhere else folder
         self._parsed: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._parsed:
-            path = self.folder / name
+            path = (self.words if name in WORDS else self.folder) / name
             if not name.endswith(".json") or not path.is_file():
                 raise KeyError(name)
             try:
@@ -64,6 +74,11 @@ class Files(Mapping[str, Any]):
             except (ValueError, OSError) as error:
                 raise CheckpointError(f"{path} is not readable JSON: {error}") from error
         return self._parsed[name]
+
+    @property
+    def parsed(self) -> tuple[str, ...]:
+        """The files that were asked for so far, in order."""
+        return tuple(self._parsed)
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(p.name for p in self.folder.glob("*.json")))

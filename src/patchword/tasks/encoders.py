@@ -1,0 +1,254 @@
+"""Towers as encoders for other networks: text states for diffusion, patch features for LLMs.
+
+Layers count as `hidden_states` of transformers does: 0 is what enters the first block (with
+positions and, where there is one, the norm before it), i what leaves block i, and -1, the same as
+the depth, what leaves the last one, before the final norm.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchword import images, tiles
+from patchword.bundle import Bundle, Vector
+from patchword.errors import ImageError, LongTextWarning, UnsupportedError
+from patchword.images import ImageLike
+from patchword.tiles import Size, Tiling
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """What texts become.
+
+    ids     (N, L) int64, padded with the tokenizer's own padding token
+    states  (N, L, D) float32, of every token
+    pooled  (N, E) float32: at the end token after the final norm (`pooler_output`), projected where
+            the model projects (`text_embeds`); not of unit length
+    """
+
+    ids: np.ndarray[tuple[int, int], np.dtype[np.int64]]
+    states: Vector
+    pooled: Vector
+
+
+def encode_texts(
+    model: Bundle,
+    texts: Sequence[str],
+    layer: int = -1,
+    norm: bool | None = None,
+    pad: bool = True,
+    batch_size: int = 32,
+) -> TextStates:
+    """Hidden states and pooled vectors of texts, for a network that they condition.
+
+    layer, norm  which block, and whether the final norm follows; None: after the last block only.
+                 (-1, None) is `last_hidden_state`, as Stable Diffusion 1 has it; (-2, None) is
+                 `hidden_states[-2]`, as SDXL; (-2, True) is Stable Diffusion 2 from all 24 layers
+    pad          to the model's context, as diffusion models expect; else to the longest text,
+                 unless the model attends to its padding
+
+    A text longer than the context is cut, keeps its end token, and gives a LongTextWarning. Raises
+    UnsupportedError for a model without a text tower or without that layer, TokenizerError without
+    a tokenizer.
+    """
+    tokenizer, config = model.reader(), model.config.text
+    if isinstance(texts, str):
+        raise TypeError("texts is one string; pass a list of strings")
+    if config is None:
+        raise UnsupportedError(f"{model.name} writes texts but has no text tower to read them")
+    tap = _tap("text", config.depth, layer, model.name)
+    final = layer in (-1, config.depth) if norm is None else norm
+    rows = tokenizer.rows(texts)
+    if (longest := max(map(len, rows), default=0)) > config.context:
+        cut = f"a text of {longest} tokens loses all beyond {config.context}"
+        warnings.warn(cut, LongTextWarning, stacklevel=2)
+    ids = tokenizer.pad(rows, to_context=pad)
+    states: list[Vector] = []
+    pooled: list[Vector] = []
+    for start in range(0, len(ids), batch_size):
+        batch = torch.from_numpy(ids[start : start + batch_size]).to(model.device)
+        with torch.inference_mode():
+            features, taps = model.network.encode_text(batch, taps=[tap])  # type: ignore[operator]
+            hidden = model.network.get_submodule("text.norm")(taps[tap]) if final else taps[tap]
+        states.append(_array(hidden))
+        pooled.append(_array(features))
+    if not states:
+        empty = np.empty((0, ids.shape[1], config.width), np.float32)
+        return TextStates(ids, empty, np.empty((0, model.dim), np.float32))
+    return TextStates(ids, np.concatenate(states), np.concatenate(pooled))
+
+
+def patch_features_each(
+    model: Bundle,
+    sources: Iterable[ImageLike],
+    layer: int = -2,
+    class_token: bool = False,
+    norm: bool = False,
+    batch_size: int = 32,
+    exact: bool = False,
+) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
+    """Each image in order with the features (tokens, D) of its patches, row by row, or with the
+    ImageError that says why it has none.
+
+    layer        -2 is where LLaVA looks (`vision_feature_layer`)
+    class_token  with all tokens before the patches (LLaVA's "full" or "cls_patch")
+    norm         with the final norm; (-1, True) is SigLIP's `last_hidden_state`
+    exact        as in `Bundle.embed_images`
+
+    Raises UnsupportedError for a model without patch tokens or without that layer.
+    """
+    read = _PatchReader(model, layer, class_token, norm)
+    return _each(read, model, sources, batch_size, exact)
+
+
+def patch_features(
+    model: Bundle,
+    sources: Iterable[ImageLike],
+    layer: int = -2,
+    class_token: bool = False,
+    norm: bool = False,
+    batch_size: int = 32,
+    exact: bool = False,
+) -> Vector:
+    """Features (N, tokens, D) of the patches of images; see `patch_features_each`.
+
+    Raises the ImageError of the first image that fails, and UnsupportedError also for a model that
+    takes images in their own shapes, which gives each another number of tokens.
+    """
+    if model.config.preprocess.resize == "patches":
+        raise UnsupportedError(
+            f"{model.name} takes images in their own shapes, so that they have different numbers "
+            "of patches; use tasks.encoders.patch_features_each"
+        )
+    rows = []
+    for _, row in patch_features_each(model, sources, layer, class_token, norm, batch_size, exact):
+        if isinstance(row, ImageError):
+            raise row
+        rows.append(row)
+    height, width = _patches(model, model.config.preprocess.size)
+    tokens = height * width + (model.config.vision.prefix if class_token else 0)
+    return np.stack(rows) if rows else np.empty((0, tokens, model.config.vision.width), np.float32)
+
+
+@dataclass(frozen=True)
+class AnyRes:
+    """The patch features of a photo seen whole and in tiles.
+
+    thumbnail  (h * w, D) of the whole photo, squashed
+    tiles      (rows, columns, h * w, D)
+    patches    (h, w) of the thumbnail and of each tile
+    tiling     how the tiles lie on the photo
+    """
+
+    thumbnail: Vector
+    tiles: Vector
+    patches: Size
+    tiling: Tiling
+
+    @property
+    def unpadded(self) -> Vector:
+        """(H, W, D): the tiles as one grid, without what shows nothing of the photo."""
+        return self.tiling.unpad(self.tiling.merge(self.tiles, self.patches))
+
+
+def anyres_features(
+    model: Bundle,
+    image: ImageLike,
+    layer: int = -2,
+    norm: bool = False,
+    candidates: Sequence[Sequence[int]] | None = None,
+    exact: bool = False,
+) -> AnyRes:
+    """Patch features of a photo's thumbnail and tiles, as LLaVA-NeXT looks at it; see `tiles`.
+
+    candidates: canvases (height, width) in pixels to choose from; None: LLaVA-NeXT's grids of
+    tiles. exact: as in `Bundle.embed_images`. Raises ImageError and UnsupportedError.
+    """
+    read = _PatchReader(model, layer, class_token=False, norm=norm)
+    pixels, plan = image_tiles(model, image, candidates, exact)
+    batch = torch.from_numpy(pixels).to(next(model.network.parameters()))
+    with torch.inference_mode():
+        features = _array(read(batch))
+    patches = _patches(model, plan.tile)
+    return AnyRes(features[0], features[1:].reshape(*plan.grid, *features.shape[1:]), patches, plan)
+
+
+def image_tiles(
+    model: Bundle,
+    image: ImageLike,
+    candidates: Sequence[Sequence[int]] | None = None,
+    exact: bool = False,
+) -> tuple[Vector, Tiling]:
+    """A photo as the model's tower takes it, thumbnail and tiles (1 + rows * columns, 3, S, S); see
+    `tiles.cut`. Raises ImageError and UnsupportedError."""
+    canvases = tiles.canvases(model.preprocess, candidates)
+    least = max(map(min, canvases), default=1)  # pixels a shorter side can get on a canvas
+    photo = images.open(image, at_least=least, exact=exact)
+    return tiles.cut(photo, model.preprocess, canvases)
+
+
+class _PatchReader:
+    """Runs an image tower and gives the tokens (B, N, D) of one layer."""
+
+    def __init__(self, model: Bundle, layer: int, class_token: bool, norm: bool) -> None:
+        vision = model.config.vision
+        if vision.kind != "vit":
+            found = "no image tower" if vision.kind == "none" else f"a {vision.kind} tower"
+            raise UnsupportedError(
+                f"{model.name} has {found}; patch features come from a ViT, such as that of "
+                'a CLIP model or of the embedded one: patchword.load("demo")'
+            )
+        self.network = model.network
+        self.tap = _tap("image", vision.depth, layer, model.name)
+        self.skipped = 0 if class_token else vision.prefix
+        self.norm = norm
+        self.patch, self.extra = vision.patch_size, vision.prefix - self.skipped
+        self.lengths: deque[int] = deque()  # tokens of each image that was run
+
+    def __call__(self, pixels: Tensor | Sequence[Tensor]) -> Tensor:
+        _, taps = self.network.encode_image(pixels, taps=[self.tap])  # type: ignore[operator]
+        x: Tensor = taps[self.tap]
+        if self.norm:
+            x = self.network.get_submodule("image.norm")(x)
+        for image in pixels:
+            height, width = image.shape[-2:]
+            count = (height // self.patch) * (width // self.patch)
+            self.lengths.append(self.extra + count)
+        return x[:, self.skipped :]
+
+
+def _each(
+    read: _PatchReader, model: Bundle, sources: Iterable[ImageLike], batch_size: int, exact: bool
+) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
+    """The rows of `Bundle.run_each`, each cut to the tokens that its image has."""
+    for source, row in model.run_each(sources, read, batch_size, exact):
+        yield source, row if isinstance(row, ImageError) else row[: read.lengths.popleft()]
+
+
+def _tap(tower: str, depth: int, layer: int, name: str) -> str:
+    """The tap of a layer, counted as said above. Raises UnsupportedError for one that is not."""
+    if not -depth - 1 <= layer <= depth:
+        raise UnsupportedError(
+            f"no layer {layer}: {name} has layers 0 (the embeddings) to {depth}, or -1 to "
+            f"{-depth - 1} from the end"
+        )
+    number = layer % (depth + 1)
+    return f"{tower}.blocks.{number - 1}" if number else f"{tower}.tokens"
+
+
+def _patches(model: Bundle, size: Size) -> Size:
+    """Patches (rows, columns) of an input of that size."""
+    patch = model.config.vision.patch_size
+    return size[0] // patch, size[1] // patch
+
+
+def _array(tensor: Tensor) -> Vector:
+    array: Vector = tensor.float().cpu().numpy()
+    return array
