@@ -19,3 +19,16 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor, same: Tensor | None 
         same = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     rows, columns = (m.to(logits.dtype) / m.sum(dim=1, keepdim=True) for m in (same, same.mT))
     return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.mT, columns)) / 2
+
+
+def masked_pixels(painted: Tensor, patches: Tensor, hidden: Tensor, norm: bool) -> Tensor:
+    """Mean squared error of the patches painted (B, N, C) where they were hidden (B, N) (He et al.
+    2022, section 3, "Reconstruction target").
+
+    patches (B, N, C): the image's own. norm: each less its mean, over its standard deviation.
+    """
+    if norm:
+        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+        patches = (patches - mean) / (variance + 1e-6).sqrt()
+    error = (painted - patches).square().mean(dim=-1)  # (B, N)
+    return (error * hidden).sum() / hidden.sum()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -12,7 +13,15 @@ from patchword.config import VisionConfig
 from patchword.models.resnet import Trunk
 from patchword.nn.patches import PatchEmbed
 from patchword.nn.pooling import MapPool
-from patchword.nn.positions import resample, sincos_2d
+from patchword.nn.positions import (
+    Grid,
+    learned,
+    pyramid_grids,
+    resample,
+    rope_2d,
+    scaled_average,
+    sincos_2d,
+)
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import Block, padding_mask, run
 
@@ -25,7 +34,8 @@ class VisionTransformer(nn.Module):
     Any H and W that the patch size divides: positions are resampled to the grid. Images of
     different sizes come as a list and run in one batch, the shorter ones padded and the padding
     masked. With `config.stages` the patches come from a convolutional stem (the hybrid of section
-    3.1). What the fields of `config` stand for is said there.
+    3.1). With positions "pyramid", patches of the image scaled down follow its own h * w. What the
+    fields of `config` stand for is said there.
 
     Taps: "tokens" (B, N, D) enter the first block; "blocks.{i}" leave block i;
     "blocks.{i}.attn" (B, H, N, N), ".attn.q", ".k", ".v"; "attn_pool.attn" (B, H, 1, N);
@@ -43,12 +53,12 @@ class VisionTransformer(nn.Module):
         else:
             self.patch_embed = PatchEmbed(3, width, config.patch_size, bias=config.patch_bias)
         if config.class_token:
-            self.cls_token = _learned(1, width)
+            self.cls_token = learned(1, width)
         if config.pool == "distilled":
-            self.dist_token = _learned(1, width)
+            self.dist_token = learned(1, width)
             self.head_dist = nn.Linear(width, out, bias=head_bias) if out else nn.Identity()
         if config.registers:
-            self.reg_token = _learned(config.registers, width)
+            self.reg_token = learned(config.registers, width)
         self._add_positions()
         self.norm_pre = nn.LayerNorm(width, eps) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(
@@ -69,19 +79,24 @@ class VisionTransformer(nn.Module):
         self.head = nn.Linear(width, out, bias=head_bias) if out else nn.Identity()
 
     def forward(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
-        x, seen = self.embed(pixels)
-        taps.keep("tokens", x)
-        mask = None if seen is None else padding_mask(seen, x)
-        x = run(self.blocks, x, mask, taps)
+        x, seen = self.encode(pixels, taps)
         x = self.pool(x, seen, taps)
         taps.keep("features", x.mean(dim=1) if self.config.pool == "distilled" else x)
         if self.config.pool == "distilled":  # Touvron et al. 2021, section 4: the heads' mean
             return (self.head(x[:, 0]) + self.head_dist(x[:, 1])) / 2  # type: ignore[no-any-return]
         return self.head(x)  # type: ignore[no-any-return]
 
+    def encode(self, pixels: Pixels, taps: Taps = NO_TAPS) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, N, D) of the last block, not normed, and which of them are there: see
+        `embed`."""
+        x, seen = self.embed(pixels)
+        taps.keep("tokens", x)
+        mask = None if seen is None else padding_mask(seen, x)
+        return run(self.blocks, x, mask, taps, rotary=self.rotary(pixels)), seen
+
     def embed(self, pixels: Pixels) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, prefix + h * w, D) with their positions, and which of them (B, N) are there
-        at all; None for all."""
+        at all; None for all. A pyramid's are more: those of the smaller versions come last."""
         if isinstance(pixels, Tensor):
             return self._tokens(pixels), None
         rows = [self._tokens(image[None])[0] for image in pixels]
@@ -89,25 +104,66 @@ class VisionTransformer(nn.Module):
         x = pad_sequence(rows, batch_first=True)
         return x, torch.arange(x.shape[1], device=x.device) < lengths[:, None]
 
-    def _tokens(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) of one size -> tokens (B, prefix + h * w, D)."""
+    def rotary(self, pixels: Pixels) -> Tensor | None:
+        """What turns the queries and keys of these images' tokens (`positions.rotate`), or None
+        where positions are added to the tokens."""
         config = self.config
-        patches = self.patch_embed(self.stem(pixels) if config.stages else pixels)
+        if config.positions != "rope":
+            return None
+        width, patch = config.width // config.heads, config.patch_size
+
+        def turns(image: Tensor) -> Tensor:
+            grid = (image.shape[-2] // patch, image.shape[-1] // patch)
+            return rope_2d(grid, width, self.prefix, image.device)
+
+        if isinstance(pixels, Tensor):
+            return turns(pixels)
+        rows = pad_sequence([turns(image).transpose(0, 1) for image in pixels], batch_first=True)
+        return rows.permute(2, 0, 1, 3)[:, :, None]  # (2, B, 1, N, d / 2)
+
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) of one size -> tokens (B, N, D)."""
+        config = self.config
+        patches = self._patches(pixels)
         grid = (patches.shape[-2], patches.shape[-1])
         x = patches.flatten(2).mT  # (B, h * w, D)
+        if config.positions == "pyramid":
+            x = torch.cat([x, *(self._scaled(pixels, level) for level in pyramid_grids(grid))], 1)
         apart = config.positions in ("patches", "flexible")  # positions are of the patches alone
-        mode = "bilinear" if config.positions == "flexible" else "bicubic"
-        before = 0 if apart else self.prefix
-        positions = resample(self.pos_embed, config.grid, grid, before, mode).to(x.dtype)
-        if apart:
-            x = x + positions
+        positions = self._positions(grid, 0 if apart else self.prefix)
+        if apart and positions is not None:
+            x = x + positions.to(x.dtype)
         front = [
             getattr(self, name).to(x.dtype).expand(len(x), -1, -1)
             for name in ("cls_token", "dist_token", "reg_token")
             if hasattr(self, name)
         ]
         x = torch.cat([*front, x], dim=1) if front else x
-        return self.norm_pre(x if apart else x + positions)  # type: ignore[no-any-return]
+        if not apart and positions is not None:
+            x = x + positions.to(x.dtype)
+        return self.norm_pre(x)  # type: ignore[no-any-return]
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) -> patches (B, D, h, w)."""
+        return self.patch_embed(self.stem(pixels) if self.config.stages else pixels)  # type: ignore[no-any-return]
+
+    def _scaled(self, pixels: Tensor, grid: Grid) -> Tensor:
+        """Patches (B, rows * columns, D) of the images scaled down to that grid."""
+        size = [side * self.config.patch_size for side in grid]
+        small = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
+        return self._patches(small.to(pixels.dtype)).flatten(2).mT
+
+    def _positions(self, grid: Grid, before: int) -> Tensor | None:
+        """Positions (1, before + patches, D) on this grid; None where none are added."""
+        config = self.config
+        if config.positions == "rope":
+            return None
+        mode = "bilinear" if config.positions == "flexible" else "bicubic"
+        positions = resample(self.pos_embed, config.grid, grid, before, mode)
+        if config.positions != "pyramid":
+            return positions
+        lower = scaled_average(positions[:, before:], grid, pyramid_grids(grid))
+        return torch.cat([positions, lower], dim=1)
 
     def pool(self, x: Tensor, seen: Tensor | None = None, taps: Taps = NO_TAPS) -> Tensor:
         """Tokens (B, N, D) of the last block -> (B, D), normed; "distilled" keeps two: (B, 2, D).
@@ -128,7 +184,7 @@ class VisionTransformer(nn.Module):
         return self.attn_pool(x, mask, taps.inside("attn_pool"))  # type: ignore[no-any-return]
 
     def _mean(self, x: Tensor, seen: Tensor | None) -> Tensor:
-        """The mean (B, D) of the patches that are there."""
+        """The mean (B, D) of the patches that are there; of a pyramid, of all its levels'."""
         x = x[:, self.prefix :]
         if seen is None:
             return x.mean(dim=1)
@@ -143,8 +199,10 @@ class VisionTransformer(nn.Module):
         return self.head(self.norm(tokens))  # type: ignore[no-any-return]
 
     def _add_positions(self) -> None:
-        """The parameter or buffer "pos_embed" (1, N, D)."""
+        """The parameter or buffer "pos_embed" (1, N, D); none with rotary positions."""
         config = self.config
+        if config.positions == "rope":
+            return
         rows, columns = config.grid
         before = 0 if config.positions in ("patches", "flexible") else self.prefix
         if config.positions == "sincos":
@@ -152,11 +210,4 @@ class VisionTransformer(nn.Module):
             fixed = torch.cat([fixed.new_zeros(before, config.width), fixed])[None]
             self.register_buffer("pos_embed", fixed)
         else:
-            self.pos_embed = _learned(before + rows * columns, config.width)
-
-
-def _learned(count: int, width: int) -> nn.Parameter:
-    """(1, count, width), to be learned."""
-    values = nn.Parameter(torch.empty(1, count, width))
-    nn.init.normal_(values, std=0.02)
-    return values
+            self.pos_embed = learned(before + rows * columns, config.width)

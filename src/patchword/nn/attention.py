@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.errors import ConfigError
+from patchword.nn.positions import rotate
 from patchword.nn.taps import NO_TAPS, Taps
 
 
@@ -29,6 +30,11 @@ class KVCache:
         self.keys, self.values = keys, values
         return keys, values
 
+    @property
+    def length(self) -> int:
+        """M, the tokens seen so far."""
+        return 0 if self.keys is None else self.keys.shape[2]
+
     def select(self, rows: Tensor) -> None:
         """Keep these rows (K,) of the batch, in this order: what a beam search goes on with."""
         if self.keys is not None and self.values is not None:
@@ -40,8 +46,10 @@ class Attention(nn.Module):
 
     x (B, N, D) asks; context (B, M, C) answers, x itself when None. mask: additive, broadcast to
     (B, H, N, M), or None. With `context_width` the context has its own width C (cross-attention
-    to another tower). `cache` keeps keys and values between calls. `qk_norm` normalises queries
-    and keys head by head (Henry et al. 2020; Dehghani et al. 2023, section 2).
+    to another tower), and may have fewer rows than x: each then answers as many consecutive rows
+    of x as it takes, so that texts about one image share it. `cache` keeps keys and values between
+    calls. `qk_norm` normalises queries and keys head by head (Henry et al. 2020; Dehghani et al.
+    2023, section 2). `rotary` turns those of self-attention (see `positions.rotate`).
 
     Taps: "attn" (B, H, N, M), whose rows sum to 1 and which is computed openly when asked for, so
     that no fast kernel hides it; "attn.q" (B, H, N, d), "attn.k" and "attn.v" (B, H, M, d).
@@ -77,21 +85,29 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         cache: KVCache | None = None,
         taps: Taps = NO_TAPS,
+        rotary: Tensor | None = None,
     ) -> Tensor:
-        q, k, v = self.queries_keys_values(x, context, cache)
+        q, k, v = self.queries_keys_values(x, context, cache, rotary)
         for name, value in (("attn.q", q), ("attn.k", k), ("attn.v", v)):
             taps.keep(name, value)
+        # Rows of x that one row of the context answers.
+        shared = 1 if len(q) == len(k) else len(q) // len(k)
+        q = _beside(q, shared)
         if taps.wants("attn"):
             scores = q @ k.mT * self.scale  # (B, H, N, M)
             weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
-            taps.keep("attn", weights)
+            taps.keep("attn", _apart(weights, shared))
             out = weights @ v
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
-        return self.out(out)  # (B, N, D)
+        return self.out(_apart(out, shared))  # (B, N, D)
 
     def queries_keys_values(
-        self, x: Tensor, context: Tensor | None, cache: KVCache | None
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        cache: KVCache | None,
+        rotary: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, N, d) of x; keys and values (B, H, M, d) of context or cache."""
         if cache is not None and cache.fixed and cache.keys is not None:
@@ -99,6 +115,8 @@ class Attention(nn.Module):
             return self.q_norm(self.split(self.q(x))), cache.keys, cache.values
         q, k, v = (self.split(part) for part in self.project(x, context))
         q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
         return q, *((k, v) if cache is None else cache.extend(k, v))
 
     def project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
@@ -118,3 +136,17 @@ class Attention(nn.Module):
     def out(self, heads: Tensor) -> Tensor:
         """Heads (B, H, N, d) merged and projected: (B, N, D)."""
         return self.proj(heads.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
+
+
+def _beside(q: Tensor, count: int) -> Tensor:
+    """(B, H, N, d) -> (B / count, H, count * N, d): the queries of `count` rows in one."""
+    if count == 1:
+        return q
+    return torch.unflatten(q, 0, (-1, count)).transpose(1, 2).flatten(2, 3)
+
+
+def _apart(x: Tensor, count: int) -> Tensor:
+    """The inverse of `_beside`."""
+    if count == 1:
+        return x
+    return torch.unflatten(x, 2, (count, -1)).transpose(1, 2).flatten(0, 1)

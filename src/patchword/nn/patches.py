@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -15,3 +16,16 @@ class PatchEmbed(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.proj(pixels)  # type: ignore[no-any-return]
+
+
+def patchify(pixels: Tensor, patch_size: int) -> Tensor:
+    """Images (B, 3, H, W) -> the pixels of their patches (B, h * w, P * P * 3), row by row, the
+    three colours of a pixel together (He et al. 2022, section 3)."""
+    x = torch.unflatten(torch.unflatten(pixels, 3, (-1, patch_size)), 2, (-1, patch_size))
+    return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # from (B, 3, h, P, w, P)
+
+
+def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """The inverse of `patchify`: (B, h * w, P * P * 3) on a grid (h, w) -> (B, 3, H, W)."""
+    x = torch.unflatten(torch.unflatten(patches, 2, (patch_size, patch_size, 3)), 1, grid)
+    return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # from (B, 3, h, P, w, P)

@@ -94,23 +94,32 @@ class Block(nn.Module):
         cache: BlockCache | None = None,
         taps: Taps = NO_TAPS,
         context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        rotary: Tensor | None = None,
     ) -> Tensor:
         own, other = (None, None) if cache is None else cache
         if self.post_norm:
-            x = self.norm1(x + self.ls1(self.attn(x, mask=mask, cache=own, taps=taps)))
+            x = self.norm1(x + self.ls1(self.attn(x, None, mask, own, taps, rotary)))
         else:
-            x = x + self.ls1(self.attn(self.norm1(x), mask=mask, cache=own, taps=taps))
+            x = x + self.ls1(self.attn(self.norm1(x), None, mask, own, taps, rotary))
         if context is not None:
-            x = self.look(x, context, other, taps.inside("cross"))
+            x = self.look(x, context, context_mask, other, taps.inside("cross"))
+        return self.feed(x)
+
+    def look(
+        self, x: Tensor, context: Tensor, mask: Tensor | None, cache: KVCache | None, taps: Taps
+    ) -> Tensor:
+        """Cross-attention of x (B, N, D) to context (B, M, C), with residual and norm."""
+        if self.post_norm:
+            seen = self.cross(x, context, mask, cache, taps)
+            return self.norm_cross(x + seen)  # type: ignore[no-any-return]
+        return x + self.cross(self.norm_cross(x), context, mask, cache, taps)  # type: ignore[no-any-return]
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The MLP on x (B, N, D), with residual and norm."""
         if self.post_norm:
             return self.norm2(x + self.ls2(self.mlp(x)))  # type: ignore[no-any-return]
         return x + self.ls2(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
-
-    def look(self, x: Tensor, context: Tensor, cache: KVCache | None, taps: Taps) -> Tensor:
-        """Cross-attention of x (B, N, D) to context (B, M, C), with residual and norm."""
-        if self.post_norm:
-            return self.norm_cross(x + self.cross(x, context, cache=cache, taps=taps))  # type: ignore[no-any-return]
-        return x + self.cross(self.norm_cross(x), context, cache=cache, taps=taps)  # type: ignore[no-any-return]
 
 
 def caches(count: int) -> list[BlockCache]:
@@ -125,12 +134,22 @@ def run(
     taps: Taps = NO_TAPS,
     context: Tensor | None = None,
     cache: Sequence[BlockCache] | None = None,
+    context_mask: Tensor | None = None,
+    rotary: Tensor | None = None,
 ) -> Tensor:
     """x (B, N, D) through the blocks in turn. Taps: "blocks.{i}" is the output of block i and
     "blocks.{i}.attn" its attention map."""
     for i, block in enumerate(blocks):
         kept = None if cache is None else cache[i]
-        x = block(x, mask=mask, cache=kept, taps=taps.inside(f"blocks.{i}"), context=context)
+        x = block(
+            x,
+            mask=mask,
+            cache=kept,
+            taps=taps.inside(f"blocks.{i}"),
+            context=context,
+            context_mask=context_mask,
+            rotary=rotary,
+        )
         taps.keep(f"blocks.{i}", x)
     return x
 

@@ -15,6 +15,7 @@ from patchword import images, plots
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
+from patchword.preprocess import Geometry
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,11 @@ def attention(
         weights, titles = rolled([taps[name][0].float() for name in names])[None], ["rollout"]
     else:
         weights, titles = of_heads(taps[wanted[0]][0].float(), head)
-    rows = pooled_rows(model, weights)
+    rows = pooled_rows(model, weights, geometry.size)
     if len(titles) > len(rows):
         rows = torch.cat([rows.mean(dim=0, keepdim=True), rows])
-    maps = geometry.to_source(rows.reshape(-1, *patch_grid(model)).cpu().numpy())
+    grids = rows.reshape(-1, *patch_grid(model, geometry)).cpu().numpy()
+    maps = geometry.to_source(grids, model.config.vision.patch_size)
     return AttentionMap(photo, weights.cpu().numpy(), maps, tuple(titles))
 
 
@@ -97,22 +99,32 @@ def layer_taps(model: Bundle) -> list[str]:
     return [f"image.blocks.{i}.attn" for i in range(model.config.vision.depth)]
 
 
-def patch_grid(model: Bundle) -> tuple[int, int]:
-    """Patches (rows, columns) at the size that the model's preprocessing makes."""
-    height, width = model.config.preprocess.size
+def patch_grid(model: Bundle, geometry: Geometry) -> tuple[int, int]:
+    """Patches (rows, columns) of an image as the model's preprocessing brought it to size."""
+    height, width = geometry.size
     return height // model.config.vision.patch_size, width // model.config.vision.patch_size
 
 
-def pooled_rows(model: Bundle, weights: Tensor) -> Tensor:
-    """weights (heads, N, M) -> (heads, patches): the row of the pooled token over the patches.
-
-    That is the class token's, or the mean of the patches' where a tower pools by the mean.
-    """
+def patch_slice(model: Bundle, size: tuple[int, int]) -> slice:
+    """Which of a ViT's tokens are the patches of an image of `size` (H, W) pixels: neither those
+    before, nor a pyramid's lower levels after them."""
     vision = model.config.vision
-    if vision.pool == "avg":
-        prefix = int(vision.class_token)
-        return weights[:, prefix:, prefix:].mean(dim=1)
-    return weights[:, 0, 1:]
+    count = (size[0] // vision.patch_size) * (size[1] // vision.patch_size)
+    return slice(vision.prefix, vision.prefix + count)
+
+
+def pooled_rows(model: Bundle, weights: Tensor, size: tuple[int, int]) -> Tensor:
+    """weights (heads, N, M) -> (heads, patches): the row of the pooled token over the patches of
+    an image of `size` (H, W) pixels.
+
+    That is the class token's, or, where a tower pools all patches, the mean of theirs.
+    """
+    vision, patches = model.config.vision, patch_slice(model, size)
+    if vision.pool == "attention":  # the query, a mean, stands first among the keys
+        return weights[:, 0, 1:]
+    if vision.pool in ("cls", "distilled"):
+        return weights[:, 0, patches]
+    return weights[:, vision.prefix :, patches].mean(dim=1)
 
 
 def rolled(layers: list[Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.preprocess import Geometry
-from patchword.tasks.attention import patch_grid
+from patchword.tasks.attention import patch_grid, patch_slice
 
 METHODS = ("cosine", "maskclip", "value")
 
@@ -64,8 +64,9 @@ def heatmap(model: Bundle, image: ImageLike, texts: Sequence[str], method: str =
     photo = images.open(image, exact=True)
     patches, geometry = dense_features(model, photo, method)
     cosines = patches @ words.to(patches).mT  # (N, T)
-    grid = cosines.mT.reshape(len(texts), *patch_grid(model)).cpu().numpy()
-    return Heatmap(photo, tuple(texts), geometry.to_source(grid), resolve(method))
+    grid = cosines.mT.reshape(len(texts), *patch_grid(model, geometry)).cpu().numpy()
+    values = geometry.to_source(grid, model.config.vision.patch_size)
+    return Heatmap(photo, tuple(texts), values, resolve(method))
 
 
 def resolve(method: str) -> str:
@@ -100,7 +101,7 @@ def vit_patches(model: Bundle, pixels: Tensor, method: str) -> Tensor:
         tokens = attn.out(values)
     else:
         tokens = attn.out(value_attention(values, attn.scale))
-    return tokens[:, int(model.config.vision.class_token) :]
+    return tokens[:, patch_slice(model, (pixels.shape[-2], pixels.shape[-1]))]
 
 
 def resnet_patches(model: Bundle, pixels: Tensor, method: str) -> Tensor:

@@ -1,0 +1,133 @@
+"""The masked autoencoder (He et al. 2022): most of an image is hidden, and has to be painted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from patchword.config import MaskedConfig, ModelConfig, VisionConfig
+from patchword.errors import ConfigError
+from patchword.models.towers import tapped
+from patchword.models.vit import VisionTransformer
+from patchword.nn.patches import patchify, unpatchify
+from patchword.nn.positions import resample, sincos_2d
+from patchword.nn.transformer import Block, run
+
+
+class Masking(NamedTuple):
+    """Which patches are hidden."""
+
+    kept: Tensor  # (B, K) places of those that are seen, in the order in which they are encoded
+    restore: Tensor  # (B, N) where each patch is among the seen followed by the hidden
+    hidden: Tensor  # (B, N) bool
+
+
+def random_masking(noise: Tensor, ratio: float) -> Masking:
+    """The patches of the lowest noise (B, N) are seen: the share 1 - ratio, rounded down
+    (section 3, "Masking": uniform, without replacement)."""
+    order = noise.argsort(dim=1)
+    restore = order.argsort(dim=1)
+    seen = int(noise.shape[1] * (1 - ratio))
+    return Masking(order[:, :seen], restore, restore >= seen)
+
+
+class Decoder(nn.Module):
+    """Encoded patches, and one learned token for each hidden one, -> pixels (section 3).
+
+    vision: the encoder's config; the decoder shares its activation and eps.
+    """
+
+    pos_embed: Tensor
+
+    def __init__(self, vision: VisionConfig, config: MaskedConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.prefix, self.grid = vision.prefix, vision.grid
+        self.embed = nn.Linear(vision.width, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        nn.init.normal_(self.mask_token, std=0.02)
+        fixed = sincos_2d(vision.grid, width)
+        fixed = torch.cat([fixed.new_zeros(self.prefix, width), fixed])[None]
+        self.register_buffer("pos_embed", fixed)
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.mlp_width, vision.activation, vision.eps)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(width, vision.eps)
+        self.head = nn.Linear(width, vision.patch_size**2 * 3)
+
+    def forward(self, x: Tensor, restore: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens (B, prefix + K, D) of the encoder -> pixels (B, N, P * P * 3) of all patches."""
+        x = self.embed(x)
+        front, seen = x[:, : self.prefix], x[:, self.prefix :]
+        missing = restore.shape[1] - seen.shape[1]
+        x = torch.cat([seen, self.mask_token.to(x.dtype).expand(len(x), missing, -1)], dim=1)
+        x = torch.cat([front, _at(x, restore)], dim=1)
+        x = x + resample(self.pos_embed, self.grid, grid, self.prefix).to(x.dtype)
+        return self.head(self.norm(run(self.blocks, x)))[:, self.prefix :]  # type: ignore[no-any-return]
+
+
+class MaskedAutoencoder(nn.Module):
+    """A ViT that encodes a quarter of the patches, and a small decoder that paints the others.
+
+    As a feature extractor it is its encoder on the whole image. Taps: "image.*", as in
+    VisionTransformer.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.masked is None:
+            raise ConfigError("a masked autoencoder needs a masked config")
+        if config.vision.kind != "vit" or config.vision.positions in ("rope", "pyramid"):
+            raise ConfigError("a masked autoencoder needs a ViT whose positions go with its tokens")
+        self.config = config.masked
+        self.patch_size = config.vision.patch_size
+        self.image = VisionTransformer(config.vision, 0)
+        self.decoder = Decoder(config.vision, config.masked)
+
+    def encode_image(
+        self, pixels: Tensor, taps: Sequence[str] = ()
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Features (B, D) of the whole image, as the encoder pools them; nothing is hidden."""
+        return tapped("image", self.image, pixels, taps)
+
+    def forward(self, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pixels (B, 3, H, W) -> painted patches (B, N, P * P * 3), as `patchify` orders them,
+        and which were hidden (B, N) bool. Those seen are painted too, to no purpose.
+
+        noise: (B, N), chooses the hidden (`random_masking`); drawn by torch's generator when None.
+        With `config.norm_pixels` a patch is painted in units of its own mean and deviation.
+        """
+        grid = (pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)
+        if noise is None:
+            noise = torch.rand(len(pixels), grid[0] * grid[1], device=pixels.device)
+        masking = random_masking(noise, self.config.mask_ratio)
+        x, _ = self.image.embed(pixels)
+        prefix = self.image.prefix
+        x = torch.cat([x[:, :prefix], _at(x[:, prefix:], masking.kept)], dim=1)
+        x = self.image.norm(run(self.image.blocks, x))
+        return self.decoder(x, masking.restore, grid), masking.hidden
+
+    def paint(self, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pixels (B, 3, H, W) with the hidden patches painted, and where (B, 1, H, W) bool.
+
+        With `config.norm_pixels` the mean and deviation of each hidden patch are the image's own:
+        the network states none.
+        """
+        painted, hidden = self(pixels, noise)
+        patches = patchify(pixels, self.patch_size)
+        if self.config.norm_pixels:
+            variance, mean = torch.var_mean(patches.float(), dim=-1, keepdim=True)
+            painted = painted * (variance + 1e-6).sqrt() + mean
+        filled = torch.where(hidden[..., None], painted.to(patches.dtype), patches)
+        grid = (pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)
+        where = unpatchify(hidden[..., None].expand_as(patches), grid, self.patch_size)
+        return unpatchify(filled, grid, self.patch_size), where[:, :1]
+
+
+def _at(x: Tensor, places: Tensor) -> Tensor:
+    """Of x (B, N, D) the rows at places (B, K): (B, K, D)."""
+    return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))

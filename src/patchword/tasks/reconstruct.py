@@ -1,0 +1,74 @@
+"""What a masked autoencoder makes of the quarter of a photo that it sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from patchword import plots
+from patchword.bundle import Bundle
+from patchword.errors import UnsupportedError
+from patchword.images import ImageLike
+
+HIDDEN = 127  # grey, of patches that the network did not see
+
+Photo = NDArray[np.uint8]  # (H, W, 3), at the size that the network looks at
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A photo, what was shown of it, and that with the hidden patches painted."""
+
+    image: Photo
+    shown: Photo
+    painted: Photo
+    hidden: NDArray[np.bool_]  # (H, W)
+
+    def picture(self) -> Image.Image:
+        """The three side by side, as in figure 2 of He et al. 2022."""
+        seen = f"{1 - self.hidden.mean():.0%} of its patches"
+        photos = ((self.shown, seen), (self.painted, "the others painted"), (self.image, "photo"))
+        return plots.panel([plots.Tile(photo, words) for photo, words in photos])
+
+    def save(self, path: str | Path) -> None:
+        """Write `picture()`; the suffix of `path` chooses the format."""
+        self.picture().save(path)
+
+
+def reconstruct(model: Bundle, image: ImageLike, seed: int = 0) -> Reconstruction:
+    """Hide patches of an image at random and let the network paint them.
+
+    seed: of what is hidden. Where a network paints in units of each patch's own mean and deviation
+    (`config.masked.norm_pixels`), these are taken from the photo: it shows structure, not colour.
+    Raises ImageError, or UnsupportedError for a model that is no masked autoencoder.
+    """
+    if model.config.masked is None:
+        raise UnsupportedError(
+            f"{model.name} has no decoder that paints; load a whole masked autoencoder such as "
+            "facebook/vit-mae-base"
+        )
+    pixels, _ = model.open(image, exact=True)
+    batch = torch.from_numpy(pixels)[None].to(next(model.network.parameters()))
+    patch = model.config.vision.patch_size
+    count = (batch.shape[-2] // patch) * (batch.shape[-1] // patch)
+    noise = torch.rand(1, count, generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        painted, hidden = model.network.paint(batch, noise.to(batch.device))  # type: ignore[operator]
+    where = hidden[0, 0].cpu().numpy()
+    photo = _photo(model, batch)
+    shown = np.where(where[..., None], np.uint8(HIDDEN), photo)
+    return Reconstruction(photo, shown, _photo(model, painted), where)
+
+
+def _photo(model: Bundle, pixels: Tensor) -> Photo:
+    """Normalised pixels (1, 3, H, W) as a photo again."""
+    config = model.config.preprocess
+    values = pixels[0].float().cpu().numpy().transpose(1, 2, 0)
+    std, mean = (np.array(level, np.float32) for level in (config.std, config.mean))
+    return ((values * std + mean) / config.rescale).round().clip(0, 255).astype(np.uint8)
