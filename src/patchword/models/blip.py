@@ -1,0 +1,274 @@
+"""BLIP (Li et al. 2022): an image tower, and a BERT that reads, looks at images, and writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from patchword.config import ModelConfig, TextConfig
+from patchword.errors import ConfigError, UnsupportedError
+from patchword.models.generate import Search, Written, generate
+from patchword.models.text import TextTransformer
+from patchword.models.towers import tapped
+from patchword.models.vit import Pixels, VisionTransformer
+from patchword.nn.attention import Attention, KVCache
+from patchword.nn.taps import NO_TAPS, Taps
+from patchword.nn.transformer import (
+    Block,
+    BlockCache,
+    activation,
+    caches,
+    causal_mask,
+    padding_mask,
+    run,
+)
+
+TEMPERATURE = 0.07  # of the contrastive score, to begin with (salesforce/BLIP, models/blip_*.py)
+
+
+class Answers(NamedTuple):
+    """What a BLIP says of images and texts; None for what it has no part for."""
+
+    image: Tensor | None  # (B, D), unit, float32
+    text: Tensor | None  # (B, D), unit, float32
+    matching: Tensor | None  # logits (B, 2): apart, together
+    words: Tensor | None  # logits (B, L, V) of the id after each
+
+
+class Words(nn.Module):
+    """BERT's language modelling head: (..., D) -> logits (..., V), with the embedding's weights
+    (Devlin et al. 2019; Press & Wolf 2017)."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.fc = nn.Linear(config.width, config.width)
+        self.act = activation(config.activation)
+        self.norm = nn.LayerNorm(config.width, config.eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return F.linear(self.norm(self.act(self.fc(x))), embedding, self.bias)
+
+
+class Decoder(TextTransformer):
+    """A text tower that writes: ids (B, L) and a context -> (B, L, D)."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__(config, 0)
+        self.words = Words(config)
+
+
+class SelfAttention(nn.Module):
+    """The first part of a post-norm block: norm(x + attention(x))."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.attn = Attention(config.width, config.heads)
+        self.norm1 = nn.LayerNorm(config.width, config.eps)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, cache: KVCache | None, taps: Taps = NO_TAPS
+    ) -> Tensor:
+        return self.norm1(x + self.attn(x, mask=mask, cache=cache, taps=taps))  # type: ignore[no-any-return]
+
+
+class SharedDecoder(nn.Module):
+    """What a decoder has of its own when the text tower lends it the rest: self-attention, and the
+    head over the vocabulary (Li et al. 2022, section 3.2, and table 3)."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(SelfAttention(config) for _ in range(config.depth))
+        self.words = Words(config)
+
+
+class Blip(nn.Module):
+    """Image tokens (B, N, C) are encoded once; texts and the decoder look at them.
+
+    With `config.embed_dim` images and texts meet in a joint space by themselves, as in CLIP;
+    with `config.matching` a text that looks at an image says whether it belongs to it; with
+    `config.decoder` texts are written, about an image, or, where there is a text tower that is not
+    `shared`, in answer to a question that has looked at the image.
+
+    Texts (R, L) about images (B, ...) may be more than those: then R is a multiple of B, and each
+    image is looked at by R / B consecutive texts.
+
+    Taps: "image." as in VisionTransformer; "text." as in TextTransformer, and
+    "text.blocks.{i}.cross.attn" (R, H, L, N) when texts look at images; the same under "decoder.".
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.text is None and config.decoder is None:
+            raise ConfigError("a BLIP needs a text or a decoder config")
+        if config.vision.kind != "vit":
+            raise ConfigError(f"a BLIP's image tower is a ViT, not a {config.vision.kind}")
+        self.config = config
+        self.image = VisionTransformer(config.vision, config.embed_dim, head_bias=True)
+        if config.text is not None:
+            self.text = TextTransformer(config.text, config.embed_dim)
+        if config.embed_dim:
+            self.logit_scale = nn.Parameter(torch.tensor(-math.log(TEMPERATURE)))
+        if config.matching:
+            if config.text is None:
+                raise ConfigError("matching needs a text config")
+            self.match_head = nn.Linear(config.text.width, 2)
+        if config.decoder is not None:
+            shared = config.shared
+            self.decoder = SharedDecoder(config.decoder) if shared else Decoder(config.decoder)
+
+    @property
+    def scale(self) -> Tensor:
+        """What cosines are multiplied by; 1 without a joint space."""
+        if not self.config.embed_dim:
+            return torch.ones(())
+        return self.logit_scale.exp().clamp(max=self.config.scale_limit)
+
+    def encode_image(
+        self, pixels: Pixels, taps: Sequence[str] = ()
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Pixels (B, 3, H, W) -> features (B, D) in the joint space, not normalised; without one
+        the class token's."""
+        return tapped("image", self.image, pixels, taps)
+
+    def encode_text(
+        self, ids: Tensor, taps: Sequence[str] = ()
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Ids (B, L) -> features (B, D) in the joint space, not normalised.
+
+        Raises UnsupportedError without one.
+        """
+        if not self.config.embed_dim:
+            raise UnsupportedError(
+                "this BLIP has no space that images and texts share; load a BLIP retrieval model, "
+                'a CLIP, or the embedded model: patchword.load("demo")'
+            )
+        return tapped("text", self.text, ids, taps)
+
+    def image_tokens(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+        """Pixels (B, 3, H, W) -> tokens (B, N, C), class token first, normed."""
+        taps = taps.inside("image")
+        x, _ = self.image.embed(pixels)
+        taps.keep("tokens", x)
+        return self.image.norm(run(self.image.blocks, x, taps=taps))  # type: ignore[no-any-return]
+
+    def look(self, ids: Tensor, tokens: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+        """Texts (R, L) that look at image tokens (B, N, C) -> (R, L, D)."""
+        text, taps = self.text, taps.inside("text")
+        if text.config.start_token >= 0:
+            start = ids.new_full((len(ids), 1), text.config.start_token)
+            ids = torch.cat([start, ids[:, 1:]], dim=1)
+        x = text.embed(ids)
+        taps.keep("tokens", x)
+        return run(text.blocks, x, text.mask(ids, x), taps, tokens)
+
+    def match(
+        self, tokens: Tensor, ids: Tensor, taps: Sequence[str] = ()
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Logits (R, 2), apart and together, of texts (R, L) with image tokens (B, N, C); with
+        `config.matching`."""
+        wanted = Taps(taps)
+        logits = self.match_head(self.look(ids, tokens, wanted)[:, 0])
+        return (logits, wanted.result()) if taps else logits
+
+    def decode(
+        self,
+        ids: Tensor,
+        context: Tensor,
+        mask: Tensor | None = None,
+        cache: Sequence[BlockCache] | None = None,
+        taps: Taps = NO_TAPS,
+    ) -> Tensor:
+        """Ids (R, L) -> (R, L, D), from which `words` are predicted.
+
+        context (B, M, C): image tokens, or a question's. mask: additive, of the context. cache: as
+        `empty_cache` gives it; then ids are the new ones, and go on from those before.
+        """
+        taps = taps.inside("decoder")
+        before = 0 if cache is None else cache[0][0].length
+        source = self.text if isinstance(self.decoder, SharedDecoder) else self.decoder
+        x = source.embed(ids, start=before)
+        causal = None
+        if ids.shape[1] > 1:
+            causal = causal_mask(before + ids.shape[1], x)[before:]
+        if isinstance(self.decoder, Decoder):
+            return run(self.decoder.blocks, x, causal, taps, context, cache, mask)
+        for i, (own, block) in enumerate(zip(self.decoder.blocks, self.text.blocks, strict=True)):
+            assert isinstance(block, Block)
+            past, seen = (None, None) if cache is None else cache[i]
+            inside = taps.inside(f"blocks.{i}")
+            x = own(x, causal, past, inside)
+            x = block.feed(block.look(x, context, mask, seen, inside.inside("cross")))
+            taps.keep(f"blocks.{i}", x)
+        return x
+
+    def words(self, x: Tensor) -> Tensor:
+        """What `decode` returns, (..., D) -> logits (..., V) of the id after each."""
+        source = self.text if isinstance(self.decoder, SharedDecoder) else self.decoder
+        return self.decoder.words(x, source.token_embed.weight)  # type: ignore[no-any-return]
+
+    def empty_cache(self) -> list[BlockCache]:
+        """For one call of `decode` after another."""
+        return caches(len(self.decoder.blocks))
+
+    def write(
+        self, context: Tensor, prompt: Tensor, mask: Tensor | None = None, **options: Any
+    ) -> Written:
+        """The best text (B, L) about each row of the context (B, M, C).
+
+        prompt (P,): ids to go on from; the first is replaced by the decoder's start token.
+        options: fields of `generate.Search`. Raises ConfigError for those that cannot be.
+        """
+        config = self.config.decoder
+        assert config is not None
+        search = Search(**options)
+        if search.max_length > config.context:
+            raise ConfigError(f"max_length is {search.max_length}, above {config.context} places")
+        start = prompt.clone()
+        start[0] = config.start_token
+        rows = start.to(context.device).expand(len(context), -1)
+
+        def step(ids: Tensor, cache: Sequence[BlockCache]) -> Tensor:
+            return self.words(self.decode(ids, context, mask, cache)[:, -1])
+
+        return generate(step, self.empty_cache(), rows, config.end_token, config.pad_token, search)
+
+    def caption(self, pixels: Tensor, prompt: Tensor, **options: Any) -> Written:
+        """A text (B, L) about each image of pixels (B, 3, H, W); see `write`."""
+        return self.write(self.image_tokens(pixels), prompt, **options)
+
+    def answer(self, tokens: Tensor, ids: Tensor, **options: Any) -> Written:
+        """The answer (Q, L) to each question (Q, L') about image tokens (B, N, C); see `write`.
+
+        With `config.asks`. A question's padding is masked, so that its answer is the same in any
+        batch.
+        """
+        states = self.look(ids, tokens)
+        return self.write(states, ids.new_zeros(1), self._seen(ids, states), **options)
+
+    def forward(self, pixels: Tensor, ids: Tensor, answers: Tensor | None = None) -> Answers:
+        """All that the model says of images and texts, pair by pair: pixels (B, 3, H, W), ids
+        (B, L). A model that is asked reads `answers` (B, L') as what follows."""
+        tokens = self.image_tokens(pixels)
+        image = text = matching = words = None
+        if self.config.embed_dim:
+            image = F.normalize(self.image.head(tokens[:, 0]).float(), dim=-1)
+            text = F.normalize(self.text(ids).float(), dim=-1)
+        if self.config.matching:
+            matching = self.match_head(self.look(ids, tokens)[:, 0])
+        if self.config.asks:
+            states = self.look(ids, tokens)
+            written = ids if answers is None else answers
+            words = self.words(self.decode(written, states, self._seen(ids, states)))
+        elif self.config.decoder is not None:
+            words = self.words(self.decode(ids, tokens))
+        return Answers(image, text, matching, words)
+
+    def _seen(self, ids: Tensor, like: Tensor) -> Tensor:
+        """The additive mask (Q, 1, 1, L) of questions' padding."""
+        return padding_mask(ids != self.text.config.pad_token, like)

@@ -1,0 +1,89 @@
+"""Captions: what is in a photo, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from patchword.bundle import Bundle, Vector
+from patchword.errors import ImageError, UnsupportedError
+from patchword.images import ImageLike
+
+MAX_LENGTH = 20  # ids; salesforce/BLIP, configs/caption_coco.yaml
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A text that a model wrote, the prompt before it included.
+
+    log_probability: of what it wrote, natural logarithm, and of each id of that in
+    `token_log_probabilities`, the end of the text among them if it came to one.
+    """
+
+    text: str
+    log_probability: float
+    token_log_probabilities: tuple[float, ...]
+
+    @classmethod
+    def read(cls, model: Bundle, row: Vector, prompt: int) -> Self:
+        """From one row (L, 2) of `packed`, of which the first `prompt` ids were given."""
+        tokenizer = model.reader()
+        ids = row[:, 0].astype(int).tolist()
+        ends = [place for place in range(prompt, len(ids)) if ids[place] == tokenizer.end_token]
+        end = ends[0] + 1 if ends else len(ids)
+        said = tuple(float(value) for value in row[prompt:end, 1])
+        return cls(tokenizer.decode(ids[1:end]), sum(said), said)
+
+
+def caption(
+    model: Bundle, images: Iterable[ImageLike], prompt: str = "", **options: Any
+) -> list[Caption]:
+    """A caption for each image (Li et al. 2022, section 5.2).
+
+    prompt   the caption's first words, to go on from; BLIP learned "a picture of"
+    options  `beams` 3, `max_length` 20, `min_length` 0 (in ids, start, prompt and end included),
+             `length_penalty` 1.0, `repetition_penalty` 1.0, `early_stopping` False, as in
+             transformers' `generate`; `batch_size` 16 images
+
+    Raises UnsupportedError for a model that does not caption, and the ImageError of the first
+    image that cannot be opened; `caption_each` never stops.
+    """
+    captions = []
+    for _, found in caption_each(model, images, prompt, **options):
+        if isinstance(found, ImageError):
+            raise found
+        captions.append(found)
+    return captions
+
+
+def caption_each(
+    model: Bundle,
+    images: Iterable[ImageLike],
+    prompt: str = "",
+    batch_size: int = 16,
+    **options: Any,
+) -> Iterator[tuple[ImageLike, Caption | ImageError]]:
+    """Each image in order with its caption, or the ImageError it raised."""
+    if model.config.decoder is None or model.config.asks:
+        raise UnsupportedError(
+            f"{model.name} does not caption images; load a BLIP captioner, such as "
+            "Salesforce/blip-image-captioning-base"
+        )
+    tokenizer = model.reader()
+    start = torch.from_numpy(tokenizer([prompt])[0, :-1])  # without the end token
+
+    def run(pixels: Tensor) -> Tensor:
+        written = model.network.caption(pixels, start, **({"max_length": MAX_LENGTH} | options))  # type: ignore[operator]
+        return packed(written.ids, written.log_probabilities)
+
+    for image, row in model.run_each(images, run, batch_size):
+        yield image, row if isinstance(row, ImageError) else Caption.read(model, row, len(start))
+
+
+def packed(ids: Tensor, log_probabilities: Tensor) -> Tensor:
+    """Both (..., L) as one float32 (..., L, 2), in which ids are exact."""
+    return torch.stack([ids.float(), log_probabilities], dim=-1)
