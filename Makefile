@@ -1,8 +1,9 @@
-# make demo    see it work: installs the package, then `patchword demo`
-# make test    lint, types, import contracts and tests, as CI runs them
-# make venv    .venv with everything that tests and benchmarks need
-# make bench   the benchmarks, peers beside ours; needs the data at DATA
-# make docs    write docs/cli.md anew
+# make demo      see it work: installs the package, then `patchword demo`
+# make test      lint, types, import contracts and tests, as CI runs them
+# make venv      .venv with everything that tests and benchmarks need
+# make bench     the benchmarks, peers beside ours; needs the data at DATA
+# make docs      write docs/cli.md anew
+# make receipts  ask the original libraries again what tests/receipts holds
 
 PYTHON ?= python3
 DATA ?= ../shared/data
@@ -12,7 +13,7 @@ TESTING := .venv/.testing
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TOO_OLD := patchword needs Python 3.11 or newer: say make PYTHON=python3.12
 
-.PHONY: demo test lint venv bench docs
+.PHONY: demo test lint venv bench docs receipts
 
 demo: $(RUNTIME)
 	$(BIN)/patchword demo
@@ -39,8 +40,11 @@ bench: $(TESTING)
 docs: $(RUNTIME)
 	$(BIN)/python tools/cli_reference.py > docs/cli.md
 
-# Neither may reach the hub: what they need is here.
-test bench: export HF_HUB_OFFLINE := 1
+receipts: $(TESTING)
+	$(BIN)/python tests/original_receipts.py
+
+# None may reach the hub: what they need is here.
+test bench receipts: export HF_HUB_OFFLINE := 1
 
 # torch goes first and alone, so that its version is settled before anything else asks for one.
 $(RUNTIME): pyproject.toml constraints.txt

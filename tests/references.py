@@ -172,7 +172,8 @@ def timm_vit(folder: Path, name: str = "vit_tiny_patch16_224", **arguments: Any)
     sizes = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": 48, "depth": 2, "num_classes": 10}
     network = scramble(timm.create_model(name, **(sizes | arguments)))
     save_for_hf(network, str(folder), safe_serialization=True)
-    data = timm.data.resolve_data_config({"input_size": (3, SIZE, SIZE)}, model=network)
+    size = network.patch_embed.img_size
+    data = timm.data.resolve_data_config({"input_size": (3, *size)}, model=network)
     return Reference(
         folder,
         timm.data.create_transform(**data),

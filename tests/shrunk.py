@@ -6,7 +6,7 @@ import torch
 
 from patchword import models
 from patchword.bundle import Bundle, make
-from patchword.config import ModelConfig, TextConfig, VisionConfig
+from patchword.config import ModelConfig, Positions, TextConfig, VisionConfig
 from patchword.tokenizers import Tokenizer
 
 WORDS = 600
@@ -14,16 +14,8 @@ WORDS = 600
 
 def shrunk(config: ModelConfig) -> ModelConfig:
     """The same model with the same choices and hardly any width or depth."""
-    text = config.text and replace(
-        config.text,
-        vocab_size=WORDS,
-        end_token=WORDS - 1,
-        context=16,
-        width=32,
-        depth=2,
-        heads=2,
-        mlp_width=64,
-    )
+    # Attention pooling lands in the joint space by itself, at the tower's width.
+    joint = small_vision(config.vision).width if config.vision.pool == "map" else 24
     size = (64, 64) if config.vision.kind == "resnet" else (config.vision.patch_size * 3,) * 2
     if config.vision.kind == "swin":  # windows shift only where there are several
         size = (config.vision.patch_size * 10,) * 2
@@ -31,15 +23,36 @@ def shrunk(config: ModelConfig) -> ModelConfig:
         config,
         vision=small_vision(replace(config.vision, image_size=size)),
         preprocess=replace(config.preprocess, size=size, resize_to=size[0]),
-        text=text,
-        embed_dim=config.embed_dim and 24,
+        text=config.text and small_text(config.text),
+        decoder=config.decoder and small_text(config.decoder),
+        masked=config.masked and replace(config.masked, width=32, depth=2, heads=2, mlp_width=64),
+        embed_dim=config.embed_dim and joint,
         classes=config.classes and 7,
         labels=(),
     )
 
 
+def small_text(text: TextConfig) -> TextConfig:
+    """A tower of width 32 and two blocks, which looks at one as wide."""
+    return replace(
+        text,
+        vocab_size=WORDS,
+        end_token=WORDS - 1,
+        pad_token=min(text.pad_token, WORDS - 1),
+        start_token=min(text.start_token, 5),
+        cross_width=text.cross_width and 32,
+        context=16,
+        width=32,
+        depth=2,
+        heads=2,
+        mlp_width=64,
+    )
+
+
 def small_vision(vision: VisionConfig) -> VisionConfig:
     """A tower of width 32 and two blocks, or of one bottleneck a stage."""
+    if vision.kind == "none":
+        return vision
     if vision.kind == "resnet":
         stages = tuple(min(n, 2) for n in vision.stages)
         return replace(vision, width=8, stages=stages, heads=4)
@@ -69,6 +82,11 @@ def tiny_hybrid() -> ModelConfig:
     """A CLIP whose ViT has a convolutional stem, like the embedded model's."""
     vision = VisionConfig(patch_size=8, stages=(2, 2), stem_width=32)
     return shrunk(ModelConfig(vision, text=TextConfig(), embed_dim=192))
+
+
+def tiny_vit(positions: Positions) -> ModelConfig:
+    """A ViT classifier of seven classes that says in this way where its patches are."""
+    return shrunk(ModelConfig(VisionConfig(positions=positions), classes=7))
 
 
 def tiny_bundle(config: ModelConfig) -> Bundle:

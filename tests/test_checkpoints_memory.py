@@ -14,7 +14,7 @@ from patchword import models
 from patchword.checkpoints import hf_clip
 from patchword.checkpoints.rules import Const, Drop, Same
 from patchword.config import ModelConfig
-from patchword.variants import clip_vit
+from patchword.variants.clip import clip_vit
 
 ALLOWED = 1.3  # peak memory over that of the weights
 

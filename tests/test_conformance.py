@@ -1,11 +1,13 @@
 """One suite for every variant: what any network of the house must do."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from shrunk import WORDS, shrunk, tiny_hybrid
+from shrunk import WORDS, shrunk, tiny_hybrid, tiny_vit
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -15,6 +17,8 @@ from patchword.config import ModelConfig
 
 CONFIGS = {name: shrunk(variant.config) for name, variant in variants.VARIANTS.items()}
 CONFIGS["hybrid"] = tiny_hybrid()
+for positions in ("patches", "flexible", "sincos", "rope", "pyramid"):
+    CONFIGS[positions] = tiny_vit(positions)
 
 
 @pytest.fixture(params=CONFIGS, scope="module")
@@ -38,29 +42,47 @@ def pixels(config: ModelConfig, count: int = 3, seed: int = 2) -> Tensor:
     return torch.randn(count, 3, *config.vision.image_size, generator=generator)
 
 
-def ids() -> Tensor:
-    end = WORDS - 1
-    return torch.tensor([[1, 7, 8, end, 0], [1, 9, end, 0, 0], [1, 2, 3, 4, end]])
+def ids(config: ModelConfig) -> Tensor:
+    """Three texts, padded to the longest, or to the context where padding is attended to."""
+    text = config.language
+    assert text is not None
+    end, pad = WORDS - 1, text.pad_token
+    length = text.context if text.padding == "attended" else 5
+    rows = [[1, 7, 8, end], [1, 9, end], [1, 2, 3, 4, end]]
+    return torch.tensor([row + [pad] * (length - len(row)) for row in rows])
+
+
+def embeds_text(config: ModelConfig) -> bool:
+    """Whether texts have vectors: a question that is only answered has none."""
+    return config.text is not None and not config.asks
 
 
 def out_dim(config: ModelConfig) -> int:
     return config.feature_dim
 
 
+def encoder(config: ModelConfig, network: nn.Module) -> tuple[Callable[..., Any], Tensor]:
+    """What every network does, and something to do it to: it sees or, without an eye, reads."""
+    if config.vision.kind == "none":
+        return network.encode_text, ids(config)
+    return network.encode_image, pixels(config)
+
+
 def test_shapes(config: ModelConfig, network: nn.Module) -> None:
-    assert network.encode_image(pixels(config)).shape == (3, out_dim(config))
-    if config.text:
-        assert network.encode_text(ids()).shape == (3, config.embed_dim)
+    encode, x = encoder(config, network)
+    assert encode(x).shape == (3, out_dim(config))
+    if embeds_text(config):
+        assert network.encode_text(ids(config)).shape == (3, out_dim(config))
     elif config.classes:
         assert network(pixels(config)).shape == (3, config.classes)
 
 
 @torch.no_grad()
 def test_same_again_and_in_any_batch(config: ModelConfig, network: nn.Module) -> None:
-    x = pixels(config)
-    together = network.encode_image(x)
-    assert torch.equal(together, network.encode_image(x))
-    assert_close(torch.cat([network.encode_image(row[None]) for row in x]), together)
+    encode, x = encoder(config, network)
+    together = encode(x)
+    assert torch.equal(together, encode(x))
+    assert_close(torch.cat([encode(row[None]) for row in x]), together)
     with pytest.raises(AssertionError):
         assert_close(together[0], together[1])
 
@@ -69,13 +91,16 @@ def test_same_again_and_in_any_batch(config: ModelConfig, network: nn.Module) ->
 def test_what_follows_the_end_token_does_not_matter(
     config: ModelConfig, network: nn.Module
 ) -> None:
-    if config.text is None:
+    if not embeds_text(config):
         return
-    full = nn.functional.pad(ids(), (0, config.text.context - 5))
-    assert_close(network.encode_text(ids()), network.encode_text(full))
-    noisy = full.clone()
-    noisy[:, 5:] = 11
-    assert_close(network.encode_text(noisy), network.encode_text(full))
+    given = ids(config)
+    more = config.text.context - given.shape[1]
+    full = nn.functional.pad(given, (0, more), value=config.text.pad_token)
+    assert_close(network.encode_text(given), network.encode_text(full))
+    if config.text.causal:
+        noisy = full.clone()
+        noisy[:, 5:] = 11
+        assert_close(network.encode_text(noisy), network.encode_text(full))
 
 
 def test_save_and_load(config: ModelConfig, network: nn.Module, tmp_path: Path) -> None:
@@ -92,13 +117,15 @@ def test_save_and_load(config: ModelConfig, network: nn.Module, tmp_path: Path) 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(config: ModelConfig, network: nn.Module, dtype: torch.dtype) -> None:
     half = copy.deepcopy(network).to(dtype)
-    features = half.encode_image(pixels(config).to(dtype))
+    encode, x = encoder(config, half)
+    features = encode(x.to(dtype) if x.is_floating_point() else x)
     assert features.dtype == dtype
-    cosine = nn.functional.cosine_similarity(features.float(), network.encode_image(pixels(config)))
+    encode, x = encoder(config, network)
+    cosine = nn.functional.cosine_similarity(features.float(), encode(x))
     assert cosine.min() > 0.99
-    if config.text:
+    if embeds_text(config):
         cosine = nn.functional.cosine_similarity(
-            half.encode_text(ids()).float(), network.encode_text(ids())
+            half.encode_text(ids(config)).float(), network.encode_text(ids(config))
         )
         assert cosine.min() > 0.99
 
@@ -106,11 +133,28 @@ def test_half_precision(config: ModelConfig, network: nn.Module, dtype: torch.dt
 def test_gradients_reach_every_parameter(config: ModelConfig, network: nn.Module) -> None:
     network = copy.deepcopy(network).train()
     generator = torch.Generator().manual_seed(3)
-    if config.text:
-        image, text, scale = network(pixels(config), ids())
-        loss = (scale * image @ text.T).log_softmax(-1).diagonal().mean()
+    if config.vision.kind == "none":
+        out = network.encode_text(ids(config))
+        loss = (out * torch.randn(out.shape, generator=generator)).sum()
+    elif config.decoder or config.matching:
+        said = network(pixels(config), ids(config))
+        loss = sum(
+            (out * torch.randn(out.shape, generator=generator)).sum()
+            for out in (said.matching, said.words)
+            if out is not None
+        )
+        if config.embed_dim:
+            loss = loss + (network.scale * said.image @ said.text.T).log_softmax(-1)[0, 0]
+    elif config.text:
+        image, text, scale = network(pixels(config), ids(config))
+        logits = scale * image @ text.T
+        if config.score == "sigmoid":
+            loss = nn.functional.logsigmoid(logits + network.logit_bias).sum()
+        else:
+            loss = logits.log_softmax(-1).diagonal().mean()
     else:
         out = network(pixels(config))
+        out = out[0] if config.masked else out  # what was painted; the other says where
         loss = (out * torch.randn(out.shape, generator=generator)).sum()
     loss.backward()
     still = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().max()]
@@ -125,19 +169,29 @@ def test_taps_come_back_and_change_nothing(config: ModelConfig, network: nn.Modu
     if config.vision.kind == "swin":
         block = "image.layers.0.blocks.1"
         names = [block, f"{block}.attn", f"{block}.attn.v"]
-    features, taps = network.encode_image(pixels(config), taps=names)
-    assert_close(features, network.encode_image(pixels(config)))
+    if config.vision.kind == "none":
+        names = [name.replace("image", "text") for name in names]
+    encode, x = encoder(config, network)
+    features, taps = encode(x, taps=names)
+    assert_close(features, encode(x))
     assert sorted(taps) == sorted(names)
     weights = taps[names[1]]
     assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
-    if config.text:
-        features, taps = network.encode_text(ids(), taps=["text.blocks.1.attn"])
-        assert_close(features, network.encode_text(ids()))
-        assert taps["text.blocks.1.attn"].triu(1).abs().max() == 0
+    if embeds_text(config):
+        features, taps = network.encode_text(ids(config), taps=["text.blocks.1.attn"])
+        assert_close(features, network.encode_text(ids(config)))
+        weights, given = taps["text.blocks.1.attn"], ids(config)
+        if config.text.causal:
+            assert weights.triu(1).abs().max() == 0
+        elif config.text.padding == "masked":
+            padding = (given == config.text.pad_token)[:, None, None].expand_as(weights)
+            assert weights[padding].max() == 0
 
 
 @torch.no_grad()
 def test_other_sizes(config: ModelConfig, network: nn.Module) -> None:
+    if config.vision.kind == "none":
+        return
     height, width = config.vision.image_size
     x = torch.randn(1, 3, height, width + 2 * config.vision.patch_size)
     assert network.encode_image(x).shape == (1, out_dim(config))

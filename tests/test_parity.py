@@ -13,14 +13,12 @@ import torchvision_cpu  # noqa: F401  # before everything that imports torchvisi
 import numpy as np
 import open_clip
 import pytest
-import references
 import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
 from conftest import DATA
 from PIL import Image
-from reference_vit import MODELS as VITS
 from references import Reference, edit_json, hugging_face, open_clip_model, openai_archive
 from timm.models._hub import save_config_for_hf
 from torch import Tensor
@@ -198,13 +196,3 @@ def test_positions_at_another_size_as_open_clip(tmp_path: Path, size: tuple[int,
     larger.load_state_dict(state)
     pixels = noise(model, *size)
     assert_close(model.network.encode_image(pixels), larger.encode_image(pixels))
-
-
-# Numbers that patchword states itself, against the libraries' own.
-
-
-def test_every_reference_family_is_covered() -> None:
-    formats = {form.__name__.rsplit(".")[-1] for form in checkpoints.FORMATS}
-    covered = {name.split()[0] for name in (*CLIPS, *VITS)}
-    assert formats == covered | {"own"}
-    assert references.SIZE == 32

@@ -19,8 +19,8 @@ from torch.testing import assert_close
 
 from patchword import checkpoints, images
 from patchword.bundle import Bundle
-from patchword.tasks.attention import attention
 from patchword.errors import UnsupportedError
+from patchword.tasks.attention import attention
 from patchword.variants import VARIANTS
 
 PHOTO = DATA / "photos" / "cat_720p.jpg"

@@ -22,7 +22,13 @@ from patchword.tokenizers import Tokenizer
 WORDS = len(bert_vocabulary())
 BERT = TextConfig(vocab_size=WORDS, context=16, causal=False, pool="first", pad_token=0)
 SIGLIP = TextConfig(
-    vocab_size=400, context=16, causal=False, pool="last", pad_token=1, padding="attended"
+    vocab_size=400,
+    context=16,
+    causal=False,
+    pool="last",
+    end_token=1,
+    pad_token=1,
+    padding="attended",
 )
 DECODED = [
     "a dog, a cat. don't! a red-shirt's shoe ?",
@@ -111,16 +117,15 @@ def test_siglip_equals_transformers(make, tmp_path):
     assert ours.specials == 1
 
 
-def test_a_tokenizer_without_special_tokens_is_cut_at_the_context(tmp_path):
+def test_a_tokenizer_without_special_tokens_is_refused(tmp_path):
     tokenizer = gemma()
     tokenizer.add_eos_token = False
     tokenizer.update_post_processor()
     tokenizer.save_pretrained(tmp_path)
-    config = replace(SIGLIP, pad_token=0)
-    ids = Tokenizer.from_folder(tmp_path, config)(STRINGS)
-    assert_same(ids, reference_ids(tokenizer, padding="max_length"))
+    with pytest.raises(TokenizerError, match="ends a text with no token, but the model looks for"):
+        Tokenizer.from_folder(tmp_path, replace(SIGLIP, pad_token=0))
     with pytest.raises(TokenizerError, match="puts no token before a text"):
-        Tokenizer.from_folder(tmp_path, replace(config, pool="first"))
+        Tokenizer.from_folder(tmp_path, replace(SIGLIP, pad_token=0, pool="first"))
 
 
 @pytest.mark.parametrize("cleaning", ["whitespace", "lower", "canonicalize"])
@@ -144,7 +149,8 @@ def test_decode_equals_transformers(kind, text, tmp_path):
         folder, config = CLIP, TextConfig()
         reference = transformers.CLIPTokenizer.from_pretrained(CLIP)
     else:
-        folder, config = tmp_path, replace(SIGLIP, pool="last", pad_token=0)
+        folder = tmp_path
+        config = BERT if kind == "BERT" else replace(SIGLIP, pad_token=0)
         tables = {token: i for i, token in enumerate(bert_vocabulary())}
         made = {"BERT": lambda: transformers.BertTokenizer(vocab=tables), "T5": t5, "Gemma": gemma}
         reference = made[kind]()

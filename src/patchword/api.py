@@ -8,14 +8,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from patchword import checkpoints, index
 from patchword.bundle import Bundle, Vector
 from patchword.images import ImageLike
+from patchword.tasks.ask import Answer, ask
 from patchword.tasks.attention import AttentionMap, attention
+from patchword.tasks.caption import Caption, caption
 from patchword.tasks.classify import Score, classify
+from patchword.tasks.encoders import (
+    AnyRes,
+    TextStates,
+    anyres_features,
+    encode_texts,
+    image_tiles,
+    patch_features,
+)
 from patchword.tasks.heatmap import Heatmap, heatmap
+from patchword.tasks.match import match
+from patchword.tiles import Tiling
 
 
 class Model(Bundle):
@@ -26,9 +38,11 @@ class Model(Bundle):
     `.fingerprint`.
     """
 
-    def similarity(self, images: Sequence[ImageLike], texts: Sequence[str]) -> Vector:
-        """Cosines (I, T) of every image with every text."""
-        return self.embed_images(images) @ self.embed_texts(texts).T
+    def similarity(
+        self, images: Sequence[ImageLike], texts: Sequence[str], long_text: str = "truncate"
+    ) -> Vector:
+        """Cosines (I, T) of every image with every text; long_text: see `embed_texts`."""
+        return self.embed_images(images) @ self.embed_texts(texts, long_text=long_text).T
 
     def classify(
         self,
@@ -50,6 +64,57 @@ class Model(Bundle):
     ) -> AttentionMap:
         """What the pooled token looks at; see `tasks.attention`."""
         return attention(self, image, layer, head, rollout)
+
+    def caption(
+        self, images: Iterable[ImageLike], prompt: str = "", **options: Any
+    ) -> list[Caption]:
+        """What is in each image, in a sentence; see `tasks.caption`."""
+        return caption(self, images, prompt, **options)
+
+    @overload
+    def ask(self, image: ImageLike, questions: str, **options: Any) -> Answer: ...
+    @overload
+    def ask(self, image: ImageLike, questions: Sequence[str], **options: Any) -> list[Answer]: ...
+    def ask(
+        self, image: ImageLike, questions: str | Sequence[str], **options: Any
+    ) -> Answer | list[Answer]:
+        """The answer to a question about an image, or to several; see `tasks.ask`."""
+        return ask(self, image, questions, **options)
+
+    def match(self, images: Iterable[ImageLike], texts: Sequence[str]) -> Vector:
+        """Probabilities (I, T) that image and text belong together; see `tasks.match`."""
+        return match(self, images, texts)
+
+    def text_states(
+        self, texts: Sequence[str], layer: int = -1, norm: bool | None = None, pad: bool = True
+    ) -> Vector:
+        """Hidden states (N, L, D) of every token of texts; see `tasks.encoders`."""
+        return self.encode_texts(texts, layer, norm, pad).states
+
+    def encode_texts(
+        self, texts: Sequence[str], layer: int = -1, norm: bool | None = None, pad: bool = True
+    ) -> TextStates:
+        """The same with the pooled vectors and the ids; see `tasks.encoders`."""
+        return encode_texts(self, texts, layer, norm, pad)
+
+    def patch_features(
+        self,
+        images: Iterable[ImageLike],
+        layer: int = -2,
+        class_token: bool = False,
+        **options: Any,
+    ) -> Vector:
+        """Features (N, tokens, D) of the patches of images; see `tasks.encoders`."""
+        return patch_features(self, images, layer, class_token, **options)
+
+    def anyres_features(self, image: ImageLike, layer: int = -2, **options: Any) -> AnyRes:
+        """Patch features of a photo's thumbnail and of its tiles; see `tasks.encoders`."""
+        return anyres_features(self, image, layer, **options)
+
+    def tiles(self, image: ImageLike, **options: Any) -> tuple[Vector, Tiling]:
+        """A photo's thumbnail and tiles (1 + rows * columns, 3, S, S), and how they lie; see
+        `tasks.encoders.image_tiles`."""
+        return image_tiles(self, image, **options)
 
 
 def load(source: str | Path, **options: Any) -> Model:

@@ -249,7 +249,10 @@ def make(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None, n
 
 def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:
     """A hash (hex, 16 digits) of weights, preprocessing and tokenizer."""
-    digest = hashlib.sha256(json.dumps(asdict(config.preprocess), sort_keys=True).encode())
+    stated = asdict(config.preprocess)
+    if config.preprocess.resize != "patches":  # these two mean nothing then
+        del stated["max_patches"], stated["patch_size"]
+    digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
     if tokenizer:
         digest.update((tokenizer.to_json() + tokenizer.cleaning).encode())
     for name, value in sorted(network.state_dict().items()):

@@ -23,7 +23,9 @@ Positions = Literal[
     "relative",
     "relative_shifted",
 ]
-Cleaning = Literal["none", "ftfy", "whitespace", "lower", "canonicalize"]
+Cleaning = Literal[
+    "none", "ftfy", "whitespace", "lower", "canonicalize", "lowercase", "unpunctuated"
+]
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class TextConfig:
     post_norm: bool = False  # as BERT: norms after each residual and the embedding, none at the end
     pool: Literal["end", "first", "last"] = "end"  # at the first end token, or by position
     head_bias: bool = False
+    # -1: none is looked for, and padding that is attended to stands in its place (CLIPA)
     end_token: int = 49407
     pad_token: int = 0
     # Without a causal mask, padding is "masked", or "attended" (SigLIP): then texts are always
@@ -111,10 +114,11 @@ class PreprocessConfig:
     """From RGB uint8 (H, W, 3) to normalised float (3, S, S)."""
 
     size: tuple[int, int] = (224, 224)  # (H, W) that the network sees
-    # "shortest" side, then centre crop; "squash" to the size; "patches": its own shape, in whole
-    # patches, at most `max_patches` of them (NaFlex)
-    resize: Literal["shortest", "squash", "patches"] = "shortest"
-    resize_to: int = 224  # the shortest side after resizing; unused otherwise
+    # "shortest" side to `resize_to`, or all of it to a "square" of that side (DeiT), then centre
+    # crop; "squash" to the size; "patches": its own shape, in whole patches, at most
+    # `max_patches` of them (NaFlex)
+    resize: Literal["shortest", "square", "squash", "patches"] = "shortest"
+    resize_to: int = 224  # pixels, before the crop; unused otherwise
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     crop_rounding: Literal["floor", "round"] = "floor"  # of half an odd margin: floor as
     # transformers' processors, round (half to even) as torchvision's transforms
@@ -130,7 +134,8 @@ class ModelConfig:
     """A whole model: an image tower, a text tower, or both, and what is built on them.
 
     `assumed` names each value that no file of the checkpoint states, and where the default that
-    stands in for it comes from; `patchword info` prints it.
+    stands in for it comes from; `read_from` the files that state the others, which is no part of
+    what a model is. `patchword info` prints both.
     """
 
     vision: VisionConfig
@@ -147,6 +152,18 @@ class ModelConfig:
     scale_limit: float = 100.0  # the temperature is held at or below this (Radford et al., 2.5)
     source: str = "patchword"  # the format the checkpoint was read from
     assumed: Mapping[str, str] = field(default_factory=dict)
+    read_from: tuple[str, ...] = field(default=(), compare=False)  # its files, weights first
+
+    @property
+    def language(self) -> TextConfig | None:
+        """What reads or writes text, and so says how it is tokenized."""
+        return self.text or self.decoder
+
+    @property
+    def asks(self) -> bool:
+        """Whether the decoder answers a question that the text tower has read, and does not
+        describe an image by itself (Li et al. 2022, figure 5)."""
+        return self.decoder is not None and self.text is not None and not self.shared
 
     @property
     def feature_dim(self) -> int:

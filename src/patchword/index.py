@@ -150,6 +150,7 @@ class Index:
         image: ImageLike | None = None,
         where: str | None = None,
         model: Bundle | None = None,
+        long_text: str = "truncate",
     ) -> list[Hit]:
         """The k entries nearest to a text, an image, or both (the mean of their unit vectors, with
         equal weight), best first, equal scores by path. Exact: every vector is compared.
@@ -157,11 +158,12 @@ class Index:
         where: a condition in SQL on path and modified, such as
         "path LIKE '%wafer%' AND modified >= date '2026-01-01'". model: the one that made the
         index; by default the one last used here, else the one that `load` opens by its name.
+        long_text: of a query beyond the model's context, see `Bundle.embed_texts`.
         Raises IndexStoreError, ImageError, and UnsupportedError for a text without a text tower.
         """
         if k < 1:
             raise IndexStoreError(f"k is {k}; it must be 1 or more")
-        vector = _query(self._searcher(model), query, image)
+        vector = _query(self._searcher(model), query, image, long_text)
         return nearest(self._store, vector, k, where)
 
     def _check(self, model: Bundle) -> None:
@@ -272,11 +274,13 @@ def _best(block: Block, query: NDArray[np.float64], k: int) -> list[tuple[float,
     return list(zip(exact, paths, modified, strict=True))
 
 
-def _query(model: Bundle, text: str | None, image: ImageLike | None) -> NDArray[np.float64]:
+def _query(
+    model: Bundle, text: str | None, image: ImageLike | None, long_text: str
+) -> NDArray[np.float64]:
     """Unit vector (D,) of a text, an image, or the mean of both."""
     parts = []
     if text is not None:
-        parts.append(model.embed_texts([text])[0])
+        parts.append(model.embed_texts([text], long_text=long_text)[0])
     if image is not None:
         parts.append(model.embed_images([image])[0])
     if not parts:

@@ -193,15 +193,16 @@ def _check(source: Backend, config: TextConfig, vocab_size: int, name: str) -> N
             f"{name} has ids up to {vocab_size - 1}, but the model's vocabulary has "
             f"{config.vocab_size}: the tokenizer is another model's"
         )
+    ids = source.encode("").ids
+    found = f"{ids[-1]} ({source.id_to_token(ids[-1])!r})" if ids else "no token"
+    ends = config.pool != "first" and config.end_token >= 0
+    if ends and (not ids or ids[-1] != config.end_token):
+        raise TokenizerError(
+            f"{name} ends a text with {found}, but the model looks for {config.end_token}"
+        )
     if source.id_to_token(config.pad_token) is None:
         raise TokenizerError(
             f"{name} has no token {config.pad_token}, with which the model's texts are padded"
-        )
-    ids = source.encode("").ids
-    found = f"{ids[-1]} ({source.id_to_token(ids[-1])!r})" if ids else "no token"
-    if config.pool == "end" and (not ids or ids[-1] != config.end_token):
-        raise TokenizerError(
-            f"{name} ends a text with {found}, but the model looks for {config.end_token}"
         )
     if config.pool == "first" and not ids:
         raise TokenizerError(f"{name} puts no token before a text, and the model pools the first")

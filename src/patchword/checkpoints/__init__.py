@@ -21,23 +21,54 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from patchword import bundle, models
+from patchword import bundle, models, vocabularies
 from patchword.bundle import Bundle
-from patchword.checkpoints import hf_clip, hf_swin, hub, open_clip, openai, own, timm, timm_swin
-from patchword.checkpoints.read import Source, open_path
+from patchword.checkpoints import (
+    chinese_clip,
+    hf_blip,
+    hf_chinese_clip,
+    hf_clip,
+    hf_mae,
+    hf_siglip,
+    hf_swin,
+    hf_vit,
+    hub,
+    lavis,
+    mae,
+    open_clip,
+    open_clip_custom,
+    openai,
+    own,
+    timm,
+    timm_swin,
+)
+from patchword.checkpoints.read import Files, Source, open_path
 from patchword.checkpoints.rules import assemble, fit
 from patchword.config import ModelConfig
-from patchword.errors import CheckpointError, ConfigError, TokenizerError
+from patchword.errors import CheckpointError, ConfigError
 from patchword.preprocess import at_size
-from patchword.tokenizers import (
-    MERGES_FILE,
-    OPENAI_FILE,
-    TOKENIZER_FILE,
-    VOCAB_FILE,
-    Tokenizer,
-)
+from patchword.tokenizers import Tokenizer
+from patchword.vocabularies import TOKENIZER_FILE
 
-FORMATS: tuple[ModuleType, ...] = (own, hf_clip, hf_swin, open_clip, openai, timm, timm_swin)
+FORMATS: tuple[ModuleType, ...] = (
+    own,
+    chinese_clip,
+    hf_blip,
+    hf_chinese_clip,
+    hf_clip,
+    hf_mae,
+    hf_siglip,
+    hf_swin,
+    hf_vit,
+    lavis,
+    mae,
+    open_clip,
+    open_clip_custom,
+    openai,
+    timm,
+    timm_swin,
+)
+PIPELINE_TEXT, PIPELINE_WORDS = "text_encoder", "tokenizer"  # folders of a diffusion pipeline
 EMBEDDED = "demo"  # the model that travels in the package
 
 
@@ -60,13 +91,18 @@ def load(
     TokenizerError when its tokenizer does not fit.
     """
     opened = locate(os.fspath(source), token)
+    words = _words(opened.folder, tokenizer)
+    beside = words.parent if words is not None and words.is_file() else words
+    opened = replace(opened, files=Files(opened.folder, beside))
     form = recognise(opened)
+    stated = Files(opened.folder, beside)  # knows what this format reads
     try:
-        config = form.config(opened.tensors, opened.files)
+        config = form.config(opened.tensors, stated)
         network = models.outline(config)  # the tensors of the file become its parameters
     except (CheckpointError, ConfigError, ValueError, RuntimeError, ZeroDivisionError) as error:
         # The last three: a config.json of our own, edited by hand, can ask for any shape.
         raise CheckpointError(f"{opened.name} is {form.TITLE}, but {error}") from error
+    config = replace(config, read_from=(opened.weights.name, *stated.parsed))
     if image_size is not None:
         config = _resized(config, image_size, opened.name)
     own.check(opened.metadata, opened.files)
@@ -75,11 +111,13 @@ def load(
     plan = fit(form.rules(config), opened.tensors, shapes, f"{opened.weights} is {form.TITLE}")
     state = dict(assemble(plan, opened.tensors, like, device, dtype))
     network.load_state_dict(state, assign=True)
-    return bundle.make(network, config, _tokenizer(opened, config, tokenizer), opened.name)
+    return bundle.make(network, config, _tokenizer(words, config), opened.name)
 
 
 def _resized(config: ModelConfig, size: int | tuple[int, int], name: str) -> ModelConfig:
     """The config with preprocessing to another size that patches divide."""
+    if config.vision.kind == "none":
+        raise CheckpointError(f"{name} has a text tower only and looks at images of no size")
     preprocess = at_size(config.preprocess, size)
     patch = config.vision.patch_size
     if min(preprocess.size) < patch or any(side % patch for side in preprocess.size):
@@ -155,25 +193,26 @@ def _types(opened: Source) -> Iterator[str]:
             yield f"{name} with {' and '.join(kinds) or 'keys ' + ', '.join(list(stated)[:5])}"
 
 
-def _tokenizer(
-    opened: Source, config: ModelConfig, given: str | os.PathLike[str] | None
-) -> Tokenizer | None:
-    """The tokenizer given, else that beside the weights, else None."""
-    if config.text is None:
+def _words(folder: Path, given: str | os.PathLike[str] | None) -> Path | None:
+    """Where the tokenizer is: as given, else beside the weights, else where a diffusion pipeline
+    has that of its folder "text_encoder_2", in "tokenizer_2" next to it; None for nowhere."""
+    if given is not None:
+        return Path(given).expanduser()
+    here = Path(os.path.abspath(folder))
+    places = [folder]
+    if here.name.startswith(PIPELINE_TEXT):
+        places.append(here.with_name(here.name.replace(PIPELINE_TEXT, PIPELINE_WORDS, 1)))
+    for place in places:
+        if place.is_dir() and vocabularies.present(place):
+            return place
+    return None
+
+
+def _tokenizer(path: Path | None, config: ModelConfig) -> Tokenizer | None:
+    """The tokenizer of that file or folder, for a model that reads or writes."""
+    if config.language is None or path is None:
         return None
-    if given is None:
-        here = {path.name for path in opened.folder.iterdir()}
-        found = {TOKENIZER_FILE, OPENAI_FILE} & here or {VOCAB_FILE, MERGES_FILE} <= here
-        return Tokenizer.from_folder(opened.folder, config.text) if found else None
-    path = Path(given).expanduser()
-    if path.is_file() and path.suffix == ".json":
-        try:
-            return Tokenizer.from_json(path.read_text("utf-8"), config.text, str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise TokenizerError(f"{path} cannot be read: {error}") from error
-    if path.is_file() and path.name != OPENAI_FILE:
-        raise TokenizerError(f"{path}: give a {TOKENIZER_FILE}, {OPENAI_FILE}, or their folder")
-    return Tokenizer.from_folder(path.parent if path.is_file() else path, config.text)
+    return Tokenizer.from_folder(path, config.language)
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

@@ -22,7 +22,7 @@ from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Rename, Rule, Unsqueeze
 from patchword.checkpoints.stated import Stated, highest_id, scale_limit
 from patchword.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
-from patchword.variants import NO_IMAGES
+from patchword.variants.clip import NO_IMAGES
 
 TITLE = "a Hugging Face CLIPModel"
 EXPECTS = (

@@ -11,7 +11,7 @@ from patchword.errors import CheckpointError
 
 ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Beside the weights: configurations and tokenizers.
-BESIDE = ("*.json", "merges.txt", "bpe_simple_vocab_16e6.txt.gz")
+BESIDE = ("*.json", "merges.txt", "vocab.txt", "bpe_simple_vocab_16e6.txt.gz")
 
 TIMEOUT = 10  # seconds until the hub counts as out of reach
 

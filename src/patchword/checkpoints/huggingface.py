@@ -92,11 +92,7 @@ def preprocess(
     processor: Processor = Processor(),
 ) -> PreprocessConfig:
     """preprocessor_config.json, or processor_config.json as transformers 5 writes it."""
-    if "preprocessor_config.json" in files:
-        stated = Stated("preprocessor_config.json", files["preprocessor_config.json"], assumed)
-    else:
-        whole = Stated("processor_config.json", files.get("processor_config.json", {}), assumed)
-        stated = whole.part("image_processor")
+    stated = _image_processor(files, assumed)
     square = image_size[0] == image_size[1]
     size = _sides(stated, "size", processor.size or (image_size[0] if square else image_size))
     if not stated.optional("do_resize", True):
@@ -108,13 +104,16 @@ def preprocess(
     elif not squash:
         stated.fail("do_center_crop", "so that the network would get photos of different shapes")
     final = crop if isinstance(crop, tuple) else (crop, crop)
-    if squash and size != final:
-        stated.fail("crop_size", f"a crop from photos squashed to {size}: not supported")
+    resize: Literal["shortest", "square", "squash"] = "squash" if squash else "shortest"
+    if isinstance(size, tuple) and size != final:
+        if size[0] != size[1] or final[0] != final[1]:
+            stated.fail("crop_size", f"a crop from photos squashed to {size}: not supported")
+        resize = "square"
     if final != image_size:
         stated.fail("crop_size", f"but the network takes {image_size}", final)
     return PreprocessConfig(
         size=final,
-        resize="squash" if squash else "shortest",
+        resize=resize,
         resize_to=min(size) if isinstance(size, tuple) else size,
         interpolation=_interpolation(stated, processor),
         crop_rounding="floor",
@@ -122,9 +121,46 @@ def preprocess(
     )
 
 
+def in_patches(
+    files: Mapping[str, Any],
+    image_size: tuple[int, int],
+    patch_size: int,
+    assumed: dict[str, str],
+    processor: Processor,
+) -> PreprocessConfig:
+    """The same of a processor that keeps each image's shape: at most `max_num_patches` of them."""
+    stated = _image_processor(files, assumed)
+    if not stated.optional("do_resize", True):
+        stated.fail("do_resize", "so that the network would get photos of parts of patches")
+    default = processor.default
+    stated_patch = stated.get("patch_size", patch_size, "preprocess.patch_size", "the network's")
+    if stated_patch != patch_size:
+        stated.fail("patch_size", f"but the network's are of {patch_size} pixels")
+    most = stated.get("max_num_patches", 256, "preprocess.max_patches", default)
+    if most < 1:
+        stated.fail("max_num_patches", "which leaves nothing to see")
+    return PreprocessConfig(
+        size=image_size,
+        resize="patches",
+        resize_to=min(image_size),
+        interpolation=_interpolation(stated, processor),
+        max_patches=most,
+        patch_size=patch_size,
+        **_levels(stated, processor),
+    )
+
+
+def _image_processor(files: Mapping[str, Any], assumed: dict[str, str]) -> Stated:
+    """What the image processor's file says, of transformers 4 or 5."""
+    if "preprocessor_config.json" in files:
+        return Stated("preprocessor_config.json", files["preprocessor_config.json"], assumed)
+    whole = Stated("processor_config.json", files.get("processor_config.json", {}), assumed)
+    return whole.part("image_processor")
+
+
 def _sides(stated: Stated, key: str, default: int | tuple[int, int]) -> int | tuple[int, int]:
     """A size: the shortest side, or (H, W). Written {"shortest_edge": 224}, {"height": 224,
-    "width": 224}, or, in old files, 224, which for "crop_size" is a square."""
+    "width": 224}, or, in old files, 224: a square where the default is (H, W)."""
     value = stated.values.get(key)
     if value is None:
         stated.assume(f"preprocess.{key}", default, "the size that the network takes")
@@ -137,7 +173,7 @@ def _sides(stated: Stated, key: str, default: int | tuple[int, int]) -> int | tu
             return part.pair("height")[0], part.pair("width")[0]
     if type(value) is not int:
         stated.fail(key, "not a number, a shortest_edge, or a height and a width")
-    return value
+    return (value, value) if isinstance(default, tuple) else value
 
 
 def _interpolation(

@@ -17,7 +17,7 @@ from patchword.checkpoints.stated import Stated, depth, shape_of
 from patchword.checkpoints.timm_names import vit_rules
 from patchword.config import MaskedConfig, ModelConfig, PreprocessConfig, VisionConfig
 from patchword.errors import CheckpointError
-from patchword.variants import IMAGENET_MEAN, IMAGENET_STD
+from patchword.variants.base import IMAGENET_MEAN, IMAGENET_STD
 
 TITLE = "an original masked autoencoder"
 EXPECTS = "no config.json, tensors patch_embed.*, blocks.*, pos_embed and maybe decoder_*"

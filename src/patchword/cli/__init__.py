@@ -16,8 +16,8 @@ from typing import Annotated
 
 import typer
 
-from patchword.cli import about, demo, store, training, where, words
-from patchword.cli.common import complain
+from patchword.cli import about, demo, evaluation, receipts, store, training, where, words
+from patchword.cli.common import complain, warnings_said
 from patchword.errors import PatchwordError
 
 app = typer.Typer(
@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (words, store, where, about, training, demo):
+for _module in (words, store, where, about, receipts, training, evaluation, demo):
     for _command in _module.COMMANDS:
         app.command()(_command)
 
@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # file names may be any bytes
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(arguments)
+        with warnings_said():
+            app(arguments)
     except PatchwordError as error:
         complain(str(error))
     except OSError as error:  # a result that cannot be written: no folder, no room, no permission

@@ -6,16 +6,18 @@ import glob
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
 
 import typer
 
-from patchword.errors import ImageError, PatchwordError
+from patchword.errors import ImageError, LongTextWarning, PatchwordError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from rich.console import Console
     from rich.table import Table
 
@@ -25,6 +27,7 @@ T = TypeVar("T")
 
 EMBEDDED = "demo"
 SHOWN = 60  # images in a picture or page that a command saves
+KEEP_ALL = ": --long-text mean keeps all"
 WIDE = 200  # columns of a table in a pipe, where no terminal says how many there are
 
 ModelOption = Annotated[
@@ -43,6 +46,10 @@ ImagesArgument = Annotated[
 TextsOption = Annotated[
     list[str] | None,
     typer.Option("--text", "--texts", "-t", help="A text; repeat for more. @FILE: one per line."),
+]
+LongTextOption = Annotated[
+    str,
+    typer.Option(help="Of a text beyond the context: truncate it, or mean of all its chunks."),
 ]
 SaveOption = Annotated[
     Path | None, typer.Option("--save", help="Write a picture (.png, .jpg, ...) or page (.html).")
@@ -63,6 +70,36 @@ def notes() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+@contextmanager
+def warnings_said(advice: str = "") -> Iterator[None]:
+    """Each warning as one line on stderr; one of long texts ends in `advice` of the command line
+    instead of that for Python."""
+
+    def say(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        text = str(message)
+        if issubclass(category, LongTextWarning):
+            text = text.partition(": pass ")[0] + advice
+        notes().print(f"warning: {text}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LongTextWarning)
+        warnings.showwarning = say
+        yield
+
+
+def embed_texts(bundle: Model, texts: Sequence[str], long_text: str) -> NDArray[Any]:
+    """Unit vectors (N, D); a text that is cut is told on stderr, with the option against it."""
+    with warnings_said(KEEP_ALL):
+        return bundle.embed_texts(texts, long_text=long_text)
 
 
 def complain(message: str) -> None:

@@ -9,8 +9,10 @@ import typer
 
 from patchword.cli.common import (
     EMBEDDED,
+    KEEP_ALL,
     DeviceOption,
     JsonOption,
+    LongTextOption,
     ModelOption,
     SaveOption,
     check_save,
@@ -23,6 +25,7 @@ from patchword.cli.common import (
     screen,
     shortened,
     table,
+    warnings_said,
     wrong,
 )
 from patchword.errors import ImageError
@@ -90,6 +93,7 @@ def search(
         ),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images.")] = 10,
+    long_text: LongTextOption = "truncate",
     save: SaveOption = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="By default the model of the index.")
@@ -105,7 +109,10 @@ def search(
 
     store = open_index(index)
     bundle = load(model or store.model_name, device)
-    hits = store.search(query, k, image=image, where=condition, model=bundle)
+    with warnings_said(KEEP_ALL):
+        hits = store.search(
+            query, k, image=image, where=condition, model=bundle, long_text=long_text
+        )
     for rank, hit in enumerate(hits, start=1):
         if as_json:
             modified = hit.modified.isoformat()

@@ -14,11 +14,13 @@ from patchword.cli.common import (
     DeviceOption,
     ImagesArgument,
     JsonOption,
+    LongTextOption,
     ModelOption,
     PictureOption,
     SaveOption,
     TextsOption,
     check_save,
+    embed_texts,
     emit,
     expand,
     finish,
@@ -48,7 +50,9 @@ LabelsOption = Annotated[
 ]
 TemplateOption = Annotated[
     list[str] | None,
-    typer.Option(help="Sentence with {} for the label; repeat; “imagenet”: CLIP's 80."),
+    typer.Option(
+        help="Sentence with {} for the label; repeat; “imagenet”: CLIP's 80; “chinese”: a set."
+    ),
 ]
 
 
@@ -80,10 +84,8 @@ def classify(
     files = expand(images)
     bundle = load(model, device)
     from patchword.tasks.classify import classify_each
-    from patchword.tasks.templates import IMAGENET
 
-    given = (IMAGENET if value == "imagenet" else [value] for value in read_list(template))
-    sentences = [sentence for several in given for sentence in several] or None
+    sentences = read_list(template) or None
     each = classify_each(bundle, files, words, sentences, multi_label, reject)
     results: list[tuple[str, list[Score]]] = []
     failed: list[ImageError] = []
@@ -108,6 +110,7 @@ def embed(
         Path | None,
         typer.Option("--out", "-o", help=".npz (vectors, names), .npy (vectors) or .jsonl."),
     ] = None,
+    long_text: LongTextOption = "truncate",
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -130,7 +133,7 @@ def embed(
     if files:
         pairs = list(good(bundle.embed_each(files), len(files), "embed", failed))
     else:
-        pairs = list(zip(texts, bundle.embed_texts(texts), strict=True))
+        pairs = list(zip(texts, embed_texts(bundle, texts, long_text), strict=True))
     kind, names = "image" if files else "text", [name for name, _ in pairs]
     records = [{kind: name, "vector": row.tolist()} for name, row in pairs]
     if out is None:
@@ -148,6 +151,7 @@ def embed(
 def similarity(
     images: ImagesArgument,
     text: TextsOption = None,
+    long_text: LongTextOption = "truncate",
     save: PictureOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
@@ -160,7 +164,7 @@ def similarity(
     check_save(save)
     files = expand(images)
     bundle = load(model, device)
-    columns = bundle.embed_texts(texts)
+    columns = embed_texts(bundle, texts, long_text)
     names, rows = [], []
     failed: list[ImageError] = []
     for name, row in good(bundle.embed_each(files), len(files), "embed", failed):

@@ -10,12 +10,18 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from patchword.config import ModelConfig
+from patchword.models.blip import Blip
+from patchword.models.mae import MaskedAutoencoder
 from patchword.models.towers import ImageModel, TextModel
 from patchword.models.two_tower import TwoTower
 
 
 def build(config: ModelConfig) -> nn.Module:
     """The network that `config` describes, with fresh parameters."""
+    if config.decoder or (config.text and config.text.cross_width):
+        return Blip(config)
+    if config.masked:
+        return MaskedAutoencoder(config)
     if config.text is None:
         return ImageModel(config)
     return TextModel(config) if config.vision.kind == "none" else TwoTower(config)

@@ -30,7 +30,7 @@ class WindowAttention(Attention):
         nn.init.normal_(self.relative_position_bias_table, std=0.02)
 
     def bias(self) -> Tensor:
-        """(1, H, M, M): the table's entry for how far apart, in rows and columns, two places are."""
+        """(1, H, M, M): the table's entry for how far apart two places of the window are."""
         rows, columns = self.window
         table = self.relative_position_bias_table
         y = torch.arange(rows, device=table.device).repeat_interleave(columns)

@@ -35,7 +35,7 @@ class TwoTower(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if sigmoid else 1 / 0.07)))
         if sigmoid:
             self.logit_bias = nn.Parameter(torch.tensor(-10.0))
-        self.scale_limit = config.scale_limit
+        self.scale_limit = math.inf if sigmoid else config.scale_limit  # SigLIP has none
 
     @property
     def scale(self) -> Tensor:

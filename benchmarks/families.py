@@ -1,0 +1,217 @@
+"""Every family at full size: the largest difference from its origin, and items/s beside it.
+
+    python benchmarks/families.py [--batch 8] [--rounds 3] [NAME ...]
+
+The original library writes a checkpoint of random weights, patchword loads it through the real
+converter, and both are given the same input, in turn, in one run. float32.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+# isort: off
+import torchvision_cpu  # noqa: F401  # before timm and transformers, which import torchvision
+import timm
+import torch
+import transformers
+# isort: on
+
+from timm.models import save_for_hf
+from torch import Tensor, nn
+
+from patchword import checkpoints
+
+Run = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What to build, what to give it, and what to ask the original and ours for."""
+
+    build: Callable[[], nn.Module]
+    give: Callable[[int], Tensor]
+    theirs: Callable[[Any, Tensor], Tensor]
+    ours: Callable[[Any, Tensor], Tensor]
+
+
+def pixels(side: int) -> Callable[[int], Tensor]:
+    return lambda batch: torch.randn(batch, 3, side, side)
+
+
+def words(length: int, vocabulary: int, end: int) -> Callable[[int], Tensor]:
+    """Ids that end once, at the last position."""
+
+    def give(batch: int) -> Tensor:
+        ids = torch.randint(1000, vocabulary - 2, (batch, length))
+        ids[:, -1] = end
+        return ids
+
+    return give
+
+
+def from_timm(name: str, side: int = 224) -> Family:
+    return Family(
+        lambda: timm.create_model(name),
+        pixels(side),
+        lambda network, x: network(x),
+        lambda network, x: network(x),
+    )
+
+
+def encoded(network: Any, x: Tensor) -> Tensor:
+    """Image features of a patchword network."""
+    return network.encode_image(x)
+
+
+def noisy(x: Tensor) -> Tensor:
+    """The noise that decides which patches an MAE sees: the same for both."""
+    return torch.rand(len(x), 196, generator=torch.Generator().manual_seed(1))
+
+
+hf = transformers
+QUESTION = torch.arange(1990, 2002)[None]  # (1, 12)
+# Ids of a caption, the start token among them; and the same for ours.
+TWENTY = {"max_length": 21, "min_length": 21}
+OURS = {"beams": 3, "max_length": 21, "min_length": 21}
+FAMILIES = {
+    "ViT-B/16 (timm)": from_timm("vit_base_patch16_224"),
+    "ViT-B/16 (transformers)": Family(
+        lambda: hf.ViTForImageClassification(hf.ViTConfig()),
+        pixels(224),
+        lambda network, x: network(x).logits,
+        lambda network, x: network(x),
+    ),
+    "DeiT-B distilled (timm)": from_timm("deit_base_distilled_patch16_224"),
+    "Swin-B (timm)": from_timm("swin_base_patch4_window7_224"),
+    "Swin-T (transformers)": Family(
+        lambda: hf.SwinForImageClassification(hf.SwinConfig()),
+        pixels(224),
+        lambda network, x: network(x).logits,
+        lambda network, x: network(x),
+    ),
+    "MAE-B, reconstruction": Family(
+        lambda: hf.ViTMAEForPreTraining(hf.ViTMAEConfig()),
+        pixels(224),
+        lambda network, x: network(x, noise=noisy(x)).logits,
+        lambda network, x: network(x, noisy(x))[0],
+    ),
+    "CLIP ViT-L/14, images": Family(
+        lambda: hf.CLIPModel(
+            hf.CLIPConfig(
+                vision_config={
+                    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+                    "num_attention_heads": 16, "patch_size": 14,
+                },
+            )
+        ),
+        pixels(224),
+        lambda network, x: network.get_image_features(x).pooler_output,
+        encoded,
+    ),
+    "SigLIP-B/16, images": Family(
+        lambda: hf.SiglipModel(hf.SiglipConfig()),
+        pixels(224),
+        lambda network, x: network.get_image_features(x).pooler_output,
+        encoded,
+    ),
+    "SigLIP-B/16, texts": Family(
+        lambda: hf.SiglipModel(hf.SiglipConfig()),
+        words(64, 32000, 31999),
+        lambda network, x: network.get_text_features(x).pooler_output,
+        lambda network, x: network.encode_text(x),
+    ),
+    "Chinese-CLIP ViT-B, texts": Family(
+        lambda: hf.ChineseCLIPModel(hf.ChineseCLIPConfig()),
+        words(20, 21128, 102),
+        lambda network, x: network.get_text_features(x).pooler_output,
+        lambda network, x: network.encode_text(x),
+    ),
+    "BLIP-B, matching": Family(
+        lambda: hf.BlipForImageTextRetrieval(hf.BlipConfig()),
+        pixels(384),
+        lambda network, x: network(QUESTION.expand(len(x), -1), x).itm_score,
+        lambda network, x: network.match(network.image_tokens(x), QUESTION.expand(len(x), -1)),
+    ),
+    "BLIP-B, captions": Family(
+        lambda: hf.BlipForConditionalGeneration(hf.BlipConfig()),
+        pixels(384),
+        lambda network, x: network.generate(x, num_beams=3, **TWENTY),
+        lambda network, x: network.caption(x, torch.zeros(1, dtype=torch.long), **OURS).ids,
+    ),
+    "CLIP-L text (diffusion)": Family(
+        lambda: hf.CLIPTextModelWithProjection(
+            hf.CLIPTextConfig(
+                hidden_size=768, intermediate_size=3072, num_attention_heads=12,
+                num_hidden_layers=12, projection_dim=768,
+            )
+        ),
+        words(77, 49408, 49407),
+        lambda network, x: network(x).text_embeds,
+        lambda network, x: network.encode_text(x),
+    ),
+}  # fmt: skip
+
+
+def write(network: nn.Module, folder: str) -> None:
+    """The checkpoint as the network's own library writes it."""
+    if isinstance(network, transformers.PreTrainedModel):
+        network.save_pretrained(folder)
+    else:
+        save_for_hf(network, folder, safe_serialization=True)
+
+
+@torch.inference_mode()
+def measure(name: str, family: Family, batch: int, rounds: int) -> None:
+    """One line: difference, largest value, items/s of both."""
+    torch.manual_seed(0)
+    original = family.build().eval()
+    with tempfile.TemporaryDirectory() as folder:
+        write(original, folder)
+        network = checkpoints.load(folder).network
+    given = family.give(batch)
+    runs = {
+        "theirs": lambda: family.theirs(original, given),
+        "ours": lambda: family.ours(network, given),
+    }
+    answers = {who: run() for who, run in runs.items()}
+    torch.testing.assert_close(answers["ours"], answers["theirs"])
+    apart = (answers["ours"] - answers["theirs"]).abs().max().item()
+    size = answers["theirs"].abs().max().item()
+    times: dict[str, list[float]] = {who: [] for who in runs}
+    for _ in range(rounds):
+        for who, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[who].append(time.perf_counter() - start)
+    rate = {who: batch / statistics.median(values) for who, values in times.items()}
+    print(
+        f"{name:26} difference {apart:.1e} of {size:8.2f};  items/s: "
+        f"original {rate['theirs']:6.1f}, patchword {rate['ours']:6.1f} "
+        f"(x{rate['ours'] / rate['theirs']:.2f})",
+        flush=True,
+    )
+
+
+def main(names: list[str], batch: int, rounds: int) -> None:
+    print(f"batch {batch}, {torch.get_num_threads()} threads, float32")
+    for name in names or FAMILIES:
+        measure(name, FAMILIES[name], batch, rounds)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FAMILIES))
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    main(**vars(parser.parse_args()))

@@ -1,0 +1,124 @@
+"""What a config says, in words."""
+
+from __future__ import annotations
+
+from patchword.config import MaskedConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+
+
+def family(config: ModelConfig) -> str:
+    """What kind of model a config is, from its fields."""
+    tower = tower_kind(config.vision)
+    if config.masked is not None:
+        return f"masked autoencoder (MAE), {tower}"
+    if config.decoder is not None:
+        return f"BLIP {'question answerer' if config.asks else 'captioner'}, {tower}"
+    if config.matching:
+        return f"BLIP retrieval, {tower}"
+    if config.text is not None:
+        return _with_text(config, config.text, tower)
+    if config.classes:
+        return f"{tower} classifier"
+    return f"image tower, {tower}"
+
+
+def _with_text(config: ModelConfig, text: TextConfig, tower: str) -> str:
+    """A text tower, alone or beside an image tower."""
+    kind = "BERT" if text.post_norm else "causal Transformer" if text.causal else "Transformer"
+    if config.vision.kind == "none":
+        return f"text encoder, {kind}"
+    if config.score == "sigmoid":
+        native = config.preprocess.resize == "patches"
+        return f"SigLIP, {tower}{' in native shapes (NaFlex)' if native else ''}"
+    return f"CLIP, {tower}{' and BERT' if text.post_norm else ''}"
+
+
+def tower_kind(vision: VisionConfig) -> str:
+    """The image tower's architecture."""
+    if vision.kind == "vit":
+        if vision.stages:
+            return "ViT with convolutional stem"
+        if vision.pool == "distilled":
+            return "DeiT (distilled)"
+        return "ViT with layer scale (DeiT III)" if vision.layer_scale else "ViT"
+    return {"swin": "Swin", "resnet": "ResNet", "none": "no image tower"}[vision.kind]
+
+
+def vision_words(vision: VisionConfig) -> str:
+    """The image tower in one sentence."""
+    height, width = vision.image_size
+    rows, columns = vision.grid
+    grid = f"{height}x{width} pixels in {rows}x{columns} patches of {vision.patch_size}"
+    stages = f"stages {'-'.join(map(str, vision.stages))}" if vision.stages else ""
+    blocks = f"{vision.depth} blocks" if vision.depth else ""
+    window = f"windows of {vision.window}x{vision.window}" if vision.window else ""
+    body = ", ".join(filter(None, [stages, blocks, window]))
+    return (
+        f"{grid}; {body}, width {vision.width}, {vision.heads} heads, {vision.activation}, "
+        f"{vision.positions} positions, pooled by {vision.pool}, eps {vision.eps:g}"
+    )
+
+
+def text_words(text: TextConfig, pooled: bool = True) -> str:
+    """A text tower in one sentence, or with `pooled` False a decoder."""
+    at = f", pooled at {text.pool}" if pooled else ""
+    mask = "causal" if text.causal else f"padding {text.padding}"
+    cross = "; attends to the image" if text.cross_width else ""
+    norm = "norms as in BERT, " if text.post_norm else ""
+    return (
+        f"{text.depth} blocks, width {text.width}, {text.heads} heads, {text.activation}, "
+        f"{norm}{mask}{at}, eps {text.eps:g}{cross}"
+    )
+
+
+def token_words(text: TextConfig) -> str:
+    """What a text is turned into, in one sentence."""
+    end = f"end {text.end_token}, " if text.end_token >= 0 else ""
+    cleaning = "" if text.cleaning == "none" else f"; texts cleaned first: {text.cleaning}"
+    return (
+        f"{text.vocab_size} in the vocabulary; context length {text.context}; "
+        f"{end}padding {text.pad_token}{cleaning}"
+    )
+
+
+def masked_words(masked: MaskedConfig) -> str:
+    """A masked autoencoder's decoder in one sentence."""
+    return (
+        f"{masked.depth} blocks, width {masked.width}, {masked.heads} heads; "
+        f"{masked.mask_ratio:.0%} of the patches are masked"
+    )
+
+
+def joint_words(config: ModelConfig, scale: float, bias: float) -> str:
+    """What a score is, in one sentence."""
+    plus = f" + {bias:.4g}" if bias > 0 else f" - {-bias:.4g}" if bias < 0 else ""
+    return f"{config.embed_dim} numbers; {config.score} of {scale:.4g} x cosine{plus}"
+
+
+def preprocess_words(preprocess: PreprocessConfig) -> str:
+    """Resizing and cropping in one sentence."""
+    size = "x".join(map(str, preprocess.size))
+    if preprocess.resize == "patches":
+        side = preprocess.patch_size
+        return (
+            f"own shape kept, {preprocess.interpolation}, to whole patches of {side}x{side}, "
+            f"at most {preprocess.max_patches}"
+        )
+    if preprocess.resize == "squash":
+        return f"squashed to {size}, {preprocess.interpolation}"
+    first = "squashed to a side of" if preprocess.resize == "square" else "shorter side to"
+    return (
+        f"{first} {preprocess.resize_to}, {preprocess.interpolation}; "
+        f"centre {size} (margins: {preprocess.crop_rounding})"
+    )
+
+
+def level_words(preprocess: PreprocessConfig) -> str:
+    """What happens to pixel values, in one sentence."""
+    levels = f"mean {_triple(preprocess.mean)}, std {_triple(preprocess.std)}"
+    if preprocess.rescale == 1 / 255:
+        return levels
+    return f"times {preprocess.rescale:.6g}, {levels}"
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"

@@ -1,0 +1,13 @@
+"""Equivalence receipts: what a model answers to fixed inputs, to hold another copy of it against.
+
+The stages are compared one by one, so that the first that differs is named. Pixels come from two
+test cards through the preprocessing, ids from fixed texts through the tokenizer. The towers are
+fed exact numbers instead (noise made of integers, and the ids that the receipt holds), so that a
+fault before them does not show in them.
+"""
+
+from patchword.receipts.answers import make
+from patchword.receipts.compare import STAGES, Difference, compare, verify
+from patchword.receipts.form import VERSION, parse, to_text
+
+__all__ = ["STAGES", "VERSION", "Difference", "compare", "make", "parse", "to_text", "verify"]

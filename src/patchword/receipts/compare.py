@@ -1,0 +1,219 @@
+"""A model held against a receipt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from patchword.bundle import Bundle
+from patchword.errors import PatchwordError
+from patchword.receipts.answers import Answers
+from patchword.receipts.form import (
+    SAMPLED,
+    Card,
+    Receipt,
+    Row,
+    Stage,
+    held,
+    noises,
+    parse,
+    picked,
+    summary,
+)
+from patchword.receipts.inputs import CARDS, card
+
+# torch.testing.assert_close's for float32: as close as two orders of the same sums may come. The
+# pixels meet them too, because both Pillow's filters and the noise are exact.
+RTOL, ATOL = 1.3e-6, 1e-5
+COSINE = 4 * 2**-24  # pair logits besides: a cosine's last bits, times the scale (up to 100)
+
+# What networks raise at inputs of another model's shapes: sizes, ids, a list where one tensor goes.
+UNFIT = (RuntimeError, IndexError, ValueError, TypeError, AttributeError)
+
+Apart = Callable[[Sequence[float], Sequence[float]], tuple[float, int]]
+Found = tuple[float, str, str]  # largest difference, what differs ("" for nothing), hint
+STAGES: dict[Stage, str] = {  # in order, with what is usually wrong
+    "pixels": "resizing (shortest side, squash, patches), crop, interpolation, rescale, mean, std",
+    "tokens": "context length, start or end token, padding, or how a text is cleaned first",
+    "image_tower": "activation (GELU, QuickGELU, tanh), LayerNorm eps, heads, pooling, positions, "
+    "or other weights",
+    "text_tower": "activation (GELU, QuickGELU, tanh), LayerNorm eps, heads, mask, end token, "
+    "pooling, or other weights",
+    "class_logits": "the head's weights, or what is pooled before it",
+    "pair_logits": "temperature (logit_scale), its limit, or the bias",
+    "match_logits": "how a text looks at the image, its first token, or the matching head",
+    "word_logits": "the decoder's masks, its first token, or its weights",
+    "painted_patches": "the decoder: its positions, depth, heads, or the share of hidden patches",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A stage in which a model and a receipt do not agree."""
+
+    stage: Stage
+    reason: str  # what was found where
+    largest: float  # absolute difference; inf where numbers cannot be compared
+    hint: str  # likely causes
+
+
+def verify(
+    bundle: Bundle, receipt: Mapping[str, Any], rtol: float = RTOL, atol: float = ATOL
+) -> list[Difference]:
+    """The stages of a receipt in which a model differs, the first first; [] for the same model.
+
+    Numbers may differ by atol + rtol * |number|, pair logits by COSINE times the scale besides.
+    Half precision needs more than the defaults, and so may another device. Raises PatchwordError
+    for what is not a receipt of this version.
+    """
+    return [found for _, _, found in compare(bundle, receipt, rtol, atol) if found is not None]
+
+
+def compare(
+    bundle: Bundle, receipt: Mapping[str, Any], rtol: float = RTOL, atol: float = ATOL
+) -> Iterator[tuple[Stage, float, Difference | None]]:
+    """Each stage that a receipt has: its name, the largest difference, and whether that counts."""
+    known, ours = parse(receipt), Answers(bundle)
+    apart = partial(_apart, rtol=rtol, atol=atol)
+    scaled = partial(_apart, rtol=rtol, atol=atol + COSINE * bundle.scale)
+    inputs, rows = noises(known.pixels), [each.whole for each in known.tokens]
+    ways: dict[Stage, Callable[[], Found]] = {
+        "pixels": lambda: _pixels(ours, known, apart),
+        "tokens": lambda: _tokens(ours, known),
+        "image_tower": lambda: _rows(ours.image_tower(inputs), known.image_tower, apart),
+        "text_tower": lambda: _rows(ours.text_tower(rows), known.text_tower, apart),
+        "class_logits": lambda: _rows(ours.class_logits(inputs), known.class_logits, apart),
+        "pair_logits": lambda: _rows(ours.pair_logits(inputs, rows), known.pair_logits, scaled),
+        "match_logits": lambda: _rows(ours.match_logits(inputs, rows), known.match_logits, apart),
+        "word_logits": lambda: _rows(ours.word_logits(inputs, rows), known.word_logits, apart),
+        "painted_patches": lambda: _rows(
+            ours.painted_patches(inputs), known.painted_patches, apart
+        ),
+    }
+    for stage, way in ways.items():
+        if not getattr(known, stage):
+            continue
+        try:
+            largest, reason, hint = _missing(stage, ours) or way()
+        except (PatchwordError, *UNFIT) as error:
+            largest, reason, hint = np.inf, f"cannot be computed: {error}", ""
+        different = Difference(stage, reason, largest, hint or STAGES[stage]) if reason else None
+        yield stage, largest, different
+
+
+def _missing(stage: Stage, ours: Answers) -> Found | None:
+    """What a model must have for a stage, where it has not."""
+    config = ours.bundle.config
+    lacks = {
+        "an image tower": not ours.sees and stage not in ("tokens", "text_tower"),
+        "a tokenizer": stage == "tokens" and config.language is None,
+        "a text tower": not ours.reads and stage in ("text_tower", "pair_logits"),
+        "classes": not config.classes and stage == "class_logits",
+        "a matching head": not config.matching and stage == "match_logits",
+        "a decoder of words": not ours.writes and stage == "word_logits",
+        "a masked autoencoder's decoder": not config.masked and stage == "painted_patches",
+    }
+    for part, lacking in lacks.items():
+        if lacking:
+            return np.inf, f"the receipt is of a model with {part}, and this one has none", ""
+    return None
+
+
+def _apart(
+    ours: Sequence[float], theirs: Sequence[float], rtol: float, atol: float
+) -> tuple[float, int]:
+    """The largest difference of two rows of one length, and how many are beyond the tolerance."""
+    a, b = np.array(ours), np.array(theirs)
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(a - b)
+        beyond = ~(difference <= atol + rtol * np.abs(b)) & ~(a == b)
+    largest = float(np.nan_to_num(difference, nan=np.inf).max(initial=0, where=beyond | (a != b)))
+    return largest, int(beyond.sum())
+
+
+def _rows(ours: Tensor, theirs: Sequence[Row], apart: Apart) -> Found:
+    """Rows of features or logits."""
+    if len(ours) != len(theirs):
+        return np.inf, f"{len(ours)} rows, and {len(theirs)} in the receipt", ""
+    largest, wrong = 0.0, 0
+    for mine, row in zip(map(held, ours), theirs, strict=True):
+        if len(mine) != len(row):
+            return np.inf, f"{len(mine)} numbers an input, and {len(row)} in the receipt", ""
+        most, beyond = apart(mine, row)
+        largest, wrong = max(largest, most), wrong + (beyond > 0)
+    return largest, f"{wrong} of {len(theirs)} inputs differ" if wrong else "", ""
+
+
+def _pixels(ours: Answers, known: Receipt, apart: Apart) -> Found:
+    """The test cards."""
+    largest, wrong, pairs = 0.0, [], []
+    for size, theirs in zip(CARDS, known.pixels, strict=True):
+        mine = summary(ours.pixels(card(*size)))
+        name = f"the card of {size[0]}x{size[1]} pixels"
+        if mine.shape != theirs.shape:
+            said = ["x".join(map(str, shape)) for shape in (mine.shape, theirs.shape)]
+            return np.inf, f"{name} becomes {said[0]}, and {said[1]} in the receipt", ""
+        numbers = [(*each.values, *each.mean, *each.std) for each in (mine, theirs)]
+        most, beyond = apart(*numbers)
+        largest = max(largest, most)
+        pairs.append((mine, theirs))
+        if beyond:
+            wrong.append(f"{beyond} of the {len(numbers[0])} numbers of {name}")
+    hint = "rescale, mean or std: the picture is the same in other levels"
+    return largest, " and ".join(wrong), hint if wrong and _same_picture(pairs) else ""
+
+
+def _same_picture(pairs: Sequence[tuple[Card, Card]]) -> bool:
+    """Whether the cards of a receipt are ours times a number plus a number in each channel."""
+    plane = [np.prod(mine.shape[1:]) for mine, _ in pairs]
+    where = [picked(int(3 * n), SAMPLED) // n for n in plane]
+    channel = np.concatenate(where)
+    ours = np.concatenate([mine.values for mine, _ in pairs])
+    theirs = np.concatenate([other.values for _, other in pairs])
+    for c in range(3):
+        x, y = ours[channel == c], theirs[channel == c]
+        if len(x) < 3 or np.ptp(x) == 0:
+            return False
+        line = np.polyval(np.polyfit(x, y, 1), x)
+        if not np.abs(line - y).max() < 1e-4:  # half a grey level is 40 times as much
+            return False
+    return True
+
+
+def _tokens(ours: Answers, known: Receipt) -> Found:
+    """The texts: equal as the tower sees them. Padding counts where the receipt says that it
+    tells, or where it would be taken for something else."""
+    texts = [each.text for each in known.tokens]
+    for theirs, row in zip(known.tokens, ours.ids(texts), strict=True):
+        reason, hint = _ids_apart(row, theirs.whole, ours.end, known.padding == "attended")
+        if reason:
+            return np.inf, f"{json.dumps(theirs.text[:30], ensure_ascii=False)}: {reason}", hint
+    return 0.0, "", ""
+
+
+def _ids_apart(ours: list[int], theirs: list[int], end: int, attended: bool) -> tuple[str, str]:
+    """What tells two rows of ids apart and what is likely wrong; "" twice when nothing does.
+
+    One may be longer by padding behind the end token, unless padding is attended to.
+    """
+    short, long = sorted((ours, theirs), key=len)
+    same = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+    if same is None:
+        rest = set(long[len(short) :])
+        padded = len(rest) == 1 and short[-1:] == [end]
+        if not rest or (padded and not attended):
+            return "", ""
+        said = f"{len(ours)} ids, and {len(theirs)} in the receipt"
+        return said, "padding: to the context, or not" if padded else "context length, or end token"
+    said = f"id {same} is {ours[same]}, and {theirs[same]} in the receipt"
+    if len(set(ours[same:])) == 1 and len(set(theirs[same:])) == 1:
+        return said, "end token, or padding"
+    if len(ours) != len(theirs) and same >= len(short) - 1:
+        return said, "context length"
+    return said, ""

@@ -1,0 +1,8 @@
+"""Named configurations as data, with the source of the numbers beside each.
+
+A name gives a network to train from nothing; a checkpoint states its own numbers.
+"""
+
+from patchword.variants import blip, clip, images, siglip
+
+VARIANTS = images.VARIANTS | clip.VARIANTS | siglip.VARIANTS | blip.VARIANTS

@@ -1,0 +1,70 @@
+"""BLIP."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from patchword.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from patchword.variants.base import VIT_SIZES, Variant
+
+
+def blip(size: str, pixels: int, use: str) -> ModelConfig:
+    """A BLIP; use: "pretraining", which has every part, "caption", "retrieval" or "vqa"."""
+    width, depth, heads = VIT_SIZES[size]
+    vision = VisionConfig(
+        image_size=(pixels, pixels),
+        patch_size=16,
+        width=width,
+        depth=depth,
+        heads=heads,
+        mlp_width=4 * width,
+    )
+    text = TextConfig(
+        vocab_size=30524,  # bert-base-uncased's, [DEC] and [ENC]
+        context=512,
+        width=768,
+        heads=12,
+        mlp_width=3072,
+        eps=1e-12,
+        causal=False,
+        post_norm=True,
+        pool="first",
+        head_bias=True,
+        end_token=102,
+        cross_width=width,
+        start_token=30523,
+    )
+    answers = use == "vqa"  # its decoder reads the question, which has read the image
+    decoder = replace(
+        text,
+        causal=True,
+        head_bias=False,
+        start_token=30522,
+        cross_width=text.width if answers else width,
+    )
+    matches = use in ("pretraining", "retrieval")
+    return ModelConfig(
+        vision=vision,
+        text=None if use == "caption" else text,
+        decoder=None if use == "retrieval" else decoder,
+        shared=use == "pretraining",
+        matching=matches,
+        preprocess=PreprocessConfig(
+            size=vision.image_size, resize="squash", resize_to=pixels, crop_rounding="round"
+        ),
+        embed_dim=256 if matches else 0,
+        scale_limit=1000.0,
+    )
+
+
+_BLIP = "Li et al. 2022 (BLIP), section 4.1; configs of salesforce/BLIP"
+
+VARIANTS = {
+    "blip-base-224": Variant(blip("base", 224, "pretraining"), _BLIP),
+    "blip-base-caption-384": Variant(blip("base", 384, "caption"), _BLIP),
+    "blip-base-retrieval-384": Variant(blip("base", 384, "retrieval"), _BLIP),
+    "blip-base-vqa-480": Variant(blip("base", 480, "vqa"), _BLIP),
+    "blip-large-224": Variant(blip("large", 224, "pretraining"), _BLIP),
+    "blip-large-caption-384": Variant(blip("large", 384, "caption"), _BLIP),
+    "blip-large-retrieval-384": Variant(blip("large", 384, "retrieval"), _BLIP),
+}

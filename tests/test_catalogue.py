@@ -1,0 +1,118 @@
+"""The catalogue against the tables of the libraries that know these checkpoints too."""
+
+import re
+
+import torchvision_cpu  # noqa: F401  # before everything that imports torchvision
+
+# isort: split
+import open_clip
+import pytest
+import timm
+import torch
+from open_clip.pretrained import _PRETRAINED
+
+from patchword import catalogue, models
+from patchword.catalogue import Checkpoint, Group
+from patchword.checkpoints import hub
+from patchword.variants import VARIANTS
+
+ROWS = [(group, row) for group in catalogue.GROUPS for row in group.checkpoints]
+NAMES = {row.name: row for _, row in ROWS}
+
+
+def rows(*starts: str) -> list[Checkpoint]:
+    return [row for _, row in ROWS if row.name.startswith(starts)]
+
+
+def test_names_are_hub_ids_and_appear_once() -> None:
+    assert len(NAMES) == len(ROWS)
+    files = {name for name in NAMES if not hub.is_id(name)}
+    assert files == {"RN50.pt", "RN101.pt", "RN50x4.pt", "RN50x16.pt", "RN50x64.pt"}
+
+
+@pytest.mark.parametrize("group", catalogue.GROUPS, ids=lambda group: group.title)
+def test_an_accuracy_has_a_source_and_a_measure(group: Group) -> None:
+    measured = [row for row in group.checkpoints if row.top1 is not None]
+    assert bool(measured) == bool(group.source) == (group.measure != "none")
+    assert all(50 < row.top1 < 95 for row in measured if row.top1 is not None)
+    assert all(1 < row.parameters < 3000 for row in group.checkpoints)
+
+
+def open_clips() -> dict[str, set[str]]:
+    """Hub id -> the models of open_clip that it holds weights of."""
+    known: dict[str, set[str]] = {}
+    for name, tags in _PRETRAINED.items():
+        for stated in tags.values():
+            known.setdefault(str(stated.get("hf_hub", "")).rstrip("/"), set()).add(name)
+    return known
+
+
+OPEN_CLIPS = open_clips()
+
+
+@pytest.mark.parametrize("row", rows("laion/", "apple/"), ids=lambda row: row.name)
+def test_open_clip_knows_it_in_this_size(row: Checkpoint) -> None:
+    assert row.name in OPEN_CLIPS
+    name = min(OPEN_CLIPS[row.name], key=len)
+    stated = open_clip.get_model_config(name)
+    assert stated["vision_cfg"]["image_size"] == row.pixels
+    with torch.device("meta"):
+        network = open_clip.model.CLIP(**stated)
+    assert millions(network) == pytest.approx(row.parameters, abs=0.06)
+
+
+@pytest.mark.parametrize("row", rows("timm/"), ids=lambda row: row.name)
+def test_timm_knows_it_in_this_size(row: Checkpoint) -> None:
+    name = row.name.removeprefix("timm/")
+    stated = timm.get_pretrained_cfg(name)
+    assert stated.hf_hub_id == row.name
+    assert stated.input_size[-1] == row.pixels
+    (licence,) = {group.licence for group, other in ROWS if other is row}
+    assert stated.license == licence.lower()
+    with torch.device("meta"):
+        network = timm.create_model(name.split(".")[0])
+    assert millions(network) == pytest.approx(row.parameters, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("openai/clip-vit-base-patch32", "clip-vit-base-32"),
+        ("openai/clip-vit-base-patch16", "clip-vit-base-16"),
+        ("openai/clip-vit-large-patch14", "clip-vit-large-14"),
+        ("openai/clip-vit-large-patch14-336", "clip-vit-large-14-336"),
+        *((f"{name}.pt", f"clip-{name.lower()}") for name in ("RN50", "RN101", "RN50x4")),
+        *((f"{name}.pt", f"clip-{name.lower()}") for name in ("RN50x16", "RN50x64")),
+        *(
+            (row.name, row.name.split("/")[1].replace("patch", ""))
+            for row in rows("google/siglip")
+            if "giant" not in row.name and "i18n" not in row.name
+        ),
+    ],
+)
+def test_a_named_configuration_has_its_size(name: str, ours: str) -> None:
+    config, row = VARIANTS[ours].config, NAMES[name]
+    assert config.vision.image_size == (row.pixels, row.pixels)
+    assert millions(models.outline(config)) == pytest.approx(row.parameters, abs=0.3)
+
+
+@pytest.mark.parametrize("row", [row for _, row in ROWS], ids=lambda row: row.name)
+def test_a_name_that_states_its_pixels_states_these(row: Checkpoint) -> None:
+    stated = re.search(r"[-_](196|224|240|256|336|378|384|512)(px|\D|$)", row.name)
+    if stated:
+        assert int(stated[1]) == row.pixels
+
+
+def test_found() -> None:
+    assert [group for group, _ in catalogue.found()] == list(catalogue.GROUPS)
+    assert {group.title for group, _ in catalogue.found("SigLIP")} == {"SigLIP", "SigLIP 2"}
+    assert [row.name for _, some in catalogue.found("naflex") for row in some] == [
+        "google/siglip2-base-patch16-naflex",
+        "google/siglip2-so400m-patch16-naflex",
+    ]
+    assert any("LLaVA" in row.note for _, some in catalogue.found("llava") for row in some)
+    assert list(catalogue.found("no such model")) == []
+
+
+def millions(network: torch.nn.Module) -> float:
+    return sum(p.numel() for p in network.parameters()) / 1e6
