@@ -33,6 +33,7 @@ bench: $(TESTING)
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/tokenizer.py $(DATA)/clip_tokenizer
 	$(BIN)/python benchmarks/parity_full.py
+	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/index.py
 	$(BIN)/python benchmarks/embedded_model.py --clothing $(DATA)/clothing/validation

@@ -102,7 +102,8 @@ class Preprocess:
 
     @property
     def at_least(self) -> int:
-        """The shorter side (pixels) of the smallest source that need not be enlarged."""
+        """The shorter side (pixels) of the smallest source that need not be enlarged, by a whole
+        patch or more where its shape is kept in patches."""
         config = self.config
         if config.resize == "patches":  # a square's; what is longer has too many patches sooner
             return math.isqrt(config.max_patches * config.patch_size**2 - 1) + 1

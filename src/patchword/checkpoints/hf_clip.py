@@ -20,7 +20,13 @@ from patchword.checkpoints.huggingface import (
 )
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Rename, Rule, Unsqueeze
-from patchword.checkpoints.stated import Stated, highest_id, scale_limit
+from patchword.checkpoints.stated import (
+    Stated,
+    highest_id,
+    scale_limit,
+    special_word,
+    vocabulary,
+)
 from patchword.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
 from patchword.variants.clip import NO_IMAGES
 
@@ -183,11 +189,11 @@ def _pad_token(stated: Stated, files: Mapping[str, Any], end: int, vocab_size: i
     It cannot change a text's vector, but it does change the states of the padding, which a
     diffusion model reads too: Stable Diffusion 1 pads with the end token, 2 with "!".
     """
-    token, where = _pad_word(files)
+    token, where = special_word(files, "pad_token")
     if token is None:
         stated.assume("text.pad_token", end, TOKENIZER_DEFAULT)
         return end
-    ids = _vocabulary(files)
+    ids = vocabulary(files)
     if not ids:
         stated.assume("text.pad_token", end, f"{where} says {token!r}, but there is no vocabulary")
         return end
@@ -195,36 +201,3 @@ def _pad_token(stated: Stated, files: Mapping[str, Any], end: int, vocab_size: i
     if not 0 <= pad < vocab_size:
         Stated(where, {"pad_token": token}).fail("pad_token", "which is none of the model's ids")
     return pad
-
-
-def _pad_word(files: Mapping[str, Any]) -> tuple[str | None, str]:
-    """The token that pads, and the file that says so.
-
-    As transformers reads them: special_tokens_map.json comes before tokenizer_config.json, unless
-    the latter lists its special tokens itself ("added_tokens_decoder").
-    """
-    names = ["special_tokens_map.json", "tokenizer_config.json"]
-    whole = files.get(names[1])
-    if isinstance(whole, dict) and whole.get("added_tokens_decoder"):
-        names = names[1:]
-    for name in names:
-        said = files.get(name)
-        token = said.get("pad_token") if isinstance(said, dict) else None
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str):
-            return token, name
-    return None, ""
-
-
-def _vocabulary(files: Mapping[str, Any]) -> dict[str, int]:
-    """Tokens and their ids, as far as the tokenizer's files list them; empty without any."""
-    ids: dict[Any, Any] = {}
-    plain, whole = files.get("vocab.json"), files.get("tokenizer.json")
-    if isinstance(whole, dict):
-        model = whole.get("model")
-        plain = model.get("vocab") if isinstance(model, dict) else None
-        added = [token for token in whole.get("added_tokens") or () if isinstance(token, dict)]
-        ids.update((token.get("content"), token.get("id")) for token in added)
-    if isinstance(plain, dict):
-        ids.update(plain)
-    return {token: id_ for token, id_ in ids.items() if type(id_) is int}

@@ -26,7 +26,7 @@ from patchword.checkpoints.huggingface import (
 )
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Patches, Rename, Rule, Squeeze, Unsqueeze
-from patchword.checkpoints.stated import Stated, shape_of
+from patchword.checkpoints.stated import Stated, shape_of, special_word, vocabulary
 from patchword.config import Cleaning, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
 from patchword.errors import CheckpointError
 
@@ -275,11 +275,10 @@ def _special_ids(
     said = Stated(TOKENIZER_CONFIG, _part(files, TOKENIZER_CONFIG), assumed)
     if said.values.get("padding_side") == "left":
         said.fail("padding_side", "but SigLIP was trained with padding on the right")
-    known = _vocabulary(files)
+    known = vocabulary(files)
     ids = {}
     for key, default in (GEMMA_TOKENS if gemma else SENTENCEPIECE_TOKENS).items():
-        word = said.values.get(key) or _part(files, "special_tokens_map.json").get(key)
-        word = word.get("content") if isinstance(word, dict) else word
+        word, _ = special_word(files, key)
         if word is None or not known:
             name = "text.end_token" if key == "eos_token" else "text.pad_token"
             said.assume(name, default, f"of {'Gemma' if gemma else 'the SentencePiece'} vocabulary")
@@ -287,19 +286,6 @@ def _special_ids(
         if not 0 <= ids[key] < vocab_size:
             said.fail(key, f"which is none of the model's {vocab_size} ids", word)
     return ids
-
-
-def _vocabulary(files: Mapping[str, Any]) -> dict[str, int]:
-    """Tokens and ids of tokenizer.json; empty without one."""
-    whole = _part(files, "tokenizer.json")
-    model = whole.get("model")
-    listed = model.get("vocab") if isinstance(model, dict) else None
-    ids = dict(listed) if isinstance(listed, dict) else {}
-    if isinstance(listed, list):  # unigrams: [token, log probability], in the order of their ids
-        ids.update((pair[0], i) for i, pair in enumerate(listed))
-    added = [token for token in whole.get("added_tokens") or () if isinstance(token, dict)]
-    ids.update((token.get("content"), token.get("id")) for token in added)
-    return {token: id_ for token, id_ in ids.items() if type(id_) is int}
 
 
 def _cleaning(files: Mapping[str, Any], gemma: bool) -> Cleaning:

@@ -202,42 +202,46 @@ def highest_id(files: Mapping[str, Any], vocab_size: int) -> int:
 
     "Pooled at the highest id of the text" means pooled there, as CLIP's end token has it.
     """
-    tokenizer, vocab = files.get("tokenizer.json"), files.get("vocab.json")
-    ids: list[int] = []
-    if isinstance(tokenizer, dict):
-        model = tokenizer.get("model")
-        vocab = model.get("vocab") if isinstance(model, dict) else None
-        added = tokenizer.get("added_tokens")
-        ids += [t["id"] for t in added or () if isinstance(t, dict) and "id" in t]
-    if isinstance(vocab, dict):
-        ids += vocab.values()
-    return max((i for i in ids if type(i) is int), default=vocab_size - 1)
+    return max(vocabulary(files).values(), default=vocab_size - 1)
 
 
-def special_id(files: Mapping[str, Any], name: str) -> int | None:
-    """The id of the token that the tokenizer's configuration calls `name`, such as "pad_token".
+def special_word(files: Mapping[str, Any], name: str) -> tuple[str | None, str]:
+    """The token that the tokenizer's files call `name`, such as "pad_token", and the file that says
+    so; (None, "") when none does.
 
-    None when the checkpoint states none.
+    As transformers reads them: special_tokens_map.json comes before tokenizer_config.json, unless
+    the latter lists its special tokens itself ("added_tokens_decoder").
     """
-    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+    order = ["special_tokens_map.json", "tokenizer_config.json"]
+    whole = files.get(order[1])
+    if isinstance(whole, dict) and whole.get("added_tokens_decoder"):
+        order = order[1:]
+    for file in order:
         stated = files.get(file)
         token = stated.get(name) if isinstance(stated, dict) else None
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str):
-            return _ids(files.get("tokenizer.json")).get(token)
-    return None
+            return token, file
+    return None, ""
 
 
-def _ids(tokenizer: Any) -> dict[str, int]:
-    """Ids by token of a parsed tokenizer.json."""
-    if not isinstance(tokenizer, dict):
-        return {}
-    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
-    vocab = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocab, list):  # of a Unigram: pieces with their scores, in order
-        vocab = {row[0]: i for i, row in enumerate(vocab) if isinstance(row, list) and row}
-    found = {**vocab} if isinstance(vocab, dict) else {}
+def special_id(files: Mapping[str, Any], name: str) -> int | None:
+    """The id of that token; None when the checkpoint states none."""
+    word, _ = special_word(files, name)
+    return None if word is None else vocabulary(files).get(word)
+
+
+def vocabulary(files: Mapping[str, Any]) -> dict[str, int]:
+    """Ids by token of tokenizer.json, of any kind, else of vocab.json; empty without either."""
+    whole, listed = files.get("tokenizer.json"), files.get("vocab.json")
+    added: Any = ()
+    if isinstance(whole, dict):
+        model, added = whole.get("model"), whole.get("added_tokens")
+        listed = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(listed, list):  # unigrams: pieces with their scores, in the order of their ids
+        listed = {row[0]: i for i, row in enumerate(listed) if isinstance(row, list) and row}
+    ids = {**listed} if isinstance(listed, dict) else {}
     for token in added if isinstance(added, list) else ():
         if isinstance(token, dict):
-            found[token.get("content")] = token.get("id")
-    return {k: i for k, i in found.items() if isinstance(k, str) and type(i) is int}
+            ids[token.get("content")] = token.get("id")
+    return {k: i for k, i in ids.items() if isinstance(k, str) and type(i) is int}

@@ -28,8 +28,9 @@ from patchword.receipts.form import (
 )
 from patchword.receipts.inputs import CARDS, card
 
-# torch.testing.assert_close's for float32: as close as two orders of the same sums may come. The
-# pixels meet them too, because both Pillow's filters and the noise are exact.
+# torch.testing.assert_close's for float32. A receipt may come from a machine that adds the same
+# numbers in another order, and a sum's rounding goes by its largest terms, not by what is left of
+# them: so atol is of a row whose largest value is 1, and grows with that value.
 RTOL, ATOL = 1.3e-6, 1e-5
 COSINE = 4 * 2**-24  # pair logits besides: a cosine's last bits, times the scale (up to 100)
 
@@ -68,7 +69,8 @@ def verify(
 ) -> list[Difference]:
     """The stages of a receipt in which a model differs, the first first; [] for the same model.
 
-    Numbers may differ by atol + rtol * |number|, pair logits by COSINE times the scale besides.
+    Numbers may differ by atol * m + rtol * |number|, where m is the largest |number| of their row,
+    or 1 if that is more; pair logits by COSINE times the scale besides.
     Half precision needs more than the defaults, and so may another device. Raises PatchwordError
     for what is not a receipt of this version.
     """
@@ -132,7 +134,8 @@ def _apart(
     a, b = np.array(ours), np.array(theirs)
     with np.errstate(invalid="ignore"):
         difference = np.abs(a - b)
-        beyond = ~(difference <= atol + rtol * np.abs(b)) & ~(a == b)
+        size = np.nan_to_num(np.abs(b), nan=0.0, posinf=0.0).max(initial=1.0)
+        beyond = ~(difference <= atol * size + rtol * np.abs(b)) & ~(a == b)
     largest = float(np.nan_to_num(difference, nan=np.inf).max(initial=0, where=beyond | (a != b)))
     return largest, int(beyond.sum())
 
