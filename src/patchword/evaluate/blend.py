@@ -1,0 +1,81 @@
+"""WiSE-FT: a model between two others, by interpolating their weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch import Tensor
+
+from patchword.bundle import Bundle, make
+from patchword.errors import UnsupportedError
+
+UNALIKE = ("source", "assumed", "read_from")  # say where a config was read, not what the model is
+NAMED = 4  # differences that an error lists
+
+
+def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
+    """The model whose weights are (1 - alpha) * start + alpha * end (Wortsman et al. 2022, "Robust
+    fine-tuning of zero-shot models", eq. 1: start is the zero-shot model, end the fine-tuned one).
+
+    Computed in float64 and rounded once to the type of `start`; alpha 0 and 1 are `start` and `end`
+    bit for bit. Counters, which are integers, are those of the nearer model. The rest (config,
+    preprocessing, tokenizer) is that of `start`. Raises UnsupportedError, naming what differs, for
+    models that are not of one config and one tokenizer, and for an alpha outside 0 to 1.
+    """
+    if not 0 <= alpha <= 1:
+        raise UnsupportedError(f"alpha is {alpha}; it goes from 0 (the first model) to 1")
+    if found := list(differences(start, end)):
+        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        raise UnsupportedError(
+            f"{start.name} and {end.name} cannot be blended: {'; '.join(found[:NAMED])}{more}"
+        )
+    ours, theirs = start.network.state_dict(), end.network.state_dict()
+    state = {name: _between(value, theirs[name], alpha) for name, value in ours.items()}
+    network = copy.deepcopy(start.network)
+    network.load_state_dict(state)
+    config = replace(start.config, source="patchword", read_from=())
+    name = f"{start.name} + {alpha:g} ({end.name} - {start.name})"
+    return make(network, config, start.tokenizer, name)
+
+
+def differences(start: Bundle, end: Bundle) -> Iterator[str]:
+    """What keeps two models from being blended, each in a few words: fields of their configs;
+    where those are alike, tensors."""
+    ours, theirs = _flat(asdict(start.config)), _flat(asdict(end.config))
+    unlike = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+    for key in unlike:
+        yield f"{key} is {_short(ours.get(key))} and {_short(theirs.get(key))}"
+    shapes = [{n: tuple(t.shape) for n, t in m.network.state_dict().items()} for m in (start, end)]
+    for name in () if unlike else sorted({*shapes[0], *shapes[1]}):
+        first, second = (shape.get(name, "missing") for shape in shapes)
+        if first != second:
+            yield f"{name} is {first} and {second}"
+    words = [m.tokenizer and m.tokenizer.to_json() + m.tokenizer.cleaning for m in (start, end)]
+    if words[0] != words[1]:
+        yield "their tokenizers differ"
+
+
+def _between(ours: Tensor, theirs: Tensor, alpha: float) -> Tensor:
+    theirs = theirs.to(ours.device)
+    if alpha in (0, 1) or not ours.is_floating_point():
+        return theirs.to(ours.dtype) if alpha >= 0.5 else ours
+    return ((1 - alpha) * ours.double() + alpha * theirs.double()).to(ours.dtype)
+
+
+def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """A config as dotted names and values, without what does not say what the model is."""
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and key not in UNALIKE:
+            out |= _flat(value, f"{above}{key}.")
+        elif above or key not in UNALIKE:
+            out[above + key] = value
+    return out
+
+
+def _short(value: Any) -> str:
+    words = "absent" if value is None else str(value)
+    return words if len(words) <= 60 else f"{words[:57]}..."

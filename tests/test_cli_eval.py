@@ -1,0 +1,233 @@
+"""eval and blend on the command line: answers, tables, exit codes, what is said of wrong input."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
+
+import patchword
+from patchword import checkpoints, models
+from patchword.bundle import make
+from patchword.cli import main
+
+SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
+
+
+@dataclass
+class Ran:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to stand in, 120 columns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "120")
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> Ran:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two models of one shape."""
+    folder = tmp_path_factory.mktemp("pair")
+    first = tiny_bundle(tiny_clip())
+    torch.manual_seed(9)
+    network = models.build(first.config)
+    models.initialise(network)
+    second = make(network, first.config, first.tokenizer, "second")
+    return str(checkpoints.save(first, folder / "a")), str(checkpoints.save(second, folder / "b"))
+
+
+@pytest.fixture
+def data(place: Path) -> Path:
+    """Splits of two classes with a broken image in one of them."""
+    for split, count in (("train", 6), ("validation", 4)):
+        for name, colour in (("dark", 0), ("light", 180)):
+            (place / "data" / split / name).mkdir(parents=True)
+            for i in range(count):
+                noise = np.random.default_rng(i).integers(0, 70, (36, 36, 3))
+                path = place / "data" / split / name / f"{i}.png"
+                Image.fromarray((noise + colour).astype(np.uint8)).save(path)
+    (place / "data" / "validation" / "dark" / "broken.jpg").write_bytes(b"nothing")
+    return place / "data"
+
+
+def test_eval_of_the_embedded_model(run: Run) -> None:
+    ran = run("eval", SAMPLES, "--json")
+    (record,) = ran.records
+    assert ran.code == 0
+    assert record["model"] == "demo"
+    assert record["task"] == "zero-shot"
+    assert record["acc1"] == np.trace(record["confusion"]) / record["images"]
+    assert set(record["classes"]) == {p.name for p in SAMPLES.iterdir() if p.is_dir()}
+
+
+def test_eval_tasks_table_picture_and_broken_images(
+    run: Run, pair: tuple[str, str], data: Path
+) -> None:
+    ran = run("eval", pair[0], data, "--save", "confusion.png")
+    assert ran.code == 1
+    assert "broken.jpg: not an image" in ran.err
+    assert "1 of 25 images failed" in ran.err
+    for word in ("zero-shot", "probe", "knn", "100.0%", "mean per class", "dark", "else taken for"):
+        assert word in ran.out
+    with Image.open("confusion.png") as picture:
+        assert picture.height > picture.width
+
+
+def test_eval_tasks_in_json(run: Run, pair: tuple[str, str], data: Path) -> None:
+    (data / "validation" / "dark" / "broken.jpg").unlink()
+    arguments = (data / "validation", "--train", data / "train", "--task", "knn,probe", "-k", 3)
+    ran = run("eval", "-m", pair[0], *arguments, "--json")
+    assert ran.code == 0
+    linear, near = ran.records
+    assert (linear["task"], linear["acc1"], linear["images"]) == ("probe", 1.0, 8)
+    assert (near["task"], near["k"], near["train_images"]) == ("knn", 3, 12)
+    assert near["per_class"] == {"dark": 1.0, "light": 1.0}
+    assert near["fingerprint"] == checkpoints.load(pair[0]).fingerprint
+
+
+def test_eval_retrieval(run: Run, pair: tuple[str, str], data: Path) -> None:
+    folder = data / "train" / "dark"
+    rows = [{"file_name": f"{i}.png", "caption": ["a cat", f"{i} dogs"]} for i in range(7)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for source in (folder, folder / "metadata.jsonl"):
+        ran = run("eval", pair[0], source, "--json")
+        assert ran.code == 1  # there is no 6.png
+        (record,) = ran.records
+        assert (record["images"], record["captions"]) == (6, 12)
+        assert record["text_retrieval_recall@10"] == 1
+        assert 0 <= record["image_retrieval_recall@1"] <= 0.5
+    ran = run("eval", pair[0], folder, "--save", "none.png")
+    assert "recall@5" in ran.out
+    assert "12 captions" in ran.out
+    assert "no confusion matrix" in ran.err
+    assert not Path("none.png").exists()
+
+
+def test_eval_templates_and_labels(run: Run, pair: tuple[str, str], data: Path) -> None:
+    (data / "validation" / "dark" / "broken.jpg").unlink()
+    one = run("eval", pair[0], data / "validation", "--json").records[0]
+    many = run("eval", pair[0], data / "validation", "--json", "--template", "imagenet").records[0]
+    said = run("eval", pair[0], data / "validation", "--json", "-l", "a cat, a dog").records[0]
+    assert (one["templates"], many["templates"]) == (1, 80)
+    assert said["labels"] == ["a cat", "a dog"]
+    assert said["classes"] == ["dark", "light"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nowhere",), "nowhere: no such file or folder"),
+        (("data", "--task", "guess"), "no task 'guess'"),
+        (("data/validation", "--task", "probe"), "need images to learn from"),
+        (("data", "--task", "zero-shot", "-l", "one"), "1 labels for 2 classes"),
+        (("data", "--task", "zero-shot", "--template", "no braces"), "has no {}"),
+        (("data", "--save", "a.txt"), "must end in .png"),
+        (("a", "b", "c"), "give one model and one folder"),
+        (("data/validation/dark",), "no images in folders"),
+    ],
+)
+def test_eval_of_what_cannot_be(
+    arguments: tuple[str, ...], words: str, run: Run, pair: tuple[str, str], data: Path
+) -> None:
+    ran = run("eval", *arguments, "-m", pair[0])
+    assert ran.code == 2
+    assert words in " ".join(ran.err.replace("│", " ").split())
+    assert ran.out == ""
+
+
+def test_eval_where_every_image_is_broken(run: Run, pair: tuple[str, str], place: Path) -> None:
+    (place / "bad" / "cat").mkdir(parents=True)
+    (place / "bad" / "cat" / "0.png").write_bytes(b"nothing")
+    ran = run("eval", pair[0], "bad")
+    assert ran.code == 2
+    assert "0.png: not an image" in ran.err
+    assert "none of 1 images can be opened" in ran.err
+
+
+def test_blend_saves_a_model(run: Run, pair: tuple[str, str]) -> None:
+    ran = run("blend", *pair, "--alpha", 0.5, "-o", "half", "--json")
+    assert ran.code == 0
+    first, second, half = (checkpoints.load(path) for path in (*pair, "half"))
+    (record,) = ran.records
+    assert record == {"model": "half", "alpha": 0.5, "fingerprint": half.fingerprint}
+    name = "image.blocks.0.attn.qkv.weight"
+    a, b, mixed = (m.network.state_dict()[name] for m in (first, second, half))
+    assert torch.equal(mixed, ((a.double() + b.double()) / 2).float())
+    assert len({first.fingerprint, second.fingerprint, half.fingerprint}) == 3
+
+
+def test_blend_keeps_the_best(run: Run, pair: tuple[str, str], data: Path) -> None:
+    (data / "validation" / "dark" / "broken.jpg").unlink()
+    ran = run("blend", *pair, "--alpha", "0,0.5,1", "--eval", data, "-o", "best", "--json")
+    assert ran.code == 0
+    *tried, kept = ran.records
+    assert [row["alpha"] for row in tried] == [0, 0.5, 1]
+    assert {row["task"] for row in tried} == {"zero-shot"}
+    best = max(tried, key=lambda row: row["acc1"])
+    assert kept["alpha"] == best["alpha"]
+    ends = [run("eval", model, data, "--task", "zero-shot", "--json").records[0] for model in pair]
+    assert [row["acc1"] for row in ends] == [tried[0]["acc1"], tried[2]["acc1"]]
+    ran = run("blend", *pair, "--alpha", "0,0.5,1", "--eval", data)
+    assert "zero-shot top-1" in ran.out
+    assert ran.out.count("best") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--alpha", "0,1", "-o", "x"), "several alphas need --eval"),
+        (("--alpha", "2", "-o", "x"), "numbers go from 0"),
+        (("--alpha", "half", "-o", "x"), "give numbers"),
+        ((), "give -o FOLDER"),
+        (("--eval", "nowhere"), "no such file or folder"),
+        (("-o", "data"), "holds something other"),
+    ],
+)
+def test_blend_of_what_cannot_be(
+    arguments: tuple[str, ...], words: str, run: Run, pair: tuple[str, str], data: Path
+) -> None:
+    ran = run("blend", *pair, *arguments)
+    assert ran.code == 2
+    assert words in " ".join(ran.err.replace("│", " ").split())
+
+
+def test_blend_of_other_shapes_names_what_differs(run: Run, pair: tuple[str, str]) -> None:
+    checkpoints.save(tiny_bundle(tiny_clip_resnet()), "resnet")
+    ran = run("blend", pair[0], "resnet", "-o", "out")
+    assert ran.code == 2
+    assert "cannot be blended" in ran.err
+    assert "vision.kind is vit and resnet" in ran.err
+    assert not Path("out").exists()
