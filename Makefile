@@ -18,8 +18,9 @@ TOO_OLD := patchword needs Python 3.11 or newer: say make PYTHON=python3.12
 demo: $(RUNTIME)
 	$(BIN)/patchword demo
 
+# Two processes of one thread each: many small networks, and threads would only wait for each other.
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(TESTING)
 	$(BIN)/ruff check
@@ -36,6 +37,7 @@ bench: $(TESTING)
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/index.py
+	$(BIN)/python benchmarks/probe.py --data $(DATA)
 	$(BIN)/python benchmarks/embedded_model.py --clothing $(DATA)/clothing/validation
 
 docs: $(RUNTIME)

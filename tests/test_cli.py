@@ -23,7 +23,7 @@ from patchword.cli import app, main
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 HAT, SCRATCH = SAMPLES / "clothing" / "hat-1.jpg", SAMPLES / "wafers" / "scratch-1.jpg"
 COMMANDS = ["classify", "embed", "similarity", "index", "search", "heatmap", "attention"]
-COMMANDS += ["info", "models", "receipt", "verify", "train", "demo"]
+COMMANDS += ["info", "models", "receipt", "verify", "train", "eval", "blend", "demo"]
 
 
 @dataclass
