@@ -108,7 +108,7 @@ def test_help_of_each_command(run: Run, command: str) -> None:
     ran = run(command, "--help")
     assert ran.code == 0
     assert "--json" in ran.out
-    assert "--model" in ran.out or command == "models"
+    assert "--model" in ran.out or command in ("models", "blend")  # which takes two
     assert "--device" in ran.out or command == "models"
 
 
@@ -352,7 +352,7 @@ def test_index_then_search(run: Run, model: str, photos: Path) -> None:
     some = run("search", "my.index", "a hat", "--where", "path LIKE '%deep%'", "--json").records
     assert [Path(hit["path"]).name for hit in some] == ["b.jpg"]
     shown = run("search", "my.index", "a hat", "-k", "1", "--save", "hits.png")
-    assert ".jpg" in shown.out
+    assert ".jpg" in "".join(shown.out.split())  # a long path may be folded
     assert Image.open("hits.png").width > 200
     assert run("search", "my.index", "a hat", "--save", "hits.html").code == 0
     assert run("search", "my.index", "a hat", "--where", "1; drop").code == 2

@@ -1,43 +1,255 @@
-"""Losses against their papers' formulas in float64, and open_clip's."""
+"""Losses over pairs against their papers' formulas in float64, and other libraries'."""
 
 import math
+from collections.abc import Callable
 
+import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
-import torchvision_cpu  # noqa: F401  before open_clip
+import torchvision_cpu  # noqa: F401  before open_clip, timm and transformers
 
 # isort: split
-from open_clip.loss import ClipLoss
+from formulas import expected, features, inputs, log_sum_exp, logits64, with_gradient
+from open_clip.loss import ClipLoss, SigLipLoss
+from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import SiglipConfig, SiglipModel
 
-from patchword.losses import contrastive
+from patchword import losses
+from patchword.losses import tiles
+
+SAME = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1]]).bool()
+LABELS = torch.tensor([7, 3, 3, 0, 7, 7, 1, 2, 5])
 
 
-def features(count: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    draw = torch.randn(2, count, 16, generator=generator)
-    image, text = F.normalize(draw, dim=-1)
-    return image, text
+def full_contrastive(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    logits, own = scale * image @ text.T, torch.arange(len(image))
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def test_equals_open_clip_and_its_gradient() -> None:
-    image, text = (x.requires_grad_() for x in features())
-    scale = torch.tensor(14.0, requires_grad=True)
-    ours = torch.autograd.grad(contrastive(image, text, scale), (image, text, scale))
-    theirs = torch.autograd.grad(ClipLoss()(image, text, scale), (image, text, scale))
-    assert_close(contrastive(image, text, scale), ClipLoss()(image, text, scale))
-    for a, b in zip(ours, theirs, strict=True):
-        assert_close(a, b)
+def full_sigmoid(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    sign = 2 * torch.eye(len(image)) - 1
+    return -F.logsigmoid(sign * (scale * image @ text.T + bias)).sum() / len(image)
+
+
+# Contrastive: InfoNCE
+
+
+def test_contrastive_equals_open_clip_and_its_gradient() -> None:
+    given = inputs(*features(), 14.0)
+    assert_close(with_gradient(losses.contrastive, given), with_gradient(ClipLoss(), given))
+
+
+def test_contrastive_equals_the_formula_in_float64() -> None:
+    image, text = features()
+    x = logits64(image, text, 14.0)
+    own = x.diagonal()
+    value = ((log_sum_exp(x, 1) - own).mean() + (log_sum_exp(x, 0) - own).mean()) / 2
+    assert_close(losses.contrastive(image, text, torch.tensor(14.0)), expected(value))
 
 
 def test_many_positives_equal_the_sum_in_float64() -> None:
     image, text = features(4)
-    same = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1]]).bool()
-    x = (5.0 * image.double() @ text.double().T).tolist()
+    x = logits64(image, text, 5.0).tolist()
     total = 0.0
-    for rows, marks in ((x, same.tolist()), (list(zip(*x, strict=True)), same.T.tolist())):
+    for rows, marks in ((x, SAME.tolist()), (list(zip(*x, strict=True)), SAME.T.tolist())):
         for row, mark in zip(rows, marks, strict=True):
             norm = math.log(sum(map(math.exp, row)))
             total -= sum(v - norm for v, m in zip(row, mark, strict=True) if m) / sum(mark)
-    expected = torch.tensor(total / 8, dtype=torch.float32)
-    assert_close(contrastive(image, text, torch.tensor(5.0), same), expected)
+    assert_close(losses.contrastive(image, text, torch.tensor(5.0), SAME), expected(total / 8))
+
+
+def test_many_positives_equal_soft_cross_entropy_and_its_gradient() -> None:
+    def full(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        x = scale * image @ text.T
+        rows, columns = (m / m.sum(dim=1, keepdim=True) for m in (SAME.float(), SAME.T.float()))
+        return (F.cross_entropy(x, rows) + F.cross_entropy(x.T, columns)) / 2
+
+    given = inputs(*features(4), 5.0)
+    ours = with_gradient(lambda *x: losses.contrastive(*x, SAME), given)
+    assert_close(ours, with_gradient(full, given))
+
+
+@pytest.mark.parametrize("loss", [losses.contrastive, losses.sigmoid])
+def test_integers_that_are_equal_are_true_of_each_other(loss: Callable[..., Tensor]) -> None:
+    same = LABELS[:, None] == LABELS
+    given = inputs(*features(), 8.0, *([-3.0] if loss is losses.sigmoid else []))
+    ours = with_gradient(lambda *x: loss(*x, same=LABELS), given)
+    assert_close(ours, with_gradient(lambda *x: loss(*x, same=same), given))
+    alone = with_gradient(lambda *x: loss(*x, same=torch.arange(9)), given)
+    assert_close(alone, with_gradient(loss, given))
+    assert abs(alone[0] - ours[0]) > 1e-2
+
+
+def test_a_loss_near_zero_is_not_lost_in_the_size_of_the_logits() -> None:
+    image = F.normalize(features(64, 64)[0] + 0.3, dim=-1)
+    x = logits64(image, image, 100.0)  # its own logit is 100, the others below 90
+    value = (log_sum_exp(x, 1) - x.diagonal()).mean()
+    assert 1e-4 < value < 1e-3
+    ours = losses.contrastive(image, image, torch.tensor(100.0))
+    assert abs(ours.item() - value) < 3e-8
+    x32 = 100.0 * image @ image.T
+    plain = (x32.logsumexp(1) - x32.diagonal()).mean()
+    assert abs(plain.item() - value) > 1e-7
+
+
+# Sigmoid
+
+
+def test_sigmoid_equals_open_clip_and_its_gradient() -> None:
+    given = inputs(*features(), 10.0, -4.0)
+    assert_close(with_gradient(losses.sigmoid, given), with_gradient(SigLipLoss(), given))
+
+
+def test_sigmoid_equals_transformers() -> None:
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    tower |= {"num_attention_heads": 2}
+    vision = tower | {"image_size": 16, "patch_size": 8}
+    config = SiglipConfig(text_config=tower | {"vocab_size": 50}, vision_config=vision)
+    torch.manual_seed(0)
+    model = SiglipModel(config).eval()
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(9.0))
+        model.logit_bias.fill_(-2.0)
+        ids, pixels = torch.randint(50, (5, 8)), torch.randn(5, 3, 16, 16)
+        theirs = model(input_ids=ids, pixel_values=pixels, return_loss=True)
+        found = (theirs.image_embeds, theirs.text_embeds, model.logit_scale.exp(), model.logit_bias)
+        assert_close(losses.sigmoid(*found), theirs.loss)
+
+
+@pytest.mark.parametrize("same", [None, SAME])
+def test_sigmoid_equals_algorithm_1_in_float64(same: Tensor | None) -> None:
+    image, text = features(4)
+    x = logits64(image, text, 10.0) - 4.0
+    sign = 2.0 * (np.eye(4) if same is None else same.numpy()) - 1
+    value = np.log1p(np.exp(-sign * x)).sum() / 4
+    ours = losses.sigmoid(image, text, torch.tensor(10.0), torch.tensor(-4.0), same)
+    assert_close(ours, expected(value))
+    assert abs(value / 4 - value) > 1e-1  # were it divided by all pairs
+
+
+# Both, in tiles
+
+FULL = {
+    "contrastive": (losses.contrastive, full_contrastive, (20.0,)),
+    "sigmoid": (losses.sigmoid, full_sigmoid, (10.0, -7.0)),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_tiles_equal_the_full_matrix_and_its_gradient(name: str) -> None:
+    loss, full, numbers = FULL[name]
+    given = inputs(*features(2500, 8), *numbers)  # two tiles a side, the last smaller
+    ours, theirs = with_gradient(loss, given), with_gradient(full, given)
+    assert_close(ours, theirs)
+    for a, b in zip(ours[1:3], theirs[1:3], strict=True):  # defaults would let 1e-5 pass: all
+        assert_close(a, b, rtol=1e-4, atol=1e-6 * b.abs().max().item())
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Rows and columns of a tile, far fewer than usual."""
+    monkeypatch.setattr(tiles, "CPU_SIDE", 100)
+    return 100
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("first", [0, 3, 110, 100, -90, 2000])
+def test_a_rectangle_of_few_images_and_all_texts(first: int) -> None:
+    texts = features(530, 8)[1]
+    images = features(330, 8, seed=1)[0]
+    given = inputs(images.double(), texts.double(), torch.tensor(20.0, dtype=torch.float64))
+    up = torch.linspace(0.5, 1, 330, dtype=torch.float64)
+
+    def mixed(rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
+        return (rows * up).sum() + (columns**2).sum() - (own * up).sum()
+
+    def full(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        x = scale * image @ text.T
+        own = torch.zeros(len(image), dtype=torch.float64)
+        begin, end = max(0, -first), max(0, min(330, 530 - first))
+        own[begin:end] = x[torch.arange(begin, end), torch.arange(begin, end) + first]
+        return mixed(x.logsumexp(1), x.logsumexp(0), own)
+
+    ours = with_gradient(lambda *x: mixed(*losses.log_sum_exps(*x, first)), given)
+    assert_close(ours, with_gradient(full, given))
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    numbers = torch.tensor([3.0, -1.0], dtype=torch.float64)
+    image, text, scale, _ = given = inputs(*(x.double() for x in features(5, 3)), *numbers)
+    few = text[:4].detach().requires_grad_()
+    assert torch.autograd.gradcheck(lambda *x: losses.log_sum_exps(*x, 1), (image, few, scale))
+    assert torch.autograd.gradcheck(lambda *x: losses.sigmoid(*x, LABELS[:5]), given)
+    assert torch.autograd.gradcheck(lambda *x: losses.contrastive(*x, LABELS[:5]), given[:3])
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that any tensor made within has."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):  # type: ignore[no-untyped-def]
+        result = function(*arguments, **(keywords or {}))
+        made = result if isinstance(result, tuple | list) else [result]
+        self.size = max([self.size, *(x.numel() for x in made if isinstance(x, Tensor))])
+        return result
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_the_matrix_never_exists(name: str, small_tiles: int) -> None:
+    given = inputs(*features(1000, 4), *FULL[name][2])
+    for loss, limit in ((FULL[name][0], small_tiles**2), (FULL[name][1], 1000**2)):
+        with Largest() as largest:
+            with_gradient(loss, given)
+        assert largest.size == limit
+
+
+@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_features_are_computed_in_float32(name: str, autocast: bool) -> None:
+    loss, full, numbers = FULL[name]
+    image, text = (x.bfloat16() for x in features(200, 64))
+    given = inputs(image, text, *numbers)
+    exact = with_gradient(full, inputs(image.float(), text.float(), *numbers))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        ours = with_gradient(loss, given)
+    types = [torch.float32, *(x.dtype for x in given)]
+    assert_close(ours, [value.to(dtype) for value, dtype in zip(exact, types, strict=True)])
+    rough = with_gradient(full, given)[0].float()
+    assert abs(rough - exact[0]) > 1e-4
+
+
+def test_float32_features_within_autocast_stay_so() -> None:
+    student, teacher = ((*features(50, 64, seed), torch.tensor(20.0)) for seed in (0, 1))
+    same = torch.eye(50, dtype=torch.bool)
+    for loss in (
+        lambda: losses.contrastive(*student),
+        lambda: losses.contrastive(*student, same),
+        lambda: losses.logit_distillation(student, teacher),
+    ):
+        exact = loss()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_close(loss(), exact)
+
+
+def test_frozen_towers_cost_nothing_and_get_nothing() -> None:
+    image, text = features()
+    scale = torch.tensor(8.0, requires_grad=True)
+    whole = with_gradient(losses.contrastive, inputs(image, text, 8.0))
+    half = image.clone().requires_grad_()
+    found = torch.autograd.grad(losses.contrastive(half, text, scale), (half, scale))
+    assert_close(found, (whole[1], whole[3]))
+    assert not losses.sigmoid(image, text, scale.detach(), torch.tensor(0.0)).requires_grad
+    with torch.no_grad():
+        assert not losses.sigmoid(half, text, scale, torch.tensor(0.0)).requires_grad
+
+
+@pytest.mark.parametrize("texts", [1, 8, 10])
+def test_images_and_texts_that_are_not_pairs(texts: int) -> None:
+    image, text = features()[0], features(texts)[1]
+    for loss in (losses.contrastive, lambda *x: losses.sigmoid(*x, torch.tensor(0.0))):
+        with pytest.raises(ValueError, match=r"images \(9, 16\) and texts"):
+            loss(image, text, torch.tensor(1.0))

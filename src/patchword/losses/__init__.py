@@ -1,0 +1,32 @@
+"""Tensors in, one number out."""
+
+from patchword.losses.classes import classification, cutmix, mixup
+from patchword.losses.distillation import (
+    feature_distillation,
+    hard_distillation,
+    logit_distillation,
+    soft_distillation,
+)
+from patchword.losses.pairs import attraction, check_pairs, contrastive, sigmoid, wanted
+from patchword.losses.pixels import masked_pixels
+from patchword.losses.tiles import Gradients, known, log_sum_exps, pairwise_sigmoid
+
+__all__ = [
+    "Gradients",
+    "attraction",
+    "check_pairs",
+    "classification",
+    "contrastive",
+    "cutmix",
+    "feature_distillation",
+    "hard_distillation",
+    "known",
+    "log_sum_exps",
+    "logit_distillation",
+    "masked_pixels",
+    "mixup",
+    "pairwise_sigmoid",
+    "sigmoid",
+    "soft_distillation",
+    "wanted",
+]

@@ -1,0 +1,72 @@
+"""Cross-entropy with classes, and batches whose images and classes are mixed."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from patchword.losses.exact import wide
+
+
+def classification(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of logits (N, C) with classes (N,), or with their probabilities (N, C).
+
+    smoothing: the share of each target that is spread over all classes (Szegedy et al. 2016,
+    section 7).
+    """
+    logits = wide(logits)
+    if target.is_floating_point():
+        target = target.to(logits.dtype)
+    return F.cross_entropy(logits, target, label_smoothing=smoothing)
+
+
+def mixup(
+    pixels: Tensor, target: Tensor, generator: torch.Generator, alpha: float = 0.8
+) -> tuple[Tensor, Tensor]:
+    """Each image and its target, mixed with those opposite in the batch, the first with the last
+    (mixup, Zhang et al. 2018, eq. 1): one share, drawn from Beta(alpha, alpha), for all.
+
+    pixels (N, ...); target (N, C), probabilities: one-hot, or mixed already. The order of a batch
+    being random, so are the partners.
+    """
+    share = _beta(alpha, generator)
+    return pixels.lerp(pixels.flip(0), 1 - share), _mixed(target, share)
+
+
+def cutmix(
+    pixels: Tensor, target: Tensor, generator: torch.Generator, alpha: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """A rectangle of each image replaced by that of the image opposite in the batch, and the target
+    by the mixture of both by area (CutMix, Yun et al. 2019, eq. 1-2).
+
+    pixels (N, C, H, W); target (N, C), probabilities. The rectangle has the image's shape, 1 -
+    share of its area with share from Beta(alpha, alpha), and its centre anywhere: what lies
+    outside of the image is cut off, and the target follows the area that is left.
+    """
+    height, width = pixels.shape[-2:]
+    side = (1 - _beta(alpha, generator)) ** 0.5
+    places = []
+    for length in (height, width):
+        centre = int(torch.randint(length, (), generator=generator))
+        cut = int(length * side)
+        places.append(slice(max(0, centre - cut // 2), min(length, centre + (cut + 1) // 2)))
+    rows, columns = places
+    mixed = pixels.clone()
+    mixed[..., rows, columns] = pixels.flip(0)[..., rows, columns]
+    area = (rows.stop - rows.start) * (columns.stop - columns.start)
+    return mixed, _mixed(target, 1 - area / (height * width))
+
+
+def _mixed(target: Tensor, share: float) -> Tensor:
+    if target.ndim != 2 or not target.is_floating_point():
+        raise ValueError("targets to mix are probabilities (N, C), such as one-hot ones")
+    return target.lerp(target.flip(0), 1 - share)
+
+
+def _beta(alpha: float, generator: torch.Generator) -> float:
+    """A number from Beta(alpha, alpha): torch's own sampler takes no generator."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return random.Random(seed).betavariate(alpha, alpha)

@@ -1,0 +1,71 @@
+"""What a student learns from a teacher's answers beside, or instead of, the labels.
+
+Teachers' tensors get no gradient.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from patchword.losses.classes import classification
+from patchword.losses.exact import wide, without_autocast
+
+
+def soft_distillation(
+    classes: Tensor,
+    distilled: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    weight: float = 0.1,
+    temperature: float = 3.0,
+    smoothing: float = 0.0,
+) -> Tensor:
+    """DeiT's soft distillation (Touvron et al. 2021, eq. 2; the defaults are the paper's): (1 -
+    weight) * cross-entropy with the labels + weight * temperature^2 * KL(teacher || student).
+
+    Logits (N, C): `classes` of the class token, compared with the labels, and `distilled` of the
+    distillation token, compared with the teacher's; a student without one gives the same twice.
+    target and smoothing: as for `classification`. KL is the mean over N; DeiT's published training
+    code divides by N * C instead.
+    """
+    ours, theirs = (F.log_softmax(wide(x) / temperature, -1) for x in (distilled, teacher))
+    divergence = F.kl_div(ours, theirs.detach(), reduction="batchmean", log_target=True)
+    supervised = classification(classes, target, smoothing)
+    return (1 - weight) * supervised + weight * temperature**2 * divergence
+
+
+def hard_distillation(
+    classes: Tensor, distilled: Tensor, teacher: Tensor, target: Tensor, smoothing: float = 0.0
+) -> Tensor:
+    """DeiT's hard-label distillation (Touvron et al. 2021, eq. 3): half the cross-entropy with the
+    labels, half that with the class that the teacher finds likeliest. Arguments: as for
+    `soft_distillation`; `smoothing` is the labels' alone."""
+    supervised = classification(classes, target, smoothing)
+    return (supervised + classification(distilled, teacher.argmax(dim=-1))) / 2
+
+
+def logit_distillation(
+    student: tuple[Tensor, Tensor, Tensor], teacher: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    """Cross-entropy of a CLIP's logits with its teacher's, rows and columns, halved together
+    (CLIP-KD, Yang et al. 2024, "Contrastive Relational Distillation", up to the entropy of the
+    teacher, which is constant).
+
+    Each: unit image features (N, D), unit text features (N, D), scale; the two D may differ. Makes
+    the N x N matrices.
+    """
+    with without_autocast(student[0]):
+        ours, theirs = (
+            scale * wide(image) @ wide(text).mT for image, text, scale in (student, teacher)
+        )
+    theirs = theirs.detach()
+    rows = F.cross_entropy(ours, theirs.softmax(dim=1))
+    return (rows + F.cross_entropy(ours.mT, theirs.mT.softmax(dim=1))) / 2
+
+
+def feature_distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of features (N, D) from the teacher's, mean over N (CLIP-KD, Yang et al.
+    2024, "Feature Distillation": that of the images plus that of the texts). A student of another
+    width needs a projection first."""
+    return (wide(student) - wide(teacher).detach()).square().sum(dim=-1).mean()

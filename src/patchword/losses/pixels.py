@@ -1,0 +1,19 @@
+"""The masked autoencoder's loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_pixels(painted: Tensor, patches: Tensor, hidden: Tensor, norm: bool) -> Tensor:
+    """Mean squared error of the patches painted (B, N, C) where they were hidden (B, N) (He et al.
+    2022, section 3, "Reconstruction target").
+
+    patches (B, N, C): the image's own. norm: each less its mean, over its standard deviation.
+    """
+    if norm:
+        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+        patches = (patches - mean) / (variance + 1e-6).sqrt()
+    error = (painted - patches).square().mean(dim=-1)  # (B, N)
+    return (error * hidden).sum() / hidden.sum()

@@ -1,0 +1,202 @@
+"""Sums over all pairs of N images and M texts, exact, without their N x M matrix.
+
+Logits are made a tile at a time and forgotten: memory grows with N + M. Features may be of any
+floating type; the arithmetic is float32 (float64 for float64), autocast or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from patchword.losses.exact import wide, widest, without_autocast
+
+# Rows and columns of a tile. Smaller ones would fit a CPU's cache, and gain nothing by it: each
+# step of a tile waits for the slower thread, the more often the smaller they are.
+CPU_SIDE, SIDE = 2048, 4096
+
+Gradients = list[Tensor | None]  # in the order of the inputs; None for one that was not wanted
+
+
+def log_sum_exps(
+    image: Tensor, text: Tensor, scale: Tensor, first: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the logits scale * image @ text.T, features (N, D) and (M, D): the log-sum-exp of each
+    row (N,) and of each column (M,), in float64 where the device has it, and each image's own
+    logit (N,): with text first + i for image i.
+
+    Differentiable once, in image, text and scale; backward makes the logits a second time.
+    """
+    return _LogSumExps.apply(image, text, scale, first)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def pairwise_sigmoid(
+    inputs: Sequence[Tensor],
+    same: Tensor | None = None,
+    first: int = 0,
+    wanted: Sequence[bool] = (True, True, True, True),
+) -> tuple[Tensor, Gradients]:
+    """The sum over all pairs of -log sigmoid(z * (scale * image @ text.T + bias)), where z is 1
+    for pairs that belong together and -1 for the others, and its gradients.
+
+    inputs: image (N, D), text (M, D), scale, bias; wanted: whose gradients to make.
+    same: who belongs together: (N, M) bool; or integers (N + M,) of the images, then the texts,
+    equal ones; or None, image i and text first + i, if there is one.
+    Autograd does not see it: `known` is the value as a function of the inputs.
+    """
+    with torch.no_grad(), without_autocast(inputs[0]):
+        return _pairwise_sigmoid(inputs, same, first, wanted)
+
+
+def known(value: Tensor, inputs: Sequence[Tensor], gradients: Gradients) -> Tensor:
+    """`value` as a differentiable function of inputs, with the gradients that it is known to have.
+
+    A gradient may be wider than its input."""
+    return _Known.apply(value, gradients, *inputs)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Tile(NamedTuple):
+    rows: slice
+    columns: slice
+    offset: int  # of the diagonal where an image meets its own text
+    own: slice  # the rows which that diagonal crosses
+
+
+def _tiles(image: Tensor, text: Tensor, first: int) -> Iterator[_Tile]:
+    side = CPU_SIDE if image.device.type == "cpu" else SIDE
+    for top in range(0, len(image), side):
+        for left in range(0, len(text), side):
+            bottom, right = min(top + side, len(image)), min(left + side, len(text))
+            begin = max(top, left - first)
+            own = slice(begin, max(begin, min(bottom, right - first)))
+            yield _Tile(slice(top, bottom), slice(left, right), first + top - left, own)
+
+
+class _LogSumExps(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, image: Tensor, text: Tensor, scale: Tensor, first: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with without_autocast(image):
+            a, b = wide(image) * wide(scale), wide(text)
+            rows = a.new_full((len(a),), -torch.inf, dtype=widest(a))
+            columns = a.new_full((len(b),), -torch.inf, dtype=widest(a))
+            own = a.new_zeros(len(a))
+            for tile in _tiles(a, b, first):
+                logits = a[tile.rows] @ b[tile.columns].mT
+                own[tile.own] = logits.diagonal(tile.offset)
+                row, column = rows[tile.rows], columns[tile.columns]
+                torch.logaddexp(row, _log_sum_exp(logits, 1), out=row)
+                torch.logaddexp(column, _log_sum_exp(logits, 0), out=column)
+        ctx.save_for_backward(image, text, scale, rows, columns)
+        ctx.first = first
+        return rows, columns, own
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *ups: Tensor) -> tuple[Tensor | None, ...]:
+        image, text, scale, rows, columns = ctx.saved_tensors
+        with without_autocast(image):
+            a, b = wide(image) * wide(scale), wide(text)
+            # exp(logit - sum) exactly, though a sum is wider than a logit: its float32 part is
+            # subtracted, and the exponential of the rest goes into the factor.
+            row, column = rows.to(a.dtype), columns.to(a.dtype)
+            row_factor = ((row - rows).exp() * ups[0]).to(a.dtype)
+            column_factor = ((column - columns).exp() * ups[1]).to(a.dtype)
+            gather = _Gather(a, b, ctx.needs_input_grad)
+            for tile in _tiles(a, b, ctx.first):
+                logits = a[tile.rows] @ b[tile.columns].mT
+                weights = (logits - row[tile.rows, None]).exp_()
+                weights *= row_factor[tile.rows, None]
+                logits.sub_(column[tile.columns]).exp_().mul_(column_factor[tile.columns])
+                weights += logits
+                weights.diagonal(tile.offset).add_(ups[2][tile.own])
+                gather.add(tile, weights)
+            gradients = gather.gradients(image, scale)
+        each = zip(gradients, (image, text, scale), strict=True)
+        return *(g if g is None else g.to(x.dtype) for g, x in each), None
+
+
+def _pairwise_sigmoid(
+    inputs: Sequence[Tensor], same: Tensor | None, first: int, wanted: Sequence[bool]
+) -> tuple[Tensor, Gradients]:
+    image, text, scale, bias = (wide(x) for x in inputs)
+    a = image * scale
+    value = a.new_zeros((), dtype=widest(a))
+    to_bias = value.clone()
+    gather = _Gather(a, text, wanted)
+    for tile in _tiles(a, text, first):
+        logits = (a[tile.rows] @ text[tile.columns].mT).add_(bias)
+        _flip(logits, tile, same, len(a))
+        value += F.softplus(logits).sum()  # -log sigmoid(x) = softplus(-x)
+        if any(wanted):
+            weights = logits.sigmoid_()
+            _flip(weights, tile, same, len(a))
+            to_bias += weights.sum()
+            gather.add(tile, weights)
+    bias_gradient = to_bias.to(bias.dtype).view_as(bias) if wanted[3] else None
+    return value.to(a.dtype), [*gather.gradients(image, scale), bias_gradient]
+
+
+def _flip(values: Tensor, tile: _Tile, same: Tensor | None, count: int) -> None:
+    """Change the sign of the pairs of a tile that belong together; count: of images."""
+    if same is None:
+        values.diagonal(tile.offset).neg_()
+        return
+    if same.ndim == 2:
+        together = same[tile.rows, tile.columns]
+    else:
+        together = same[:count][tile.rows, None] == same[count:][tile.columns]
+    torch.where(together, -values, values, out=values)
+
+
+class _Gather:
+    """Gradients of features through logits a @ b.T, where a is scale * image, tile by tile."""
+
+    def __init__(self, a: Tensor, b: Tensor, wanted: Sequence[bool]) -> None:
+        self.a, self.b, self.wanted = a, b, wanted
+        self.to_a = torch.zeros_like(a) if wanted[0] or wanted[2] else None
+        self.to_b = torch.zeros_like(b) if wanted[1] else None
+
+    def add(self, tile: _Tile, weights: Tensor) -> None:
+        """weights: the derivatives with respect to the logits of a tile."""
+        if self.to_a is not None:
+            self.to_a[tile.rows].addmm_(weights, self.b[tile.columns])
+        if self.to_b is not None:
+            self.to_b[tile.columns].addmm_(weights.mT, self.a[tile.rows])
+
+    def gradients(self, image: Tensor, scale: Tensor) -> Gradients:
+        """Those of image, text and scale."""
+        to_image, to_scale = None, None
+        if self.to_a is not None and self.wanted[2]:
+            rows = torch.linalg.vecdot(self.to_a, wide(image))
+            to_scale = rows.sum(dtype=widest(rows)).to(rows.dtype).view_as(scale)
+        if self.to_a is not None and self.wanted[0]:
+            to_image = self.to_a.mul_(wide(scale))
+        return [to_image, self.to_b, to_scale]
+
+
+class _Known(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: Gradients, *inputs: Tensor) -> Tensor:
+        ctx.gradients, ctx.types = gradients, [x.dtype for x in inputs]
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, up: Tensor) -> tuple[Tensor | None, ...]:
+        each = zip(ctx.gradients, ctx.types, strict=True)
+        return None, None, *(g if g is None else (g * up).to(dtype) for g, dtype in each)
+
+
+def _log_sum_exp(logits: Tensor, dim: int) -> Tensor:
+    """As torch.logsumexp, which rounds at the size of the largest logit: a loss near zero, being
+    the difference of two such, would drown in that."""
+    top = logits.amax(dim, keepdim=True)
+    rest = (logits - top).exp_().sum(dim)
+    return top.squeeze(dim).to(widest(top)) + rest.to(widest(top)).log()
