@@ -37,6 +37,7 @@ bench: $(TESTING)
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/index.py
+	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/probe.py --data $(DATA)
 	$(BIN)/python benchmarks/embedded_model.py --clothing $(DATA)/clothing/validation
 

@@ -29,8 +29,8 @@ def mixup(
     """Each image and its target, mixed with those opposite in the batch, the first with the last
     (mixup, Zhang et al. 2018, eq. 1): one share, drawn from Beta(alpha, alpha), for all.
 
-    pixels (N, ...); target (N, C), probabilities: one-hot, or mixed already. The order of a batch
-    being random, so are the partners.
+    pixels (N, ...); target (N, C), probabilities: one-hot, or mixed already; a generator of the
+    CPU. The order of a batch being random, so are the partners.
     """
     share = _beta(alpha, generator)
     return pixels.lerp(pixels.flip(0), 1 - share), _mixed(target, share)

@@ -80,8 +80,8 @@ def _ring(
         parts = (image, text, scale, bias)
         value, gradients = losses.pairwise_sigmoid(parts, block, (rank - owner) * count, wanted)
         values.append(value)
+        to_text, gradients[1] = _plus(to_text, gradients[1]), None
         total = [_plus(a, b) for a, b in zip(total, gradients, strict=True)]
-        to_text = _plus(to_text, gradients[1])
         if step < world - 1:
             text = _from_right(text)
         if to_text is not None and world > 1:  # the last time, home
