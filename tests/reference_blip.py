@@ -171,7 +171,7 @@ def original_networks(kind: type[nn.Module] | None) -> list[nn.Module]:
     writer.vision_model = reader.vision_model
     lent = writer.text_decoder.bert.state_dict()
     lent = {name: value for name, value in lent.items() if ".attention." not in name}
-    reader.text_encoder.load_state_dict(lent, strict=False)
+    reader.text_encoder.load_state_dict({**reader.text_encoder.state_dict(), **lent})
     return [reader, writer]
 
 

@@ -223,7 +223,8 @@ def test_the_sweep_finds_a_good_c(classes: int) -> None:
     assert found.held_out >= max(tried)
     assert max(tried) > min(tried) + 0.1
     again = probe.fit(features, targets, classes, found.c)
-    assert_allclose(found.weight, again.weight, atol=1e-2 * np.abs(again.weight).max())
+    # The sweep's fit began at another C's weights: both end close to one minimum, 5e-5 apart.
+    assert_allclose(found.weight, again.weight, atol=2e-4 * np.abs(again.weight).max())
 
 
 def test_held_out_is_a_fifth_of_each_class() -> None:

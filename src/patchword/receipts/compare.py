@@ -206,7 +206,7 @@ def _ids_apart(ours: list[int], theirs: list[int], end: int, attended: bool) -> 
     One may be longer by padding behind the end token, unless padding is attended to.
     """
     short, long = sorted((ours, theirs), key=len)
-    same = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+    same = next((i for i in range(len(short)) if ours[i] != theirs[i]), None)
     if same is None:
         rest = set(long[len(short) :])
         padded = len(rest) == 1 and short[-1:] == [end]
