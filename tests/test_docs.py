@@ -1,7 +1,7 @@
 """What the documents say is what the program does: their commands run, their links lead somewhere.
 
-In README.md every command of a `console` or `sh` block and every `python` block runs, in order, in
-one folder that holds the samples, as a reader follows them. What a test cannot run (the hub, an
+In README.md and docs/training.md every command of a `console` or `sh` block and every `python`
+block runs, in order, in one folder that holds the samples, as a reader follows them. What a test cannot run (the hub, an
 hour of training) is marked on the line before its block: <!-- not run: why -->. Commands of setup
 (SETUP) run elsewhere: CI makes them from nothing.
 """
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 CHINESE = ROOT / "README.zh-CN.md"
 CLI = ROOT / "docs" / "cli.md"
+TRAINING = ROOT / "docs" / "training.md"
 
 JOBS = ("embed", "classify", "similarity", "index", "search", "heatmap", "attention", "info")
 SETUP = re.compile(r"(git clone|cd|make|pip install|python3? -m venv|\. \.venv)\b")
@@ -61,7 +62,7 @@ def blocks(document: Path) -> list[Block]:
     return [Block(m["kind"], m["body"], m["why"]) for m in BLOCK.finditer(document.read_text())]
 
 
-STEPS = [step for block in blocks(README) for step in block.steps]
+STEPS = [step for page in (README, TRAINING) for block in blocks(page) for step in block.steps]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step[-1].strip().splitlines()[-1][:60])
-def test_readme_runs(step: list[str], folder: Path) -> None:
+def test_documents_run(step: list[str], folder: Path) -> None:
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(folder),

@@ -61,14 +61,15 @@ def test_many_positives_equal_the_sum_in_float64() -> None:
     assert_close(losses.contrastive(image, text, torch.tensor(5.0), SAME), expected(total / 8))
 
 
-def test_many_positives_equal_soft_cross_entropy_and_its_gradient() -> None:
+@pytest.mark.parametrize("same", [SAME, 0.3 * SAME.float() + 0.7 * SAME.float().flip(0)])
+def test_many_positives_equal_soft_cross_entropy_and_its_gradient(same: Tensor) -> None:
     def full(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
         x = scale * image @ text.T
-        rows, columns = (m / m.sum(dim=1, keepdim=True) for m in (SAME.float(), SAME.T.float()))
+        rows, columns = (m / m.sum(dim=1, keepdim=True) for m in (same.float(), same.T.float()))
         return (F.cross_entropy(x, rows) + F.cross_entropy(x.T, columns)) / 2
 
     given = inputs(*features(4), 5.0)
-    ours = with_gradient(lambda *x: losses.contrastive(*x, SAME), given)
+    ours = with_gradient(lambda *x: losses.contrastive(*x, same), given)
     assert_close(ours, with_gradient(full, given))
 
 

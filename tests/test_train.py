@@ -1,216 +1,307 @@
 """Training: a function of its recipe, interrupted or not."""
 
 import json
-import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from functools import partialmethod
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tiny_runs import OBJECTIVES, curve, load, photos, write
+from torch import nn
 from torch.testing import assert_close
 
 import patchword
-from patchword import data
 from patchword.cli import main
 from patchword.errors import PatchwordError, RecipeError
-from patchword.train import loop, recipe
+from patchword.nn.transformer import Block
+from patchword.train import loop, parallel, recipe, state
 
-RECIPE = """
-out = "{out}"
-steps = 12
-batch = 16
-learning_rate = 2e-3
-warmup = 4
-ema = 0.9
-checkpoint_every = 2
-
-[[data]]
-kind = "folder"
-path = "{photos}"
-augment = true
-names = [["hat", "cap"], ["shirt"]]
-templates = ["a photo of a {{}}", "a {{}}"]
-
-[[data]]
-kind = "scenes"
-count = 40
-
-[model]
-embed_dim = 32
-
-[model.preprocess]
-size = [32, 32]
-resize_to = 32
-
-[model.vision]
-image_size = [32, 32]
-patch_size = 8
-stages = [1, 1]
-stem_width = 8
-width = 32
-depth = 1
-heads = 2
-mlp_width = 64
-
-[model.text]
-vocab_size = 600
-context = 32
-width = 32
-depth = 1
-heads = 2
-mlp_width = 64
-"""
+ALONE = parallel.World(torch.device("cpu"))
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Two classes of a dozen photos, told apart by colour, and one file that is no photo."""
-    rng = np.random.default_rng(0)
-    for name, colour in (("a-hat", (200, 40, 40)), ("b-shirt", (40, 40, 200))):
-        folder = tmp_path / "photos" / name
-        folder.mkdir(parents=True)
-        for i in range(12):
-            pixels = np.clip(rng.normal(colour, 30, (40, 50, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"{i}.png")
-    (tmp_path / "photos" / "a-hat" / "broken.png").write_bytes(b"not a photo")
-    return tmp_path / "photos"
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path)
 
 
-@pytest.fixture
-def path(tmp_path: Path, photos: Path) -> Path:
-    file = tmp_path / "recipe.toml"
-    file.write_text(RECIPE.format(out=tmp_path / "run", photos=photos))
-    return file
+def command(file: Path, *changes: str) -> subprocess.Popen[bytes]:
+    """The same recipe as a user runs it."""
+    line = [sys.executable, "-m", "patchword", "train", str(file), *changes]
+    return subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
-def curve(folder: Path) -> dict[int, float]:
-    """step -> loss, the last word on each step."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return {row["step"]: row["loss"] for row in map(json.loads, lines)}
-
-
-def test_killed_runs_continue_bit_for_bit(path: Path, tmp_path: Path) -> None:
-    whole = loop.train(recipe.load(path, [f"out={tmp_path / 'whole'}"])).folder
-    command = [sys.executable, "-m", "patchword", "train", str(path)]
-    child = subprocess.Popen(
-        command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stderr=subprocess.DEVNULL
-    )
-    metrics = tmp_path / "run" / "metrics.jsonl"
+def when(child: subprocess.Popen[bytes], folder: Path, rows: int) -> None:
+    """Wait until a run has noted so many steps."""
+    metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 5):
+    while not (metrics.exists() and metrics.read_text().count("\n") >= rows):
         assert time.monotonic() < deadline
-        assert child.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    again = loop.train(recipe.load(path)).folder
+        assert child.poll() is None, child.stderr and child.stderr.read()
+        time.sleep(0.002)
+
+
+# Resume
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_killed_runs_continue_bit_for_bit(tmp_path: Path, objective: str) -> None:
+    file = write(tmp_path, objective)
+    whole = loop.train(load(file, f"out={tmp_path / 'whole'}")).folder
+    changes = OBJECTIVES[objective][1]
+    for rows in sorted(random.sample(range(1, 11), 2)):  # a new pair of steps every time
+        child = command(file, "engine.workers=1", *changes)
+        when(child, tmp_path / "run", rows)
+        child.kill()
+        child.communicate()
+    again = loop.train(load(file)).folder
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+    assert list(curve(tmp_path / "run")) == list(range(1, 13))
     assert patchword.load(again).fingerprint == patchword.load(whole).fingerprint
 
 
-def test_a_trained_model_tells_the_classes_apart(path: Path, photos: Path) -> None:
-    done = loop.train(recipe.load(path, ["steps=60"]))
-    assert [Path(error.image).name for error in done.broken] == ["broken.png"]
-    model = patchword.load(done.folder)
-    files = sorted(photos.glob("*/[0-9]*.png"))
-    best = [scores[0].label for scores in model.classify(files, ["hat", "shirt"])]
-    right = [label in file.parent.name for label, file in zip(best, files, strict=True)]
-    assert np.mean(right) >= 0.9
+def test_sigterm_saves_and_says_how_to_go_on(path: Path, tmp_path: Path) -> None:
+    child = command(path, "steps=2000", "checkpoint_every=1000", "engine.workers=2")
+    when(child, tmp_path / "run", 3)
+    child.send_signal(signal.SIGTERM)
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == 1, told
+    (step,) = state.saved(tmp_path / "run")
+    assert f"stopped after step {step}: the same command continues" in told.decode()
+    assert list(curve(tmp_path / "run")) == list(range(1, step + 1))
+    loop.train(load(path, "steps=2000", f"until={step + 2}"))
+    assert list(curve(tmp_path / "run")) == list(range(1, step + 3))
 
 
-def test_the_broken_photo_is_passed_over(path: Path) -> None:
-    source = data.open_source(recipe.load(path).data[0], Path(), 32)
-    assert len(source) == 24
-    assert [Path(error.image).name for error in source.broken] == ["broken.png"]
+def test_the_last_checkpoints_are_kept(path: Path, tmp_path: Path) -> None:
+    loop.train(load(path, "keep=3"))
+    assert list(state.saved(tmp_path / "run")) == [8, 10, 12]
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.part"))
 
 
-def test_every_epoch_holds_every_pair_once(path: Path) -> None:
-    config = recipe.load(path).data[1]
-    source = data.open_source(config, Path(), 32)
-    batches = [data.batch_at([source], [1.0], 8, 32, 0, step) for step in range(10)]
-    seen = [
-        [id(pair.image) for batch in half for pair in batch] for half in (batches[:5], batches[5:])
-    ]
-    assert len(set(seen[0])) == len(seen[0]) == 40
-    assert sorted(seen[0]) == sorted(seen[1])
-    assert seen[0] != seen[1]
+def test_a_run_in_two_parts_is_one_run(path: Path, tmp_path: Path) -> None:
+    whole = loop.train(load(path, f"out={tmp_path / 'whole'}"))
+    assert loop.train(load(path, "until=5")).step == 5
+    rest = loop.train(load(path, "engine.workers=1", "keep=1", "watch.every=3"))
+    assert (rest.step, rest.samples) == (12, 7 * 12)
+    assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+    assert patchword.load(rest.folder).fingerprint == patchword.load(whole.folder).fingerprint
 
 
-def test_positives_follow_the_truth() -> None:
-    source = data.ScenesSource(data.SourceConfig("scenes", count=60), 32)
-    pairs = source.pairs
-    marks = data.positives(pairs)
-    assert marks.diagonal().all()
-    i, j = next((i, j) for i, j in np.argwhere(marks) if i != j)
-    assert pairs[j].says <= pairs[i].truths
-    assert not marks.all()
+def test_a_full_disk_leaves_the_checkpoint_before(path: Path, tmp_path: Path) -> None:
+    loop.train(load(path, "until=4"))
+    before = {step: file.read_bytes() for step, file in state.saved(tmp_path / "run").items()}
+    size = len(before[4])
+    code = (
+        "import resource, sys; from patchword.cli import main;"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2}, {size // 2}));"
+        f"main(['train', {str(path)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "that of step 4 is unharmed" in done.stderr
+    assert {k: f.read_bytes() for k, f in state.saved(tmp_path / "run").items()} == before
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.part"))
+    assert loop.train(load(path)).step == 12
+
+
+def test_a_file_that_is_no_checkpoint_is_named(path: Path, tmp_path: Path) -> None:
+    loop.train(load(path, "until=4"))
+    last = state.saved(tmp_path / "run")[4]
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(RecipeError, match=r"step-00000004\.pt: not a checkpoint"):
+        loop.train(load(path))
+    last.unlink()
+    assert loop.train(load(path)).samples == 10 * 12
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("learning_rate=1e-4", "learning_rate"),
+        ("data.0.count=41", "data, data read"),
+        ("model.text.width=64", "model"),
+        ("steps=13", "steps"),
+    ],
+)
+def test_the_checkpoint_of_another_run(path: Path, change: str, named: str) -> None:
+    loop.train(load(path, "until=2"))
+    with pytest.raises(RecipeError, match=f"is of another run: {named} differ"):
+        loop.train(load(path, change))
+
+
+# Steps
 
 
 def test_rate_warms_up_and_falls_to_zero(path: Path) -> None:
-    plan = recipe.load(path, ["steps=104"])
+    plan = load(path, "steps=104")
     rates = [loop.learning_rate(plan, step) for step in range(105)]
     assert rates[:4] == pytest.approx([0.0005, 0.001, 0.0015, 0.002])
     assert rates[54] == pytest.approx(0.001)
     assert rates[104] == pytest.approx(0)
 
 
+def some_run(file: Path, *changes: str) -> tuple[loop.Run, list]:
+    """A run and its first batches."""
+    from patchword import data
+
+    run = loop.Run(load(file, *changes), ALONE)
+    plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
+    return run, list(data.batches(run.sources, plan, run.begun.tokenizer, 0, 3))
+
+
 def test_average_is_exponential(path: Path) -> None:
-    plan = recipe.load(path)
-    run = loop.Run(plan, [data.open_source(source, Path(), 32) for source in plan.data])
-    expected = {k: v.double() for k, v in run.average.named_parameters()}
-    for step in range(3):
-        run.step(step, run.batch(step))
+    run, batches = some_run(path)
+    expected = {k: v.double() for k, v in run.average.items()}
+    for step, batch in enumerate(batches):
+        run.step(step, batch)
         decay = min(0.9, (1 + step) / (10 + step))
         for name, value in run.network.named_parameters():
             expected[name] = decay * expected[name] + (1 - decay) * value.detach().double()
-    for name, value in run.average.named_parameters():
+    for name, value in run.average.items():
         assert_close(value, expected[name].float())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_micro_batches_change_nothing(tmp_path: Path, objective: str) -> None:
+    file = write(tmp_path, objective)
+    found = []
+    for changes in ([], ["micro_batch=5"]):
+        run, batches = some_run(file, *changes)
+        loss = run.backward(run.objective.prepare(batches[0], 0))
+        found.append((loss, {n: p.grad for n, p in run.network.named_parameters()}))
+    assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("change", ["engine.recompute=true", "engine.compile=true"])
+def test_ways_to_compute_change_nothing(
+    path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled without kernels of its own, which take minutes to build."""
+    whole = partialmethod(nn.Module.compile, backend="aot_eager")
+    monkeypatch.setattr(Block, "compile", whole)
+    found = []
+    for changes in ([], [change]):
+        run, batches = some_run(path, *changes)
+        loop.training(run.network)
+        loss = run.backward(run.objective.prepare(batches[0], 0))
+        found.append((loss, {n: p.grad for n, p in run.network.named_parameters()}))
+    assert_close(found[1], found[0])
+
+
+def test_bfloat16_learns_what_float32_learns(path: Path, tmp_path: Path) -> None:
+    loop.train(load(path))
+    loop.train(load(path, f"out={tmp_path / 'half'}", "engine.precision=bfloat16"))
+    whole, half = curve(tmp_path / "run"), curve(tmp_path / "half")
+    assert half != whole
+    assert list(half.values()) == pytest.approx(list(whole.values()), rel=0.02)
+
+
+def test_norms_biases_and_positions_do_not_decay(path: Path) -> None:
+    run, _ = some_run(path)
+    names = {id(p): name for name, p in run.network.named_parameters()}
+    decayed, plain = (
+        {names[id(p)] for p in group["params"]} for group in run.optimizer.param_groups
+    )
+    assert {"image.blocks.0.attn.qkv.weight", "text.blocks.0.mlp.fc1.weight"} <= decayed
+    assert {"image.pos_embed", "image.cls_token", "logit_scale", "image.norm.weight"} <= plain
+    assert all(name.endswith("weight") for name in decayed)
+    assert not decayed & plain
+
+
+# Data and recipes that cannot be used
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("stepz=3", "no field stepz"),
+        ("stepz=3", r"no field stepz \(do you mean steps\?\)"),
+        ("engine.worker=3", r"no field worker \(do you mean workers\?\)"),
         ("data.7.path=x", "the recipe has no 'data.7.path'"),
-        ("data.0.path=/nowhere", "no such folder"),
-        ("data.1.count=0", "needs count"),
-        ("precision=float16", "must be one of 'float32', 'bfloat16'"),
+        ("data.0.count=0", "count"),
+        ("engine.precision=float16", "must be one of 'float32', 'bfloat16'"),
         ("steps", "is not key=value"),
         ("steps=many", "not a int"),
+        ("steps=0", "it must be 1 or more"),
         ("model.vision.heads=5", "does not divide"),
+        ("smoothing=0.1", "smoothing is of labels"),
+        ("teacher.model=demo", "a teacher's kind is features or logits"),
+        ('trainable=["tail"]', "no part 'tail'; there are image.blocks"),
+        ("init=/nowhere", "no such file"),
+        ("objective=masked", "needs \\[model.masked\\]"),
+        ('lora.layers=["nothing"]', "no linear layer ends in nothing"),
+        ("init=demo", "does not fit the recipe's model"),
     ],
 )
 def test_bad_recipes_say_why(path: Path, change: str, message: str) -> None:
     with pytest.raises(PatchwordError, match=message):
-        loop.train(recipe.load(path, [change]))
+        loop.train(load(path, change))
 
 
 def test_missing_and_broken_recipe_files(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"none\.toml"):
+    with pytest.raises(RecipeError, match=r"none\.toml: .*shipped recipes: clip, deit"):
         recipe.load(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("steps = = 3")
     with pytest.raises(RecipeError, match=r"bad\.toml"):
         recipe.load(tmp_path / "bad.toml")
+    (tmp_path / "empty.toml").write_text("out = 'x'\nsteps = 3\ndata = []")
+    with pytest.raises(RecipeError, match=r"needs a \[model\]"):
+        recipe.load(tmp_path / "empty.toml")
 
 
-def test_a_run_that_diverges_stops(path: Path) -> None:
-    plan = recipe.load(path)
-    run = loop.Run(plan, [data.open_source(source, Path(), 32) for source in plan.data])
-    batch = run.batch(0)
-    batch.pixels[0, 0, 0, 0] = torch.nan
-    with pytest.raises(RecipeError, match="at step 0"):
-        run.step(0, batch)
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = loop.Run.backward
+
+    def poisoned(self: loop.Run, work: loop.Work) -> torch.Tensor:
+        if self.optimizer.state and next(iter(self.optimizer.state.values()))["step"] == 6:
+            work.pixels[0, 0, 0, 0] = torch.nan
+        return plain(self, work)
+
+    monkeypatch.setattr(loop.Run, "backward", poisoned)
+    with pytest.raises(RecipeError, match=r"the loss is nan, its gradient nan at step 7; that of step 6 is good"):
+        loop.train(load(path))
+    monkeypatch.undo()
+    assert list(curve(tmp_path / "run")) == list(range(1, 7))
+    assert loop.train(load(path)).samples == 6 * 12
+
+
+@pytest.fixture
+def mixture(tmp_path: Path) -> Path:
+    """Scenes, and photos of which two are broken."""
+    folder = photos(tmp_path / "photos")
+    (folder / "a-hat" / "broken.png").write_bytes(b"not a photo")
+    (folder / "a-hat" / "cut.png").write_bytes((folder / "a-hat" / "0.png").read_bytes()[:60])
+    table = f'\n[[data]]\nkind = "folder"\npath = "{folder}"\nnames = [["hat", "cap"], ["shirt"]]\n'
+    return write(tmp_path, data=table)
+
+
+def test_broken_photos_cost_nothing_but_themselves(mixture: Path, tmp_path: Path) -> None:
+    done = loop.train(load(mixture, "steps=80"))
+    assert {Path(error.image).name for error in done.broken} == {"broken.png", "cut.png"}
+    rows = (tmp_path / "run" / "broken.jsonl").read_text().splitlines()
+    assert sorted(Path(json.loads(row)["name"]).name for row in rows) == ["broken.png", "cut.png"]
+    model = patchword.load(done.folder)
+    files = sorted((tmp_path / "photos").glob("*/[0-9]*.png"))
+    best = [scores[0].label for scores in model.classify(files, ["hat", "shirt"])]
+    right = [label in file.parent.name for label, file in zip(best, files, strict=True)]
+    assert sum(right) >= 0.9 * len(right)
+
+
+def test_too_many_broken_photos_stop_the_run(mixture: Path) -> None:
+    with pytest.raises(RecipeError, match="more than max_broken = 1"):
+        loop.train(load(mixture, "steps=30", "max_broken=1"))
 
 
 def test_the_command_names_what_it_passed_over(
-    path: Path, capsys: pytest.CaptureFixture[str]
+    mixture: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["train", str(path), "steps=1"])
+        main(["train", str(mixture), "steps=12"])
     assert stop.value.code == 1
     assert "broken.png: not an image" in capsys.readouterr().err

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -188,12 +189,19 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     unknown = sorted(set(values) - fields)
     if unknown:
         raise ConfigError(
-            f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(fields))}"
+            f"{cls.__name__} has no field {', '.join(unknown)}{_meant(unknown[0], fields)}; it has "
+            f"{', '.join(sorted(fields))}"
         )
     try:
         return cls(**{name: _typed(hints[name], value, name) for name, value in values.items()})
     except TypeError as error:
         raise ConfigError(f"{cls.__name__}: {error}") from error
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names, as a question."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f" (do you mean {near[0]}?)" if near else ""
 
 
 def _typed(hint: Any, value: Any, name: str) -> Any:

@@ -42,7 +42,7 @@ TaskOption = Annotated[
     typer.Option(help="zero-shot, classifier, probe, knn, retrieval; repeat, or separate by ,"),
 ]
 TrainOption = Annotated[
-    Path | None, typer.Option(help="Class folders that probe and knn learn from.")
+    Path | None, typer.Option(help="Class folders, or a table, for probe and knn.")
 ]
 TemplateOption = Annotated[
     list[str] | None,
@@ -60,7 +60,7 @@ def eval(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="[MODEL] DATA", help="The model, and a folder or a file of captions."
+            metavar="[MODEL] DATA", help="The model, and a folder or a table."
         ),
     ],
     task: TaskOption = None,
@@ -80,7 +80,9 @@ def eval(
     DATA is a folder with one folder per class; or one that holds the splits “train” and
     “validation” or “test” of that kind, and then a linear probe and k-NN learn from the first; or
     a metadata.jsonl or metadata.csv, or its folder, with “file_name” and “caption” in each row,
-    several rows or a list for an image of several captions. --save draws the confusion matrix.
+    several rows or a list for an image of several captions; or any other .csv, .tsv, .json, .jsonl
+    or .parquet with a column of images and one of captions or classes. --save draws the confusion
+    matrix.
     """
     if len(arguments) > 2 or (len(arguments) == 2 and model):
         wrong("give one model and one folder: patchword eval MODEL DATA")

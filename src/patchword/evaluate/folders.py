@@ -1,27 +1,42 @@
-"""What a model is evaluated on: folders of classes, or images with captions, as Hugging Face's
-imagefolder lays them out."""
+"""What a model is evaluated on: folders of classes, or a table of images with captions or classes,
+such as the metadata file of Hugging Face's imagefolder."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patchword.data import folders, tables
+from patchword.data.folders import METADATA, NAME, TEST, TRAIN
+from patchword.data.photos import Table
+from patchword.data.rows import CAPTIONS, listed, texts_of
 from patchword.errors import PatchwordError
-from patchword.files import picture_suffixes
+from patchword.images import ImageLike
 
-METADATA = ("metadata.jsonl", "metadata.csv")
-NAME = "file_name"
-CAPTIONS = ("caption", "captions", "text", "texts")
-TRAIN = ("train", "training")
-TEST = ("test", "testing", "validation", "valid", "val", "dev")  # the first there is evaluated
+LISTS = (".csv", ".jsonl")  # read line by line, without the `datasets` library
+
+
+class TableImages(Sequence[ImageLike]):
+    """Images of rows of a table, each read when it is asked for: a path, or bytes."""
+
+    def __init__(self, table: Table, rows: Sequence[int]) -> None:
+        self.table = table
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> ImageLike:  # type: ignore[override]  # no slices
+        return self.table.opened(self.rows[index])[1]
+
+    def name(self, index: int) -> str:
+        """What to call image `index` in a message."""
+        return self.table.opened(self.rows[index])[0]
 
 
 @dataclass(frozen=True)
@@ -29,8 +44,8 @@ class Labelled:
     """Images of classes."""
 
     path: Path
-    names: tuple[str, ...]  # of the classes: their folders, sorted
-    images: tuple[str, ...]
+    names: tuple[str, ...]  # of the classes: their folders, sorted; of a table, see `Table.classes`
+    images: Sequence[ImageLike]
     targets: NDArray[np.int64]  # (N,)
 
 
@@ -39,76 +54,87 @@ class Captioned:
     """Images, each with one or more captions."""
 
     path: Path
-    images: tuple[str, ...]
+    images: Sequence[ImageLike]
     captions: tuple[tuple[str, ...], ...]  # of each image
+
+
+def name_of(images: Sequence[ImageLike], index: int) -> str | None:
+    """What to call an image of a table in a message; None for another, which names itself."""
+    return images.name(index) if isinstance(images, TableImages) else None
 
 
 def splits(path: Path) -> tuple[Path, Path | None]:
     """(what to evaluate on, what to train a probe on): of a folder whose folders are splits
     ("train", "validation", ...) two of those, else the folder itself and None."""
-    folders = {p.name.lower(): p for p in _folders(path)} if path.is_dir() else {}
-    if not folders or not set(folders) <= {*TRAIN, *TEST}:
-        return path, None
-    known = next((folders[name] for name in TRAIN if name in folders), None)
-    test = next((folders[name] for name in TEST if name in folders), None)
-    return (test, known) if test else (next(iter(folders.values())), None)
+    found = folders.splits(path)
+    known = next((found[name] for name in TRAIN if name in found), None)
+    test = next((found[name] for name in TEST if name in found), None)
+    return (test, known) if test else (next(iter(found.values()), path), None)
+
+
+def table_in(path: Path) -> Path | None:
+    """The table: `path` itself, or the metadata file in the folder; None where there is none."""
+    return path if path.suffix.lower() in tables.READERS else folders.metadata_in(path)
 
 
 def captions_in(path: Path) -> Path | None:
-    """The file of captions: `path` itself, or the one in the folder; None where there is none."""
-    if path.suffix.lower() in (".jsonl", ".csv"):
-        return path
-    return next((path / name for name in METADATA if (path / name).is_file()), None)
+    """The table with captions: `path` itself, or the metadata file in the folder; None where there
+    is none, or where it has classes alone. Raises PatchwordError for one that cannot be read."""
+    file = table_in(path)
+    if file is None:
+        return None
+    if file.suffix.lower() in LISTS:
+        entries = folders.metadata(file).entries
+        captions, labels = any(e.captions for e in entries), any(e.label for e in entries)
+    else:
+        table = _table(file)
+        captions, labels = table.caption is not None, table.label is not None
+    return None if labels and not captions else file
 
 
 def labelled(path: Path) -> Labelled:
-    """A folder with one folder per class; images are found at any depth, by their suffix. Raises
-    PatchwordError where there are none."""
-    suffixes = picture_suffixes()
-    names: list[str] = []
-    images: list[str] = []
-    targets: list[int] = []
-    for folder in _folders(path):
-        files = sorted(
-            os.path.join(place, name)
-            for place, _, inside in os.walk(folder)
-            for name in inside
-            if os.path.splitext(name)[1].lower() in suffixes
-        )
-        if files:
-            targets += [len(names)] * len(files)
-            names.append(folder.name)
-            images += files
+    """A table with a column of classes; or a folder with one folder per class, whose images are
+    found at any depth, by their suffix. Raises PatchwordError where there are none, and for a row
+    without its class."""
+    if (file := table_in(path)) is not None:
+        return _labelled_table(file)
+    names, images, targets = folders.class_folders(path)
     if not images:
         raise PatchwordError(
             f"{path}: no images in folders, one folder per class, and no {' or '.join(METADATA)}"
         )
-    return Labelled(path, tuple(names), tuple(images), np.array(targets, np.int64))
+    return Labelled(path, names, images, np.array(targets, np.int64))
 
 
 def captioned(path: Path) -> Captioned:
-    """The images and captions that a metadata.jsonl or metadata.csv lists, or that of a folder.
+    """The images and captions that a table lists, or the metadata file of a folder.
 
-    Every row has "file_name", relative to the file's folder, and one of `CAPTIONS`; in JSON Lines
-    that may be a list. Rows with the same image add up. Raises PatchwordError, with the number of
-    the line, for a row that lacks one.
+    Every row has an image, its path being relative to the table's folder, and a caption or a list
+    of them. Rows with the same image add up. Raises PatchwordError, with the number of the line or
+    row, for one that lacks either.
     """
-    file = captions_in(path)
+    file = table_in(path)
     if file is None:
         raise PatchwordError(f"{path}: no {' or '.join(METADATA)} with captions")
-    found: dict[str, list[str]] = {}
-    for line, row in _rows(file):
-        name = row.get(NAME)
-        words: Any = next((row[key] for key in CAPTIONS if row.get(key)), None)
-        texts = words if isinstance(words, list) else [words]
-        if not isinstance(name, str) or not name:
-            raise PatchwordError(f"{file}, line {line}: no {NAME!r}; it names the image")
-        if not all(isinstance(text, str) and text.strip() for text in texts) or not texts:
-            raise PatchwordError(f"{file}, line {line}: no {' or '.join(map(repr, CAPTIONS))}")
-        found.setdefault(str(file.parent / name), []).extend(texts)
-    if not found:
-        raise PatchwordError(f"{file}: no rows")
-    return Captioned(file, tuple(found), tuple(map(tuple, found.values())))
+    if file.suffix.lower() in LISTS:
+        found: dict[str, list[str]] = {}
+        for entry in folders.metadata(file).entries:
+            if not entry.image:
+                raise PatchwordError(f"{file}, line {entry.line}: no {NAME!r}; it names the image")
+            if not entry.captions:
+                raise PatchwordError(f"{file}, line {entry.line}: no {_either(CAPTIONS[:4])}")
+            found.setdefault(str(file.parent / entry.image), []).extend(entry.captions)
+        return Captioned(file, tuple(found), tuple(map(tuple, found.values())))
+    table = _table(file)
+    rows: dict[bytes, int] = {}
+    captions: dict[bytes, list[str]] = {}
+    for row, (image, texts) in enumerate(_captions(table)):
+        content = image if isinstance(image, bytes) else image.encode("utf-8", "surrogateescape")
+        same = blake2b(content, digest_size=16).digest()
+        captions.setdefault(same, []).extend(texts)
+        rows.setdefault(same, row)
+    images = TableImages(table, list(rows.values()))
+    return Captioned(file, images, tuple(map(tuple, captions.values())))
 
 
 def agreeing(known: Labelled, test: Labelled) -> NDArray[np.int64]:
@@ -117,41 +143,45 @@ def agreeing(known: Labelled, test: Labelled) -> NDArray[np.int64]:
     if missing := [name for name in test.names if name not in known.names]:
         raise PatchwordError(
             f"{known.path} has no class {', '.join(missing)}, which {test.path} has; both need "
-            "the same folders"
+            "the same classes"
         )
     numbers = np.array([known.names.index(name) for name in test.names], np.int64)
     return numbers[test.targets]
 
 
-def _folders(path: Path) -> list[Path]:
-    """The folders in a folder, sorted, without hidden ones. Raises PatchwordError for no folder."""
-    if not path.is_dir():
-        raise PatchwordError(f"{path}: no such folder")
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+def _table(file: Path) -> Table:
+    if file.suffix.lower() in LISTS:
+        return folders.as_table(folders.metadata(file))
+    rows, base = tables.open_table(str(file))
+    return tables.meant(str(file), rows, base)
 
 
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each row of a .jsonl or .csv file with the number of its line."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            if file.suffix.lower() == ".csv":
-                reader = csv.DictReader(lines)
-                for row in reader:
-                    yield reader.line_num, row
-                return
-            for number, text in enumerate(lines, start=1):
-                if text.strip():
-                    yield number, _record(file, number, text)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise PatchwordError(f"{file}: {reason}") from error
+def _labelled_table(file: Path) -> Labelled:
+    table = _table(file)
+    if table.label is None:
+        raise PatchwordError(f"{file}: no column of classes; it has {listed(table.columns)}")
+    names, numbers = table.classes()
+    targets = [numbers.get(value, -1) for value in table.rows.column(table.label)]
+    images = TableImages(table, range(len(targets)))
+    if -1 in targets:
+        raise PatchwordError(f"{file}: no class for {images.name(targets.index(-1))}")
+    return Labelled(file, names, images, np.array(targets, np.int64))
 
 
-def _record(file: Path, number: int, text: str) -> dict[str, Any]:
-    try:
-        row = json.loads(text)
-    except ValueError as error:
-        raise PatchwordError(f"{file}, line {number}: not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise PatchwordError(f"{file}, line {number}: not a JSON object")
-    return row
+def _captions(table: Table) -> Iterator[tuple[str | bytes, list[str]]]:
+    """(image, captions) of each row."""
+    if table.caption is None:
+        raise PatchwordError(
+            f"{table.where}: no column of captions; it has {listed(table.columns)}"
+        )
+    for number in range(len(table.rows)):
+        _, image, row = table.opened(number)
+        texts = texts_of(row[table.caption])
+        if not image or not texts:
+            lacks = "caption" if image else "image"
+            raise PatchwordError(f"{table.where}, row {number + 1}: no {lacks}")
+        yield image, texts
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(map(repr, names))

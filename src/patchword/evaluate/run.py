@@ -107,7 +107,7 @@ class Evaluation:
         self, path: Path, train: Path | None = None, tasks: Sequence[str] | None = None
     ) -> Iterator[Answer]:
         """Each task's answer on the data at `path`: a folder of class folders, one that holds
-        splits, or a file of captions or its folder.
+        splits, or a table of images with captions or classes, or the folder of such a file.
 
         tasks: of `TASKS`; None for those that make sense: retrieval where there are captions, else
         zero-shot with a text tower or a classifier's own classes, and probe and k-NN where there
@@ -203,7 +203,7 @@ class Evaluation:
             )
         numbers = np.array([labels.index(plain(name)) for name in test.names], np.int64)
         each = self.model.run_each(test.images, self.model.network)
-        rows, kept = self._rows(each, len(test.images))
+        rows, kept = self._rows(each, test.images)
         targets = numbers[test.targets[kept]]
         return classified("classifier", rows, targets, self.model.config.labels, {})
 
@@ -240,17 +240,18 @@ class Evaluation:
             {k: metrics.within(of_image, k) for k in RECALLS},
         )
 
-    def embed(self, images: Sequence[str]) -> tuple[Vector, Indices]:
+    def embed(self, images: Sequence[ImageLike]) -> tuple[Vector, Indices]:
         """Unit vectors (N, D) of the images that can be opened, and their numbers (N,)."""
-        return self._rows(self.model.embed_each(images), len(images))
+        return self._rows(self.model.embed_each(images), images)
 
     def _rows(
-        self, each: Iterable[tuple[ImageLike, Vector | ImageError]], total: int
+        self, each: Iterable[tuple[ImageLike, Vector | ImageError]], images: Sequence[ImageLike]
     ) -> tuple[Vector, Indices]:
-        rows, kept = [], []
+        rows, kept, total = [], [], len(images)
         for number, (_, row) in enumerate(each):
             if isinstance(row, ImageError):
-                self.broken.append(row)
+                name = folders.name_of(images, number) or row.image
+                self.broken.append(ImageError(name, row.reason))
             else:
                 rows.append(row)
                 kept.append(number)

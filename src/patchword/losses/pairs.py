@@ -15,7 +15,8 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor, same: Tensor | None 
     `same` says which texts j are true of image i besides its own: (N, N) bool, the diagonal among
     them, or integers (N,), equal ones true of each other. The target of a row, or of a column, is
     then spread evenly over its positives (UniCL, Yang et al. 2022, eq. 2-4), so that two photos of
-    a hat are not pushed apart for being "a photo of a hat".
+    a hat are not pushed apart for being "a photo of a hat". For mixed images it may be (N, N)
+    floats, how much of text j is in image i: targets go in proportion to them.
 
     Memory grows with N, but for a `same` that is N x N itself.
     """

@@ -46,6 +46,14 @@ class ImageModel(nn.Module):
         """Logits (B, classes)."""
         return self.image(pixels)  # type: ignore[no-any-return]
 
+    def heads(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes) of the class token's head and of the distillation token's, which
+        learn from different targets (Touvron et al. 2021, section 4); twice the same without."""
+        if isinstance(self.image, VisionTransformer):
+            return self.image.heads(pixels)
+        logits = self(pixels)
+        return logits, logits
+
     def encode_image(
         self, pixels: Pixels, taps: Sequence[str] = ()
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:

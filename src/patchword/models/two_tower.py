@@ -54,7 +54,9 @@ class TwoTower(nn.Module):
         """Ids (B, L) -> features (B, D) in the joint space, not normalised."""
         return tapped("text", self.text, ids, taps)
 
-    def forward(self, pixels: Pixels, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit image features (B, D), unit text features (T, D), both float32, and the scale."""
+    def forward(self, pixels: Pixels, ids: Tensor) -> tuple[Tensor, ...]:
+        """Unit image features (B, D), unit text features (T, D), both float32, and the scale ();
+        with `config.score` "sigmoid" also the bias (): what a loss over pairs takes."""
         image, text = self.image(pixels).float(), self.text(ids).float()
-        return F.normalize(image, dim=-1), F.normalize(text, dim=-1), self.scale
+        found = F.normalize(image, dim=-1), F.normalize(text, dim=-1), self.scale
+        return (*found, self.logit_bias) if hasattr(self, "logit_bias") else found

@@ -106,7 +106,10 @@ def _judge(
 
 
 def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str]) -> Vector:
-    """Unit vectors (L, D), each the mean over the templates; kept on disk by fingerprint."""
+    """Unit vectors (L, D), each the mean over the templates; kept on disk by fingerprint, but for
+    a model without one: it is asked once, and is another after the next step of its training."""
+    if not model.fingerprint:
+        return _mean_features(model, labels, templates)
     key = hashlib.sha256(repr((tuple(labels), tuple(templates))).encode()).hexdigest()[:32]
     return _cached(
         cache_folder() / model.fingerprint / f"{key}.npy",

@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-import os
+import resource
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict as optimizers
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from patchword import checkpoints, data, losses
+from patchword import checkpoints, data
 from patchword.bundle import Bundle, make
-from patchword.config import ModelConfig
+from patchword.config import to_dict
+from patchword.data import Batch
 from patchword.errors import ImageError, RecipeError
-from patchword.models import build, initialise
-from patchword.tokenizers import Tokenizer
-from patchword.train.augment import photometric
+from patchword.models import build
+from patchword.nn.transformer import Block
+from patchword.train import cached, lora, objectives, parallel, start, state
+from patchword.train.objectives import Work
+from patchword.train.parallel import World
 from patchword.train.recipe import Recipe
+from patchword.train.watch import Watch
 
-CHECKPOINT = "checkpoint.pt"
 Report = Callable[[int, dict[str, float]], None]
-
-
-@dataclass
-class Batch:
-    """One step's tensors."""
-
-    pixels: Tensor  # (N, 3, S, S), normalised
-    ids: Tensor  # (N, L)
-    same: Tensor  # (N, N) bool: caption j is true of photo i
+# What may change between the parts of a run: how it is computed and watched, not what it learns.
+FREE = ("out", "until", "micro_batch", "checkpoint_every", "keep", "max_broken", "engine", "watch")
 
 
 @dataclass(frozen=True)
@@ -45,170 +44,303 @@ class Trained:
     """What a run leaves."""
 
     folder: Path  # the finished model, for `load`
-    photos: int  # that were read
-    broken: list[ImageError]  # those that could not be, passed over
+    step: int  # at which it stands
+    samples: int  # of this part of the run
+    broken: list[ImageError] = field(default_factory=list)  # samples of it that were passed over
+    stopped: bool = False  # by SIGTERM; the same command continues
 
 
 def train(recipe: Recipe, report: Report = lambda step, metrics: None) -> Trained:
-    """Run a recipe, or continue it from its last checkpoint.
+    """Run a recipe, or continue it from its last checkpoint: alone, or with the processes that
+    `torchrun` started.
 
-    `report(step, metrics)` is called after every step. The same recipe and machine give the same
-    weights, interrupted or not. Raises RecipeError for data or a model that cannot be used.
+    `report(step, metrics)` is called after every step and every evaluation, in the first process.
+    The same recipe and machine give the same weights, interrupted or not. Raises RecipeError for
+    data or a model that cannot be used, a loss that is no number, too many broken samples, or a
+    full disk.
     """
-    out = Path(recipe.out)
-    out.mkdir(parents=True, exist_ok=True)
-    size = recipe.model.preprocess.size[0]
-    sources = [data.open_source(source, Path(), size) for source in recipe.data]
-    run = Run(recipe, sources)
-    step = run.resume(out / CHECKPOINT)
-    with open(out / "metrics.jsonl", "a", encoding="utf-8") as metrics:
-        for batch in run.batches(step):
-            values = run.step(step, batch)
-            step += 1
-            report(step, values)
-            print(json.dumps({"step": step, **values}), file=metrics, flush=True)
-            if step % recipe.checkpoint_every == 0 or step == run.last:
-                run.save(out / CHECKPOINT, step)
-    broken = [error for source in sources for error in source.broken]
-    return Trained(checkpoints.save(run.result(), out / "model"), sum(map(len, sources)), broken)
+    with parallel.world(recipe.engine.device) as world:
+        return Run(recipe, world).go(report)
 
 
 class Run:
-    """Network, optimiser and weight average of one run."""
+    """Network, optimiser and weight average of one run, in one of its processes."""
 
-    def __init__(self, recipe: Recipe, sources: list[data.Source]) -> None:
-        self.recipe = recipe
-        self.sources = sources
-        self.last = recipe.until or recipe.steps
+    def __init__(self, recipe: Recipe, world: World) -> None:
+        if recipe.batch % world.size:
+            raise RecipeError(f"batch {recipe.batch} does not divide among {world.size} processes")
+        self.recipe, self.world, self.out = recipe, world, Path(recipe.out)
         torch.manual_seed(recipe.seed)
-        start = checkpoints.load(recipe.init) if recipe.init else None
-        self.tokenizer = start.reader() if start else train_tokenizer(recipe, sources)
-        self.config = fitted(recipe.model, self.tokenizer)
-        self.network = build(self.config)
-        initialise(self.network)
-        if start:
-            if (start.config.vision, start.config.text) != (self.config.vision, self.config.text):
-                raise RecipeError(f"{recipe.init} has other towers than the recipe's [model]")
-            self.network.load_state_dict(start.network.state_dict())
-        self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = copy.deepcopy(self.network).requires_grad_(False)
-        parameters = groups(self.network, recipe.weight_decay)
-        self.optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98))
-        self.mean = torch.tensor(recipe.model.preprocess.mean).view(3, 1, 1)
-        self.std = torch.tensor(recipe.model.preprocess.std).view(3, 1, 1)
-
-    def batches(self, start: int) -> Iterator[Batch]:
-        """Batches from step `start` to the end, the next one made while this one trains."""
-        with ThreadPoolExecutor(1) as worker:
-            ahead = worker.submit(self.batch, start)
-            for step in range(start, self.last):
-                batch = ahead.result()
-                if step + 1 < self.last:
-                    ahead = worker.submit(self.batch, step + 1)
-                yield batch
-
-    def batch(self, step: int) -> Batch:
-        """Batch number `step`."""
-        recipe, size = self.recipe, self.recipe.model.preprocess.size[0]
-        shares = [source.share for source in recipe.data]
-        pairs = data.batch_at(self.sources, shares, recipe.batch, size, recipe.seed, step)
-        raw = torch.from_numpy(np.stack([pair.image for pair in pairs]))
-        pixels = raw.permute(0, 3, 1, 2).float() / 255
-        chosen = torch.tensor([pair.augment for pair in pairs])
-        pixels = photometric(pixels, chosen, torch.Generator().manual_seed(recipe.seed + step))
-        return Batch(
-            ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last),
-            torch.from_numpy(self.tokenizer([pair.caption for pair in pairs])),
-            torch.from_numpy(data.positives(pairs)),
+        self.init = start.load_init(recipe)
+        config = start.plan(recipe, self.init)
+        reads = objectives.KINDS[recipe.objective].reads
+        self.sources = data.open_sources(recipe.data, config.preprocess, reads)
+        self.begun = start.begin(recipe, config, self.init, self.sources)
+        self.network = self.begun.network.to(world.device)
+        if world.size == 1 or recipe.engine.parallel == "ddp":  # FSDP wants contiguous parameters
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.lora:
+            lora.add(self.network, recipe.lora)
+        start.choose(self.network, recipe.trainable)
+        for block in (each for each in self.network.modules() if isinstance(each, Block)):
+            block.recompute = recipe.engine.recompute
+            if recipe.engine.compile:
+                block.compile()
+        self.objective = objectives.make(self.begun, recipe, world)
+        self.spread = parallel.Spread(self.objective, recipe.engine.parallel, world)
+        self.parameters = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            groups(self.network, recipe.weight_decay), betas=(0.9, 0.98), fused=True
         )
+        self.average = {name: each.clone() for name, each in self.changing()}
+        self.broken: dict[str, ImageError] = {}
+        self.lasted = time.perf_counter()
+
+    # --- the way of a run
+
+    def go(self, report: Report) -> Trained:
+        """From the last checkpoint, or the beginning, to the end."""
+        recipe, world = self.recipe, self.world
+        step = begun = self.resume()
+        plan = data.Plan(
+            [len(source) for source in self.sources],
+            [source.share for source in recipe.data],
+            recipe.batch,
+            recipe.seed,
+        )
+        batches = data.batches(
+            self.sources,
+            plan,
+            self.begun.tokenizer,
+            step,
+            recipe.last,
+            world.rank,
+            world.size,
+            recipe.engine.workers,
+        )
+        training(self.network)
+        stopped = False
+        with self.watching(step) as watch, terminated() as asked:
+            self.evaluate(step, watch, report)  # what a run that was killed had still to do
+            for batch in batches:
+                values = self.step(step, batch)
+                step += 1
+                if watch:
+                    watch.step(step, values)
+                    report(step, values)
+                stopped = self.exchange(step, batch, asked(), watch)
+                if stopped or step % recipe.checkpoint_every == 0 or step == recipe.last:
+                    self.save(step)
+                if stopped:
+                    break
+                self.evaluate(step, watch, report)
+        folder = self.out / "model"
+        model = None if stopped else self.result()
+        if model:
+            checkpoints.save(model, folder)
+        samples = (step - begun) * recipe.batch
+        return Trained(folder, step, samples, list(self.broken.values()), stopped)
+
+    @contextmanager
+    def watching(self, step: int) -> Iterator[Watch | None]:
+        """What writes metrics and evaluates, in the first process; None in the others."""
+        model = self.result()
+        if model is None:
+            yield None
+            return
+        watch = Watch(self.out, self.recipe.watch, step, self.recipe.last)
+        try:
+            watch.check(model, self.init)
+            yield watch
+        finally:
+            watch.close()
+
+    def exchange(self, step: int, batch: Batch, asked: bool, watch: Watch | None) -> bool:
+        """Tell the other processes of broken samples, and whether this one shall stop; whether any
+        shall. Raises RecipeError when too many were broken."""
+        stop = False
+        for broken, stops in self.world.everyones((batch.broken, asked)):
+            self.broken.update((error.image, error) for error in broken)
+            stop = stop or stops
+            if watch:
+                watch.broken(broken)
+        if len(self.broken) > self.recipe.max_broken:
+            raise RecipeError(
+                f"{len(self.broken)} samples could not be read by step {step}, more than "
+                f"max_broken = {self.recipe.max_broken}; {self.out / 'broken.jsonl'} names them, "
+                f"the last is {list(self.broken.values())[-1]}"
+            )
+        return stop
+
+    def evaluate(self, step: int, watch: Watch | None, report: Report) -> None:
+        """Ask the average so far what the recipe wants, where due; all processes must call."""
+        if any(self.world.everyones(watch is not None and watch.due(step))):
+            model = self.result()
+            if watch and model:
+                model.network.to(self.world.device)
+                report(step, watch.evaluate(step, model))
+
+    # --- one step
 
     def step(self, step: int, batch: Batch) -> dict[str, float]:
-        """One update; its metrics."""
-        started = time.perf_counter()
+        """One update; its metrics. Raises RecipeError where loss or gradient is no number."""
         rate = learning_rate(self.recipe, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.network.train()
-        half = torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
-        with sdpa_kernel(SDPBackend.MATH):  # on a CPU the fused kernel's backward is slower
-            with half:
-                image, text, scale = self.network(batch.pixels, batch.ids)
-            loss = losses.contrastive(image, text, scale, batch.same)
-            loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
-        if not torch.isfinite(norm):
-            raise RecipeError(f"the loss is {loss.item()} at step {step}; lower learning_rate")
+        torch.manual_seed(int(self.objective.generator(step, self.world.rank).initial_seed()))
+        work = self.objective.prepare(batch.to(self.world.device), step)
+        loss = self.world.mean(self.backward(work))
+        self.spread.finish()
+        norm = parallel.clip(self.parameters, self.recipe.clip_norm)
+        if not torch.isfinite(norm) or not torch.isfinite(loss):
+            last = max(state.saved(self.out), default=None)
+            kept = "there is no checkpoint" if last is None else f"that of step {last} is good"
+            raise RecipeError(
+                f"the loss is {loss.item():g}, its gradient {norm.item():g} at step {step + 1}; "
+                f"{kept}. Lower learning_rate, or make warmup longer"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.follow(step)
-        seconds = time.perf_counter() - started
-        return {"loss": loss.item(), "rate": rate, "samples_per_s": len(batch.ids) / seconds}
+        before, self.lasted = self.lasted, time.perf_counter()
+        return {
+            "loss": loss.item(),
+            "rate": rate,
+            "norm": norm.item(),
+            "samples_per_s": self.recipe.batch / (self.lasted - before),
+            "memory_gb": memory(self.world.device),
+            **self.objective.metrics(),
+        }
+
+    def backward(self, work: Work) -> Tensor:
+        """Gradients of this process's rows, in micro-batches if the recipe wants them; the loss."""
+        rows = self.recipe.micro_batch or len(work)
+        parts = [work.part(slice(at, at + rows)) for at in range(0, len(work), rows)]
+        with kernel(self.world.device):
+            if self.objective.together:
+                loss = partial(self.objective.loss, work)
+                if len(parts) > 1:
+                    return cached.backward(self.forward, parts, loss, self.spread.hold)
+                value = loss(*self.forward(work))
+                value.backward()  # type: ignore[no-untyped-call]
+                return value.detach()
+            total = torch.zeros((), device=self.world.device)
+            for number, part in enumerate(parts, 1):
+                with self.spread.hold() if number < len(parts) else nullcontext():
+                    value = self.objective.loss(part, *self.forward(part)) * len(part) / len(work)
+                    value.backward()  # type: ignore[no-untyped-call]
+                total += value.detach()
+            return total
+
+    def forward(self, work: Work) -> tuple[Tensor, ...]:
+        """The objective's tensors, in the run's precision."""
+        half = self.recipe.engine.precision == "bfloat16"
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=half):
+            return self.spread(work)  # type: ignore[no-any-return]
+
+    # --- what remains of it
+
+    def changing(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of what training changes: parameters that learn, and buffers."""
+        still = {name for name, p in self.network.named_parameters() if not p.requires_grad}
+        for name, value in self.network.state_dict().items():
+            if name not in still:
+                yield name, value.detach()
 
     def follow(self, step: int) -> None:
         """Move the weight average one step; young averages follow faster."""
         decay = min(self.recipe.ema, (1 + step) / (10 + step)) if self.recipe.ema else 0.0
-        ours, theirs = self.average.state_dict(), self.network.state_dict()
-        for name, value in ours.items():
-            if value.is_floating_point():
-                value.lerp_(theirs[name], 1 - decay)
+        for name, value in self.changing():
+            ours, theirs = parallel.local(self.average[name]), parallel.local(value)
+            if ours.is_floating_point():
+                ours.lerp_(theirs, 1 - decay)
             else:
-                value.copy_(theirs[name])
+                ours.copy_(theirs)
 
-    def save(self, path: Path, step: int) -> None:
-        """Write everything the run needs to continue; never leaves half a file."""
-        state: dict[str, Any] = {
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+    def result(self) -> Bundle | None:
+        """The weight average as a model, in the first process; all must call."""
+        values = {n: parallel.whole(t).cpu() for n, t in self.network.state_dict().items()}
+        values |= {name: parallel.whole(value).cpu() for name, value in self.average.items()}
+        if not self.world.first:
+            return None
+        network = build(self.begun.config)
+        if self.recipe.lora:
+            lora.add(network, self.recipe.lora)
+        network.load_state_dict(values)
+        if self.recipe.lora:
+            lora.merge(network)
+        return make(network, self.begun.config, self.begun.tokenizer, self.recipe.out)
+
+    def save(self, step: int) -> None:
+        """Write everything that the run needs to continue; all processes must call."""
+        options = optimizers.StateDictOptions(full_state_dict=True, cpu_offload=True)
+        kept = {
+            "step": step,
+            "run": json.dumps(self.identity()),
+            "broken": [(error.image, error.reason) for error in self.broken.values()],
+            "network": {name: parallel.whole(value).cpu() for name, value in self.changing()},
+            "average": {name: parallel.whole(t).cpu() for name, t in self.average.items()},
+            "optimizer": optimizers.get_optimizer_state_dict(
+                self.network, self.optimizer, options=options
+            ),
         }
-        torch.save(state | {"step": step}, path.with_suffix(".new"))
-        os.replace(path.with_suffix(".new"), path)
+        self.world.firsts(lambda: state.save(self.out, step, kept, self.recipe.keep))
 
-    def resume(self, path: Path) -> int:
-        """The step to continue at: that of the checkpoint at `path`, or 0 without one."""
-        if not path.exists():
+    def resume(self) -> int:
+        """The step to continue at: that of the last checkpoint, or 0 without one. Raises
+        RecipeError for the checkpoint of another run."""
+        found = state.saved(self.out)
+        if not found:
             return 0
-        state = torch.load(path, weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"])
+        path = found[max(found)]
+        kept = state.load(path)
+        theirs, ours = json.loads(kept["run"]), json.loads(json.dumps(self.identity()))
+        unlike = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+        if unlike:
+            raise RecipeError(
+                f"{path} is of another run: {', '.join(unlike)} differ. Give the run a new out, or "
+                f"delete {path.parent}"
+            )
+        options = optimizers.StateDictOptions(full_state_dict=True)
+        optimizers.set_optimizer_state_dict(
+            self.network, self.optimizer, kept["optimizer"], options=options
+        )
+        align(self.optimizer)
+        with torch.no_grad():
+            for name, value in self.changing():
+                value.copy_(parallel.spread_like(kept["network"][name], value))
+                ours_now = self.average[name]
+                ours_now.copy_(parallel.spread_like(kept["average"][name], ours_now))
+        self.broken = {image: ImageError(image, reason) for image, reason in kept["broken"]}
+        return int(kept["step"])
 
-    def result(self) -> Bundle:
-        """The weight average as a model."""
-        network = self.average.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-        return make(network, self.config, self.tokenizer, self.recipe.out)
-
-
-def train_tokenizer(recipe: Recipe, sources: list[data.Source]) -> Tokenizer:
-    """A byte-pair tokenizer of the model's vocabulary size, from the captions of the data."""
-    text, rng = recipe.model.text, np.random.default_rng(recipe.seed)
-    if text is None:
-        raise RecipeError("this recipe trains two towers: the model needs [model.text]")
-    size = recipe.model.preprocess.size[0]
-    captions = [
-        source.pair(index, size, rng).caption for source in sources for index in range(len(source))
-    ]
-    return Tokenizer.train(captions, text.vocab_size, text.context)
-
-
-def fitted(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The model's config with the vocabulary that its tokenizer has in the end."""
-    if config.text is None:
-        raise RecipeError("this recipe trains two towers: the model needs [model.text]")
-    text = replace(config.text, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end_token)
-    return replace(config, text=text)
+    def identity(self) -> dict[str, Any]:
+        """What makes this run the one it is."""
+        stated = {key: value for key, value in to_dict(self.recipe).items() if key not in FREE}
+        stated["data read"] = [len(source) for source in self.sources]
+        stated["init's weights"] = self.init.fingerprint if self.init else ""
+        return stated
 
 
 def groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Parameters with weight decay (matrices and convolutions) and without."""
-    named = list(network.named_parameters())
+    """Parameters that learn with weight decay (matrices and convolutions) and without."""
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     plain = [p for name, p in named if p.ndim < 2 or "embed" in name or "token" in name]
     skip = {id(p) for p in plain}
-    return [
+    both = [
         {"params": [p for _, p in named if id(p) not in skip], "weight_decay": decay},
         {"params": plain, "weight_decay": 0.0},
     ]
+    return [group for group in both if group["params"]]
+
+
+def align(optimizer: torch.optim.Optimizer) -> None:
+    """Lay the optimiser's tensors out in memory as their parameters are, which a checkpoint of
+    another number of processes may not: the fused kernel goes by memory, not by index."""
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter).copy_(value)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -217,3 +349,40 @@ def learning_rate(recipe: Recipe, step: int) -> float:
         return recipe.learning_rate * (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
     return recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+
+def training(network: nn.Module) -> None:
+    """Training mode, but for the modules none of whose parameters learn: the statistics of a frozen
+    batch norm stay as they are."""
+    network.train()
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+
+
+def kernel(device: torch.device) -> AbstractContextManager[Any]:
+    """The attention that trains fastest: on a CPU the fused kernel's backward is slower."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def memory(device: torch.device) -> float:
+    """The most memory in use so far, in GB: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+@contextmanager
+def terminated() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM came, which for as long does not end the process."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)

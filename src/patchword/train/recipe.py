@@ -2,15 +2,61 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from patchword.config import ModelConfig, from_dict
 from patchword.data import SourceConfig
 from patchword.errors import ConfigError, RecipeError
+from patchword.train.watch import WatchConfig
+
+Objective = Literal["contrastive", "sigmoid", "masked", "classification"]
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """Images mixed in pairs, and their targets with them; one of the two a step, evenly drawn."""
+
+    mixup: float = 0.0  # alpha of its Beta distribution; 0: never (Zhang et al. 2018; DeiT: 0.8)
+    cutmix: float = 0.0  # the same (Yun et al. 2019; DeiT: 1.0)
+    share: float = 1.0  # of the steps
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters beside frozen linear layers (Hu et al. 2022, section 4.1)."""
+
+    rank: int = 8
+    alpha: int = 16  # their product is scaled by alpha / rank
+    dropout: float = 0.0
+    layers: tuple[str, ...] = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")  # ends of names
+    within: tuple[str, ...] = ()  # parts of the network: ["image"]; empty: everywhere
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """A model to learn from beside the data: see `losses.distillation`."""
+
+    model: str  # of the same preprocessing, and for "features" and "logits" the same tokenizer
+    kind: Literal["hard", "soft", "features", "logits"] = "hard"
+    weight: float = 0.1  # of its loss: "soft" shares 1 between data and teacher, the others add
+    temperature: float = 3.0  # "soft"
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How a run is computed. The same samples in the same order, whatever is chosen."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast; weights float32
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # with torchrun
+    workers: int = 2  # processes that open images, for each process that trains; 0: a thread
+    recompute: bool = False  # activations of the blocks in backward: less memory, 1/3 more time
+    compile: bool = False  # the blocks, with torch.compile
 
 
 @dataclass(frozen=True)
@@ -18,40 +64,100 @@ class Recipe:
     """Everything that a run depends on. Paths are relative to where the command is run."""
 
     out: str  # folder for checkpoints, metrics and the finished model
-    model: ModelConfig
     data: tuple[SourceConfig, ...]
     steps: int  # of the schedule
-    until: int = 0  # stop at this step of it; 0: at its end
-    batch: int = 128
+    objective: Objective = "contrastive"
+    model: ModelConfig | None = None  # None: that of `init`
+    init: str = ""  # a model to start from, and whose tokenizer to keep
+    fresh: tuple[str, ...] = ()  # parts that `init` does not give: ["text", "image.head"]
+    trainable: tuple[str, ...] = ()  # parts that learn, the others stay; empty: all
+    image_size: int = 0  # pixels a side; 0: those of the model's preprocessing
+    until: int = 0  # stop at this step of the schedule; 0: at its end
+    batch: int = 128  # samples of a step, of all processes together
+    micro_batch: int = 0  # of them, those of a process that are in memory at a time; 0: all
     learning_rate: float = 1e-3
     weight_decay: float = 0.05  # not on norms, biases, positions and the temperature
     warmup: int = 500  # steps; then cosine to zero (Loshchilov & Hutter 2017)
     clip_norm: float = 1.0
     ema: float = 0.999  # decay of the weight average that is saved; 0 saves the weights themselves
-    precision: Literal["float32", "bfloat16"] = "float32"
+    smoothing: float = 0.0  # of labels (Szegedy et al. 2016, section 7)
+    mix: MixConfig = field(default_factory=MixConfig)
+    lora: LoraConfig | None = None
+    teacher: TeacherConfig | None = None
     seed: int = 0
-    init: str = ""  # a patchword model to start from, and whose tokenizer to keep
     checkpoint_every: int = 500  # steps
+    keep: int = 2  # checkpoints: the last ones
+    max_broken: int = 1000  # samples that may be passed over; one more stops the run
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
+
+    @property
+    def last(self) -> int:
+        """The step to stop at."""
+        return self.until or self.steps
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that travel in the package, by name."""
+    folder = Path(str(importlib.resources.files("patchword"))) / "assets" / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def load(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """Read a recipe. `changes` are "key=value" or "data.0.path=photos": dots go down, numbers
-    into lists, values are TOML, or plain strings.
+    """Read a recipe: a file, or the name of a shipped one. `changes` are "key=value" or
+    "data.0.path=photos": dots go down, numbers into lists, values are TOML, or plain strings.
 
     Raises RecipeError for a file that is missing or not TOML, an unknown key, or a bad value.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}") from error
+        values = tomllib.loads(text(path))
     except ValueError as error:
         raise RecipeError(f"{path} is not TOML: {error}") from error
     for change in changes:
         _apply(values, change)
     try:
-        return from_dict(Recipe, values)
+        recipe = from_dict(Recipe, values)
     except ConfigError as error:
         raise RecipeError(f"{path}: {error}") from error
+    _check(recipe)
+    return recipe
+
+
+def text(path: str | Path) -> str:
+    """A recipe as it is written. Raises RecipeError for a file that is not there."""
+    known = shipped()
+    file = Path(path)
+    if str(path) in known and not file.exists():
+        file = known[str(path)]
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        told = f"{path}: {error.strerror}; shipped recipes: {', '.join(known)}"
+        raise RecipeError(told) from error
+
+
+def _check(recipe: Recipe) -> None:
+    """Raise RecipeError for what contradicts itself whatever the data."""
+    if recipe.model is None and not recipe.init:
+        raise RecipeError("a recipe needs a [model], or init = a model to start from")
+    if not recipe.data:
+        raise RecipeError("a recipe needs data: one [[data]] or more")
+    for name in ("steps", "batch", "checkpoint_every", "keep"):
+        if getattr(recipe, name) < 1:
+            raise RecipeError(f"{name} is {getattr(recipe, name)}; it must be 1 or more")
+    by_class = recipe.objective == "classification"
+    mixes = recipe.mix.mixup > 0 or recipe.mix.cutmix > 0
+    if mixes and recipe.objective not in ("classification", "contrastive"):
+        raise RecipeError(f"[mix] is of no use to the objective {recipe.objective}")
+    if recipe.smoothing and not by_class:
+        raise RecipeError(f"smoothing is of labels; the objective {recipe.objective} has none")
+    if recipe.teacher and (recipe.teacher.kind in ("hard", "soft")) != by_class:
+        kinds = "hard or soft" if by_class else "features or logits"
+        raise RecipeError(f"with the objective {recipe.objective} a teacher's kind is {kinds}")
+    if recipe.teacher and recipe.objective == "masked":
+        raise RecipeError("the objective masked has no teacher")
+    if recipe.lora and recipe.trainable:
+        raise RecipeError("lora and trainable exclude each other; lora.within says where")
 
 
 def _apply(values: Any, change: str) -> None:
@@ -65,6 +171,8 @@ def _apply(values: Any, change: str) -> None:
     *parents, last = (int(part) if part.isdigit() else part for part in key.split("."))
     try:
         for part in parents:
+            if isinstance(values, dict) and part not in values and isinstance(part, str):
+                values[part] = {}  # a table that the file leaves out; its name is checked later
             values = values[part]
         values[last] = value
     except (KeyError, IndexError, TypeError) as error:

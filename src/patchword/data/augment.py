@@ -1,0 +1,144 @@
+"""From a decoded photo to the pixels that a network is trained on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from patchword.config import PreprocessConfig
+from patchword.data.config import AugmentConfig
+from patchword.errors import RecipeError
+from patchword.preprocess import Preprocess
+
+Planes = NDArray[np.float32]  # (3, H, W), 0..255
+GREY = 127.5  # of an erased rectangle
+ASPECT = 4 / 3  # of a random crop, at most
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class Look:
+    """How the images of one source are seen: the preprocessing, changed at random or not.
+
+    Raises RecipeError for augmentation that cannot be done, and for preprocessing that gives
+    images of several sizes.
+    """
+
+    def __init__(self, config: PreprocessConfig, augment: AugmentConfig | None) -> None:
+        if config.resize == "patches":
+            raise RecipeError(
+                "training needs images of one size, but preprocess.resize is 'patches'; "
+                "set it to 'squash' or 'shortest'"
+            )
+        if augment:
+            _check(augment)
+        self.augment = augment
+        self._size = config.size
+        self._filter = _FILTERS[config.interpolation]
+        self._whole = Preprocess(config)
+        # Sized but not normalised, and normalised but already of its size: the two halves.
+        self._levels = Preprocess(replace(config, rescale=1.0, mean=(0, 0, 0), std=(1, 1, 1)))
+        self._normalise = Preprocess(replace(config, resize="squash"))
+
+    @property
+    def at_least(self) -> int:
+        """The shorter side (pixels) to decode a photo at; the decoder gives twice that."""
+        if self.augment is None or not self._crops(self.augment):
+            return self._whole.at_least
+        narrowest = math.sqrt(ASPECT / self.augment.crop[0])  # short side of a photo over a crop's
+        return max(self._whole.at_least, math.ceil(max(self._size) * narrowest / 2))
+
+    @property
+    def mix(self) -> bool:
+        """Whether the images may be mixed with others."""
+        return self.augment is not None and self.augment.mix
+
+    def __call__(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
+        """RGB uint8 (H, W, 3) -> normalised float32 (3, *size). Without augmentation equal to
+        `Preprocess`, bit for bit; with it, normalised by the same table."""
+        augment = self.augment
+        if augment is None:
+            return self._whole(image)[0]
+        if self._crops(augment):
+            planes = random_crop(image, self._size, augment.crop, self._filter, rng)
+        else:
+            planes = self._levels(image)[0]
+        if augment.mirror and rng.random() < 0.5:
+            planes = planes[:, :, ::-1]
+        if augment.colour:
+            planes = recoloured(planes, augment.colour, rng)
+        if rng.random() < augment.erase:
+            planes = erased(planes, rng)
+        seen = np.ascontiguousarray((planes + np.float32(0.5)).astype(np.uint8).transpose(1, 2, 0))
+        return self._normalise(seen)[0]
+
+    @staticmethod
+    def _crops(augment: AugmentConfig) -> bool:
+        return augment.crop != (1.0, 1.0)
+
+
+def _check(augment: AugmentConfig) -> None:
+    low, high = augment.crop
+    if not 0 < low <= high <= 1:
+        raise RecipeError(f"augment.crop is [{low}, {high}]; give two shares, 0 < low <= high <= 1")
+    if not 0 <= augment.colour < 1:
+        raise RecipeError(f"augment.colour is {augment.colour}; it must be 0 or more, below 1")
+    if not 0 <= augment.erase <= 1:
+        raise RecipeError(f"augment.erase is {augment.erase}; a probability is 0 to 1")
+
+
+def random_crop(
+    image: NDArray[np.uint8],
+    size: tuple[int, int],
+    area: tuple[float, float],
+    resample: Image.Resampling,
+    rng: np.random.Generator,
+) -> Planes:
+    """A random part of an image, resized to `size` (H, W), as planes.
+
+    Its area is a share of the image's within `area`, its sides 3:4 to 4:3 (Szegedy et al. 2015,
+    section 6) as far as they fit.
+    """
+    height, width = image.shape[:2]
+    pixels = height * width * rng.uniform(*area)
+    ratio = math.exp(rng.uniform(-math.log(ASPECT), math.log(ASPECT)))
+    across, down = min(width, math.sqrt(pixels * ratio)), min(height, math.sqrt(pixels / ratio))
+    across, down = max(across, 1.0), max(down, 1.0)
+    left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
+    box = (left, top, min(left + across, width), min(top + down, height))
+    part = Image.fromarray(image).resize((size[1], size[0]), resample, box)
+    return np.asarray(part).transpose(2, 0, 1).astype(np.float32)
+
+
+def recoloured(planes: Planes, strength: float, rng: np.random.Generator) -> Planes:
+    """Brightness, then contrast (about the mean of all), then saturation (about the mean of each
+    pixel's channels) times 1 +- `strength` each; clipped to 0..255."""
+    light, contrast, colour = rng.uniform(1 - strength, 1 + strength, 3).tolist()
+    # All three are linear: one pass for the first two, one for the third.
+    mean = float(planes.mean(dtype=np.float64)) * light
+    out = planes * np.float32(light * contrast) + np.float32(mean * (1 - contrast))
+    grey = out.mean(axis=0, keepdims=True)
+    grey *= np.float32(1 - colour)
+    out *= np.float32(colour)
+    out += grey
+    return np.clip(out, 0, 255, out=out)
+
+
+def erased(planes: Planes, rng: np.random.Generator) -> Planes:
+    """With a grey rectangle of 10 to 40% of each side somewhere (Zhong et al. 2020)."""
+    height, width = planes.shape[1:]
+    tall, wide, down, across = rng.random(4).tolist()
+    rows, columns = int(height * (0.1 + 0.3 * tall)), int(width * (0.1 + 0.3 * wide))
+    top, left = int(down * (height - rows)), int(across * (width - columns))
+    out = planes.copy()
+    out[:, top : top + rows, left : left + columns] = GREY
+    return out

@@ -1,0 +1,46 @@
+"""What a recipe says of its data, as frozen dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What is changed at random in a photo, anew at each visit."""
+
+    # share of the area of a random crop, sides 3:4 to 4:3 (Szegedy et al. 2015, section 6);
+    # (1, 1): the whole image, as the preprocessing shows it
+    crop: tuple[float, float] = (0.3, 1.0)
+    mirror: bool = True  # half of the photos, left to right
+    colour: float = 0.4  # brightness, contrast and saturation times 1 +- this, each
+    erase: float = 0.5  # probability of a grey rectangle (Zhong et al. 2020)
+    mix: bool = True  # may take part in mixup and CutMix
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One source of samples, and its share of every batch. Relative paths start where the command
+    is run; those in a table, at the folder of the table.
+
+    The captions of images that only have a label are made of `templates` and `names`.
+    """
+
+    kind: Literal["folder", "table", "webdataset", "hub", "scenes"]
+    share: float = 1.0
+    # folder: one folder per class, or a metadata.csv or .jsonl; table: .csv .tsv .json .jsonl
+    # .parquet, or a pattern; webdataset: .tar, or a pattern; hub: organisation/name, or a folder
+    # with such a repository
+    path: str = ""
+    split: str = ""  # folder, hub: "train", ...; "": that, where there are several
+    subset: str = ""  # hub: of a dataset that has several
+    image: str = ""  # column of images; "": the first with a usual name
+    caption: str = ""  # column of captions, a text or a list of texts; the same
+    label: str = ""  # column of class names or numbers; the same
+    templates: tuple[str, ...] = ("a photo of a {}",)  # "{}" is the class's word
+    names: tuple[tuple[str, ...], ...] = ()  # words for each class, in the order of the classes
+    augment: AugmentConfig | None = None
+    count: int = 0  # scenes: how many
+    only: Literal["", "wafer", "shapes"] = ""  # scenes: of one kind
+    seed: int = 0  # scenes

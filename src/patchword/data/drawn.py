@@ -1,0 +1,77 @@
+"""Scenes as training data: drawn when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword import scenes
+from patchword.config import PreprocessConfig
+from patchword.data.augment import Look
+from patchword.data.config import SourceConfig
+from patchword.data.sample import Facts, Sample
+from patchword.errors import RecipeError
+from patchword.scenes import WAFER_CLASSES
+from patchword.scenes.words import truths
+
+SCENE_SIZE = 128  # pixels at which scenes are drawn before they are resized
+SMALLEST = 32  # pixels; what is said of a scene does not depend on its size
+KEPT = 1 << 28  # bytes of drawn scenes that each process keeps
+
+Drawn = tuple[NDArray[np.uint8], str, Facts, Facts, int]
+
+
+class ScenesSource:
+    """The first `count` scenes of a seed. Wafers alone have classes.
+
+    Drawing one takes longer than all else that is done to it, so each process keeps those it drew
+    first, up to `KEPT` bytes: in shuffled epochs no other choice of what to keep finds more.
+    """
+
+    def __init__(
+        self, config: SourceConfig, preprocess: PreprocessConfig, reads: frozenset[str]
+    ) -> None:
+        if config.count < 1:
+            raise RecipeError("a source of scenes needs count = how many")
+        if "captions" in reads and config.augment and config.augment.mirror:
+            raise RecipeError("captions of scenes say left and right: set augment.mirror = false")
+        self.config = config
+        self._look = Look(preprocess, config.augment)
+        self._kept: dict[int, Drawn] = {}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return WAFER_CLASSES if self.config.only == "wafer" else ()
+
+    def __len__(self) -> int:
+        return self.config.count
+
+    def name(self, index: int) -> str:
+        return f"scene {index} of seed {self.config.seed}"
+
+    def captions(self) -> Iterator[str]:
+        for index in range(len(self)):
+            yield self._scene(index, SMALLEST).caption
+
+    def facts(self) -> Iterator[Facts]:
+        """What its captions say."""
+        for index in range(len(self)):
+            yield frozenset(self._scene(index, SMALLEST).meaning.split("; "))
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        image, caption, says, true, label = self._kept.get(index) or self._drawn(index)
+        return Sample(self._look(image, rng), caption, label, says, true, self._look.mix)
+
+    def _drawn(self, index: int) -> Drawn:
+        scene = self._scene(index, SCENE_SIZE)
+        says, true = frozenset(scene.meaning.split("; ")), truths(scene.facts)
+        label = WAFER_CLASSES.index(scene.label) if self.labels else -1
+        drawn = (scene.image, scene.caption, says, true, label)
+        if (len(self._kept) + 1) * scene.image.nbytes <= KEPT:
+            self._kept[index] = drawn
+        return drawn
+
+    def _scene(self, index: int, size: int) -> scenes.Scene:
+        return scenes.scene(self.config.seed, index, size, self.config.only or None)

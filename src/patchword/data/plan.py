@@ -1,0 +1,93 @@
+"""Which sample stands at which place of which step: arithmetic, without data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.errors import RecipeError
+
+# First words of the random streams: no two of them ever share their numbers.
+_ORDER, _SAMPLE, _SPARE, _SHUFFLE = range(4)
+
+
+class Place(NamedTuple):
+    """One place in a batch."""
+
+    source: int
+    position: int  # how many samples of that source came before, over all epochs
+    sample: int  # its number in the source
+
+
+class Plan:
+    """The samples of every step: a function of (seed, step) alone, whoever asks, in any order.
+
+    Each source gives its share, to within a sample or so of all that were drawn, however small the
+    share; every epoch of a source is a new order, each sample once. Raises RecipeError for a
+    batch, seed, share or length that makes no sense.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], shares: Sequence[float], batch: int, seed: int
+    ) -> None:
+        if not lengths or min(lengths) < 1:
+            raise RecipeError("no data: give one [[data]] or more, with a sample or more each")
+        if len(lengths) != len(shares) or not all(0 < share < np.inf for share in shares):
+            raise RecipeError(f"data.share is {list(shares)}; each source needs one above 0")
+        if batch < 1 or seed < 0:
+            raise RecipeError(f"batch is {batch} and seed {seed}; at least 1 and 0 are needed")
+        self.lengths = tuple(lengths)
+        self.batch = batch
+        self.seed = seed
+        self._shares = [Fraction(str(share)) for share in shares]
+        # The smallest first; the largest takes what the others leave.
+        self._rising = sorted(range(len(shares)), key=lambda k: (self._shares[k], k))
+        self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
+
+    def drawn(self, step: int) -> list[int]:
+        """How many samples of each source come before that step."""
+        left, total = step * self.batch, sum(self._shares)
+        counts = [0] * len(self._shares)
+        # Of those left, floor(left * share / total) never falls and rises by one at most with each
+        # more: so no step asks for less than nothing.
+        for source in self._rising:
+            counts[source] = left * self._shares[source] // total
+            left -= counts[source]
+            total -= self._shares[source]
+        return counts
+
+    def at(self, step: int) -> list[Place]:
+        """The `batch` places of a step, shuffled."""
+        places = []
+        before, after = self.drawn(step), self.drawn(step + 1)
+        for source, length in enumerate(self.lengths):
+            for position in range(before[source], after[source]):
+                epoch, at = divmod(position, length)
+                sample = int(self._order(source, epoch)[at])
+                places.append(Place(source, position, sample))
+        shuffled = self._rng(_SHUFFLE, step).permutation(len(places))
+        return [places[i] for i in shuffled.tolist()]
+
+    def rng(self, place: Place) -> np.random.Generator:
+        """What is random about the sample at a place."""
+        return self._rng(_SAMPLE, place.source, place.position)
+
+    def spare(self, place: Place, attempt: int) -> Place:
+        """What stands there instead where all before it, `attempt` of them, could not be used."""
+        rng = self._rng(_SPARE, place.source, place.position, attempt)
+        return place._replace(sample=int(rng.integers(self.lengths[place.source])))
+
+    def _order(self, source: int, epoch: int) -> NDArray[np.int64]:
+        """An epoch's order of a source; the last one is kept."""
+        kept = self._orders.get(source)
+        if kept is None or kept[0] != epoch:
+            order = self._rng(_ORDER, source, epoch).permutation(self.lengths[source])
+            kept = self._orders[source] = (epoch, order)
+        return kept[1]
+
+    def _rng(self, *words: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *words])

@@ -1,0 +1,167 @@
+"""Tables read by the `datasets` library: csv, JSON, parquet, and the Hugging Face hub.
+
+It keeps them as memory-mapped Arrow files in its own cache, once for all processes of a machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from patchword.data import photos
+from patchword.data.photos import Table
+from patchword.data.rows import listed
+from patchword.errors import RecipeError
+
+READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+class DatasetRows:
+    """Rows of a `datasets.Dataset`, its images left undecoded."""
+
+    def __init__(self, dataset: Any) -> None:
+        library = _library()
+        self.pictures = [
+            name for name, feature in dataset.features.items() if isinstance(feature, library.Image)
+        ]
+        for name in self.pictures:
+            dataset = dataset.cast_column(name, library.Image(decode=False))
+        self._dataset = dataset
+
+    @property
+    def columns(self) -> Sequence[str]:
+        return list(self._dataset.column_names)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self._dataset[index]  # type: ignore[no-any-return]
+
+    def column(self, name: str) -> Iterator[Any]:
+        for some in self._dataset.select_columns([name]).iter(1000):
+            yield from some[name]
+
+    def names(self, column: str) -> tuple[str, ...]:
+        """The classes of a column of class labels; () of any other."""
+        feature = self._dataset.features[column]
+        return tuple(feature.names) if isinstance(feature, _library().ClassLabel) else ()
+
+    def only(self, columns: Sequence[str]) -> DatasetRows:
+        """The same without other columns, which are not read then."""
+        return DatasetRows(self._dataset.select_columns(list(columns)))
+
+
+def files(pattern: str, suffixes: Sequence[str]) -> list[Path]:
+    """The file of that path, or those that the pattern (*, ?, [...], **) fits, sorted.
+
+    Raises RecipeError where there is none, one is empty, or they are not of one of the suffixes.
+    """
+    whole = Path(pattern)
+    found = [whole] if whole.is_file() else sorted(map(Path, glob.glob(pattern, recursive=True)))
+    if not pattern or not found:
+        raise RecipeError(f"{pattern or 'data.path'}: no such file; a pattern may have * and **")
+    for file in found:
+        if not file.is_file() or file.suffix.lower() not in suffixes:
+            raise RecipeError(f"{file}: not a file of {' '.join(suffixes)}")
+        if not file.stat().st_size:
+            raise RecipeError(f"{file}: empty")
+    return found
+
+
+def open_table(pattern: str) -> tuple[DatasetRows, Path | None]:
+    """The rows of one or more files of one kind, and the folder they are in; None for several."""
+    found = files(pattern, tuple(READERS))
+    kinds = {READERS[file.suffix.lower()] for file in found}
+    if len(kinds) > 1:
+        raise RecipeError(f"{pattern}: {' and '.join(sorted(kinds))} files; give one kind a source")
+    (kind,) = kinds
+    options = _csv_options(found[0]) if kind == "csv" else {}
+    paths = {"train": [glob.escape(str(file.resolve())) for file in found]}
+    rows = _load(pattern, kind, data_files=paths, split="train", **options)
+    folders = {file.parent for file in found}
+    return rows, folders.pop() if len(folders) == 1 else None
+
+
+def open_hub(path: str, subset: str, split: str) -> DatasetRows:
+    """A split of a dataset of the hub, or of a local folder laid out like one there; "train" where
+    none is named."""
+    if not path:
+        raise RecipeError("data.path is empty; a source of the hub needs organisation/name")
+    return _load(path, path, name=subset or None, split=split or "train")
+
+
+def meant(
+    where: str, rows: DatasetRows, base: Path | None, asked: tuple[str, str, str] = ("", "", "")
+) -> Table:
+    """`photos.meant` of these rows, without the columns that are not meant."""
+    table = photos.meant(where, rows, asked, base, rows.pictures)
+    wanted = [name for name in (table.image, table.caption, table.label) if name]
+    names = rows.names(table.label) if table.label else ()
+    return replace(table, rows=rows.only(wanted), names=names)
+
+
+def _load(where: str, kind: str, **arguments: Any) -> DatasetRows:
+    library = _library()
+    try:
+        with _quiet(library):
+            return DatasetRows(library.load_dataset(kind, **arguments))
+    # What its readers and the hub's client raise; a file without rows stops the reader of JSON.
+    except (
+        library.exceptions.DatasetsError,
+        OSError,
+        ValueError,
+        RuntimeError,
+        StopIteration,
+    ) as error:
+        told = error.__cause__ if error.__cause__ and "generating" in str(error) else error
+        reason = " ".join(str(told).split()) or "no rows"
+        raise RecipeError(f"{where}: cannot be read: {reason[:400]}") from error
+
+
+def _csv_options(file: Path) -> dict[str, Any]:
+    """How to read a csv file: every cell as the text it is, "007" and "NA" too."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            first = lines.readline()
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file}: not UTF-8: {error.reason}") from error
+    tabs = file.suffix.lower() == ".tsv" or ("\t" in first and "," not in first)
+    delimiter = "\t" if tabs else ","
+    columns = next(csv.reader([first], delimiter=delimiter), [])
+    if len(set(columns)) < len(columns) or not all(columns):
+        raise RecipeError(f"{file}: its first line must name the columns; it has {listed(columns)}")
+    library = _library()
+    features = library.Features({name: library.Value("string") for name in columns})
+    return {"sep": delimiter, "features": features, "keep_default_na": False}
+
+
+@contextmanager
+def _quiet(library: Any) -> Iterator[None]:
+    """Without the library's progress bars, and its log of what is raised anyway."""
+    bars, level = library.is_progress_bar_enabled(), library.logging.get_verbosity()
+    library.disable_progress_bars()
+    library.logging.set_verbosity(library.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        library.logging.set_verbosity(level)
+        if bars:
+            library.enable_progress_bars()
+
+
+def _library() -> Any:
+    try:
+        import datasets  # type: ignore[import-untyped]
+    except ModuleNotFoundError as error:
+        if error.name != "datasets":
+            raise
+        raise RecipeError(
+            'tables and the hub need the datasets library: pip install "patchword[train]"'
+        ) from error
+    return datasets

@@ -1,0 +1,138 @@
+"""Evaluation while a model is trained, by the same `Evaluation` as `patchword eval`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from patchword.bundle import Bundle
+from patchword.errors import ImageError, PatchwordError, RecipeError
+from patchword.evaluate import Answer, Evaluation, Options, folders, quality
+
+# What is followed of an answer's record; the same names as in `patchword eval --json`.
+NUMBERS = (
+    "acc1",
+    "acc5",
+    "mean_per_class_recall",
+    *(f"{way}_retrieval_recall@{k}" for way in ("image", "text") for k in (1, 5, 10)),
+)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Data to evaluate on; see `patchword eval --help`."""
+
+    path: str  # a folder of class folders or of splits, or a file of captions or its folder
+    train: str = ""  # class folders that probe and k-NN learn from
+    tasks: tuple[str, ...] = ()  # of evaluate.TASKS; empty: those that make sense
+    name: str = ""  # in the metrics; empty: the last part of the path
+    labels: tuple[str, ...] = ()  # words for the classes, in the order of their folders
+    templates: tuple[str, ...] = ()  # sentences with {} for the label, or names of sets of them
+
+    @property
+    def title(self) -> str:
+        """What it is called in the metrics."""
+        return self.name or Path(self.path).name or self.path
+
+
+class Judge:
+    """Asks models on data, and names each broken image once."""
+
+    def __init__(self) -> None:
+        self.named: set[str] = set()
+
+    def answers(
+        self, model: Bundle, config: EvaluateConfig, most: int | None = None
+    ) -> list[Answer]:
+        """Each task's answer, at most that many. Images that cannot be opened are left out.
+
+        model: its fingerprint must be that of its weights as they are (`bundle.make`): text
+        features are kept by it. Raises PatchwordError for data or a model that cannot be used.
+        """
+        run = _evaluation(replace(model, fingerprint=""), config)  # which keeps nothing on disk
+        found = list(islice(_started(run, config), most))
+        self._name(run.broken)
+        return found
+
+    def quality(self, model: Bundle, configs: Sequence[EvaluateConfig]) -> float:
+        """One number to choose a model by: the mean over the data of the mean over its tasks of
+        `evaluate.quality`."""
+        return fmean(mean_quality(self.answers(model, config)) for config in configs)
+
+    def check(self, model: Bundle, config: EvaluateConfig, where: str) -> None:
+        """Raise RecipeError, beginning with `where`, for what could not be evaluated later: data
+        that is not there, a task that the model cannot do, labels that do not fit. Opens the first
+        images and runs no network."""
+        run = _evaluation(replace(model, network=_Blind()), config)
+        try:
+            _reach(lambda: list(_started(run, config)))
+            test = folders.splits(Path(config.path))[0]
+            reads = model.config.text is not None and model.config.embed_dim > 0
+            if "zero-shot" in config.tasks or (
+                not config.tasks and reads and folders.captions_in(test) is None
+            ):
+                vector = np.zeros((1, model.dim), np.float32)
+                names = folders.labelled(test).names
+                _reach(lambda: run.zero_shot(vector, np.zeros(1, np.int64), names))
+        except PatchwordError as error:
+            raise RecipeError(f"{where}: {error}") from error
+
+    def _name(self, broken: Sequence[ImageError]) -> None:
+        for error in broken:
+            if error.image not in self.named:
+                self.named.add(error.image)
+                warnings.warn(f"left out of the evaluation: {error}", stacklevel=4)
+
+
+def numbers(config: EvaluateConfig, answer: Answer) -> dict[str, float]:
+    """An answer as metrics: "eval/wafers zero-shot acc1" and so on, shares from 0 to 1."""
+    record = answer.record()
+    known = [key for key in NUMBERS if record.get(key) is not None]
+    return {f"eval/{config.title} {answer.task} {key}": record[key] for key in known}
+
+
+def mean_quality(answers: Sequence[Answer]) -> float:
+    """The mean of `evaluate.quality` over tasks."""
+    return fmean(quality(answer) for answer in answers)
+
+
+def _evaluation(model: Bundle, config: EvaluateConfig) -> Evaluation:
+    return Evaluation(model, Options(config.templates or None, config.labels or None))
+
+
+def _started(run: Evaluation, config: EvaluateConfig) -> Iterator[Answer]:
+    train = Path(config.train) if config.train else None
+    return run.on(Path(config.path), train, config.tasks or None)
+
+
+class _ReachedError(Exception):
+    """A network was asked: all that comes before was in order."""
+
+
+class _Blind(nn.Module):
+    """Stands where a network would, to see whether it would be asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        raise _ReachedError
+
+    encode_image = encode_text = forward
+
+
+def _reach(job: Callable[[], object]) -> None:
+    """Run a job of a blind model as far as its network."""
+    try:
+        job()
+    except _ReachedError:
+        return

@@ -1,0 +1,170 @@
+"""One process or many: who is here, and a network spread over them by PyTorch's own engines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from patchword.errors import RecipeError
+from patchword.nn.transformer import Block
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, and this one's place among them."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and tells."""
+        return self.rank == 0
+
+    def rows(self, count: int) -> slice:
+        """This process's rows of a batch of `count`."""
+        each = count // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def everyones(self, value: T) -> list[T]:
+        """What each process brought, in order of rank; all must call."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over the processes; all must call."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value /= self.size
+        return value
+
+    def firsts(self, make: Callable[[], T]) -> T:
+        """What the first process makes, for all; an error of it is raised in all."""
+        made: list[Any] = [None, None]
+        if self.first:
+            try:
+                made[0] = make()
+            except Exception as error:  # told to the others, which would wait for ever, then raised
+                made[1] = error
+        if self.size > 1:
+            dist.broadcast_object_list(made)
+        if made[1] is not None:
+            raise made[1]
+        return cast("T", made[0])
+
+
+@contextmanager
+def world(device: str) -> Iterator[World]:
+    """The processes that `torchrun` started, or this one alone; ended with the block."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("engine.device is cuda, and there is none; say cpu or auto")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield World(torch.device(device))
+        return
+    here = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device)
+    if device == "cuda":
+        torch.cuda.set_device(here)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield World(here, dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+class Spread:
+    """A module that is trained by all processes together.
+
+    Called as the module is. Under DistributedDataParallel every process holds it whole; under FSDP2
+    each holds a part of every parameter (Zhao et al. 2023), but for those of one number, such as
+    the logit scale, which it does not divide.
+    """
+
+    def __init__(self, module: nn.Module, kind: Literal["ddp", "fsdp"], world: World) -> None:
+        self.world = world
+        self.alone = [p for p in module.parameters() if p.ndim == 0 and p.requires_grad]
+        self.sharded = world.size > 1 and kind == "fsdp"
+        self.module = module
+        if self.sharded:
+            mesh = init_device_mesh(world.device.type, (world.size,))
+            scalars = {p for p in module.parameters() if p.ndim == 0}
+            for block in [each for each in module.modules() if isinstance(each, Block)]:
+                fully_shard(block, mesh=mesh)
+            fully_shard(module, mesh=mesh, ignored_params=scalars)
+        elif world.size > 1:
+            ids = [world.device.index] if world.device.type == "cuda" else None
+            self.module = DistributedDataParallel(module, device_ids=ids)
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.module(*inputs)
+
+    def hold(self) -> AbstractContextManager[Any]:
+        """Within which gradients stay in their process: of all micro-batches but the last."""
+        if isinstance(self.module, DistributedDataParallel):
+            return self.module.no_sync()
+        return self._unsynced() if self.sharded else nullcontext()
+
+    @contextmanager
+    def _unsynced(self) -> Iterator[None]:
+        module = cast("FSDPModule", self.module)
+        module.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            module.set_requires_gradient_sync(True)
+
+    def finish(self) -> None:
+        """After backward: the mean of the gradients that FSDP leaves to us."""
+        for parameter in self.alone if self.sharded else ():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= self.world.size
+
+
+def clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
+    """Scale the gradients to a norm of at most `limit`; their norm before, over all processes."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    kinds = [[g for g in gradients if isinstance(g, DTensor) is kind] for kind in (False, True)]
+    norms = [whole(nn.utils.get_total_norm(kind)) for kind in kinds if kind]
+    norm = torch.stack(norms).square().sum().sqrt() if len(norms) > 1 else norms[0]
+    scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale)
+    return norm
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be spread over the processes, in one piece; all must call."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `whole`: this process's part, if `like` is in parts."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+    return tensor.to(like.device)

@@ -1,0 +1,179 @@
+"""What a run starts from: a network, its config and its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from torch import Tensor, nn
+
+from patchword import checkpoints
+from patchword.bundle import Bundle
+from patchword.config import ModelConfig
+from patchword.data import Source
+from patchword.errors import RecipeError
+from patchword.models import build, initialise
+from patchword.preprocess import at_size
+from patchword.tokenizers import Tokenizer
+from patchword.train.recipe import Recipe
+
+NAMED = 4  # tensors that an error lists
+
+Shape = tuple[int, ...] | None  # of a tensor that may be missing
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network to train, and what belongs to it."""
+
+    network: nn.Module
+    config: ModelConfig
+    tokenizer: Tokenizer | None
+
+
+def load_init(recipe: Recipe) -> Bundle | None:
+    """The model that the recipe starts from, if it names one."""
+    return checkpoints.load(recipe.init) if recipe.init else None
+
+
+def plan(recipe: Recipe, init: Bundle | None) -> ModelConfig:
+    """The model's config, as far as it does not depend on the data. Raises RecipeError for one
+    that cannot learn what the recipe wants."""
+    config = recipe.model or (init.config if init else None)
+    if config is None:
+        raise RecipeError("a recipe needs a [model], or init = a model to start from")
+    if recipe.image_size:
+        config = replace(config, preprocess=at_size(config.preprocess, recipe.image_size))
+    if recipe.objective == "masked":
+        if config.masked is None:
+            raise RecipeError("the objective masked needs [model.masked], its decoder")
+        return config
+    if recipe.objective == "classification":
+        tower = replace(config, text=None, decoder=None, masked=None, embed_dim=0, score="softmax")
+        return replace(tower, matching=False, shared=False)
+    if config.text is None or not config.embed_dim or config.decoder:
+        raise RecipeError(
+            f"the objective {recipe.objective} trains two towers: the model needs [model.text] and "
+            "embed_dim"
+        )
+    return replace(config, score="sigmoid" if recipe.objective == "sigmoid" else "softmax")
+
+
+def begin(
+    recipe: Recipe, config: ModelConfig, init: Bundle | None, sources: Sequence[Source]
+) -> Start:
+    """The network that `config` and the data ask for, with the weights of `init` or fresh ones.
+
+    Raises RecipeError where `init` and the recipe do not go together.
+    """
+    words = None
+    if recipe.objective in ("contrastive", "sigmoid"):
+        words = tokenizer(recipe, config, init, sources)
+        config = fitted(config, words)
+    elif recipe.objective == "classification":
+        config = with_classes(recipe, config, sources)
+    config = replace(config, source="patchword", assumed={}, read_from=())
+    network = build(config)
+    initialise(network)
+    if init:
+        fill(network, config, init, recipe.fresh)
+    return Start(network, config, words)
+
+
+def tokenizer(
+    recipe: Recipe, config: ModelConfig, init: Bundle | None, sources: Sequence[Source]
+) -> Tokenizer:
+    """That of `init`, or a byte-pair tokenizer of the model's vocabulary size at most, from the
+    captions of the data."""
+    if init and init.tokenizer and "text" not in recipe.fresh:
+        return init.tokenizer
+    assert config.text is not None
+    captions = (caption for source in sources for caption in source.captions())
+    return Tokenizer.train(captions, config.text.vocab_size, config.text.context)
+
+
+def fitted(config: ModelConfig, words: Tokenizer) -> ModelConfig:
+    """The config with the vocabulary that its tokenizer has in the end."""
+    assert config.text is not None
+    text = replace(config.text, vocab_size=words.vocab_size, end_token=words.end_token)
+    return replace(config, text=text)
+
+
+def with_classes(recipe: Recipe, config: ModelConfig, sources: Sequence[Source]) -> ModelConfig:
+    """The config with the classes of the data."""
+    labels = sources[0].labels
+    if recipe.model and recipe.model.classes not in (0, len(labels)):
+        raise RecipeError(
+            f"model.classes is {recipe.model.classes}, the data has {len(labels)}: "
+            f"{', '.join(labels)}"
+        )
+    return replace(config, classes=len(labels), labels=labels)
+
+
+def fill(network: nn.Module, config: ModelConfig, init: Bundle, fresh: Iterable[str]) -> None:
+    """Give the network the weights of `init`, all but the fresh parts. Raises RecipeError, naming
+    them, for tensors that one of the two lacks or has in another shape."""
+    parts = tuple(fresh)
+    ours, theirs = network.state_dict(), init.network.state_dict()
+    state: dict[str, Tensor] = dict(ours)
+    unlike: list[tuple[str, Shape, Shape]] = []
+    for name in sorted({*ours, *theirs}):
+        if within(name, parts):
+            continue
+        mine, other = (tuple(s[name].shape) if name in s else None for s in (ours, theirs))
+        if mine == other:
+            state[name] = theirs[name]
+        else:
+            unlike.append((name, mine, other))
+    if unlike:
+        lines = [
+            f"{name} is {_said(mine)} here and {_said(other)} there"
+            for name, mine, other in unlike[:NAMED]
+        ]
+        more = [f"and {len(unlike) - NAMED} more"] if len(unlike) > NAMED else []
+        heads = sorted({".".join(name.split(".")[:2]) for name, _, _ in unlike})
+        raise RecipeError(
+            f"{init.name} does not fit the recipe's model: {'; '.join([*lines, *more])}. What "
+            f"shall not come from it goes into fresh = {heads}"
+        )
+    if found := list(_unlike_fields(config, init.config, parts)):
+        raise RecipeError(f"{init.name} does not fit the recipe's model: {'; '.join(found)}")
+    network.load_state_dict(state)
+
+
+def _said(shape: Shape) -> str:
+    return "missing" if shape is None else str(shape)
+
+
+def _unlike_fields(ours: ModelConfig, theirs: ModelConfig, fresh: Sequence[str]) -> Iterable[str]:
+    """Fields that change what weights of the same shapes compute; how tokens are pooled may."""
+    if theirs.labels and ours.labels != theirs.labels and "image.head" not in fresh:
+        yield "its classes are others: fresh = ['image.head']"
+    for part, mine, other in (
+        ("image", ours.vision, theirs.vision),
+        ("text", ours.text, theirs.text),
+    ):
+        if part in fresh or mine is None or other is None:
+            continue
+        left, right = asdict(mine), asdict(other)
+        for key in left:
+            if left[key] != right[key] and key not in ("pool", "image_size"):
+                yield f"{part}: {key} is {left[key]} here and {right[key]} there"
+
+
+def within(name: str, parts: Sequence[str]) -> bool:
+    """Whether a tensor belongs to one of these parts of a network."""
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def choose(network: nn.Module, trainable: Sequence[str]) -> None:
+    """Let only these parts learn; all, when none is named. Raises RecipeError for an unknown one."""
+    if not trainable:
+        return
+    names = [name for name, _ in network.named_parameters()]
+    for part in trainable:
+        if not any(within(name, (part,)) for name in names):
+            tops = sorted({".".join(name.split(".")[:2]) for name in names})
+            raise RecipeError(f"trainable: no part {part!r}; there are {', '.join(tops)}")
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(within(name, trainable))

@@ -1,0 +1,66 @@
+"""Checkpoints of a run: written whole or not at all, the last few kept, read by any number of
+processes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from patchword.errors import RecipeError
+
+FOLDER = "checkpoints"
+NAME = re.compile(r"step-(\d+)\.pt")
+State = dict[str, Any]
+
+
+def saved(out: Path) -> dict[int, Path]:
+    """The checkpoints of a run's folder by step, oldest first."""
+    found = {}
+    for path in (out / FOLDER).glob("step-*.pt"):
+        if match := NAME.fullmatch(path.name):
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def save(out: Path, step: int, state: State, keep: int) -> Path:
+    """Write a checkpoint beside its place, move it there, and delete those before the last `keep`.
+
+    Raises RecipeError if the disk does not take it; the checkpoints before it stay as they were.
+    """
+    path = out / FOLDER / f"step-{step:08d}.pt"
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer tells a full disk by the latter
+        part.unlink(missing_ok=True)
+        last = max(saved(out), default=None)
+        kept = "there is none before it" if last is None else f"that of step {last} is unharmed"
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise RecipeError(
+            f"{path}: the checkpoint could not be written ({reason}); {kept}. Make room, then run "
+            "the same command again"
+        ) from error
+    for old in list(saved(out).values())[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load(path: Path) -> State:
+    """A checkpoint, on the CPU. Raises RecipeError for one that cannot be read."""
+    try:
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise RecipeError(
+            f"{path}: not a checkpoint of a run ({error}); delete it to go on from the one before"
+        ) from error
+    return state

@@ -1,0 +1,259 @@
+"""Sources of training data: every layout gives the same samples."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from layouts import (
+    CAPTIONS,
+    NAMES,
+    ROWS,
+    csv_file,
+    csv_text,
+    five_photos,
+    hugging_face,
+    json_lines,
+    lines,
+    metadata_csv,
+    metadata_jsonl,
+    odd_folders,
+    opened,
+    parquet_bytes,
+    parquet_paths,
+    parquet_structs,
+    pixels,
+    rng,
+    tab_file,
+    tar_json,
+    tar_txt,
+)
+from numpy.testing import assert_array_equal
+from photos import PREPROCESS, encoded
+
+from patchword.data import AugmentConfig, positives
+from patchword.errors import ImageError, RecipeError
+from patchword.preprocess import Preprocess
+from patchword.scenes import WAFER_CLASSES, holds, scene
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> Path:
+    return five_photos(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return odd_folders(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        metadata_csv, metadata_jsonl, csv_file, tab_file, json_lines, parquet_paths,
+        parquet_structs, parquet_bytes, hugging_face, tar_txt, tar_json,
+    ],
+)  # fmt: skip
+def test_every_layout_gives_the_same_samples(layout, five: Path) -> None:
+    source = layout(five)
+    assert len(source) == 5
+    assert source.labels == ("hat", "shirt")
+    assert list(source.captions()) == CAPTIONS
+    for i in range(5):
+        sample = source.sample(i, rng())
+        assert_array_equal(sample.pixels, pixels(encoded(i)))
+        assert sample.caption == CAPTIONS[i]
+        assert source.labels[sample.label] == NAMES[i]
+        assert sample.says == sample.truths == {CAPTIONS[i].lower()}
+        assert not sample.mix
+
+
+def test_names_find_the_sample(five: Path) -> None:
+    assert csv_file(five).name(3) == str(five / "p" / "3.png")
+    assert parquet_structs(five).name(3) == f"{five / 'all.parquet'}, row 4 (3.png)"
+    assert parquet_bytes(five).name(0) == f"{five / 'a-*.parquet'}, row 1"
+    assert tar_json(five).name(4) == f"{five / '1.tar'}/4.png"
+
+
+def test_a_changed_table_is_read_again(five: Path) -> None:
+    csv_file(five)
+    (five / "all.csv").write_text(csv_text(ROWS[:2]))
+    assert len(opened("table", five / "all.csv", ("captions",))) == 2
+
+
+# Class folders
+
+
+def test_class_folders(folder: Path) -> None:
+    for path, split in ((folder, ""), (folder / "train", ""), (folder, "Train")):
+        source = opened("folder", path, split=split)
+        assert source.labels == ("dark_hat", "test", "train")
+        assert len(source) == 12
+    assert len(opened("folder", folder, split="validation")) == 3
+    labels = [source.sample(i, rng()).label for i in range(12)]
+    assert labels == [0] * 4 + [1] * 4 + [2] * 4
+    assert source.sample(0, rng()).caption == "a photo of a dark hat"
+    assert_array_equal(source.sample(0, rng()).pixels, pixels(folder / "train/dark_hat/00.png"))
+
+
+def test_captions_of_classes(folder: Path) -> None:
+    templates, names = ("a {}", "one {}"), (("hat", "cap"), ("tube",), ("train",))
+    source = opened("folder", folder, templates=templates, names=names)
+    samples = [source.sample(0, rng(seed)) for seed in range(40)]
+    assert {s.caption for s in samples} == {"a hat", "one hat", "a cap", "one cap"}
+    assert {s.says for s in samples} == {s.truths for s in samples} == {frozenset(["hat"])}
+    assert source.labels == ("dark_hat", "test", "train")
+    made = list(source.captions())
+    assert len(made) == 12
+    assert set(made[:4]) == {"a hat", "one hat", "a cap", "one cap"}
+    assert set(made[4:8]) == {"a tube", "one tube"}
+
+
+def test_augmented_samples_are_of_their_rng(folder: Path) -> None:
+    source = opened("folder", folder, augment=AugmentConfig())
+    one, again, other = (source.sample(3, rng(seed)) for seed in (1, 1, 2))
+    assert one.mix
+    assert_array_equal(one.pixels, again.pixels)
+    assert np.abs(one.pixels - other.pixels).mean() > 0.05
+    assert not opened("folder", folder, augment=AugmentConfig(mix=False)).sample(0, rng()).mix
+
+
+def test_images_alone(folder: Path) -> None:
+    """An objective that reads nothing else takes photos in one folder."""
+    flat = folder / "train" / "dark_hat"
+    source = opened("folder", flat, ())
+    assert (len(source), source.labels) == (4, ())
+    sample = source.sample(0, rng())
+    assert (sample.caption, sample.label, sample.says) == ("", -1, frozenset())
+    with pytest.raises(RecipeError, match=r"no column of captions or class names; it has image"):
+        opened("folder", flat, ("captions",))
+
+
+# Several captions, classes as numbers
+
+
+@pytest.mark.parametrize("kind", ["folder", "table"])
+def test_one_of_several_captions_is_drawn(kind: str, five: Path) -> None:
+    rows = [
+        {"file_name": "p/0.png", "texts": ["A Cat", "a  cat sits"]},
+        {"file_name": "p/1.png", "texts": "a dog"},
+    ]
+    file = five / "metadata.jsonl"
+    file.write_text(lines(rows))
+    source = opened(kind, five if kind == "folder" else file, ("captions",))
+    samples = [source.sample(0, rng(seed)) for seed in range(20)]
+    assert {s.caption for s in samples} == {"A Cat", "a  cat sits"}
+    assert {s.says for s in samples} == {frozenset(["a cat"]), frozenset(["a cat sits"])}
+    assert {s.truths for s in samples} == {frozenset(["a cat", "a cat sits"])}
+    assert list(source.captions()) == ["A Cat", "a  cat sits", "a dog"]
+
+
+def test_rows_of_the_same_image_add_up(five: Path) -> None:
+    (five / "metadata.csv").write_text("file_name,text\np/0.png,a\np/1.png,b\np/0.png,c\n")
+    source = opened("folder", five, ("captions",))
+    assert len(source) == 2
+    assert source.sample(0, rng()).truths == {"a", "c"}
+
+
+def test_classes_as_numbers(five: Path) -> None:
+    text = "image,label\np/0.png,10\np/1.png,9\np/2.png,10\n"
+    (five / "n.csv").write_text(text)
+    source = opened("table", five / "n.csv")
+    assert source.labels == ("9", "10")
+    assert [source.sample(i, rng()).label for i in range(3)] == [1, 0, 1]
+    assert source.sample(1, rng()).caption == "a photo of a 9"
+    named = opened("table", five / "n.csv", names=(("hat", "cap"), ("shirt",)))
+    assert named.labels == ("hat", "shirt")
+    assert named.sample(0, rng()).caption == "a photo of a shirt"
+    pq.write_table(
+        pa.table({"image": ["p/0.png", "p/1.png"], "label": [3, 12]}), five / "n.parquet"
+    )
+    assert opened("table", five / "n.parquet").labels == ("3", "12")
+
+
+def test_cells_are_taken_as_they_are(five: Path) -> None:
+    """No cell becomes a number or nothing: pandas would read NA, null and 007 otherwise."""
+    (five / "p" / "007").write_bytes(encoded(7))
+    text = "image,caption,label\np/007,NA,null\np/1.png,None,007\n"
+    (five / "n.csv").write_text(text)
+    source = opened("table", five / "n.csv")
+    assert list(source.captions()) == ["NA", "None"]
+    assert source.labels == ("007", "null")
+
+
+def test_unread_columns_do_not_matter(five: Path) -> None:
+    """Labels that are not read may be anything, and so may captions."""
+    rows = [{"image": f"p/{i}.png", "caption": CAPTIONS[i], "label": None} for i in range(5)]
+    (five / "n.jsonl").write_text(lines(rows))
+    assert opened("table", five / "n.jsonl", ("captions",)).labels == ()
+    source = opened("table", five / "n.jsonl", (), names=(("a",), ("b",)))
+    assert source.labels == ()
+    assert source.sample(0, rng()).caption == ""
+    features = datasets.Features(
+        {
+            "image": datasets.Value("string"),
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["hat", "shirt"]),
+        }
+    )
+    values = {
+        "image": [f"p/{i}.png" for i in range(5)],
+        "text": CAPTIONS,
+        "label": [1, -1] + [0] * 3,
+    }
+    datasets.Dataset.from_dict(values, features=features).to_parquet(five / "n.parquet")
+    source = opened("table", five / "n.parquet", ("captions",))
+    assert [source.sample(i, rng()).label for i in range(3)] == [1, -1, 0]
+    with pytest.raises(ImageError, match=r"1\.png: no class in this row"):
+        opened("table", five / "n.parquet").sample(1, rng())
+
+
+# Scenes
+
+
+def test_scenes() -> None:
+    source = opened("scenes", count=20, seed=3, reads=("captions",))
+    assert (len(source), source.labels) == (20, ())
+    drawn = [scene(3, i) for i in range(20)]
+    assert list(source.captions()) == [s.caption for s in drawn]
+    for i, expected in enumerate(drawn):
+        for _ in range(2):  # drawn, then kept
+            sample = source.sample(i, rng())
+            assert_array_equal(sample.pixels, pixels_of(expected.image))
+            assert sample.caption == expected.caption
+            assert sample.label == -1
+    samples = [source.sample(i, rng()) for i in range(20)]
+    marks = positives([s.says for s in samples], [s.truths for s in samples])
+    true = [[holds(text.meaning, s.facts) for text in drawn] for s in drawn]
+    assert marks.tolist() == true
+    assert 20 < marks.sum() < 200
+
+
+def pixels_of(image: np.ndarray) -> np.ndarray:
+    return Preprocess(PREPROCESS)(image)[0]
+
+
+def test_wafers_have_classes() -> None:
+    source = opened("scenes", count=30, only="wafer")
+    assert source.labels == WAFER_CLASSES
+    labels = [source.sample(i, rng()).label for i in range(30)]
+    assert [WAFER_CLASSES[n] for n in labels] == [
+        scene(0, i, kind="wafer").label for i in range(30)
+    ]
+    assert len(set(labels)) == 5
+
+
+def test_kept_scenes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchword.data.drawn.KEPT", 3 * 128 * 128 * 3)
+    source = opened("scenes", count=10, reads=())
+    for i in range(10):
+        source.sample(i, rng())
+    assert len(source._kept) == 3

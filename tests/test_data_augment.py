@@ -1,0 +1,158 @@
+"""Pixels as the network sees them: exact without augmentation, as described with it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from photos import PREPROCESS, photo
+from PIL import Image
+
+from patchword.config import PreprocessConfig
+from patchword.data import AugmentConfig
+from patchword.data.augment import Look, erased, random_crop, recoloured
+from patchword.errors import RecipeError
+from patchword.preprocess import Preprocess
+
+STILL = AugmentConfig(crop=(1, 1), mirror=False, colour=0, erase=0)
+CONFIGS = [
+    PREPROCESS,
+    PreprocessConfig(size=(24, 40), resize="squash", interpolation="bilinear"),
+    PreprocessConfig(size=(48, 48), resize_to=40, rescale=1 / 127.5, mean=(1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("augment", [None, STILL])
+def test_nothing_changed_is_the_preprocessing(
+    config: PreprocessConfig, augment: AugmentConfig | None
+) -> None:
+    image = np.asarray(photo(0))
+    seen = Look(config, augment)(image, np.random.default_rng(0))
+    assert seen.dtype == np.float32
+    assert_array_equal(seen, Preprocess(config)(image)[0])
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_half_are_mirrored(config: PreprocessConfig) -> None:
+    image = np.asarray(photo(1))
+    plain = Preprocess(config)(image)[0]
+    look = Look(config, replace(STILL, mirror=True))
+    turned = 0
+    for seed in range(200):
+        seen = look(image, np.random.default_rng(seed))
+        turned += np.array_equal(seen, plain[:, :, ::-1])
+        assert np.array_equal(seen, plain) or np.array_equal(seen, plain[:, :, ::-1])
+    assert 70 < turned < 130
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_normalised_by_the_same_table(config: PreprocessConfig) -> None:
+    """Whatever was done before, each value is that of one of 256 levels."""
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    table = Preprocess(replace(config, size=(1, 256), resize="squash"))(ramp)[0][:, 0]
+    look = Look(config, AugmentConfig(erase=1))
+    for seed in range(5):
+        seen = look(np.asarray(photo(seed)), np.random.default_rng(seed))
+        assert seen.shape == (3, *config.size)
+        for channel in range(3):
+            assert np.isin(seen[channel], table[channel]).all()
+            assert len(np.unique(seen[channel])) > 20
+
+
+def test_a_random_part_of_the_image() -> None:
+    """Red says the column, green the row: so the crop's box can be read from it."""
+    image = np.zeros((200, 240, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(240), np.arange(200)[:, None]
+    shares, ratios, lefts = [], [], []
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        planes = random_crop(image, (50, 60), (0.3, 0.8), Image.Resampling.BILINEAR, rng)
+        assert planes.shape == (3, 50, 60)
+        # Away from the edges a step is exactly the box's side over the number of pixels.
+        width = (planes[0, 0, 55] - planes[0, 0, 5]) / 50 * 60
+        height = (planes[1, 45, 0] - planes[1, 5, 0]) / 40 * 50
+        shares.append(width * height / (200 * 240))
+        ratios.append(width / height)
+        lefts.append(planes[0, 0, 0])
+    assert min(shares) > 0.29
+    assert max(shares) < 0.82
+    assert_allclose(np.mean(shares), 0.55, atol=0.03)
+    assert min(ratios) > 0.73
+    assert max(ratios) < 1.36
+    assert_allclose(np.mean(np.log(ratios)), 0, atol=0.05)
+    assert np.ptp(lefts) > 60
+
+
+@pytest.mark.parametrize("size", [(1, 300), (300, 1), (2, 2)])
+def test_thin_images_have_parts_too(size: tuple[int, int]) -> None:
+    look = Look(PREPROCESS, AugmentConfig(crop=(0.01, 0.1)))
+    for seed in range(20):
+        image = np.full((*size, 3), 77, np.uint8)
+        assert look(image, np.random.default_rng(seed)).shape == (3, 32, 32)
+
+
+def test_colours_as_in_three_steps() -> None:
+    """Brightness, contrast, saturation one after the other, in float64."""
+    planes = np.random.default_rng(0).uniform(60, 160, (3, 20, 30)).astype(np.float32)
+    for seed in range(5):
+        out = recoloured(planes.copy(), 0.2, np.random.default_rng(seed))
+        light, contrast, colour = 0.8 + 0.4 * np.random.default_rng(seed).random(3)
+        expected = planes.astype(np.float64) * light
+        expected = expected.mean() + (expected - expected.mean()) * contrast
+        grey = expected.mean(axis=0)
+        expected = grey + (expected - grey) * colour
+        assert_allclose(out, np.clip(expected, 0, 255), atol=1e-3)
+        assert np.abs(out - planes).max() > 3
+
+
+def test_colours_stay_in_range() -> None:
+    planes = np.random.default_rng(0).choice([0, 255], (3, 9, 9)).astype(np.float32)
+    out = np.stack([recoloured(planes, 0.9, np.random.default_rng(s)) for s in range(20)])
+    assert out.min() == 0
+    assert out.max() == 255
+
+
+def test_a_rectangle_is_erased() -> None:
+    planes = np.zeros((3, 100, 100), np.float32)
+    for seed in range(50):
+        gone = erased(planes, np.random.default_rng(seed)) != 0
+        rows, columns = gone[0].any(axis=1).sum(), gone[0].any(axis=0).sum()
+        assert 10 <= rows <= 40
+        assert 10 <= columns <= 40
+        assert gone.sum() == 3 * rows * columns
+    assert not planes.any()
+    look = Look(PREPROCESS, replace(STILL, erase=0.25))
+    image = np.zeros((40, 40, 3), np.uint8)
+    changed = sum(np.ptp(look(image, np.random.default_rng(s))[0]) > 0 for s in range(400))
+    assert 70 < changed < 130
+
+
+def test_decoded_as_large_as_a_crop_needs() -> None:
+    """The decoder gives twice `at_least`, where the image has it: the narrowest crop of a square
+    then still has the pixels that the network sees."""
+    assert Look(PREPROCESS, None).at_least == Preprocess(PREPROCESS).at_least
+    for low in (0.05, 0.3, 0.9):
+        side = 2 * Look(PREPROCESS, AugmentConfig(crop=(low, 1))).at_least
+        assert np.sqrt(low * side * side / (4 / 3)) >= 32
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"crop": (0.0, 1.0)}, "augment.crop"),
+        ({"crop": (0.9, 0.5)}, "augment.crop"),
+        ({"crop": (0.5, 1.5)}, "augment.crop"),
+        ({"colour": 1.0}, "augment.colour"),
+        ({"erase": 1.5}, "augment.erase"),
+    ],
+)
+def test_bad_augmentation_is_named(change: dict, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        Look(PREPROCESS, replace(AugmentConfig(), **change))
+
+
+def test_sizes_must_be_one() -> None:
+    config = PreprocessConfig(resize="patches", max_patches=16)
+    with pytest.raises(RecipeError, match="one size"):
+        Look(config, None)

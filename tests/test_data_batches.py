@@ -1,0 +1,310 @@
+"""Batches: the same for any number of processes and workers, whatever is broken or interrupted."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from itertools import islice
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from photos import PREPROCESS, class_folders, encoded
+
+from patchword.data import AugmentConfig, Batch, Plan, Source, SourceConfig, batches, open_sources
+from patchword.errors import RecipeError
+from patchword.tokenizers import Tokenizer
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return class_folders(tmp_path_factory.mktemp("photos"), ("hat", "t_shirt"), 9)
+
+
+@pytest.fixture
+def sources(folder: Path) -> list[Source]:
+    configs = [
+        SourceConfig("folder", path=str(folder), augment=AugmentConfig(), templates=("a {}", "{}")),
+        SourceConfig("scenes", count=20),
+    ]
+    return open_sources(configs, PREPROCESS, {"captions"})
+
+
+@pytest.fixture
+def plan(sources: list[Source]) -> Plan:
+    return Plan([len(source) for source in sources], [0.75, 0.25], 24, 7)
+
+
+@pytest.fixture
+def tokenizer(sources: list[Source]) -> Tokenizer:
+    return Tokenizer.train([c for source in sources for c in source.captions()], 600, 32)
+
+
+def rows(batch: Batch) -> list[tuple]:
+    """Each row by itself: what may not depend on who made it."""
+    assert batch.ids is not None
+    ids = [tuple(row[row != 0].tolist()) for row in batch.ids]
+    pixels = [row.numpy().tobytes() for row in batch.pixels]
+    columns = (pixels, ids, batch.labels.tolist(), batch.says, batch.truths, batch.mix.tolist())
+    return list(zip(*columns, strict=True))
+
+
+def test_a_batch_is_its_samples(sources, plan: Plan, tokenizer: Tokenizer) -> None:
+    batch = next(batches(sources, plan, tokenizer, 4, 5))
+    places = plan.at(4)
+    samples = [sources[place[0]].sample(place[2], plan.rng(place)) for place in places]
+    assert len(batch) == 24
+    assert batch.pixels.dtype == torch.float32
+    assert_array_equal(batch.pixels.numpy(), np.stack([sample.pixels for sample in samples]))
+    assert_array_equal(batch.ids.numpy(), tokenizer([sample.caption for sample in samples]))
+    assert batch.labels.tolist() == [sample.label for sample in samples]
+    assert batch.says == [sample.says for sample in samples]
+    assert batch.truths == [sample.truths for sample in samples]
+    assert batch.mix.tolist() == [place[0] == 0 for place in places]
+    assert batch.broken == []
+    assert next(batches(sources, plan, None, 4, 5)).ids is None
+
+
+def test_parts_and_devices(sources, plan: Plan, tokenizer: Tokenizer) -> None:
+    batch = next(batches(sources, plan, tokenizer, 0, 1))
+    part = batch.part(slice(3, 9)).to("cpu")
+    assert rows(part) == rows(batch)[3:9]
+    assert len(part) == 6
+    moved = batch.to("meta")
+    assert {moved.pixels.device.type, moved.ids.device.type, moved.mix.device.type} == {"meta"}
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_the_same_for_any_number_of_processes(
+    sources, plan: Plan, tokenizer: Tokenizer, world: int, workers: int
+) -> None:
+    expected = [rows(batch) for batch in batches(sources, plan, tokenizer, 0, 4)]
+    ranks = [
+        list(batches(sources, plan, tokenizer, 0, 4, rank, world, workers)) for rank in range(world)
+    ]
+    for step in range(4):
+        parts = [each[step] for each in ranks]
+        assert [len(part) for part in parts] == [24 // world] * world
+        assert [row for part in parts for row in rows(part)] == expected[step]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_start_in_the_middle_skips(sources, plan, tokenizer: Tokenizer, workers: int) -> None:
+    whole = [rows(batch) for batch in batches(sources, plan, tokenizer, 0, 8)]
+    later = [rows(b) for b in batches(sources, plan, tokenizer, 5, 8, workers=workers)]
+    assert later == whole[5:]
+    assert list(batches(sources, plan, tokenizer, 8, 8, workers=workers)) == []
+
+
+def test_a_batch_that_cannot_be_shared(sources, plan: Plan) -> None:
+    with pytest.raises(RecipeError, match="24, which 5 processes cannot share evenly"):
+        next(batches(sources, plan, None, 0, 1, 0, 5))
+
+
+def test_tables_in_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the `datasets` library keeps in files is read by several processes at once."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    files = sorted(folder.glob("*/*.png"))
+    table = "".join(f"{file},photo {i}\n" for i, file in enumerate(files))
+    (folder / "t.csv").write_text("image,caption\n" + table)
+    config = SourceConfig("table", path=str(folder / "t.csv"))
+    sources = open_sources([config], PREPROCESS, {"captions"})
+    plan = Plan([len(files)], [1], 6, 0)
+    alone, together = (list(batches(sources, plan, None, 0, 9, workers=w)) for w in (0, 2))
+    assert [b.says for b in alone] == [b.says for b in together]
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(alone, together, strict=True))
+
+
+# Broken samples
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_samples_cost_nothing_else(tmp_path: Path, workers: int) -> None:
+    """Among 1,000 good ones: a truncated JPEG, a text called .jpg, and a file that went away."""
+    good = [encoded(i) for i in range(10)]
+    for i in range(1000):
+        folder = tmp_path / ("even", "odd")[i % 2]
+        folder.mkdir(exist_ok=True)
+        (folder / f"{i:04d}.png").write_bytes(good[i % 10])
+    whole = encoded(3, "JPEG")
+    (tmp_path / "even" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "odd" / "text.jpg").write_text("words")
+    (tmp_path / "odd" / "gone.jpg").write_bytes(whole)
+    (source,) = open_sources([SourceConfig("folder", path=str(tmp_path))], PREPROCESS, {"labels"})
+    (tmp_path / "odd" / "gone.jpg").unlink()
+    assert len(source) == 1003
+    plan = Plan([1003], [1], 59, 0)  # 17 steps are an epoch
+    made = list(batches([source], plan, None, 0, 17, workers=workers))
+    assert [len(batch) for batch in made] == [59] * 17
+    broken = {Path(error.image).name: error.reason for batch in made for error in batch.broken}
+    assert set(broken) == {"cut.jpg", "text.jpg", "gone.jpg"}
+    assert "truncated" in broken["cut.jpg"]
+    assert broken["gone.jpg"] == "no such file"
+    again = list(batches([source], plan, None, 0, 17))
+    for one, other in zip(made, again, strict=True):
+        assert torch.equal(one.pixels, other.pixels)
+        assert [str(e) for e in one.broken] == [str(e) for e in other.broken]
+    # All the others stand where they would have stood.
+    for step, batch in enumerate(made):
+        for row, place in enumerate(plan.at(step)):
+            if Path(source.name(place.sample)).suffix != ".jpg":
+                expected = source.sample(place.sample, plan.rng(place)).pixels
+                assert_array_equal(batch.pixels[row].numpy(), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_but_broken_samples(tmp_path: Path, workers: int) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            (tmp_path / name / f"{i}.jpg").write_text("words")
+    sources = open_sources([SourceConfig("folder", path=str(tmp_path))], PREPROCESS, {"labels"})
+    words = r"^data 0: all 6 samples cannot be used: .*\.jpg: not an image[^;]*(; .*\.jpg.*){2}$"
+    with pytest.raises(RecipeError, match=words):
+        next(batches(sources, Plan([6], [1], 4, 0), None, 0, 9, workers=workers))
+
+
+def test_almost_nothing_but_broken_samples(tmp_path: Path) -> None:
+    """One good image among 200 is found, and stands in for all."""
+    (tmp_path / "a").mkdir()
+    for i in range(199):
+        (tmp_path / "a" / f"{i}.jpg").write_text("words")
+    (tmp_path / "a" / "good.png").write_bytes(encoded(0))
+    sources = open_sources([SourceConfig("folder", path=str(tmp_path))], PREPROCESS, ())
+    (batch,) = batches(sources, Plan([200], [1], 4, 0), None, 0, 1)
+    good = sources[0].sample(199, np.random.default_rng()).pixels
+    assert all(np.array_equal(row.numpy(), good) for row in batch.pixels)
+    assert len({error.image for error in batch.broken}) == len(batch.broken) > 50
+
+
+# Processes come and go
+
+
+def children() -> list[int]:
+    return [child.pid for child in multiprocessing.active_children()]
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether there is none of these processes any more, not even as a zombie."""
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize("how", ["closed", "dropped", "interrupted", "finished"])
+def test_no_process_stays_behind(sources, plan: Plan, how: str) -> None:
+    each = batches(sources, plan, None, 0, 6, workers=2)
+    next(each)
+    pids = children()
+    assert len(pids) == 2
+    if how == "closed":
+        each.close()
+    elif how == "dropped":
+        del each
+    elif how == "finished":
+        assert len(list(each)) == 5
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            each.throw(KeyboardInterrupt())
+    assert gone(pids)
+
+
+def test_workers_are_modest(sources, plan: Plan) -> None:
+    """One thread each, no word of the tokenizers library, no trace in the environment."""
+    before = dict(os.environ)
+    sources[1] = Reporting(sources[1])
+    for batch in islice(batches(sources, plan, None, 0, 6, workers=2), 3):
+        said = {fact for facts in batch.says for fact in facts if fact.startswith("threads")}
+        assert said == {"threads 1, tokenizers false"}
+    assert dict(os.environ) == before
+
+
+class Reporting:
+    """A source whose facts are of the process that it is asked in."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __getattr__(self, name: str):
+        return getattr(self.source, name)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def sample(self, index: int, rng: np.random.Generator):
+        from dataclasses import replace
+
+        threads, serial = torch.get_num_threads(), os.environ.get("TOKENIZERS_PARALLELISM")
+        facts = frozenset([f"threads {threads}, tokenizers {serial}"])
+        return replace(self.source.sample(index, rng), says=facts)
+
+
+SCRIPT = """
+    import os, signal, sys, time, multiprocessing
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[1])
+    from photos import PREPROCESS
+    from patchword.data import Plan, SourceConfig, batches, open_sources
+    from patchword.tokenizers import Tokenizer
+
+    told = []
+    for number in map(int, sys.argv[3:]):
+        signal.signal(number, lambda *_: told.append(1))
+    sources = open_sources([SourceConfig("folder", path=sys.argv[2])], PREPROCESS, {"captions"})
+    tokenizer = Tokenizer.train(sources[0].captions(), 600, 32)
+    tokenizer(["a hat"] * 1000)  # so that its threads are there before the workers
+    try:
+        for step, batch in enumerate(batches(sources, Plan([18], [1], 8, 0), tokenizer, 0, 9999,
+                                             workers=2)):
+            if step == 0:
+                print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+            if told and len(told) < 6:
+                told.append(step)  # goes on after the signal
+            if len(told) == 6:
+                print("saved", flush=True)
+                break
+            time.sleep(0.02)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "handled"), [(signal.SIGTERM, True), (signal.SIGINT, True), (signal.SIGINT, False)]
+)
+def test_a_signal_to_all_processes(folder: Path, number: signal.Signals, handled: bool) -> None:
+    """A batch system, or Ctrl-C, tells workers too: they go on until their parent lets them go."""
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(TESTS), str(folder)]
+    command += [str(int(number))] if handled else []
+    word = "saved" if handled else "interrupted"
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert child.stdout is not None
+    workers = [int(pid) for pid in child.stdout.readline().split()]
+    assert len(workers) == 2
+    os.killpg(child.pid, number)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out.strip(), err) == (0, word, "")
+    assert gone(workers)
+
+
+def test_workers_end_with_their_parent(folder: Path) -> None:
+    """Even with one that is killed."""
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(TESTS), str(folder)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    workers = [int(pid) for pid in child.stdout.readline().split()]
+    child.kill()
+    child.communicate()
+    deadline = time.monotonic() + 30
+    while not all(Path(f"/proc/{pid}/status").exists() is False for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

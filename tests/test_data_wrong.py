@@ -1,0 +1,225 @@
+"""Sources of training data that are not there, broken, or not what an objective needs."""
+
+import builtins
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import pytest
+from layouts import (
+    ROWS,
+    csv_text,
+    five_photos,
+    hugging_face,
+    lines,
+    metadata_csv,
+    odd_folders,
+    opened,
+    rng,
+    tar_txt,
+)
+from photos import PREPROCESS, class_folders, encoded, tar_of
+
+from patchword.data import AugmentConfig, SourceConfig, open_sources
+from patchword.errors import ImageError, RecipeError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> Path:
+    return five_photos(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return odd_folders(tmp_path)
+
+
+def test_broken_images_are_named(folder: Path, tmp_path: Path) -> None:
+    whole = encoded(1, "JPEG")
+    bad = folder / "train" / "dark_hat"
+    (bad / "00.png").write_bytes(whole[: len(whole) // 2])
+    (bad / "01.png").write_text("this is no photo")
+    source = opened("folder", folder)
+    (bad / "02.png").unlink()
+    for index, words in enumerate(["00.png: truncated", "01.png: not an image", "02.png: no such"]):
+        with pytest.raises(ImageError, match=words) as caught:
+            source.sample(index, rng())
+        assert caught.value.image == str(bad / f"0{index}.png")
+        assert caught.value.__reduce__()
+    source.sample(3, rng())
+
+
+def test_broken_rows_are_named(five: Path) -> None:
+    rows = [
+        {"image": "p/0.png", "caption": "a", "label": "x"},
+        {"image": None, "caption": "b", "label": "x"},
+        {"image": "p/1.png", "caption": " ", "label": "x"},
+        {"image": "p/2.png", "caption": "d", "label": None},
+        {"image": "http://h/3.png", "caption": "d", "label": "x"},
+        {"image": "p/nowhere.png", "caption": "e", "label": "y"},
+    ]
+    (five / "r.jsonl").write_text(lines(rows))
+    source = opened("table", five / "r.jsonl")
+    assert source.labels == ("x", "y")
+    source.sample(0, rng())
+    words = ["r.jsonl, row 2: no image", "1.png: no caption", "2.png: no class", "3.png: a URL",
+             "nowhere.png: no such file"]  # fmt: skip
+    for index, word in enumerate(words, start=1):
+        with pytest.raises(ImageError, match=word):
+            source.sample(index, rng())
+
+
+def test_broken_samples_of_a_tar_are_named(five: Path) -> None:
+    """Other kinds of images, no text, broken JSON, no image, a tar that ends too early."""
+    files = {
+        "0.png": encoded(0), "0.txt": b"a",
+        "1.jpg": encoded(1, "JPEG"), "1.txt": b"b",
+        "2.webp": encoded(2, "WEBP"), "2.json": b"{",
+        "3.png": encoded(3),
+        "4.txt": b"e",
+        "5.png": encoded(5), "5.txt": b"\xff\xfe\x00",
+        "6.txt": b"g", "6.png": encoded(6),
+        "7.txt": b"h", "7.png": encoded(7),
+    }  # fmt: skip
+    tar = tar_of(five / "a.tar", files)
+    content = tar.read_bytes()
+    tar.write_bytes(content[: content.index(encoded(7)) + 100])
+    source = opened("webdataset", tar, ("captions",))
+    words = {2: "its .json cannot be read", 3: "no caption", 4: "no image", 5: "its .txt cannot",
+             7: "truncated|ends too early"}  # fmt: skip
+    for index in range(len(source)):
+        if index in (0, 1, 6):
+            assert source.sample(index, rng()).caption == "ab----g"[index]
+        else:
+            with pytest.raises(ImageError, match=words.get(index, "ends too early")):
+                source.sample(index, rng())
+    assert len(source) >= 8
+
+
+def spoilt(five: Path) -> Iterator[tuple[dict, str]]:
+    """(a source, what is said of it)."""
+    write = {
+        "empty.csv": "", "head.csv": "image,caption\n", "empty.jsonl": "", "bad.jsonl": "{\n",
+        "ragged.csv": "image,caption\na,b\nc,d,e,f\n",
+        "columns.csv": "file,words\np/0.png,a\np/1.png,b\n",
+        "twice.csv": "image,image\np/0.png,a\n",
+        "only.csv": "words\na\n",
+        "lost.csv": "image,caption\n/none/a.png,a\n/none/b.png,b\n",
+        "same.csv": "image,caption\np/0.png,a cat\np/1.png,A  cat\n",
+        "labels.csv": "image,label\np/0.png,a\np/1.png,b\n",
+        "x.tar": "no tar",
+    }  # fmt: skip
+    for name, text in write.items():
+        (five / name).write_text(text)
+    (five / "latin.csv").write_bytes("image,caption\np/0.png,café\n".encode("latin1"))
+    (five / "flat").mkdir()
+    tar_of(five / "empty.tar", {})
+    table = {"kind": "table"}
+    yield {"kind": "folder", "path": "none"}, "none: no such folder"
+    yield {"kind": "folder", "path": "flat"}, "flat: no images; one folder per class"
+    yield {"kind": "folder", "path": ".", "split": "dev"}, "no folder 'dev'; it has flat, p"
+    yield {"kind": "folder", "path": "."}, "say the same, 'p'"
+    yield table | {"path": "none.csv"}, "none.csv: no such file"
+    yield table | {"path": "n*.csv"}, r"n\*.csv: no such file"
+    yield table | {"path": "p/0.png"}, "0.png: not a file of .csv"
+    yield table | {"path": "[eh]*.csv"}, "empty.csv: empty"
+    yield table | {"path": "head.csv"}, "head.csv: no rows|head.csv: cannot be read"
+    yield table | {"path": "empty.jsonl"}, "empty.jsonl: empty"
+    yield table | {"path": "bad.jsonl"}, "bad.jsonl: cannot be read: JSON parse error"
+    yield table | {"path": "ragged.csv"}, "ragged.csv: cannot be read"
+    yield table | {"path": "latin.csv"}, "latin.csv: cannot be read|not UTF-8"
+    yield table | {"path": "twice.csv"}, "must name the columns; it has image, image"
+    yield (
+        table | {"path": "columns.csv"},
+        "no column of captions or class names; it has file, words",
+    )
+    yield table | {"path": "columns.csv", "caption": "word"}, "no column 'word'; it has words"
+    yield table | {"path": "only.csv"}, "no column of images; it has words"
+    yield table | {"path": "lost.csv"}, "none of 2 images looked for is there, such as /none/a.png"
+    yield table | {"path": "same.csv"}, "all captions of the data say the same, 'a cat'"
+    yield table | {"path": "labels.csv", "templates": ("photo",)}, "template 'photo' has no {}"
+    yield table | {"path": "labels.csv", "templates": ()}, "templates is empty"
+    yield (
+        table | {"path": "labels.csv", "names": (("x",),)},
+        "2 classes, but 1 names for them; give one or more for each, in this order: a, b",
+    )
+    yield {"kind": "webdataset", "path": "x.tar"}, "x.tar: not an uncompressed tar"
+    yield {"kind": "webdataset", "path": "empty.tar"}, "empty.tar: no rows"
+    yield {"kind": "hub", "path": ""}, "needs organisation/name"
+    yield {"kind": "scenes"}, "needs count"
+    yield {"kind": "scenes", "count": 3, "augment": AugmentConfig()}, "augment.mirror = false"
+
+
+def test_bad_sources_say_why(five: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(five)
+    for config, words in spoilt(five):
+        with pytest.raises(RecipeError, match=words):
+            open_sources([SourceConfig(**config)], PREPROCESS, {"captions"})
+
+
+def test_one_missing_image_costs_nothing_else(five: Path) -> None:
+    rows = [*ROWS, {"file_name": "p/9.png", "caption": "gone", "label": "hat"}]
+    (five / "metadata.csv").write_text(csv_text(rows), encoding="utf-8")
+    source = opened("folder", five)
+    assert len(source) == 6
+    with pytest.raises(ImageError, match=r"9\.png: no such file"):
+        source.sample(5, rng())
+
+
+def test_the_hub_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RecipeError, match="nobody/nothing: cannot be read: Couldn't reach"):
+        opened("hub", "nobody/nothing")
+
+
+def test_a_split_that_is_not_there(five: Path) -> None:
+    hugging_face(five)
+    with pytest.raises(RecipeError, match=r'Unknown split "test". Should be one of \[.train.\]'):
+        opened("hub", five / "repository", split="test")
+
+
+def test_classes_of_sources_agree(tmp_path: Path) -> None:
+    one = SourceConfig("folder", path=str(class_folders(tmp_path / "a", ("x", "y"), 2)))
+    two = SourceConfig("folder", path=str(class_folders(tmp_path / "b", ("x", "z"), 2)))
+    assert len(open_sources([one, two], PREPROCESS, {"captions"})) == 2
+    assert len(open_sources([one, one], PREPROCESS, {"labels"})) == 2
+    with pytest.raises(RecipeError, match="other classes: y against z"):
+        open_sources([one, two], PREPROCESS, {"labels"})
+    with pytest.raises(RecipeError, match="data scenes has no classes"):
+        open_sources([one, SourceConfig("scenes", count=2)], PREPROCESS, {"labels"})
+
+
+def test_sources_that_differ_only_together(tmp_path: Path) -> None:
+    """Each says one thing; both say two."""
+    configs = [
+        SourceConfig("folder", path=str(class_folders(tmp_path / name, (name,), 2)))
+        for name in ("cats", "dogs")
+    ]
+    assert len(open_sources(configs, PREPROCESS, {"captions"})) == 2
+    with pytest.raises(RecipeError, match="say the same, 'dogs'"):
+        open_sources(configs[1:], PREPROCESS, {"captions"})
+
+
+def test_without_the_library(five: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders and tars need it not; a table says what to install."""
+    metadata_csv(five)
+    tar_txt(five)
+    (five / "t.csv").write_text(csv_text(ROWS), encoding="utf-8")
+    real = builtins.__import__
+
+    def without(name: str, *more):
+        if name.partition(".")[0] == "datasets":
+            raise ModuleNotFoundError("No module named 'datasets'", name="datasets")
+        return real(name, *more)
+
+    monkeypatch.delitem(sys.modules, "datasets")
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert len(opened("folder", five)) == len(opened("webdataset", five / "a.tar")) == 5
+    with pytest.raises(RecipeError, match=r'pip install "patchword\[train\]"'):
+        opened("table", five / "t.csv")

@@ -1,0 +1,116 @@
+"""Evaluation on tables: the same answers as on folders, and what is said of bad ones."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pytest
+from photos import class_folders, encoded
+from pyarrow import parquet
+from shrunk import tiny_bundle, tiny_clip
+
+from patchword.errors import PatchwordError
+from patchword.evaluate import Evaluation, folders
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """Splits of two classes, one image of which is broken."""
+    for split, count in (("train", 6), ("validation", 3)):
+        class_folders(tmp_path / "d" / split, ("dark", "light_one"), count)
+    (tmp_path / "d" / "validation" / "dark" / "broken.png").write_bytes(b"no image")
+    return tmp_path / "d"
+
+
+@pytest.fixture
+def tables(classes: Path) -> Path:
+    """The photos of `classes` once more as tables of paths, and as parquet that holds them."""
+    out = classes.parent / "tables"
+    out.mkdir()
+    for split in ("train", "validation"):
+        data = folders.labelled(classes / split)
+        words = [data.names[target] for target in data.targets]
+        rows = [
+            {"image": str(name), "label": word}
+            for name, word in zip(data.images, words, strict=True)
+        ]
+        csv = "".join(f"{row['image']},{row['label']}\n" for row in rows)
+        (out / f"{split}.csv").write_text("image,label\n" + csv)
+        (out / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        inside = [{**row, "image": Path(row["image"]).read_bytes()} for row in rows]
+        parquet.write_table(pa.Table.from_pylist(inside), out / f"{split}.parquet")
+    return out
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_table_of_classes_is_as_its_folders(kind: str, tables: Path, classes: Path) -> None:
+    model = tiny_bundle(tiny_clip())
+    expected, run = Evaluation(model), Evaluation(model)
+    answers = list(expected.on(classes))
+    found = list(run.on(tables / f"validation.{kind}", tables / f"train.{kind}"))
+    assert [answer.record() for answer in found] == [answer.record() for answer in answers]
+    assert len(found) == 3
+    (broken,), (same,) = run.broken, expected.broken
+    inside = kind == "parquet"
+    assert broken.image == (f"{tables / 'validation.parquet'}, row 4" if inside else same.image)
+    assert broken.reason == same.reason
+
+
+def test_metadata_with_classes(classes: Path) -> None:
+    folder = classes / "train" / "dark"
+    (folder / "metadata.csv").write_text("file_name,label\n00.png,b\n01.png,a\n02.png,b\n")
+    assert folders.captions_in(folder) is None
+    data = folders.labelled(folder)
+    assert (data.names, data.targets.tolist()) == (("a", "b"), [1, 0, 1])
+    assert list(data.images) == [str(folder / f"0{i}.png") for i in range(3)]
+
+
+@pytest.mark.parametrize("kind", ["path", "bytes", "image"])
+def test_captions_in_parquet(kind: str, tmp_path: Path) -> None:
+    content = [encoded(i) for i in range(2)]
+    (tmp_path / "p").mkdir()
+    for i in range(2):
+        (tmp_path / "p" / f"{i}.png").write_bytes(content[i])
+    image = {
+        "path": ["p/0.png", "p/1.png"],
+        "bytes": content,
+        "image": [{"bytes": c, "path": f"{i}.png"} for i, c in enumerate(content)],
+    }[kind]
+    rows = [(0, ["a", "b"]), (1, ["c"]), (0, ["d"])]
+    table = pa.table({"image": [image[i] for i, _ in rows], "captions": [c for _, c in rows]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    data = folders.captioned(tmp_path / "t.parquet")
+    assert data.captions == (("a", "b", "d"), ("c",))
+    expected = content if kind != "path" else [str(tmp_path / name) for name in image]
+    assert list(data.images) == expected
+    (answer,) = Evaluation(tiny_bundle(tiny_clip())).on(tmp_path / "t.parquet")
+    assert (answer.images, answer.captions) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"image": ["a", "b"], "label": ["x", None]}, "no class for .*b$"),
+        ({"image": ["a", "b"], "text": ["x", None]}, "row 2: no caption"),
+        ({"image": ["a", None], "text": ["x", "y"]}, "row 2: no image"),
+        ({"image": ["a"], "words": ["x"]}, "no column of captions; it has image, words"),
+        ({"photo": ["a"], "text": ["x"]}, "no column of images; it has photo, text; set image"),
+    ],
+)
+def test_tables_that_lack_something(columns: dict, words: str, tmp_path: Path) -> None:
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(PatchwordError, match=words):
+        list(Evaluation(tiny_bundle(tiny_clip())).on(tmp_path / "t.parquet"))
+
+
+def test_captions_alone_have_no_classes(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "caption": "a"}\n')
+    with pytest.raises(PatchwordError, match="no column of classes; it has file_name, caption"):
+        list(Evaluation(tiny_bundle(tiny_clip())).on(tmp_path, tasks=["zero-shot"]))

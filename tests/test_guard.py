@@ -1,0 +1,284 @@
+"""The forgetting alarm: it sounds when it should, and the blend it keeps is the best there is."""
+
+import copy
+import json
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from shrunk import tiny_bundle, tiny_clip
+
+import patchword
+from patchword import checkpoints
+from patchword.bundle import Bundle, make
+from patchword.errors import ConfigError, RecipeError
+from patchword.train import guard as guards
+from patchword.train.guard import Guard, GuardConfig
+from patchword.train.judge import EvaluateConfig, Judge
+from patchword.train.watch import Watch, WatchConfig
+
+SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
+ALPHAS = (0.25, 0.5, 0.75)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The samples in folders of classes: what is in front of the number of "t-shirt-1.jpg"."""
+    place = tmp_path_factory.mktemp("photos")
+    for file in SAMPLES.glob("*/*.jpg"):
+        folder = place / file.parent.name / file.stem.rpartition("-")[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def start() -> Bundle:
+    return checkpoints.load("demo")
+
+
+def trained(model: Bundle, noise: float, part: str = "text.", seed: int = 0) -> Bundle:
+    """The model with one tower disturbed: noise, as a share of each tensor's own spread."""
+    network = copy.deepcopy(model.network)
+    generator = torch.Generator().manual_seed(seed)
+    state = network.state_dict()
+    for name, value in state.items():
+        if name.startswith(part) and value.is_floating_point() and value.ndim > 1:
+            value += noise * value.std() * torch.randn(value.shape, generator=generator)
+    return make(network, model.config, model.tokenizer, "trained")
+
+
+@pytest.fixture(scope="module")
+def forgetful(start: Bundle) -> Bundle:
+    return trained(start, 2.2)
+
+
+def right(model: Bundle, folder: Path) -> float:
+    """The share of images whose own class is nearest, written out."""
+    names = sorted(path.name for path in folder.iterdir())
+    texts = model.embed_texts([f"a photo of a {name}" for name in names])
+    files = sorted(folder.glob("*/*.jpg"))
+    scores = [[float(image @ text) for text in texts] for image in model.embed_images(files)]
+    hits = [names[int(np.argmax(s))] == f.parent.name for s, f in zip(scores, files, strict=True)]
+    return sum(hits) / len(hits)
+
+
+def between(start: Bundle, end: Bundle, alpha: float) -> Bundle:
+    """(1 - alpha) start + alpha end, written out."""
+    network = copy.deepcopy(start.network)
+    with torch.no_grad():
+        for mine, theirs in zip(
+            [*network.parameters(), *network.buffers()],
+            [*end.network.parameters(), *end.network.buffers()],
+            strict=True,
+        ):
+            if mine.is_floating_point():
+                mine.copy_((mine.double() * (1 - alpha) + theirs.double() * alpha).float())
+    return make(network, start.config, start.tokenizer, f"at {alpha}")
+
+
+Tried = dict[float, dict[str, float]]  # alpha -> set -> share that is right
+
+
+@pytest.fixture(scope="module")
+def tried(
+    photos: Path, start: Bundle, forgetful: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Tried:
+    """Every blend on both sets, one after the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATCHWORD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        blends = {alpha: between(start, forgetful, alpha) for alpha in (0.0, *ALPHAS, 1.0)}
+        sets = ("wafers", "clothing")
+        return {a: {name: right(m, photos / name) for name in sets} for a, m in blends.items()}
+
+
+@pytest.mark.parametrize(("guarded", "asked"), [("wafers", "clothing"), ("clothing", "wafers")])
+def test_a_model_that_forgets_raises_the_alarm_and_its_best_blend_is_kept(
+    guarded: str, asked: str, tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle,
+    tried: Tried,
+) -> None:  # fmt: skip
+    config = WatchConfig(
+        evaluate=(EvaluateConfig(str(photos / asked)),),
+        guard=GuardConfig(str(photos / guarded), alphas=ALPHAS),
+    )
+    watch = Watch(tmp_path, config, 0, 7)
+    watch.check(forgetful, start)
+    with pytest.warns(UserWarning, match=f"step 7: the model forgets: on {guarded}") as warned:
+        found = watch.evaluate(7, forgetful)
+
+    best = max(tried, key=lambda alpha: tried[alpha][guarded] + tried[alpha][asked])
+    before, now = tried[0.0][guarded], tried[1.0][guarded]
+    assert best in ALPHAS  # or there would be nothing to find
+    assert before - now > 0.02
+    assert found["guard/start"] == pytest.approx(before)
+    assert found["guard/quality"] == pytest.approx(now)
+    assert found["guard/alpha"] == best
+    assert found["guard/blend"] == pytest.approx(tried[best][guarded])
+    assert found[f"eval/{asked} zero-shot acc1"] == pytest.approx(tried[1.0][asked])
+
+    kept = checkpoints.load(tmp_path / "blend")
+    assert kept.fingerprint == between(start, forgetful, best).fingerprint
+    said = json.loads((tmp_path / "guard.json").read_text())
+    assert (said["best"]["step"], said["best"]["alpha"]) == (7, best)
+    assert said["best"]["score"] == pytest.approx((tried[best][guarded] + tried[best][asked]) / 2)
+    assert said["start"]["guard"] == pytest.approx(before)
+    (message,) = [str(each.message) for each in warned]
+    for part in (
+        f"{now:.1%} are right", f"at the start {before:.1%}", "allows 2 points less",
+        "learning_rate", "[lora]", "patchword blend", str(tmp_path / "blend"),
+    ):  # fmt: skip
+        assert part in message, part
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [{"step": 7, **found}]
+
+
+def test_a_model_that_does_not_forget_is_left_in_peace(
+    tmp_path: Path, photos: Path, start: Bundle
+) -> None:
+    watch = Watch(tmp_path, WatchConfig(guard=GuardConfig(str(photos / "wafers"))), 0, 1)
+    same = trained(start, 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch.check(same, start)
+        found = watch.evaluate(1, same)
+    assert found["guard/quality"] == found["guard/start"] == found["guard/blend"]
+    assert found["guard/alpha"] == 1
+
+
+def test_without_evaluations_the_last_that_forgets_little_is_kept(
+    tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle, tried: Tried
+) -> None:
+    config = GuardConfig(str(photos / "wafers"), alphas=ALPHAS, drop=0.15)
+    guard = Guard(config, start, tmp_path, Judge())
+    with pytest.warns(UserWarning, match="allows 15 points less"):
+        metrics = guard.look(3, forgetful)
+    shares = {alpha: found["wafers"] for alpha, found in tried.items()}
+    highest = max(alpha for alpha in shares if shares[0] - shares[alpha] <= 0.15)
+    assert 0 < highest < 1
+    assert metrics["guard/alpha"] == highest
+    wanted = between(start, forgetful, highest).fingerprint
+    assert checkpoints.load(tmp_path / "blend").fingerprint == wanted
+    milder = trained(start, 0.5)
+    assert guard.look(4, milder)["guard/alpha"] == 1  # of a later step
+    assert checkpoints.load(tmp_path / "blend").fingerprint == milder.fingerprint
+
+
+def test_a_fall_of_just_what_is_allowed_is_no_alarm(
+    tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle, tried: Tried
+) -> None:
+    wafers = photos / "wafers"
+    fall = tried[0.0]["wafers"] - tried[1.0]["wafers"]
+    for drop, alarms in ((fall, 0), (fall - 1e-6, 1)):
+        guard = Guard(GuardConfig(str(wafers), drop=drop, alphas=()), start, tmp_path, Judge())
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            guard.look(1, forgetful)
+        assert len(warned) == alarms
+
+
+class Counting(Judge):
+    """Which models were asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def answers(self, model, config, most=None):  # type: ignore[no-untyped-def]
+        self.asked.append(model.fingerprint)
+        return super().answers(model, config, most)
+
+
+def test_a_resumed_run_compares_with_the_same_start(
+    tmp_path: Path, photos: Path, start: Bundle
+) -> None:
+    data = GuardConfig(str(photos / "wafers"), alphas=(0.5,))
+    sets = (EvaluateConfig(str(photos / "clothing")),)
+    judge = Counting()
+    Guard(data, start, tmp_path, judge, sets)
+    assert judge.asked == [start.fingerprint] * 2
+    text = (tmp_path / "guard.json").read_text()
+    known = json.loads(text)
+    known["start"]["guard"] = 0.123
+    (tmp_path / "guard.json").write_text(json.dumps(known))
+    judge = Counting()
+    assert Guard(data, start, tmp_path, judge, sets).before.guard == 0.123
+    changed = replace(data, drop=0.3, alphas=(0.1,))  # how it is compared, not what is asked
+    assert Guard(changed, start, tmp_path, judge, sets).before.guard == 0.123
+    assert judge.asked == []
+    for other in (
+        Guard(data, start, tmp_path, judge, sets, fresh=True),
+        Guard(replace(data, templates=("{}",)), start, tmp_path, judge, sets),
+        Guard(data, trained(start, 0.1), tmp_path, judge, sets),
+    ):
+        assert other.before.guard != 0.123
+        assert other.known["best"] is None
+    assert len(judge.asked) == 6
+    (tmp_path / "guard.json").write_text("{")
+    with pytest.raises(RecipeError, match=r"guard\.json: not JSON .*delete it"):
+        Guard(data, start, tmp_path, judge, sets)
+
+
+def test_only_a_better_blend_replaces_the_kept_one(
+    tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle
+) -> None:
+    data = GuardConfig(str(photos / "wafers"), alphas=(), drop=1.0)
+    sets = (EvaluateConfig(str(photos / "clothing")),)
+    steps = []
+    for step, model in enumerate((trained(start, 1.8), start, forgetful)):
+        guard = Guard(data, forgetful, tmp_path, Judge(), sets)  # as after a resume
+        guard.look(step, model)
+        steps.append(guard.known["best"]["step"])
+    assert steps == [0, 1, 1]
+    assert checkpoints.load(tmp_path / "blend").fingerprint == start.fingerprint
+
+
+def test_a_blend_is_saved_before_it_is_said(
+    tmp_path: Path, photos: Path, start: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = GuardConfig(str(photos / "wafers"), alphas=())
+    guard = Guard(data, start, tmp_path, Judge())
+
+    def killed(model: Bundle, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(guards.checkpoints, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        guard.look(1, start)
+    assert json.loads((tmp_path / "guard.json").read_text())["best"] is None
+
+
+def test_models_that_cannot_be_blended_have_the_alarm_alone(
+    tmp_path: Path, photos: Path, start: Bundle
+) -> None:
+    tiny = tiny_bundle(tiny_clip())
+    watch = Watch(tmp_path, WatchConfig(guard=GuardConfig(str(photos / "wafers"), drop=0)), 0, 1)
+    with pytest.warns(UserWarning, match="keeps no blend: .*of different configs, "):
+        watch.check(tiny, start)
+    with pytest.warns(UserWarning, match=r"the model forgets: .*train with \[lora\]$"):
+        found = watch.evaluate(1, tiny)
+    assert set(found) == {"guard/quality", "guard/start"}
+    assert not (tmp_path / "blend").exists()
+
+
+def test_wrong_settings_are_said_at_the_start(tmp_path: Path, photos: Path, start: Bundle) -> None:
+    with pytest.raises(ConfigError, match=r"guard\.alphas is \(0\.5, 2\)"):
+        GuardConfig("x", alphas=(0.5, 2))
+    with pytest.raises(ConfigError, match=r"guard\.drop is 2"):
+        GuardConfig("x", drop=2)
+    for config, words in (
+        (GuardConfig(str(photos / "nowhere")), "no such folder"),
+        (GuardConfig(str(photos / "wafers"), labels=("a", "b")), "2 labels for 5 classes"),
+    ):
+        watch = Watch(tmp_path, WatchConfig(guard=config), 0, 1)
+        with pytest.raises(RecipeError, match=rf"\[watch\.guard\]: .*{words}"):
+            watch.check(start, start)
+    assert not (tmp_path / "guard.json").exists()

@@ -1,0 +1,106 @@
+"""One run in several processes is the run of one."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import OBJECTIVES, curve, load, together, write
+
+import patchword
+from patchword.errors import RecipeError
+from patchword.train import loop, parallel, state
+
+EXACT = 1e-5  # relative: float32 sums in another order
+
+
+def losses_of(folder: Path) -> list[float]:
+    return list(curve(folder).values())
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return patchword.load(folder / "model").network.state_dict()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of one process and of several, each in a folder called after it."""
+    top = tmp_path_factory.mktemp("runs")
+    files = {objective: write(top, objective) for objective in OBJECTIVES}
+    for objective, file in files.items():
+        loop.train(load(file, f"out={top / objective}"))
+    clip = files["contrastive"]
+    lora = ["lora.rank=2", f"init={top / 'contrastive' / 'model'}"]
+    loop.train(load(clip, f"out={top / 'lora'}", *lora))
+    loop.train(load(clip, f"out={top / 'parts'}", "until=2"))
+    for world, kind, until in ((2, "ddp", 5), (3, "fsdp", 8)):
+        engine = [f"engine.parallel={kind}"]
+        runs = [
+            (str(file), [*engine, "micro_batch=2", f"out={top / kind / objective}"])
+            for objective, file in files.items()
+        ]
+        runs.append((str(clip), [*engine, f"out={top / kind / 'lora'}", *lora]))
+        runs.append((str(clip), [*engine, f"out={top / 'parts'}", f"until={until}"]))
+        together(world, runs)
+    return top
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", [*OBJECTIVES, "lora"])
+def test_processes_equal_one(folder: Path, kind: str, name: str) -> None:
+    """Two with DistributedDataParallel, three with FSDP."""
+    assert losses_of(folder / kind / name) == pytest.approx(losses_of(folder / name), rel=EXACT)
+    alone, many = weights(folder / name), weights(folder / kind / name)
+    assert alone.keys() == many.keys()
+    for key, value in alone.items():  # Adam makes a tiny gradient's rounding a step of full size
+        assert (many[key] - value).abs().mean() < 1e-5, key
+
+
+def test_a_run_goes_on_in_another_number_of_processes(folder: Path) -> None:
+    """One, then two with DDP, then three with FSDP, then one."""
+    file = folder / "contrastive.toml"
+    assert loop.train(load(file, f"out={folder / 'parts'}")).samples == 4 * 12
+    assert list(curve(folder / "parts")) == list(range(1, 13))
+    whole = losses_of(folder / "contrastive")
+    assert losses_of(folder / "parts") == pytest.approx(whole, rel=EXACT)
+
+
+def test_torchrun_as_the_readme_says(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    loop.train(load(file, f"out={tmp_path / 'one'}"))
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*line, "-m", "patchword.train", str(file)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("patchword info") == 1  # one of them tells
+    assert losses_of(tmp_path / "run") == pytest.approx(losses_of(tmp_path / "one"), rel=EXACT)
+
+
+def test_killed_processes_go_on_where_one_stopped(tmp_path: Path) -> None:
+    """SIGTERM to torchrun: all of its processes save the same step."""
+    file = write(tmp_path)
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    changes = ["steps=3000", "checkpoint_every=1500"]
+    child = subprocess.Popen(
+        [*line, "-m", "patchword.train", str(file), *changes], stderr=subprocess.PIPE
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+        assert time.monotonic() < deadline
+        assert child.poll() is None, child.stderr and child.stderr.read()
+        time.sleep(0.01)
+    child.terminate()
+    child.communicate(timeout=60)
+    (step,) = state.saved(tmp_path / "run")
+    assert list(curve(tmp_path / "run")) == list(range(1, step + 1))
+    assert loop.train(load(file, *changes, f"until={step + 1}")).samples == 12
+
+
+def test_a_batch_that_does_not_divide(tmp_path: Path) -> None:
+    world = parallel.World(torch.device("cpu"), 0, 2)
+    with pytest.raises(RecipeError, match="batch 13 does not divide among 2 processes"):
+        loop.Run(load(write(tmp_path), "batch=13"), world)

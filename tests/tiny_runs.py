@@ -1,0 +1,142 @@
+"""Training runs small enough for many: recipes, photos to train on, and processes to train in."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision_cpu  # noqa: F401  before transformers, which peft imports
+
+# isort: split
+from PIL import Image
+
+from patchword.train import loop, recipe
+
+TOWERS = """
+[model]
+embed_dim = 32
+
+[model.preprocess]
+size = [32, 32]
+resize_to = 32
+
+[model.vision]
+image_size = [32, 32]
+patch_size = 8
+width = 32
+depth = 2
+heads = 2
+mlp_width = 64
+
+[model.text]
+vocab_size = 600
+context = 32
+width = 32
+depth = 1
+heads = 2
+mlp_width = 64
+"""
+
+RECIPE = """
+out = "{out}"
+steps = 12
+batch = 12
+learning_rate = 2e-3
+warmup = 4
+ema = 0.9
+checkpoint_every = 2
+
+[engine]
+device = "cpu"
+workers = 0
+
+[[data]]
+kind = "scenes"
+only = "shapes"
+count = 40
+{data}
+"""
+
+MASKED = """
+[model.preprocess]
+size = [32, 32]
+resize_to = 32
+
+[model.vision]
+image_size = [32, 32]
+patch_size = 8
+positions = "sincos"
+width = 32
+depth = 2
+heads = 2
+mlp_width = 64
+
+[model.masked]
+width = 32
+depth = 1
+heads = 2
+mlp_width = 64
+"""
+
+# Changes to RECIPE, for each objective.
+OBJECTIVES = {
+    "contrastive": (TOWERS, []),
+    "sigmoid": (TOWERS, ["objective=sigmoid"]),
+    "masked": (MASKED, ["objective=masked"]),
+    "classification": (TOWERS, ["objective=classification", "data.0.only=wafer"]),
+}
+
+
+def write(folder: Path, objective: str = "contrastive", data: str = "") -> Path:
+    """A recipe's file in `folder`."""
+    model, _ = OBJECTIVES[objective]
+    file = folder / f"{objective}.toml"
+    file.write_text(RECIPE.format(out=folder / "run", data=data) + model)
+    return file
+
+
+def load(file: Path, *changes: str) -> recipe.Recipe:
+    """The recipe of `write`, for its objective, with changes."""
+    return recipe.load(file, [*OBJECTIVES[file.stem][1], *changes])
+
+
+def photos(folder: Path) -> Path:
+    """Two classes of a dozen photos, told apart by colour."""
+    rng = np.random.default_rng(0)
+    for name, colour in (("a-hat", (200, 40, 40)), ("b-shirt", (40, 40, 200))):
+        (folder / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = np.clip(rng.normal(colour, 30, (40, 50, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def curve(folder: Path) -> dict[int, float]:
+    """step -> loss."""
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+Runs = list[tuple[str, list[str]]]  # of each a recipe's file, and changes
+
+
+def _work(rank: int, world: int, ports: list[int], runs: Runs) -> None:
+    torch.set_num_threads(1)
+    for port, (file, changes) in zip(ports, runs, strict=True):
+        places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        places |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+        os.environ.update(places)
+        loop.train(load(Path(file), *changes))
+
+
+def together(world: int, runs: Runs) -> None:
+    """Run after run in that many processes, as torchrun would start them."""
+    free = [socket.socket() for _ in runs]
+    for each in free:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in free]
+    for each in free:
+        each.close()
+    torch.multiprocessing.spawn(_work, (world, ports, runs), nprocs=world)
