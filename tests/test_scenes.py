@@ -367,3 +367,17 @@ def test_wrong_arguments_are_named(wrong: dict[str, object]) -> None:
 def test_negative_numbers_are_refused() -> None:
     with pytest.raises(ConfigError, match="index=-1"):
         scene(0, -1)
+
+
+def test_a_palette_limits_the_colours_and_nothing_else() -> None:
+    palette = ("red", "black")
+    for index in range(40):
+        plain, limited = scene(3, index, 32, "shapes"), scene(3, index, 32, "shapes", None, palette)
+        colours = {value for key, value in limited.facts.items() if key.startswith("colour")}
+        assert colours <= set(palette)
+        names = [thing.name for thing in limited.objects]
+        assert len(set(names)) == len(names) == len(plain.objects)
+    with pytest.raises(ConfigError, match="colour 'pink': shapes are red"):
+        scene(3, 0, palette=("red", "pink"))
+    with pytest.raises(ConfigError, match="a palette of red alone"):
+        scene(3, 0, palette=("red",))

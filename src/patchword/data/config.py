@@ -43,4 +43,6 @@ class SourceConfig:
     augment: AugmentConfig | None = None
     count: int = 0  # scenes: how many
     only: Literal["", "wafer", "shapes"] = ""  # scenes: of one kind
+    # scenes: colours of shapes; of few, captions of a batch differ in their shapes: hard negatives
+    palette: tuple[str, ...] = ()
     seed: int = 0  # scenes

@@ -74,4 +74,6 @@ class ScenesSource:
         return drawn
 
     def _scene(self, index: int, size: int) -> scenes.Scene:
-        return scenes.scene(self.config.seed, index, size, self.config.only or None)
+        config = self.config
+        kind = config.only or None
+        return scenes.scene(config.seed, index, size, kind, palette=config.palette)

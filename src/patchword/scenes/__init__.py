@@ -4,11 +4,20 @@
 range. Each scene comes with a caption, a mask for every object, and questions with answers.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from patchword.errors import ConfigError
 from patchword.scenes.base import Scene, SceneObject, finish
-from patchword.scenes.shapes import draw_ground, draw_shapes, facts_of, paint_ground, paint_shape
+from patchword.scenes.shapes import (
+    COLOURS,
+    draw_ground,
+    draw_shapes,
+    facts_of,
+    paint_ground,
+    paint_shape,
+)
 from patchword.scenes.wafer import DEFECTS, draw_wafer, paint_wafer
 from patchword.scenes.words import (
     DEFECT_NAMES,
@@ -30,23 +39,33 @@ KINDS = ("wafer", "shapes")
 
 
 def scene(
-    seed: int, index: int, size: int = 128, kind: str | None = None, label: str | None = None
+    seed: int,
+    index: int,
+    size: int = 128,
+    kind: str | None = None,
+    label: str | None = None,
+    palette: Sequence[str] = (),
 ) -> Scene:
     """Scene number `index` of a seed, `size` pixels square (at least 32).
 
     kind   "wafer", "shapes", or None: one of both, drawn evenly
     label  one of WAFER_CLASSES, or None: drawn evenly. The wafer itself does not depend on it.
+    palette  of shapes: those of COLOURS that they may have, two or more; empty: all
 
     The layout does not depend on the size; only the sensor noise is drawn per pixel. A defect's
     mask is at least 3 pixels wide at 128 px, wider than the thinnest scratch or speck, so that a
     pointing game asks for the place and not for luck.
 
-    Raises ConfigError on an unknown kind or label, a size below 32, or a negative number.
+    Raises ConfigError on an unknown kind, label or colour, a size below 32, or a negative number.
     """
     if kind not in (None, *KINDS):
         raise ConfigError(f"kind {kind!r}: a scene is one of {', '.join(KINDS)}")
     if label is not None and (label not in WAFER_CLASSES or kind == "shapes"):
         raise ConfigError(f"label {label!r}: only wafers have one, of {', '.join(WAFER_CLASSES)}")
+    if unknown := [colour for colour in palette if colour not in COLOURS]:
+        raise ConfigError(f"colour {unknown[0]!r}: shapes are {', '.join(COLOURS)}")
+    if len(palette) == 1:
+        raise ConfigError(f"a palette of {palette[0]} alone: two shapes may be alike; give more")
     if size < 32 or seed < 0 or index < 0:
         raise ConfigError(
             f"scene(seed={seed}, index={index}, size={size}): seed and index must be 0 or more, "
@@ -60,7 +79,7 @@ def scene(
     drawn_label = WAFER_CLASSES[int(rng.integers(len(WAFER_CLASSES)))]
     if label is not None or (kind or drawn_kind) == "wafer":
         return _wafer_scene(rng, noise, size, label or drawn_label)
-    return _shapes_scene(rng, noise, size)
+    return _shapes_scene(rng, noise, size, palette)
 
 
 def _wafer_scene(
@@ -88,8 +107,10 @@ def _wafer_scene(
     )
 
 
-def _shapes_scene(rng: np.random.Generator, noise: np.random.Generator, size: int) -> Scene:
-    shapes = draw_shapes(rng)
+def _shapes_scene(
+    rng: np.random.Generator, noise: np.random.Generator, size: int, palette: Sequence[str]
+) -> Scene:
+    shapes = draw_shapes(rng, palette)
     facts = facts_of(shapes)
     image = paint_ground(draw_ground(rng), size)
     masks = [paint_shape(rng, shape, image) for shape in shapes]

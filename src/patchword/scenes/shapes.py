@@ -1,5 +1,6 @@
 """Coloured shapes on textured grounds, with clear relations between them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, hypot, pi, sin
 
@@ -80,9 +81,9 @@ def place_of(shape: Shape) -> str | None:
     return None
 
 
-def _names(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+def _names(rng: np.random.Generator, count: int, palette: Sequence[str]) -> list[tuple[str, str]]:
     """Distinct (colour, shape) pairs; sometimes they share the colour or the shape."""
-    colours = list(rng.permutation(list(COLOURS))[:count])
+    colours = list(np.resize(rng.permutation(list(palette)), count))
     shapes = list(rng.permutation(list(SHAPES))[:count])
     shared = rng.random()
     if count > 1 and shared < 0.15:
@@ -131,12 +132,14 @@ def _three(rng: np.random.Generator) -> list[tuple[float, float, float]]:
     return spots
 
 
-def draw_shapes(rng: np.random.Generator) -> list[Shape]:
-    """One to three shapes that do not touch."""
+def draw_shapes(rng: np.random.Generator, palette: Sequence[str] = ()) -> list[Shape]:
+    """One to three shapes that do not touch, of the colours of `palette` if it names any."""
     count = int(rng.integers(1, 4))
     spots = (_one, _two, _three)[count - 1](rng)
     shapes = []
-    for (colour, shape), (x, y, radius) in zip(_names(rng, count), spots, strict=True):
+    for (colour, shape), (x, y, radius) in zip(
+        _names(rng, count, palette or tuple(COLOURS)), spots, strict=True
+    ):
         shapes.append(Shape(colour, shape, x, y, radius, _pick(rng, -0.26, 0.26)))
     return shapes
 
