@@ -4,6 +4,7 @@ Tolerances are torch.testing's defaults for float32; what is written must be equ
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import reference_blip
@@ -24,10 +25,11 @@ from torch.testing import assert_close
 
 from patchword import api, checkpoints, images, models
 from patchword.bundle import Bundle
-from patchword.errors import CheckpointError, ImageError, UnsupportedError
+from patchword.errors import CheckpointError, ImageError, LongTextWarning, UnsupportedError
 from patchword.tasks.ask import Answer, ask, ask_each
 from patchword.tasks.caption import Caption, caption, caption_each
-from patchword.tasks.match import match, match_each
+from patchword.tasks.heatmap import heatmap
+from patchword.tasks.match import Match, match, match_each, rerank
 from patchword.variants import VARIANTS
 
 PHOTOS = [DATA / "photos" / "cat_720p.jpg", DATA / "photos" / "parrot.jpg"]
@@ -120,8 +122,9 @@ def test_matching_of_all_pairs_and_cosines(matcher: Pair) -> None:
     ids, pixels = reference.ids(CAPTIONED), photos(reference)
     rows = [itm(reference, row.expand(len(ids), -1, -1, -1), ids, False) for row in pixels]
     expected = torch.stack(rows).softmax(dim=-1)[..., 1]
-    found = torch.from_numpy(match(model, [Image.open(path) for path in PHOTOS], CAPTIONED))
-    assert_close(found, expected, rtol=0, atol=5e-3)  # photos decoded at a smaller scale
+    exact = [images.open(path, exact=True) for path in PHOTOS]
+    found = match(model, exact, CAPTIONED)
+    assert_close(torch.from_numpy(found.probabilities), expected)
     tokens = model.network.image_tokens(pixels)
     logits = model.network.match(tokens, ids.repeat(2, 1)).unflatten(0, (2, -1))
     assert_close(logits.softmax(dim=-1)[..., 1], expected)
@@ -129,6 +132,7 @@ def test_matching_of_all_pairs_and_cosines(matcher: Pair) -> None:
                                 attention_mask=(ids > 0).long()).itm_score  # fmt: skip
     ours = model.embed_images(PHOTOS, exact=True) @ model.embed_texts(CAPTIONED).T
     assert_close(torch.from_numpy(ours), cosines)
+    assert_close(torch.from_numpy(found.cosines), cosines)
 
 
 def decoder_of(reference: Reference, model: Bundle) -> nn.Module:
@@ -195,7 +199,7 @@ def test_a_broken_image_costs_itself_alone(captioner: Pair, answerer: Pair, matc
         [answer for _, answer in ask_each(answerer[1], sources, ["is it a cat?"])],
         [answer for _, answer in match_each(matcher[1], sources, ["a cat"])],
     ]
-    kinds = (Caption, list, np.ndarray)
+    kinds = (Caption, list, Match)
     for answers, kind in zip(found, kinds, strict=True):
         assert [type(answer) for answer in answers] == [kind, ImageError, kind]
     for job in (
@@ -222,7 +226,7 @@ def test_ask_one_and_several(answerer: Pair) -> None:
 
 def test_no_images_and_no_texts(captioner: Pair, matcher: Pair) -> None:
     assert caption(captioner[1], []) == []
-    assert match(matcher[1], [], ["a", "b"]).shape == (0, 2)
+    assert match(matcher[1], [], ["a", "b"]).probabilities.shape == (0, 2)
     with pytest.raises(UnsupportedError, match="one or more"):
         match(matcher[1], PHOTOS, [])
 
@@ -231,10 +235,74 @@ def test_match_in_any_batch(matcher: Pair) -> None:
     _, model = matcher
     texts = [f"{text} {i}" for i in range(20) for text in CAPTIONED]  # more than fit one batch
     whole = match(model, PHOTOS, texts)
-    assert whole.dtype == np.float32
-    assert whole.shape == (2, 80)
-    alone = np.concatenate([match(model, PHOTOS, [text], batch_size=1) for text in texts[:6]], 1)
-    np.testing.assert_allclose(whole[:, :6], alone, rtol=1e-5, atol=1e-6)
+    again = match(model, PHOTOS, texts)
+    for kind in ("probabilities", "cosines"):
+        values = getattr(whole, kind)
+        assert (values.dtype, values.shape) == (np.float32, (2, 80))
+        np.testing.assert_array_equal(values, getattr(again, kind))
+        alone = [getattr(match(model, PHOTOS, [t], batch_size=1), kind) for t in texts[:6]]
+        np.testing.assert_allclose(values[:, :6], np.concatenate(alone, 1), rtol=1e-5, atol=1e-6)
+
+
+def test_a_text_beyond_the_context_is_matched_as_far_as_it_goes(matcher: Pair) -> None:
+    _, model = matcher
+    with pytest.warns(LongTextWarning, match="102 tokens loses all beyond 48"):
+        found = match(model, PHOTOS, ["a cat " * 50])
+    np.testing.assert_allclose(
+        found.probabilities, match(model, PHOTOS, ["a cat " * 23]).probabilities
+    )
+
+
+@dataclass(frozen=True)
+class Hit:
+    path: str
+    score: float
+
+
+def test_rerank_orders_by_the_matching_head(matcher: Pair, tmp_path: Path) -> None:
+    _, model = matcher
+    paths = []
+    for i, colour in enumerate(("red", "blue", "green", "white", "black")):
+        Image.new("RGB", (40, 30), colour).save(tmp_path / f"{i}.png")
+        paths.append(str(tmp_path / f"{i}.png"))
+    hits = [Hit(path, 1 - i / 10) for i, path in enumerate([*paths, str(tmp_path / "gone.png")])]
+    likely = match(model, paths, ["a red bird"]).probabilities[:, 0]
+    found = rerank(model, hits, "a red bird")
+    order = np.argsort(-likely).tolist()
+    assert order != sorted(order)
+    assert [each.hit for each in found] == [hits[i] for i in order] + [hits[5]]
+    said = [each.probability for each in found[:5]]
+    np.testing.assert_allclose(said, likely[order], rtol=1e-5)
+    assert found[5].probability is None
+    assert "gone.png" in str(found[5].error)
+    some = rerank(model, hits, "a red bird", top=2)
+    assert [each.hit for each in some[2:]] == hits[2:]
+    assert {each.hit for each in some[:2]} == set(hits[:2])
+    assert [each.probability for each in some[2:]] == [None] * 4
+    assert rerank(model, [], "a red bird") == []
+    with pytest.raises(UnsupportedError, match="load a BLIP for retrieval"):
+        rerank(checkpoints.load("demo"), [], "a red bird")
+
+
+ODD = {
+    "grey": Image.new("L", (50, 40), 128),
+    "tiny": Image.new("RGB", (1, 1), "red"),
+    "wide": Image.new("RGB", (9000, 2), "red"),
+    "tall": Image.new("RGB", (3, 5000), "red"),
+    "clear": Image.new("RGBA", (30, 20), (0, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_images(captioner: Pair, answerer: Pair, matcher: Pair, kind: str) -> None:
+    image = ODD[kind]
+    assert isinstance(caption(captioner[1], [image])[0].text, str)
+    assert ask(answerer[1], image, "is it?", ["yes", "no"]).text in ("yes", "no")
+    assert 0 <= match(matcher[1], [image], ["a cat"]).probabilities[0, 0] <= 1
+    found = heatmap(matcher[1], image, ["a cat"])
+    assert found.values.shape == (1, image.height, image.width)
+    assert np.isfinite(found.values).all()
+    assert min(found.picture().size) > 50
 
 
 def test_public_model(captioner: Pair, answerer: Pair, matcher: Pair) -> None:
@@ -242,8 +310,14 @@ def test_public_model(captioner: Pair, answerer: Pair, matcher: Pair) -> None:
     assert public[0].caption(PHOTOS) == caption(captioner[1], PHOTOS)
     assert public[1].ask(PHOTOS[0], "who") == ask(answerer[1], PHOTOS[0], "who")
     assert public[1].ask(PHOTOS[0], ASKED) == ask(answerer[1], PHOTOS[0], ASKED)
-    probabilities = public[2].match(PHOTOS, CAPTIONED)
-    np.testing.assert_array_equal(probabilities, match(matcher[1], PHOTOS, CAPTIONED))
+    given = ["a cat", "two birds"]
+    assert public[1].ask(PHOTOS[0], "who", given) == ask(answerer[1], PHOTOS[0], "who", given)
+    found, expected = public[2].match(PHOTOS, CAPTIONED), match(matcher[1], PHOTOS, CAPTIONED)
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    hits = [Hit(str(path), 0.0) for path in PHOTOS]
+    assert public[2].rerank(hits, "a cat", 1) == rerank(matcher[1], hits, "a cat", 1)
+    drawn = public[2].heatmap(PHOTOS[0], ["a cat"], words=True)
+    assert drawn.texts == ("a cat", "a", "cat")
     assert public[2].similarity(PHOTOS, CAPTIONED).shape == (2, 4)
     labels = public[2].classify(PHOTOS, ["cat", "bird"])
     assert sum(score.probability for score in labels[0]) == pytest.approx(1, abs=1e-5)

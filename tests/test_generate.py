@@ -8,15 +8,20 @@ from reference_blip import ENC, MODELS, SEP, hugging_face_blip, noise
 from references import Reference
 
 # isort: split
+import math
+
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import chi2
 from torch import Tensor
 from torch.testing import assert_close
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from patchword import checkpoints
 from patchword.bundle import Bundle
 from patchword.errors import ConfigError
+from patchword.models.generate import Search, distribution, generate
 from patchword.tasks.caption import caption
 
 PROMPTS = ["", "a picture of"]
@@ -32,6 +37,9 @@ SEARCHES = [
     {"num_beams": 3, "early_stopping": True, "length_penalty": 0.0},
     {"num_beams": 1, "repetition_penalty": 1.5},
     {"num_beams": 3, "repetition_penalty": 1.5},
+    {"num_beams": 3, "num_return_sequences": 3},
+    {"num_beams": 5, "num_return_sequences": 4, "length_penalty": -1.0, "min_length": 5},
+    {"num_beams": 4, "num_return_sequences": 2, "repetition_penalty": 1.3, "early_stopping": True},
 ]
 
 Pair = tuple[Reference, Bundle]
@@ -69,7 +77,8 @@ def cut(row: list[int], prompt: int) -> list[int]:
 def options(search: dict[str, object]) -> dict[str, object]:
     """transformers' options under our names."""
     rest = {"max_length": 20, **search}
-    return {"beams": rest.pop("num_beams"), **rest}
+    count = rest.pop("num_return_sequences", 1)
+    return {"beams": rest.pop("num_beams"), "count": count, **rest}
 
 
 @pytest.mark.parametrize("search", SEARCHES, ids=str)
@@ -130,18 +139,144 @@ def test_answers_id_by_id(name: str, search: dict[str, object], tmp_path: Path) 
         assert cut(row, 1) == theirs_written(expected)[0]
 
 
-def test_log_probabilities_are_the_networks_own(captioner: Pair) -> None:
-    """Of a text read at once, whatever penalties chose it."""
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"beams": 1, "repetition_penalty": 2.0},
+        {"beams": 3, "min_length": 9},
+        {"beams": 3, "count": 3},
+        {"temperature": 2.0, "top_k": 5, "count": 2, "repetition_penalty": 1.5},
+    ],
+    ids=str,
+)
+def test_log_probabilities_are_the_networks_own(captioner: Pair, search: dict[str, object]) -> None:
+    """Of a text read at once, whatever penalties and temperatures chose it."""
     reference, model = captioner
     start = reference.ids(["a picture of"])[0, :-1]
-    for search in ({"beams": 1, "repetition_penalty": 2.0}, {"beams": 3, "min_length": 9}):
-        written = model.network.caption(noise(), start, **search)
-        for row, said, pixels in zip(written.ids, written.log_probabilities, noise(), strict=True):
-            ids = torch.tensor([cut(row.tolist(), len(start))])
-            logits = model.network(pixels[None], ids[:, :-1]).words.log_softmax(dim=-1)
-            likely = logits.gather(2, ids[:, 1:, None])[0, :, 0]
-            assert_close(said[len(start) : ids.shape[1]], likely[len(start) - 1 :])
-            assert said[: len(start)].abs().max() == 0
+    written = model.network.caption(noise(), start, **search)
+    about = noise().repeat_interleave(len(written.ids) // 3, dim=0)
+    for row, said, pixels in zip(written.ids, written.log_probabilities, about, strict=True):
+        ids = torch.tensor([cut(row.tolist(), len(start))])
+        logits = model.network(pixels[None], ids[:, :-1]).words.log_softmax(dim=-1)
+        likely = logits.gather(2, ids[:, 1:, None])[0, :, 0]
+        assert_close(said[len(start) : ids.shape[1]], likely[len(start) - 1 :])
+        assert said[: len(start)].abs().max() == 0
+
+
+# Texts that are drawn.
+
+DRAWS = [
+    {"temperature": 1.0},
+    {"temperature": 0.4},
+    {"top_k": 3},
+    {"top_p": 0.6},
+    {"top_p": 0.2, "temperature": 3.0},
+    {"top_k": 6, "top_p": 0.7, "temperature": 1.5},
+]
+
+
+def by_hand(logits: list[float], draw: dict[str, float]) -> list[float]:
+    """The probabilities as Holtzman et al. 2020 define them, id by id."""
+    weights = [math.exp(value / draw.get("temperature", 1.0)) for value in logits]
+    order = sorted(range(len(weights)), key=lambda i: -weights[i])[: draw.get("top_k", 99)]
+    total, kept, so_far = sum(weights[i] for i in order), [], 0.0
+    for i in order:
+        if so_far >= draw.get("top_p", 1.0):
+            break
+        kept.append(i)
+        so_far += weights[i] / total
+    share = sum(weights[i] for i in kept)
+    return [weights[i] / share if i in kept else 0.0 for i in range(len(weights))]
+
+
+@pytest.mark.parametrize("draw", DRAWS, ids=str)
+def test_the_distribution_is_the_formulas(draw: dict[str, float]) -> None:
+    logits = 2 * torch.randn(5, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = distribution(logits, Search(**draw))
+    for row, expected in zip(found.tolist(), logits.tolist(), strict=True):
+        assert row == pytest.approx(by_hand(expected, draw), rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("draw", DRAWS, ids=str)
+def test_the_distribution_is_that_of_transformers(draw: dict[str, float]) -> None:
+    logits = 3 * torch.randn(
+        4, 500, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+    warped = logits
+    for name, warper in (
+        ("temperature", TemperatureLogitsWarper),
+        ("top_k", TopKLogitsWarper),
+        ("top_p", TopPLogitsWarper),
+    ):
+        if name in draw:
+            warped = warper(draw[name])(None, warped)
+    assert_close(distribution(logits, Search(**draw)), warped.softmax(dim=-1))
+
+
+@pytest.mark.parametrize("draw", DRAWS, ids=str)
+def test_drawn_as_often_as_probable(draw: dict[str, float]) -> None:
+    """The ids of 20,000 texts, against the formula (chi-squared, at one in a million)."""
+    logits, count = [1.0, 0.2, -0.5, 2.0, 0.0, 1.7, -3.0, 0.9], 20_000
+    search = Search(**draw, max_length=3, count=4)
+    keys = [number.to_bytes(4, "little") for number in range(count // 4)]
+    prompt = torch.zeros(len(keys), 1, dtype=torch.long)
+
+    def step(ids: Tensor, cache: object) -> Tensor:
+        return torch.tensor(logits).expand(len(ids), -1)
+
+    written = generate(step, [], prompt, end=99, pad=0, search=search, keys=keys)
+    likely = by_hand(logits, draw)
+    for place in (1, 2):
+        seen = torch.bincount(written.ids[:, place], minlength=8).tolist()
+        assert [n for n, p in zip(seen, likely, strict=True) if p == 0 and n] == []
+        pairs = [(n, p * count) for n, p in zip(seen, likely, strict=True) if p]
+        squares = sum((n - expected) ** 2 / expected for n, expected in pairs)
+        assert len(pairs) == 1 or chi2.sf(squares, len(pairs) - 1) > 1e-6
+    # And one after the other without a bond: as often together as apart.
+    both = torch.zeros(8, 8).index_put_(
+        (written.ids[:, 1], written.ids[:, 2]), torch.ones(count), accumulate=True
+    )
+    product = torch.tensor(likely)[:, None] * torch.tensor(likely)
+    assert (both / count - product).abs().max() < 0.02
+
+
+def test_drawn_the_same_in_any_company(captioner: Pair) -> None:
+    """Whatever images stand beside it; and others for another seed, image or number."""
+    _, model = captioner
+    start, draw = torch.tensor([0]), {"top_p": 0.9, "temperature": 2.0}
+    together = model.network.caption(noise(4), start, **draw, count=3, seed=7)
+    texts = [tuple(cut(row, 1)) for row in together.ids.tolist()]
+    for i in range(4):
+        alone = model.network.caption(noise(4)[i : i + 1], start, **draw, count=2, seed=7)
+        assert [tuple(cut(row, 1)) for row in alone.ids.tolist()] == texts[3 * i : 3 * i + 2]
+    other = model.network.caption(noise(4), start, **draw, count=3, seed=8)
+    texts += [tuple(cut(row, 1)) for row in other.ids.tolist()]
+    assert len(set(texts)) == 24
+
+
+def test_drawing_from_the_best_alone_is_greedy(captioner: Pair) -> None:
+    _, model = captioner
+    greedy = model.network.caption(noise(), torch.tensor([0]), beams=1, repetition_penalty=1.5)
+    for draw in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}):
+        drawn = model.network.caption(noise(), torch.tensor([0]), **draw, repetition_penalty=1.5)
+        assert drawn.ids.tolist() == greedy.ids.tolist()
+
+
+def test_several_captions_of_each_image(captioner: Pair) -> None:
+    _, model = captioner
+    pictures = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    for options in ({"beams": 4}, {"top_p": 0.9}):
+        for image, whole in zip(
+            pictures, caption(model, pictures, count=3, **options), strict=True
+        ):
+            assert len(whole.others) == 2
+            (single,) = caption(model, [image], **options)
+            assert single.text == whole.text
+            assert whole.probability == pytest.approx(math.exp(whole.log_probability))
+    (best,) = caption(model, pictures[:1], count=4, beams=4)
+    ended = (best, *best.others)
+    scores = [one.log_probability / len(one.token_log_probabilities) for one in ended]
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_images_keys_are_computed_once(captioner: Pair) -> None:
@@ -167,6 +302,15 @@ def test_searches_that_cannot_be(captioner: Pair) -> None:
         ("beams is 0", {"beams": 0}),
         ("above 48 places", {"max_length": 49}),
         ("not above 0", {"repetition_penalty": 0.0}),
+        ("above max_length 8", {"min_length": 9, "max_length": 8}),
+        ("temperature is 0", {"temperature": 0.0}),
+        ("temperature is nan", {"temperature": float("nan")}),
+        ("top_k is 0", {"top_k": 0}),
+        ("top_p is 1.5", {"top_p": 1.5}),
+        ("give either", {"top_p": 0.9, "beams": 3}),
+        ("count is 4", {"count": 4}),
+        ("count is 2", {"beams": 1, "count": 2}),
+        ("count is 0", {"top_p": 0.9, "count": 0}),
     ):
         with pytest.raises(ConfigError, match=said):
             caption(model, [Image.new("RGB", (40, 30))], **search)

@@ -26,7 +26,7 @@ from patchword.tasks.encoders import (
     patch_features,
 )
 from patchword.tasks.heatmap import Heatmap, heatmap
-from patchword.tasks.match import match
+from patchword.tasks.match import Match, Reranked, match, rerank
 from patchword.tiles import Tiling
 
 
@@ -55,9 +55,11 @@ class Model(Bundle):
         """Per image, labels with probabilities, best first; see `tasks.classify`."""
         return classify(self, images, labels, templates, multi_label, reject)
 
-    def heatmap(self, image: ImageLike, texts: Sequence[str], method: str = "auto") -> Heatmap:
+    def heatmap(
+        self, image: ImageLike, texts: Sequence[str], method: str = "auto", **options: Any
+    ) -> Heatmap:
         """Where in the image the texts are; see `tasks.heatmap`."""
-        return heatmap(self, image, texts, method)
+        return heatmap(self, image, texts, method, **options)
 
     def attention(
         self, image: ImageLike, layer: int = -1, head: int | None = None, rollout: bool = False
@@ -72,18 +74,42 @@ class Model(Bundle):
         return caption(self, images, prompt, **options)
 
     @overload
-    def ask(self, image: ImageLike, questions: str, **options: Any) -> Answer: ...
-    @overload
-    def ask(self, image: ImageLike, questions: Sequence[str], **options: Any) -> list[Answer]: ...
     def ask(
-        self, image: ImageLike, questions: str | Sequence[str], **options: Any
+        self,
+        image: ImageLike,
+        questions: str,
+        answers: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Answer: ...
+    @overload
+    def ask(
+        self,
+        image: ImageLike,
+        questions: Sequence[str],
+        answers: Sequence[str] | None = None,
+        **options: Any,
+    ) -> list[Answer]: ...
+    def ask(
+        self,
+        image: ImageLike,
+        questions: str | Sequence[str],
+        answers: Sequence[str] | None = None,
+        **options: Any,
     ) -> Answer | list[Answer]:
-        """The answer to a question about an image, or to several; see `tasks.ask`."""
-        return ask(self, image, questions, **options)
+        """The answer to a question about an image, or to several: written, or chosen among
+        `answers`; see `tasks.ask`."""
+        return ask(self, image, questions, answers, **options)
 
-    def match(self, images: Iterable[ImageLike], texts: Sequence[str]) -> Vector:
-        """Probabilities (I, T) that image and text belong together; see `tasks.match`."""
+    def match(self, images: Iterable[ImageLike], texts: Sequence[str]) -> Match:
+        """Whether images and texts belong together: `.probabilities` and `.cosines` (I, T); see
+        `tasks.match`."""
         return match(self, images, texts)
+
+    def rerank(
+        self, hits: Sequence[index.Hit], text: str, top: int | None = None
+    ) -> list[Reranked[index.Hit]]:
+        """Hits of a search ordered anew by whether the text belongs to them; see `tasks.match`."""
+        return rerank(self, hits, text, top)
 
     def text_states(
         self, texts: Sequence[str], layer: int = -1, norm: bool | None = None, pad: bool = True

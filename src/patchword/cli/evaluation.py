@@ -59,9 +59,7 @@ WordsOption = Annotated[
 def eval(
     arguments: Annotated[
         list[str],
-        typer.Argument(
-            metavar="[MODEL] DATA", help="The model, and a folder or a table."
-        ),
+        typer.Argument(metavar="[MODEL] DATA", help="The model, and a folder or a table."),
     ],
     task: TaskOption = None,
     train: TrainOption = None,

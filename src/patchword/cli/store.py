@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from patchword.index import Hit
+    from patchword.tasks.match import Reranked
 
 
 def index(
@@ -93,6 +94,13 @@ def search(
         ),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images.")] = 10,
+    rerank: Annotated[
+        int, typer.Option(min=0, help="Look at so many of the best, and order them anew.")
+    ] = 0,
+    reranker: Annotated[
+        str | None,
+        typer.Option(help="A BLIP for retrieval that does it; by default the index's own model."),
+    ] = None,
     long_text: LongTextOption = "truncate",
     save: SaveOption = None,
     model: Annotated[
@@ -101,48 +109,79 @@ def search(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Find images by words, by an image, or by both."""
+    """Find images by words, by an image, or by both.
+
+    The score is a cosine of vectors. With --rerank, a model that matches looks at the best hits
+    with the words and says how probable it is that they belong together; these come first.
+    """
     if not query and not image:
         wrong("give words to look for, or --image")
+    if reranker and not rerank:
+        wrong("--reranker needs --rerank N, the number of hits to look at")
+    if rerank and not query:
+        wrong("--rerank needs words to look for")
     check_save(save, pages=True)
     from patchword.index import open_index
+    from patchword.tasks.match import Reranked, check
 
     store = open_index(index)
     bundle = load(model or store.model_name, device)
+    judge = load(reranker, device) if reranker else bundle
+    if rerank:
+        check(judge)
     with warnings_said(KEEP_ALL):
         hits = store.search(
-            query, k, image=image, where=condition, model=bundle, long_text=long_text
+            query, max(k, rerank), image=image, where=condition, model=bundle, long_text=long_text
         )
-    for rank, hit in enumerate(hits, start=1):
-        if as_json:
-            modified = hit.modified.isoformat()
-            emit({"rank": rank, "path": hit.path, "score": hit.score, "modified": modified})
-    if hits and not as_json:
-        screen().print(hits_table(hits))
-    if not hits:
+    answers = [Reranked(hit, None) for hit in hits]
+    if rerank and query:
+        with warnings_said():
+            answers = judge.rerank(hits, query, rerank)
+    failed = [each.error for each in answers if each.error]
+    answers = answers[:k]
+    if as_json:
+        for rank, each in enumerate(answers, start=1):
+            emit(_record(rank, each, rerank > 0))
+    elif answers:
+        screen().print(hits_table(answers, rerank > 0))
+    if not answers:
         notes().print("nothing found")
-    if hits and save:
-        _save_hits(hits, " + ".join(filter(None, [query, image])), save)
+    if answers and save:
+        failed += _save_hits(answers, " + ".join(filter(None, [query, image])), save)
+    finish(list({error.image: error for error in failed}.values()), len(answers))
 
 
-def hits_table(hits: list[Hit]) -> Table:
-    """Rank, score, path and date of each hit."""
-    heading, names = shortened([hit.path for hit in hits])
-    out = table("", "score", heading, "modified", right=("", "score"))
-    for rank, (hit, name) in enumerate(zip(hits, names, strict=True), start=1):
-        out.add_row(str(rank), f"{hit.score:.3f}", name, f"{hit.modified:%Y-%m-%d}")
+def _record(rank: int, each: Reranked[Hit], reranked: bool) -> dict[str, object]:
+    match = {"match": each.probability} if reranked else {}
+    found = {"rank": rank, "path": each.hit.path, "score": each.hit.score}
+    return found | match | {"modified": each.hit.modified.isoformat()}
+
+
+def hits_table(answers: list[Reranked[Hit]], reranked: bool) -> Table:
+    """Rank, match where hits were reranked, score, path and date of each hit."""
+    heading, names = shortened([each.hit.path for each in answers])
+    match = ("match",) * reranked
+    out = table("", *match, "score", heading, "modified", right=("", "match", "score"))
+    for rank, (each, name) in enumerate(zip(answers, names, strict=True), start=1):
+        hit = each.hit
+        found = "–" if each.probability is None else f"{each.probability:.1%}"
+        cells = [found] * reranked
+        out.add_row(str(rank), *cells, f"{hit.score:.3f}", name, f"{hit.modified:%Y-%m-%d}")
     return out
 
 
-def _save_hits(hits: list[Hit], title: str, path: Path) -> None:
-    """The hits as a picture or a page; one whose file is gone since is left out and named."""
+def _save_hits(answers: list[Reranked[Hit]], title: str, path: Path) -> list[ImageError]:
+    """The hits as a picture or a page; the errors of those whose file is gone since, which are left
+    out."""
     from patchword import images, plots, report
 
     photos, captions, failed = [], [], []
-    for rank, hit in enumerate(hits, start=1):
+    for rank, each in enumerate(answers, start=1):
+        hit = each.hit
+        match = "" if each.probability is None else f"{each.probability:.1%}  "
         try:
             photos.append(images.open(hit.path, at_least=plots.TILE))
-            captions.append(f"{rank}  {hit.score:.3f}  {Path(hit.path).name}")
+            captions.append(f"{rank}  {match}{hit.score:.3f}  {Path(hit.path).name}")
         except ImageError as error:
             failed.append(error)
     if path.suffix.lower() == ".html":
@@ -151,7 +190,7 @@ def _save_hits(hits: list[Hit], title: str, path: Path) -> None:
     else:
         plots.search_panel(photos, captions, title).save(path)
     said_saved(path)
-    finish(failed, len(photos))
+    return failed
 
 
 COMMANDS = (index, search)

@@ -62,7 +62,9 @@ def train(
     settings += [f"engine.device={device}"] if device else []
     plan = recipes.load(recipe, settings)
     from patchword.train.loop import train as run
+    from patchword.train.memory import keep_memory
 
+    keep_memory()
     with progress_line(plan.last) as follow:
 
         def report(step: int, metrics: dict[str, float]) -> None:

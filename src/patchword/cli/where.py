@@ -34,7 +34,18 @@ SaveOption = Annotated[
 def heatmap(
     image: ImageArgument,
     texts: Annotated[list[str], typer.Argument(metavar="TEXTS", help="What to look for.")],
-    method: Annotated[str, typer.Option(help="cosine, maskclip, value; auto is value.")] = "auto",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="cosine, maskclip, value, gradcam; auto: gradcam for a BLIP, else value."
+        ),
+    ] = "auto",
+    words: Annotated[
+        bool, typer.Option("--words", help="Of gradcam: also where each word looks.")
+    ] = False,
+    layer: Annotated[
+        int | None, typer.Option(help="Of gradcam: the block that looks; by default the 8th of 12.")
+    ] = None,
     save: SaveOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
@@ -44,17 +55,20 @@ def heatmap(
     target = save or Path(f"{Path(image).stem}-heatmap.png")
     check_save(target)
     bundle = load(model, device)
-    found = bundle.heatmap(image, texts, method)
+    found = bundle.heatmap(image, texts, method, words=words, layer=layer)
     found.save(target)
     peaks = [peak(values) for values in found.values]
+    kind = "highest" if found.method == "gradcam" else "highest cosine"
     if as_json:
-        for text, (cosine, x, y) in zip(texts, peaks, strict=True):
-            where = {"cosine": cosine, "x": x, "y": y}
+        for text, (value, x, y) in zip(found.texts, peaks, strict=True):
+            where = {kind.split()[-1]: value, "x": x, "y": y}
             emit({"image": image, "text": text, **where, "method": found.method})
     else:
-        answer = table("text", "highest cosine", "at x, y (pixels)", right=("highest cosine",))
-        for text, (cosine, x, y) in zip(texts, peaks, strict=True):
-            answer.add_row(text, f"{cosine:.3f}", f"{x}, {y}")
+        answer = table("text", kind, "at x, y (pixels)", right=(kind,))
+        for text, (value, x, y) in zip(found.texts, peaks, strict=True):
+            answer.add_row(
+                text, f"{value:.3g}" if kind == "highest" else f"{value:.3f}", f"{x}, {y}"
+            )
         screen().print(answer)
     said_saved(target)
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.table import Table
 
+    from patchword.api import Model
     from patchword.tasks.classify import Score
 
 BAR_CELLS = 24  # columns of a bar in the terminal
@@ -157,7 +158,11 @@ def similarity(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Print the cosine of every image with every text."""
+    """Print the cosine of every image with every text.
+
+    --save draws them, and for a BLIP that matches also whether its text, which then looks at the
+    image, belongs to it.
+    """
     texts = read_list(text)
     if not texts:
         wrong("give at least one --text")
@@ -177,14 +182,7 @@ def similarity(
     if rows and not as_json:
         _print_matrix(names, texts, rows)
     if rows and save:
-        import numpy as np
-
-        from patchword import images as opener
-        from patchword import plots
-
-        thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names[:SHOWN]]
-        plots.similarity_matrix(thumbs, texts, np.stack(rows[:SHOWN])).save(save)
-        said_saved(save)
+        _save_matrix(bundle, names[:SHOWN], texts, rows[:SHOWN], save)
     finish(failed, len(rows))
 
 
@@ -224,6 +222,28 @@ def _print_matrix(names: list[str], texts: list[str], rows: list[NDArray[Any]]) 
         for number, text in zip(titles, texts, strict=True):
             screen().print(f"{number}  {text}")
     screen().print(out)
+
+
+def _save_matrix(
+    bundle: Model, names: list[str], texts: list[str], rows: list[NDArray[Any]], path: Path
+) -> None:
+    """The cosines as a picture; of a BLIP that matches, beside what its matching head says."""
+    import numpy as np
+
+    from patchword import images as opener
+    from patchword import plots
+
+    if bundle.config.matching:
+        from patchword.cli.language import save_matrices
+        from patchword.tasks.match import Match
+
+        found = zip(rows, bundle.match(names, texts).probabilities, strict=True)
+        matches = [Match(probabilities, cosines) for cosines, probabilities in found]
+        save_matrices(list(zip(names, matches, strict=True)), texts, path)
+        return
+    thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names]
+    plots.similarity_matrix(thumbs, texts, np.stack(rows)).save(path)
+    said_saved(path)
 
 
 def _save_scores(results: list[tuple[str, list[Score]]], path: Path) -> None:

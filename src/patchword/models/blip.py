@@ -28,6 +28,7 @@ from patchword.nn.transformer import (
     run,
 )
 
+READ = 2048  # ids of answers that are read together: logits of 30,000 words for each
 TEMPERATURE = 0.07  # of the contrastive score, to begin with (salesforce/BLIP, models/blip_*.py)
 
 
@@ -38,6 +39,13 @@ class Answers(NamedTuple):
     text: Tensor | None  # (B, D), unit, float32
     matching: Tensor | None  # logits (B, 2): apart, together
     words: Tensor | None  # logits (B, L, V) of the id after each
+
+
+class Ranked(NamedTuple):
+    """How probable given answers to questions are."""
+
+    chosen: Tensor  # (Q, K) int64: which answers were read, in ascending order
+    log_probabilities: Tensor  # (Q, K, L) float32, of every id of those; 0 after their ends
 
 
 class Words(nn.Module):
@@ -157,6 +165,10 @@ class Blip(nn.Module):
         taps.keep("tokens", x)
         return self.image.norm(run(self.image.blocks, x, taps=taps))  # type: ignore[no-any-return]
 
+    def image_features(self, tokens: Tensor) -> Tensor:
+        """Image tokens (B, N, C) -> unit features (B, D) in the joint space, float32."""
+        return F.normalize(self.image.head(tokens[:, 0]).float(), dim=-1)
+
     def look(self, ids: Tensor, tokens: Tensor, taps: Taps = NO_TAPS) -> Tensor:
         """Texts (R, L) that look at image tokens (B, N, C) -> (R, L, D)."""
         text, taps = self.text, taps.inside("text")
@@ -217,11 +229,17 @@ class Blip(nn.Module):
         return caches(len(self.decoder.blocks))
 
     def write(
-        self, context: Tensor, prompt: Tensor, mask: Tensor | None = None, **options: Any
+        self,
+        context: Tensor,
+        prompt: Tensor,
+        mask: Tensor | None = None,
+        about: Sequence[Tensor] | Tensor = (),
+        **options: Any,
     ) -> Written:
-        """The best text (B, L) about each row of the context (B, M, C).
+        """The best texts (B * count, L) about each row of the context (B, M, C), or those drawn.
 
-        prompt (P,): ids to go on from; the first is replaced by the decoder's start token.
+        prompt (P,): ids to go on from; the first is replaced by the decoder's start token. about:
+        what each row was made of, from which with the seed follows what is drawn.
         options: fields of `generate.Search`. Raises ConfigError for those that cannot be.
         """
         config = self.config.decoder
@@ -236,20 +254,57 @@ class Blip(nn.Module):
         def step(ids: Tensor, cache: Sequence[BlockCache]) -> Tensor:
             return self.words(self.decode(ids, context, mask, cache)[:, -1])
 
-        return generate(step, self.empty_cache(), rows, config.end_token, config.pad_token, search)
+        end, pad = config.end_token, config.pad_token
+        keys = [_bytes(each) for each in about] if search.drawn else []
+        return generate(step, self.empty_cache(), rows, end, pad, search, keys)
 
     def caption(self, pixels: Tensor, prompt: Tensor, **options: Any) -> Written:
-        """A text (B, L) about each image of pixels (B, 3, H, W); see `write`."""
-        return self.write(self.image_tokens(pixels), prompt, **options)
+        """Texts (B * count, L) about the images of pixels (B, 3, H, W); see `write`.
+
+        What is drawn of an image follows from its pixels and the seed."""
+        return self.write(self.image_tokens(pixels), prompt, about=pixels, **options)
 
     def answer(self, tokens: Tensor, ids: Tensor, **options: Any) -> Written:
-        """The answer (Q, L) to each question (Q, L') about image tokens (B, N, C); see `write`.
+        """Answers (Q * count, L) to questions (Q, L') about image tokens (B, N, C); see `write`.
 
         With `config.asks`. A question's padding is masked, so that its answer is the same in any
-        batch.
+        batch. What is drawn follows from the question and the seed.
         """
         states = self.look(ids, tokens)
-        return self.write(states, ids.new_zeros(1), self._seen(ids, states), **options)
+        asked = [row[row != self.text.config.pad_token] for row in ids]
+        return self.write(states, ids.new_zeros(1), self._seen(ids, states), asked, **options)
+
+    def rank(self, tokens: Tensor, ids: Tensor, answers: Tensor, shortlist: int = 0) -> Ranked:
+        """How probable each of the answers (A, 1 + L) is to questions (Q, L') about image tokens
+        (B, N, C), every id of it and its end; with `config.asks`.
+
+        The answers' first ids are replaced by the decoder's start token. shortlist: only so many
+        are read, those whose first word is the most probable (Li et al. 2022, section 5.3;
+        salesforce/BLIP, models/blip_vqa.py `rank_answer`); 0: all.
+        """
+        config = self.config.decoder
+        assert config is not None
+        answers = answers.clone()
+        answers[:, 0] = config.start_token
+        states = self.look(ids, tokens)
+        mask, cache = self._seen(ids, states), self.empty_cache()
+        first = self.decode(answers[:1, :1].expand(len(states), -1), states, mask, cache)
+        likely = self.words(first[:, -1])[:, answers[:, 1]]  # (Q, A)
+        kept = shortlist if 0 < shortlist < len(answers) else len(answers)
+        chosen = likely.topk(kept, dim=1).indices.sort(dim=1).values
+        count = max(READ // (len(states) * answers.shape[1]), 1)
+        said = likely.new_zeros(*chosen.shape, answers.shape[1] - 1, dtype=torch.float32)
+        for start in range(0, kept, count):
+            some = answers[chosen[:, start : start + count]].flatten(0, 1)
+            some = some[:, : int((some != config.pad_token).sum(dim=1).max())]
+            # The question's keys and values are those of the first step.
+            past = [(KVCache(), question) for _, question in cache]
+            logits = self.words(self.decode(some[:, :-1], states, mask, past)).float()
+            each = logits.log_softmax(dim=-1).gather(2, some[:, 1:, None])[..., 0]
+            each = each.masked_fill(some[:, 1:] == config.pad_token, 0)
+            each = torch.unflatten(each, 0, (len(states), -1))
+            said[:, start : start + count, : each.shape[2]] = each
+        return Ranked(chosen, said)
 
     def forward(self, pixels: Tensor, ids: Tensor, answers: Tensor | None = None) -> Answers:
         """All that the model says of images and texts, pair by pair: pixels (B, 3, H, W), ids
@@ -257,7 +312,7 @@ class Blip(nn.Module):
         tokens = self.image_tokens(pixels)
         image = text = matching = words = None
         if self.config.embed_dim:
-            image = F.normalize(self.image.head(tokens[:, 0]).float(), dim=-1)
+            image = self.image_features(tokens)
             text = F.normalize(self.text(ids).float(), dim=-1)
         if self.config.matching:
             matching = self.match_head(self.look(ids, tokens)[:, 0])
@@ -272,3 +327,8 @@ class Blip(nn.Module):
     def _seen(self, ids: Tensor, like: Tensor) -> Tensor:
         """The additive mask (Q, 1, 1, L) of questions' padding."""
         return padding_mask(ids != self.text.config.pad_token, like)
+
+
+def _bytes(values: Tensor) -> bytes:
+    """What tells tensors apart, whatever the device."""
+    return values.float().cpu().numpy().tobytes()

@@ -1,10 +1,12 @@
-"""Text written id by id: greedily, or by beam search. It knows no network, only its next step.
+"""Text written id by id: greedily, by beam search, or drawn. It knows no network, only its next
+step.
 
 Lengths count all ids, those of the prompt and the end token included.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,13 +21,15 @@ from patchword.nn.transformer import BlockCache
 Step = Callable[[Tensor, Sequence[BlockCache]], Tensor]
 
 NEVER = float("-inf")
+BEAMS = 3  # salesforce/BLIP, configs/caption_coco.yaml
 
 
 @dataclass(frozen=True)
 class Search:
     """How to choose among texts.
 
-    beams               texts pursued at once; 1 takes the most probable id at each step
+    beams               texts pursued at once; 1 takes the most probable id at each step. None: 3,
+                        or 1 where texts are drawn
     max_length          a text of so many ids ends there
     min_length          a shorter text does not end
     length_penalty      a text's score is its log probability / length ** this, the prompt not
@@ -34,35 +38,89 @@ class Search:
                         section 4.1)
     early_stopping      whether as many texts as beams are enough; otherwise the search goes on
                         until the best open one, as it stands, scores below the worst of those
+    count               texts of each prompt: the best ones of its beams, best first; or so many
+                        that are drawn
+
+    Texts are drawn, not searched for, where one of these is given; see `distribution`:
+
+    temperature         logits are divided by it: above 1 is more varied, below 1 less
+    top_k               only the so many most probable ids
+    top_p               only the fewest ids that together are so probable (Holtzman et al. 2020,
+                        section 3.1, "nucleus")
+    seed                another one draws other texts
     """
 
-    beams: int = 3
+    beams: int | None = None
     max_length: int = 20
     min_length: int = 0
     length_penalty: float = 1.0
     repetition_penalty: float = 1.0
     early_stopping: bool = False
+    count: int = 1
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.beams < 1:
+        if self.pursued < 1:
             raise ConfigError(f"beams is {self.beams}; it must be 1 or more")
         if self.repetition_penalty <= 0:
             raise ConfigError(f"repetition_penalty is {self.repetition_penalty}, not above 0")
+        if self.min_length > self.max_length:
+            raise ConfigError(f"min_length {self.min_length} is above max_length {self.max_length}")
+        if self.temperature is not None and not 0 < self.temperature < float("inf"):
+            raise ConfigError(f"temperature is {self.temperature}; it must be above 0")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k is {self.top_k}; it must be 1 or more")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.drawn and self.pursued > 1:
+            raise ConfigError(
+                f"beams is {self.beams}, but temperature, top_k and top_p draw texts one by one; "
+                "give either"
+            )
+        if self.count < 1 or (not self.drawn and self.count > self.pursued):
+            raise ConfigError(
+                f"count is {self.count}; it must be 1 or more, and at most beams, which is "
+                f"{self.pursued}, unless texts are drawn (top_p, top_k, temperature)"
+            )
+
+    @property
+    def drawn(self) -> bool:
+        """Whether texts are drawn at random."""
+        return any(given is not None for given in (self.temperature, self.top_k, self.top_p))
+
+    @property
+    def pursued(self) -> int:
+        """`beams`, or what None stands for."""
+        default = 1 if self.drawn else BEAMS
+        return default if self.beams is None else self.beams
 
 
 @dataclass(frozen=True)
 class Written:
-    """Texts: ids (B, L), the prompt before them and padding after; and the log probability
-    (B, L) that the network itself gives each id after those before it, 0 for prompt and padding."""
+    """Texts, `Search.count` of each of B prompts after each other: ids (B * count, L), the prompt
+    before them and padding after; and the log probability (B * count, L) that the network itself
+    gives each id after those before it, 0 for prompt and padding."""
 
     ids: Tensor
     log_probabilities: Tensor
 
 
 def generate(
-    step: Step, cache: Sequence[BlockCache], prompt: Tensor, end: int, pad: int, search: Search
+    step: Step,
+    cache: Sequence[BlockCache],
+    prompt: Tensor,
+    end: int,
+    pad: int,
+    search: Search,
+    keys: Sequence[bytes] = (),
 ) -> Written:
-    """The best text after each prompt (B, P). cache: empty, of the network that `step` runs.
+    """The best texts after each prompt (B, P), or those drawn.
+
+    cache: empty, of the network that `step` runs. keys: of each prompt, from which with the seed
+    its draws follow, so that they are the same in any batch.
 
     Raises ConfigError for a prompt that leaves no room below `max_length`.
     """
@@ -71,21 +129,69 @@ def generate(
             f"the prompt has {prompt.shape[1]} ids, so max_length {search.max_length} leaves no "
             "room for more"
         )
-    if search.beams == 1:
-        return _greedy(step, cache, prompt, end, pad, search)
+    if search.drawn:
+        chance = uniform(keys, search)
+        prompt = prompt.repeat_interleave(search.count, dim=0)
+        return _one_by_one(step, cache, prompt, end, pad, search, chance)
+    if search.pursued == 1:
+        return _one_by_one(step, cache, prompt, end, pad, search, None)
     return _Beams(prompt, end, pad, search).run(step, cache)
 
 
-def _greedy(
-    step: Step, cache: Sequence[BlockCache], prompt: Tensor, end: int, pad: int, search: Search
+def uniform(keys: Sequence[bytes], search: Search) -> Tensor:
+    """Numbers in [0, 1), float64 (len(keys) * count, max_length): those of a key and a seed are
+    always the same."""
+    rows = []
+    for key in keys:
+        for number in range(search.count):
+            digest = hashlib.blake2b(key, digest_size=7, salt=number.to_bytes(8, "little"))
+            digest.update(str(search.seed).encode())
+            generator = torch.Generator().manual_seed(int.from_bytes(digest.digest(), "little"))
+            rows.append(torch.rand(search.max_length, generator=generator, dtype=torch.float64))
+    return torch.stack(rows)
+
+
+def distribution(logits: Tensor, search: Search) -> Tensor:
+    """Probabilities (R, V), float64, with which the next id is drawn, from logits (R, V): the
+    temperature first, then top_k, then top_p of what that leaves, and all that remains in
+    proportion. Ids as probable as the last of top_k are kept too."""
+    scaled = logits.cpu().double() / (search.temperature or 1.0)
+    if search.top_k is not None:
+        least = scaled.topk(min(search.top_k, scaled.shape[1])).values[:, -1:]
+        scaled = scaled.masked_fill(scaled < least, NEVER)
+    likely = scaled.softmax(dim=-1)
+    if search.top_p is None:
+        return likely
+    ordered, places = likely.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(dim=-1) - ordered  # how probable the better ones are together
+    kept = torch.zeros_like(likely).scatter(1, places, (before < search.top_p).double())
+    likely = likely * kept
+    return likely / likely.sum(dim=-1, keepdim=True)
+
+
+def _one_by_one(
+    step: Step,
+    cache: Sequence[BlockCache],
+    prompt: Tensor,
+    end: int,
+    pad: int,
+    search: Search,
+    chance: Tensor | None,
 ) -> Written:
-    """At each step the most probable id."""
+    """At each step the most probable id; or, with `chance` (B, max_length), the one whose part of
+    the distribution holds that number."""
     ids, new = prompt, prompt
     said = torch.zeros(prompt.shape, device=prompt.device)
     open_ = torch.ones(len(prompt), dtype=torch.bool, device=prompt.device)
     while bool(open_.any()) and ids.shape[1] < search.max_length:
         logits = step(new, cache).float()  # (B, V)
-        best = _restrained(logits, ids, end, search).argmax(dim=-1, keepdim=True)
+        held = _restrained(logits, ids, end, search)
+        if chance is None:
+            best = held.argmax(dim=-1, keepdim=True)
+        else:
+            parts = distribution(held, search).cumsum(dim=-1)
+            point = chance[:, ids.shape[1], None] * parts[:, -1:]
+            best = torch.searchsorted(parts, point, right=True).to(ids.device)
         likely = logits.log_softmax(dim=-1).gather(1, best)
         new = best.where(open_[:, None], pad)
         ids = torch.cat([ids, new], dim=1)
@@ -104,19 +210,23 @@ class _Beams:
         self.ids = prompt[:, None]  # (B, K, L); one open text each, to begin with
         self.said = torch.zeros(self.ids.shape, device=prompt.device)
         self.scores = torch.zeros(rows, 1, device=prompt.device)  # (B, K) log probabilities
-        empty = (rows, search.beams)
+        self.beams = search.pursued
+        empty = (rows, self.beams)
         self.ended = self.ids.expand(*empty, -1)
         self.ended_said = self.said.expand(*empty, -1)
         self.ended_scores = self.scores.new_full(empty, NEVER)
         self.hopeful = torch.ones(rows, 1, dtype=torch.bool, device=prompt.device)
 
     def run(self, step: Step, cache: Sequence[BlockCache]) -> Written:
-        """The best text of each prompt."""
+        """The best texts of each prompt."""
         new = self.ids[:, 0]
         while True:
             parents = self.advance(step(new, cache).float())
             if self.ids.shape[2] == self.search.max_length or not bool(self.hopeful.any()):
-                return Written(self.ended[:, 0], self.ended_said[:, 0])
+                best = slice(self.search.count)
+                return Written(
+                    self.ended[:, best].flatten(0, 1), self.ended_said[:, best].flatten(0, 1)
+                )
             for own, _ in cache:  # an image's texts stay its own, so cross-attention's stands
                 own.select(parents)
             new = self.ids[:, :, -1].flatten()[:, None]
@@ -127,19 +237,17 @@ class _Beams:
         likely = logits.log_softmax(dim=-1)
         total = _restrained(likely, self.ids.flatten(0, 1), self.end, self.search)
         total = torch.unflatten(total, 0, (rows, beams)) + self.scores[..., None]  # (B, K, V)
-        if total.shape[2] < 2 * self.search.beams:
-            raise ConfigError(
-                f"beams is {self.search.beams}; {total.shape[2]} ids allow half as many"
-            )
+        if total.shape[2] < 2 * self.beams:
+            raise ConfigError(f"beams is {self.beams}; {total.shape[2]} ids allow half as many")
         # At most every second of these ends, so that enough are left to go on with.
-        scores, places = total.flatten(1).topk(2 * self.search.beams)
+        scores, places = total.flatten(1).topk(2 * self.beams)
         parents, new = places // logits.shape[1], places % logits.shape[1]  # (B, 2 K)
         said = likely.reshape(rows, -1).gather(1, places)
         ids = torch.cat([_pick(self.ids, parents), new[..., None]], dim=2)
         said = torch.cat([_pick(self.said, parents), said[..., None]], dim=2)
         ends = (new == self.end) | (length + 1 == self.search.max_length)
         self._end(ids, said, scores, ends)
-        self.scores, kept = scores.masked_fill(ends, NEVER).topk(self.search.beams)
+        self.scores, kept = scores.masked_fill(ends, NEVER).topk(self.beams)
         self.ids, self.said = _pick(ids, kept), _pick(said, kept)
         best_open = self.scores[:, :1] / (length + 1 - self.start) ** self.search.length_penalty
         worst = self.ended_scores[:, -1:]  # -inf while there are fewer than K
@@ -151,7 +259,7 @@ class _Beams:
 
     def _end(self, ids: Tensor, said: Tensor, scores: Tensor, ends: Tensor) -> None:
         """Put those of the best K candidates that end among the ended texts, best first."""
-        count = self.search.beams
+        count = self.beams
         scores = scores / (ids.shape[2] - self.start) ** self.search.length_penalty
         scores = scores.masked_fill(~(ends & self.hopeful), NEVER)[:, :count]
         merged = torch.cat([self.ended_scores, scores], dim=1)

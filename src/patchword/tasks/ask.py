@@ -1,14 +1,16 @@
-"""Questions about a photo, answered in a few words."""
+"""Questions about a photo, answered in a few words, or by choosing among given answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from patchword.bundle import Bundle
+from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.tasks.caption import Caption, packed
@@ -16,27 +18,64 @@ from patchword.tasks.caption import Caption, packed
 MAX_LENGTH = 10  # ids; salesforce/BLIP, models/blip_vqa.py
 
 
+@dataclass(frozen=True)
+class Choice:
+    """One of the answers that were given to choose from.
+
+    log_probability  that the network says it, and ends there, natural logarithm
+    probability      the same among the answers that were read, so that theirs sum to one: the
+                     softmax of their log probabilities
+    """
+
+    text: str
+    probability: float
+    log_probability: float
+
+
+@dataclass(frozen=True)
 class Answer(Caption):
-    """An answer that a model wrote, with its probabilities as those of a `Caption`."""
+    """An answer that a model wrote, with its probabilities as those of a `Caption`; or the best of
+    those that were given, and then all that were read, best first, in `ranking`."""
+
+    ranking: tuple[Choice, ...] = ()
 
 
-@overload
-def ask(model: Bundle, image: ImageLike, questions: str, **options: Any) -> Answer: ...
 @overload
 def ask(
-    model: Bundle, image: ImageLike, questions: Sequence[str], **options: Any
+    model: Bundle,
+    image: ImageLike,
+    questions: str,
+    answers: Sequence[str] | None = None,
+    **options: Any,
+) -> Answer: ...
+@overload
+def ask(
+    model: Bundle,
+    image: ImageLike,
+    questions: Sequence[str],
+    answers: Sequence[str] | None = None,
+    **options: Any,
 ) -> list[Answer]: ...
 def ask(
-    model: Bundle, image: ImageLike, questions: str | Sequence[str], **options: Any
+    model: Bundle,
+    image: ImageLike,
+    questions: str | Sequence[str],
+    answers: Sequence[str] | None = None,
+    **options: Any,
 ) -> Answer | list[Answer]:
     """The answer to a question about an image, or to each of several (Li et al. 2022, 5.3).
 
-    options: as for `caption`, with a `max_length` of 10.
+    answers  to choose from; None: the model writes its own
+    options  with `answers`, `shortlist`: only so many are read in full, those whose first word is
+             the most probable; by default all are, which is exact. Without, as for `caption`, but
+             a `max_length` of 10
 
-    Raises UnsupportedError for a model that answers no questions, and ImageError.
+    Raises UnsupportedError for a model that answers no questions, for a question that is empty or
+    longer than the context, and for answers that are none, empty, too long or twice the same;
+    ConfigError for options that cannot be; and ImageError.
     """
     several = [questions] if isinstance(questions, str) else questions
-    ((_, found),) = ask_each(model, [image], several, **options)
+    ((_, found),) = ask_each(model, [image], several, answers, **options)
     if isinstance(found, ImageError):
         raise found
     return found[0] if isinstance(questions, str) else found
@@ -46,6 +85,7 @@ def ask_each(
     model: Bundle,
     images: Iterable[ImageLike],
     questions: Sequence[str],
+    answers: Sequence[str] | None = None,
     batch_size: int = 4,
     **options: Any,
 ) -> Iterator[tuple[ImageLike, list[Answer] | ImageError]]:
@@ -58,19 +98,95 @@ def ask_each(
             f"{model.name} answers no questions; load a BLIP made for it, such as "
             "Salesforce/blip-vqa-base"
         )
-    if isinstance(questions, str) or not questions:
-        raise UnsupportedError(f"questions must be a list of one or more: {questions!r}")
-    ids = torch.from_numpy(model.reader()(questions)).to(model.device)  # (Q, L)
+    assert model.config.text is not None
+    ids = _ids(model, "question", questions, model.config.text.context)
+    if answers is not None:
+        yield from _ranked(model, images, ids, answers, batch_size, **options)
+        return
     options = {"max_length": MAX_LENGTH} | options
 
     def run(pixels: Tensor) -> Tensor:
         tokens = model.network.image_tokens(pixels)  # type: ignore[operator]
         written = model.network.answer(tokens, ids.repeat(len(pixels), 1), **options)  # type: ignore[operator]
         rows = packed(written.ids, written.log_probabilities)
-        return torch.unflatten(rows, 0, (len(pixels), len(questions)))
+        return torch.unflatten(rows, 0, (len(pixels), len(ids), -1))
 
     for image, rows in model.run_each(images, run, batch_size):
         if isinstance(rows, ImageError):
             yield image, rows
         else:
             yield image, [Answer.read(model, row, 1) for row in rows]
+
+
+def _ranked(
+    model: Bundle,
+    images: Iterable[ImageLike],
+    ids: Tensor,
+    answers: Sequence[str],
+    batch_size: int,
+    shortlist: int | None = None,
+) -> Iterator[tuple[ImageLike, list[Answer] | ImageError]]:
+    """`ask_each` of questions (Q, L) with answers to choose from."""
+    if shortlist is not None and shortlist < 1:
+        raise UnsupportedError(f"shortlist is {shortlist}; it must be 1 or more")
+    assert model.config.decoder is not None
+    given = _ids(model, "answer", answers, model.config.decoder.context)
+    _check_distinct(answers, given)
+
+    def run(pixels: Tensor) -> Tensor:
+        tokens = model.network.image_tokens(pixels)  # type: ignore[operator]
+        asked = ids.repeat(len(pixels), 1)
+        ranked = model.network.rank(tokens, asked, given, shortlist or 0)  # type: ignore[operator]
+        rows = torch.cat([ranked.chosen[..., None], ranked.log_probabilities], dim=-1)
+        return torch.unflatten(rows, 0, (len(pixels), -1))
+
+    lengths = (given != model.reader().pad_token).sum(dim=1).tolist()
+    for image, rows in model.run_each(images, run, batch_size):
+        if isinstance(rows, ImageError):
+            yield image, rows
+        else:
+            yield image, [_best(row, answers, lengths) for row in rows]
+
+
+def _best(row: Vector, answers: Sequence[str], lengths: Sequence[int]) -> Answer:
+    """From a row (K, 1 + L): the number of each answer that was read, and its log probabilities.
+    lengths: of each answer's ids, the start included."""
+    numbers, said = row[:, 0].astype(int).tolist(), row[:, 1:].astype(np.float64)
+    total = said.sum(axis=1)
+    share = np.exp(total - total.max())
+    share /= share.sum()
+    order = np.argsort(-total, kind="stable").tolist()
+    ranking = tuple(Choice(answers[numbers[i]], float(share[i]), float(total[i])) for i in order)
+    best = order[0]
+    ids = tuple(said[best, : lengths[numbers[best]] - 1].tolist())
+    return Answer(ranking[0].text, ranking[0].log_probability, ids, ranking=ranking)
+
+
+def _ids(model: Bundle, kind: str, texts: Sequence[str], context: int) -> Tensor:
+    """Ids (N, L) of questions or answers, whole. Raises UnsupportedError where that cannot be."""
+    if isinstance(texts, str) or not texts:
+        raise UnsupportedError(f"{kind}s must be a list of one or more: {texts!r}")
+    tokenizer = model.reader()
+    rows = tokenizer.rows(texts)
+    for number, (text, row) in enumerate(zip(texts, rows, strict=True), start=1):
+        if len(row) <= tokenizer.specials:
+            raise UnsupportedError(f"{kind} {number} of {len(texts)} has no words: {text!r}")
+        if len(row) > context:
+            raise UnsupportedError(
+                f"{kind} {number} of {len(texts)} has {len(row)} tokens, and {model.name} reads "
+                f"{context}; shorten it: {text[:60]!r}..."
+            )
+    return torch.from_numpy(tokenizer.pad(rows)).to(model.device)
+
+
+def _check_distinct(answers: Sequence[str], ids: Tensor) -> None:
+    """Raise unless all answers (A, L) differ, as the model reads them."""
+    first: dict[tuple[int, ...], int] = {}
+    for number, row in enumerate(ids.tolist()):
+        before = first.setdefault(tuple(row), number)
+        if before != number:
+            same, answer = answers[before], answers[number]
+            said = repr(same) if same == answer else f"{same!r} and {answer!r}, read as the same"
+            raise UnsupportedError(
+                f"answers must differ from each other; twice there: {said}. Leave one out"
+            )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -21,16 +22,29 @@ class Caption:
     """A text that a model wrote, the prompt before it included.
 
     log_probability: of what it wrote, natural logarithm, and of each id of that in
-    `token_log_probabilities`, the end of the text among them if it came to one.
+    `token_log_probabilities`, the end of the text among them if it came to one. Both are the
+    network's own, whatever penalties, temperature or shortlist chose the text. `others`: the next
+    best texts, or the next drawn, where a `count` of them was asked for.
     """
 
     text: str
     log_probability: float
     token_log_probabilities: tuple[float, ...]
+    others: tuple[Self, ...] = ()
+
+    @property
+    def probability(self) -> float:
+        """Of the whole text, 0 to 1."""
+        return math.exp(self.log_probability)
 
     @classmethod
-    def read(cls, model: Bundle, row: Vector, prompt: int) -> Self:
-        """From one row (L, 2) of `packed`, of which the first `prompt` ids were given."""
+    def read(cls, model: Bundle, rows: Vector, prompt: int) -> Self:
+        """From rows (count, L, 2) of `packed`, of which the first `prompt` ids were given."""
+        first, *others = (cls._one(model, row, prompt) for row in rows)
+        return replace(first, others=tuple(others))
+
+    @classmethod
+    def _one(cls, model: Bundle, row: Vector, prompt: int) -> Self:
         tokenizer = model.reader()
         ids = row[:, 0].astype(int).tolist()
         ends = [place for place in range(prompt, len(ids)) if ids[place] == tokenizer.end_token]
@@ -47,10 +61,12 @@ def caption(
     prompt   the caption's first words, to go on from; BLIP learned "a picture of"
     options  `beams` 3, `max_length` 20, `min_length` 0 (in ids, start, prompt and end included),
              `length_penalty` 1.0, `repetition_penalty` 1.0, `early_stopping` False, as in
-             transformers' `generate`; `batch_size` 16 images
+             transformers' `generate`; `count` 1, see `Caption.others`; `top_p`, `top_k` or
+             `temperature`: the text is drawn, not searched for, always the same for the same image
+             and `seed` 0; `batch_size` 16 images
 
-    Raises UnsupportedError for a model that does not caption, and the ImageError of the first
-    image that cannot be opened; `caption_each` never stops.
+    Raises UnsupportedError for a model that does not caption, ConfigError for options that cannot
+    be, and the ImageError of the first image that cannot be opened; `caption_each` never stops.
     """
     captions = []
     for _, found in caption_each(model, images, prompt, **options):
@@ -75,13 +91,18 @@ def caption_each(
         )
     tokenizer = model.reader()
     start = torch.from_numpy(tokenizer([prompt])[0, :-1])  # without the end token
+    options = {"max_length": MAX_LENGTH} | options
 
     def run(pixels: Tensor) -> Tensor:
-        written = model.network.caption(pixels, start, **({"max_length": MAX_LENGTH} | options))  # type: ignore[operator]
-        return packed(written.ids, written.log_probabilities)
+        written = model.network.caption(pixels, start, **options)  # type: ignore[operator]
+        rows = packed(written.ids, written.log_probabilities)
+        return torch.unflatten(rows, 0, (len(pixels), -1))
 
-    for image, row in model.run_each(images, run, batch_size):
-        yield image, row if isinstance(row, ImageError) else Caption.read(model, row, len(start))
+    for image, rows in model.run_each(images, run, batch_size):
+        if isinstance(rows, ImageError):
+            yield image, rows
+        else:
+            yield image, Caption.read(model, rows, len(start))
 
 
 def packed(ids: Tensor, log_probabilities: Tensor) -> Tensor:

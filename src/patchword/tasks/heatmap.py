@@ -1,4 +1,5 @@
-"""Where in the image the words are: dense similarity of patches and texts."""
+"""Where in the image the words are: dense similarity of patches and texts, or, in a BLIP, where
+the text looked to say whether it belongs to the image."""
 
 from __future__ import annotations
 
@@ -20,16 +21,19 @@ from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.preprocess import Geometry
 from patchword.tasks.attention import patch_grid, patch_slice
+from patchword.tasks.gradcam import gradcam
 
-METHODS = ("cosine", "maskclip", "value")
+METHODS = ("cosine", "maskclip", "value")  # of patches and texts in a joint space
+GRADCAM = "gradcam"  # of a BLIP's matching head
 
 
 @dataclass(frozen=True)
 class Heatmap:
     """For each text, how well every pixel fits it.
 
-    values  (T, H, W) float32, cosines in the image's own pixels; NaN where the network did not
-            look (outside its crop)
+    values  (T, H, W) float32 in the image's own pixels; NaN where the network did not look
+            (outside its crop). Cosines; of method "gradcam" the products, 0 or above, of attention
+            and its gradient, of no scale of their own
     """
 
     image: NDArray[np.uint8]  # (H, W, 3)
@@ -46,13 +50,25 @@ class Heatmap:
         self.picture().save(path)
 
 
-def heatmap(model: Bundle, image: ImageLike, texts: Sequence[str], method: str = "auto") -> Heatmap:
-    """Cosine of each patch with each text, in the image's own pixels.
+def heatmap(
+    model: Bundle,
+    image: ImageLike,
+    texts: Sequence[str],
+    method: str = "auto",
+    words: bool = False,
+    layer: int | None = None,
+) -> Heatmap:
+    """How well each patch fits each text, in the image's own pixels.
 
-    method "cosine" is the plain one of the literature: the last block's patch tokens, projected.
-    "maskclip" is the last attention's value path alone, each patch for itself (MaskCLIP, Zhou et
-    al. 2022, section 3.2). "value" lets values attend to values there (CLIP Surgery, Li et al.
-    2023, section 3.3), without residual and MLP (ClearCLIP, Lan et al. 2024). "auto" is "value".
+    method  "cosine" is the plain one of the literature: the last block's patch tokens, projected.
+            "maskclip" is the last attention's value path alone, each patch for itself (MaskCLIP,
+            Zhou et al. 2022, section 3.2). "value" lets values attend to values there (CLIP
+            Surgery, Li et al. 2023, section 3.3), without residual and MLP (ClearCLIP, Lan et al.
+            2024). "gradcam", for a BLIP with a matching head, is where the text looked that told
+            this head that they belong together; see `gradcam.gradcam`. "auto" is "gradcam" where
+            there is such a head, else "value"
+    words   of "gradcam": each text's map is followed by those of its words
+    layer   of "gradcam": the block that looks; None: the 8th of 12
 
     Raises ImageError, or UnsupportedError for an unknown method or a model that reads no text.
     """
@@ -60,32 +76,43 @@ def heatmap(model: Bundle, image: ImageLike, texts: Sequence[str], method: str =
         texts = [texts]
     if not texts:
         raise UnsupportedError("a heatmap needs at least one text")
-    words = torch.from_numpy(model.embed_texts(list(texts)))
+    method = resolve(model, method)
+    if method != GRADCAM and (words or layer is not None):
+        raise UnsupportedError(f"words and layer are of method {GRADCAM!r}, not of {method!r}")
+    if method == GRADCAM:
+        photo, pieces, maps, geometry = gradcam(model, image, texts, words, layer)
+        values = geometry.to_source(maps, model.config.vision.patch_size)
+        return Heatmap(photo, tuple(pieces), values, method)
+    vectors = torch.from_numpy(model.embed_texts(list(texts)))
     photo = images.open(image, exact=True)
     patches, geometry = dense_features(model, photo, method)
-    cosines = patches @ words.to(patches).mT  # (N, T)
+    cosines = patches @ vectors.to(patches).mT  # (N, T)
     grid = cosines.mT.reshape(len(texts), *patch_grid(model, geometry)).cpu().numpy()
     values = geometry.to_source(grid, model.config.vision.patch_size)
-    return Heatmap(photo, tuple(texts), values, resolve(method))
+    return Heatmap(photo, tuple(texts), values, method)
 
 
-def resolve(method: str) -> str:
+def resolve(model: Bundle, method: str) -> str:
     """The method that a name stands for. Raises UnsupportedError for an unknown one."""
-    if method != "auto" and method not in METHODS:
-        raise UnsupportedError(f"no heatmap method {method!r}; there are {', '.join(METHODS)}")
-    return "value" if method == "auto" else method
+    if method == "auto":
+        return GRADCAM if model.config.matching else "value"
+    known = (*METHODS, GRADCAM)
+    if method not in known:
+        raise UnsupportedError(f"no heatmap method {method!r}; there are {', '.join(known)}")
+    return method
 
 
 def dense_features(
-    model: Bundle, image: ImageLike, method: str = "auto"
+    model: Bundle, image: ImageLike, method: str = "value"
 ) -> tuple[Tensor, Geometry]:
-    """Unit features (h * w, D) of an image's patches in the joint space, and the way back."""
+    """Unit features (h * w, D) of an image's patches in the joint space, by one of METHODS, and the
+    way back."""
     pixels, geometry = model.open(image, exact=True)
     tower: Any = model.network.image
     pixels_in = torch.from_numpy(pixels)[None].to(next(tower.parameters()))
     patches = resnet_patches if model.config.vision.kind == "resnet" else vit_patches
     with torch.inference_mode():
-        features = tower.project(patches(model, pixels_in, resolve(method)))
+        features = tower.project(patches(model, pixels_in, method))
         return F.normalize(features[0].float(), dim=-1), geometry
 
 

@@ -2,56 +2,75 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from patchword.bundle import Bundle, Vector
-from patchword.errors import ImageError, UnsupportedError
+from patchword.errors import ImageError, LongTextWarning, UnsupportedError
 from patchword.images import ImageLike
 
 PAIRS = 64  # of an image and a text, run together
 
 
+@dataclass(frozen=True, eq=False)
+class Match:
+    """How images and texts fit, in the two ways that BLIP learned; each float32 (I, T), or (T,) of
+    one image.
+
+    probabilities  that they belong together, of the matching head, whose text looks at the image
+                   (ITM; Li et al. 2022, section 3.2). Those of a row are independent of each other
+    cosines        of their vectors in the joint space, as `similarity` gives them (ITC); NaN for a
+                   model without one
+    """
+
+    probabilities: Vector
+    cosines: Vector
+
+
 def match(
     model: Bundle, images: Iterable[ImageLike], texts: Sequence[str], batch_size: int = 8
-) -> Vector:
-    """Probabilities (I, T), float32, that image and text belong together: those of BLIP's matching
-    head, whose text looks at the image (Li et al. 2022, section 3.2).
+) -> Match:
+    """How each image (I) fits each text (T); an image is looked at once.
 
-    The probabilities of a row are independent of each other. Raises UnsupportedError for a model
-    without such a head, and the ImageError of the first image that cannot be opened; `match_each`
-    never stops.
+    A text beyond the context is cut, with a LongTextWarning. Raises UnsupportedError for a model
+    without a matching head, and the ImageError of the first image that cannot be opened;
+    `match_each` never stops.
     """
     rows = []
     for _, row in match_each(model, images, texts, batch_size):
         if isinstance(row, ImageError):
             raise row
         rows.append(row)
-    return np.stack(rows) if rows else np.empty((0, len(texts)), np.float32)
+    if not rows:
+        return Match(*np.empty((2, 0, len(texts)), np.float32))
+    return Match(np.stack([r.probabilities for r in rows]), np.stack([r.cosines for r in rows]))
 
 
 def match_each(
     model: Bundle, images: Iterable[ImageLike], texts: Sequence[str], batch_size: int = 8
-) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-    """Each image in order with its probabilities (T,), or the ImageError it raised."""
-    if not model.config.matching:
-        raise UnsupportedError(
-            f"{model.name} has no head that matches images with texts; load a BLIP for retrieval, "
-            "such as Salesforce/blip-itm-base-coco"
-        )
+) -> Iterator[tuple[ImageLike, Match | ImageError]]:
+    """Each image in order with its match (T,), or the ImageError it raised."""
+    check(model)
     if isinstance(texts, str) or not texts:
         raise UnsupportedError(f"texts must be a list of one or more: {texts!r}")
-    tokenizer = model.reader()
-    ids = tokenizer(texts)  # (T, L)
-    lengths = tokenizer.lengths(ids)
+    ids = read(model, texts)  # (T, L)
+    lengths = model.reader().lengths(ids)
     order = np.argsort(lengths, kind="stable")
+    words = _vectors(model, texts)
 
     def run(pixels: Tensor) -> Tensor:
         tokens = model.network.image_tokens(pixels)  # type: ignore[operator]
         out = torch.empty(len(pixels), len(texts), device=pixels.device)
+        cosines = torch.full_like(out, float("nan"))
+        if words is not None:
+            cosines = model.network.image_features(tokens) @ words.T  # type: ignore[operator]
         count = max(PAIRS // len(pixels), 1)
         for start in range(0, len(order), count):
             rows = order[start : start + count]
@@ -59,6 +78,79 @@ def match_each(
             logits = model.network.match(tokens, some.repeat(len(pixels), 1))  # type: ignore[operator]
             together = logits.float().softmax(dim=-1)[:, 1]
             out[:, torch.from_numpy(rows)] = torch.unflatten(together, 0, (len(pixels), -1))
-        return out
+        return torch.stack([out, cosines], dim=1)  # (B, 2, T)
 
-    yield from model.run_each(images, run, batch_size)
+    for image, row in model.run_each(images, run, batch_size):
+        yield image, row if isinstance(row, ImageError) else Match(*row)
+
+
+def read(model: Bundle, texts: Sequence[str]) -> NDArray[np.int64]:
+    """Ids (T, L) of texts; one beyond the context is cut, with a LongTextWarning."""
+    tokenizer = model.reader()
+    rows = tokenizer.rows(texts)
+    if (longest := max(map(len, rows))) > tokenizer.context:
+        cut = f"a text of {longest} tokens loses all beyond {tokenizer.context}"
+        warnings.warn(cut, LongTextWarning, stacklevel=3)
+    return tokenizer.pad(rows)
+
+
+def _vectors(model: Bundle, texts: Sequence[str]) -> Tensor | None:
+    """Unit vectors (T, D) of texts, those too long cut without a word; None without a space."""
+    if not model.config.embed_dim:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LongTextWarning)
+        return torch.from_numpy(model.embed_texts(texts)).to(model.device)
+
+
+def check(model: Bundle) -> None:
+    """Raise UnsupportedError for a model that cannot match."""
+    if not model.config.matching:
+        raise UnsupportedError(
+            f"{model.name} has no head that matches images with texts; load a BLIP for retrieval, "
+            "such as Salesforce/blip-itm-base-coco"
+        )
+
+
+class Found(Protocol):
+    """What a search found: an `index.Hit`, or anything else with a path and a score."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def score(self) -> float: ...
+
+
+F = TypeVar("F", bound=Found)
+
+
+@dataclass(frozen=True)
+class Reranked(Generic[F]):
+    """A hit and the probability that the text belongs to it; None where it was not looked at, and
+    then `error` says why if it could not be."""
+
+    hit: F
+    probability: float | None
+    error: ImageError | None = None
+
+
+def rerank(
+    model: Bundle, hits: Sequence[F], text: str, top: int | None = None, batch_size: int = 8
+) -> list[Reranked[F]]:
+    """The first `top` hits of a search, by default all, ordered anew by the probability that `text`
+    belongs to them, equal ones as they were; behind them those that cannot be opened, and the rest.
+
+    Raises UnsupportedError for a model without a matching head.
+    """
+    check(model)
+    looked = list(hits[:top])
+    pairs = match_each(model, [hit.path for hit in looked], [text], batch_size) if looked else []
+    good: list[Reranked[F]] = []
+    bad: list[Reranked[F]] = []
+    for hit, (_, found) in zip(looked, pairs, strict=True):
+        if isinstance(found, ImageError):
+            bad.append(Reranked(hit, None, found))
+        else:
+            good.append(Reranked(hit, float(found.probabilities[0])))
+    good.sort(key=lambda each: -(each.probability or 0.0))
+    return [*good, *bad, *(Reranked(hit, None) for hit in hits[len(looked) :])]

@@ -1,0 +1,91 @@
+"""Answers as a picture: under the photo, and matrices beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from patchword.plots import (
+    BAR,
+    FAINT,
+    GAP,
+    INK,
+    LINE,
+    LINES,
+    PAPER,
+    SMALL,
+    TEXT,
+    Photo,
+    font,
+    wrap,
+)
+from patchword.tasks.ask import Answer
+
+SIDE = 640  # longer side of the photo, pixels
+NARROWEST = 440  # room for words under a tall photo
+SHOWN = 5  # answers of a ranking
+STEP = 1.35  # a line's height, in font sizes
+
+
+def answers_picture(
+    photo: Photo, questions: Sequence[str], answers: Sequence[Answer]
+) -> Image.Image:
+    """A photo, and under it each question and its answer; under an answer that was chosen bars of
+    how probable the best ones are."""
+    scale = SIDE / max(photo.shape[:2])
+    size = tuple(max(1, round(side * scale)) for side in (photo.shape[1], photo.shape[0]))
+    shown = Image.fromarray(photo).resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    width = max(NARROWEST, shown.width)
+    parts = [_answer(q, a, width) for q, a in zip(questions, answers, strict=True)]
+    height = 2 * GAP + shown.height + sum(part.height + GAP // 2 for part in parts)
+    out = Image.new("RGB", (width + 2 * GAP, height), PAPER)
+    out.paste(shown, (GAP, GAP))
+    top = GAP + shown.height
+    for part in parts:
+        out.paste(part, (GAP, top + GAP // 2))
+        top += part.height + GAP // 2
+    return out
+
+
+def beside(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
+    """Pictures side by side, each under its title."""
+    top = GAP + round(STEP * TEXT)
+    size = sum(each.width for each in pictures), top + max(each.height for each in pictures)
+    out = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(out)
+    left = 0
+    for each, title in zip(pictures, titles, strict=True):
+        face = font(TEXT, title, bold=True)
+        (line,) = wrap(title, face, each.width - 2 * GAP, 1)
+        draw.text((left + GAP, GAP + TEXT), line, INK, face, anchor="ls")
+        out.paste(each, (left, top))
+        left += each.width
+    return out
+
+
+def _answer(question: str, answer: Answer, width: int) -> Image.Image:
+    """One question and its answer."""
+    lines = [(FAINT, font(SMALL, question), line)
+             for line in wrap(question, font(SMALL, question), width, LINES)]  # fmt: skip
+    bold = font(TEXT, answer.text, bold=True)
+    lines += [(INK, bold, line) for line in wrap(answer.text, bold, width, LINES)]
+    bars = answer.ranking[:SHOWN]
+    height = round(sum(STEP * face.size for _, face, _ in lines)) + 4 + len(bars) * 32
+    out = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(out)
+    top = 0.0
+    for colour, face, line in lines:
+        draw.text((0, top + face.size), line, colour, face, anchor="ls")
+        top += STEP * face.size
+    for number, choice in enumerate(bars):
+        base = round(top) + 4 + number * 32 + SMALL
+        share = f"{choice.probability:.1%}"
+        room = width - round(font(SMALL).getlength(share)) - 10
+        for line in wrap(choice.text, font(SMALL, choice.text), room, 1):
+            draw.text((0, base), line, INK, font(SMALL, line), anchor="ls")
+        draw.text((width, base), share, FAINT, font(SMALL), anchor="rs")
+        draw.rounded_rectangle((0, base + 6, width - 1, base + 11), 3, LINE)
+        if (long := round(choice.probability * (width - 1))) >= 1:
+            draw.rounded_rectangle((0, base + 6, max(5, long), base + 11), 3, BAR)
+    return out

@@ -1,0 +1,370 @@
+"""caption, ask, match, rerank and a BLIP's heatmap on the command line: answers, pictures, exit
+codes, what is said of wrong input."""
+
+from reference_blip import CAPTIONS, QUESTIONS, RETRIEVAL, hugging_face_blip
+
+# isort: split
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from PIL import Image
+from shrunk import tiny_bundle, tiny_clip
+
+import patchword
+from patchword import checkpoints
+from patchword.cli import main
+
+SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
+HAT, SCRATCH = SAMPLES / "clothing" / "hat-1.jpg", SAMPLES / "wafers" / "scratch-1.jpg"
+TEXTS = ["two small birds", "a cat"]
+
+
+@dataclass
+class Ran:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to stand in, 100 columns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "100")
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> Ran:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def blips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of three BLIPs of random weights."""
+    folder = tmp_path_factory.mktemp("blips")
+    kinds = {"caption": CAPTIONS, "ask": QUESTIONS, "match": RETRIEVAL}
+    return {name: str(hugging_face_blip(folder / name, kind).path) for name, kind in kinds.items()}
+
+
+@pytest.fixture
+def photos(place: Path) -> Path:
+    """A folder with two good images and one that cannot be opened."""
+    folder = place / "photos"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(HAT.read_bytes())
+    (folder / "b.jpg").write_bytes(SCRATCH.read_bytes())
+    (folder / "text.jpg").write_text("hello")
+    return folder
+
+
+# --- caption --------------------------------------------------------------------------------------
+
+
+def test_caption_says_what_python_says(run: Run, blips: dict[str, str]) -> None:
+    model = patchword.load(blips["caption"])
+    for given, options in (
+        ([], {}),
+        (["--beams", 1, "--min-length", 9], {"beams": 1, "min_length": 9}),
+        (["--prompt", "a picture of", "--max-length", 9],
+         {"prompt": "a picture of", "max_length": 9}),
+        (["--length-penalty", -1, "-n", 3], {"length_penalty": -1.0, "count": 3}),
+        (["--repetition-penalty", 1.5], {"repetition_penalty": 1.5}),
+        (["--top-p", 0.9, "--temperature", 2, "--seed", 3, "--count", 2],
+         {"top_p": 0.9, "temperature": 2.0, "seed": 3, "count": 2}),
+        (["--top-k", 4], {"top_k": 4}),
+    ):  # fmt: skip
+        ran = run("caption", HAT, SCRATCH, *given, "-m", blips["caption"], "--json")
+        assert ran.code == 0
+        expected = model.caption([HAT, SCRATCH], **options)
+        for record, one in zip(ran.records, expected, strict=True):
+            assert record["caption"] == one.text
+            assert record["log_probability"] == pytest.approx(one.log_probability)
+            assert record["tokens"] == pytest.approx(list(one.token_log_probabilities))
+            others = record.get("others", [])
+            assert [other["caption"] for other in others] == [other.text for other in one.others]
+
+
+def test_caption_draws_the_same_for_the_same_seed(run: Run, blips: dict[str, str]) -> None:
+    def drawn(seed: int, *files: Path) -> list[str]:
+        draw = ["--temperature", 3, "--seed", seed, "-m", blips["caption"], "--json"]
+        return [record["caption"] for record in run("caption", *files, *draw).records]
+
+    first = drawn(1, HAT, SCRATCH)
+    assert drawn(1, SCRATCH, HAT) == first[::-1]
+    assert drawn(2, HAT, SCRATCH) != first
+
+
+def test_caption_table_picture_and_page(run: Run, blips: dict[str, str]) -> None:
+    arguments = ["caption", HAT, SCRATCH, "--prompt", "a photo of", "-m", blips["caption"]]
+    ran = run(*arguments, "-n", 2, "--save", "captions.png")
+    assert ran.code == 0
+    assert ran.out.count("a photo of") == 4
+    assert Image.open("captions.png").height > 360
+    assert run(*arguments, "--save", "captions.html").code == 0
+    page = Path("captions.html").read_text()
+    assert page.count("data:image/jpeg") == 2
+    assert "a photo of" in page
+
+
+# --- ask ------------------------------------------------------------------------------------------
+
+
+def test_ask_says_what_python_says(run: Run, blips: dict[str, str]) -> None:
+    model, questions = patchword.load(blips["ask"]), ["is it a cat?", "what color"]
+    ran = run("ask", HAT, *questions, "-m", blips["ask"], "--json")
+    assert ran.code == 0
+    expected = model.ask(HAT, questions)
+    assert [record["question"] for record in ran.records] == questions
+    assert [record["answer"] for record in ran.records] == [answer.text for answer in expected]
+    given = ["yes", "no", "two cats", "red"]
+    arguments = ["--answers", "yes, no", "-a", "two cats,red", "-m", blips["ask"], "--json"]
+    ranked = run("ask", HAT, *questions, *arguments)
+    for record, answer in zip(ranked.records, model.ask(HAT, questions, given), strict=True):
+        assert record["answer"] == answer.text
+        assert [c["answer"] for c in record["answers"]] == [c.text for c in answer.ranking]
+        said = [c["probability"] for c in record["answers"]]
+        assert_allclose(said, [c.probability for c in answer.ranking], rtol=1e-6)
+        assert math.fsum(said) == pytest.approx(1)
+    short = run("ask", HAT, "who", *arguments, "--shortlist", 2).records[0]
+    assert len(short["answers"]) == 2
+
+
+def test_ask_table_and_picture(run: Run, blips: dict[str, str], place: Path) -> None:
+    (place / "answers.txt").write_text("yes\nno\nred, or blue\n")
+    arguments = ["ask", HAT, "is it a cat?", "what color", "-m", blips["ask"]]
+    ran = run(*arguments, "--answers", "@answers.txt", "--save", "ranked.png")
+    assert ran.code == 0
+    assert ran.out.count("red, or blue") == 2
+    assert ran.out.count("%") == 6
+    assert run(*arguments, "--save", "written.png").code == 0
+    ranked, written = (Image.open(name) for name in ("ranked.png", "written.png"))
+    assert ranked.width == written.width
+    assert ranked.height > written.height > 640  # the bars; the words under the photo
+    below = np.asarray(written.convert("L"))[-60:]
+    assert (below < 100).sum() > 50
+
+
+# --- match, similarity ----------------------------------------------------------------------------
+
+
+def test_match_says_what_python_says(run: Run, blips: dict[str, str]) -> None:
+    texts = [option for text in TEXTS for option in ("-t", text)]
+    ran = run("match", HAT, SCRATCH, *texts, "-m", blips["match"], "--json", "--save", "m.png")
+    assert ran.code == 0
+    expected = patchword.load(blips["match"]).match([HAT, SCRATCH], TEXTS)
+    assert [[t["text"] for t in record["texts"]] for record in ran.records] == [TEXTS] * 2
+    for key, values in (("match", expected.probabilities), ("cosine", expected.cosines)):
+        said = [[text[key] for text in record["texts"]] for record in ran.records]
+        assert_allclose(said, values, rtol=1e-5)
+    table = run("match", HAT, SCRATCH, "--texts", "a cat", "-m", blips["match"]).out
+    for row in expected.probabilities[:, 1:]:
+        assert f"{row[0]:.1%}" in table
+
+
+def test_similarity_draws_both_matrices_of_a_blip(
+    run: Run, blips: dict[str, str], place: Path
+) -> None:
+    texts = [option for text in TEXTS for option in ("-t", text)]
+    assert run("match", HAT, SCRATCH, *texts, "-m", blips["match"], "--save", "match.png").code == 0
+    ran = run("similarity", HAT, SCRATCH, *texts, "-m", blips["match"], "--save", "both.png")
+    assert ran.code == 0
+    both, same = (np.asarray(Image.open(name)) for name in ("both.png", "match.png"))
+    np.testing.assert_array_equal(both, same)
+    run("similarity", HAT, SCRATCH, *texts, "--save", "clip.png")
+    assert both.shape[1] == 2 * Image.open("clip.png").width
+
+
+# --- search --rerank ------------------------------------------------------------------------------
+
+
+def test_search_reranks(run: Run, blips: dict[str, str], place: Path) -> None:
+    clip = checkpoints.save(tiny_bundle(tiny_clip()), place / "clip")
+    assert run("index", SAMPLES / "wafers", "--into", "my.index", "-m", clip).code == 0
+    arguments = ["search", "my.index", "a small bird", "--json"]
+    plain = run(*arguments, "-k", 18).records
+    with_blip = ["--reranker", blips["match"], "--rerank"]
+    found = run(*arguments, "-k", 8, *with_blip, 6).records
+    assert {hit["path"] for hit in found[:6]} == {hit["path"] for hit in plain[:6]}
+    assert [hit["path"] for hit in found[6:]] == [hit["path"] for hit in plain[6:8]]
+    said = [hit["match"] for hit in found]
+    assert said[6:] == [None, None]
+    assert said[:6] == sorted(said[:6], reverse=True)
+    expected = patchword.load(blips["match"]).match(
+        [h["path"] for h in found[:6]], ["a small bird"]
+    )
+    assert_allclose(said[:6], expected.probabilities[:, 0], rtol=1e-5)
+    scores = {hit["path"]: hit["score"] for hit in plain}
+    assert [hit["score"] for hit in found] == [scores[hit["path"]] for hit in found]
+    best = run(*arguments, "-k", 2, *with_blip, 18).records  # of all, not of the nearest two
+    assert len(best) == 2
+    assert best[0]["match"] >= said[0]
+    three = ["search", "my.index", "a small bird", "-k", 3, *with_blip, 2]
+    shown = run(*three, "--save", "hits.png")
+    assert shown.code == 0
+    for hit in run(*three, "--json").records:
+        match = "–" if hit["match"] is None else f"{hit['match']:.1%}"
+        (line,) = (line for line in shown.out.splitlines() if Path(hit["path"]).name in line)
+        assert line.split()[1:3] == [match, f"{hit['score']:.3f}"]
+    assert Image.open("hits.png").width > 200
+
+
+def test_search_reranks_with_its_own_model(run: Run, blips: dict[str, str], photos: Path) -> None:
+    (photos / "text.jpg").unlink()
+    assert run("index", photos, "--into", "my.index", "-m", blips["match"]).code == 0
+    both = run("search", "my.index", "a cat", "--rerank", 9, "--json").records
+    assert len([hit for hit in both if hit["match"] is not None]) == 2
+    (photos / "b.jpg").unlink()
+    left = run("search", "my.index", "a cat", "--rerank", 9, "--json")
+    assert left.code == 1
+    assert "b.jpg" in left.err
+    assert [hit["match"] is None for hit in left.records] == [False, True]
+
+
+# --- heatmap --------------------------------------------------------------------------------------
+
+
+def test_heatmap_of_a_blip_tells_where_words_look(run: Run, blips: dict[str, str]) -> None:
+    ran = run("heatmap", HAT, "a red cat", "--words", "-m", blips["match"], "--json")
+    assert ran.code == 0
+    assert [record["text"] for record in ran.records] == ["a red cat", "a", "red", "cat"]
+    expected = patchword.load(blips["match"]).heatmap(HAT, ["a red cat"], words=True).values
+    for record, values in zip(ran.records, expected, strict=True):
+        assert record["method"] == "gradcam"
+        assert record["highest"] == pytest.approx(values.max(), rel=1e-5)
+        assert values[record["y"], record["x"]] == pytest.approx(values.max(), rel=1e-5)
+    assert Image.open("hat-1-heatmap.png").width > 700
+    cosine = run("heatmap", HAT, "a cat", "--method", "cosine", "-m", blips["match"], "--json")
+    assert "cosine" in cosine.records[0]
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["caption", "match"])
+def test_one_that_fails_is_named_and_the_rest_is_done(
+    run: Run, blips: dict[str, str], photos: Path, command: str
+) -> None:
+    more = ["-t", "a cat"] if command == "match" else []
+    ran = run(command, photos, *more, "--json", "-m", blips[command])
+    assert ran.code == 1
+    assert [Path(r["image"]).name for r in ran.records] == ["a.jpg", "b.jpg"]
+    assert "text.jpg" in ran.err
+    assert "1 of 3 images failed" in ran.err
+    table = run(command, photos, *more, "-m", blips[command], "--save", "out.png")
+    assert (table.code, "b.jpg" in table.out) == (1, True)
+    alone = run(command, photos / "text.jpg", *more, "-m", blips[command])
+    assert (alone.code, alone.out) == (2, "")
+
+
+def test_ask_of_an_image_that_cannot_be_opened(
+    run: Run, blips: dict[str, str], photos: Path
+) -> None:
+    ran = run("ask", photos / "text.jpg", "who", "-m", blips["ask"], "--json")
+    assert (ran.code, ran.out) == (2, "")
+    assert "text.jpg" in ran.err
+
+
+WRONG: list[tuple[str, list[object], str]] = [
+    ("caption", [HAT, "--beams", "2", "--top-p", "0.9"], "give either"),
+    ("caption", [HAT, "--top-p", "1.5"], "top_p is 1.5"),
+    ("caption", [HAT, "-n", "9"], "count is 9"),
+    ("caption", [HAT, "--min-length", "30"], "above max_length 20"),
+    ("caption", [HAT, "--max-length", "500"], "above 48 places"),
+    ("caption", [HAT, "--prompt", "a photo of a cat", "--max-length", "4"], "leaves no room"),
+    ("caption", [HAT, "--save", "out.xyz"], "must end in"),
+    ("ask", [HAT], "QUESTIONS"),
+    ("ask", [HAT, ""], "has no words"),
+    ("ask", [HAT, "is it " * 100], "reads 48"),
+    ("ask", [HAT, "who", "--answers", ","], "names no answer"),
+    ("ask", [HAT, "who", "--answers", "yes,no,yes"], "twice there"),
+    ("ask", [HAT, "who", "--shortlist", "2"], "there are none"),
+    ("ask", [HAT, "who", "--answers", "a,b", "--beams", "2"], "leave it or --answers out"),
+    ("ask", [HAT, "who", "--save", "page.html"], "must end in"),
+    ("match", [HAT], "at least one --text"),
+    ("heatmap", [HAT, "a cat", "--layer", "1"], "layers 0 to 0"),
+]
+
+
+@pytest.mark.parametrize(("command", "arguments", "said"), WRONG, ids=str)
+def test_wrong_usage_is_2_with_a_message_and_no_traceback(
+    run: Run, blips: dict[str, str], command: str, arguments: list[object], said: str
+) -> None:
+    ran = run(command, *arguments, "--model", blips.get(command, blips["match"]))
+    assert ran.code == 2
+    assert ran.out == ""
+    assert said in " ".join(ran.err.replace("│", " ").split())
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "able"),
+    [
+        (["caption", HAT], "Salesforce/blip-image-captioning-base"),
+        (["ask", HAT, "who"], "Salesforce/blip-vqa-base"),
+        (["match", HAT, "-t", "a cat"], "Salesforce/blip-itm-base-coco"),
+        (["heatmap", HAT, "a cat", "--method", "gradcam"], "Salesforce/blip-itm-base-coco"),
+    ],
+    ids=lambda value: str(value[0]),
+)
+def test_a_model_that_cannot_names_one_that_can(
+    run: Run, arguments: list[object], able: str
+) -> None:
+    ran = run(*arguments)  # the embedded model
+    assert (ran.code, ran.out) == (2, "")
+    assert able in ran.err
+
+
+def test_rerank_that_cannot_be(run: Run, blips: dict[str, str]) -> None:
+    assert run("index", HAT, "--into", "my.index").code == 0
+    for arguments, said in (
+        (["a hat", "--rerank", 3], "Salesforce/blip-itm-base-coco"),
+        (["a hat", "--reranker", blips["match"]], "needs --rerank"),
+        (["--image", HAT, "--rerank", 3, "--reranker", blips["match"]], "needs words"),
+    ):
+        ran = run("search", "my.index", *arguments)
+        assert (ran.code, ran.out) == (2, "")
+        assert said in " ".join(ran.err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_tables_fit_the_screen_and_lose_no_name(
+    run: Run, blips: dict[str, str], columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command, more in (
+        ("caption", ["--temperature", 2]),
+        ("match", ["-t", "a photo of two small birds and a cat on a chair", "-t", "a dog"]),
+    ):
+        out = run(command, SAMPLES / "wafers", *more, "-m", blips[command]).out
+        assert max(map(len, out.splitlines())) <= columns
+        assert [p.name for p in (SAMPLES / "wafers").glob("*.jpg") if p.name not in out] == []
+    long = ["what is the color of the bird in the tree?", "a" * 40]
+    ran = run(
+        "ask", HAT, *long, "-a", "two small birds in a green tree, a red dog", "-m", blips["ask"]
+    )
+    assert max(map(len, ran.out.splitlines())) <= columns
