@@ -2,9 +2,10 @@
 
     python benchmarks/embedded_model.py [--clothing CLOTHING/validation] [--model demo]
 
-Wafer classes from words, clothing classes from words (one subfolder per class), and the pointing
-game (Zhang et al. 2018): how often a heatmap's maximum lies in the named object's mask, beside the
-chance of a random point. Scenes have a seed that training did not use.
+Wafer classes from words, clothing classes from words (one subfolder per class), retrieval among
+scenes whose captions are true of no other of them, and the pointing game (Zhang et al. 2018): how
+often a heatmap's maximum lies in the named object's mask, beside the chance of a random point.
+Scenes have a seed that training did not use.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import patchword
-from patchword.scenes import WAFER_CLASSES, Scene, scene
+from patchword.scenes import WAFER_CLASSES, Scene, holds, scene
 from patchword.tasks.heatmap import METHODS
 
 SEED = 99
@@ -45,6 +46,25 @@ def clothing(model: patchword.Model, folder: Path) -> None:
     mean = np.mean([np.mean(values) for values in right.values()])
     each = ", ".join(f"{name} {np.mean(values):.0%}" for name, values in sorted(right.items()))
     print(f"clothing, {len(files)} photos: top-1 {total:.1%}, mean per class {mean:.1%} ({each})")
+
+
+def retrieval(model: patchword.Model, count: int = 500) -> None:
+    """Recall@1 both ways among `count` scenes of both kinds, each with the generator's caption."""
+    kept: list[Scene] = []
+    drawn = 0
+    while len(kept) < count:
+        new = scene(SEED, drawn, 128)
+        drawn += 1
+        if not any(holds(new.meaning, s.facts) or holds(s.meaning, new.facts) for s in kept):
+            kept.append(new)
+    cosines = model.similarity([s.image for s in kept], [s.caption for s in kept])
+    own = np.arange(count)
+    to_text, to_image = (np.mean(cosines.argmax(axis=axis) == own) for axis in (1, 0))
+    wafer = sum(s.kind == "wafer" for s in kept)
+    print(
+        f"scene retrieval, {count} ({wafer} wafers) of {drawn}: recall@1 image to text "
+        f"{to_text:.1%}, text to image {to_image:.1%}"
+    )
 
 
 def pointing(model: patchword.Model, kind: str, count: int) -> None:
@@ -78,6 +98,7 @@ def main() -> None:
     wafers(model, options.count)
     if options.clothing:
         clothing(model, options.clothing)
+    retrieval(model)
     for kind in ("wafer", "shapes"):
         pointing(model, kind, options.count)
 

@@ -1,9 +1,9 @@
 """What the documents say is what the program does: their commands run, their links lead somewhere.
 
 In README.md and docs/training.md every command of a `console` or `sh` block and every `python`
-block runs, in order, in one folder that holds the samples, as a reader follows them. What a test cannot run (the hub, an
-hour of training) is marked on the line before its block: <!-- not run: why -->. Commands of setup
-(SETUP) run elsewhere: CI makes them from nothing.
+block runs, in order, in one folder that holds the samples, as a reader follows them. What a test
+cannot run (the hub, an hour of training) is marked on the line before its block: <!-- not run:
+why -->. Commands of setup (SETUP) run elsewhere: CI makes them from nothing.
 """
 
 import os
@@ -21,7 +21,10 @@ CHINESE = ROOT / "README.zh-CN.md"
 CLI = ROOT / "docs" / "cli.md"
 TRAINING = ROOT / "docs" / "training.md"
 
-JOBS = ("embed", "classify", "similarity", "index", "search", "heatmap", "attention", "info")
+JOBS = (
+    *("embed", "classify", "similarity", "index", "search", "heatmap", "attention", "info"),
+    *("train", "eval", "blend"),
+)
 SETUP = re.compile(r"(git clone|cd|make|pip install|python3? -m venv|\. \.venv)\b")
 BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n+)?```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.S | re.M
@@ -70,6 +73,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a reader stands, with the samples beside; what one step writes the next one finds."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "samples").symlink_to(ROOT / "src" / "patchword" / "assets" / "samples")
+    # Python runs this first; see there why tests, which have timm, need it, and a reader does not.
+    (folder / "sitecustomize.py").write_text("import torchvision_cpu\n")
     return folder
 
 
@@ -78,6 +83,7 @@ def test_documents_run(step: list[str], folder: Path) -> None:
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(folder),
+        "PYTHONPATH": f"{folder}:{ROOT / 'tests'}",
         "HF_HUB_OFFLINE": "1",
         "MPLBACKEND": "agg",
     }

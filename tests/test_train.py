@@ -264,7 +264,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good(
         return plain(self, work)
 
     monkeypatch.setattr(loop.Run, "backward", poisoned)
-    with pytest.raises(RecipeError, match=r"the loss is nan, its gradient nan at step 7; that of step 6 is good"):
+    with pytest.raises(RecipeError, match="gradient nan at step 7; that of step 6 is good"):
         loop.train(load(path))
     monkeypatch.undo()
     assert list(curve(tmp_path / "run")) == list(range(1, 7))

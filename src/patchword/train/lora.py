@@ -16,8 +16,9 @@ def add(network: nn.Module, config: LoraConfig) -> None:
     """
     try:
         import peft
-    except ImportError as error:
-        raise RecipeError('lora needs peft: pip install "patchword[train]"') from error
+    except ImportError as error:  # peft itself, or what it imports
+        told = f'lora needs peft: pip install "patchword[train]" ({error})'
+        raise RecipeError(told) from error
     ends = tuple(f".{layer}" for layer in config.layers)
     names = [
         name

@@ -167,7 +167,7 @@ def within(name: str, parts: Sequence[str]) -> bool:
 
 
 def choose(network: nn.Module, trainable: Sequence[str]) -> None:
-    """Let only these parts learn; all, when none is named. Raises RecipeError for an unknown one."""
+    """Let only these parts learn, all when none is named. Raises RecipeError for unknown ones."""
     if not trainable:
         return
     names = [name for name, _ in network.named_parameters()]
