@@ -54,7 +54,10 @@ def test_samples_are_about_forty_and_small() -> None:
     assert (len(PHOTOS), len(WAFERS)) == (22, 18)
     files = [path for path in SAMPLES.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 2e6
-    assert {path.name for path in files} - {p.name for p in PHOTOS + WAFERS} == {"README.md"}
+    others = {path.name for path in files} - {p.name for p in PHOTOS + WAFERS}
+    assert others == {"README.md", "captions.csv"}
+    rows = (SAMPLES / "captions.csv").read_text().splitlines()[1:]
+    assert {SAMPLES / row.split(",")[0] for row in rows} == set(PHOTOS + WAFERS)
     for path in PHOTOS + WAFERS:
         assert min(images.open(path).shape[:2]) >= 150
 

@@ -43,10 +43,10 @@ GROUPS = (("clothing", CLOTHES, "a photo of a {}"), ("wafers", WAFERS, "a photo 
 SENTENCES = ("a photo of a hat", "a blue wafer with a scratch", "a pair of shoes")
 HITS = 4
 POINTED = (
-    ("wafers/scratch-1.jpg", ("a scratch",)),
-    ("wafers/scratch-2.jpg", ("a scratch",)),
-    ("wafers/stain-2.jpg", ("a stain",)),
     ("clothing/pants-2.jpg", ("pants",)),
+    ("clothing/pants-1.jpg", ("pants",)),
+    ("clothing/dress-1.jpg", ("a dress",)),
+    ("wafers/scratch-3.jpg", ("a scratch",)),
 )
 COMPARED = (
     *("clothing/hat-2.jpg", "clothing/dress-1.jpg", "clothing/shoes-1.jpg", "clothing/pants-1.jpg"),
