@@ -146,10 +146,11 @@ def test_gradients_reach_every_parameter(config: ModelConfig, network: nn.Module
         if config.embed_dim:
             loss = loss + (network.scale * said.image @ said.text.T).log_softmax(-1)[0, 0]
     elif config.text:
-        image, text, scale = network(pixels(config), ids(config))
+        image, text, scale, *bias = network(pixels(config), ids(config))
         logits = scale * image @ text.T
-        if config.score == "sigmoid":
-            loss = nn.functional.logsigmoid(logits + network.logit_bias).sum()
+        assert len(bias) == (config.score == "sigmoid")
+        if bias:
+            loss = nn.functional.logsigmoid(logits + bias[0]).sum()
         else:
             loss = logits.log_softmax(-1).diagonal().mean()
     else:

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from patchword.errors import UnsupportedError
 from patchword.nn.attention import Attention, KVCache
 from patchword.nn.patches import PatchEmbed
-from patchword.nn.pooling import end_token
+from patchword.nn.pooling import end_place
 from patchword.nn.positions import resample
 from patchword.nn.taps import Taps
 from patchword.nn.transformer import Block, Mlp, QuickGELU, causal_mask
@@ -116,10 +116,9 @@ def test_patches_equal_unfold_and_linear() -> None:
     assert_close(embed(pixels).flatten(2).mT, linear)
 
 
-def test_end_token_is_the_first() -> None:
+def test_the_first_end_counts() -> None:
     ids = torch.tensor([[1, 5, 9, 9, 9], [1, 9, 0, 0, 0]])
-    x = torch.arange(10.0).view(2, 5, 1)
-    assert end_token(x, ids, 9).tolist() == [[2.0], [6.0]]
+    assert end_place(ids, 9).tolist() == [2, 1]
 
 
 def test_positions_resample_to_any_grid() -> None:

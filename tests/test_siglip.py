@@ -127,10 +127,10 @@ def test_logits(pair: Pair) -> None:
     pixels = seen(model) if model.config.vision.kind != "none" else []
     if reference.logits and reference.ids:
         ids = reference.ids(SENTENCES)
-        image, text, scale = model.network(pixels, ids)
+        image, text, scale, bias = model.network(pixels, ids)
         assert model.scale == pytest.approx(117.33)
-        assert model.bias == pytest.approx(-12.93)
-        assert_close(scale * image @ text.T + model.bias, reference.logits(pixels, ids))
+        assert model.bias == bias == pytest.approx(-12.93)
+        assert_close(scale * image @ text.T + bias, reference.logits(pixels, ids))
     elif model.config.classes:
         sizes = {} if isinstance(pixels, Tensor) else patches(pixels)
         logits = reference.network(**(sizes or {"pixel_values": pixels})).logits

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from patchword.config import TextConfig
-from patchword.nn.pooling import end_token
+from patchword.nn.pooling import end_place
 from patchword.nn.taps import NO_TAPS, Taps
-from patchword.nn.transformer import Block, causal_mask, padding_mask, run
+from patchword.nn.transformer import Block, at, causal_mask, padding_mask, run
 
 
 class TextTransformer(nn.Module):
@@ -48,9 +48,12 @@ class TextTransformer(nn.Module):
     def forward(self, ids: Tensor, taps: Taps = NO_TAPS) -> Tensor:
         x = self.embed(ids)
         taps.keep("tokens", x)
-        x = self.norm(run(self.blocks, x, self.mask(ids, x), taps))
+        place = self.place(ids)
+        # With "hidden" all are wanted; else the last block makes only the token that is pooled.
+        only = None if taps.wants("hidden") else place
+        x = self.norm(run(self.blocks, x, self.mask(ids, x), taps, only=only))
         taps.keep("hidden", x)
-        x = self.pool(x, ids)
+        x = (x if only is not None else at(x, place))[:, 0]
         taps.keep("features", x)
         return self.head(x)  # type: ignore[no-any-return]
 
@@ -68,8 +71,9 @@ class TextTransformer(nn.Module):
             return None
         return padding_mask(ids != self.config.pad_token, like)
 
-    def pool(self, x: Tensor, ids: Tensor) -> Tensor:
-        """Tokens (B, L, D) -> (B, D)."""
+    def place(self, ids: Tensor) -> Tensor:
+        """Where in ids (B, L) the token stands that is pooled: (B, 1)."""
         if self.config.pool == "end":
-            return end_token(x, ids, self.config.end_token)
-        return x[:, 0] if self.config.pool == "first" else x[:, -1]
+            return end_place(ids, self.config.end_token)[:, None]
+        at = 0 if self.config.pool == "first" else ids.shape[1] - 1
+        return ids.new_full((len(ids), 1), at)

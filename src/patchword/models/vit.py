@@ -79,20 +79,32 @@ class VisionTransformer(nn.Module):
         self.head = nn.Linear(width, out, bias=head_bias) if out else nn.Identity()
 
     def forward(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
-        x, seen = self.encode(pixels, taps)
-        x = self.pool(x, seen, taps)
-        taps.keep("features", x.mean(dim=1) if self.config.pool == "distilled" else x)
-        if self.config.pool == "distilled":  # Touvron et al. 2021, section 4: the heads' mean
-            return (self.head(x[:, 0]) + self.head_dist(x[:, 1])) / 2  # type: ignore[no-any-return]
-        return self.head(x)  # type: ignore[no-any-return]
+        first, second = self.heads(pixels, taps)
+        return (first + second) / 2 if self.config.pool == "distilled" else first
 
-    def encode(self, pixels: Pixels, taps: Taps = NO_TAPS) -> tuple[Tensor, Tensor | None]:
+    def heads(self, pixels: Pixels, taps: Taps = NO_TAPS) -> tuple[Tensor, Tensor]:
+        """What the head says (B, out), and the distillation token's head with pool "distilled",
+        whose mean is the answer (Touvron et al. 2021, section 4); twice the same without."""
+        x, seen = self.encode(pixels, taps, pooled=True)
+        x = self.pool(x, seen, taps)
+        if self.config.pool == "distilled":
+            taps.keep("features", x.mean(dim=1))
+            return self.head(x[:, 0]), self.head_dist(x[:, 1])
+        taps.keep("features", x)
+        out = self.head(x)
+        return out, out
+
+    def encode(
+        self, pixels: Pixels, taps: Taps = NO_TAPS, pooled: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, N, D) of the last block, not normed, and which of them are there: see
-        `embed`."""
+        `embed`. pooled: those alone that `pool` reads."""
         x, seen = self.embed(pixels)
         taps.keep("tokens", x)
         mask = None if seen is None else padding_mask(seen, x)
-        return run(self.blocks, x, mask, taps, rotary=self.rotary(pixels)), seen
+        read = {"cls": 1, "distilled": 2}.get(self.config.pool, 0)  # the first ones
+        only = torch.arange(read, device=x.device).expand(len(x), -1) if pooled and read else None
+        return run(self.blocks, x, mask, taps, rotary=self.rotary(pixels), only=only), seen
 
     def embed(self, pixels: Pixels) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, prefix + h * w, D) with their positions, and which of them (B, N) are there

@@ -49,7 +49,8 @@ class Attention(nn.Module):
     to another tower), and may have fewer rows than x: each then answers as many consecutive rows
     of x as it takes, so that texts about one image share it. `cache` keeps keys and values between
     calls. `qk_norm` normalises queries and keys head by head (Henry et al. 2020; Dehghani et al.
-    2023, section 2). `rotary` turns those of self-attention (see `positions.rotate`).
+    2023, section 2). `rotary` turns those of self-attention (see `positions.rotate`). With `only`
+    (B, K), places in x, no other token asks: the answer is (B, K, D).
 
     Taps: "attn" (B, H, N, M), whose rows sum to 1 and which is computed openly when asked for, so
     that no fast kernel hides it; "attn.q" (B, H, N, d), "attn.k" and "attn.v" (B, H, M, d).
@@ -86,8 +87,13 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
         taps: Taps = NO_TAPS,
         rotary: Tensor | None = None,
+        only: Tensor | None = None,
     ) -> Tensor:
         q, k, v = self.queries_keys_values(x, context, cache, rotary)
+        if only is not None:
+            q = q.gather(2, only[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
+            if mask is not None and mask.ndim == 2:  # a row for each token that asks
+                mask = mask[only][:, None]
         for name, value in (("attn.q", q), ("attn.k", k), ("attn.v", v)):
             taps.keep(name, value)
         # Rows of x that one row of the context answers.
@@ -125,7 +131,10 @@ class Attention(nn.Module):
             return (self.q(x), *self.kv(x if context is None else context).chunk(2, dim=-1))
         if context is None:
             return self.qkv(x).chunk(3, dim=-1)  # type: ignore[no-any-return]
-        weight, bias, width = self.qkv.weight, self.qkv.bias, x.shape[-1]
+        width = x.shape[-1]
+        if type(self.qkv) is not nn.Linear:  # an adapter: its weight is not all that it does
+            return (self.qkv(x)[..., :width], *self.qkv(context)[..., width:].chunk(2, dim=-1))
+        weight, bias = self.qkv.weight, self.qkv.bias
         q = F.linear(x, weight[:width], bias[:width])
         return (q, *F.linear(context, weight[width:], bias[width:]).chunk(2, dim=-1))
 

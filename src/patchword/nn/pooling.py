@@ -11,10 +11,9 @@ from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import Mlp
 
 
-def end_token(x: Tensor, ids: Tensor, end: int) -> Tensor:
-    """Of x (B, N, D) the token (B, D) where ids (B, N) first equal `end` (Radford et al., 2.4)."""
-    at = (ids == end).int().argmax(dim=1)
-    return x[torch.arange(len(x), device=x.device), at]
+def end_place(ids: Tensor, end: int) -> Tensor:
+    """The place (B,) where ids (B, N) first equal `end` (Radford et al. 2021, 2.4)."""
+    return (ids == end).int().argmax(dim=1)
 
 
 class AttentionPool2d(nn.Module):

@@ -38,6 +38,11 @@ class Taps:
         self.offered.add(self.prefix + name)
         return self.prefix + name in self.names
 
+    def asks(self, part: str) -> bool:
+        """Whether the caller asked for the named part's output or for anything inside it."""
+        whole = self.prefix + part
+        return any(name == whole or name.startswith(f"{whole}.") for name in self.names)
+
     def keep(self, name: str, value: Tensor) -> None:
         """Hand `value` to the caller, if it was asked for."""
         if self.wants(name):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from patchword.nn.attention import Attention, KVCache
 from patchword.nn.taps import NO_TAPS, Taps
@@ -60,7 +62,12 @@ class Block(nn.Module):
     Pre-norm as in ViT and GPT-2, x + f(norm(x)), or post-norm as in BERT and the first
     Transformer, norm(x + f(x)). With `cross_width`, a second attention between the two looks at a
     context of that width, and is passed over where none is given (Li et al. 2022, figure 2).
+    With `only` (B, K), places in x, those tokens alone come out, (B, K, D): the others are looked
+    at by attention and go no further, which saves three quarters of the block.
     Taps: those of Attention, and of the second under "cross.".
+
+    recompute: in training under `run`, keep no activations but the input, and make them again for
+    the backward pass (Chen et al. 2016, "Training deep nets with sublinear memory cost").
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class Block(nn.Module):
         cross_width: int = 0,
     ) -> None:
         super().__init__()
+        self.recompute = False
         self.post_norm = post_norm
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = Attention(width, heads, qk_norm=qk_norm, eps=eps)
@@ -96,12 +104,13 @@ class Block(nn.Module):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
         rotary: Tensor | None = None,
+        only: Tensor | None = None,
     ) -> Tensor:
         own, other = (None, None) if cache is None else cache
+        before = x if self.post_norm else self.norm1(x)
+        x = at(x, only) + self.ls1(self.attn(before, None, mask, own, taps, rotary, only))
         if self.post_norm:
-            x = self.norm1(x + self.ls1(self.attn(x, None, mask, own, taps, rotary)))
-        else:
-            x = x + self.ls1(self.attn(self.norm1(x), None, mask, own, taps, rotary))
+            x = self.norm1(x)
         if context is not None:
             x = self.look(x, context, context_mask, other, taps.inside("cross"))
         return self.feed(x)
@@ -128,7 +137,7 @@ def caches(count: int) -> list[BlockCache]:
 
 
 def run(
-    blocks: Iterable[nn.Module],
+    blocks: nn.ModuleList,
     x: Tensor,
     mask: Tensor | None = None,
     taps: Taps = NO_TAPS,
@@ -136,22 +145,40 @@ def run(
     cache: Sequence[BlockCache] | None = None,
     context_mask: Tensor | None = None,
     rotary: Tensor | None = None,
+    only: Tensor | None = None,
 ) -> Tensor:
     """x (B, N, D) through the blocks in turn. Taps: "blocks.{i}" is the output of block i and
-    "blocks.{i}.attn" its attention map."""
+    "blocks.{i}.attn" its attention map.
+
+    only: places (B, K) of the tokens that are wanted, (B, K, D): the last block makes no others,
+    or it makes all and they are picked out, where a tap asks for that block. The numbers are the
+    same.
+    """
+    last = len(blocks) - 1
+    early = only is not None and last >= 0 and not taps.asks(f"blocks.{last}")
     for i, block in enumerate(blocks):
-        kept = None if cache is None else cache[i]
-        x = block(
+        step = partial(checkpoint, block, use_reentrant=False) if _recomputes(block) else block
+        x = step(
             x,
             mask=mask,
-            cache=kept,
+            cache=None if cache is None else cache[i],
             taps=taps.inside(f"blocks.{i}"),
             context=context,
             context_mask=context_mask,
             rotary=rotary,
+            only=only if early and i == last else None,
         )
         taps.keep(f"blocks.{i}", x)
-    return x
+    return x if early else at(x, only)
+
+
+def at(x: Tensor, places: Tensor | None) -> Tensor:
+    """Of x (B, N, D) the tokens at `places` (B, K): (B, K, D); all for None."""
+    return x if places is None else x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def _recomputes(block: nn.Module) -> bool:
+    return bool(getattr(block, "recompute", False)) and block.training and torch.is_grad_enabled()
 
 
 def causal_mask(length: int, like: Tensor) -> Tensor:
