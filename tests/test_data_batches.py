@@ -255,6 +255,7 @@ SCRIPT = """
     from patchword.tokenizers import Tokenizer
 
     told = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell says so
     for number in map(int, sys.argv[3:]):
         signal.signal(number, lambda *_: told.append(1))
     sources = open_sources([SourceConfig("folder", path=sys.argv[2])], PREPROCESS, {"captions"})
