@@ -7,3 +7,5 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face library 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 DATA = SHARED / "data"
+
+from ran import run  # noqa: E402, F401  a fixture of every file that has no `run` of its own

@@ -7,8 +7,6 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
+from ran import Run
 from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
 
 import patchword
 from patchword import checkpoints
-from patchword.cli import app, main
+from patchword.cli import app
 
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 HAT, SCRATCH = SAMPLES / "clothing" / "hat-1.jpg", SAMPLES / "wafers" / "scratch-1.jpg"
@@ -38,22 +37,6 @@ COMMANDS += [
     "blend",
     "demo",
 ]
-
-
-@dataclass
-class Ran:
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Run = Callable[..., Ran]
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +64,6 @@ def refuse(self: socket.socket, *arguments: object) -> None:
 
 
 CONNECT = socket.socket.connect
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> Ran:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 @pytest.fixture

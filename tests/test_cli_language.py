@@ -4,42 +4,22 @@ codes, what is said of wrong input."""
 from reference_blip import CAPTIONS, QUESTIONS, RETRIEVAL, hugging_face_blip
 
 # isort: split
-import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
+from ran import Run
 from shrunk import tiny_bundle, tiny_clip
 
 import patchword
 from patchword import checkpoints
-from patchword.cli import main
 
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 HAT, SCRATCH = SAMPLES / "clothing" / "hat-1.jpg", SAMPLES / "wafers" / "scratch-1.jpg"
 TEXTS = ["two small birds", "a cat"]
-
-
-@dataclass
-class Ran:
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Run = Callable[..., Ran]
 
 
 @pytest.fixture(autouse=True)
@@ -49,18 +29,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "100")
     return tmp_path
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> Ran:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 @pytest.fixture(scope="module")
