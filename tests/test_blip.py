@@ -343,7 +343,7 @@ def test_saved_and_loaded_again(pair: Pair, tmp_path: Path) -> None:
     checkpoints.save(model, tmp_path / "own")
     again = checkpoints.load(tmp_path / "own")
     assert again.fingerprint == model.fingerprint
-    if model.config.decoder and not model.config.asks:
+    if model.config.describes:
         assert caption(again, PHOTOS) == caption(model, PHOTOS)
 
 

@@ -54,7 +54,7 @@ def ids(config: ModelConfig) -> Tensor:
 
 def embeds_text(config: ModelConfig) -> bool:
     """Whether texts have vectors: a question that is only answered has none."""
-    return config.text is not None and not config.asks
+    return config.text is not None and (config.describes or not config.asks)
 
 
 def out_dim(config: ModelConfig) -> int:

@@ -144,6 +144,7 @@ class ModelConfig:
     text: TextConfig | None = None
     decoder: TextConfig | None = None  # writes text about an image (BLIP)
     shared: bool = False  # decoder and text tower are one but for their self-attention
+    answers: bool = False  # a decoder that describes images answers questions too
     matching: bool = False  # a head says whether image and text belong together (BLIP)
     masked: MaskedConfig | None = None  # a masked autoencoder's decoder
     embed_dim: int = 0  # of the joint space; 0 without one
@@ -162,9 +163,16 @@ class ModelConfig:
 
     @property
     def asks(self) -> bool:
-        """Whether the decoder answers a question that the text tower has read, and does not
-        describe an image by itself (Li et al. 2022, figure 5)."""
-        return self.decoder is not None and self.text is not None and not self.shared
+        """Whether the decoder answers a question that the text tower has read with an image in
+        sight (Li et al. 2022, figure 5)."""
+        reads = self.decoder is not None and self.text is not None
+        return reads and (not self.shared or self.answers)
+
+    @property
+    def describes(self) -> bool:
+        """Whether the decoder looks at an image by itself."""
+        alone = self.text is None or self.shared or self.answers
+        return self.decoder is not None and alone
 
     @property
     def feature_dim(self) -> int:

@@ -11,7 +11,8 @@ def family(config: ModelConfig) -> str:
     if config.masked is not None:
         return f"masked autoencoder (MAE), {tower}"
     if config.decoder is not None:
-        return f"BLIP {'question answerer' if config.asks else 'captioner'}, {tower}"
+        does = [("captioner", config.describes), ("question answerer", config.asks)]
+        return f"BLIP {' and '.join(name for name, true in does if true)}, {tower}"
     if config.matching:
         return f"BLIP retrieval, {tower}"
     if config.text is not None:

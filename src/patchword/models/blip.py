@@ -19,7 +19,6 @@ from patchword.models.vit import Pixels, VisionTransformer
 from patchword.nn.attention import Attention, KVCache
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import (
-    Block,
     BlockCache,
     activation,
     caches,
@@ -127,6 +126,7 @@ class Blip(nn.Module):
                 raise ConfigError("matching needs a text config")
             self.match_head = nn.Linear(config.text.width, 2)
         if config.decoder is not None:
+            _check_decoder(config, config.decoder)
             shared = config.shared
             self.decoder = SharedDecoder(config.decoder) if shared else Decoder(config.decoder)
 
@@ -169,15 +169,19 @@ class Blip(nn.Module):
         """Image tokens (B, N, C) -> unit features (B, D) in the joint space, float32."""
         return F.normalize(self.image.head(tokens[:, 0]).float(), dim=-1)
 
-    def look(self, ids: Tensor, tokens: Tensor, taps: Taps = NO_TAPS) -> Tensor:
-        """Texts (R, L) that look at image tokens (B, N, C) -> (R, L, D)."""
+    def look(
+        self, ids: Tensor, tokens: Tensor, taps: Taps = NO_TAPS, first: bool = False
+    ) -> Tensor:
+        """Texts (R, L) that look at image tokens (B, N, C) -> (R, L, D); of the first token alone,
+        (R, 1, D), with `first`."""
         text, taps = self.text, taps.inside("text")
         if text.config.start_token >= 0:
             start = ids.new_full((len(ids), 1), text.config.start_token)
             ids = torch.cat([start, ids[:, 1:]], dim=1)
         x = text.embed(ids)
         taps.keep("tokens", x)
-        return run(text.blocks, x, text.mask(ids, x), taps, tokens)
+        only = ids.new_zeros(len(ids), 1) if first else None
+        return run(text.blocks, x, text.mask(ids, x), taps, tokens, only=only)
 
     def match(
         self, tokens: Tensor, ids: Tensor, taps: Sequence[str] = ()
@@ -185,7 +189,7 @@ class Blip(nn.Module):
         """Logits (R, 2), apart and together, of texts (R, L) with image tokens (B, N, C); with
         `config.matching`."""
         wanted = Taps(taps)
-        logits = self.match_head(self.look(ids, tokens, wanted)[:, 0])
+        logits = self.match_head(self.look(ids, tokens, wanted, first=True)[:, 0])
         return (logits, wanted.result()) if taps else logits
 
     def decode(
@@ -208,16 +212,9 @@ class Blip(nn.Module):
         causal = None
         if ids.shape[1] > 1:
             causal = causal_mask(before + ids.shape[1], x)[before:]
-        if isinstance(self.decoder, Decoder):
-            return run(self.decoder.blocks, x, causal, taps, context, cache, mask)
-        for i, (own, block) in enumerate(zip(self.decoder.blocks, self.text.blocks, strict=True)):
-            assert isinstance(block, Block)
-            past, seen = (None, None) if cache is None else cache[i]
-            inside = taps.inside(f"blocks.{i}")
-            x = own(x, causal, past, inside)
-            x = block.feed(block.look(x, context, mask, seen, inside.inside("cross")))
-            taps.keep(f"blocks.{i}", x)
-        return x
+        shared = isinstance(self.decoder, SharedDecoder)
+        firsts = self.decoder.blocks if shared else None
+        return run(source.blocks, x, causal, taps, context, cache, mask, firsts=firsts)
 
     def words(self, x: Tensor) -> Tensor:
         """What `decode` returns, (..., D) -> logits (..., V) of the id after each."""
@@ -272,7 +269,7 @@ class Blip(nn.Module):
         """
         states = self.look(ids, tokens)
         asked = [row[row != self.text.config.pad_token] for row in ids]
-        return self.write(states, ids.new_zeros(1), self._seen(ids, states), asked, **options)
+        return self.write(states, ids.new_zeros(1), self.seen(ids, states), asked, **options)
 
     def rank(self, tokens: Tensor, ids: Tensor, answers: Tensor, shortlist: int = 0) -> Ranked:
         """How probable each of the answers (A, 1 + L) is to questions (Q, L') about image tokens
@@ -287,7 +284,7 @@ class Blip(nn.Module):
         answers = answers.clone()
         answers[:, 0] = config.start_token
         states = self.look(ids, tokens)
-        mask, cache = self._seen(ids, states), self.empty_cache()
+        mask, cache = self.seen(ids, states), self.empty_cache()
         first = self.decode(answers[:1, :1].expand(len(states), -1), states, mask, cache)
         likely = self.words(first[:, -1])[:, answers[:, 1]]  # (Q, A)
         kept = shortlist if 0 < shortlist < len(answers) else len(answers)
@@ -308,25 +305,38 @@ class Blip(nn.Module):
 
     def forward(self, pixels: Tensor, ids: Tensor, answers: Tensor | None = None) -> Answers:
         """All that the model says of images and texts, pair by pair: pixels (B, 3, H, W), ids
-        (B, L). A model that is asked reads `answers` (B, L') as what follows."""
+        (B, L). A model that only answers reads `answers` (B, L') as what follows."""
         tokens = self.image_tokens(pixels)
-        image = text = matching = words = None
+        image = text = words = None
+        matching: Any = None
         if self.config.embed_dim:
             image = self.image_features(tokens)
             text = F.normalize(self.text(ids).float(), dim=-1)
         if self.config.matching:
-            matching = self.match_head(self.look(ids, tokens)[:, 0])
-        if self.config.asks:
+            matching = self.match(tokens, ids)
+        if self.config.describes:
+            words = self.words(self.decode(ids, tokens))
+        elif self.config.asks:
             states = self.look(ids, tokens)
             written = ids if answers is None else answers
-            words = self.words(self.decode(written, states, self._seen(ids, states)))
-        elif self.config.decoder is not None:
-            words = self.words(self.decode(ids, tokens))
+            words = self.words(self.decode(written, states, self.seen(ids, states)))
         return Answers(image, text, matching, words)
 
-    def _seen(self, ids: Tensor, like: Tensor) -> Tensor:
+    def seen(self, ids: Tensor, like: Tensor) -> Tensor:
         """The additive mask (Q, 1, 1, L) of questions' padding."""
         return padding_mask(ids != self.text.config.pad_token, like)
+
+
+def _check_decoder(config: ModelConfig, decoder: TextConfig) -> None:
+    """Raise ConfigError for a decoder that cannot be what the config says."""
+    text = config.text
+    if config.shared and (text is None or not text.post_norm):
+        raise ConfigError("a shared decoder needs a text tower with post_norm")
+    if config.answers and (text is None or text.width != decoder.cross_width):
+        raise ConfigError(
+            "a decoder that looks at images and at questions needs a text tower as wide as the "
+            f"image's tokens, {decoder.cross_width}; it is {text.width if text else 'missing'}"
+        )
 
 
 def _bytes(values: Tensor) -> bytes:

@@ -63,7 +63,8 @@ class Block(nn.Module):
     Transformer, norm(x + f(x)). With `cross_width`, a second attention between the two looks at a
     context of that width, and is passed over where none is given (Li et al. 2022, figure 2).
     With `only` (B, K), places in x, those tokens alone come out, (B, K, D): the others are looked
-    at by attention and go no further, which saves three quarters of the block.
+    at by attention and go no further, which saves three quarters of the block. `first` takes the
+    place of self-attention, its residual and its norm: (x, mask, cache, taps) -> x.
     Taps: those of Attention, and of the second under "cross.".
 
     recompute: in training under `run`, keep no activations but the input, and make them again for
@@ -105,12 +106,15 @@ class Block(nn.Module):
         context_mask: Tensor | None = None,
         rotary: Tensor | None = None,
         only: Tensor | None = None,
+        first: nn.Module | None = None,
     ) -> Tensor:
         own, other = (None, None) if cache is None else cache
-        before = x if self.post_norm else self.norm1(x)
-        x = at(x, only) + self.ls1(self.attn(before, None, mask, own, taps, rotary, only))
-        if self.post_norm:
-            x = self.norm1(x)
+        if first is None:
+            before = x if self.post_norm else self.norm1(x)
+            x = at(x, only) + self.ls1(self.attn(before, None, mask, own, taps, rotary, only))
+            x = self.norm1(x) if self.post_norm else x
+        else:
+            x = first(x, mask, own, taps)
         if context is not None:
             x = self.look(x, context, context_mask, other, taps.inside("cross"))
         return self.feed(x)
@@ -146,9 +150,10 @@ def run(
     context_mask: Tensor | None = None,
     rotary: Tensor | None = None,
     only: Tensor | None = None,
+    firsts: nn.ModuleList | None = None,
 ) -> Tensor:
     """x (B, N, D) through the blocks in turn. Taps: "blocks.{i}" is the output of block i and
-    "blocks.{i}.attn" its attention map.
+    "blocks.{i}.attn" its attention map. firsts: what takes each one's place of self-attention.
 
     only: places (B, K) of the tokens that are wanted, (B, K, D): the last block makes no others,
     or it makes all and they are picked out, where a tap asks for that block. The numbers are the
@@ -167,6 +172,7 @@ def run(
             context_mask=context_mask,
             rotary=rotary,
             only=only if early and i == last else None,
+            first=None if firsts is None else firsts[i],
         )
         taps.keep(f"blocks.{i}", x)
     return x if early else at(x, only)

@@ -55,7 +55,7 @@ class Answers:
         self.sees = config.vision.kind != "none"
         # A BLIP that answers questions has a text tower that always looks at an image.
         self.reads = text is not None and (config.embed_dim > 0 or not text.cross_width)
-        self.writes = config.decoder is not None and not config.asks
+        self.writes = config.describes
         self.attended = text is not None and not text.causal and text.padding == "attended"
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -84,7 +84,7 @@ def caption_each(
     **options: Any,
 ) -> Iterator[tuple[ImageLike, Caption | ImageError]]:
     """Each image in order with its caption, or the ImageError it raised."""
-    if model.config.decoder is None or model.config.asks:
+    if not model.config.describes:
         raise UnsupportedError(
             f"{model.name} does not caption images; load a BLIP captioner, such as "
             "Salesforce/blip-image-captioning-base"
