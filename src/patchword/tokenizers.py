@@ -99,6 +99,40 @@ class Tokenizer:
         learned = vocabularies.clip(vocabularies.number(merges), merges, "training")
         return cls(learned, config, "the trained tokenizer")
 
+    @classmethod
+    def train_wordpiece(cls, texts: Iterable[str], vocab_size: int, context: int) -> Tokenizer:
+        """Learn a tokenizer like BLIP's, of at most `vocab_size` ids: BERT's WordPiece, lower case,
+        padding first, with [DEC] and [ENC].
+
+        The same texts give the same tokenizer. Raises TokenizerError for a `vocab_size` without
+        room for the characters of the texts.
+        """
+        tokens = vocabularies.learn_pieces(list(texts), vocab_size)
+        learned = vocabularies.blip(tokens, "training")
+        config = TextConfig(
+            vocab_size=len(tokens),
+            context=context,
+            causal=False,
+            pool="first",
+            end_token=tokens.index("[SEP]"),
+            pad_token=tokens.index("[PAD]"),
+        )
+        return cls(learned, config, "the trained tokenizer")
+
+    @property
+    def writes(self) -> int:
+        """The id of [DEC], with which a text begins that a BLIP writes; -1 without one."""
+        return self._number(vocabularies.WRITES)
+
+    @property
+    def looks(self) -> int:
+        """The id of [ENC], with which a text begins that looks at an image; -1 without one."""
+        return self._number(vocabularies.LOOKS)
+
+    def _number(self, token: str) -> int:
+        id_ = self._source.token_to_id(token)
+        return -1 if id_ is None else id_
+
     def to_json(self) -> str:
         """The text of a tokenizer.json that `from_json` reads back with the same config."""
         return self._source.to_str()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import string
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from tokenizers import (
     normalizers,
     pre_tokenizers,
     processors,
+    trainers,
 )
 
 from patchword.errors import TokenizerError
@@ -59,6 +61,10 @@ BERT_TOKENS = {  # by its name in tokenizer_config.json
     "pad_token": "[PAD]",
     "mask_token": "[MASK]",
 }
+# What stands first in a text that BLIP writes, or reads with an image in sight, in place of [CLS]
+# (salesforce/BLIP, models/blip.py `init_tokenizer`).
+WRITES, LOOKS = "[DEC]", "[ENC]"
+BLIP_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", WRITES, LOOKS]
 
 
 def present(folder: Path) -> bool:
@@ -216,6 +222,38 @@ def bert(tokens: Sequence[str], options: Mapping[str, Any], name: str) -> Tokeni
     known = [token for token in dict.fromkeys(special.values()) if token in vocab]
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in known])
     return backend
+
+
+def blip(tokens: Sequence[str], name: str) -> Tokenizer:
+    """BERT's, lower case, with BLIP's two tokens."""
+    backend = bert(tokens, {}, name)
+    backend.add_special_tokens([AddedToken(t, normalized=False) for t in (WRITES, LOOKS)])
+    return backend
+
+
+def learn_pieces(texts: Sequence[str], vocab_size: int) -> list[str]:
+    """The tokens of a WordPiece vocabulary of at most `vocab_size` for `blip`, learned from texts,
+    by id. The same texts give the same tokens.
+
+    Raises TokenizerError where the characters of the texts alone are more.
+    """
+    learner = blip(BLIP_TOKENS, "training")
+    seen = {c for text in texts for c in learner.normalizer.normalize_str(text) if not c.isspace()}
+    letters = sorted(seen | set(string.ascii_lowercase + string.digits + string.punctuation))
+    base = [*BLIP_TOKENS, *letters, *(f"##{letter}" for letter in letters)]
+    if len(base) > vocab_size:
+        raise TokenizerError(
+            f"vocab_size is {vocab_size}; the special tokens and characters of the texts need "
+            f"{len(base)}"
+        )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=base,  # numbered first and in this order, see `Tokenizer.train`
+    )
+    learner.train_from_iterator(texts, trainer)
+    return sorted(learner.get_vocab(), key=learner.get_vocab().__getitem__)
 
 
 def number(merges: list[tuple[str, str]]) -> dict[str, int]:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -39,28 +39,24 @@ class Batch:
     truths: list[Facts]
     mix: Tensor  # (n,) bool
     broken: list[ImageError]  # passed over while this batch was made
+    questions: Tensor | None  # (n, L) int64 like ids; None too where no sample has a question
+    answers: Tensor | None  # (n, L) int64, to the questions
+    asked: Tensor  # (n,) bool: has a question; the ids of others are those of no text
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def part(self, rows: slice) -> Batch:
         """Some of its rows; the broken samples are the whole batch's."""
-        ids = None if self.ids is None else self.ids[rows]
-        return Batch(
-            self.pixels[rows],
-            ids,
-            self.labels[rows],
-            self.says[rows],
-            self.truths[rows],
-            self.mix[rows],
-            self.broken,
-        )
+        whole = {each.name: getattr(self, each.name) for each in fields(self)}
+        some = {k: v[rows] for k, v in whole.items() if v is not None and k != "broken"}
+        return replace(self, **some)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same with its tensors on `device`."""
-        ids = None if self.ids is None else self.ids.to(device)
-        tensors = {name: getattr(self, name).to(device) for name in ("pixels", "labels", "mix")}
-        return replace(self, ids=ids, **tensors)
+        whole = {each.name: getattr(self, each.name) for each in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in whole.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 def batches(
@@ -121,18 +117,23 @@ class _Steps(Dataset["Batch | PatchwordError"]):
     def batch(self, step: int) -> Batch:
         broken: dict[str, ImageError] = {}
         samples = [self.sample(place, broken) for place in self.plan.at(step)[self.rows]]
-        ids = None
-        if self.tokenizer is not None:
-            ids = torch.from_numpy(self.tokenizer([sample.caption for sample in samples]))
+        asked = [bool(sample.question) for sample in samples]
         return Batch(
-            torch.from_numpy(np.stack([sample.pixels for sample in samples])),
-            ids,
-            torch.tensor([sample.label for sample in samples], dtype=torch.int64),
-            [sample.says for sample in samples],
-            [sample.truths for sample in samples],
-            torch.tensor([sample.mix for sample in samples]),
-            list(broken.values()),
+            pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
+            ids=self.ids([sample.caption for sample in samples]),
+            labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+            says=[sample.says for sample in samples],
+            truths=[sample.truths for sample in samples],
+            mix=torch.tensor([sample.mix for sample in samples]),
+            broken=list(broken.values()),
+            questions=self.ids([sample.question for sample in samples]) if any(asked) else None,
+            answers=self.ids([sample.answer for sample in samples]) if any(asked) else None,
+            asked=torch.tensor(asked),
         )
+
+    def ids(self, texts: list[str]) -> Tensor | None:
+        """(n, L) int64; None without a tokenizer."""
+        return None if self.tokenizer is None else torch.from_numpy(self.tokenizer(texts))
 
     def sample(self, place: Place, broken: dict[str, ImageError]) -> Sample:
         """The sample at a place, or the first usable spare. Adds the others to `broken`."""

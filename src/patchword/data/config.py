@@ -24,7 +24,8 @@ class SourceConfig:
     """One source of samples, and its share of every batch. Relative paths start where the command
     is run; those in a table, at the folder of the table.
 
-    The captions of images that only have a label are made of `templates` and `names`.
+    The captions of images that only have a label are made of `templates` and `names`; with `about`,
+    questions about them too.
     """
 
     kind: Literal["folder", "table", "webdataset", "hub", "scenes"]
@@ -38,8 +39,11 @@ class SourceConfig:
     image: str = ""  # column of images; "": the first with a usual name
     caption: str = ""  # column of captions, a text or a list of texts; the same
     label: str = ""  # column of class names or numbers; the same
+    question: str = ""  # column of questions, a text or a list of texts; the same
+    answer: str = ""  # column of answers: a text or several; of several questions, one each
     templates: tuple[str, ...] = ("a photo of a {}",)  # "{}" is the class's word
     names: tuple[tuple[str, ...], ...] = ()  # words for each class, in the order of the classes
+    about: tuple[str, ...] = ()  # questions that a word for the class answers: ["what is this?"]
     augment: AugmentConfig | None = None
     count: int = 0  # scenes: how many
     only: Literal["", "wafer", "shapes"] = ""  # scenes: of one kind

@@ -11,20 +11,23 @@ from patchword import scenes
 from patchword.config import PreprocessConfig
 from patchword.data.augment import Look
 from patchword.data.config import SourceConfig
-from patchword.data.sample import Facts, Sample
+from patchword.data.sample import Facts, Sample, stated
 from patchword.errors import RecipeError
 from patchword.scenes import WAFER_CLASSES
 from patchword.scenes.words import truths
 
 SCENE_SIZE = 128  # pixels at which scenes are drawn before they are resized
 SMALLEST = 32  # pixels; what is said of a scene does not depend on its size
+SPOKEN = 5000  # of a source, whose wording is read before training: there are few words
 KEPT = 1 << 28  # bytes of drawn scenes that each process keeps
 
-Drawn = tuple[NDArray[np.uint8], str, Facts, Facts, int]
+Questions = tuple[tuple[str, str], ...]
+Drawn = tuple[NDArray[np.uint8], str, Facts, Facts, int, Questions]
 
 
 class ScenesSource:
-    """The first `count` scenes of a seed. Wafers alone have classes.
+    """The first `count` scenes of a seed, one of its questions drawn at each visit. Wafers alone
+    have classes.
 
     Drawing one takes longer than all else that is done to it, so each process keeps those it drew
     first, up to `KEPT` bytes: in shuffled epochs no other choice of what to keep finds more.
@@ -35,9 +38,13 @@ class ScenesSource:
     ) -> None:
         if config.count < 1:
             raise RecipeError("a source of scenes needs count = how many")
-        if "captions" in reads and config.augment and config.augment.mirror:
-            raise RecipeError("captions of scenes say left and right: set augment.mirror = false")
+        words = [word for word in ("captions", "questions") if word in reads]
+        if words and config.augment and config.augment.mirror:
+            raise RecipeError(
+                f"{' and '.join(words)} of scenes say left and right: set augment.mirror = false"
+            )
         self.config = config
+        self._asks = "questions" in reads
         self._look = Look(preprocess, config.augment)
         self._kept: dict[int, Drawn] = {}
 
@@ -52,7 +59,7 @@ class ScenesSource:
         return f"scene {index} of seed {self.config.seed}"
 
     def captions(self) -> Iterator[str]:
-        for index in range(len(self)):
+        for index in range(min(len(self), SPOKEN)):
             yield self._scene(index, SMALLEST).caption
 
     def facts(self) -> Iterator[Facts]:
@@ -60,15 +67,28 @@ class ScenesSource:
         for index in range(len(self)):
             yield frozenset(self._scene(index, SMALLEST).meaning.split("; "))
 
+    def asked(self) -> Iterator[str]:
+        for index in range(min(len(self), SPOKEN) if self._asks else 0):
+            for question, answer in self._scene(index, SMALLEST).questions:
+                yield question
+                yield answer
+
+    def answers(self) -> Iterator[str]:
+        """Its answers, as facts are stated."""
+        for index in range(len(self) if self._asks else 0):
+            yield from (stated(answer) for _, answer in self._scene(index, SMALLEST).questions)
+
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        image, caption, says, true, label = self._kept.get(index) or self._drawn(index)
-        return Sample(self._look(image, rng), caption, label, says, true, self._look.mix)
+        image, caption, says, true, label, asked = self._kept.get(index) or self._drawn(index)
+        pair = asked[int(rng.integers(len(asked)))] if self._asks else ("", "")
+        return Sample(self._look(image, rng), caption, label, says, true, self._look.mix, *pair)
 
     def _drawn(self, index: int) -> Drawn:
         scene = self._scene(index, SCENE_SIZE)
         says, true = frozenset(scene.meaning.split("; ")), truths(scene.facts)
         label = WAFER_CLASSES.index(scene.label) if self.labels else -1
-        drawn = (scene.image, scene.caption, says, true, label)
+        asked = scene.questions if self._asks else ()
+        drawn = (scene.image, scene.caption, says, true, label, asked)
         if (len(self._kept) + 1) * scene.image.nbytes <= KEPT:
             self._kept[index] = drawn
         return drawn

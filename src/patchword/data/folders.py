@@ -13,7 +13,23 @@ from typing import Any, NamedTuple
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from patchword.data.photos import Table
-from patchword.data.rows import CAPTIONS, IMAGES, LABELS, ArrowRows, called, find, listed, texts_of
+from patchword.data.rows import (
+    ANSWERS,
+    CAPTIONS,
+    IMAGES,
+    LABELS,
+    QUESTIONS,
+    USUAL,
+    ArrowRows,
+    Columns,
+    answer_column,
+    called,
+    find,
+    first,
+    listed,
+    question_column,
+    texts_of,
+)
 from patchword.errors import PatchwordError, RecipeError
 from patchword.files import picture_suffixes
 
@@ -38,6 +54,8 @@ class Entry(NamedTuple):
     image: str  # as it is written; "" without one
     captions: list[str]
     label: str | None
+    question: Any  # its cell; None without one
+    answer: Any
 
 
 class Metadata(NamedTuple):
@@ -45,7 +63,7 @@ class Metadata(NamedTuple):
 
     file: Path
     columns: list[str]
-    meant: list[list[str]]  # of these, those of images, captions and classes
+    meant: list[list[str]]  # of these, those of images, captions, classes, questions and answers
     entries: list[Entry]
 
 
@@ -91,26 +109,32 @@ def subfolders(path: Path) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def metadata(file: Path, asked: tuple[str, str, str] = ("", "", "")) -> Metadata:
-    """What a .jsonl or .csv file lists; columns of image, caption and label as `asked`, "" for
-    those of usual names, of which each row may have another. Raises PatchwordError for a line that
-    cannot be read, and for a file without rows or without a column as asked."""
+def metadata(file: Path, named: Columns = USUAL) -> Metadata:
+    """What a .jsonl or .csv file lists; columns as `named`, "" for those of usual names, of which
+    each row may have another. Raises PatchwordError for a line that cannot be read, and for a file
+    without rows or without a column as named."""
     read = list(_rows(file))
     columns = list(dict.fromkeys(key for _, row in read for key in row if isinstance(key, str)))
     if not read:
         raise RecipeError(f"{file}: no rows")
-    for name in asked:
+    for name in named:
         find(columns, name, (), str(file))
+    usual = ((NAME, *IMAGES), CAPTIONS, LABELS, QUESTIONS, ANSWERS)
     meant = [
-        [name] if name else called(columns, usual)
-        for name, usual in zip(asked, ((NAME, *IMAGES), CAPTIONS, LABELS), strict=True)
+        [name] if name else called(columns, words) for name, words in zip(named, usual, strict=True)
     ]
     return Metadata(file, columns, meant, [_entry(line, row, meant) for line, row in read])
 
 
-def as_table(found: Metadata) -> Table:
-    """The same as a table of images. Rows with the same image add up their captions."""
-    (image, caption, label), file = found.meant, found.file
+def as_table(found: Metadata, questions: bool = False) -> Table:
+    """The same as a table of images. Rows with the same image add up their captions.
+
+    questions: keep the columns of questions and answers, where there are any. Then each row is a
+    sample of its own, with all captions of its image: captions say the same thing in other words,
+    so that one a visit will do, but each question asks for something else, and every epoch is to
+    ask all of them.
+    """
+    (image, caption, label, question, answer), file = found.meant, found.file
     if not image:
         raise RecipeError(f"{file}: no column {NAME!r}; it has {listed(found.columns)}")
     texts: dict[str, list[str]] = {}
@@ -118,21 +142,38 @@ def as_table(found: Metadata) -> Table:
     for entry in found.entries:
         texts.setdefault(entry.image, []).extend(entry.captions)
         classes[entry.image] = entry.label or classes.get(entry.image)
-    columns = {"image": pa.array(texts.keys(), pa.string())}
+    apart = questions and bool(question or answer)
+    images = [entry.image for entry in found.entries] if apart else list(texts)
+    columns = {"image": pa.array(images, pa.string())}
     if caption:
-        columns["caption"] = pa.array(texts.values(), pa.list_(pa.string()))
+        columns["caption"] = pa.array([texts[each] for each in images], pa.list_(pa.string()))
     if label:
-        columns["label"] = pa.array(classes.values(), pa.string())
-    has = ("image", "caption" if caption else None, "label" if label else None)
-    return Table(str(file), ArrowRows(columns), *has, file.parent, columns=tuple(found.columns))
+        columns["label"] = pa.array([classes[each] for each in images], pa.string())
+    if apart and question:
+        columns["question"] = question_column(entry.question for entry in found.entries)
+    if apart and answer:
+        columns["answer"] = answer_column(entry.answer for entry in found.entries)
+    has = {name: name for name in columns}
+    return Table(
+        str(file),
+        ArrowRows(columns),
+        "image",
+        has.get("caption"),
+        has.get("label"),
+        has.get("question"),
+        has.get("answer"),
+        file.parent,
+        columns=tuple(found.columns),
+    )
 
 
 def _entry(line: int, row: dict[str, Any], meant: list[list[str]]) -> Entry:
-    images, captions, labels = meant
+    images, captions, labels, questions, answers = meant
     image = next((row[name] for name in images if row.get(name)), "")
     texts = next((found for name in captions if (found := texts_of(row.get(name)))), [])
     label = next((str(row[name]) for name in labels if row.get(name) not in (None, "")), None)
-    return Entry(line, image if isinstance(image, str) else "", texts, label)
+    named = image if isinstance(image, str) else ""
+    return Entry(line, named, texts, label, first(row, questions), first(row, answers))
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
@@ -13,10 +15,12 @@ from patchword.data.augment import Look
 from patchword.data.config import SourceConfig
 from patchword.data.drawn import ScenesSource
 from patchword.data.photos import PhotosSource, Table, meant
-from patchword.data.rows import ArrowRows, listed
-from patchword.data.sample import Facts, Source
+from patchword.data.rows import ArrowRows, Columns, listed
+from patchword.data.sample import Source
 from patchword.data.tars import TarRows
 from patchword.errors import PatchwordError, RecipeError
+
+Said = TypeVar("Said")
 
 
 def open_sources(
@@ -24,9 +28,11 @@ def open_sources(
 ) -> list[Source]:
     """The sources that a recipe describes, their images as `preprocess` says.
 
-    reads: what the objective looks at beside images: "captions", "labels", both or none. Raises
-    RecipeError for data that is not there or empty, without what is read, or with captions that
-    all say the same; and for sources whose classes differ, where classes are read.
+    reads: what the objective looks at beside images: any of "captions", "labels" and "questions".
+    With "captions", some sources may be without questions, but not all.
+
+    Raises RecipeError for data that is not there or empty, without what is read, or with captions
+    or answers that all say the same; and for sources whose classes differ, where classes are read.
     """
     wanted = frozenset(reads)
     opened = [_open(config, preprocess, wanted) for config in configs]
@@ -34,19 +40,36 @@ def open_sources(
         for config, source in zip(configs, opened, strict=True):
             _agree(configs[0], opened[0], config, source)
     if "captions" in wanted and opened:
-        different: set[Facts] = set()
-        for source in opened:
-            for facts in source.facts():
-                different.add(facts)
-                if len(different) > 1:
-                    break
-        if len(different) < 2:
-            said = " ".join(sorted(next(iter(different), frozenset())))
+        facts = _different(chain.from_iterable(source.facts() for source in opened))
+        if len(facts) < 2:
+            said = " ".join(sorted(next(iter(facts), frozenset())))
             raise RecipeError(
                 f"all captions of the data say the same, {said!r}: nothing can be learned from "
                 "them; give images of several kinds"
             )
+    if "questions" in wanted and opened:
+        answers = _different(chain.from_iterable(source.answers() for source in opened))
+        if not answers:
+            raise RecipeError(
+                "no data has questions with answers, which the objective reads; set question and "
+                "answer, or about, of one [[data]] or more"
+            )
+        if len(answers) < 2:
+            raise RecipeError(
+                f"all answers of the data are the same, {answers.pop()!r}: nothing can be learned "
+                "from them; give questions with several answers"
+            )
     return list(opened)
+
+
+def _different(said: Iterable[Said]) -> set[Said]:
+    """All that is said, or the first two things that differ."""
+    different: set[Said] = set()
+    for each in said:
+        different.add(each)
+        if len(different) > 1:
+            break
+    return different
 
 
 def _open(
@@ -54,38 +77,44 @@ def _open(
 ) -> PhotosSource | ScenesSource:
     if config.kind == "scenes":
         return ScenesSource(config, preprocess, reads)
+    if config.about and (config.question or config.answer):
+        raise RecipeError(
+            f"data {_called(config)}: about asks for the class, question and answer are columns; "
+            "give one or the other"
+        )
     try:
-        table = _table(config)
+        table = _table(config, "questions" in reads and not config.about)
     except RecipeError:
         raise
     except PatchwordError as error:
         raise RecipeError(str(error)) from error
     look = Look(preprocess, config.augment)
-    return PhotosSource(table, look, reads, config.templates, config.names)
+    return PhotosSource(table, look, reads, config.templates, config.names, config.about)
 
 
-def _table(config: SourceConfig) -> Table:
-    asked = (config.image, config.caption, config.label)
+def _table(config: SourceConfig, questions: bool) -> Table:
+    """questions: whether those of the table are read."""
+    named = Columns(config.image, config.caption, config.label, config.question, config.answer)
     if config.kind == "folder":
-        return _folder(config, asked)
+        return _folder(config, named, questions)
     if config.kind == "webdataset":
         tars = tables.files(config.path, (".tar",))
-        return meant(config.path, TarRows(tars, asked[1:]))
+        return meant(config.path, TarRows(tars, named))
     if config.kind == "hub":
         rows = tables.open_hub(config.path, config.subset, config.split)
-        return tables.meant(config.path, rows, None, asked)
-    return tables.meant(config.path, *tables.open_table(config.path), asked)
+        return tables.meant(config.path, rows, None, named)
+    return tables.meant(config.path, *tables.open_table(config.path), named)
 
 
-def _folder(config: SourceConfig, asked: tuple[str, str, str]) -> Table:
+def _folder(config: SourceConfig, named: Columns, questions: bool) -> Table:
     root = Path(config.path)
     folder = _split(root, config.split)
     if file := folders.metadata_in(folder):
-        return folders.as_table(folders.metadata(file, asked))
+        return folders.as_table(folders.metadata(file, named), questions)
     names, images, targets = folders.class_folders(folder)
     if images:
         rows = ArrowRows({"image": pa.array(images), "label": pa.array(targets, pa.int64())})
-        return Table(str(folder), rows, "image", None, "label", None, names)
+        return Table(str(folder), rows, "image", label="label", names=names)
     if images := folders.pictures(folder):
         return Table(str(folder), ArrowRows({"image": pa.array(images)}), "image")
     raise RecipeError(

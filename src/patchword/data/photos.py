@@ -1,4 +1,4 @@
-"""Images of a table with their captions and classes, as training data."""
+"""Images of a table with their captions, classes and questions, as training data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,22 @@ from numpy.typing import NDArray
 
 from patchword import images
 from patchword.data.augment import Look
-from patchword.data.rows import CAPTIONS, IMAGES, LABELS, Rows, find, listed, texts_of
+from patchword.data.rows import (
+    ANSWERS,
+    CAPTIONS,
+    IMAGES,
+    LABELS,
+    QUESTIONS,
+    USUAL,
+    Columns,
+    Rows,
+    answers_of,
+    asked_of,
+    find,
+    listed,
+    questions_of,
+    texts_of,
+)
 from patchword.data.sample import Facts, Sample, stated
 from patchword.errors import ImageError, RecipeError
 
@@ -33,6 +48,8 @@ class Table:
     image: str
     caption: str | None = None
     label: str | None = None
+    question: str | None = None
+    answer: str | None = None
     base: Path | None = None
     names: tuple[str, ...] = ()  # of the classes, where label holds their numbers
     columns: tuple[str, ...] = ()  # all there were, for messages
@@ -71,12 +88,11 @@ class Table:
 def meant(
     where: str,
     rows: Rows,
-    asked: tuple[str, str, str] = ("", "", ""),
+    named: Columns = USUAL,
     base: Path | None = None,
     pictures: Sequence[str] = (),
 ) -> Table:
-    """A table with the columns that are meant by image, caption and label: as `asked`, "" being by
-    their usual names.
+    """A table with the columns that are meant: as `named`, "" being by their usual names.
 
     pictures: columns that are known to hold images. Raises RecipeError for a table without rows or
     images, and for a column that is not there.
@@ -84,20 +100,23 @@ def meant(
     if not len(rows):
         raise RecipeError(f"{where}: no rows")
     columns = tuple(rows.columns)
-    image = find(columns, asked[0], IMAGES, where)
-    if not asked[0] and pictures and image not in pictures:
+    image = find(columns, named.image, IMAGES, where)
+    if not named.image and pictures and image not in pictures:
         image = pictures[0]
     if image is None:
         raise RecipeError(f"{where}: no column of images; it has {listed(columns)}; set image")
     others = [name for name in columns if name != image]
-    caption = find(others, asked[1], CAPTIONS, where)
-    label = find(others, asked[2], LABELS, where)
-    return Table(where, rows, image, caption, label, base, columns=columns)
+    caption, label, question, answer = (
+        find(others, name, usual, where)
+        for name, usual in zip(named[1:], (CAPTIONS, LABELS, QUESTIONS, ANSWERS), strict=True)
+    )
+    return Table(where, rows, image, caption, label, question, answer, base, columns=columns)
 
 
 class PhotosSource:
     """The images of a table. Captions are the table's, one of several drawn at each visit; without
-    them, templates around a word for the class."""
+    them, templates around a word for the class. So are questions and answers, where they are read;
+    with `about`, these are the questions, and a word for the class is the answer."""
 
     def __init__(
         self,
@@ -106,6 +125,7 @@ class PhotosSource:
         reads: frozenset[str],
         templates: Sequence[str] = ("{}",),
         words: Sequence[Sequence[str]] = (),
+        about: Sequence[str] = (),
     ) -> None:
         self.table = table
         self._look = look
@@ -113,17 +133,16 @@ class PhotosSource:
         self._made = "captions" in reads and table.caption is None
         self._numbers: dict[Any, int] = {}
         self.labels: tuple[str, ...] = ()
-        self._needs_class = "labels" in reads or self._made
+        self._about = tuple(about) if "questions" in reads else ()
+        self._asks = bool(self._about) or self._has_questions()
+        self._needs_class = "labels" in reads or self._made or bool(self._about)
         if self._needs_class or table.names:
             if table.label is None:
-                needs = "class names" if "labels" in reads else "captions or class names"
-                found = listed(table.columns or table.rows.columns)
-                raise RecipeError(f"{table.where}: no column of {needs}; it has {found}")
+                named = "labels" in reads or not self._made
+                needs = "class names" if named else "captions or class names"
+                raise RecipeError(f"{table.where}: no column of {needs}; it has {self._columns}")
             self.labels, self._numbers = table.classes()
-        if bad := [template for template in templates if "{}" not in template]:
-            raise RecipeError(f"template {bad[0]!r} has no {{}} where the class goes")
-        if not templates:
-            raise RecipeError("templates is empty; give one or more, with {} for the class")
+        _check(templates, about)
         self._templates = templates
         self._words = self._checked(words)
         if self.labels and words and all(_is_number(name) for name in self.labels):
@@ -149,6 +168,33 @@ class PhotosSource:
             if value in self._numbers:
                 yield next(turns[self._numbers[value]])
 
+    def asked(self) -> Iterator[str]:
+        if self._about:
+            assert self.table.label is not None
+            questions, turns = cycle(self._about), [cycle(each) for each in self._words]
+            for value in self.table.rows.column(self.table.label):
+                if value in self._numbers:
+                    yield next(questions)
+                    yield next(turns[self._numbers[value]])
+        elif self._asks:
+            assert self.table.question is not None
+            for value in self.table.rows.column(self.table.question):
+                yield from filter(None, questions_of(value))
+            yield from self._answers()
+
+    def answers(self) -> Iterator[str]:
+        """What its answers say, as facts are stated; of classes, each once."""
+        if self._about:
+            yield from (stated(words[0]) for words in self._words)
+        elif self._asks:
+            yield from map(stated, self._answers())
+
+    def _answers(self) -> Iterator[str]:
+        assert self.table.answer is not None
+        for value in self.table.rows.column(self.table.answer):
+            for texts in answers_of(value):
+                yield from texts
+
     def facts(self) -> Iterator[Facts]:
         """What its captions say; of classes, each once."""
         if self._made:
@@ -162,8 +208,9 @@ class PhotosSource:
             raise ImageError(name, row.get(FAULT) or "no image in this row")
         label = self._label(name, row)
         caption, says, true = self._caption(name, row, label, rng)
+        pair = self._question(name, index, row, label, rng)
         pixels = self._look(self._decoded(name, image), rng)
-        return Sample(pixels, caption, label, says, true, self._look.mix)
+        return Sample(pixels, caption, label, says, true, self._look.mix, *pair)
 
     def _decoded(self, name: str, image: str | bytes) -> NDArray[np.uint8]:
         try:
@@ -197,6 +244,52 @@ class PhotosSource:
         caption = texts[int(rng.integers(len(texts)))]
         return caption, frozenset([stated(caption)]), frozenset(map(stated, texts))
 
+    def _question(
+        self, name: str, index: int, row: Mapping[str, Any], label: int, rng: np.random.Generator
+    ) -> tuple[str, str]:
+        """(question, answer); of several, one of each. Answers that several people gave are drawn
+        as often: the expected loss is BLIP's, which is weighted by their shares."""
+        if not self._asks:
+            return "", ""
+        table = self.table
+        pairs: Sequence[tuple[str, Sequence[str]]]
+        if self._about:
+            pairs = [(question, self._words[label]) for question in self._about]
+        else:
+            assert table.question
+            assert table.answer
+            try:
+                pairs = asked_of(row[table.question], row[table.answer])
+            except ValueError as error:  # an image may be in several rows: say which
+                raise ImageError(name, f"{error} in row {index + 1}") from error
+        question, answers = pairs[int(rng.integers(len(pairs)))]
+        return question, answers[int(rng.integers(len(answers)))]
+
+    def _has_questions(self) -> bool:
+        """Whether questions are read and the table has some. Raises RecipeError where it has none
+        and nothing else is read, and for questions without answers, or the other way round."""
+        table = self.table
+        if "questions" not in self._reads:
+            return False
+        if table.question and table.answer:
+            return True
+        if there := table.question or table.answer:
+            lacks = "answer" if table.question else "question"
+            raise RecipeError(
+                f"{table.where}: column {there!r}, but no column of {lacks}s; it has "
+                f"{self._columns}; set {lacks}"
+            )
+        if "captions" in self._reads:
+            return False
+        raise RecipeError(
+            f"{table.where}: no columns of questions and answers; it has {self._columns}; set "
+            "question and answer, or about for questions about the class"
+        )
+
+    @property
+    def _columns(self) -> str:
+        return listed(self.table.columns or self.table.rows.columns)
+
     @cached_property
     def _sentences(self) -> list[list[str]]:
         """All captions of each class."""
@@ -226,6 +319,15 @@ class PhotosSource:
             f"{self.table.where}: none of {len(rows)} images looked for is there, such as "
             f"{self.name(rows[0])}{hint}"
         )
+
+
+def _check(templates: Sequence[str], about: Sequence[str]) -> None:
+    if bad := [template for template in templates if "{}" not in template]:
+        raise RecipeError(f"template {bad[0]!r} has no {{}} where the class goes")
+    if not templates:
+        raise RecipeError("templates is empty; give one or more, with {} for the class")
+    if not all(question.strip() for question in about):
+        raise RecipeError("a question of about is empty; leave it out")
 
 
 def _is_class(value: Any) -> bool:

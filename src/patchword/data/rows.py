@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
@@ -16,6 +16,21 @@ IMAGES = (
 )
 CAPTIONS = ("caption", "captions", "text", "texts", "title", "sentence", "sentences", "description")
 LABELS = ("label", "class", "class_name", "category", "cls", "target")
+QUESTIONS = ("question", "questions")
+ANSWERS = ("answer", "answers", "multiple_choice_answer")  # the last: VQAv2's
+
+
+class Columns(NamedTuple):
+    """Columns as a recipe names them; "": by their usual names."""
+
+    image: str = ""
+    caption: str = ""
+    label: str = ""
+    question: str = ""
+    answer: str = ""
+
+
+USUAL = Columns()
 
 
 class Rows(Protocol):
@@ -79,3 +94,61 @@ def texts_of(value: Any) -> list[str]:
     """The captions in one cell: a text, a list of texts, or nothing."""
     several = value if isinstance(value, (list, tuple)) else [value]
     return [text for text in several if isinstance(text, str) and text.strip()]
+
+
+def first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """The first of these cells that is not empty; None where all are."""
+    return next((row[name] for name in names if row.get(name) not in (None, "", [])), None)
+
+
+def questions_of(value: Any) -> list[str]:
+    """The questions in one cell, a text or a list of texts; "" for one that is empty."""
+    several = value if isinstance(value, (list, tuple)) else [value]
+    return [text if isinstance(text, str) and text.strip() else "" for text in several]
+
+
+def answers_of(value: Any) -> list[list[str]]:
+    """The answers in one cell, a text, a number or a list of such: those of each of its entries.
+
+    An entry may be a list itself, or VQAv2's {"answer": text, ...}.
+    """
+    if isinstance(value, Mapping):
+        value = value.get("answer")
+    several = value if isinstance(value, (list, tuple)) else [value]
+    return [_flat(each) for each in several]
+
+
+def question_column(cells: Iterable[Any]) -> pa.Array:
+    """Cells of questions for `ArrowRows`."""
+    return pa.array([questions_of(cell) for cell in cells], pa.list_(pa.string()))
+
+
+def answer_column(cells: Iterable[Any]) -> pa.Array:
+    """Cells of answers for `ArrowRows`."""
+    return pa.array([answers_of(cell) for cell in cells], pa.list_(pa.list_(pa.string())))
+
+
+def asked_of(question: Any, answer: Any) -> list[tuple[str, list[str]]]:
+    """The questions in a row, each with its answers: to one question all that there are, to several
+    one entry each. Raises ValueError, with what is missing."""
+    questions, answers = questions_of(question), answers_of(answer)
+    if len(questions) == 1:
+        answers = [[text for texts in answers for text in texts]]
+    if len(questions) != len(answers):
+        raise ValueError(f"{len(questions)} questions, but {len(answers)} answers")
+    pairs = list(zip(questions, answers, strict=True))
+    if not all(questions) or not questions:
+        raise ValueError("no question")
+    if unanswered := [text for text, texts in pairs if not texts]:
+        raise ValueError(f"no answer to {unanswered[0]!r}")
+    return pairs
+
+
+def _flat(value: Any) -> list[str]:
+    """All texts and numbers in an answer, as texts."""
+    if isinstance(value, Mapping):
+        value = value.get("answer")
+    if isinstance(value, (list, tuple)):
+        return [text for each in value for text in _flat(each)]
+    said = isinstance(value, (str, int)) and not isinstance(value, bool)
+    return [str(value)] if said and str(value).strip() else []

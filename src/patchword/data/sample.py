@@ -22,6 +22,8 @@ class Sample:
     says: Facts  # the facts that the caption states
     truths: Facts  # the facts that are true of the image
     mix: bool  # may take part in mixup and CutMix
+    question: str = ""  # about the image; "" where the source has none
+    answer: str = ""  # to the question
 
 
 class Source(Protocol):
@@ -38,6 +40,10 @@ class Source(Protocol):
 
     def captions(self) -> Iterator[str]:
         """All captions, or one for each image where they are made; no image is opened."""
+
+    def asked(self) -> Iterator[str]:
+        """All questions and answers, or one of each for each image where they are made; none where
+        they are not read. No image is opened."""
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Sample number `index`; what is random about it comes from `rng`. Raises ImageError for

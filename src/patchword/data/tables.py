@@ -15,7 +15,7 @@ from typing import Any
 
 from patchword.data import photos
 from patchword.data.photos import Table
-from patchword.data.rows import listed
+from patchword.data.rows import USUAL, Columns, listed
 from patchword.errors import RecipeError
 
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -96,12 +96,11 @@ def open_hub(path: str, subset: str, split: str) -> DatasetRows:
     return _load(path, path, name=subset or None, split=split or "train")
 
 
-def meant(
-    where: str, rows: DatasetRows, base: Path | None, asked: tuple[str, str, str] = ("", "", "")
-) -> Table:
+def meant(where: str, rows: DatasetRows, base: Path | None, named: Columns = USUAL) -> Table:
     """`photos.meant` of these rows, without the columns that are not meant."""
-    table = photos.meant(where, rows, asked, base, rows.pictures)
-    wanted = [name for name in (table.image, table.caption, table.label) if name]
+    table = photos.meant(where, rows, named, base, rows.pictures)
+    columns = (table.image, table.caption, table.label, table.question, table.answer)
+    wanted = [name for name in columns if name]
     names = rows.names(table.label) if table.label else ()
     return replace(table, rows=rows.only(wanted), names=names)
 

@@ -17,13 +17,25 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from patchword.data.photos import FAULT, NAME
-from patchword.data.rows import CAPTIONS, LABELS, ArrowRows, listed, texts_of
+from patchword.data.rows import (
+    ANSWERS,
+    CAPTIONS,
+    LABELS,
+    QUESTIONS,
+    ArrowRows,
+    Columns,
+    answer_column,
+    first,
+    listed,
+    question_column,
+    texts_of,
+)
 from patchword.errors import RecipeError
 from patchword.files import picture_suffixes
 
 TEXTS = ("txt", "text", "caption")  # suffixes of a caption
 CLASS = "cls"  # the suffix of a class
-IMAGE, CAPTION, LABEL = "image", "caption", "label"
+IMAGE, CAPTION, LABEL, QUESTION, ANSWER = Columns._fields
 
 
 @dataclass
@@ -38,19 +50,17 @@ class _Found:
 
 
 class TarRows:
-    """The samples of tars: image, caption, label."""
+    """The samples of tars: image, and those of caption, label, question and answer that any has."""
 
-    def __init__(self, tars: Sequence[Path], asked: tuple[str, str]) -> None:
-        """asked: (caption, label), keys of the samples' .json or suffixes; "": the usual ones.
-        Raises RecipeError for a file that is no tar, and for a key that no sample has."""
+    def __init__(self, tars: Sequence[Path], named: Columns) -> None:
+        """named: keys of the samples' .json or suffixes; "": the usual ones. Raises RecipeError
+        for a file that is no tar, and for a key that no sample has."""
         self._tars = tars
         found = [each for number, path in enumerate(tars) for each in _samples(number, path)]
         keys = list(dict.fromkeys(key for each in found for key in each.fields))
-        for key in asked:
+        for key in named[1:]:
             if key and key not in keys:
                 raise RecipeError(f"{tars[0]}: no sample has {key!r}; they have {listed(keys)}")
-        captions = (asked[0],) if asked[0] else (*TEXTS, *CAPTIONS)
-        labels = (asked[1],) if asked[1] else (CLASS, *LABELS)
         self._places = ArrowRows(
             {
                 "tar": pa.array([each.tar for each in found], pa.int32()),
@@ -60,14 +70,7 @@ class TarRows:
                 FAULT: pa.array([each.fault for each in found], pa.string()),
             }
         )
-        texts = [texts_of(_first(each.fields, captions)) for each in found]
-        classes = [_text(_first(each.fields, labels)) for each in found]
-        words: dict[str, pa.Array] = {}
-        if any(texts):
-            words[CAPTION] = pa.array(texts, pa.list_(pa.string()))
-        if any(name is not None for name in classes):
-            words[LABEL] = pa.array(classes, pa.string())
-        self._words = ArrowRows(words)
+        self._words = ArrowRows(_words([each.fields for each in found], named))
         self._count = len(found)
 
     @property
@@ -90,6 +93,27 @@ class TarRows:
 
     def column(self, name: str) -> Iterator[Any]:
         return self._words.column(name)
+
+
+def _words(samples: Sequence[Mapping[str, Any]], named: Columns) -> dict[str, pa.Array]:
+    """The columns of words that any of the samples has, from their fields."""
+    usual = ((*TEXTS, *CAPTIONS), (CLASS, *LABELS), QUESTIONS, ANSWERS)
+    captions, classes, questions, answers = (
+        [first(fields, (name,) if name else words) for fields in samples]
+        for name, words in zip(named[1:], usual, strict=True)
+    )
+    texts = [texts_of(value) for value in captions]
+    names = [_text(value) for value in classes]
+    columns: dict[str, pa.Array] = {}
+    if any(texts):
+        columns[CAPTION] = pa.array(texts, pa.list_(pa.string()))
+    if any(name is not None for name in names):
+        columns[LABEL] = pa.array(names, pa.string())
+    if any(value is not None for value in questions):
+        columns[QUESTION] = question_column(questions)
+    if any(value is not None for value in answers):
+        columns[ANSWER] = answer_column(answers)
+    return columns
 
 
 def _samples(number: int, path: Path) -> Iterator[_Found]:
@@ -143,10 +167,6 @@ def _judged(found: _Found) -> _Found:
     if found.image is None and found.fault is None:
         found.fault = "no image in this sample"
     return found
-
-
-def _first(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
-    return next((fields[name] for name in names if fields.get(name) not in (None, "")), None)
 
 
 def _text(value: Any) -> str | None:

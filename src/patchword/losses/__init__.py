@@ -7,11 +7,18 @@ from patchword.losses.distillation import (
     logit_distillation,
     soft_distillation,
 )
+from patchword.losses.language import (
+    IGNORED,
+    language_modelling,
+    matching,
+    soft_contrastive,
+)
 from patchword.losses.pairs import attraction, check_pairs, contrastive, sigmoid, wanted
 from patchword.losses.pixels import masked_pixels
 from patchword.losses.tiles import Gradients, known, log_sum_exps, pairwise_sigmoid
 
 __all__ = [
+    "IGNORED",
     "Gradients",
     "attraction",
     "check_pairs",
@@ -21,12 +28,15 @@ __all__ = [
     "feature_distillation",
     "hard_distillation",
     "known",
+    "language_modelling",
     "log_sum_exps",
     "logit_distillation",
     "masked_pixels",
+    "matching",
     "mixup",
     "pairwise_sigmoid",
     "sigmoid",
+    "soft_contrastive",
     "soft_distillation",
     "wanted",
 ]

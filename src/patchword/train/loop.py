@@ -29,7 +29,7 @@ from patchword.errors import ImageError, RecipeError
 from patchword.models import build
 from patchword.nn.transformer import Block
 from patchword.train import cached, lora, objectives, parallel, start, state
-from patchword.train.objectives import Work
+from patchword.train.objective import Work
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe
 from patchword.train.watch import Watch
@@ -73,7 +73,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.init = start.load_init(recipe)
         config = start.plan(recipe, self.init)
-        reads = objectives.KINDS[recipe.objective].reads
+        reads = objectives.KINDS[recipe.objective].reads(recipe)
         self.sources = data.open_sources(recipe.data, config.preprocess, reads)
         self.begun = start.begin(recipe, config, self.init, self.sources)
         self.network = self.begun.network.to(world.device)
@@ -87,12 +87,15 @@ class Run:
             if recipe.engine.compile:
                 block.compile()
         self.objective = objectives.make(self.begun, recipe, world)
-        self.spread = parallel.Spread(self.objective, recipe.engine.parallel, world)
+        self.spread = parallel.Spread(
+            self.objective, recipe.engine.parallel, world, self.objective.spares
+        )
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             groups(self.network, recipe.weight_decay), betas=(0.9, 0.98), fused=True
         )
         self.average = {name: each.clone() for name, each in self.changing()}
+        self.objective.average = self.average
         self.broken: dict[str, ImageError] = {}
         self.lasted = time.perf_counter()
 
@@ -234,8 +237,7 @@ class Run:
 
     def forward(self, work: Work) -> tuple[Tensor, ...]:
         """The objective's tensors, in the run's precision."""
-        half = self.recipe.engine.precision == "bfloat16"
-        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=half):
+        with self.objective.precision():
             return self.spread(work)  # type: ignore[no-any-return]
 
     # --- what remains of it
@@ -283,6 +285,7 @@ class Run:
             "optimizer": optimizers.get_optimizer_state_dict(
                 self.network, self.optimizer, options=options
             ),
+            "objective": {name: value.cpu() for name, value in self.objective.kept().items()},
         }
         self.world.firsts(lambda: state.save(self.out, step, kept, self.recipe.keep))
 
@@ -311,6 +314,7 @@ class Run:
                 value.copy_(parallel.spread_like(kept["network"][name], value))
                 ours_now = self.average[name]
                 ours_now.copy_(parallel.spread_like(kept["average"][name], ours_now))
+        self.objective.resume(kept["objective"])
         self.broken = {image: ImageError(image, reason) for image, reason in kept["broken"]}
         return int(kept["step"])
 

@@ -1,5 +1,5 @@
 """What a network can be trained for: each objective turns a batch into tensors, and those into a
-loss. BLIP's are to stand here too.
+loss. BLIP's is in `grounded`.
 
 An objective is a module around the network, so that DistributedDataParallel or FSDP can hold it:
 called with a `Work` it gives tensors, the rows of its samples or scalars. It holds no parameters of
@@ -8,86 +8,24 @@ its own, and is a function of the seed and the step: what is random is drawn in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from patchword import checkpoints, losses
 from patchword.bundle import Bundle
-from patchword.config import ModelConfig
 from patchword.data import Batch, positives
 from patchword.errors import RecipeError
 from patchword.models.mae import MaskedAutoencoder
 from patchword.nn.patches import patchify
 from patchword.train import distributed
+from patchword.train.grounded import Grounded
+from patchword.train.objective import Objective, Work
 from patchword.train.parallel import World
 from patchword.train.recipe import MixConfig, Recipe, TeacherConfig
 from patchword.train.start import Start
-
-
-@dataclass(frozen=True)
-class Work:
-    """One process's share of a step, ready for the network. Fields of rows, or None."""
-
-    pixels: Tensor  # (n, 3, S, S)
-    ids: Tensor | None = None  # (n, L)
-    targets: Tensor | None = None  # (n, C): the classes' probabilities
-    noise: Tensor | None = None  # (n, patches): which are hidden
-    same: Tensor | None = None  # (n,) or (n, all): see `losses.contrastive`; of a whole batch only
-    teacher: tuple[Tensor, ...] = ()  # its answers: rows, or scalars
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def part(self, rows: slice) -> Work:
-        """Some of the rows; what is known of the whole batch alone is left out."""
-        ids, targets, noise = (
-            None if x is None else x[rows] for x in (self.ids, self.targets, self.noise)
-        )
-        teacher = tuple(x[rows] if x.ndim else x for x in self.teacher)
-        return Work(self.pixels[rows], ids, targets, noise, teacher=teacher)
-
-
-class Objective(nn.Module):
-    """A network and what it learns.
-
-    together: whether the loss is of all rows of all processes at once. Otherwise it is the mean of
-    its parts' losses, each weighted by its rows.
-    """
-
-    together = False
-    reads: frozenset[str] = frozenset()  # of a sample, beside its image: "captions", "labels"
-
-    def __init__(
-        self, network: nn.Module, config: ModelConfig, recipe: Recipe, world: World, teacher: Any
-    ) -> None:
-        super().__init__()
-        self.network, self.config, self.recipe, self.world = network, config, recipe, world
-        self.teachers = [teacher] if teacher else []  # in a list: no part of the module
-
-    def prepare(self, batch: Batch, step: int) -> Work:
-        """A batch as this objective's network takes it."""
-        raise NotImplementedError
-
-    def forward(self, work: Work) -> tuple[Tensor, ...]:
-        """What `loss` is computed from."""
-        raise NotImplementedError
-
-    def loss(self, work: Work, *outputs: Tensor) -> Tensor:
-        """The loss of these rows; under several processes, this one's share of it."""
-        raise NotImplementedError
-
-    def metrics(self) -> dict[str, float]:
-        """Numbers to watch beside the loss."""
-        return {}
-
-    def generator(self, step: int, rank: int) -> torch.Generator:
-        """Random numbers of one step; of one process, or of all (rank -1)."""
-        numbers = np.random.SeedSequence([self.recipe.seed, step, rank + 1])
-        return torch.Generator().manual_seed(int(numbers.generate_state(1)[0]))
 
 
 class Pairs(Objective):
@@ -95,7 +33,10 @@ class Pairs(Objective):
     al. 2023), with a teacher beside it if the recipe has one (CLIP-KD, Yang et al. 2024)."""
 
     together = True
-    reads = frozenset({"captions"})
+
+    @staticmethod
+    def reads(recipe: Recipe) -> frozenset[str]:
+        return frozenset({"captions"})
 
     def prepare(self, batch: Batch, step: int) -> Work:
         assert batch.ids is not None
@@ -161,7 +102,9 @@ class Classes(Objective):
     """Images and their classes: cross-entropy, mixup and CutMix, and DeiT's distillation (Touvron
     et al. 2021) where the recipe has a teacher."""
 
-    reads = frozenset({"labels"})
+    @staticmethod
+    def reads(recipe: Recipe) -> frozenset[str]:
+        return frozenset({"labels"})
 
     def prepare(self, batch: Batch, step: int) -> Work:
         pixels, mix = batch.pixels, self.recipe.mix
@@ -239,6 +182,7 @@ KINDS: dict[str, type[Objective]] = {
     "sigmoid": Pairs,
     "masked": Masked,
     "classification": Classes,
+    "blip": Grounded,
 }
 
 
@@ -250,7 +194,7 @@ def make(student: Start, recipe: Recipe, world: World) -> Objective:
         bundle = checkpoints.load(recipe.teacher.model, device=world.device)
         _check_teacher(bundle, student, recipe.teacher)
         teacher = bundle.network.requires_grad_(False)
-    return KINDS[recipe.objective](student.network, student.config, recipe, world, teacher)
+    return KINDS[recipe.objective](student, recipe, world, teacher)
 
 
 def _check_teacher(teacher: Bundle, student: Start, config: TeacherConfig) -> None:

@@ -96,10 +96,12 @@ class Spread:
 
     Called as the module is. Under DistributedDataParallel every process holds it whole; under FSDP2
     each holds a part of every parameter (Zhao et al. 2023), but for those of one number, such as
-    the logit scale, which it does not divide.
+    the logit scale, which it does not divide. spares: some parameters may have no gradient.
     """
 
-    def __init__(self, module: nn.Module, kind: Literal["ddp", "fsdp"], world: World) -> None:
+    def __init__(
+        self, module: nn.Module, kind: Literal["ddp", "fsdp"], world: World, spares: bool = False
+    ) -> None:
         self.world = world
         self.alone = [p for p in module.parameters() if p.ndim == 0 and p.requires_grad]
         self.sharded = world.size > 1 and kind == "fsdp"
@@ -112,7 +114,9 @@ class Spread:
             fully_shard(module, mesh=mesh, ignored_params=scalars)
         elif world.size > 1:
             ids = [world.device.index] if world.device.type == "cuda" else None
-            self.module = DistributedDataParallel(module, device_ids=ids)
+            self.module = DistributedDataParallel(
+                module, device_ids=ids, find_unused_parameters=spares
+            )
 
     def __call__(self, *inputs: Any) -> Any:
         return self.module(*inputs)

@@ -14,7 +14,7 @@ from patchword.data import SourceConfig
 from patchword.errors import ConfigError, RecipeError
 from patchword.train.watch import WatchConfig
 
-Objective = Literal["contrastive", "sigmoid", "masked", "classification"]
+Objective = Literal["contrastive", "sigmoid", "masked", "classification", "blip"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,25 @@ class TeacherConfig:
     kind: Literal["hard", "soft", "features", "logits"] = "hard"
     weight: float = 0.1  # of its loss: "soft" shares 1 between data and teacher, the others add
     temperature: float = 3.0  # "soft"
+
+
+@dataclass(frozen=True)
+class BlipConfig:
+    """What a BLIP learns, by the weights of its losses, 0 for none (Li et al. 2022, section 3.2):
+    pre-training has the first three, retrieval the first two, captioning and questions one each.
+    """
+
+    contrast: float = 1.0  # image and text features
+    match: float = 1.0  # whether a text belongs to an image; the hardest of the batch as negatives
+    caption: float = 1.0  # the words of captions
+    answer: float = 0.0  # the words of answers to questions
+    prompt: str = ""  # before every caption that is written, and not learned: "a picture of "
+    # features are compared with those of momentum encoders: the weight average of `ema`, which
+    # in the paper is 0.995
+    momentum: bool = False
+    queue: int = 0  # of their features, those of earlier steps that are kept (paper: 57,600)
+    soft: float = 0.4  # share of the targets that the momentum encoders say
+    ramp: int = 0  # steps over which it grows from 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +101,7 @@ class Recipe:
     ema: float = 0.999  # decay of the weight average that is saved; 0 saves the weights themselves
     smoothing: float = 0.0  # of labels (Szegedy et al. 2016, section 7)
     mix: MixConfig = field(default_factory=MixConfig)
+    blip: BlipConfig = field(default_factory=BlipConfig)
     lora: LoraConfig | None = None
     teacher: TeacherConfig | None = None
     seed: int = 0
@@ -149,15 +169,35 @@ def _check(recipe: Recipe) -> None:
     mixes = recipe.mix.mixup > 0 or recipe.mix.cutmix > 0
     if mixes and recipe.objective not in ("classification", "contrastive"):
         raise RecipeError(f"[mix] is of no use to the objective {recipe.objective}")
-    if recipe.smoothing and not by_class:
+    if recipe.smoothing and not by_class and recipe.objective != "blip":
         raise RecipeError(f"smoothing is of labels; the objective {recipe.objective} has none")
     if recipe.teacher and (recipe.teacher.kind in ("hard", "soft")) != by_class:
         kinds = "hard or soft" if by_class else "features or logits"
         raise RecipeError(f"with the objective {recipe.objective} a teacher's kind is {kinds}")
-    if recipe.teacher and recipe.objective == "masked":
-        raise RecipeError("the objective masked has no teacher")
+    if recipe.teacher and recipe.objective in ("masked", "blip"):
+        raise RecipeError(f"the objective {recipe.objective} has no teacher")
+    if recipe.objective == "blip":
+        _check_blip(recipe)
     if recipe.lora and recipe.trainable:
         raise RecipeError("lora and trainable exclude each other; lora.within says where")
+
+
+def _check_blip(recipe: Recipe) -> None:
+    """`_check` of what a BLIP learns."""
+    blip = recipe.blip
+    if max(blip.contrast, blip.match, blip.caption, blip.answer) <= 0:
+        raise RecipeError("[blip] learns nothing: all its weights are 0")
+    if blip.queue and not blip.momentum:
+        raise RecipeError("blip.queue keeps features of momentum encoders: set blip.momentum")
+    if blip.momentum and not (blip.contrast and recipe.ema):
+        raise RecipeError("blip.momentum is of the contrast, and needs ema, best 0.995")
+    if blip.momentum and recipe.engine.parallel == "fsdp":
+        raise RecipeError('blip.momentum needs engine.parallel = "ddp"')
+    if recipe.micro_batch and blip.contrast and not blip.momentum:
+        raise RecipeError(
+            "with micro_batch the contrast of a BLIP needs blip.momentum, whose features are those "
+            "of the whole batch"
+        )
 
 
 def _apply(values: Any, change: str) -> None:

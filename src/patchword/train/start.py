@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 
 from torch import Tensor, nn
 
 from patchword import checkpoints
 from patchword.bundle import Bundle
-from patchword.config import ModelConfig
+from patchword.config import ModelConfig, TextConfig
 from patchword.data import Source
 from patchword.errors import RecipeError
 from patchword.models import build, initialise
@@ -50,13 +51,32 @@ def plan(recipe: Recipe, init: Bundle | None) -> ModelConfig:
         return config
     if recipe.objective == "classification":
         tower = replace(config, text=None, decoder=None, masked=None, embed_dim=0, score="softmax")
-        return replace(tower, matching=False, shared=False)
+        return replace(tower, matching=False, shared=False, answers=False)
+    if recipe.objective == "blip":
+        return _grounded(recipe, config)
     if config.text is None or not config.embed_dim or config.decoder:
         raise RecipeError(
             f"the objective {recipe.objective} trains two towers: the model needs [model.text] and "
             "embed_dim"
         )
     return replace(config, score="sigmoid" if recipe.objective == "sigmoid" else "softmax")
+
+
+def _grounded(recipe: Recipe, config: ModelConfig) -> ModelConfig:
+    """The config of a BLIP that can learn what the recipe wants. A decoder that is shared learns to
+    answer beside describing. Raises RecipeError, naming what is missing."""
+    blip = recipe.blip
+    if blip.answer and config.shared:
+        config = replace(config, answers=True)
+    for weight, has, needs in (
+        (blip.contrast, config.text is not None and config.embed_dim, "[model.text] and embed_dim"),
+        (blip.match, config.matching, "matching = true"),
+        (blip.caption, config.describes, "[model.decoder] that looks at images"),
+        (blip.answer, config.asks, "[model.text] and [model.decoder] that looks at it"),
+    ):
+        if weight and not has:
+            raise RecipeError(f"what [blip] asks for needs a BLIP with {needs}")
+    return config
 
 
 def begin(
@@ -67,7 +87,7 @@ def begin(
     Raises RecipeError where `init` and the recipe do not go together.
     """
     words = None
-    if recipe.objective in ("contrastive", "sigmoid"):
+    if recipe.objective in ("contrastive", "sigmoid", "blip"):
         words = tokenizer(recipe, config, init, sources)
         config = fitted(config, words)
     elif recipe.objective == "classification":
@@ -83,20 +103,38 @@ def begin(
 def tokenizer(
     recipe: Recipe, config: ModelConfig, init: Bundle | None, sources: Sequence[Source]
 ) -> Tokenizer:
-    """That of `init`, or a byte-pair tokenizer of the model's vocabulary size at most, from the
-    captions of the data."""
+    """That of `init`, or one of the model's vocabulary size at most, from the texts of the data:
+    byte pairs, and for a BLIP word pieces."""
     if init and init.tokenizer and "text" not in recipe.fresh:
         return init.tokenizer
-    assert config.text is not None
+    assert config.language is not None
     captions = (caption for source in sources for caption in source.captions())
-    return Tokenizer.train(captions, config.text.vocab_size, config.text.context)
+    size, context = config.language.vocab_size, config.language.context
+    if recipe.objective != "blip":
+        return Tokenizer.train(captions, size, context)
+    asked = (text for source in sources for text in source.asked() if recipe.blip.answer)
+    return Tokenizer.train_wordpiece(chain(captions, asked, [recipe.blip.prompt]), size, context)
 
 
 def fitted(config: ModelConfig, words: Tokenizer) -> ModelConfig:
-    """The config with the vocabulary that its tokenizer has in the end."""
-    assert config.text is not None
-    text = replace(config.text, vocab_size=words.vocab_size, end_token=words.end_token)
-    return replace(config, text=text)
+    """The config with the vocabulary and the tokens that its tokenizer has in the end."""
+    text, decoder = config.text, config.decoder
+    if text is not None:
+        text = _spelled(text, words, words.looks if text.cross_width else -1)
+    if decoder is not None:
+        decoder = _spelled(decoder, words, words.writes)
+    return replace(config, text=text, decoder=decoder)
+
+
+def _spelled(config: TextConfig, words: Tokenizer, start: int) -> TextConfig:
+    """A tower's config with a tokenizer's ids; start: that which begins its texts, -1 for none."""
+    return replace(
+        config,
+        vocab_size=words.vocab_size,
+        end_token=words.end_token,
+        pad_token=words.pad_token,
+        start_token=start if start >= 0 else config.start_token,
+    )
 
 
 def with_classes(recipe: Recipe, config: ModelConfig, sources: Sequence[Source]) -> ModelConfig:
@@ -152,6 +190,7 @@ def _unlike_fields(ours: ModelConfig, theirs: ModelConfig, fresh: Sequence[str])
     for part, mine, other in (
         ("image", ours.vision, theirs.vision),
         ("text", ours.text, theirs.text),
+        ("decoder", ours.decoder, theirs.decoder),
     ):
         if part in fresh or mine is None or other is None:
             continue
