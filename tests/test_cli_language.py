@@ -167,6 +167,21 @@ def test_similarity_draws_both_matrices_of_a_blip(
     assert both.shape[1] == 2 * Image.open("clip.png").width
 
 
+def test_similarity_draws_two_models(run: Run, blips: dict[str, str], place: Path) -> None:
+    texts = [option for text in TEXTS for option in ("-t", text)]
+    alone = run("similarity", HAT, SCRATCH, *texts, "-m", blips["match"], "--save", "one.png")
+    ran = run(
+        *("similarity", HAT, SCRATCH, *texts, "-m", blips["match"]),
+        *("--beside", "demo", "--save", "two.png"),
+    )
+    assert alone.code == ran.code == 0
+    one, two = (np.asarray(Image.open(name)) for name in ("one.png", "two.png"))
+    assert two.shape[1] == one.shape[1] * 3 // 2
+    below = slice(60, None)  # the titles, which name the models of two
+    np.testing.assert_array_equal(two[below, : one.shape[1]], one[below])
+    assert run("similarity", HAT, *texts, "--beside", "demo").code == 2
+
+
 # --- search --rerank ------------------------------------------------------------------------------
 
 

@@ -34,11 +34,14 @@ from patchword.cli.common import (
 from patchword.errors import ImageError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from rich.table import Table
 
     from patchword.tasks.ask import Answer, Choice
     from patchword.tasks.caption import Caption
     from patchword.tasks.match import Match
+
+Titled = tuple[str, "NDArray[Any]"]  # a matrix of images and texts
 
 SHOWN_ANSWERS = 5  # of a ranking, in a table and a picture
 
@@ -198,7 +201,12 @@ def match(
     if results and not as_json:
         screen().print(matches_table(results, texts))
     if results and save:
-        save_matrices(results[:SHOWN], texts, save)
+        import numpy as np
+
+        shown = [found for _, found in results[:SHOWN]]
+        cosines = np.stack([found.cosines for found in shown])
+        told = both(cosines, np.stack([found.probabilities for found in shown]))
+        save_matrices([name for name, _ in results[:SHOWN]], texts, told, save)
     finish(failed, len(results))
 
 
@@ -243,21 +251,25 @@ def rows_of(found: Match, texts: list[str]) -> list[tuple[str, float, float]]:
     return list(zip(texts, found.probabilities.tolist(), found.cosines.tolist(), strict=True))
 
 
-def save_matrices(results: list[tuple[str, Match]], texts: list[str], path: Path) -> None:
-    """Both matrices of images and texts beside each other."""
-    import numpy as np
-
+def save_matrices(names: list[str], texts: list[str], told: list[Titled], path: Path) -> None:
+    """Matrices of images and texts beside each other."""
     from patchword import images as opener
     from patchword import plots
     from patchword.tasks.picture import beside
 
-    thumbs = [opener.open(name, at_least=plots.TILE // 2) for name, _ in results]
-    cosines = np.stack([found.cosines for _, found in results])
-    matches = np.stack([found.probabilities for _, found in results])
-    pictures = [plots.similarity_matrix(thumbs, texts, m, columns=6) for m in (cosines, matches)]
-    titles = ["cosine of the vectors (ITC)", "probability of a match (ITM)"]
-    beside(pictures, titles).save(path)
+    thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names]
+    pictures = [plots.similarity_matrix(thumbs, texts, each, columns=6) for _, each in told]
+    beside(pictures, [title for title, _ in told]).save(path)
     said_saved(path)
+
+
+def both(cosines: NDArray[Any], probabilities: NDArray[Any], model: str = "") -> list[Titled]:
+    """What a model that matches says of images and texts, with titles."""
+    before = f"{model}: " if model else ""
+    return [
+        (f"{before}cosine of the vectors (ITC)", cosines),
+        (f"{before}probability of a match (ITM)", probabilities),
+    ]
 
 
 def _save_captions(results: list[tuple[str, Caption]], path: Path) -> None:

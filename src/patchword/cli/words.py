@@ -154,6 +154,9 @@ def similarity(
     text: TextsOption = None,
     long_text: LongTextOption = "truncate",
     save: PictureOption = None,
+    beside: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Another model, drawn beside it by --save.")
+    ] = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -163,12 +166,15 @@ def similarity(
     --save draws them, and for a BLIP that matches also whether its text, which then looks at the
     image, belongs to it.
     """
+    if beside and not save:
+        wrong("--beside is drawn by --save")
     texts = read_list(text)
     if not texts:
         wrong("give at least one --text")
     check_save(save)
     files = expand(images)
     bundle = load(model, device)
+    other = load(beside, device) if beside else None
     columns = embed_texts(bundle, texts, long_text)
     names, rows = [], []
     failed: list[ImageError] = []
@@ -182,7 +188,12 @@ def similarity(
     if rows and not as_json:
         _print_matrix(names, texts, rows)
     if rows and save:
-        _save_matrix(bundle, names[:SHOWN], texts, rows[:SHOWN], save)
+        import numpy as np
+
+        found = [(bundle, np.stack(rows[:SHOWN]))]
+        if other:
+            found.append((other, other.similarity(names[:SHOWN], texts, long_text=long_text)))
+        _save_matrices(names[:SHOWN], texts, found, save)
     finish(failed, len(rows))
 
 
@@ -224,25 +235,26 @@ def _print_matrix(names: list[str], texts: list[str], rows: list[NDArray[Any]]) 
     screen().print(out)
 
 
-def _save_matrix(
-    bundle: Model, names: list[str], texts: list[str], rows: list[NDArray[Any]], path: Path
+def _save_matrices(
+    names: list[str], texts: list[str], found: list[tuple[Model, NDArray[Any]]], path: Path
 ) -> None:
-    """The cosines as a picture; of a BLIP that matches, beside what its matching head says."""
-    import numpy as np
-
+    """The cosines of each model as a picture; of one that matches, also what its head says."""
     from patchword import images as opener
     from patchword import plots
+    from patchword.cli.language import Titled, both, save_matrices
 
-    if bundle.config.matching:
-        from patchword.cli.language import save_matrices
-        from patchword.tasks.match import Match
-
-        found = zip(rows, bundle.match(names, texts).probabilities, strict=True)
-        matches = [Match(probabilities, cosines) for cosines, probabilities in found]
-        save_matrices(list(zip(names, matches, strict=True)), texts, path)
+    told: list[Titled] = []
+    for bundle, cosines in found:
+        name = Path(bundle.name).name if len(found) > 1 else ""
+        if bundle.config.matching:
+            told += both(cosines, bundle.match(names, texts).probabilities, name)
+        else:
+            told.append((f"{name}: cosine of the vectors", cosines))
+    if len(told) > 1:
+        save_matrices(names, texts, told, path)
         return
     thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names]
-    plots.similarity_matrix(thumbs, texts, np.stack(rows)).save(path)
+    plots.similarity_matrix(thumbs, texts, told[0][1]).save(path)
     said_saved(path)
 
 
