@@ -169,6 +169,12 @@ class ModelConfig:
         return reads and (not self.shared or self.answers)
 
     @property
+    def grounded(self) -> bool:
+        """Whether texts look at images: a BLIP."""
+        looks = self.text is not None and self.text.cross_width > 0
+        return self.decoder is not None or looks
+
+    @property
     def describes(self) -> bool:
         """Whether the decoder looks at an image by itself."""
         alone = self.text is None or self.shared or self.answers

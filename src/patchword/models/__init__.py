@@ -18,7 +18,7 @@ from patchword.models.two_tower import TwoTower
 
 def build(config: ModelConfig) -> nn.Module:
     """The network that `config` describes, with fresh parameters."""
-    if config.decoder or (config.text and config.text.cross_width):
+    if config.grounded:
         return Blip(config)
     if config.masked:
         return MaskedAutoencoder(config)

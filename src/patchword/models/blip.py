@@ -158,6 +158,12 @@ class Blip(nn.Module):
             )
         return tapped("text", self.text, ids, taps)
 
+    def pairs(self, pixels: Pixels, ids: Tensor) -> tuple[Tensor, ...]:
+        """Unit features of images (B, D) and texts (T, D), float32, and the scale (): what a loss
+        over pairs takes. With `config.embed_dim`."""
+        image, text = self.image(pixels).float(), self.text(ids).float()
+        return F.normalize(image, dim=-1), F.normalize(text, dim=-1), self.scale
+
     def image_tokens(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
         """Pixels (B, 3, H, W) -> tokens (B, N, C), class token first, normed."""
         taps = taps.inside("image")

@@ -55,6 +55,10 @@ class TwoTower(nn.Module):
         return tapped("text", self.text, ids, taps)
 
     def forward(self, pixels: Pixels, ids: Tensor) -> tuple[Tensor, ...]:
+        """What `pairs` says."""
+        return self.pairs(pixels, ids)
+
+    def pairs(self, pixels: Pixels, ids: Tensor) -> tuple[Tensor, ...]:
         """Unit image features (B, D), unit text features (T, D), both float32, and the scale ();
         with `config.score` "sigmoid" also the bias (): what a loss over pairs takes."""
         image, text = self.image(pixels).float(), self.text(ids).float()

@@ -10,6 +10,7 @@ import numpy as np
 
 from patchword.errors import ConfigError
 from patchword.scenes.base import Scene, SceneObject, finish
+from patchword.scenes.reading import Stated, stated
 from patchword.scenes.shapes import (
     COLOURS,
     draw_ground,
@@ -33,7 +34,17 @@ from patchword.scenes.words import (
     with_article,
 )
 
-__all__ = ["KINDS", "TEMPLATES", "WAFER_CLASSES", "Scene", "SceneObject", "holds", "scene"]
+__all__ = [
+    "KINDS",
+    "TEMPLATES",
+    "WAFER_CLASSES",
+    "Scene",
+    "SceneObject",
+    "Stated",
+    "holds",
+    "scene",
+    "stated",
+]
 
 KINDS = ("wafer", "shapes")
 

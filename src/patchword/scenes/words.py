@@ -1,4 +1,7 @@
-"""Captions, meanings, questions: all words about scenes, made from their facts alone."""
+"""Captions, meanings, questions: all words about scenes, made from their facts alone.
+
+The tables of wordings are read both ways: here to write, in `reading` to understand.
+"""
 
 import numpy as np
 
@@ -29,20 +32,20 @@ TEMPLATES = (
     "a view of {}",
 )
 _CONVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-_RELATIONS = {
+RELATIONS = {
     "left of": ("left of", "to the left of"),
     "right of": ("right of", "to the right of"),
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
-_PLACES = {
+PLACES = {
     "centre": ("in the centre", "near the centre", "in the middle"),
     "left": ("on the left", "on the left side"),
     "right": ("on the right", "on the right side"),
     "top": ("at the top", "near the top"),
     "bottom": ("at the bottom", "near the bottom"),
 }
-_SIZES = {
+SIZES = {
     ("scratch", "large"): ("long", "large"),
     ("scratch", "small"): ("short", "small"),
     ("stain", "large"): ("large", "big"),
@@ -50,7 +53,18 @@ _SIZES = {
     ("edge chip", "large"): ("large", "big"),
     ("edge chip", "small"): ("small", "little"),
 }
-_NUMBERS = ("no", "one", "two", "three")
+NUMBERS = ("no", "one", "two", "three")
+# What a defect is called.
+NOUNS = {
+    "scratch": ("scratch",),
+    "particles": ("particles", "dust particles"),
+    "stain": ("stain",),
+    "edge chip": ("edge chip", "chip in the edge"),
+}
+AMOUNTS = {"few": "a few", "many": "many"}  # of particles; in a cluster without the article
+# A wafer, {}, without defects; and one of any kind, with its film or without.
+PERFECT = ("perfect {}", "clean {}", "flawless {}", "{} without defects")
+SILICON = ("{} wafer", "{} silicon wafer")
 
 
 def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
@@ -72,26 +86,25 @@ def _listed(phrases: list[str]) -> str:
 
 
 def _perfect(rng: np.random.Generator, film: str) -> str:
-    form = _pick(rng, ("perfect {}", "clean {}", "flawless {}", "{} without defects"))
-    return with_article(form.format(f"{film} wafer" if film else "wafer"))
+    return with_article(_pick(rng, PERFECT).format(f"{film} wafer" if film else "wafer"))
 
 
 def _thing(rng: np.random.Generator, said: Facts) -> str:
     """The defect as a noun phrase with whatever else is said of it."""
     defect = str(said["defect"])
     if defect == "particles":
-        lead = {"few": "a few ", "many": "many "}.get(str(said.get("amount")), "")
-        noun = _pick(rng, ("particles", "dust particles"))
+        amount = AMOUNTS.get(str(said.get("amount")), "")
+        noun = _pick(rng, NOUNS[defect])
         if said.get("spread") == "clustered":
-            phrase = f"a cluster of {lead.removeprefix('a ')}{noun}"
+            phrase = f"a cluster of {amount.removeprefix('a ')} {noun}"
         else:
-            phrase = lead + ("scattered " if "spread" in said else "") + noun
+            phrase = f"{amount} {said.get('spread', '')} {noun}"
+        phrase = " ".join(phrase.split())
     else:
-        size = _SIZES.get((defect, str(said.get("size"))))
+        size = SIZES.get((defect, str(said.get("size"))))
         adjective = f"{_pick(rng, size)} " if size else ""
-        noun = _pick(rng, ("edge chip", "chip in the edge")) if defect == "edge chip" else defect
-        phrase = with_article(adjective + noun)
-    return f"{phrase} {_pick(rng, _PLACES[str(said['place'])])}" if "place" in said else phrase
+        phrase = with_article(adjective + _pick(rng, NOUNS[defect]))
+    return f"{phrase} {_pick(rng, PLACES[str(said['place'])])}" if "place" in said else phrase
 
 
 def wafer_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
@@ -102,7 +115,7 @@ def wafer_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
         if rng.random() < 0.5 and chatty and key in facts:
             said[key] = facts[key]
     film = str(said.get("film", ""))
-    wafer = with_article(_pick(rng, (f"{film} wafer", f"{film} silicon wafer")).strip())
+    wafer = with_article(_pick(rng, SILICON).format(film).strip())
     if said["defect"] == "none":
         text = _perfect(rng, film)
     else:
@@ -128,7 +141,7 @@ def wafer_questions(facts: Facts) -> Questions:
     if "place" in facts:
         asked.append((f"where is the {noun}?", str(facts["place"])))
     if "size" in facts:
-        word = _SIZES[defect, str(facts["size"])][0]
+        word = SIZES[defect, str(facts["size"])][0]
         asked.append((f"how {'long' if defect == 'scratch' else 'large'} is the {noun}?", word))
     if "amount" in facts:
         asked.append(("are there few or many particles?", str(facts["amount"])))
@@ -159,7 +172,7 @@ def _relations(facts: Facts) -> list[tuple[str, str, str]]:
     return found
 
 
-def _canonical(one: str, word: str, other: str) -> str:
+def canonical(one: str, word: str, other: str) -> str:
     """One wording for a relation and its converse."""
     if word in ("right of", "below"):
         one, word, other = other, _CONVERSE[word], one
@@ -171,7 +184,7 @@ def truths(facts: Facts) -> frozenset[str]:
     if "film" in facts:
         return frozenset(f"{key}={value}" for key, value in facts.items())
     names = _names(facts)
-    found = set(names) | {_canonical(*pair) for pair in _relations(facts)}
+    found = set(names) | {canonical(*pair) for pair in _relations(facts)}
     found |= {
         f"{names[0]} {key}={facts[f'{key} 1']}" for key in ("size", "place") if f"{key} 1" in facts
     }
@@ -203,11 +216,11 @@ def _single(rng: np.random.Generator, facts: Facts, name: str) -> tuple[str, lis
     text, said = name, [name]
     if rng.random() < 0.4:
         said.append(f"{name} size={facts['size 1']}")
-        text = f"{_pick(rng, _SIZES['stain', str(facts['size 1'])])} {text}"
+        text = f"{_pick(rng, SIZES['stain', str(facts['size 1'])])} {text}"
     text = with_article(text)
     if rng.random() < 0.5 and "place 1" in facts:
         said.append(f"{name} place={facts['place 1']}")
-        text = f"{text} {_pick(rng, _PLACES[str(facts['place 1'])])}"
+        text = f"{text} {_pick(rng, PLACES[str(facts['place 1'])])}"
     return text, said
 
 
@@ -219,17 +232,17 @@ def shapes_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
         text, said = _single(rng, facts, names[0])
     elif relations and rng.random() < 0.75:
         one, word, other = relations[int(rng.integers(len(relations)))]
-        said.append(_canonical(one, word, other))
+        said.append(canonical(one, word, other))
         if rng.random() < 0.5:
             one, word, other = other, _CONVERSE[word], one
         rest = [with_article(name) for name in names if name not in (one, other)]
-        text = f"{with_article(one)} {_pick(rng, _RELATIONS[word])} {with_article(other)}"
+        text = f"{with_article(one)} {_pick(rng, RELATIONS[word])} {with_article(other)}"
         text += "".join(f", and {phrase}" for phrase in rest)
     else:
         text = _listed([with_article(str(name)) for name in rng.permutation(names)])
         if rng.random() < 0.3:
-            text = f"{_NUMBERS[len(names)]} shapes: {text}"
-    opening = "{}" if text.startswith(_NUMBERS) else _pick(rng, TEMPLATES)
+            text = f"{NUMBERS[len(names)]} shapes: {text}"
+    opening = "{}" if text.startswith(NUMBERS) else _pick(rng, TEMPLATES)
     return opening.format(text), "; ".join(sorted(said))
 
 
@@ -238,7 +251,7 @@ def shapes_questions(facts: Facts) -> Questions:
     count, names, relations = _count(facts), _names(facts), _relations(facts)
     colours = [str(facts[f"colour {i + 1}"]) for i in range(count)]
     shapes = [str(facts[f"shape {i + 1}"]) for i in range(count)]
-    asked = [("how many shapes are there?", _NUMBERS[count])]
+    asked = [("how many shapes are there?", NUMBERS[count])]
     for i, (colour, shape) in enumerate(zip(colours, shapes, strict=True)):
         asked.append((f"is there {with_article(names[i])}?", "yes"))
         if shapes.count(shape) == 1:

@@ -38,7 +38,6 @@ class Grounded(Objective):
     """
 
     network: Blip
-    spares = True
 
     @staticmethod
     def reads(recipe: Recipe) -> frozenset[str]:

@@ -65,17 +65,17 @@ class Objective(nn.Module):
 
     together: whether the loss is of all rows of all processes at once. Otherwise it is the mean of
     its parts' losses, each weighted by its rows.
-    spares: whether a step's loss may leave parameters out.
+    spares: whether a step's loss may leave parameters out, as a BLIP's do.
     """
 
     together = False
-    spares = False
     average: Mapping[str, Tensor]  # of the weights, which the loop keeps
 
     def __init__(self, student: Start, recipe: Recipe, world: World, teacher: Any = None) -> None:
         super().__init__()
         self.network, self.config, self.recipe = student.network, student.config, recipe
         self.world, self.tokenizer = world, student.tokenizer
+        self.spares = student.config.grounded
         self.teachers = [teacher] if teacher else []  # in a list: no part of the module
 
     @staticmethod

@@ -45,7 +45,7 @@ class Pairs(Objective):
             work = self._mixed(work, batch, step)
         for teacher in self.teachers:
             with torch.no_grad():
-                work = replace(work, teacher=teacher(work.pixels, work.ids)[:3])
+                work = replace(work, teacher=teacher.pairs(work.pixels, work.ids)[:3])
         return work
 
     def _same(self, batch: Batch) -> Tensor | None:
@@ -72,7 +72,7 @@ class Pairs(Objective):
         return replace(work, pixels=pixels, same=same)
 
     def forward(self, work: Work) -> tuple[Tensor, ...]:
-        return self.network(work.pixels, work.ids)  # type: ignore[no-any-return]
+        return self.network.pairs(work.pixels, work.ids)  # type: ignore[no-any-return,operator]
 
     def loss(self, work: Work, *outputs: Tensor) -> Tensor:
         room: Any = losses if self.world.size == 1 else distributed

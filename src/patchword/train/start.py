@@ -54,11 +54,13 @@ def plan(recipe: Recipe, init: Bundle | None) -> ModelConfig:
         return replace(tower, matching=False, shared=False, answers=False)
     if recipe.objective == "blip":
         return _grounded(recipe, config)
-    if config.text is None or not config.embed_dim or config.decoder:
+    if config.text is None or not config.embed_dim:
         raise RecipeError(
             f"the objective {recipe.objective} trains two towers: the model needs [model.text] and "
             "embed_dim"
         )
+    if recipe.objective == "sigmoid" and config.grounded:
+        raise RecipeError("a BLIP has no bias for the objective sigmoid; take contrastive")
     return replace(config, score="sigmoid" if recipe.objective == "sigmoid" else "softmax")
 
 
@@ -110,7 +112,7 @@ def tokenizer(
     assert config.language is not None
     captions = (caption for source in sources for caption in source.captions())
     size, context = config.language.vocab_size, config.language.context
-    if recipe.objective != "blip":
+    if not config.grounded:
         return Tokenizer.train(captions, size, context)
     asked = (text for source in sources for text in source.asked() if recipe.blip.answer)
     return Tokenizer.train_wordpiece(chain(captions, asked, [recipe.blip.prompt]), size, context)
