@@ -28,6 +28,7 @@ COMMANDS += [
     "caption",
     "ask",
     "match",
+    "capfilt",
     "info",
     "models",
     "receipt",

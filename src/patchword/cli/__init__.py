@@ -16,7 +16,18 @@ from typing import Annotated
 
 import typer
 
-from patchword.cli import about, demo, evaluation, language, receipts, store, training, where, words
+from patchword.cli import (
+    about,
+    capfilt,
+    demo,
+    evaluation,
+    language,
+    receipts,
+    store,
+    training,
+    where,
+    words,
+)
 from patchword.cli.common import complain, warnings_said
 from patchword.errors import PatchwordError
 
@@ -27,7 +38,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (words, store, where, language, about, receipts, training, evaluation, demo):
+for _module in (
+    *(words, store, where, language, capfilt, about, receipts, training, evaluation, demo),
+):
     for _command in _module.COMMANDS:
         app.command()(_command)
 

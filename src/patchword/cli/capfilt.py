@@ -1,0 +1,229 @@
+"""capfilt: better captions for a dataset, written and filtered by models."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from patchword.cli.common import (
+    EMBEDDED,
+    DeviceOption,
+    JsonOption,
+    emit,
+    finish,
+    load,
+    notes,
+    progress,
+    said_saved,
+    screen,
+    warnings_said,
+    wrong,
+)
+from patchword.errors import ImageError, UnsupportedError
+
+if TYPE_CHECKING:
+    from patchword.api import Model
+    from patchword.cli.capfilt_data import Photo, Photos
+    from patchword.cli.capfilt_store import Shard, Store
+    from patchword.images import ImageLike
+    from patchword.tasks.capfilt import Judged
+
+
+def capfilt(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN",
+            help="A folder of images, with a metadata.csv or .jsonl for captions; a table; a .tar.",
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the new dataset.")],
+    captioner: Annotated[
+        str, typer.Option("--captioner", "--model", "-m", help="The model that writes captions.")
+    ] = EMBEDDED,
+    filter: Annotated[
+        str | None,
+        typer.Option(help="The model that judges captions; by default the captioner, if it can."),
+    ] = None,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, help="Captions drawn of each image.")
+    ] = 1,
+    top_p: Annotated[
+        float, typer.Option(help="Draw each word from the fewest that are so probable together.")
+    ] = 0.9,
+    min_length: Annotated[int, typer.Option(min=0, help="Of a drawn caption, in tokens.")] = 5,
+    max_length: Annotated[int, typer.Option(min=2, help="Start and end included.")] = 20,
+    prompt: Annotated[str, typer.Option(help="The first words of drawn captions.")] = "",
+    seed: Annotated[int, typer.Option(help="Another one draws other captions.")] = 0,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Keep captions that match so probably, or more.")
+    ] = 0.5,
+    shard: Annotated[
+        str, typer.Option(help="0/4: do the first of four parts; other processes do the others.")
+    ] = "0/1",
+    image_column: Annotated[str, typer.Option(help="By default one of a usual name.")] = "",
+    caption_column: Annotated[str, typer.Option(help="By default one of a usual name.")] = "",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Write captions for a dataset's images, and drop those, old or new, that do not match.
+
+    IN is what “patchword train” reads: a folder, a .csv, .tsv, .json, .jsonl or .parquet, or a
+    webdataset .tar; images without captions get drawn ones alone. OUT becomes a folder that
+    “patchword train” reads: metadata.jsonl with the captions that are kept, provenance.jsonl with
+    all of them and their scores, and report.html. Interrupted at any moment, the same command
+    continues. With --json, one line per image.
+    """
+    part = _shard(shard)
+    from patchword.cli.capfilt_data import open_photos
+    from patchword.cli.capfilt_store import Store
+    from patchword.tasks.capfilt import BATCH
+
+    photos = open_photos(source, out, image_column, caption_column)
+    writer = load(captioner, device)
+    judge = _judge(writer, filter, device)
+    options = {
+        "count": count, "top_p": top_p, "min_length": min_length, "max_length": max_length,
+        "prompt": prompt, "seed": seed, "threshold": threshold,
+    }  # fmt: skip
+    data = {"name": f"{source}, {len(photos)} images", "fingerprint": photos.digest}
+    plan: dict[str, Any] = {"captioner": _named(writer), "filter": _named(judge), "data": data}
+    plan |= options | {"shards": part.count, "batch": BATCH}
+    store = Store(out, plan, part, -(-len(photos) // BATCH))
+    with warnings_said():
+        for name, judged in _run(photos, store, (writer, judge), options):
+            if as_json:
+                emit({"image": name, "captions": [asdict(each) for each in judged]})
+    missing = store.unfinished()
+    if missing:
+        left = ", ".join(map(str, missing))
+        notes().print(f"shard {part} is done; left before the dataset is written: {left}")
+    else:
+        _write(store, plan, as_json)
+    rows = list(store.own())
+    failed = [ImageError(row["image"], row["error"]) for row in rows if "error" in row]
+    finish(failed, len(rows) - len(failed))
+
+
+def _run(
+    photos: Photos, store: Store, models: tuple[Model, Model], options: Mapping[str, Any]
+) -> Iterator[tuple[str, list[Judged]]]:
+    """Judge what is still to be judged, batch by batch: each image that could be opened, once its
+    batch is stored."""
+    from patchword.tasks.capfilt import BATCH, capfilt_each
+
+    todo = store.resume()
+    blocks = [range(b * BATCH, min((b + 1) * BATCH, len(photos))) for b in todo]
+    waiting: deque[Photo] = deque()
+
+    def pairs() -> Iterator[tuple[ImageLike, Sequence[str]]]:
+        for block in blocks:
+            for number in block:
+                waiting.append(photos[number])
+                yield waiting[-1].image, waiting[-1].texts
+
+    each = capfilt_each(*models, pairs(), **options)
+    total = sum(map(len, blocks))
+    with progress("capfilt", total) as advance:
+        done = 0
+        for batch, block in zip(todo, blocks, strict=True):
+            images, told = [], []
+            pictures: dict[str, bytes] = {}
+            for _, judged in islice(each, len(block)):
+                photo = waiting.popleft()
+                row = _row(photos, photo, judged, pictures)
+                images.append(row)
+                told += [] if isinstance(judged, ImageError) else [(photo.name, judged)]
+                advance(done := done + 1, total)
+            store.append(batch, images, pictures)
+            yield from told
+
+
+def _row(
+    photos: Photos, photo: Photo, judged: list[Judged] | ImageError, pictures: dict[str, bytes]
+) -> dict[str, Any]:
+    """An image as it is stored; one that was inside a table or a tar is added to `pictures`."""
+    from PIL import Image
+
+    from patchword.cli.capfilt_store import IMAGES
+
+    if isinstance(judged, ImageError):
+        return {"image": photo.name, "error": photo.fault or judged.reason}
+    if isinstance(photo.image, str):
+        name = photos.file_name(photo.image)
+    else:
+        kind = Image.open(io.BytesIO(photo.image)).format or ""
+        name = f"{IMAGES}/{photo.number:07d}.{kind.lower()}"
+        pictures[name] = photo.image
+    return {"image": name, "captions": [asdict(each) for each in judged]}
+
+
+def _write(store: Store, plan: Mapping[str, Any], as_json: bool) -> None:
+    """The dataset, what became of each caption, and the page."""
+    from patchword.cli import capfilt_page
+    from patchword.cli.capfilt_store import DATASET, PROVENANCE, REPORT
+
+    store.replace(DATASET, _lines(store.images(), _kept))
+    store.replace(PROVENANCE, _lines(store.images(), _all))
+    found = capfilt_page.Tally.of(store.images())
+    store.replace(REPORT, [capfilt_page.page(found, plan, store.folder)])
+    (notes() if as_json else screen()).print(capfilt_page.tally_table(found))
+    notes().print(f"{found.said()}: {store.folder / DATASET}")
+    said_saved(store.folder / REPORT)
+
+
+def _lines(
+    rows: Iterable[Mapping[str, Any]], each: Callable[[Mapping[str, Any]], Iterable[Any]]
+) -> Iterator[str]:
+    """What `each` says of images that could be opened, as JSON Lines."""
+    good = (row for row in rows if "error" not in row)
+    return (json.dumps(record) + "\n" for row in good for record in each(row))
+
+
+def _kept(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """An image of the dataset, each text once; nothing without one."""
+    texts = list(dict.fromkeys(each["text"] for each in row["captions"] if each["kept"]))
+    if texts:
+        yield {"file_name": row["image"], "captions": texts}
+
+
+def _all(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each text of an image."""
+    return ({"image": row["image"], **each} for each in row["captions"])
+
+
+def _judge(writer: Model, filter: str | None, device: str) -> Model:
+    """The model that filters; the captioner itself where that is the same."""
+    from patchword.tasks.match import check
+
+    judge = load(filter, device) if filter else writer
+    try:
+        check(judge)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{error}, as --filter") from error
+    return writer if judge.fingerprint == writer.fingerprint else judge
+
+
+def _named(model: Model) -> dict[str, str]:
+    return {"name": model.name, "fingerprint": model.fingerprint}
+
+
+def _shard(text: str) -> Shard:
+    """ "0/4" """
+    from patchword.cli.capfilt_store import Shard
+
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        wrong(f"--shard {text}: say 0/4, 1/4, 2/4 and 3/4 for four parts")
+    return Shard(int(number), int(count))
+
+
+COMMANDS = (capfilt,)

@@ -1,0 +1,198 @@
+"""What capfilt writes: a folder that outlives kill -9, and that several processes fill.
+
+    capfilt.json            models, options and data: what the folder was begun with
+    judged-0-of-4.jsonl     a line per batch of images that shard 0 of 4 has judged
+    images/                 those that were inside a table or a tar
+    metadata.jsonl          the dataset: each image with the texts that were kept
+    provenance.jsonl        each text, where it is from, its score, and whether it was kept
+    report.html
+
+A batch is one line, written at once and on disk before the next one begins. Batches are numbered
+through the dataset and dealt out to the shards, so that what a batch holds, and what the models say
+of it, is the same whoever runs it and whenever. The last three files are made, each at once, by
+whichever process finds that all batches are there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patchword.errors import PatchwordError
+
+Row = dict[str, Any]
+
+PLAN, DATASET, PROVENANCE = "capfilt.json", "metadata.jsonl", "provenance.jsonl"
+REPORT, IMAGES = "report.html", "images"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the batches is meant: every `count`th, from `number` on."""
+
+    number: int = 0
+    count: int = 1
+
+    def batches(self, total: int) -> range:
+        """Its batches, of all."""
+        return range(self.number, total, self.count)
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+class Store:
+    """The folder of a run, and the file of one of its shards."""
+
+    def __init__(self, folder: Path, plan: Row, shard: Shard, batches: int) -> None:
+        """plan: with what to begin the folder. batches: how many the dataset has.
+
+        Raises PatchwordError for a folder that was begun otherwise, or holds something else.
+        """
+        self.folder, self.shard, self._batches = folder, shard, batches
+        self._plan = plan
+        self._size = 0  # of the shard's file, bytes
+        if (folder / PLAN).exists():
+            self._compare()
+        elif folder.exists() and (not folder.is_dir() or _visible(folder)):
+            raise PatchwordError(f"{folder}: not an empty folder, and not begun by capfilt")
+
+    def resume(self) -> range:
+        """The batches of the shard that are still to be judged; a half-written one is dropped."""
+        mine, path = self.shard.batches(self._batches), self._path(self.shard)
+        done = 0
+        if path.exists():
+            with path.open("r+b") as file:
+                for _, line in _judged(path, file, mine):
+                    self._size += len(line)
+                    done += 1
+                file.truncate(self._size)
+        return mine[done:]
+
+    def append(self, batch: int, images: Sequence[Row], pictures: Mapping[str, bytes]) -> None:
+        """Write a batch that is judged, and the pictures that it lends to the folder."""
+        if not self._size:
+            self._begin()
+        for name, content in pictures.items():
+            (self.folder / IMAGES).mkdir(exist_ok=True)
+            _write(self.folder / name, "wb", [content])
+        path = self._path(self.shard)
+        line = json.dumps({"batch": batch, "images": images}).encode() + b"\n"
+        if (path.stat().st_size if path.exists() else 0) != self._size:
+            raise PatchwordError(f"{path}: another process writes it; start each shard once")
+        _write(path, "ab", [line])
+        self._size += len(line)
+
+    def unfinished(self) -> list[Shard]:
+        """The shards that have batches to be judged."""
+        shards = [Shard(number, self.shard.count) for number in range(self.shard.count)]
+        return [shard for shard in shards if self._count(shard) < len(shard.batches(self._batches))]
+
+    def own(self) -> Iterator[Row]:
+        """The judged images of the shard."""
+        for images, _ in self._lines(self.shard):
+            yield from images
+
+    def images(self) -> Iterator[Row]:
+        """All judged images, in the order of the dataset, once no shard is unfinished."""
+        shards = [Shard(number, self.shard.count) for number in range(self.shard.count)]
+        files = [self._lines(shard) for shard in shards]
+        for batch in range(self._batches):
+            images, _ = next(files[batch % len(files)])
+            yield from images
+
+    def replace(self, name: str, lines: Iterable[str]) -> None:
+        """Write a file of the folder whole: whoever reads it sees the old or the new one."""
+        part = self._part(name)
+        _write(part, "wb", (line.encode() for line in lines))
+        part.replace(self.folder / name)
+
+    def _path(self, shard: Shard) -> Path:
+        return self.folder / f"judged-{shard.number}-of-{shard.count}.jsonl"
+
+    def _part(self, name: str) -> Path:
+        """Where the shard's process writes a file before it has its name."""
+        return self.folder / f".{name}.{self.shard.number}"
+
+    def _count(self, shard: Shard) -> int:
+        return sum(1 for _ in self._lines(shard))
+
+    def _lines(self, shard: Shard) -> Iterator[tuple[list[Row], bytes]]:
+        path = self._path(shard)
+        if path.exists():
+            with path.open("rb") as file:
+                yield from _judged(path, file, shard.batches(self._batches))
+
+    def _begin(self) -> None:
+        """Write the plan, unless another process was first: then its plan must be the same."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self._part(PLAN)
+        _write(part, "wb", [json.dumps(self._plan, indent=1).encode(), b"\n"])
+        with suppress(FileExistsError):
+            os.link(part, self.folder / PLAN)
+        part.unlink()
+        self._compare()
+
+    def _compare(self) -> None:
+        """Raise PatchwordError, with what differs, where the folder was begun otherwise."""
+        path = self.folder / PLAN
+        try:
+            begun = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise PatchwordError(f"{path}: not JSON ({error}); begin in another folder") from error
+        different = [
+            f"{name} was {_said(begun.get(name))}, and is {_said(value)}"
+            for name, value in self._plan.items()
+            if _known(begun.get(name)) != _known(value)
+        ]
+        if different:
+            raise PatchwordError(
+                f"{self.folder} was begun otherwise: {'; '.join(different)}. Say the same as then, "
+                "or name another folder"
+            )
+
+
+def _judged(path: Path, file: Any, batches: range) -> Iterator[tuple[list[Row], bytes]]:
+    """The images of each of these batches as far as they are there, and its line. A line that was
+    cut off ends it."""
+    for number, (batch, line) in enumerate(zip(batches, file, strict=False), start=1):
+        try:
+            row = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            row = None
+        if row is None and not file.read(1):
+            return
+        if not isinstance(row, dict) or row.get("batch") != batch:
+            raise PatchwordError(
+                f"{path}, line {number}: not batch {batch}; remove the file to judge the shard anew"
+            )
+        yield row["images"], line
+
+
+def _known(value: Any) -> Any:
+    """What must be the same: of a model and of data the digest."""
+    return value.get("fingerprint") if isinstance(value, dict) else value
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value.get('name')} ({value.get('fingerprint')})"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _visible(folder: Path) -> bool:
+    """Whether a folder holds more than what a killed process left."""
+    return any(not path.name.startswith(f".{PLAN}") for path in folder.iterdir())
+
+
+def _write(path: Path, mode: str, content: Iterable[bytes]) -> None:
+    """Write and wait until it is on disk."""
+    with path.open(mode) as file:
+        file.writelines(content)
+        file.flush()
+        os.fsync(file.fileno())

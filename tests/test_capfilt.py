@@ -1,0 +1,420 @@
+"""capfilt: what is written and judged is what caption and match say, and nothing is lost or doubled
+however often it is killed."""
+
+from reference_blip import CAPTIONS, RETRIEVAL, hugging_face_blip, original_blip
+
+# isort: split
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from layouts import rng
+from numpy.testing import assert_allclose
+from photos import PREPROCESS, photo, tar_of
+from PIL import Image
+from ran import Ran, Run
+from shrunk import tiny_bundle, tiny_clip
+
+import patchword
+from patchword import checkpoints
+from patchword.cli.capfilt_store import Shard, Store
+from patchword.data import SourceConfig, open_sources
+from patchword.errors import ImageError, LongTextWarning, PatchwordError, UnsupportedError
+from patchword.tasks.capfilt import BATCH, Judged, capfilt_each
+
+WEB = ["a cat", "two small birds", "a red chair in a tree", "a photo of dogs", "blue and green"]
+COUNT = 2 * BATCH + 5  # images of the small dataset: three batches
+MADE = ("metadata.jsonl", "provenance.jsonl", "report.html")
+OPTIONS = ("--top-p", 0.9, "--count", 2, "--threshold", 0.5)
+
+
+@pytest.fixture(autouse=True)
+def place(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """An empty folder to stand in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A BLIP of random weights that captions and matches; about half of all pairs."""
+    folder = tmp_path_factory.mktemp("blip")
+    original_blip(folder)
+    model = patchword.load(folder / "model_tiny.pth")
+    tokens = torch.from_numpy(model.reader()(WEB))
+    pixels = torch.from_numpy(model.open(photo(1))[0][None])
+    with torch.no_grad():
+        network = model.network
+        logits = network.match(network.image_tokens(pixels), tokens)
+        network.match_head.bias[1] -= (logits[:, 1] - logits[:, 0]).median()
+    return str(checkpoints.save(model, folder / "model"))
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another one, that only matches."""
+    return str(hugging_face_blip(tmp_path_factory.mktemp("judge") / "judge", RETRIEVAL).path)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a metadata.csv: one image with three captions, one that is no image."""
+    return dataset(tmp_path_factory.mktemp("data") / "photos", COUNT)
+
+
+def dataset(folder: Path, count: int) -> Path:
+    (folder / "p").mkdir(parents=True)
+    lines = ["file_name,caption"]
+    for i in range(count):
+        photo(i).save(folder / "p" / f"{i}.png")
+        lines.append(f"p/{i}.png,{WEB[i % 5]}")
+    lines += ["p/0.png,a dog", "p/0.png,a cat", "p/broken.png,a bird"]
+    (folder / "p" / "broken.png").write_text("hello")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def made(folder: Path) -> dict[str, bytes]:
+    """What a run leaves."""
+    return {name: (folder / name).read_bytes() for name in MADE}
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path, blip: str) -> Path:
+    """The folder of a run that nothing interrupted."""
+    out = photos.parent / "whole"
+    done = subprocess.run(command(photos, out, blip), capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    return out
+
+
+def command(photos: Path, out: Path, blip: str, *more: object) -> list[str]:
+    arguments = ["capfilt", photos, out, "-m", blip, *OPTIONS, *more]
+    return [sys.executable, "-m", "patchword", *map(str, arguments)]
+
+
+# --- what is judged -------------------------------------------------------------------------------
+
+
+def judged_as(model: patchword.Model, judge: patchword.Model, images: list, web: list) -> list:
+    """The same of caption and match, image by image."""
+    options = {"top_p": 0.9, "min_length": 5, "max_length": 20, "count": 3, "seed": 4}
+    out = []
+    for image, texts in zip(images, web, strict=True):
+        (drawn,) = model.caption([image], prompt="a photo", **options)
+        said = [drawn.text, *(other.text for other in drawn.others)]
+        both = [("web", text) for text in texts]
+        both += [("synthetic", text) for text in dict.fromkeys(said)]
+        (scores,) = judge.match([image], [text for _, text in both]).probabilities.tolist()
+        out.append([(t, s, score) for (s, t), score in zip(both, scores, strict=True)])
+    return out
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_captions_are_captions_and_scores_are_matches(blip: str, judge: str, alone: bool) -> None:
+    """In batches of images with no text, one text, and more than are run together."""
+    writer = patchword.load(blip)
+    other = writer if alone else patchword.load(judge)
+    images: list = [photo(i) for i in range(BATCH + 3)]
+    web = [[WEB[i % 5]] * (i % 3 > 0) + WEB[2:4] * (i % 4 == 1) for i in range(len(images))]
+    web[3] = [f"a {word} {n}" for n in range(40) for word in ("cat", "dog")]
+    web = [list(dict.fromkeys(texts)) for texts in web]
+    given = list(zip(images, web, strict=True))
+    given.insert(5, (b"no image", ["a cat"]))
+    found = capfilt_each(writer, other, iter(given), prompt="a photo", count=3, seed=4)
+    answers = list(found)
+    assert [image for image, _ in answers] == [image for image, _ in given]
+    assert isinstance(answers.pop(5)[1], ImageError)
+    expected = judged_as(writer, other, images, web)
+    for (_, judged), wanted in zip(answers, expected, strict=True):
+        assert not isinstance(judged, ImageError)
+        assert [(each.text, each.source) for each in judged] == [(t, s) for t, s, _ in wanted]
+        scores = [each.score for each in judged]
+        assert_allclose(scores, [score for _, _, score in wanted], rtol=1e-4, atol=1e-6)
+        assert [each.kept for each in judged] == [score >= 0.5 for score in scores]
+    assert {each.kept for _, judged in answers for each in judged} == {True, False}
+
+
+def test_threshold_and_long_texts(blip: str) -> None:
+    model = patchword.load(blip)
+    long = " ".join(["a cat and a dog"] * 30)
+
+    def judged(threshold: float) -> list[Judged]:
+        pairs = [(photo(i), [long, "a dog"]) for i in range(2)]
+        with pytest.warns(LongTextWarning, match="judged by its start") as told:
+            found = [each for _, each in capfilt_each(model, model, pairs, threshold=threshold)]
+        assert len(told) == 1
+        return [each for texts in found for each in texts]  # type: ignore[union-attr]
+
+    assert all(each.kept for each in judged(0))
+    scores = sorted(each.score for each in judged(0))
+    assert [each.kept for each in judged(scores[2])].count(True) == len(scores) - 2
+
+
+def test_models_that_cannot_are_told(
+    run: Run, photos: Path, place: Path, judge: str, blip: str
+) -> None:
+    captions = str(hugging_face_blip(place / "captions", CAPTIONS).path)
+    clip = str(checkpoints.save(tiny_bundle(tiny_clip()), place / "clip"))
+    for given, name in (
+        (["-m", clip, "--filter", judge], "blip-image-captioning-base"),
+        (["-m", judge], "blip-image-captioning-base"),
+        (["-m", captions], "blip-itm-base-coco, as --filter"),
+        (["-m", blip, "--filter", clip], "blip-itm-base-coco, as --filter"),
+    ):
+        ran = run("capfilt", photos, "out", *given)
+        assert ran.code == 2
+        assert name in ran.err
+        assert not Path("out").exists()
+    with pytest.raises(UnsupportedError):
+        next(capfilt_each(patchword.load(captions), patchword.load(captions), []))
+
+
+# --- what is written ------------------------------------------------------------------------------
+
+
+def test_the_folder_of_a_run(photos: Path, whole: Path, blip: str) -> None:
+    """Every caption is accounted for, and the dataset has those that are kept."""
+    model = patchword.load(blip)
+    provenance = rows(whole / "provenance.jsonl")
+    by_image: dict[str, list[dict]] = {}
+    for each in provenance:
+        by_image.setdefault(each["image"], []).append(each)
+    assert list(by_image) == [f"../photos/p/{i}.png" for i in range(COUNT)]
+    options = {"top_p": 0.9, "min_length": 5, "count": 2}
+    for i, found in enumerate(by_image.values()):
+        web = [each["text"] for each in found if each["source"] == "web"]
+        assert web == [WEB[i % 5], "a dog"] if i == 0 else [WEB[i % 5]]
+        if i < 2:
+            (drawn,) = model.caption([photos / "p" / f"{i}.png"], **options)
+            texts = [drawn.text, *(other.text for other in drawn.others)]
+            synthetic = [each["text"] for each in found if each["source"] == "synthetic"]
+            assert synthetic == list(dict.fromkeys(texts))
+    kept = {
+        image: list(dict.fromkeys(each["text"] for each in found if each["kept"]))
+        for image, found in by_image.items()
+    }
+    expected = [{"file_name": image, "captions": texts} for image, texts in kept.items() if texts]
+    assert rows(whole / "metadata.jsonl") == expected
+    plan = json.loads((whole / "capfilt.json").read_text())
+    assert plan["captioner"]["fingerprint"] == plan["filter"]["fingerprint"] == model.fingerprint
+
+
+def test_training_reads_the_dataset(whole: Path) -> None:
+    expected = rows(whole / "metadata.jsonl")
+    for kind, path in (("folder", whole), ("table", whole / "metadata.jsonl")):
+        config = SourceConfig(kind, path=str(path))  # type: ignore[arg-type]
+        (source,) = open_sources([config], PREPROCESS, ("captions",))
+        assert len(source) == len(expected)
+        assert list(source.captions()) == [text for each in expected for text in each["captions"]]
+        assert source.sample(0, rng()).caption in expected[0]["captions"]
+
+
+def test_the_page(whole: Path) -> None:
+    page = (whole / "report.html").read_text()
+    found = rows(whole / "provenance.jsonl")
+    for source in ("web", "synthetic"):
+        kept = [each["kept"] for each in found if each["source"] == source]
+        said = f"<td>{len(kept)}</td><td>{sum(kept)}</td><td>{len(kept) - sum(kept)}</td>"
+        assert said in page
+    assert page.count("<svg") == 2
+    assert "data:image/jpeg" in page
+    assert "broken.png: not an image" in page
+    assert "http" not in page
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar", "csv", "pictures"])
+def test_other_kinds_of_data(run: Run, place: Path, blip: str, kind: str) -> None:
+    """The same images give the same; those of a table or tar are written out."""
+    (place / "photos").mkdir()
+    files = {f"{i}.png": place / "photos" / f"{i}.png" for i in range(3)}
+    for i, file in enumerate(files.values()):
+        photo(i).save(file)
+    data = place / f"all.{kind}"
+    content = {name: file.read_bytes() for name, file in files.items()}
+    if kind == "parquet":
+        table = [{"img": c, "alt": WEB[i]} for i, c in enumerate(content.values())]
+        table.append({"img": b"hello", "alt": "a cat"})
+        pq.write_table(pa.Table.from_pylist(table), data)
+    elif kind == "tar":
+        texts = {f"{i}.txt": WEB[i].encode() for i in range(3)} | {"3.txt": b"no image beside"}
+        tar_of(data, dict(sorted((content | texts).items())))
+    elif kind == "csv":  # the same image in two rows
+        lines = [f"photos/{i % 3}.png,{WEB[i]}\n" for i in range(4)]
+        data.write_text("image,text\n" + "".join(lines) + "photos/missing.png,a cat\n")
+    else:
+        data = place / "photos"
+    columns = ["--image-column", "img", "--caption-column", "alt"] if kind == "parquet" else []
+    ran = run("capfilt", data, "out", "-m", blip, *columns, "--threshold", 0, "--json")
+    assert ran.code == (kind != "pictures")
+    assert len(ran.records) == 3
+    written = [[each["text"] for each in record["captions"]] for record in ran.records]
+    drawn = [c.text for c in patchword.load(blip).caption(files.values(), top_p=0.9, min_length=5)]
+    web = [[], [], []] if kind == "pictures" else [[text] for text in WEB[:3]]
+    if kind == "csv":
+        web[0].append(WEB[3])
+    assert written == [[*texts, text] for texts, text in zip(web, drawn, strict=True)]
+    dataset = rows(Path("out") / "metadata.jsonl")
+    assert [each["captions"] for each in dataset] == written
+    for each, file in zip(dataset, files.values(), strict=True):
+        assert (Path("out") / each["file_name"]).read_bytes() == file.read_bytes()
+
+
+def test_broken_images_are_named_and_images_without_captions_are_counted(
+    run: Run, photos: Path, blip: str
+) -> None:
+    ran = run("capfilt", photos, "out", "-m", blip, "--threshold", 1)
+    assert ran.code == 1
+    assert "broken.png: not an image" in ran.err
+    assert f"1 of {COUNT + 1} images failed" in ran.err
+    assert f"0 of {COUNT} images have a text that is kept; 1 more could not be opened" in ran.err
+    assert rows(Path("out") / "metadata.jsonl") == []
+    assert f"{COUNT} images have no text" in (Path("out") / "report.html").read_text()
+
+
+# --- going on -------------------------------------------------------------------------------------
+
+
+def test_killed_again_and_again_it_is_the_run_that_was_not(
+    run: Run, photos: Path, whole: Path, blip: str
+) -> None:
+    out, random = whole.parent / "killed", Random(3)
+    killed = 0
+    for batches in (1, 2):
+        process = subprocess.Popen(command(photos, out, blip), stderr=subprocess.DEVNULL)
+        while process.poll() is None and lines(out) < batches:
+            time.sleep(0.001)
+        time.sleep(random.random() * 0.02)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed == 2
+    assert not (out / "provenance.jsonl").exists()
+    assert run(*command(photos, out, blip)[3:]).code == 1
+    assert made(out) == made(whole)
+    again = run(*command(photos, out, blip)[3:], "--json")
+    assert (again.code, again.out) == (1, "")
+    assert "broken.png" in again.err
+    assert made(out) == made(whole)
+
+
+def lines(out: Path) -> int:
+    """Batches that are there."""
+    file = out / "judged-0-of-1.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def test_a_torn_line_is_dropped_wherever_it_was_cut(
+    run: Run, photos: Path, whole: Path, blip: str
+) -> None:
+    out = whole.parent / "torn"
+    content = (whole / "judged-0-of-1.jsonl").read_bytes()
+    ends = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
+    for cut in (1, ends[0] - 1, ends[1] + 500):
+        out.mkdir(exist_ok=True)
+        (out / "capfilt.json").write_bytes((whole / "capfilt.json").read_bytes())
+        (out / "judged-0-of-1.jsonl").write_bytes(content[:cut])
+        assert run(*command(photos, out, blip)[3:]).code == 1
+        assert (out / "judged-0-of-1.jsonl").read_bytes() == content
+        assert made(out) == made(whole)
+
+
+def test_damage_in_the_middle_is_told(run: Run, photos: Path, whole: Path, blip: str) -> None:
+    out = whole.parent / "damaged"
+    out.mkdir()
+    (out / "capfilt.json").write_bytes((whole / "capfilt.json").read_bytes())
+    first, second, third = (whole / "judged-0-of-1.jsonl").read_bytes().splitlines(keepends=True)
+    for content, line in ((first + second[9:] + third, 2), (first + third, 2), (first * 2, 2)):
+        (out / "judged-0-of-1.jsonl").write_bytes(content)
+        ran = run(*command(photos, out, blip)[3:])
+        assert ran.code == 2
+        assert f"judged-0-of-1.jsonl, line {line}" in ran.err
+        assert (out / "judged-0-of-1.jsonl").read_bytes() == content
+
+
+def test_shards_together_are_one_run(run: Run, photos: Path, whole: Path, blip: str) -> None:
+    out = whole.parent / "shards"
+
+    def shard(text: str) -> Ran:
+        return run(*command(photos, out, blip, "--shard", text)[3:])
+
+    first = shard("1/2")
+    assert first.code == 0
+    assert "left before the dataset is written: 0/2" in first.err
+    assert not (out / "metadata.jsonl").exists()
+    assert shard("0/2").code == 1  # it has the broken image
+    assert made(out) == made(whole)
+    for wrong in ("2/2", "1", "-1/2", "a/b"):
+        assert shard(wrong).code == 2
+    assert shard("0/3").code == 2
+
+
+def test_processes_do_not_write_over_each_other(place: Path) -> None:
+    """Two of the same shard, and two that were begun otherwise at the same time."""
+    plan = {"seed": 0}
+    first, second = (Store(place / "out", plan, Shard(0, 2), 8) for _ in range(2))
+    other = Store(place / "out", {"seed": 1}, Shard(1, 2), 8)
+    first.append(0, [], {})
+    with pytest.raises(PatchwordError, match="another process writes it"):
+        second.append(0, [], {})
+    with pytest.raises(PatchwordError, match="seed was 0, and is 1"):
+        other.append(1, [], {})
+    assert [path.name for path in (place / "out").iterdir() if "judged" in path.name] == [
+        "judged-0-of-2.jsonl"
+    ]
+    assert list(second.resume()) == [2, 4, 6]
+
+
+def test_other_models_options_or_data_are_told(
+    run: Run, photos: Path, whole: Path, blip: str, judge: str, place: Path
+) -> None:
+    before = made(whole)
+    arguments = command(photos, whole, blip)[3:]
+    for more, said in (
+        (["--top-p", 0.8], "top_p was 0.9, and is 0.8"),
+        (["--prompt", "a"], 'prompt was "", and is "a"'),
+        (["--threshold", 0.4, "--seed", 2], "seed was 0, and is 2; threshold was 0.5, and is 0.4"),
+        (["--filter", judge], f"and is {judge}"),
+        (["--shard", "0/2"], "shards was 1, and is 2"),
+    ):
+        ran = run(*arguments, *more)
+        assert ran.code == 2
+        assert said in ran.err
+    (other := place / "photos").mkdir()
+    (other / "p").symlink_to(photos / "p")
+    text = (photos / "metadata.csv").read_text()
+    (other / "metadata.csv").write_text(text.replace("two small", "three small"))
+    ran = run(*command(other, whole, blip)[3:])
+    assert ran.code == 2
+    assert "data was" in ran.err
+    assert made(whole) == before
+
+
+def test_a_folder_with_something_else_is_left_alone(
+    run: Run, photos: Path, place: Path, blip: str
+) -> None:
+    (place / "out").mkdir()
+    Image.new("RGB", (8, 8)).save(place / "out" / "mine.png")
+    ran = run(*command(photos, place / "out", blip)[3:])
+    assert ran.code == 2
+    assert "not an empty folder" in ran.err
+    assert run("capfilt", "missing", "out", "-m", blip).code == 2
+    assert run("capfilt", photos, "new", "-m", blip, "--top-p", 2).code == 2
+    assert not Path("new").exists()
