@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -263,6 +264,77 @@ def test_training_is_deterministic():
 def test_training_needs_room_for_the_bytes():
     with pytest.raises(TokenizerError, match="vocab_size is 513; the smallest possible is 514"):
         Tokenizer.train(TRAINING, vocab_size=513, context=8)
+
+
+# Word pieces, as BLIP's
+
+
+SPOKEN = [
+    "A red circle, left of a blue square.", "a big, red circle, what colour is it?",
+    "Wo ist das Häuschen? Über dem Café, naïve!", "Где красный круг? Ёлка и чай.",
+    "红色的圆在哪里?", "a 256 px t-shirt (blue) isn't 100% red", "who's there?",
+]  # fmt: skip
+
+
+def pieces(vocab_size: int = 1000, context: int = 32) -> Tokenizer:
+    return Tokenizer.train_wordpiece(SPOKEN * 3, vocab_size, context)
+
+
+def test_trained_word_pieces_are_those_of_transformers_bert(tmp_path):
+    ours = pieces()
+    vocabulary = json.loads(ours.to_json())["model"]["vocab"]
+    file = tmp_path / "vocab.txt"
+    file.write_text("\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n", encoding="utf-8")
+    theirs = transformers.BertTokenizer(str(file), do_lower_case=True)
+    texts = [*STRINGS, *SPOKEN]
+    found = ours(texts, pad_to_context=True)
+    rows = theirs(texts, padding="max_length", truncation=True, max_length=32, return_tensors="np")[
+        "input_ids"
+    ]
+    unlike = [t for t, a, b in zip(texts, found, rows, strict=True) if (a != b).any()]
+    assert unlike == []
+    assert ours.pad_token == theirs.pad_token_id == 0
+    assert ours.end_token == theirs.sep_token_id
+    assert (ours.writes, ours.looks) == (vocabulary["[DEC]"], vocabulary["[ENC]"])
+    for row in rows:
+        assert ours.decode(row) == theirs.decode(row, skip_special_tokens=True)
+    known = ours(SPOKEN)
+    assert not (known == vocabulary["[UNK]"]).any()
+    assert ours("[DEC] red [ENC]")[0, 1] == ours.writes
+
+
+def test_trained_word_pieces_know_whole_words_and_say_them_again():
+    tokenizer = pieces()
+    assert tokenizer.vocab_size < 1000
+    for text in SPOKEN[:2]:
+        words = re.findall(r"\w+|[,.?]", text)
+        row = tokenizer.rows([text])[0]
+        assert len(row) == 2 + len(words)
+        assert tokenizer.decode(row) == text.lower()
+    assert tokenizer.decode(tokenizer.rows([SPOKEN[3]])[0]) == "где красныи круг? елка и чаи."
+    few = pieces(400)
+    assert few.vocab_size <= 400
+    assert few.decode(few.rows([SPOKEN[1]])[0]) == SPOKEN[1]
+
+
+def test_training_word_pieces_is_deterministic():
+    """Ties abound in this corpus; another process has another hash seed."""
+    script = (
+        "from patchword.tokenizers import Tokenizer\n"
+        "sounds = ['abcdéф', 'ghijüл', 'mnopñж']\n"
+        "words = [f'{a}{b}{c}' for a in sounds[0] for b in sounds[1] for c in sounds[2]] * 2\n"
+        "print(Tokenizer.train_wordpiece([*words, '红色的圆', '圆的'], 300, 8).to_json())"
+    )
+    runs = {subprocess.check_output([sys.executable, "-c", script]) for _ in range(3)}
+    assert len(runs) == 1
+    assert b'"##' in runs.pop()
+
+
+def test_training_word_pieces_needs_room_for_the_characters():
+    least = 6 + 2 * (26 + 10 + 32)
+    assert Tokenizer.train_wordpiece(["red"], least, 8).vocab_size == least
+    with pytest.raises(TokenizerError, match=f"is {least}; .* characters of the texts need 144"):
+        Tokenizer.train_wordpiece(["red 红"], least, 8)
 
 
 def test_errors_name_found_and_expected(tmp_path, vocab_folder):

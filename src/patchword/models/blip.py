@@ -99,8 +99,8 @@ class Blip(nn.Module):
 
     With `config.embed_dim` images and texts meet in a joint space by themselves, as in CLIP;
     with `config.matching` a text that looks at an image says whether it belongs to it; with
-    `config.decoder` texts are written, about an image, or, where there is a text tower that is not
-    `shared`, in answer to a question that has looked at the image.
+    `config.decoder` texts are written: about an image (`config.describes`), or in answer to a
+    question that has looked at the image (`config.asks`).
 
     Texts (R, L) about images (B, ...) may be more than those: then R is a multiple of B, and each
     image is looked at by R / B consecutive texts.
@@ -111,10 +111,7 @@ class Blip(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if config.text is None and config.decoder is None:
-            raise ConfigError("a BLIP needs a text or a decoder config")
-        if config.vision.kind != "vit":
-            raise ConfigError(f"a BLIP's image tower is a ViT, not a {config.vision.kind}")
+        _check(config)
         self.config = config
         self.image = VisionTransformer(config.vision, config.embed_dim, head_bias=True)
         if config.text is not None:
@@ -122,11 +119,9 @@ class Blip(nn.Module):
         if config.embed_dim:
             self.logit_scale = nn.Parameter(torch.tensor(-math.log(TEMPERATURE)))
         if config.matching:
-            if config.text is None:
-                raise ConfigError("matching needs a text config")
+            assert config.text is not None
             self.match_head = nn.Linear(config.text.width, 2)
         if config.decoder is not None:
-            _check_decoder(config, config.decoder)
             shared = config.shared
             self.decoder = SharedDecoder(config.decoder) if shared else Decoder(config.decoder)
 
@@ -333,16 +328,39 @@ class Blip(nn.Module):
         return padding_mask(ids != self.text.config.pad_token, like)
 
 
-def _check_decoder(config: ModelConfig, decoder: TextConfig) -> None:
-    """Raise ConfigError for a decoder that cannot be what the config says."""
-    text = config.text
-    if config.shared and (text is None or not text.post_norm):
-        raise ConfigError("a shared decoder needs a text tower with post_norm")
-    if config.answers and (text is None or text.width != decoder.cross_width):
+def _check(config: ModelConfig) -> None:
+    """Raise ConfigError for a BLIP that cannot be."""
+    vision, text, decoder = config.vision, config.text, config.decoder
+    if text is None and decoder is None:
+        raise ConfigError("a BLIP needs a text or a decoder config")
+    if vision.kind != "vit" or vision.pool != "cls":
         raise ConfigError(
-            "a decoder that looks at images and at questions needs a text tower as wide as the "
-            f"image's tokens, {decoder.cross_width}; it is {text.width if text else 'missing'}"
+            f"a BLIP's image tower is a ViT with a class token, not a {vision.kind} pooled by "
+            f"{vision.pool}"
         )
+    looks = text is not None and text.cross_width > 0
+    if (config.matching or config.asks or config.shared) and not looks:
+        raise ConfigError("matching, answers and a shared decoder need text.cross_width")
+    reads = [("text", text, vision.width)] if looks else []
+    if decoder is not None and config.describes:
+        reads.append(("decoder", decoder, vision.width))
+    if decoder is not None and text is not None and config.asks:
+        reads.append(("decoder", decoder, text.width))
+    for name, tower, width in reads:
+        assert tower is not None
+        if tower.cross_width != width:
+            raise ConfigError(
+                f"{name}.cross_width is {tower.cross_width}; what it looks at is {width} wide"
+            )
+    if config.shared:
+        assert text is not None
+        assert decoder is not None
+        sizes = [(each.depth, each.width, each.heads) for each in (text, decoder)]
+        if sizes[0] != sizes[1] or not text.post_norm:
+            raise ConfigError(
+                "a shared decoder and its text tower have the same depth, width and heads, and "
+                f"post_norm; here {sizes[1]} and {sizes[0]}, post_norm {text.post_norm}"
+            )
 
 
 def _bytes(values: Tensor) -> bytes:

@@ -71,6 +71,7 @@ def _grounded(recipe: Recipe, config: ModelConfig) -> ModelConfig:
     if blip.answer and config.shared:
         config = replace(config, answers=True)
     for weight, has, needs in (
+        (1.0, config.grounded, "texts that look at images: text.cross_width or [model.decoder]"),
         (blip.contrast, config.text is not None and config.embed_dim, "[model.text] and embed_dim"),
         (blip.match, config.matching, "matching = true"),
         (blip.caption, config.describes, "[model.decoder] that looks at images"),

@@ -1,0 +1,382 @@
+"""What a BLIP is trained for: against the original's arithmetic and transformers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from formulas import log_softmax
+from reference_blip import CAPTIONS, DEC, QUESTIONS, RETRIEVAL, hugging_face_blip, noise
+from scipy.stats import chisquare
+from tiny_blip import ALONE, EVEN, MOMENTUM, features, jolt, some_run, write
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from patchword import checkpoints
+from patchword.bundle import Bundle
+from patchword.data import Batch
+from patchword.models import build
+from patchword.models.blip import Blip
+from patchword.train import grounded, loop
+from patchword.train.grounded import Grounded
+from patchword.train.recipe import BlipConfig, Recipe
+from patchword.train.start import Start
+
+ASKED = ["what is the color of the bird in the tree?", "is it a cat?", "how many dogs are there"]
+SAID = ["two red dogs", "a cat sitting in a tree, with a dog", "green"]
+PAD = 0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path)
+
+
+def learns(model: Bundle, **blip: object) -> Grounded:
+    """An objective of these losses alone around a model, in evaluation mode."""
+    weights = {"contrast": 0.0, "match": 0.0, "caption": 0.0, **blip}
+    plan = Recipe("", (), 1, "blip", smoothing=0.1, blip=BlipConfig(**weights))
+    return Grounded(Start(model.network, model.config, model.tokenizer), plan, ALONE)
+
+
+def batch_of(
+    model: Bundle, captions: Sequence[str], answers: Sequence[str] | None = None, seed: int = 5
+) -> Batch:
+    """Noise with captions of which each is true of one image; with answers, questions too."""
+    words, count = model.reader(), len(captions)
+    facts = [frozenset([str(i)]) for i in range(count)]
+    return Batch(
+        pixels=noise(count, seed),
+        ids=torch.from_numpy(words(list(captions))),
+        labels=torch.full((count,), -1),
+        says=facts,
+        truths=facts,
+        mix=torch.zeros(count, dtype=torch.bool),
+        broken=[],
+        questions=torch.from_numpy(words(ASKED[:count])) if answers else None,
+        answers=torch.from_numpy(words(list(answers))) if answers else None,
+        asked=torch.full((count,), bool(answers)),
+    )
+
+
+def loss_of(objective: Grounded, batch: Batch) -> Tensor:
+    work = objective.prepare(batch, 0)
+    return objective.loss(work, *objective(work))
+
+
+def theirs(network: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """The gradients of transformers' network by our names: read as though they were weights."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            gradient = parameter.grad
+            parameter.copy_(torch.zeros_like(parameter) if gradient is None else gradient)
+    network.save_pretrained(folder)
+    return dict(checkpoints.load(folder).network.named_parameters())
+
+
+def same_gradients(ours: nn.Module, expected: dict[str, Tensor]) -> None:
+    learned = {name: p.grad for name, p in ours.named_parameters() if p.grad is not None}
+    assert len(learned) > 20
+    for name, value in expected.items():
+        assert_close(learned.get(name, torch.zeros_like(value)), value.detach(), msg=name)
+
+
+# Against transformers
+
+
+@pytest.mark.parametrize("prompt", ["", "a picture of "])
+def test_captions_equal_transformers_loss_and_gradient(tmp_path: Path, prompt: str) -> None:
+    reference = hugging_face_blip(tmp_path, CAPTIONS)
+    reference.network.text_decoder.label_smoothing = 0.1
+    model = checkpoints.load(tmp_path)
+    objective = learns(model, caption=1.0, prompt=prompt)
+    value = loss_of(objective, batch_of(model, SAID))
+    value.backward()
+
+    ids = reference.ids([prompt + text for text in SAID])
+    labels = ids.masked_fill(ids == PAD, -100)
+    skipped = len(reference.ids([prompt])[0]) - 1  # as models/blip.py's prompt_length
+    labels[:, :skipped] = -100
+    ids[:, 0] = DEC
+    answer = reference.network(
+        pixel_values=noise(), input_ids=ids, attention_mask=(ids != PAD).long(), labels=labels
+    )
+    answer.loss.backward()
+    assert_close(value, answer.loss)
+    assert objective.noted == {"caption": value.item()}
+    same_gradients(model.network, theirs(reference.network, tmp_path))
+
+
+def test_answers_equal_transformers_loss_and_gradient(tmp_path: Path) -> None:
+    """Theirs is the mean over words, ours that over answers of the sum of their words, as in
+    salesforce/BLIP (models/blip_vqa.py): ours * answers = theirs * words. They are asked one
+    question at a time: their cross-attention does not mask padding, the original's and ours do."""
+    reference = hugging_face_blip(tmp_path, QUESTIONS)
+    reference.network.text_decoder.label_smoothing = 0.1
+    model = checkpoints.load(tmp_path)
+    objective = learns(model, answer=1.0)
+    batch = batch_of(model, SAID, SAID)
+    batch.asked[1] = False
+    value = loss_of(objective, batch)
+    value.backward()
+
+    total = torch.zeros(())
+    for row in (0, 2):
+        asked, labels = reference.ids([ASKED[row]]), reference.ids([SAID[row]])
+        given = labels.clone()
+        given[:, 0] = DEC
+        answer = reference.network(
+            pixel_values=noise()[[row]],
+            input_ids=asked,
+            attention_mask=torch.ones_like(asked),
+            decoder_input_ids=given,
+            labels=labels,
+        )
+        total = total + answer.loss * (labels.shape[1] - 1)
+    (total / 2).backward()
+    assert_close(value, total / 2)
+    same_gradients(model.network, theirs(reference.network, tmp_path))
+
+
+def test_matching_and_its_negatives_equal_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = hugging_face_blip(tmp_path, RETRIEVAL)
+    model = checkpoints.load(tmp_path)
+    drawn: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def noticed(likely: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:
+        columns, has = negatives(likely, apart)
+        drawn.append((likely, apart, columns))
+        return columns, has
+
+    negatives = grounded.negatives
+    monkeypatch.setattr(grounded, "negatives", noticed)
+    objective = learns(model, contrast=1.0, match=1.0)
+    captions = [*SAID, "a red bird"]
+    work = objective.prepare(batch_of(model, captions), 0)
+    outputs = objective(work)
+
+    ids = reference.ids(captions)
+    pairs = {"input_ids": ids, "attention_mask": (ids != PAD).long()}
+    with torch.no_grad():
+        rows = [row.expand(4, -1, -1, -1) for row in noise(4)]
+        logits = torch.stack([reference.network(pixel_values=r, **pairs).itm_score for r in rows])
+        cosines = reference.network(pixel_values=noise(4), **pairs, use_itm_head=False).itm_score
+    (likely, apart, texts), (turned, _, images) = drawn
+    scale = model.network.logit_scale.exp()
+    assert_close(likely, scale * cosines)
+    assert_close(turned, scale * cosines.T)
+    assert torch.equal(apart, ~torch.eye(4, dtype=torch.bool))
+    own = torch.arange(4)
+    expected = torch.cat([logits[own, own], logits[own, texts], logits[images, own]])
+    assert_close(outputs[3], expected)
+    objective.loss(work, *outputs)
+    right = log_softmax(expected.double().numpy())
+    assert objective.noted["match"] == pytest.approx(
+        -(right[:4, 1].sum() + right[4:, 0].sum()) / 12
+    )
+    accuracy = (expected[:4, 1] > expected[:4, 0]).sum() + (expected[4:, 0] > expected[4:, 1]).sum()
+    assert objective.noted["match accuracy"] == pytest.approx(accuracy.item() / 12)
+    scaled = log_softmax((scale * cosines).detach().double().numpy())
+    turn = log_softmax((scale * cosines.T).detach().double().numpy())
+    contrast = -(np.trace(scaled) + np.trace(turn)) / 8
+    assert objective.noted["contrast"] == pytest.approx(contrast, rel=1e-5)
+
+
+# Hard negatives
+
+
+def test_hard_negatives_are_drawn_by_the_softmax_and_never_true() -> None:
+    torch.manual_seed(0)
+    logits = 2 * torch.randn(5, 5)
+    apart = torch.rand(5, 5) < 0.7
+    apart[0], apart[1, 1:] = True, False
+    apart[1, 0] = True
+    times = 4000
+    columns, has = grounded.negatives(logits.repeat(times, 1), apart.repeat(times, 1))
+    assert has.all()
+    for row in range(5):
+        counts = torch.bincount(columns.view(times, 5)[:, row], minlength=5).numpy()
+        odds = np.exp(logits[row].double().numpy())
+        odds = (odds / odds.sum() + 1e-4) * apart[row].numpy()
+        assert not counts[odds == 0].any()
+        some = odds > 0
+        if some.sum() > 1:
+            expected = times * odds[some] / odds.sum()
+            assert chisquare(counts[some], expected).pvalue > 0.01
+            assert chisquare(counts[some], np.full(some.sum(), times / some.sum())).pvalue < 1e-6
+
+
+def test_without_cosines_negatives_are_drawn_evenly() -> None:
+    torch.manual_seed(1)
+    apart = torch.tensor([[False, True, True, True], [False, False, False, False]])
+    columns, has = grounded.negatives(None, apart.repeat(4000, 1))
+    assert torch.equal(has.view(-1, 2)[0], torch.tensor([True, False]))
+    counts = torch.bincount(columns.view(-1, 2)[:, 0], minlength=4).numpy()
+    assert counts[0] == 0
+    assert chisquare(counts[1:]).pvalue > 0.01
+
+
+@pytest.mark.parametrize("changes", [[], ["blip.contrast=0"]])
+def test_pairs_that_are_true_are_no_negatives(path: Path, changes: list[str]) -> None:
+    run, (batch, *_) = some_run(path, *changes, "blip.caption=0", "blip.answer=0")
+    says = [frozenset("a")] * 7 + [frozenset("b")]
+    for facts, images, texts in ((says, 8, 8), (says[:1] * 8, 0, 0)):
+        work = run.objective.prepare(replace(batch, says=facts, truths=facts), 0)
+        outputs = run.objective(work)
+        assert len(outputs[3]) == 8 + images + texts
+        loss = run.objective.loss(work, *outputs)
+        (gradient,) = torch.autograd.grad(loss, run.network.match_head.bias)
+        chances = outputs[3].softmax(1)[:, 1].detach()
+        wanted = torch.arange(len(chances)) < 8
+        assert_close(gradient[1], (chances - wanted.float()).mean())
+    some_true = [frozenset("a")] * 4 + [frozenset("ab")] * 4  # "a" is true of all, "ab" of four
+    work = run.objective.prepare(replace(batch, says=some_true, truths=some_true), 0)
+    assert torch.equal(work.apart, (torch.arange(8) < 4)[:, None] & (torch.arange(8) >= 4))
+    assert len(run.objective(work)[3]) == 8 + 4 + 4
+
+
+# The contrast, momentum encoders and their queue
+
+
+def test_momentum_and_queue_equal_the_originals_arithmetic(path: Path) -> None:
+    """models/blip_pretrain.py, and models/blip_retrieval.py where several are true; features of
+    networks built from the weights that the momentum encoders have."""
+    changes = [*EVEN, *MOMENTUM, "blip.caption=0", "blip.answer=0", "blip.soft=0.4"]
+    run, batches = some_run(path, *changes)
+    jolt(run)
+    queue: list[tuple[np.ndarray, np.ndarray, frozenset[str]]] = []  # newest first
+    for step, batch in enumerate(batches):
+        says = [frozenset([str((i * (step + 2)) % 5)]) for i in range(8)]
+        truths = [says[i] | says[(i + 1) % 8] for i in range(8)]
+        batch = replace(batch, says=says, truths=truths)
+        seen, read, scale = features(run.network, batch)
+        momentum = build(run.begun.config)
+        momentum.load_state_dict(run.average)
+        images, texts, _ = features(momentum, batch)
+        queue = [*zip(images, texts, says, strict=True), *queue]
+        all_images, all_texts = (np.stack([each[i] for each in queue]) for i in (0, 1))
+        share = 0.4 * min(1.0, step / 2)
+        total = 0.0
+        for ours, guess, others, turned in (
+            (seen, images, all_texts, False), (read, texts, all_images, True),
+        ):  # fmt: skip
+            logits = log_softmax(scale * ours @ others.T)
+            soft = np.exp(log_softmax(scale * guess @ others.T))
+            for i in range(8):
+                marks = [says[j] <= truths[i] if not turned else says[i] <= truths[j]
+                         for j in range(8)]  # fmt: skip
+                marks += [says[i] == facts for _, _, facts in queue[8:]]
+                hard = np.array(marks) / sum(marks)
+                total -= logits[i] @ (share * soft[i] + (1 - share) * hard) / 16
+        found = run.step(step, batch)
+        assert found["contrast"] == pytest.approx(total, rel=1e-5)
+        queue = queue[:12]
+        assert_close(run.objective.images, torch.tensor(np.stack([e[0] for e in queue])).float())
+        assert_close(run.objective.texts, torch.tensor(np.stack([e[1] for e in queue])).float())
+        assert len(run.objective.says) == len(queue)
+    assert any(sum(e[2] == says[i] for e in queue) > 1 for i in range(8))
+
+
+def test_momentum_leaves_the_statistics_of_a_stem_alone(path: Path) -> None:
+    stem = ["model.vision.stages=[1]", "model.vision.stem_width=8", "model.vision.patch_size=8"]
+    run, (batch, *_) = some_run(path, *MOMENTUM, *stem)
+    statistics = [name for name, _ in run.network.named_buffers()]
+    assert any("running_mean" in name for name in statistics)
+    before = {name: value.clone() for name, value in run.average.items()}
+    own = {name: value.clone() for name, value in run.network.state_dict().items()}
+    work = run.objective.prepare(batch, 0)
+    assert_close(dict(run.average), before, rtol=0, atol=0)
+    assert_close(dict(run.network.state_dict()), own, rtol=0, atol=0)
+    run.objective(work)
+    after = run.network.state_dict()
+    assert not any(torch.equal(after[n], own[n]) for n in statistics if "running" in n)
+
+
+@pytest.mark.parametrize(("changes", "count"), [([], 1), (MOMENTUM, 2)])
+def test_each_image_is_encoded_once_for_all_losses(
+    path: Path, monkeypatch: pytest.MonkeyPatch, changes: list[str], count: int
+) -> None:
+    """And once more by the momentum encoder."""
+    run, (batch, *_) = some_run(path, *changes)
+    sizes: list[int] = []
+    encode = Blip.image_tokens
+
+    def counted(network: Blip, pixels: Tensor) -> Tensor:
+        sizes.append(len(pixels))
+        return encode(network, pixels)
+
+    monkeypatch.setattr(Blip, "image_tokens", counted)
+    assert {"contrast", "match", "caption", "answer"} <= set(run.step(0, batch))
+    assert sizes == [8] * count
+
+
+# It learns
+
+
+PALETTE = {
+    "red": (2, -1, -1), "green": (-1, 2, -1), "blue": (-1, -1, 2), "yellow": (2, 2, -1),
+    "white": (2, 2, 2), "black": (-2, -2, -2), "pink": (2, -1, 2), "cyan": (-1, 2, 2),
+    "orange": (2, 0.5, -1),
+}  # fmt: skip
+
+
+def squares(run: loop.Run, names: Sequence[str], seed: int) -> Batch:
+    """A square of a colour at a random place of a noisy image, and its caption."""
+    rng = np.random.default_rng(seed)
+    pixels = torch.from_numpy(rng.normal(0, 0.5, (len(names), 3, 32, 32))).float()
+    for image, name in zip(pixels, names, strict=True):
+        x, y = rng.integers(0, 17, size=2)
+        image[:, y : y + 16, x : x + 16] += torch.tensor(PALETTE[name])[:, None, None]
+    facts = [frozenset([name]) for name in names]
+    return Batch(
+        pixels=pixels,
+        ids=torch.from_numpy(run.begun.tokenizer([f"a {name} square" for name in names])),
+        labels=torch.full((len(names),), -1),
+        says=facts,
+        truths=facts,
+        mix=torch.zeros(len(names), dtype=torch.bool),
+        broken=[],
+        questions=None,
+        answers=None,
+        asked=torch.zeros(len(names), dtype=torch.bool),
+    )
+
+
+def judged(run: loop.Run) -> tuple[float, float]:
+    """Accuracy and loss of the matching head on new images, each with its text and with the two
+    that the model's own cosines take for the likeliest of the others."""
+    names, colours = [*PALETTE] * 6, len(PALETTE)
+    own = torch.arange(len(names)) % colours
+    network, images = run.network, squares(run, names, seed=10**6)
+    with torch.no_grad():
+        tokens, ids = network.image_tokens(images.pixels), images.ids[:colours]
+        texts = F.normalize(network.encode_text(ids), dim=-1)
+        cosines = network.image_features(tokens) @ texts.T
+        cosines[torch.arange(len(names)), own] = -2
+        read = torch.cat([own[:, None], cosines.topk(2).indices], dim=1)
+        logits = network.match(tokens, ids[read].flatten(0, 1))
+    right = torch.arange(len(logits)) % 3 == 0
+    accuracy = ((logits[:, 1] > logits[:, 0]) == right).float().mean()
+    return accuracy.item(), F.cross_entropy(logits, right.long()).item()
+
+
+def test_matching_learns_more_than_the_ratio_of_right_to_wrong(path: Path) -> None:
+    """The known trap: to say "apart" of everything is right for two pairs of three, at 0.63."""
+    changes = ["steps=320", "batch=32", "warmup=20", "blip.caption=0", "blip.answer=0"]
+    run, _ = some_run(path, *changes)
+    accuracy, value = judged(run)
+    assert accuracy < 0.7
+    assert value > 0.6
+    rng = np.random.default_rng(0)
+    for step in range(320):
+        batch = squares(run, rng.choice([*PALETTE], 32).tolist(), seed=step)
+        told = run.step(step, batch)
+    assert told["match accuracy"] > 0.9
+    accuracy, value = judged(run)
+    assert accuracy > 0.9
+    assert value < 0.3

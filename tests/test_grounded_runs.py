@@ -1,0 +1,201 @@
+"""BLIP's training in micro-batches, in several processes, interrupted; what it starts from, and the
+recipes that cannot be."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_blip
+import torch
+from formulas import log_softmax
+from tiny_blip import ALONE, CASES, EVEN, MOMENTUM, features, gradients, jolt, some_run, write
+from tiny_runs import curve
+from tiny_runs import load as load_clip
+from tiny_runs import write as write_clip
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+import patchword
+from patchword.data import positives
+from patchword.errors import ConfigError, RecipeError
+from patchword.models import build
+from patchword.train import loop, recipe
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path)
+
+
+# In parts
+
+
+@pytest.mark.parametrize("size", [3, 1])
+def test_micro_batches_with_momentum_change_nothing(path: Path, size: int) -> None:
+    found = []
+    for changes in ([], [f"micro_batch={size}"]):
+        run, batches = some_run(path, *EVEN, *MOMENTUM, *changes)
+        jolt(run)
+        batches[1].asked[2:6] = False  # a part without a question
+        found.append([gradients(run, batch, step) for step, batch in enumerate(batches)])
+    assert_close(found[1], found[0])
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The gradients of each case in two processes."""
+    folder = tmp_path_factory.mktemp("cases")
+    tiny_blip.together(2, write(folder), list(CASES), folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_have_the_gradient_of_one(cases: Path, case: str) -> None:
+    """With DistributedDataParallel, and with FSDP; and the same queue, whose keys do not depend on
+    the process."""
+    alone = tiny_blip.several(cases / "blip.toml", case, ALONE)
+    assert case not in ("plain", "momentum") or alone[0]["text.token_embed.weight"].any()
+    for rank in (0, 1):
+        found = torch.load(cases / f"{case} {rank}.pt")
+        assert_close(found, alone)
+        assert torch.equal(found[-1]["says"], alone[-1]["says"])
+
+
+def test_interrupted_runs_with_a_queue_continue_bit_for_bit(path: Path, tmp_path: Path) -> None:
+    whole = loop.train(recipe.load(path, [*MOMENTUM, f"out={tmp_path / 'whole'}"])).folder
+    loop.train(recipe.load(path, [*MOMENTUM, "until=1"]))
+    loop.train(recipe.load(path, [*MOMENTUM, "until=3"]))
+    again = loop.train(recipe.load(path, MOMENTUM)).folder
+    assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+    assert patchword.load(again).fingerprint == patchword.load(whole).fingerprint
+
+
+# Recipes that cannot be
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["blip.queue=12"], "blip.queue keeps features of momentum encoders: set blip.momentum"),
+        ([*MOMENTUM, "ema=0"], "blip.momentum .* needs ema"),
+        ([*MOMENTUM, "blip.contrast=0"], "blip.momentum is of the contrast"),
+        ([*MOMENTUM, "engine.parallel=fsdp"], 'momentum needs engine.parallel = "ddp"'),
+        (["micro_batch=2"], "with micro_batch the contrast of a BLIP needs blip.momentum"),
+        ([*EVEN, "blip.contrast=0", "blip.caption=0", "blip.answer=0"], "learns nothing"),
+        (["model.matching=false"], r"needs a BLIP with matching = true"),
+        (["model.embed_dim=0"], r"needs a BLIP with \[model.text\] and embed_dim"),
+        (
+            ["model.shared=false", "blip.answer=0"],
+            r"needs a BLIP with \[model.decoder\] that looks at images",
+        ),
+    ],
+)
+def test_recipes_that_cannot_be(path: Path, changes: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        loop.Run(recipe.load(path, changes), ALONE)
+
+
+def without(part: str) -> str:
+    """The model without a table."""
+    tables = tiny_blip.MODEL.split("\n\n")
+    return "\n\n".join(table for table in tables if f"[model.{part}]" not in table)
+
+
+def test_questions_without_a_decoder_that_asks(tmp_path: Path) -> None:
+    file = write(tmp_path, without("decoder").replace("shared = true", ""))
+    with pytest.raises(RecipeError, match=r"\[model.text\] and \[model.decoder\] that looks at it"):
+        loop.Run(recipe.load(file, ["blip.caption=0"]), ALONE)
+    file = write(tmp_path, without("text").replace("shared = true", "").replace("32\nm", "0\nm"))
+    alone = ["blip.contrast=0", "blip.match=0", "model.matching=false", "model.embed_dim=0"]
+    with pytest.raises(RecipeError, match=r"\[model.text\] and \[model.decoder\] that looks at it"):
+        loop.Run(recipe.load(file, alone), ALONE)
+    assert loop.Run(recipe.load(file, [*alone, "blip.answer=0"]), ALONE).begun.config.describes
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small CLIP with the image tower of tiny_blip."""
+    folder = tmp_path_factory.mktemp("clip")
+    return loop.train(load_clip(write_clip(folder), "steps=1")).folder
+
+
+@pytest.mark.parametrize("changes", [[], ["blip.match=0", "blip.caption=0", "blip.answer=0"]])
+def test_a_clip_is_no_blip(tmp_path: Path, clip: Path, changes: list[str]) -> None:
+    with pytest.raises(RecipeError, match="needs a BLIP"):
+        loop.Run(recipe.load(write(tmp_path, ""), [f"init={clip}", *changes]), ALONE)
+
+
+# What a run starts from
+
+
+def weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def test_a_blip_on_the_image_tower_of_a_clip(path: Path, clip: Path) -> None:
+    fresh = 'fresh=["text", "decoder", "match_head", "image.head.bias"]'
+    run, batches = some_run(path, f"init={clip}", fresh)
+    before, ours = patchword.load(clip).network.state_dict(), run.network.state_dict()
+    kept = {name for name in ours if name in before and torch.equal(ours[name], before[name])}
+    image = {name for name in ours if name.startswith("image.")}
+    assert kept == (image - {"image.head.bias"}) | {"logit_scale"}
+    assert run.begun.tokenizer.looks == run.begun.config.text.start_token > 0
+    assert run.begun.tokenizer.writes == run.begun.config.decoder.start_token > 0
+    run.step(0, batches[0])
+    with pytest.raises(RecipeError, match=r"does not fit the recipe's model: .*decoder"):
+        some_run(path, f"init={clip}", 'fresh=["text"]')
+
+
+def test_a_blip_goes_on_from_its_own_folder_and_learns_to_answer(
+    path: Path, tmp_path: Path
+) -> None:
+    first = loop.train(recipe.load(path, ["blip.answer=0", "steps=2"])).folder
+    model = patchword.load(first)
+    assert not model.config.asks
+    again = write(tmp_path, "")
+    run, _ = some_run(again, f"init={first}", "blip.answer=0")
+    assert_close(weights(run.network), weights(model.network), rtol=0, atol=0)
+    assert run.begun.tokenizer.to_json() == model.tokenizer.to_json()
+    assert replace(run.begun.config, source=model.config.source) == model.config
+
+    changes = ["blip.contrast=0", "blip.match=0", "blip.caption=0", "blip.answer=1"]
+    changes += [f"init={first}", f"out={tmp_path / 'answers'}", "steps=2"]
+    run, _ = some_run(again, *changes)
+    assert_close(weights(run.network), weights(model.network), rtol=0, atol=0)
+    after = patchword.load(loop.train(recipe.load(again, changes)).folder)
+    assert after.config.asks
+    assert after.config.describes
+    image = np.zeros((32, 32, 3), np.uint8)
+    ranked = after.ask(image, "what colour is the circle?", ["red", "blue"])
+    assert sum(each.probability for each in ranked.ranking) == pytest.approx(1)
+    assert after.caption([image])
+
+
+def test_towers_of_a_blip_learn_as_a_clip(path: Path) -> None:
+    run, (batch, *_) = some_run(path, "objective=contrastive", "smoothing=0")
+    seen, read, scale = features(run.network, batch)
+    true = positives(batch.says, batch.truths)
+    total = 0.0
+    for logits, marks in ((scale * seen @ read.T, true), (scale * read @ seen.T, true.T)):
+        total -= (log_softmax(logits) * marks / marks.sum(1, keepdims=True)).sum() / 16
+    assert run.step(0, batch)["loss"] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("model.text.cross_width=0", "text.cross_width"),
+        ("model.text.cross_width=16", "what it looks at is 32 wide"),
+        ("model.decoder.cross_width=16", "what it looks at is 32 wide"),
+        ("model.decoder.depth=1", "the same depth"),
+        ("model.decoder.depth=3", "the same depth"),
+        ("model.text.post_norm=false", "post_norm"),
+        ('model.vision.pool="avg"', "class token"),
+    ],
+)
+def test_blips_that_cannot_be(path: Path, change: str, said: str) -> None:
+    config = recipe.load(path, [change]).model
+    assert config is not None
+    with pytest.raises(ConfigError, match=said):
+        build(config)

@@ -1,0 +1,190 @@
+"""A BLIP small enough for many runs: its recipe, and its gradients in one process and in two."""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from patchword import data
+from patchword.data import Batch
+from patchword.train import loop, parallel, recipe
+
+ALONE = parallel.World(torch.device("cpu"))
+
+RECIPE = """
+out = "{out}"
+objective = "blip"
+steps = 5
+batch = 8
+learning_rate = 2e-3
+warmup = 2
+ema = 0.9
+smoothing = 0.1
+checkpoint_every = 2
+
+[engine]
+device = "cpu"
+workers = 0
+
+[blip]
+answer = 0.5
+
+[[data]]
+kind = "scenes"
+only = "shapes"
+count = 24
+"""
+
+MODEL = """
+[model]
+embed_dim = 32
+matching = true
+shared = true
+
+[model.preprocess]
+size = [32, 32]
+resize_to = 32
+
+[model.vision]
+image_size = [32, 32]
+patch_size = 8
+width = 32
+depth = 2
+heads = 2
+mlp_width = 64
+
+[model.text]
+vocab_size = 400
+context = 32
+width = 32
+depth = 2
+heads = 2
+mlp_width = 64
+causal = false
+post_norm = true
+pool = "first"
+head_bias = true
+cross_width = 32
+
+[model.decoder]
+vocab_size = 400
+context = 32
+width = 32
+depth = 2
+heads = 2
+mlp_width = 64
+post_norm = true
+pool = "first"
+cross_width = 32
+"""
+
+MOMENTUM = ["blip.momentum=true", "blip.queue=12", "blip.ramp=2"]
+EVEN = ["blip.match=0"]  # a loss in which nothing is drawn
+
+
+def write(folder: Path, model: str = MODEL) -> Path:
+    """A recipe's file in `folder`; without `model`, one for `init`."""
+    file = folder / "blip.toml"
+    file.write_text(RECIPE.format(out=folder / "run") + model)
+    return file
+
+
+def some_run(file: Path, *changes: str) -> tuple[loop.Run, list[Batch]]:
+    """A run and its first batches, in this process."""
+    run = loop.Run(recipe.load(file, changes), ALONE)
+    loop.training(run.network)
+    return run, list(first(run))
+
+
+def first(run: loop.Run, steps: int = 3) -> Iterator[Batch]:
+    """The first batches of this process."""
+    plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
+    words, world = run.begun.tokenizer, run.world
+    return data.batches(run.sources, plan, words, 0, steps, world.rank, world.size)
+
+
+def features(network: nn.Module, batch: Batch) -> tuple[np.ndarray, np.ndarray, float]:
+    """Unit features of images and texts by the network's ways for users, and its scale."""
+    with torch.no_grad():
+        image = F.normalize(network.encode_image(batch.pixels).double(), dim=-1)
+        text = F.normalize(network.encode_text(batch.ids).double(), dim=-1)
+    return image.numpy(), text.numpy(), float(network.logit_scale.detach().exp())
+
+
+def jolt(run: loop.Run) -> None:
+    """Move the weight average away from the weights: else it would be the same network."""
+    generator = torch.Generator().manual_seed(3)
+    for name, value in run.average.items():
+        if value.is_floating_point() and "running" not in name:
+            value.add_(torch.randn(value.shape, generator=generator), alpha=0.05)
+
+
+def gradients(run: loop.Run, batch: Batch, step: int) -> dict[str, Tensor]:
+    """The loss and every parameter's gradient, which are left zero."""
+    loss = run.world.mean(run.backward(run.objective.prepare(batch, step)))
+    run.spread.finish()
+    found = {"loss": loss}
+    for name, parameter in run.network.named_parameters():
+        gradient = parameter.grad
+        found[name] = torch.zeros(parameter.shape)
+        if gradient is not None:
+            found[name] = parallel.whole(gradient).detach().clone()
+    run.optimizer.zero_grad()
+    return found
+
+
+def silent(batch: Batch, world: parallel.World) -> Batch:
+    """None of the rows in the second half has a question; a process of those rows alone has no
+    ids of any, as data without questions gives them."""
+    rows = world.rows(len(batch) * world.size)
+    asked = torch.arange(rows.start, rows.stop) < len(batch) * world.size // 2
+    ids = (batch.questions, batch.answers) if asked.any() else (None, None)
+    return replace(batch, asked=asked, questions=ids[0], answers=ids[1])
+
+
+CASES = {
+    "plain": EVEN,
+    "silent": EVEN,
+    "momentum": [*EVEN, *MOMENTUM],
+    "momentum in parts": [*EVEN, *MOMENTUM, "micro_batch=3"],
+    "captions": [*EVEN, "blip.contrast=0", "blip.answer=0"],
+    "answers": [*EVEN, "blip.contrast=0", "blip.caption=0"],
+    "fsdp": [*EVEN, "engine.parallel=fsdp"],
+}
+Found = list[dict[str, Tensor]]
+
+
+def several(file: Path, case: str, world: parallel.World) -> Found:
+    """`gradients` of three steps of a case, without an update; and the queue in the end."""
+    run = loop.Run(recipe.load(file, CASES[case]), world)
+    loop.training(run.network)
+    if case.startswith("momentum"):
+        jolt(run)
+    batches = [silent(batch, world) if case == "silent" else batch for batch in first(run)]
+    found = [gradients(run, batch, step) for step, batch in enumerate(batches)]
+    return [*found, run.objective.kept()]
+
+
+def _work(rank: int, size: int, port: int, file: Path, cases: Sequence[str], out: Path) -> None:
+    torch.set_num_threads(1)
+    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    places |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    os.environ.update(places)
+    with parallel.world("cpu") as world:
+        for case in cases:
+            found = several(file, case, world)
+            torch.save(found, out / f"{case} {rank}.pt")
+
+
+def together(size: int, file: Path, cases: Sequence[str], out: Path) -> None:
+    """`several` in that many processes; each case and rank in a file of `out`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_work, (size, port, file, cases, out), nprocs=size)
