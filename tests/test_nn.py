@@ -7,6 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from patchword.errors import UnsupportedError
+from patchword.nn import attention
 from patchword.nn.attention import Attention, KVCache
 from patchword.nn.patches import PatchEmbed
 from patchword.nn.pooling import end_place
@@ -69,6 +70,23 @@ def test_open_and_fused_attention_agree() -> None:
     scores = kept["attn.q"].double() @ kept["attn.k"].double().mT / 16**0.5
     assert_close(kept["attn"], scores.softmax(-1).float())
     assert_close(kept["attn"].sum(-1), torch.ones(3, 3, 11))
+
+
+@pytest.mark.parametrize("scores", [1, 60, 200, 2**19])  # on one thread: a head, two, two rows, all
+@pytest.mark.parametrize("masked", ["no", "causal", "padding"])
+def test_attention_in_parts(masked: str, scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, in inference mode: of each row and head, what float32 says."""
+    monkeypatch.setattr(attention, "SCORES", scores)
+    ours, x = Attention(32, 4), torch.randn(5, 5, 32)
+    padding = torch.zeros(5, 1, 1, 5)
+    padding[1, ..., 3:] = padding[4, ..., 1:] = -torch.inf
+    mask = {"no": None, "causal": causal_mask(5, x), "padding": padding}[masked]
+    ours, x = ours.bfloat16().float(), x.bfloat16().float()
+    expected = ours(x, mask=mask)
+    with torch.inference_mode():
+        half = None if mask is None else mask.bfloat16()
+        found = ours.bfloat16()(x.bfloat16(), mask=half)
+    assert_close(found.float(), expected, rtol=2e-2, atol=1e-2)
 
 
 def test_cached_equals_uncached() -> None:

@@ -1,0 +1,169 @@
+"""Captions a second of BLIP base beside transformers' own, and the cost of each further token.
+
+    python benchmarks/caption.py [--batches 1 8] [--rounds 3]
+
+transformers writes a checkpoint of random weights, BLIP base at 384 pixels, and patchword loads it;
+both hold it in bfloat16 and write exactly 20 ids about the same images. Medians, the two in turn in
+one process. The ids must be equal in float32; in bfloat16 two words may lie closer than its
+rounding, and each line says how many of the texts are equal.
+
+Then milliseconds of the id after 5, 10, 20 and 40: with the cache, and with all ids before it read
+again, which must give the same probabilities (in float32) and take longer and longer.
+
+On one thread (OMP_NUM_THREADS=1) times are those of the processor, which other work on the machine
+does not count into; on more they are those of the clock.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+# isort: off
+import torchvision_cpu  # noqa: F401  # before transformers, which imports torchvision
+import torch
+from transformers import BlipConfig, BlipForConditionalGeneration
+# isort: on
+
+from references import scramble
+from torch import Tensor, nn
+
+from patchword import checkpoints
+
+SIZE, LENGTH, START = 384, 20, 30522  # pixels, ids a caption, the id that a caption starts with
+PLACES = (5, 10, 20, 40)
+OPTIONS = {"max_length": LENGTH, "min_length": LENGTH}
+CLOCK = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
+def written() -> nn.Module:
+    """transformers' BLIP base, whose words depend on the image, the words before and the place.
+
+    As drawn, what 36 post-norm residuals add would hide the ids that went in."""
+    config = BlipConfig(vision_config={"image_size": SIZE}, text_config={"num_attention_heads": 12})
+    network = scramble(BlipForConditionalGeneration(config))
+    with torch.no_grad():
+        for name, value in network.text_decoder.bert.encoder.named_parameters():
+            if name.endswith("bias"):
+                value.mul_(0.05)
+            elif name.endswith("output.dense.weight"):
+                value.mul_(0.03 if "crossattention" in name else 0.15)
+        network.text_decoder.bert.embeddings.position_embeddings.weight.mul_(2)
+    return network
+
+
+def noise(count: int, dtype: torch.dtype) -> Tensor:
+    """Images (count, 3, SIZE, SIZE), each of another colour."""
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(count, 3, SIZE, SIZE, generator=generator)
+    return (pixels + torch.randn(count, 3, 1, 1, generator=generator)).to(dtype)
+
+
+def writers(theirs: nn.Module, ours: nn.Module, pixels: Tensor, beams: int) -> dict[str, Callable]:
+    """Each side's way to ids (B, LENGTH)."""
+    start = torch.tensor([START])
+    return {
+        "transformers": lambda: theirs.generate(
+            pixel_values=pixels, num_beams=beams, do_sample=False, max_new_tokens=None, **OPTIONS
+        )[:, :LENGTH],
+        "patchword": lambda: ours.caption(pixels, start, beams=beams, **OPTIONS).ids,
+    }
+
+
+def compare(batch: int, beams: int, rounds: int, runs: dict[str, Callable[[], Tensor]]) -> None:
+    """One line: captions/s of each, ours over theirs, and how many texts are equal."""
+    found = {name: run() for name, run in runs.items()}  # warms up
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = CLOCK()
+            run()
+            times[name].append(CLOCK() - start)
+    rates = {name: batch / statistics.median(values) for name, values in times.items()}
+    same = (found["transformers"] == found["patchword"]).all(dim=1)
+    print(
+        f"batch {batch}, {'greedy' if beams == 1 else f'beam {beams}'}: "
+        f"ours x{rates['patchword'] / rates['transformers']:.2f} (captions/s: "
+        + ", ".join(f"{name} {rate:.3f}" for name, rate in rates.items())
+        + f"); equal texts: {int(same.sum())} of {batch}",
+        flush=True,
+    )
+
+
+def check(theirs: nn.Module, ours: nn.Module) -> None:
+    """In float32 the ids are equal, and vary."""
+    for beams in (1, 3):
+        pair = writers(theirs, ours, noise(2, torch.float32), beams)
+        expected, found = (run() for run in pair.values())
+        words = [len(set(row)) for row in expected[:, 1:].tolist()]
+        print(
+            f"float32, beams {beams}: ids equal: {'yes' if expected.equal(found) else 'NO'} "
+            f"({', '.join(map(str, words))} different words in the two texts)",
+            flush=True,
+        )
+
+
+def each_token(network: nn.Module, dtype: torch.dtype, rounds: int) -> None:
+    """Print a line for each of PLACES."""
+    tokens = network.image_tokens(noise(1, dtype))
+    ids = torch.randint(1, START, (1, max(PLACES) + 1), generator=torch.Generator().manual_seed(2))
+    cached: dict[int, list[float]] = {place: [] for place in PLACES}
+    again: dict[int, list[float]] = {place: [] for place in PLACES}
+    steps, wholes = {}, {}
+    for _ in range(rounds + 1):
+        cache = network.empty_cache()
+        for place in range(max(PLACES) + 1):
+            start = CLOCK()
+            x = network.words(network.decode(ids[:, place : place + 1], tokens, cache=cache)[:, -1])
+            if place in cached:
+                cached[place].append(CLOCK() - start)
+                steps[place] = x
+        for place in PLACES:
+            start = CLOCK()
+            wholes[place] = network.words(network.decode(ids[:, : place + 1], tokens)[:, -1])
+            again[place].append(CLOCK() - start)
+    for place in PLACES:
+        few, many = (1e3 * statistics.median(times[place][1:]) for times in (cached, again))
+        apart = (steps[place].log_softmax(-1) - wholes[place].log_softmax(-1)).abs().max()
+        print(
+            f"{str(dtype).removeprefix('torch.')}, the id after {place:2}: cached {few:.1f} ms, "
+            f"read again {many:.1f} ms; log probabilities apart by {apart:.1e} at most",
+            flush=True,
+        )
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--beams", type=int, nargs="*", default=[1, 3])
+    parser.add_argument("--no-check", action="store_true", help="leave float32 out")
+    given = parser.parse_args()
+    clock = "processor" if CLOCK is time.process_time else "clock"
+    print(f"{torch.get_num_threads()} threads, seconds of the {clock}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = written()
+        theirs.save_pretrained(folder)
+        if not given.no_check:
+            ours = checkpoints.load(folder).network
+            check(theirs, ours)
+            each_token(ours, torch.float32, 1)
+        theirs.to(torch.bfloat16)
+        ours = checkpoints.load(folder, dtype=torch.bfloat16).network
+    for batch in given.batches:
+        for beams in given.beams:
+            pair = writers(theirs, ours, noise(batch, torch.bfloat16), beams)
+            compare(batch, beams, given.rounds, pair)
+    each_token(ours, torch.bfloat16, 3 * given.rounds)
+
+
+if __name__ == "__main__":
+    main()
