@@ -9,6 +9,7 @@ import pytest
 import tiny_blip
 import torch
 from formulas import log_softmax
+from PIL import Image
 from tiny_blip import ALONE, CASES, EVEN, MOMENTUM, features, gradients, jolt, some_run, write
 from tiny_runs import curve
 from tiny_runs import load as load_clip
@@ -199,3 +200,36 @@ def test_blips_that_cannot_be(path: Path, change: str, said: str) -> None:
     assert config is not None
     with pytest.raises(ConfigError, match=said):
         build(config)
+
+
+# What is shipped
+
+
+def test_the_recipe_of_a_blip(tmp_path: Path) -> None:
+    """Its parts that learn, in two steps, and what goes on from it."""
+    small = ["steps=2", "batch=4", "warmup=1", "data.0.count=40", "engine.workers=0"]
+    done = loop.train(recipe.load("blip", [f"out={tmp_path / 'run'}", *small]))
+    model = patchword.load(done.folder)
+    start = patchword.load("demo").network.state_dict()
+    for name, value in model.network.state_dict().items():
+        if name.startswith("image.blocks.") and value.is_floating_point():
+            assert torch.equal(value, start[name])
+    only = ["blip.momentum=false", "blip.queue=0", "blip.contrast=0", "blip.match=0"]
+    more = [f"init={done.folder}", "fresh=[]", f"out={tmp_path / 'captions'}", *only, *small]
+    again = patchword.load(loop.train(recipe.load("blip", more)).folder)
+    photo = np.zeros((64, 64, 3), np.uint8)
+    assert again.caption([photo])[0].text
+    assert again.match([photo], ["a red circle"]).probabilities.shape == (1, 1)
+
+
+def test_the_recipe_of_questions(tmp_path: Path) -> None:
+    rows = []
+    for number, (colour, paint) in enumerate([("red", (255, 0, 0)), ("blue", (0, 0, 255))] * 4):
+        Image.new("RGB", (64, 64), paint).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,what colour is it?,{colour}\n")
+    (tmp_path / "asked.csv").write_text("image,question,answer\n" + "".join(rows))
+    settings = [f"out={tmp_path / 'run'}", f"data.0.path={tmp_path / 'asked.csv'}", "steps=40"]
+    more = ["batch=8", "warmup=4", "engine.workers=0", "ema=0.8", "learning_rate=2e-3"]
+    model = patchword.load(loop.train(recipe.load("vqa", [*settings, *more])).folder)
+    for number, colour in enumerate(["red", "blue"]):
+        assert model.ask(tmp_path / f"{number}.png", "what colour is it?").text == colour

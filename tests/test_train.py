@@ -243,7 +243,7 @@ def test_bad_recipes_say_why(path: Path, change: str, message: str) -> None:
 
 
 def test_missing_and_broken_recipe_files(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"none\.toml: .*shipped recipes: clip, deit"):
+    with pytest.raises(RecipeError, match=r"none\.toml: .*shipped recipes: blip, clip, deit"):
         recipe.load(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("steps = = 3")
     with pytest.raises(RecipeError, match=r"bad\.toml"):

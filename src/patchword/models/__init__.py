@@ -28,10 +28,18 @@ def build(config: ModelConfig) -> nn.Module:
 
 
 def initialise(network: nn.Module) -> None:
-    """Weights to start training from: truncated normal, std 0.02, biases 0 (ViT's own)."""
+    """Weights to start training from: truncated normal, std 0.02, biases 0 (ViT's own).
+
+    In a BLIP linear layers are Xavier-uniform (Glorot & Bengio 2010, eq. 16), as in MAE's code: an
+    image passes many of them on its way to the words, and in narrow ones would be lost for long.
+    """
+    wide = isinstance(network, Blip)
     for module in network.modules():
         if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            if wide:
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):

@@ -103,7 +103,8 @@ def ask_each(
     if answers is not None:
         yield from _ranked(model, images, ids, answers, batch_size, **options)
         return
-    options = {"max_length": MAX_LENGTH} | options
+    assert model.config.decoder is not None
+    options = {"max_length": min(MAX_LENGTH, model.config.decoder.context)} | options
 
     def run(pixels: Tensor) -> Tensor:
         tokens = model.network.image_tokens(pixels)  # type: ignore[operator]

@@ -89,9 +89,10 @@ def caption_each(
             f"{model.name} does not caption images; load a BLIP captioner, such as "
             "Salesforce/blip-image-captioning-base"
         )
+    assert model.config.decoder is not None
     tokenizer = model.reader()
     start = torch.from_numpy(tokenizer([prompt])[0, :-1])  # without the end token
-    options = {"max_length": MAX_LENGTH} | options
+    options = {"max_length": min(MAX_LENGTH, model.config.decoder.context)} | options
 
     def run(pixels: Tensor) -> Tensor:
         written = model.network.caption(pixels, start, **options)  # type: ignore[operator]
