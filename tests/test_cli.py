@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 from ran import Run
 from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
+from tiny_runs import write
 
 import patchword
 from patchword import checkpoints
@@ -389,46 +390,17 @@ def test_attention_draws(run: Run, model: str) -> None:
     assert [record["map"] for record in rolled.records] == ["rollout"]
 
 
-RECIPE = """
-out = "run"
-steps = 3
-batch = 8
-[[data]]
-kind = "scenes"
-count = 16
-[model]
-embed_dim = 16
-[model.preprocess]
-size = [32, 32]
-resize_to = 32
-[model.vision]
-image_size = [32, 32]
-patch_size = 16
-width = 32
-depth = 1
-heads = 2
-mlp_width = 64
-[model.text]
-vocab_size = 600
-context = 48
-width = 32
-depth = 1
-heads = 2
-mlp_width = 64
-"""
-
-
 def test_train_then_use(run: Run, place: Path) -> None:
-    (place / "recipe.toml").write_text(RECIPE)
-    ran = run("train", "recipe.toml", "steps=2", "--json")
+    file = write(place)
+    ran = run("train", file, "steps=2", "--json")
     assert ran.code == 0
     *steps, last = ran.records
     assert [record["step"] for record in steps] == [1, 2]
     assert all(np.isfinite(record["loss"]) for record in steps)
     assert run("info", last["model"]).code == 0
-    more = run("train", "recipe.toml", "out=second", "steps=1", "-m", last["model"])
+    more = run("train", file, "out=second", "steps=1", "-m", last["model"])
     assert "second/model" in more.out
-    wrong = run("train", "recipe.toml", "stps=2")
+    wrong = run("train", file, "stps=2")
     assert wrong.code == 2
     assert "stps" in wrong.err
 

@@ -38,7 +38,8 @@ class SourceConfig:
     subset: str = ""  # hub: of a dataset that has several
     image: str = ""  # column of images; "": the first with a usual name
     caption: str = ""  # column of captions, a text or a list of texts; the same
-    label: str = ""  # column of class names or numbers; the same
+    # column of class names or numbers; the same. Scenes of shapes: "count" of them; of wafers: ""
+    label: str = ""
     question: str = ""  # column of questions, a text or a list of texts; the same
     answer: str = ""  # column of answers: a text or several; of several questions, one each
     templates: tuple[str, ...] = ("a photo of a {}",)  # "{}" is the class's word

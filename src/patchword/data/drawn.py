@@ -21,13 +21,15 @@ SMALLEST = 32  # pixels; what is said of a scene does not depend on its size
 SPOKEN = 5000  # of a source, whose wording is read before training: there are few words
 KEPT = 1 << 28  # bytes of drawn scenes that each process keeps
 
+COUNTS = ("1", "2", "3")  # of shapes in a scene
+
 Questions = tuple[tuple[str, str], ...]
 Drawn = tuple[NDArray[np.uint8], str, Facts, Facts, int, Questions]
 
 
 class ScenesSource:
-    """The first `count` scenes of a seed, one of its questions drawn at each visit. Wafers alone
-    have classes.
+    """The first `count` scenes of a seed, one of its questions drawn at each visit. Their
+    classes are the defects of wafers, or what `label` names.
 
     Drawing one takes longer than all else that is done to it, so each process keeps those it drew
     first, up to `KEPT` bytes: in shuffled epochs no other choice of what to keep finds more.
@@ -44,13 +46,10 @@ class ScenesSource:
                 f"{' and '.join(words)} of scenes say left and right: set augment.mirror = false"
             )
         self.config = config
+        self.labels = _classes(config)
         self._asks = "questions" in reads
         self._look = Look(preprocess, config.augment)
         self._kept: dict[int, Drawn] = {}
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return WAFER_CLASSES if self.config.only == "wafer" else ()
 
     def __len__(self) -> int:
         return self.config.count
@@ -86,7 +85,8 @@ class ScenesSource:
     def _drawn(self, index: int) -> Drawn:
         scene = self._scene(index, SCENE_SIZE)
         says, true = frozenset(scene.meaning.split("; ")), truths(scene.facts)
-        label = WAFER_CLASSES.index(scene.label) if self.labels else -1
+        named = str(scene.facts[self.config.label]) if self.config.label else scene.label
+        label = self.labels.index(named) if self.labels else -1
         asked = scene.questions if self._asks else ()
         drawn = (scene.image, scene.caption, says, true, label, asked)
         if (len(self._kept) + 1) * scene.image.nbytes <= KEPT:
@@ -97,3 +97,15 @@ class ScenesSource:
         config = self.config
         kind = config.only or None
         return scenes.scene(config.seed, index, size, kind, palette=config.palette)
+
+
+def _classes(config: SourceConfig) -> tuple[str, ...]:
+    """What the label of a scene may be. Raises RecipeError for one that scenes do not have."""
+    if not config.label:
+        return WAFER_CLASSES if config.only == "wafer" else ()
+    if config.label != "count" or config.only != "shapes":
+        raise RecipeError(
+            f"scenes have no label {config.label!r}: label = 'count' is of only = 'shapes', and "
+            "wafers have their defects without one"
+        )
+    return COUNTS
