@@ -39,6 +39,7 @@ bench: $(TESTING)
 	$(BIN)/python benchmarks/index.py
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/caption.py
 	$(BIN)/python benchmarks/probe.py --data $(DATA)
 	$(BIN)/python benchmarks/embedded_model.py --clothing $(DATA)/clothing/validation
 
