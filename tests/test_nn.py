@@ -86,6 +86,7 @@ def test_attention_in_parts(masked: str, scores: int, monkeypatch: pytest.Monkey
     with torch.inference_mode():
         half = None if mask is None else mask.bfloat16()
         found = ours.bfloat16()(x.bfloat16(), mask=half)
+    # bfloat16 has 8 bits, and each of three products is rounded to them.
     assert_close(found.float(), expected, rtol=2e-2, atol=1e-2)
 
 
