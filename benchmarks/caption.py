@@ -35,7 +35,7 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 from references import scramble
 from torch import Tensor, nn
 
-from patchword import checkpoints
+import patchword
 
 SIZE, LENGTH, START = 384, 20, 30522  # pixels, ids a caption, the id that a caption starts with
 PLACES = (5, 10, 20, 40)
@@ -153,11 +153,11 @@ def main() -> None:
         theirs = written()
         theirs.save_pretrained(folder)
         if not given.no_check:
-            ours = checkpoints.load(folder).network
+            ours = patchword.load(folder).network
             check(theirs, ours)
             each_token(ours, torch.float32, 1)
         theirs.to(torch.bfloat16)
-        ours = checkpoints.load(folder, dtype=torch.bfloat16).network
+        ours = patchword.load(folder, dtype=torch.bfloat16).network
     for batch in given.batches:
         for beams in given.beams:
             pair = writers(theirs, ours, noise(batch, torch.bfloat16), beams)

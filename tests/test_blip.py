@@ -307,15 +307,15 @@ def test_odd_images(captioner: Pair, answerer: Pair, matcher: Pair, kind: str) -
 
 def test_public_model(captioner: Pair, answerer: Pair, matcher: Pair) -> None:
     public = [api.load(reference.path) for reference, _ in (captioner, answerer, matcher)]
-    assert public[0].caption(PHOTOS) == caption(captioner[1], PHOTOS)
-    assert public[1].ask(PHOTOS[0], "who") == ask(answerer[1], PHOTOS[0], "who")
-    assert public[1].ask(PHOTOS[0], ASKED) == ask(answerer[1], PHOTOS[0], ASKED)
+    assert public[0].caption(PHOTOS) == caption(public[0], PHOTOS)
+    assert public[1].ask(PHOTOS[0], "who") == ask(public[1], PHOTOS[0], "who")
+    assert public[1].ask(PHOTOS[0], ASKED) == ask(public[1], PHOTOS[0], ASKED)
     given = ["a cat", "two birds"]
-    assert public[1].ask(PHOTOS[0], "who", given) == ask(answerer[1], PHOTOS[0], "who", given)
-    found, expected = public[2].match(PHOTOS, CAPTIONED), match(matcher[1], PHOTOS, CAPTIONED)
+    assert public[1].ask(PHOTOS[0], "who", given) == ask(public[1], PHOTOS[0], "who", given)
+    found, expected = public[2].match(PHOTOS, CAPTIONED), match(public[2], PHOTOS, CAPTIONED)
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
     hits = [Hit(str(path), 0.0) for path in PHOTOS]
-    assert public[2].rerank(hits, "a cat", 1) == rerank(matcher[1], hits, "a cat", 1)
+    assert public[2].rerank(hits, "a cat", 1) == rerank(public[2], hits, "a cat", 1)
     drawn = public[2].heatmap(PHOTOS[0], ["a cat"], words=True)
     assert drawn.texts == ("a cat", "a", "cat")
     assert public[2].similarity(PHOTOS, CAPTIONED).shape == (2, 4)

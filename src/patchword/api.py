@@ -13,6 +13,7 @@ from typing import Any, overload
 from patchword import checkpoints, index
 from patchword.bundle import Bundle, Vector
 from patchword.images import ImageLike
+from patchword.nn.linear import pack
 from patchword.tasks.ask import Answer, ask
 from patchword.tasks.attention import AttentionMap, attention
 from patchword.tasks.caption import Caption, caption
@@ -146,6 +147,7 @@ class Model(Bundle):
 def load(source: str | Path, **options: Any) -> Model:
     """Open a model: "demo" (embedded), a folder, a file, or a hub id; see `checkpoints.load`."""
     bundle = checkpoints.load(source, **options)
+    pack(bundle.network)
     parts = {field.name: getattr(bundle, field.name) for field in dataclasses.fields(bundle)}
     return Model(**parts)
 

@@ -17,6 +17,7 @@ from patchword.models.text import TextTransformer
 from patchword.models.towers import tapped
 from patchword.models.vit import Pixels, VisionTransformer
 from patchword.nn.attention import Attention, KVCache
+from patchword.nn.linear import Linear, Packed
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import (
     BlockCache,
@@ -53,13 +54,14 @@ class Words(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.fc = nn.Linear(config.width, config.width)
+        self.fc = Linear(config.width, config.width)
         self.act = activation(config.activation)
         self.norm = nn.LayerNorm(config.width, config.eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.packed = Packed()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return F.linear(self.norm(self.act(self.fc(x))), embedding, self.bias)
+        return self.packed(self.norm(self.act(self.fc(x))), embedding, self.bias)
 
 
 class Decoder(TextTransformer):
@@ -120,7 +122,7 @@ class Blip(nn.Module):
             self.logit_scale = nn.Parameter(torch.tensor(-math.log(TEMPERATURE)))
         if config.matching:
             assert config.text is not None
-            self.match_head = nn.Linear(config.text.width, 2)
+            self.match_head = Linear(config.text.width, 2)
         if config.decoder is not None:
             shared = config.shared
             self.decoder = SharedDecoder(config.decoder) if shared else Decoder(config.decoder)

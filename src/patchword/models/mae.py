@@ -12,6 +12,7 @@ from patchword.config import MaskedConfig, ModelConfig, VisionConfig
 from patchword.errors import ConfigError
 from patchword.models.towers import tapped
 from patchword.models.vit import VisionTransformer
+from patchword.nn.linear import Linear
 from patchword.nn.patches import patchify, unpatchify
 from patchword.nn.positions import resample, sincos_2d
 from patchword.nn.transformer import Block, run
@@ -46,7 +47,7 @@ class Decoder(nn.Module):
         super().__init__()
         width = config.width
         self.prefix, self.grid = vision.prefix, vision.grid
-        self.embed = nn.Linear(vision.width, width)
+        self.embed = Linear(vision.width, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         nn.init.normal_(self.mask_token, std=0.02)
         fixed = sincos_2d(vision.grid, width)
@@ -57,7 +58,7 @@ class Decoder(nn.Module):
             for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(width, vision.eps)
-        self.head = nn.Linear(width, vision.patch_size**2 * 3)
+        self.head = Linear(width, vision.patch_size**2 * 3)
 
     def forward(self, x: Tensor, restore: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens (B, prefix + K, D) of the encoder -> pixels (B, N, P * P * 3) of all patches."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from patchword.config import VisionConfig
 from patchword.nn.attention import Attention
+from patchword.nn.linear import Linear
 from patchword.nn.patches import PatchEmbed
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import Mlp
@@ -100,7 +101,7 @@ class PatchMerging(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(4 * width, EPS)
-        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+        self.reduction = Linear(4 * width, 2 * width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
@@ -149,7 +150,7 @@ class SwinTransformer(nn.Module):
         )
         width = config.width << len(config.stages) >> 1
         self.norm = nn.LayerNorm(width, config.eps)
-        self.head = nn.Linear(width, out, bias=head_bias) if out else nn.Identity()
+        self.head = Linear(width, out, bias=head_bias) if out else nn.Identity()
 
     def forward(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
         side = self.config.patch_size

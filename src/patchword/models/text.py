@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from patchword.config import TextConfig
+from patchword.nn.linear import Linear
 from patchword.nn.pooling import end_place
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import Block, at, causal_mask, padding_mask, run
@@ -43,7 +44,7 @@ class TextTransformer(nn.Module):
             for _ in range(config.depth)
         )
         self.norm = nn.Identity() if config.post_norm else nn.LayerNorm(width, eps)
-        self.head = nn.Linear(width, out, bias=config.head_bias) if out else nn.Identity()
+        self.head = Linear(width, out, bias=config.head_bias) if out else nn.Identity()
 
     def forward(self, ids: Tensor, taps: Taps = NO_TAPS) -> Tensor:
         x = self.embed(ids)

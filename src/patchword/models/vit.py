@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from patchword.config import VisionConfig
 from patchword.models.resnet import Trunk
+from patchword.nn.linear import Linear
 from patchword.nn.patches import PatchEmbed
 from patchword.nn.pooling import MapPool
 from patchword.nn.positions import (
@@ -56,7 +57,7 @@ class VisionTransformer(nn.Module):
             self.cls_token = learned(1, width)
         if config.pool == "distilled":
             self.dist_token = learned(1, width)
-            self.head_dist = nn.Linear(width, out, bias=head_bias) if out else nn.Identity()
+            self.head_dist = Linear(width, out, bias=head_bias) if out else nn.Identity()
         if config.registers:
             self.reg_token = learned(config.registers, width)
         self._add_positions()
@@ -76,7 +77,7 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(width, eps)
         if config.pool == "map":
             self.attn_pool = MapPool(width, config.heads, config.mlp_width, config.activation, eps)
-        self.head = nn.Linear(width, out, bias=head_bias) if out else nn.Identity()
+        self.head = Linear(width, out, bias=head_bias) if out else nn.Identity()
 
     def forward(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
         first, second = self.heads(pixels, taps)

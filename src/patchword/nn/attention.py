@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.errors import ConfigError
+from patchword.nn.linear import Linear
 from patchword.nn.positions import rotate
 from patchword.nn.taps import NO_TAPS, Taps
 
@@ -73,13 +74,13 @@ class Attention(nn.Module):
         self.heads = heads
         self.scale = (width // heads) ** -0.5
         if context_width is None:
-            self.qkv = nn.Linear(width, 3 * width)
+            self.qkv = Linear(width, 3 * width)
         else:
-            self.q = nn.Linear(width, width)
-            self.kv = nn.Linear(context_width, 2 * width)
+            self.q = Linear(width, width)
+            self.kv = Linear(context_width, 2 * width)
         self.q_norm = nn.LayerNorm(width // heads, eps) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(width // heads, eps) if qk_norm else nn.Identity()
-        self.proj = nn.Linear(width, out_width or width)
+        self.proj = Linear(width, out_width or width)
 
     def forward(
         self,
@@ -136,7 +137,7 @@ class Attention(nn.Module):
         if context is None:
             return self.qkv(x).chunk(3, dim=-1)  # type: ignore[no-any-return]
         width = x.shape[-1]
-        if type(self.qkv) is not nn.Linear:  # an adapter: its weight is not all that it does
+        if type(self.qkv) is not Linear:  # an adapter: its weight is not all that it does
             return (self.qkv(x)[..., :width], *self.qkv(context)[..., width:].chunk(2, dim=-1))
         weight, bias = self.qkv.weight, self.qkv.bias
         q = F.linear(x, weight[:width], bias[:width])
