@@ -1,6 +1,7 @@
 """Sources of training data that are not there, broken, or not what an objective needs."""
 
 import builtins
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,21 @@ def test_broken_images_are_named(folder: Path, tmp_path: Path) -> None:
         assert caught.value.image == str(bad / f"0{index}.png")
         assert caught.value.__reduce__()
     source.sample(3, rng())
+
+
+def test_names_that_are_not_unicode_are_named(tmp_path: Path) -> None:
+    whole = encoded(1, "JPEG")
+    for name in (b"a/good.jpg", b"a/\xff.jpg", b"b\xfe/other.jpg"):
+        place = os.path.join(os.fsencode(tmp_path), name)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with open(place, "wb") as file:
+            file.write(whole)
+    source = opened("folder", tmp_path)
+    assert source.labels == ("a", "b\\udcfe")
+    source.sample(0, rng())
+    for index in (1, 2):
+        with pytest.raises(ImageError, match="is not valid Unicode; rename it"):
+            source.sample(index, rng())
 
 
 def test_broken_rows_are_named(five: Path) -> None:

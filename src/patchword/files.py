@@ -14,6 +14,8 @@ from patchword.errors import ImageError
 
 Path = str | os.PathLike[str]
 
+UNPRINTABLE = "its name is not valid Unicode; rename it"
+
 # Pillow knows these by their header alone and never reads them by itself. In a folder they are
 # data, film, print or vector graphics rather than photos that cannot be read.
 _NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -88,7 +90,7 @@ def _walk(folder: str, failed: list[ImageError]) -> Iterator[str]:
     suffixes = picture_suffixes()
 
     def unlisted(error: OSError) -> None:
-        failed.append(ImageError(_shown(error.filename), f"cannot be listed: {error.strerror}"))
+        failed.append(ImageError(shown(error.filename), f"cannot be listed: {error.strerror}"))
 
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=unlisted):
@@ -106,8 +108,8 @@ def _walk(folder: str, failed: list[ImageError]) -> Iterator[str]:
 
 def _status(path: str) -> File:
     """Size and time of a file. Raises ImageError for what cannot be indexed."""
-    if _shown(path) != path:
-        raise ImageError(_shown(path), "its name is not valid Unicode; rename it")
+    if shown(path) != path:
+        raise ImageError(shown(path), UNPRINTABLE)
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -119,6 +121,6 @@ def _status(path: str) -> File:
     return File(path, status.st_size, status.st_mtime_ns)
 
 
-def _shown(path: str) -> str:
+def shown(path: str) -> str:
     """A path as it can be printed: bytes that are not Unicode as escapes."""
     return path.encode("utf-8", "backslashreplace").decode()

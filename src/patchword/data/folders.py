@@ -31,7 +31,7 @@ from patchword.data.rows import (
     texts_of,
 )
 from patchword.errors import PatchwordError, RecipeError
-from patchword.files import picture_suffixes
+from patchword.files import picture_suffixes, shown
 
 NAME = "file_name"  # the usual column of images, relative to the folder of the file
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -86,7 +86,7 @@ def class_folders(path: Path) -> Classes:
     for folder in subfolders(path):
         if files := pictures(folder):
             targets += [len(names)] * len(files)
-            names.append(folder.name)
+            names.append(shown(folder.name))
             images += files
     return Classes(tuple(names), images, targets)
 

@@ -14,11 +14,12 @@ from patchword.data import folders, tables
 from patchword.data.augment import Look
 from patchword.data.config import SourceConfig
 from patchword.data.drawn import ScenesSource
-from patchword.data.photos import PhotosSource, Table, meant
+from patchword.data.photos import FAULT, PhotosSource, Table, meant
 from patchword.data.rows import ArrowRows, Columns, listed
 from patchword.data.sample import Source
 from patchword.data.tars import TarRows
 from patchword.errors import PatchwordError, RecipeError
+from patchword.files import UNPRINTABLE, shown
 
 Said = TypeVar("Said")
 
@@ -113,13 +114,21 @@ def _folder(config: SourceConfig, named: Columns, questions: bool) -> Table:
         return folders.as_table(folders.metadata(file, named), questions)
     names, images, targets = folders.class_folders(folder)
     if images:
-        rows = ArrowRows({"image": pa.array(images), "label": pa.array(targets, pa.int64())})
+        rows = ArrowRows({**_paths(images), "label": pa.array(targets, pa.int64())})
         return Table(str(folder), rows, "image", label="label", names=names)
     if images := folders.pictures(folder):
-        return Table(str(folder), ArrowRows({"image": pa.array(images)}), "image")
+        return Table(str(folder), ArrowRows(_paths(images)), "image")
     raise RecipeError(
         f"{folder}: no images; one folder per class, or a {' or '.join(folders.METADATA)}"
     )
+
+
+def _paths(images: Sequence[str]) -> dict[str, pa.Array]:
+    """Columns of paths, and of what is wrong with those that no table can hold."""
+    names = [shown(path) for path in images]
+    pairs = zip(names, images, strict=True)
+    faults = [None if name == path else UNPRINTABLE for name, path in pairs]
+    return {"image": pa.array(names, pa.string()), FAULT: pa.array(faults, pa.string())}
 
 
 def _split(root: Path, split: str) -> Path:
