@@ -1,10 +1,10 @@
 """CLIP ViT-B/32 towers of random weights: transformers, open_clip and patchword, in one run.
 
-    python benchmarks/encode.py [--rounds 3]
+    python benchmarks/encode.py [--rounds 3] [--dtype bfloat16]
 
 Images/s of the image tower at batch 1 and 32, and prompts/s of the text tower for 64 short
 prompts, each library as a user would call it: open_clip pads to 77 positions, transformers to the
-longest, patchword to the longest end token. float32; medians, the libraries in turn.
+longest, patchword to the longest end token. Medians, the libraries in turn.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import torch
 from transformers import CLIPConfig, CLIPModel
 # isort: on
 
-from patchword import checkpoints
+import patchword
 
 START, END, WORDS = 49406, 49407, 7
 
@@ -50,16 +50,17 @@ def compare(title: str, count: int, rounds: int, runs: dict[str, Callable[[], ob
 
 
 @torch.inference_mode()
-def main(rounds: int) -> None:
+def main(rounds: int, dtype: str) -> None:
     torch.manual_seed(0)
-    hugging = CLIPModel(CLIPConfig()).eval()
-    clip = open_clip.create_model("ViT-B-32").eval()
+    kind = getattr(torch, dtype)
+    hugging = CLIPModel(CLIPConfig()).eval().to(kind)
+    clip = open_clip.create_model("ViT-B-32").eval().to(kind)
     with tempfile.TemporaryDirectory() as folder:
         hugging.save_pretrained(folder)
-        ours = checkpoints.load(folder).network
-    print(f"{torch.get_num_threads()} threads")
+        ours = patchword.load(folder, dtype=kind).network
+    print(f"{torch.get_num_threads()} threads, {dtype}")
     for batch in (1, 32):
-        pixels = torch.randn(batch, 3, 224, 224)
+        pixels = torch.randn(batch, 3, 224, 224, dtype=kind)
         runs: dict[str, Callable[[], object]] = {
             "transformers": lambda pixels=pixels: hugging.get_image_features(pixels),
             "open_clip": lambda pixels=pixels: clip.encode_image(pixels),
@@ -80,4 +81,5 @@ def main(rounds: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     main(**vars(parser.parse_args()))

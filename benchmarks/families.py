@@ -30,7 +30,7 @@ import transformers
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from patchword import checkpoints
+import patchword
 
 Run = Callable[[Any], Tensor]
 
@@ -178,7 +178,7 @@ def measure(name: str, family: Family, batch: int, rounds: int) -> None:
     original = family.build().eval()
     with tempfile.TemporaryDirectory() as folder:
         write(original, folder)
-        network = checkpoints.load(folder).network
+        network = patchword.load(folder).network
     given = family.give(batch)
     runs = {
         "theirs": lambda: family.theirs(original, given),

@@ -145,7 +145,11 @@ class Model(Bundle):
 
 
 def load(source: str | Path, **options: Any) -> Model:
-    """Open a model: "demo" (embedded), a folder, a file, or a hub id; see `checkpoints.load`."""
+    """Open a model: "demo" (embedded), a folder, a file, or a hub id; see `checkpoints.load`.
+
+    On a CPU its linear layers pack their weights when they are first used, which costs the memory
+    of those weights again and makes everything faster (`nn.linear`).
+    """
     bundle = checkpoints.load(source, **options)
     pack(bundle.network)
     parts = {field.name: getattr(bundle, field.name) for field in dataclasses.fields(bundle)}

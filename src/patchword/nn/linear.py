@@ -13,6 +13,9 @@ from torch import Tensor, nn
 # On other processors oneDNN's packed product was not measured.
 X86 = platform.machine() in ("x86_64", "AMD64")
 PACKS = X86 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+TYPES = [torch.float32] if PACKS else []
+if PACKS and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    TYPES.append(torch.bfloat16)
 
 
 class Packed:
@@ -26,17 +29,17 @@ class Packed:
 
     def __init__(self) -> None:
         self.on = False
-        self.of: Hashable = None  # which weight, in which state
-        self.weight: Tensor | None = None  # packed
+        # Which weight in which state, and it packed; one value, for several threads.
+        self.held: tuple[Hashable, Tensor] | None = None
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not (self.on and _can(x, weight)):
             return F.linear(x, weight, bias)
         version = None if weight.is_inference() else weight._version
-        of = (weight.data_ptr(), version, weight.dtype)
-        if self.weight is None or of != self.of:
-            self.of, self.weight = of, torch.ops.mkldnn._reorder_linear_weight(weight)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, "none", [], "")
+        of, held = (weight.data_ptr(), version, weight.dtype), self.held
+        if held is None or of != held[0]:
+            held = self.held = of, torch.ops.mkldnn._reorder_linear_weight(weight)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, held[1], bias, "none", [], "")
         return product
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -45,11 +48,10 @@ class Packed:
 
 def _can(x: Tensor, weight: Tensor) -> bool:
     return (
-        PACKS
-        and torch.is_inference_mode_enabled()
+        torch.is_inference_mode_enabled()
         and x.is_cpu
+        and x.dtype in TYPES
         and x.dtype == weight.dtype
-        and x.dtype in (torch.float32, torch.bfloat16)
         and x.numel() > 0
         and type(weight) is nn.Parameter  # not what an adapter or a sharded run makes of it
         and not torch.is_autocast_enabled("cpu")
