@@ -71,15 +71,11 @@ def recall(model: patchword.Model, k: int, palette: Sequence[str] = ()) -> tuple
     return float((ranks[0] < k).mean()), float((ranks[1] < k).mean())
 
 
-@pytest.mark.parametrize(
-    ("name", "colours", "found"), [("clip", 0.95, 0.88), ("siglip", 0.7, 0.55)]
-)
-def test_two_towers_from_random_weights(
-    name: str, colours: float, found: float, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_two_towers_from_random_weights(name: str, tmp_path: Path) -> None:
     model = trained(name, tmp_path)
-    assert colours_told(model) >= colours
-    assert min(recall(model, 5)) >= found
+    assert colours_told(model) >= 0.95
+    assert min(recall(model, 5)) >= 0.88
     assert model.config.score == ("sigmoid" if name == "siglip" else "softmax")
 
 
