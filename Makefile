@@ -36,6 +36,7 @@ bench: $(TESTING)
 	$(BIN)/python benchmarks/parity_full.py
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/encode.py
+	$(BIN)/python benchmarks/encode.py --dtype bfloat16
 	$(BIN)/python benchmarks/index.py
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/train_step.py
