@@ -12,6 +12,7 @@ kept of it, and on what capfilt made of it, and measured on scenes that neither 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from PIL import Image
 import patchword
 from patchword.evaluate import Evaluation
 from patchword.evaluate.run import Retrieved
-from patchword.scenes import Scene, holds, scene, stated
+from patchword.scenes import Scene, apart, holds, scene, stated
 from patchword.train import recipe
 from patchword.train.loop import train
 
@@ -127,13 +128,9 @@ def true(scenes: list[Scene], row: dict[str, object]) -> bool:
 
 def unseen(count: int = 300) -> tuple[list[Scene], list[str]]:
     """Scenes none of whose captions is true of another of them."""
-    found: list[Scene] = []
-    number = 0
-    while len(found) < count:
-        new = drawn(UNSEEN, number)
-        number += 1
-        if not any(holds(new.meaning, o.facts) or holds(o.meaning, new.facts) for o in found):
-            found.append(new)
+    found = list(
+        itertools.islice(apart(drawn(UNSEEN, number) for number in itertools.count()), count)
+    )
     return found, [each.caption for each in found]
 
 

@@ -17,6 +17,7 @@ Scenes have a seed that training did not use.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ import numpy as np
 
 import patchword
 from patchword.config import ModelConfig
-from patchword.scenes import WAFER_CLASSES, Scene, Stated, holds, scene, stated
+from patchword.scenes import WAFER_CLASSES, Scene, Stated, apart, holds, scene, stated
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.scenes.wafer import FILMS
 from patchword.scenes.words import truths, with_article
@@ -126,13 +127,9 @@ def clothing(model: patchword.Model, folder: Path) -> None:
 
 def retrieval(model: patchword.Model, seed: int, count: int = 500) -> None:
     """Recall@1 both ways among `count` scenes of both kinds, each with the generator's caption."""
-    kept: list[Scene] = []
-    drawn = 0
-    while len(kept) < count:
-        new = scene(seed, drawn, 128)
-        drawn += 1
-        if not any(holds(new.meaning, s.facts) or holds(s.meaning, new.facts) for s in kept):
-            kept.append(new)
+    numbers = itertools.count()
+    kept = list(itertools.islice(apart(scene(seed, number, 128) for number in numbers), count))
+    drawn = next(numbers)
     cosines = model.similarity([s.image for s in kept], [s.caption for s in kept])
     own = np.arange(count)
     to_text, to_image = (np.mean(cosines.argmax(axis=axis) == own) for axis in (1, 0))

@@ -1,6 +1,7 @@
 """The shipped recipes, each run whole: what it knows of scenes that it never saw is what its header
 states, less what other machines and seeds may cost."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import patchword
 from patchword import losses
 from patchword.errors import RecipeError
 from patchword.nn.patches import patchify
-from patchword.scenes import WAFER_CLASSES, Scene, holds, scene
+from patchword.scenes import WAFER_CLASSES, Scene, apart, scene
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.scenes.words import with_article
 from patchword.train import loop, recipe
@@ -58,13 +59,9 @@ def colours_told(model: patchword.Model) -> float:
 def recall(model: patchword.Model, k: int, palette: Sequence[str] = ()) -> tuple[float, float]:
     """Of scenes, no caption of which is true of another, the share of images whose caption is among
     the first k, and of captions whose image is."""
-    scenes: list[Scene] = []
-    index = 0
-    while len(scenes) < COUNT:
-        new = shapes(index, palette)
-        index += 1
-        if not any(holds(new.meaning, o.facts) or holds(o.meaning, new.facts) for o in scenes):
-            scenes.append(new)
+    scenes = list(
+        itertools.islice(apart(shapes(index, palette) for index in itertools.count()), COUNT)
+    )
     scores = model.similarity([s.image for s in scenes], [s.caption for s in scenes])
     better = scores > np.diag(scores)[:, None], np.diag(scores)[:, None] < scores.T
     ranks = [each.sum(axis=1) for each in better]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from patchword.errors import ConfigError
-from patchword.scenes import WAFER_CLASSES, Scene, holds, scene
+from patchword.scenes import WAFER_CLASSES, Scene, apart, holds, scene
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.scenes.wafer import FILMS
 
@@ -381,3 +381,17 @@ def test_a_palette_limits_the_colours_and_nothing_else() -> None:
         scene(3, 0, palette=("red", "pink"))
     with pytest.raises(ConfigError, match="a palette of red alone"):
         scene(3, 0, palette=("red",))
+
+
+def test_scenes_that_no_caption_confuses() -> None:
+    drawn = [scene(99, number, 32) for number in range(60)]
+    kept = list(apart(drawn))
+    assert kept[0] is drawn[0]
+    assert 1 < len(kept) < len(drawn)
+    for new in drawn:
+        clashes = [
+            old.caption
+            for old in kept
+            if old is not new and (holds(new.meaning, old.facts) or holds(old.meaning, new.facts))
+        ]
+        assert bool(clashes) is not any(new is old for old in kept)

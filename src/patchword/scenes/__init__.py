@@ -4,7 +4,7 @@
 range. Each scene comes with a caption, a mask for every object, and questions with answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -41,6 +41,7 @@ __all__ = [
     "Scene",
     "SceneObject",
     "Stated",
+    "apart",
     "holds",
     "scene",
     "stated",
@@ -91,6 +92,15 @@ def scene(
     if label is not None or (kind or drawn_kind) == "wafer":
         return _wafer_scene(rng, noise, size, label or drawn_label)
     return _shapes_scene(rng, noise, size, palette)
+
+
+def apart(scenes: Iterable[Scene]) -> Iterator[Scene]:
+    """Those of the scenes whose caption is true of none before, and none of theirs of it."""
+    kept: list[Scene] = []
+    for new in scenes:
+        if not any(holds(new.meaning, old.facts) or holds(old.meaning, new.facts) for old in kept):
+            kept.append(new)
+            yield new
 
 
 def _wafer_scene(
