@@ -15,7 +15,7 @@ from photos import PREPROCESS, class_folders, encoded, tar_of
 
 from patchword.data import AugmentConfig, Plan, Source, SourceConfig, batches, open_sources
 from patchword.errors import ImageError, RecipeError
-from patchword.scenes import scene
+from patchword.scenes import holds, scene, stated
 from patchword.tokenizers import Tokenizer
 
 QUESTIONS = ("questions",)
@@ -231,6 +231,32 @@ def test_scenes() -> None:
     assert opened("scenes", count=6, reads=("captions",)).sample(0, rng()).question == ""
 
 
+def test_several_texts_at_a_visit(five: Path) -> None:
+    """Of scenes true captions in other words and questions that differ, as long as there are any;
+    of a table what its row has. The first caption of a scene is its own."""
+    config = SourceConfig("scenes", count=6, seed=3)
+    (source,) = open_sources([config], PREPROCESS, ALL, texts=5)
+    for number in range(6):
+        known = scene(3, number)
+        words = source.sample(number, rng()).words
+        assert len(words) == 5
+        assert words[0].caption == known.caption
+        assert len({each.caption for each in words}) > 2
+        assert all(holds(stated(each.caption).meaning, known.facts) for each in words)
+        pairs = {(each.question, each.answer) for each in words}
+        assert pairs <= set(known.questions)
+        assert len(pairs) == min(5, len(known.questions))
+    many = [{"image": "p/0.png", "caption": ["a", "b"], "question": ["c", "d"], "answer": [1, 2]}]
+    (five / "n.jsonl").write_text(lines([*many, {**many[0], "caption": ["e"]}]))
+    (table,) = open_sources([SourceConfig("table", path=str(five / "n.jsonl"))], PREPROCESS, ALL, 9)
+    words = table.sample(0, rng()).words
+    assert len(words) == 9
+    assert {each.caption for each in words} == {"a", "b"}
+    assert {(each.question, each.answer) for each in words} == {("c", "1"), ("d", "2")}
+    (bare,) = open_sources([config], PREPROCESS, ("captions",), texts=2)
+    assert [each.question for each in bare.sample(0, rng()).words] == ["", ""]
+
+
 # Bad input
 
 
@@ -344,12 +370,14 @@ def test_batches_of_questions(mixed: list[Source]) -> None:
     for step, batch in enumerate(made):
         places = plan.at(step)
         samples = [mixed[place.source].sample(place.sample, plan.rng(place)) for place in places]
-        assert batch.asked.tolist() == [place.source == 1 for place in places]
+        assert batch.asked.tolist() == [[place.source == 1] for place in places]
         assert batch.asked.sum() == 4
-        assert_array_equal(batch.questions, tokenizer([sample.question for sample in samples]))
-        assert_array_equal(batch.answers, tokenizer([sample.answer for sample in samples]))
+        assert_array_equal(
+            batch.questions[:, 0], tokenizer([sample.question for sample in samples])
+        )
+        assert_array_equal(batch.answers[:, 0], tokenizer([sample.answer for sample in samples]))
         part = batch.part(slice(2, 7))
-        for name in ("pixels", "ids", "labels", "mix", "questions", "answers", "asked"):
+        for name in ("pixels", "ids", "captions", "labels", "mix", "questions", "answers", "asked"):
             assert torch.equal(getattr(part, name), getattr(batch, name)[2:7]), name
             assert getattr(batch.to("meta"), name).device.type == "meta", name
         assert (part.says, part.truths) == (batch.says[2:7], batch.truths[2:7])
@@ -365,8 +393,8 @@ def test_batches_of_questions(mixed: list[Source]) -> None:
             if half.answers is None:
                 assert not half.asked.any()
             else:
-                width = half.answers.shape[1]
-                assert torch.equal(half.answers, whole.answers[mine, :width])
+                width = half.answers.shape[2]
+                assert torch.equal(half.answers, whole.answers[mine, :, :width])
 
 
 def test_batches_without_questions(tmp_path: Path) -> None:
@@ -378,4 +406,4 @@ def test_batches_without_questions(tmp_path: Path) -> None:
     assert (batch.questions, batch.answers) == (None, None)
     assert not batch.asked.any()
     part = batch.part(slice(1, 3)).to("cpu")
-    assert (len(part), part.questions, part.asked.tolist()) == (2, None, [False, False])
+    assert (len(part), part.questions, part.asked.tolist()) == (2, None, [[False], [False]])

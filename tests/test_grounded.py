@@ -25,7 +25,12 @@ from patchword.train.grounded import Grounded
 from patchword.train.recipe import BlipConfig, Recipe
 from patchword.train.start import Start
 
-ASKED = ["what is the color of the bird in the tree?", "is it a cat?", "how many dogs are there"]
+ASKED = [
+    "what is the color of the bird in the tree?",
+    "is it a cat?",
+    "how many dogs are there",
+    "red?",
+]
 SAID = ["two red dogs", "a cat sitting in a tree, with a dog", "green"]
 PAD = 0
 
@@ -43,22 +48,32 @@ def learns(model: Bundle, **blip: object) -> Grounded:
 
 
 def batch_of(
-    model: Bundle, captions: Sequence[str], answers: Sequence[str] | None = None, seed: int = 5
+    model: Bundle,
+    captions: Sequence[str],
+    answers: Sequence[str] | None = None,
+    seed: int = 5,
+    texts: int = 1,
 ) -> Batch:
-    """Noise with captions of which each is true of one image; with answers, questions too."""
-    words, count = model.reader(), len(captions)
+    """Noise with `texts` captions for each image, true of it alone; with answers, questions too."""
+    words, count = model.reader(), len(captions) // texts
+
+    def several(said: Sequence[str]) -> Tensor:
+        return torch.from_numpy(words(list(said))).unflatten(0, (count, texts))
+
     facts = [frozenset([str(i)]) for i in range(count)]
+    written = several(captions)
     return Batch(
         pixels=noise(count, seed),
-        ids=torch.from_numpy(words(list(captions))),
+        ids=written[:, 0],
+        captions=written,
         labels=torch.full((count,), -1),
         says=facts,
         truths=facts,
         mix=torch.zeros(count, dtype=torch.bool),
         broken=[],
-        questions=torch.from_numpy(words(ASKED[:count])) if answers else None,
-        answers=torch.from_numpy(words(list(answers))) if answers else None,
-        asked=torch.full((count,), bool(answers)),
+        questions=several(ASKED[: count * texts]) if answers else None,
+        answers=several(answers) if answers else None,
+        asked=torch.full((count, texts), bool(answers)),
     )
 
 
@@ -139,6 +154,44 @@ def test_answers_equal_transformers_loss_and_gradient(tmp_path: Path) -> None:
     (total / 2).backward()
     assert_close(value, total / 2)
     same_gradients(model.network, theirs(reference.network, tmp_path))
+
+
+@pytest.mark.parametrize(("saved", "learned"), [(CAPTIONS, "caption"), (QUESTIONS, "answer")])
+def test_several_texts_of_an_image_are_those_of_several_images(
+    tmp_path: Path, saved: str, learned: str
+) -> None:
+    """Each encoded once, they have the loss and the gradient of the image given as often, with one
+    text each; also where not all images have as many questions."""
+    hugging_face_blip(tmp_path, saved)
+    model = checkpoints.load(tmp_path)
+    objective = learns(model, **{learned: 1.0})
+    answers = [*SAID, "red"] if learned == "answer" else None
+    batch = batch_of(model, [*SAID, "red"], answers, texts=2)
+    if answers:
+        batch.asked[1, 0] = False
+    value = loss_of(objective, batch)
+    value.backward()
+    found = {n: p.grad.clone() for n, p in model.network.named_parameters() if p.grad is not None}
+    model.network.zero_grad()
+
+    def apart(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.flatten(0, 1)[:, None]
+
+    twice = replace(
+        batch,
+        pixels=batch.pixels.repeat_interleave(2, dim=0),
+        ids=batch.captions.flatten(0, 1),
+        captions=apart(batch.captions),
+        questions=apart(batch.questions),
+        answers=apart(batch.answers),
+        asked=apart(batch.asked),
+        says=[facts for facts in batch.says for _ in range(2)],
+        truths=[facts for facts in batch.truths for _ in range(2)],
+    )
+    expected = loss_of(objective, twice)
+    expected.backward()
+    assert_close(value, expected)
+    same_gradients(model.network, found)
 
 
 def test_matching_and_its_negatives_equal_transformers(
@@ -333,9 +386,11 @@ def squares(run: loop.Run, names: Sequence[str], seed: int) -> Batch:
         x, y = rng.integers(0, 17, size=2)
         image[:, y : y + 16, x : x + 16] += torch.tensor(PALETTE[name])[:, None, None]
     facts = [frozenset([name]) for name in names]
+    ids = torch.from_numpy(run.begun.tokenizer([f"a {name} square" for name in names]))
     return Batch(
         pixels=pixels,
-        ids=torch.from_numpy(run.begun.tokenizer([f"a {name} square" for name in names])),
+        ids=ids,
+        captions=ids[:, None],
         labels=torch.full((len(names),), -1),
         says=facts,
         truths=facts,
@@ -343,7 +398,7 @@ def squares(run: loop.Run, names: Sequence[str], seed: int) -> Batch:
         broken=[],
         questions=None,
         answers=None,
-        asked=torch.zeros(len(names), dtype=torch.bool),
+        asked=torch.zeros(len(names), 1, dtype=torch.bool),
     )
 
 

@@ -10,7 +10,18 @@ import tiny_blip
 import torch
 from formulas import log_softmax
 from PIL import Image
-from tiny_blip import ALONE, CASES, EVEN, MOMENTUM, features, gradients, jolt, some_run, write
+from tiny_blip import (
+    ALONE,
+    APART,
+    CASES,
+    EVEN,
+    MOMENTUM,
+    features,
+    gradients,
+    jolt,
+    some_run,
+    write,
+)
 from tiny_runs import curve
 from tiny_runs import load as load_clip
 from tiny_runs import write as write_clip
@@ -21,6 +32,7 @@ import patchword
 from patchword.data import positives
 from patchword.errors import ConfigError, RecipeError
 from patchword.models import build
+from patchword.nn.positions import sincos_2d
 from patchword.train import loop, recipe
 
 
@@ -63,11 +75,18 @@ def test_two_processes_have_the_gradient_of_one(cases: Path, case: str) -> None:
         assert torch.equal(found[-1]["says"], alone[-1]["says"])
 
 
-def test_interrupted_runs_with_a_queue_continue_bit_for_bit(path: Path, tmp_path: Path) -> None:
-    whole = loop.train(recipe.load(path, [*MOMENTUM, f"out={tmp_path / 'whole'}"])).folder
-    loop.train(recipe.load(path, [*MOMENTUM, "until=1"]))
-    loop.train(recipe.load(path, [*MOMENTUM, "until=3"]))
-    again = loop.train(recipe.load(path, MOMENTUM)).folder
+@pytest.mark.parametrize(
+    "changes",
+    [MOMENTUM, ["blip.contrast=0", "blip.match=0", "blip.texts=2"]],
+    ids=["a queue", "parts that no loss reaches"],
+)
+def test_interrupted_runs_continue_bit_for_bit(
+    path: Path, tmp_path: Path, changes: list[str]
+) -> None:
+    whole = loop.train(recipe.load(path, [*changes, f"out={tmp_path / 'whole'}"])).folder
+    loop.train(recipe.load(path, [*changes, "until=1"]))
+    loop.train(recipe.load(path, [*changes, "until=3"]))
+    again = loop.train(recipe.load(path, changes)).folder
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
     assert patchword.load(again).fingerprint == patchword.load(whole).fingerprint
 
@@ -84,6 +103,13 @@ def test_interrupted_runs_with_a_queue_continue_bit_for_bit(path: Path, tmp_path
         ([*MOMENTUM, "engine.parallel=fsdp"], 'momentum needs engine.parallel = "ddp"'),
         (["micro_batch=2"], "with micro_batch the contrast of a BLIP needs blip.momentum"),
         ([*EVEN, "blip.contrast=0", "blip.caption=0", "blip.answer=0"], "learns nothing"),
+        (["blip.texts=0"], "texts is 0"),
+        (["blip.lend=true"], "lend needs a text tower and a decoder of its own"),
+        ([*APART, "blip.lend=true", "model.decoder.mlp_width=32"], r"text.blocks.0.mlp.fc1.*\(64"),
+        (
+            ["blip.places=2", "model.vision.positions=sincos"],
+            "positions are sincos, and not learned",
+        ),
         (["model.matching=false"], r"needs a BLIP with matching = true"),
         (["model.embed_dim=0"], r"needs a BLIP with \[model.text\] and embed_dim"),
         (
@@ -128,6 +154,29 @@ def test_a_clip_is_no_blip(tmp_path: Path, clip: Path, changes: list[str]) -> No
 
 
 # What a run starts from
+
+
+def test_positions_and_queries_of_a_fresh_blip(path: Path) -> None:
+    """Positions are sines and cosines (`sincos_2d`, held to MAE's own), which `places` adds to;
+    queries of cross-attention are three times Xavier-uniform, whose limit is the root of 6 / 2D."""
+    for size, changes in ((1.0, []), (3.5, ["blip.places=2.5"])):
+        network = loop.Run(recipe.load(path, changes), ALONE).network
+        places = network.image.pos_embed[0, 1:]
+        assert_close(places, size * sincos_2d(network.image.config.grid, 32))
+        limit = (6 / 64) ** 0.5
+        for block in network.text.blocks:
+            assert 2.9 * limit < block.cross.q.weight.abs().max() <= 3 * limit
+            assert block.attn.proj.weight.abs().max() <= limit
+
+
+def test_a_text_tower_that_starts_as_the_decoder(path: Path) -> None:
+    network = loop.Run(recipe.load(path, [*APART, "blip.lend=true"]), ALONE).network
+    decoder = dict(network.decoder.named_parameters())
+    own = {n: p for n, p in network.text.named_parameters() if not n.startswith("head.")}
+    assert len(own) > 30
+    for name, value in own.items():
+        assert torch.equal(value, decoder[name]), name
+        assert value is not decoder[name]
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The last block makes only the tokens that are pooled; forgotten activations are made again."""
 
 import copy
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -255,8 +256,12 @@ print(memory("VmHWM") - before)
 
 
 def test_recomputing_needs_less_memory() -> None:
+    # Tensors that are freed go back at once, or what is measured is how glibc keeps them.
+    returning = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+
     def peak(how: str) -> int:
         command = [sys.executable, "-c", PEAK, how]
-        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=returning)
+        return int(done.stdout)
 
-    assert 0 < peak("recompute") * 2 < peak("keep")
+    assert 0 < peak("recompute") * 4 < peak("keep")

@@ -85,6 +85,7 @@ cross_width = 32
 """
 
 MOMENTUM = ["blip.momentum=true", "blip.queue=12", "blip.ramp=2"]
+APART = ["model.shared=false", "model.answers=true"]  # a decoder of its own
 EVEN = ["blip.match=0"]  # a loss in which nothing is drawn
 
 
@@ -143,7 +144,7 @@ def silent(batch: Batch, world: parallel.World) -> Batch:
     """None of the rows in the second half has a question; a process of those rows alone has no
     ids of any, as data without questions gives them."""
     rows = world.rows(len(batch) * world.size)
-    asked = torch.arange(rows.start, rows.stop) < len(batch) * world.size // 2
+    asked = torch.arange(rows.start, rows.stop)[:, None] < len(batch) * world.size // 2
     ids = (batch.questions, batch.answers) if asked.any() else (None, None)
     return replace(batch, asked=asked, questions=ids[0], answers=ids[1])
 

@@ -34,14 +34,15 @@ class Batch:
 
     pixels: Tensor  # (n, 3, H, W) float32
     ids: Tensor | None  # (n, L) int64, as long as the longest; None without a tokenizer
+    captions: Tensor | None  # (n, K, L) int64: all of each image, of which ids are the first
     labels: Tensor  # (n,) int64; -1 where a source has none
     says: list[Facts]
     truths: list[Facts]
     mix: Tensor  # (n,) bool
     broken: list[ImageError]  # passed over while this batch was made
-    questions: Tensor | None  # (n, L) int64 like ids; None too where no sample has a question
-    answers: Tensor | None  # (n, L) int64, to the questions
-    asked: Tensor  # (n,) bool: has a question; the ids of others are those of no text
+    questions: Tensor | None  # (n, K, L) int64; None too where no sample has a question
+    answers: Tensor | None  # (n, K, L) int64, to the questions
+    asked: Tensor  # (n, K) bool: which there are; the ids of others are those of no text
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,23 +118,33 @@ class _Steps(Dataset["Batch | PatchwordError"]):
     def batch(self, step: int) -> Batch:
         broken: dict[str, ImageError] = {}
         samples = [self.sample(place, broken) for place in self.plan.at(step)[self.rows]]
-        asked = [bool(sample.question) for sample in samples]
+        words = [sample.words for sample in samples]
+        asked = torch.tensor([[bool(each.question) for each in some] for some in words])
+        captions = self.ids([[each.caption for each in some] for some in words])
+        questions = answers = None
+        if asked.any():
+            questions = self.ids([[each.question for each in some] for some in words])
+            answers = self.ids([[each.answer for each in some] for some in words])
         return Batch(
             pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
-            ids=self.ids([sample.caption for sample in samples]),
+            ids=None if captions is None else captions[:, 0],
+            captions=captions,
             labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
             says=[sample.says for sample in samples],
             truths=[sample.truths for sample in samples],
             mix=torch.tensor([sample.mix for sample in samples]),
             broken=list(broken.values()),
-            questions=self.ids([sample.question for sample in samples]) if any(asked) else None,
-            answers=self.ids([sample.answer for sample in samples]) if any(asked) else None,
-            asked=torch.tensor(asked),
+            questions=questions,
+            answers=answers,
+            asked=asked,
         )
 
-    def ids(self, texts: list[str]) -> Tensor | None:
-        """(n, L) int64; None without a tokenizer."""
-        return None if self.tokenizer is None else torch.from_numpy(self.tokenizer(texts))
+    def ids(self, texts: list[list[str]]) -> Tensor | None:
+        """(n, K, L) int64 of K texts for each of n images; None without a tokenizer."""
+        if self.tokenizer is None:
+            return None
+        ids = torch.from_numpy(self.tokenizer([text for some in texts for text in some]))
+        return ids.view(len(texts), -1, ids.shape[1])
 
     def sample(self, place: Place, broken: dict[str, ImageError]) -> Sample:
         """The sample at a place, or the first usable spare. Adds the others to `broken`."""

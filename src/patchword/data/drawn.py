@@ -11,10 +11,10 @@ from patchword import scenes
 from patchword.config import PreprocessConfig
 from patchword.data.augment import Look
 from patchword.data.config import SourceConfig
-from patchword.data.sample import Facts, Sample, stated
+from patchword.data.sample import Facts, Sample, Words, stated
 from patchword.errors import RecipeError
 from patchword.scenes import WAFER_CLASSES
-from patchword.scenes.words import truths
+from patchword.scenes.words import caption, truths
 
 SCENE_SIZE = 128  # pixels at which scenes are drawn before they are resized
 SMALLEST = 32  # pixels; what is said of a scene does not depend on its size
@@ -24,11 +24,12 @@ KEPT = 1 << 28  # bytes of drawn scenes that each process keeps
 COUNTS = ("1", "2", "3")  # of shapes in a scene
 
 Questions = tuple[tuple[str, str], ...]
-Drawn = tuple[NDArray[np.uint8], str, Facts, Facts, int, Questions]
+Drawn = tuple[NDArray[np.uint8], str, Facts, Facts, int, Questions, scenes.Facts]
 
 
 class ScenesSource:
-    """The first `count` scenes of a seed, one of its questions drawn at each visit. Their
+    """The first `count` scenes of a seed, `texts` of its questions drawn at each visit; its caption
+    is always the same, and others are written beside it where several texts are wanted. Their
     classes are the defects of wafers, or what `label` names.
 
     Drawing one takes longer than all else that is done to it, so each process keeps those it drew
@@ -36,7 +37,11 @@ class ScenesSource:
     """
 
     def __init__(
-        self, config: SourceConfig, preprocess: PreprocessConfig, reads: frozenset[str]
+        self,
+        config: SourceConfig,
+        preprocess: PreprocessConfig,
+        reads: frozenset[str],
+        texts: int = 1,
     ) -> None:
         if config.count < 1:
             raise RecipeError("a source of scenes needs count = how many")
@@ -48,6 +53,7 @@ class ScenesSource:
         self.config = config
         self.labels = _classes(config)
         self._asks = "questions" in reads
+        self._texts = texts
         self._look = Look(preprocess, config.augment)
         self._kept: dict[int, Drawn] = {}
 
@@ -78,9 +84,12 @@ class ScenesSource:
             yield from (stated(answer) for _, answer in self._scene(index, SMALLEST).questions)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        image, caption, says, true, label, asked = self._kept.get(index) or self._drawn(index)
-        pair = asked[int(rng.integers(len(asked)))] if self._asks else ("", "")
-        return Sample(self._look(image, rng), caption, label, says, true, self._look.mix, *pair)
+        image, own, says, true, label, asked, facts = self._kept.get(index) or self._drawn(index)
+        pixels = self._look(image, rng)
+        order = np.resize(rng.permutation(max(len(asked), 1)), self._texts)
+        pairs = [asked[i] if asked else ("", "") for i in order.tolist()]
+        more = tuple(Words(caption(rng, facts)[0], *pair) for pair in pairs[1:])
+        return Sample(pixels, own, label, says, true, self._look.mix, *pairs[0], more)
 
     def _drawn(self, index: int) -> Drawn:
         scene = self._scene(index, SCENE_SIZE)
@@ -88,7 +97,7 @@ class ScenesSource:
         named = str(scene.facts[self.config.label]) if self.config.label else scene.label
         label = self.labels.index(named) if self.labels else -1
         asked = scene.questions if self._asks else ()
-        drawn = (scene.image, scene.caption, says, true, label, asked)
+        drawn = (scene.image, scene.caption, says, true, label, asked, scene.facts)
         if (len(self._kept) + 1) * scene.image.nbytes <= KEPT:
             self._kept[index] = drawn
         return drawn

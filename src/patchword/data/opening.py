@@ -25,18 +25,22 @@ Said = TypeVar("Said")
 
 
 def open_sources(
-    configs: Sequence[SourceConfig], preprocess: PreprocessConfig, reads: Collection[str]
+    configs: Sequence[SourceConfig],
+    preprocess: PreprocessConfig,
+    reads: Collection[str],
+    texts: int = 1,
 ) -> list[Source]:
     """The sources that a recipe describes, their images as `preprocess` says.
 
     reads: what the objective looks at beside images: any of "captions", "labels" and "questions".
     With "captions", some sources may be without questions, but not all.
+    texts: how many captions, and questions, are drawn of each image at a visit.
 
     Raises RecipeError for data that is not there or empty, without what is read, or with captions
     or answers that all say the same; and for sources whose classes differ, where classes are read.
     """
     wanted = frozenset(reads)
-    opened = [_open(config, preprocess, wanted) for config in configs]
+    opened = [_open(config, preprocess, wanted, texts) for config in configs]
     if "labels" in wanted:
         for config, source in zip(configs, opened, strict=True):
             _agree(configs[0], opened[0], config, source)
@@ -74,10 +78,10 @@ def _different(said: Iterable[Said]) -> set[Said]:
 
 
 def _open(
-    config: SourceConfig, preprocess: PreprocessConfig, reads: frozenset[str]
+    config: SourceConfig, preprocess: PreprocessConfig, reads: frozenset[str], texts: int
 ) -> PhotosSource | ScenesSource:
     if config.kind == "scenes":
-        return ScenesSource(config, preprocess, reads)
+        return ScenesSource(config, preprocess, reads, texts)
     if config.about and (config.question or config.answer):
         raise RecipeError(
             f"data {_called(config)}: about asks for the class, question and answer are columns; "
@@ -90,7 +94,7 @@ def _open(
     except PatchwordError as error:
         raise RecipeError(str(error)) from error
     look = Look(preprocess, config.augment)
-    return PhotosSource(table, look, reads, config.templates, config.names, config.about)
+    return PhotosSource(table, look, reads, config.templates, config.names, config.about, texts)
 
 
 def _table(config: SourceConfig, questions: bool) -> Table:

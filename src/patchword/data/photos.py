@@ -31,7 +31,7 @@ from patchword.data.rows import (
     questions_of,
     texts_of,
 )
-from patchword.data.sample import Facts, Sample, stated
+from patchword.data.sample import Facts, Sample, Words, stated
 from patchword.errors import ImageError, RecipeError
 
 LOOKED_AT = 64  # rows of which one must name a file that is there
@@ -114,9 +114,9 @@ def meant(
 
 
 class PhotosSource:
-    """The images of a table. Captions are the table's, one of several drawn at each visit; without
-    them, templates around a word for the class. So are questions and answers, where they are read;
-    with `about`, these are the questions, and a word for the class is the answer."""
+    """The images of a table. Captions are the table's, `texts` of several drawn at each visit;
+    without them, templates around a word for the class. So are questions and answers, where they
+    are read; with `about`, these are the questions, and a word for the class is the answer."""
 
     def __init__(
         self,
@@ -126,10 +126,12 @@ class PhotosSource:
         templates: Sequence[str] = ("{}",),
         words: Sequence[Sequence[str]] = (),
         about: Sequence[str] = (),
+        texts: int = 1,
     ) -> None:
         self.table = table
         self._look = look
         self._reads = reads
+        self._texts = texts
         self._made = "captions" in reads and table.caption is None
         self._numbers: dict[Any, int] = {}
         self.labels: tuple[str, ...] = ()
@@ -210,7 +212,14 @@ class PhotosSource:
         caption, says, true = self._caption(name, row, label, rng)
         pair = self._question(name, index, row, label, rng)
         pixels = self._look(self._decoded(name, image), rng)
-        return Sample(pixels, caption, label, says, true, self._look.mix, *pair)
+        more = tuple(
+            Words(
+                self._caption(name, row, label, rng)[0],
+                *self._question(name, index, row, label, rng),
+            )
+            for _ in range(self._texts - 1)
+        )
+        return Sample(pixels, caption, label, says, true, self._look.mix, *pair, more)
 
     def _decoded(self, name: str, image: str | bytes) -> NDArray[np.uint8]:
         try:

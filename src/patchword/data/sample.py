@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Facts = frozenset[str]
+
+
+class Words(NamedTuple):
+    """What is said of an image, and asked."""
+
+    caption: str  # "" where the source has none
+    question: str  # the same
+    answer: str  # to the question
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,12 @@ class Sample:
     mix: bool  # may take part in mixup and CutMix
     question: str = ""  # about the image; "" where the source has none
     answer: str = ""  # to the question
+    more: tuple[Words, ...] = ()  # drawn at the same visit, where several texts are wanted
+
+    @property
+    def words(self) -> list[Words]:
+        """All that was drawn."""
+        return [Words(self.caption, self.question, self.answer), *self.more]
 
 
 class Source(Protocol):

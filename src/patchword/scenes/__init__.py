@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from patchword.errors import ConfigError
-from patchword.scenes.base import Scene, SceneObject, finish
+from patchword.scenes.base import Facts, Scene, SceneObject, finish
 from patchword.scenes.reading import Stated, stated
 from patchword.scenes.shapes import (
     COLOURS,
@@ -38,6 +38,7 @@ __all__ = [
     "KINDS",
     "TEMPLATES",
     "WAFER_CLASSES",
+    "Facts",
     "Scene",
     "SceneObject",
     "Stated",

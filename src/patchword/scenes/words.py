@@ -246,6 +246,11 @@ def shapes_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
     return opening.format(text), "; ".join(sorted(said))
 
 
+def caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
+    """A true caption of a scene with these facts, and its meaning."""
+    return (wafer_caption if "film" in facts else shapes_caption)(rng, facts)
+
+
 def shapes_questions(facts: Facts) -> Questions:
     """Every question that the facts answer with one word and no doubt."""
     count, names, relations = _count(facts), _names(facts), _relations(facts)

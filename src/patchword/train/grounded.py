@@ -32,7 +32,7 @@ class Grounded(Objective):
     by their words and by themselves: all words of a batch's captions weigh the same, and so do its
     answers, whatever the number of processes and micro-batches.
 
-    Of a step's `Work`: `each` is how many words a caption, and how many answers an image, has in
+    Of a step's `Work`: `each` is how many words of captions, and how many answers, an image has in
     the mean of the whole batch; `teacher` what momentum encoders see in each row, and how much of
     the targets that decides.
     """
@@ -60,8 +60,9 @@ class Grounded(Objective):
     # --- before the network
 
     def prepare(self, batch: Batch, step: int) -> Work:
-        ids, device = batch.ids, batch.pixels.device
+        ids, captions, device = batch.ids, batch.captions, batch.pixels.device
         assert ids is not None
+        assert captions is not None
         says = [each for every in self.world.everyones(batch.says) for each in every]
         truths = [each for every in self.world.everyones(batch.truths) for each in every]
         rows = self.world.rows(len(says))
@@ -73,14 +74,15 @@ class Grounded(Objective):
             both = torch.cat([both, self._repeated(batch, device)], dim=2)
             teacher, known = self._momentum(batch.pixels, ids, says, step)
         asked = batch.asked if self.blip.answer else None
-        words = (ids[:, 1:] != self._pad).sum().item()
+        words = (captions[..., 1:] != self._pad).sum().item()
         questions = 0.0 if asked is None else asked.sum().item()
         counts = torch.tensor(self.world.everyones((words, questions)), dtype=torch.float64)
         return Work(
             batch.pixels,
             ids,
-            questions=ids if batch.questions is None else batch.questions,
-            answers=ids if batch.answers is None else batch.answers,
+            captions=captions,
+            questions=captions if batch.questions is None else batch.questions,
+            answers=captions if batch.answers is None else batch.answers,
             asked=asked,
             true=both,
             apart=~true[rows, rows],
@@ -126,7 +128,7 @@ class Grounded(Objective):
 
     def forward(self, work: Work) -> tuple[Tensor, ...]:
         """Unit features of images and texts (n, D), the scale, matching logits (3 n, 2), and minus
-        the log-likelihoods of captions and answers (n,); empty where they are not learned."""
+        the log-likelihoods of captions and answers (n K,); empty where they are not learned."""
         blip, network, ids = self.blip, self.network, work.ids
         assert ids is not None
         tokens = network.image_tokens(work.pixels)
@@ -137,7 +139,9 @@ class Grounded(Objective):
         if blip.match:
             matching = self._matching(work, ids, tokens, image, text)
         if blip.caption:
-            captions = self._said(self._prompted(ids), tokens, skip=len(self.prompt))
+            assert work.captions is not None
+            written = self._prompted(work.captions.flatten(0, 1))
+            captions = self._said(written, tokens, skip=len(self.prompt))
         if blip.answer:
             answers = self._answers(work, tokens)
         return image, text, network.scale, matching, captions, answers
@@ -170,16 +174,20 @@ class Grounded(Objective):
         return ids[:, : self.config.decoder.context]
 
     def _answers(self, work: Work, tokens: Tensor) -> Tensor:
-        """Minus the log-likelihoods of the answers; 0 once, from a look at the first row, where
-        nothing was asked: all processes do the same."""
+        """Minus the log-likelihoods of the answers, of the images of which something was asked, 0
+        for what was not; all 0, from a look at the first image, where nothing was asked of any: all
+        processes do the same."""
         questions, answers, asked = work.questions, work.answers, work.asked
         assert questions is not None
         assert answers is not None
         assert asked is not None
-        rows = asked.nonzero()[:, 0] if asked.any() else asked.new_zeros(1, dtype=torch.int64)
-        states = self.network.look(questions[rows], tokens[rows])
-        mask = self.network.seen(questions[rows], states)
-        return self._said(answers[rows], states, mask) * asked[rows]
+        rows = asked.any(dim=1).nonzero()[:, 0]
+        if not len(rows):
+            rows = asked.new_zeros(1, dtype=torch.int64)
+        ids = questions[rows].flatten(0, 1)
+        states = self.network.look(ids, tokens[rows])
+        said = self._said(answers[rows].flatten(0, 1), states, self.network.seen(ids, states))
+        return said * asked[rows].flatten()
 
     def _said(
         self, ids: Tensor, context: Tensor, mask: Tensor | None = None, skip: int = 0

@@ -74,7 +74,8 @@ class Run:
         self.init = start.load_init(recipe)
         config = start.plan(recipe, self.init)
         reads = objectives.KINDS[recipe.objective].reads(recipe)
-        self.sources = data.open_sources(recipe.data, config.preprocess, reads)
+        texts = recipe.blip.texts if recipe.objective == "blip" else 1
+        self.sources = data.open_sources(recipe.data, config.preprocess, reads, texts)
         self.begun = start.begin(recipe, config, self.init, self.sources)
         self.network = self.begun.network.to(world.device)
         if world.size == 1 or recipe.engine.parallel == "ddp":  # FSDP wants contiguous parameters
@@ -305,6 +306,9 @@ class Run:
                 f"delete {path.parent}"
             )
         options = optimizers.StateDictOptions(full_state_dict=True)
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:  # nothing is known of one that no loss has reached yet
+                kept["optimizer"]["state"].setdefault(name, {})
         optimizers.set_optimizer_state_dict(
             self.network, self.optimizer, kept["optimizer"], options=options
         )

@@ -27,9 +27,10 @@ class Work:
     noise: Tensor | None = None  # (n, patches): which are hidden
     same: Tensor | None = None  # (n,) or (n, all): see `losses.contrastive`; of a whole batch only
     teacher: tuple[Tensor, ...] = ()  # its answers: rows, or scalars
-    questions: Tensor | None = None  # (n, Lq)
-    answers: Tensor | None = None  # (n, La)
-    asked: Tensor | None = None  # (n,) bool: which rows have a question
+    captions: Tensor | None = None  # (n, K, L): to write, of which ids are the first
+    questions: Tensor | None = None  # (n, K, Lq)
+    answers: Tensor | None = None  # (n, K, La)
+    asked: Tensor | None = None  # (n, K) bool: which of the questions there are
     true: Tensor | None = None  # (n, 2, M) bool: the texts and images that belong to each row
     apart: Tensor | None = None  # (n, n) bool: text j is not true of image i
     known: tuple[Tensor, ...] = ()  # the M images and texts that all rows are compared with
@@ -52,6 +53,7 @@ class Work:
             noise=cut(self.noise),
             same=None,
             teacher=tuple(x[rows] if x.ndim else x for x in self.teacher),
+            captions=cut(self.captions),
             questions=cut(self.questions),
             answers=cut(self.answers),
             asked=cut(self.asked),

@@ -57,6 +57,12 @@ class BlipConfig:
     match: float = 1.0  # whether a text belongs to an image; the hardest of the batch as negatives
     caption: float = 1.0  # the words of captions
     answer: float = 0.0  # the words of answers to questions
+    texts: int = 1  # captions to write, and questions to answer, of each image at a step
+    # the image tower's learned positions start with sines and cosines of this size beside those of
+    # `init`: features that were pooled, and never looked at, hardly tell where they are
+    places: float = 0.0
+    # the text tower starts as the decoder: what one knows of where to look, the other then knows
+    lend: bool = False
     prompt: str = ""  # before every caption that is written, and not learned: "a picture of "
     # features are compared with those of momentum encoders: the weight average of `ema`, which
     # in the paper is 0.995
@@ -187,6 +193,8 @@ def _check_blip(recipe: Recipe) -> None:
     blip = recipe.blip
     if max(blip.contrast, blip.match, blip.caption, blip.answer) <= 0:
         raise RecipeError("[blip] learns nothing: all its weights are 0")
+    if blip.texts < 1:
+        raise RecipeError(f"blip.texts is {blip.texts}; it must be 1 or more")
     if blip.queue and not blip.momentum:
         raise RecipeError("blip.queue keeps features of momentum encoders: set blip.momentum")
     if blip.momentum and not (blip.contrast and recipe.ema):

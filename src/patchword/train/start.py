@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 
+import torch
 from torch import Tensor, nn
 
 from patchword import checkpoints
@@ -14,9 +15,11 @@ from patchword.config import ModelConfig, TextConfig
 from patchword.data import Source
 from patchword.errors import RecipeError
 from patchword.models import build, initialise
+from patchword.models.blip import Blip
+from patchword.nn.positions import sincos_2d
 from patchword.preprocess import at_size
 from patchword.tokenizers import Tokenizer
-from patchword.train.recipe import Recipe
+from patchword.train.recipe import BlipConfig, Recipe
 
 NAMED = 4  # tensors that an error lists
 
@@ -100,6 +103,8 @@ def begin(
     initialise(network)
     if init:
         fill(network, config, init, recipe.fresh)
+    if isinstance(network, Blip):
+        ground(network, recipe.blip)
     return Start(network, config, words)
 
 
@@ -180,6 +185,35 @@ def fill(network: nn.Module, config: ModelConfig, init: Bundle, fresh: Iterable[
     if found := list(_unlike_fields(config, init.config, parts)):
         raise RecipeError(f"{init.name} does not fit the recipe's model: {'; '.join(found)}")
     network.load_state_dict(state)
+
+
+@torch.no_grad()
+def ground(network: Blip, blip: BlipConfig) -> None:
+    """Give a BLIP what `places` and `lend` say. Raises RecipeError for one that cannot have it."""
+    if blip.places:
+        image = network.image
+        if "pos_embed" not in dict(image.named_parameters(recurse=False)):
+            raise RecipeError(
+                f"blip.places: the image tower's positions are {image.config.positions}, and not "
+                "learned; leave it out"
+            )
+        places = sincos_2d(image.config.grid, image.config.width)
+        image.pos_embed[:, -len(places) :] += blip.places * places
+    if blip.lend:
+        text, decoder = network.config.text, network.config.decoder
+        if network.config.shared or text is None or decoder is None:
+            raise RecipeError("blip.lend needs a text tower and a decoder of its own")
+        theirs = dict(network.decoder.named_parameters())
+        for name, value in network.text.named_parameters():
+            if name.startswith("head."):
+                continue
+            other = theirs.get(name)
+            if other is None or other.shape != value.shape:
+                raise RecipeError(
+                    f"blip.lend: text.{name} is {_said(tuple(value.shape))}, in the decoder "
+                    f"{_said(None if other is None else tuple(other.shape))}; they need the same"
+                )
+            value.copy_(other)
 
 
 def _said(shape: Shape) -> str:
