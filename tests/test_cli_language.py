@@ -317,7 +317,7 @@ def test_wrong_usage_is_2_with_a_message_and_no_traceback(
 def test_a_model_that_cannot_names_one_that_can(
     run: Run, arguments: list[object], able: str
 ) -> None:
-    ran = run(*arguments)  # the embedded model
+    ran = run(*arguments, "-m", "demo")  # a CLIP
     assert (ran.code, ran.out) == (2, "")
     assert able in ran.err
 
@@ -325,7 +325,7 @@ def test_a_model_that_cannot_names_one_that_can(
 def test_rerank_that_cannot_be(run: Run, blips: dict[str, str]) -> None:
     assert run("index", HAT, "--into", "my.index").code == 0
     for arguments, said in (
-        (["a hat", "--rerank", 3], "Salesforce/blip-itm-base-coco"),
+        (["a hat", "--rerank", 3, "--reranker", "demo"], "Salesforce/blip-itm-base-coco"),
         (["a hat", "--reranker", blips["match"]], "needs --rerank"),
         (["--image", HAT, "--rerank", 3, "--reranker", blips["match"]], "needs words"),
     ):

@@ -13,8 +13,10 @@ from shrunk import tiny_bundle, tiny_clip
 
 import patchword
 from patchword import checkpoints, images
+from patchword.checkpoints import EMBEDDED
 from patchword.cli import demo_jobs, main
-from patchword.scenes import WAFER_CLASSES, scene
+from patchword.scenes import WAFER_CLASSES, scene, stated
+from patchword.scenes.words import DEFECT_NAMES
 from patchword.train import recipe
 
 SAMPLES = demo_jobs.samples()
@@ -93,8 +95,8 @@ def test_wafers_are_the_scenes_that_the_readme_says(path: Path) -> None:
 
 
 def test_the_embedded_model_was_trained_on_other_scenes() -> None:
-    recipes = [recipe.load(path) for path in (SAMPLES.parent / "demo").glob("*.toml")]
-    assert recipes
+    recipes = [recipe.load(path) for path in SAMPLES.parent.glob("demo*/*.toml")]
+    assert {path.parent.name for path in SAMPLES.parent.glob("demo*/*.toml")} == set(EMBEDDED)
     assert SEED not in [source.seed for plan in recipes for source in plan.data]
 
 
@@ -112,7 +114,7 @@ def test_the_page_is_whole_by_itself(model: str, capsys: pytest.CaptureFixture[s
     shown = page.count("data:image/jpeg;base64,")
     maps = len(demo_jobs.POINTED) + sum(len(texts) for _, texts in demo_jobs.POINTED)
     hits = demo_jobs.HITS * len(demo_jobs.SENTENCES)
-    assert shown == 40 + hits + maps + len(demo_jobs.COMPARED)
+    assert shown == 40 + hits + maps + len(demo_jobs.ABOUT) + len(demo_jobs.COMPARED)
     assert len(page) < 3e6
     printed = capsys.readouterr()
     assert "of 22 right" in printed.out
@@ -130,7 +132,8 @@ def test_a_second_run_finds_the_index_and_says_the_same(
         runs.append(records)
         assert last["report"] == "report/index.html"
     assert runs[0] == runs[1]
-    assert {record["job"] for record in runs[0]} == {"classify", "search", "heatmap", "similarity"}
+    jobs = {"classify", "search", "heatmap", "caption", "ask", "match", "similarity"}
+    assert {record["job"] for record in runs[0]} == jobs
     bundle = patchword.load(model)
     store = patchword.open_index(demo_jobs.index_of(Path("report"), bundle))
     assert len(store) == 40
@@ -144,3 +147,18 @@ def test_the_embedded_model_does_well(capsys: pytest.CaptureFixture[str]) -> Non
     right = [record["image"] for record in named if record["label"] == record["truth"]]
     assert sum(name.startswith("wafers") for name in right) >= 17  # of 18
     assert sum(name.startswith("clothing") for name in right) >= 16  # of 22
+
+
+def test_the_embedded_blip_does_well() -> None:
+    model = patchword.load("demo-blip")
+    named = dict(zip(demo_jobs.WAFERS, DEFECT_NAMES, strict=True))
+    right = said = 0
+    for path in WAFERS:
+        defect = named[path.stem.rpartition("-")[0]]
+        right += model.ask(path, "what defect does the wafer have?").text == defect
+        said += f"defect={defect}" in stated(model.caption([path])[0].text).facts
+    assert right >= 17  # of 18
+    assert said >= 17
+    true = model.match(WAFERS, WAFER_CLASSES).probabilities
+    own = [list(demo_jobs.WAFERS).index(path.stem.rpartition("-")[0]) for path in WAFERS]
+    assert np.mean(true.argmax(axis=1) == own) > 0.9

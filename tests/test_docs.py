@@ -23,7 +23,7 @@ TRAINING = ROOT / "docs" / "training.md"
 
 JOBS = (
     *("embed", "classify", "similarity", "index", "search", "heatmap", "attention", "info"),
-    *("train", "eval", "blend"),
+    *("train", "eval", "blend", "caption", "ask", "match", "capfilt"),
 )
 SETUP = re.compile(r"(git clone|cd|make|pip install|python3? -m venv|\. \.venv)\b")
 BLOCK = re.compile(

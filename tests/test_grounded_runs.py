@@ -156,17 +156,42 @@ def test_a_clip_is_no_blip(tmp_path: Path, clip: Path, changes: list[str]) -> No
 # What a run starts from
 
 
-def test_positions_and_queries_of_a_fresh_blip(path: Path) -> None:
-    """Positions are sines and cosines (`sincos_2d`, held to MAE's own), which `places` adds to;
-    queries of cross-attention are three times Xavier-uniform, whose limit is the root of 6 / 2D."""
-    for size, changes in ((1.0, []), (3.5, ["blip.places=2.5"])):
-        network = loop.Run(recipe.load(path, changes), ALONE).network
-        places = network.image.pos_embed[0, 1:]
-        assert_close(places, size * sincos_2d(network.image.config.grid, 32))
-        limit = (6 / 64) ** 0.5
+def test_positions_and_queries_to_start_with(path: Path, clip: Path) -> None:
+    """`places` adds sines and cosines (`sincos_2d`, held to MAE's own) to the positions of `init`;
+    `sharper` is a factor of queries that are not its: Xavier-uniform, below the root of 6 / 2D."""
+    changes = [f"init={clip}", 'fresh=["text", "decoder", "match_head", "image.head.bias"]']
+    plain, sharp = (
+        loop.Run(recipe.load(path, [*changes, *more]), ALONE).network
+        for more in ([], ["blip.places=2.5", "blip.sharper=3"])
+    )
+    added = sharp.image.pos_embed - plain.image.pos_embed
+    assert_close(added[0, 1:], 2.5 * sincos_2d(plain.image.config.grid, 32))
+    assert not added[0, 0].any()
+    for network, factor in ((plain, 1), (sharp, 3)):
         for block in network.text.blocks:
-            assert 2.9 * limit < block.cross.q.weight.abs().max() <= 3 * limit
-            assert block.attn.proj.weight.abs().max() <= limit
+            largest = block.cross.q.weight.abs().max() / factor
+            assert 0.9 * (6 / 64) ** 0.5 < largest <= (6 / 64) ** 0.5
+            assert block.attn.proj.weight.abs().max() <= (6 / 64) ** 0.5
+    first = loop.train(recipe.load(path, ["steps=1"])).folder
+    again = loop.Run(recipe.load(path, [f"init={first}", "blip.sharper=3"]), ALONE).network
+    assert_close(again.state_dict(), patchword.load(first).network.state_dict(), rtol=0, atol=0)
+
+
+def test_words_that_see_patches_alone(path: Path) -> None:
+    """What the class token is changes nothing for them, and all for the joint space; words that
+    see all tokens, as BLIP's, notice."""
+    for changes, blind in (([], False), (["model.sight=patches"], True)):
+        run, (batch, *_) = some_run(path, *changes)
+        network = run.network.eval()
+        with torch.no_grad():
+            tokens = network.image_tokens(batch.pixels)
+            other = tokens.clone()
+            other[:, 0] += 1
+            found = [network.match(each, batch.ids) for each in (tokens, other)]
+            found += [network.decode(batch.ids, x, network.sight(x)) for x in (tokens, other)]
+            features = [network.image_features(each) for each in (tokens, other)]
+        assert torch.equal(found[0], found[1]) == torch.equal(found[2], found[3]) == blind
+        assert not torch.allclose(*features)
 
 
 def test_a_text_tower_that_starts_as_the_decoder(path: Path) -> None:

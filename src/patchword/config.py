@@ -145,6 +145,9 @@ class ModelConfig:
     decoder: TextConfig | None = None  # writes text about an image (BLIP)
     shared: bool = False  # decoder and text tower are one but for their self-attention
     answers: bool = False  # a decoder that describes images answers questions too
+    # what texts see of an image: all tokens, as in BLIP, or the patches without the class token, in
+    # which all that is said may be read without looking anywhere
+    sight: Literal["tokens", "patches"] = "tokens"
     matching: bool = False  # a head says whether image and text belong together (BLIP)
     masked: MaskedConfig | None = None  # a masked autoencoder's decoder
     embed_dim: int = 0  # of the joint space; 0 without one

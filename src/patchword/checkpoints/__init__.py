@@ -69,7 +69,7 @@ FORMATS: tuple[ModuleType, ...] = (
     timm_swin,
 )
 PIPELINE_TEXT, PIPELINE_WORDS = "text_encoder", "tokenizer"  # folders of a diffusion pipeline
-EMBEDDED = "demo"  # the model that travels in the package
+EMBEDDED = ("demo", "demo-blip")  # the models that travel in the package: a CLIP and a BLIP
 
 
 def load(
@@ -81,7 +81,8 @@ def load(
     token: str | None = None,
     image_size: int | tuple[int, int] | None = None,
 ) -> Bundle:
-    """Open a checkpoint: a folder, a file of weights, a hub id "organisation/name", or "demo".
+    """Open a checkpoint: a folder, a file of weights, a hub id "organisation/name", or one of the
+    package's own, "demo" and "demo-blip".
 
     dtype: of the weights in memory, whatever their type in the file. tokenizer: a file or folder
     to take it from instead of the checkpoint. token: for closed repositories of the hub.
@@ -127,9 +128,9 @@ def _resized(config: ModelConfig, size: int | tuple[int, int], name: str) -> Mod
 
 def locate(source: str, token: str | None = None) -> Source:
     """The opened files of what the user named. Raises CheckpointError if it is nowhere."""
-    if source == EMBEDDED:
-        folder = Path(str(importlib.resources.files("patchword"))) / "assets" / EMBEDDED
-        return open_path(folder, EMBEDDED)
+    if source in EMBEDDED:
+        folder = Path(str(importlib.resources.files("patchword"))) / "assets" / source
+        return open_path(folder, source)
     path = Path(source).expanduser()
     if path.exists():
         return open_path(path, str(path.resolve()))  # an index finds it again from anywhere
@@ -137,7 +138,7 @@ def locate(source: str, token: str | None = None) -> Source:
         return open_path(hub.fetch(source, token), source)
     raise CheckpointError(
         f"{source}: no such file or folder, nor is it a hub id like organisation/name; "
-        f'the embedded model is "{EMBEDDED}"'
+        f'the embedded models are "{EMBEDDED[0]}" and "{EMBEDDED[1]}"'
     )
 
 

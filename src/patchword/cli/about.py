@@ -98,7 +98,7 @@ def models(
     if not some:
         raise PatchwordError(f"no model has {words!r} in its name or family; leave it out for all")
     if not as_json:
-        notes().print("The embedded model is “demo”: patchword info demo")
+        notes().print("The embedded models are “demo” and “demo-blip”: patchword info demo")
 
 
 def show_checkpoints(words: str, as_json: bool) -> bool:

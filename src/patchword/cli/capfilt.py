@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.cli.common import (
-    EMBEDDED,
+    SPEAKING,
     DeviceOption,
     JsonOption,
     emit,
@@ -48,7 +48,7 @@ def capfilt(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the new dataset.")],
     captioner: Annotated[
         str, typer.Option("--captioner", "--model", "-m", help="The model that writes captions.")
-    ] = EMBEDDED,
+    ] = SPEAKING,
     filter: Annotated[
         str | None,
         typer.Option(help="The model that judges captions; by default the captioner, if it can."),

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EMBEDDED = "demo"
+SPEAKING = "demo-blip"  # the embedded model that captions, answers and matches
 SHOWN = 60  # images in a picture or page that a command saves
 KEEP_ALL = ": --long-text mean keeps all"
 WIDE = 200  # columns of a table in a pipe, where no terminal says how many there are
 
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", help="Hub id, folder, file of weights, or the embedded “demo”."),
+    typer.Option("--model", "-m", help="Hub id, folder, file of weights, or demo and demo-blip."),
 ]
 DeviceOption = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, mps; auto is cuda where there is one, else cpu.")

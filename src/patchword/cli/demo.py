@@ -10,6 +10,7 @@ import typer
 
 from patchword.cli.common import (
     EMBEDDED,
+    SPEAKING,
     DeviceOption,
     JsonOption,
     ModelOption,
@@ -29,16 +30,21 @@ def demo(
 ) -> None:
     """Show every job on the samples that come with patchword, and write one page about it.
 
-    Classifies photos of clothes and surfaces of wafers with words, indexes and searches them,
-    draws heatmaps and a similarity matrix. Nothing is fetched from anywhere.
+    Classifies photos of clothes and surfaces of wafers with words, indexes and searches them, draws
+    heatmaps and a similarity matrix; captions, answers and matches with the model, or, where it
+    cannot, with the embedded BLIP. Nothing is fetched from anywhere.
     """
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     bundle = load(model, device)
+    config = bundle.config
+    able = config.describes and config.asks and config.matching
+    speaker = bundle if able else load(SPEAKING, device)
     from patchword.cli import demo_jobs, demo_pages
 
-    with progress("demo", 4) as advance:
-        found = demo_jobs.run(bundle, out, lambda done: advance(done, 4))
+    jobs = demo_jobs.JOBS
+    with progress("demo", jobs) as advance:
+        found = demo_jobs.run(bundle, speaker, out, lambda done: advance(done, jobs))
     page = out / "index.html"
     demo_pages.write(found, bundle, page)
     seconds = time.perf_counter() - started

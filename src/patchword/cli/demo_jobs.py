@@ -42,6 +42,7 @@ WAFERS = {
 GROUPS = (("clothing", CLOTHES, "a photo of a {}"), ("wafers", WAFERS, "a photo of {}"))
 SENTENCES = ("a photo of a hat", "a blue wafer with a scratch", "a pair of shoes")
 HITS = 4
+JOBS = 5
 POINTED = (
     ("clothing/pants-2.jpg", ("pants",)),
     ("clothing/pants-1.jpg", ("pants",)),
@@ -61,6 +62,15 @@ CAPTIONS = (
         "a wafer with particles",
     ),
 )
+# What is asked about a picture that is described, and which sentences it is matched with.
+ABOUT = {
+    "wafers/scratch-1.jpg": ("what defect does the wafer have?", "what colour is the wafer?"),
+    "wafers/stain-1.jpg": ("is the wafer perfect?", "where is the stain?"),
+    "wafers/particles-1.jpg": ("is there a scratch?", "are there few or many particles?"),
+    "clothing/shoes-1.jpg": ("what is this?",),
+    "clothing/pants-2.jpg": ("what is this?",),
+}
+MATCHED = ("a wafer with a scratch", "a wafer with a stain", "a photo of shoes")
 
 
 @dataclass(frozen=True)
@@ -77,17 +87,28 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What a BLIP says of one sample: a caption, answers to questions, how well texts match."""
+
+    name: str
+    caption: str
+    answers: tuple[tuple[str, str], ...]  # (question, answer)
+    matches: tuple[tuple[str, float], ...]  # (text, probability)
+
+
+@dataclass(frozen=True)
 class Findings:
     """Everything that the demo shows."""
 
     answers: dict[str, list[Answer]]  # by group
     hits: dict[str, list[Hit]]  # by sentence
     heatmaps: list[Heatmap]
+    told: list[Told]
     matrix: NDArray[np.float32]  # (len(COMPARED), len(CAPTIONS)) cosines
 
 
-def run(model: Model, out: Path, done: Callable[[int], None]) -> Findings:
-    """Do every job; `done(n)` is called after the n-th of four."""
+def run(model: Model, speaker: Model, out: Path, done: Callable[[int], None]) -> Findings:
+    """Do every job, with a BLIP for words; `done(n)` is called after the n-th of `JOBS`."""
     import numpy as np
 
     from patchword.index import open_index
@@ -102,9 +123,11 @@ def run(model: Model, out: Path, done: Callable[[int], None]) -> Findings:
     done(2)
     maps = [model.heatmap(folder / name, texts) for name, texts in POINTED]
     done(3)
-    matrix = model.similarity([folder / name for name in COMPARED], CAPTIONS)
+    told = [described(speaker, folder, name) for name in ABOUT]
     done(4)
-    return Findings(answers, hits, maps, np.asarray(matrix))
+    matrix = model.similarity([folder / name for name in COMPARED], CAPTIONS)
+    done(5)
+    return Findings(answers, hits, maps, told, np.asarray(matrix))
 
 
 def samples() -> Path:
@@ -126,6 +149,19 @@ def classified(model: Model, folder: Path, group: str) -> list[Answer]:
     return [Answer(*row) for row in zip(paths, truths, scores, strict=True)]
 
 
+def described(speaker: Model, folder: Path, name: str) -> Told:
+    """What a BLIP says about a sample."""
+    path, questions = folder / name, ABOUT[name]
+    answers = zip(questions, speaker.ask(path, questions), strict=True)
+    chances = speaker.match([path], MATCHED).probabilities[0].tolist()
+    return Told(
+        name,
+        speaker.caption([path])[0].text,
+        tuple((question, answer.text) for question, answer in answers),
+        tuple(zip(MATCHED, chances, strict=True)),
+    )
+
+
 def records(found: Findings) -> Iterator[dict[str, Any]]:
     """The findings as lines of JSON."""
     for group, answers in found.answers.items():
@@ -140,6 +176,12 @@ def records(found: Findings) -> Iterator[dict[str, Any]]:
         for text, values in zip(texts, found_map.values, strict=True):
             cosine, x, y = peak(values)
             yield {"job": "heatmap", "image": name, "text": text, "cosine": cosine, "x": x, "y": y}
+    for told in found.told:
+        yield {"job": "caption", "image": told.name, "caption": told.caption}
+        for question, word in told.answers:
+            yield {"job": "ask", "image": told.name, "question": question, "answer": word}
+        for text, chance in told.matches:
+            yield {"job": "match", "image": told.name, "text": text, "probability": chance}
     for name, row in zip(COMPARED, found.matrix.tolist(), strict=True):
         pairs = [{"text": t, "cosine": c} for t, c in zip(CAPTIONS, row, strict=True)]
         yield {"job": "similarity", "image": name, "texts": pairs}

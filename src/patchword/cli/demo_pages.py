@@ -38,6 +38,11 @@ def show(found: Findings, console: Console) -> None:
             height, width = values.shape
             place = f"x {x} of {width}, y {y} of {height}"
             console.print(f"{Path(name).stem}, {text}: {place} (cosine {cosine:.2f})")
+    heading(console, "In words")
+    for told in found.told:
+        console.print(Text(Path(told.name).stem, style="bold") + Text(f": {told.caption}", "none"))
+        for question, answer in told.answers:
+            console.print(Text(f"  {question} ") + Text(answer, style="green"))
     heading(console, "Similarity of texts and images (cosine)")
     legend = (f"{number} {Path(name).stem}" for number, name in enumerate(COMPARED, start=1))
     console.print(", ".join(legend), style="dim")
@@ -90,8 +95,8 @@ def write(found: Findings, model: Model, path: Path) -> None:
         f"{count} pictures, the model “{model.name}” ({parameters:.1f} million parameters, "
         f"{model.device}). Made by patchword demo; every number is the model's own."
     )
-    sections = [where_section(found), search_section(found), matrix_section(found)]
-    sections.append(classes_section(found))
+    sections = [where_section(found), search_section(found), words_section(found)]
+    sections += [matrix_section(found), classes_section(found)]
     report.write(path, report.page("What patchword sees", intro, sections))
 
 
@@ -129,6 +134,26 @@ def search_section(found: Findings) -> str:
     words = "All pictures are in one index; these are the nearest to each sentence, best first."
     command = 'patchword index PHOTOS --into my.index && patchword search my.index "a hat"'
     return report.section("Find by words", words, bodies, command)
+
+
+def words_section(found: Findings) -> str:
+    cards = [
+        report.Card(
+            photo(samples() / told.name),
+            told.caption,
+            " ".join(f"{question} {answer.capitalize()}." for question, answer in told.answers),
+            told.matches,
+        )
+        for told in found.told
+    ]
+    return report.section(
+        "What is there?",
+        "A caption, answers to questions, and how probable it is that each of three sentences "
+        "belongs to the picture. The embedded BLIP knows wafers, coloured shapes and ten kinds of "
+        "clothing.",
+        [report.cards(cards)],
+        'patchword ask PHOTO "what defect does the wafer have?"',
+    )
 
 
 def where_section(found: Findings) -> str:

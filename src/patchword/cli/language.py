@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.cli.common import (
-    EMBEDDED,
     SHOWN,
+    SPEAKING,
     DeviceOption,
     ImagesArgument,
     JsonOption,
@@ -84,15 +84,15 @@ def caption(
     temperature: TemperatureOption = None,
     seed: SeedOption = 0,
     save: SaveOption = None,
-    model: ModelOption = EMBEDDED,
+    model: ModelOption = SPEAKING,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Say what is in each image, in a sentence.
 
     The most probable sentence is searched for; with --top-p, --top-k or --temperature it is drawn,
-    always the same for the same image and --seed. Needs a BLIP that captions:
-    --model Salesforce/blip-image-captioning-base.
+    always the same for the same image and --seed. The embedded BLIP knows wafers, coloured shapes
+    and clothes; for photos of the world: --model Salesforce/blip-image-captioning-base.
     """
     check_save(save, pages=True)
     files = expand(images)
@@ -136,14 +136,15 @@ def ask(
     beams: BeamsOption = None,
     max_length: Annotated[int, typer.Option(min=2, help="Of a written answer, in tokens.")] = 10,
     save: PictureOption = None,
-    model: ModelOption = EMBEDDED,
+    model: ModelOption = SPEAKING,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Answer questions about an image.
 
     The answer is written, or, with --answers, chosen: each is read in full, and the probabilities
-    of those read sum to one. Needs a BLIP that answers: --model Salesforce/blip-vqa-base.
+    of those read sum to one. The embedded BLIP knows wafers, coloured shapes and clothes; for
+    photos of the world: --model Salesforce/blip-vqa-base.
     """
     given = read_list(answers, split=True) or None
     if answers and not given:
@@ -174,14 +175,15 @@ def match(
     images: ImagesArgument,
     text: TextsOption = None,
     save: PictureOption = None,
-    model: ModelOption = EMBEDDED,
+    model: ModelOption = SPEAKING,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Say how probable it is that images and texts belong together.
 
     The text looks at the image: slower than the cosine of their vectors, which is shown beside it,
-    and more exact. Needs a BLIP for retrieval: --model Salesforce/blip-itm-base-coco.
+    and more exact. The embedded BLIP knows wafers, coloured shapes and clothes; for photos of the
+    world: --model Salesforce/blip-itm-base-coco.
     """
     texts = read_list(text)
     if not texts:

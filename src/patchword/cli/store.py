@@ -10,6 +10,7 @@ import typer
 from patchword.cli.common import (
     EMBEDDED,
     KEEP_ALL,
+    SPEAKING,
     DeviceOption,
     JsonOption,
     LongTextOption,
@@ -99,7 +100,10 @@ def search(
     ] = 0,
     reranker: Annotated[
         str | None,
-        typer.Option(help="A BLIP for retrieval that does it; by default the index's own model."),
+        typer.Option(
+            help="A BLIP for retrieval that does it. By default the index's own model; demo-blip, "
+            "where that is demo."
+        ),
     ] = None,
     long_text: LongTextOption = "truncate",
     save: SaveOption = None,
@@ -126,7 +130,8 @@ def search(
 
     store = open_index(index)
     bundle = load(model or store.model_name, device)
-    judge = load(reranker, device) if reranker else bundle
+    reranker = reranker or (SPEAKING if bundle.name == EMBEDDED else None)
+    judge = load(reranker, device) if rerank and reranker else bundle
     if rerank:
         check(judge)
     with warnings_said(KEEP_ALL):

@@ -14,9 +14,6 @@ from patchword.models.blip import Blip
 from patchword.models.mae import MaskedAutoencoder
 from patchword.models.towers import ImageModel, TextModel
 from patchword.models.two_tower import TwoTower
-from patchword.nn.positions import sincos_2d
-
-SHARPER = 3.0  # measured: see the embedded model's card
 
 
 def build(config: ModelConfig) -> nn.Module:
@@ -35,9 +32,6 @@ def initialise(network: nn.Module) -> None:
 
     In a BLIP linear layers are Xavier-uniform (Glorot & Bengio 2010, eq. 16), as in MAE's code: an
     image passes many of them on its way to the words, and in narrow ones would be lost for long.
-    The positions of patches start as sines and cosines, as there: words that say where something is
-    have them to look at. Queries of cross-attention are `SHARPER` times as large: attention that
-    starts out even shows all words the same mean of the image, and takes long to look anywhere.
     """
     wide = isinstance(network, Blip)
     for module in network.modules():
@@ -50,20 +44,6 @@ def initialise(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
-    if isinstance(network, Blip):
-        _look_around(network)
-
-
-@torch.no_grad()
-def _look_around(network: Blip) -> None:
-    """What `initialise` says of a BLIP's positions and cross-attention."""
-    image = network.image
-    if "pos_embed" in dict(image.named_parameters(recurse=False)):
-        places = sincos_2d(image.config.grid, image.config.width)
-        image.pos_embed[:, -len(places) :] = places
-    for name, module in network.named_modules():
-        if name.endswith(".cross.q"):
-            module.weight.mul_(SHARPER)
 
 
 def outline(config: ModelConfig) -> nn.Module:

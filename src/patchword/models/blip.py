@@ -184,7 +184,16 @@ class Blip(nn.Module):
         x = text.embed(ids)
         taps.keep("tokens", x)
         only = ids.new_zeros(len(ids), 1) if first else None
-        return run(text.blocks, x, text.mask(ids, x), taps, tokens, only=only)
+        seen = self.sight(tokens)
+        return run(text.blocks, x, text.mask(ids, x), taps, tokens, None, seen, only=only)
+
+    def sight(self, tokens: Tensor) -> Tensor | None:
+        """The additive mask (1, 1, 1, N) of what texts see of image tokens (B, N, C): see
+        `config.sight`; None for everything."""
+        if self.config.sight == "tokens":
+            return None
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        return padding_mask(place[None] > 0, tokens)
 
     def match(
         self, tokens: Tensor, ids: Tensor, taps: Sequence[str] = ()
@@ -205,7 +214,8 @@ class Blip(nn.Module):
     ) -> Tensor:
         """Ids (R, L) -> (R, L, D), from which `words` are predicted.
 
-        context (B, M, C): image tokens, or a question's. mask: additive, of the context. cache: as
+        context (B, M, C): image tokens, with `sight` as mask, or a question's. mask: additive, of
+        the context. cache: as
         `empty_cache` gives it; then ids are the new ones, and go on from those before.
         """
         taps = taps.inside("decoder")
@@ -262,7 +272,8 @@ class Blip(nn.Module):
         """Texts (B * count, L) about the images of pixels (B, 3, H, W); see `write`.
 
         What is drawn of an image follows from its pixels and the seed."""
-        return self.write(self.image_tokens(pixels), prompt, about=pixels, **options)
+        tokens = self.image_tokens(pixels)
+        return self.write(tokens, prompt, self.sight(tokens), about=pixels, **options)
 
     def answer(self, tokens: Tensor, ids: Tensor, **options: Any) -> Written:
         """Answers (Q * count, L) to questions (Q, L') about image tokens (B, N, C); see `write`.
@@ -318,7 +329,7 @@ class Blip(nn.Module):
         if self.config.matching:
             matching = self.match(tokens, ids)
         if self.config.describes:
-            words = self.words(self.decode(ids, tokens))
+            words = self.words(self.decode(ids, tokens, self.sight(tokens)))
         elif self.config.asks:
             states = self.look(ids, tokens)
             written = ids if answers is None else answers

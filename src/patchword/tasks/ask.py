@@ -96,7 +96,7 @@ def ask_each(
     if not model.config.asks:
         raise UnsupportedError(
             f"{model.name} answers no questions; load a BLIP made for it, such as "
-            "Salesforce/blip-vqa-base"
+            'Salesforce/blip-vqa-base, or the embedded "demo-blip"'
         )
     assert model.config.text is not None
     ids = _ids(model, "question", questions, model.config.text.context)

@@ -107,7 +107,8 @@ class _Writer:
         tokens = network.image_tokens(pixels)  # type: ignore[operator]
         if self._lends:
             self._lends.tokens = tokens
-        written = network.write(tokens, self._start, about=pixels, **self._options)  # type: ignore[operator]
+        seen = network.sight(tokens)  # type: ignore[operator]
+        written = network.write(tokens, self._start, seen, about=pixels, **self._options)  # type: ignore[operator]
         rows = packed(written.ids, written.log_probabilities)
         return torch.unflatten(rows, 0, (len(pixels), -1))
 

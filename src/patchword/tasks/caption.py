@@ -87,7 +87,7 @@ def caption_each(
     if not model.config.describes:
         raise UnsupportedError(
             f"{model.name} does not caption images; load a BLIP captioner, such as "
-            "Salesforce/blip-image-captioning-base"
+            'Salesforce/blip-image-captioning-base, or the embedded "demo-blip"'
         )
     assert model.config.decoder is not None
     tokenizer = model.reader()

@@ -108,7 +108,7 @@ def check(model: Bundle) -> None:
     if not model.config.matching:
         raise UnsupportedError(
             f"{model.name} has no head that matches images with texts; load a BLIP for retrieval, "
-            "such as Salesforce/blip-itm-base-coco"
+            'such as Salesforce/blip-itm-base-coco, or the embedded "demo-blip"'
         )
 
 

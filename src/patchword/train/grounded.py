@@ -41,9 +41,11 @@ class Grounded(Objective):
 
     @staticmethod
     def reads(recipe: Recipe) -> frozenset[str]:
-        blip = recipe.blip
+        blip, model = recipe.blip, recipe.model
         captions = {"captions"} if blip.contrast or blip.match or blip.caption else set()
-        return frozenset(captions | ({"questions"} if blip.answer else set()))
+        # A new model that shall answer later knows the words of questions from the beginning.
+        asks = blip.answer or (model is not None and model.answers)
+        return frozenset(captions | ({"questions"} if asks else set()))
 
     def __init__(self, student: Start, recipe: Recipe, world: World, teacher: None = None) -> None:
         super().__init__(student, recipe, world)
@@ -141,7 +143,7 @@ class Grounded(Objective):
         if blip.caption:
             assert work.captions is not None
             written = self._prompted(work.captions.flatten(0, 1))
-            captions = self._said(written, tokens, skip=len(self.prompt))
+            captions = self._said(written, tokens, network.sight(tokens), len(self.prompt))
         if blip.answer:
             answers = self._answers(work, tokens)
         return image, text, network.scale, matching, captions, answers

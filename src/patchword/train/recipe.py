@@ -61,6 +61,9 @@ class BlipConfig:
     # the image tower's learned positions start with sines and cosines of this size beside those of
     # `init`: features that were pooled, and never looked at, hardly tell where they are
     places: float = 0.0
+    # queries of cross-attention that `init` does not give start so many times as large: attention
+    # that starts out even shows all words the same mean of the image, and takes long to look around
+    sharper: float = 1.0
     # the text tower starts as the decoder: what one knows of where to look, the other then knows
     lend: bool = False
     prompt: str = ""  # before every caption that is written, and not learned: "a picture of "

@@ -104,7 +104,7 @@ def begin(
     if init:
         fill(network, config, init, recipe.fresh)
     if isinstance(network, Blip):
-        ground(network, recipe.blip)
+        ground(network, recipe.blip, recipe.fresh if init else ("text", "decoder"))
     return Start(network, config, words)
 
 
@@ -120,7 +120,7 @@ def tokenizer(
     size, context = config.language.vocab_size, config.language.context
     if not config.grounded:
         return Tokenizer.train(captions, size, context)
-    asked = (text for source in sources for text in source.asked() if recipe.blip.answer)
+    asked = (text for source in sources for text in source.asked())
     return Tokenizer.train_wordpiece(chain(captions, asked, [recipe.blip.prompt]), size, context)
 
 
@@ -188,8 +188,9 @@ def fill(network: nn.Module, config: ModelConfig, init: Bundle, fresh: Iterable[
 
 
 @torch.no_grad()
-def ground(network: Blip, blip: BlipConfig) -> None:
-    """Give a BLIP what `places` and `lend` say. Raises RecipeError for one that cannot have it."""
+def ground(network: Blip, blip: BlipConfig, fresh: Sequence[str]) -> None:
+    """Give a BLIP, some of whose parts are fresh, what `places`, `sharper` and `lend` say. Raises
+    RecipeError for one that cannot have it."""
     if blip.places:
         image = network.image
         if "pos_embed" not in dict(image.named_parameters(recurse=False)):
@@ -199,6 +200,9 @@ def ground(network: Blip, blip: BlipConfig) -> None:
             )
         places = sincos_2d(image.config.grid, image.config.width)
         image.pos_embed[:, -len(places) :] += blip.places * places
+    for name, value in network.named_parameters():
+        if name.endswith(".cross.q.weight") and within(name, fresh):
+            value.mul_(blip.sharper)
     if blip.lend:
         text, decoder = network.config.text, network.config.decoder
         if network.config.shared or text is None or decoder is None:
