@@ -67,7 +67,7 @@ ABOUT = {
     "wafers/scratch-1.jpg": ("what defect does the wafer have?", "what colour is the wafer?"),
     "wafers/stain-1.jpg": ("is the wafer perfect?", "where is the stain?"),
     "wafers/particles-1.jpg": ("is there a scratch?", "are there few or many particles?"),
-    "clothing/shoes-1.jpg": ("what is this?",),
+    "clothing/shoes-3.jpg": ("what is this?",),
     "clothing/pants-2.jpg": ("what is this?",),
 }
 MATCHED = ("a wafer with a scratch", "a wafer with a stain", "a photo of shoes")
