@@ -177,8 +177,8 @@ def test_models_that_cannot_are_told(
     for given, name in (
         (["-m", clip, "--filter", judge], "blip-image-captioning-base"),
         (["-m", judge], "blip-image-captioning-base"),
-        (["-m", captions], "blip-itm-base-coco, as --filter"),
-        (["-m", blip, "--filter", clip], "blip-itm-base-coco, as --filter"),
+        (["-m", captions], '"demo-blip", as --filter'),
+        (["-m", blip, "--filter", clip], '"demo-blip", as --filter'),
     ):
         ran = run("capfilt", photos, "out", *given)
         assert ran.code == 2
