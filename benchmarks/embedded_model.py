@@ -46,6 +46,7 @@ ASKED = (
     "is the wafer perfect",
     "is the",
     "what is",
+    "what side",
     "what colour",
     "what shape",
     "what defect",

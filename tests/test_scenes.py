@@ -327,7 +327,14 @@ def test_shape_answers_are_true() -> None:
                 word = next(w for w in words if w in CONVERSE)
                 axis = {"left": x, "right": -x, "above": y, "below": -y}[word]
                 assert (axis > 0) == (answer != "no")
-    assert min(asked[k] for k in ("how many", "is there", "what colour", "what is", "is the")) > 20
+            elif question.startswith("what side"):
+                (x, y), (other, below) = (things[each] for each in reversed(named))
+                if answer in ("left", "right"):
+                    assert (answer == "left") == (x < other)
+                else:
+                    assert (answer == "top") == (y < below)
+    kinds = ("how many", "is there", "what colour", "what is", "is the", "what side")
+    assert min(asked[kind] for kind in kinds) > 20
 
 
 def test_everything_occurs() -> None:
