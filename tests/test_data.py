@@ -1,5 +1,6 @@
 """Sources of training data: every layout gives the same samples."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -235,6 +236,18 @@ def test_scenes() -> None:
     true = [[holds(text.meaning, s.facts) for text in drawn] for s in drawn]
     assert marks.tolist() == true
     assert 20 < marks.sum() < 200
+
+
+def test_wrong_captions_of_scenes() -> None:
+    """At that share of visits; all else of a visit is the same."""
+    plain = opened("scenes", count=20, seed=3, reads=("captions",))
+    source = opened("scenes", count=20, seed=3, reads=("captions",), wrong=0.5)
+    texts = [source.sample(seed % 20, rng(seed)).wrong for seed in range(400)]
+    assert 150 < sum(map(bool, texts)) < 250
+    assert len(set(texts)) > 100
+    for number in range(20):
+        sample = replace(source.sample(number, rng()), wrong="", pixels=np.zeros(0))
+        assert sample == replace(plain.sample(number, rng()), pixels=sample.pixels)
 
 
 def pixels_of(image: np.ndarray) -> np.ndarray:

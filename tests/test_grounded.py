@@ -74,6 +74,8 @@ def batch_of(
         questions=several(ASKED[: count * texts]) if answers else None,
         answers=several(answers) if answers else None,
         asked=torch.full((count, texts), bool(answers)),
+        wrong=None,
+        misled=torch.zeros(count, dtype=torch.bool),
     )
 
 
@@ -240,6 +242,26 @@ def test_matching_and_its_negatives_equal_transformers(
     assert objective.noted["contrast"] == pytest.approx(contrast, rel=1e-5)
 
 
+@pytest.mark.parametrize("told", ["red", "a cat sitting in a tree, with two dogs beside it"])
+def test_a_caption_said_to_be_wrong_is_the_wrong_text(tmp_path: Path, told: str) -> None:
+    """Shorter than the others or longer; of an image without one, the text of another is."""
+    hugging_face_blip(tmp_path, RETRIEVAL)
+    model = checkpoints.load(tmp_path)
+    objective = learns(model, match=1.0)
+    batch = batch_of(model, SAID[:2])
+    read = model.reader()
+    wrong = torch.from_numpy(read([told, ""]))
+    work = objective.prepare(replace(batch, wrong=wrong, misled=torch.tensor([True, False])), 0)
+    outputs = objective(work)
+    tokens = model.network.image_tokens(batch.pixels)
+    pairs = [(0, SAID[0]), (1, SAID[1]), (0, told), (1, SAID[0]), (1, SAID[0]), (0, SAID[1])]
+    expected = [
+        model.network.match(tokens[image : image + 1], torch.from_numpy(read([text])))[0]
+        for image, text in pairs
+    ]
+    assert_close(outputs[3], torch.stack(expected))
+
+
 # Hard negatives
 
 
@@ -399,6 +421,8 @@ def squares(run: loop.Run, names: Sequence[str], seed: int) -> Batch:
         questions=None,
         answers=None,
         asked=torch.zeros(len(names), 1, dtype=torch.bool),
+        wrong=None,
+        misled=torch.zeros(len(names), dtype=torch.bool),
     )
 
 

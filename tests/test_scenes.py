@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from patchword.errors import ConfigError
-from patchword.scenes import WAFER_CLASSES, Scene, apart, holds, scene
+from patchword.scenes import WAFER_CLASSES, Scene, apart, holds, scene, stated
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.scenes.wafer import FILMS
+from patchword.scenes.words import truths, wrong_caption
 
 SIZE = 96
 WAFERS = [scene(5, i, SIZE, label=WAFER_CLASSES[i % 5]) for i in range(150)]
@@ -335,6 +336,25 @@ def test_shape_answers_are_true() -> None:
                     assert (answer == "top") == (y < below)
     kinds = ("how many", "is there", "what colour", "what is", "is the", "what side")
     assert min(asked[kind] for kind in kinds) > 20
+
+
+def test_wrong_captions_are_false_by_one_fact() -> None:
+    """What is false of the scene is one of its facts, or all that is said of one shape, which has
+    another name."""
+    rng = np.random.default_rng(3)
+    changed = Counter[str]()
+    for s in (*WAFERS, *SHAPED):
+        found = stated(wrong_caption(rng, s.facts))
+        assert not found.unread
+        assert not holds(found.meaning, s.facts)
+        false = found.facts - truths(s.facts)
+        renamed = false & set(found.names)
+        assert len(renamed or false) == 1
+        (one,) = renamed or false
+        changed[
+            "name" if renamed else one.split()[-1].split("=")[0] if "=" in one else "relation"
+        ] += 1
+    assert set(changed) == {"film", "amount", "spread", "size", "place", "name", "relation"}
 
 
 def test_everything_occurs() -> None:

@@ -43,6 +43,8 @@ class Batch:
     questions: Tensor | None  # (n, K, L) int64; None too where no sample has a question
     answers: Tensor | None  # (n, K, L) int64, to the questions
     asked: Tensor  # (n, K) bool: which there are; the ids of others are those of no text
+    wrong: Tensor | None  # (n, L) int64: captions that are not true; None where no sample has one
+    misled: Tensor  # (n,) bool: which there are
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -121,7 +123,10 @@ class _Steps(Dataset["Batch | PatchwordError"]):
         words = [sample.words for sample in samples]
         asked = torch.tensor([[bool(each.question) for each in some] for some in words])
         captions = self.ids([[each.caption for each in some] for some in words])
-        questions = answers = None
+        misled = torch.tensor([bool(sample.wrong) for sample in samples])
+        questions = answers = wrong = None
+        if misled.any():
+            wrong = self.ids([[sample.wrong] for sample in samples])
         if asked.any():
             questions = self.ids([[each.question for each in some] for some in words])
             answers = self.ids([[each.answer for each in some] for some in words])
@@ -137,6 +142,8 @@ class _Steps(Dataset["Batch | PatchwordError"]):
             questions=questions,
             answers=answers,
             asked=asked,
+            wrong=None if wrong is None else wrong[:, 0],
+            misled=misled,
         )
 
     def ids(self, texts: list[list[str]]) -> Tensor | None:

@@ -50,4 +50,7 @@ class SourceConfig:
     only: Literal["", "wafer", "shapes"] = ""  # scenes: of one kind
     # scenes: colours of shapes; of few, captions of a batch differ in their shapes: hard negatives
     palette: tuple[str, ...] = ()
+    # scenes: share of visits at which a caption that one changed fact makes false is the wrong text
+    # of a pair to be judged
+    wrong: float = 0.0
     seed: int = 0  # scenes

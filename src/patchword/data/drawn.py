@@ -14,7 +14,7 @@ from patchword.data.config import SourceConfig
 from patchword.data.sample import Facts, Sample, Words, stated
 from patchword.errors import RecipeError
 from patchword.scenes import WAFER_CLASSES
-from patchword.scenes.words import caption, truths
+from patchword.scenes.words import caption, truths, wrong_caption
 
 SCENE_SIZE = 128  # pixels at which scenes are drawn before they are resized
 SMALLEST = 32  # pixels; what is said of a scene does not depend on its size
@@ -45,6 +45,8 @@ class ScenesSource:
     ) -> None:
         if config.count < 1:
             raise RecipeError("a source of scenes needs count = how many")
+        if not 0 <= config.wrong <= 1:
+            raise RecipeError(f"wrong is a share of visits, 0 to 1; {config.wrong} is not")
         words = [word for word in ("captions", "questions") if word in reads]
         if words and config.augment and config.augment.mirror:
             raise RecipeError(
@@ -89,7 +91,10 @@ class ScenesSource:
         order = np.resize(rng.permutation(max(len(asked), 1)), self._texts)
         pairs = [asked[i] if asked else ("", "") for i in order.tolist()]
         more = tuple(Words(caption(rng, facts)[0], *pair) for pair in pairs[1:])
-        return Sample(pixels, own, label, says, true, self._look.mix, *pairs[0], more)
+        wrong = ""
+        if self.config.wrong and rng.random() < self.config.wrong:
+            wrong = wrong_caption(rng, facts)
+        return Sample(pixels, own, label, says, true, self._look.mix, *pairs[0], more, wrong)
 
     def _drawn(self, index: int) -> Drawn:
         scene = self._scene(index, SCENE_SIZE)

@@ -33,6 +33,7 @@ class Sample:
     question: str = ""  # about the image; "" where the source has none
     answer: str = ""  # to the question
     more: tuple[Words, ...] = ()  # drawn at the same visit, where several texts are wanted
+    wrong: str = ""  # a caption that is not true of the image; "" for none
 
     @property
     def words(self) -> list[Words]:

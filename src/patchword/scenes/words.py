@@ -6,6 +6,8 @@ The tables of wordings are read both ways: here to write, in `reading` to unders
 import numpy as np
 
 from patchword.scenes.base import Facts, Questions
+from patchword.scenes.shapes import COLOURS, SHAPES
+from patchword.scenes.wafer import FILMS
 
 WAFER_CLASSES = (
     "a perfect wafer",
@@ -63,6 +65,17 @@ NOUNS = {
     "edge chip": ("edge chip", "chip in the edge"),
 }
 AMOUNTS = {"few": "a few", "many": "many"}  # of particles; in a cluster without the article
+# What the facts of these names may be, by the first word of the name.
+_VALUES = {
+    "film": tuple(FILMS),
+    "amount": tuple(AMOUNTS),
+    "spread": ("scattered", "clustered"),
+    "size": ("large", "small"),
+    "place": tuple(PLACES),
+    "colour": tuple(COLOURS),
+    "shape": SHAPES,
+    "relation": tuple(RELATIONS),
+}
 # A wafer, {}, without defects; and one of any kind, with its film or without.
 PERFECT = ("perfect {}", "clean {}", "flawless {}", "{} without defects")
 SILICON = ("{} wafer", "{} silicon wafer")
@@ -250,6 +263,18 @@ def shapes_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
 def caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
     """A true caption of a scene with these facts, and its meaning."""
     return (wafer_caption if "film" in facts else shapes_caption)(rng, facts)
+
+
+def wrong_caption(rng: np.random.Generator, facts: Facts) -> str:
+    """A caption that is not true of a scene with these facts, and is of one that differs in a
+    single fact."""
+    keys = [key for key in facts if key.split()[0] in _VALUES]
+    while True:
+        key = _pick(rng, tuple(keys))
+        changed = {**facts, key: _pick(rng, _VALUES[key.split()[0]])}
+        text, meaning = caption(rng, changed)
+        if not holds(meaning, facts):
+            return text
 
 
 def shapes_questions(facts: Facts) -> Questions:

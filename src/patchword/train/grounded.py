@@ -86,6 +86,8 @@ class Grounded(Objective):
             questions=captions if batch.questions is None else batch.questions,
             answers=captions if batch.answers is None else batch.answers,
             asked=asked,
+            wrong=batch.wrong,
+            misled=batch.misled,
             true=both,
             apart=~true[rows, rows],
             known=known,
@@ -152,20 +154,32 @@ class Grounded(Objective):
         self, work: Work, ids: Tensor, tokens: Tensor, image: Tensor, text: Tensor
     ) -> Tensor:
         """Logits (3 n, 2) of each image with its text, with a text that is not true of it, and of
-        each text with an image of which it is not true; those that cannot be are left out."""
+        each text with an image of which it is not true; those that cannot be are left out. The
+        wrong text of an image is that which the data says is wrong, or another's."""
         assert work.apart is not None
         count = len(ids)
         with torch.no_grad():
             likely = self.network.scale * image @ text.mT if self.blip.contrast else None
             texts, has_text = negatives(likely, work.apart)
             images, has_image = negatives(None if likely is None else likely.mT, work.apart.mT)
-        beside = torch.stack([ids, ids[texts]], dim=1).flatten(0, 1)
+        wrong = ids[texts]
+        if work.wrong is not None:
+            assert work.misled is not None
+            width = max(ids.shape[1], work.wrong.shape[1])
+            ids, wrong, told = (self._padded(each, width) for each in (ids, wrong, work.wrong))
+            wrong = torch.where(work.misled[:, None], told, wrong)
+            has_text = has_text | work.misled
+        beside = torch.stack([ids, wrong], dim=1).flatten(0, 1)
         logits = self.network.match(tokens, beside)
         assert isinstance(logits, Tensor)
         right, wrong = logits.view(count, 2, 2).unbind(dim=1)
         turned = self.network.match(tokens[images], ids)
         assert isinstance(turned, Tensor)
         return torch.cat([right, wrong[has_text], turned[has_image]])
+
+    def _padded(self, ids: Tensor, width: int) -> Tensor:
+        """Texts (n, L) as (n, width)."""
+        return F.pad(ids, (0, width - ids.shape[1]), value=self._pad)
 
     def _prompted(self, ids: Tensor) -> Tensor:
         """Ids with the prompt before each caption, cut to the decoder's context."""

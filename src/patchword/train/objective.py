@@ -32,6 +32,8 @@ class Work:
     answers: Tensor | None = None  # (n, K, La)
     asked: Tensor | None = None  # (n, K) bool: which of the questions there are
     true: Tensor | None = None  # (n, 2, M) bool: the texts and images that belong to each row
+    wrong: Tensor | None = None  # (n, L): texts that are not true
+    misled: Tensor | None = None  # (n,) bool: which of them there are
     apart: Tensor | None = None  # (n, n) bool: text j is not true of image i
     known: tuple[Tensor, ...] = ()  # the M images and texts that all rows are compared with
     each: tuple[float, ...] = ()  # per row of the whole batch: see `grounded`
@@ -57,6 +59,8 @@ class Work:
             questions=cut(self.questions),
             answers=cut(self.answers),
             asked=cut(self.asked),
+            wrong=cut(self.wrong),
+            misled=cut(self.misled),
             true=cut(self.true),
             apart=None if self.apart is None else self.apart[rows, rows],
         )
