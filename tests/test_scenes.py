@@ -1,5 +1,6 @@
 """Scenes: the same each time, true to their words, right in their masks."""
 
+import re
 from collections import Counter
 from itertools import pairwise
 
@@ -329,11 +330,8 @@ def test_shape_answers_are_true() -> None:
                 axis = {"left": x, "right": -x, "above": y, "below": -y}[word]
                 assert (axis > 0) == (answer != "no")
             elif question.startswith("what side"):
-                (x, y), (other, below) = (things[each] for each in reversed(named))
-                if answer in ("left", "right"):
-                    assert (answer == "left") == (x < other)
-                else:
-                    assert (answer == "top") == (y < below)
+                x, y = np.subtract(things[named[0]], things[named[1]])
+                assert {"left": x, "right": -x, "top": y, "bottom": -y}[answer] > 0
     kinds = ("how many", "is there", "what colour", "what is", "is the", "what side")
     assert min(asked[kind] for kind in kinds) > 20
 
@@ -351,9 +349,8 @@ def test_wrong_captions_are_false_by_one_fact() -> None:
         renamed = false & set(found.names)
         assert len(renamed or false) == 1
         (one,) = renamed or false
-        changed[
-            "name" if renamed else one.split()[-1].split("=")[0] if "=" in one else "relation"
-        ] += 1
+        told = re.search(r"(\w+)=", one)
+        changed["name" if renamed else told[1] if told else "relation"] += 1
     assert set(changed) == {"film", "amount", "spread", "size", "place", "name", "relation"}
 
 
