@@ -27,9 +27,14 @@ def test_every_x86_processor_packs() -> None:
     assert linear.X86 is PACKS
 
 
+@pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("rows", "inside", "outside"), SHAPES)
-def test_products(rows: int, inside: int, outside: int, bias: bool) -> None:
+def test_products(
+    rows: int, inside: int, outside: int, bias: bool, wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On processors that pack everything, and on those that pack for a few rows alone."""
+    monkeypatch.setattr(linear, "WIDE", wide)
     layer = made(inside, outside, torch.float32, bias)
     x = torch.randn(2, rows, inside)
     exact = nn.functional.linear(x.double(), layer.weight.double())
@@ -37,7 +42,7 @@ def test_products(rows: int, inside: int, outside: int, bias: bool) -> None:
     with torch.inference_mode():
         found = layer(x)
         again = layer(x)
-    assert (layer.packed.held is not None) is PACKS
+    assert (layer.packed.held is not None) is (PACKS and (wide or rows < 9))
     assert found.shape == (2, rows, outside)
     torch.testing.assert_close(found.double(), exact, rtol=0, atol=4e-6)
     assert found.equal(again)
@@ -100,7 +105,8 @@ def test_copies_and_state() -> None:
         torch.testing.assert_close(twin(x), expected)
 
 
-def test_a_loaded_model_packs_and_training_does_not() -> None:
+def test_a_loaded_model_packs_and_training_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "WIDE", True)
     photos = [np.full((40, 40, 3), value, np.uint8) for value in (30, 200)]
     model, plain = patchword.load("demo"), checkpoints.load("demo")
     found, expected = model.embed_images(photos), plain.embed_images(photos)

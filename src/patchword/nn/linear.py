@@ -16,6 +16,10 @@ PACKS = X86 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-
 TYPES = [torch.float32] if PACKS else []
 if PACKS and torch.ops.mkldnn._is_mkldnn_bf16_supported():
     TYPES.append(torch.bfloat16)
+# Without AVX-512, oneDNN's packed product is the faster one of a few rows alone, as in decoding
+# (measured on an AMD EPYC with AVX2: 1.2 to 2.6 times as fast for 8 rows, 0.73 to 0.84 for 577).
+WIDE = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+FEW = range(2, 17)  # rows
 
 
 class Packed:
@@ -53,6 +57,7 @@ def _can(x: Tensor, weight: Tensor) -> bool:
         and x.dtype in TYPES
         and x.dtype == weight.dtype
         and x.numel() > 0
+        and (WIDE or x.numel() // x.shape[-1] in FEW)
         and type(weight) is nn.Parameter  # not what an adapter or a sharded run makes of it
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
