@@ -33,7 +33,7 @@ TEMPLATES = (
     "a close photo of {}",
     "a view of {}",
 )
-SIDES = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}
+_SIDE = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}
 _CONVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 RELATIONS = {
     "left of": ("left of", "to the left of"),
@@ -296,7 +296,7 @@ def shapes_questions(facts: Facts) -> Questions:
         for a, said, b in ((one, word, other), (other, _CONVERSE[word], one)):
             asked.append((f"is the {a} {said} the {b}?", "yes"))
             asked.append((f"is the {a} {_CONVERSE[said]} the {b}?", "no"))
-            asked.append((f"what side of the {b} is the {a} on?", SIDES[said]))
+            asked.append((f"what side of the {b} is the {a} on?", _SIDE[said]))
             if count == 2:
                 asked.append((f"what is {said} the {b}?", a))
     for key in ("size", "place"):
