@@ -1,6 +1,6 @@
 """Captions a second of BLIP base beside transformers' own, and the cost of each further token.
 
-    python benchmarks/caption.py [--batches 1 8] [--rounds 3]
+    python benchmarks/caption.py [--batches 1 8] [--rounds 3] [--device cuda]
 
 transformers writes a checkpoint of random weights, BLIP base at 384 pixels, and patchword loads it;
 both hold it in bfloat16 and write exactly 20 ids about the same images. Medians, the two in turn in
@@ -11,7 +11,7 @@ Then milliseconds of the id after 5, 10, 20 and 40: with the cache, and with all
 again, which must give the same probabilities (in float32) and take longer and longer.
 
 On one thread (OMP_NUM_THREADS=1) times are those of the processor, which other work on the machine
-does not count into; on more they are those of the clock.
+does not count into; on more, and on a GPU, they are those of the clock.
 """
 
 import argparse
@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 # isort: off
 import torchvision_cpu  # noqa: F401  # before transformers, which imports torchvision
 import torch
+import transformers
 from transformers import BlipConfig, BlipForConditionalGeneration
 # isort: on
 
@@ -40,7 +41,15 @@ import patchword
 SIZE, LENGTH, START = 384, 20, 30522  # pixels, ids a caption, the id that a caption starts with
 PLACES = (5, 10, 20, 40)
 OPTIONS = {"max_length": LENGTH, "min_length": LENGTH}
-CLOCK = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
+def clock(device: str) -> float:
+    """Seconds, once the device has done what it was asked."""
+    if device == "cpu" and torch.get_num_threads() == 1:
+        return time.process_time()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def written() -> nn.Module:
@@ -59,16 +68,16 @@ def written() -> nn.Module:
     return network
 
 
-def noise(count: int, dtype: torch.dtype) -> Tensor:
+def noise(count: int, dtype: torch.dtype, device: str) -> Tensor:
     """Images (count, 3, SIZE, SIZE), each of another colour."""
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randn(count, 3, SIZE, SIZE, generator=generator)
-    return (pixels + torch.randn(count, 3, 1, 1, generator=generator)).to(dtype)
+    return (pixels + torch.randn(count, 3, 1, 1, generator=generator)).to(device, dtype)
 
 
 def writers(theirs: nn.Module, ours: nn.Module, pixels: Tensor, beams: int) -> dict[str, Callable]:
     """Each side's way to ids (B, LENGTH)."""
-    start = torch.tensor([START])
+    start = torch.tensor([START], device=pixels.device)
     return {
         "transformers": lambda: theirs.generate(
             pixel_values=pixels, num_beams=beams, do_sample=False, max_new_tokens=None, **OPTIONS
@@ -77,15 +86,17 @@ def writers(theirs: nn.Module, ours: nn.Module, pixels: Tensor, beams: int) -> d
     }
 
 
-def compare(batch: int, beams: int, rounds: int, runs: dict[str, Callable[[], Tensor]]) -> None:
+def compare(
+    batch: int, beams: int, rounds: int, device: str, runs: dict[str, Callable[[], Tensor]]
+) -> None:
     """One line: captions/s of each, ours over theirs, and how many texts are equal."""
     found = {name: run() for name, run in runs.items()}  # warms up
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            start = CLOCK()
+            start = clock(device)
             run()
-            times[name].append(CLOCK() - start)
+            times[name].append(clock(device) - start)
     rates = {name: batch / statistics.median(values) for name, values in times.items()}
     same = (found["transformers"] == found["patchword"]).all(dim=1)
     print(
@@ -97,10 +108,10 @@ def compare(batch: int, beams: int, rounds: int, runs: dict[str, Callable[[], Te
     )
 
 
-def check(theirs: nn.Module, ours: nn.Module) -> None:
+def check(theirs: nn.Module, ours: nn.Module, device: str) -> None:
     """In float32 the ids are equal, and vary."""
     for beams in (1, 3):
-        pair = writers(theirs, ours, noise(2, torch.float32), beams)
+        pair = writers(theirs, ours, noise(2, torch.float32, device), beams)
         expected, found = (run() for run in pair.values())
         words = [len(set(row)) for row in expected[:, 1:].tolist()]
         print(
@@ -110,25 +121,26 @@ def check(theirs: nn.Module, ours: nn.Module) -> None:
         )
 
 
-def each_token(network: nn.Module, dtype: torch.dtype, rounds: int) -> None:
+def each_token(network: nn.Module, dtype: torch.dtype, rounds: int, device: str) -> None:
     """Print a line for each of PLACES."""
-    tokens = network.image_tokens(noise(1, dtype))
-    ids = torch.randint(1, START, (1, max(PLACES) + 1), generator=torch.Generator().manual_seed(2))
+    tokens = network.image_tokens(noise(1, dtype, device))
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(1, START, (1, max(PLACES) + 1), generator=generator).to(device)
     cached: dict[int, list[float]] = {place: [] for place in PLACES}
     again: dict[int, list[float]] = {place: [] for place in PLACES}
     steps, wholes = {}, {}
     for _ in range(rounds + 1):
         cache = network.empty_cache()
         for place in range(max(PLACES) + 1):
-            start = CLOCK()
+            start = clock(device)
             x = network.words(network.decode(ids[:, place : place + 1], tokens, cache=cache)[:, -1])
             if place in cached:
-                cached[place].append(CLOCK() - start)
+                cached[place].append(clock(device) - start)
                 steps[place] = x
         for place in PLACES:
-            start = CLOCK()
+            start = clock(device)
             wholes[place] = network.words(network.decode(ids[:, : place + 1], tokens)[:, -1])
-            again[place].append(CLOCK() - start)
+            again[place].append(clock(device) - start)
     for place in PLACES:
         few, many = (1e3 * statistics.median(times[place][1:]) for times in (cached, again))
         apart = (steps[place].log_softmax(-1) - wholes[place].log_softmax(-1)).abs().max()
@@ -146,23 +158,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--beams", type=int, nargs="*", default=[1, 3])
     parser.add_argument("--no-check", action="store_true", help="leave float32 out")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda")
     given = parser.parse_args()
-    clock = "processor" if CLOCK is time.process_time else "clock"
-    print(f"{torch.get_num_threads()} threads, seconds of the {clock}", flush=True)
+    device, threads = given.device, torch.get_num_threads()
+    where = f"{threads} threads of a processor with {torch.backends.cpu.get_cpu_capability()}"
+    if device != "cpu":
+        where = torch.cuda.get_device_name(device)
+    print(
+        f"{where}, torch {torch.__version__}, transformers {transformers.__version__}", flush=True
+    )
     with tempfile.TemporaryDirectory() as folder:
         theirs = written()
         theirs.save_pretrained(folder)
+        theirs.to(device)
         if not given.no_check:
-            ours = patchword.load(folder).network
-            check(theirs, ours)
-            each_token(ours, torch.float32, 1)
+            ours = patchword.load(folder, device=device).network
+            check(theirs, ours, device)
+            each_token(ours, torch.float32, 1, device)
         theirs.to(torch.bfloat16)
-        ours = patchword.load(folder, dtype=torch.bfloat16).network
+        ours = patchword.load(folder, device=device, dtype=torch.bfloat16).network
     for batch in given.batches:
         for beams in given.beams:
-            pair = writers(theirs, ours, noise(batch, torch.bfloat16), beams)
-            compare(batch, beams, given.rounds, pair)
-    each_token(ours, torch.bfloat16, 3 * given.rounds)
+            pair = writers(theirs, ours, noise(batch, torch.bfloat16, device), beams)
+            compare(batch, beams, given.rounds, device, pair)
+    each_token(ours, torch.bfloat16, 3 * given.rounds, device)
 
 
 if __name__ == "__main__":

@@ -352,6 +352,8 @@ def test_wrong_captions_are_false_by_one_fact() -> None:
         told = re.search(r"(\w+)=", one)
         changed["name" if renamed else told[1] if told else "relation"] += 1
     assert set(changed) == {"film", "amount", "spread", "size", "place", "name", "relation"}
+    related = sum(any(key.startswith("relation") for key in s.facts) for s in SHAPED)
+    assert changed["relation"] > related / 4  # of colour, shape and relation
 
 
 def test_everything_occurs() -> None:

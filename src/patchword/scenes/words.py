@@ -267,13 +267,15 @@ def caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
 
 def wrong_caption(rng: np.random.Generator, facts: Facts) -> str:
     """A caption that is not true of a scene with these facts, and is of one that differs in a
-    single fact."""
-    keys = [key for key in facts if key.split()[0] in _VALUES]
+    single fact; facts of each kind (colour, place, relation, ...) equally often. Two shapes of
+    one name are in no scene."""
+    kind = _pick(rng, tuple(sorted({key.split()[0] for key in facts} & _VALUES.keys())))
+    keys = tuple(key for key in facts if key.split()[0] == kind)
     while True:
-        key = _pick(rng, tuple(keys))
-        changed = {**facts, key: _pick(rng, _VALUES[key.split()[0]])}
+        changed = {**facts, _pick(rng, keys): _pick(rng, _VALUES[kind])}
+        alike = "film" not in facts and len(set(_names(changed))) < _count(facts)
         text, meaning = caption(rng, changed)
-        if not holds(meaning, facts):
+        if not (alike or holds(meaning, facts)):
             return text
 
 

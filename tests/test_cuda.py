@@ -1,0 +1,182 @@
+"""On an NVIDIA GPU the same as on the processor: every network, every job, every objective.
+
+Where there is none, nothing here runs; where there is one: pytest tests/test_cuda.py
+"""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_blip
+import tiny_runs
+import torch
+from PIL import Image
+from shrunk import WORDS, shrunk
+from tiny_runs import OBJECTIVES, curve
+from torch import Tensor
+from torch.testing import assert_close
+
+import patchword
+from patchword import models, variants
+from patchword.config import ModelConfig
+from patchword.scenes import scene
+from patchword.train import loop, recipe
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+EXACT = 1e-4  # float32 sums in another order; of probabilities and unit vectors
+WORDS_ASKED = ["a wafer with a scratch", "a perfect wafer", "a red circle", "a blue square"]
+QUESTIONS = ["what defect does the wafer have?", "how many shapes are there?"]
+
+
+@pytest.fixture(autouse=True)
+def exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN rounds what convolutions multiply to ten bits, unless it is told not to."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[Image.Image]:
+    kinds = ("wafer", "shapes")
+    return [Image.fromarray(scene(7, i, 128, kind=kinds[i % 2]).image) for i in range(4)]
+
+
+def both(name: str) -> tuple[patchword.Model, patchword.Model]:
+    return patchword.load(name), patchword.load(name, device="cuda")
+
+
+# --- networks
+
+
+def answers(network: torch.nn.Module, config: ModelConfig, device: str) -> list[Tensor]:
+    """Whatever a network says of three images and three texts."""
+    generator = torch.Generator().manual_seed(2)
+    pixels = torch.randn(3, 3, *config.vision.image_size, generator=generator).to(device)
+    found = []
+    if config.vision.kind != "none":
+        found.append(network.encode_image(pixels))
+    text = config.text
+    if text is not None:
+        end, pad = WORDS - 1, text.pad_token
+        length = text.context if text.padding == "attended" else 5
+        rows = [[1, 7, 8, end], [1, 9, end], [1, 2, 3, 4, end]]
+        ids = torch.tensor([row + [pad] * (length - len(row)) for row in rows]).to(device)
+        if config.describes or not config.asks:
+            found.append(network.encode_text(ids))
+        if config.decoder or config.matching:
+            found += [each for each in network(pixels, ids) if each is not None]
+    return found
+
+
+@pytest.mark.parametrize("name", variants.VARIANTS)
+@torch.inference_mode()
+def test_networks(name: str) -> None:
+    config = shrunk(variants.VARIANTS[name].config)
+    torch.manual_seed(1)
+    network = models.build(config).eval()
+    there = copy.deepcopy(network).to("cuda")
+    pairs = zip(answers(network, config, "cpu"), answers(there, config, "cuda"), strict=True)
+    for ours, theirs in pairs:
+        assert theirs.is_cuda
+        assert_close(theirs.cpu(), ours, rtol=EXACT, atol=EXACT)
+
+
+# --- jobs
+
+
+def test_vectors_classes_and_similarity(photos: list[Image.Image]) -> None:
+    here, there = both("demo")
+    assert there.device.type == "cuda"
+    assert here.fingerprint == there.fingerprint
+    np.testing.assert_allclose(there.embed_images(photos), here.embed_images(photos), atol=EXACT)
+    ours, theirs = (m.embed_texts(WORDS_ASKED) for m in (here, there))
+    np.testing.assert_allclose(theirs, ours, atol=EXACT)
+    ours, theirs = (m.classify(photos, WORDS_ASKED) for m in (here, there))
+    assert [each[0].label for each in theirs] == [each[0].label for each in ours]
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-blip"])
+def test_heatmaps(photos: list[Image.Image], name: str) -> None:
+    here, there = (m.heatmap(photos[0], WORDS_ASKED) for m in both(name))
+    np.testing.assert_allclose(there.values, here.values, atol=1e-3)
+
+
+def test_captions_answers_and_matches(photos: list[Image.Image]) -> None:
+    here, there = both("demo-blip")
+    for options in ({"beams": 1}, {"beams": 3}, {"top_p": 0.9, "seed": 3}):
+        ours, theirs = (m.caption(photos, **options) for m in (here, there))
+        assert [each.text for each in theirs] == [each.text for each in ours]
+    ours, theirs = (m.ask(photos[0], QUESTIONS) for m in (here, there))
+    assert [each.text for each in theirs] == [each.text for each in ours]
+    ours, theirs = (m.match(photos, WORDS_ASKED) for m in (here, there))
+    np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=1e-3)
+    np.testing.assert_allclose(theirs.cosines, ours.cosines, atol=EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(photos: list[Image.Image], dtype: torch.dtype) -> None:
+    here = patchword.load("demo")
+    there = patchword.load("demo", device="cuda", dtype=dtype)
+    cosines = (here.embed_images(photos) * there.embed_images(photos)).sum(axis=1)
+    assert cosines.min() > 0.999
+
+
+def test_the_command_line(run, photos: list[Image.Image], tmp_path: Path) -> None:
+    file = tmp_path / "wafer.png"
+    photos[0].save(file)
+    said = {}
+    for device in ("cpu", "cuda", "auto"):
+        done = run("classify", file, "--labels", ",".join(WORDS_ASKED), "--device", device)
+        assert done.code == 0, done.err
+        said[device] = done.out
+    assert said["cuda"].split()[0] == said["cpu"].split()[0]
+    assert said["auto"] == said["cuda"]
+
+
+# --- training
+
+
+def trained(file: Path, out: Path, *changes: str) -> dict[int, float]:
+    """The losses of a run on the GPU, or where `changes` say."""
+    load = recipe.load if file.stem == "blip" else tiny_runs.load
+    more = [f"out={out}", *("engine.device=cuda", *changes)]
+    loop.train(load(file, more) if file.stem == "blip" else load(file, *more))
+    return curve(out)
+
+
+@pytest.fixture(params=[*OBJECTIVES, "blip"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param == "blip":
+        return tiny_blip.write(tmp_path)
+    return tiny_runs.write(tmp_path, request.param)
+
+
+# Negatives are drawn by each device's own generator.
+EVEN = {"blip": tiny_blip.EVEN}
+
+
+def test_losses_are_those_of_the_processor(file: Path, tmp_path: Path) -> None:
+    even = EVEN.get(file.stem, [])
+    here = trained(file, tmp_path / "cpu", *even, "engine.device=cpu")
+    there = trained(file, tmp_path / "cuda", *even)
+    assert list(there) == list(here)
+    assert list(there.values()) == pytest.approx(list(here.values()), rel=2e-3)
+    model = patchword.load(tmp_path / "cuda" / "model")
+    assert model.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "change", [[], ["engine.precision=bfloat16"], ["engine.recompute=true"]]
+)
+def test_a_run_in_two_parts_is_one_run(file: Path, tmp_path: Path, change: list[str]) -> None:
+    even = EVEN.get(file.stem, [])
+    whole = trained(file, tmp_path / "whole", *even, *change, "engine.workers=1")
+    trained(file, tmp_path / "parts", *even, *change, "until=3")
+    parts = trained(file, tmp_path / "parts", *even, *change)
+    assert list(parts.values()) == pytest.approx(list(whole.values()), rel=2e-3)
+
+
+def test_momentum_and_hard_negatives(tmp_path: Path) -> None:
+    found = trained(tiny_blip.write(tmp_path), tmp_path / "run", *tiny_blip.MOMENTUM)
+    assert all(np.isfinite(list(found.values())))
