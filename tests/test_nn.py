@@ -72,10 +72,15 @@ def test_open_and_fused_attention_agree() -> None:
     assert_close(kept["attn"].sum(-1), torch.ones(3, 3, 11))
 
 
-@pytest.mark.parametrize("scores", [1, 60, 200, 2**19])  # on one thread: a head, two, two rows, all
+# On one thread: a head, two, two rows, all; and by torch, as with AMX.
+@pytest.mark.parametrize("scores", [1, 60, 200, 2**19, None])
 @pytest.mark.parametrize("masked", ["no", "causal", "padding"])
-def test_attention_in_parts(masked: str, scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bfloat16, in inference mode: of each row and head, what float32 says."""
+def test_attention_in_bfloat16(
+    masked: str, scores: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In inference mode: of each row and head, what float32 says."""
+    monkeypatch.setattr(attention, "AMX", scores is None)
+    monkeypatch.setattr(attention, "MANY", 4)
     monkeypatch.setattr(attention, "SCORES", scores)
     ours, x = Attention(32, 4), torch.randn(5, 5, 32)
     padding = torch.zeros(5, 1, 1, 5)
