@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from conftest import DATA
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 from shrunk import tiny_bundle, tiny_clip
 
 import patchword
 from patchword import checkpoints, images
 from patchword.checkpoints import EMBEDDED
 from patchword.cli import demo_jobs, main
-from patchword.scenes import WAFER_CLASSES, scene, stated
+from patchword.scenes import WAFER_CLASSES, Scene, scene, stated
 from patchword.scenes.words import DEFECT_NAMES
 from patchword.train import recipe
 
@@ -82,15 +83,20 @@ def test_photos_are_validation_photos_of_their_class_and_not_for_training() -> N
         assert own not in digests("train", name)
 
 
-@pytest.mark.parametrize("path", WAFERS, ids=lambda path: path.stem)
-def test_wafers_are_the_scenes_that_the_readme_says(path: Path) -> None:
+def drawing(path: Path) -> Scene:
+    """The scene that a sample was drawn from."""
     name, _, number = path.stem.rpartition("-")
     label = list(demo_jobs.WAFERS).index(name)
-    drawn = scene(SEED, 8 * label + int(number), size=256, label=WAFER_CLASSES[label]).image
+    return scene(SEED, 8 * label + int(number), size=256, label=WAFER_CLASSES[label])
+
+
+@pytest.mark.parametrize("path", WAFERS, ids=lambda path: path.stem)
+def test_wafers_are_the_scenes_that_the_readme_says(path: Path) -> None:
+    drawn = drawing(path)
     stored = np.asarray(Image.open(path).convert("RGB"))
     # Of 255: JPEG smooths the sensor noise; the nearest other wafer is 17 off.
-    assert np.abs(drawn.astype(int) - stored).mean() < 7
-    assert demo_jobs.WAFERS[name] == WAFER_CLASSES[label]
+    assert np.abs(drawn.image.astype(int) - stored).mean() < 7
+    assert demo_jobs.WAFERS[path.stem.rpartition("-")[0]] == drawn.label
     assert str(SEED) in (SAMPLES / "README.md").read_text()
 
 
@@ -112,7 +118,7 @@ def test_the_page_is_whole_by_itself(model: str, capsys: pytest.CaptureFixture[s
     for sentence in demo_jobs.SENTENCES:
         assert sentence in page
     shown = page.count("data:image/jpeg;base64,")
-    maps = len(demo_jobs.POINTED) + sum(len(texts) for _, texts in demo_jobs.POINTED)
+    maps = 2 * (len(demo_jobs.POINTED) + len(demo_jobs.DEFECTS))  # with the photos
     hits = demo_jobs.HITS * len(demo_jobs.SENTENCES)
     assert shown == 40 + hits + maps + len(demo_jobs.ABOUT) + len(demo_jobs.COMPARED)
     assert len(page) < 3e6
@@ -162,3 +168,17 @@ def test_the_embedded_blip_does_well() -> None:
     true = model.match(WAFERS, WAFER_CLASSES).probabilities
     own = [list(demo_jobs.WAFERS).index(path.stem.rpartition("-")[0]) for path in WAFERS]
     assert np.mean(true.argmax(axis=1) == own) > 0.9
+
+
+def test_the_embedded_blip_shows_where_defects_are() -> None:
+    """The brightest place is on the defect, or within a patch of it, a twelfth of the side."""
+    model = patchword.load("demo-blip")
+    near, chance = [], []
+    for path in WAFERS:
+        for thing in drawing(path).objects:
+            values = model.heatmap(path, [demo_jobs.WAFERS[path.stem.rpartition("-")[0]]]).values[0]
+            away = distance_transform_edt(~thing.mask) * 12 / len(thing.mask)
+            near.append(away[np.unravel_index(np.nanargmax(values), values.shape)] <= 1)
+            chance.append(np.mean(away <= 1))
+    assert np.mean(chance) < 0.15
+    assert sum(near) >= 12  # of 15

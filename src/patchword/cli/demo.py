@@ -31,8 +31,8 @@ def demo(
     """Show every job on the samples that come with patchword, and write one page about it.
 
     Classifies photos of clothes and surfaces of wafers with words, indexes and searches them, draws
-    heatmaps and a similarity matrix; captions, answers and matches with the model, or, where it
-    cannot, with the embedded BLIP. Nothing is fetched from anywhere.
+    heatmaps and a similarity matrix; captions, answers, matches and shows defects with the model,
+    or, where it cannot, with the embedded BLIP. Nothing is fetched from anywhere.
     """
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchword.cli.where import peak
+from patchword.cli.where import measure, peak
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,10 +43,12 @@ GROUPS = (("clothing", CLOTHES, "a photo of a {}"), ("wafers", WAFERS, "a photo 
 SENTENCES = ("a photo of a hat", "a blue wafer with a scratch", "a pair of shoes")
 HITS = 4
 JOBS = 5
-POINTED = (
-    ("clothing/pants-2.jpg", ("pants",)),
-    ("clothing/pants-1.jpg", ("pants",)),
-    ("clothing/dress-1.jpg", ("a dress",)),
+POINTED = (("clothing/pants-2.jpg", "pants"), ("clothing/pants-1.jpg", "pants"))
+DEFECTS = (
+    ("wafers/scratch-1.jpg", "a wafer with a scratch"),
+    ("wafers/particles-4.jpg", "a wafer with particles"),
+    ("wafers/stain-3.jpg", "a wafer with a stain"),
+    ("wafers/edge-chip-2.jpg", "a wafer with an edge chip"),
 )
 COMPARED = (
     *("clothing/hat-2.jpg", "clothing/dress-1.jpg", "clothing/shoes-1.jpg", "clothing/pants-1.jpg"),
@@ -102,13 +104,14 @@ class Findings:
 
     answers: dict[str, list[Answer]]  # by group
     hits: dict[str, list[Hit]]  # by sentence
-    heatmaps: list[Heatmap]
+    heatmaps: list[Heatmap]  # of POINTED, then of DEFECTS
     told: list[Told]
     matrix: NDArray[np.float32]  # (len(COMPARED), len(CAPTIONS)) cosines
 
 
 def run(model: Model, speaker: Model, out: Path, done: Callable[[int], None]) -> Findings:
-    """Do every job, with a BLIP for words; `done(n)` is called after the n-th of `JOBS`."""
+    """Do every job, with a BLIP for words and for where defects are; `done(n)` is called after the
+    n-th of `JOBS`."""
     import numpy as np
 
     from patchword.index import open_index
@@ -121,7 +124,8 @@ def run(model: Model, speaker: Model, out: Path, done: Callable[[int], None]) ->
     store.prune()
     hits = {text: store.search(text, HITS, model=model) for text in SENTENCES}
     done(2)
-    maps = [model.heatmap(folder / name, texts) for name, texts in POINTED]
+    maps = [model.heatmap(folder / name, [text]) for name, text in POINTED]
+    maps += [speaker.heatmap(folder / name, [text]) for name, text in DEFECTS]
     done(3)
     told = [described(speaker, folder, name) for name in ABOUT]
     done(4)
@@ -172,10 +176,10 @@ def records(found: Findings) -> Iterator[dict[str, Any]]:
     for sentence, hits in found.hits.items():
         for hit in hits:
             yield {"job": "search", "query": sentence, "path": hit.path, "score": hit.score}
-    for (name, texts), found_map in zip(POINTED, found.heatmaps, strict=True):
-        for text, values in zip(texts, found_map.values, strict=True):
-            cosine, x, y = peak(values)
-            yield {"job": "heatmap", "image": name, "text": text, "cosine": cosine, "x": x, "y": y}
+    for (name, text), heat in zip((*POINTED, *DEFECTS), found.heatmaps, strict=True):
+        value, x, y = peak(heat.values[0])
+        where = {measure(heat): value, "x": x, "y": y}
+        yield {"job": "heatmap", "image": name, "text": text, **where}
     for told in found.told:
         yield {"job": "caption", "image": told.name, "caption": told.caption}
         for question, word in told.answers:

@@ -12,8 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from patchword import images, plots, report
-from patchword.cli.demo_jobs import CAPTIONS, COMPARED, POINTED, Answer, Findings, samples
-from patchword.cli.where import peak
+from patchword.cli.demo_jobs import (
+    CAPTIONS,
+    COMPARED,
+    DEFECTS,
+    POINTED,
+    Answer,
+    Findings,
+    samples,
+)
+from patchword.cli.where import measure, peak
 from patchword.plots import Photo, Tile
 
 if TYPE_CHECKING:
@@ -32,12 +40,11 @@ def show(found: Findings, console: Console) -> None:
         names = ", ".join(f"{Path(hit.path).stem} {hit.score:.2f}" for hit in hits)
         console.print(Text(f"{sentence}\n", style="bold") + Text(f"  {names}", style="not bold"))
     heading(console, "Where: the best place for each text")
-    for (name, texts), heat in zip(POINTED, found.heatmaps, strict=True):
-        for text, values in zip(texts, heat.values, strict=True):
-            cosine, x, y = peak(values)
-            height, width = values.shape
-            place = f"x {x} of {width}, y {y} of {height}"
-            console.print(f"{Path(name).stem}, {text}: {place} (cosine {cosine:.2f})")
+    for (name, text), heat in zip((*POINTED, *DEFECTS), found.heatmaps, strict=True):
+        value, x, y = peak(heat.values[0])
+        height, width = heat.values[0].shape
+        place = f"x {x} of {width}, y {y} of {height}"
+        console.print(f"{Path(name).stem}, {text}: {place} ({measure(heat)} {value:.2g})")
     heading(console, "In words")
     for told in found.told:
         console.print(Text(Path(told.name).stem, style="bold") + Text(f": {told.caption}", "none"))
@@ -157,24 +164,24 @@ def words_section(found: Findings) -> str:
 
 
 def where_section(found: Findings) -> str:
-    shown = zip(POINTED, found.heatmaps, strict=True)
+    shown = zip((*POINTED, *DEFECTS), found.heatmaps, strict=True)
     cards = [card for (name, _), heat in shown for card in _where_cards(name, heat)]
     return report.section(
         "Where is it?",
         "How well each place fits the text, from dark to bright; a ring marks the best place. "
-        "What is veiled lies outside the square that the model sees. The map of a small model is a "
-        "hint, not a measurement.",
+        "What is veiled lies outside the square that the model sees. Of wafers it is the embedded "
+        "BLIP's: what its judgement of the sentence hangs on. The map of a small model is a hint, "
+        "not a measurement.",
         [report.cards(cards, wide=True)],
-        'patchword heatmap PHOTO "a scratch" "a stain"',
+        'patchword heatmap WAFER "a wafer with a scratch" --model demo-blip',
     )
 
 
 def _where_cards(name: str, heat: Heatmap) -> Iterator[report.Card]:
     yield report.Card(heat.image, Path(name).name)
-    for text, values in zip(heat.texts, heat.values, strict=True):
-        cosine, x, y = peak(values)
-        picture = plots.picture(Tile(heat.image, values=values, ring=True))
-        yield report.Card(picture, text, f"cosine {cosine:.3f} at x {x}, y {y}")
+    value, x, y = peak(heat.values[0])
+    picture = plots.picture(Tile(heat.image, values=heat.values[0], ring=True))
+    yield report.Card(picture, heat.texts[0], f"{measure(heat)} {value:.2g} at x {x}, y {y}")
 
 
 def matrix_section(found: Findings) -> str:

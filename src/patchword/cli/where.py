@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from patchword.tasks.heatmap import Heatmap
+
 ImageArgument = Annotated[str, typer.Argument(help="An image file.")]
 SaveOption = Annotated[
     Path | None,
@@ -58,17 +60,15 @@ def heatmap(
     found = bundle.heatmap(image, texts, method, words=words, layer=layer)
     found.save(target)
     peaks = [peak(values) for values in found.values]
-    kind = "highest" if found.method == "gradcam" else "highest cosine"
     if as_json:
         for text, (value, x, y) in zip(found.texts, peaks, strict=True):
-            where = {kind.split()[-1]: value, "x": x, "y": y}
+            where = {measure(found): value, "x": x, "y": y}
             emit({"image": image, "text": text, **where, "method": found.method})
     else:
+        kind = "highest" if measure(found) == "highest" else "highest cosine"
         answer = table("text", kind, "at x, y (pixels)", right=(kind,))
         for text, (value, x, y) in zip(found.texts, peaks, strict=True):
-            answer.add_row(
-                text, f"{value:.3g}" if kind == "highest" else f"{value:.3f}", f"{x}, {y}"
-            )
+            answer.add_row(text, f"{value:.3g}", f"{x}, {y}")
         screen().print(answer)
     said_saved(target)
 
@@ -100,6 +100,11 @@ def attention(
         else:
             screen().print(f"{title}: most on x {x}, y {y} (weight {weight:.3f})")
     said_saved(target)
+
+
+def measure(found: Heatmap) -> str:
+    """What the largest value of a map is called: gradients have no measure but each other."""
+    return "highest" if found.method == "gradcam" else "cosine"
 
 
 def peak(values: NDArray[np.float32]) -> tuple[float, int, int]:

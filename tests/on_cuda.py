@@ -1,6 +1,6 @@
 """On an NVIDIA GPU the same as on the processor: every network, every job, every objective.
 
-Where there is none, nothing here runs; where there is one: pytest tests/test_cuda.py
+Only where there is one, and is asked for: pytest tests/on_cuda.py
 """
 
 import copy
@@ -22,8 +22,6 @@ from patchword import models, variants
 from patchword.config import ModelConfig
 from patchword.scenes import scene
 from patchword.train import loop, recipe
-
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 EXACT = 1e-4  # float32 sums in another order; of probabilities and unit vectors
 WORDS_ASKED = ["a wafer with a scratch", "a perfect wafer", "a red circle", "a blue square"]
