@@ -12,7 +12,7 @@ import tiny_blip
 import tiny_runs
 import torch
 from PIL import Image
-from shrunk import WORDS, shrunk
+from shrunk import embeds_text, ids, pixels, shrunk
 from tiny_runs import OBJECTIVES, curve
 from torch import Tensor
 from torch.testing import assert_close
@@ -24,7 +24,7 @@ from patchword.scenes import scene
 from patchword.train import loop, recipe
 
 EXACT = 1e-4  # float32 sums in another order; of probabilities and unit vectors
-WORDS_ASKED = ["a wafer with a scratch", "a perfect wafer", "a red circle", "a blue square"]
+TEXTS = ["a wafer with a scratch", "a perfect wafer", "a red circle", "a blue square"]
 QUESTIONS = ["what defect does the wafer have?", "how many shapes are there?"]
 
 
@@ -49,21 +49,14 @@ def both(name: str) -> tuple[patchword.Model, patchword.Model]:
 
 def answers(network: torch.nn.Module, config: ModelConfig, device: str) -> list[Tensor]:
     """Whatever a network says of three images and three texts."""
-    generator = torch.Generator().manual_seed(2)
-    pixels = torch.randn(3, 3, *config.vision.image_size, generator=generator).to(device)
     found = []
     if config.vision.kind != "none":
-        found.append(network.encode_image(pixels))
-    text = config.text
-    if text is not None:
-        end, pad = WORDS - 1, text.pad_token
-        length = text.context if text.padding == "attended" else 5
-        rows = [[1, 7, 8, end], [1, 9, end], [1, 2, 3, 4, end]]
-        ids = torch.tensor([row + [pad] * (length - len(row)) for row in rows]).to(device)
-        if config.describes or not config.asks:
-            found.append(network.encode_text(ids))
-        if config.decoder or config.matching:
-            found += [each for each in network(pixels, ids) if each is not None]
+        found.append(network.encode_image(pixels(config).to(device)))
+    if embeds_text(config):
+        found.append(network.encode_text(ids(config).to(device)))
+    if config.decoder or config.matching:
+        said = network(pixels(config).to(device), ids(config).to(device))
+        found += [each for each in said if each is not None]
     return found
 
 
@@ -88,16 +81,17 @@ def test_vectors_classes_and_similarity(photos: list[Image.Image]) -> None:
     assert there.device.type == "cuda"
     assert here.fingerprint == there.fingerprint
     np.testing.assert_allclose(there.embed_images(photos), here.embed_images(photos), atol=EXACT)
-    ours, theirs = (m.embed_texts(WORDS_ASKED) for m in (here, there))
+    ours, theirs = (m.embed_texts(TEXTS) for m in (here, there))
     np.testing.assert_allclose(theirs, ours, atol=EXACT)
-    ours, theirs = (m.classify(photos, WORDS_ASKED) for m in (here, there))
+    ours, theirs = (m.classify(photos, TEXTS) for m in (here, there))
     assert [each[0].label for each in theirs] == [each[0].label for each in ours]
 
 
 @pytest.mark.parametrize("name", ["demo", "demo-blip"])
 def test_heatmaps(photos: list[Image.Image], name: str) -> None:
-    here, there = (m.heatmap(photos[0], WORDS_ASKED) for m in both(name))
-    np.testing.assert_allclose(there.values, here.values, atol=1e-3)
+    here, there = (m.heatmap(photos[0], TEXTS) for m in both(name))
+    largest = np.nanmax(np.abs(here.values))  # some thousandths, where they are gradients
+    np.testing.assert_allclose(there.values / largest, here.values / largest, atol=1e-2)
 
 
 def test_captions_answers_and_matches(photos: list[Image.Image]) -> None:
@@ -107,7 +101,7 @@ def test_captions_answers_and_matches(photos: list[Image.Image]) -> None:
         assert [each.text for each in theirs] == [each.text for each in ours]
     ours, theirs = (m.ask(photos[0], QUESTIONS) for m in (here, there))
     assert [each.text for each in theirs] == [each.text for each in ours]
-    ours, theirs = (m.match(photos, WORDS_ASKED) for m in (here, there))
+    ours, theirs = (m.match(photos, TEXTS) for m in (here, there))
     np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=1e-3)
     np.testing.assert_allclose(theirs.cosines, ours.cosines, atol=EXACT)
 
@@ -125,7 +119,7 @@ def test_the_command_line(run, photos: list[Image.Image], tmp_path: Path) -> Non
     photos[0].save(file)
     said = {}
     for device in ("cpu", "cuda", "auto"):
-        done = run("classify", file, "--labels", ",".join(WORDS_ASKED), "--device", device)
+        done = run("classify", file, "--labels", ",".join(TEXTS), "--device", device)
         assert done.code == 0, done.err
         said[device] = done.out
     assert said["cuda"].split()[0] == said["cpu"].split()[0]
@@ -137,9 +131,9 @@ def test_the_command_line(run, photos: list[Image.Image], tmp_path: Path) -> Non
 
 def trained(file: Path, out: Path, *changes: str) -> dict[int, float]:
     """The losses of a run on the GPU, or where `changes` say."""
-    load = recipe.load if file.stem == "blip" else tiny_runs.load
-    more = [f"out={out}", *("engine.device=cuda", *changes)]
-    loop.train(load(file, more) if file.stem == "blip" else load(file, *more))
+    more = [f"out={out}", "engine.device=cuda", *changes]
+    blip = file.stem == "blip"
+    loop.train(recipe.load(file, more) if blip else tiny_runs.load(file, *more))
     return curve(out)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from patchword import models
 from patchword.bundle import Bundle, make
@@ -99,3 +100,23 @@ def tiny_bundle(config: ModelConfig) -> Bundle:
     network = models.build(replace(config, text=text))
     models.initialise(network)
     return make(network, replace(config, text=text), tokenizer, "tiny")
+
+
+def pixels(config: ModelConfig, count: int = 3, seed: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, *config.vision.image_size, generator=generator)
+
+
+def ids(config: ModelConfig) -> Tensor:
+    """Three texts, padded to the longest, or to the context where padding is attended to."""
+    text = config.language
+    assert text is not None
+    end, pad = WORDS - 1, text.pad_token
+    length = text.context if text.padding == "attended" else 5
+    rows = [[1, 7, 8, end], [1, 9, end], [1, 2, 3, 4, end]]
+    return torch.tensor([row + [pad] * (length - len(row)) for row in rows])
+
+
+def embeds_text(config: ModelConfig) -> bool:
+    """Whether texts have vectors: a question that is only answered has none."""
+    return config.text is not None and (config.describes or not config.asks)

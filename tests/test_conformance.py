@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from shrunk import WORDS, shrunk, tiny_hybrid, tiny_vit
+from shrunk import embeds_text, ids, pixels, shrunk, tiny_hybrid, tiny_vit
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -35,26 +35,6 @@ def network(config: ModelConfig) -> nn.Module:
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
     return network.eval()
-
-
-def pixels(config: ModelConfig, count: int = 3, seed: int = 2) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, *config.vision.image_size, generator=generator)
-
-
-def ids(config: ModelConfig) -> Tensor:
-    """Three texts, padded to the longest, or to the context where padding is attended to."""
-    text = config.language
-    assert text is not None
-    end, pad = WORDS - 1, text.pad_token
-    length = text.context if text.padding == "attended" else 5
-    rows = [[1, 7, 8, end], [1, 9, end], [1, 2, 3, 4, end]]
-    return torch.tensor([row + [pad] * (length - len(row)) for row in rows])
-
-
-def embeds_text(config: ModelConfig) -> bool:
-    """Whether texts have vectors: a question that is only answered has none."""
-    return config.text is not None and (config.describes or not config.asks)
 
 
 def out_dim(config: ModelConfig) -> int:

@@ -175,8 +175,9 @@ def test_the_embedded_blip_shows_where_defects_are() -> None:
     model = patchword.load("demo-blip")
     near, chance = [], []
     for path in WAFERS:
-        for thing in drawing(path).objects:
-            values = model.heatmap(path, [demo_jobs.WAFERS[path.stem.rpartition("-")[0]]]).values[0]
+        seen = drawing(path)
+        values = model.heatmap(path, [seen.label]).values[0]
+        for thing in seen.objects:
             away = distance_transform_edt(~thing.mask) * 12 / len(thing.mask)
             near.append(away[np.unravel_index(np.nanargmax(values), values.shape)] <= 1)
             chance.append(np.mean(away <= 1))

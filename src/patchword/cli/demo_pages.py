@@ -169,8 +169,8 @@ def where_section(found: Findings) -> str:
     return report.section(
         "Where is it?",
         "How well each place fits the text, from dark to bright; a ring marks the best place. "
-        "What is veiled lies outside the square that the model sees. Of wafers it is the embedded "
-        "BLIP's: what its judgement of the sentence hangs on. The map of a small model is a hint, "
+        "What is veiled lies outside the square that the model sees. Of wafers it is a BLIP's: "
+        "what its judgement of the sentence hangs on. The map of a small model is a hint, "
         "not a measurement.",
         [report.cards(cards, wide=True)],
         'patchword heatmap WAFER "a wafer with a scratch" --model demo-blip',

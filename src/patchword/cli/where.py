@@ -65,10 +65,10 @@ def heatmap(
             where = {measure(found): value, "x": x, "y": y}
             emit({"image": image, "text": text, **where, "method": found.method})
     else:
-        kind = "highest" if measure(found) == "highest" else "highest cosine"
+        kind, form = ("highest cosine", ".3f") if measure(found) == "cosine" else ("highest", ".3g")
         answer = table("text", kind, "at x, y (pixels)", right=(kind,))
         for text, (value, x, y) in zip(found.texts, peaks, strict=True):
-            answer.add_row(text, f"{value:.3g}", f"{x}, {y}")
+            answer.add_row(text, f"{value:{form}}", f"{x}, {y}")
         screen().print(answer)
     said_saved(target)
 
