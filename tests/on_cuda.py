@@ -1,4 +1,4 @@
-"""On an NVIDIA GPU the same as on the processor: every network, every job, every objective.
+"""On an NVIDIA GPU the same as on the processor: every network, the main jobs, every objective.
 
 Only where there is one, and is asked for: pytest tests/on_cuda.py
 """
