@@ -24,7 +24,7 @@ from patchword import images
 from patchword.config import PreprocessConfig
 from patchword.errors import ImageError
 from patchword.images import Geometry, Preprocess
-from patchword.preprocess import at_size, whole_patches
+from patchword.images.preprocess import at_size, whole_patches
 
 PHOTOS = [
     *sorted(p for p in (DATA / "photos").iterdir() if p.suffix in (".jpg", ".bmp")),

@@ -22,10 +22,10 @@ import open_clip
 import transformers
 # isort: on
 
-from patchword.cleaning import clean
 from patchword.config import TextConfig
 from patchword.errors import TokenizerError
-from patchword.tokenizers import Tokenizer
+from patchword.text.cleaning import clean
+from patchword.text.tokenizer import Tokenizer
 
 CLIP = DATA / "clip_tokenizer"
 OPENAI_FILE = Path(open_clip.tokenizer.default_bpe())
