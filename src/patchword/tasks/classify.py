@@ -96,7 +96,8 @@ def _checked(labels: Sequence[str]) -> list[str]:
     if isinstance(labels, str):
         raise UnsupportedError(f"labels must be a list, not one string: [{labels!r}]")
     labels = as_texts(labels)
-    if not labels or len(set(labels)) < len(labels):
+    words = {" ".join(label.split()) for label in labels}
+    if not labels or len(words) < len(labels) or "" in words:
         raise UnsupportedError(f"labels must be a list of one or more different words: {labels!r}")
     return labels
 
