@@ -379,7 +379,7 @@ def test_a_tower_alone_says_what_it_lacks(sdxl: Pair, clip_vision: Pair, tmp_pat
         clip_vision[1].embed_texts(["a cat"])
     with pytest.raises(UnsupportedError, match="image tower only"):
         encode_texts(clip_vision[1], ["a cat"])
-    with pytest.raises(UnsupportedError, match="a resnet tower"):
+    with pytest.raises(UnsupportedError, match="a ResNet has feature maps"):
         patch_features(tiny_bundle(tiny_clip_resnet()), PHOTOS)
     captions = checkpoints.load(hugging_face_blip(tmp_path / "blip").path)
     with pytest.raises(UnsupportedError, match="no text tower to read"):

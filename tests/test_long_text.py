@@ -166,7 +166,8 @@ def test_what_is_cut_off_counts_in_the_mean_alone(tiny: Bundle) -> None:
     texts = [LONG, LONG + " A cat sleeps on a blue car."]
     with pytest.warns(LongTextWarning):
         cut = tiny.embed_texts(texts)
-    np.testing.assert_array_equal(cut[0], cut[1])
+    # The last bits of a row may depend on its place in the batch, by the processor.
+    np.testing.assert_allclose(cut[0], cut[1], atol=1e-6)
     whole = unwarned(tiny, texts, long_text="mean")
     assert np.abs(whole[0] - whole[1]).max() > 1e-3
 

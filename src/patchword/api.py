@@ -18,6 +18,7 @@ from patchword import checkpoints, index
 from patchword.bundle import Bundle, Vector
 from patchword.images import ImageLike
 from patchword.images.tiles import Tiling
+from patchword.index import Hit
 from patchword.models.generate import GenerationOptions
 from patchword.nn.linear import pack
 from patchword.options import checked
@@ -37,6 +38,20 @@ from patchword.tasks.encoders import (
 )
 from patchword.tasks.match import Match, Reranked, match, rerank
 from patchword.where.heatmap import Heatmap, heatmap
+
+__all__ = [
+    "Answer",
+    "AttentionMap",
+    "Caption",
+    "Heatmap",
+    "Hit",
+    "Match",
+    "Model",
+    "Score",
+    "load",
+    "open_index",
+    "save",
+]
 
 Images = ImageLike | Iterable[ImageLike]  # one image is a list of one
 
@@ -235,8 +250,8 @@ class Model(Bundle):
 
     @checked
     def rerank(
-        self, hits: Sequence[index.Hit], text: str, top: int | None = None, batch_size: int = 8
-    ) -> list[Reranked[index.Hit]]:
+        self, hits: Sequence[Hit], text: str, top: int | None = None, batch_size: int = 8
+    ) -> list[Reranked[Hit]]:
         """Hits of a search ordered anew by whether the text belongs to them; see `tasks.match`."""
         return rerank(self, hits, text, top, batch_size)
 

@@ -243,6 +243,7 @@ class Tokenizer:
                 end += step
         return end
 
+
 def _check(source: Backend, config: TextConfig, vocab_size: int, name: str) -> None:
     """Raise TokenizerError unless the ids fit the text tower's embedding and its pooling."""
     if vocab_size > config.vocab_size:
