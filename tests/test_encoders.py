@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import DATA
+from photos import CAT, FLOWER
 from PIL import Image
 from reference_blip import hugging_face_blip
 from reference_encoders import (
@@ -29,7 +29,6 @@ from reference_siglip import siglip
 from references import (
     PATCH,
     SIZE,
-    TOKENIZER,
     WEIGHTS,
     Reference,
     edit_json,
@@ -38,6 +37,7 @@ from references import (
     rewrite,
 )
 from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
+from tiny_tokenizers import clip_tokenizer
 from torch.testing import assert_close
 
 from patchword import checkpoints, images, models, variants
@@ -55,7 +55,7 @@ from patchword.tasks import encoders
 from patchword.tasks.encoders import encode_texts, patch_features, patch_features_each
 
 Pair = tuple[Reference, Bundle]
-PHOTOS = [DATA / "photos" / "cat_720p.jpg", DATA / "photos" / "parrot.jpg"]
+PHOTOS = [CAT, FLOWER]
 SENTENCES = [
     "a photo of a cat",
     "",
@@ -241,9 +241,10 @@ def test_a_pipelines_tokenizer_lies_beside_its_encoder(sdxl: Pair, tmp_path: Pat
     given = checkpoints.load(bare, tokenizer=reference.path.with_name("tokenizer_2"))
     assert given.config.text.pad_token == 0
     assert given.fingerprint == model.fingerprint
-    other = checkpoints.load(reference.path, tokenizer=TOKENIZER)
+    clip_tokenizer().save_pretrained(tmp_path)
+    other = checkpoints.load(reference.path, tokenizer=tmp_path)
     assert other.config.text.pad_token == 49407
-    file = checkpoints.load(reference.path, tokenizer=TOKENIZER / "tokenizer.json")
+    file = checkpoints.load(reference.path, tokenizer=tmp_path / "tokenizer.json")
     assert file.fingerprint == other.fingerprint
     assert file.config == other.config
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA
 from indexed import NAMES, at, picture, rows, twelve_photos
 from numpy.testing import assert_allclose
+from photos import CAT
 from shrunk import tiny_bundle, tiny_clip, tiny_hybrid
 
 from patchword import store as store_room
@@ -20,7 +20,7 @@ from patchword.files import File
 from patchword.index import AddReport, nearest, open_index
 from patchword.store import Store
 
-PHOTO = DATA / "photos" / "cat_720p.jpg"
+PHOTO = CAT
 
 
 @pytest.fixture(scope="module")
