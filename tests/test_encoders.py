@@ -37,7 +37,6 @@ from references import (
     rewrite,
 )
 from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
-from tiny_tokenizers import clip_tokenizer
 from torch.testing import assert_close
 
 from patchword import checkpoints, images, models, variants
@@ -232,7 +231,7 @@ def test_what_pads_is_assumed_where_nobody_says_it(tmp_path: Path, old_words: Pa
     fails(folder, "tokenizer_config.json says pad_token is '[PAD]'", "none of the model's ids")
 
 
-def test_a_pipelines_tokenizer_lies_beside_its_encoder(sdxl: Pair, tmp_path: Path) -> None:
+def test_a_pipelines_tokenizer_lies_beside_its_encoder(sdxl: Pair, clip_folder: Path) -> None:
     reference, model = sdxl
     assert model.config.text.pad_token == 0
     bare = without_tokenizer(reference.path)
@@ -241,10 +240,9 @@ def test_a_pipelines_tokenizer_lies_beside_its_encoder(sdxl: Pair, tmp_path: Pat
     given = checkpoints.load(bare, tokenizer=reference.path.with_name("tokenizer_2"))
     assert given.config.text.pad_token == 0
     assert given.fingerprint == model.fingerprint
-    clip_tokenizer().save_pretrained(tmp_path)
-    other = checkpoints.load(reference.path, tokenizer=tmp_path)
+    other = checkpoints.load(reference.path, tokenizer=clip_folder)
     assert other.config.text.pad_token == 49407
-    file = checkpoints.load(reference.path, tokenizer=tmp_path / "tokenizer.json")
+    file = checkpoints.load(reference.path, tokenizer=clip_folder / "tokenizer.json")
     assert file.fingerprint == other.fingerprint
     assert file.config == other.config
 
