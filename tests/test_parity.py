@@ -82,9 +82,9 @@ def noise(model: Bundle, *size: int) -> Tensor:
     return torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(5))
 
 
-def photos(reference: Reference) -> Tensor:
-    """PHOTOS through the reference's own preprocessing."""
-    opened = [Image.fromarray(images.open(path, exact=True)) for path in PHOTOS]
+def photos(reference: Reference, paths: Sequence[Path] = PHOTOS) -> Tensor:
+    """Photos through the reference's own preprocessing."""
+    opened = [Image.fromarray(images.open(path, exact=True)) for path in paths]
     return torch.stack([reference.pixels(photo) for photo in opened])
 
 
