@@ -25,7 +25,7 @@ from pathlib import Path
 
 import patchword
 from patchword.train.loop import train
-from patchword.train.memory import keep_memory
+from patchword.train.malloc import keep_memory
 from patchword.train.recipe import load
 
 PARTS = ("test", "validation", "train")

@@ -31,10 +31,10 @@ from scipy.ndimage import distance_transform_edt
 import patchword
 from patchword.config import ModelConfig
 from patchword.scenes import WAFER_CLASSES, Scene, Stated, apart, holds, scene, stated
+from patchword.scenes.captions import truths, with_article
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.scenes.wafer import FILMS
-from patchword.scenes.words import truths, with_article
-from patchword.tasks.heatmap import GRADCAM, METHODS
+from patchword.where.heatmap import GRADCAM, METHODS
 
 SEED = 99
 NEAR = 15 / 224  # of an image's side

@@ -17,9 +17,9 @@ from pathlib import Path
 import lancedb
 import numpy as np
 
-from patchword.files import File
+from patchword.images.files import File
 from patchword.index import nearest
-from patchword.store import Store
+from patchword.index.table import Store
 
 K = 10
 ROUNDS = 9

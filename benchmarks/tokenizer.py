@@ -22,7 +22,7 @@ from transformers import CLIPTokenizer
 # isort: on
 
 from patchword.config import TextConfig
-from patchword.tokenizers import Tokenizer
+from patchword.text.tokenizer import Tokenizer
 
 ROUNDS = 7
 THINGS = ["dog", "red shirt", "pair of shoes", "scratched wafer", "café terrace", "T-shirt & jeans"]

@@ -83,7 +83,7 @@ def theirs(folder: str, pixels: Tensor, ids: Tensor) -> tuple[nn.Module, Callabl
 def ours(folder: str, pixels: Tensor, ids: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
     """patchword's network and its loss of this batch."""
     from patchword import checkpoints, losses
-    from patchword.train.memory import keep_memory
+    from patchword.train.malloc import keep_memory
 
     keep_memory()
     network = checkpoints.load(folder, device=DEVICE).network

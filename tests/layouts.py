@@ -12,7 +12,7 @@ from photos import PREPROCESS, class_folders, encoded, tar_of
 from patchword import images
 from patchword.data import SourceConfig, open_sources
 from patchword.data.sample import Source
-from patchword.preprocess import Preprocess
+from patchword.images.preprocess import Preprocess
 
 BOTH = ("captions", "labels")
 CAPTIONS = ["a red hat", "a blue hat", "a shirt", "a hat, old", "a “shirt”"]

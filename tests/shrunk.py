@@ -8,7 +8,7 @@ from torch import Tensor
 from patchword import models
 from patchword.bundle import Bundle, make
 from patchword.config import ModelConfig, Positions, TextConfig, VisionConfig
-from patchword.tokenizers import Tokenizer
+from patchword.text.tokenizer import Tokenizer
 
 WORDS = 600
 

@@ -14,13 +14,13 @@ import pytest
 from references import edit_json, hugging_face, timm_vit
 
 import patchword
-from patchword import catalogue, receipts
-from patchword.cli import about, main
-from patchword.cli import receipts as cli_receipts
+from patchword import receipts
+from patchword.cli import info_models, main
+from patchword.cli import receipt_verify as cli_receipts
 from patchword.config import VisionConfig
-from patchword.describe import family
 from patchword.receipts.compare import ATOL, RTOL
-from patchword.variants import VARIANTS
+from patchword.show.describe import family
+from patchword.variants import VARIANTS, catalogue
 
 WRITERS = original_receipts.writers()
 Run = Callable[..., tuple[int, str, str]]
@@ -81,7 +81,7 @@ def test_gflops_of_a_vit(name: str, published: float) -> None:
     whole = vit_gflops(vision, config.embed_dim)
     tokens = vision.grid[0] * vision.grid[1] + 1
     least = whole - spared(tokens, vision.width, vision.mlp_width)
-    assert about.gflops(config)["image"] == pytest.approx(least, rel=1e-9)
+    assert info_models.gflops(config)["image"] == pytest.approx(least, rel=1e-9)
     assert whole == pytest.approx(published, abs=0.06)
 
 
@@ -91,7 +91,9 @@ def test_gflops_of_a_text_grow_with_the_context() -> None:
     products = 12 * text.width**2 * text.context + 2 * text.context**2 * text.width
     expected = 2 * (text.depth * products + text.width * 512) / 1e9
     expected -= spared(text.context, text.width, text.mlp_width)
-    assert about.gflops(VARIANTS["clip-vit-base-32"].config)["text"] == pytest.approx(expected)
+    assert info_models.gflops(VARIANTS["clip-vit-base-32"].config)["text"] == pytest.approx(
+        expected
+    )
 
 
 # --- info -----------------------------------------------------------------------------------------
@@ -113,7 +115,7 @@ def test_info(run: Run) -> None:
     assert record["fingerprint"] == model.fingerprint
     assert record["parameters"]["all"] == sum(p.numel() for p in model.network.parameters())
     assert record["text"]["context"] == model.config.text.context
-    assert record["gflops"] == pytest.approx(about.gflops(model.config))
+    assert record["gflops"] == pytest.approx(info_models.gflops(model.config))
     assert record["read_from"] == ["model.safetensors", "config.json"]
     assert record["assumed"] == {}
     assert run("info", "demo", "--model", "demo")[0] == 2

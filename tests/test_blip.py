@@ -28,9 +28,9 @@ from patchword.bundle import Bundle
 from patchword.errors import CheckpointError, ImageError, LongTextWarning, UnsupportedError
 from patchword.tasks.ask import Answer, ask, ask_each
 from patchword.tasks.caption import Caption, caption, caption_each
-from patchword.tasks.heatmap import heatmap
 from patchword.tasks.match import Match, match, match_each, rerank
 from patchword.variants import VARIANTS
+from patchword.where.heatmap import heatmap
 
 PHOTOS = [CAT, FLOWER]
 PROMPTS = ["", "a picture of"]

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from patchword import losses, models
 from patchword.config import MaskedConfig, ModelConfig
 from patchword.nn.patches import patchify
-from patchword.train import cached
+from patchword.train import grad_cache
 
 SIZES = (5, 5, 3)  # of micro-batches, the last smaller
 
@@ -41,7 +41,7 @@ def test_equals_the_whole_batch(sigmoid: bool) -> None:
     whole = loss(*network(some_batch(sum(SIZES))))
     whole.backward()
     expected = gradients(network)
-    assert_close(cached.backward(network, parts(), loss), whole.detach())
+    assert_close(grad_cache.backward(network, parts(), loss), whole.detach())
     ours = gradients(network)
     assert_close(ours, expected)
     assert max(value.abs().max() for value in expected.values()) > 0.1
@@ -57,9 +57,9 @@ def test_dropout_is_replayed(replayed: bool, monkeypatch: pytest.MonkeyPatch) ->
     value = kept(network, parts(), losses.contrastive)
     following, expected = torch.rand(()), gradients(network)
     if not replayed:
-        monkeypatch.setattr(cached, "_at", lambda *_: nullcontext())
+        monkeypatch.setattr(grad_cache, "_at", lambda *_: nullcontext())
     torch.manual_seed(3)
-    assert_close(cached.backward(network, parts(), losses.contrastive), value.detach())
+    assert_close(grad_cache.backward(network, parts(), losses.contrastive), value.detach())
     if replayed:
         assert_close(gradients(network), expected)
         assert torch.rand(()) == following  # what comes next is drawn as if nothing had happened
@@ -84,7 +84,7 @@ def test_random_masks_of_a_generator_are_replayed(given: bool) -> None:
     value, expected = kept(forward, pictures, loss), gradients(network)
     generator.manual_seed(4)
     generators = [generator] if given else []
-    ours = cached.backward(forward, pictures, loss, generators=generators)
+    ours = grad_cache.backward(forward, pictures, loss, generators=generators)
     assert_close(ours, value.detach())
     difference = distance(gradients(network), expected)
     assert difference < 1e-6 if given else difference > 1e-3
@@ -98,7 +98,7 @@ def test_a_frozen_tower_and_a_loss_with_its_own_parameters() -> None:
         return losses.sigmoid(image, text, scale, bias)
 
     found = []
-    for run in (kept, cached.backward):
+    for run in (kept, grad_cache.backward):
         run(network, parts(), loss)
         assert all(value.grad is None for value in network.network.image.parameters())
         found.append({**gradients(network.network.text), "bias": bias.grad})
@@ -113,7 +113,7 @@ def test_within_autocast_which_keeps_cast_weights() -> None:
         kept(network, parts(), losses.contrastive)
     expected = gradients(network)
     with torch.autocast("cpu", torch.bfloat16):
-        cached.backward(network, parts(), losses.contrastive)
+        grad_cache.backward(network, parts(), losses.contrastive)
     assert_close(gradients(network), expected)
 
 
@@ -131,5 +131,5 @@ def test_activations_of_one_part_at_a_time() -> None:
     kept(forward, parts(), losses.contrastive)
     assert alive == [0, len(SIZES)]
     alive[1] = 0
-    cached.backward(forward, parts(), losses.contrastive)
+    grad_cache.backward(forward, parts(), losses.contrastive)
     assert alive == [0, 1]

@@ -26,10 +26,10 @@ from shrunk import tiny_bundle, tiny_clip
 
 import patchword
 from patchword import checkpoints
-from patchword.cli.capfilt_store import Shard, Store
+from patchword.capfilt.filtering import BATCH, Judged, capfilt_each
+from patchword.capfilt.store import Shard, Store
 from patchword.data import SourceConfig, open_sources
 from patchword.errors import ImageError, LongTextWarning, PatchwordError, UnsupportedError
-from patchword.tasks.capfilt import BATCH, Judged, capfilt_each
 
 WEB = ["a cat", "two small birds", "a red chair in a tree", "a photo of dogs", "blue and green"]
 COUNT = 2 * BATCH + 5  # images of the small dataset: three batches

@@ -11,10 +11,10 @@ import timm
 import torch
 from open_clip.pretrained import _PRETRAINED
 
-from patchword import catalogue, models
-from patchword.catalogue import Checkpoint, Group
+from patchword import models
 from patchword.checkpoints import hub
-from patchword.variants import VARIANTS
+from patchword.variants import VARIANTS, catalogue
+from patchword.variants.catalogue import Checkpoint, Group
 
 ROWS = [(group, row) for group in catalogue.GROUPS for row in group.checkpoints]
 NAMES = {row.name: row for _, row in ROWS}

@@ -17,7 +17,7 @@ from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Const, Drop, Fuse, Rename, Split, assemble, fit
 from patchword.config import ModelConfig
 from patchword.errors import CheckpointError, TokenizerError
-from patchword.tokenizers import Tokenizer
+from patchword.text.tokenizer import Tokenizer
 
 pytest_plugins = ["written"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from patchword import models
-from patchword.checkpoints import hf_clip
+from patchword.checkpoints.formats import hf_clip
 from patchword.checkpoints.rules import Const, Drop, Same
 from patchword.config import ModelConfig
 from patchword.variants.clip import clip_vit

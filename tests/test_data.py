@@ -36,7 +36,7 @@ from photos import PREPROCESS, encoded
 
 from patchword.data import AugmentConfig, positives
 from patchword.errors import ImageError, RecipeError
-from patchword.preprocess import Preprocess
+from patchword.images.preprocess import Preprocess
 from patchword.scenes import WAFER_CLASSES, holds, scene
 
 
@@ -265,7 +265,7 @@ def test_wafers_have_classes() -> None:
 
 
 def test_kept_scenes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchword.data.drawn.KEPT", 3 * 128 * 128 * 3)
+    monkeypatch.setattr("patchword.data.scene_source.KEPT", 3 * 128 * 128 * 3)
     source = opened("scenes", count=10, reads=())
     for i in range(10):
         source.sample(i, rng())

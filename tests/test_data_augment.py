@@ -12,7 +12,7 @@ from patchword.config import PreprocessConfig
 from patchword.data import AugmentConfig
 from patchword.data.augment import Look, erased, random_crop, recoloured
 from patchword.errors import RecipeError
-from patchword.preprocess import Preprocess
+from patchword.images.preprocess import Preprocess
 
 STILL = AugmentConfig(crop=(1, 1), mirror=False, colour=0, erase=0)
 CONFIGS = [

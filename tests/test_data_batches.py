@@ -19,7 +19,7 @@ from photos import PREPROCESS, class_folders, encoded
 
 from patchword.data import AugmentConfig, Batch, Plan, Source, SourceConfig, batches, open_sources
 from patchword.errors import RecipeError
-from patchword.tokenizers import Tokenizer
+from patchword.text.tokenizer import Tokenizer
 
 TESTS = Path(__file__).parent
 
@@ -252,7 +252,7 @@ SCRIPT = """
     sys.path.insert(0, sys.argv[1])
     from photos import PREPROCESS
     from patchword.data import Plan, SourceConfig, batches, open_sources
-    from patchword.tokenizers import Tokenizer
+    from patchword.text.tokenizer import Tokenizer
 
     told = []
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell says so

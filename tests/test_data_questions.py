@@ -16,7 +16,7 @@ from photos import PREPROCESS, class_folders, encoded, tar_of
 from patchword.data import AugmentConfig, Plan, Source, SourceConfig, batches, open_sources
 from patchword.errors import ImageError, RecipeError
 from patchword.scenes import holds, scene, stated
-from patchword.tokenizers import Tokenizer
+from patchword.text.tokenizer import Tokenizer
 
 QUESTIONS = ("questions",)
 ALL = ("captions", "questions")

@@ -15,12 +15,13 @@ from shrunk import tiny_bundle, tiny_clip
 import patchword
 from patchword import checkpoints, images
 from patchword.checkpoints import EMBEDDED
-from patchword.cli import demo_jobs, main
+from patchword.cli import main
+from patchword.cli.demo import jobs
 from patchword.scenes import WAFER_CLASSES, Scene, scene, stated
-from patchword.scenes.words import DEFECT_NAMES
+from patchword.scenes.captions import DEFECT_NAMES
 from patchword.train import recipe
 
-SAMPLES = demo_jobs.samples()
+SAMPLES = jobs.samples()
 PHOTOS = sorted((SAMPLES / "clothing").glob("*.jpg"))
 WAFERS = sorted((SAMPLES / "wafers").glob("*.jpg"))
 SEED = 2026
@@ -66,7 +67,7 @@ def test_samples_are_about_forty_and_small() -> None:
 
 
 def test_every_class_is_there() -> None:
-    for group, words, template in demo_jobs.GROUPS:
+    for group, words, template in jobs.GROUPS:
         stems = {path.stem.rpartition("-")[0] for path in (SAMPLES / group).glob("*.jpg")}
         assert stems == set(words)
         assert "{}" in template
@@ -86,7 +87,7 @@ def test_photos_are_validation_photos_of_their_class_and_not_for_training() -> N
 def drawing(path: Path) -> Scene:
     """The scene that a sample was drawn from."""
     name, _, number = path.stem.rpartition("-")
-    label = list(demo_jobs.WAFERS).index(name)
+    label = list(jobs.WAFERS).index(name)
     return scene(SEED, 8 * label + int(number), size=256, label=WAFER_CLASSES[label])
 
 
@@ -96,7 +97,7 @@ def test_wafers_are_the_scenes_that_the_readme_says(path: Path) -> None:
     stored = np.asarray(Image.open(path).convert("RGB"))
     # Of 255: JPEG smooths the sensor noise; the nearest other wafer is 17 off.
     assert np.abs(drawn.image.astype(int) - stored).mean() < 7
-    assert demo_jobs.WAFERS[path.stem.rpartition("-")[0]] == drawn.label
+    assert jobs.WAFERS[path.stem.rpartition("-")[0]] == drawn.label
     assert str(SEED) in (SAMPLES / "README.md").read_text()
 
 
@@ -115,12 +116,12 @@ def test_the_page_is_whole_by_itself(model: str, capsys: pytest.CaptureFixture[s
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"|<script|url\(|@import|https?:', page)
     assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page
-    for sentence in demo_jobs.SENTENCES:
+    for sentence in jobs.SENTENCES:
         assert sentence in page
     shown = page.count("data:image/jpeg;base64,")
-    maps = 2 * (len(demo_jobs.POINTED) + len(demo_jobs.DEFECTS))  # with the photos
-    hits = demo_jobs.HITS * len(demo_jobs.SENTENCES)
-    assert shown == 40 + hits + maps + len(demo_jobs.ABOUT) + len(demo_jobs.COMPARED)
+    maps = 2 * (len(jobs.POINTED) + len(jobs.DEFECTS))  # with the photos
+    hits = jobs.HITS * len(jobs.SENTENCES)
+    assert shown == 40 + hits + maps + len(jobs.ABOUT) + len(jobs.COMPARED)
     assert len(page) < 3e6
     printed = capsys.readouterr()
     assert "of 22 right" in printed.out
@@ -141,7 +142,7 @@ def test_a_second_run_finds_the_index_and_says_the_same(
     jobs = {"classify", "search", "heatmap", "caption", "ask", "match", "similarity"}
     assert {record["job"] for record in runs[0]} == jobs
     bundle = patchword.load(model)
-    store = patchword.open_index(demo_jobs.index_of(Path("report"), bundle))
+    store = patchword.open_index(jobs.index_of(Path("report"), bundle))
     assert len(store) == 40
     assert store.add(SAMPLES, bundle).unchanged == 40
 
@@ -157,7 +158,7 @@ def test_the_embedded_model_does_well(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_embedded_blip_does_well() -> None:
     model = patchword.load("demo-blip")
-    named = dict(zip(demo_jobs.WAFERS, DEFECT_NAMES, strict=True))
+    named = dict(zip(jobs.WAFERS, DEFECT_NAMES, strict=True))
     right = said = 0
     for path in WAFERS:
         defect = named[path.stem.rpartition("-")[0]]
@@ -166,7 +167,7 @@ def test_the_embedded_blip_does_well() -> None:
     assert right >= 17  # of 18
     assert said >= 17
     true = model.match(WAFERS, WAFER_CLASSES).probabilities
-    own = [list(demo_jobs.WAFERS).index(path.stem.rpartition("-")[0]) for path in WAFERS]
+    own = [list(jobs.WAFERS).index(path.stem.rpartition("-")[0]) for path in WAFERS]
     assert np.mean(true.argmax(axis=1) == own) > 0.9
 
 

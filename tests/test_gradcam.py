@@ -16,8 +16,8 @@ from torch.testing import assert_close
 from patchword import checkpoints, images
 from patchword.bundle import Bundle
 from patchword.errors import LongTextWarning, UnsupportedError
-from patchword.tasks.gradcam import gradcam, split
-from patchword.tasks.heatmap import heatmap
+from patchword.where.heatmap import heatmap
+from patchword.where.relevance import gradcam, split
 
 PHOTO = CAT
 TEXTS = ["two small birds in a green tree, with a red dog", "a cat", "is it flying?"]

@@ -20,10 +20,11 @@ from patchword.bundle import Bundle
 from patchword.data import Batch
 from patchword.models import build
 from patchword.models.blip import Blip
-from patchword.train import grounded, loop
-from patchword.train.grounded import Grounded
+from patchword.train import loop
+from patchword.train.initial_model import Start
+from patchword.train.objectives import blip
+from patchword.train.objectives.blip import Grounded
 from patchword.train.recipe import BlipConfig, Recipe
-from patchword.train.start import Start
 
 ASKED = [
     "what is the color of the bird in the tree?",
@@ -208,8 +209,8 @@ def test_matching_and_its_negatives_equal_transformers(
         drawn.append((likely, apart, columns))
         return columns, has
 
-    negatives = grounded.negatives
-    monkeypatch.setattr(grounded, "negatives", noticed)
+    negatives = blip.negatives
+    monkeypatch.setattr(blip, "negatives", noticed)
     objective = learns(model, contrast=1.0, match=1.0)
     captions = [*SAID, "a red bird"]
     work = objective.prepare(batch_of(model, captions), 0)
@@ -272,7 +273,7 @@ def test_hard_negatives_are_drawn_by_the_softmax_and_never_true() -> None:
     apart[0], apart[1, 1:] = True, False
     apart[1, 0] = True
     times = 4000
-    columns, has = grounded.negatives(logits.repeat(times, 1), apart.repeat(times, 1))
+    columns, has = blip.negatives(logits.repeat(times, 1), apart.repeat(times, 1))
     assert has.all()
     for row in range(5):
         counts = torch.bincount(columns.view(times, 5)[:, row], minlength=5).numpy()
@@ -289,7 +290,7 @@ def test_hard_negatives_are_drawn_by_the_softmax_and_never_true() -> None:
 def test_without_cosines_negatives_are_drawn_evenly() -> None:
     torch.manual_seed(1)
     apart = torch.tensor([[False, True, True, True], [False, False, False, False]])
-    columns, has = grounded.negatives(None, apart.repeat(4000, 1))
+    columns, has = blip.negatives(None, apart.repeat(4000, 1))
     assert torch.equal(has.view(-1, 2)[0], torch.tensor([True, False]))
     counts = torch.bincount(columns.view(-1, 2)[:, 0], minlength=4).numpy()
     assert counts[0] == 0

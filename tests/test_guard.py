@@ -16,10 +16,10 @@ import patchword
 from patchword import checkpoints
 from patchword.bundle import Bundle, make
 from patchword.errors import ConfigError, RecipeError
-from patchword.train import guard as guards
-from patchword.train.guard import Guard, GuardConfig
-from patchword.train.judge import EvaluateConfig, Judge
-from patchword.train.watch import Watch, WatchConfig
+from patchword.train import forgetting as guards
+from patchword.train.evaluator import EvaluateConfig, Judge
+from patchword.train.forgetting import Guard, GuardConfig
+from patchword.train.monitor import Watch, WatchConfig
 
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 ALPHAS = (0.25, 0.5, 0.75)

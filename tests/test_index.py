@@ -13,12 +13,13 @@ from numpy.testing import assert_allclose
 from photos import CAT
 from shrunk import tiny_bundle, tiny_clip, tiny_hybrid
 
-from patchword import store as store_room
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
-from patchword.files import File
-from patchword.index import AddReport, nearest, open_index
-from patchword.store import Store
+from patchword.images.files import File
+from patchword.index import AddReport, open_index
+from patchword.index import table as store_room
+from patchword.index.index import nearest
+from patchword.index.table import Store
 
 PHOTO = CAT
 

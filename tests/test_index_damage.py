@@ -22,9 +22,9 @@ from shrunk import tiny_bundle, tiny_clip
 from patchword import index as index_room
 from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError
-from patchword.files import File
+from patchword.images.files import File
 from patchword.index import AddReport, Index, open_index
-from patchword.store import Store
+from patchword.index.table import Store
 
 PHOTO = CAT
 

@@ -25,11 +25,11 @@ from torch.testing import assert_close
 from patchword import checkpoints
 from patchword.api import Model
 from patchword.bundle import Bundle
-from patchword.cleaning import sentences
 from patchword.cli import main
 from patchword.config import TextConfig
 from patchword.errors import LongTextWarning, UnsupportedError
-from patchword.tokenizers import Tokenizer
+from patchword.text.cleaning import sentences
+from patchword.text.tokenizer import Tokenizer
 
 LONG = " ".join(f"Sentence {i} tells of a red shirt, size {i * 7}." for i in range(30))
 TEXTS = ["a dog", LONG, "a photo of a cat. It sleeps!", "word " * 200, ""]

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from patchword import losses
-from patchword.train import cached, distributed
+from patchword.train import distributed, grad_cache
 
 COUNT = 12  # pairs, shared out among 2 or 3 processes
 LABELS = torch.tensor([0, 1, 2, 0, 4, 5, 4, 7, 8, 2, 0, 11])
@@ -56,7 +56,7 @@ def in_parts(network: Pairs, loss: Callable[..., Tensor]) -> Found:
     mine = share(batch)
     parts = list(zip(*(x[mine].split(2) for x in batch), strict=True))
     wrapped = DistributedDataParallel(network)
-    value = cached.backward(wrapped, parts, loss, hold=wrapped.no_sync)
+    value = grad_cache.backward(wrapped, parts, loss, hold=wrapped.no_sync)
     return {"loss": mean(value), **gradients(network)}
 
 

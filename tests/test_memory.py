@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from patchword.train.memory import keep_memory
+from patchword.train.malloc import keep_memory
 
 GLIBC = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
 # Page faults of a step like a network's, ten times: 400 MB made one after another, then freed.
 STEPS = """
 import resource, sys, torch
-from patchword.train.memory import keep_memory
+from patchword.train.malloc import keep_memory
 if sys.argv[1] == "keep":
     assert keep_memory()
 def steps(count):

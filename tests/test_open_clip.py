@@ -27,7 +27,7 @@ from torch.testing import assert_close
 
 from patchword import checkpoints, images
 from patchword.bundle import Bundle
-from patchword.checkpoints import open_clip as format_of_open_clip
+from patchword.checkpoints.formats import open_clip as format_of_open_clip
 from patchword.checkpoints.read import Stored
 from patchword.config import ModelConfig
 from patchword.errors import TokenizerError

@@ -14,8 +14,8 @@ from matplotlib import colormaps
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from patchword import plots, report
-from patchword.plots import GAP, PAPER, TILE, Tile
+from patchword.show import html_page, plots
+from patchword.show.plots import GAP, PAPER, TILE, Tile
 
 LONG = "a wafer with a scratch that runs from the notch to the other side " * 5
 WORDS = "pneumonoultramicroscopicsilicovolcanoconiosis" * 4
@@ -169,7 +169,7 @@ def test_drawing_leaves_pyplot_alone() -> None:
     code = """
 import sys
 import numpy as np
-from patchword import plots
+from patchword.show import plots
 assert "matplotlib" not in sys.modules
 photo = np.zeros((9, 9, 3), np.uint8)
 plots.heatmap_panel(photo, np.random.rand(1, 9, 9), ["a hat"])
@@ -180,10 +180,10 @@ sys.exit("matplotlib.pyplot" in sys.modules)
 
 def test_a_page_holds_its_pictures_and_no_markup_of_others() -> None:
     evil = '<script>alert("x")</script>'
-    card = report.Card(photo(), evil, evil, [(evil, 0.5)], "wrong")
-    table = report.matrix([photo()], [evil], [evil, "b"], np.array([[0.1, np.nan]]))
-    html = report.page(
-        evil, evil, [report.section(evil, evil, [report.cards([card]), table], evil)]
+    card = html_page.Card(photo(), evil, evil, [(evil, 0.5)], "wrong")
+    table = html_page.matrix([photo()], [evil], [evil, "b"], np.array([[0.1, np.nan]]))
+    html = html_page.page(
+        evil, evil, [html_page.section(evil, evil, [html_page.cards([card]), table], evil)]
     )
     assert "<script" not in html
     assert not re.findall(r'(?:src|href)="(?!data:)[^"]*"', html)
@@ -193,14 +193,14 @@ def test_a_page_holds_its_pictures_and_no_markup_of_others() -> None:
 
 
 def test_a_page_shrinks_large_pictures() -> None:
-    url = report.data_url(photo(900, 1800))
+    url = html_page.data_url(photo(900, 1800))
     picture = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))
-    assert picture.size == (report.SIDE, report.SIDE // 2)
+    assert picture.size == (html_page.SIDE, html_page.SIDE // 2)
 
 
 def test_a_page_marks_the_best_text_and_shows_every_number() -> None:
     values = np.array([[0.123, 0.456], [0.9, -0.1]])
-    html = report.matrix([photo()] * 2, ["one", "two"], ["a hat", "a dress"], values)
+    html = html_page.matrix([photo()] * 2, ["one", "two"], ["a hat", "a dress"], values)
     cells = re.findall(r"<td( class=\"best\")? style=[^>]+>([^<]+)</td>", html)
     best = ' class="best"'
     assert cells == [("", "0.12"), (best, "0.46"), (best, "0.90"), ("", "-0.10")]

@@ -32,7 +32,7 @@ from patchword.nn.positions import (
 )
 from patchword.nn.taps import Taps
 from patchword.tasks.attention import attention, pooled_rows
-from patchword.tasks.heatmap import dense_features, heatmap
+from patchword.where.heatmap import dense_features, heatmap
 
 WIDTH = 24
 GRIDS = [(14, 14), (3, 5), (1, 4)]

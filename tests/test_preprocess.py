@@ -24,7 +24,7 @@ from patchword import images
 from patchword.config import PreprocessConfig
 from patchword.errors import ImageError
 from patchword.images import Geometry, Preprocess
-from patchword.preprocess import at_size, whole_patches
+from patchword.images.preprocess import at_size, whole_patches
 
 SHAPES = [(224, 224), (225, 224), (223, 400), (37, 640), (480, 11), (1, 300), (5, 3), (333, 227)]
 

@@ -24,7 +24,7 @@ from patchword.errors import PatchwordError
 from patchword.receipts.compare import ATOL, RTOL
 from patchword.receipts.form import filled, folded, held
 from patchword.receipts.inputs import CARDS, card, noise, order
-from patchword.tokenizers import Tokenizer
+from patchword.text.tokenizer import Tokenizer
 
 WRITERS = original_receipts.writers()
 CLIP, OPEN_CLIP, SIGLIP = "clip-huggingface-quick-gelu", "clip-open-clip-vit", "siglip-hf-siglip"

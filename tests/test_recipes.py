@@ -16,8 +16,8 @@ from patchword import losses
 from patchword.errors import RecipeError
 from patchword.nn.patches import patchify
 from patchword.scenes import WAFER_CLASSES, Scene, apart, scene
+from patchword.scenes.captions import with_article
 from patchword.scenes.shapes import COLOURS, SHAPES
-from patchword.scenes.words import with_article
 from patchword.train import loop, recipe
 
 SEED = 4321  # of scenes that no recipe trains on

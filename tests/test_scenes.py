@@ -10,9 +10,9 @@ from PIL import Image
 
 from patchword.errors import ConfigError
 from patchword.scenes import WAFER_CLASSES, Scene, apart, holds, scene, stated
+from patchword.scenes.captions import truths, wrong_caption
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.scenes.wafer import FILMS
-from patchword.scenes.words import truths, wrong_caption
 
 SIZE = 96
 WAFERS = [scene(5, i, SIZE, label=WAFER_CLASSES[i % 5]) for i in range(150)]

@@ -5,9 +5,9 @@ import pytest
 
 from patchword.scenes import holds, scene, stated
 from patchword.scenes.base import Facts
+from patchword.scenes.captions import shapes_caption, shapes_label, wafer_caption
 from patchword.scenes.shapes import draw_shapes, facts_of
 from patchword.scenes.wafer import FILMS, SIDES
-from patchword.scenes.words import shapes_caption, shapes_label, wafer_caption
 
 SIDED = ("centre", *SIDES)
 SIZED = ("scratch", "stain", "edge chip")

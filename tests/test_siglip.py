@@ -43,8 +43,8 @@ from patchword import checkpoints, images
 from patchword.bundle import Bundle
 from patchword.tasks.attention import attention
 from patchword.tasks.classify import NONE, classify
-from patchword.tasks.heatmap import heatmap
 from patchword.variants import VARIANTS
+from patchword.where.heatmap import heatmap
 
 PHOTOS = [
     CAT,

@@ -19,8 +19,8 @@ from patchword.errors import CheckpointError, ImageError, UnsupportedError
 from patchword.tasks import classify as classification
 from patchword.tasks.attention import attention, rolled
 from patchword.tasks.classify import NONE, classify, classify_each
-from patchword.tasks.heatmap import METHODS, dense_features, heatmap
 from patchword.tasks.templates import IMAGENET
+from patchword.where.heatmap import METHODS, dense_features, heatmap
 
 PHOTO = CAT
 LABELS = ["cat", "dog", "wafer"]

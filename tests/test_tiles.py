@@ -22,13 +22,14 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 
-from patchword import checkpoints, images, tiles
+from patchword import checkpoints, images
 from patchword.bundle import Bundle
 from patchword.config import PreprocessConfig
 from patchword.errors import ImageError, UnsupportedError
-from patchword.preprocess import Preprocess
+from patchword.images import tiles
+from patchword.images.preprocess import Preprocess
+from patchword.images.tiles import Tiling
 from patchword.tasks.encoders import anyres_features, image_tiles, patch_features
-from patchword.tiles import Tiling
 
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 LLAVA = Preprocess(PreprocessConfig((336, 336), resize_to=336))

@@ -17,7 +17,7 @@ from tiny_tokenizers import bert_files, bert_vocabulary, gemma, t5
 
 from patchword.config import TextConfig
 from patchword.errors import TokenizerError
-from patchword.tokenizers import Tokenizer
+from patchword.text.tokenizer import Tokenizer
 
 WORDS = len(bert_vocabulary())
 BERT = TextConfig(vocab_size=WORDS, context=16, causal=False, pool="first", pad_token=0)

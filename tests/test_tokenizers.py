@@ -20,10 +20,10 @@ import open_clip
 import transformers
 # isort: on
 
-from patchword.cleaning import clean
 from patchword.config import TextConfig
 from patchword.errors import TokenizerError
-from patchword.tokenizers import Tokenizer
+from patchword.text.cleaning import clean
+from patchword.text.tokenizer import Tokenizer
 
 OPENAI_FILE = Path(open_clip.tokenizer.default_bpe())
 AS_TRANSFORMERS = TextConfig(pad_token=49407)  # as tokenizer_config.json says

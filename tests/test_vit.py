@@ -22,10 +22,10 @@ from torch.testing import assert_close
 
 from patchword import checkpoints, images, models
 from patchword.bundle import Bundle
-from patchword.checkpoints import timm as timm_format
+from patchword.checkpoints.config_reader import Stated
+from patchword.checkpoints.formats import timm as timm_format
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import fit
-from patchword.checkpoints.stated import Stated
 from patchword.checkpoints.timm_architectures import ARCHITECTURES
 from patchword.checkpoints.timm_names import vit_config
 from patchword.config import ModelConfig

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from patchword import models
 from patchword.bundle import Bundle, make
-from patchword.cli.training import end, line, results
+from patchword.cli.train import end, line, results
 from patchword.errors import ConfigError, ImageError, RecipeError
 from patchword.train import curves as drawing
 from patchword.train.loop import Trained
-from patchword.train.watch import EvaluateConfig, GuardConfig, Watch, WatchConfig
+from patchword.train.monitor import EvaluateConfig, GuardConfig, Watch, WatchConfig
 
 COLOURS = {"dark": 0, "light": 180}
 

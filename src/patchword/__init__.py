@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from patchword.errors import CheckpointError, ImageError, PatchwordError
     from patchword.tasks.attention import AttentionMap
     from patchword.tasks.classify import Score
-    from patchword.tasks.heatmap import Heatmap
+    from patchword.where.heatmap import Heatmap
 
 __all__ = [
     "AttentionMap",

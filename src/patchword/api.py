@@ -13,6 +13,7 @@ from typing import Any, overload
 from patchword import checkpoints, index
 from patchword.bundle import Bundle, Vector
 from patchword.images import ImageLike
+from patchword.images.tiles import Tiling
 from patchword.nn.linear import pack
 from patchword.tasks.ask import Answer, ask
 from patchword.tasks.attention import AttentionMap, attention
@@ -26,9 +27,8 @@ from patchword.tasks.encoders import (
     image_tiles,
     patch_features,
 )
-from patchword.tasks.heatmap import Heatmap, heatmap
 from patchword.tasks.match import Match, Reranked, match, rerank
-from patchword.tiles import Tiling
+from patchword.where.heatmap import Heatmap, heatmap
 
 
 class Model(Bundle):

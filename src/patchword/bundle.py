@@ -22,8 +22,8 @@ from patchword import images
 from patchword.config import ModelConfig
 from patchword.errors import ImageError, LongTextWarning, TokenizerError, UnsupportedError
 from patchword.images import ImageLike
-from patchword.preprocess import Geometry, Preprocess
-from patchword.tokenizers import Tokenizer
+from patchword.images.preprocess import Geometry, Preprocess
+from patchword.text.tokenizer import Tokenizer
 
 DECODERS = 4  # threads that open images while the network runs
 LONG_TEXT = ("truncate", "mean")  # what becomes of a text beyond the context

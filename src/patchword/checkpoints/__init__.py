@@ -21,9 +21,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from patchword import bundle, models, vocabularies
+from patchword import bundle, models
 from patchword.bundle import Bundle
-from patchword.checkpoints import (
+from patchword.checkpoints import hub
+from patchword.checkpoints.formats import (
     chinese_clip,
     hf_blip,
     hf_chinese_clip,
@@ -32,7 +33,6 @@ from patchword.checkpoints import (
     hf_siglip,
     hf_swin,
     hf_vit,
-    hub,
     lavis,
     mae,
     open_clip,
@@ -46,9 +46,10 @@ from patchword.checkpoints.read import Files, Source, open_path
 from patchword.checkpoints.rules import assemble, fit
 from patchword.config import ModelConfig
 from patchword.errors import CheckpointError, ConfigError
-from patchword.preprocess import at_size
-from patchword.tokenizers import Tokenizer
-from patchword.vocabularies import TOKENIZER_FILE
+from patchword.images.preprocess import at_size
+from patchword.text import tokenizer_files
+from patchword.text.tokenizer import Tokenizer
+from patchword.text.tokenizer_files import TOKENIZER_FILE
 
 FORMATS: tuple[ModuleType, ...] = (
     own,
@@ -204,7 +205,7 @@ def _words(folder: Path, given: str | os.PathLike[str] | None) -> Path | None:
     if here.name.startswith(PIPELINE_TEXT):
         places.append(here.with_name(here.name.replace(PIPELINE_TEXT, PIPELINE_WORDS, 1)))
     for place in places:
-        if place.is_dir() and vocabularies.present(place):
+        if place.is_dir() and tokenizer_files.present(place):
             return place
     return None
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from patchword.checkpoints.config_reader import Stated, shape_of
 from patchword.checkpoints.huggingface import ACTIVATIONS
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import AddRow, Drop, Fuse, Rename, Rule, Unsqueeze
-from patchword.checkpoints.stated import Stated, shape_of
 from patchword.config import TextConfig
 
 EPS = 1e-12

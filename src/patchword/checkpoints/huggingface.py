@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from patchword.checkpoints.config_reader import Stated
 from patchword.checkpoints.rules import Fuse, Rename, Rule
-from patchword.checkpoints.stated import Stated
 from patchword.config import PreprocessConfig
 from patchword.errors import CheckpointError
 

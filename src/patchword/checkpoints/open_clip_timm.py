@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from patchword.checkpoints.config_reader import Stated
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Rename, Rule
-from patchword.checkpoints.stated import Stated
 from patchword.checkpoints.timm_architectures import ARCHITECTURES
 from patchword.checkpoints.timm_names import vit_config, vit_rules
 from patchword.config import ModelConfig, VisionConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from patchword.checkpoints.stated import Stated
+from patchword.checkpoints.config_reader import Stated
 from patchword.config import PreprocessConfig
 
 FILTERS = {"bicubic": "bicubic", "bilinear": "bilinear", "lanczos": "lanczos", "nearest": "nearest"}

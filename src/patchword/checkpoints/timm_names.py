@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from patchword.checkpoints.config_reader import Stated, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Fuse, OrZero, Rename, Rule
-from patchword.checkpoints.stated import Stated, shape_of
 from patchword.checkpoints.timm_architectures import Architecture
 from patchword.config import Activation, VisionConfig
 

@@ -17,19 +17,26 @@ from typing import Annotated
 import typer
 
 from patchword.cli import (
-    about,
     capfilt,
+    caption_ask_match,
     demo,
-    evaluation,
-    language,
-    receipts,
-    store,
-    training,
-    where,
-    words,
+    embed_classify_similarity,
+    eval_blend,
+    heatmap_attention,
+    index_search,
+    info_models,
+    receipt_verify,
+    train,
 )
 from patchword.cli.common import complain, warnings_said
 from patchword.errors import PatchwordError
+
+GROUPS = {  # the headings of `patchword --help`, and the files whose commands stand under each
+    "Use a model": (embed_classify_similarity, heatmap_attention, caption_ask_match),
+    "Collections of images": (index_search,),
+    "Make a model": (train, eval_blend, capfilt),
+    "Know a model": (info_models, receipt_verify, demo),
+}
 
 app = typer.Typer(
     name="patchword",
@@ -38,11 +45,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (
-    *(words, store, where, language, capfilt, about, receipts, training, evaluation, demo),
-):
-    for _command in _module.COMMANDS:
-        app.command()(_command)
+for _heading, _files in GROUPS.items():
+    for _file in _files:
+        for _command in _file.COMMANDS:
+            app.command(rich_help_panel=_heading)(_command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -31,10 +31,10 @@ from patchword.errors import ImageError, UnsupportedError
 
 if TYPE_CHECKING:
     from patchword.api import Model
-    from patchword.cli.capfilt_data import Photo, Photos
-    from patchword.cli.capfilt_store import Shard, Store
+    from patchword.capfilt.dataset import Photo, Photos
+    from patchword.capfilt.filtering import Judged
+    from patchword.capfilt.store import Shard, Store
     from patchword.images import ImageLike
-    from patchword.tasks.capfilt import Judged
 
 
 def capfilt(
@@ -83,9 +83,9 @@ def capfilt(
     continues. With --json, one line per image.
     """
     part = _shard(shard)
-    from patchword.cli.capfilt_data import open_photos
-    from patchword.cli.capfilt_store import Store
-    from patchword.tasks.capfilt import BATCH
+    from patchword.capfilt.dataset import open_photos
+    from patchword.capfilt.filtering import BATCH
+    from patchword.capfilt.store import Store
 
     photos = open_photos(source, out, image_column, caption_column)
     writer = load(captioner, device)
@@ -118,7 +118,7 @@ def _run(
 ) -> Iterator[tuple[str, list[Judged]]]:
     """Judge what is still to be judged, batch by batch: each image that could be opened, once its
     batch is stored."""
-    from patchword.tasks.capfilt import BATCH, capfilt_each
+    from patchword.capfilt.filtering import BATCH, capfilt_each
 
     todo = store.resume()
     blocks = [range(b * BATCH, min((b + 1) * BATCH, len(photos))) for b in todo]
@@ -153,7 +153,7 @@ def _row(
     """An image as it is stored; one that was inside a table or a tar is added to `pictures`."""
     from PIL import Image
 
-    from patchword.cli.capfilt_store import IMAGES
+    from patchword.capfilt.store import IMAGES
 
     if isinstance(judged, ImageError):
         return {"image": photo.name, "error": photo.fault or judged.reason}
@@ -168,14 +168,14 @@ def _row(
 
 def _write(store: Store, plan: Mapping[str, Any], as_json: bool) -> None:
     """The dataset, what became of each caption, and the page."""
-    from patchword.cli import capfilt_page
-    from patchword.cli.capfilt_store import DATASET, PROVENANCE, REPORT
+    from patchword.capfilt import page
+    from patchword.capfilt.store import DATASET, PROVENANCE, REPORT
 
     store.replace(DATASET, _lines(store.images(), _kept))
     store.replace(PROVENANCE, _lines(store.images(), _all))
-    found = capfilt_page.Tally.of(store.images())
-    store.replace(REPORT, [capfilt_page.page(found, plan, store.folder)])
-    (notes() if as_json else screen()).print(capfilt_page.tally_table(found))
+    found = page.Tally.of(store.images())
+    store.replace(REPORT, [page.report(found, plan, store.folder)])
+    (notes() if as_json else screen()).print(page.tally_table(found))
     notes().print(f"{found.said()}: {store.folder / DATASET}")
     said_saved(store.folder / REPORT)
 
@@ -218,7 +218,7 @@ def _named(model: Model) -> dict[str, str]:
 
 def _shard(text: str) -> Shard:
     """ "0/4" """
-    from patchword.cli.capfilt_store import Shard
+    from patchword.capfilt.store import Shard
 
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):

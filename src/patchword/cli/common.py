@@ -19,7 +19,6 @@ from patchword.errors import ImageError, LongTextWarning, PatchwordError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import Console
-    from rich.table import Table
 
     from patchword.api import Model
 
@@ -160,7 +159,7 @@ def expand(paths: Sequence[str]) -> list[str]:
 
 def pictures_in(folder: str) -> list[str]:
     """Files below a folder whose suffix is that of an image, sorted."""
-    from patchword import files
+    from patchword.images import files
 
     suffixes = files.picture_suffixes()
     return sorted(
@@ -239,17 +238,6 @@ def finish(failed: Sequence[ImageError], done: int) -> None:
     if failed:
         notes().print(f"{len(failed)} of {len(failed) + done} images failed")
         raise typer.Exit(1 if done else 2)
-
-
-def table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """An empty table of the house's looks; columns in `right` are set flush right."""
-    from rich import box
-    from rich.table import Table
-
-    out = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in columns:
-        out.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    return out
 
 
 def shortened(paths: Sequence[str]) -> tuple[str, list[str]]:

@@ -12,7 +12,7 @@ from PIL import Image
 from patchword.config import PreprocessConfig
 from patchword.data.config import AugmentConfig
 from patchword.errors import RecipeError
-from patchword.preprocess import Preprocess
+from patchword.images.preprocess import Preprocess
 
 Planes = NDArray[np.float32]  # (3, H, W), 0..255
 GREY = 127.5  # of an erased rectangle

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from patchword.data.plan import Place, Plan
 from patchword.data.sample import Facts, Sample, Source
 from patchword.errors import ImageError, PatchwordError, RecipeError
-from patchword.tokenizers import Tokenizer
+from patchword.text.tokenizer import Tokenizer
 
 TRIES = 1000  # broken samples in a row before their source is given up
 SHOWN = 3  # of them in the message

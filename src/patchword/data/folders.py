@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from patchword.data.photos import Table
 from patchword.data.rows import (
     ANSWERS,
     CAPTIONS,
@@ -30,8 +29,9 @@ from patchword.data.rows import (
     question_column,
     texts_of,
 )
+from patchword.data.table_source import Table
 from patchword.errors import PatchwordError, RecipeError
-from patchword.files import picture_suffixes, shown
+from patchword.images.files import picture_suffixes, shown
 
 NAME = "file_name"  # the usual column of images, relative to the folder of the file
 METADATA = ("metadata.jsonl", "metadata.csv")

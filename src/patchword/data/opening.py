@@ -13,13 +13,13 @@ from patchword.config import PreprocessConfig
 from patchword.data import folders, tables
 from patchword.data.augment import Look
 from patchword.data.config import SourceConfig
-from patchword.data.drawn import ScenesSource
-from patchword.data.photos import FAULT, PhotosSource, Table, meant
 from patchword.data.rows import ArrowRows, Columns, listed
 from patchword.data.sample import Source
+from patchword.data.scene_source import ScenesSource
+from patchword.data.table_source import FAULT, PhotosSource, Table, meant
 from patchword.data.tars import TarRows
 from patchword.errors import PatchwordError, RecipeError
-from patchword.files import UNPRINTABLE, shown
+from patchword.images.files import UNPRINTABLE, shown
 
 Said = TypeVar("Said")
 

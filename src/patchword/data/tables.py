@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from patchword.data import photos
-from patchword.data.photos import Table
+from patchword.data import table_source
 from patchword.data.rows import USUAL, Columns, listed
+from patchword.data.table_source import Table
 from patchword.errors import RecipeError
 
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -97,8 +97,8 @@ def open_hub(path: str, subset: str, split: str) -> DatasetRows:
 
 
 def meant(where: str, rows: DatasetRows, base: Path | None, named: Columns = USUAL) -> Table:
-    """`photos.meant` of these rows, without the columns that are not meant."""
-    table = photos.meant(where, rows, named, base, rows.pictures)
+    """`table_source.meant` of these rows, without the columns that are not meant."""
+    table = table_source.meant(where, rows, named, base, rows.pictures)
     columns = (table.image, table.caption, table.label, table.question, table.answer)
     wanted = [name for name in columns if name]
     names = rows.names(table.label) if table.label else ()

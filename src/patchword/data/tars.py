@@ -16,7 +16,6 @@ from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from patchword.data.photos import FAULT, NAME
 from patchword.data.rows import (
     ANSWERS,
     CAPTIONS,
@@ -30,8 +29,9 @@ from patchword.data.rows import (
     question_column,
     texts_of,
 )
+from patchword.data.table_source import FAULT, NAME
 from patchword.errors import RecipeError
-from patchword.files import picture_suffixes
+from patchword.images.files import picture_suffixes
 
 TEXTS = ("txt", "text", "caption")  # suffixes of a caption
 CLASS = "cls"  # the suffix of a class

@@ -5,7 +5,7 @@
 """
 
 from patchword.evaluate.blend import blend
-from patchword.evaluate.picture import confusion_picture
+from patchword.evaluate.confusion_plot import confusion_picture
 from patchword.evaluate.run import (
     TASKS,
     Answer,

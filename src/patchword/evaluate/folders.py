@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from patchword.data import folders, tables
 from patchword.data.folders import METADATA, NAME, TEST, TRAIN
-from patchword.data.photos import Table
 from patchword.data.rows import CAPTIONS, listed, texts_of
+from patchword.data.table_source import Table
 from patchword.errors import PatchwordError
 from patchword.images import ImageLike
 

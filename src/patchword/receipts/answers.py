@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patchword.bundle import Bundle
-from patchword.describe import family
 from patchword.receipts.form import VERSION, Ids, Inputs, filled
 from patchword.receipts.inputs import order
+from patchword.show.describe import family
 
 
 def make(bundle: Bundle) -> dict[str, Any]:

@@ -10,17 +10,8 @@ import numpy as np
 
 from patchword.errors import ConfigError
 from patchword.scenes.base import Facts, Scene, SceneObject, finish
-from patchword.scenes.reading import Stated, stated
-from patchword.scenes.shapes import (
-    COLOURS,
-    draw_ground,
-    draw_shapes,
-    facts_of,
-    paint_ground,
-    paint_shape,
-)
-from patchword.scenes.wafer import DEFECTS, draw_wafer, paint_wafer
-from patchword.scenes.words import (
+from patchword.scenes.caption_parser import Stated, stated
+from patchword.scenes.captions import (
     DEFECT_NAMES,
     OBJECT_NAMES,
     TEMPLATES,
@@ -33,6 +24,15 @@ from patchword.scenes.words import (
     wafer_questions,
     with_article,
 )
+from patchword.scenes.shapes import (
+    COLOURS,
+    draw_ground,
+    draw_shapes,
+    facts_of,
+    paint_ground,
+    paint_shape,
+)
+from patchword.scenes.wafer import DEFECTS, draw_wafer, paint_wafer
 
 __all__ = [
     "KINDS",

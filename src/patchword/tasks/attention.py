@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from patchword import images, plots
+from patchword import images
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
-from patchword.preprocess import Geometry
+from patchword.images.preprocess import Geometry
+from patchword.show import plots
 
 
 @dataclass(frozen=True)

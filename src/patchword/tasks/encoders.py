@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchword import images, tiles
+from patchword import images
 from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, LongTextWarning, UnsupportedError
-from patchword.images import ImageLike
-from patchword.tiles import Size, Tiling
+from patchword.images import ImageLike, tiles
+from patchword.images.tiles import Size, Tiling
 
 
 @dataclass(frozen=True)

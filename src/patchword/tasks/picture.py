@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from patchword.plots import (
+from patchword.show.plots import (
     BAR,
     FAINT,
     GAP,

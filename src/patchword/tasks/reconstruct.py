@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from patchword import plots
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
+from patchword.show import plots
 
 HIDDEN = 127  # grey, of patches that the network did not see
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.plots import CJK
+from patchword.show.plots import CJK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -28,11 +28,11 @@ from patchword.data import Batch
 from patchword.errors import ImageError, RecipeError
 from patchword.models import build
 from patchword.nn.transformer import Block
-from patchword.train import cached, lora, objectives, parallel, start, state
-from patchword.train.objective import Work
+from patchword.train import grad_cache, initial_model, lora, objectives, parallel, state
+from patchword.train.monitor import Watch
+from patchword.train.objectives.base import Work
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe
-from patchword.train.watch import Watch
 
 Report = Callable[[int, dict[str, float]], None]
 # What may change between the parts of a run: how it is computed and watched, not what it learns.
@@ -71,18 +71,18 @@ class Run:
             raise RecipeError(f"batch {recipe.batch} does not divide among {world.size} processes")
         self.recipe, self.world, self.out = recipe, world, Path(recipe.out)
         torch.manual_seed(recipe.seed)
-        self.init = start.load_init(recipe)
-        config = start.plan(recipe, self.init)
+        self.init = initial_model.load_init(recipe)
+        config = initial_model.plan(recipe, self.init)
         reads = objectives.KINDS[recipe.objective].reads(recipe)
         texts = recipe.blip.texts if recipe.objective == "blip" else 1
         self.sources = data.open_sources(recipe.data, config.preprocess, reads, texts)
-        self.begun = start.begin(recipe, config, self.init, self.sources)
+        self.begun = initial_model.begin(recipe, config, self.init, self.sources)
         self.network = self.begun.network.to(world.device)
         if world.size == 1 or recipe.engine.parallel == "ddp":  # FSDP wants contiguous parameters
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if recipe.lora:
             lora.add(self.network, recipe.lora)
-        start.choose(self.network, recipe.trainable)
+        initial_model.choose(self.network, recipe.trainable)
         for block in (each for each in self.network.modules() if isinstance(each, Block)):
             block.recompute = recipe.engine.recompute
             if recipe.engine.compile:
@@ -224,7 +224,7 @@ class Run:
             if self.objective.together:
                 loss = partial(self.objective.loss, work)
                 if len(parts) > 1:
-                    return cached.backward(self.forward, parts, loss, self.spread.hold)
+                    return grad_cache.backward(self.forward, parts, loss, self.spread.hold)
                 value = loss(*self.forward(work))
                 value.backward()  # type: ignore[no-untyped-call]
                 return value.detach()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from patchword.errors import RecipeError
+from patchword.train.initial_model import within
 from patchword.train.recipe import LoraConfig
-from patchword.train.start import within
 
 
 def add(network: nn.Module, config: LoraConfig) -> None:

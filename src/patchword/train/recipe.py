@@ -12,7 +12,7 @@ from typing import Any, Literal
 from patchword.config import ModelConfig, from_dict
 from patchword.data import SourceConfig
 from patchword.errors import ConfigError, RecipeError
-from patchword.train.watch import WatchConfig
+from patchword.train.monitor import WatchConfig
 
 Objective = Literal["contrastive", "sigmoid", "masked", "classification", "blip"]
 

@@ -1,0 +1,121 @@
+"""What capfilt reads: the images of a dataset, each with the texts that it came with."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+from patchword.config import PreprocessConfig
+from patchword.data import SourceConfig, open_sources
+from patchword.data.rows import texts_of
+from patchword.data.table_source import FAULT, PhotosSource, Table
+from patchword.data.tables import READERS
+from patchword.errors import PatchwordError
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One image.
+
+    number  among the images of the dataset
+    name    what to call it in a message
+    image   its file, or the content of one; empty where there is none
+    texts   what it came with
+    fault   what is wrong with its row; ""
+    """
+
+    number: int
+    name: str
+    image: str | bytes
+    texts: list[str]
+    fault: str = ""
+
+
+class Photos:
+    """The images of a table by number; rows that name the same file are one image.
+
+    `digest` (hex, 16 digits) stands for the images' names, where they are files, and their texts.
+    """
+
+    def __init__(self, table: Table, files: Iterable[Path], start: Path) -> None:
+        """files: those of the table itself, whose sizes tell apart tables that hold images. start:
+        the folder that names are told from."""
+        self._table = table
+        self._start = os.path.realpath(start)
+        digest = hashlib.sha256(json.dumps([file.stat().st_size for file in files]).encode())
+        self._rows = self._grouped(digest)
+        self.digest = digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> Photo:
+        rows = self._rows[number]
+        name, image, row = self._table.opened(rows[0])
+        texts = self._texts(row)
+        for other in rows[1:]:
+            texts += self._texts(self._table.rows[other])
+        fault = row.get(FAULT) or ("" if image else "no image in this row")
+        return Photo(number, name, b"" if fault else image, texts, fault)
+
+    def file_name(self, path: str) -> str:
+        """An image's path from the folder that names are told from."""
+        return os.path.relpath(os.path.abspath(path), self._start)
+
+    def _texts(self, row: Mapping[str, Any]) -> list[str]:
+        return texts_of(row[self._table.caption]) if self._table.caption else []
+
+    def _grouped(self, digest: Any) -> list[list[int]]:
+        """The rows of each image."""
+        table = self._table
+        paths: Iterable[Any] = repeat("", len(table.rows))
+        if isinstance(table.rows[0][table.image], str):
+            paths = table.rows.column(table.image)
+        cells = table.rows.column(table.caption) if table.caption else repeat(None)
+        groups: dict[str | int, list[int]] = {}
+        for row, (path, cell) in enumerate(zip(paths, cells, strict=False)):
+            whole = os.path.join(table.base or "", path) if path else ""
+            known = self.file_name(whole) if whole else ""
+            groups.setdefault(known or row, []).append(row)
+            digest.update(json.dumps([known, texts_of(cell)]).encode() + b"\n")
+        return list(groups.values())
+
+
+def open_photos(path: str, start: Path, image: str = "", caption: str = "") -> Photos:
+    """The images of a folder, a table or tars, as `patchword train` finds them.
+
+    image, caption: columns; "": by their usual names. Raises PatchwordError for data that is not
+    there or has no images.
+    """
+    kind = _kind(path)
+    config = SourceConfig(kind, path=path, image=image, caption=caption)  # type: ignore[arg-type]
+    (source,) = open_sources([config], PreprocessConfig(), ())
+    assert isinstance(source, PhotosSource)  # of every kind but scenes
+    files = [] if kind == "folder" else _files(path)
+    return Photos(source.table, files, start)
+
+
+def _kind(path: str) -> str:
+    """What a source of that path is called in a recipe."""
+    suffix = Path(path).suffix.lower()
+    if os.path.isdir(path):
+        return "folder"
+    if suffix == ".tar":
+        return "webdataset"
+    if suffix in READERS:
+        return "table"
+    raise PatchwordError(f"{path}: no such folder, and no file of {' '.join(READERS)} .tar")
+
+
+def _files(pattern: str) -> list[Path]:
+    """The file of that path, or those that the pattern fits."""
+    if os.path.isfile(pattern):
+        return [Path(pattern)]
+    return sorted(map(Path, glob.glob(pattern, recursive=True)))

@@ -1,0 +1,226 @@
+"""What came of the captions: counted, in a terminal and as a page."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import insort
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patchword import images
+from patchword.errors import ImageError
+from patchword.show import html_page
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+BINS = 20  # of scores, from 0 to 1
+SHOWN = 12  # examples of each kind
+NAMED = 20  # broken images that the page names
+SOURCES = {"web": "from the web", "synthetic": "synthetic"}
+NUMBERS = ("captions", "kept", "dropped", "share kept")
+WIDTH, HEIGHT, FOOT = 460, 180, 22  # of a histogram and of what stands under it
+
+
+@dataclass(frozen=True, order=True)
+class Example:
+    """A judged text, ordered by a hash: the first ones are any ones, and always the same."""
+
+    order: bytes
+    image: str = field(compare=False)
+    text: str = field(compare=False)
+    score: float = field(compare=False)
+
+
+@dataclass
+class Tally:
+    """What came of a dataset; kinds are (source, whether it is kept)."""
+
+    judged: int = 0  # images
+    left_out: int = 0  # images without a text that is kept
+    broken: list[tuple[str, str]] = field(default_factory=list)  # image and reason
+    texts: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    bins: Counter[tuple[str, bool, int]] = field(default_factory=Counter)  # the last: of `BINS`
+    examples: dict[tuple[str, bool], list[Example]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]]) -> Tally:
+        """Of images as they are stored."""
+        out = cls()
+        for row in rows:
+            if "error" in row:
+                out.broken.append((row["image"], row["error"]))
+                continue
+            out.judged += 1
+            out.left_out += not any(each["kept"] for each in row["captions"])
+            for each in row["captions"]:
+                out._add(row["image"], each)
+        return out
+
+    def _add(self, image: str, caption: Mapping[str, Any]) -> None:
+        kind = caption["source"], caption["kept"]
+        self.texts[kind] += 1
+        self.bins[(*kind, min(int(caption["score"] * BINS), BINS - 1))] += 1
+        order = hashlib.blake2b(f"{image} {caption['text']}".encode(), digest_size=8).digest()
+        insort(self.examples[kind], Example(order, image, caption["text"], caption["score"]))
+        del self.examples[kind][SHOWN:]
+
+    @property
+    def in_dataset(self) -> int:
+        """Images with a text that is kept."""
+        return self.judged - self.left_out
+
+    def rows(self) -> list[tuple[str, int, int, int, str]]:
+        """(source, texts, kept, dropped, share of the kept)."""
+        counts = {
+            name: (self.texts[source, True], self.texts[source, False])
+            for source, name in SOURCES.items()
+        }
+        counts["all"] = (self.texts.total() - (lost := sum(c[1] for c in counts.values())), lost)
+        return [
+            (name, kept + dropped, kept, dropped, f"{kept / max(kept + dropped, 1):.1%}")
+            for name, (kept, dropped) in counts.items()
+        ]
+
+    def said(self) -> str:
+        """What became of the images, in a sentence."""
+        words = f"{self.in_dataset} of {self.judged} images have a text that is kept"
+        return words + (f"; {len(self.broken)} more could not be opened" if self.broken else "")
+
+
+def tally_table(found: Tally) -> Table:
+    """A row per source."""
+    out = table("", *NUMBERS, right=NUMBERS)
+    for name, *counts in found.rows():
+        out.add_row(name, *map(str, counts))
+    return out
+
+
+def report(found: Tally, plan: Mapping[str, Any], folder: Path) -> str:
+    """A report on the run of a plan, with pictures from its folder."""
+    writer, judge, threshold = plan["captioner"], plan["filter"], plan["threshold"]
+    who = f"{writer['name']} ({writer['fingerprint']})"
+    same = writer["fingerprint"] == judge["fingerprint"]
+    by = "itself" if same else f"{judge['name']} ({judge['fingerprint']})"
+    prompt = f", prompt “{plan['prompt']}”" if plan["prompt"] else ""
+    intro = (
+        f"{found.said()}. Captions were drawn by {who} and judged by {by}: those that it finds "
+        f"together with their image with a probability of {threshold:g} or more are kept. Drawn "
+        f"of each image: {plan['count']}, top p {plan['top_p']:g}, {plan['min_length']} to "
+        f"{plan['max_length']} tokens{prompt}, seed {plan['seed']}."
+    )
+    sections = [_counts(found), _histograms(found, threshold)]
+    sections += [_examples(found, source, name, folder) for source, name in SOURCES.items()]
+    sections += [_broken(found)] if found.broken else []
+    return html_page.page("What CapFilt kept", intro, sections)
+
+
+def _counts(found: Tally) -> str:
+    head = "".join(f'<th scope="col">{name}</th>' for name in NUMBERS)
+    rows = "\n".join(
+        f'<tr><th scope="row" style="white-space:nowrap">{name}</th>'
+        + "".join(f"<td>{count}</td>" for count in counts)
+        + "</tr>"
+        for name, *counts in found.rows()
+    )
+    body = f"<thead><tr><td></td>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>"
+    words = f"{found.left_out} images have no text that is kept, and are not in the dataset."
+    bodies = [f'<div class="table"><table>\n{body}\n</table></div>']
+    return html_page.section("Captions", words, bodies)
+
+
+def _histograms(found: Tally, threshold: float) -> str:
+    words = (
+        "How many captions have which probability, of the filter's matching head, to belong to "
+        "their image: dropped ones at the left of the line, kept ones at its right."
+    )
+    charts = [_histogram(found, source, name, threshold) for source, name in SOURCES.items()]
+    row = '<div style="display:flex;flex-wrap:wrap;gap:1.5rem">'
+    return html_page.section("Scores", words, [row, *charts, "</div>"])
+
+
+def _histogram(found: Tally, source: str, name: str, threshold: float) -> str:
+    """Counts by score, dropped captions in one colour and kept ones in another."""
+    counts = {
+        kept: [found.bins[source, kept, bin_] for bin_ in range(BINS)] for kept in (False, True)
+    }
+    most = max(map(sum, zip(*counts.values(), strict=True)))
+    step, bars = WIDTH / BINS, []
+    for bin_ in range(BINS):
+        foot = float(HEIGHT)
+        for kept, colour in ((False, "wrong"), (True, "right")):
+            if not (count := counts[kept][bin_]):
+                continue
+            high = max(count / most * (HEIGHT - 20), 1.5)
+            foot -= high
+            said = f"{count} {'kept' if kept else 'dropped'}"
+            bars.append(
+                f'<rect x="{bin_ * step + 1:.1f}" y="{foot:.1f}" width="{step - 2:.1f}" '
+                f'height="{high:.1f}" style="fill:var(--{colour})"><title>{said}, from '
+                f"{bin_ / BINS:.2f} to {(bin_ + 1) / BINS:.2f}</title></rect>"
+            )
+    ends = [(0.0, "start"), (0.5, "middle"), (1.0, "end")]
+    marks = [_word(x * WIDTH, HEIGHT + 17, anchor, f"{x:g}") for x, anchor in ends]
+    line = threshold * WIDTH
+    marks.append(_word(WIDTH, 12, "end", f"the highest bar: {most}"))
+    marks.append(
+        f'<path d="M0 {HEIGHT}H{WIDTH}M{line:.1f} 0V{HEIGHT}" style="stroke:var(--faint)" '
+        'stroke-dasharray="none" fill="none"/>'
+    )
+    box = f"0 0 {WIDTH} {HEIGHT + FOOT}"
+    return (
+        f'<div style="flex:1 1 20rem;max-width:34rem"><h3>{name}</h3>\n'
+        f'<svg viewBox="{box}" width="100%" role="img" aria-label="scores, {name}">\n'
+        + "\n".join([*bars, *marks])
+        + "\n</svg></div>"
+    )
+
+
+def _word(x: float, y: float, anchor: str, text: str) -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" '
+        f'style="fill:var(--faint);font-size:13px">{escape(text)}</text>'
+    )
+
+
+def _examples(found: Tally, source: str, name: str, folder: Path) -> str:
+    """Any captions of a source that are kept, and any that are dropped, the surest at the front."""
+    bodies = []
+    for kept, words in ((True, "kept"), (False, "dropped")):
+        some = sorted(found.examples[source, kept], key=lambda each: each.score, reverse=kept)
+        cards = [card for each in some if (card := _card(each, kept, folder))]
+        count = found.texts[source, kept]
+        if cards:
+            bodies.append(html_page.cards(cards, f"{words}: {len(cards)} of {count}"))
+    said = "Drawn by lot; the surest first." if bodies else "There are none."
+    return html_page.section(
+        f"Captions {name}" if source == "web" else "Synthetic captions", said, bodies
+    )
+
+
+def _card(each: Example, kept: bool, folder: Path) -> html_page.Card | None:
+    """An example; None where its picture is gone since."""
+    try:
+        photo = images.open(folder / each.image, at_least=html_page.SIDE // 2)
+    except ImageError:
+        return None
+    bars = [("together", each.score)]
+    return html_page.Card(
+        photo, each.text, Path(each.image).name, bars, "right" if kept else "wrong"
+    )
+
+
+def _broken(found: Tally) -> str:
+    lines = [f"<li>{escape(image)}: {escape(why)}</li>" for image, why in found.broken[:NAMED]]
+    more = len(found.broken) - len(lines)
+    lines += [f"<li>and {more} more, in the files judged-*.jsonl</li>"] if more else []
+    return html_page.section(
+        "Images that could not be opened", "They are not in the dataset.", ["<ul>", *lines, "</ul>"]
+    )

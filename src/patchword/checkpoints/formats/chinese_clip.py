@@ -1,0 +1,87 @@
+"""Chinese-CLIP's original files (OFA-Sys/Chinese-CLIP): a .pt with a state_dict and nothing else.
+
+OpenAI's image tower, a ViT or a ModifiedResNet, and a BERT. What `CLIP` and `create_model` of
+cn_clip/clip fix for every model is noted as assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from patchword.checkpoints import bert
+from patchword.checkpoints.config_reader import Stated, scale_limit, shape_of
+from patchword.checkpoints.formats import openai
+from patchword.checkpoints.read import Stored
+from patchword.checkpoints.rules import Drop, Rename, Rule, Transpose
+from patchword.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from patchword.errors import CheckpointError
+
+TITLE = "an original Chinese-CLIP"
+EXPECTS = "a .pt file with tensors visual.*, bert.* and text_projection"
+
+CODE = "as every model of OFA-Sys/Chinese-CLIP"
+TEXT = "bert."
+HEAD_WIDTH = 64
+HEAD_WIDTHS = {1280: 80}  # of the image tower by its width (model_configs/ViT-H-14.json)
+TYPES = 2  # kinds of token; a text is all of the first
+NO_TOKEN = -1  # the text is pooled at its first token, wherever it ends
+
+
+def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
+    """OpenAI's image tower beside a BERT."""
+    return {"visual.conv1.weight", "text_projection", f"{TEXT}{bert.WORDS}"} <= set(keys)
+
+
+def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
+    """From shapes alone."""
+    said = Stated("the file", {})
+    vision = _vision(said, tensors)
+    size = vision.image_size
+    said.assume("preprocess", "bicubic, squashed, CLIP's mean and std", "cn_clip/clip/utils.py")
+    return ModelConfig(
+        vision=vision,
+        text=_text(said, tensors),
+        preprocess=PreprocessConfig(
+            size=size, resize="squash", resize_to=min(size), crop_rounding="round"
+        ),
+        embed_dim=shape_of(tensors, "text_projection", 2)[1],
+        scale_limit=scale_limit(tensors),
+        source="chinese_clip",
+        assumed=said.assumed,
+    )
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """cn_clip's CLIP -> patchword."""
+    assert config.text is not None
+    yield Rename("logit_scale", "logit_scale")
+    yield Transpose("text_projection", "text.head.weight")
+    yield from openai.image_rules(config)
+    yield from bert.plain_tower(TEXT, "text", config.text.depth, TYPES)
+    for kind in bert.KINDS:
+        yield Drop(f"{TEXT}pooler.dense.{kind}", why="features are of the first token as it is")
+
+
+def _vision(said: Stated, tensors: Mapping[str, Stored]) -> VisionConfig:
+    if any(key.startswith("visual.layer1.") for key in tensors):
+        return openai.resnet(said, tensors, HEAD_WIDTH)
+    vision = openai.vit(tensors)
+    head = HEAD_WIDTHS.get(vision.width, HEAD_WIDTH)
+    said.assume("vision.activation", vision.activation, CODE)
+    said.assume("vision.heads", vision.width // head, f"{CODE}, width / {head}")
+    said.assume("vision.eps", vision.eps, CODE)
+    return replace(vision, heads=vision.width // head)
+
+
+def _text(said: Stated, tensors: Mapping[str, Stored]) -> TextConfig:
+    width = shape_of(tensors, f"{TEXT}{bert.WORDS}", 2)[1]
+    if width % HEAD_WIDTH:
+        raise CheckpointError(f"{TEXT}{bert.WORDS} has width {width}, not a multiple of 64 a head")
+    why = f"{CODE}, width / {HEAD_WIDTH}"
+    found = bert.text_config(said, tensors, TEXT, width // HEAD_WIDTH, why)
+    said.assume("text.activation", found.activation, CODE)
+    said.assume("text.eps", found.eps, CODE)
+    said.assume("text.pad_token", 0, "[PAD], the first line of its vocab.txt")
+    return replace(found, head_bias=False, pad_token=0, end_token=NO_TOKEN)

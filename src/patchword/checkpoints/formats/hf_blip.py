@@ -1,0 +1,148 @@
+"""Hugging Face's BLIP: for captions, questions, or retrieval, each with the parts that it needs.
+
+Defaults are those of transformers' BlipTextConfig, BlipVisionConfig and BlipImageProcessor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from patchword.checkpoints import bert
+from patchword.checkpoints.config_reader import Stated
+from patchword.checkpoints.huggingface import (
+    ACTIVATIONS,
+    Processor,
+    config_file,
+    model_type,
+    preprocess,
+    tower,
+)
+from patchword.checkpoints.read import Stored
+from patchword.checkpoints.rules import Const, Rename, Rule
+from patchword.config import ModelConfig, TextConfig, VisionConfig
+from patchword.errors import CheckpointError
+
+TITLE = "a Hugging Face BLIP"
+EXPECTS = "config.json with model_type 'blip', tensors vision_model.encoder.layers.*.self_attn.qkv"
+
+VISION, TEXT, DECODER = "vision_model", "text_encoder.", "text_decoder.bert."
+FIRST = f"{VISION}.encoder.layers.0"
+WORDS = "embeddings.word_embeddings.weight"
+TEXT_DEFAULT = "transformers' BlipTextConfig default"
+VISION_DEFAULT = "transformers' BlipVisionConfig default"
+SCALE = 1 / 0.07
+SCALE_LIMIT = 1000.0  # salesforce/BLIP holds the temperature at or above 0.001
+
+
+def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
+    """The fused attention of BLIP's image tower, which BLIP-2 has too."""
+    return f"{FIRST}.self_attn.qkv.weight" in keys and model_type(files) in ("blip", "")
+
+
+def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
+    """config.json and preprocessor_config.json, checked against the tensors."""
+    stated = config_file(files, "blip")
+    vision = _vision(tower(stated, "vision_config"), tensors)
+    said = tower(stated, "text_config")
+    text = _text(said, tensors, TEXT) if f"{TEXT}{WORDS}" in tensors else None
+    decoder = None
+    if f"{DECODER}{WORDS}" in tensors:
+        start = _id(said, "bos_token_id", 30522, "decoder.start_token", tensors[DECODER + WORDS])
+        decoder = bert.writing(_text(said, tensors, DECODER), start)
+    if text is None and decoder is None:
+        raise CheckpointError(
+            "it is neither a BlipForConditionalGeneration, a BlipForQuestionAnswering nor a "
+            "BlipForImageTextRetrieval"
+        )
+    matching = "itm_head.weight" in tensors
+    if matching:
+        stated.assume("logit_scale", round(SCALE, 4), "BLIP's first temperature, 0.07")
+    key = "image_text_hidden_size"
+    return ModelConfig(
+        vision=vision,
+        text=text,
+        decoder=decoder,
+        matching=matching,
+        embed_dim=stated.size(key, tensors, "vision_proj.weight") if matching else 0,
+        preprocess=preprocess(
+            files,
+            vision.image_size,
+            stated.assumed,
+            Processor("BlipImageProcessor", size=vision.image_size, crop=False),
+        ),
+        scale_limit=SCALE_LIMIT,
+        source="huggingface",
+        assumed=stated.assumed,
+    )
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """BlipForConditionalGeneration, -QuestionAnswering, -ImageTextRetrieval -> patchword."""
+    yield from _vision_rules(config.vision)
+    if config.text is not None:
+        yield from bert.tower(TEXT, "text", config.text.depth)
+    if config.decoder is not None:
+        yield from bert.tower(DECODER, "decoder", config.decoder.depth)
+        yield from bert.words("text_decoder.cls.predictions", "decoder.words")
+    if config.matching:
+        yield Const("logit_scale", math.log(SCALE))
+        for kind in bert.KINDS:
+            yield Rename(f"vision_proj.{kind}", f"image.head.{kind}")
+            yield Rename(f"text_proj.{kind}", f"text.head.{kind}")
+            yield Rename(f"itm_head.{kind}", f"match_head.{kind}")
+
+
+def _vision(stated: Stated, tensors: Mapping[str, Stored]) -> VisionConfig:
+    patches = f"{VISION}.embeddings.patch_embedding.weight"
+    positions = f"{VISION}.embeddings.position_embedding"
+    width = stated.size("hidden_size", tensors, patches)
+    patch = stated.size("patch_size", tensors, patches, -1)
+    why = VISION_DEFAULT
+    return VisionConfig(
+        image_size=stated.grid("image_size", tensors, positions, patch),
+        patch_size=patch,
+        width=width,
+        depth=stated.depth("num_hidden_layers", tensors, f"{VISION}.encoder.layers."),
+        heads=stated.heads(width, "num_attention_heads", 12, "vision.heads", why),
+        mlp_width=stated.size("intermediate_size", tensors, f"{FIRST}.mlp.fc1.weight"),
+        activation=stated.choice("hidden_act", ACTIVATIONS, "gelu", "vision.activation", why),
+        eps=stated.get("layer_norm_eps", 1e-5, "vision.eps", why),
+    )
+
+
+def _text(stated: Stated, tensors: Mapping[str, Stored], part: str) -> TextConfig:
+    found = bert.text_config(stated, tensors, part, heads=8, why=TEXT_DEFAULT)
+    words = tensors[part + WORDS]
+    return replace(
+        found,
+        end_token=_id(stated, "sep_token_id", 102, "text.end_token", words),
+        pad_token=_id(stated, "pad_token_id", 0, "text.pad_token", words),
+    )
+
+
+def _id(stated: Stated, key: str, default: int, name: str, words: Stored) -> int:
+    """An id, as stated, that the vocabulary has."""
+    found = stated.get(key, default, name, TEXT_DEFAULT)
+    if not 0 <= found < words.shape[0]:
+        stated.fail(key, f"but there are only {words.shape[0]} ids", found)
+    return found
+
+
+def _vision_rules(vision: VisionConfig) -> Iterator[Rule]:
+    embeddings = f"{VISION}.embeddings"
+    yield Rename(f"{embeddings}.class_embedding", "image.cls_token")
+    yield Rename(f"{embeddings}.position_embedding", "image.pos_embed")
+    for kind in bert.KINDS:
+        yield Rename(f"{embeddings}.patch_embedding.{kind}", f"image.patch_embed.proj.{kind}")
+        yield Rename(f"{VISION}.post_layernorm.{kind}", f"image.norm.{kind}")
+        for i in range(vision.depth):
+            theirs, ours = f"{VISION}.encoder.layers.{i}", f"image.blocks.{i}"
+            yield Rename(f"{theirs}.self_attn.qkv.{kind}", f"{ours}.attn.qkv.{kind}")
+            yield Rename(f"{theirs}.self_attn.projection.{kind}", f"{ours}.attn.proj.{kind}")
+            yield Rename(f"{theirs}.layer_norm1.{kind}", f"{ours}.norm1.{kind}")
+            yield Rename(f"{theirs}.layer_norm2.{kind}", f"{ours}.norm2.{kind}")
+            yield Rename(f"{theirs}.mlp.fc1.{kind}", f"{ours}.mlp.fc1.{kind}")
+            yield Rename(f"{theirs}.mlp.fc2.{kind}", f"{ours}.mlp.fc2.{kind}")

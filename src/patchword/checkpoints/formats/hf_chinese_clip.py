@@ -1,0 +1,74 @@
+"""Hugging Face's ChineseCLIPModel: CLIP's image tower and a Chinese RoBERTa, which is a BERT.
+
+Defaults are those of transformers' ChineseCLIPTextConfig, ChineseCLIPVisionConfig and
+ChineseCLIPImageProcessor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from patchword.checkpoints import bert
+from patchword.checkpoints.config_reader import Stated, scale_limit
+from patchword.checkpoints.formats import hf_clip
+from patchword.checkpoints.huggingface import Processor, config_file, model_type, preprocess, tower
+from patchword.checkpoints.read import Stored
+from patchword.checkpoints.rules import Drop, Rename, Rule
+from patchword.config import ModelConfig, TextConfig
+
+TITLE = "a Hugging Face ChineseCLIPModel"
+EXPECTS = "config.json with model_type 'chinese_clip', tensors vision_model.* and text_model.*"
+
+KIND = "chinese_clip"
+TEXT = "text_model."
+DEFAULT = "transformers' ChineseCLIPTextConfig default"
+TYPES = 2  # kinds of token; a text is all of the first
+NO_TOKEN = -1  # the text is pooled at its first token, wherever it ends
+
+
+def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
+    """CLIP's two projections and a BERT's layers, of the right type."""
+    heads = {hf_clip.VISUAL_HEAD, hf_clip.TEXT_HEAD} <= set(keys)
+    return heads and f"{TEXT}{bert.WORDS}" in keys and model_type(files) in (KIND, "")
+
+
+def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
+    """config.json and preprocessor_config.json, checked against the tensors."""
+    stated = config_file(files, KIND)
+    vision = hf_clip.vision_config(tower(stated, "vision_config"), tensors, hf_clip.VISION)
+    return ModelConfig(
+        vision=vision,
+        text=_text(tower(stated, "text_config"), tensors),
+        preprocess=preprocess(
+            files, vision.image_size, stated.assumed, Processor("ChineseCLIPImageProcessor")
+        ),
+        embed_dim=stated.size("projection_dim", tensors, hf_clip.VISUAL_HEAD),
+        scale_limit=scale_limit(tensors),
+        source="huggingface",
+        assumed=stated.assumed,
+    )
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """ChineseCLIPModel -> patchword."""
+    assert config.text is not None
+    yield Rename("logit_scale", "logit_scale")
+    yield Rename(hf_clip.TEXT_HEAD, "text.head.weight")
+    yield from hf_clip.vision_rules(config, hf_clip.VISION)
+    yield from bert.plain_tower(TEXT, "text", config.text.depth, TYPES)
+    for kind in bert.KINDS:
+        yield Drop(f"{TEXT}pooler.dense.{kind}", why="features are of the first token as it is")
+
+
+def _text(stated: Stated, tensors: Mapping[str, Stored]) -> TextConfig:
+    if stated.optional("position_embedding_type", "absolute") != "absolute":
+        stated.fail("position_embedding_type", "which patchword does not support")
+    if stated.optional("type_vocab_size", TYPES) != TYPES:
+        stated.fail("type_vocab_size", f"and only {TYPES} are supported")
+    found = bert.text_config(stated, tensors, TEXT, 12, DEFAULT)
+    pad = stated.get("pad_token_id", 0, "text.pad_token", DEFAULT)
+    if not 0 <= pad < found.vocab_size:
+        stated.fail("pad_token_id", f"but there are only {found.vocab_size} ids", pad)
+    return replace(found, head_bias=False, pad_token=pad, end_token=NO_TOKEN)

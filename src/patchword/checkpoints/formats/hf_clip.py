@@ -1,0 +1,203 @@
+"""Hugging Face's CLIP: CLIPModel, and each of its towers alone with or without projection.
+
+CLIPTextModel and CLIPTextModelWithProjection condition diffusion models (`text_encoder` of a
+pipeline), CLIPVisionModel is the eye of many language models. Defaults are those of transformers'
+CLIPTextConfig, CLIPVisionConfig, CLIPImageProcessor and CLIPTokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from patchword.checkpoints.config_reader import (
+    Stated,
+    highest_id,
+    scale_limit,
+    special_word,
+    vocabulary,
+)
+from patchword.checkpoints.huggingface import (
+    ACTIVATIONS,
+    config_file,
+    layer,
+    model_type,
+    preprocess,
+    tower,
+)
+from patchword.checkpoints.read import Stored
+from patchword.checkpoints.rules import Drop, Rename, Rule, Unsqueeze
+from patchword.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from patchword.variants.clip import NO_IMAGES
+
+TITLE = "a Hugging Face CLIPModel"
+EXPECTS = (
+    "config.json with model_type 'clip', tensors text_model.* and vision_model.*; "
+    "or 'clip_text_model', 'clip_vision_model' and the tensors of that tower"
+)
+
+BOTH, TEXT_ALONE, VISION_ALONE = "clip", "clip_text_model", "clip_vision_model"
+VISION, TEXT = "vision_model.", "text_model."
+LAYERS = "encoder.layers."
+VISUAL_HEAD, TEXT_HEAD = "visual_projection.weight", "text_projection.weight"
+TEXT_DEFAULT = "transformers' CLIPTextConfig default"
+VISION_DEFAULT = "transformers' CLIPVisionConfig default"
+TOKENIZER_DEFAULT = "transformers' CLIPTokenizer default, the end token"
+
+# A tower without projection carries its prefix in files of transformers 4, and none in those of 5.
+SOURCE, BARE = "huggingface", "huggingface, names without prefix"
+
+# Before transformers 4.32 every configuration said 2, whatever the tokenizer, and the text was
+# pooled at its highest id; transformers still reads 2 so (modeling_clip.py, CLIPTextModel).
+LEGACY_END = 2
+
+
+def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
+    """CLIP's two projections and text layers under Hugging Face's names, or the type of one tower
+    and its layers."""
+    kind = model_type(files)
+    if kind in (TEXT_ALONE, VISION_ALONE):
+        parts = (TEXT if kind == TEXT_ALONE else VISION, "")
+        return any(key.startswith(f"{part}{LAYERS}") for part in parts for key in keys)
+    both = {VISUAL_HEAD, TEXT_HEAD} <= set(keys)
+    return kind in (BOTH, "") and both and any(key.startswith(f"{TEXT}{LAYERS}") for key in keys)
+
+
+def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
+    """config.json, preprocessor_config.json and the tokenizer's files, checked against the
+    tensors."""
+    stated = config_file(files, BOTH, TEXT_ALONE, VISION_ALONE)
+    kind = stated.values["model_type"]
+    bare = any(key.startswith(LAYERS) for key in tensors)
+    vision, text, pixels = NO_IMAGES, None, PreprocessConfig()
+    if kind != TEXT_ALONE:
+        part = tower(stated, "vision_config") if kind == BOTH else stated
+        vision = vision_config(part, tensors, "" if bare else VISION)
+        pixels = preprocess(files, vision.image_size, stated.assumed)
+    if kind != VISION_ALONE:
+        part = tower(stated, "text_config") if kind == BOTH else stated
+        text = _text(part, tensors, files, "" if bare else TEXT)
+    head = TEXT_HEAD if kind == TEXT_ALONE else VISUAL_HEAD
+    projected = kind == BOTH or head in tensors
+    return ModelConfig(
+        vision=vision,
+        text=text,
+        preprocess=pixels,
+        embed_dim=stated.size("projection_dim", tensors, head) if projected else 0,
+        scale_limit=scale_limit(tensors),
+        source=BARE if bare else SOURCE,
+        assumed=stated.assumed,
+    )
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """CLIPModel, or one of its towers -> patchword."""
+    seeing, reading = config.vision.kind != "none", config.text is not None
+    if seeing and reading:
+        yield Rename("logit_scale", "logit_scale")
+    if seeing:
+        yield from vision_rules(config, "" if config.source == BARE else VISION)
+    if reading:
+        yield from _text_rules(config, "" if config.source == BARE else TEXT)
+
+
+def vision_rules(config: ModelConfig, part: str) -> Iterator[Rule]:
+    """The image tower; part: what stands before each of its names."""
+    if config.embed_dim:
+        yield Rename(VISUAL_HEAD, "image.head.weight")
+    yield Unsqueeze(f"{part}embeddings.class_embedding", "image.cls_token", 2)
+    yield Rename(f"{part}embeddings.patch_embedding.weight", "image.patch_embed.proj.weight")
+    yield Unsqueeze(f"{part}embeddings.position_embedding.weight", "image.pos_embed")
+    yield _positions(part)
+    for kind in ("weight", "bias"):
+        yield Rename(f"{part}pre_layrnorm.{kind}", f"image.norm_pre.{kind}")  # their spelling
+        yield Rename(f"{part}post_layernorm.{kind}", f"image.norm.{kind}")
+        for i in range(config.vision.depth):
+            yield from layer(f"{part}{LAYERS}{i}", f"image.blocks.{i}", kind)
+
+
+def _text_rules(config: ModelConfig, part: str) -> Iterator[Rule]:
+    assert config.text is not None
+    if config.embed_dim:
+        yield Rename(TEXT_HEAD, "text.head.weight")
+    yield Rename(f"{part}embeddings.token_embedding.weight", "text.token_embed.weight")
+    yield Unsqueeze(f"{part}embeddings.position_embedding.weight", "text.pos_embed")
+    yield _positions(part)
+    for kind in ("weight", "bias"):
+        yield Rename(f"{part}final_layer_norm.{kind}", f"text.norm.{kind}")
+        for i in range(config.text.depth):
+            yield from layer(f"{part}{LAYERS}{i}", f"text.blocks.{i}", kind)
+
+
+def _positions(part: str) -> Drop:
+    return Drop(f"{part}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
+
+
+def vision_config(stated: Stated, tensors: Mapping[str, Stored], part: str) -> VisionConfig:
+    """The image tower, as its object of config.json states it; part: as in `vision_rules`."""
+    patches = f"{part}embeddings.patch_embedding.weight"
+    positions = f"{part}embeddings.position_embedding.weight"
+    stated.size("num_channels", tensors, patches, 1)
+    width = stated.size("hidden_size", tensors, patches)
+    patch = stated.size("patch_size", tensors, patches, -1)
+    why = VISION_DEFAULT
+    return VisionConfig(
+        image_size=stated.grid("image_size", tensors, positions, patch),
+        patch_size=patch,
+        width=width,
+        depth=stated.depth("num_hidden_layers", tensors, f"{part}{LAYERS}"),
+        heads=stated.heads(width, "num_attention_heads", 12, "vision.heads", why),
+        mlp_width=stated.size("intermediate_size", tensors, f"{part}{LAYERS}0.mlp.fc1.weight"),
+        activation=stated.choice("hidden_act", ACTIVATIONS, "quick_gelu", "vision.activation", why),
+        eps=stated.get("layer_norm_eps", 1e-5, "vision.eps", why),
+        pre_norm=True,
+        patch_bias=False,
+    )
+
+
+def _text(
+    stated: Stated, tensors: Mapping[str, Stored], files: Mapping[str, Any], part: str
+) -> TextConfig:
+    tokens = f"{part}embeddings.token_embedding.weight"
+    positions = f"{part}embeddings.position_embedding.weight"
+    width = stated.size("hidden_size", tensors, tokens, 1)
+    vocab_size = stated.size("vocab_size", tensors, tokens)
+    why = TEXT_DEFAULT
+    end = stated.get("eos_token_id", 49407, "text.end_token", why)
+    if end == LEGACY_END:
+        end = highest_id(files, vocab_size)
+        stated.assumed["text.end_token"] = f"{end}: eos_token_id 2 stands for the highest id"
+    if not 0 <= end < vocab_size:
+        stated.fail("eos_token_id", f"but there are only {vocab_size} ids")
+    return TextConfig(
+        vocab_size=vocab_size,
+        context=stated.size("max_position_embeddings", tensors, positions),
+        width=width,
+        depth=stated.depth("num_hidden_layers", tensors, f"{part}{LAYERS}"),
+        heads=stated.heads(width, "num_attention_heads", 8, "text.heads", why),
+        mlp_width=stated.size("intermediate_size", tensors, f"{part}{LAYERS}0.mlp.fc1.weight"),
+        activation=stated.choice("hidden_act", ACTIVATIONS, "quick_gelu", "text.activation", why),
+        eps=stated.get("layer_norm_eps", 1e-5, "text.eps", why),
+        end_token=end,
+        pad_token=_pad_token(stated, files, end, vocab_size),
+    )
+
+
+def _pad_token(stated: Stated, files: Mapping[str, Any], end: int, vocab_size: int) -> int:
+    """The id that the checkpoint's own tokenizer pads with.
+
+    It cannot change a text's vector, but it does change the states of the padding, which a
+    diffusion model reads too: Stable Diffusion 1 pads with the end token, 2 with "!".
+    """
+    token, where = special_word(files, "pad_token")
+    if token is None:
+        stated.assume("text.pad_token", end, TOKENIZER_DEFAULT)
+        return end
+    ids = vocabulary(files)
+    if not ids:
+        stated.assume("text.pad_token", end, f"{where} says {token!r}, but there is no vocabulary")
+        return end
+    pad = ids.get(token, -1)
+    if not 0 <= pad < vocab_size:
+        Stated(where, {"pad_token": token}).fail("pad_token", "which is none of the model's ids")
+    return pad

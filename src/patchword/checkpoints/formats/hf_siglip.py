@@ -1,0 +1,308 @@
+"""Hugging Face's SigLIP and SigLIP 2: both towers, each of them alone, and the image classifier.
+
+SiglipModel (Zhai et al. 2023) squashes images to one square; SigLIP 2's checkpoints of a fixed
+resolution are that too. Siglip2Model is NaFlex: images in their own shapes, patches embedded by a
+linear map (Tschannen et al. 2025, section 2.4.2). Defaults are those of transformers' configs,
+image processors and tokenizers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from patchword.checkpoints.config_reader import Stated, shape_of, special_word, vocabulary
+from patchword.checkpoints.huggingface import (
+    ACTIVATIONS,
+    Processor,
+    config_file,
+    in_patches,
+    labels,
+    layer,
+    model_type,
+    preprocess,
+    tower,
+)
+from patchword.checkpoints.read import Stored
+from patchword.checkpoints.rules import Drop, Patches, Rename, Rule, Squeeze, Unsqueeze
+from patchword.config import Cleaning, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from patchword.errors import CheckpointError
+
+TITLE = "a Hugging Face SiglipModel or Siglip2Model"
+EXPECTS = (
+    "config.json with model_type 'siglip' or 'siglip2', tensors vision_model.* and text_model.*; "
+    "or 'siglip_vision_model', 'siglip_text_model' and the like, and the tensors of that tower"
+)
+
+WHOLE = ("siglip", "siglip2")
+VISION_ALONE = ("siglip_vision_model", "siglip2_vision_model")
+TEXT_ALONE = ("siglip_text_model", "siglip2_text_model")
+VISION, TEXT = "vision_model.", "text_model."
+LAYERS = "encoder.layers."
+CLASSIFIER = "classifier.weight"
+
+# A tower alone carries its prefix in files of transformers 4, and none in those of 5.
+SOURCE, BARE = "huggingface", "huggingface, names without prefix"
+
+HALF = (0.5, 0.5, 0.5)
+VISION_DEFAULT = "default of transformers' SiglipVisionConfig and Siglip2VisionConfig"
+TEXT_DEFAULT = "default of transformers' SiglipTextConfig and Siglip2TextConfig"
+NO_VISION = VisionConfig(kind="none", width=0, depth=0, heads=0, mlp_width=0, class_token=False)
+
+# The special tokens of the two vocabularies, for a checkpoint without a tokenizer. Its config.json
+# does not know them: it repeats CLIP's ids, whatever the vocabulary.
+GEMMA_VOCABULARY = 256_000
+SENTENCEPIECE_TOKENS = {"pad_token": 1, "eos_token": 1}  # both "</s>" (SiglipTokenizer)
+GEMMA_TOKENS = {"pad_token": 0, "eos_token": 1}  # "<pad>", "<eos>" (Siglip2Tokenizer)
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
+    """Layers under Hugging Face's names, and a type of SigLIP's."""
+    if model_type(files) not in (*WHOLE, *VISION_ALONE, *TEXT_ALONE):
+        return False
+    return any(key.startswith((VISION + LAYERS, TEXT + LAYERS, LAYERS)) for key in keys)
+
+
+def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
+    """config.json, preprocessor_config.json and the tokenizer's files, checked against the
+    tensors. Which towers there are the tensors say."""
+    stated = config_file(files, *WHOLE, *VISION_ALONE, *TEXT_ALONE)
+    bare = any(key.startswith(LAYERS) for key in tensors)
+    whole = stated.values["model_type"] in WHOLE
+    eye, reader = ("", "") if bare else (VISION, TEXT)
+    seeing = f"{eye}embeddings.patch_embedding.weight" in tensors
+    reading = f"{reader}embeddings.token_embedding.weight" in tensors
+    if not seeing and not reading:
+        raise CheckpointError("it has neither patch nor token embeddings")
+    vision, text, pixels = NO_VISION, None, PreprocessConfig()
+    classes = shape_of(tensors, CLASSIFIER, 2)[0] if CLASSIFIER in tensors else 0
+    if seeing:
+        part = tower(stated, "vision_config") if whole else stated
+        vision = _vision(part, tensors, eye, classes > 0)
+        pixels = _pixels(files, vision, stated.assumed)
+    if reading:
+        part = tower(stated, "text_config") if whole else stated
+        text = _text(part, tensors, files, reader)
+    return ModelConfig(
+        vision=vision,
+        text=text,
+        preprocess=pixels,
+        embed_dim=_joint(tensors, vision, f"{reader}head.weight") if reading else 0,
+        classes=classes,
+        labels=labels(stated, classes),
+        score="sigmoid" if seeing and reading else "softmax",
+        source=BARE if bare else SOURCE,
+        assumed=stated.assumed,
+    )
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """SiglipModel, Siglip2Model, or one of their towers -> patchword."""
+    bare, seeing = config.source == BARE, config.vision.kind != "none"
+    if seeing and config.text is not None:
+        yield Squeeze("logit_scale", "logit_scale")
+        yield Squeeze("logit_bias", "logit_bias")
+    if seeing:
+        yield from _vision_rules(config, "" if bare else VISION)
+    if config.text is not None:
+        yield from _text_rules(config.text.depth, "" if bare else TEXT)
+
+
+def _vision_rules(config: ModelConfig, part: str) -> Iterator[Rule]:
+    patches = f"{part}embeddings.patch_embedding"
+    linear = config.vision.positions == "flexible"
+    yield (Patches if linear else Rename)(f"{patches}.weight", "image.patch_embed.proj.weight")
+    yield Rename(f"{patches}.bias", "image.patch_embed.proj.bias")
+    yield Unsqueeze(f"{part}embeddings.position_embedding.weight", "image.pos_embed")
+    yield Drop(f"{part}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
+    for kind in ("weight", "bias"):
+        yield Rename(f"{part}post_layernorm.{kind}", f"image.norm.{kind}")
+        for i in range(config.vision.depth):
+            yield from layer(f"{part}{LAYERS}{i}", f"image.blocks.{i}", kind)
+        if config.classes:
+            yield Rename(f"classifier.{kind}", f"image.head.{kind}")
+    for theirs, ours in _head(f"{part}head"):
+        if config.vision.pool == "map":
+            yield Rename(theirs, f"image.attn_pool.{ours}")
+        else:
+            yield Drop(theirs, why="a classifier averages the patches instead")
+
+
+def _head(part: str) -> Iterator[tuple[str, str]]:
+    """Their names and ours of the attention pooling."""
+    yield f"{part}.probe", "latent"
+    for kind in ("weight", "bias"):
+        yield f"{part}.attention.in_proj_{kind}", f"attn.qkv.{kind}"
+        yield f"{part}.attention.out_proj.{kind}", f"attn.proj.{kind}"
+        yield f"{part}.layernorm.{kind}", f"norm.{kind}"
+        yield f"{part}.mlp.fc1.{kind}", f"mlp.fc1.{kind}"
+        yield f"{part}.mlp.fc2.{kind}", f"mlp.fc2.{kind}"
+
+
+def _text_rules(depth: int, part: str) -> Iterator[Rule]:
+    yield Rename(f"{part}embeddings.token_embedding.weight", "text.token_embed.weight")
+    yield Unsqueeze(f"{part}embeddings.position_embedding.weight", "text.pos_embed")
+    yield Drop(f"{part}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
+    for kind in ("weight", "bias"):
+        yield Rename(f"{part}final_layer_norm.{kind}", f"text.norm.{kind}")
+        yield Rename(f"{part}head.{kind}", f"text.head.{kind}")
+        for i in range(depth):
+            yield from layer(f"{part}{LAYERS}{i}", f"text.blocks.{i}", kind)
+
+
+def _vision(
+    stated: Stated, tensors: Mapping[str, Stored], part: str, classifies: bool
+) -> VisionConfig:
+    weight = f"{part}embeddings.patch_embedding.weight"
+    positions = f"{part}embeddings.position_embedding.weight"
+    linear = len(tensors[weight].shape) == 2
+    width = stated.size("hidden_size", tensors, weight)
+    if linear:
+        size, patch = _square(stated, tensors, weight, positions)
+    else:
+        stated.size("num_channels", tensors, weight, 1)
+        patch = stated.size("patch_size", tensors, weight, -1)
+        size = stated.grid("image_size", tensors, positions, patch, extra=0)
+    pooled = f"{part}head.probe" in tensors and not classifies
+    if not pooled and not classifies:
+        why = "the tower has no pooling of its own, so its patches are averaged"
+        stated.assume("vision.pool", "norm_avg", why)
+    why = VISION_DEFAULT
+    return VisionConfig(
+        image_size=size,
+        patch_size=patch,
+        width=width,
+        depth=stated.depth("num_hidden_layers", tensors, f"{part}{LAYERS}"),
+        heads=stated.heads(width, "num_attention_heads", 12, "vision.heads", why),
+        mlp_width=stated.size("intermediate_size", tensors, f"{part}{LAYERS}0.mlp.fc1.weight"),
+        activation=stated.choice("hidden_act", ACTIVATIONS, "gelu_tanh", "vision.activation", why),
+        eps=stated.get("layer_norm_eps", 1e-6, "vision.eps", why),
+        pool="map" if pooled else "norm_avg",
+        class_token=False,
+        positions="flexible" if linear else "patches",
+    )
+
+
+def _square(
+    stated: Stated, tensors: Mapping[str, Stored], weight: str, positions: str
+) -> tuple[tuple[int, int], int]:
+    """NaFlex: the image size (H, W) at which positions are as learned, and the patch size."""
+    values = shape_of(tensors, weight, 2)[1]
+    patch = math.isqrt(values // 3)
+    if 3 * patch * patch != values:
+        raise CheckpointError(f"{weight} reads {values} values, which are no square RGB patch")
+    for key, found in (("patch_size", patch), ("num_channels", 3)):
+        if stated.values.get(key) not in (None, found):
+            stated.fail(key, f"but {weight} makes it {found}")
+    count = stated.size("num_patches", tensors, positions)
+    side = math.isqrt(count)
+    if side * side != count:
+        stated.fail("num_patches", "which makes no square grid of positions", count)
+    return (side * patch, side * patch), patch
+
+
+def _pixels(
+    files: Mapping[str, Any], vision: VisionConfig, assumed: dict[str, str]
+) -> PreprocessConfig:
+    size = vision.image_size
+    if vision.positions == "flexible":
+        flexible = Processor("Siglip2ImageProcessor", size, False, "bilinear", HALF, HALF)
+        return in_patches(files, size, vision.patch_size, assumed, flexible)
+    fixed = Processor("SiglipImageProcessor", size, False, "bicubic", HALF, HALF)
+    return preprocess(files, size, assumed, fixed)
+
+
+def _joint(tensors: Mapping[str, Stored], vision: VisionConfig, head: str) -> int:
+    """The dimension of the joint space, in which a pooled image lies as it is."""
+    dim = shape_of(tensors, head, 2)[0]
+    if vision.kind != "none" and vision.pool != "map":
+        raise CheckpointError(f"without {VISION}head.* its images have no place beside its texts")
+    if vision.kind != "none" and vision.width != dim:
+        raise CheckpointError(f"its texts have {dim} dimensions, but its images {vision.width}")
+    return dim
+
+
+def _text(
+    stated: Stated, tensors: Mapping[str, Stored], files: Mapping[str, Any], part: str
+) -> TextConfig:
+    tokens = f"{part}embeddings.token_embedding.weight"
+    positions = f"{part}embeddings.position_embedding.weight"
+    width = stated.size("hidden_size", tensors, tokens, 1)
+    vocab_size = stated.size("vocab_size", tensors, tokens)
+    stated.size("projection_size", tensors, f"{part}head.weight")
+    gemma = _gemma(files, vocab_size)
+    ids = _special_ids(files, vocab_size, gemma, stated.assumed)
+    why = TEXT_DEFAULT
+    return TextConfig(
+        vocab_size=vocab_size,
+        context=stated.size("max_position_embeddings", tensors, positions),
+        width=width,
+        depth=stated.depth("num_hidden_layers", tensors, f"{part}{LAYERS}"),
+        heads=stated.heads(width, "num_attention_heads", 12, "text.heads", why),
+        mlp_width=stated.size("intermediate_size", tensors, f"{part}{LAYERS}0.mlp.fc1.weight"),
+        activation=stated.choice("hidden_act", ACTIVATIONS, "gelu_tanh", "text.activation", why),
+        eps=stated.get("layer_norm_eps", 1e-6, "text.eps", why),
+        causal=False,
+        pool="last",
+        head_bias=True,
+        end_token=ids["eos_token"],
+        pad_token=ids["pad_token"],
+        padding="attended",
+        cleaning=_cleaning(files, gemma),
+    )
+
+
+def _gemma(files: Mapping[str, Any], vocab_size: int) -> bool:
+    """Whether texts are in SigLIP 2's vocabulary, Gemma's byte-pair encoding, or in SigLIP's
+    SentencePiece unigrams."""
+    model = _part(files, "tokenizer.json").get("model")
+    if isinstance(model, dict) and "type" in model:
+        return bool(model["type"] == "BPE")
+    return vocab_size == GEMMA_VOCABULARY or model_type(files).startswith("siglip2")
+
+
+def _special_ids(
+    files: Mapping[str, Any], vocab_size: int, gemma: bool, assumed: dict[str, str]
+) -> dict[str, int]:
+    """Ids of the padding and the end token, as the tokenizer's files have them.
+
+    Padding is attended to, so its id and its side count: the right one (big_vision,
+    pp/ops_text.py).
+    """
+    said = Stated(TOKENIZER_CONFIG, _part(files, TOKENIZER_CONFIG), assumed)
+    if said.values.get("padding_side") == "left":
+        said.fail("padding_side", "but SigLIP was trained with padding on the right")
+    known = vocabulary(files)
+    ids = {}
+    for key, default in (GEMMA_TOKENS if gemma else SENTENCEPIECE_TOKENS).items():
+        word, _ = special_word(files, key)
+        if word is None or not known:
+            name = "text.end_token" if key == "eos_token" else "text.pad_token"
+            said.assume(name, default, f"of {'Gemma' if gemma else 'the SentencePiece'} vocabulary")
+        ids[key] = known.get(word, -1) if word is not None and known else default
+        if not 0 <= ids[key] < vocab_size:
+            said.fail(key, f"which is none of the model's {vocab_size} ids", word)
+    return ids
+
+
+def _cleaning(files: Mapping[str, Any], gemma: bool) -> Cleaning:
+    """What SigLIP was trained to see: lower case, the first also without punctuation.
+
+    A tokenizer.json that lowers case itself says everything. Where it does not, transformers'
+    Siglip2Tokenizer does that beside the file, its SiglipTokenizer also the rest.
+    """
+    normalizer = _part(files, "tokenizer.json").get("normalizer")
+    if '"Lowercase"' in json.dumps(normalizer):
+        return "none"
+    if _part(files, TOKENIZER_CONFIG).get("do_lower_case") is False:
+        return "none"
+    return "lowercase" if gemma else "unpunctuated"
+
+
+def _part(files: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object of a JSON file; an empty one when there is none."""
+    whole = files.get(name)
+    return whole if isinstance(whole, dict) else {}

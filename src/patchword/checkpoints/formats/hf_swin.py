@@ -1,0 +1,125 @@
+"""Hugging Face's Swin: SwinForImageClassification and SwinModel.
+
+Defaults are those of transformers' SwinConfig and ViTImageProcessor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from patchword.checkpoints.config_reader import Stated, depth, shape_of
+from patchword.checkpoints.huggingface import (
+    ACTIVATIONS,
+    Processor,
+    config_file,
+    labels,
+    model_type,
+    preprocess,
+)
+from patchword.checkpoints.read import Stored
+from patchword.checkpoints.rules import Drop, Fuse, Rename, Rule
+from patchword.config import ModelConfig, VisionConfig
+
+TITLE = "a Hugging Face Swin"
+EXPECTS = "config.json with model_type 'swin', tensors swin.encoder.layers.*.blocks.*"
+
+PATCHES = "embeddings.patch_embeddings.projection.weight"
+WHY = "transformers' SwinConfig default"
+HALF = (0.5, 0.5, 0.5)
+PROCESSOR = Processor("ViTImageProcessor", (224, 224), False, "bilinear", HALF, HALF)
+
+
+def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
+    """Swin's patch embedding under Hugging Face's name, and its type."""
+    return model_type(files) == "swin" and bool({PATCHES, f"swin.{PATCHES}"} & set(keys))
+
+
+def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
+    """config.json and preprocessor_config.json, checked against the tensors."""
+    stated = config_file(files, "swin")
+    classes = shape_of(tensors, "classifier.weight", 2)[0] if "classifier.weight" in tensors else 0
+    vision = _vision(stated, tensors, "swin." if f"swin.{PATCHES}" in tensors else "")
+    return ModelConfig(
+        vision=vision,
+        preprocess=preprocess(files, vision.image_size, stated.assumed, PROCESSOR),
+        classes=classes,
+        labels=labels(stated, classes),
+        source="huggingface",
+        assumed=stated.assumed,
+    )
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """SwinForImageClassification, or with no classes SwinModel -> patchword."""
+    vision, whole = config.vision, "swin." if config.classes else ""
+    last = len(vision.stages) - 1
+    for kind in ("weight", "bias"):
+        yield Rename(f"{whole}{PATCHES[: -len('weight')]}{kind}", f"image.patch_embed.proj.{kind}")
+        yield Rename(f"{whole}embeddings.norm.{kind}", f"image.norm_pre.{kind}")
+        yield Rename(f"{whole}layernorm.{kind}", f"image.norm.{kind}")
+        if config.classes:
+            yield Rename(f"classifier.{kind}", f"image.head.{kind}")
+    for i, count in enumerate(vision.stages):
+        theirs = f"{whole}encoder.layers.{i}"
+        for j in range(count):
+            yield from _block(f"{theirs}.blocks.{j}", f"image.layers.{i}.blocks.{j}")
+        if i < last:  # theirs ends a stage, ours begins the next
+            merging = f"image.layers.{i + 1}.downsample"
+            yield Rename(f"{theirs}.downsample.reduction.weight", f"{merging}.reduction.weight")
+            for kind in ("weight", "bias"):
+                yield Rename(f"{theirs}.downsample.norm.{kind}", f"{merging}.norm.{kind}")
+
+
+def _block(theirs: str, ours: str) -> Iterator[Rule]:
+    own, table = f"{theirs}.attention.self", "relative_position_bias_table"
+    yield Rename(f"{own}.{table}", f"{ours}.attn.{table}")
+    yield Drop(f"{own}.relative_position_index", why="made anew from the window's size")
+    for kind in ("weight", "bias"):
+        qkv = tuple(f"{own}.{part}.{kind}" for part in ("query", "key", "value"))
+        yield Fuse(qkv, f"{ours}.attn.qkv.{kind}")
+        yield Rename(f"{theirs}.attention.output.dense.{kind}", f"{ours}.attn.proj.{kind}")
+        yield Rename(f"{theirs}.layernorm_before.{kind}", f"{ours}.norm1.{kind}")
+        yield Rename(f"{theirs}.layernorm_after.{kind}", f"{ours}.norm2.{kind}")
+        yield Rename(f"{theirs}.intermediate.dense.{kind}", f"{ours}.mlp.fc1.{kind}")
+        yield Rename(f"{theirs}.output.dense.{kind}", f"{ours}.mlp.fc2.{kind}")
+
+
+def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str) -> VisionConfig:
+    patches, first = f"{whole}{PATCHES}", f"{whole}encoder.layers.0.blocks.0"
+    for key, neutral in (("use_absolute_embeddings", False), ("qkv_bias", True)):
+        if stated.optional(key, neutral) is not neutral:
+            stated.fail(key, "which patchword does not support")
+    stated.size("num_channels", tensors, patches, 1)
+    width = stated.size("embed_dim", tensors, patches)
+    names, where = list(tensors), f"{whole}encoder.layers."
+    stages = tuple(depth(names, f"{where}{i}.blocks.") for i in range(depth(names, where)))
+    table = f"{first}.attention.self.relative_position_bias_table"
+    places, heads = shape_of(tensors, table, 2)
+    found: dict[str, Any] = {
+        "depths": list(stages),
+        "num_heads": [heads << i for i in range(len(stages))],
+        "window_size": (math.isqrt(places) + 1) // 2,
+    }
+    for key, value in found.items():
+        if stated.values.get(key, value) != value:
+            stated.fail(key, f"but the weights have {value}")
+    if "image_size" not in stated.values:
+        stated.assume("vision.image_size", 224, WHY)
+    return VisionConfig(
+        kind="swin",
+        image_size=stated.pair("image_size") if "image_size" in stated.values else (224, 224),
+        patch_size=stated.size("patch_size", tensors, patches, -1),
+        width=width,
+        depth=0,
+        heads=heads,
+        mlp_width=shape_of(tensors, f"{first}.intermediate.dense.weight", 2)[0],
+        activation=stated.choice("hidden_act", ACTIVATIONS, "gelu", "vision.activation", WHY),
+        eps=stated.get("layer_norm_eps", 1e-5, "vision.eps", WHY),
+        pool="norm_avg",
+        class_token=False,
+        stages=stages,
+        positions="relative",
+        window=found["window_size"],
+    )

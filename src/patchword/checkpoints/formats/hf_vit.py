@@ -1,0 +1,131 @@
+"""Hugging Face's ViT and DeiT: ViTForImageClassification, ViTModel, DeiTForImageClassification,
+DeiTForImageClassificationWithTeacher and DeiTModel.
+
+Defaults are those of transformers' ViTConfig and DeiTConfig, and of their image processors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from patchword.checkpoints.config_reader import Stated, shape_of
+from patchword.checkpoints.huggingface import (
+    ACTIVATIONS,
+    Processor,
+    config_file,
+    labels,
+    model_type,
+    preprocess,
+)
+from patchword.checkpoints.read import Stored
+from patchword.checkpoints.rules import Drop, Fuse, OrZero, Rename, Rule
+from patchword.config import ModelConfig, VisionConfig
+
+TITLE = "a Hugging Face ViT or DeiT"
+EXPECTS = "config.json with model_type 'vit' or 'deit', tensors vit.encoder.layer.*"
+
+TYPES = ("vit", "deit")
+PATCHES = "embeddings.patch_embeddings.projection.weight"
+WHY = "transformers' ViTConfig and DeiTConfig default"
+HALF = (0.5, 0.5, 0.5)
+HEADS = ("classifier", "cls_classifier")
+OURS = "image.patch_embed.proj"
+
+
+def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
+    """The patch embedding under Hugging Face's name, and its type."""
+    kind = model_type(files)
+    return kind in TYPES and bool({PATCHES, f"{kind}.{PATCHES}"} & set(keys))
+
+
+def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
+    """config.json and preprocessor_config.json, checked against the tensors."""
+    stated = config_file(files, *TYPES)
+    head = next((f"{name}.weight" for name in HEADS if f"{name}.weight" in tensors), "")
+    classes = shape_of(tensors, head, 2)[0] if head else 0
+    kind = stated.values["model_type"]
+    vision = _vision(stated, tensors, f"{kind}." if classes else "", kind == "deit")
+    return ModelConfig(
+        vision=vision,
+        preprocess=preprocess(
+            files, vision.image_size, stated.assumed, _processor(kind, vision.image_size)
+        ),
+        classes=classes,
+        labels=labels(stated, classes),
+        source="huggingface",
+        assumed=stated.assumed,
+    )
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """A classifier, or with no classes ViTModel or DeiTModel -> patchword."""
+    vision = config.vision
+    deit = vision.prefix == 2
+    whole = ("deit." if deit else "vit.") if config.classes else ""
+    embeddings = f"{whole}embeddings"
+    yield Rename(f"{embeddings}.cls_token", "image.cls_token")
+    yield Rename(f"{embeddings}.position_embeddings", "image.pos_embed")
+    if deit:
+        token = "dist_token" if vision.pool == "distilled" else "reg_token"
+        yield Rename(f"{embeddings}.distillation_token", f"image.{token}")
+    yield Drop(f"{embeddings}.mask_token", why="stands for patches hidden in pretraining")
+    heads = {"classifier": "head"}
+    if vision.pool == "distilled":
+        heads = {"cls_classifier": "head", "distillation_classifier": "head_dist"}
+    for kind in ("weight", "bias"):
+        yield Rename(f"{embeddings}.patch_embeddings.projection.{kind}", f"{OURS}.{kind}")
+        yield Rename(f"{whole}layernorm.{kind}", f"image.norm.{kind}")
+        yield Drop(f"pooler.dense.{kind}", why="follows the class token, but no task reads it")
+        for theirs, ours in heads.items() if config.classes else ():
+            yield Rename(f"{theirs}.{kind}", f"image.{ours}.{kind}")
+        for i in range(vision.depth):
+            yield from _layer(f"{whole}encoder.layer.{i}", f"image.blocks.{i}", kind)
+
+
+def _layer(theirs: str, ours: str, kind: str) -> Iterator[Rule]:
+    """One Transformer block; kind: "weight" or "bias"."""
+    attention = f"{theirs}.attention"
+    parts = tuple(f"{attention}.attention.{part}.{kind}" for part in ("query", "key", "value"))
+    qkv = Fuse(parts, f"{ours}.attn.qkv.{kind}")
+    yield qkv if kind == "weight" else OrZero(qkv)
+    yield Rename(f"{attention}.output.dense.{kind}", f"{ours}.attn.proj.{kind}")
+    yield Rename(f"{theirs}.layernorm_before.{kind}", f"{ours}.norm1.{kind}")
+    yield Rename(f"{theirs}.layernorm_after.{kind}", f"{ours}.norm2.{kind}")
+    yield Rename(f"{theirs}.intermediate.dense.{kind}", f"{ours}.mlp.fc1.{kind}")
+    yield Rename(f"{theirs}.output.dense.{kind}", f"{ours}.mlp.fc2.{kind}")
+
+
+def _processor(kind: str, size: tuple[int, int]) -> Processor:
+    """What its class does; the sizes themselves stand in every file."""
+    if kind == "vit":
+        return Processor("ViTImageProcessor", size, False, "bilinear", HALF, HALF)
+    return Processor("DeiTImageProcessor", (256, 256), True, "bicubic", HALF, HALF)
+
+
+def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str, deit: bool) -> VisionConfig:
+    """whole: what stands before the tower's names. deit: it has a distillation token, which
+    without a head of its own is a register."""
+    patches, first = f"{whole}{PATCHES}", f"{whole}encoder.layer.0"
+    stated.size("num_channels", tensors, patches, 1)
+    width = stated.size("hidden_size", tensors, patches)
+    patch = stated.size("patch_size", tensors, patches, -1)
+    query = f"{first}.attention.attention.query.bias"
+    if stated.optional("qkv_bias", True) != (query in tensors):
+        has = "a" if query in tensors else "no"
+        stated.fail("qkv_bias", f"but the weights have {has} {query}")
+    taught = deit and "distillation_classifier.weight" in tensors
+    positions = f"{whole}embeddings.position_embeddings"
+    act, mlp = "hidden_act", f"{first}.intermediate.dense.weight"
+    return VisionConfig(
+        image_size=stated.grid("image_size", tensors, positions, patch, 1 + deit),
+        patch_size=patch,
+        width=width,
+        depth=stated.depth("num_hidden_layers", tensors, f"{whole}encoder.layer."),
+        heads=stated.heads(width, "num_attention_heads", 12, "vision.heads", WHY),
+        mlp_width=stated.size("intermediate_size", tensors, mlp),
+        activation=stated.choice(act, ACTIVATIONS, "gelu", "vision.activation", WHY),
+        eps=stated.get("layer_norm_eps", 1e-12, "vision.eps", WHY),
+        pool="distilled" if taught else "cls",
+        registers=int(deit and not taught),
+    )

@@ -1,0 +1,141 @@
+"""The original masked autoencoder of He et al. 2022: a .pth alone, whole or its encoder.
+
+No file states heads, eps, preprocessing or how it was trained; what the original code fixes (its
+models_mae.py and main_pretrain.py, and main_finetune.py for photos) stands in for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from patchword.checkpoints.config_reader import Stated, depth, shape_of
+from patchword.checkpoints.read import Stored
+from patchword.checkpoints.rules import Rename, Rule
+from patchword.checkpoints.timm_names import vit_rules
+from patchword.config import MaskedConfig, ModelConfig, PreprocessConfig, VisionConfig
+from patchword.errors import CheckpointError
+from patchword.variants.base import IMAGENET_MEAN, IMAGENET_STD
+
+TITLE = "an original masked autoencoder"
+EXPECTS = "no config.json, tensors patch_embed.*, blocks.*, pos_embed and maybe decoder_*"
+
+CODE = "as in the original code"
+HEADS = {768: 12, 1024: 16, 1280: 16}  # by width: ViT-B, L and H
+DECODER_HEADS = 16
+EPS = 1e-6
+PATCHES, POSITIONS = "patch_embed.proj.weight", "pos_embed"
+# Modules of the decoder, but for its blocks.
+DECODER = {"decoder_embed": "embed", "decoder_norm": "norm", "decoder_pred": "head"}
+
+
+def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
+    """timm's names of a Vision Transformer without a head, and nothing that says more."""
+    names = {PATCHES, POSITIONS, "cls_token", "blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias"}
+    return names <= set(keys) and "head.weight" not in keys and "config.json" not in files
+
+
+def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
+    """What the tensors say, and what the original code fixes."""
+    _check_positions(tensors)
+    stated = Stated("its file", {})
+    vision = _vision(stated, tensors)
+    size = vision.image_size
+    # Images above 224 pixels are not cropped (util/datasets.py).
+    resize_to = size[0] * 256 // 224 if size[0] <= 224 else size[0]
+    for name, value in (
+        ("preprocess.resize_to", resize_to),
+        ("preprocess.interpolation", "bicubic"),
+        ("preprocess.mean", IMAGENET_MEAN),
+        ("preprocess.std", IMAGENET_STD),
+    ):
+        stated.assume(name, value, CODE)
+    return ModelConfig(
+        vision=vision,
+        preprocess=PreprocessConfig(
+            size=size,
+            resize_to=resize_to,
+            crop_rounding="round",
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+        ),
+        masked=_masked(stated, tensors) if "mask_token" in tensors else None,
+        source="mae",
+        assumed=stated.assumed,
+    )
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """The original -> patchword."""
+    yield from vit_rules(config.vision)
+    if config.masked is None:
+        return
+    yield Rename("mask_token", "decoder.mask_token")
+    yield Rename("decoder_pos_embed", "decoder.pos_embed")
+    parts = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    modules = DECODER | {
+        f"decoder_blocks.{i}.{part}": f"blocks.{i}.{part}"
+        for i in range(config.masked.depth)
+        for part in parts
+    }
+    for theirs, ours in modules.items():
+        for kind in ("weight", "bias"):
+            yield Rename(f"{theirs}.{kind}", f"decoder.{ours}.{kind}")
+
+
+def _vision(stated: Stated, tensors: Mapping[str, Stored]) -> VisionConfig:
+    """The encoder."""
+    width, _, _, patch = shape_of(tensors, PATCHES, 4)
+    if width not in HEADS:
+        known = ", ".join(map(str, HEADS))
+        raise CheckpointError(f"{PATCHES} is {width} wide, and the original code has {known}")
+    stated.assume("vision.heads", HEADS[width], CODE)
+    stated.assume("vision.eps", EPS, CODE)
+    stated.assume("vision.activation", "gelu", CODE)
+    stated.assume("vision.pool", "cls", f"{CODE} for linear probing (main_linprobe.py)")
+    return VisionConfig(
+        image_size=stated.grid("img_size", tensors, POSITIONS, patch),
+        patch_size=patch,
+        width=width,
+        depth=depth(tensors, "blocks."),
+        heads=HEADS[width],
+        mlp_width=shape_of(tensors, "blocks.0.mlp.fc1.weight", 2)[0],
+        eps=EPS,
+        positions="sincos",
+    )
+
+
+def _masked(stated: Stated, tensors: Mapping[str, Stored]) -> MaskedConfig:
+    """The decoder. Whether its targets were normalised nothing says; by default they are not."""
+    width = shape_of(tensors, "mask_token", 3)[-1]
+    if width % DECODER_HEADS:
+        raise CheckpointError(f"mask_token is {width} wide, not a multiple of {DECODER_HEADS}")
+    masked = MaskedConfig(
+        width=width,
+        depth=depth(tensors, "decoder_blocks."),
+        heads=DECODER_HEADS,
+        mlp_width=shape_of(tensors, "decoder_blocks.0.mlp.fc1.weight", 2)[0],
+    )
+    stated.assume("masked.heads", masked.heads, CODE)
+    stated.assume("masked.mask_ratio", masked.mask_ratio, CODE)
+    stated.assume("masked.norm_pixels", masked.norm_pixels, f"{CODE} unless --norm_pix_loss")
+    return masked
+
+
+def _check_positions(tensors: Mapping[str, Stored]) -> None:
+    """Raise CheckpointError for learned positions: another ViT, whose heads nobody states.
+
+    An MAE's are fixed: the class token's are 0, and the first patch's sin 0 and cos 0.
+    """
+    width = shape_of(tensors, POSITIONS, 3)[-1]
+    expected = torch.zeros(2, width)
+    for start in (width // 4, width // 4 * 3):
+        expected[1, start : start + width // 4] = 1
+    found = tensors[POSITIONS].read()[0, :2].float()
+    if not torch.allclose(found, expected, atol=1e-3):
+        raise CheckpointError(
+            "pos_embed is not the fixed sines and cosines of a masked autoencoder, and no "
+            "config.json says what this ViT is"
+        )

@@ -1,0 +1,307 @@
+"""open_clip: open_clip_config.json with safetensors or .bin. Names are OpenAI's, sizes are stated.
+
+Defaults are those of CLIPVisionCfg and CLIPTextCfg (open_clip/model.py) and PreprocessCfg
+(open_clip/transform.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from patchword.checkpoints import open_clip_timm
+from patchword.checkpoints.config_reader import (
+    Stated,
+    highest_id,
+    scale_limit,
+    shape_of,
+    special_id,
+)
+from patchword.checkpoints.formats import openai
+from patchword.checkpoints.formats.openai import BLOCKS, EPS, HEAD_WIDTH
+from patchword.checkpoints.read import Stored
+from patchword.checkpoints.rules import OrIdentity, Rename, Rule, Transpose
+from patchword.config import Activation, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+
+TITLE = "an open_clip model"
+EXPECTS = "open_clip_config.json, tensors visual.*, transformer.resblocks.* and text_projection"
+
+CONFIG_FILE = "open_clip_config.json"
+DEFAULT = "open_clip's default"
+MEAN, STD = PreprocessConfig().mean, PreprocessConfig().std
+
+# Keys with the value at which they change nothing, whatever the tower.
+NEUTRAL = {
+    "block_type": "default",
+    "qk_norm": False,
+    "scaled_cosine_attn": False,
+    "scale_heads": False,
+    "scale_attn_inner": False,
+    "scale_attn": False,
+    "scale_fc": False,
+}
+NEUTRAL_MODEL = {"multimodal_cfg": None, "nonscalar_logit_scale": False}
+NEUTRAL_VISION = {**NEUTRAL, "attentional_pool": False}
+NEUTRAL_TEXT = {
+    **NEUTRAL,
+    "ls_init_value": None,
+    "hf_model_name": None,
+    "tokenizer_mode": None,
+    "embed_cls": False,
+}
+# Keys that are read below, or matter in training only, or with one of the above only. custom_text
+# renames tensors, and those are what is read.
+KNOWN_MODEL = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale"}
+KNOWN_MODEL |= {"init_logit_bias", "custom_text"}
+KNOWN_TOWER = {"layers", "width", "mlp_ratio", "act_kwargs", "norm_kwargs", "pool_type"}
+KNOWN_TOWER |= {"output_tokens", "final_ln_after_pool"}
+KNOWN_VISION = KNOWN_TOWER | {"head_width", "patch_size", "image_size", "patch_dropout"}
+KNOWN_VISION |= {"no_ln_pre", "ls_init_value", "pos_embed_type", "timm_model_name"}
+KNOWN_VISION |= {"attn_pooler_queries", "attn_pooler_heads", "timm_model_pretrained", "timm_pool"}
+KNOWN_VISION |= {"timm_proj", "timm_proj_bias", "timm_drop", "timm_drop_path"}
+KNOWN_TEXT = KNOWN_TOWER | {"context_length", "vocab_size", "heads", "pad_id", "eos_id"}
+KNOWN_TEXT |= {"no_causal_mask", "proj_bias", "proj_type", "hf_tokenizer_name", "tokenizer_kwargs"}
+KNOWN_TEXT |= {"hf_model_pretrained", "hf_proj_type", "hf_pooler_type"}
+
+POSITIONS = {"learnable": "learned", "sin_cos_2d": "sincos"}
+TEXT_POOLS = {"argmax": "end", "eos": "end", "first": "first", "last": "last"}
+CLEANINGS = {kind: kind for kind in ("whitespace", "lower", "canonicalize")}  # of HFTokenizer
+
+
+def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
+    """Its configuration file, and a text tower that is not apart (see open_clip_custom.py)."""
+    images = any(key.startswith("visual.") for key in keys)
+    return CONFIG_FILE in files and images and not any(key.startswith("text.") for key in keys)
+
+
+def config(
+    tensors: Mapping[str, Stored], files: Mapping[str, Any], theirs: str = ""
+) -> ModelConfig:
+    """open_clip_config.json, checked against the tensors.
+
+    theirs: what stands before the names of the text tower's tensors, its dot included.
+    """
+    whole = Stated(CONFIG_FILE, files[CONFIG_FILE])
+    stated = whole.part("model_cfg")
+    vision_cfg, text_cfg = stated.part("vision_cfg"), stated.part("text_cfg")
+    stated.only(KNOWN_MODEL, NEUTRAL_MODEL)
+    text_cfg.only(KNOWN_TEXT, NEUTRAL_TEXT)
+    vision_cfg.only(KNOWN_VISION, NEUTRAL_VISION)
+    quick = stated.get("quick_gelu", False, "quick_gelu", DEFAULT)
+    width = stated.size("embed_dim", tensors, f"{theirs}text_projection", 1)
+    if vision_cfg.values.get("timm_model_name") is not None:
+        vision = open_clip_timm.config(vision_cfg, tensors, width)
+    else:
+        vision = _vision(vision_cfg, tensors, quick)
+    return ModelConfig(
+        vision=vision,
+        text=_text(text_cfg, tensors, files, quick, width, theirs),
+        preprocess=_preprocess(whole.part("preprocess_cfg"), vision.image_size),
+        embed_dim=width,
+        score="softmax" if stated.values.get("init_logit_bias") is None else "sigmoid",
+        scale_limit=scale_limit(tensors),
+        source="open_clip",
+        assumed=whole.assumed,
+    )
+
+
+def rules(config: ModelConfig, theirs: str = "") -> Iterator[Rule]:
+    """open_clip's CLIP -> patchword: as OpenAI's where it is open_clip's own. theirs: see above."""
+    assert config.text is not None
+    yield Rename("logit_scale", "logit_scale")
+    if config.score == "sigmoid":
+        yield Rename("logit_bias", "logit_bias")
+    yield from openai.text_rules(config, theirs)
+    if not config.text.head_bias:
+        yield OrIdentity(Transpose(f"{theirs}text_projection", "text.head.weight"))
+    timm = open_clip_timm.borrowed(config.vision)
+    yield from open_clip_timm.rules(config) if timm else openai.image_rules(config)
+
+
+def _vision(stated: Stated, tensors: Mapping[str, Stored], quick: bool) -> VisionConfig:
+    head_width = stated.get("head_width", HEAD_WIDTH, "vision.head_width", DEFAULT)
+    if isinstance(stated.values.get("layers"), list):
+        return _resnet(stated, tensors, head_width)
+    width = stated.size("width", tensors, "visual.conv1.weight")
+    patch = stated.size("patch_size", tensors, "visual.conv1.weight", -1)
+    if head_width < 1 or width % head_width:
+        stated.fail("head_width", f"which does not divide the width {width}", head_width)
+    positions: Any = "learned"
+    if stated.values.get("pos_embed_type") is not None:
+        positions = stated.choice("pos_embed_type", POSITIONS, "", "", "")
+    return VisionConfig(
+        image_size=stated.grid("image_size", tensors, "visual.positional_embedding", patch),
+        patch_size=patch,
+        width=width,
+        depth=stated.depth("layers", tensors, f"visual.{BLOCKS}"),
+        heads=width // head_width,
+        mlp_width=_mlp_width(stated, tensors, f"visual.{BLOCKS}0.mlp.c_fc.weight", width),
+        activation=_activation(stated, quick),
+        eps=_eps(stated, "vision.eps"),
+        pool=_pool(stated),
+        pre_norm=not stated.optional("no_ln_pre", False),
+        patch_bias=False,
+        layer_scale=stated.values.get("ls_init_value") is not None,
+        positions=positions,
+    )
+
+
+def _pool(stated: Stated) -> Any:
+    """The class token, or the average of patches normed before or after."""
+    pool = stated.optional("pool_type", "tok")
+    if pool not in ("tok", "avg"):
+        stated.fail("pool_type", "which patchword does not support")
+    if pool == "tok":
+        return "cls"
+    return "avg" if stated.optional("final_ln_after_pool", False) else "norm_avg"
+
+
+def _resnet(stated: Stated, tensors: Mapping[str, Stored], head_width: int) -> VisionConfig:
+    stated.size("width", tensors, "visual.layer1.0.conv1.weight")
+    vision = openai.resnet(stated, tensors, head_width)
+    if stated.values["layers"] != list(vision.stages):
+        stated.fail("layers", f"but the weights have {list(vision.stages)} (visual.layer*)")
+    return vision
+
+
+def _text(
+    stated: Stated,
+    tensors: Mapping[str, Stored],
+    files: Mapping[str, Any],
+    quick: bool,
+    out: int,
+    theirs: str,
+) -> TextConfig:
+    width = stated.size("width", tensors, f"{theirs}token_embedding.weight", 1)
+    vocab_size = stated.size("vocab_size", tensors, f"{theirs}token_embedding.weight")
+    causal = not stated.optional("no_causal_mask", False)
+    pool = stated.optional("pool_type", "argmax")
+    if pool not in TEXT_POOLS:
+        stated.fail("pool_type", "which patchword does not support")
+    if causal and pool == "last":
+        stated.fail("pool_type", "which patchword supports without a causal mask alone")
+    blocks = f"{theirs}{BLOCKS}"
+    return TextConfig(
+        vocab_size=vocab_size,
+        context=stated.size("context_length", tensors, f"{theirs}positional_embedding"),
+        width=width,
+        depth=stated.depth("layers", tensors, blocks),
+        heads=stated.heads(width, "heads", 8, "text.heads", DEFAULT),
+        mlp_width=_mlp_width(stated, tensors, f"{blocks}0.mlp.c_fc.weight", width),
+        activation=_activation(stated, quick),
+        eps=_eps(stated, "text.eps"),
+        causal=causal,
+        pool=TEXT_POOLS[pool],  # type: ignore[arg-type]
+        head_bias=_projection(stated, tensors, f"{theirs}text_projection", width == out),
+        padding="masked" if causal else "attended",
+        **_tokens(stated, files, vocab_size, causal),
+    )
+
+
+def _projection(stated: Stated, tensors: Mapping[str, Stored], name: str, square: bool) -> bool:
+    """Whether the projection `name` has a bias.
+
+    Raises CheckpointError when its kind is not that of the tensors; "none" is the identity, which
+    must be square.
+    """
+    bias = stated.optional("proj_bias", False)
+    kind = stated.optional("proj_type", "linear")
+    if kind not in ("linear", "none"):
+        stated.fail("proj_type", "which patchword does not support")
+    if kind == "none" and not square:
+        stated.fail("proj_type", "though images are of another width than texts")
+    if (kind == "none") == any(key.startswith(name) for key in tensors):
+        has = "" if kind == "none" else "no "
+        stated.fail("proj_type", f"but the weights have {has}{name}", kind)
+    return bias and kind == "linear"
+
+
+def _tokens(
+    stated: Stated, files: Mapping[str, Any], vocab_size: int, causal: bool
+) -> dict[str, Any]:
+    """end_token, pad_token and cleaning, as get_tokenizer of open_clip/factory.py has it."""
+    pool = stated.optional("pool_type", "argmax")
+    end = highest_id(files, vocab_size)
+    if pool == "eos":
+        end = stated.get("eos_id", 2, "text.end_token", DEFAULT)
+    arguments = stated.part("tokenizer_kwargs")
+    if not stated.optional("hf_tokenizer_name", ""):  # its own, of CLIP's merges
+        arguments.only((), {"clean": "lower", "reduction_mask": "", "context_length": None})
+        return {"end_token": end, "pad_token": 0, "cleaning": "ftfy"}
+    arguments.only(("clean", "strip_sep_token"), {"language": None})
+    cleaning = "whitespace"
+    if arguments.values.get("clean") is not None:
+        cleaning = arguments.choice("clean", CLEANINGS, "", "", "")
+    pad = special_id(files, "pad_token")
+    if not causal:
+        _attended(stated, files, pad, vocab_size)
+    if arguments.optional("strip_sep_token", False):
+        if pool in ("argmax", "eos") or pad != 0:
+            arguments.fail("strip_sep_token", "which patchword supports for padding 0 alone")
+        end = -1
+    elif pool not in ("argmax", "eos"):
+        end = next(filter(None, (special_id(files, f"{n}_token") for n in ("eos", "sep"))), end)
+    return {"end_token": end, "pad_token": pad or 0, "cleaning": cleaning}
+
+
+def _attended(stated: Stated, files: Mapping[str, Any], pad: int | None, vocab_size: int) -> None:
+    """Raise CheckpointError unless files say how a tokenizer not open_clip's own pads its texts.
+
+    Padding that is attended to changes every answer.
+    """
+    if pad is None or not 0 <= pad < vocab_size:
+        stated.fail("hf_tokenizer_name", "but no tokenizer_config.json beside says what pads texts")
+    said = Stated("tokenizer_config.json", files.get("tokenizer_config.json") or {})
+    if said.values.get("padding_side") not in (None, "right"):
+        said.fail("padding_side", "which patchword does not support")
+
+
+def _mlp_width(stated: Stated, tensors: Mapping[str, Stored], tensor: str, width: int) -> int:
+    """As the weights have it, which must be int(width * mlp_ratio)."""
+    ratio = stated.optional("mlp_ratio", 4.0)
+    found = shape_of(tensors, tensor, 2)[0]
+    if not found <= width * ratio < found + 1:
+        stated.fail("mlp_ratio", f"but {tensor} is {tensors[tensor].shape}", ratio)
+    return found
+
+
+def _activation(stated: Stated, quick: bool) -> Activation:
+    """One flag for both towers; GELU takes `approximate`."""
+    arguments = stated.part("act_kwargs")
+    if quick:
+        arguments.only((), {})
+        return "quick_gelu"
+    arguments.only(("approximate",), {})
+    kinds = {"none": "gelu", "tanh": "gelu_tanh"}
+    if arguments.values.get("approximate") is None:
+        return "gelu"
+    return arguments.choice("approximate", kinds, "gelu", "", "")  # type: ignore[no-any-return]
+
+
+def _eps(stated: Stated, name: str) -> float:
+    arguments = stated.part("norm_kwargs")
+    arguments.only(("eps",), {})
+    return arguments.get("eps", EPS, name, DEFAULT)
+
+
+def _preprocess(stated: Stated, size: tuple[int, int]) -> PreprocessConfig:
+    """preprocess_cfg; open_clip itself takes the size from the network, whatever is said here."""
+    stated.only(
+        ("size", "mean", "std", "interpolation", "resize_mode", "fill_color"), {"mode": "RGB"}
+    )
+    filters = {"bicubic": "bicubic", "bilinear": "bilinear"}
+    modes = {"shortest": "shortest", "squash": "squash"}
+    resize = stated.choice("resize_mode", modes, "shortest", "preprocess.resize", DEFAULT)
+    if resize == "shortest" and size[0] != size[1]:
+        stated.fail("resize_mode", f"which patchword does not support for a network of {size}")
+    return PreprocessConfig(
+        size=size,
+        resize=resize,
+        resize_to=min(size),
+        interpolation=stated.choice(
+            "interpolation", filters, "bicubic", "preprocess.interpolation", DEFAULT
+        ),
+        crop_rounding="round",
+        mean=stated.triple("mean", MEAN, "preprocess.mean", DEFAULT),
+        std=stated.triple("std", STD, "preprocess.std", DEFAULT),
+    )

@@ -1,0 +1,60 @@
+"""timm's plain Vision Transformers and DeiTs: config.json and safetensors or .bin.
+
+config.json names an architecture, described in timm_architectures.py, and may change its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from patchword.checkpoints.config_reader import Stated, shape_of
+from patchword.checkpoints.read import Stored
+from patchword.checkpoints.rules import Rule
+from patchword.checkpoints.timm_architectures import ARCHITECTURES
+from patchword.checkpoints.timm_config import input_size, labels, preprocess
+from patchword.checkpoints.timm_names import vit_config, vit_rules
+from patchword.config import ModelConfig
+from patchword.errors import CheckpointError
+
+TITLE = "a timm Vision Transformer"
+EXPECTS = "config.json with an architecture, tensors patch_embed.*, blocks.* and pos_embed"
+
+
+def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
+    """timm's names of a Vision Transformer; without a head and config.json they are an MAE's."""
+    names = {"patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"}
+    return names <= set(keys) and ("config.json" in files or "head.weight" in keys)
+
+
+def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
+    """config.json, checked against the tensors."""
+    if "config.json" not in files:
+        raise CheckpointError("config.json, which names its architecture, is missing")
+    stated = Stated("config.json", files["config.json"])
+    name = stated.values.get("architecture")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        stated.fail("architecture", f"which is none of {', '.join(sorted(ARCHITECTURES))}")
+    arguments = stated.part("model_args")
+    pool = stated.values.get("global_pool")
+    if arguments.values.get("global_pool") is None and pool is not None:
+        arguments.values = {**arguments.values, "global_pool": pool}
+    data = stated.part("pretrained_cfg") if "pretrained_cfg" in stated.values else stated
+    classes = shape_of(tensors, "head.weight", 2)[0] if "head.weight" in tensors else 0
+    for where in (stated, arguments):
+        if where.values.get("num_classes") not in (None, classes):
+            where.fail("num_classes", f"but the weights have {classes}")
+    vision = vit_config(ARCHITECTURES[name], arguments, tensors, input_size(data))
+    return ModelConfig(
+        vision=vision,
+        preprocess=preprocess(data, vision.image_size),
+        classes=classes,
+        labels=labels(stated, classes),
+        source="timm",
+        assumed=stated.assumed,
+    )
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """timm -> patchword."""
+    return vit_rules(config.vision, config.classes, may_lack_biases=True)

@@ -1,0 +1,137 @@
+"""timm's Swin Transformers, version 1: config.json and safetensors or .bin.
+
+config.json names an architecture; its norm and activation stand in timm's code
+(timm/models/swin_transformer.py), and are the same for all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from patchword.checkpoints.config_reader import Stated, depth, shape_of
+from patchword.checkpoints.read import Stored
+from patchword.checkpoints.rules import Drop, Rename, Rule
+from patchword.checkpoints.timm_config import input_size, labels, preprocess
+from patchword.config import ModelConfig, VisionConfig
+from patchword.errors import CheckpointError
+
+TITLE = "a timm Swin Transformer"
+EXPECTS = "config.json with an architecture swin_*, tensors layers.*.blocks.* and patch_embed.norm"
+
+TABLE = "relative_position_bias_table"
+CODE = "in timm's code for every Swin"
+EPS = 1e-5
+# Arguments that are read below, or have no effect outside training; and the value at which others
+# change nothing.
+KNOWN = {"img_size", "patch_size", "embed_dim", "depths", "num_heads", "window_size", "num_classes"}
+KNOWN |= {"drop_rate", "drop_path_rate", "weight_init", "strict_img_size", "dynamic_img_size"}
+NEUTRAL = {
+    "in_chans": 3,
+    "global_pool": "avg",
+    "head_dim": None,
+    "mlp_ratio": 4.0,
+    "qkv_bias": True,
+    "always_partition": False,
+}
+
+
+def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
+    """timm's names of a Swin."""
+    return {"patch_embed.norm.weight", f"layers.0.blocks.0.attn.{TABLE}"} <= set(keys)
+
+
+def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
+    """config.json, checked against the tensors."""
+    if "config.json" not in files:
+        raise CheckpointError("config.json, which states its size and preprocessing, is missing")
+    stated = Stated("config.json", files["config.json"])
+    arguments = stated.part("model_args")
+    arguments.only(KNOWN, NEUTRAL)
+    data = stated.part("pretrained_cfg") if "pretrained_cfg" in stated.values else stated
+    head = "head.fc.weight"
+    classes = shape_of(tensors, head, 2)[0] if head in tensors else 0
+    for where in (stated, arguments):
+        if where.values.get("num_classes") not in (None, classes):
+            where.fail("num_classes", f"but the weights have {classes}")
+    vision = _vision(arguments, data, tensors)
+    return ModelConfig(
+        vision=vision,
+        preprocess=preprocess(data, vision.image_size),
+        classes=classes,
+        labels=labels(stated, classes),
+        source="timm",
+        assumed=stated.assumed,
+    )
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """timm -> patchword, whose names are timm's but for the first norm and the head."""
+    modules = {"patch_embed.proj": "patch_embed.proj", "patch_embed.norm": "norm_pre"}
+    modules |= {"norm": "norm"} | ({"head.fc": "head"} if config.classes else {})
+    for i, count in enumerate(config.vision.stages):
+        for block in (f"layers.{i}.blocks.{j}" for j in range(count)):
+            for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
+                modules[f"{block}.{part}"] = f"{block}.{part}"
+            yield Rename(f"{block}.attn.{TABLE}", f"image.{block}.attn.{TABLE}")
+            yield Drop(f"{block}.attn.relative_position_index", why="made anew")
+            yield Drop(f"{block}.attn_mask", why="made anew")
+        if i:
+            merging = f"layers.{i}.downsample"
+            modules[f"{merging}.norm"] = f"{merging}.norm"
+            yield Rename(f"{merging}.reduction.weight", f"image.{merging}.reduction.weight")
+    for theirs, ours in modules.items():
+        for kind in ("weight", "bias"):
+            yield Rename(f"{theirs}.{kind}", f"image.{ours}.{kind}")
+
+
+def _vision(stated: Stated, data: Stated, tensors: Mapping[str, Stored]) -> VisionConfig:
+    patches, first = "patch_embed.proj.weight", "layers.0.blocks.0"
+    names = list(tensors)
+    stages = tuple(depth(names, f"layers.{i}.blocks.") for i in range(depth(names, "layers.")))
+    heads = shape_of(tensors, f"{first}.attn.{TABLE}", 2)[1]
+    for key, found in (
+        ("depths", list(stages)),
+        ("num_heads", [heads << i for i in range(len(stages))]),
+    ):
+        if stated.values.get(key, found) != found:
+            stated.fail(key, f"but the weights have {found}")
+    where, key = stated, "img_size"
+    if stated.values.get(key) is None:
+        size = input_size(data)
+        where, key = Stated("config.json, pretrained_cfg", {"input_size": size}), "input_size"
+    if where.values[key] is None:
+        raise CheckpointError("config.json states neither img_size nor input_size")
+    for name, value in (("activation", "gelu"), ("eps", EPS)):
+        stated.assume(f"vision.{name}", value, CODE)
+    image_size, patch = where.pair(key), stated.size("patch_size", tensors, patches, -1)
+    return VisionConfig(
+        kind="swin",
+        image_size=image_size,
+        patch_size=patch,
+        width=stated.size("embed_dim", tensors, patches),
+        depth=0,
+        heads=heads,
+        mlp_width=shape_of(tensors, f"{first}.mlp.fc1.weight", 2)[0],
+        eps=EPS,
+        pool="norm_avg",
+        class_token=False,
+        stages=stages,
+        positions="relative_shifted",
+        window=_window(stated, tensors, min(image_size) // patch),
+    )
+
+
+def _window(stated: Stated, tensors: Mapping[str, Stored], side: int) -> int:
+    """The window's side: as stated, else that of the first stage's table of biases.
+
+    side: of the first stage's grid, patches. A window is cut to its grid, so a table may be of
+    less than is stated.
+    """
+    places = shape_of(tensors, f"layers.0.blocks.0.attn.{TABLE}", 2)[0]
+    found = (math.isqrt(places) + 1) // 2
+    window = stated.optional("window_size", found)
+    if min(window, side) != min(found, side):
+        stated.fail("window_size", f"but the weights have {found}")
+    return window

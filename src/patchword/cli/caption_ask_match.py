@@ -1,0 +1,322 @@
+"""caption, ask, match: BLIP says what is in an image, answers questions, weighs texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from patchword.cli.common import (
+    SHOWN,
+    SPEAKING,
+    DeviceOption,
+    ImagesArgument,
+    JsonOption,
+    ModelOption,
+    PictureOption,
+    SaveOption,
+    TextsOption,
+    check_save,
+    emit,
+    expand,
+    finish,
+    good,
+    load,
+    read_list,
+    said_saved,
+    screen,
+    shortened,
+    warnings_said,
+    wrong,
+)
+from patchword.errors import ImageError
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from rich.table import Table
+
+    from patchword.tasks.ask import Answer, Choice
+    from patchword.tasks.caption import Caption
+    from patchword.tasks.match import Match
+
+Titled = tuple[str, "NDArray[Any]"]  # a matrix of images and texts
+
+SHOWN_ANSWERS = 5  # of a ranking, in a table and a picture
+
+BeamsOption = Annotated[
+    int | None, typer.Option(min=1, help="Texts pursued at once: 3; 1 is greedy.")
+]
+CountOption = Annotated[
+    int, typer.Option("--count", "-n", min=1, help="The best so many, or so many that are drawn.")
+]
+MinLengthOption = Annotated[int, typer.Option(min=0, help="In tokens, start and end included.")]
+LengthPenaltyOption = Annotated[
+    float, typer.Option(help="Above 0 favours long texts, below short ones.")
+]
+RepetitionPenaltyOption = Annotated[
+    float, typer.Option(help="Above 1 makes words that are there already less likely.")
+]
+TopPOption = Annotated[
+    float | None, typer.Option(help="Draw each word from the fewest that are so probable together.")
+]
+TopKOption = Annotated[
+    int | None, typer.Option(help="Draw each word from the so many most probable.")
+]
+TemperatureOption = Annotated[
+    float | None, typer.Option(help="Draw words; above 1 more varied, below 1 less.")
+]
+SeedOption = Annotated[int, typer.Option(help="Another one draws other texts.")]
+
+
+def caption(
+    images: ImagesArgument,
+    prompt: Annotated[str, typer.Option(help="The caption's first words.")] = "",
+    beams: BeamsOption = None,
+    count: CountOption = 1,
+    max_length: Annotated[int, typer.Option(min=2, help="In tokens.")] = 20,
+    min_length: MinLengthOption = 0,
+    length_penalty: LengthPenaltyOption = 1.0,
+    repetition_penalty: RepetitionPenaltyOption = 1.0,
+    top_p: TopPOption = None,
+    top_k: TopKOption = None,
+    temperature: TemperatureOption = None,
+    seed: SeedOption = 0,
+    save: SaveOption = None,
+    model: ModelOption = SPEAKING,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is in each image, in a sentence.
+
+    The most probable sentence is searched for; with --top-p, --top-k or --temperature it is drawn,
+    always the same for the same image and --seed. The embedded BLIP knows wafers, coloured shapes
+    and clothes; for photos of the world: --model Salesforce/blip-image-captioning-base.
+    """
+    check_save(save, pages=True)
+    files = expand(images)
+    bundle = load(model, device)
+    from patchword.tasks.caption import caption_each
+
+    each = caption_each(
+        bundle, files, prompt, beams=beams, count=count, max_length=max_length,
+        min_length=min_length, length_penalty=length_penalty,
+        repetition_penalty=repetition_penalty, top_p=top_p, top_k=top_k, temperature=temperature,
+        seed=seed,
+    )  # fmt: skip
+    results: list[tuple[str, Caption]] = []
+    failed: list[ImageError] = []
+    for name, found in good(each, len(files), "caption", failed):
+        results.append((name, found))
+        if as_json:
+            record = _written(found, "caption")
+            others = [_written(other, "caption") for other in found.others]
+            emit({"image": name, **record} | ({"others": others} if count > 1 else {}))
+    if results and not as_json:
+        screen().print(captions_table(results))
+    if results and save:
+        _save_captions(results[:SHOWN], save)
+    finish(failed, len(results))
+
+
+def ask(
+    image: Annotated[str, typer.Argument(help="An image file.")],
+    questions: Annotated[
+        list[str], typer.Argument(metavar="QUESTIONS", help="Each in its own quotes.")
+    ],
+    answers: Annotated[
+        list[str] | None,
+        typer.Option("--answers", "-a", help="Choose among “a, b, c”; repeat, or @FILE."),
+    ] = None,
+    shortlist: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of --answers, read only the likeliest so many in full."),
+    ] = None,
+    beams: BeamsOption = None,
+    max_length: Annotated[int, typer.Option(min=2, help="Of a written answer, in tokens.")] = 10,
+    save: PictureOption = None,
+    model: ModelOption = SPEAKING,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Answer questions about an image.
+
+    The answer is written, or, with --answers, chosen: each is read in full, and the probabilities
+    of those read sum to one. The embedded BLIP knows wafers, coloured shapes and clothes; for
+    photos of the world: --model Salesforce/blip-vqa-base.
+    """
+    given = read_list(answers, split=True) or None
+    if answers and not given:
+        wrong("--answers names no answer")
+    if shortlist and not given:
+        wrong("--shortlist is of --answers, and there are none")
+    if beams and given:
+        wrong("--beams is of answers that are written; leave it or --answers out")
+    check_save(save)
+    bundle = load(model, device)
+    options: dict[str, Any] = {"beams": beams, "max_length": max_length}
+    found = bundle.ask(image, questions, given, **({"shortlist": shortlist} if given else options))
+    for question, answer in zip(questions, found, strict=True):
+        if as_json:
+            record = {"image": image, "question": question, **_written(answer, "answer")}
+            emit(record | ({"answers": [_choice(c) for c in answer.ranking]} if given else {}))
+    if not as_json:
+        screen().print(answers_table(questions, found))
+    if save:
+        from patchword import images as opener
+        from patchword.tasks.picture import SIDE, answers_picture
+
+        answers_picture(opener.open(image, at_least=SIDE), questions, found).save(save)
+        said_saved(save)
+
+
+def match(
+    images: ImagesArgument,
+    text: TextsOption = None,
+    save: PictureOption = None,
+    model: ModelOption = SPEAKING,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Say how probable it is that images and texts belong together.
+
+    The text looks at the image: slower than the cosine of their vectors, which is shown beside it,
+    and more exact. The embedded BLIP knows wafers, coloured shapes and clothes; for photos of the
+    world: --model Salesforce/blip-itm-base-coco.
+    """
+    texts = read_list(text)
+    if not texts:
+        wrong("give at least one --text")
+    check_save(save)
+    files = expand(images)
+    bundle = load(model, device)
+    from patchword.tasks.match import match_each
+
+    results: list[tuple[str, Match]] = []
+    failed: list[ImageError] = []
+    with warnings_said():
+        for name, found in good(match_each(bundle, files, texts), len(files), "match", failed):
+            results.append((name, found))
+            if as_json:
+                emit({"image": name, "texts": [_matched(*row) for row in rows_of(found, texts)]})
+    if results and not as_json:
+        screen().print(matches_table(results, texts))
+    if results and save:
+        import numpy as np
+
+        shown = [found for _, found in results[:SHOWN]]
+        cosines = np.stack([found.cosines for found in shown])
+        told = both(cosines, np.stack([found.probabilities for found in shown]))
+        save_matrices([name for name, _ in results[:SHOWN]], texts, told, save)
+    finish(failed, len(results))
+
+
+def captions_table(results: list[tuple[str, Caption]]) -> Table:
+    """A row per caption, the image's name at its first."""
+    heading, names = shortened([name for name, _ in results])
+    out = table(heading, "caption", "log probability", right=("log probability",))
+    for name, (_, first) in zip(names, results, strict=True):
+        written: list[Caption] = [first, *first.others]
+        for one in written:
+            out.add_row(name if one is first else "", one.text, f"{one.log_probability:.2f}")
+    return out
+
+
+def answers_table(questions: list[str], found: list[Answer]) -> Table:
+    """A row per question, or per answer to choose from, the best first."""
+    out = table("question", "answer", "probability", right=("probability",))
+    for question, answer in zip(questions, found, strict=True):
+        rows = _bars(answer) or [(answer.text, answer.probability)]
+        for number, (text, probability) in enumerate(rows):
+            out.add_row("" if number else question, text, _share(probability))
+    return out
+
+
+def matches_table(results: list[tuple[str, Match]], texts: list[str]) -> Table:
+    """A row per pair, each image's texts in order of their match."""
+    from rich.text import Text
+
+    heading, names = shortened([name for name, _ in results])
+    out = table(heading, "text", "match", "cosine", right=("match", "cosine"))
+    for name, (_, found) in zip(names, results, strict=True):
+        rows = sorted(rows_of(found, texts), key=lambda row: -row[1])
+        for number, (text, probability, cosine) in enumerate(rows):
+            bold = "" if number or len(texts) == 1 else "bold"
+            cells = Text(text, style=bold), Text(_share(probability), style=bold)
+            out.add_row("" if number else name, *cells, _number(cosine))
+    return out
+
+
+def rows_of(found: Match, texts: list[str]) -> list[tuple[str, float, float]]:
+    """Text, probability and cosine of each text of one image."""
+    return list(zip(texts, found.probabilities.tolist(), found.cosines.tolist(), strict=True))
+
+
+def save_matrices(names: list[str], texts: list[str], told: list[Titled], path: Path) -> None:
+    """Matrices of images and texts beside each other."""
+    from patchword import images as opener
+    from patchword.show import plots
+    from patchword.tasks.picture import beside
+
+    thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names]
+    pictures = [plots.similarity_matrix(thumbs, texts, each, columns=6) for _, each in told]
+    beside(pictures, [title for title, _ in told]).save(path)
+    said_saved(path)
+
+
+def both(cosines: NDArray[Any], probabilities: NDArray[Any], model: str = "") -> list[Titled]:
+    """What a model that matches says of images and texts, with titles."""
+    before = f"{model}: " if model else ""
+    return [
+        (f"{before}cosine of the vectors (ITC)", cosines),
+        (f"{before}probability of a match (ITM)", probabilities),
+    ]
+
+
+def _save_captions(results: list[tuple[str, Caption]], path: Path) -> None:
+    """The images with what was written about them, as a picture or a page."""
+    from patchword import images as opener
+    from patchword.show import html_page, plots
+
+    photos = [opener.open(name, at_least=plots.TILE) for name, _ in results]
+    if path.suffix.lower() == ".html":
+        cards = [
+            html_page.Card(photo, found.text, Path(name).name)
+            for photo, (name, found) in zip(photos, results, strict=True)
+        ]
+        html_page.write(path, html_page.page("Captions", "", [html_page.cards(cards)]))
+    else:
+        tiles = [plots.Tile(p, found.text) for p, (_, found) in zip(photos, results, strict=True)]
+        plots.panel(tiles).save(path)
+    said_saved(path)
+
+
+def _written(found: Caption, kind: str) -> dict[str, Any]:
+    said = list(found.token_log_probabilities)
+    return {kind: found.text, "log_probability": found.log_probability, "tokens": said}
+
+
+def _choice(found: Choice) -> dict[str, Any]:
+    shares = {"probability": found.probability, "log_probability": found.log_probability}
+    return {"answer": found.text, **shares}
+
+
+def _matched(text: str, probability: float, cosine: float) -> dict[str, Any]:
+    return {"text": text, "match": probability, "cosine": cosine if cosine == cosine else None}
+
+
+def _bars(answer: Answer) -> list[tuple[str, float]]:
+    """The best of those to choose from."""
+    return [(choice.text, choice.probability) for choice in answer.ranking[:SHOWN_ANSWERS]]
+
+
+def _share(probability: float) -> str:
+    return f"{probability:.1%}" if probability >= 0.0005 else "<0.1%"
+
+
+def _number(cosine: float) -> str:
+    return f"{cosine:.3f}" if cosine == cosine else "–"
+
+
+COMMANDS = (caption, ask, match)

@@ -1,0 +1,296 @@
+"""classify, embed, similarity: images and words as numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from patchword.cli.common import (
+    EMBEDDED,
+    SHOWN,
+    DeviceOption,
+    ImagesArgument,
+    JsonOption,
+    LongTextOption,
+    ModelOption,
+    PictureOption,
+    SaveOption,
+    TextsOption,
+    check_save,
+    embed_texts,
+    emit,
+    expand,
+    finish,
+    good,
+    load,
+    notes,
+    read_list,
+    said_saved,
+    screen,
+    shortened,
+    wrong,
+)
+from patchword.errors import ImageError
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from rich.table import Table
+
+    from patchword.api import Model
+    from patchword.tasks.classify import Score
+
+BAR_CELLS = 24  # columns of a bar in the terminal
+
+LabelsOption = Annotated[
+    list[str] | None,
+    typer.Option("--labels", "-l", help="“a, b, c”; repeat, or @FILE: one per line."),
+]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Sentence with {} for the label; repeat; “imagenet”: CLIP's 80; “chinese”: a set."
+    ),
+]
+
+
+def classify(
+    images: ImagesArgument,
+    labels: LabelsOption = None,
+    template: TemplateOption = None,
+    multi_label: Annotated[
+        bool, typer.Option("--multi-label", help="Judge each label by itself.")
+    ] = False,
+    reject: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Answer “none of these” below this probability."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Labels to show per image.")] = 5,
+    save: SaveOption = None,
+    model: ModelOption = EMBEDDED,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Say which words fit each image best.
+
+    Without --labels, a classifier answers in its own classes.
+    """
+    words = read_list(labels, split=True) or None
+    if labels and not words:
+        wrong("--labels names no label")
+    check_save(save, pages=True)
+    files = expand(images)
+    bundle = load(model, device)
+    from patchword.tasks.classify import classify_each
+
+    sentences = read_list(template) or None
+    each = classify_each(bundle, files, words, sentences, multi_label, reject)
+    results: list[tuple[str, list[Score]]] = []
+    failed: list[ImageError] = []
+    for name, scores in good(each, len(files), "classify", failed):
+        results.append((name, scores[:top]))
+        if as_json:
+            pairs = [{"label": s.label, "probability": s.probability} for s in scores[:top]]
+            emit({"image": name, "scores": pairs})
+    if results and not as_json:
+        screen().print(scores_table(results))
+    if results and save:
+        _save_scores(results[:SHOWN], save)
+    finish(failed, len(results))
+
+
+def embed(
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="[IMAGES]", help="Files, folders or globs.")
+    ] = None,
+    text: TextsOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help=".npz (vectors, names), .npy (vectors) or .jsonl."),
+    ] = None,
+    long_text: LongTextOption = "truncate",
+    model: ModelOption = EMBEDDED,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Turn images, or texts, into unit vectors.
+
+    Without --out they are printed, one line of JSON each. An .npz holds “vectors” (N, D), “names”,
+    “model” and “fingerprint”.
+    """
+    texts = read_list(text)
+    if bool(images) == bool(texts):
+        wrong("give either images or --text")
+    if out and out.suffix not in (".npz", ".npy", ".jsonl"):
+        wrong(f"--out {out}: the name must end in .npz, .npy or .jsonl")
+    files = expand(images) if images else []
+    bundle = load(model, device)
+    import numpy as np
+
+    failed: list[ImageError] = []
+    if files:
+        pairs = list(good(bundle.embed_each(files), len(files), "embed", failed))
+    else:
+        pairs = list(zip(texts, embed_texts(bundle, texts, long_text), strict=True))
+    kind, names = "image" if files else "text", [name for name, _ in pairs]
+    records = [{kind: name, "vector": row.tolist()} for name, row in pairs]
+    if out is None:
+        for record in records:
+            emit(record)
+    elif pairs:
+        stacked = np.stack([row for _, row in pairs])
+        _save_vectors(out, stacked, names, records, bundle.fingerprint, bundle.name)
+        if as_json:
+            emit({"file": str(out), "vectors": len(pairs), "dim": stacked.shape[1]})
+        notes().print(f"wrote {len(pairs)} vectors of {stacked.shape[1]} numbers to {out}")
+    finish(failed, len(pairs))
+
+
+def similarity(
+    images: ImagesArgument,
+    text: TextsOption = None,
+    long_text: LongTextOption = "truncate",
+    save: PictureOption = None,
+    beside: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Another model, drawn beside it by --save.")
+    ] = None,
+    model: ModelOption = EMBEDDED,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Print the cosine of every image with every text.
+
+    --save draws them, and for a BLIP that matches also whether its text, which then looks at the
+    image, belongs to it.
+    """
+    if beside and not save:
+        wrong("--beside is drawn by --save")
+    texts = read_list(text)
+    if not texts:
+        wrong("give at least one --text")
+    check_save(save)
+    files = expand(images)
+    bundle = load(model, device)
+    other = load(beside, device) if beside else None
+    columns = embed_texts(bundle, texts, long_text)
+    names, rows = [], []
+    failed: list[ImageError] = []
+    for name, row in good(bundle.embed_each(files), len(files), "embed", failed):
+        cosines = columns @ row
+        names.append(name)
+        rows.append(cosines)
+        if as_json:
+            pairs = zip(texts, cosines.tolist(), strict=True)
+            emit({"image": name, "texts": [{"text": t, "cosine": c} for t, c in pairs]})
+    if rows and not as_json:
+        _print_matrix(names, texts, rows)
+    if rows and save:
+        import numpy as np
+
+        found = [(bundle, np.stack(rows[:SHOWN]))]
+        if other:
+            found.append((other, other.similarity(names[:SHOWN], texts, long_text=long_text)))
+        _save_matrices(names[:SHOWN], texts, found, save)
+    finish(failed, len(rows))
+
+
+def scores_table(results: list[tuple[str, list[Score]]]) -> Table:
+    """One image: a row per label. More: a row per image, its best label first."""
+    from rich.text import Text
+
+    if len(results) == 1:
+        name, scores = results[0]
+        out = table(name, " ", "  ", right=(" ",))
+        for score in scores:
+            bar = Text("█" * round(BAR_CELLS * score.probability), style="blue")
+            out.add_row(score.label, f"{score.probability:.1%}", bar)
+        return out
+    heading, names = shortened([name for name, _ in results])
+    out = table(heading, "best", " ", "then", right=(" ",))
+    for name, (_, (best, *others)) in zip(names, results, strict=True):
+        rest = ", ".join(f"{s.label} {s.probability:.0%}" for s in others if s.probability >= 0.01)
+        label = Text(best.label, style="bold")
+        out.add_row(name, label, f"{best.probability:.1%}", Text(rest, style="dim"))
+    return out
+
+
+def _print_matrix(names: list[str], texts: list[str], rows: list[NDArray[Any]]) -> None:
+    """A column per text, numbered where there are several; the best of each image is bold."""
+    from rich.text import Text
+
+    titles = [str(i) for i in range(1, len(texts) + 1)] if len(texts) > 1 else texts
+    heading, names = shortened(names)
+    out = table(heading, *titles, right=titles)
+    for name, row in zip(names, rows, strict=True):
+        cells = [
+            Text(f"{value:.3f}", style="bold green" if value == row.max() else "") for value in row
+        ]
+        out.add_row(name, *cells)
+    if len(texts) > 1:
+        for number, text in zip(titles, texts, strict=True):
+            screen().print(f"{number}  {text}")
+    screen().print(out)
+
+
+def _save_matrices(
+    names: list[str], texts: list[str], found: list[tuple[Model, NDArray[Any]]], path: Path
+) -> None:
+    """The cosines of each model as a picture; of one that matches, also what its head says."""
+    from patchword import images as opener
+    from patchword.cli.caption_ask_match import Titled, both, save_matrices
+    from patchword.show import plots
+
+    told: list[Titled] = []
+    for bundle, cosines in found:
+        name = Path(bundle.name).name if len(found) > 1 else ""
+        if bundle.config.matching:
+            told += both(cosines, bundle.match(names, texts).probabilities, name)
+        else:
+            told.append((f"{name}: cosine of the vectors", cosines))
+    if len(told) > 1:
+        save_matrices(names, texts, told, path)
+        return
+    thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names]
+    plots.similarity_matrix(thumbs, texts, told[0][1]).save(path)
+    said_saved(path)
+
+
+def _save_scores(results: list[tuple[str, list[Score]]], path: Path) -> None:
+    """The images with their labels as a picture or a page."""
+    from patchword import images as opener
+    from patchword.show import html_page, plots
+
+    photos = [opener.open(name, at_least=plots.TILE) for name, _ in results]
+    names = [Path(name).name for name, _ in results]
+    bars = [[(score.label, score.probability) for score in scores] for _, scores in results]
+    if path.suffix.lower() == ".html":
+        items = [html_page.Card(p, n, bars=b) for p, n, b in zip(photos, names, bars, strict=True)]
+        html_page.write(path, html_page.page("Which words fit", "", [html_page.cards(items)]))
+    else:
+        plots.classify_panel(photos, bars, names).save(path)
+    said_saved(path)
+
+
+def _save_vectors(
+    path: Path,
+    vectors: NDArray[Any],
+    names: list[str],
+    records: list[dict[str, Any]],
+    fingerprint: str,
+    model: str,
+) -> None:
+    import numpy as np
+
+    if path.suffix == ".npy":
+        np.save(path, vectors)
+    elif path.suffix == ".npz":
+        np.savez(path, vectors=vectors, names=np.array(names), model=model, fingerprint=fingerprint)
+    else:
+        lines = (json.dumps(record) + "\n" for record in records)
+        path.write_text("".join(lines), encoding="utf-8")
+
+
+COMMANDS = (classify, embed, similarity)

@@ -1,0 +1,306 @@
+"""eval, blend: how good a model is, and the models between two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchword.cli.common import (
+    EMBEDDED,
+    DeviceOption,
+    JsonOption,
+    PictureOption,
+    check_save,
+    complain,
+    emit,
+    finish,
+    load,
+    notes,
+    progress,
+    read_list,
+    said_saved,
+    screen,
+    warnings_said,
+    wrong,
+)
+from patchword.errors import PatchwordError
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from patchword.evaluate import Answer, Classified, Evaluation, Options, Retrieved
+
+CLASSES = 40  # rows of the table of classes; what is more is in --json
+
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option(help="zero-shot, classifier, probe, knn, retrieval; repeat, or separate by ,"),
+]
+TrainOption = Annotated[
+    Path | None, typer.Option(help="Class folders, or a table, for probe and knn.")
+]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Sentence with {} for the label; repeat; “imagenet”: CLIP's 80; “chinese”: a set."
+    ),
+]
+WordsOption = Annotated[
+    list[str] | None,
+    typer.Option("--labels", "-l", help="Words for the class folders, in their order; or @FILE."),
+]
+
+
+def eval(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="[MODEL] DATA", help="The model, and a folder or a table."),
+    ],
+    task: TaskOption = None,
+    train: TrainOption = None,
+    template: TemplateOption = None,
+    labels: WordsOption = None,
+    neighbours: Annotated[int, typer.Option("-k", min=1, help="Neighbours of knn.")] = 20,
+    save: PictureOption = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The same, as in the other commands.")
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Say how good a model is on images of known classes, or with known captions.
+
+    DATA is a folder with one folder per class; or one that holds the splits “train” and
+    “validation” or “test” of that kind, and then a linear probe and k-NN learn from the first; or
+    a metadata.jsonl or metadata.csv, or its folder, with “file_name” and “caption” in each row,
+    several rows or a list for an image of several captions; or any other .csv, .tsv, .json, .jsonl
+    or .parquet with a column of images and one of captions or classes. --save draws the confusion
+    matrix.
+    """
+    if len(arguments) > 2 or (len(arguments) == 2 and model):
+        wrong("give one model and one folder: patchword eval MODEL DATA")
+    check_save(save)
+    data = Path(arguments[-1])
+    if not data.exists():
+        wrong(f"{data}: no such file or folder")
+    bundle = load(arguments[0] if len(arguments) == 2 else model or EMBEDDED, device)
+    from patchword.evaluate import Classified, Evaluation, confusion_picture
+
+    options = asked(template, labels, neighbours)
+    with progress("images") as advance:
+        run = Evaluation(bundle, options, advance)
+        answers = answered(run, data, train, read_list(task, split=True) or None)
+    if as_json:
+        for answer in answers:
+            emit({"model": bundle.name, "fingerprint": bundle.fingerprint, **answer.record()})
+    else:
+        show(answers)
+    by_class = [answer for answer in answers if isinstance(answer, Classified)]
+    if save and not by_class:
+        notes().print("no picture: retrieval has no confusion matrix")
+    elif save:
+        confusion_picture(by_class).save(save)
+        said_saved(save)
+    finish(run.broken, sum(answer.images for answer in answers))
+
+
+def blend(
+    first: Annotated[str, typer.Argument(metavar="A", help="Where alpha is 0: before training.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Where alpha is 1: after training.")],
+    alpha: Annotated[
+        str, typer.Option(help="Share of B's weights, 0 to 1; several with commas need --eval.")
+    ] = "0.5",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The folder for the result.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--eval", help="Judge each alpha on this data; keep the best.")
+    ] = None,
+    task: TaskOption = None,
+    template: TemplateOption = None,
+    labels: WordsOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Mix the weights of two models of the same shape: (1 - alpha) A + alpha B (WiSE-FT).
+
+    Half of a fine-tuned model often keeps what the fine-tuned one learned, and what only the
+    other still knew. With --eval the best alpha by top-1 accuracy (of retrieval, by the mean of
+    recall@1 both ways) is kept, the first of equals.
+    """
+    alphas = shares(alpha)
+    if len(alphas) > 1 and data is None:
+        wrong("several alphas need --eval DATA, which says the one to keep")
+    if out is None and data is None:
+        wrong("give -o FOLDER for the result, or --eval DATA")
+    if data is not None and not data.exists():
+        wrong(f"--eval {data}: no such file or folder")
+    start, end = load(first, device), load(second, device)
+    from patchword import api, evaluate
+    from patchword.checkpoints.formats import own
+
+    if out is not None and out.exists() and not own.may_replace(out):
+        wrong(f"-o {out}: it holds something other than a patchword model")
+    best, kept = None, alphas[0]
+    results: list[evaluate.Answer] = []
+    for share in alphas:
+        mixed = evaluate.blend(start, end, share)
+        if data is None:
+            best = mixed
+            break
+        with progress(f"alpha {share:g}") as advance:
+            run = evaluate.Evaluation(mixed, asked(template, labels), advance)
+            answer = answered(run, data, None, read_list(task, split=True) or None, first=True)[0]
+        if not results or evaluate.quality(answer) > max(map(evaluate.quality, results)):
+            best, kept = mixed, share
+        results.append(answer)
+        if as_json:
+            emit({"alpha": share, **answer.record()})
+    if results and not as_json:
+        screen().print(alphas_table(alphas, results, kept))
+    if out is not None and best is not None:
+        api.save(best, out)
+        said_saved(out)
+        if as_json:
+            emit({"model": str(out), "alpha": kept, "fingerprint": best.fingerprint})
+    if results:
+        finish(run.broken, results[-1].images)
+
+
+def shares(text: str) -> list[float]:
+    """The numbers of --alpha."""
+    try:
+        found = [float(word) for word in text.split(",")]
+    except ValueError:
+        wrong(f"--alpha {text}: give numbers from 0 to 1, separated by commas")
+    if not all(0 <= share <= 1 for share in found):
+        wrong(f"--alpha {text}: numbers go from 0, the first model, to 1, the second")
+    return found
+
+
+def asked(
+    template: list[str] | None, labels: list[str] | None, neighbours: int | None = None
+) -> Options:
+    """The options of the command line as evaluation takes them."""
+    from patchword.evaluate import Options
+
+    options = Options(read_list(template) or None, read_list(labels, split=True) or None)
+    return options if neighbours is None else replace(options, neighbours=neighbours)
+
+
+def answered(
+    run: Evaluation,
+    data: Path,
+    train: Path | None,
+    tasks: list[str] | None,
+    first: bool = False,
+) -> list[Answer]:
+    """The answers, or the first alone. Where there is none, the images that failed are named."""
+    try:
+        with warnings_said(": their ends are not read"):
+            each = run.on(data, train, tasks)
+            return [next(each)] if first else list(each)
+    except PatchwordError:
+        for error in run.broken:
+            complain(str(error))
+        raise
+
+
+def show(answers: Sequence[Answer]) -> None:
+    """A table of the tasks, and one of the classes."""
+    from patchword.evaluate import Classified, Retrieved
+
+    by_class = [answer for answer in answers if isinstance(answer, Classified)]
+    for found in (answer for answer in answers if isinstance(answer, Retrieved)):
+        screen().print(retrieval_table(found))
+    if not by_class:
+        return
+    numbers = ("images", "top-1", "top-5", "mean per class")
+    out = table("task", *numbers, "", right=numbers)
+    for answer in by_class:
+        top5 = "-" if answer.top5 is None else percent(answer.top5)
+        scores = percent(answer.top1), top5, percent(answer.mean_per_class_recall)
+        out.add_row(answer.task, str(answer.images), *scores, details(answer))
+    screen().print(out)
+    for answer in by_class:
+        alike = [other for other in by_class if other.classes == answer.classes]
+        if alike[0] is answer:
+            screen().print("")
+            screen().print(classes_table(alike))
+
+
+def classes_table(answers: Sequence[Classified]) -> Table:
+    """Of each class that has images how many were right by each task, and what the first task
+    most often took the others for."""
+    import numpy as np
+
+    first, tasks = answers[0], [answer.task for answer in answers]
+    out = table("class", "images", *tasks, "else taken for", right=("images", *tasks))
+    seen = np.flatnonzero(first.confusion.sum(axis=1))
+    for row in seen[:CLASSES].tolist():
+        counts = [answer.confusion[row] for answer in answers]
+        right = [percent(each[row] / each.sum()) for each in counts]
+        wrongly = counts[0].copy()
+        wrongly[row] = 0
+        at, total = int(wrongly.argmax()), int(counts[0].sum())
+        other = f"{first.classes[at]} {percent(wrongly[at] / total)}" if wrongly[at] else ""
+        out.add_row(first.classes[row], str(total), *right, other)
+    if len(seen) > CLASSES:
+        out.caption = f"{len(seen) - CLASSES} more classes: --json"
+    return out
+
+
+def retrieval_table(found: Retrieved) -> Table:
+    """Recall both ways."""
+    columns = [f"recall@{k}" for k in found.image_recall]
+    out = table("from", "to", *columns, right=columns)
+    images, captions = f"{found.images} images", f"{found.captions} captions"
+    out.add_row(captions, images, *map(percent, found.image_recall.values()))
+    out.add_row(images, captions, *map(percent, found.text_recall.values()))
+    return out
+
+
+def alphas_table(alphas: Sequence[float], results: Sequence[Answer], kept: float) -> Table:
+    """How good each blend is; the one that is kept is bold."""
+    rows = [numbers(answer) for answer in results]
+    out = table("alpha", *rows[0], "", right=("alpha", *rows[0]))
+    for alpha, row in zip(alphas, rows, strict=True):
+        best = alpha == kept
+        out.add_row(f"{alpha:g}", *row.values(), "best" if best else "", style="bold" * best)
+    return out
+
+
+def numbers(answer: Answer) -> dict[str, str]:
+    """The main numbers of an answer by what they are called."""
+    from patchword.evaluate import Classified
+
+    if isinstance(answer, Classified):
+        means = answer.mean_per_class_recall
+        return {f"{answer.task} top-1": percent(answer.top1), "mean per class": percent(means)}
+    return {
+        "captions to images, recall@1": percent(answer.image_recall[1]),
+        "images to captions, recall@1": percent(answer.text_recall[1]),
+    }
+
+
+def details(answer: Classified) -> str:
+    """How a task was done, in a few words."""
+    known = answer.details
+    if answer.task == "zero-shot":
+        return f"{known['templates']} template{'s' * (known['templates'] > 1)}"
+    if answer.task == "probe":
+        return f"C = {known['C']:.3g}, {known['train_images']} training images"
+    return f"k = {known['k']}, {known['train_images']} known images" if known else ""
+
+
+def percent(share: float) -> str:
+    """0.5 -> 50.0%"""
+    return f"{share:.1%}"
+
+
+COMMANDS = (eval, blend)

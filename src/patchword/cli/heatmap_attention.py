@@ -1,0 +1,118 @@
+"""heatmap, attention: where in an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchword.cli.common import (
+    EMBEDDED,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    check_save,
+    emit,
+    load,
+    said_saved,
+    screen,
+)
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from patchword.where.heatmap import Heatmap
+
+ImageArgument = Annotated[str, typer.Argument(help="An image file.")]
+SaveOption = Annotated[
+    Path | None,
+    typer.Option(help="The picture; by default IMAGE-heatmap.png, IMAGE-attention.png, here."),
+]
+
+
+def heatmap(
+    image: ImageArgument,
+    texts: Annotated[list[str], typer.Argument(metavar="TEXTS", help="What to look for.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="cosine, maskclip, value, gradcam; auto: gradcam for a BLIP, else value."
+        ),
+    ] = "auto",
+    words: Annotated[
+        bool, typer.Option("--words", help="Of gradcam: also where each word looks.")
+    ] = False,
+    layer: Annotated[
+        int | None, typer.Option(help="Of gradcam: the block that looks; by default the 8th of 12.")
+    ] = None,
+    save: SaveOption = None,
+    model: ModelOption = EMBEDDED,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Show where in an image each text is."""
+    target = save or Path(f"{Path(image).stem}-heatmap.png")
+    check_save(target)
+    bundle = load(model, device)
+    found = bundle.heatmap(image, texts, method, words=words, layer=layer)
+    found.save(target)
+    peaks = [peak(values) for values in found.values]
+    if as_json:
+        for text, (value, x, y) in zip(found.texts, peaks, strict=True):
+            where = {measure(found): value, "x": x, "y": y}
+            emit({"image": image, "text": text, **where, "method": found.method})
+    else:
+        kind, form = ("highest cosine", ".3f") if measure(found) == "cosine" else ("highest", ".3g")
+        answer = table("text", kind, "at x, y (pixels)", right=(kind,))
+        for text, (value, x, y) in zip(found.texts, peaks, strict=True):
+            answer.add_row(text, f"{value:{form}}", f"{x}, {y}")
+        screen().print(answer)
+    said_saved(target)
+
+
+def attention(
+    image: ImageArgument,
+    layer: Annotated[int, typer.Option(help="0 is the first, -1 the last.")] = -1,
+    head: Annotated[
+        int | None, typer.Option(help="One head; otherwise their mean and each.")
+    ] = None,
+    rollout: Annotated[
+        bool, typer.Option("--rollout", help="Through all layers (Abnar & Zuidema 2020).")
+    ] = False,
+    save: SaveOption = None,
+    model: ModelOption = EMBEDDED,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Show what the image tower looks at."""
+    target = save or Path(f"{Path(image).stem}-attention.png")
+    check_save(target)
+    bundle = load(model, device)
+    found = bundle.attention(image, layer, head, rollout)
+    found.save(target)
+    for title, values in zip(found.titles, found.maps, strict=True):
+        weight, x, y = peak(values)
+        if as_json:
+            emit({"image": image, "map": title, "weight": weight, "x": x, "y": y})
+        else:
+            screen().print(f"{title}: most on x {x}, y {y} (weight {weight:.3f})")
+    said_saved(target)
+
+
+def measure(found: Heatmap) -> str:
+    """What the largest value of a map is called: gradients have no measure but each other."""
+    return "highest" if found.method == "gradcam" else "cosine"
+
+
+def peak(values: NDArray[np.float32]) -> tuple[float, int, int]:
+    """The largest of a map (H, W), and the x and y of its pixel. NaN is passed over."""
+    import numpy as np
+
+    y, x = np.unravel_index(int(np.nanargmax(values)), values.shape)
+    return float(values[y, x]), int(x), int(y)
+
+
+COMMANDS = (heatmap, attention)

@@ -1,0 +1,202 @@
+"""index, search: a store of image vectors on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchword.cli.common import (
+    EMBEDDED,
+    KEEP_ALL,
+    SPEAKING,
+    DeviceOption,
+    JsonOption,
+    LongTextOption,
+    ModelOption,
+    SaveOption,
+    check_save,
+    emit,
+    finish,
+    load,
+    notes,
+    progress,
+    said_saved,
+    screen,
+    shortened,
+    warnings_said,
+    wrong,
+)
+from patchword.errors import ImageError
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from patchword.index import Hit
+    from patchword.tasks.match import Reranked
+
+
+def index(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PATHS]", help="Image files and folders of them, at any depth."),
+    ] = None,
+    into: Annotated[Path, typer.Option(help="The index, a folder; made if need be.")] = Path(
+        "patchword.index"
+    ),
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Drop the entries of files that are gone.")
+    ] = False,
+    model: ModelOption = EMBEDDED,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Embed images into an index; only new and changed files are opened.
+
+    Interrupted, it continues where it stopped when it is run again.
+    """
+    if not paths and not prune:
+        wrong("give files or folders to index, or --prune")
+    from patchword.index import open_index
+
+    store = open_index(into)
+    added, unchanged, failed = 0, 0, []
+    if paths:
+        bundle = load(model, device)
+        with progress("index") as advance:
+            report = store.add(paths, bundle, progress=advance)
+        added, unchanged, failed = report.added, report.unchanged, report.failed
+    pruned = store.prune() if prune else []
+    if as_json:
+        counts = {"added": added, "unchanged": unchanged, "pruned": len(pruned)}
+        emit({"index": str(into), **counts, "failed": len(failed), "images": len(store)})
+    else:
+        parts = [f"{added} added", f"{unchanged} unchanged"]
+        parts += [f"{len(pruned)} pruned"] * prune
+        parts += [f"{len(failed)} failed"] * bool(failed)
+        screen().print(f"{into}: {len(store)} images ({', '.join(parts)})")
+    finish(failed, added + unchanged + len(pruned))
+
+
+def search(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="The index, a folder.")],
+    query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
+    image: Annotated[
+        str | None,
+        typer.Option("--image", "-i", help="An image to look for, with or without words."),
+    ] = None,
+    condition: Annotated[
+        str | None,
+        typer.Option(
+            "--where",
+            help="On path and modified: “path LIKE '%hat%' AND modified > date '2026-01-31'”.",
+        ),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many images.")] = 10,
+    rerank: Annotated[
+        int, typer.Option(min=0, help="Look at so many of the best, and order them anew.")
+    ] = 0,
+    reranker: Annotated[
+        str | None,
+        typer.Option(
+            help="A BLIP for retrieval that does it. By default the index's own model; demo-blip, "
+            "where that is demo."
+        ),
+    ] = None,
+    long_text: LongTextOption = "truncate",
+    save: SaveOption = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="By default the model of the index.")
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Find images by words, by an image, or by both.
+
+    The score is a cosine of vectors. With --rerank, a model that matches looks at the best hits
+    with the words and says how probable it is that they belong together; these come first.
+    """
+    if not query and not image:
+        wrong("give words to look for, or --image")
+    if reranker and not rerank:
+        wrong("--reranker needs --rerank N, the number of hits to look at")
+    if rerank and not query:
+        wrong("--rerank needs words to look for")
+    check_save(save, pages=True)
+    from patchword.index import open_index
+    from patchword.tasks.match import Reranked, check
+
+    store = open_index(index)
+    bundle = load(model or store.model_name, device)
+    reranker = reranker or (SPEAKING if bundle.name == EMBEDDED else None)
+    judge = load(reranker, device) if rerank and reranker else bundle
+    if rerank:
+        check(judge)
+    with warnings_said(KEEP_ALL):
+        hits = store.search(
+            query, max(k, rerank), image=image, where=condition, model=bundle, long_text=long_text
+        )
+    answers = [Reranked(hit, None) for hit in hits]
+    if rerank and query:
+        with warnings_said():
+            answers = judge.rerank(hits, query, rerank)
+    failed = [each.error for each in answers if each.error]
+    answers = answers[:k]
+    if as_json:
+        for rank, each in enumerate(answers, start=1):
+            emit(_record(rank, each, rerank > 0))
+    elif answers:
+        screen().print(hits_table(answers, rerank > 0))
+    if not answers:
+        notes().print("nothing found")
+    if answers and save:
+        failed += _save_hits(answers, " + ".join(filter(None, [query, image])), save)
+    finish(list({error.image: error for error in failed}.values()), len(answers))
+
+
+def _record(rank: int, each: Reranked[Hit], reranked: bool) -> dict[str, object]:
+    match = {"match": each.probability} if reranked else {}
+    found = {"rank": rank, "path": each.hit.path, "score": each.hit.score}
+    return found | match | {"modified": each.hit.modified.isoformat()}
+
+
+def hits_table(answers: list[Reranked[Hit]], reranked: bool) -> Table:
+    """Rank, match where hits were reranked, score, path and date of each hit."""
+    heading, names = shortened([each.hit.path for each in answers])
+    match = ("match",) * reranked
+    out = table("", *match, "score", heading, "modified", right=("", "match", "score"))
+    for rank, (each, name) in enumerate(zip(answers, names, strict=True), start=1):
+        hit = each.hit
+        found = "–" if each.probability is None else f"{each.probability:.1%}"
+        cells = [found] * reranked
+        out.add_row(str(rank), *cells, f"{hit.score:.3f}", name, f"{hit.modified:%Y-%m-%d}")
+    return out
+
+
+def _save_hits(answers: list[Reranked[Hit]], title: str, path: Path) -> list[ImageError]:
+    """The hits as a picture or a page; the errors of those whose file is gone since, which are left
+    out."""
+    from patchword import images
+    from patchword.show import html_page, plots
+
+    photos, captions, failed = [], [], []
+    for rank, each in enumerate(answers, start=1):
+        hit = each.hit
+        match = "" if each.probability is None else f"{each.probability:.1%}  "
+        try:
+            photos.append(images.open(hit.path, at_least=plots.TILE))
+            captions.append(f"{rank}  {match}{hit.score:.3f}  {Path(hit.path).name}")
+        except ImageError as error:
+            failed.append(error)
+    if path.suffix.lower() == ".html":
+        items = [html_page.Card(p, c) for p, c in zip(photos, captions, strict=True)]
+        html_page.write(path, html_page.page(title, "", [html_page.cards(items)]))
+    else:
+        plots.search_panel(photos, captions, title).save(path)
+    said_saved(path)
+    return failed
+
+
+COMMANDS = (index, search)

@@ -1,0 +1,277 @@
+"""info, models: what there is, and what a model is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from patchword.cli.common import (
+    EMBEDDED,
+    DeviceOption,
+    JsonOption,
+    emit,
+    load,
+    notes,
+    screen,
+    wrong,
+)
+from patchword.errors import PatchwordError
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from patchword.api import Model
+    from patchword.config import ModelConfig
+    from patchword.variants.catalogue import Checkpoint, Group
+
+# Files of Hugging Face's that state how images are prepared.
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+
+
+def info(
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="Hub id, folder, file, or “demo”, the default."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The same, as in the other commands.")
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a model is, what it costs, and where each value was read.
+
+    GFLOPs are billions of floating-point operations for one image, or one text as long as the
+    context: 2 for each multiply-add of convolutions, linear layers and attention; what is smaller
+    (norms, activations, softmax) is not counted.
+    """
+    if source and model:
+        wrong("give the model once")
+    bundle = load(source or model or EMBEDDED, device)
+    if as_json:
+        from patchword.config import to_dict
+        from patchword.show.describe import family
+
+        emit(
+            {
+                "name": bundle.name,
+                "family": family(bundle.config),
+                "fingerprint": bundle.fingerprint,
+                "parameters": parameters(bundle.network),
+                "gflops": gflops(bundle.config),
+                "tokenizer": bundle.tokenizer and Path(bundle.tokenizer.name).name,
+                "device": str(bundle.device),
+                **to_dict(bundle.config),
+            }
+        )
+        return
+    from rich.table import Table
+
+    answer = Table(box=None, pad_edge=False, show_header=False)
+    answer.add_column(style="bold", no_wrap=True)
+    answer.add_column(overflow="fold")
+    for name, words in described(bundle):
+        answer.add_row(name, words)
+    screen().print(answer)
+
+
+def models(
+    words: Annotated[
+        str,
+        typer.Argument(metavar="[WORDS]", help="Part of a name or family: siglip, swin, laion."),
+    ] = "",
+    configs: Annotated[
+        bool, typer.Option("--configs", help="The named configurations, to train from nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List public checkpoints that load by their hub id, by family.
+
+    Beside each its size, licence and published accuracy. The one model that travels in the package
+    is “demo”.
+    """
+    some = show_configurations(words, as_json) if configs else show_checkpoints(words, as_json)
+    if not some:
+        raise PatchwordError(f"no model has {words!r} in its name or family; leave it out for all")
+    if not as_json:
+        notes().print("The embedded models are “demo” and “demo-blip”: patchword info demo")
+
+
+def show_checkpoints(words: str, as_json: bool) -> bool:
+    """The public checkpoints with `words` in name or family, and whether there is one."""
+    from patchword.variants import catalogue
+
+    groups = list(catalogue.found(words))
+    for group, rows in groups:
+        if not as_json:
+            show_group(group, rows)
+            continue
+        shared = {"licence": group.licence, "measure": group.measure, "source": group.source}
+        for row in rows:
+            emit({"family": group.title, **vars(row), **shared})
+    return bool(groups)
+
+
+def show_group(group: Group, rows: list[Checkpoint]) -> None:
+    """Checkpoints that came together, as a table under their title."""
+    out = screen()
+    measured = f"; top-1 on ImageNet-1k, {group.measure}, in percent" if group.source else ""
+    out.print(f"{group.title} (licence: {group.licence})", style="bold")
+    out.print(f"size in parameters{measured}", style="dim")
+    if group.source:
+        out.print(f"from {group.source}", style="dim")
+    numbers = ["size", "px", "top-1"]
+    answer = table("checkpoint", *numbers, right=numbers)
+    for column in answer.columns[1:]:
+        column.no_wrap = True
+    for row in rows:
+        name = f"{row.name}\n  {row.note}" if row.note else row.name
+        accuracy = "-" if row.top1 is None else f"{row.top1:.1f}"
+        answer.add_row(name, short_count(row.parameters * 1e6), str(row.pixels), accuracy)
+    out.print(answer)
+    out.print()
+
+
+def show_configurations(words: str, as_json: bool) -> bool:
+    """The named configurations with `words` in name or family, and whether there is one."""
+    from patchword.show.describe import family
+    from patchword.variants import VARIANTS
+
+    wanted, out, origin = words.lower(), screen(), ""
+    chosen = {
+        name: variant
+        for name, variant in VARIANTS.items()
+        if wanted in f"{name} {family(variant.config)}".lower()
+    }
+    longest = max(map(len, chosen), default=0)
+    for name, variant in chosen.items():
+        config, size = variant.config, "x".join(map(str, variant.config.vision.image_size))
+        count = total_parameters(config)
+        if as_json:
+            keys = {"name": name, "family": family(config), "image_size": size}
+            emit({**keys, "parameters": count, "source": variant.source})
+            continue
+        if (title := f"{family(config)} ({variant.source})") != origin:
+            out.print(title, style="bold")
+            origin = title
+        out.print(f"  {name:<{longest}} {size:>7} {short_count(count):>7}")
+    return bool(chosen)
+
+
+def described(model: Model) -> Iterator[tuple[str, str]]:
+    """A model as rows of a name and words."""
+    from patchword.show import describe
+
+    config, counts = model.config, parameters(model.network)
+    yield "model", model.name
+    yield "family", describe.family(config)
+    yield "parameters", ", ".join(f"{name} {short_count(count)}" for name, count in counts.items())
+    yield "GFLOPs", cost_words(config)
+    if config.vision.kind != "none":
+        yield "image tower", describe.vision_words(config.vision)
+    if config.text:
+        yield "text tower", describe.text_words(config.text)
+    if config.decoder:
+        yield "decoder", describe.text_words(config.decoder, pooled=False)
+    if config.masked:
+        yield "decoder", describe.masked_words(config.masked)
+    if language := config.text or config.decoder:
+        yield "tokens", describe.token_words(language)
+    if config.text and config.embed_dim and config.vision.kind != "none":
+        yield "joint space", describe.joint_words(config, model.scale, model.bias)
+    if config.classes:
+        named = f": {', '.join(config.labels[:3])}, ..." if config.labels else ", unnamed"
+        yield "classes", f"{config.classes}{named}"
+    if config.vision.kind != "none":
+        yield "preprocessing", describe.preprocess_words(config.preprocess)
+        yield "normalised by", describe.level_words(config.preprocess)
+    yield "fingerprint", model.fingerprint
+    yield "device", str(model.device)
+    for number, words in enumerate(origins(model)):
+        yield "" if number else "read from", words
+    if not config.assumed:
+        yield "assumed", "nothing: every value is stated by the checkpoint's own files"
+    for number, (name, why) in enumerate(config.assumed.items()):
+        yield "" if number else "assumed", f"{name}: {why}"
+
+
+def origins(model: Model) -> Iterator[str]:
+    """Which file states what."""
+    from patchword.checkpoints.read import WORDS
+
+    weights, *stated = model.config.read_from or ("memory",)
+    processors = [name for name in stated if name in PROCESSORS]
+    tokens = [Path(model.tokenizer.name).name] if model.tokenizer else []
+    tokens += [name for name in stated if name in WORDS and name not in tokens]
+    others = [name for name in stated if name not in (*processors, *tokens)]
+    yield f"format: {model.config.source}"
+    yield f"weights and their sizes: {weights}"
+    yield f"towers: {', '.join(others) or f'the sizes in {weights}'}"
+    if model.config.vision.kind != "none":
+        # transformers' config.json says nothing of it; other libraries' has both.
+        both = [] if model.config.source == "huggingface" else others
+        yield f"preprocessing: {', '.join(processors or both) or 'nowhere: see assumed'}"
+    if model.config.text or model.config.decoder:
+        yield f"tokens: {', '.join(tokens) if model.tokenizer else 'none came with it'}"
+
+
+def cost_words(config: ModelConfig) -> str:
+    """What an image and a text cost, in one sentence."""
+    height, width = config.vision.image_size
+    what = {
+        "image": f"an image of {height}x{width}",
+        "text": f"a text of {config.text.context if config.text else 0} tokens",
+    }
+    return ", ".join(f"{what[name]} {count:.3g}" for name, count in gflops(config).items())
+
+
+def gflops(config: ModelConfig) -> dict[str, float]:
+    """Billions of operations of each tower, one input each; nothing is computed, so a large model
+    takes no longer than a small one. A text tower that always looks at an image is left out."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from patchword.models import outline
+
+    network: Any = outline(config).eval().requires_grad_(False)
+    inputs = {}
+    if config.vision.kind != "none":
+        inputs["image"] = torch.empty(1, 3, *config.vision.image_size, device="meta")
+    if config.text is not None and (config.embed_dim or not config.text.cross_width):
+        inputs["text"] = torch.zeros(1, config.text.context, dtype=torch.long, device="meta")
+    out = {}
+    for name, batch in inputs.items():
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network.encode_image(batch) if name == "image" else network.encode_text(batch)
+        out[name] = counter.get_total_flops() / 1e9
+    return out
+
+
+def parameters(network: nn.Module) -> dict[str, int]:
+    """How many numbers a network has: in all, and in each part that has some."""
+    counts = {"all": sum(p.numel() for p in network.parameters())}
+    for name, part in network.named_children():
+        count = sum(p.numel() for p in part.parameters())
+        if count:
+            counts[name] = count
+    return counts
+
+
+def total_parameters(config: ModelConfig) -> int:
+    """How many numbers a network of this config has; none is made."""
+    from patchword.models import outline
+
+    return sum(p.numel() for p in outline(config).parameters())
+
+
+def short_count(count: float) -> str:
+    """A number in three digits: 151 M."""
+    size, unit = (1e9, "G") if count >= 1e9 else (1e6, "M")
+    return f"{count / size:.3g} {unit}"
+
+
+COMMANDS = (info, models)

@@ -1,0 +1,215 @@
+"""train: run a recipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from patchword.cli.common import JsonOption, complain, emit, notes, screen
+from patchword.errors import LongTextWarning
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from patchword.train.loop import Trained
+
+LONGEST, SHORTEST = 30, 6  # of the bar, columns
+NAMED = 20  # broken samples that the end of a run names; the others are in its folder
+
+Show = Callable[[int, Mapping[str, float]], None]
+
+
+def train(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a shipped one.")
+    ],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]", help="steps=100, data.0.path=photos, ..."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Start from this model; the recipe's init.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or auto; the recipe's engine.device.")
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the recipe, to be saved and edited; no training.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model, or continue an interrupted run.
+
+    The same recipe gives the same weights, interrupted or not. The run's folder gets the model,
+    metrics.jsonl and curves.png. With --json, one line per step and per evaluation.
+    """
+    from patchword.train import recipe as recipes
+
+    if show:
+        print(recipes.text(recipe), end="")
+        return
+    settings = list(changes or ())
+    settings += [f"init={model}"] if model else []
+    settings += [f"engine.device={device}"] if device else []
+    plan = recipes.load(recipe, settings)
+    from patchword.train.loop import train as run
+    from patchword.train.malloc import keep_memory
+
+    keep_memory()
+    with progress_line(plan.last) as follow:
+
+        def report(step: int, metrics: dict[str, float]) -> None:
+            follow(step, metrics)
+            if as_json:
+                emit({"step": step, **metrics})
+
+        done = run(plan, report)
+    end(done, Path(plan.out), as_json)
+
+
+def end(done: Trained, out: Path, as_json: bool) -> None:
+    """Say what the run leaves. Exit code 1 where samples were broken, or it was stopped; not under
+    torchrun, which would take that for a crash and start again. Its first process alone speaks."""
+    rank = os.environ.get("RANK")
+    if rank not in (None, "0"):
+        return
+    if done.stopped:
+        notes().print(f"stopped after step {done.step}: the same command continues")
+    elif as_json:
+        emit({"model": str(done.folder)})
+    else:
+        screen().print(f"{done.folder}: patchword info {done.folder}")
+    for error in done.broken[:NAMED]:
+        complain(str(error))
+    if done.broken:
+        count = len(done.broken)
+        words = "sample was" if count == 1 else "samples were"
+        notes().print(f"{count} broken {words} passed over: {out / 'broken.jsonl'}")
+    if (done.broken or done.stopped) and rank is None:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def progress_line(total: int) -> Iterator[Show]:
+    """One line that follows the steps, on a terminal; evaluations and warnings stand above it."""
+    from rich.live import Live
+    from rich.text import Text
+
+    console = notes()
+    first: list[tuple[int, float]] = []
+    drawn = sys.stderr.isatty()
+    live = Live(Text(), console=console)
+    with live if drawn else nullcontext(), said_on(console):
+
+        def show(step: int, metrics: Mapping[str, float]) -> None:
+            for sentence in results(metrics):
+                console.print(f"step {step}: {sentence}")
+            if "loss" not in metrics or not drawn:
+                return
+            now = time.monotonic()
+            first[:] = first or [(step, now)]
+            begun, since = first[0]
+            left = (now - since) / (step - begun) * (total - step) if step > begun else None
+            width = console.width - 1
+            live.update(line(width, step, total, metrics, left, console.options.ascii_only))
+
+        yield show
+
+
+def line(
+    width: int,
+    step: int,
+    total: int,
+    metrics: Mapping[str, float],
+    left: float | None,
+    ascii_only: bool = False,
+) -> Text:
+    """Step, bar, loss, samples a second, memory and time left in seconds, in `width` columns.
+
+    Where that is too narrow, first words go, then the bar, the memory, the speed, the time.
+    """
+    from rich.text import Text
+
+    speed, memory = metrics.get("samples_per_s"), metrics.get("memory_gb")
+    loss = f"loss {metrics['loss']:#.4g}"
+    per_s = "" if speed is None else f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+    long, short = (per_s and f"{per_s} samples/s"), (per_s and f"{per_s}/s")
+    room = "" if memory is None else f"{memory:.1f} GB"
+    still = "-:--:--" if left is None else clock(left)
+    head = f"step {step}/{total}"
+    choices = [
+        (SHORTEST, [loss, long, room, still]),
+        (SHORTEST, [loss, short, room, still]),
+        (0, [loss, short, room, still]),
+        (0, [loss, short, still]),
+        (0, [loss, still]),
+    ]
+    for least, parts in choices:
+        words = "  ".join(part for part in parts if part)
+        bar = min(LONGEST, width - len(head) - len(words) - 3)
+        if bar >= least:
+            break
+    else:
+        words, bar = loss, 0
+    if bar < SHORTEST:
+        return Text(f"{head}  {words}"[: max(width, 0)])
+    full = bar * step // max(total, 1)
+    sign = "-" if ascii_only else "━"
+    rest = " " if ascii_only else sign
+    return Text.assemble(
+        f"{head} ", (sign * full, "bar.complete"), (rest * (bar - full), "bar.back"), f"  {words}"
+    )
+
+
+def clock(seconds: float) -> str:
+    """3723.4 -> 1:02:03"""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def results(metrics: Mapping[str, float]) -> list[str]:
+    """What evaluations found, one sentence for each task."""
+    groups: dict[str, list[str]] = {}
+    for key, value in metrics.items():
+        kind, slash, name = key.partition("/")
+        if slash and kind in ("eval", "guard"):
+            title, _, number = name.rpartition(" ")
+            found = f"{value:g}" if number == "alpha" else f"{value:.1%}"
+            said = groups.setdefault(title or kind, [])
+            said.append(f"{number.replace('_', ' ')} {found}")
+    return [f"{title}: {', '.join(said)}" for title, said in groups.items()]
+
+
+@contextmanager
+def said_on(console: Console) -> Iterator[None]:
+    """Each warning as one line above what is live on the console."""
+
+    def say(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        text = str(message)
+        if issubclass(category, LongTextWarning):
+            text = text.partition(": pass ")[0]  # that advice is for Python
+        console.print(f"warning: {text}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)  # each once, not once a step
+        warnings.showwarning = say
+        yield
+
+
+COMMANDS = (train,)

@@ -1,0 +1,125 @@
+"""Scenes as training data: drawn when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword import scenes
+from patchword.config import PreprocessConfig
+from patchword.data.augment import Look
+from patchword.data.config import SourceConfig
+from patchword.data.sample import Facts, Sample, Words, stated
+from patchword.errors import RecipeError
+from patchword.scenes import WAFER_CLASSES
+from patchword.scenes.captions import caption, truths, wrong_caption
+
+SCENE_SIZE = 128  # pixels at which scenes are drawn before they are resized
+SMALLEST = 32  # pixels; what is said of a scene does not depend on its size
+SPOKEN = 5000  # of a source, whose wording is read before training: there are few words
+KEPT = 1 << 28  # bytes of drawn scenes that each process keeps
+
+COUNTS = ("1", "2", "3")  # of shapes in a scene
+
+Questions = tuple[tuple[str, str], ...]
+Drawn = tuple[NDArray[np.uint8], str, Facts, Facts, int, Questions, scenes.Facts]
+
+
+class ScenesSource:
+    """The first `count` scenes of a seed, `texts` of its questions drawn at each visit; its caption
+    is always the same, and others are written beside it where several texts are wanted. Their
+    classes are the defects of wafers, or what `label` names.
+
+    Drawing one takes longer than all else that is done to it, so each process keeps those it drew
+    first, up to `KEPT` bytes: in shuffled epochs no other choice of what to keep finds more.
+    """
+
+    def __init__(
+        self,
+        config: SourceConfig,
+        preprocess: PreprocessConfig,
+        reads: frozenset[str],
+        texts: int = 1,
+    ) -> None:
+        if config.count < 1:
+            raise RecipeError("a source of scenes needs count = how many")
+        if not 0 <= config.wrong <= 1:
+            raise RecipeError(f"wrong is a share of visits, 0 to 1; {config.wrong} is not")
+        words = [word for word in ("captions", "questions") if word in reads]
+        if words and config.augment and config.augment.mirror:
+            raise RecipeError(
+                f"{' and '.join(words)} of scenes say left and right: set augment.mirror = false"
+            )
+        self.config = config
+        self.labels = _classes(config)
+        self._asks = "questions" in reads
+        self._texts = texts
+        self._look = Look(preprocess, config.augment)
+        self._kept: dict[int, Drawn] = {}
+
+    def __len__(self) -> int:
+        return self.config.count
+
+    def name(self, index: int) -> str:
+        return f"scene {index} of seed {self.config.seed}"
+
+    def captions(self) -> Iterator[str]:
+        for index in range(min(len(self), SPOKEN)):
+            yield self._scene(index, SMALLEST).caption
+
+    def facts(self) -> Iterator[Facts]:
+        """What its captions say."""
+        for index in range(len(self)):
+            yield frozenset(self._scene(index, SMALLEST).meaning.split("; "))
+
+    def asked(self) -> Iterator[str]:
+        for index in range(min(len(self), SPOKEN) if self._asks else 0):
+            for question, answer in self._scene(index, SMALLEST).questions:
+                yield question
+                yield answer
+
+    def answers(self) -> Iterator[str]:
+        """Its answers, as facts are stated."""
+        for index in range(len(self) if self._asks else 0):
+            yield from (stated(answer) for _, answer in self._scene(index, SMALLEST).questions)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        image, own, says, true, label, asked, facts = self._kept.get(index) or self._drawn(index)
+        pixels = self._look(image, rng)
+        order = np.resize(rng.permutation(max(len(asked), 1)), self._texts)
+        pairs = [asked[i] if asked else ("", "") for i in order.tolist()]
+        more = tuple(Words(caption(rng, facts)[0], *pair) for pair in pairs[1:])
+        wrong = ""
+        if self.config.wrong and rng.random() < self.config.wrong:
+            wrong = wrong_caption(rng, facts)
+        return Sample(pixels, own, label, says, true, self._look.mix, *pairs[0], more, wrong)
+
+    def _drawn(self, index: int) -> Drawn:
+        scene = self._scene(index, SCENE_SIZE)
+        says, true = frozenset(scene.meaning.split("; ")), truths(scene.facts)
+        named = str(scene.facts[self.config.label]) if self.config.label else scene.label
+        label = self.labels.index(named) if self.labels else -1
+        asked = scene.questions if self._asks else ()
+        drawn = (scene.image, scene.caption, says, true, label, asked, scene.facts)
+        if (len(self._kept) + 1) * scene.image.nbytes <= KEPT:
+            self._kept[index] = drawn
+        return drawn
+
+    def _scene(self, index: int, size: int) -> scenes.Scene:
+        config = self.config
+        kind = config.only or None
+        return scenes.scene(config.seed, index, size, kind, palette=config.palette)
+
+
+def _classes(config: SourceConfig) -> tuple[str, ...]:
+    """What the label of a scene may be. Raises RecipeError for one that scenes do not have."""
+    if not config.label:
+        return WAFER_CLASSES if config.only == "wafer" else ()
+    if config.label != "count" or config.only != "shapes":
+        raise RecipeError(
+            f"scenes have no label {config.label!r}: label = 'count' is of only = 'shapes', and "
+            "wafers have their defects without one"
+        )
+    return COUNTS

@@ -1,0 +1,290 @@
+"""The embedding store: a folder that remembers the vector of every picture it was given.
+
+Files are embedded batch by batch, and every batch is one atomic commit: a process killed at any
+moment loses at most the batch it was working on, and adding again continues where it stopped.
+
+Paths are stored absolute with symbolic links resolved: an index may be moved and opened from
+anywhere while the pictures stay. Pictures that were moved are dropped by `prune` and added anew.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.bundle import Bundle
+from patchword.errors import ImageError, IndexStoreError
+from patchword.images import ImageLike
+from patchword.images.files import File, Path, find, gone, hashed, several
+from patchword.index.table import Block, Store
+
+BATCH = 128  # files a commit: what a killed process loses at most
+NEAR = 1e-5  # of cosine: more than a float32 product of unit vectors is ever off
+PIECE = 4096  # vectors held in float64 at a time
+HASHERS = 4  # threads that hash files
+FRAGMENTS = 16  # the store's files, above which they are merged when a change ends
+FRAGMENTS_ADDING = 256  # and above which they are merged while a long one goes on
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer: its cosine with the query, and when the file had last been changed (UTC)."""
+
+    path: str
+    score: float
+    modified: datetime
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """What `add` did: files embedded now (new or changed), files left as they were, and an error
+    for each that could not be read."""
+
+    added: int
+    unchanged: int
+    failed: list[ImageError]
+
+
+def open_index(path: Path, load: Callable[[str], Bundle] | None = None) -> Index:
+    """The index in the folder `path`, which need not exist before something is added.
+
+    load: opens a model by the name that the index remembers, for searches that are given none.
+    """
+    return Index(path, load)
+
+
+class Index:
+    """Vectors of picture files, made by one model.
+
+    Several processes may add and search at once; every search sees the newest commit. Each method
+    raises IndexStoreError where the folder cannot be read or written or, but for `add` and `len`,
+    holds no index.
+    """
+
+    def __init__(self, path: Path, load: Callable[[str], Bundle] | None = None) -> None:
+        self.path = os.path.abspath(path)
+        self._store = Store(self.path)
+        self._load = load
+        self._model: Bundle | None = None
+
+    def __len__(self) -> int:
+        return self._store.count() if self._store.open() else 0
+
+    def __bool__(self) -> bool:
+        return True
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model that made the vectors."""
+        return str(self._store.described()["model"])
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of that model."""
+        return str(self._store.described()["fingerprint"])
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a vector."""
+        return int(self._store.described()["dim"])
+
+    def add(
+        self,
+        paths: Path | Iterable[Path],
+        model: Bundle,
+        progress: Progress | None = None,
+        *,
+        batch: int = BATCH,
+    ) -> AddReport:
+        """Embed the files, and the pictures in the folders and theirs, that are new or changed.
+
+        In a folder a picture is known by its suffix; a file named itself is always tried. A file
+        is unchanged when its size and modification time are what they were, or its size and
+        content. progress(done, total) counts the files to embed. Files that cannot be read are
+        reported and everything else is indexed; one that could be read before is dropped.
+        Raises IndexStoreError when the index is another model's.
+        """
+        if not self._store.open():
+            about = {"model": model.name, "fingerprint": model.fingerprint}
+            self._store.create(model.dim, about)
+        self._check(model)
+        failed: list[ImageError] = []
+        files = find(several(paths), failed)
+        known = self._store.known()
+        same = self._unchanged(files, known)
+        todo = [file for file in files if file.path not in same]
+        unread = self._embed(todo, model, known, progress, batch)
+        self._store.compact(FRAGMENTS)
+        self._model = model
+        return AddReport(len(todo) - len(unread), len(same), failed + unread)
+
+    def remove(self, paths: Path | Iterable[Path]) -> int:
+        """Drop files, and everything below folders. Returns how many entries that were."""
+        targets = {os.path.realpath(path) for path in several(paths)}
+        below = tuple(os.path.join(target, "") for target in targets)
+        known = self._store.known()
+        return self._drop([path for path in known if path in targets or path.startswith(below)])
+
+    def prune(self) -> list[str]:
+        """Drop the entries whose files are gone. Returns their paths."""
+        lost = sorted(path for path in self._store.known() if gone(path))
+        self._drop(lost)
+        return lost
+
+    def search(
+        self,
+        query: str | None = None,
+        k: int = 10,
+        *,
+        image: ImageLike | None = None,
+        where: str | None = None,
+        model: Bundle | None = None,
+        long_text: str = "truncate",
+    ) -> list[Hit]:
+        """The k entries nearest to a text, an image, or both (the mean of their unit vectors, with
+        equal weight), best first, equal scores by path. Exact: every vector is compared.
+
+        where: a condition in SQL on path and modified, such as
+        "path LIKE '%wafer%' AND modified >= date '2026-01-01'". model: the one that made the
+        index; by default the one last used here, else the one that `load` opens by its name.
+        long_text: of a query beyond the model's context, see `Bundle.embed_texts`.
+        Raises IndexStoreError, ImageError, and UnsupportedError for a text without a text tower.
+        """
+        if k < 1:
+            raise IndexStoreError(f"k is {k}; it must be 1 or more")
+        vector = _query(self._searcher(model), query, image, long_text)
+        return nearest(self._store, vector, k, where)
+
+    def _check(self, model: Bundle) -> None:
+        """Raise unless `model` made the vectors."""
+        if model.fingerprint != self.fingerprint:
+            raise IndexStoreError(
+                f"{self.path}: holds vectors of {self.model_name} ({self.fingerprint}), which "
+                f"cannot be compared with those of {model.name} ({model.fingerprint}); "
+                f"use {self.model_name}, or index into another folder"
+            )
+
+    def _searcher(self, model: Bundle | None) -> Bundle:
+        """The model that embeds queries."""
+        model = model or self._model
+        if model is None:
+            if self._load is None:
+                raise IndexStoreError(
+                    f"{self.path}: made by {self.model_name}; pass model=load({self.model_name!r})"
+                )
+            model = self._load(self.model_name)
+        self._check(model)
+        self._model = model
+        return model
+
+    def _unchanged(self, files: Sequence[File], known: dict[str, File]) -> set[str]:
+        """Paths of the files that need no new vector. Where only the time differs, the content
+        decides, and the new time is stored."""
+        pairs = [(file, known[file.path]) for file in files if file.path in known]
+        same = {new.path for new, old in pairs if (new.size, new.mtime) == (old.size, old.mtime)}
+        later = [new for new, old in pairs if new.path not in same and new.size == old.size]
+        with ThreadPoolExecutor(HASHERS) as pool:
+            checked = pool.map(hashed, later)
+            touched = [f for f in checked if f.digest and f.digest == known[f.path].digest]
+        self._store.touch(touched)
+        return same | {file.path for file in touched}
+
+    def _embed(
+        self,
+        todo: Sequence[File],
+        model: Bundle,
+        known: Collection[str],
+        progress: Progress | None,
+        batch: int,
+    ) -> list[ImageError]:
+        """Embed and commit batch by batch. Returns the errors; entries in `known` of files that
+        cannot be read any more are dropped."""
+        failed: list[ImageError] = []
+        results = model.embed_each(file.path for file in todo)
+        for start in range(0, len(todo), batch):
+            good: list[File] = []
+            bad: list[ImageError] = []
+            vectors: list[NDArray[np.float32]] = []
+            # zip takes the file first, so that it asks for no result beyond the batch
+            files = todo[start : start + batch]
+            for done, (file, (_, result)) in enumerate(zip(files, results, strict=False), 1):
+                if isinstance(result, ImageError):
+                    bad.append(result)
+                elif not np.isfinite(result).all():
+                    bad.append(ImageError(file.path, f"{model.name} makes no finite vector of it"))
+                else:
+                    good.append(file)
+                    vectors.append(result)
+                if progress:
+                    progress(start + done, len(todo))
+            if good:
+                with ThreadPoolExecutor(HASHERS) as pool:
+                    self._store.put(list(pool.map(hashed, good)), np.stack(vectors))
+            self._store.delete([error.image for error in bad if error.image in known])
+            self._store.compact(FRAGMENTS_ADDING)
+            failed += bad
+        return failed
+
+    def _drop(self, paths: Sequence[str]) -> int:
+        self._store.delete(paths)
+        self._store.compact(FRAGMENTS)
+        return len(paths)
+
+
+def nearest(
+    store: Store, query: NDArray[np.float64], k: int, where: str | None = None
+) -> list[Hit]:
+    """The k rows of a store with the largest products with `query`, a unit vector (D,)."""
+    found = store.visit(lambda block: _best(block, query, k), where)
+    best = heapq.nsmallest(k, (candidate for block in found for candidate in block))
+    return [
+        Hit(path, -negative, _EPOCH + timedelta(microseconds=modified))
+        for negative, path, modified in best
+    ]
+
+
+def _best(block: Block, query: NDArray[np.float64], k: int) -> list[tuple[float, str, int]]:
+    """(-score, path, modified) of the rows of a block that may be among the k best.
+
+    A fast product in float32 chooses them. Their scores are computed again in float64, each by the
+    same additions in the same order, so that equal vectors get equal scores wherever they lie.
+    """
+    rows = block.kept
+    scores = (block.vectors @ query.astype(np.float32))[rows]
+    if len(rows) > k:
+        rows = rows[scores >= np.partition(scores, -k)[-k] - NEAR]
+    pieces = (rows[start : start + PIECE] for start in range(0, len(rows), PIECE))
+    exact = [
+        negative
+        for piece in pieces
+        for negative in (block.vectors[piece] * -query).sum(axis=1).tolist()
+    ]
+    paths, modified = (column.take(rows).to_pylist() for column in (block.paths, block.modified))
+    return list(zip(exact, paths, modified, strict=True))
+
+
+def _query(
+    model: Bundle, text: str | None, image: ImageLike | None, long_text: str
+) -> NDArray[np.float64]:
+    """Unit vector (D,) of a text, an image, or the mean of both."""
+    parts = []
+    if text is not None:
+        parts.append(model.embed_texts([text], long_text=long_text)[0])
+    if image is not None:
+        parts.append(model.embed_images([image])[0])
+    if not parts:
+        raise IndexStoreError("nothing to search for: give a text, an image, or both")
+    mean: NDArray[np.float64] = np.array(parts, np.float64).mean(axis=0)
+    unit: NDArray[np.float64] = mean / np.maximum(np.linalg.norm(mean), 1e-12)
+    return unit

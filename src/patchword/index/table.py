@@ -1,0 +1,332 @@
+"""A LanceDB table of files and vectors: the folder of an index, and nothing about models.
+
+Every change is one commit, whole or not at all. Several processes may read and write at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.errors import IndexStoreError
+from patchword.images.files import File
+
+IN_MEMORY = 2 << 30  # bytes of vectors kept between searches; a larger table is read each time
+BLOCK = 16384  # rows read at a time
+
+_TABLE = "images"
+_FORMAT = 1
+_PAUSES = (0.02, 0.05, 0.1, 0.2)  # seconds between attempts
+_DELETED_AT_ONCE = 1000  # paths in one condition
+
+_TOKENS = re.compile(r"('(?:[^']|'')*')|([a-z_]+)|(<=|>=|!=|<>|[=<>(),])|(\S)", re.IGNORECASE)
+_WORDS = {"path", "modified", "and", "or", "not", "like", "ilike", "in", "between", "is", "null"}
+_WORDS |= {"date", "timestamp"}
+_MOST_TOKENS = 256  # some thousand overflow the stack of LanceDB's parser
+_ALLOWED = (
+    "columns path (text) and modified (time, UTC); AND OR NOT LIKE ILIKE IN BETWEEN IS NULL; "
+    "= != < <= > >= ( ); text in single quotes, times as date '...' or timestamp '...'. Example: "
+    "path LIKE '%wafer%' AND modified >= date '2026-01-01'"
+)
+
+T = TypeVar("T")
+Vectors = NDArray[np.float32]  # (N, D)
+Table = Any  # lancedb.table.LanceTable, half of whose methods are untyped
+
+
+class Block(NamedTuple):
+    """Some rows of the table: `paths` and `modified` are pyarrow arrays of text and of int64
+    (microseconds since 1970), `kept` the rows (indices) that fulfil the condition."""
+
+    paths: Any
+    modified: Any
+    vectors: Vectors
+    kept: NDArray[np.intp]
+
+
+class Store:
+    """The table in a folder, which need not exist yet. Raises IndexStoreError."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.about: dict[str, Any] = {}  # what it was created with, and `dim`
+        self._lock = threading.Lock()
+        self._table: Table | None = None
+        self._cache: tuple[int, _Rows] | None = None  # all rows of a version of the table
+
+    def open(self) -> bool:
+        """Whether there is a table. One left half-made by a killed process counts as none."""
+        if not os.path.isdir(os.path.join(self.path, f"{_TABLE}.lance")):
+            self._table = self._cache = None
+        elif self._table is None:
+            import lancedb  # here, for it takes a second
+
+            try:
+                table = lancedb.connect(self.path).open_table(_TABLE)
+            except ValueError as error:
+                if "was not found" in str(error):
+                    return False
+                raise self._damaged(error) from error
+            except (RuntimeError, OSError) as error:
+                raise self._damaged(error) from error
+            self.about = json.loads((table.schema.metadata or {}).get(b"patchword", b"{}"))
+            if self.about.get("format") != _FORMAT:
+                raise IndexStoreError(
+                    f"{self.path}: not an index that this version of patchword can read; "
+                    "index into a new folder"
+                )
+            self._table = table
+        return self._table is not None
+
+    def create(self, dim: int, about: Mapping[str, Any]) -> None:
+        """An empty table that remembers `about`. Keeps the one that another process just made."""
+        import lancedb
+
+        try:
+            if os.path.isdir(self.path) and set(os.listdir(self.path)) - {f"{_TABLE}.lance"}:
+                raise IndexStoreError(
+                    f"{self.path}: holds other files; an index needs a folder of its own"
+                )
+            text = json.dumps({"format": _FORMAT, "dim": dim, **about})
+            schema = _schema(dim).with_metadata({"patchword": text})
+            lancedb.connect(self.path).create_table(_TABLE, schema=schema, exist_ok=True)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise IndexStoreError(f"{self.path}: cannot be made: {_line(error)}") from error
+        if not self.open():
+            raise IndexStoreError(f"{self.path}: was deleted while it was made")
+
+    def described(self) -> dict[str, Any]:
+        """`about`. Raises where there is no table."""
+        if not self.open():
+            raise IndexStoreError(
+                f"{self.path}: no index there; make one: patchword index FILES_OR_FOLDERS"
+            )
+        return self.about
+
+    def count(self) -> int:
+        """Rows."""
+        return int(self._do(lambda table: table.count_rows()))
+
+    def known(self) -> dict[str, File]:
+        """The files by path, as they were when they were put."""
+        rows = self._do(lambda table: table.search().select(list(File._fields)).to_arrow())
+        columns = (rows.column(name).to_pylist() for name in File._fields)
+        return {file.path: file for file in map(File, *columns)}
+
+    def put(self, files: Sequence[File], vectors: Vectors) -> None:
+        """Insert or replace the rows of these files; vectors (N, D)."""
+        rows = _arrow(files, vectors)
+
+        def merge(table: Table) -> None:
+            merge = table.merge_insert("path").when_matched_update_all()
+            merge.when_not_matched_insert_all().execute(rows)
+
+        if files:
+            self._do(merge)
+
+    def touch(self, files: Sequence[File]) -> None:
+        """Put the size, time and hash of files whose vectors stay."""
+        rows = _arrow(files)
+        if files:
+            self._do(lambda t: t.merge_insert("path").when_matched_update_all().execute(rows))
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Drop the rows of these paths."""
+        for start in range(0, len(paths), _DELETED_AT_ONCE):
+            some = paths[start : start + _DELETED_AT_ONCE]
+            quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in some)
+            self._delete_where(f"path IN ({quoted})")
+
+    def compact(self, most: int) -> None:
+        """Merge the table's files where there are more than `most`, and forget past versions."""
+
+        def compact(table: Table) -> None:
+            if table.stats()["fragment_stats"]["num_fragments"] > most:
+                table.optimize(cleanup_older_than=timedelta(milliseconds=1))
+
+        self._do(compact)
+
+    def visit(self, work: Callable[[Block], T], where: str | None = None) -> list[T]:
+        """`work` of every block of rows of the newest version, in memory where they fit."""
+        if where is not None:
+            _check(where)
+
+        def visit(table: Table) -> list[T]:
+            wanted = None if where is None else _row_ids(table, where)
+            return [work(rows.block(wanted)) for rows in self._rows(table)]
+
+        return self._do(visit)
+
+    def _rows(self, table: Table) -> Iterable[_Rows]:
+        dim, count = int(self.about["dim"]), table.count_rows()
+        if not 0 < count * dim * 4 <= IN_MEMORY:
+            return _scan(table, dim)
+        cache = self._cache
+        if cache is None or cache[0] != table.version:
+            self._cache = None  # the old rows go before the new ones come
+            cache = self._cache = (table.version, _joined(_scan(table, dim), count, dim))
+        return [cache[1]]
+
+    def _delete_where(self, condition: str) -> None:
+        self._do(lambda table: table.delete(condition))
+
+    def _do(self, action: Callable[[Table], T]) -> T:
+        """action(table) at its newest version, tried again where that version vanishes.
+
+        `compact` deletes the files of past versions at once, lest every vector lies there twice;
+        an action of another process that was using them fails, and is repeated on the new ones.
+        Every action may be repeated: it reads, or puts or deletes the same again.
+        """
+        self.described()
+        with self._lock:  # one version at a time: row ids belong to one
+            table: Table = self._table
+            for pause in _PAUSES:
+                try:
+                    table.checkout_latest()
+                    return action(table)
+                except (RuntimeError, ValueError, OSError):
+                    time.sleep(pause)
+            try:
+                table.checkout_latest()
+                return action(table)
+            except (RuntimeError, ValueError, OSError) as error:
+                raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> IndexStoreError:
+        return IndexStoreError(
+            f"{self.path}: the index cannot be read or written: {_line(error)}; "
+            "if this stays, delete the folder and index again"
+        )
+
+
+class _Rows(NamedTuple):
+    """As they come from the table, with LanceDB's row ids."""
+
+    ids: NDArray[np.uint64]
+    paths: Any
+    modified: Any
+    vectors: Vectors
+
+    def block(self, wanted: NDArray[np.uint64] | None) -> Block:
+        """With the rows whose ids are among `wanted`, sorted ids; all where that is None."""
+        if wanted is None:
+            kept = np.arange(len(self.ids))
+        else:
+            last = np.searchsorted(wanted, self.ids, "right")
+            kept = (last > np.searchsorted(wanted, self.ids)).nonzero()[0]
+        return Block(self.paths, self.modified, self.vectors, kept)
+
+
+def _scan(table: Table, dim: int) -> Iterator[_Rows]:
+    query = table.search().with_row_id(True).select(["path", "modified", "vector"])
+    for batch in query.to_batches(BLOCK):
+        ids, paths, times, vectors = (
+            batch.column(name) for name in ("_rowid", "path", "modified", "vector")
+        )
+        matrix = vectors.flatten().to_numpy().reshape(-1, dim)
+        yield _Rows(ids.to_numpy(), paths, times.cast("int64"), matrix)
+
+
+def _joined(parts: Iterable[_Rows], count: int, dim: int) -> _Rows:
+    """All rows as one, the vectors as one matrix: its product with a query is five times as fast
+    as those of its parts, each in Arrow's own memory."""
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    vectors = np.empty((count, dim), np.float32)
+    rest, done = [], 0
+    for part in parts:
+        vectors[done : done + len(part.ids)] = part.vectors
+        done += len(part.ids)
+        rest.append(part._replace(vectors=vectors[:0]))
+    return _Rows(
+        np.concatenate([part.ids for part in rest]),
+        pa.chunked_array([part.paths for part in rest]),
+        pa.chunked_array([part.modified for part in rest]),
+        vectors,
+    )
+
+
+def _row_ids(table: Table, where: str) -> NDArray[np.uint64]:
+    """LanceDB's ids, sorted, of the rows that fulfil a condition."""
+    rows = table.search().with_row_id(True).select(["path", "modified"])
+    try:
+        found = rows.where(f"({where})").to_arrow()
+    except (ValueError, RuntimeError) as error:
+        # What reads without the condition fails by the condition; what does not raises here.
+        table.search().select(["path", "modified"]).to_arrow()
+        raise _refused(where, _line(error)) from error
+    return np.sort(found.column("_rowid").to_numpy())
+
+
+def _check(where: str) -> None:
+    """Refuse what is not a plain condition on path and modified.
+
+    LanceDB would run any function on any column, ignore what follows a semicolon, and crash on
+    parameters and on very long conditions; and a condition may come from somebody else.
+    """
+    tokens = _TOKENS.findall(where)
+    if len(tokens) > _MOST_TOKENS:
+        raise _refused(where, f"more than {_MOST_TOKENS} words and signs")
+    depth = 0
+    for _, word, sign, other in tokens:
+        if other or (word and word.lower() not in _WORDS):
+            raise _refused(where, f"{other or word} is not allowed")
+        depth += (sign == "(") - (sign == ")")
+        if depth < 0:  # what follows would not be read
+            raise _refused(where, ") without (")
+
+
+def _refused(where: str, reason: str) -> IndexStoreError:
+    shown = where if len(where) <= 80 else where[:77] + "..."
+    return IndexStoreError(f"where {shown!r}: {reason}. Allowed are {_ALLOWED}")
+
+
+def _line(error: Exception) -> str:
+    """LanceDB's message on one line, without the places in its source."""
+    text = re.sub(r",? ?/\S+\.rs:\d+:\d+", "", str(error))
+    return " ".join(text.split())[:300]
+
+
+def _schema(dim: int) -> Any:
+    import pyarrow as pa
+
+    # With a primary key, two processes that add the same file at once do not both insert it.
+    key = {"lance-schema:unenforced-primary-key": "true"}
+    return pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False, metadata=key),
+            pa.field("modified", pa.timestamp("us", tz="UTC")),
+            pa.field("size", pa.int64()),
+            pa.field("mtime", pa.int64()),
+            pa.field("digest", pa.string()),
+            pa.field("vector", pa.list_(pa.float32(), dim)),
+        ]
+    )
+
+
+def _arrow(files: Sequence[File], vectors: Vectors | None = None) -> Any:
+    """A pyarrow.Table of files; without vectors (N, D), of the other columns alone."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {
+        name: [getattr(file, name) for file in files] for name in File._fields
+    }
+    times = pa.array([file.mtime // 1000 for file in files], pa.int64())
+    columns["modified"] = times.cast(pa.timestamp("us", tz="UTC"))
+    schema = _schema(1)
+    if vectors is None:
+        schema = schema.remove(schema.get_field_index("vector"))
+    else:
+        dim = vectors.shape[1]
+        schema = _schema(dim)
+        columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim)
+    return pa.table(columns, schema=schema)

@@ -1,0 +1,242 @@
+"""Text -> token ids: one interface over the `tokenizers` library.
+
+A tokenizer is read from the checkpoint's own files and always becomes one `tokenizer.json`. What
+is done to a text before it, `TextConfig.cleaning`, is what the Python code around the checkpoint
+does: "none" in transformers, "ftfy" in OpenAI's and open_clip's CLIP (with a word pattern of their
+own), the others in open_clip's HFTokenizer; see `cleaning.clean`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as Backend
+from tokenizers import trainers
+
+from patchword.config import TextConfig
+from patchword.errors import TokenizerError
+from patchword.text import tokenizer_files
+from patchword.text.cleaning import clean, sentences, words
+from patchword.text.tokenizer_files import BASE, TOKENIZER_FILE, WORD_END
+
+
+class Tokenizer:
+    """Texts to ids: special tokens and text, cut to `context` positions.
+
+    context: positions; end_token, pad_token: ids; vocab_size: 1 + the largest id it can give;
+    specials: how many tokens it adds to a text; name: of the file it was read from.
+    """
+
+    def __init__(self, source: Backend, config: TextConfig, name: str) -> None:
+        """Wrap a tokenizer of the `tokenizers` library; `name` stands for it in errors.
+
+        Raises TokenizerError when its ids or its end token are not those of `config`.
+        """
+        source.no_truncation()
+        source.no_padding()
+        self.context = config.context
+        self.end_token = config.end_token
+        self.pad_token = config.pad_token
+        self.vocab_size = max(source.get_vocab().values(), default=-1) + 1
+        self.cleaning = config.cleaning
+        self.name = name
+        self.specials = len(source.encode("").ids)
+        self._ends = config.pool == "end"
+        self._full = config.padding == "attended" and not config.causal
+        bare = self._full and config.end_token < 0
+        self._padded_over = source.encode("").ids[-1:] if bare else []
+        self._source = source
+        _check(source, config, self.vocab_size, name)
+        ftfy = config.cleaning == "ftfy"
+        self._backend = tokenizer_files.as_open_clip(source, name) if ftfy else source
+        added = self._backend.encode("a").special_tokens_mask
+        self._tail = len(list(takewhile(bool, reversed(added))))  # special tokens behind a text
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, config: TextConfig) -> Tokenizer:
+        """Read tokenizer.json, else vocab.json + merges.txt, else BERT's vocab.txt, else OpenAI's
+        merges file; or the one of them that `folder` is.
+
+        Raises TokenizerError when none is there, or it is broken, or does not fit `config`.
+        """
+        source, name = tokenizer_files.read(Path(folder), config.vocab_size)
+        return cls(source, config, name)
+
+    @classmethod
+    def from_json(cls, text: str, config: TextConfig, name: str = TOKENIZER_FILE) -> Tokenizer:
+        """Read the text of a tokenizer.json. Raises TokenizerError if broken or not fitting."""
+        return cls(tokenizer_files.parse(text, name), config, name)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, context: int) -> Tokenizer:
+        """Learn a CLIP-like byte-pair tokenizer of at most `vocab_size` ids, the end token last.
+
+        All 256 bytes are in it, so that every text has ids. Few texts give few merges, and then
+        fewer ids: see `.vocab_size`. The same texts give the same tokenizer. Raises TokenizerError
+        for a `vocab_size` without room for the bytes and the special tokens.
+        """
+        least = len(BASE) + 2
+        if vocab_size < least:
+            raise TokenizerError(f"vocab_size is {vocab_size}; the smallest possible is {least}")
+        learner = tokenizer_files.clip(tokenizer_files.number([]), [], "training")
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size - 2,
+            min_frequency=2,
+            show_progress=False,
+            end_of_word_suffix=WORD_END,
+            # As "special tokens" they are numbered first and in this order. Else they are numbered
+            # in the order of a randomly seeded hash map, and ties between merges depend on it.
+            special_tokens=BASE,
+        )
+        learner.train_from_iterator(texts, trainer)
+        merges = [(a, b) for a, b in tokenizer_files.model_of(learner)["merges"]]
+        size = least + len(merges)
+        config = TextConfig(vocab_size=size, context=context, end_token=size - 1)
+        learned = tokenizer_files.clip(tokenizer_files.number(merges), merges, "training")
+        return cls(learned, config, "the trained tokenizer")
+
+    @classmethod
+    def train_wordpiece(cls, texts: Iterable[str], vocab_size: int, context: int) -> Tokenizer:
+        """Learn a tokenizer like BLIP's, of at most `vocab_size` ids: BERT's WordPiece, lower case,
+        padding first, with [DEC] and [ENC].
+
+        The same texts give the same tokenizer. Raises TokenizerError for a `vocab_size` without
+        room for the characters of the texts.
+        """
+        tokens = tokenizer_files.learn_pieces(list(texts), vocab_size)
+        learned = tokenizer_files.blip(tokens, "training")
+        config = TextConfig(
+            vocab_size=len(tokens),
+            context=context,
+            causal=False,
+            pool="first",
+            end_token=tokens.index("[SEP]"),
+            pad_token=tokens.index("[PAD]"),
+        )
+        return cls(learned, config, "the trained tokenizer")
+
+    @property
+    def writes(self) -> int:
+        """The id of [DEC], with which a text begins that a BLIP writes; -1 without one."""
+        return self._number(tokenizer_files.WRITES)
+
+    @property
+    def looks(self) -> int:
+        """The id of [ENC], with which a text begins that looks at an image; -1 without one."""
+        return self._number(tokenizer_files.LOOKS)
+
+    def _number(self, token: str) -> int:
+        id_ = self._source.token_to_id(token)
+        return -1 if id_ is None else id_
+
+    def to_json(self) -> str:
+        """The text of a tokenizer.json that `from_json` reads back with the same config."""
+        return self._source.to_str()
+
+    def __call__(self, texts: Sequence[str], pad_to_context: bool = False) -> NDArray[np.int64]:
+        """(N, L) ids, see `pad`. A lone string is one text. Raises TokenizerError for a text that
+        is not valid Unicode."""
+        return self.pad(self.rows([texts] if isinstance(texts, str) else texts), pad_to_context)
+
+    def rows(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text with its special tokens, not cut."""
+        texts = [clean(text, self.cleaning) for text in texts]
+        if self.cleaning == "ftfy":
+            texts = [tokenizer_files.mark_specials(text) for text in texts]
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise TokenizerError(f"{text!r} is not valid Unicode: {error.reason}") from error
+        rows = [encoding.ids for encoding in self._backend.encode_batch_fast(texts)]
+        if self._padded_over:
+            rows = [[self.pad_token if i in self._padded_over else i for i in row] for row in rows]
+        return rows
+
+    def pad(self, rows: Sequence[Sequence[int]], to_context: bool = False) -> NDArray[np.int64]:
+        """(N, L) ids of `rows`; L is the longest row, or `context` with `to_context` and where
+        padding is attended to.
+
+        A row of more than `context` ids is cut and keeps the special tokens at its end.
+        """
+        longest = max((len(row) for row in rows), default=0)
+        length = self.context if to_context or self._full else min(longest, self.context)
+        out = np.full((len(rows), length), self.pad_token, dtype=np.int64)
+        for place, row in zip(out, rows, strict=True):
+            if len(row) > self.context:
+                row = [*row[: self.context - self._tail], *row[len(row) - self._tail :]]
+            place[: len(row)] = row
+        return out
+
+    def lengths(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many of each row's ids (N, L) the network must see: (N,). All where padding is
+        attended to, else those before the padding."""
+        if self._full:
+            return np.full(len(ids), ids.shape[1])
+        padding = (ids != self.pad_token)[:, ::-1].argmax(axis=1)
+        # Where the end token pads too, the first of them is none.
+        ends = int(self._ends and self.pad_token == self.end_token)
+        lengths: NDArray[np.int64] = np.minimum(ids.shape[1] - padding + ends, ids.shape[1])
+        return lengths
+
+    def count(self, text: str) -> int:
+        """Ids of the whole text, special tokens included: above `context`, its rest is dropped."""
+        return len(self.rows([text])[0])
+
+    def chunks(self, text: str) -> list[str]:
+        """The text in pieces that fit the context; joined, they are the text.
+
+        Sentences are packed greedily. One that is too long by itself is cut between words, a word
+        that is too long between characters.
+        """
+        return self._packed(text, (sentences, words, list))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, special tokens left out, with the spaces that the tokenizer's own
+        decoder puts (transformers' `decode(ids, skip_special_tokens=True)`)."""
+        text = self._source.decode([int(id_) for id_ in ids], skip_special_tokens=True)
+        word_end = getattr(self._source.model, "end_of_word_suffix", None)
+        return text.replace(word_end, " ").strip() if word_end else text
+
+    def _packed(self, text: str, levels: Sequence[Callable[[str], list[str]]]) -> list[str]:
+        """`text` in pieces that fit, cut as levels[0] says, where need be as the next ones say."""
+        if not levels or self.count(text) <= self.context:
+            return [text]
+        split, *finer = levels
+        done, piece = [], ""
+        for unit in split(text):
+            if piece and self.count(piece + unit) > self.context:
+                done.append(piece)
+                piece = ""
+            if piece:
+                piece += unit
+            else:
+                *full, piece = self._packed(unit, finer)
+                done += full
+        return [*done, piece]
+
+
+def _check(source: Backend, config: TextConfig, vocab_size: int, name: str) -> None:
+    """Raise TokenizerError unless the ids fit the text tower's embedding and its pooling."""
+    if vocab_size > config.vocab_size:
+        raise TokenizerError(
+            f"{name} has ids up to {vocab_size - 1}, but the model's vocabulary has "
+            f"{config.vocab_size}: the tokenizer is another model's"
+        )
+    ids = source.encode("").ids
+    found = f"{ids[-1]} ({source.id_to_token(ids[-1])!r})" if ids else "no token"
+    ends = config.pool != "first" and config.end_token >= 0
+    if ends and (not ids or ids[-1] != config.end_token):
+        raise TokenizerError(
+            f"{name} ends a text with {found}, but the model looks for {config.end_token}"
+        )
+    if source.id_to_token(config.pad_token) is None:
+        raise TokenizerError(
+            f"{name} has no token {config.pad_token}, with which the model's texts are padded"
+        )
+    if config.pool == "first" and not ids:
+        raise TokenizerError(f"{name} puts no token before a text, and the model pools the first")

@@ -1,0 +1,259 @@
+"""What a run starts from: a network, its config and its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from patchword import checkpoints
+from patchword.bundle import Bundle
+from patchword.config import ModelConfig, TextConfig
+from patchword.data import Source
+from patchword.errors import RecipeError
+from patchword.images.preprocess import at_size
+from patchword.models import build, initialise
+from patchword.models.blip import Blip
+from patchword.nn.positions import sincos_2d
+from patchword.text.tokenizer import Tokenizer
+from patchword.train.recipe import BlipConfig, Recipe
+
+NAMED = 4  # tensors that an error lists
+
+Shape = tuple[int, ...] | None  # of a tensor that may be missing
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network to train, and what belongs to it."""
+
+    network: nn.Module
+    config: ModelConfig
+    tokenizer: Tokenizer | None
+
+
+def load_init(recipe: Recipe) -> Bundle | None:
+    """The model that the recipe starts from, if it names one."""
+    return checkpoints.load(recipe.init) if recipe.init else None
+
+
+def plan(recipe: Recipe, init: Bundle | None) -> ModelConfig:
+    """The model's config, as far as it does not depend on the data. Raises RecipeError for one
+    that cannot learn what the recipe wants."""
+    config = recipe.model or (init.config if init else None)
+    if config is None:
+        raise RecipeError("a recipe needs a [model], or init = a model to start from")
+    if recipe.image_size:
+        config = replace(config, preprocess=at_size(config.preprocess, recipe.image_size))
+    if recipe.objective == "masked":
+        if config.masked is None:
+            raise RecipeError("the objective masked needs [model.masked], its decoder")
+        return config
+    if recipe.objective == "classification":
+        tower = replace(config, text=None, decoder=None, masked=None, embed_dim=0, score="softmax")
+        return replace(tower, matching=False, shared=False, answers=False)
+    if recipe.objective == "blip":
+        return _grounded(recipe, config)
+    if config.text is None or not config.embed_dim:
+        raise RecipeError(
+            f"the objective {recipe.objective} trains two towers: the model needs [model.text] and "
+            "embed_dim"
+        )
+    if recipe.objective == "sigmoid" and config.grounded:
+        raise RecipeError("a BLIP has no bias for the objective sigmoid; take contrastive")
+    return replace(config, score="sigmoid" if recipe.objective == "sigmoid" else "softmax")
+
+
+def _grounded(recipe: Recipe, config: ModelConfig) -> ModelConfig:
+    """The config of a BLIP that can learn what the recipe wants. A decoder that is shared learns to
+    answer beside describing. Raises RecipeError, naming what is missing."""
+    blip = recipe.blip
+    if blip.answer and config.shared:
+        config = replace(config, answers=True)
+    for weight, has, needs in (
+        (1.0, config.grounded, "texts that look at images: text.cross_width or [model.decoder]"),
+        (blip.contrast, config.text is not None and config.embed_dim, "[model.text] and embed_dim"),
+        (blip.match, config.matching, "matching = true"),
+        (blip.caption, config.describes, "[model.decoder] that looks at images"),
+        (blip.answer, config.asks, "[model.text] and [model.decoder] that looks at it"),
+    ):
+        if weight and not has:
+            raise RecipeError(f"what [blip] asks for needs a BLIP with {needs}")
+    return config
+
+
+def begin(
+    recipe: Recipe, config: ModelConfig, init: Bundle | None, sources: Sequence[Source]
+) -> Start:
+    """The network that `config` and the data ask for, with the weights of `init` or fresh ones.
+
+    Raises RecipeError where `init` and the recipe do not go together.
+    """
+    words = None
+    if recipe.objective in ("contrastive", "sigmoid", "blip"):
+        words = tokenizer(recipe, config, init, sources)
+        config = fitted(config, words)
+    elif recipe.objective == "classification":
+        config = with_classes(recipe, config, sources)
+    config = replace(config, source="patchword", assumed={}, read_from=())
+    network = build(config)
+    initialise(network)
+    if init:
+        fill(network, config, init, recipe.fresh)
+    if isinstance(network, Blip):
+        ground(network, recipe.blip, recipe.fresh if init else ("text", "decoder"))
+    return Start(network, config, words)
+
+
+def tokenizer(
+    recipe: Recipe, config: ModelConfig, init: Bundle | None, sources: Sequence[Source]
+) -> Tokenizer:
+    """That of `init`, or one of the model's vocabulary size at most, from the texts of the data:
+    byte pairs, and for a BLIP word pieces."""
+    if init and init.tokenizer and "text" not in recipe.fresh:
+        return init.tokenizer
+    assert config.language is not None
+    captions = (caption for source in sources for caption in source.captions())
+    size, context = config.language.vocab_size, config.language.context
+    if not config.grounded:
+        return Tokenizer.train(captions, size, context)
+    asked = (text for source in sources for text in source.asked())
+    return Tokenizer.train_wordpiece(chain(captions, asked, [recipe.blip.prompt]), size, context)
+
+
+def fitted(config: ModelConfig, words: Tokenizer) -> ModelConfig:
+    """The config with the vocabulary and the tokens that its tokenizer has in the end."""
+    text, decoder = config.text, config.decoder
+    if text is not None:
+        text = _spelled(text, words, words.looks if text.cross_width else -1)
+    if decoder is not None:
+        decoder = _spelled(decoder, words, words.writes)
+    return replace(config, text=text, decoder=decoder)
+
+
+def _spelled(config: TextConfig, words: Tokenizer, start: int) -> TextConfig:
+    """A tower's config with a tokenizer's ids; start: that which begins its texts, -1 for none."""
+    return replace(
+        config,
+        vocab_size=words.vocab_size,
+        end_token=words.end_token,
+        pad_token=words.pad_token,
+        start_token=start if start >= 0 else config.start_token,
+    )
+
+
+def with_classes(recipe: Recipe, config: ModelConfig, sources: Sequence[Source]) -> ModelConfig:
+    """The config with the classes of the data."""
+    labels = sources[0].labels
+    if recipe.model and recipe.model.classes not in (0, len(labels)):
+        raise RecipeError(
+            f"model.classes is {recipe.model.classes}, the data has {len(labels)}: "
+            f"{', '.join(labels)}"
+        )
+    return replace(config, classes=len(labels), labels=labels)
+
+
+def fill(network: nn.Module, config: ModelConfig, init: Bundle, fresh: Iterable[str]) -> None:
+    """Give the network the weights of `init`, all but the fresh parts. Raises RecipeError, naming
+    them, for tensors that one of the two lacks or has in another shape."""
+    parts = tuple(fresh)
+    ours, theirs = network.state_dict(), init.network.state_dict()
+    state: dict[str, Tensor] = dict(ours)
+    unlike: list[tuple[str, Shape, Shape]] = []
+    for name in sorted({*ours, *theirs}):
+        if within(name, parts):
+            continue
+        mine, other = (tuple(s[name].shape) if name in s else None for s in (ours, theirs))
+        if mine == other:
+            state[name] = theirs[name]
+        else:
+            unlike.append((name, mine, other))
+    if unlike:
+        lines = [
+            f"{name} is {_said(mine)} here and {_said(other)} there"
+            for name, mine, other in unlike[:NAMED]
+        ]
+        more = [f"and {len(unlike) - NAMED} more"] if len(unlike) > NAMED else []
+        heads = sorted({".".join(name.split(".")[:2]) for name, _, _ in unlike})
+        raise RecipeError(
+            f"{init.name} does not fit the recipe's model: {'; '.join([*lines, *more])}. What "
+            f"shall not come from it goes into fresh = {heads}"
+        )
+    if found := list(_unlike_fields(config, init.config, parts)):
+        raise RecipeError(f"{init.name} does not fit the recipe's model: {'; '.join(found)}")
+    network.load_state_dict(state)
+
+
+@torch.no_grad()
+def ground(network: Blip, blip: BlipConfig, fresh: Sequence[str]) -> None:
+    """Give a BLIP, some of whose parts are fresh, what `places`, `sharper` and `lend` say. Raises
+    RecipeError for one that cannot have it."""
+    if blip.places:
+        image = network.image
+        if "pos_embed" not in dict(image.named_parameters(recurse=False)):
+            raise RecipeError(
+                f"blip.places: the image tower's positions are {image.config.positions}, and not "
+                "learned; leave it out"
+            )
+        places = sincos_2d(image.config.grid, image.config.width)
+        image.pos_embed[:, -len(places) :] += blip.places * places
+    for name, value in network.named_parameters():
+        if name.endswith(".cross.q.weight") and within(name, fresh):
+            value.mul_(blip.sharper)
+    if blip.lend:
+        text, decoder = network.config.text, network.config.decoder
+        if network.config.shared or text is None or decoder is None:
+            raise RecipeError("blip.lend needs a text tower and a decoder of its own")
+        theirs = dict(network.decoder.named_parameters())
+        for name, value in network.text.named_parameters():
+            if name.startswith("head."):
+                continue
+            other = theirs.get(name)
+            if other is None or other.shape != value.shape:
+                raise RecipeError(
+                    f"blip.lend: text.{name} is {_said(tuple(value.shape))}, in the decoder "
+                    f"{_said(None if other is None else tuple(other.shape))}; they need the same"
+                )
+            value.copy_(other)
+
+
+def _said(shape: Shape) -> str:
+    return "missing" if shape is None else str(shape)
+
+
+def _unlike_fields(ours: ModelConfig, theirs: ModelConfig, fresh: Sequence[str]) -> Iterable[str]:
+    """Fields that change what weights of the same shapes compute; how tokens are pooled may."""
+    if theirs.labels and ours.labels != theirs.labels and "image.head" not in fresh:
+        yield "its classes are others: fresh = ['image.head']"
+    for part, mine, other in (
+        ("image", ours.vision, theirs.vision),
+        ("text", ours.text, theirs.text),
+        ("decoder", ours.decoder, theirs.decoder),
+    ):
+        if part in fresh or mine is None or other is None:
+            continue
+        left, right = asdict(mine), asdict(other)
+        for key in left:
+            if left[key] != right[key] and key not in ("pool", "image_size"):
+                yield f"{part}: {key} is {left[key]} here and {right[key]} there"
+
+
+def within(name: str, parts: Sequence[str]) -> bool:
+    """Whether a tensor belongs to one of these parts of a network."""
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def choose(network: nn.Module, trainable: Sequence[str]) -> None:
+    """Let only these parts learn, all when none is named. Raises RecipeError for unknown ones."""
+    if not trainable:
+        return
+    names = [name for name, _ in network.named_parameters()]
+    for part in trainable:
+        if not any(within(name, (part,)) for name in names):
+            tops = sorted({".".join(name.split(".")[:2]) for name in names})
+            raise RecipeError(f"trainable: no part {part!r}; there are {', '.join(tops)}")
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(within(name, trainable))

@@ -1,0 +1,113 @@
+"""Where the words of a text look in an image, to say whether they belong together.
+
+That is the GradCAM of ALBEF and LAVIS (Li et al. 2021, "Align before fuse", section 6.4): the
+cross-attention of one block of BLIP's matching network, times what of its gradient speaks for
+"together". Nothing is hooked: the attention is a tap, and the gradient is asked of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from patchword import images
+from patchword.bundle import Bundle, Vector
+from patchword.errors import UnsupportedError
+from patchword.images import ImageLike
+from patchword.images.preprocess import Geometry
+from patchword.tasks.attention import patch_grid, patch_slice
+from patchword.tasks.match import check, read
+
+LAYER = 7 / 12  # of the depth: the 8th of 12, as LAVIS draws BLIP's (its examples' block_num=7)
+TOGETHER = 16  # texts that are run at once
+
+
+@torch.inference_mode(False)
+def gradcam(
+    model: Bundle,
+    image: ImageLike,
+    texts: Sequence[str],
+    words: bool = False,
+    layer: int | None = None,
+) -> tuple[NDArray[np.uint8], list[str], Vector, Geometry]:
+    """The photo; what each map is of; the maps (K, h, w) over the patches; the way back to pixels.
+
+    A map is the mean over its tokens, and over heads, of attention * max(gradient, 0) (LAVIS,
+    models/blip_models/blip_image_text_matching.py `compute_gradcam`). One for each text, of all
+    its tokens but those that begin and end it; with `words`, followed by one for each of its words.
+
+    layer: the block whose cross-attention it is, from 0 up to the last but one: what words see in
+    the last no longer reaches the head, which reads the first token alone. None: the 8th of 12.
+    Raises ImageError; UnsupportedError for a model without a matching head or that layer, and for
+    a text without words.
+    """
+    check(model)
+    assert model.config.text is not None
+    last = model.config.text.depth - 2
+    number = min(int(LAYER * model.config.text.depth), last) if layer is None else layer
+    if not 0 <= number <= last:
+        raise UnsupportedError(
+            f"no layer {number}: words of {model.name} look in layers 0 to {last}; in the one "
+            "behind these only the first token counts"
+        )
+    photo = images.open(image, exact=True)
+    pixels, geometry = model.preprocess(photo)
+    batch = torch.from_numpy(pixels)[None].to(next(model.network.parameters()))
+    rows = read(model, texts)
+    parts: list[Tensor] = []
+    for start in range(0, len(rows), TOGETHER):
+        ids = torch.from_numpy(rows[start : start + TOGETHER]).to(model.device)
+        parts += products(model, batch, ids, number)
+    names: list[str] = []
+    maps: list[Tensor] = []
+    for text, row, found in zip(texts, rows, parts, strict=True):
+        length = int(model.reader().lengths(row[None])[0])
+        inner = found[1 : length - 1, patch_slice(model, geometry.size)]  # (tokens, h * w)
+        if not len(inner):
+            raise UnsupportedError(f"a text without words looks nowhere: {text!r}")
+        names.append(text)
+        maps.append(inner.mean(dim=0))
+        for word, place in split(model, row[1 : length - 1].tolist()) if words else ():
+            names.append(word)
+            maps.append(inner[place].mean(dim=0))
+    grid = torch.stack(maps).reshape(-1, *patch_grid(model, geometry))
+    return photo, names, grid.cpu().numpy(), geometry
+
+
+def products(model: Bundle, pixels: Tensor, ids: Tensor, layer: int) -> Tensor:
+    """Attention * max(gradient, 0), mean over heads, of texts (T, L) that look at one image
+    (1, 3, H, W): float32 (T, L, N)."""
+    name = f"text.blocks.{layer}.cross.attn"
+    with torch.no_grad():
+        tokens = model.network.image_tokens(pixels)  # type: ignore[operator]
+    with torch.enable_grad():
+        tokens.requires_grad_()
+        # A row of the image for each text, so that the tap is what is attended with.
+        seen = tokens.expand(len(ids), -1, -1)
+        logits, taps = model.network.match(seen, ids, taps=[name])  # type: ignore[operator]
+        (gradient,) = torch.autograd.grad(logits[:, 1].sum(), taps[name])
+    attention = taps[name].detach().float()
+    product: Tensor = attention * gradient.float().clamp(min=0)
+    return product.mean(dim=1)
+
+
+def split(model: Bundle, ids: Sequence[int]) -> list[tuple[str, slice]]:
+    """The words of ids, and which of them each is: a token that continues the text without a space
+    belongs to the word before."""
+    decode = model.reader().decode
+    out: list[tuple[str, slice]] = []
+    before = ""
+    for place in range(len(ids)):
+        text = decode(ids[: place + 1])
+        new = text.removeprefix(before)
+        if out and text.startswith(before) and not new.startswith(" "):
+            word, where = out.pop()
+            out.append((word + new, slice(where.start, place + 1)))
+        else:
+            out.append((new.strip() or decode([ids[place]]), slice(place, place + 1)))
+        before = text
+    return out
