@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import reference_blip
-from conftest import DATA
 from reference_blip import DEC, ENC, MODELS
 from references import Reference
 
@@ -14,6 +13,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from photos import CAT, FLOWER
 from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
@@ -24,7 +24,7 @@ from patchword.errors import ImageError, UnsupportedError
 from patchword.models.generate import GenerationOptions
 from patchword.tasks.ask import ask, ask_each
 
-PHOTOS = [DATA / "photos" / "cat_720p.jpg", DATA / "photos" / "parrot.jpg"]
+PHOTOS = [CAT, FLOWER]
 QUESTIONS = ["what is the color of the bird in the tree?", "is it a cat?", "who"]
 ANSWERS = [
     *("yes", "no", "red", "blue", "two cats", "two dogs", "two", "a small bird in the tree"),

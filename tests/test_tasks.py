@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DATA
 from numpy.testing import assert_allclose
+from photos import CAT
 from PIL import Image
 from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_hybrid
 from torch.testing import assert_close
@@ -22,7 +22,7 @@ from patchword.tasks.templates import IMAGENET
 from patchword.where.dense import EDITS, dense_features
 from patchword.where.heatmap import heatmap
 
-PHOTO = DATA / "photos" / "cat_720p.jpg"
+PHOTO = CAT
 LABELS = ["cat", "dog", "wafer"]
 
 
@@ -258,7 +258,8 @@ def test_a_checkpoint_looks_at_another_size(clip: Bundle, tmp_path: Path, size: 
     assert_close(torch.from_numpy(model.embed_images([PHOTO], exact=True)), expected)
     assert len(dense_features(model, PHOTO)[0]) == sides[0] * sides[1] // patch**2
     assert model.fingerprint != clip.fingerprint
-    assert heatmap(model, PHOTO, ["a cat"]).values.shape[1:] == (720, 1280)
+    source = images.open(PHOTO).shape[:2]
+    assert heatmap(model, PHOTO, ["a cat"]).values.shape[1:] == source
     checkpoints.save(model, tmp_path / "again")
     assert checkpoints.load(tmp_path / "again").preprocess.config.size == sides
 
