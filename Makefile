@@ -4,6 +4,7 @@
 # make venv      .venv with everything that tests and benchmarks need
 # make bench     the benchmarks, peers beside ours; needs the data at DATA
 # make docs      write docs/cli.md anew
+# make samples   draw the samples anew
 # make receipts  ask the original libraries again what tests/receipts holds
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ TESTING := .venv/.testing
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TOO_OLD := patchword needs Python 3.11 or newer: say make PYTHON=python3.12
 
-.PHONY: demo test check-shared lint venv bench docs receipts
+.PHONY: demo test check-shared lint venv bench docs samples receipts
 
 demo: $(RUNTIME)
 	$(BIN)/patchword demo
@@ -53,6 +54,9 @@ bench: $(TESTING)
 
 docs: $(RUNTIME)
 	$(BIN)/python tools/cli_reference.py > docs/cli.md
+
+samples: $(RUNTIME)
+	$(BIN)/python tools/samples.py samples
 
 receipts: $(TESTING)
 	$(BIN)/python tests/original_receipts.py
