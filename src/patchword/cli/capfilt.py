@@ -54,17 +54,21 @@ def capfilt(
         typer.Option(help="The model that judges captions; by default the captioner, if it can."),
     ] = None,
     count: Annotated[
-        int, typer.Option("--count", "-n", min=1, help="Captions drawn of each image.")
+        int, typer.Option("--count", "-n", min=1, help="Captions sampled for each image.")
     ] = 1,
     top_p: Annotated[
-        float, typer.Option(help="Draw each word from the fewest that are so probable together.")
+        float,
+        typer.Option(
+            help="Nucleus sampling: from the most probable tokens that sum to this probability."
+        ),
     ] = 0.9,
-    min_length: Annotated[int, typer.Option(min=0, help="Of a drawn caption, in tokens.")] = 5,
+    min_length: Annotated[int, typer.Option(min=0, help="Of a sampled caption, in tokens.")] = 5,
     max_length: Annotated[int, typer.Option(min=2, help="Start and end included.")] = 20,
-    prompt: Annotated[str, typer.Option(help="The first words of drawn captions.")] = "",
-    seed: Annotated[int, typer.Option(help="Another one draws other captions.")] = 0,
+    prompt: Annotated[str, typer.Option(help="The first words of sampled captions.")] = "",
+    seed: Annotated[int, typer.Option(help="Another seed samples other captions.")] = 0,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Keep captions that match so probably, or more.")
+        float,
+        typer.Option(min=0, max=1, help="Keep captions whose match probability is this or more."),
     ] = 0.5,
     shard: Annotated[
         str, typer.Option(help="0/4: do the first of four parts; other processes do the others.")

@@ -62,7 +62,11 @@ def classify(
     labels: LabelsOption = None,
     template: TemplateOption = None,
     multi_label: Annotated[
-        bool, typer.Option("--multi-label", help="Judge each label by itself.")
+        bool,
+        typer.Option(
+            "--multi-label",
+            help="The probability of each label by itself; they need not sum to one.",
+        ),
     ] = False,
     reject: Annotated[
         float | None,
@@ -163,8 +167,8 @@ def similarity(
 ) -> None:
     """Print the cosine of every image with every text.
 
-    --save draws them, and for a BLIP that matches also whether its text, which then looks at the
-    image, belongs to it.
+    --save draws them, and for a BLIP with a matching head also the probability that image and text
+    belong together.
     """
     if beside and not save:
         wrong("--beside is drawn by --save")
