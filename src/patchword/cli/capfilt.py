@@ -58,9 +58,7 @@ def capfilt(
     ] = 1,
     top_p: Annotated[
         float,
-        typer.Option(
-            help="Nucleus sampling: from the most probable tokens that sum to this probability."
-        ),
+        typer.Option(help="Nucleus sampling: the likeliest tokens that sum to this probability."),
     ] = 0.9,
     min_length: Annotated[int, typer.Option(min=0, help="Of a sampled caption, in tokens.")] = 5,
     max_length: Annotated[int, typer.Option(min=2, help="Start and end included.")] = 20,

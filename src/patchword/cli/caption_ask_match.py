@@ -65,9 +65,7 @@ RepetitionPenaltyOption = Annotated[
 ]
 TopPOption = Annotated[
     float | None,
-    typer.Option(
-        help="Nucleus sampling: from the most probable tokens that sum to this probability."
-    ),
+    typer.Option(help="Nucleus sampling: the likeliest tokens that sum to this probability."),
 ]
 TopKOption = Annotated[int | None, typer.Option(help="Sample from this many most probable tokens.")]
 TemperatureOption = Annotated[
@@ -97,8 +95,8 @@ def caption(
     """Say what is in each image, in a sentence.
 
     The most probable sentence is found by beam search; with --top-p, --top-k or --temperature it is
-    sampled, always the same for the same image and --seed. The embedded BLIP knows wafers, coloured shapes
-    and clothes; for photos of the world: --model Salesforce/blip-image-captioning-base.
+    sampled, always the same for the same image and --seed. The embedded BLIP knows wafers, coloured
+    shapes and clothes; for photos of the world: --model Salesforce/blip-image-captioning-base.
     """
     check_save(save, pages=True)
     files = expand(images)
@@ -140,7 +138,7 @@ def ask(
         int | None,
         typer.Option(
             min=1,
-            help="With --answers: score only this many in full, those with the likeliest first word.",
+            help="With --answers: score in full only this many, by their first word.",
         ),
     ] = None,
     beams: BeamsOption = None,
@@ -153,8 +151,8 @@ def ask(
     """Answer questions about an image.
 
     The answer is written, or, with --answers, chosen: each is scored in full, and the probabilities
-    of those that were scored sum to one. The embedded BLIP knows wafers, coloured shapes and clothes; for
-    photos of the world: --model Salesforce/blip-vqa-base.
+    of those that were scored sum to one. The embedded BLIP knows wafers, coloured shapes and
+    clothes; for photos of the world: --model Salesforce/blip-vqa-base.
     """
     given = read_list(answers, split=True) or None
     if answers and not given:
@@ -194,8 +192,8 @@ def match(
     """Say how probable it is that images and texts belong together.
 
     The text cross-attends to the image: slower than the cosine of their vectors, which is shown
-    beside it, and more exact. The embedded BLIP knows wafers, coloured shapes and clothes; for photos of the
-    world: --model Salesforce/blip-itm-base-coco.
+    beside it, and more exact. The embedded BLIP knows wafers, coloured shapes and clothes; for
+    photos of the world: --model Salesforce/blip-itm-base-coco.
     """
     texts = read_list(text)
     if not texts:
