@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA
 from indexed import NAMES, at, picture, rows, twelve_photos
 from numpy.testing import assert_allclose
+from photos import CAT
 from shrunk import tiny_bundle, tiny_clip, tiny_hybrid
 
 from patchword.bundle import Bundle
@@ -21,7 +21,7 @@ from patchword.index import table as store_room
 from patchword.index.index import nearest
 from patchword.index.table import Store
 
-PHOTO = DATA / "photos" / "cat_720p.jpg"
+PHOTO = CAT
 
 
 @pytest.fixture(scope="module")

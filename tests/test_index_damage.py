@@ -15,8 +15,8 @@ import lancedb
 import numpy as np
 import pytest
 import torch
-from conftest import DATA
 from indexed import NAMES, picture, rows, twelve_photos
+from photos import CAT
 from shrunk import tiny_bundle, tiny_clip
 
 from patchword import index as index_room
@@ -26,7 +26,7 @@ from patchword.images.files import File
 from patchword.index import AddReport, Index, open_index
 from patchword.index.table import Store
 
-PHOTO = DATA / "photos" / "cat_720p.jpg"
+PHOTO = CAT
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import transformers
-from conftest import DATA
+from photos import CAT, COFFEE, FLOWER, ROCKET
 from PIL import Image
 from reference_siglip import (
     CLASSES,
@@ -47,10 +47,10 @@ from patchword.variants import VARIANTS
 from patchword.where.heatmap import heatmap
 
 PHOTOS = [
-    DATA / "photos" / "cat_720p.jpg",
-    DATA / "photos" / "parrot.jpg",
-    DATA / "photos" / "dragonfly.bmp",
-    DATA / "coco" / "images" / "000000003501.jpg",
+    CAT,
+    FLOWER,
+    ROCKET,
+    COFFEE,
 ]
 SENTENCES = [
     "a photo of a cat",

@@ -119,6 +119,7 @@ def _run(
     """Judge what is still to be judged, batch by batch: each image that could be opened, once its
     batch is stored."""
     from patchword.capfilt.filtering import BATCH, capfilt_each
+    from patchword.models.generate import GenerationOptions
 
     todo = store.resume()
     blocks = [range(b * BATCH, min((b + 1) * BATCH, len(photos))) for b in todo]
@@ -130,7 +131,14 @@ def _run(
                 waiting.append(photos[number])
                 yield waiting[-1].image, waiting[-1].texts
 
-    each = capfilt_each(*models, pairs(), **options)
+    how = {name: value for name, value in options.items() if name not in ("prompt", "threshold")}
+    each = capfilt_each(
+        *models,
+        pairs(),
+        options["prompt"],
+        options["threshold"],
+        GenerationOptions(**how),
+    )
     total = sum(map(len, blocks))
     with progress("capfilt", total) as advance:
         done = 0
@@ -202,11 +210,11 @@ def _all(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _judge(writer: Model, filter: str | None, device: str) -> Model:
     """The model that filters; the captioner itself where that is the same."""
-    from patchword.tasks.match import check
+    from patchword.tasks.match import matcher
 
     judge = load(filter, device) if filter else writer
     try:
-        check(judge)
+        matcher(judge)
     except UnsupportedError as error:
         raise UnsupportedError(f"{error}, as --filter") from error
     return writer if judge.fingerprint == writer.fingerprint else judge

@@ -97,14 +97,15 @@ def caption(
     check_save(save, pages=True)
     files = expand(images)
     bundle = load(model, device)
+    from patchword.models.generate import GenerationOptions
     from patchword.tasks.caption import caption_each
 
-    each = caption_each(
-        bundle, files, prompt, beams=beams, count=count, max_length=max_length,
-        min_length=min_length, length_penalty=length_penalty,
-        repetition_penalty=repetition_penalty, top_p=top_p, top_k=top_k, temperature=temperature,
-        seed=seed,
+    options = GenerationOptions(
+        beams=beams, count=count, max_length=max_length, min_length=min_length,
+        length_penalty=length_penalty, repetition_penalty=repetition_penalty, top_p=top_p,
+        top_k=top_k, temperature=temperature, seed=seed,
     )  # fmt: skip
+    each = caption_each(bundle, files, prompt, options)
     results: list[tuple[str, Caption]] = []
     failed: list[ImageError] = []
     for name, found in good(each, len(files), "caption", failed):
@@ -155,8 +156,10 @@ def ask(
         wrong("--beams is of answers that are written; leave it or --answers out")
     check_save(save)
     bundle = load(model, device)
-    options: dict[str, Any] = {"beams": beams, "max_length": max_length}
-    found = bundle.ask(image, questions, given, **({"shortlist": shortlist} if given else options))
+    if given:
+        found = bundle.ask(image, questions, given, shortlist=shortlist)
+    else:
+        found = bundle.ask(image, questions, beams=beams, max_length=max_length)
     for question, answer in zip(questions, found, strict=True):
         if as_json:
             record = {"image": image, "question": question, **_written(answer, "answer")}

@@ -126,14 +126,14 @@ def search(
         wrong("--rerank needs words to look for")
     check_save(save, pages=True)
     from patchword.index import open_index
-    from patchword.tasks.match import Reranked, check
+    from patchword.tasks.match import Reranked, matcher
 
     store = open_index(index)
     bundle = load(model or store.model_name, device)
     reranker = reranker or (SPEAKING if bundle.name == EMBEDDED else None)
     judge = load(reranker, device) if rerank and reranker else bundle
     if rerank:
-        check(judge)
+        matcher(judge)
     with warnings_said(KEEP_ALL):
         hits = store.search(
             query, max(k, rerank), image=image, where=condition, model=bundle, long_text=long_text

@@ -16,7 +16,7 @@ from patchword.evaluate.folders import Captioned, Labelled
 from patchword.evaluate.metrics import Indices, Scores
 from patchword.evaluate.probe import NEIGHBOURS, linear_probe, nearest
 from patchword.images import ImageLike
-from patchword.tasks.classify import label_features
+from patchword.tasks.label_cache import label_features
 from patchword.tasks.templates import named
 
 TASKS = ("zero-shot", "classifier", "probe", "knn", "retrieval")

@@ -120,3 +120,9 @@ def named(templates: str | Sequence[str] | None) -> tuple[str, ...]:
     "plain" for none."""
     given = [templates] if isinstance(templates, str) else templates or ["plain"]
     return tuple(sentence for each in given for sentence in NAMED.get(each, (each,)))
+
+
+def filled(template: str, label: str) -> str:
+    """A template with the label in every place of "{}"; other braces stay as they are. Spaces that
+    an empty label leaves are taken out."""
+    return " ".join(template.replace("{}", label).split())
