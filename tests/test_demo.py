@@ -100,7 +100,7 @@ def test_the_tool_writes_them_again(tmp_path: Path) -> None:
 @lru_cache
 def labels() -> list[str]:
     """Of the first scenes of shapes, without articles and commas."""
-    drawn = (scene(SHAPES_SEED, n, 32, "shapes") for n in range(200))
+    drawn = (scene(SHAPES_SEED, n, 32, "shapes") for n in range(1000))
     return [re.sub(r"\ban? |,", "", each.label) for each in drawn]
 
 
