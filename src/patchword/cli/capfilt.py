@@ -79,7 +79,7 @@ def capfilt(
     """Write captions for a dataset's images, and drop those, old or new, that do not match.
 
     IN is what “patchword train” reads: a folder, a .csv, .tsv, .json, .jsonl or .parquet, or a
-    webdataset .tar; images without captions get drawn ones alone. OUT becomes a folder that
+    webdataset .tar; images without captions get sampled ones alone. OUT becomes a folder that
     “patchword train” reads: metadata.jsonl with the captions that are kept, provenance.jsonl with
     all of them and their scores, and report.html. Interrupted at any moment, the same command
     continues. With --json, one line per image.
@@ -193,7 +193,7 @@ def _write(store: Store, plan: Mapping[str, Any], as_json: bool) -> None:
 def _lines(
     rows: Iterable[Mapping[str, Any]], each: Callable[[Mapping[str, Any]], Iterable[Any]]
 ) -> Iterator[str]:
-    """What `each` says of images that could be opened, as JSON Lines."""
+    """The rows of `each` of images that could be opened, as JSON Lines."""
     good = (row for row in rows if "error" not in row)
     return (json.dumps(record) + "\n" for row in good for record in each(row))
 

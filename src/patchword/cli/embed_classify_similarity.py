@@ -242,23 +242,23 @@ def _print_matrix(names: list[str], texts: list[str], rows: list[NDArray[Any]]) 
 def _save_matrices(
     names: list[str], texts: list[str], found: list[tuple[Model, NDArray[Any]]], path: Path
 ) -> None:
-    """The cosines of each model as a picture; of one that matches, also what its head says."""
+    """The cosines of each model as a picture; with a matching head, its probabilities too."""
     from patchword import images as opener
     from patchword.cli.caption_ask_match import Titled, both, save_matrices
     from patchword.show import plots
 
-    told: list[Titled] = []
+    matrices: list[Titled] = []
     for bundle, cosines in found:
         name = Path(bundle.name).name if len(found) > 1 else ""
         if bundle.config.matching:
-            told += both(cosines, bundle.match(names, texts).probabilities, name)
+            matrices += both(cosines, bundle.match(names, texts).probabilities, name)
         else:
-            told.append((f"{name}: cosine of the vectors", cosines))
-    if len(told) > 1:
-        save_matrices(names, texts, told, path)
+            matrices.append((f"{name}: cosine of the vectors", cosines))
+    if len(matrices) > 1:
+        save_matrices(names, texts, matrices, path)
         return
     thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names]
-    plots.similarity_matrix(thumbs, texts, told[0][1]).save(path)
+    plots.similarity_matrix(thumbs, texts, matrices[0][1]).save(path)
     said_saved(path)
 
 
