@@ -46,28 +46,32 @@ Titled = tuple[str, "NDArray[Any]"]  # a matrix of images and texts
 SHOWN_ANSWERS = 5  # of a ranking, in a table and a picture
 
 BeamsOption = Annotated[
-    int | None, typer.Option(min=1, help="Texts pursued at once: 3; 1 is greedy.")
+    int | None, typer.Option(min=1, help="Beams of the beam search, by default 3; 1 is greedy.")
 ]
 CountOption = Annotated[
-    int, typer.Option("--count", "-n", min=1, help="The best so many, or so many that are drawn.")
+    int,
+    typer.Option(
+        "--count", "-n", min=1, help="How many captions: the best of the beams, or samples."
+    ),
 ]
-MinLengthOption = Annotated[int, typer.Option(min=0, help="In tokens, start and end included.")]
+MinLengthOption = Annotated[
+    int, typer.Option(min=0, help="In tokens, start and end token included.")
+]
 LengthPenaltyOption = Annotated[
-    float, typer.Option(help="Above 0 favours long texts, below short ones.")
+    float, typer.Option(help="Above 0 favours long texts, below 0 short ones.")
 ]
 RepetitionPenaltyOption = Annotated[
-    float, typer.Option(help="Above 1 makes words that are there already less likely.")
+    float, typer.Option(help="Above 1 makes words that were used already less likely.")
 ]
 TopPOption = Annotated[
-    float | None, typer.Option(help="Draw each word from the fewest that are so probable together.")
+    float | None,
+    typer.Option(help="Nucleus sampling: the likeliest tokens that sum to this probability."),
 ]
-TopKOption = Annotated[
-    int | None, typer.Option(help="Draw each word from the so many most probable.")
-]
+TopKOption = Annotated[int | None, typer.Option(help="Sample from this many most probable tokens.")]
 TemperatureOption = Annotated[
-    float | None, typer.Option(help="Draw words; above 1 more varied, below 1 less.")
+    float | None, typer.Option(help="Sample; above 1 is more varied, below 1 less.")
 ]
-SeedOption = Annotated[int, typer.Option(help="Another one draws other texts.")]
+SeedOption = Annotated[int, typer.Option(help="Another seed samples other texts.")]
 
 
 def caption(
@@ -90,9 +94,9 @@ def caption(
 ) -> None:
     """Say what is in each image, in a sentence.
 
-    The most probable sentence is searched for; with --top-p, --top-k or --temperature it is drawn,
-    always the same for the same image and --seed. The embedded BLIP knows wafers, coloured shapes
-    and clothes; for photos of the world: --model Salesforce/blip-image-captioning-base.
+    The most probable sentence is found by beam search; with --top-p, --top-k or --temperature it is
+    sampled, always the same for the same image and --seed. The embedded BLIP knows wafers, coloured
+    shapes and clothes; for photos of the world: --model Salesforce/blip-image-captioning-base.
     """
     check_save(save, pages=True)
     files = expand(images)
@@ -132,7 +136,10 @@ def ask(
     ] = None,
     shortlist: Annotated[
         int | None,
-        typer.Option(min=1, help="Of --answers, read only the likeliest so many in full."),
+        typer.Option(
+            min=1,
+            help="With --answers: score in full only this many, by their first word.",
+        ),
     ] = None,
     beams: BeamsOption = None,
     max_length: Annotated[int, typer.Option(min=2, help="Of a written answer, in tokens.")] = 10,
@@ -143,9 +150,9 @@ def ask(
 ) -> None:
     """Answer questions about an image.
 
-    The answer is written, or, with --answers, chosen: each is read in full, and the probabilities
-    of those read sum to one. The embedded BLIP knows wafers, coloured shapes and clothes; for
-    photos of the world: --model Salesforce/blip-vqa-base.
+    The answer is written, or, with --answers, chosen: each is scored in full, and the probabilities
+    of those that were scored sum to one. The embedded BLIP knows wafers, coloured shapes and
+    clothes; for photos of the world: --model Salesforce/blip-vqa-base.
     """
     given = read_list(answers, split=True) or None
     if answers and not given:
@@ -184,9 +191,9 @@ def match(
 ) -> None:
     """Say how probable it is that images and texts belong together.
 
-    The text looks at the image: slower than the cosine of their vectors, which is shown beside it,
-    and more exact. The embedded BLIP knows wafers, coloured shapes and clothes; for photos of the
-    world: --model Salesforce/blip-itm-base-coco.
+    The text cross-attends to the image: slower than the cosine of their vectors, which is shown
+    beside it, and more exact. The embedded BLIP knows wafers, coloured shapes and clothes; for
+    photos of the world: --model Salesforce/blip-itm-base-coco.
     """
     texts = read_list(text)
     if not texts:

@@ -62,7 +62,11 @@ def classify(
     labels: LabelsOption = None,
     template: TemplateOption = None,
     multi_label: Annotated[
-        bool, typer.Option("--multi-label", help="Judge each label by itself.")
+        bool,
+        typer.Option(
+            "--multi-label",
+            help="The probability of each label by itself; they need not sum to one.",
+        ),
     ] = False,
     reject: Annotated[
         float | None,
@@ -163,8 +167,8 @@ def similarity(
 ) -> None:
     """Print the cosine of every image with every text.
 
-    --save draws them, and for a BLIP that matches also whether its text, which then looks at the
-    image, belongs to it.
+    --save draws them, and for a BLIP with a matching head also the probability that image and text
+    belong together.
     """
     if beside and not save:
         wrong("--beside is drawn by --save")
@@ -238,23 +242,23 @@ def _print_matrix(names: list[str], texts: list[str], rows: list[NDArray[Any]]) 
 def _save_matrices(
     names: list[str], texts: list[str], found: list[tuple[Model, NDArray[Any]]], path: Path
 ) -> None:
-    """The cosines of each model as a picture; of one that matches, also what its head says."""
+    """The cosines of each model as a picture; with a matching head, its probabilities too."""
     from patchword import images as opener
     from patchword.cli.caption_ask_match import Titled, both, save_matrices
     from patchword.show import plots
 
-    told: list[Titled] = []
+    matrices: list[Titled] = []
     for bundle, cosines in found:
         name = Path(bundle.name).name if len(found) > 1 else ""
         if bundle.config.matching:
-            told += both(cosines, bundle.match(names, texts).probabilities, name)
+            matrices += both(cosines, bundle.match(names, texts).probabilities, name)
         else:
-            told.append((f"{name}: cosine of the vectors", cosines))
-    if len(told) > 1:
-        save_matrices(names, texts, told, path)
+            matrices.append((f"{name}: cosine of the vectors", cosines))
+    if len(matrices) > 1:
+        save_matrices(names, texts, matrices, path)
         return
     thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names]
-    plots.similarity_matrix(thumbs, texts, told[0][1]).save(path)
+    plots.similarity_matrix(thumbs, texts, matrices[0][1]).save(path)
     said_saved(path)
 
 

@@ -25,7 +25,7 @@ MAX_LENGTH = 10  # ids; salesforce/BLIP, models/blip_vqa.py
 class Choice:
     """One of the answers that were given to choose from.
 
-    log_probability  that the network says it, and ends there, natural logarithm
+    log_probability  of the answer and the end after it, natural logarithm
     probability      the same among the answers that were read, so that theirs sum to one: the
                      softmax of their log probabilities
     """
@@ -175,14 +175,14 @@ def _ranked(
 def _best(row: Vector, answers: Sequence[str], lengths: Sequence[int]) -> Answer:
     """From a row (K, 1 + L): the number of each answer that was read, and its log probabilities.
     lengths: of each answer's ids, the start included."""
-    numbers, said = row[:, 0].astype(int).tolist(), row[:, 1:].astype(np.float64)
-    total = said.sum(axis=1)
+    numbers, scores = row[:, 0].astype(int).tolist(), row[:, 1:].astype(np.float64)
+    total = scores.sum(axis=1)
     share = np.exp(total - total.max())
     share /= share.sum()
     order = np.argsort(-total, kind="stable").tolist()
     ranking = tuple(Choice(answers[numbers[i]], float(share[i]), float(total[i])) for i in order)
     best = order[0]
-    ids = tuple(said[best, : lengths[numbers[best]] - 1].tolist())
+    ids = tuple(scores[best, : lengths[numbers[best]] - 1].tolist())
     return Answer(ranking[0].text, ranking[0].log_probability, ids, ranking=ranking)
 
 
@@ -210,7 +210,7 @@ def _check_distinct(answers: Sequence[str], ids: Tensor) -> None:
         before = first.setdefault(tuple(row), number)
         if before != number:
             same, answer = answers[before], answers[number]
-            said = repr(same) if same == answer else f"{same!r} and {answer!r}, read as the same"
+            pair = repr(same) if same == answer else f"{same!r} and {answer!r}, read as the same"
             raise UnsupportedError(
-                f"answers must differ from each other; twice there: {said}. Leave one out"
+                f"answers must differ from each other; twice there: {pair}. Leave one out"
             )

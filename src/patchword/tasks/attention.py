@@ -1,4 +1,4 @@
-"""Attention maps: what a token looks at, layer by layer."""
+"""Attention maps: which patches a token attends to, layer by layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from patchword.show import plots
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """Where the pooled token looks.
+    """How much each patch counts for the pooled token.
 
     weights  (heads, N, N), or (heads, 1, N) for attention pooling; rows sum to 1. Rollout has one
     maps     (K, H, W) float32 in the image's own pixels, NaN outside the crop: one per head, the

@@ -26,7 +26,7 @@ class Caption:
     log_probability: of what it wrote, natural logarithm, and of each id of that in
     `token_log_probabilities`, the end of the text among them if it came to one. Both are the
     network's own, whatever penalties, temperature or shortlist chose the text. `others`: the next
-    best texts, or the next drawn, where a `count` of them was asked for.
+    best texts, or the other samples, where `count` is more than 1.
     """
 
     text: str
@@ -51,8 +51,8 @@ class Caption:
         ids = row[:, 0].astype(int).tolist()
         ends = [place for place in range(prompt, len(ids)) if ids[place] == tokenizer.end_token]
         end = ends[0] + 1 if ends else len(ids)
-        said = tuple(float(value) for value in row[prompt:end, 1])
-        return cls(tokenizer.decode(ids[1:end]), sum(said), said)
+        likelihoods = tuple(float(value) for value in row[prompt:end, 1])
+        return cls(tokenizer.decode(ids[1:end]), sum(likelihoods), likelihoods)
 
 
 def caption(

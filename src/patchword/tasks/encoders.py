@@ -92,9 +92,9 @@ def patch_features_each(
     exact: bool = False,
 ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
     """Each image in order with the features (tokens, D) of its patches, row by row, or with the
-    ImageError that says why it has none.
+    ImageError of its own.
 
-    layer        -2 is where LLaVA looks (`vision_feature_layer`)
+    layer        -2 is that of LLaVA (`vision_feature_layer`)
     class_token  with all tokens before the patches (LLaVA's "full" or "cls_patch")
     norm         with the final norm; (-1, True) is SigLIP's `last_hidden_state`
     exact        as in `Bundle.embed_images`
@@ -168,7 +168,7 @@ def anyres_features(
     candidates: Sequence[Sequence[int]] | None = None,
     exact: bool = False,
 ) -> AnyRes:
-    """Patch features of a photo's thumbnail and tiles, as LLaVA-NeXT looks at it; see `tiles`.
+    """Patch features of a photo's thumbnail and tiles, as LLaVA-NeXT has them; see `tiles`.
 
     candidates: canvases (height, width) in pixels to choose from; None: LLaVA-NeXT's grids of
     tiles. exact: as in `Bundle.embed_images`. Raises ImageError and UnsupportedError.

@@ -27,7 +27,7 @@ def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str
     """Unit vectors (L, D) of labels, each the mean over the templates (Radford et al. 2021, section
     3.1.4).
 
-    They are kept by the model's fingerprint; not for a model without one, which is asked once and
+    They are kept by the model's fingerprint; not for a model without one, which is used once and
     is another after the next step of its training. Sentences beyond the context give a
     LongTextWarning, whether their vectors were kept or not.
     """

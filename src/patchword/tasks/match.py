@@ -25,8 +25,8 @@ class Match:
     """How images and texts fit, in the two ways that BLIP learned; each float32 (I, T), or (T,) of
     one image.
 
-    probabilities  that they belong together, of the matching head, whose text looks at the image
-                   (ITM; Li et al. 2022, section 3.2). Those of a row are independent of each other
+    probabilities  that they belong together, of the matching head, whose text cross-attends to
+                   the image (ITM; Li et al. 2022, section 3.2). Those of a row are independent
     cosines        of their vectors in the joint space, as `similarity` gives them (ITC); NaN for a
                    model without one
     """
@@ -41,7 +41,7 @@ def match(
     texts: str | Sequence[str],
     batch_size: int = 8,
 ) -> Match:
-    """How each image (I) fits each text (T); an image is looked at once.
+    """How each image (I) fits each text (T); an image is encoded once.
 
     A text beyond the context is cut, with a LongTextWarning. Raises UnsupportedError for a model
     without a matching head, and the ImageError of the first image that cannot be opened;
@@ -101,7 +101,7 @@ def read(model: Bundle, texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _vectors(model: Bundle, texts: Sequence[str]) -> Tensor | None:
-    """Unit vectors (T, D) of texts, those too long cut, of which `read` has told; None without a
+    """Unit vectors (T, D) of texts, those too long cut, of which `read` has warned; None without a
     joint space."""
     if not model.config.embed_dim:
         return None
@@ -133,8 +133,8 @@ F = TypeVar("F", bound=Found)
 
 @dataclass(frozen=True)
 class Reranked(Generic[F]):
-    """A hit and the probability that the text belongs to it; None where it was not looked at, and
-    then `error` says why if it could not be."""
+    """A hit and the probability that the text belongs to it; None where it was not computed, and
+    then `error` is why if the image could not be opened."""
 
     hit: F
     probability: float | None
@@ -150,14 +150,14 @@ def rerank(
     Raises UnsupportedError for a model without a matching head.
     """
     matcher(model)
-    looked = list(hits[:top])
-    pairs = match_each(model, [hit.path for hit in looked], [text], batch_size) if looked else []
+    chosen = list(hits[:top])
+    pairs = match_each(model, [hit.path for hit in chosen], [text], batch_size) if chosen else []
     good: list[Reranked[F]] = []
     bad: list[Reranked[F]] = []
-    for hit, (_, found) in zip(looked, pairs, strict=True):
+    for hit, (_, found) in zip(chosen, pairs, strict=True):
         if isinstance(found, ImageError):
             bad.append(Reranked(hit, None, found))
         else:
             good.append(Reranked(hit, float(found.probabilities[0])))
     good.sort(key=lambda each: -(each.probability or 0.0))
-    return [*good, *bad, *(Reranked(hit, None) for hit in hits[len(looked) :])]
+    return [*good, *bad, *(Reranked(hit, None) for hit in hits[len(chosen) :])]

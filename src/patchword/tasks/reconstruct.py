@@ -19,7 +19,7 @@ from patchword.show import plots
 
 HIDDEN = 127  # grey, of patches that the network did not see
 
-Photo = NDArray[np.uint8]  # (H, W, 3), at the size that the network looks at
+Photo = NDArray[np.uint8]  # (H, W, 3), at the size of the network's input
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,8 @@ def heatmap(
             "maskclip" is the last attention's value path alone, each patch for itself (MaskCLIP,
             Zhou et al. 2022, section 3.2). "value" lets values attend to values there (CLIP
             Surgery, Li et al. 2023, section 3.3), without residual and MLP (ClearCLIP, Lan et al.
-            2024). "gradcam", for a BLIP with a matching head, is where the text looked that told
-            this head that they belong together; see `gradcam.gradcam`. "auto" is "gradcam" where
+            2024). "gradcam", for a BLIP with a matching head, is what the text attended to
+            that made this head say "together"; see `relevance.gradcam`. "auto" is "gradcam" where
             there is such a head, else "value"
     words   of "gradcam": each text's map is followed by those of its words
     layer   of "gradcam": the block that looks; None: the 8th of 12

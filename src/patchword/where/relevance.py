@@ -2,7 +2,7 @@
 
 That is the GradCAM of ALBEF and LAVIS (Li et al. 2021, "Align before fuse", section 6.4): the
 cross-attention of one block of BLIP's matching network, times what of its gradient speaks for
-"together". Nothing is hooked: the attention is a tap, and the gradient is asked of it.
+"together". Nothing is hooked: the attention is a tap, and the gradient is taken of it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def gradcam(
 
 
 def products(network: Matcher, pixels: Tensor, ids: Tensor, layer: int) -> Tensor:
-    """Attention * max(gradient, 0), mean over heads, of texts (T, L) that look at one image
+    """Attention * max(gradient, 0), mean over heads, of texts (T, L) that attend to one image
     (1, 3, H, W): float32 (T, L, N)."""
     name = f"text.blocks.{layer}.cross.attn"
     with torch.no_grad():
