@@ -21,13 +21,18 @@ SOURCE = ROOT / "src" / "patchword"
 
 # What users may import. A name is added here on purpose, or not at all.
 PUBLIC = [
+    "Answer",
     "AttentionMap",
+    "Caption",
     "CheckpointError",
     "Heatmap",
+    "Hit",
     "ImageError",
+    "Match",
     "Model",
     "PatchwordError",
     "Score",
+    "UnsupportedError",
     "load",
     "open_index",
     "save",
@@ -219,7 +224,7 @@ def test_the_version_has_one_source(wheel: Path) -> None:
 
 def test_public_names() -> None:
     assert patchword.__all__ == PUBLIC
-    assert len(PUBLIC) <= 12
+    assert len(PUBLIC) <= 15
     assert set(PUBLIC) <= set(dir(patchword))
 
 
