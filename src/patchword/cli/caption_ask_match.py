@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from patchword.atomic_write import write
 from patchword.cli.common import (
     SHOWN,
     SPEAKING,
@@ -175,9 +176,11 @@ def ask(
         screen().print(answers_table(questions, found))
     if save:
         from patchword import images as opener
+        from patchword.show import plots
         from patchword.tasks.picture import SIDE, answers_picture
 
-        answers_picture(opener.open(image, at_least=SIDE), questions, found).save(save)
+        picture = answers_picture(opener.open(image, at_least=SIDE), questions, found)
+        plots.save(picture, save)
         said_saved(save)
 
 
@@ -271,7 +274,7 @@ def save_matrices(names: list[str], texts: list[str], told: list[Titled], path: 
 
     thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names]
     pictures = [plots.similarity_matrix(thumbs, texts, each, columns=6) for _, each in told]
-    beside(pictures, [title for title, _ in told]).save(path)
+    plots.save(beside(pictures, [title for title, _ in told]), path)
     said_saved(path)
 
 
@@ -295,10 +298,10 @@ def _save_captions(results: list[tuple[str, Caption]], path: Path) -> None:
             html_page.Card(photo, found.text, Path(name).name)
             for photo, (name, found) in zip(photos, results, strict=True)
         ]
-        html_page.write(path, html_page.page("Captions", "", [html_page.cards(cards)]))
+        write(path, html_page.page("Captions", "", [html_page.cards(cards)]))
     else:
         tiles = [plots.Tile(p, found.text) for p, (_, found) in zip(photos, results, strict=True)]
-        plots.panel(tiles).save(path)
+        plots.save(plots.panel(tiles), path)
     said_saved(path)
 
 

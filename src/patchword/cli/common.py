@@ -196,8 +196,16 @@ def check_save(path: Path | None, pages: bool = False) -> None:
     suffix = path.suffix.lower()
     if not (pages and suffix == ".html") and Image.EXTENSION.get(suffix) not in Image.SAVE:
         wrong(f"--save {path}: the name must end in .png, .jpg{' or .html' if pages else ''}")
-    if not path.parent.is_dir():
-        wrong(f"--save {path}: no folder {path.parent}")
+    make_folder(path)
+
+
+def make_folder(path: Path | None) -> None:
+    """Make the folder of a file that will be written, before any work is done."""
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            wrong(f"{path}: its folder cannot be made: {error.strerror}")
 
 
 def good(

@@ -104,7 +104,9 @@ def eval(
     if save and not by_class:
         notes().print("no picture: retrieval has no confusion matrix")
     elif save:
-        confusion_picture(by_class).save(save)
+        from patchword.show import plots
+
+        plots.save(confusion_picture(by_class), save)
         said_saved(save)
     finish(run.broken, sum(answer.images for answer in answers))
 

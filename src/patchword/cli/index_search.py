@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchword.atomic_write import write
 from patchword.cli.common import (
     EMBEDDED,
     KEEP_ALL,
@@ -192,9 +193,9 @@ def _save_hits(answers: list[Reranked[Hit]], title: str, path: Path) -> list[Ima
             failed.append(error)
     if path.suffix.lower() == ".html":
         items = [html_page.Card(p, c) for p, c in zip(photos, captions, strict=True)]
-        html_page.write(path, html_page.page(title, "", [html_page.cards(items)]))
+        write(path, html_page.page(title, "", [html_page.cards(items)]))
     else:
-        plots.search_panel(photos, captions, title).save(path)
+        plots.save(plots.search_panel(photos, captions, title), path)
     said_saved(path)
     return failed
 

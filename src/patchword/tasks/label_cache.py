@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from patchword.atomic_write import replacing
 from patchword.bundle import Bundle, Vector
 from patchword.tasks.templates import filled
 from patchword.text import long_text
@@ -66,21 +66,10 @@ def _kept(path: Path, shape: tuple[int, int], compute: Callable[[], Vector]) -> 
         pass
     values = compute()
     with contextlib.suppress(OSError):
-        _write(path, values)
+        with replacing(path) as part:
+            np.save(part, values)
         _prune(path.parent)
     return values
-
-
-def _write(path: Path, values: Vector) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        try:
-            np.save(file, values)
-            file.flush()
-            os.replace(file.name, path)
-        except OSError:
-            os.unlink(file.name)
-            raise
 
 
 def _prune(place: Path) -> None:

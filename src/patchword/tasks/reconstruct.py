@@ -39,7 +39,7 @@ class Reconstruction:
 
     def save(self, path: str | Path) -> None:
         """Write `picture()`; the suffix of `path` chooses the format."""
-        self.picture().save(path)
+        plots.save(self.picture(), path)
 
 
 def reconstruct(model: Bundle, image: ImageLike, seed: int = 0) -> Reconstruction:

@@ -43,7 +43,7 @@ class Heatmap:
 
     def save(self, path: str | Path) -> None:
         """Write `picture()`; the suffix of `path` chooses the format."""
-        self.picture().save(path)
+        plots.save(self.picture(), path)
 
 
 def heatmap(

@@ -12,7 +12,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from patchword import images
+from patchword import atomic_write, images
 from patchword.cli.common import EMBEDDED, SPEAKING
 from patchword.cli.demo.jobs import Answer, Findings
 from patchword.cli.embed_classify_similarity import scores_table
@@ -117,7 +117,7 @@ def write(found: Findings, model: Model, path: Path) -> None:
     if found.told:
         sections.append(words_section(found))
     sections += [matrix_section(found, model), classes_section(found, model)]
-    html_page.write(path, html_page.page("What patchword sees", intro, sections))
+    atomic_write.write(path, html_page.page("What patchword sees", intro, sections))
 
 
 def section(
