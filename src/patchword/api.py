@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import torch
 
@@ -349,12 +349,23 @@ def load(
     )
     pack(bundle.network)
     parts = {field.name: getattr(bundle, field.name) for field in dataclasses.fields(bundle)}
-    return Model(**parts)
+    options: dict[str, Any] = {}
+    if dtype is not torch.float32:
+        options["dtype"] = str(dtype).removeprefix("torch.")
+    if image_size is not None:
+        options["image_size"] = image_size
+    return Model(**parts | {"options": options})
 
 
 def open_index(path: str | Path) -> index.Index:
     """Open an index of images, or begin one there; see `index.Index`."""
-    return index.open_index(Path(path), load)
+    return index.open_index(Path(path), _again)
+
+
+def _again(name: str, dtype: str = "float32", image_size: Any = None) -> Model:
+    """A model as it was loaded before, from its name and the options that it remembers."""
+    size = tuple(image_size) if isinstance(image_size, list) else image_size
+    return load(name, dtype=getattr(torch, dtype), image_size=size)
 
 
 def save(model: Bundle, folder: str | Path) -> Path:

@@ -146,28 +146,19 @@ def expand(paths: Sequence[str]) -> list[str]:
 
     A name that matches nothing stays, so that opening it tells what is wrong with it.
     """
+    from patchword.images.files import pictures_in
+
     found: dict[str, None] = {}
+    unlisted: list[ImageError] = []
     for path in paths:
         matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
         for match in matches or [path]:
-            inside = pictures_in(match) if os.path.isdir(match) else [match]
+            inside = pictures_in(match, unlisted) if os.path.isdir(match) else [match]
             found.update(dict.fromkeys(inside))
+    found.update(dict.fromkeys(error.image for error in unlisted))  # opening them fails again
     if not found:
         raise PatchwordError(f"no images in {', '.join(paths)}")
     return list(found)
-
-
-def pictures_in(folder: str) -> list[str]:
-    """Files below a folder whose suffix is that of an image, sorted."""
-    from patchword.images import files
-
-    suffixes = files.picture_suffixes()
-    return sorted(
-        os.path.join(place, name)
-        for place, _, names in os.walk(folder)
-        for name in names
-        if os.path.splitext(name)[1].lower() in suffixes
-    )
 
 
 def read_list(values: Sequence[str] | None, split: bool = False) -> list[str]:
