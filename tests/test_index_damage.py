@@ -341,9 +341,7 @@ def test_a_vector_is_a_query_and_what_is_none(tmp_path: Path, photos: Path, mode
     for query in (vector, 5 * vector, vector.astype(np.float64)):
         assert [hit.path for hit in index.search(query, 3)] == [hit.path for hit in found]
     for wrong in (vector[:-1], np.full_like(vector, np.nan), np.array(["a"]), ["a"], None):
-        with pytest.raises(
-            IndexStoreError, match="a query is a text, or a vector|nothing to search"
-        ):
+        with pytest.raises(IndexStoreError, match=r"a query is a text, or|nothing to search"):
             index.search(wrong)
     for k in (0, "3", 2.0):
         with pytest.raises(UnsupportedError, match="k is"):

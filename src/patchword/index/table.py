@@ -256,7 +256,7 @@ class Store:
         """What to raise for an error of LanceDB. A panic of its code is one too, and is no
         `Exception` in Python."""
         library = isinstance(error, (RuntimeError, ValueError, OSError))
-        panics = type(error).__name__ == "PanicException"
+        panics = type(error).__name__ in ("PanicException", "RustPanic")
         return self._damaged(error) if library or panics else error
 
     def _damaged(self, error: BaseException) -> IndexStoreError:
@@ -342,7 +342,7 @@ def _row_ids(table: Table, where: str) -> NDArray[np.uint64]:
     except (ValueError, RuntimeError) as error:
         # What reads without the condition fails by the condition; what does not raises here.
         table.search().select(["path", "modified"]).to_arrow()
-        raise _refused(where, _line(error)) from error
+        raise _refused(where, "is no condition") from error
     return np.sort(found.column("_rowid").to_numpy())
 
 
