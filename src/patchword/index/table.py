@@ -83,7 +83,9 @@ class Store:
                     return False
                 raise self._damaged(error) from error
             except BaseException as error:
-                raise self._failed(error) from error
+                if not _of_library(error):
+                    raise
+                raise self._damaged(error) from error
             self.about = self._described(table)
             self._table = table
         return self._table is not None
@@ -208,15 +210,16 @@ class Store:
         self.described()
         with self._lock:  # one version at a time: row ids belong to one
             table: Table = self._table
-            for pause in _PAUSES:
+            for pause in (*_PAUSES, None):
                 try:
                     return self._newest(table, action)
-                except (RuntimeError, ValueError, OSError):
-                    time.sleep(pause)
-            try:
-                return self._newest(table, action)
-            except BaseException as error:
-                raise self._failed(error) from error
+                except BaseException as error:
+                    if not _of_library(error):
+                        raise
+                    if pause is None:
+                        raise self._damaged(error) from error
+                time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
 
     def _newest(self, table: Table, action: Callable[[Table], T]) -> T:
         """action(table) at the newest version, which is noted when the action made it."""
@@ -252,18 +255,17 @@ class Store:
         except (ValueError, KeyError, TypeError) as error:
             raise self._damaged(error) from error
 
-    def _failed(self, error: BaseException) -> BaseException:
-        """What to raise for an error of LanceDB. A panic of its code is one too, and is no
-        `Exception` in Python."""
-        library = isinstance(error, (RuntimeError, ValueError, OSError))
-        panics = type(error).__name__ in ("PanicException", "RustPanic")
-        return self._damaged(error) if library or panics else error
-
     def _damaged(self, error: BaseException) -> IndexStoreError:
         return IndexStoreError(
             f"{self.path}: the index cannot be read or written: {_line(error)}; "
             "if this stays, delete the folder and index again"
         )
+
+
+def _of_library(error: BaseException) -> bool:
+    """Whether LanceDB raised this. A panic of its code is no `Exception` in Python."""
+    panics = type(error).__name__ in ("PanicException", "RustPanic")
+    return panics or isinstance(error, (RuntimeError, ValueError, OSError))
 
 
 class _Rows(NamedTuple):
