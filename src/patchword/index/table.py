@@ -78,6 +78,7 @@ class Store:
 
             try:
                 table = lancedb.connect(self.path).open_table(_TABLE)
+                self.about = self._described(table)
             except ValueError as error:
                 if "was not found" in str(error):
                     return False
@@ -86,16 +87,12 @@ class Store:
                 if not _of_library(error):
                     raise
                 raise self._damaged(error) from error
-            self.about = self._described(table)
             self._table = table
         return self._table is not None
 
     def _described(self, table: Table) -> dict[str, Any]:
         """What the table was created with."""
-        try:
-            about = json.loads((table.schema.metadata or {}).get(b"patchword", b"{}"))
-        except ValueError as error:
-            raise self._damaged(error) from error
+        about = json.loads((table.schema.metadata or {}).get(b"patchword", b"{}"))
         if not isinstance(about, dict) or about.get("format") != _FORMAT:
             earlier = isinstance(about, dict) and about.get("format") == 1
             by = "an earlier version of patchword" if earlier else "something else than patchword"
