@@ -20,7 +20,7 @@ from torch.testing import assert_close
 from patchword import api, checkpoints, images, models
 from patchword.bundle import Bundle
 from patchword.errors import LongTextWarning
-from patchword.tasks.templates import CHINESE, IMAGENET, PLAIN, named
+from patchword.text.templates import CHINESE, IMAGENET, PLAIN, named
 from patchword.variants import VARIANTS
 
 PHOTOS = [CAT, FLOWER]

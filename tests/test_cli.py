@@ -279,7 +279,7 @@ def test_classify_options_reach_the_model(run: Run, model: str, place: Path) -> 
     same(["--multi-label"], multi_label=True)
     same(["--reject", "0.999"], reject=0.999)
     same(["--template", "a {}", "--template", "the {}"], templates=["a {}", "the {}"])
-    from patchword.tasks.templates import IMAGENET
+    from patchword.text.templates import IMAGENET
 
     same(["--template", "imagenet"], templates=IMAGENET)
 

@@ -18,7 +18,7 @@ from patchword.config import ModelConfig, PreprocessConfig, VisionConfig
 from patchword.errors import CheckpointError, ImageError, UnsupportedError
 from patchword.tasks.attention import attention, rolled
 from patchword.tasks.classify import NONE, classify, classify_each
-from patchword.tasks.templates import IMAGENET
+from patchword.text.templates import IMAGENET
 from patchword.where.dense import EDITS, dense_features
 from patchword.where.heatmap import heatmap
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
-from patchword.errors import UnsupportedError
+from patchword.errors import ConfigError, UnsupportedError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,3 +49,16 @@ def at_least(name: str, value: Any, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UnsupportedError(f"{name} is {value!r}; it must be a whole number of {least} or more")
     return value
+
+
+def in_range(
+    name: str, value: float, least: float, most: float = math.inf, above: bool = False
+) -> None:
+    """Raise ConfigError for a number of a configuration outside [least, most], for `least` itself
+    with `above`, and for one that is not finite."""
+    low = value > least if above else value >= least
+    if math.isfinite(value) and low and value <= most:
+        return
+    first = f"above {least:g}" if above else f"{least:g} or more"
+    wanted = first if most == math.inf else f"{first}, and at most {most:g}"
+    raise ConfigError(f"{name} is {value}; it must be {wanted}")

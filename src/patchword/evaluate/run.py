@@ -17,7 +17,7 @@ from patchword.evaluate.metrics import Indices, Scores
 from patchword.evaluate.probe import NEIGHBOURS, linear_probe, nearest
 from patchword.images import ImageLike
 from patchword.tasks.label_cache import label_features
-from patchword.tasks.templates import named
+from patchword.text.templates import named
 
 TASKS = ("zero-shot", "classifier", "probe", "knn", "retrieval")
 RECALLS = (1, 5, 10)

@@ -12,7 +12,7 @@ from patchword.bundle import Bundle, Vector, as_texts
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.tasks.label_cache import label_features
-from patchword.tasks.templates import named
+from patchword.text.templates import named
 
 NONE = "none of these"
 

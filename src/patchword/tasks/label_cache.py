@@ -17,8 +17,8 @@ import numpy as np
 
 from patchword.atomic_write import replacing
 from patchword.bundle import Bundle, Vector
-from patchword.tasks.templates import filled
 from patchword.text import long_text
+from patchword.text.templates import filled
 
 MOST = 256  # files of each model
 
