@@ -225,7 +225,11 @@ def progress(words: str, total: int | None = None) -> Iterator[Callable[[int, in
         bars.TimeRemainingColumn(),
     )
     quiet = not sys.stderr.isatty()
-    with bars.Progress(*columns, console=notes(), transient=True, disable=quiet) as bar:
+    # What is printed beside a bar goes above it on a terminal, and else where it belongs.
+    beside = sys.stdout.isatty()
+    with bars.Progress(
+        *columns, console=notes(), transient=True, disable=quiet, redirect_stdout=beside
+    ) as bar:
         task = bar.add_task(words, total=total)
         yield lambda done, all_of: bar.update(task, completed=done, total=all_of)
 

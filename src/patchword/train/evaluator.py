@@ -119,7 +119,9 @@ class _ReachedError(Exception):
 
 
 class _Blind(nn.Module):
-    """Stands where a network would, to see whether it would be asked."""
+    """Stands where a network would, to see whether it would be run."""
+
+    image = text = None  # it has both towers, as far as anybody can tell
 
     def __init__(self) -> None:
         super().__init__()
