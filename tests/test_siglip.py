@@ -171,6 +171,7 @@ def test_naflex_embeds_photos_of_all_shapes_in_one_batch(flexible: Pair) -> None
     photos = [images.open(path, exact=True) for path in PHOTOS]
     photos.append(np.ascontiguousarray(photos[0][:40]))  # 40 x 1280
     photos.append(np.ascontiguousarray(photos[0][:, :30]))
+    photos.append(np.ascontiguousarray(photos[0][:100]))
     opened = [reference.pixels(Image.fromarray(photo)) for photo in photos]
     assert len({one.shape for one in opened}) > 3
     theirs = F.normalize(reference.image(opened), dim=-1)

@@ -250,7 +250,7 @@ def test_few_texts_give_fewer_ids():
 def test_training_is_deterministic():
     """Ties abound in this corpus; another process has another hash seed."""
     script = (
-        "from patchword.tokenizers import Tokenizer\n"
+        "from patchword.text.tokenizer import Tokenizer\n"
         "words = [f'{a}{b}{c}' for a in 'abcdef' for b in 'ghijkl' for c in 'mnopqr'] * 2\n"
         "print(Tokenizer.train(words, vocab_size=760, context=8).to_json())"
     )
@@ -317,7 +317,7 @@ def test_trained_word_pieces_know_whole_words_and_say_them_again():
 def test_training_word_pieces_is_deterministic():
     """Ties abound in this corpus; another process has another hash seed."""
     script = (
-        "from patchword.tokenizers import Tokenizer\n"
+        "from patchword.text.tokenizer import Tokenizer\n"
         "sounds = ['abcdéф', 'ghijüл', 'mnopñж']\n"
         "words = [f'{a}{b}{c}' for a in sounds[0] for b in sounds[1] for c in sounds[2]] * 2\n"
         "print(Tokenizer.train_wordpiece([*words, '红色的圆', '圆的'], 300, 8).to_json())"

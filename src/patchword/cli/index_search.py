@@ -29,7 +29,7 @@ from patchword.cli.common import (
     warnings_said,
     wrong,
 )
-from patchword.errors import ImageError
+from patchword.errors import ImageError, PatchwordError
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def index(
         with progress("index") as advance:
             report = store.add(paths, bundle, progress=advance)
         added, unchanged, failed = report.added, report.unchanged, report.failed
-    pruned = store.prune() if prune else []
+    pruned = store.prune() if prune and (len(store) or not paths) else []
+    if paths and not (added or unchanged or failed or pruned):
+        raise PatchwordError(f"no images in {', '.join(map(str, paths))}")
     if as_json:
         counts = {"added": added, "unchanged": unchanged, "pruned": len(pruned)}
         emit({"index": str(into), **counts, "failed": len(failed), "images": len(store)})

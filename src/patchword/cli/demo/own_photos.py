@@ -50,7 +50,8 @@ def run(model: Model, photos: Path, labels: Sequence[str], out: Path) -> Finding
     store = open_index(index)
     with progress("index") as advance:
         report = store.add(root, model, advance)
-    store.prune()
+    if len(store):
+        store.prune()
     failed, broken = list(report.failed), {error.image for error in report.failed}
     paths = [file.path for file in find([root], []) if file.path not in broken]
     shown = paths[:SHOWN]
