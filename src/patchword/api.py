@@ -20,7 +20,6 @@ from patchword.images import ImageLike
 from patchword.images.tiles import Tiling
 from patchword.index import Hit
 from patchword.models.generate import GenerationOptions
-from patchword.nn.linear import pack
 from patchword.options import checked
 from patchword.tasks.ask import MAX_LENGTH as ANSWER_LENGTH
 from patchword.tasks.ask import Answer, ask
@@ -335,9 +334,7 @@ def load(
     token       for closed repositories of the hub
     image_size  pixels, or (H, W), instead of the checkpoint's own; positions are resampled
 
-    On a CPU its linear layers pack their weights when they are first used, which costs the memory
-    of those weights again and makes everything faster (`nn.linear`). Raises CheckpointError and
-    TokenizerError; see `checkpoints.load`.
+    Raises CheckpointError and TokenizerError; see `checkpoints.load`.
     """
     bundle = checkpoints.load(
         source,
@@ -347,7 +344,6 @@ def load(
         token=token,
         image_size=image_size,
     )
-    pack(bundle.network)
     parts = {field.name: getattr(bundle, field.name) for field in dataclasses.fields(bundle)}
     options: dict[str, Any] = {}
     if dtype is not torch.float32:

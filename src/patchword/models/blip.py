@@ -18,7 +18,7 @@ from patchword.models.text import TextTransformer
 from patchword.models.towers import ImageEncoder, TextEncoder
 from patchword.models.vit import VisionTransformer
 from patchword.nn.attention import Attention, KVCache
-from patchword.nn.linear import Linear, Packed
+from patchword.nn.linear import Linear, linear
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import (
     BlockCache,
@@ -52,10 +52,9 @@ class Words(nn.Module):
         self.act = activation(config.activation)
         self.norm = nn.LayerNorm(config.width, config.eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.packed = Packed()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.packed(self.norm(self.act(self.fc(x))), embedding, self.bias)
+        return linear(self.norm(self.act(self.fc(x))), embedding, self.bias)
 
 
 class Decoder(TextTransformer):
