@@ -188,7 +188,7 @@ def test_values_become_of_the_annotated_type() -> None:
     assert made == PreprocessConfig(size=(32, 32), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     assert hash(made) == hash(PreprocessConfig((32, 32), mean=(0.0,) * 3, std=(1.0,) * 3))
     for odd in (1, 0, None, "yes"):
-        with pytest.raises(ConfigError, match="class_token is .*, which is not true or false"):
+        with pytest.raises(ConfigError, match=r"class_token is .*, which is not true or false"):
             ViTConfig(class_token=odd)  # type: ignore[arg-type]
 
 
@@ -227,7 +227,7 @@ def test_kinds_of_towers_are_told_apart() -> None:
         from_dict(ModelConfig, {"vision": {"kind": "swin", "widow": 8}})
     with pytest.raises(ConfigError, match="vision is 3, which is not a table"):
         from_dict(ModelConfig, {"vision": 3})
-    with pytest.raises(ConfigError, match="vision.width is 'x', which is not a whole number"):
+    with pytest.raises(ConfigError, match=r"vision.width is 'x', which is not a whole number"):
         from_dict(ModelConfig, {"vision": {"width": "x"}})
 
 
