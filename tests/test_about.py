@@ -17,7 +17,7 @@ import patchword
 from patchword import receipts
 from patchword.cli import info_models, main
 from patchword.cli import receipt_verify as cli_receipts
-from patchword.config import VisionConfig
+from patchword.config import ViTConfig
 from patchword.receipts.compare import ATOL, RTOL
 from patchword.show.describe import family
 from patchword.variants import VARIANTS, catalogue
@@ -49,7 +49,7 @@ def records(out: str) -> list[dict[str, Any]]:
 # --- what a model costs ---------------------------------------------------------------------------
 
 
-def vit_gflops(vision: VisionConfig, embed: int = 0) -> float:
+def vit_gflops(vision: ViTConfig, embed: int = 0) -> float:
     """The matrix products of a ViT, two operations for each multiply-add."""
     patches = vision.grid[0] * vision.grid[1]
     tokens, width = patches + 1, vision.width

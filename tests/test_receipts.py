@@ -92,8 +92,8 @@ def rebuilt(model: Bundle, config: ModelConfig) -> Bundle:
     state = {name: value.clone() for name, value in model.network.state_dict().items()}
     network.load_state_dict(state, assign=True)
     tokenizer = model.tokenizer
-    if tokenizer and config.language:
-        tokenizer = Tokenizer.from_json(tokenizer.to_json(), config.language)
+    if tokenizer and config.text_or_decoder:
+        tokenizer = Tokenizer.from_json(tokenizer.to_json(), config.text_or_decoder)
     return bundle.make(network, config, tokenizer, "rebuilt")
 
 
@@ -118,7 +118,7 @@ def words(**changes: Any) -> Callable[[Bundle], Bundle]:
     """Changes of the tokenizer alone."""
 
     def change(model: Bundle) -> Bundle:
-        config = replace(model.config.language, **changes)
+        config = replace(model.config.text_or_decoder, **changes)
         return replace(model, tokenizer=Tokenizer.from_json(model.tokenizer.to_json(), config))
 
     return change

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections import deque
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from patchword import images
-from patchword.config import ModelConfig
+from patchword.config import ModelConfig, to_dict
 from patchword.engines.protocol import Engine
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ImageError, TokenizerError, UnsupportedError
@@ -121,7 +120,7 @@ class Bundle:
         exact: bool,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         """The images that can be opened in batches through `run`: the way of every job."""
-        if self.config.vision.kind == "none":
+        if self.config.vision is None:
             self._no_images()
         at_least("batch_size", batch_size)
         return self._rows(as_images(sources), run, batch_size, exact)
@@ -198,7 +197,7 @@ class Bundle:
         model that reads no text.
         """
         tokenizer = self.reader()
-        if not self.config.embed_dim and self.config.grounded:
+        if not self.config.embed_dim and self.config.blip:
             raise UnsupportedError(
                 f"{self.name} is a BLIP without a space that images and texts share; load a BLIP "
                 'retrieval model, a CLIP, or the embedded model: patchword.load("demo")'
@@ -231,7 +230,7 @@ class Bundle:
     def reader(self) -> Tokenizer:
         """The tokenizer. Raises UnsupportedError for a model without a text tower, TokenizerError
         for one whose checkpoint came without a tokenizer."""
-        if self.config.language is None:
+        if self.config.text_or_decoder is None:
             raise UnsupportedError(
                 f"{self.name} has an image tower only, so words mean nothing to it; "
                 'load a CLIP model, or the embedded one: patchword.load("demo")'
@@ -296,7 +295,7 @@ def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | 
     """A hash of all that decides which vectors a model gives: weights and their type, architecture,
     preprocessing, tokenizer. Not of what a model is called, where it was read from, and the names
     of its classes."""
-    stated = dataclasses.asdict(config)
+    stated = to_dict(config)
     for name in ("assumed", "read_from", "source", "labels"):
         del stated[name]
     if config.preprocess.resize != "patches":  # these two mean nothing then

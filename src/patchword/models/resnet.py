@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchword.config import VisionConfig
+from patchword.config import ResNetConfig
 from patchword.errors import UnsupportedError
 from patchword.models.protocols import DenseEdit, Pixels, Size, Tokens
 from patchword.nn.attention import attend
@@ -84,7 +84,7 @@ class ModifiedResNet(Trunk):
     Taps: "layer{i}", and "attnpool.*" of AttentionPool2d.
     """
 
-    def __init__(self, config: VisionConfig, out: int, head_bias: bool = False) -> None:
+    def __init__(self, config: ResNetConfig, out: int) -> None:
         super().__init__(config.width, config.stages)
         self.config = config
         self.attnpool = AttentionPool2d(config.grid, self.channels, config.heads, out)

@@ -129,7 +129,7 @@ def ask_each(
 def answerer(model: Bundle) -> Writer:
     """The network of a model that answers. Raises UnsupportedError for another one."""
     network = model.network
-    if not (model.config.asks and isinstance(network, Writer)):
+    if not (model.config.answers_questions and isinstance(network, Writer)):
         raise UnsupportedError(
             f"{model.name} answers no questions; load a BLIP made for it, such as "
             'Salesforce/blip-vqa-base, or the embedded "demo-blip"'

@@ -82,7 +82,7 @@ def attention(
     if len(titles) > len(rows):
         rows = torch.cat([rows.mean(dim=0, keepdim=True), rows])
     grids = rows.reshape(-1, *tower.grid(geometry.size)).cpu().numpy()
-    maps = geometry.to_source(grids, model.config.vision.patch_size)
+    maps = geometry.to_source(grids, model.config.image_tower.patch_size)
     return AttentionMap(photo, weights.cpu().numpy(), maps, tuple(titles))
 
 

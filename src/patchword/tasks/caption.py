@@ -105,7 +105,7 @@ def caption_each(
 def writer(model: Bundle) -> Writer:
     """The network of a model that captions. Raises UnsupportedError for another one."""
     network = model.network
-    if not (model.config.describes and isinstance(network, Writer)):
+    if not (model.config.writes_captions and isinstance(network, Writer)):
         raise UnsupportedError(
             f"{model.name} does not caption images; load a BLIP captioner, such as "
             'Salesforce/blip-image-captioning-base, or the embedded "demo-blip"'

@@ -136,7 +136,8 @@ def patch_features(
     tower = model.image_tower
     rows_columns = tower.grid(model.config.preprocess.size)
     tokens = rows_columns[0] * rows_columns[1] + (tower.prefix if class_token else 0)
-    return np.stack(rows) if rows else np.empty((0, tokens, model.config.vision.width), np.float32)
+    width = model.config.image_tower.out_width
+    return np.stack(rows) if rows else np.empty((0, tokens, width), np.float32)
 
 
 @dataclass(frozen=True)

@@ -42,4 +42,4 @@ def dense_features(
 def cell(model: Bundle) -> int | None:
     """Pixels of the input a side of what one feature is of: a patch, from the top left corner; None
     for the grid of a tower that divides the whole input, such as a Swin's last stage."""
-    return model.config.vision.patch_size if model.image_tower.attention_layers else None
+    return model.config.image_tower.patch_size if model.image_tower.attention_layers else None

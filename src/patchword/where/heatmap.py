@@ -76,7 +76,7 @@ def heatmap(
         raise UnsupportedError(f"words and layer are of method {GRADCAM!r}, not of {method!r}")
     if method == GRADCAM:
         photo, pieces, maps, geometry = gradcam(model, image, texts, words, layer)
-        values = geometry.to_source(maps, model.config.vision.patch_size)
+        values = geometry.to_source(maps, model.config.image_tower.patch_size)
         return Heatmap(photo, tuple(pieces), values, method)
     tower, vectors = model.image_tower, torch.from_numpy(model.embed_texts(texts))
     photo = images.open(image, exact=True)

@@ -75,7 +75,7 @@ def _of_samples(bundle: Model, device: str, out: Path) -> Findings:
     from patchword.cli.demo import samples
 
     config = bundle.config
-    able = config.describes and config.asks and config.matching
+    able = config.writes_captions and config.answers_questions and config.matching
     speaker = bundle if able else load(SPEAKING, device)
     with progress("demo", samples.JOBS) as advance:
         return samples.run(bundle, speaker, out, lambda done: advance(done, samples.JOBS))

@@ -83,8 +83,8 @@ def described(
 ) -> Told:
     """What a BLIP says about a picture, as far as it can: some write, some answer, some match."""
     path, config = root / name, model.config
-    caption = model.caption([path])[0].text if config.describes else ""
-    answers = model.ask(path, questions) if config.asks and questions else []
+    caption = model.caption([path])[0].text if config.writes_captions else ""
+    answers = model.ask(path, questions) if config.answers_questions and questions else []
     chances = model.match([path], texts).probabilities[0].tolist() if config.matching else []
     return Told(
         name,

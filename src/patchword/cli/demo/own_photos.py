@@ -64,7 +64,7 @@ def run(model: Model, photos: Path, labels: Sequence[str], out: Path) -> Finding
     others = (named(answer.path, root) for answer in answers)
     compared = list(dict.fromkeys([*nearest.values(), *others]))[:COMPARED]
     captions = labels[:COMPARED]
-    able = model.config.describes or model.config.matching
+    able = model.config.writes_captions or model.config.matching
     return Findings(
         root,
         len(paths),
