@@ -63,7 +63,7 @@ def test_sizes_as_lists_too() -> None:
 
 @pytest.mark.parametrize("source", [None, "", 3, b"demo"])
 def test_no_source(source: object) -> None:
-    with pytest.raises(CheckpointError, match="the model is .*; give a hub id, a folder"):
+    with pytest.raises(CheckpointError, match=r"the model is .*; give a hub id, a folder"):
         patchword.load(source)  # type: ignore[arg-type]
 
 
