@@ -1,5 +1,7 @@
 # make demo      see it work: installs the package, then `patchword demo`
 # make test      lint, types, import contracts and tests, as CI runs them
+# make check     lint, types, import contracts and the fast half of the tests
+# make check-recipes  the shipped recipes, each run whole
 # make check-shared   the tests that need the corpora at DATA
 # make venv      .venv with everything that tests and benchmarks need
 # make bench     the benchmarks, peers beside ours; needs the data at DATA
@@ -16,7 +18,7 @@ TESTING := .venv/.testing
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TOO_OLD := patchword needs Python 3.11 or newer: say make PYTHON=python3.12
 
-.PHONY: demo test check-shared lint venv bench docs samples receipts
+.PHONY: demo test check check-recipes check-shared lint venv bench docs samples receipts
 
 demo: $(RUNTIME)
 	$(BIN)/patchword demo
@@ -24,6 +26,12 @@ demo: $(RUNTIME)
 # Two processes of one thread each: many small networks, and threads would only wait for each other.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+
+check: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+check-recipes: $(TESTING)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist load tests/recipes
 
 check-shared: $(TESTING)
 	DATA="$(DATA)" OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile tests/shared
@@ -62,7 +70,7 @@ receipts: $(TESTING)
 	$(BIN)/python tests/original_receipts.py
 
 # None may reach the hub: what they need is here.
-test check-shared bench receipts: export HF_HUB_OFFLINE := 1
+test check check-recipes check-shared bench receipts: export HF_HUB_OFFLINE := 1
 
 # torch goes first and alone, so that its version is settled before anything else asks for one.
 $(RUNTIME): pyproject.toml constraints.txt

@@ -22,6 +22,8 @@ from patchword.receipts.compare import ATOL, RTOL
 from patchword.show.describe import family
 from patchword.variants import VARIANTS, catalogue
 
+pytestmark = pytest.mark.slow
+
 WRITERS = original_receipts.writers()
 Run = Callable[..., tuple[int, str, str]]
 

@@ -32,6 +32,8 @@ from patchword.tasks.match import Match, match, match_each, rerank
 from patchword.variants import VARIANTS
 from patchword.where.heatmap import heatmap
 
+pytestmark = pytest.mark.slow
+
 PHOTOS = [CAT, FLOWER]
 PROMPTS = ["", "a picture of"]
 CAPTIONED = ["a photo of a cat", "", "two small birds in a green tree, with a red dog", "is it"]

@@ -32,6 +32,8 @@ from patchword.capfilt.store import Shard, Store
 from patchword.data import SourceConfig, open_sources
 from patchword.errors import ImageError, LongTextWarning, PatchwordError, UnsupportedError
 
+pytestmark = pytest.mark.slow
+
 WEB = ["a cat", "two small birds", "a red chair in a tree", "a photo of dogs", "blue and green"]
 COUNT = 2 * BATCH + 5  # images of the small dataset: three batches
 MADE = ("metadata.jsonl", "provenance.jsonl", "report.html")

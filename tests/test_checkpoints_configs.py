@@ -16,6 +16,8 @@ from torch.testing import assert_close
 from patchword import checkpoints
 from patchword.errors import CheckpointError, ConfigError
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["written"]
 
 # What the configuration says must be what the tensors say.

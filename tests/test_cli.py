@@ -23,6 +23,8 @@ import patchword
 from patchword import checkpoints
 from patchword.cli import app
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 SCRATCH = SAMPLES / "wafers" / "scratch-1.jpg"
 COMMANDS = [

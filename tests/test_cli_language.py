@@ -18,6 +18,8 @@ from shrunk import tiny_bundle, tiny_clip
 import patchword
 from patchword import checkpoints
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 SCRATCH = SAMPLES / "wafers" / "scratch-1.jpg"
 TEXTS = ["two small birds", "a cat"]

@@ -21,6 +21,8 @@ from patchword.data import AugmentConfig, Batch, Plan, Source, SourceConfig, bat
 from patchword.errors import RecipeError
 from patchword.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 
 

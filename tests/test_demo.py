@@ -25,6 +25,8 @@ from patchword.scenes.shapes import COLOURS
 from patchword.scenes.shapes import SHAPES as FORMS
 from patchword.train import recipe
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 TOOL, BENCHMARKS = ROOT / "tools" / "samples.py", ROOT / "benchmarks"
 SAMPLES = samples.folder()

@@ -15,6 +15,8 @@ from patchword.bundle import make
 from patchword.cli import common, main
 from patchword.cli.demo import jobs, own_photos
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 from processes import command, started
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 CHINESE = ROOT / "README.zh-CN.md"

@@ -10,6 +10,8 @@ from test_docs import ROOT, blocks
 
 from patchword.cli import main
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / "docs" / "pictures.md"
 COMMANDS = [shlex.split(command)[1:] for block in blocks(PAGE) for command in block.commands]
 

@@ -65,7 +65,10 @@ SENTENCES = [
 SHORT = SENTENCES[:-1]
 LAYERS = range(-DEPTH - 1, DEPTH + 1)
 
-pytestmark = pytest.mark.filterwarnings("ignore::patchword.errors.LongTextWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::patchword.errors.LongTextWarning"),
+]
 
 
 @pytest.fixture(autouse=True)

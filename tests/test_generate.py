@@ -24,6 +24,8 @@ from patchword.errors import ConfigError
 from patchword.models.generate import GenerationOptions, distribution, generate
 from patchword.tasks.caption import caption
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["", "a picture of"]
 ASKED = ["what is the color of the bird in the tree?", "is it a cat?", "who"]
 SEARCHES = [

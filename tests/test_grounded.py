@@ -26,6 +26,8 @@ from patchword.train.objectives import blip
 from patchword.train.objectives.blip import Grounded
 from patchword.train.recipe import BlipLosses, Recipe
 
+pytestmark = pytest.mark.slow
+
 ASKED = [
     "what is the color of the bird in the tree?",
     "is it a cat?",

@@ -34,6 +34,8 @@ from patchword.errors import RecipeError
 from patchword.nn.positions import sincos_2d
 from patchword.train import loop, recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:

@@ -24,6 +24,8 @@ from patchword.train.evaluator import EvaluateConfig, Judge
 from patchword.train.forgetting import Guard, GuardConfig
 from patchword.train.monitor import Watch, WatchConfig
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 ALPHAS = (0.25, 0.5, 0.75)
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "crescent", "heart")

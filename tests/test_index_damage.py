@@ -28,6 +28,8 @@ from patchword.index import AddReport, Index, open_index
 from patchword.index import index as index_room
 from patchword.index.table import Store
 
+pytestmark = pytest.mark.slow
+
 PHOTO = CAT
 
 

@@ -13,6 +13,8 @@ from safetensors import safe_open
 import patchword
 from patchword.errors import CheckpointError, UnsupportedError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("given", "dtype"),

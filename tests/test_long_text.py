@@ -31,6 +31,8 @@ from patchword.errors import LongTextWarning, UnsupportedError
 from patchword.text.cleaning import sentences
 from patchword.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 LONG = " ".join(f"Sentence {i} tells of a red shirt, size {i * 7}." for i in range(30))
 TEXTS = ["a dog", LONG, "a photo of a cat. It sleeps!", "word " * 200, ""]
 CONTEXT = 16

@@ -15,6 +15,8 @@ from torch.testing import assert_close
 from patchword import losses
 from patchword.train import distributed, grad_cache
 
+pytestmark = pytest.mark.slow
+
 COUNT = 12  # pairs, shared out among 2 or 3 processes
 LABELS = torch.tensor([0, 1, 2, 0, 4, 5, 4, 7, 8, 2, 0, 11])
 TRUE = (torch.rand(COUNT, COUNT, generator=torch.Generator().manual_seed(2)) < 0.2) | torch.eye(

@@ -28,6 +28,8 @@ from patchword.nn.patches import patchify, unpatchify
 from patchword.tasks.reconstruct import reconstruct
 from patchword.variants import VARIANTS
 
+pytestmark = pytest.mark.slow
+
 PHOTOS = [
     CAT,
     FLOWER,

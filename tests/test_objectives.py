@@ -18,6 +18,8 @@ from patchword.errors import RecipeError
 from patchword.train import loop, lora, objectives
 from patchword.train.recipe import Objective
 
+pytestmark = pytest.mark.slow
+
 
 def weights(model: Path | str) -> dict[str, torch.Tensor]:
     return patchword.load(model).network.state_dict()

@@ -34,6 +34,8 @@ from patchword.errors import TokenizerError
 from patchword.nn.positions import sincos_2d
 from patchword.variants import VARIANTS
 
+pytestmark = pytest.mark.slow
+
 PHOTOS = [CAT, FLOWER]
 SENTENCES = [
     "a photo of a cat",

@@ -16,6 +16,8 @@ import pytest
 
 import patchword
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "patchword"
 

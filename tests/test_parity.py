@@ -27,6 +27,8 @@ from torch.testing import assert_close
 from patchword import checkpoints, images
 from patchword.bundle import Bundle
 
+pytestmark = pytest.mark.slow
+
 PHOTOS = [
     CAT,
     FLOWER,

@@ -25,6 +25,8 @@ from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import Block, at, causal_mask, padding_mask, run
 from patchword.variants import VARIANTS
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = torch.tensor([[7], [4], [6]])
 PLACES = torch.tensor([[2, 0], [3, 3], [5, 1]])  # of 7 tokens in 3 rows
 MASKS: dict[str, Callable[[Tensor], Tensor | None]] = {

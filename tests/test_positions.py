@@ -34,6 +34,8 @@ from patchword.nn.taps import Taps
 from patchword.tasks.attention import attention
 from patchword.where.heatmap import dense_features, heatmap
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 24
 GRIDS = [(14, 14), (3, 5), (1, 4)]
 

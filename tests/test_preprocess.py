@@ -26,6 +26,8 @@ from patchword.errors import ImageError
 from patchword.images import Geometry, Preprocess
 from patchword.images.preprocess import at_size, whole_patches
 
+pytestmark = pytest.mark.slow
+
 SHAPES = [(224, 224), (225, 224), (223, 400), (37, 640), (480, 11), (1, 300), (5, 3), (333, 227)]
 
 

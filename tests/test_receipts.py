@@ -26,6 +26,8 @@ from patchword.receipts.form import filled, folded, held
 from patchword.receipts.inputs import CARDS, card, noise, order
 from patchword.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 WRITERS = original_receipts.writers()
 CLIP, OPEN_CLIP, SIGLIP = "clip-huggingface-quick-gelu", "clip-open-clip-vit", "siglip-hf-siglip"
 TIMM, MAE = "vit-timm", "mae-huggingface-mae"

@@ -20,6 +20,8 @@ from patchword.train import recipe
 from patchword.train.loop import groups, learning_rate, train
 from patchword.train.parallel import clip
 
+pytestmark = pytest.mark.slow
+
 BASE = """out = "run"
 steps = 100
 batch = 8

@@ -46,6 +46,8 @@ from patchword.tasks.classify import NONE, classify
 from patchword.variants import VARIANTS
 from patchword.where.heatmap import heatmap
 
+pytestmark = pytest.mark.slow
+
 PHOTOS = [
     CAT,
     FLOWER,

@@ -23,6 +23,8 @@ from patchword.errors import UnsupportedError
 from patchword.tasks.attention import attention
 from patchword.variants import VARIANTS
 
+pytestmark = pytest.mark.slow
+
 PHOTO = CAT
 Pair = tuple[Reference, Bundle]
 

@@ -31,6 +31,8 @@ from patchword.images.preprocess import Preprocess
 from patchword.images.tiles import Tiling
 from patchword.tasks.encoders import anyres_features, image_tiles, patch_features
 
+pytestmark = pytest.mark.slow
+
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 LLAVA = Preprocess(PreprocessConfig((336, 336), resize_to=336))
 SIDES = st.integers(1, 20000)

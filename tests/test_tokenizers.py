@@ -25,6 +25,8 @@ from patchword.errors import TokenizerError
 from patchword.text.cleaning import clean
 from patchword.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 OPENAI_FILE = Path(open_clip.tokenizer.default_bpe())
 AS_TRANSFORMERS = TextConfig(pad_token=49407)  # as tokenizer_config.json says
 AS_OPEN_CLIP = TextConfig(pad_token=0, cleaning="ftfy")

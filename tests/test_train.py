@@ -21,6 +21,8 @@ from patchword.errors import PatchwordError, RecipeError
 from patchword.nn.transformer import Block
 from patchword.train import loop, parallel, recipe, state
 
+pytestmark = pytest.mark.slow
+
 ALONE = parallel.World(torch.device("cpu"))
 
 

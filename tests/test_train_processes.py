@@ -15,6 +15,8 @@ import patchword
 from patchword.errors import RecipeError
 from patchword.train import loop, parallel, state
 
+pytestmark = pytest.mark.slow
+
 EXACT = 1e-5  # relative: float32 sums in another order
 # Few steps and one checkpoint: what a process computes otherwise shows in the first step, and all
 # processes gather the weights of FSDP for each checkpoint.

@@ -31,6 +31,8 @@ from patchword.checkpoints.timm_names import vit_config
 from patchword.config import ModelConfig
 from patchword.variants import VARIANTS
 
+pytestmark = pytest.mark.slow
+
 PHOTOS = [
     CAT,
     FLOWER,

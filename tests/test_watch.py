@@ -32,6 +32,8 @@ from patchword.train import curves as drawing
 from patchword.train.loop import Trained
 from patchword.train.monitor import EvaluateConfig, GuardConfig, Watch, WatchConfig
 
+pytestmark = pytest.mark.slow
+
 COLOURS = {"dark": 0, "light": 180}
 
 
