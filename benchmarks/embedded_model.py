@@ -283,10 +283,10 @@ def checked(found: Stated, one: Scene) -> Iterator[tuple[str, bool]]:
 def clothes(model: patchword.Model, folder: Path) -> None:
     """The class in captions of photos and in the answers to "what is this?"."""
     files = sorted(folder.glob("*/*.jpg"))
-    if model.config.describes:
+    if model.config.writes_captions:
         said = [caption.text for caption in model.caption(files, beams=3)]
         print(f"clothing, captions: class right {share(_classed(files, said))}")
-    if model.config.asks:
+    if model.config.answers_questions:
         said = [model.ask(file, "what is this?").text for file in files]
         print(f'clothing, "what is this?": right {share(_classed(files, said))}')
 
@@ -329,8 +329,8 @@ Language = Callable[[patchword.Model, Sequence[Scene]], Measured]
 # What is done to later scenes, with how many of them, and by which models.
 LANGUAGE: dict[str, tuple[Language, float, Callable[[ModelConfig], bool]]] = {
     "matching": (matching, 1.0, lambda config: config.matching),
-    "answers": (answers, 1.0, lambda config: config.asks),
-    "captions": (captions, 0.5, lambda config: config.describes),
+    "answers": (answers, 1.0, lambda config: config.answers_questions),
+    "captions": (captions, 0.5, lambda config: config.writes_captions),
 }
 
 

@@ -50,7 +50,7 @@ def both(name: str) -> tuple[patchword.Model, patchword.Model]:
 def answers(network: torch.nn.Module, config: ModelConfig, device: str) -> list[Tensor]:
     """Whatever a network says of three images and three texts."""
     found = []
-    if config.vision.kind != "none":
+    if config.vision is not None:
         found.append(network.encode_image(pixels(config).to(device)))
     if embeds_text(config):
         found.append(network.encode_text(ids(config).to(device)))

@@ -7,7 +7,15 @@ from torch import Tensor
 
 from patchword import models
 from patchword.bundle import Bundle, make
-from patchword.config import ModelConfig, Positions, TextConfig, VisionConfig
+from patchword.config import (
+    ModelConfig,
+    Positions,
+    ResNetConfig,
+    SwinConfig,
+    TextConfig,
+    VisionConfig,
+    ViTConfig,
+)
 from patchword.text.tokenizer import Tokenizer
 
 WORDS = 600
@@ -15,17 +23,22 @@ WORDS = 600
 
 def shrunk(config: ModelConfig) -> ModelConfig:
     """The same model with the same choices and hardly any width or depth."""
+    vision, preprocess = config.vision, config.preprocess
+    if vision is not None:
+        # Windows of a Swin shift only where there are several.
+        sides = 10 if isinstance(vision, SwinConfig) else 3
+        size = (64, 64) if isinstance(vision, ResNetConfig) else (vision.patch_size * sides,) * 2
+        vision = small_vision(replace(vision, image_size=size))
+        preprocess = replace(preprocess, size=size, resize_to=size[0])
     # Attention pooling lands in the joint space by itself, at the tower's width.
-    joint = small_vision(config.vision).width if config.vision.pool == "map" else 24
-    size = (64, 64) if config.vision.kind == "resnet" else (config.vision.patch_size * 3,) * 2
-    if config.vision.kind == "swin":  # windows shift only where there are several
-        size = (config.vision.patch_size * 10,) * 2
+    joint = 32 if isinstance(vision, ViTConfig) and vision.pool == "map" else 24
+    decoder = config.decoder and small_text(config.decoder)
     return replace(
         config,
-        vision=small_vision(replace(config.vision, image_size=size)),
-        preprocess=replace(config.preprocess, size=size, resize_to=size[0]),
+        vision=vision,
+        preprocess=preprocess,
         text=config.text and small_text(config.text),
-        decoder=config.decoder and small_text(config.decoder),
+        blip=config.blip and replace(config.blip, decoder=decoder),
         masked=config.masked and replace(config.masked, width=32, depth=2, heads=2, mlp_width=64),
         embed_dim=config.embed_dim and joint,
         classes=config.classes and 7,
@@ -52,42 +65,43 @@ def small_text(text: TextConfig) -> TextConfig:
 
 def small_vision(vision: VisionConfig) -> VisionConfig:
     """A tower of width 32 and two blocks, or of one bottleneck a stage."""
-    if vision.kind == "none":
-        return vision
-    if vision.kind == "resnet":
+    if isinstance(vision, ResNetConfig):
         stages = tuple(min(n, 2) for n in vision.stages)
         return replace(vision, width=8, stages=stages, heads=4)
-    if vision.kind == "swin":
+    if isinstance(vision, SwinConfig):
         return replace(vision, width=16, stages=(2, 2), heads=2, mlp_width=32, window=2)
-    stem = tuple(1 for _ in vision.stages)
+    stem = tuple(1 for _ in vision.stem_stages)
+    stem_width = 8 if stem else 0
     return replace(
-        vision, width=32, depth=2, heads=2, mlp_width=64, stages=stem, stem_width=8 if stem else 0
+        vision,
+        width=32,
+        depth=2,
+        heads=2,
+        mlp_width=64,
+        stem_stages=stem,
+        stem_width=stem_width,
     )
 
 
 def tiny_clip() -> ModelConfig:
     """A CLIP with a ViT tower that runs in milliseconds."""
-    return shrunk(ModelConfig(VisionConfig(pre_norm=True), text=TextConfig(), embed_dim=512))
+    return shrunk(ModelConfig(ViTConfig(pre_norm=True), text=TextConfig(), embed_dim=512))
 
 
 def tiny_clip_resnet() -> ModelConfig:
     """A CLIP with a ResNet tower that runs in milliseconds."""
-    vision = VisionConfig(
-        kind="resnet", patch_size=32, width=64, depth=0, heads=32, pool="attention",
-        class_token=False, stages=(3, 4, 6, 3),
-    )  # fmt: skip
-    return shrunk(ModelConfig(vision, text=TextConfig(), embed_dim=1024))
+    return shrunk(ModelConfig(ResNetConfig(), text=TextConfig(), embed_dim=1024))
 
 
 def tiny_hybrid() -> ModelConfig:
     """A CLIP whose ViT has a convolutional stem, like the embedded model's."""
-    vision = VisionConfig(patch_size=8, stages=(2, 2), stem_width=32)
+    vision = ViTConfig(patch_size=8, stem_stages=(2, 2), stem_width=32)
     return shrunk(ModelConfig(vision, text=TextConfig(), embed_dim=192))
 
 
 def tiny_vit(positions: Positions) -> ModelConfig:
     """A ViT classifier of seven classes that says in this way where its patches are."""
-    return shrunk(ModelConfig(VisionConfig(positions=positions), classes=7))
+    return shrunk(ModelConfig(ViTConfig(positions=positions), classes=7))
 
 
 def tiny_bundle(config: ModelConfig) -> Bundle:
@@ -104,12 +118,12 @@ def tiny_bundle(config: ModelConfig) -> Bundle:
 
 def pixels(config: ModelConfig, count: int = 3, seed: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, *config.vision.image_size, generator=generator)
+    return torch.randn(count, 3, *config.image_tower.image_size, generator=generator)
 
 
 def ids(config: ModelConfig) -> Tensor:
     """Three texts, padded to the longest, or to the context where padding is attended to."""
-    text = config.language
+    text = config.text_or_decoder
     assert text is not None
     end, pad = WORDS - 1, text.pad_token
     length = text.context if text.padding == "attended" else 5
@@ -119,4 +133,4 @@ def ids(config: ModelConfig) -> Tensor:
 
 def embeds_text(config: ModelConfig) -> bool:
     """Whether texts have vectors: a question that is only answered has none."""
-    return config.text is not None and (config.describes or not config.asks)
+    return config.text is not None and (config.writes_captions or not config.answers_questions)

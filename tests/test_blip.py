@@ -85,7 +85,7 @@ def test_text_features(pair: Pair) -> None:
     ids = reference.ids(CAPTIONED)
     if reference.text is None:
         if model.config.text is None:
-            assert model.config.language is model.config.decoder
+            assert model.config.text_or_decoder is model.config.decoder
         with pytest.raises(UnsupportedError, match="BLIP retrieval"):
             model.embed_texts(CAPTIONED)
         return
@@ -137,7 +137,7 @@ def test_matching_of_all_pairs_and_cosines(matcher: Pair) -> None:
 
 def decoder_of(reference: Reference, model: Bundle) -> nn.Module:
     """transformers' decoder of the same weights."""
-    if model.config.shared:
+    if model.config.blip.shared_decoder:
         return reference_blip.original_networks(None)[1].text_decoder
     return reference.network.text_decoder
 
@@ -162,7 +162,7 @@ def test_decoder_logits(pair: Pair) -> None:
 
 def test_pretrained_temperature_and_parts(tmp_path: Path) -> None:
     model = checkpoints.load(MODELS["lavis pretrained"](tmp_path / "model").path)
-    assert model.config.shared
+    assert model.config.blip.shared_decoder
     assert model.scale == pytest.approx(20)
     shared = {name for name, _ in model.network.named_parameters() if name.startswith("decoder")}
     assert {name.split(".")[1] for name in shared} == {"blocks", "words"}
@@ -343,7 +343,7 @@ def test_saved_and_loaded_again(pair: Pair, tmp_path: Path) -> None:
     checkpoints.save(model, tmp_path / "own")
     again = checkpoints.load(tmp_path / "own")
     assert again.fingerprint == model.fingerprint
-    if model.config.describes:
+    if model.config.writes_captions:
         assert caption(again, PHOTOS) == caption(model, PHOTOS)
 
 

@@ -127,11 +127,11 @@ def test_save_refuses_a_folder_of_something_else(hf: Path, tmp_path: Path) -> No
 def test_own_config_of_another_version_or_with_unknown_fields(tmp_path: Path) -> None:
     checkpoints.save(tiny(tiny_clip()), tmp_path / "m")
     edit_json(tmp_path / "m" / "config.json", model__vision__flux=1)
-    fails(tmp_path / "m", "VisionConfig has no field flux")
+    fails(tmp_path / "m", "ViTConfig has no field flux")
     edit_json(tmp_path / "m" / "config.json", model__vision__flux=None, model__vision__heads=5)
-    fails(tmp_path / "m", "width 32 does not divide into 5 heads")
+    fails(tmp_path / "m", "ViTConfig: 5 heads do not divide the width 32", "config.json")
     edit_json(tmp_path / "m" / "config.json", model__vision__heads=0)
-    fails(tmp_path / "m", "is a patchword model, but")
+    fails(tmp_path / "m", "is a patchword model, but vision.heads is 0")
     edit_json(tmp_path / "m" / "config.json", patchword=9)
     fails(tmp_path / "m", "version 9", "upgrade patchword")
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from patchword import checkpoints, models, variants
 from patchword.bundle import make
-from patchword.config import ModelConfig
+from patchword.config import ModelConfig, ResNetConfig, SwinConfig
 
 CONFIGS = {name: shrunk(variant.config) for name, variant in variants.VARIANTS.items()}
 CONFIGS["hybrid"] = tiny_hybrid()
@@ -43,7 +43,7 @@ def out_dim(config: ModelConfig) -> int:
 
 def encoder(config: ModelConfig, network: nn.Module) -> tuple[Callable[..., Any], Tensor]:
     """What every network does, and something to do it to: it sees or, without an eye, reads."""
-    if config.vision.kind == "none":
+    if config.vision is None:
         return network.encode_text, ids(config)
     return network.encode_image, pixels(config)
 
@@ -113,7 +113,7 @@ def test_half_precision(config: ModelConfig, network: nn.Module, dtype: torch.dt
 def test_gradients_reach_every_parameter(config: ModelConfig, network: nn.Module) -> None:
     network = copy.deepcopy(network).train()
     generator = torch.Generator().manual_seed(3)
-    if config.vision.kind == "none":
+    if config.vision is None:
         out = network.encode_text(ids(config))
         loss = (out * torch.randn(out.shape, generator=generator)).sum()
     elif config.decoder or config.matching:
@@ -145,12 +145,12 @@ def test_gradients_reach_every_parameter(config: ModelConfig, network: nn.Module
 @torch.no_grad()
 def test_taps_come_back_and_change_nothing(config: ModelConfig, network: nn.Module) -> None:
     names = ["image.blocks.0", "image.blocks.1.attn", "image.blocks.1.attn.v"]
-    if config.vision.kind == "resnet":
+    if isinstance(config.vision, ResNetConfig):
         names = ["image.layer1", "image.attnpool.attn", "image.attnpool.attn.v"]
-    if config.vision.kind == "swin":
+    if isinstance(config.vision, SwinConfig):
         block = "image.layers.0.blocks.1"
         names = [block, f"{block}.attn", f"{block}.attn.v"]
-    if config.vision.kind == "none":
+    if config.vision is None:
         names = [name.replace("image", "text") for name in names]
     encode, x = encoder(config, network)
     features, taps = encode(x, taps=names)
@@ -171,7 +171,7 @@ def test_taps_come_back_and_change_nothing(config: ModelConfig, network: nn.Modu
 
 @torch.no_grad()
 def test_other_sizes(config: ModelConfig, network: nn.Module) -> None:
-    if config.vision.kind == "none":
+    if config.vision is None:
         return
     height, width = config.vision.image_size
     x = torch.randn(1, 3, height, width + 2 * config.vision.patch_size)

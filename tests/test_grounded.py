@@ -24,7 +24,7 @@ from patchword.train import loop
 from patchword.train.initial_model import Start
 from patchword.train.objectives import blip
 from patchword.train.objectives.blip import Grounded
-from patchword.train.recipe import BlipConfig, Recipe
+from patchword.train.recipe import BlipLosses, Recipe
 
 ASKED = [
     "what is the color of the bird in the tree?",
@@ -44,7 +44,7 @@ def path(tmp_path: Path) -> Path:
 def learns(model: Bundle, **blip: object) -> Grounded:
     """An objective of these losses alone around a model, in evaluation mode."""
     weights = {"contrast": 0.0, "match": 0.0, "caption": 0.0, **blip}
-    plan = Recipe("", (), 1, "blip", smoothing=0.1, blip=BlipConfig(**weights))
+    plan = Recipe("", (), 1, "blip", smoothing=0.1, blip=BlipLosses(**weights))
     return Grounded(Start(model.network, model.config, model.tokenizer), plan, ALONE)
 
 
@@ -359,7 +359,11 @@ def test_momentum_and_queue_equal_the_originals_arithmetic(path: Path) -> None:
 
 
 def test_momentum_leaves_the_statistics_of_a_stem_alone(path: Path) -> None:
-    stem = ["model.vision.stages=[1]", "model.vision.stem_width=8", "model.vision.patch_size=8"]
+    stem = [
+        "model.vision.stem_stages=[1,1]",
+        "model.vision.stem_width=8",
+        "model.vision.patch_size=8",
+    ]
     run, (batch, *_) = some_run(path, *MOMENTUM, *stem)
     statistics = [name for name, _ in run.network.named_buffers()]
     assert any("running_mean" in name for name in statistics)

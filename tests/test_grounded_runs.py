@@ -30,8 +30,7 @@ from torch.testing import assert_close
 
 import patchword
 from patchword.data import positives
-from patchword.errors import ConfigError, RecipeError
-from patchword.models import build
+from patchword.errors import RecipeError
 from patchword.nn.positions import sincos_2d
 from patchword.train import loop, recipe
 
@@ -105,16 +104,19 @@ def test_interrupted_runs_continue_bit_for_bit(
         ([*EVEN, "blip.contrast=0", "blip.caption=0", "blip.answer=0"], "learns nothing"),
         (["blip.texts=0"], "texts is 0"),
         (["blip.lend=true"], "lend needs a text tower and a decoder of its own"),
-        ([*APART, "blip.lend=true", "model.decoder.mlp_width=32"], r"text.blocks.0.mlp.fc1.*\(64"),
+        (
+            [*APART, "blip.lend=true", "model.blip.decoder.mlp_width=32"],
+            r"text.blocks.0.mlp.fc1.*\(64",
+        ),
         (
             ["blip.places=2", "model.vision.positions=sincos"],
             "positions are sincos, and not learned",
         ),
-        (["model.matching=false"], r"needs a BLIP with matching = true"),
+        (["model.blip.matching=false"], r"needs a BLIP with blip.matching = true"),
         (["model.embed_dim=0"], r"needs a BLIP with \[model.text\] and embed_dim"),
         (
-            ["model.shared=false", "blip.answer=0"],
-            r"needs a BLIP with \[model.decoder\] that looks at images",
+            ["model.blip.writes_captions=false", "model.blip.answers_questions=true"],
+            r"needs a BLIP with \[model.blip.decoder\] and writes_captions = true",
         ),
     ],
 )
@@ -130,14 +132,18 @@ def without(part: str) -> str:
 
 
 def test_questions_without_a_decoder_that_asks(tmp_path: Path) -> None:
-    file = write(tmp_path, without("decoder").replace("shared = true", ""))
-    with pytest.raises(RecipeError, match=r"\[model.text\] and \[model.decoder\] that looks at it"):
-        loop.Run(recipe.load(file, ["blip.caption=0"]), ALONE)
-    file = write(tmp_path, without("text").replace("shared = true", "").replace("32\nm", "0\nm"))
-    alone = ["blip.contrast=0", "blip.match=0", "model.matching=false", "model.embed_dim=0"]
-    with pytest.raises(RecipeError, match=r"\[model.text\] and \[model.decoder\] that looks at it"):
+    lacks = r"\[model.text\], \[model.blip.decoder\] and answers_questions = true"
+    none = ["model.blip.writes_captions=false", "model.blip.shared_decoder=false", "blip.caption=0"]
+    silent = recipe.load(write(tmp_path, without("blip.decoder")), none)
+    with pytest.raises(RecipeError, match=lacks):
+        loop.Run(silent, ALONE)
+    file = write(tmp_path, without("text"))
+    alone = ["blip.contrast=0", "blip.match=0", "model.blip.matching=false", "model.embed_dim=0"]
+    alone.append("model.blip.shared_decoder=false")
+    with pytest.raises(RecipeError, match=lacks):
         loop.Run(recipe.load(file, alone), ALONE)
-    assert loop.Run(recipe.load(file, [*alone, "blip.answer=0"]), ALONE).begun.config.describes
+    config = loop.Run(recipe.load(file, [*alone, "blip.answer=0"]), ALONE).begun.config
+    assert config.writes_captions
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +186,7 @@ def test_positions_and_queries_to_start_with(path: Path, clip: Path) -> None:
 def test_words_that_see_patches_alone(path: Path) -> None:
     """What the class token is changes nothing for them, and all for the joint space; words that
     see all tokens, as BLIP's, notice."""
-    for changes, blind in (([], False), (["model.sight=patches"], True)):
+    for changes, blind in (([], False), (["model.blip.image_tokens=patches"], True)):
         run, (batch, *_) = some_run(path, *changes)
         network = run.network.eval()
         with torch.no_grad():
@@ -227,7 +233,7 @@ def test_a_blip_goes_on_from_its_own_folder_and_learns_to_answer(
 ) -> None:
     first = loop.train(recipe.load(path, ["blip.answer=0", "steps=2"])).folder
     model = patchword.load(first)
-    assert not model.config.asks
+    assert not model.config.answers_questions
     again = write(tmp_path, "")
     run, _ = some_run(again, f"init={first}", "blip.answer=0")
     assert_close(weights(run.network), weights(model.network), rtol=0, atol=0)
@@ -239,8 +245,8 @@ def test_a_blip_goes_on_from_its_own_folder_and_learns_to_answer(
     run, _ = some_run(again, *changes)
     assert_close(weights(run.network), weights(model.network), rtol=0, atol=0)
     after = patchword.load(loop.train(recipe.load(again, changes)).folder)
-    assert after.config.asks
-    assert after.config.describes
+    assert after.config.answers_questions
+    assert after.config.writes_captions
     image = np.zeros((32, 32, 3), np.uint8)
     ranked = after.ask(image, "what colour is the circle?", ["red", "blue"])
     assert sum(each.probability for each in ranked.ranking) == pytest.approx(1)
@@ -261,19 +267,17 @@ def test_towers_of_a_blip_learn_as_a_clip(path: Path) -> None:
     ("change", "said"),
     [
         ("model.text.cross_width=0", "text.cross_width"),
-        ("model.text.cross_width=16", "what it looks at is 32 wide"),
-        ("model.decoder.cross_width=16", "what it looks at is 32 wide"),
-        ("model.decoder.depth=1", "the same depth"),
-        ("model.decoder.depth=3", "the same depth"),
+        ("model.text.cross_width=16", "what it reads is 32 wide"),
+        ("model.blip.decoder.cross_width=16", "what it reads is 32 wide"),
+        ("model.blip.decoder.depth=1", "the same depth"),
+        ("model.blip.decoder.depth=3", "the same depth"),
         ("model.text.post_norm=false", "post_norm"),
         ('model.vision.pool="avg"', "class token"),
     ],
 )
 def test_blips_that_cannot_be(path: Path, change: str, said: str) -> None:
-    config = recipe.load(path, [change]).model
-    assert config is not None
-    with pytest.raises(ConfigError, match=said):
-        build(config)
+    with pytest.raises(RecipeError, match=said):
+        recipe.load(path, [change])
 
 
 # What is shipped

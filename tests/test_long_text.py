@@ -44,7 +44,7 @@ def tokenizer(kind: str) -> Tokenizer:
     if kind in ("CLIP", "open_clip"):
         cleaning = "ftfy" if kind == "open_clip" else "none"
         return Tokenizer.from_folder(CLIP, TextConfig(context=CONTEXT, cleaning=cleaning))
-    config = TextConfig(vocab_size=400, context=CONTEXT, causal=False, pool="last", end_token=1)
+    config = TextConfig(vocab_size=400, context=CONTEXT, causal=False, pool="end", end_token=1)
     with tempfile.TemporaryDirectory() as folder:
         if kind == "BERT":
             config = replace(config, vocab_size=len(bert_vocabulary()), pool="first")

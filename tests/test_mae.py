@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 from patchword import checkpoints, images, models
 from patchword.bundle import Bundle, make
-from patchword.config import MaskedConfig, ModelConfig, VisionConfig
+from patchword.config import MaskedConfig, ModelConfig, ViTConfig
 from patchword.errors import ConfigError, UnsupportedError
 from patchword.losses import masked_pixels
 from patchword.models.mae import MaskedAutoencoder, random_masking
@@ -263,7 +263,7 @@ def test_images_of_another_size(tiny: Bundle) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("norm", [False, True])
 def test_painting_leaves_what_was_seen(norm: bool) -> None:
-    config = shrunk(ModelConfig(VisionConfig(positions="sincos"), masked=MaskedConfig()))
+    config = shrunk(ModelConfig(ViTConfig(positions="sincos"), masked=MaskedConfig()))
     assert config.masked is not None
     network = models.build(
         ModelConfig(config.vision, masked=MaskedConfig(32, 1, 2, 64, norm_pixels=norm))
@@ -282,7 +282,7 @@ def test_painting_leaves_what_was_seen(norm: bool) -> None:
 def test_it_learns_to_paint() -> None:
     """Grey slopes, each of its own level and direction: what is seen tells what is hidden."""
     torch.manual_seed(0)
-    vision = VisionConfig(
+    vision = ViTConfig(
         image_size=(16, 16), patch_size=4, width=32, depth=2, heads=2, mlp_width=64,
         positions="sincos",
     )  # fmt: skip
@@ -304,11 +304,11 @@ def test_it_learns_to_paint() -> None:
 
 
 def test_what_it_cannot_be_built_with() -> None:
-    vision = VisionConfig(positions="rope")
+    vision = ViTConfig(positions="rope")
     with pytest.raises(ConfigError, match="positions go with its tokens"):
         MaskedAutoencoder(ModelConfig(vision, masked=MaskedConfig()))
     with pytest.raises(ConfigError, match="needs a masked config"):
-        MaskedAutoencoder(ModelConfig(VisionConfig()))
+        MaskedAutoencoder(ModelConfig(ViTConfig()))
 
 
 # The picture.

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from patchword import models
 from patchword.bundle import Bundle
-from patchword.config import ModelConfig, Positions, TextConfig, VisionConfig
+from patchword.config import ModelConfig, Positions, TextConfig, ViTConfig
 from patchword.errors import ConfigError
 from patchword.models.vit import VisionTransformer
 from patchword.nn.positions import (
@@ -108,7 +108,7 @@ def test_a_rotary_vit_equals_timms(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = scramble(timm.create_model("vit_small_patch16_rope_224", **sizes))
     theirs.rope.init_non_persistent_buffers()  # the frequencies are no weights
     ours = VisionTransformer(
-        VisionConfig(
+        ViTConfig(
             image_size=(32, 32), patch_size=8, width=48, depth=2, heads=3, mlp_width=192,
             positions="rope", layer_scale=True,
         ),
@@ -166,9 +166,9 @@ def test_scaled_average_is_as_long_as_what_a_patch_covers_is_wide() -> None:
 
 @torch.no_grad()
 def test_a_pyramid_adds_patches_after_the_images_own() -> None:
-    config = VisionConfig(image_size=(24, 24), patch_size=8, width=24, depth=1, heads=2)
+    config = ViTConfig(image_size=(24, 24), patch_size=8, width=24, depth=1, heads=2)
     plain = VisionTransformer(config, 0)
-    tower = VisionTransformer(VisionConfig(**{**vars(config), "positions": "pyramid"}), 0)
+    tower = VisionTransformer(ViTConfig(**{**vars(config), "positions": "pyramid"}), 0)
     tower.load_state_dict(plain.state_dict())
     pixels = torch.randn(2, 3, 24, 40)
     tokens, seen = tower.embed(pixels)
@@ -227,7 +227,7 @@ def quadrants(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def trained(positions: Positions, blind: bool = False) -> nn.Module:
     """A ViT after a few seconds of that task; blind: its positions are 0 and stay so."""
     side = PATCH * SIDE
-    vision = VisionConfig(
+    vision = ViTConfig(
         image_size=(side, side), patch_size=PATCH, width=32, depth=2, heads=2, mlp_width=64,
         positions=positions,
     )  # fmt: skip
@@ -297,7 +297,7 @@ def test_learned_positions_resample_to_any_grid() -> None:
 
 @pytest.fixture(scope="module")
 def pyramid() -> Bundle:
-    vision = VisionConfig(positions="pyramid", registers=2, pool="avg")
+    vision = ViTConfig(positions="pyramid", registers=2, pool="avg")
     return tiny_bundle(shrunk(ModelConfig(vision, text=TextConfig(), embed_dim=512)))
 
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from patchword import checkpoints, images, models
 from patchword.bundle import Bundle, make
-from patchword.config import ModelConfig, PreprocessConfig, VisionConfig
+from patchword.config import ModelConfig, PreprocessConfig, ViTConfig
 from patchword.errors import CheckpointError, ImageError, UnsupportedError
 from patchword.tasks import classify as classification
 from patchword.tasks.attention import attention, rolled
@@ -45,7 +45,7 @@ def clip() -> Bundle:
 @pytest.fixture(scope="module")
 def classifier() -> Bundle:
     torch.manual_seed(0)
-    vision = VisionConfig(image_size=(32, 32), width=32, depth=2, heads=2, mlp_width=64)
+    vision = ViTConfig(image_size=(32, 32), width=32, depth=2, heads=2, mlp_width=64)
     config = ModelConfig(
         vision, PreprocessConfig((32, 32), resize_to=32), classes=3, labels=("x", "y", "z")
     )

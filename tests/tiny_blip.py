@@ -44,8 +44,6 @@ count = 24
 MODEL = """
 [model]
 embed_dim = 32
-matching = true
-shared = true
 
 [model.preprocess]
 size = [32, 32]
@@ -72,7 +70,12 @@ pool = "first"
 head_bias = true
 cross_width = 32
 
-[model.decoder]
+[model.blip]
+writes_captions = true
+shared_decoder = true
+matching = true
+
+[model.blip.decoder]
 vocab_size = 400
 context = 32
 width = 32
@@ -80,12 +83,11 @@ depth = 2
 heads = 2
 mlp_width = 64
 post_norm = true
-pool = "first"
 cross_width = 32
 """
 
 MOMENTUM = ["blip.momentum=true", "blip.queue=12", "blip.ramp=2"]
-APART = ["model.shared=false", "model.answers=true"]  # a decoder of its own
+APART = ["model.blip.shared_decoder=false", "model.blip.answers_questions=true"]
 EVEN = ["blip.match=0"]  # a loss in which nothing is drawn
 
 

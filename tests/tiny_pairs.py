@@ -4,12 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from patchword import models
-from patchword.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from patchword.config import ModelConfig, PreprocessConfig, TextConfig, ViTConfig
 
 CONFIG = ModelConfig(
-    vision=VisionConfig(
-        image_size=(16, 16), patch_size=8, width=16, depth=1, heads=2, mlp_width=32
-    ),
+    vision=ViTConfig(image_size=(16, 16), patch_size=8, width=16, depth=1, heads=2, mlp_width=32),
     text=TextConfig(
         vocab_size=50, context=6, width=16, depth=1, heads=2, mlp_width=32, end_token=49
     ),

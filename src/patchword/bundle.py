@@ -75,7 +75,7 @@ class Bundle:
         A model that takes images in their own shapes is given a list of (3, h, w). Raises
         UnsupportedError for a model without an image tower.
         """
-        if self.config.vision.kind == "none":
+        if self.config.vision is None:
             raise UnsupportedError(
                 f"{self.name} has a text tower only and sees no images; "
                 'load a CLIP model, or the embedded one: patchword.load("demo")'
@@ -185,7 +185,7 @@ class Bundle:
     def reader(self) -> Tokenizer:
         """The tokenizer. Raises UnsupportedError for a model without a text tower, TokenizerError
         for one whose checkpoint came without a tokenizer."""
-        if self.config.language is None:
+        if self.config.text_or_decoder is None:
             raise UnsupportedError(
                 f"{self.name} has an image tower only, so words mean nothing to it; "
                 'load a CLIP model, or the embedded one: patchword.load("demo")'

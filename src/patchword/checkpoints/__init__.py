@@ -101,8 +101,10 @@ def load(
     try:
         config = form.config(opened.tensors, stated)
         network = models.outline(config)  # the tensors of the file become its parameters
-    except (CheckpointError, ConfigError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        # The last three: a config.json of our own, edited by hand, can ask for any shape.
+    except ConfigError as error:
+        found = f" (from {', '.join(stated.parsed)})" if stated.parsed else ""
+        raise CheckpointError(f"{opened.name} is {form.TITLE}, but {error}{found}") from error
+    except CheckpointError as error:
         raise CheckpointError(f"{opened.name} is {form.TITLE}, but {error}") from error
     config = replace(config, read_from=(opened.weights.name, *stated.parsed))
     if image_size is not None:
@@ -118,7 +120,7 @@ def load(
 
 def _resized(config: ModelConfig, size: int | tuple[int, int], name: str) -> ModelConfig:
     """The config with preprocessing to another size that patches divide."""
-    if config.vision.kind == "none":
+    if config.vision is None:
         raise CheckpointError(f"{name} has a text tower only and looks at images of no size")
     preprocess = at_size(config.preprocess, size)
     patch = config.vision.patch_size
@@ -212,9 +214,9 @@ def _words(folder: Path, given: str | os.PathLike[str] | None) -> Path | None:
 
 def _tokenizer(path: Path | None, config: ModelConfig) -> Tokenizer | None:
     """The tokenizer of that file or folder, for a model that reads or writes."""
-    if config.language is None or path is None:
+    if config.text_or_decoder is None or path is None:
         return None
-    return Tokenizer.from_folder(path, config.language)
+    return Tokenizer.from_folder(path, config.text_or_decoder)
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

@@ -50,7 +50,7 @@ def text_config(
 
 def writing(config: TextConfig, start: int) -> TextConfig:
     """The same as a decoder, whose texts begin with the id `start`."""
-    return replace(config, causal=True, head_bias=False, start_token=start)
+    return replace(config, causal=True, pool="end", head_bias=False, start_token=start)
 
 
 def tower(theirs: str, ours: str, depth: int) -> Iterator[Rule]:

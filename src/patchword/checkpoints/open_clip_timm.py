@@ -11,17 +11,17 @@ from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Rename, Rule
 from patchword.checkpoints.timm_architectures import ARCHITECTURES
 from patchword.checkpoints.timm_names import vit_config, vit_rules
-from patchword.config import ModelConfig, VisionConfig
+from patchword.config import ViTConfig
 
 TRUNK = "visual.trunk."
 
 
-def borrowed(vision: VisionConfig) -> bool:
+def borrowed(vision: ViTConfig) -> bool:
     """Whether a ViT is not open_clip's own, which has a class token and patches without bias."""
-    return vision.kind == "vit" and (vision.patch_bias or not vision.class_token)
+    return vision.patch_bias or not vision.class_token
 
 
-def config(stated: Stated, tensors: Mapping[str, Stored], embed_dim: int) -> VisionConfig:
+def config(stated: Stated, tensors: Mapping[str, Stored], embed_dim: int) -> ViTConfig:
     """From vision_cfg, whose timm_model_name stands for heads, activation and eps.
 
     timm's towers keep their activation whatever quick_gelu says. Raises CheckpointError for
@@ -47,10 +47,10 @@ def config(stated: Stated, tensors: Mapping[str, Stored], embed_dim: int) -> Vis
     return vision
 
 
-def rules(config: ModelConfig) -> Iterator[Rule]:
+def rules(vision: ViTConfig) -> Iterator[Rule]:
     """The trunk and, where it does not pool by attention, the projection."""
-    yield from vit_rules(config.vision, theirs=TRUNK, may_lack_biases=True)
-    if config.vision.pool != "map":
+    yield from vit_rules(vision, theirs=TRUNK, may_lack_biases=True)
+    if vision.pool != "map":
         yield Rename("visual.head.proj.weight", "image.head.weight")
 
 

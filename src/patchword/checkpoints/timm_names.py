@@ -10,7 +10,7 @@ from patchword.checkpoints.config_reader import Stated, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Fuse, OrZero, Rename, Rule
 from patchword.checkpoints.timm_architectures import Architecture
-from patchword.config import Activation, VisionConfig
+from patchword.config import Activation, ViTConfig
 
 PATCHES = "patch_embed.proj"
 CODE = "in timm's code under this architecture"
@@ -55,7 +55,7 @@ def vit_config(
     tensors: Mapping[str, Stored],
     image_size: tuple[int, int] | None = None,
     theirs: str = "",
-) -> VisionConfig:
+) -> ViTConfig:
     """The tower that `known` stands for, changed by keyword arguments, checked against tensors.
 
     image_size: (H, W) pixels where the arguments state no img_size; None: by the positions, as a
@@ -76,7 +76,7 @@ def vit_config(
     size = arguments
     if arguments.values.get("img_size") is None:
         size = Stated("config.json, input_size", {"img_size": image_size})
-    return VisionConfig(
+    return ViTConfig(
         image_size=size.grid(
             "img_size", tensors, f"{theirs}pos_embed", patch, prefix * (not apart)
         ),
@@ -101,7 +101,7 @@ def vit_config(
 
 
 def vit_rules(
-    vision: VisionConfig,
+    vision: ViTConfig,
     classes: int = 0,
     theirs: str = "",
     ours: str = "image.",
@@ -171,7 +171,7 @@ def _pool(
     return "norm_avg" if pool == "avg" and not after else pool
 
 
-def _parameters(vision: VisionConfig) -> Iterator[str]:
+def _parameters(vision: ViTConfig) -> Iterator[str]:
     """Parameters outside of modules with a weight and a bias."""
     yield "pos_embed"
     if vision.class_token:
@@ -187,7 +187,7 @@ def _parameters(vision: VisionConfig) -> Iterator[str]:
             yield from (f"blocks.{i}.ls1.gamma", f"blocks.{i}.ls2.gamma")
 
 
-def _modules(vision: VisionConfig, classes: int) -> Iterator[str]:
+def _modules(vision: ViTConfig, classes: int) -> Iterator[str]:
     """Modules of a weight and a bias that both sides call the same."""
     yield PATCHES
     if vision.pre_norm:

@@ -149,7 +149,8 @@ def show_configurations(words: str, as_json: bool) -> bool:
     }
     longest = max(map(len, chosen), default=0)
     for name, variant in chosen.items():
-        config, size = variant.config, "x".join(map(str, variant.config.vision.image_size))
+        config, vision = variant.config, variant.config.vision
+        size = "x".join(map(str, vision.image_size)) if vision else "texts"
         count = total_parameters(config)
         if as_json:
             keys = {"name": name, "family": family(config), "image_size": size}
@@ -171,7 +172,7 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
     yield "family", describe.family(config)
     yield "parameters", ", ".join(f"{name} {short_count(count)}" for name, count in counts.items())
     yield "GFLOPs", cost_words(config)
-    if config.vision.kind != "none":
+    if config.vision is not None:
         yield "image tower", describe.vision_words(config.vision)
     if config.text:
         yield "text tower", describe.text_words(config.text)
@@ -179,14 +180,14 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
         yield "decoder", describe.text_words(config.decoder, pooled=False)
     if config.masked:
         yield "decoder", describe.masked_words(config.masked)
-    if language := config.text or config.decoder:
-        yield "tokens", describe.token_words(language)
-    if config.text and config.embed_dim and config.vision.kind != "none":
+    if text := config.text_or_decoder:
+        yield "tokens", describe.token_words(text)
+    if config.text and config.embed_dim and config.vision is not None:
         yield "joint space", describe.joint_words(config, model.scale, model.bias)
     if config.classes:
         named = f": {', '.join(config.labels[:3])}, ..." if config.labels else ", unnamed"
         yield "classes", f"{config.classes}{named}"
-    if config.vision.kind != "none":
+    if config.vision is not None:
         yield "preprocessing", describe.preprocess_words(config.preprocess)
         yield "normalised by", describe.level_words(config.preprocess)
     yield "fingerprint", model.fingerprint
@@ -211,19 +212,19 @@ def origins(model: Model) -> Iterator[str]:
     yield f"format: {model.config.source}"
     yield f"weights and their sizes: {weights}"
     yield f"towers: {', '.join(others) or f'the sizes in {weights}'}"
-    if model.config.vision.kind != "none":
+    if model.config.vision is not None:
         # transformers' config.json says nothing of it; other libraries' has both.
         both = [] if model.config.source == "huggingface" else others
         yield f"preprocessing: {', '.join(processors or both) or 'nowhere: see assumed'}"
-    if model.config.text or model.config.decoder:
+    if model.config.text_or_decoder:
         yield f"tokens: {', '.join(tokens) if model.tokenizer else 'none came with it'}"
 
 
 def cost_words(config: ModelConfig) -> str:
     """What an image and a text cost, in one sentence."""
-    height, width = config.vision.image_size
+    size = config.vision.image_size if config.vision else (0, 0)
     what = {
-        "image": f"an image of {height}x{width}",
+        "image": f"an image of {size[0]}x{size[1]}",
         "text": f"a text of {config.text.context if config.text else 0} tokens",
     }
     return ", ".join(f"{what[name]} {count:.3g}" for name, count in gflops(config).items())
@@ -239,7 +240,7 @@ def gflops(config: ModelConfig) -> dict[str, float]:
 
     network: Any = outline(config).eval().requires_grad_(False)
     inputs = {}
-    if config.vision.kind != "none":
+    if config.vision is not None:
         inputs["image"] = torch.empty(1, 3, *config.vision.image_size, device="meta")
     if config.text is not None and (config.embed_dim or not config.text.cross_width):
         inputs["text"] = torch.zeros(1, config.text.context, dtype=torch.long, device="meta")

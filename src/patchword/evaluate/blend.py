@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from patchword.bundle import Bundle, make
+from patchword.config import to_dict
 from patchword.errors import UnsupportedError
 
 UNALIKE = ("source", "assumed", "read_from")  # say where a config was read, not what the model is
@@ -44,7 +45,7 @@ def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
 def differences(start: Bundle, end: Bundle) -> Iterator[str]:
     """What keeps two models from being blended, each in a few words: fields of their configs;
     where those are alike, tensors."""
-    ours, theirs = _flat(asdict(start.config)), _flat(asdict(end.config))
+    ours, theirs = _flat(to_dict(start.config)), _flat(to_dict(end.config))
     unlike = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
     for key in unlike:
         yield f"{key} is {_short(ours.get(key))} and {_short(theirs.get(key))}"

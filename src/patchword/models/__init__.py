@@ -18,13 +18,13 @@ from patchword.models.two_tower import TwoTower
 
 def build(config: ModelConfig) -> nn.Module:
     """The network that `config` describes, with fresh parameters."""
-    if config.grounded:
+    if config.blip:
         return Blip(config)
     if config.masked:
         return MaskedAutoencoder(config)
     if config.text is None:
         return ImageModel(config)
-    return TextModel(config) if config.vision.kind == "none" else TwoTower(config)
+    return TextModel(config) if config.vision is None else TwoTower(config)
 
 
 def initialise(network: nn.Module) -> None:

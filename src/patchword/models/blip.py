@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchword.config import ModelConfig, TextConfig
+from patchword.config import ModelConfig, TextConfig, ViTConfig
 from patchword.errors import ConfigError, UnsupportedError
 from patchword.models.generate import Search, Written, generate
 from patchword.models.text import TextTransformer
@@ -100,9 +100,9 @@ class Blip(nn.Module):
     """Image tokens (B, N, C) are encoded once; texts and the decoder look at them.
 
     With `config.embed_dim` images and texts meet in a joint space by themselves, as in CLIP;
-    with `config.matching` a text that looks at an image says whether it belongs to it; with
-    `config.decoder` texts are written: about an image (`config.describes`), or in answer to a
-    question that has looked at the image (`config.asks`).
+    with `config.matching` a text that has read an image says whether it belongs to it; with
+    `config.decoder` texts are written: about an image (`config.writes_captions`), or in answer to
+    a question that has read the image (`config.answers_questions`).
 
     Texts (R, L) about images (B, ...) may be more than those: then R is a multiple of B, and each
     image is looked at by R / B consecutive texts.
@@ -113,8 +113,10 @@ class Blip(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        _check(config)
+        if config.blip is None or not isinstance(config.vision, ViTConfig):
+            raise ConfigError("a BLIP needs a blip config and a ViT")
         self.config = config
+        self.reads_all = config.blip.image_tokens == "all"  # else the patches alone
         self.image = VisionTransformer(config.vision, config.embed_dim, head_bias=True)
         if config.text is not None:
             self.text = TextTransformer(config.text, config.embed_dim)
@@ -124,7 +126,7 @@ class Blip(nn.Module):
             assert config.text is not None
             self.match_head = Linear(config.text.width, 2)
         if config.decoder is not None:
-            shared = config.shared
+            shared = config.blip.shared_decoder
             self.decoder = SharedDecoder(config.decoder) if shared else Decoder(config.decoder)
 
     @property
@@ -163,10 +165,8 @@ class Blip(nn.Module):
 
     def image_tokens(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
         """Pixels (B, 3, H, W) -> tokens (B, N, C), class token first, normed."""
-        taps = taps.inside("image")
-        x, _ = self.image.embed(pixels)
-        taps.keep("tokens", x)
-        return self.image.norm(run(self.image.blocks, x, taps=taps))  # type: ignore[no-any-return]
+        x, _ = self.image.encode(pixels, taps.inside("image"))
+        return self.image.norm(x)  # type: ignore[no-any-return]
 
     def image_features(self, tokens: Tensor) -> Tensor:
         """Image tokens (B, N, C) -> unit features (B, D) in the joint space, float32."""
@@ -188,9 +188,9 @@ class Blip(nn.Module):
         return run(text.blocks, x, text.mask(ids, x), taps, tokens, None, seen, only=only)
 
     def sight(self, tokens: Tensor) -> Tensor | None:
-        """The additive mask (1, 1, 1, N) of what texts see of image tokens (B, N, C): see
-        `config.sight`; None for everything."""
-        if self.config.sight == "tokens":
+        """The additive mask (1, 1, 1, N) of what texts read of image tokens (B, N, C): see
+        `BlipConfig.image_tokens`; None for everything."""
+        if self.reads_all:
             return None
         place = torch.arange(tokens.shape[1], device=tokens.device)
         return padding_mask(place[None] > 0, tokens)
@@ -278,8 +278,8 @@ class Blip(nn.Module):
     def answer(self, tokens: Tensor, ids: Tensor, **options: Any) -> Written:
         """Answers (Q * count, L) to questions (Q, L') about image tokens (B, N, C); see `write`.
 
-        With `config.asks`. A question's padding is masked, so that its answer is the same in any
-        batch. What is drawn follows from the question and the seed.
+        With `config.answers_questions`. A question's padding is masked, so that its answer is the
+        same in any batch. What is drawn follows from the question and the seed.
         """
         states = self.look(ids, tokens)
         asked = [row[row != self.text.config.pad_token] for row in ids]
@@ -287,7 +287,7 @@ class Blip(nn.Module):
 
     def rank(self, tokens: Tensor, ids: Tensor, answers: Tensor, shortlist: int = 0) -> Ranked:
         """How probable each of the answers (A, 1 + L) is to questions (Q, L') about image tokens
-        (B, N, C), every id of it and its end; with `config.asks`.
+        (B, N, C), every id of it and its end; with `config.answers_questions`.
 
         The answers' first ids are replaced by the decoder's start token. shortlist: only so many
         are read, those whose first word is the most probable (Li et al. 2022, section 5.3;
@@ -328,9 +328,9 @@ class Blip(nn.Module):
             text = F.normalize(self.text(ids).float(), dim=-1)
         if self.config.matching:
             matching = self.match(tokens, ids)
-        if self.config.describes:
+        if self.config.writes_captions:
             words = self.words(self.decode(ids, tokens, self.sight(tokens)))
-        elif self.config.asks:
+        elif self.config.answers_questions:
             states = self.look(ids, tokens)
             written = ids if answers is None else answers
             words = self.words(self.decode(written, states, self.seen(ids, states)))
@@ -339,41 +339,6 @@ class Blip(nn.Module):
     def seen(self, ids: Tensor, like: Tensor) -> Tensor:
         """The additive mask (Q, 1, 1, L) of questions' padding."""
         return padding_mask(ids != self.text.config.pad_token, like)
-
-
-def _check(config: ModelConfig) -> None:
-    """Raise ConfigError for a BLIP that cannot be."""
-    vision, text, decoder = config.vision, config.text, config.decoder
-    if text is None and decoder is None:
-        raise ConfigError("a BLIP needs a text or a decoder config")
-    if vision.kind != "vit" or vision.pool != "cls":
-        raise ConfigError(
-            f"a BLIP's image tower is a ViT with a class token, not a {vision.kind} pooled by "
-            f"{vision.pool}"
-        )
-    looks = text is not None and text.cross_width > 0
-    if (config.matching or config.asks or config.shared) and not looks:
-        raise ConfigError("matching, answers and a shared decoder need text.cross_width")
-    reads = [("text", text, vision.width)] if looks else []
-    if decoder is not None and config.describes:
-        reads.append(("decoder", decoder, vision.width))
-    if decoder is not None and text is not None and config.asks:
-        reads.append(("decoder", decoder, text.width))
-    for name, tower, width in reads:
-        assert tower is not None
-        if tower.cross_width != width:
-            raise ConfigError(
-                f"{name}.cross_width is {tower.cross_width}; what it looks at is {width} wide"
-            )
-    if config.shared:
-        assert text is not None
-        assert decoder is not None
-        sizes = [(each.depth, each.width, each.heads) for each in (text, decoder)]
-        if sizes[0] != sizes[1] or not text.post_norm:
-            raise ConfigError(
-                "a shared decoder and its text tower have the same depth, width and heads, and "
-                f"post_norm; here {sizes[1]} and {sizes[0]}, post_norm {text.post_norm}"
-            )
 
 
 def _bytes(values: Tensor) -> bytes:

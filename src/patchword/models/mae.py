@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from patchword.config import MaskedConfig, ModelConfig, VisionConfig
+from patchword.config import MaskedConfig, ModelConfig, ViTConfig
 from patchword.errors import ConfigError
 from patchword.models.towers import tapped
 from patchword.models.vit import VisionTransformer
@@ -43,7 +43,7 @@ class Decoder(nn.Module):
 
     pos_embed: Tensor
 
-    def __init__(self, vision: VisionConfig, config: MaskedConfig) -> None:
+    def __init__(self, vision: ViTConfig, config: MaskedConfig) -> None:
         super().__init__()
         width = config.width
         self.prefix, self.grid = vision.prefix, vision.grid
@@ -82,8 +82,7 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         if config.masked is None:
             raise ConfigError("a masked autoencoder needs a masked config")
-        if config.vision.kind != "vit" or config.vision.positions in ("rope", "pyramid"):
-            raise ConfigError("a masked autoencoder needs a ViT whose positions go with its tokens")
+        assert isinstance(config.vision, ViTConfig)
         self.config = config.masked
         self.patch_size = config.vision.patch_size
         self.image = VisionTransformer(config.vision, 0)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchword.config import VisionConfig
+from patchword.config import ResNetConfig
 from patchword.nn.pooling import AttentionPool2d
 from patchword.nn.taps import NO_TAPS, Taps
 
@@ -78,7 +78,7 @@ class ModifiedResNet(Trunk):
     Taps: "layer{i}", and "attnpool.*" of AttentionPool2d.
     """
 
-    def __init__(self, config: VisionConfig, out: int, head_bias: bool = False) -> None:
+    def __init__(self, config: ResNetConfig, out: int) -> None:
         super().__init__(config.width, config.stages)
         self.config = config
         self.attnpool = AttentionPool2d(config.grid, self.out_width, config.heads, out)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchword.config import VisionConfig
+from patchword.config import SwinConfig
 from patchword.nn.attention import Attention
 from patchword.nn.linear import Linear
 from patchword.nn.patches import PatchEmbed
@@ -45,15 +45,15 @@ class SwinBlock(nn.Module):
 
     grid: of the stage at the configured image size. A grid that the window does not divide is
     padded with zeros, and the padding is attended to, as the reference libraries do. They differ
-    in what comes first: transformers pads, then shifts (config.positions "relative"), and shifts
+    in what comes first: transformers pads, then shifts (config.padded "before_shift"), and shifts
     neither axis where the shorter has one window only; timm shifts, then pads
-    ("relative_shifted"), and decides axis by axis.
+    ("after_shift"), and decides axis by axis.
     """
 
-    def __init__(self, config: VisionConfig, stage: int, grid: Size, shifted: bool) -> None:
+    def __init__(self, config: SwinConfig, stage: int, grid: Size, shifted: bool) -> None:
         super().__init__()
         width, scale = config.width << stage, 1 << stage
-        self.pads_first = config.positions == "relative"
+        self.pads_first = config.padded == "before_shift"
         self.window = (min(grid[0], config.window), min(grid[1], config.window))
         self.shift = (0, 0)
         if shifted:
@@ -112,7 +112,7 @@ class PatchMerging(nn.Module):
 class Stage(nn.Module):
     """Blocks on one grid, after the merging that leads to it."""
 
-    def __init__(self, config: VisionConfig, stage: int, grid: Size) -> None:
+    def __init__(self, config: SwinConfig, stage: int, grid: Size) -> None:
         super().__init__()
         self.downsample = PatchMerging(config.width << stage >> 1) if stage else nn.Identity()
         self.blocks = nn.ModuleList(
@@ -138,19 +138,18 @@ class SwinTransformer(nn.Module):
     "features" (B, D) before the head.
     """
 
-    def __init__(self, config: VisionConfig, out: int, head_bias: bool = False) -> None:
+    def __init__(self, config: SwinConfig, out: int, head_bias: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = PatchEmbed(3, config.width, config.patch_size, bias=config.patch_bias)
+        self.patch_embed = PatchEmbed(3, config.width, config.patch_size)
         self.norm_pre = nn.LayerNorm(config.width, EPS)
         rows, columns = config.grid
         self.layers = nn.ModuleList(
             Stage(config, i, (-(-rows // (1 << i)), -(-columns // (1 << i))))
             for i in range(len(config.stages))
         )
-        width = config.width << len(config.stages) >> 1
-        self.norm = nn.LayerNorm(width, config.eps)
-        self.head = Linear(width, out, bias=head_bias) if out else nn.Identity()
+        self.norm = nn.LayerNorm(config.out_width, config.eps)
+        self.head = Linear(config.out_width, out, bias=head_bias) if out else nn.Identity()
 
     def forward(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
         side = self.config.patch_size

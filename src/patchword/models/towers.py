@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from patchword.config import ModelConfig, VisionConfig
+from patchword.config import ModelConfig, ResNetConfig, SwinConfig, VisionConfig
 from patchword.errors import ConfigError
 from patchword.models.resnet import ModifiedResNet
 from patchword.models.swin import SwinTransformer
@@ -15,19 +15,14 @@ from patchword.models.text import TextTransformer
 from patchword.models.vit import Pixels, VisionTransformer
 from patchword.nn.taps import Taps
 
-# Each is built from a config, the size of its output and whether its head has a bias.
-TOWERS: dict[str, Callable[[VisionConfig, int, bool], nn.Module]] = {
-    "vit": VisionTransformer,
-    "resnet": ModifiedResNet,
-    "swin": SwinTransformer,
-}
-
 
 def image_tower(config: VisionConfig, out: int, head_bias: bool = False) -> nn.Module:
     """The tower of that kind: pixels (B, 3, H, W) -> (B, out), (B, D) when `out` is 0."""
-    if config.kind not in TOWERS:
-        raise ConfigError(f"there is no image tower of kind {config.kind}")
-    return TOWERS[config.kind](config, out, head_bias)
+    if isinstance(config, ResNetConfig):
+        return ModifiedResNet(config, out)
+    if isinstance(config, SwinConfig):
+        return SwinTransformer(config, out, head_bias)
+    return VisionTransformer(config, out, head_bias)
 
 
 class ImageModel(nn.Module):
@@ -39,7 +34,7 @@ class ImageModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         out = config.classes or config.embed_dim
-        self.image = image_tower(config.vision, out, head_bias=config.classes > 0)
+        self.image = image_tower(config.image_tower, out, head_bias=config.classes > 0)
         self.projects = config.embed_dim > 0
 
     def forward(self, pixels: Pixels) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchword.config import ModelConfig
+from patchword.config import ModelConfig, ViTConfig
 from patchword.errors import ConfigError
 from patchword.models.text import TextTransformer
 from patchword.models.towers import image_tower, tapped
@@ -28,8 +28,9 @@ class TwoTower(nn.Module):
         super().__init__()
         if config.text is None:
             raise ConfigError("a two-tower model needs a text config")
-        pooled = config.vision.pool == "map"  # already of the joint space's width
-        self.image = image_tower(config.vision, 0 if pooled else config.embed_dim)
+        vision = config.image_tower
+        pooled = isinstance(vision, ViTConfig) and vision.pool == "map"  # of that width already
+        self.image = image_tower(vision, 0 if pooled else config.embed_dim)
         self.text = TextTransformer(config.text, config.embed_dim)
         sigmoid = config.score == "sigmoid"  # started as the papers do: CLIP 2.5, SigLIP 3.2
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if sigmoid else 1 / 0.07)))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from patchword.config import VisionConfig
+from patchword.config import ViTConfig
 from patchword.models.resnet import Trunk
 from patchword.nn.linear import Linear
 from patchword.nn.patches import PatchEmbed
@@ -34,22 +34,22 @@ class VisionTransformer(nn.Module):
 
     Any H and W that the patch size divides: positions are resampled to the grid. Images of
     different sizes come as a list and run in one batch, the shorter ones padded and the padding
-    masked. With `config.stages` the patches come from a convolutional stem (the hybrid of section
-    3.1). With positions "pyramid", patches of the image scaled down follow its own h * w. What the
-    fields of `config` stand for is said there.
+    masked. With `config.stem_stages` the patches come from a convolutional stem (the hybrid of
+    section 3.1). With positions "pyramid", patches of the image scaled down follow its own h * w.
+    What the fields of `config` stand for is said there.
 
     Taps: "tokens" (B, N, D) enter the first block; "blocks.{i}" leave block i;
     "blocks.{i}.attn" (B, H, N, N), ".attn.q", ".k", ".v"; "attn_pool.attn" (B, H, 1, N);
     "features" (B, D) before the head.
     """
 
-    def __init__(self, config: VisionConfig, out: int, head_bias: bool = False) -> None:
+    def __init__(self, config: ViTConfig, out: int, head_bias: bool = False) -> None:
         super().__init__()
         self.config = config
         self.prefix = config.prefix
         width, eps = config.width, config.eps
-        if config.stages:
-            self.stem = Trunk(config.stem_width, config.stages)
+        if config.stem_stages:
+            self.stem = Trunk(config.stem_width, config.stem_stages)
             self.patch_embed = PatchEmbed(self.stem.out_width, width, 1, bias=config.patch_bias)
         else:
             self.patch_embed = PatchEmbed(3, width, config.patch_size, bias=config.patch_bias)
@@ -158,7 +158,7 @@ class VisionTransformer(nn.Module):
 
     def _patches(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) -> patches (B, D, h, w)."""
-        return self.patch_embed(self.stem(pixels) if self.config.stages else pixels)  # type: ignore[no-any-return]
+        return self.patch_embed(self.stem(pixels) if self.config.stem_stages else pixels)  # type: ignore[no-any-return]
 
     def _scaled(self, pixels: Tensor, grid: Grid) -> Tensor:
         """Patches (B, rows * columns, D) of the images scaled down to that grid."""

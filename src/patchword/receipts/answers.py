@@ -32,7 +32,7 @@ def make(bundle: Bundle) -> dict[str, Any]:
         **filled(
             answers.attended,
             pixels=answers.pixels if answers.sees else None,
-            ids=answers.ids if config.language else None,
+            ids=answers.ids if config.text_or_decoder else None,
             image=answers.image_tower if answers.sees else None,
             text=answers.text_tower if answers.reads else None,
             classes=answers.class_logits if config.classes else None,
@@ -52,10 +52,10 @@ class Answers:
         text = config.text
         self.bundle = bundle
         self.network: Any = bundle.network
-        self.sees = config.vision.kind != "none"
+        self.sees = config.vision is not None
         # A BLIP that answers questions has a text tower that always looks at an image.
         self.reads = text is not None and (config.embed_dim > 0 or not text.cross_width)
-        self.writes = config.describes
+        self.writes = config.writes_captions
         self.attended = text is not None and not text.causal and text.padding == "attended"
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -106,7 +106,7 @@ class Answers:
 
     def painted_patches(self, inputs: Inputs) -> Tensor:
         pixels = self._pixels(inputs)
-        patch = self.bundle.config.vision.patch_size
+        patch = self.bundle.config.image_tower.patch_size
         noise = torch.from_numpy(order(inputs[0][0].size // patch**2)).to(self.bundle.device)
         return self._run(lambda: self.network(pixels, noise.expand(len(inputs), -1))[0].flatten(1))
 

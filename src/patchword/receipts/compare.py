@@ -114,7 +114,7 @@ def _missing(stage: Stage, ours: Answers) -> Found | None:
     config = ours.bundle.config
     lacks = {
         "an image tower": not ours.sees and stage not in ("tokens", "text_tower"),
-        "a tokenizer": stage == "tokens" and config.language is None,
+        "a tokenizer": stage == "tokens" and config.text_or_decoder is None,
         "a text tower": not ours.reads and stage in ("text_tower", "pair_logits"),
         "classes": not config.classes and stage == "class_logits",
         "a matching head": not config.matching and stage == "match_logits",

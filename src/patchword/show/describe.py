@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from patchword.config import MaskedConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from patchword.config import (
+    MaskedConfig,
+    ModelConfig,
+    PreprocessConfig,
+    ResNetConfig,
+    SwinConfig,
+    TextConfig,
+    VisionConfig,
+)
 
 
 def family(config: ModelConfig) -> str:
     """What kind of model a config is, from its fields."""
+    if config.vision is None:
+        return f"text encoder, {_text_kind(config.text)}" if config.text else "nothing"
     tower = tower_kind(config.vision)
     if config.masked is not None:
         return f"masked autoencoder (MAE), {tower}"
     if config.decoder is not None:
-        does = [("captioner", config.describes), ("question answerer", config.asks)]
+        does = [
+            ("captioner", config.writes_captions),
+            ("question answerer", config.answers_questions),
+        ]
         return f"BLIP {' and '.join(name for name, true in does if true)}, {tower}"
     if config.matching:
         return f"BLIP retrieval, {tower}"
     if config.text is not None:
-        return _with_text(config, config.text, tower)
+        return _pair(config, config.text, tower)
     if config.classes:
         return f"{tower} classifier"
     return f"image tower, {tower}"
 
 
-def _with_text(config: ModelConfig, text: TextConfig, tower: str) -> str:
-    """A text tower, alone or beside an image tower."""
-    kind = "BERT" if text.post_norm else "causal Transformer" if text.causal else "Transformer"
-    if config.vision.kind == "none":
-        return f"text encoder, {kind}"
+def _text_kind(text: TextConfig) -> str:
+    """A text tower's architecture."""
+    return "BERT" if text.post_norm else "causal Transformer" if text.causal else "Transformer"
+
+
+def _pair(config: ModelConfig, text: TextConfig, tower: str) -> str:
+    """An image tower and a text tower."""
     if config.score == "sigmoid":
         native = config.preprocess.resize == "patches"
         return f"SigLIP, {tower}{' in native shapes (NaFlex)' if native else ''}"
@@ -35,13 +50,15 @@ def _with_text(config: ModelConfig, text: TextConfig, tower: str) -> str:
 
 def tower_kind(vision: VisionConfig) -> str:
     """The image tower's architecture."""
-    if vision.kind == "vit":
-        if vision.stages:
-            return "ViT with convolutional stem"
-        if vision.pool == "distilled":
-            return "DeiT (distilled)"
-        return "ViT with layer scale (DeiT III)" if vision.layer_scale else "ViT"
-    return {"swin": "Swin", "resnet": "ResNet", "none": "no image tower"}[vision.kind]
+    if isinstance(vision, SwinConfig):
+        return "Swin"
+    if isinstance(vision, ResNetConfig):
+        return "ResNet"
+    if vision.stem_stages:
+        return "ViT with convolutional stem"
+    if vision.pool == "distilled":
+        return "DeiT (distilled)"
+    return "ViT with layer scale (DeiT III)" if vision.layer_scale else "ViT"
 
 
 def vision_words(vision: VisionConfig) -> str:
@@ -49,14 +66,25 @@ def vision_words(vision: VisionConfig) -> str:
     height, width = vision.image_size
     rows, columns = vision.grid
     grid = f"{height}x{width} pixels in {rows}x{columns} patches of {vision.patch_size}"
-    stages = f"stages {'-'.join(map(str, vision.stages))}" if vision.stages else ""
-    blocks = f"{vision.depth} blocks" if vision.depth else ""
-    window = f"windows of {vision.window}x{vision.window}" if vision.window else ""
-    body = ", ".join(filter(None, [stages, blocks, window]))
+    if isinstance(vision, ResNetConfig):
+        stages = f"{_stages(vision.stages)}, width {vision.width} at first"
+        return f"{grid}; {stages}, pooled by attention in {vision.heads} heads"
+    if isinstance(vision, SwinConfig):
+        return (
+            f"{grid}; {_stages(vision.stages)}, windows of {vision.window}x{vision.window}, width "
+            f"{vision.width} and {vision.heads} heads at first, {vision.activation}, relative "
+            f"positions, pooled by norm_avg, eps {vision.eps:g}"
+        )
+    stem = f"stem of {_stages(vision.stem_stages)}, " if vision.stem_stages else ""
     return (
-        f"{grid}; {body}, width {vision.width}, {vision.heads} heads, {vision.activation}, "
-        f"{vision.positions} positions, pooled by {vision.pool}, eps {vision.eps:g}"
+        f"{grid}; {stem}{vision.depth} blocks, width {vision.width}, {vision.heads} heads, "
+        f"{vision.activation}, {vision.positions} positions, pooled by {vision.pool}, "
+        f"eps {vision.eps:g}"
     )
+
+
+def _stages(stages: tuple[int, ...]) -> str:
+    return f"stages {'-'.join(map(str, stages))}"
 
 
 def text_words(text: TextConfig, pooled: bool = True) -> str:

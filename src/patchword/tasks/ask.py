@@ -93,7 +93,7 @@ def ask_each(
 
     An image is looked at once, by all questions together.
     """
-    if not model.config.asks:
+    if not model.config.answers_questions:
         raise UnsupportedError(
             f"{model.name} answers no questions; load a BLIP made for it, such as "
             'Salesforce/blip-vqa-base, or the embedded "demo-blip"'

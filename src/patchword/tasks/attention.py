@@ -13,6 +13,7 @@ from torch import Tensor
 
 from patchword import images
 from patchword.bundle import Bundle
+from patchword.config import ResNetConfig, SwinConfig, ViTConfig
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
@@ -75,7 +76,7 @@ def attention(
     if len(titles) > len(rows):
         rows = torch.cat([rows.mean(dim=0, keepdim=True), rows])
     grids = rows.reshape(-1, *patch_grid(model, geometry)).cpu().numpy()
-    maps = geometry.to_source(grids, model.config.vision.patch_size)
+    maps = geometry.to_source(grids, model.config.image_tower.patch_size)
     return AttentionMap(photo, weights.cpu().numpy(), maps, tuple(titles))
 
 
@@ -90,26 +91,30 @@ def of_heads(weights: Tensor, head: int | None) -> tuple[Tensor, list[str]]:
 
 def layer_taps(model: Bundle) -> list[str]:
     """The taps of a tower's attention maps, first layer first."""
-    if model.config.vision.kind == "resnet":
+    vision = model.config.image_tower
+    if isinstance(vision, ResNetConfig):
         return ["image.attnpool.attn"]
-    if model.config.vision.kind == "swin":
+    if isinstance(vision, SwinConfig):
         raise UnsupportedError(
             f"{model.name} is a Swin, which attends inside windows and pools by the mean: it has "
             "no map of the whole image"
         )
-    return [f"image.blocks.{i}.attn" for i in range(model.config.vision.depth)]
+    return [f"image.blocks.{i}.attn" for i in range(vision.depth)]
 
 
 def patch_grid(model: Bundle, geometry: Geometry) -> tuple[int, int]:
     """Patches (rows, columns) of an image as the model's preprocessing brought it to size."""
     height, width = geometry.size
-    return height // model.config.vision.patch_size, width // model.config.vision.patch_size
+    return (
+        height // model.config.image_tower.patch_size,
+        width // model.config.image_tower.patch_size,
+    )
 
 
 def patch_slice(model: Bundle, size: tuple[int, int]) -> slice:
     """Which of a ViT's tokens are the patches of an image of `size` (H, W) pixels: neither those
     before, nor a pyramid's lower levels after them."""
-    vision = model.config.vision
+    vision = model.config.image_tower
     count = (size[0] // vision.patch_size) * (size[1] // vision.patch_size)
     return slice(vision.prefix, vision.prefix + count)
 
@@ -120,10 +125,10 @@ def pooled_rows(model: Bundle, weights: Tensor, size: tuple[int, int]) -> Tensor
 
     That is the class token's, or, where a tower pools all patches, the mean of theirs.
     """
-    vision, patches = model.config.vision, patch_slice(model, size)
-    if vision.pool == "attention":  # the query, a mean, stands first among the keys
+    vision, patches = model.config.image_tower, patch_slice(model, size)
+    if isinstance(vision, ResNetConfig):  # the query, a mean, stands first among the keys
         return weights[:, 0, 1:]
-    if vision.pool in ("cls", "distilled"):
+    if isinstance(vision, ViTConfig) and vision.pool in ("cls", "distilled"):
         return weights[:, 0, patches]
     return weights[:, vision.prefix :, patches].mean(dim=1)
 

@@ -84,7 +84,7 @@ def caption_each(
     **options: Any,
 ) -> Iterator[tuple[ImageLike, Caption | ImageError]]:
     """Each image in order with its caption, or the ImageError it raised."""
-    if not model.config.describes:
+    if not model.config.writes_captions:
         raise UnsupportedError(
             f"{model.name} does not caption images; load a BLIP captioner, such as "
             'Salesforce/blip-image-captioning-base, or the embedded "demo-blip"'

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from patchword import images
 from patchword.bundle import Bundle, Vector
+from patchword.config import ViTConfig
 from patchword.errors import ImageError, LongTextWarning, UnsupportedError
 from patchword.images import ImageLike, tiles
 from patchword.images.tiles import Size, Tiling
@@ -133,8 +134,9 @@ def patch_features(
             raise row
         rows.append(row)
     height, width = _patches(model, model.config.preprocess.size)
-    tokens = height * width + (model.config.vision.prefix if class_token else 0)
-    return np.stack(rows) if rows else np.empty((0, tokens, model.config.vision.width), np.float32)
+    tokens = height * width + (model.config.image_tower.prefix if class_token else 0)
+    width = model.config.image_tower.out_width
+    return np.stack(rows) if rows else np.empty((0, tokens, width), np.float32)
 
 
 @dataclass(frozen=True)
@@ -199,8 +201,8 @@ class _PatchReader:
 
     def __init__(self, model: Bundle, layer: int, class_token: bool, norm: bool) -> None:
         vision = model.config.vision
-        if vision.kind != "vit":
-            found = "no image tower" if vision.kind == "none" else f"a {vision.kind} tower"
+        if not isinstance(vision, ViTConfig):
+            found = "no image tower" if vision is None else f"a {vision.kind} tower"
             raise UnsupportedError(
                 f"{model.name} has {found}; patch features come from a ViT, such as that of "
                 'a CLIP model or of the embedded one: patchword.load("demo")'
@@ -245,7 +247,7 @@ def _tap(tower: str, depth: int, layer: int, name: str) -> str:
 
 def _patches(model: Bundle, size: Size) -> Size:
     """Patches (rows, columns) of an input of that size."""
-    patch = model.config.vision.patch_size
+    patch = model.config.image_tower.patch_size
     return size[0] // patch, size[1] // patch
 
 

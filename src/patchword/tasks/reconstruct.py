@@ -55,7 +55,7 @@ def reconstruct(model: Bundle, image: ImageLike, seed: int = 0) -> Reconstructio
         )
     pixels, _ = model.open(image, exact=True)
     batch = torch.from_numpy(pixels)[None].to(next(model.network.parameters()))
-    patch = model.config.vision.patch_size
+    patch = model.config.image_tower.patch_size
     count = (batch.shape[-2] // patch) * (batch.shape[-1] // patch)
     noise = torch.rand(1, count, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():

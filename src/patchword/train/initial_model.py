@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from patchword import checkpoints
 from patchword.bundle import Bundle
-from patchword.config import ModelConfig, TextConfig
+from patchword.config import ModelConfig, TextConfig, to_dict
 from patchword.data import Source
 from patchword.errors import RecipeError
 from patchword.images.preprocess import at_size
@@ -19,7 +19,7 @@ from patchword.models import build, initialise
 from patchword.models.blip import Blip
 from patchword.nn.positions import sincos_2d
 from patchword.text.tokenizer import Tokenizer
-from patchword.train.recipe import BlipConfig, Recipe
+from patchword.train.recipe import BlipLosses, Recipe
 
 NAMED = 4  # tensors that an error lists
 
@@ -53,32 +53,35 @@ def plan(recipe: Recipe, init: Bundle | None) -> ModelConfig:
             raise RecipeError("the objective masked needs [model.masked], its decoder")
         return config
     if recipe.objective == "classification":
-        tower = replace(config, text=None, decoder=None, masked=None, embed_dim=0, score="softmax")
-        return replace(tower, matching=False, shared=False, answers=False)
+        return replace(config, text=None, blip=None, masked=None, embed_dim=0, score="softmax")
     if recipe.objective == "blip":
-        return _grounded(recipe, config)
+        return _blip(recipe, config)
     if config.text is None or not config.embed_dim:
         raise RecipeError(
             f"the objective {recipe.objective} trains two towers: the model needs [model.text] and "
             "embed_dim"
         )
-    if recipe.objective == "sigmoid" and config.grounded:
+    if recipe.objective == "sigmoid" and config.blip:
         raise RecipeError("a BLIP has no bias for the objective sigmoid; take contrastive")
     return replace(config, score="sigmoid" if recipe.objective == "sigmoid" else "softmax")
 
 
-def _grounded(recipe: Recipe, config: ModelConfig) -> ModelConfig:
+def _blip(recipe: Recipe, config: ModelConfig) -> ModelConfig:
     """The config of a BLIP that can learn what the recipe wants. A decoder that is shared learns to
-    answer beside describing. Raises RecipeError, naming what is missing."""
-    blip = recipe.blip
-    if blip.answer and config.shared:
-        config = replace(config, answers=True)
+    answer beside writing captions. Raises RecipeError, naming what is missing."""
+    losses = recipe.blip
+    if losses.answer and config.blip and config.blip.shared_decoder:
+        config = replace(config, blip=replace(config.blip, answers_questions=True))
     for weight, has, needs in (
-        (1.0, config.grounded, "texts that look at images: text.cross_width or [model.decoder]"),
-        (blip.contrast, config.text is not None and config.embed_dim, "[model.text] and embed_dim"),
-        (blip.match, config.matching, "matching = true"),
-        (blip.caption, config.describes, "[model.decoder] that looks at images"),
-        (blip.answer, config.asks, "[model.text] and [model.decoder] that looks at it"),
+        (1.0, config.blip, "[model.blip], and a text or a decoder in it that reads images"),
+        (losses.contrast, config.text and config.embed_dim, "[model.text] and embed_dim"),
+        (losses.match, config.matching, "blip.matching = true"),
+        (losses.caption, config.writes_captions, "[model.blip.decoder] and writes_captions = true"),
+        (
+            losses.answer,
+            config.answers_questions,
+            "[model.text], [model.blip.decoder] and answers_questions = true",
+        ),
     ):
         if weight and not has:
             raise RecipeError(f"what [blip] asks for needs a BLIP with {needs}")
@@ -115,10 +118,11 @@ def tokenizer(
     byte pairs, and for a BLIP word pieces."""
     if init and init.tokenizer and "text" not in recipe.fresh:
         return init.tokenizer
-    assert config.language is not None
+    text = config.text_or_decoder
+    assert text is not None
     captions = (caption for source in sources for caption in source.captions())
-    size, context = config.language.vocab_size, config.language.context
-    if not config.grounded:
+    size, context = text.vocab_size, text.context
+    if not config.blip:
         return Tokenizer.train(captions, size, context)
     asked = (text for source in sources for text in source.asked())
     return Tokenizer.train_wordpiece(chain(captions, asked, [recipe.blip.prompt]), size, context)
@@ -126,12 +130,12 @@ def tokenizer(
 
 def fitted(config: ModelConfig, words: Tokenizer) -> ModelConfig:
     """The config with the vocabulary and the tokens that its tokenizer has in the end."""
-    text, decoder = config.text, config.decoder
+    text, blip = config.text, config.blip
     if text is not None:
         text = _spelled(text, words, words.looks if text.cross_width else -1)
-    if decoder is not None:
-        decoder = _spelled(decoder, words, words.writes)
-    return replace(config, text=text, decoder=decoder)
+    if blip is not None and blip.decoder is not None:
+        blip = replace(blip, decoder=_spelled(blip.decoder, words, words.writes))
+    return replace(config, text=text, blip=blip)
 
 
 def _spelled(config: TextConfig, words: Tokenizer, start: int) -> TextConfig:
@@ -188,7 +192,7 @@ def fill(network: nn.Module, config: ModelConfig, init: Bundle, fresh: Iterable[
 
 
 @torch.no_grad()
-def ground(network: Blip, blip: BlipConfig, fresh: Sequence[str]) -> None:
+def ground(network: Blip, blip: BlipLosses, fresh: Sequence[str]) -> None:
     """Give a BLIP, some of whose parts are fresh, what `places`, `sharper` and `lend` say. Raises
     RecipeError for one that cannot have it."""
     if blip.places:
@@ -204,8 +208,8 @@ def ground(network: Blip, blip: BlipConfig, fresh: Sequence[str]) -> None:
         if name.endswith(".cross.q.weight") and within(name, fresh):
             value.mul_(blip.sharper)
     if blip.lend:
-        text, decoder = network.config.text, network.config.decoder
-        if network.config.shared or text is None or decoder is None:
+        text, config = network.config.text, network.config.blip
+        if text is None or config is None or config.decoder is None or config.shared_decoder:
             raise RecipeError("blip.lend needs a text tower and a decoder of its own")
         theirs = dict(network.decoder.named_parameters())
         for name, value in network.text.named_parameters():
@@ -235,10 +239,10 @@ def _unlike_fields(ours: ModelConfig, theirs: ModelConfig, fresh: Sequence[str])
     ):
         if part in fresh or mine is None or other is None:
             continue
-        left, right = asdict(mine), asdict(other)
+        left, right = to_dict(mine), to_dict(other)
         for key in left:
-            if left[key] != right[key] and key not in ("pool", "image_size"):
-                yield f"{part}: {key} is {left[key]} here and {right[key]} there"
+            if left[key] != right.get(key) and key not in ("pool", "image_size"):
+                yield f"{part}: {key} is {left[key]} here and {right.get(key)} there"
 
 
 def within(name: str, parts: Sequence[str]) -> bool:

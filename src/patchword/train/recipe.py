@@ -48,7 +48,7 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
-class BlipConfig:
+class BlipLosses:
     """What a BLIP learns, by the weights of its losses, 0 for none (Li et al. 2022, section 3.2):
     pre-training has the first three, retrieval the first two, captioning and questions one each.
     """
@@ -110,7 +110,7 @@ class Recipe:
     ema: float = 0.999  # decay of the weight average that is saved; 0 saves the weights themselves
     smoothing: float = 0.0  # of labels (Szegedy et al. 2016, section 7)
     mix: MixConfig = field(default_factory=MixConfig)
-    blip: BlipConfig = field(default_factory=BlipConfig)
+    blip: BlipLosses = field(default_factory=BlipLosses)
     lora: LoraConfig | None = None
     teacher: TeacherConfig | None = None
     seed: int = 0

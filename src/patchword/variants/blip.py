@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from patchword.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from patchword.config import BlipConfig, ModelConfig, PreprocessConfig, TextConfig, ViTConfig
 from patchword.variants.base import VIT_SIZES, Variant
 
 
 def blip(size: str, pixels: int, use: str) -> ModelConfig:
     """A BLIP; use: "pretraining", which has every part, "caption", "retrieval" or "vqa"."""
     width, depth, heads = VIT_SIZES[size]
-    vision = VisionConfig(
+    vision = ViTConfig(
         image_size=(pixels, pixels),
         patch_size=16,
         width=width,
@@ -39,6 +39,7 @@ def blip(size: str, pixels: int, use: str) -> ModelConfig:
         text,
         causal=True,
         head_bias=False,
+        pool="end",
         start_token=30522,
         cross_width=text.width if answers else width,
     )
@@ -46,9 +47,13 @@ def blip(size: str, pixels: int, use: str) -> ModelConfig:
     return ModelConfig(
         vision=vision,
         text=None if use == "caption" else text,
-        decoder=None if use == "retrieval" else decoder,
-        shared=use == "pretraining",
-        matching=matches,
+        blip=BlipConfig(
+            decoder=None if use == "retrieval" else decoder,
+            writes_captions=use in ("pretraining", "caption"),
+            answers_questions=answers,
+            shared_decoder=use == "pretraining",
+            matching=matches,
+        ),
         preprocess=PreprocessConfig(
             size=vision.image_size, resize="squash", resize_to=pixels, crop_rounding="round"
         ),

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from patchword.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from patchword.config import (
+    ModelConfig,
+    PreprocessConfig,
+    ResNetConfig,
+    TextConfig,
+    VisionConfig,
+    ViTConfig,
+)
 from patchword.variants.base import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -15,7 +22,6 @@ from patchword.variants.base import (
 )
 
 HEAD_WIDTH = 64
-NO_IMAGES = VisionConfig(kind="none", width=0, depth=0, heads=0, mlp_width=0, class_token=False)
 CLIP_END, CLIP_MARK = 49407, 0  # ids of CLIP's end token and of "!", with either of which texts
 
 
@@ -30,7 +36,7 @@ def clip_vit(
 ) -> ModelConfig:
     """A CLIP with a ViT; `size` is one of VIT_SIZES. OpenAI's have quick_gelu in both towers."""
     width, depth, heads = VIT_SIZES[size]
-    vision = VisionConfig(
+    vision = ViTConfig(
         image_size=(pixels, pixels),
         patch_size=patch,
         width=width,
@@ -57,6 +63,7 @@ def clipa(
     their patches, and the last of 32 positions is the text."""
     clip = clip_vit(size, 14, embed, text_width, pixels, text_depth, "gelu")
     assert clip.text is not None
+    assert isinstance(clip.vision, ViTConfig)
     text = replace(
         clip.text,
         vocab_size=32000,
@@ -78,18 +85,11 @@ def clip_resnet(
     stages: tuple[int, ...], width: int, embed: int, text_width: int, pixels: int = 224
 ) -> ModelConfig:
     """A CLIP with a ModifiedResNet; width: of its first stage before expansion, 64 in RN50."""
-    vision = VisionConfig(
-        kind="resnet",
+    vision = ResNetConfig(
         image_size=(pixels, pixels),
-        patch_size=32,
         width=width,
-        depth=0,
-        heads=width * 32 // HEAD_WIDTH,  # of the attention pool, on 32 * width channels
-        mlp_width=0,
-        pool="attention",
-        class_token=False,
-        patch_bias=False,
         stages=stages,
+        heads=width * 32 // HEAD_WIDTH,  # of the attention pool, on 32 * width channels
     )
     return _clip(vision, embed, text_width)
 
@@ -101,7 +101,7 @@ def clip_text(
     text = TextConfig(
         width=width, depth=depth, heads=heads, mlp_width=4 * width, activation=act, pad_token=pad
     )
-    return ModelConfig(NO_IMAGES, text=text, embed_dim=embed)
+    return ModelConfig(text=text, embed_dim=embed)
 
 
 def _clip(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from patchword.config import MaskedConfig, ModelConfig, PreprocessConfig, VisionConfig
+from patchword.config import MaskedConfig, ModelConfig, PreprocessConfig, SwinConfig, ViTConfig
 from patchword.variants.base import (
     HALF,
     IMAGENET_MEAN,
@@ -22,7 +22,7 @@ def vit(size: str, patch: int, pixels: int = 224) -> ModelConfig:
     """A ViT classifier of the thousand ImageNet classes; `size` is one of VIT_SIZES."""
     width, depth, heads = VIT_SIZES[size]
     return ModelConfig(
-        vision=VisionConfig(
+        vision=ViTConfig(
             image_size=(pixels, pixels),
             patch_size=patch,
             width=width,
@@ -44,6 +44,7 @@ def vit(size: str, patch: int, pixels: int = 224) -> ModelConfig:
 def deit(size: str, distilled: bool = False) -> ModelConfig:
     """A DeiT, with its second token and head when `distilled`; `size` is one of VIT_SIZES."""
     plain = vit(size, 16)
+    assert isinstance(plain.vision, ViTConfig)
     pool: Literal["cls", "distilled"] = "distilled" if distilled else "cls"
     return replace(
         plain,
@@ -55,6 +56,7 @@ def deit(size: str, distilled: bool = False) -> ModelConfig:
 def deit3(size: str, patch: int) -> ModelConfig:
     """A DeiT-III: layer scale, the class token without a position, nothing cropped away."""
     plain = vit(size, patch)
+    assert isinstance(plain.vision, ViTConfig)
     return replace(
         plain,
         vision=replace(plain.vision, layer_scale=True, positions="patches"),
@@ -64,19 +66,13 @@ def deit3(size: str, patch: int) -> ModelConfig:
 
 def swin(width: int, stages: tuple[int, ...], heads: int, window: int, pixels: int) -> ModelConfig:
     """A Swin classifier of the thousand ImageNet classes, preprocessed as its authors do."""
-    vision = VisionConfig(
-        kind="swin",
+    vision = SwinConfig(
         image_size=(pixels, pixels),
         patch_size=4,
         width=width,
-        depth=0,
         heads=heads,
         mlp_width=4 * width,
-        eps=1e-5,
-        pool="norm_avg",
-        class_token=False,
         stages=stages,
-        positions="relative",
         window=window,
     )
     resize = "squash" if pixels > 224 else "shortest"
@@ -98,6 +94,7 @@ def mae(size: str, patch: int, pixels: int = 224) -> ModelConfig:
     """A masked autoencoder; `size` is one of VIT_SIZES. Its targets are normalised, as in the
     paper's best models (He et al. 2022, table 1d)."""
     vision = vit(size, patch, pixels).vision
+    assert isinstance(vision, ViTConfig)
     return ModelConfig(
         vision=replace(vision, positions="sincos"),
         preprocess=PreprocessConfig(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from patchword.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from patchword.config import ModelConfig, PreprocessConfig, TextConfig, ViTConfig
 from patchword.variants.base import HALF, Variant
 
 # Width, depth, heads and MLP width of both towers, but for the giant's text tower.
@@ -38,7 +38,7 @@ def siglip(
 ) -> ModelConfig:
     """A SigLIP or, with the vocabulary of GEMMA, a SigLIP 2; `size` is one of SIGLIP_SIZES."""
     width, depth, heads, mlp_width = SIGLIP_SIZES[size]
-    vision = VisionConfig(
+    vision = ViTConfig(
         image_size=(pixels, pixels),
         patch_size=patch,
         width=width,
@@ -74,6 +74,7 @@ def siglip(
 def naflex(size: str, patch: int = 16) -> ModelConfig:
     """A SigLIP 2 that sees images in their own shapes, in at most 256 patches by default."""
     square = siglip(size, patch, 16 * patch)
+    assert isinstance(square.vision, ViTConfig)
     return replace(
         square,
         vision=replace(square.vision, positions="flexible"),

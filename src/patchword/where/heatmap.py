@@ -17,6 +17,7 @@ from torch import Tensor
 
 from patchword import images
 from patchword.bundle import Bundle
+from patchword.config import ResNetConfig, ViTConfig
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
@@ -82,14 +83,14 @@ def heatmap(
         raise UnsupportedError(f"words and layer are of method {GRADCAM!r}, not of {method!r}")
     if method == GRADCAM:
         photo, pieces, maps, geometry = gradcam(model, image, texts, words, layer)
-        values = geometry.to_source(maps, model.config.vision.patch_size)
+        values = geometry.to_source(maps, model.config.image_tower.patch_size)
         return Heatmap(photo, tuple(pieces), values, method)
     vectors = torch.from_numpy(model.embed_texts(list(texts)))
     photo = images.open(image, exact=True)
     patches, geometry = dense_features(model, photo, method)
     cosines = patches @ vectors.to(patches).mT  # (N, T)
     grid = cosines.mT.reshape(len(texts), *patch_grid(model, geometry)).cpu().numpy()
-    values = geometry.to_source(grid, model.config.vision.patch_size)
+    values = geometry.to_source(grid, model.config.image_tower.patch_size)
     return Heatmap(photo, tuple(texts), values, method)
 
 
@@ -111,7 +112,7 @@ def dense_features(
     pixels, geometry = model.open(image, exact=True)
     tower: Any = model.network.image
     pixels_in = torch.from_numpy(pixels)[None].to(next(tower.parameters()))
-    patches = resnet_patches if model.config.vision.kind == "resnet" else vit_patches
+    patches = resnet_patches if isinstance(model.config.vision, ResNetConfig) else vit_patches
     with torch.inference_mode():
         features = tower.project(patches(model, pixels_in, method))
         return F.normalize(features[0].float(), dim=-1), geometry
@@ -119,7 +120,9 @@ def dense_features(
 
 def vit_patches(model: Bundle, pixels: Tensor, method: str) -> Tensor:
     """Patch tokens (1, h * w, width) of a ViT, before its final norm."""
-    last = f"image.blocks.{model.config.vision.depth - 1}"
+    vision = model.config.vision
+    assert isinstance(vision, ViTConfig)
+    last = f"image.blocks.{vision.depth - 1}"
     attn: Any = model.network.image.blocks[-1].attn  # type: ignore[union-attr, index]
     taps = _taps(model, pixels, [last, f"{last}.attn.v"])
     values = taps[f"{last}.attn.v"]

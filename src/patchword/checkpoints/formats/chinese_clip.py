@@ -15,7 +15,7 @@ from patchword.checkpoints.config_reader import Stated, scale_limit, shape_of
 from patchword.checkpoints.formats import openai
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Rename, Rule, Transpose
-from patchword.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from patchword.config import ModelConfig, PreprocessConfig, ResNetConfig, TextConfig, ViTConfig
 from patchword.errors import CheckpointError
 
 TITLE = "an original Chinese-CLIP"
@@ -64,7 +64,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
         yield Drop(f"{TEXT}pooler.dense.{kind}", why="features are of the first token as it is")
 
 
-def _vision(said: Stated, tensors: Mapping[str, Stored]) -> VisionConfig:
+def _vision(said: Stated, tensors: Mapping[str, Stored]) -> ViTConfig | ResNetConfig:
     if any(key.startswith("visual.layer1.") for key in tensors):
         return openai.resnet(said, tensors, HEAD_WIDTH)
     vision = openai.vit(tensors)

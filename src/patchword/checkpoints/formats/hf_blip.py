@@ -22,7 +22,7 @@ from patchword.checkpoints.huggingface import (
 )
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Const, Rename, Rule
-from patchword.config import ModelConfig, TextConfig, VisionConfig
+from patchword.config import BlipConfig, ModelConfig, TextConfig, ViTConfig
 from patchword.errors import CheckpointError
 
 TITLE = "a Hugging Face BLIP"
@@ -64,8 +64,12 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     return ModelConfig(
         vision=vision,
         text=text,
-        decoder=decoder,
-        matching=matching,
+        blip=BlipConfig(
+            decoder=decoder,
+            writes_captions=decoder is not None and text is None,
+            answers_questions=decoder is not None and text is not None,
+            matching=matching,
+        ),
         embed_dim=stated.size(key, tensors, "vision_proj.weight") if matching else 0,
         preprocess=preprocess(
             files,
@@ -81,6 +85,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
     """BlipForConditionalGeneration, -QuestionAnswering, -ImageTextRetrieval -> patchword."""
+    assert isinstance(config.vision, ViTConfig)
     yield from _vision_rules(config.vision)
     if config.text is not None:
         yield from bert.tower(TEXT, "text", config.text.depth)
@@ -95,13 +100,13 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
             yield Rename(f"itm_head.{kind}", f"match_head.{kind}")
 
 
-def _vision(stated: Stated, tensors: Mapping[str, Stored]) -> VisionConfig:
+def _vision(stated: Stated, tensors: Mapping[str, Stored]) -> ViTConfig:
     patches = f"{VISION}.embeddings.patch_embedding.weight"
     positions = f"{VISION}.embeddings.position_embedding"
     width = stated.size("hidden_size", tensors, patches)
     patch = stated.size("patch_size", tensors, patches, -1)
     why = VISION_DEFAULT
-    return VisionConfig(
+    return ViTConfig(
         image_size=stated.grid("image_size", tensors, positions, patch),
         patch_size=patch,
         width=width,
@@ -131,7 +136,7 @@ def _id(stated: Stated, key: str, default: int, name: str, words: Stored) -> int
     return found
 
 
-def _vision_rules(vision: VisionConfig) -> Iterator[Rule]:
+def _vision_rules(vision: ViTConfig) -> Iterator[Rule]:
     embeddings = f"{VISION}.embeddings"
     yield Rename(f"{embeddings}.class_embedding", "image.cls_token")
     yield Rename(f"{embeddings}.position_embedding", "image.pos_embed")

@@ -27,8 +27,7 @@ from patchword.checkpoints.huggingface import (
 )
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Rename, Rule, Unsqueeze
-from patchword.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
-from patchword.variants.clip import NO_IMAGES
+from patchword.config import ModelConfig, PreprocessConfig, TextConfig, ViTConfig
 
 TITLE = "a Hugging Face CLIPModel"
 EXPECTS = (
@@ -69,7 +68,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     stated = config_file(files, BOTH, TEXT_ALONE, VISION_ALONE)
     kind = stated.values["model_type"]
     bare = any(key.startswith(LAYERS) for key in tensors)
-    vision, text, pixels = NO_IMAGES, None, PreprocessConfig()
+    vision, text, pixels = None, None, PreprocessConfig()
     if kind != TEXT_ALONE:
         part = tower(stated, "vision_config") if kind == BOTH else stated
         vision = vision_config(part, tensors, "" if bare else VISION)
@@ -92,17 +91,17 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
     """CLIPModel, or one of its towers -> patchword."""
-    seeing, reading = config.vision.kind != "none", config.text is not None
-    if seeing and reading:
+    if config.vision is not None and config.text is not None:
         yield Rename("logit_scale", "logit_scale")
-    if seeing:
+    if config.vision is not None:
         yield from vision_rules(config, "" if config.source == BARE else VISION)
-    if reading:
+    if config.text is not None:
         yield from _text_rules(config, "" if config.source == BARE else TEXT)
 
 
 def vision_rules(config: ModelConfig, part: str) -> Iterator[Rule]:
     """The image tower; part: what stands before each of its names."""
+    assert isinstance(config.vision, ViTConfig)
     if config.embed_dim:
         yield Rename(VISUAL_HEAD, "image.head.weight")
     yield Unsqueeze(f"{part}embeddings.class_embedding", "image.cls_token", 2)
@@ -133,7 +132,7 @@ def _positions(part: str) -> Drop:
     return Drop(f"{part}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
 
 
-def vision_config(stated: Stated, tensors: Mapping[str, Stored], part: str) -> VisionConfig:
+def vision_config(stated: Stated, tensors: Mapping[str, Stored], part: str) -> ViTConfig:
     """The image tower, as its object of config.json states it; part: as in `vision_rules`."""
     patches = f"{part}embeddings.patch_embedding.weight"
     positions = f"{part}embeddings.position_embedding.weight"
@@ -141,7 +140,7 @@ def vision_config(stated: Stated, tensors: Mapping[str, Stored], part: str) -> V
     width = stated.size("hidden_size", tensors, patches)
     patch = stated.size("patch_size", tensors, patches, -1)
     why = VISION_DEFAULT
-    return VisionConfig(
+    return ViTConfig(
         image_size=stated.grid("image_size", tensors, positions, patch),
         patch_size=patch,
         width=width,

@@ -18,7 +18,7 @@ from patchword.checkpoints.huggingface import (
 )
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Either, Fuse, Rename, Rule
-from patchword.config import MaskedConfig, ModelConfig, VisionConfig
+from patchword.config import MaskedConfig, ModelConfig, ViTConfig
 
 TITLE = "a Hugging Face ViTMAE"
 EXPECTS = "config.json with model_type 'vit_mae', tensors vit.encoder.layer.* and decoder.*"
@@ -63,6 +63,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
     """ViTMAEForPreTraining, or without `config.masked` ViTMAEModel -> patchword."""
+    assert isinstance(config.vision, ViTConfig)
     whole = "vit." if config.masked else ""
     yield Rename(f"{whole}embeddings.cls_token", "image.cls_token")
     yield Rename(f"{whole}embeddings.position_embeddings", "image.pos_embed")
@@ -94,7 +95,7 @@ def _layer(theirs: str, ours: str, kind: str) -> Iterator[Fuse | Rename]:
         yield Rename(f"{theirs}.{name}.{kind}", f"{ours}.{part}.{kind}")
 
 
-def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str) -> VisionConfig:
+def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str) -> ViTConfig:
     """The encoder; whole: what stands before its names."""
     patches = f"{whole}{PATCHES}.weight"
     stated.size("num_channels", tensors, patches, 1)
@@ -102,7 +103,7 @@ def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str) -> Vision
     patch = stated.size("patch_size", tensors, patches, -1)
     mlp = f"{whole}encoder.layer.0.intermediate.dense.weight"
     positions = f"{whole}embeddings.position_embeddings"
-    return VisionConfig(
+    return ViTConfig(
         image_size=stated.grid("image_size", tensors, positions, patch),
         patch_size=patch,
         width=width,

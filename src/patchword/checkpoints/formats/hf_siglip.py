@@ -27,7 +27,7 @@ from patchword.checkpoints.huggingface import (
 )
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Patches, Rename, Rule, Squeeze, Unsqueeze
-from patchword.config import Cleaning, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from patchword.config import Cleaning, ModelConfig, PreprocessConfig, TextConfig, ViTConfig
 from patchword.errors import CheckpointError
 
 TITLE = "a Hugging Face SiglipModel or Siglip2Model"
@@ -49,7 +49,6 @@ SOURCE, BARE = "huggingface", "huggingface, names without prefix"
 HALF = (0.5, 0.5, 0.5)
 VISION_DEFAULT = "default of transformers' SiglipVisionConfig and Siglip2VisionConfig"
 TEXT_DEFAULT = "default of transformers' SiglipTextConfig and Siglip2TextConfig"
-NO_VISION = VisionConfig(kind="none", width=0, depth=0, heads=0, mlp_width=0, class_token=False)
 
 # The special tokens of the two vocabularies, for a checkpoint without a tokenizer. Its config.json
 # does not know them: it repeats CLIP's ids, whatever the vocabulary.
@@ -77,7 +76,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     reading = f"{reader}embeddings.token_embedding.weight" in tensors
     if not seeing and not reading:
         raise CheckpointError("it has neither patch nor token embeddings")
-    vision, text, pixels = NO_VISION, None, PreprocessConfig()
+    vision, text, pixels = None, None, PreprocessConfig()
     classes = shape_of(tensors, CLASSIFIER, 2)[0] if CLASSIFIER in tensors else 0
     if seeing:
         part = tower(stated, "vision_config") if whole else stated
@@ -101,7 +100,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
     """SiglipModel, Siglip2Model, or one of their towers -> patchword."""
-    bare, seeing = config.source == BARE, config.vision.kind != "none"
+    bare, seeing = config.source == BARE, config.vision is not None
     if seeing and config.text is not None:
         yield Squeeze("logit_scale", "logit_scale")
         yield Squeeze("logit_bias", "logit_bias")
@@ -112,6 +111,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
 
 
 def _vision_rules(config: ModelConfig, part: str) -> Iterator[Rule]:
+    assert isinstance(config.vision, ViTConfig)
     patches = f"{part}embeddings.patch_embedding"
     linear = config.vision.positions == "flexible"
     yield (Patches if linear else Rename)(f"{patches}.weight", "image.patch_embed.proj.weight")
@@ -155,7 +155,7 @@ def _text_rules(depth: int, part: str) -> Iterator[Rule]:
 
 def _vision(
     stated: Stated, tensors: Mapping[str, Stored], part: str, classifies: bool
-) -> VisionConfig:
+) -> ViTConfig:
     weight = f"{part}embeddings.patch_embedding.weight"
     positions = f"{part}embeddings.position_embedding.weight"
     linear = len(tensors[weight].shape) == 2
@@ -171,7 +171,7 @@ def _vision(
         why = "the tower has no pooling of its own, so its patches are averaged"
         stated.assume("vision.pool", "norm_avg", why)
     why = VISION_DEFAULT
-    return VisionConfig(
+    return ViTConfig(
         image_size=size,
         patch_size=patch,
         width=width,
@@ -205,7 +205,7 @@ def _square(
 
 
 def _pixels(
-    files: Mapping[str, Any], vision: VisionConfig, assumed: dict[str, str]
+    files: Mapping[str, Any], vision: ViTConfig, assumed: dict[str, str]
 ) -> PreprocessConfig:
     size = vision.image_size
     if vision.positions == "flexible":
@@ -215,12 +215,12 @@ def _pixels(
     return preprocess(files, size, assumed, fixed)
 
 
-def _joint(tensors: Mapping[str, Stored], vision: VisionConfig, head: str) -> int:
+def _joint(tensors: Mapping[str, Stored], vision: ViTConfig | None, head: str) -> int:
     """The dimension of the joint space, in which a pooled image lies as it is."""
     dim = shape_of(tensors, head, 2)[0]
-    if vision.kind != "none" and vision.pool != "map":
+    if vision is not None and vision.pool != "map":
         raise CheckpointError(f"without {VISION}head.* its images have no place beside its texts")
-    if vision.kind != "none" and vision.width != dim:
+    if vision is not None and vision.width != dim:
         raise CheckpointError(f"its texts have {dim} dimensions, but its images {vision.width}")
     return dim
 

@@ -20,7 +20,7 @@ from patchword.checkpoints.huggingface import (
 )
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Fuse, Rename, Rule
-from patchword.config import ModelConfig, VisionConfig
+from patchword.config import ModelConfig, SwinConfig
 
 TITLE = "a Hugging Face Swin"
 EXPECTS = "config.json with model_type 'swin', tensors swin.encoder.layers.*.blocks.*"
@@ -54,6 +54,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
 def rules(config: ModelConfig) -> Iterator[Rule]:
     """SwinForImageClassification, or with no classes SwinModel -> patchword."""
     vision, whole = config.vision, "swin." if config.classes else ""
+    assert isinstance(vision, SwinConfig)
     last = len(vision.stages) - 1
     for kind in ("weight", "bias"):
         yield Rename(f"{whole}{PATCHES[: -len('weight')]}{kind}", f"image.patch_embed.proj.{kind}")
@@ -86,7 +87,7 @@ def _block(theirs: str, ours: str) -> Iterator[Rule]:
         yield Rename(f"{theirs}.output.dense.{kind}", f"{ours}.mlp.fc2.{kind}")
 
 
-def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str) -> VisionConfig:
+def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str) -> SwinConfig:
     patches, first = f"{whole}{PATCHES}", f"{whole}encoder.layers.0.blocks.0"
     for key, neutral in (("use_absolute_embeddings", False), ("qkv_bias", True)):
         if stated.optional(key, neutral) is not neutral:
@@ -107,19 +108,14 @@ def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str) -> Vision
             stated.fail(key, f"but the weights have {value}")
     if "image_size" not in stated.values:
         stated.assume("vision.image_size", 224, WHY)
-    return VisionConfig(
-        kind="swin",
+    return SwinConfig(
         image_size=stated.pair("image_size") if "image_size" in stated.values else (224, 224),
         patch_size=stated.size("patch_size", tensors, patches, -1),
         width=width,
-        depth=0,
         heads=heads,
         mlp_width=shape_of(tensors, f"{first}.intermediate.dense.weight", 2)[0],
         activation=stated.choice("hidden_act", ACTIVATIONS, "gelu", "vision.activation", WHY),
         eps=stated.get("layer_norm_eps", 1e-5, "vision.eps", WHY),
-        pool="norm_avg",
-        class_token=False,
         stages=stages,
-        positions="relative",
         window=found["window_size"],
     )

@@ -20,7 +20,7 @@ from patchword.checkpoints.huggingface import (
 )
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Fuse, OrZero, Rename, Rule
-from patchword.config import ModelConfig, VisionConfig
+from patchword.config import ModelConfig, ViTConfig
 
 TITLE = "a Hugging Face ViT or DeiT"
 EXPECTS = "config.json with model_type 'vit' or 'deit', tensors vit.encoder.layer.*"
@@ -61,6 +61,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
 def rules(config: ModelConfig) -> Iterator[Rule]:
     """A classifier, or with no classes ViTModel or DeiTModel -> patchword."""
     vision = config.vision
+    assert isinstance(vision, ViTConfig)
     deit = vision.prefix == 2
     whole = ("deit." if deit else "vit.") if config.classes else ""
     embeddings = f"{whole}embeddings"
@@ -103,7 +104,7 @@ def _processor(kind: str, size: tuple[int, int]) -> Processor:
     return Processor("DeiTImageProcessor", (256, 256), True, "bicubic", HALF, HALF)
 
 
-def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str, deit: bool) -> VisionConfig:
+def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str, deit: bool) -> ViTConfig:
     """whole: what stands before the tower's names. deit: it has a distillation token, which
     without a head of its own is a register."""
     patches, first = f"{whole}{PATCHES}", f"{whole}encoder.layer.0"
@@ -117,7 +118,7 @@ def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str, deit: boo
     taught = deit and "distillation_classifier.weight" in tensors
     positions = f"{whole}embeddings.position_embeddings"
     act, mlp = "hidden_act", f"{first}.intermediate.dense.weight"
-    return VisionConfig(
+    return ViTConfig(
         image_size=stated.grid("image_size", tensors, positions, patch, 1 + deit),
         patch_size=patch,
         width=width,

@@ -18,7 +18,7 @@ from patchword.checkpoints import bert
 from patchword.checkpoints.config_reader import Stated, depth, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, NegativeLog, Rename, Rule
-from patchword.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from patchword.config import BlipConfig, ModelConfig, PreprocessConfig, TextConfig, ViTConfig
 from patchword.errors import CheckpointError
 
 TITLE = "an original BLIP"
@@ -64,9 +64,13 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     return ModelConfig(
         vision=vision,
         text=text,
-        decoder=decoder,
-        shared=shared,
-        matching=matching,
+        blip=BlipConfig(
+            decoder=decoder,
+            writes_captions=decoder is not None and (text is None or shared),
+            answers_questions=decoder is not None and text is not None and not shared,
+            shared_decoder=shared,
+            matching=matching,
+        ),
         embed_dim=shape_of(tensors, "vision_proj.weight", 2)[0] if matching else 0,
         preprocess=PreprocessConfig(
             size=vision.image_size,
@@ -97,11 +101,12 @@ def _sources(rule: Rule) -> tuple[str, ...]:
 
 
 def _rules(config: ModelConfig) -> Iterator[Rule]:
+    assert isinstance(config.vision, ViTConfig)
     yield from _vision_rules(config.vision)
     if config.text is not None:
         yield from bert.tower(TEXT, "text", config.text.depth)
-    if config.decoder is not None:
-        tower = _shared if config.shared else bert.tower
+    if config.blip is not None and config.decoder is not None:
+        tower = _shared if config.blip.shared_decoder else bert.tower
         yield from tower(DECODER, "decoder", config.decoder.depth)
         yield from bert.words("text_decoder.cls.predictions", "decoder.words")
     if config.matching:
@@ -140,13 +145,13 @@ def _check_shared(tensors: Mapping[str, Stored], depth: int) -> None:
             )
 
 
-def _vision(said: Stated, tensors: Mapping[str, Stored]) -> VisionConfig:
+def _vision(said: Stated, tensors: Mapping[str, Stored]) -> ViTConfig:
     width, _, patch, _ = shape_of(tensors, f"{VISION}.patch_embed.proj.weight", 4)
     heads = _heads(width)
     said.assume("vision.heads", heads, f"{CODE}, width / {HEAD_WIDTH}")
     said.assume("vision.eps", EPS, CODE)
     said.assume("vision.activation", "gelu", CODE)
-    return VisionConfig(
+    return ViTConfig(
         image_size=said.grid("image_size", tensors, f"{VISION}.pos_embed", patch),
         patch_size=patch,
         width=width,
@@ -171,7 +176,7 @@ def _heads(width: int) -> int:
     return width // HEAD_WIDTH
 
 
-def _vision_rules(vision: VisionConfig) -> Iterator[Rule]:
+def _vision_rules(vision: ViTConfig) -> Iterator[Rule]:
     yield Rename(f"{VISION}.cls_token", "image.cls_token")
     yield Rename(f"{VISION}.pos_embed", "image.pos_embed")
     modules = ["patch_embed.proj", "norm"]

@@ -15,7 +15,7 @@ from patchword.checkpoints.config_reader import Stated, depth, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Rename, Rule
 from patchword.checkpoints.timm_names import vit_rules
-from patchword.config import MaskedConfig, ModelConfig, PreprocessConfig, VisionConfig
+from patchword.config import MaskedConfig, ModelConfig, PreprocessConfig, ViTConfig
 from patchword.errors import CheckpointError
 from patchword.variants.base import IMAGENET_MEAN, IMAGENET_STD
 
@@ -69,6 +69,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
     """The original -> patchword."""
+    assert isinstance(config.vision, ViTConfig)
     yield from vit_rules(config.vision)
     if config.masked is None:
         return
@@ -85,7 +86,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
             yield Rename(f"{theirs}.{kind}", f"decoder.{ours}.{kind}")
 
 
-def _vision(stated: Stated, tensors: Mapping[str, Stored]) -> VisionConfig:
+def _vision(stated: Stated, tensors: Mapping[str, Stored]) -> ViTConfig:
     """The encoder."""
     width, _, _, patch = shape_of(tensors, PATCHES, 4)
     if width not in HEADS:
@@ -95,7 +96,7 @@ def _vision(stated: Stated, tensors: Mapping[str, Stored]) -> VisionConfig:
     stated.assume("vision.eps", EPS, CODE)
     stated.assume("vision.activation", "gelu", CODE)
     stated.assume("vision.pool", "cls", f"{CODE} for linear probing (main_linprobe.py)")
-    return VisionConfig(
+    return ViTConfig(
         image_size=stated.grid("img_size", tensors, POSITIONS, patch),
         patch_size=patch,
         width=width,

@@ -21,7 +21,15 @@ from patchword.checkpoints.formats import openai
 from patchword.checkpoints.formats.openai import BLOCKS, EPS, HEAD_WIDTH
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import OrIdentity, Rename, Rule, Transpose
-from patchword.config import Activation, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from patchword.config import (
+    Activation,
+    ModelConfig,
+    PreprocessConfig,
+    ResNetConfig,
+    TextConfig,
+    VisionConfig,
+    ViTConfig,
+)
 
 TITLE = "an open_clip model"
 EXPECTS = "open_clip_config.json, tensors visual.*, transformer.resblocks.* and text_projection"
@@ -89,6 +97,7 @@ def config(
     vision_cfg.only(KNOWN_VISION, NEUTRAL_VISION)
     quick = stated.get("quick_gelu", False, "quick_gelu", DEFAULT)
     width = stated.size("embed_dim", tensors, f"{theirs}text_projection", 1)
+    vision: VisionConfig
     if vision_cfg.values.get("timm_model_name") is not None:
         vision = open_clip_timm.config(vision_cfg, tensors, width)
     else:
@@ -114,8 +123,11 @@ def rules(config: ModelConfig, theirs: str = "") -> Iterator[Rule]:
     yield from openai.text_rules(config, theirs)
     if not config.text.head_bias:
         yield OrIdentity(Transpose(f"{theirs}text_projection", "text.head.weight"))
-    timm = open_clip_timm.borrowed(config.vision)
-    yield from open_clip_timm.rules(config) if timm else openai.image_rules(config)
+    vision = config.vision
+    if isinstance(vision, ViTConfig) and open_clip_timm.borrowed(vision):
+        yield from open_clip_timm.rules(vision)
+    else:
+        yield from openai.image_rules(config)
 
 
 def _vision(stated: Stated, tensors: Mapping[str, Stored], quick: bool) -> VisionConfig:
@@ -129,7 +141,7 @@ def _vision(stated: Stated, tensors: Mapping[str, Stored], quick: bool) -> Visio
     positions: Any = "learned"
     if stated.values.get("pos_embed_type") is not None:
         positions = stated.choice("pos_embed_type", POSITIONS, "", "", "")
-    return VisionConfig(
+    return ViTConfig(
         image_size=stated.grid("image_size", tensors, "visual.positional_embedding", patch),
         patch_size=patch,
         width=width,
@@ -156,7 +168,7 @@ def _pool(stated: Stated) -> Any:
     return "avg" if stated.optional("final_ln_after_pool", False) else "norm_avg"
 
 
-def _resnet(stated: Stated, tensors: Mapping[str, Stored], head_width: int) -> VisionConfig:
+def _resnet(stated: Stated, tensors: Mapping[str, Stored], head_width: int) -> ResNetConfig:
     stated.size("width", tensors, "visual.layer1.0.conv1.weight")
     vision = openai.resnet(stated, tensors, head_width)
     if stated.values["layers"] != list(vision.stages):

@@ -13,7 +13,7 @@ from typing import Any
 from patchword.checkpoints.config_reader import Stated, depth, highest_id, scale_limit, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Const, Drop, Fuse, Rename, Rule, Transpose, Unsqueeze
-from patchword.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from patchword.config import ModelConfig, PreprocessConfig, ResNetConfig, TextConfig, ViTConfig
 from patchword.errors import CheckpointError
 
 TITLE = "an original OpenAI CLIP"
@@ -39,10 +39,8 @@ def layout(keys: Collection[str]) -> bool:
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """From shapes alone."""
     said = Stated("the file", {})
-    if any(key.startswith("visual.layer1.") for key in tensors):
-        vision = resnet(said, tensors, HEAD_WIDTH)
-    else:
-        vision = vit(tensors)
+    layers = any(key.startswith("visual.layer1.") for key in tensors)
+    vision = resnet(said, tensors, HEAD_WIDTH) if layers else vit(tensors)
     context, width = shape_of(tensors, "positional_embedding", 2)
     vocab_size = shape_of(tensors, "token_embedding.weight", 2)[0]
     end = highest_id(files, vocab_size)
@@ -58,7 +56,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         end_token=end,
         cleaning="ftfy",
     )
-    if vision.kind == "vit":
+    if isinstance(vision, ViTConfig):
         said.assume("vision.activation", "quick_gelu", CODE)
         said.assume("vision.heads", vision.heads, f"{CODE}, width / {HEAD_WIDTH}")
         said.assume("vision.eps", EPS, CODE)
@@ -106,36 +104,31 @@ def text_rules(config: ModelConfig, theirs: str = "") -> Iterator[Rule]:
 
 def image_rules(config: ModelConfig) -> Iterator[Rule]:
     """The image tower, a ViT or a ModifiedResNet."""
-    yield from _resnet_rules(config) if config.vision.kind == "resnet" else _vit_rules(config)
+    vision = config.vision
+    assert isinstance(vision, (ViTConfig, ResNetConfig))
+    yield from _resnet_rules(vision) if isinstance(vision, ResNetConfig) else _vit_rules(vision)
 
 
-def resnet(stated: Stated, tensors: Mapping[str, Stored], head_width: int) -> VisionConfig:
+def resnet(stated: Stated, tensors: Mapping[str, Stored], head_width: int) -> ResNetConfig:
     """A ModifiedResNet; `stated` may state its image_size. heads: of its attention pool."""
     width = shape_of(tensors, "visual.layer1.0.conv1.weight", 4)[0]
     positions = "visual.attnpool.positional_embedding"
     pooled = width * RESNET_STRIDE  # channels of the last stage
     if head_width < 1 or pooled % head_width:
         stated.fail("head_width", f"which does not divide the width {pooled}", head_width)
-    return VisionConfig(
-        kind="resnet",
+    return ResNetConfig(
         image_size=stated.grid("image_size", tensors, positions, RESNET_STRIDE),
-        patch_size=RESNET_STRIDE,
         width=width,
-        depth=0,
         heads=pooled // head_width,
-        mlp_width=0,
-        pool="attention",
-        class_token=False,
-        patch_bias=False,
         stages=tuple(depth(tensors, f"visual.layer{i}.") for i in (1, 2, 3, 4)),
     )
 
 
-def vit(tensors: Mapping[str, Stored]) -> VisionConfig:
+def vit(tensors: Mapping[str, Stored]) -> ViTConfig:
     """A ViT; its heads are of `HEAD_WIDTH`."""
     width, _, patch, _ = shape_of(tensors, "visual.conv1.weight", 4)
     stated, positions = Stated("the file", {}), "visual.positional_embedding"
-    return VisionConfig(
+    return ViTConfig(
         image_size=stated.grid("image_size", tensors, positions, patch),
         patch_size=patch,
         width=width,
@@ -155,8 +148,7 @@ def _heads(width: int, tensor: str) -> int:
     return width // HEAD_WIDTH
 
 
-def _vit_rules(config: ModelConfig) -> Iterator[Rule]:
-    vision = config.vision
+def _vit_rules(vision: ViTConfig) -> Iterator[Rule]:
     yield Rename("visual.conv1.weight", "image.patch_embed.proj.weight")
     yield Unsqueeze("visual.class_embedding", "image.cls_token", 2)
     yield Unsqueeze("visual.positional_embedding", "image.pos_embed")
@@ -172,10 +164,10 @@ def _vit_rules(config: ModelConfig) -> Iterator[Rule]:
             yield Rename(f"{theirs}.ls_2.gamma", f"{ours}.ls2.gamma")
 
 
-def _resnet_rules(config: ModelConfig) -> Iterator[Rule]:
+def _resnet_rules(vision: ResNetConfig) -> Iterator[Rule]:
     for i in (1, 2, 3):
         yield from _convolution("visual.", "image.", f"conv{i}", f"bn{i}")
-    for stage, count in enumerate(config.vision.stages, start=1):
+    for stage, count in enumerate(vision.stages, start=1):
         for block in range(count):
             theirs, ours = f"visual.layer{stage}.{block}.", f"image.layer{stage}.{block}."
             for i in (1, 2, 3):

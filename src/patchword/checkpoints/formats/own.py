@@ -10,12 +10,27 @@ from typing import Any
 from patchword.checkpoints.read import Files, Stored
 from patchword.checkpoints.rules import Rule, Same
 from patchword.config import ModelConfig, from_dict, to_dict
-from patchword.errors import CheckpointError, ConfigError
+from patchword.errors import CheckpointError
 
 TITLE = "a patchword model"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-VERSION = 1  # of the format, in config.json under MARK
+VERSION = 2  # of the format, in config.json under MARK
 MARK = "patchword"
+# Fields of version 1 that version 2 has elsewhere, and those of its image tower that say nothing of
+# a tower of that kind.
+BLIP_1 = ("decoder", "shared", "answers", "sight", "matching")
+UNUSED_1 = {
+    "vit": ("window",),
+    "swin": (
+        *("depth", "pool", "class_token", "registers", "pre_norm", "patch_bias", "stem_width"),
+        *("layer_scale", "qk_norm"),
+    ),
+    "resnet": (
+        *("patch_size", "depth", "mlp_width", "activation", "eps", "pool", "class_token"),
+        *("registers", "pre_norm", "patch_bias", "stem_width", "layer_scale", "qk_norm"),
+        *("positions", "window"),
+    ),
+}
 EXPECTS = f'{CONFIG_FILE} with "{MARK}": {VERSION}, and {WEIGHTS_FILE}'
 
 
@@ -28,21 +43,67 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """What config.json says. Raises CheckpointError when it is of a later version or broken."""
     stated = files[CONFIG_FILE]
-    if stated[MARK] != VERSION:
+    version, model = stated[MARK], stated.get("model")
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise CheckpointError(
-            f"{CONFIG_FILE} is of version {stated[MARK]!r} of the format, and this patchword reads "
-            f"version {VERSION}: upgrade patchword"
+            f"{CONFIG_FILE} is of version {version!r} of the format, and this patchword reads "
+            f"versions 1 to {VERSION}: upgrade patchword"
         )
-    try:
-        read = from_dict(ModelConfig, stated.get("model", {}))
-    except ConfigError as error:
-        raise CheckpointError(f"{CONFIG_FILE}: {error}") from error
+    if not isinstance(model, dict):
+        raise CheckpointError(f'{CONFIG_FILE} has no "model", which says what the model is')
+    read = from_dict(ModelConfig, upgraded(model) if version == 1 else model)
+    if read.decoder is not None and read.decoder.start_token < 0:
+        raise CheckpointError(f"{CONFIG_FILE}: the decoder has no start_token to begin texts with")
     return dataclasses.replace(read, source="patchword")
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
     """Every tensor is called what the network calls it."""
     yield Same()
+
+
+def upgraded(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What version 1 said of a model, as version 2 says it.
+
+    Version 1 had one image tower with the fields of every kind, "none" among them, and the parts
+    of a BLIP beside the others. Values are passed on as they are: `from_dict` judges them.
+    """
+    out = {name: value for name, value in model.items() if name not in BLIP_1}
+    vision, text, decoder = (model.get(name) for name in ("vision", "text", "decoder"))
+    if isinstance(vision, dict):
+        out["vision"] = _vision_1(vision)
+    if isinstance(decoder, dict):
+        decoder = {**decoder, "pool": "end"}  # nothing is pooled
+    reads = isinstance(text, dict) and text.get("cross_width") not in (None, 0)
+    if decoder is None and not reads:
+        return out
+    shared, answers = (model.get(name, False) for name in ("shared", "answers"))
+    writes, sight = decoder is not None, model.get("sight", "tokens")
+    out["blip"] = {
+        "decoder": decoder,
+        "writes_captions": writes and bool(text is None or shared or answers),
+        "answers_questions": writes and text is not None and bool(not shared or answers),
+        "shared_decoder": shared,
+        "matching": model.get("matching", False),
+        "image_tokens": "all" if sight == "tokens" else sight,
+    }
+    return out
+
+
+def _vision_1(vision: Mapping[str, Any]) -> dict[str, Any] | None:
+    """An image tower of version 1, without the fields that say nothing of its kind."""
+    kind = vision.get("kind", "vit")
+    if kind == "none":
+        return None
+    unused = UNUSED_1.get(kind, ()) if isinstance(kind, str) else ()
+    out = {name: value for name, value in vision.items() if name not in unused}
+    if kind == "vit":
+        out["stem_stages"] = out.pop("stages", [])
+    if kind == "swin":
+        order = out.pop("positions", "relative")
+        orders = (("relative", "before_shift"), ("relative_shifted", "after_shift"))
+        out["padded"] = next((new for old, new in orders if order == old), order)
+    return out
 
 
 def describe(config: ModelConfig, weights: str) -> dict[str, Any]:

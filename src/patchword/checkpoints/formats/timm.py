@@ -14,7 +14,7 @@ from patchword.checkpoints.rules import Rule
 from patchword.checkpoints.timm_architectures import ARCHITECTURES
 from patchword.checkpoints.timm_config import input_size, labels, preprocess
 from patchword.checkpoints.timm_names import vit_config, vit_rules
-from patchword.config import ModelConfig
+from patchword.config import ModelConfig, ViTConfig
 from patchword.errors import CheckpointError
 
 TITLE = "a timm Vision Transformer"
@@ -57,4 +57,5 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
     """timm -> patchword."""
+    assert isinstance(config.vision, ViTConfig)
     return vit_rules(config.vision, config.classes, may_lack_biases=True)

@@ -14,7 +14,7 @@ from patchword.checkpoints.config_reader import Stated, depth, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Rename, Rule
 from patchword.checkpoints.timm_config import input_size, labels, preprocess
-from patchword.config import ModelConfig, VisionConfig
+from patchword.config import ModelConfig, SwinConfig
 from patchword.errors import CheckpointError
 
 TITLE = "a timm Swin Transformer"
@@ -68,6 +68,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
     """timm -> patchword, whose names are timm's but for the first norm and the head."""
+    assert isinstance(config.vision, SwinConfig)
     modules = {"patch_embed.proj": "patch_embed.proj", "patch_embed.norm": "norm_pre"}
     modules |= {"norm": "norm"} | ({"head.fc": "head"} if config.classes else {})
     for i, count in enumerate(config.vision.stages):
@@ -86,7 +87,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
             yield Rename(f"{theirs}.{kind}", f"image.{ours}.{kind}")
 
 
-def _vision(stated: Stated, data: Stated, tensors: Mapping[str, Stored]) -> VisionConfig:
+def _vision(stated: Stated, data: Stated, tensors: Mapping[str, Stored]) -> SwinConfig:
     patches, first = "patch_embed.proj.weight", "layers.0.blocks.0"
     names = list(tensors)
     stages = tuple(depth(names, f"layers.{i}.blocks.") for i in range(depth(names, "layers.")))
@@ -106,19 +107,15 @@ def _vision(stated: Stated, data: Stated, tensors: Mapping[str, Stored]) -> Visi
     for name, value in (("activation", "gelu"), ("eps", EPS)):
         stated.assume(f"vision.{name}", value, CODE)
     image_size, patch = where.pair(key), stated.size("patch_size", tensors, patches, -1)
-    return VisionConfig(
-        kind="swin",
+    return SwinConfig(
         image_size=image_size,
         patch_size=patch,
         width=stated.size("embed_dim", tensors, patches),
-        depth=0,
         heads=heads,
         mlp_width=shape_of(tensors, f"{first}.mlp.fc1.weight", 2)[0],
         eps=EPS,
-        pool="norm_avg",
-        class_token=False,
         stages=stages,
-        positions="relative_shifted",
+        padded="after_shift",
         window=_window(stated, tensors, min(image_size) // patch),
     )
 

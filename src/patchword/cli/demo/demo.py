@@ -38,7 +38,7 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     bundle = load(model, device)
     config = bundle.config
-    able = config.describes and config.asks and config.matching
+    able = config.writes_captions and config.answers_questions and config.matching
     speaker = bundle if able else load(SPEAKING, device)
     from patchword.cli.demo import jobs, pages
 

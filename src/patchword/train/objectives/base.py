@@ -81,7 +81,7 @@ class Objective(nn.Module):
         super().__init__()
         self.network, self.config, self.recipe = student.network, student.config, recipe
         self.world, self.tokenizer = world, student.tokenizer
-        self.spares = student.config.grounded
+        self.spares = student.config.blip is not None
         self.teachers = [teacher] if teacher else []  # in a list: no part of the module
 
     @staticmethod

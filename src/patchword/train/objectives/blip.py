@@ -25,7 +25,7 @@ LEAST = 1e-4  # the chance of an easy negative (salesforce/BLIP, models/blip_pre
 
 
 class Grounded(Objective):
-    """A BLIP and the losses of `BlipConfig`.
+    """A BLIP and the losses of `BlipLosses`.
 
     Hard negatives are drawn within the rows of one process that are in memory at a time, in
     proportion to the softmax of their cosines, never one that is true. Captions and answers count
@@ -44,7 +44,7 @@ class Grounded(Objective):
         blip, model = recipe.blip, recipe.model
         captions = {"captions"} if blip.contrast or blip.match or blip.caption else set()
         # A new model that shall answer later knows the words of questions from the beginning.
-        asks = blip.answer or (model is not None and model.answers)
+        asks = blip.answer or (model is not None and model.answers_questions)
         return frozenset(captions | ({"questions"} if asks else set()))
 
     def __init__(self, student: Start, recipe: Recipe, world: World, teacher: None = None) -> None:

@@ -1,0 +1,306 @@
+"""A whole model: towers, preprocessing, and what is built on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from patchword.config.towers import (
+    Depth,
+    MlpWidth,
+    ResNetConfig,
+    Side,
+    TextConfig,
+    VisionConfig,
+    ViTConfig,
+    Width,
+)
+from patchword.config.values import Within, contradictions, settle
+from patchword.errors import UnsupportedError
+
+Found = tuple[object, str]  # for `contradictions`
+Mean = Annotated[float, Within(-1e3, 1e3)]
+Std = Annotated[float, Within(1e-4, 1e3)]
+Output = Annotated[int, Within(0, 1 << 24)]  # numbers that a head gives; 0: there is none
+LARGEST_RESIZE = 16  # times the side that is seen: the rest is cropped away
+
+
+@dataclass(frozen=True)
+class MaskedConfig:
+    """The decoder of a masked autoencoder (He et al. 2022, section 3)."""
+
+    width: Width = 512
+    depth: Depth = 8
+    heads: Width = 16
+    mlp_width: MlpWidth = 2048
+    mask_ratio: Annotated[float, Within(0, 1)] = 0.75  # share of patches the encoder does not see
+    norm_pixels: bool = False  # targets normalised patch by patch
+
+    def __post_init__(self) -> None:
+        settle(self)
+        contradictions(
+            self,
+            (self.width % self.heads, f"{self.heads} heads do not divide the width {self.width}"),
+            (
+                self.width % 4,
+                f"sine-cosine positions need a width that is a multiple of 4, not {self.width}",
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """From RGB uint8 (H, W, 3) to normalised float (3, S, S)."""
+
+    size: tuple[Side, Side] = (224, 224)  # (H, W) that the network sees
+    # "shortest" side to `resize_to`, or all of it to a "square" of that side (DeiT), then centre
+    # crop; "squash" to the size; "patches": its own shape, in whole patches, at most
+    # `max_patches` of them (NaFlex)
+    resize: Literal["shortest", "square", "squash", "patches"] = "shortest"
+    resize_to: Annotated[int, Within(1, 1 << 18)] = 224  # pixels, before the crop; unused otherwise
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    crop_rounding: Literal["floor", "round"] = "floor"  # of half an odd margin: floor as
+    # transformers' processors, round (half to even) as torchvision's transforms
+    rescale: Annotated[float, Within(1e-6, 1e3)] = 1 / 255
+    mean: tuple[Mean, Mean, Mean] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[Std, Std, Std] = (0.26862954, 0.26130258, 0.27577711)
+    max_patches: Annotated[int, Within(0, 1 << 16)] = 0  # with resize "patches"
+    patch_size: Side = 16  # the same
+
+    def __post_init__(self) -> None:
+        settle(self)
+        crops = self.resize in ("shortest", "square")
+        contradictions(
+            self,
+            (
+                self.resize == "patches" and not self.max_patches,
+                'resize "patches" with max_patches 0 leaves nothing to see',
+            ),
+            (
+                crops and self.resize_to > LARGEST_RESIZE * max(self.size),
+                f"resize_to is {self.resize_to}, of which a crop of {max(self.size)} pixels shows "
+                "next to nothing",
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class BlipConfig:
+    """What a BLIP has beside its image tower and its text tower (Li et al. 2022)."""
+
+    decoder: TextConfig | None = None  # writes text
+    writes_captions: bool = False  # the decoder reads the image
+    answers_questions: bool = False  # it reads a question, which has read the image (figure 5)
+    shared_decoder: bool = False  # decoder and text tower are one but for their self-attention
+    matching: bool = False  # a head says whether image and text belong together
+    # What texts read of an image: all tokens, as in the paper, or the patches without the class
+    # token, in which everything may be read without attending to any place.
+    image_tokens: Literal["all", "patches"] = "all"
+
+    def __post_init__(self) -> None:
+        settle(self)
+        writes = self.writes_captions or self.answers_questions
+        decoder = self.decoder
+        contradictions(
+            self,
+            (
+                decoder is not None and not writes,
+                "a decoder needs writes_captions or answers_questions",
+            ),
+            (
+                decoder is None and (writes or self.shared_decoder),
+                "writes_captions, answers_questions and shared_decoder need a decoder",
+            ),
+            (decoder and not decoder.causal, "the decoder writes word by word: it must be causal"),
+            (decoder and not decoder.post_norm, "the decoder is a BERT: it needs post_norm"),
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole model: an image tower, a text tower, or both, and what is built on them.
+
+    `assumed` names each value that no file of the checkpoint states, and where the default that
+    stands in for it comes from; `read_from` the files that state the others, which is no part of
+    what a model is. `patchword info` prints both.
+    """
+
+    vision: VisionConfig | None = None  # None: a text tower alone
+    preprocess: PreprocessConfig = PreprocessConfig()
+    text: TextConfig | None = None
+    blip: BlipConfig | None = None  # texts cross-attend to image tokens
+    masked: MaskedConfig | None = None  # a masked autoencoder's decoder
+    embed_dim: Output = 0  # of the space that images and texts share; 0 without one
+    classes: Output = 0  # outputs of a classification head; 0 without one
+    labels: tuple[str, ...] = ()  # their names, where the checkpoint states them
+    score: Literal["softmax", "sigmoid"] = "softmax"  # "sigmoid": a learned bias too (SigLIP)
+    # the temperature is held at or below this (Radford et al., 2.5)
+    scale_limit: Annotated[float, Within(1e-3, 1e9)] = 100.0
+    source: str = "patchword"  # the format the checkpoint was read from
+    assumed: Mapping[str, str] = field(default_factory=dict)
+    read_from: tuple[str, ...] = field(default=(), compare=False)  # its files, weights first
+
+    def __post_init__(self) -> None:
+        settle(self)
+        contradictions(self, *_parts(self))
+        if self.vision is not None:
+            contradictions(self, *_images(self.vision, self.preprocess))
+        if self.masked is not None:
+            contradictions(self, *_masked(self, self.masked))
+        if self.blip is not None:
+            contradictions(self, *_blip_parts(self, self.blip))
+            contradictions(self, *_blip_widths(self, self.blip))
+
+    @property
+    def image_tower(self) -> VisionConfig:
+        """`vision`, of a model that has one. Raises UnsupportedError for a text tower alone."""
+        if self.vision is None:
+            raise UnsupportedError("this model has a text tower only and sees no images")
+        return self.vision
+
+    @property
+    def decoder(self) -> TextConfig | None:
+        """What writes text."""
+        return None if self.blip is None else self.blip.decoder
+
+    @property
+    def text_or_decoder(self) -> TextConfig | None:
+        """What reads or writes text, and so says how it is tokenized."""
+        return self.text or self.decoder
+
+    @property
+    def writes_captions(self) -> bool:
+        """True if it writes text about an image."""
+        return self.blip is not None and self.blip.writes_captions
+
+    @property
+    def answers_questions(self) -> bool:
+        """True if it writes answers to questions about an image."""
+        return self.blip is not None and self.blip.answers_questions
+
+    @property
+    def matching(self) -> bool:
+        """True if it says whether image and text belong together."""
+        return self.blip is not None and self.blip.matching
+
+    @property
+    def feature_dim(self) -> int:
+        """D of the features that images and texts become."""
+        if self.embed_dim:
+            return self.embed_dim
+        if self.vision is None:
+            return self.text.width if self.text else 0
+        return self.vision.out_width
+
+
+def _parts(config: ModelConfig) -> Iterator[Found]:
+    """What the towers and the outputs contradict in each other."""
+    vision, text, embed = config.vision, config.text, config.embed_dim
+    pair = vision is not None and text is not None and config.blip is None
+    alone = text is None and config.blip is None and config.masked is None
+    yield not (vision or text), "it has neither an image tower (vision) nor a text tower (text)"
+    yield config.blip and not vision, "a BLIP needs an image tower (vision)"
+    yield pair and not embed, "two towers need embed_dim, the size of the space they share"
+    mapped = pair and isinstance(vision, ViTConfig) and vision.pool == "map"
+    width = vision.out_width if vision else 0
+    yield (
+        mapped and width != embed,
+        f'vision.pool "map" gives {width} numbers as they are, and embed_dim is {embed}',
+    )
+    yield (
+        isinstance(vision, ResNetConfig) and not embed,
+        "a ResNet's attention pool ends in the joint space: it needs embed_dim",
+    )
+    yield (
+        config.classes and (not alone or embed),
+        "classes are of an image tower alone: without text, blip, masked and embed_dim",
+    )
+    yield (
+        config.labels and len(config.labels) != config.classes,
+        f"there are {len(config.labels)} labels and {config.classes} classes",
+    )
+    yield config.score == "sigmoid" and not pair, 'score "sigmoid" is of two towers that meet'
+    yield (
+        text and text.cross_width and not config.blip,
+        "text.cross_width is of a BLIP, and there is no blip",
+    )
+
+
+def _images(vision: VisionConfig, preprocess: PreprocessConfig) -> Iterator[Found]:
+    """What the image tower and the preprocessing contradict in each other."""
+    size, patch = preprocess.size, vision.patch_size
+    rigid = isinstance(vision, ResNetConfig) or (
+        isinstance(vision, ViTConfig) and len(vision.stem_stages) > 0
+    )
+    yield (
+        min(size) < patch or (rigid and (size[0] % patch or size[1] % patch)),
+        f"preprocess.size is {size[0]}x{size[1]} pixels, and the image tower's patches are of "
+        f"{patch}",
+    )
+    if preprocess.resize == "patches":
+        yield not isinstance(vision, ViTConfig), 'preprocess.resize "patches" needs a ViT'
+        yield (
+            preprocess.patch_size != patch,
+            f"preprocess.patch_size is {preprocess.patch_size}, and vision.patch_size is {patch}",
+        )
+
+
+def _masked(config: ModelConfig, masked: MaskedConfig) -> Iterator[Found]:
+    """What is wrong with a masked autoencoder."""
+    vision, size = config.vision, config.preprocess.size
+    if not isinstance(vision, ViTConfig) or vision.positions in ("rope", "pyramid"):
+        yield True, "a masked autoencoder needs a ViT whose positions go with its tokens"
+        return
+    yield config.text or config.embed_dim, "a masked autoencoder has no text and no embed_dim"
+    patch = vision.patch_size
+    cut = [side for side in (*vision.image_size, *size) if side % patch]
+    yield cut, f"a masked autoencoder paints whole patches, and {patch} does not divide {cut}"
+    count = (size[0] // patch) * (size[1] // patch)
+    yield (
+        int(count * (1 - masked.mask_ratio)) < 1,
+        f"masked.mask_ratio {masked.mask_ratio} leaves none of {count} patches to see",
+    )
+
+
+def _blip_parts(config: ModelConfig, blip: BlipConfig) -> Iterator[Found]:
+    """What a BLIP lacks, or has too much."""
+    vision, text, decoder = config.vision, config.text, blip.decoder
+    pooled = isinstance(vision, ViTConfig) and vision.pool == "cls"
+    yield not pooled, 'a BLIP\'s image tower is a ViT with a class token, vision.pool "cls"'
+    yield not (text or decoder), "a BLIP needs a text or a decoder config"
+    yield config.masked, "a BLIP is no masked autoencoder"
+    yield config.embed_dim and not text, "a BLIP's embed_dim is of the space shared with a text"
+    reads = text is not None and text.cross_width > 0
+    yield (
+        (blip.matching or blip.answers_questions or blip.shared_decoder) and not reads,
+        "matching, answers and a shared decoder need text.cross_width",
+    )
+    yield (
+        text and reads and (text.causal or not text.post_norm),
+        "a text tower that reads images is a BERT: post_norm and not causal",
+    )
+
+
+def _blip_widths(config: ModelConfig, blip: BlipConfig) -> Iterator[Found]:
+    """What cross-attention reads in another width than it has, and decoders that cannot share."""
+    text, decoder, width = config.text, blip.decoder, config.image_tower.out_width
+    reads = [("text", text, width)] if text and text.cross_width else []
+    if decoder and blip.writes_captions:
+        reads.append(("decoder", decoder, width))
+    if decoder and text and blip.answers_questions:
+        reads.append(("decoder", decoder, text.width))
+    for name, tower, wide in reads:
+        yield (
+            tower.cross_width != wide,
+            f"{name}.cross_width is {tower.cross_width}; what it reads is {wide} wide",
+        )
+    if text and decoder and blip.shared_decoder:
+        mine, other = (
+            (each.depth, each.width, each.heads, each.vocab_size) for each in (decoder, text)
+        )
+        yield (
+            mine != other,
+            "a shared decoder and its text tower have the same depth, width, heads and vocab_size; "
+            f"here {mine} and {other}",
+        )

@@ -1,0 +1,286 @@
+"""Image towers, one dataclass for each kind, and the text tower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from patchword.config.values import Within, contradictions, settle
+
+Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
+Positions = Literal["learned", "patches", "flexible", "sincos", "rope", "pyramid"]
+Cleaning = Literal[
+    "none", "ftfy", "whitespace", "lower", "canonicalize", "lowercase", "unpunctuated"
+]
+
+# The largest that any public model has is far below each of these bounds; what is above them is a
+# damaged number, and would take minutes or all memory.
+Side = Annotated[int, Within(1, 1 << 14)]  # pixels
+Width = Annotated[int, Within(1, 1 << 16)]
+MlpWidth = Annotated[int, Within(1, 1 << 18)]
+Depth = Annotated[int, Within(1, 500)]
+Eps = Annotated[float, Within(1e-20, 1)]  # added to the variance in a LayerNorm
+MOST_STAGES = 8
+STEM_STRIDE = 4  # of the convolutions before the first stage of a ResNet; each other stage has 2
+EXPANSION = 4  # a ResNet's stage has so many times its width in channels
+LAST_ID = -2  # for `TextConfig.end_token`
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """A Vision Transformer, plain or hybrid (`stem_stages`)."""
+
+    kind: ClassVar[str] = "vit"
+
+    image_size: tuple[Side, Side] = (224, 224)  # (H, W) in pixels
+    patch_size: Side = 16  # pixels a side; of a hybrid the total stride of its stem
+    width: Width = 768
+    depth: Depth = 12  # Transformer blocks
+    heads: Width = 12
+    mlp_width: MlpWidth = 3072
+    activation: Activation = "gelu"
+    eps: Eps = 1e-6
+    # "cls" class token, norm; "avg" mean of patches, norm; "norm_avg" norm, mean; "map" norm, one
+    # learned query attends (SigLIP); "distilled" class and distillation token, norm, a head each
+    # (DeiT)
+    pool: Literal["cls", "avg", "norm_avg", "map", "distilled"] = "cls"
+    class_token: bool = True
+    registers: Annotated[int, Within(0, 1024)] = 0  # extra learned tokens after the class token
+    # (Darcet et al. 2024)
+    pre_norm: bool = False  # CLIP's ln_pre, before the first block
+    patch_bias: bool = True
+    stem_stages: tuple[Depth, ...] = ()  # blocks in each stage of a hybrid's convolutional stem
+    stem_width: Annotated[int, Within(0, 1 << 16)] = 0  # channels of the first of those stages
+    layer_scale: bool = False  # a learned factor a channel after attention and MLP
+    qk_norm: bool = False  # LayerNorm of queries and keys, head by head
+    # "learned" for all tokens; "patches": for patches only; "flexible": for patches, a square grid
+    # resampled bilinearly to each image's own; "sincos", "rope", "pyramid": see nn/positions.py
+    positions: Positions = "learned"
+
+    def __post_init__(self) -> None:
+        settle(self)
+        stem, size = len(self.stem_stages), f"{self.image_size[0]}x{self.image_size[1]}"
+        token = self.pool in ("cls", "distilled") and not self.class_token
+        stride = STEM_STRIDE << stem >> 1
+        contradictions(
+            self,
+            _heads(self.heads, self.width),
+            (min(self.grid) < 1, f"images of {size} pixels hold no patch of {self.patch_size}"),
+            (token, f'pool "{self.pool}" reads the class token, and class_token is false'),
+            (
+                self.positions == "rope" and self.width // self.heads % 4,
+                f"rotary positions need heads whose width is a multiple of 4, and {self.heads} "
+                f"heads of width {self.width} have {self.width // self.heads}",
+            ),
+            (
+                self.positions == "sincos" and self.width % 4,
+                f"sine-cosine positions need a width that is a multiple of 4, not {self.width}",
+            ),
+            (stem > MOST_STAGES, f"a stem of {stem} stages; the most is {MOST_STAGES}"),
+            (
+                bool(stem) != bool(self.stem_width) or self.stem_width % 2,
+                f"stem_stages are {self.stem_stages} and stem_width is {self.stem_width}; a stem "
+                "has both, and an even width",
+            ),
+            (
+                stem and self.patch_size != stride,
+                f"patch_size is {self.patch_size}, and a stem of {stem} stages makes it {stride}",
+            ),
+            (stem and _cut(self.image_size, self.patch_size), _cuts(size, self.patch_size)),
+        )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches (rows, columns) at the configured image size; pixels beyond them are not seen."""
+        return _grid(self.image_size, self.patch_size)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: class token, distillation token, registers."""
+        return int(self.class_token) + int(self.pool == "distilled") + self.registers
+
+    @property
+    def out_width(self) -> int:
+        """D of the pooled features."""
+        return self.width
+
+
+@dataclass(frozen=True)
+class SwinConfig:
+    """A Swin Transformer, version 1 (Liu et al. 2021).
+
+    Width, heads and mlp_width are those of the first stage, and double at each next one. Features
+    are the mean of the normed tokens.
+    """
+
+    kind: ClassVar[str] = "swin"
+
+    image_size: tuple[Side, Side] = (224, 224)  # (H, W) in pixels
+    patch_size: Side = 4  # pixels a side
+    width: Width = 96
+    stages: tuple[Depth, ...] = (2, 2, 6, 2)  # blocks a stage
+    heads: Width = 3
+    mlp_width: MlpWidth = 384
+    activation: Activation = "gelu"
+    eps: Eps = 1e-5
+    window: Annotated[int, Within(1, 1 << 10)] = 7  # patches a side of the attention windows
+    # a grid that windows do not divide is padded before it is shifted, as transformers does, or
+    # after, as timm does: see models/swin.py
+    padded: Literal["before_shift", "after_shift"] = "before_shift"
+
+    def __post_init__(self) -> None:
+        settle(self)
+        size = f"{self.image_size[0]}x{self.image_size[1]}"
+        contradictions(
+            self,
+            _stages(self.stages),
+            _heads(self.heads, self.width),
+            (min(self.grid) < 1, f"images of {size} pixels hold no patch of {self.patch_size}"),
+        )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches (rows, columns) at the configured image size."""
+        return _grid(self.image_size, self.patch_size)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: none."""
+        return 0
+
+    @property
+    def out_width(self) -> int:
+        """D of the pooled features."""
+        return self.width << len(self.stages) - 1
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """CLIP's ModifiedResNet (Radford et al. 2021, 2.4), whose attention pool ends in the joint
+    space."""
+
+    kind: ClassVar[str] = "resnet"
+
+    image_size: tuple[Side, Side] = (224, 224)  # (H, W) in pixels
+    width: Width = 64  # of the first stage, before expansion
+    stages: tuple[Depth, ...] = (3, 4, 6, 3)  # blocks a stage
+    heads: Width = 32  # of the attention pool
+
+    def __post_init__(self) -> None:
+        settle(self)
+        contradictions(self, _stages(self.stages))  # on which the others stand
+        contradictions(
+            self,
+            (self.width % 2, f"the width must be even, and is {self.width}"),
+            _heads(self.heads, self.out_width),
+            (
+                _cut(self.image_size, self.patch_size),
+                _cuts(f"{self.image_size[0]}x{self.image_size[1]}", self.patch_size),
+            ),
+        )
+
+    @property
+    def patch_size(self) -> int:
+        """The total stride: pixels a side of what becomes one place of the last feature map."""
+        return STEM_STRIDE << len(self.stages) - 1
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Places (rows, columns) of the last feature map at the configured image size."""
+        return _grid(self.image_size, self.patch_size)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: none."""
+        return 0
+
+    @property
+    def out_width(self) -> int:
+        """Channels of the last feature map."""
+        return self.width * EXPANSION << len(self.stages) - 1
+
+
+VisionConfig = ViTConfig | SwinConfig | ResNetConfig
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A text tower or a decoder: a Transformer, and how its output becomes one vector."""
+
+    vocab_size: Annotated[int, Within(1, 1 << 24)] = 49408
+    context: Annotated[int, Within(1, 1 << 20)] = 77  # positions, start and end token included
+    width: Width = 512
+    depth: Depth = 12
+    heads: Width = 8
+    mlp_width: MlpWidth = 2048
+    activation: Activation = "gelu"
+    eps: Eps = 1e-5
+    causal: bool = True
+    post_norm: bool = False  # as BERT: norms after each residual and the embedding, none at the end
+    # at the first end token, or by position; a decoder's output is not pooled
+    pool: Literal["end", "first", "last"] = "end"
+    head_bias: bool = False
+    # -1: none is looked for, and padding that is attended to stands in its place (CLIPA); unstated
+    # (LAST_ID), it is the last of the vocabulary, as CLIP's is
+    end_token: int = LAST_ID
+    pad_token: int = 0
+    # Without a causal mask, padding is "masked", or "attended" (SigLIP): then texts are always
+    # padded to the context.
+    padding: Literal["masked", "attended"] = "masked"
+    cleaning: Cleaning = "none"  # of a text before the tokenizer; see text/cleaning.py
+    cross_width: Annotated[int, Within(0, 1 << 16)] = 0  # width of what cross-attention reads; 0:
+    # there is none
+    start_token: int = -1  # put first in a text that reads an image (BLIP); -1: as tokenized
+
+    def __post_init__(self) -> None:
+        settle(self)
+        if self.end_token == LAST_ID:
+            object.__setattr__(self, "end_token", self.vocab_size - 1)
+        attended, ids = self.padding == "attended", self.vocab_size
+        contradictions(
+            self,
+            _heads(self.heads, self.width),
+            *(
+                (not least <= value < ids, f"{name} is {value}, and there are {ids} ids from 0 on")
+                for name, value, least in (
+                    ("end_token", self.end_token, -1),
+                    ("pad_token", self.pad_token, 0),
+                    ("start_token", self.start_token, -1),
+                )
+            ),
+            (
+                self.causal and self.pool == "first",
+                'pool "first" under a causal mask reads a token that no other has reached: every '
+                "text would be the same",
+            ),
+            (
+                self.pool == "end" and self.end_token < 0,
+                'pool "end" needs the end_token that it looks for',
+            ),
+            (self.causal and attended, 'padding "attended" is of a tower without causal mask'),
+            (
+                self.pool == "last" and not attended,
+                'pool "last" reads the padding of a short text: it needs padding "attended"',
+            ),
+        )
+
+
+def _grid(size: tuple[int, int], patch: int) -> tuple[int, int]:
+    return size[0] // patch, size[1] // patch
+
+
+def _heads(heads: int, width: int) -> tuple[object, str]:
+    return width % heads, f"{heads} heads do not divide the width {width}"
+
+
+def _stages(stages: tuple[int, ...]) -> tuple[object, str]:
+    most = f"there must be 1 to {MOST_STAGES} stages"
+    return not 1 <= len(stages) <= MOST_STAGES, f"{most}, not {len(stages)}"
+
+
+def _cut(size: tuple[int, int], patch: int) -> bool:
+    return any(side % patch for side in size)
+
+
+def _cuts(size: str, patch: int) -> str:
+    return f"convolutions that stride by {patch} do not divide images of {size} pixels"

@@ -1,0 +1,176 @@
+"""Values checked against the annotations of a dataclass, and dataclasses as plain JSON values."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import reprlib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from patchword.errors import ConfigError
+
+T = typing.TypeVar("T")
+LARGEST = 10**300  # whole number that becomes a float
+WANTED: dict[Any, str] = {  # how errors call a type
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+}
+
+
+@dataclass(frozen=True)
+class Within:
+    """The range that a number may be in, ends included: `Annotated[int, Within(1, 8)]`."""
+
+    least: float
+    most: float
+
+
+def settle(config: Any) -> None:
+    """Bring each field of a frozen dataclass to its annotated type (a list to a tuple, 1 to 1.0).
+
+    For `__post_init__`. Raises ConfigError, naming the field, for a value that is of another type
+    or out of its range.
+    """
+    kind: type = type(config)
+    for name, hint in _hints(kind).items():
+        value = _typed(hint, getattr(config, name), f"{kind.__name__}.{name}")
+        object.__setattr__(config, name, value)
+
+
+def contradictions(config: Any, *found: tuple[object, str]) -> None:
+    """Raise ConfigError for the first of (condition, what is wrong) whose condition is true."""
+    for wrong, said in found:
+        if wrong:
+            raise ConfigError(f"{type(config).__name__}: {said}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values, with the `kind` of a tower; `from_dict` is its inverse."""
+    cls: type = type(config)
+    kind = {"kind": config.kind} if "kind" in _class_variables(cls) else {}
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    return {**kind, **{name: _plain(value) for name, value in values.items()}}
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], within: str = "") -> T:
+    """Build the dataclass `cls` from JSON values; within: what errors put before a field's name.
+
+    Raises ConfigError for unknown fields, missing ones, and values that do not fit.
+    """
+    dataclass: type = cls
+    hints = _hints(dataclass)
+    unknown = sorted(str(name) for name in set(values) - set(hints))
+    if unknown:
+        raise ConfigError(
+            f"{cls.__name__} has no field {', '.join(unknown)}{_meant(unknown[0], hints)}; it has "
+            f"{', '.join(sorted(hints))}"
+        )
+    required = {f.name for f in dataclasses.fields(cls) if _required(f)}  # type: ignore[arg-type]
+    if lacking := sorted(required - set(values)):
+        raise ConfigError(f"{cls.__name__}: {', '.join(lacking)} missing")
+    dot = f"{within}." if within else ""
+    return cls(**{n: _typed(hints[n], value, f"{dot}{n}") for n, value in values.items()})
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return tuple(map(_plain, value)) if isinstance(value, (tuple, list)) else value
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The annotation of each field."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+@functools.cache
+def _class_variables(cls: type) -> frozenset[str]:
+    hints = typing.get_type_hints(cls)
+    return frozenset(name for name, hint in hints.items() if typing.get_origin(hint) is ClassVar)
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names, as a question."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f" (do you mean {near[0]}?)" if near else ""
+
+
+def _typed(hint: Any, value: Any, name: str) -> Any:
+    """`value` as the annotation `hint` wants it; ConfigError when it cannot be."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _inside(arguments[1], _typed(arguments[0], value, name), name)
+    if origin in (typing.Union, types.UnionType):
+        return _one_of(arguments, value, name)
+    if origin is Literal:
+        if value not in arguments:
+            choices = ", ".join(map(repr, arguments))
+            raise ConfigError(f"{name} is {reprlib.repr(value)}; it must be one of {choices}")
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        if arguments[-1] is Ellipsis:
+            arguments = arguments[:1] * len(value)
+        if len(arguments) == len(value):
+            pairs = zip(arguments, value, strict=True)
+            return tuple(_typed(part, each, name) for part, each in pairs)
+    if origin is Mapping and isinstance(value, Mapping):
+        key, each = arguments
+        return {_typed(key, k, name): _typed(each, v, f"{name}.{k}") for k, v in value.items()}
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_dict(hint, value, name)  # type: ignore[arg-type]
+    return _plainly(hint, value, name)
+
+
+def _plainly(hint: Any, value: Any, name: str) -> Any:
+    """`_typed` of a type that has no parts. A whole number is a float too; a bool is neither."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if hint is int and isinstance(value, int):
+            return value
+        if hint is float and (isinstance(value, float) or abs(value) <= LARGEST):
+            return float(value)
+    elif isinstance(hint, type) and isinstance(value, hint) and hint is not int:
+        return value
+    wanted = WANTED.get(hint, f"a {getattr(hint, '__name__', hint)}")
+    raise ConfigError(f"{name} is {reprlib.repr(value)}, which is not {wanted}")
+
+
+def _inside(bounds: Within, value: Any, name: str) -> Any:
+    if not bounds.least <= value <= bounds.most:  # nor is NaN
+        least, most = (f"{bound:,.12g}" for bound in (bounds.least, bounds.most))
+        raise ConfigError(f"{name} is {value}; it must be from {least} to {most}")
+    return value
+
+
+def _one_of(hints: tuple[Any, ...], value: Any, name: str) -> Any:
+    """`_typed` of "this, or None", or of one of several dataclasses, told apart by their `kind`."""
+    some = [hint for hint in hints if hint is not type(None)]
+    if value is None and len(some) < len(hints):
+        return None
+    if len(some) == 1:
+        return _typed(some[0], value, name)
+    if not isinstance(value, Mapping):
+        if isinstance(value, tuple(some)):
+            return value
+        raise ConfigError(f"{name} is {reprlib.repr(value)}, which is not a table of values")
+    kinds = {hint.kind: hint for hint in some}
+    kind = value.get("kind", some[0].kind)
+    if not isinstance(kind, str) or kind not in kinds:
+        known = ", ".join(map(repr, kinds))
+        raise ConfigError(f"{name}.kind is {reprlib.repr(kind)}; it must be one of {known}")
+    return from_dict(kinds[kind], {k: v for k, v in value.items() if k != "kind"}, name)
