@@ -1,19 +1,22 @@
 # make demo      see it work: installs the package, then `patchword demo`
 # make test      lint, types, import contracts and tests, as CI runs them
+# make check-shared   the tests that need the corpora at DATA
 # make venv      .venv with everything that tests and benchmarks need
 # make bench     the benchmarks, peers beside ours; needs the data at DATA
 # make docs      write docs/cli.md anew
+# make samples   draw the samples anew
 # make receipts  ask the original libraries again what tests/receipts holds
 
 PYTHON ?= python3
 DATA ?= ../shared/data
+CODE := src tests benchmarks tools
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 TESTING := .venv/.testing
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TOO_OLD := patchword needs Python 3.11 or newer: say make PYTHON=python3.12
 
-.PHONY: demo test lint venv bench docs receipts
+.PHONY: demo test check-shared lint venv bench docs samples receipts
 
 demo: $(RUNTIME)
 	$(BIN)/patchword demo
@@ -22,9 +25,13 @@ demo: $(RUNTIME)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
+check-shared: $(TESTING)
+	DATA="$(DATA)" OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile tests/shared
+
+# What the repository holds, and not what else may lie in the folder.
 lint: $(TESTING)
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
@@ -48,11 +55,14 @@ bench: $(TESTING)
 docs: $(RUNTIME)
 	$(BIN)/python tools/cli_reference.py > docs/cli.md
 
+samples: $(RUNTIME)
+	$(BIN)/python tools/samples.py samples
+
 receipts: $(TESTING)
 	$(BIN)/python tests/original_receipts.py
 
 # None may reach the hub: what they need is here.
-test bench receipts: export HF_HUB_OFFLINE := 1
+test check-shared bench receipts: export HF_HUB_OFFLINE := 1
 
 # torch goes first and alone, so that its version is settled before anything else asks for one.
 $(RUNTIME): pyproject.toml constraints.txt

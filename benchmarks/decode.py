@@ -1,6 +1,6 @@
 """Milliseconds to open a 12-megapixel JPEG and make it a network's input, ours beside Pillow's.
 
-    python benchmarks/decode.py [PHOTO]      default: a photo of the samples, enlarged to 4000x3000
+    python benchmarks/decode.py [PHOTO]      default: the first sample, enlarged to 4000x3000
 
 Reference: Pillow's full decode and bicubic resize, as every CLIP processor does it. Ours: the same
 preprocessing on a JPEG decoded at its smallest sufficient DCT scale. Both in turn, one thread.
@@ -26,8 +26,8 @@ ROUNDS = 15
 
 
 def enlarged(photo: Path) -> bytes:
-    """The photo at 12 megapixels as a camera would write it: with the noise of its sensor, without
-    which an enlarged photo decodes faster than any real one."""
+    """The picture at 12 megapixels as a camera would write it: with the noise of its sensor,
+    without which an enlarged photo decodes faster than any real one."""
     with Image.open(photo) as picture:
         large = np.asarray(picture.convert("RGB").resize(SIZE, Image.Resampling.BICUBIC))
     noise = np.random.default_rng(0).normal(0, 8, large.shape).astype(np.float32)

@@ -31,6 +31,7 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 import patchword
+from patchword.models.generate import GenerationOptions
 
 Run = Callable[[Any], Tensor]
 
@@ -83,7 +84,7 @@ hf = transformers
 QUESTION = torch.arange(1990, 2002)[None]  # (1, 12)
 # Ids of a caption, the start token among them; and the same for ours.
 TWENTY = {"max_length": 21, "min_length": 21}
-OURS = {"beams": 3, "max_length": 21, "min_length": 21}
+OURS = GenerationOptions(beams=3, max_length=21, min_length=21)
 FAMILIES = {
     "ViT-B/16 (timm)": from_timm("vit_base_patch16_224"),
     "ViT-B/16 (transformers)": Family(
@@ -147,7 +148,7 @@ FAMILIES = {
         lambda: hf.BlipForConditionalGeneration(hf.BlipConfig()),
         pixels(384),
         lambda network, x: network.generate(x, num_beams=3, **TWENTY),
-        lambda network, x: network.caption(x, torch.zeros(1, dtype=torch.long), **OURS).ids,
+        lambda network, x: network.caption(x, torch.zeros(1, dtype=torch.long), OURS).ids,
     ),
     "CLIP-L text (diffusion)": Family(
         lambda: hf.CLIPTextModelWithProjection(

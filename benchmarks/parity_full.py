@@ -4,7 +4,7 @@
 
 transformers writes the checkpoint, patchword loads it. Printed: the largest absolute difference of
 image features, text features and logits, computed as torch does and as a loaded model does in
-inference, by packed products and in parts; and images/s of both image towers, in turn in one run.
+inference, by oneDNN's products and in parts; and images/s of both image towers, in turn in one run.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main(batch: int, rounds: int) -> None:
     vision = theirs.get_image_features
     features = vision(pixels).pooler_output, theirs.get_text_features(ids).pooler_output
     logits = theirs(ids, pixels).logits_per_image
-    for way, mode in (("as torch does", torch.no_grad), ("packed, in parts", torch.inference_mode)):
+    for way, mode in (("as torch does", torch.no_grad), ("oneDNN, in parts", torch.inference_mode)):
         print(way)
         with mode():
             report("image features", ours.encode_image(pixels), features[0])

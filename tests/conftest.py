@@ -1,11 +1,20 @@
-"""What every test shares: where the data is, and that no hub is asked."""
+"""What every test shares: no hub is asked, and CLIP's tokenizer is at hand."""
 
 import os
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face library is imported
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-DATA = SHARED / "data"
+from ran import run  # noqa: F401  a fixture of every file that has no `run` of its own
 
-from ran import run  # noqa: E402, F401  a fixture of every file that has no `run` of its own
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CLIP's tokenizer as hub repositories carry it."""
+    from tiny_tokenizers import clip_tokenizer  # transformers, which not every test needs
+
+    folder = tmp_path_factory.mktemp("clip_tokenizer")
+    clip_tokenizer().save_pretrained(folder)
+    return folder

@@ -1,7 +1,8 @@
-"""Photos on disk and in memory that the tests of data share."""
+"""Photos that the tests share: real ones, which come with the test libraries, and made ones."""
 
 import io
 import tarfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,28 @@ from PIL import Image
 from patchword.config import PreprocessConfig
 
 PREPROCESS = PreprocessConfig(size=(32, 32), resize_to=36)
+
+
+def _of(package: str, folder: str, *names: str) -> list[Path]:
+    """Files in the folder of an installed package, which is not imported for that."""
+    spec = find_spec(package)
+    assert spec is not None, f"{package} is not installed"
+    assert spec.origin is not None
+    return [Path(spec.origin).parent / folder / name for name in names]
+
+
+CAT, COFFEE, ASTRONAUT, ROCKET, RETINA, *_OTHERS = _of(  # a cat's face, a cup, a woman, ...
+    "skimage", "data", "chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg", "retina.jpg",
+    "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "motorcycle_right.png",
+)  # fmt: skip
+TEMPLE, FLOWER = _of("sklearn", "datasets/images", "china.jpg", "flower.jpg")
+HOPPER = _of("matplotlib", "mpl-data/sample_data", "grace_hopper.jpg")[0]  # a woman in uniform
+COLOUR = [CAT, COFFEE, ASTRONAUT, ROCKET, RETINA, TEMPLE, FLOWER, HOPPER, *_OTHERS]
+GREY = _of(
+    "skimage", "data", "brick.png", "camera.png", "clock_motion.png", "coins.png", "grass.png",
+    "gravel.png", "moon.png", "page.png",
+)  # fmt: skip
+REAL = COLOUR + GREY  # 20 photos of 300 to 1411 pixels a side, PNG and JPEG
 
 
 def photo(seed: int, size: tuple[int, int] = (40, 50)) -> Image.Image:

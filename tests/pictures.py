@@ -1,6 +1,7 @@
 """Images made in memory, some of kinds that Pillow reads and cannot write."""
 
 import io
+import itertools
 import struct
 import zlib
 
@@ -64,8 +65,30 @@ def tiff(values, order="<", white=None, planar=False, deflate=False, photometric
     return head + entries + bytes(4) + extra + b"".join(strips)
 
 
-def png16(values, bits=None, clear=None):
-    """A 16-bit PNG of samples (H, W) or (H, W, C), with an sBIT and a tRNS chunk where given."""
+def packed(row, depth):
+    """Bytes of a row (W, C) of samples of 1, 2, 4, 8 or 16 bits, the first in the high bits."""
+    if depth >= 8:
+        return row.astype(f">u{depth // 8}").tobytes()
+    bits = (row.reshape(-1, 1) >> np.arange(depth - 1, -1, -1)) & 1
+    return np.packbits(bits.astype(np.uint8)).tobytes()
+
+
+ADAM7 = (
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+)
+
+
+def png(values, depth=8, interlaced=False, palette=None, bits=None, clear=None):
+    """A PNG of samples (H, W) or (H, W, C); with PLTE, sBIT and tRNS chunks where given.
+
+    palette: (N, 3). clear: the transparent colour, or, with a palette, its opacities.
+    """
     values = values[..., None] if values.ndim == 2 else values
     height, width, channels = values.shape
 
@@ -74,11 +97,71 @@ def png16(values, bits=None, clear=None):
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    out = b"\x89PNG\r\n\x1a\n" + chunk(
-        b"IHDR", struct.pack(">2I5B", width, height, 16, colour, 0, 0, 0)
+    rows = b"".join(
+        b"\0" + packed(row, depth)
+        for top, left, down, right in (ADAM7 if interlaced else [(0, 0, 1, 1)])
+        for row in values[top::down, left::right]
+        if len(row)
     )
+    colour = 3 if palette is not None else {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">2I5B", width, height, depth, colour, 0, 0, interlaced)
+    out = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
     out += chunk(b"sBIT", bytes([bits] * channels)) if bits else b""
-    out += chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear)) if clear else b""
+    out += chunk(b"PLTE", palette.astype(np.uint8).tobytes()) if palette is not None else b""
+    kind = "B" if palette is not None else "H"
+    out += chunk(b"tRNS", struct.pack(f">{len(clear)}{kind}", *clear)) if clear else b""
     return out + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def png16(values, bits=None, clear=None):
+    return png(values, 16, bits=bits, clear=clear)
+
+
+def bmp(words, depth, header=40, palette=None, masks=(), top_down=False, runs=b""):
+    """A BMP of pixels (H, W), each one number of `depth` bits.
+
+    header: its bytes: 12 (OS/2), 40, 56, 108 or 124 (versions 3, 4 and 5). palette: (N, 3).
+    masks: the bits of red, green, blue and alpha. runs: the pixels again, run-length encoded.
+    """
+    height, width = words.shape
+    stored = words if top_down else words[::-1]
+    if depth < 8:
+        rows = [packed(row, depth) for row in stored]
+    else:
+        rows = [row.astype("<u4").view(np.uint8).reshape(-1, 4)[:, : depth // 8] for row in stored]
+        rows = [row.tobytes() for row in rows]
+    pixels = runs or b"".join(row + bytes(-len(row) % 4) for row in rows)
+    compression = 3 if masks else (1 if depth == 8 else 2) if runs else 0
+    colours = b""
+    if palette is not None:
+        colours = b"".join(bytes(c[::-1]) + bytes(header > 12) for c in palette.tolist())
+    if header == 12:
+        info = struct.pack("<I4H", header, width, height, 1, depth)
+    else:
+        up = -height if top_down else height
+        used = 0 if palette is None else len(palette)
+        numbers = (1, depth, compression, len(pixels), 2835, 2835, used, 0)
+        info = struct.pack("<I2i2H6I", header, width, up, *numbers)
+        info += struct.pack("<4I", *masks, *[0] * (4 - len(masks)))[: 12 if header == 40 else 16]
+        if not masks and header == 40:
+            info = info[:40]
+        info += b"BGRs" if header > 56 else b""  # sRGB
+        info = info.ljust(header, b"\0")
+    start = 14 + len(info) + len(colours)
+    head = b"BM" + struct.pack("<I2HI", start + len(pixels), 0, 0, start)
+    return head + info + colours + pixels
+
+
+def run_lengths(indices, depth):
+    """Indices (H, W) of 8 or 4 bits as a BMP run-length encodes them: the even rows by runs, the
+    odd ones literally."""
+    out = b""
+    for number, row in enumerate(indices[::-1].tolist()):
+        if number % 2 and len(row) > 2:
+            data = bytes(row) if depth == 8 else packed(np.array(row), 4)
+            out += bytes([0, len(row)]) + data + bytes(len(data) % 2)
+        else:
+            for index, run in itertools.groupby(row):
+                out += bytes([len(list(run)), index if depth == 8 else index * 17])
+        out += b"\0\0"  # end of the row
+    return out + b"\0\1"

@@ -10,7 +10,8 @@ import torchvision_cpu  # noqa: F401  # before everything that imports torchvisi
 
 # isort: split
 import transformers
-from references import PATCH, SIZE, TOKENIZER, WEIGHTS, Reference, edit_json, rewrite, scramble
+from references import PATCH, SIZE, WEIGHTS, Reference, edit_json, rewrite, scramble
+from tiny_tokenizers import clip_tokenizer
 from torch import Tensor
 
 DEPTH = 3
@@ -35,7 +36,7 @@ def text(
     kind = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
     network = scramble(kind(stated))
     network.save_pretrained(folder)
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(TOKENIZER, pad_token=pad)
+    tokenizer = clip_tokenizer(pad_token=pad)
     tokenizer.save_pretrained(words or folder)
     return Reference(
         folder,

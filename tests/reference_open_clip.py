@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from references import TOKENIZER, Reference, scramble  # first: it prepares the libraries' imports
+from references import Reference, scramble  # first: it prepares the libraries' imports
 
 # isort: split
 import open_clip
@@ -21,6 +21,7 @@ from open_clip.model import set_model_preprocess_cfg
 from open_clip.push_to_hf_hub import save_for_hf
 from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from tiny_tokenizers import clip_tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
@@ -122,7 +123,8 @@ def open_clip_hub(folder: Path, config: dict[str, Any], images: dict[str, Any]) 
         if text.get("hf_tokenizer_name"):
             written = tokenizer = tokenizer_of(config, Path(scratch))
         else:
-            written = HFTokenizer(str(TOKENIZER))
+            clip_tokenizer().save_pretrained(scratch)
+            written = HFTokenizer(scratch)
             tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
         save_for_hf(network, written, config, str(folder), safe_serialization=True)
     return Reference(

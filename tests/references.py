@@ -31,16 +31,15 @@ import timm
 import torch
 import transformers
 from clip.model import CLIP, convert_weights
-from conftest import DATA
 from open_clip.push_to_hf_hub import save_config_for_hf
 from PIL import Image
 from timm.models import save_for_hf
+from tiny_tokenizers import clip_tokenizer
 from torch import Tensor, nn
 
 from patchword import checkpoints
 from patchword.errors import CheckpointError
 
-TOKENIZER = DATA / "clip_tokenizer"
 SIZE = 32  # pixels
 PATCH = 8
 WEIGHTS = "model.safetensors"
@@ -94,7 +93,7 @@ def hugging_face(
     )  # fmt: skip
     network = scramble(transformers.CLIPModel(config))
     network.save_pretrained(folder, **saving)
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(TOKENIZER)
+    tokenizer = clip_tokenizer()
     tokenizer.save_pretrained(folder)
     processor = transformers.CLIPImageProcessorPil(
         size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
@@ -130,7 +129,7 @@ def open_clip_model(
     else:
         safetensors.torch.save_file(state, folder / "open_clip_model.safetensors")
     save_config_for_hf(network, folder / "open_clip_config.json", config)
-    transformers.CLIPTokenizer.from_pretrained(TOKENIZER).save_pretrained(folder)
+    clip_tokenizer().save_pretrained(folder)
     size = network.visual.image_size
     transform = open_clip.image_transform(size, is_train=False, **preprocess_cfg)
     tokenizer = open_clip.SimpleTokenizer(context_length=text.get("context_length", 77))

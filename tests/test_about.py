@@ -289,7 +289,8 @@ def test_verify_of_what_is_no_receipt_is_2(run: Run) -> None:
         assert code == 2
         assert said in err
     assert run("verify", "demo", "demo", "r.json")[0] == 2
-    assert run("receipt", "demo", "-o", "no/folder.json")[0] == 2
+    Path("file").touch()
+    assert run("receipt", "demo", "-o", "file/receipt.json")[0] == 2
 
 
 def test_verify_states_the_defaults() -> None:

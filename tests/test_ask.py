@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import reference_blip
-from conftest import DATA
 from reference_blip import DEC, ENC, MODELS
 from references import Reference
 
@@ -14,6 +13,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from photos import CAT, FLOWER
 from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
@@ -21,9 +21,10 @@ from torch.testing import assert_close
 from patchword import checkpoints, images
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, UnsupportedError
+from patchword.models.generate import GenerationOptions
 from patchword.tasks.ask import ask, ask_each
 
-PHOTOS = [DATA / "photos" / "cat_720p.jpg", DATA / "photos" / "parrot.jpg"]
+PHOTOS = [CAT, FLOWER]
 QUESTIONS = ["what is the color of the bird in the tree?", "is it a cat?", "who"]
 ANSWERS = [
     *("yes", "no", "red", "blue", "two cats", "two dogs", "two", "a small bird in the tree"),
@@ -141,7 +142,9 @@ def test_what_was_written_is_as_likely_when_read(pair: Pair) -> None:
     pixels = torch.stack([torch.from_numpy(model.open(path)[0]) for path in PHOTOS])
     tokens = network.image_tokens(pixels)
     for count in (1, 3):
-        written = network.answer(tokens, ids.repeat(2, 1), beams=3, count=count, max_length=9)
+        written = network.answer(
+            tokens, ids.repeat(2, 1), GenerationOptions(beams=3, count=count, max_length=9)
+        )
         assert (written.ids != model.tokenizer.pad_token).sum() > 4 * len(written.ids)
         for row, said in enumerate(written.log_probabilities.split(count)):
             one = row // 3
@@ -154,10 +157,10 @@ def test_what_was_written_is_as_likely_when_read(pair: Pair) -> None:
 
 def test_drawn_answers_are_the_same_in_any_company(model: Bundle) -> None:
     """Beside longer questions, and for the same seed."""
-    draw = {"temperature": 2.0, "top_k": 40, "count": 3}
 
     def drawn(questions: list[str], seed: int = 0) -> list[list[str]]:
-        found = ask(model, PHOTOS[0], questions, seed=seed, **draw)
+        options = GenerationOptions(temperature=2.0, top_k=40, count=3, max_length=10, seed=seed)
+        found = ask(model, PHOTOS[0], questions, options=options)
         return [[one.text for one in (answer, *answer.others)] for answer in found]
 
     alone = [drawn([question])[0] for question in QUESTIONS]

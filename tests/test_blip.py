@@ -12,7 +12,7 @@ import references
 import torch
 import torch.nn.functional as F
 import transformers
-from conftest import DATA
+from photos import CAT, FLOWER
 from PIL import Image
 from reference_blip import CAPTIONS, ENC, MODELS, QUESTIONS, RETRIEVAL, hugging_face_blip, noise
 from references import Reference, edit_json, fails
@@ -32,7 +32,7 @@ from patchword.tasks.match import Match, match, match_each, rerank
 from patchword.variants import VARIANTS
 from patchword.where.heatmap import heatmap
 
-PHOTOS = [DATA / "photos" / "cat_720p.jpg", DATA / "photos" / "parrot.jpg"]
+PHOTOS = [CAT, FLOWER]
 PROMPTS = ["", "a picture of"]
 CAPTIONED = ["a photo of a cat", "", "two small birds in a green tree, with a red dog", "is it"]
 ASKED = ["what is the color of the bird in the tree?", "is it a cat?", "who"]
@@ -246,7 +246,7 @@ def test_match_in_any_batch(matcher: Pair) -> None:
 
 def test_a_text_beyond_the_context_is_matched_as_far_as_it_goes(matcher: Pair) -> None:
     _, model = matcher
-    with pytest.warns(LongTextWarning, match="102 tokens loses all beyond 48"):
+    with pytest.warns(LongTextWarning, match="exceed 48 tokens; the longest loses 54 of 102$"):
         found = match(model, PHOTOS, ["a cat " * 50])
     np.testing.assert_allclose(
         found.probabilities, match(model, PHOTOS, ["a cat " * 23]).probabilities

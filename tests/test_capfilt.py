@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -26,7 +27,7 @@ from shrunk import tiny_bundle, tiny_clip
 
 import patchword
 from patchword import checkpoints
-from patchword.capfilt.filtering import BATCH, Judged, capfilt_each
+from patchword.capfilt.filtering import BATCH, SAMPLED, Judged, capfilt_each
 from patchword.capfilt.store import Shard, Store
 from patchword.data import SourceConfig, open_sources
 from patchword.errors import ImageError, LongTextWarning, PatchwordError, UnsupportedError
@@ -139,7 +140,9 @@ def test_captions_are_captions_and_scores_are_matches(blip: str, judge: str, alo
     web = [list(dict.fromkeys(texts)) for texts in web]
     given = list(zip(images, web, strict=True))
     given.insert(5, (b"no image", ["a cat"]))
-    found = capfilt_each(writer, other, iter(given), prompt="a photo", count=3, seed=4)
+    found = capfilt_each(
+        writer, other, iter(given), "a photo", options=replace(SAMPLED, count=3, seed=4)
+    )
     answers = list(found)
     assert [image for image, _ in answers] == [image for image, _ in given]
     assert isinstance(answers.pop(5)[1], ImageError)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DATA
+from photos import CAT, FLOWER
 from PIL import Image
 from reference_chinese_clip import CONTEXT, MODELS, hugging_face, ids, original
 from references import Reference, edit_json, fails, rewrite
@@ -20,10 +20,10 @@ from torch.testing import assert_close
 from patchword import api, checkpoints, images, models
 from patchword.bundle import Bundle
 from patchword.errors import LongTextWarning
-from patchword.tasks.templates import CHINESE, IMAGENET, PLAIN, named
+from patchword.text.templates import CHINESE, IMAGENET, PLAIN, named
 from patchword.variants import VARIANTS
 
-PHOTOS = [DATA / "photos" / "cat_720p.jpg", DATA / "photos" / "parrot.jpg"]
+PHOTOS = [CAT, FLOWER]
 SENTENCES = [
     "一只狗在草地上",
     "",

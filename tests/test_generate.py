@@ -21,7 +21,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from patchword import checkpoints
 from patchword.bundle import Bundle
 from patchword.errors import ConfigError
-from patchword.models.generate import Search, distribution, generate
+from patchword.models.generate import GenerationOptions, distribution, generate
 from patchword.tasks.caption import caption
 
 PROMPTS = ["", "a picture of"]
@@ -90,7 +90,9 @@ def test_captions_id_by_id(captioners: list[Pair], prompt: str, search: dict[str
             pixel_values=noise(4), input_ids=prompts, attention_mask=torch.ones_like(prompts),
             do_sample=False, **({"max_length": 20} | search),
         )  # fmt: skip
-        written = model.network.caption(noise(4), prompts[0, :-1], **options(search))
+        written = model.network.caption(
+            noise(4), prompts[0, :-1], GenerationOptions(**options(search))
+        )
         start = prompts.shape[1] - 1
         found = [cut(row, start) for row in written.ids.tolist()]
         assert found == theirs_written(expected, start)
@@ -102,7 +104,7 @@ def test_captions_vary(captioners: list[Pair]) -> None:
     for reference, model in captioners:
         start = reference.ids([""])[0, :-1]
         for search in SEARCHES:
-            written = model.network.caption(noise(4), start, **options(search))
+            written = model.network.caption(noise(4), start, GenerationOptions(**options(search)))
             texts |= {tuple(cut(row, 1)) for row in written.ids.tolist()}
     assert len(texts) > 80
     assert len({len(text) for text in texts}) > 10
@@ -115,7 +117,9 @@ def test_pretrained_captions_id_by_id(tmp_path: Path) -> None:
     for beams in (1, 3):
         expected = writer.generate(pixel_values=noise(6), num_beams=beams, max_length=20)
         start = torch.tensor([0])
-        written = model.network.caption(noise(6), start, beams=beams, max_length=20)
+        written = model.network.caption(
+            noise(6), start, GenerationOptions(beams=beams, max_length=20)
+        )
         assert [cut(r, 1) for r in written.ids.tolist()] == theirs_written(expected)
 
 
@@ -127,7 +131,9 @@ def test_answers_id_by_id(name: str, search: dict[str, object], tmp_path: Path) 
     model = checkpoints.load(reference.path)
     pixels, ids = noise(3), reference.ids(ASKED)
     tokens = model.network.image_tokens(pixels)
-    written = model.network.answer(tokens, ids.repeat(3, 1), **options(search)).ids.tolist()
+    written = model.network.answer(
+        tokens, ids.repeat(3, 1), GenerationOptions(**options(search))
+    ).ids.tolist()
     for i, row in enumerate(written):
         question = reference.ids([ASKED[i % 3]])
         if name.startswith("lavis"):
@@ -153,7 +159,7 @@ def test_log_probabilities_are_the_networks_own(captioner: Pair, search: dict[st
     """Of a text read at once, whatever penalties and temperatures chose it."""
     reference, model = captioner
     start = reference.ids(["a picture of"])[0, :-1]
-    written = model.network.caption(noise(), start, **search)
+    written = model.network.caption(noise(), start, GenerationOptions(**search))
     about = noise().repeat_interleave(len(written.ids) // 3, dim=0)
     for row, said, pixels in zip(written.ids, written.log_probabilities, about, strict=True):
         ids = torch.tensor([cut(row.tolist(), len(start))])
@@ -192,7 +198,7 @@ def by_hand(logits: list[float], draw: dict[str, float]) -> list[float]:
 @pytest.mark.parametrize("draw", DRAWS, ids=str)
 def test_the_distribution_is_the_formulas(draw: dict[str, float]) -> None:
     logits = 2 * torch.randn(5, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = distribution(logits, Search(**draw))
+    found = distribution(logits, GenerationOptions(**draw))
     for row, expected in zip(found.tolist(), logits.tolist(), strict=True):
         assert row == pytest.approx(by_hand(expected, draw), rel=1e-12, abs=1e-15)
 
@@ -210,14 +216,14 @@ def test_the_distribution_is_that_of_transformers(draw: dict[str, float]) -> Non
     ):
         if name in draw:
             warped = warper(draw[name])(None, warped)
-    assert_close(distribution(logits, Search(**draw)), warped.softmax(dim=-1))
+    assert_close(distribution(logits, GenerationOptions(**draw)), warped.softmax(dim=-1))
 
 
 @pytest.mark.parametrize("draw", DRAWS, ids=str)
 def test_drawn_as_often_as_probable(draw: dict[str, float]) -> None:
     """The ids of 20,000 texts, against the formula (chi-squared, at one in a million)."""
     logits, count = [1.0, 0.2, -0.5, 2.0, 0.0, 1.7, -3.0, 0.9], 20_000
-    search = Search(**draw, max_length=3, count=4)
+    search = GenerationOptions(**draw, max_length=3, count=4)
     keys = [number.to_bytes(4, "little") for number in range(count // 4)]
     prompt = torch.zeros(len(keys), 1, dtype=torch.long)
 
@@ -244,21 +250,27 @@ def test_drawn_the_same_in_any_company(captioner: Pair) -> None:
     """Whatever images stand beside it; and others for another seed, image or number."""
     _, model = captioner
     start, draw = torch.tensor([0]), {"top_p": 0.9, "temperature": 2.0}
-    together = model.network.caption(noise(4), start, **draw, count=3, seed=7)
+    together = model.network.caption(noise(4), start, GenerationOptions(**draw, count=3, seed=7))
     texts = [tuple(cut(row, 1)) for row in together.ids.tolist()]
     for i in range(4):
-        alone = model.network.caption(noise(4)[i : i + 1], start, **draw, count=2, seed=7)
+        alone = model.network.caption(
+            noise(4)[i : i + 1], start, GenerationOptions(**draw, count=2, seed=7)
+        )
         assert [tuple(cut(row, 1)) for row in alone.ids.tolist()] == texts[3 * i : 3 * i + 2]
-    other = model.network.caption(noise(4), start, **draw, count=3, seed=8)
+    other = model.network.caption(noise(4), start, GenerationOptions(**draw, count=3, seed=8))
     texts += [tuple(cut(row, 1)) for row in other.ids.tolist()]
     assert len(set(texts)) == 24
 
 
 def test_drawing_from_the_best_alone_is_greedy(captioner: Pair) -> None:
     _, model = captioner
-    greedy = model.network.caption(noise(), torch.tensor([0]), beams=1, repetition_penalty=1.5)
+    greedy = model.network.caption(
+        noise(), torch.tensor([0]), GenerationOptions(beams=1, repetition_penalty=1.5)
+    )
     for draw in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}):
-        drawn = model.network.caption(noise(), torch.tensor([0]), **draw, repetition_penalty=1.5)
+        drawn = model.network.caption(
+            noise(), torch.tensor([0]), GenerationOptions(**draw, repetition_penalty=1.5)
+        )
         assert drawn.ids.tolist() == greedy.ids.tolist()
 
 
@@ -267,13 +279,15 @@ def test_several_captions_of_each_image(captioner: Pair) -> None:
     pictures = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
     for options in ({"beams": 4}, {"top_p": 0.9}):
         for image, whole in zip(
-            pictures, caption(model, pictures, count=3, **options), strict=True
+            pictures,
+            caption(model, pictures, options=GenerationOptions(count=3, **options)),
+            strict=True,
         ):
             assert len(whole.others) == 2
-            (single,) = caption(model, [image], **options)
+            (single,) = caption(model, [image], options=GenerationOptions(**options))
             assert single.text == whole.text
             assert whole.probability == pytest.approx(math.exp(whole.log_probability))
-    (best,) = caption(model, pictures[:1], count=4, beams=4)
+    (best,) = caption(model, pictures[:1], options=GenerationOptions(count=4, beams=4))
     ended = (best, *best.others)
     scores = [one.log_probability / len(one.token_log_probabilities) for one in ended]
     assert scores == sorted(scores, reverse=True)
@@ -287,7 +301,7 @@ def test_images_keys_are_computed_once(captioner: Pair) -> None:
     make = network.empty_cache
     network.empty_cache = lambda: caches.append(make()) or caches[-1]
     try:
-        network.caption(pixels, torch.tensor([0]), beams=5, max_length=6)
+        network.caption(pixels, torch.tensor([0]), GenerationOptions(beams=5, max_length=6))
     finally:
         del network.empty_cache
     for own, other in caches[0]:
@@ -312,5 +326,6 @@ def test_searches_that_cannot_be(captioner: Pair) -> None:
         ("count is 2", {"beams": 1, "count": 2}),
         ("count is 0", {"top_p": 0.9, "count": 0}),
     ):
+        prompt = str(search.pop("prompt", ""))
         with pytest.raises(ConfigError, match=said):
-            caption(model, [Image.new("RGB", (40, 30))], **search)
+            caption(model, [Image.new("RGB", (40, 30))], prompt, GenerationOptions(**search))

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from conftest import DATA
 from reference_blip import ENC, RETRIEVAL, hugging_face_blip, original_blip
 from references import Reference
 
@@ -10,6 +9,7 @@ from references import Reference
 import numpy as np
 import pytest
 import torch
+from photos import CAT
 from PIL import Image
 from torch.testing import assert_close
 
@@ -19,7 +19,7 @@ from patchword.errors import LongTextWarning, UnsupportedError
 from patchword.where.heatmap import heatmap
 from patchword.where.relevance import gradcam, split
 
-PHOTO = DATA / "photos" / "cat_720p.jpg"
+PHOTO = CAT
 TEXTS = ["two small birds in a green tree, with a red dog", "a cat", "is it flying?"]
 Pair = tuple[Reference, Bundle]
 
@@ -141,5 +141,5 @@ def test_what_cannot_be_drawn_is_said(model: Bundle) -> None:
         heatmap(model, PHOTO, ["a cat", ""])
     with pytest.raises(UnsupportedError, match="load a BLIP for retrieval"):
         heatmap(demo, PHOTO, ["a cat"], "gradcam")
-    with pytest.warns(LongTextWarning, match="beyond 48"):
+    with pytest.warns(LongTextWarning, match="exceed 48 tokens"):
         heatmap(model, PHOTO, ["a cat " * 50])

@@ -1,6 +1,7 @@
 """The forgetting alarm: it sounds when it should, and the blend it keeps is the best there is."""
 
 import copy
+import itertools
 import json
 import shutil
 import warnings
@@ -10,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from shrunk import tiny_bundle, tiny_clip
 
 import patchword
 from patchword import checkpoints
 from patchword.bundle import Bundle, make
 from patchword.errors import ConfigError, RecipeError
+from patchword.scenes import scene
 from patchword.train import forgetting as guards
 from patchword.train.evaluator import EvaluateConfig, Judge
 from patchword.train.forgetting import Guard, GuardConfig
@@ -23,16 +26,27 @@ from patchword.train.monitor import Watch, WatchConfig
 
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 ALPHAS = (0.25, 0.5, 0.75)
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "crescent", "heart")
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The samples in folders of classes: what is in front of the number of "t-shirt-1.jpg"."""
+    """Images in folders of classes: the wafers of the samples, by what is in front of the number of
+    "stain-1.jpg", and four of every shape, each alone."""
     place = tmp_path_factory.mktemp("photos")
-    for file in SAMPLES.glob("*/*.jpg"):
-        folder = place / file.parent.name / file.stem.rpartition("-")[0]
+    for file in SAMPLES.glob("wafers/*.jpg"):
+        folder = place / "wafers" / file.stem.rpartition("-")[0]
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, folder)
+    left = dict.fromkeys(SHAPES, 4)
+    drawn = (scene(2026, index, kind="shapes") for index in itertools.count())
+    while any(left.values()):
+        found = next(drawn)
+        name = found.label.split()[-1]
+        if len(found.objects) == 1 and left[name]:
+            (place / "shapes" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(found.image).save(place / "shapes" / name / f"{left[name]}.jpg")
+            left[name] -= 1
     return place
 
 
@@ -97,11 +111,11 @@ def tried(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATCHWORD_CACHE", str(tmp_path_factory.mktemp("cache")))
         blends = {alpha: between(start, forgetful, alpha) for alpha in (0.0, *ALPHAS, 1.0)}
-        sets = ("wafers", "clothing")
+        sets = ("wafers", "shapes")
         return {a: {name: right(m, photos / name) for name in sets} for a, m in blends.items()}
 
 
-@pytest.mark.parametrize(("guarded", "asked"), [("wafers", "clothing"), ("clothing", "wafers")])
+@pytest.mark.parametrize(("guarded", "asked"), [("wafers", "shapes"), ("shapes", "wafers")])
 def test_a_model_that_forgets_raises_the_alarm_and_its_best_blend_is_kept(
     guarded: str, asked: str, tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle,
     tried: Tried,
@@ -201,7 +215,7 @@ def test_a_resumed_run_compares_with_the_same_start(
     tmp_path: Path, photos: Path, start: Bundle
 ) -> None:
     data = GuardConfig(str(photos / "wafers"), alphas=(0.5,))
-    sets = (EvaluateConfig(str(photos / "clothing")),)
+    sets = (EvaluateConfig(str(photos / "shapes")),)
     judge = Counting()
     Guard(data, start, tmp_path, judge, sets)
     assert judge.asked == [start.fingerprint] * 2
@@ -231,7 +245,7 @@ def test_only_a_better_blend_replaces_the_kept_one(
     tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle
 ) -> None:
     data = GuardConfig(str(photos / "wafers"), alphas=(), drop=1.0)
-    sets = (EvaluateConfig(str(photos / "clothing")),)
+    sets = (EvaluateConfig(str(photos / "shapes")),)
     steps = []
     for step, model in enumerate((trained(start, 1.8), start, forgetful)):
         guard = Guard(data, forgetful, tmp_path, Judge(), sets)  # as after a resume

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA
 from indexed import NAMES, at, picture, rows, twelve_photos
 from numpy.testing import assert_allclose
+from photos import CAT
 from shrunk import tiny_bundle, tiny_clip, tiny_hybrid
 
 from patchword.bundle import Bundle
-from patchword.errors import ImageError, IndexStoreError
+from patchword.errors import ImageError, IndexStoreError, UnsupportedError
 from patchword.images.files import File
 from patchword.index import AddReport, open_index
 from patchword.index import table as store_room
 from patchword.index.index import nearest
 from patchword.index.table import Store
 
-PHOTO = DATA / "photos" / "cat_720p.jpg"
+PHOTO = CAT
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +258,12 @@ def test_an_index_of_nothing(tmp_path: Path, model: Bundle) -> None:
     assert len(index) == 0
     assert index
     assert index.add(tmp_path / "photos", model) == AddReport(0, 0, [])
+    lost = index.add(tmp_path / "lost.jpg", model)
+    assert [error.reason for error in lost.failed] == ["no such file"]
+    assert not (tmp_path / "index").exists()  # nothing is made of nothing
+    photo = picture(tmp_path / "photos" / "a.png", 0)
+    index.add(photo, model)
+    index.remove(photo)
     assert index.search("a dog") == []
     assert index.prune() == []
     with pytest.raises(IndexStoreError, match=r"where .*columns"):
@@ -306,9 +312,9 @@ def test_the_model_is_opened_by_its_name_once(tmp_path: Path, photos: Path, mode
 def test_what_cannot_be_asked(tmp_path: Path, photos: Path, model: Bundle) -> None:
     index = open_index(tmp_path / "index")
     index.add(photos, model)
-    with pytest.raises(IndexStoreError, match="give a text, an image, or both"):
+    with pytest.raises(IndexStoreError, match="give a text, a vector, an image, or both"):
         index.search()
-    with pytest.raises(IndexStoreError, match="k is 0"):
+    with pytest.raises(UnsupportedError, match="k is 0"):
         index.search("a dog", 0)
     with pytest.raises(ImageError, match=r"missing\.png: no such file"):
         index.search("a dog", image="missing.png")

@@ -13,20 +13,22 @@ from threading import Barrier
 
 import lancedb
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from conftest import DATA
 from indexed import NAMES, picture, rows, twelve_photos
+from photos import CAT
 from shrunk import tiny_bundle, tiny_clip
 
-from patchword import index as index_room
+import patchword
 from patchword.bundle import Bundle
-from patchword.errors import IndexStoreError
+from patchword.errors import IndexStoreError, UnsupportedError
 from patchword.images.files import File
 from patchword.index import AddReport, Index, open_index
+from patchword.index import index as index_room
 from patchword.index.table import Store
 
-PHOTO = DATA / "photos" / "cat_720p.jpg"
+PHOTO = CAT
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +142,7 @@ def test_a_folder_of_other_things_is_left_alone(
         open_index(photos / "plain.png").add(photos, model)
     lancedb.connect(tmp_path / "other").create_table("images", [{"path": "a", "vector": [0.0]}])
     for work in (Index.prune, len, lambda index: index.add(photos, model)):
-        with pytest.raises(IndexStoreError, match="not an index that this version"):
+        with pytest.raises(IndexStoreError, match="made by something else than patchword"):
             work(open_index(tmp_path / "other"))
 
 
@@ -265,3 +267,84 @@ def test_killed_and_continued(tmp_path: Path, model: Bundle) -> None:
         assert len(hits) == 60
         scores = {hit.path: hit.score for hit in hits}
         assert scores == pytest.approx({hit.path: hit.score for hit in expected}, abs=1e-5)
+
+
+def answers(folder: Path, model: Bundle) -> tuple[object, ...]:
+    """All that a search of an index depends on."""
+    index = open_index(folder)
+    query = model.embed_texts("a dog")[0]
+    hits = index.search(query, 50, model=model)
+    return len(index), hits, index.search(query, 50, model=model, where="path LIKE '%p%'")
+
+
+def test_a_flipped_bit_anywhere_never_gives_another_answer(
+    tmp_path: Path, photos: Path, model: Bundle
+) -> None:
+    index = open_index(tmp_path / "index")
+    index.add(photos, model, batch=4)
+    index.remove(sorted(photos.glob("*.png"))[0])
+    right = answers(tmp_path / "index", model)
+    draw = np.random.default_rng(0)
+    caught = 0
+    for file in sorted(path for path in (tmp_path / "index").rglob("*") if path.is_file()):
+        whole = file.read_bytes()
+        for _ in range(4):
+            broken = bytearray(whole)
+            broken[draw.integers(len(whole))] ^= 1 << int(draw.integers(8))
+            file.write_bytes(broken)
+            try:
+                assert answers(tmp_path / "index", model) == right
+            except IndexStoreError:
+                caught += 1
+            file.write_bytes(whole)
+    assert caught > 10
+    assert answers(tmp_path / "index", model) == right
+
+
+def test_a_version_that_is_gone_is_missed(tmp_path: Path, photos: Path, model: Bundle) -> None:
+    index = open_index(tmp_path / "index")
+    index.add(photos, model, batch=4)
+    index.remove(sorted(photos.glob("*.png"))[0])
+    newest = min((tmp_path / "index").rglob("*.manifest"), key=lambda path: path.name)
+    newest.unlink()  # Lance numbers them downwards
+    with pytest.raises(IndexStoreError, match=r"its newest version, .* is gone"):
+        open_index(tmp_path / "index").search("a dog", model=model)
+
+
+def test_an_index_of_an_earlier_version_is_recognised(tmp_path: Path, model: Bundle) -> None:
+    about = {"format": 1, "dim": 2, "model": "demo", "fingerprint": "0123456789abcdef"}
+    schema = pa.schema(
+        [("path", pa.string()), ("vector", pa.list_(pa.float32(), 2))],
+        metadata={"patchword": json.dumps(about)},
+    )
+    lancedb.connect(tmp_path / "old").create_table("images", schema=schema)
+    with pytest.raises(IndexStoreError, match=r"an earlier version of patchword.* index again"):
+        open_index(tmp_path / "old").search("a dog", model=model)
+
+
+def test_an_index_remembers_how_its_model_was_loaded(tmp_path: Path, photos: Path) -> None:
+    for options in ({"dtype": torch.bfloat16}, {"image_size": 64}, {"image_size": (64, 96)}):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        model = patchword.load("demo", **options)
+        patchword.open_index(folder).add(photos, model)
+        again = patchword.open_index(folder)
+        assert again.search("a dog", 3) == again.search("a dog", 3, model=model)
+        with pytest.raises(IndexStoreError, match="cannot be compared"):
+            again.search("a dog", model=patchword.load("demo"))
+
+
+def test_a_vector_is_a_query_and_what_is_none(tmp_path: Path, photos: Path, model: Bundle) -> None:
+    index = open_index(tmp_path / "index")
+    index.add(photos, model)
+    vector = model.embed_texts("a dog")[0]
+    found = index.search("a dog", 3)
+    for query in (vector, 5 * vector, vector.astype(np.float64)):
+        assert [hit.path for hit in index.search(query, 3)] == [hit.path for hit in found]
+    for wrong in (vector[:-1], np.full_like(vector, np.nan), np.array(["a"]), ["a"], None):
+        with pytest.raises(IndexStoreError, match=r"a query is a text, or|nothing to search"):
+            index.search(wrong)
+    for k in (0, "3", 2.0):
+        with pytest.raises(UnsupportedError, match="k is"):
+            index.search("a dog", k)
+    with pytest.raises(UnsupportedError, match="search has no option wher"):
+        index.search("a dog", wher="x")

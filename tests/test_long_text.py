@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from references import hugging_face
 from shrunk import tiny_bundle, tiny_clip
-from test_tokenizers import CLIP
-from tiny_tokenizers import bert_files, bert_vocabulary, gemma, t5
+from tiny_tokenizers import bert_files, bert_vocabulary, clip_tokenizer, gemma, t5
 from torch.testing import assert_close
 
 from patchword import checkpoints
@@ -41,11 +40,12 @@ KINDS = ("CLIP", "open_clip", "BERT", "T5", "Gemma")
 @functools.cache
 def tokenizer(kind: str) -> Tokenizer:
     """One of each kind with room for 16 tokens."""
-    if kind in ("CLIP", "open_clip"):
-        cleaning = "ftfy" if kind == "open_clip" else "none"
-        return Tokenizer.from_folder(CLIP, TextConfig(context=CONTEXT, cleaning=cleaning))
     config = TextConfig(vocab_size=400, context=CONTEXT, causal=False, pool="end", end_token=1)
     with tempfile.TemporaryDirectory() as folder:
+        if kind in ("CLIP", "open_clip"):
+            clip_tokenizer().save_pretrained(folder)
+            cleaning = "ftfy" if kind == "open_clip" else "none"
+            return Tokenizer.from_folder(folder, TextConfig(context=CONTEXT, cleaning=cleaning))
         if kind == "BERT":
             config = replace(config, vocab_size=len(bert_vocabulary()), pool="first")
             return Tokenizer.from_folder(bert_files(Path(folder)), config)
@@ -166,7 +166,8 @@ def test_what_is_cut_off_counts_in_the_mean_alone(tiny: Bundle) -> None:
     texts = [LONG, LONG + " A cat sleeps on a blue car."]
     with pytest.warns(LongTextWarning):
         cut = tiny.embed_texts(texts)
-    np.testing.assert_array_equal(cut[0], cut[1])
+    # The last bits of a row may depend on its place in the batch, by the processor.
+    np.testing.assert_allclose(cut[0], cut[1], atol=1e-6)
     whole = unwarned(tiny, texts, long_text="mean")
     assert np.abs(whole[0] - whole[1]).max() > 1e-3
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from conftest import DATA
+from photos import CAT, FLOWER, ROCKET
 from PIL import Image
 from reference_mae import MODELS, hugging_face, original
 from references import PATCH, SIZE, WEIGHTS, Reference, edit_json, fails, rewrite, timm_vit
@@ -29,9 +29,9 @@ from patchword.tasks.reconstruct import reconstruct
 from patchword.variants import VARIANTS
 
 PHOTOS = [
-    DATA / "photos" / "cat_720p.jpg",
-    DATA / "photos" / "parrot.jpg",
-    DATA / "photos" / "dragonfly.bmp",
+    CAT,
+    FLOWER,
+    ROCKET,
 ]
 COUNT = (SIZE // PATCH) ** 2  # patches
 Pair = tuple[Reference, Bundle]

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import references
 import torch
-from conftest import DATA
 from reference_open_clip import MODELS, SIGLIP_IMAGES, open_clip_hub, shrunk
 from references import Reference, edit_json, fails, openai_archive, rewrite
 
@@ -21,6 +20,7 @@ from references import Reference, edit_json, fails, openai_archive, rewrite
 import open_clip
 import safetensors.torch
 import torch.nn.functional as F
+from photos import CAT, FLOWER
 from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
@@ -34,7 +34,7 @@ from patchword.errors import TokenizerError
 from patchword.nn.positions import sincos_2d
 from patchword.variants import VARIANTS
 
-PHOTOS = [DATA / "photos" / "cat_720p.jpg", DATA / "photos" / "parrot.jpg"]
+PHOTOS = [CAT, FLOWER]
 SENTENCES = [
     "a photo of a cat",
     "",

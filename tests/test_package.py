@@ -1,5 +1,6 @@
 """The package as a stranger gets it: one wheel, installed elsewhere, with no network."""
 
+import base64
 import email
 import inspect
 import os
@@ -20,17 +21,38 @@ SOURCE = ROOT / "src" / "patchword"
 
 # What users may import. A name is added here on purpose, or not at all.
 PUBLIC = [
+    "Answer",
     "AttentionMap",
+    "Caption",
     "CheckpointError",
     "Heatmap",
+    "Hit",
     "ImageError",
+    "Match",
     "Model",
     "PatchwordError",
     "Score",
+    "UnsupportedError",
     "load",
     "open_index",
     "save",
 ]
+
+SAMPLES = "src/patchword/assets/samples"
+# Every file that is no text, and what in this repository makes it. Whatever is added here must have
+# been made by the project: no photo, weight or file of other people, and nothing made from one.
+MADE = {
+    "docs/defect.png": "docs/pictures.md",
+    "docs/similarity.png": "docs/pictures.md",
+    "docs/where.png": "docs/pictures.md",
+    "src/patchword/assets/demo/model.safetensors": "src/patchword/assets/demo/final.toml",
+    "src/patchword/assets/demo-blip/model.safetensors": "src/patchword/assets/demo-blip/hear.toml",
+} | {
+    f"{SAMPLES}/{line.split(',')[0]}": "tools/samples.py"
+    for line in (ROOT / SAMPLES / "captions.csv").read_text().splitlines()[1:]
+}
+DRAWN = (".svg", ".ps", ".eps", ".ipynb")  # text that is, or may hold, a picture
+INSIDE = re.compile(rb"base64,[A-Za-z0-9+/]{64}")  # a file within a text
 
 # Python runs a module of this name at its start: no connection leaves the process.
 NO_NETWORK = """
@@ -106,6 +128,52 @@ def test_the_wheel_holds(wheel: Path, name: str) -> None:
         assert f"patchword/{name}" in archive.namelist()
 
 
+def is_text(name: str, content: bytes) -> bool:
+    """Whether a file is text with no picture or other file in it."""
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return not (b"\0" in content or name.lower().endswith(DRAWN) or INSIDE.search(content))
+
+
+def test_the_repository_holds_what_the_project_makes() -> None:
+    """Also files that were not committed yet. One that is no text and not listed above fails."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    paths = {name: ROOT / name for name in listed.split("\0") if name}
+    links = {name: path.resolve() for name, path in paths.items() if path.is_symlink()}
+    assert links == {"samples": ROOT / SAMPLES}
+    files = {n: path for n, path in paths.items() if path.is_file() and n not in links}
+    assert len(files) > 300
+    assert {n for n, path in files.items() if not is_text(n, path.read_bytes())} == set(MADE)
+
+
+def test_the_wheel_holds_what_the_project_makes(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        other = {n for n in archive.namelist() if not is_text(n, archive.read(n))}
+    assert other == {name.removeprefix("src/") for name in MADE if name.startswith("src/")}
+
+
+def test_what_makes_a_file_is_there() -> None:
+    """The commands of the page and the tool are run by test_docs_pictures and test_demo."""
+    assert [maker for maker in MADE.values() if not (ROOT / maker).is_file()] == []
+    page = (ROOT / "docs" / "pictures.md").read_text()
+    pictures = [Path(name).name for name, maker in MADE.items() if maker == "docs/pictures.md"]
+    assert [name for name in pictures if f"--save {name}" not in page] == []
+
+
+def test_files_of_other_people_would_be_seen() -> None:
+    picture = next(ROOT / name for name in MADE if name.endswith(".jpg")).read_bytes()
+    page = f'<img src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
+    assert not is_text("photo.jpg", picture)
+    assert not is_text("photo.py", picture)
+    assert not is_text("page.html", page.encode())
+    assert not is_text("drawing.svg", b"<svg/>")
+    assert not is_text("weights.txt", b"text\0text")
+    assert is_text("page.html", "<p>é</p>".encode())
+
+
 def test_the_wheel_holds_the_samples(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         pictures = [i for i in archive.infolist() if "/samples/" in i.filename]
@@ -156,7 +224,7 @@ def test_the_version_has_one_source(wheel: Path) -> None:
 
 def test_public_names() -> None:
     assert patchword.__all__ == PUBLIC
-    assert len(PUBLIC) <= 12
+    assert len(PUBLIC) <= 15
     assert set(PUBLIC) <= set(dir(patchword))
 
 

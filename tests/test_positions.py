@@ -31,7 +31,7 @@ from patchword.nn.positions import (
     sincos_2d,
 )
 from patchword.nn.taps import Taps
-from patchword.tasks.attention import attention, pooled_rows
+from patchword.tasks.attention import attention
 from patchword.where.heatmap import dense_features, heatmap
 
 WIDTH = 24
@@ -314,6 +314,6 @@ def test_maps_of_a_pyramid_are_of_the_images_own_patches(pyramid: Bundle) -> Non
     assert_close(patches, nn.functional.normalize(expected, dim=-1))
     assert heatmap(pyramid, photo, ["a cat"]).values.shape == (1, 90, 60)
     weights = taps[names[1]][0]
-    rows = pooled_rows(pyramid, weights, (48, 48))
+    rows = pyramid.image_tower.pooled_attention(weights, (48, 48))
     assert_close(rows, weights[:, 3:, own].mean(dim=1))  # the mean of all levels' patches asks
     assert attention(pyramid, photo).maps.shape == (3, 90, 60)

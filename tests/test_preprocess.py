@@ -7,9 +7,9 @@ import numpy as np
 import open_clip.transform
 import pytest
 import torch
-from conftest import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from photos import REAL
 from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -26,11 +26,6 @@ from patchword.errors import ImageError
 from patchword.images import Geometry, Preprocess
 from patchword.images.preprocess import at_size, whole_patches
 
-PHOTOS = [
-    *sorted(p for p in (DATA / "photos").iterdir() if p.suffix in (".jpg", ".bmp")),
-    *sorted((DATA / "coco" / "images").glob("*.jpg"))[:6],
-    *sorted((DATA / "clothing" / "validation").rglob("*.jpg"))[:4],
-]
 SHAPES = [(224, 224), (225, 224), (223, 400), (37, 640), (480, 11), (1, 300), (5, 3), (333, 227)]
 
 
@@ -39,16 +34,15 @@ def cut(photo: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(photo[:height, :width])
 
 
-def pictures():
-    """20 whole photos and, of the first, cuts of odd and extreme shapes."""
-    opened = [images.open(path, exact=True) for path in PHOTOS]
-    assert len(opened) == 20
+def pictures(paths):
+    """Whole photos and, of the first, cuts of odd and extreme shapes."""
+    opened = [images.open(path, exact=True) for path in paths]
     return opened + [cut(opened[i], *shape) for i, shape in enumerate(SHAPES)]
 
 
 @pytest.fixture(scope="module")
 def photos():
-    return pictures()
+    return pictures(REAL)
 
 
 @pytest.mark.parametrize(("size", "resize_to"), [(224, 224), (336, 336), (97, 130), (224, 200)])

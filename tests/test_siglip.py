@@ -18,7 +18,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import transformers
-from conftest import DATA
+from photos import CAT, COFFEE, FLOWER, ROCKET
 from PIL import Image
 from reference_siglip import (
     CLASSES,
@@ -47,10 +47,10 @@ from patchword.variants import VARIANTS
 from patchword.where.heatmap import heatmap
 
 PHOTOS = [
-    DATA / "photos" / "cat_720p.jpg",
-    DATA / "photos" / "parrot.jpg",
-    DATA / "photos" / "dragonfly.bmp",
-    DATA / "coco" / "images" / "000000003501.jpg",
+    CAT,
+    FLOWER,
+    ROCKET,
+    COFFEE,
 ]
 SENTENCES = [
     "a photo of a cat",
@@ -171,6 +171,7 @@ def test_naflex_embeds_photos_of_all_shapes_in_one_batch(flexible: Pair) -> None
     photos = [images.open(path, exact=True) for path in PHOTOS]
     photos.append(np.ascontiguousarray(photos[0][:40]))  # 40 x 1280
     photos.append(np.ascontiguousarray(photos[0][:, :30]))
+    photos.append(np.ascontiguousarray(photos[0][:100]))
     opened = [reference.pixels(Image.fromarray(photo)) for photo in photos]
     assert len({one.shape for one in opened}) > 3
     theirs = F.normalize(reference.image(opened), dim=-1)

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import transformers
-from conftest import DATA
+from photos import CAT
 from PIL import Image
 from reference_swin import MODELS, SIZE, hf_swin, timm_swin
 from references import Reference, edit_json, fails, rewrite
@@ -23,7 +23,7 @@ from patchword.errors import UnsupportedError
 from patchword.tasks.attention import attention
 from patchword.variants import VARIANTS
 
-PHOTO = DATA / "photos" / "cat_720p.jpg"
+PHOTO = CAT
 Pair = tuple[Reference, Bundle]
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DATA
 from numpy.testing import assert_allclose
+from photos import CAT
 from PIL import Image
 from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_hybrid
 from torch.testing import assert_close
@@ -16,13 +16,13 @@ from patchword import checkpoints, images, models
 from patchword.bundle import Bundle, make
 from patchword.config import ModelConfig, PreprocessConfig, ViTConfig
 from patchword.errors import CheckpointError, ImageError, UnsupportedError
-from patchword.tasks import classify as classification
 from patchword.tasks.attention import attention, rolled
 from patchword.tasks.classify import NONE, classify, classify_each
-from patchword.tasks.templates import IMAGENET
-from patchword.where.heatmap import METHODS, dense_features, heatmap
+from patchword.text.templates import IMAGENET
+from patchword.where.dense import EDITS, dense_features
+from patchword.where.heatmap import heatmap
 
-PHOTO = DATA / "photos" / "cat_720p.jpg"
+PHOTO = CAT
 LABELS = ["cat", "dog", "wafer"]
 
 
@@ -125,7 +125,7 @@ def test_labels_are_kept_on_disk_by_fingerprint(
     first = classify(clip, photos(1), LABELS, IMAGENET)
     (file,) = cache.rglob("*.npy")
     assert file.parent.name == clip.fingerprint
-    monkeypatch.setattr(classification, "_mean_features", None)
+    monkeypatch.setattr(Bundle, "embed_rows", None)
     assert classify(clip, photos(1), LABELS, IMAGENET) == first
     monkeypatch.undo()
     monkeypatch.setenv("PATCHWORD_CACHE", str(cache))
@@ -168,7 +168,7 @@ def test_what_a_model_cannot_do_is_said(clip: Bundle, classifier: Bundle) -> Non
         attention(clip, PHOTO, head=2)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EDITS)
 def test_heatmap_lies_in_the_photos_own_pixels(model: Bundle, method: str) -> None:
     result = heatmap(model, PHOTO, ["a cat", "a dog"], method)
     height, width = images.open(PHOTO, exact=True).shape[:2]
@@ -258,7 +258,8 @@ def test_a_checkpoint_looks_at_another_size(clip: Bundle, tmp_path: Path, size: 
     assert_close(torch.from_numpy(model.embed_images([PHOTO], exact=True)), expected)
     assert len(dense_features(model, PHOTO)[0]) == sides[0] * sides[1] // patch**2
     assert model.fingerprint != clip.fingerprint
-    assert heatmap(model, PHOTO, ["a cat"]).values.shape[1:] == (720, 1280)
+    source = images.open(PHOTO).shape[:2]
+    assert heatmap(model, PHOTO, ["a cat"]).values.shape[1:] == source
     checkpoints.save(model, tmp_path / "again")
     assert checkpoints.load(tmp_path / "again").preprocess.config.size == sides
 

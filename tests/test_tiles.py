@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from photos import CAT, COLOUR
 from PIL import Image
 from references import PATCH, SIZE, scramble
 from torch.testing import assert_close
@@ -34,11 +34,6 @@ from patchword.tasks.encoders import anyres_features, image_tiles, patch_feature
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 LLAVA = Preprocess(PreprocessConfig((336, 336), resize_to=336))
 SIDES = st.integers(1, 20000)
-PHOTOS = [
-    *sorted((DATA / "photos").glob("*.jpg")),
-    *sorted((DATA / "photos").glob("*.bmp")),
-    *sorted((DATA / "coco" / "images").glob("*.jpg"))[:8],
-]
 SIZES = [
     (1, 1), (1, 90), (90, 1), (2, 3), (17, 5), (100, 37), (335, 337), (336, 336), (336, 672),
     (672, 672), (673, 671), (1008, 336), (1009, 335), (480, 640), (640, 480), (900, 30), (31, 2000),
@@ -103,7 +98,7 @@ def test_pixels_of_any_size(size: tuple[int, int]) -> None:
     assert expected["image_sizes"][0].tolist() == list(plan.source)
 
 
-@pytest.mark.parametrize("path", PHOTOS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", COLOUR, ids=lambda path: path.name)
 def test_pixels_of_photos(path: Path) -> None:
     image = images.open(path, exact=True)
     for turned in (image, np.ascontiguousarray(image.swapaxes(0, 1))):
@@ -127,7 +122,7 @@ def test_other_canvases_filters_and_squashing_towers() -> None:
 
 
 def test_a_tile_off_by_a_pixel_would_show() -> None:
-    image = images.open(PHOTOS[0], exact=True)
+    image = images.open(CAT, exact=True)
     expected = theirs()(Image.fromarray(image), return_tensors="pt")["pixel_values"][0].numpy()
     ours, plan = tiles.cut(image, LLAVA)
     assert np.abs(np.roll(ours, 1, axis=-1) - expected).max() > 0.1
@@ -174,7 +169,9 @@ def llava(
         yield model, theirs(SIZE, grids), checkpoints.load(folder)
 
 
-@pytest.mark.parametrize("path", [*PHOTOS[:4], (50, 31), (31, 500), (3, 2)], ids=str)
+@pytest.mark.parametrize(
+    "path", [*COLOUR[:4], (50, 31), (31, 500), (3, 2)], ids=lambda p: getattr(p, "name", str(p))
+)
 def test_features_and_tokens_as_llava_next_packs_them(
     llava: tuple[torch.nn.Module, LlavaNextImageProcessorPil, Bundle], path: object
 ) -> None:
@@ -199,7 +196,7 @@ def test_a_thumbnail_is_the_photo_squashed(
     llava: tuple[torch.nn.Module, LlavaNextImageProcessorPil, Bundle],
 ) -> None:
     *_, model = llava
-    image = images.open(PHOTOS[0], exact=True)
+    image = images.open(CAT, exact=True)
     whole = np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
     seen = anyres_features(model, image, norm=True, layer=-1)
     assert_close(seen.thumbnail, patch_features(model, [whole], -1, norm=True)[0])
@@ -247,8 +244,8 @@ def test_bad_images(
         anyres_features(model, tmp_path / "bad.jpg")
     for task in (image_tiles, anyres_features):
         with pytest.raises(UnsupportedError, match="empty"):
-            task(model, PHOTOS[0], candidates=[])
+            task(model, CAT, candidates=[])
         with pytest.raises(UnsupportedError, match="a canvas is"):
-            task(model, PHOTOS[0], candidates=[32, 64])
+            task(model, CAT, candidates=[32, 64])
     with pytest.raises(ImageError, match="not RGB uint8"):
         tiles.cut(np.zeros((4, 4), np.uint8), LLAVA)

@@ -12,7 +12,7 @@ import transformers
 
 import numpy as np
 import pytest
-from test_tokenizers import CLIP, STRINGS
+from test_tokenizers import STRINGS
 from tiny_tokenizers import bert_files, bert_vocabulary, gemma, t5
 
 from patchword.config import TextConfig
@@ -140,14 +140,14 @@ def test_cleaning_equals_open_clip(cleaning, tmp_path):
 
 @pytest.mark.parametrize("text", DECODED)
 @pytest.mark.parametrize("kind", ["vocab.txt", "BERT", "T5", "Gemma", "CLIP"])
-def test_decode_equals_transformers(kind, text, tmp_path):
+def test_decode_equals_transformers(kind, text, clip_folder, tmp_path):
     if kind == "vocab.txt":
         folder, config = bert_files(tmp_path), BERT
         vocab = {token: i for i, token in enumerate(bert_vocabulary())}
         reference = transformers.BertTokenizer(vocab=vocab)
     elif kind == "CLIP":
-        folder, config = CLIP, TextConfig()
-        reference = transformers.CLIPTokenizer.from_pretrained(CLIP)
+        folder, config = clip_folder, TextConfig()
+        reference = transformers.CLIPTokenizer.from_pretrained(clip_folder)
     else:
         folder = tmp_path
         config = BERT if kind == "BERT" else replace(SIGLIP, pad_token=0)
@@ -160,9 +160,9 @@ def test_decode_equals_transformers(kind, text, tmp_path):
     assert ours.decode(ids) == reference.decode(ids, skip_special_tokens=True)
 
 
-def test_decode_gives_text_back():
+def test_decode_gives_text_back(clip_folder):
     learned = Tokenizer.train(["a photo of a dog"] * 3, vocab_size=540, context=16)
-    for ours in (Tokenizer.from_folder(CLIP, TextConfig()), learned):
+    for ours in (Tokenizer.from_folder(clip_folder, TextConfig()), learned):
         assert ours.decode(ours(["a photo of a dog é"])[0]) == "a photo of a dog é"
 
 

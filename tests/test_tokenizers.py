@@ -1,7 +1,6 @@
 """Tokenizers against the libraries they come from: identical ids on 200 difficult strings."""
 
 import dataclasses
-import functools
 import json
 import re
 import shutil
@@ -12,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from conftest import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +25,6 @@ from patchword.errors import TokenizerError
 from patchword.text.cleaning import clean
 from patchword.text.tokenizer import Tokenizer
 
-CLIP = DATA / "clip_tokenizer"
 OPENAI_FILE = Path(open_clip.tokenizer.default_bpe())
 AS_TRANSFORMERS = TextConfig(pad_token=49407)  # as tokenizer_config.json says
 AS_OPEN_CLIP = TextConfig(pad_token=0, cleaning="ftfy")
@@ -106,9 +103,9 @@ STRINGS = [text for group in EVERYTHING for text in group]
 
 
 @pytest.fixture(scope="module")
-def transformers_ids():
+def transformers_ids(clip_folder):
     """Ids by transformers, padded to the longest and cut to 77."""
-    return by_transformers(CLIP)
+    return by_transformers(clip_folder)
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +128,9 @@ def assert_same(found, expected):
 
 
 @pytest.fixture
-def vocab_folder(tmp_path):
+def vocab_folder(clip_folder, tmp_path):
     """The same tokenizer as vocab.json + merges.txt."""
-    model = json.loads((CLIP / "tokenizer.json").read_text())["model"]
+    model = json.loads((clip_folder / "tokenizer.json").read_text())["model"]
     (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
     lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
     (tmp_path / "merges.txt").write_text("\n".join(lines) + "\n")
@@ -151,8 +148,8 @@ def test_strings_are_200():
     assert len(STRINGS) == len(set(STRINGS)) == 200
 
 
-def test_equals_transformers(transformers_ids):
-    assert_same(Tokenizer.from_folder(CLIP, AS_TRANSFORMERS)(STRINGS), transformers_ids)
+def test_equals_transformers(clip_folder, transformers_ids):
+    assert_same(Tokenizer.from_folder(clip_folder, AS_TRANSFORMERS)(STRINGS), transformers_ids)
 
 
 def test_equals_transformers_from_vocab_and_merges(vocab_folder):
@@ -160,8 +157,8 @@ def test_equals_transformers_from_vocab_and_merges(vocab_folder):
     assert_same(ours(STRINGS), by_transformers(vocab_folder))
 
 
-def test_equals_open_clip(open_clip_ids):
-    ours = Tokenizer.from_folder(CLIP, AS_OPEN_CLIP)
+def test_equals_open_clip(clip_folder, open_clip_ids):
+    ours = Tokenizer.from_folder(clip_folder, AS_OPEN_CLIP)
     assert_same(ours(STRINGS, pad_to_context=True), open_clip_ids)
 
 
@@ -172,25 +169,25 @@ def test_equals_open_clip_from_openai_merges(openai_folder, open_clip_ids):
     assert_same(again(STRINGS, pad_to_context=True), open_clip_ids)
 
 
-def test_references_disagree_where_cleaning_matters():
-    plain = Tokenizer.from_folder(CLIP, TextConfig())
-    cleaned = Tokenizer.from_folder(CLIP, AS_OPEN_CLIP)
+def test_references_disagree_where_cleaning_matters(clip_folder):
+    plain = Tokenizer.from_folder(clip_folder, TextConfig())
+    cleaned = Tokenizer.from_folder(clip_folder, AS_OPEN_CLIP)
     for text in ["&eacute;t&eacute;", "cafÃ©", "a <|endoftext|> b", "<end_of_text>"]:
         assert plain.count(text) != cleaned.count(text), text
 
 
+@pytest.fixture(scope="module")
+def compound_tokenizers(clip_folder):
+    return Tokenizer.from_folder(clip_folder, AS_OPEN_CLIP), open_clip.get_tokenizer("ViT-B-32")
+
+
 @settings(max_examples=200, derandomize=True, deadline=None)
 @given(pieces=st.lists(st.sampled_from([t for t in STRINGS if len(t) < 40]), max_size=5))
-def test_equals_open_clip_on_compounds(pieces):
+def test_equals_open_clip_on_compounds(compound_tokenizers, pieces):
     """Neighbours change how a string is split: whatever is glued together, ids are open_clip's."""
     text = "".join(pieces)
-    ours, reference = compound_tokenizers()
+    ours, reference = compound_tokenizers
     assert ours.rows([text]) == [[49406, *reference.encode(text), 49407]]
-
-
-@functools.cache
-def compound_tokenizers():
-    return Tokenizer.from_folder(CLIP, AS_OPEN_CLIP), open_clip.get_tokenizer("ViT-B-32")
 
 
 def test_cleaning_shortcut_changes_nothing():
@@ -199,8 +196,8 @@ def test_cleaning_shortcut_changes_nothing():
         assert clean(text, "ftfy") == open_clip.tokenizer._clean_lower(text), repr(character)
 
 
-def test_padding_and_truncation():
-    ours = Tokenizer.from_folder(CLIP, TextConfig(context=16, pad_token=7))
+def test_padding_and_truncation(clip_folder):
+    ours = Tokenizer.from_folder(clip_folder, TextConfig(context=16, pad_token=7))
     long = "word " * 300
     ids = ours(["a dog", long])
     assert ids.shape == (2, 16)
@@ -217,9 +214,9 @@ def test_padding_and_truncation():
 
 
 @pytest.mark.parametrize("cleaning", ["none", "ftfy"])
-def test_json_round_trip(cleaning):
+def test_json_round_trip(clip_folder, cleaning):
     config = TextConfig(cleaning=cleaning)
-    ours = Tokenizer.from_folder(CLIP, config)
+    ours = Tokenizer.from_folder(clip_folder, config)
     again = Tokenizer.from_json(ours.to_json(), config)
     assert_same(again(STRINGS), ours(STRINGS))
     assert again.to_json() == ours.to_json()
@@ -253,7 +250,7 @@ def test_few_texts_give_fewer_ids():
 def test_training_is_deterministic():
     """Ties abound in this corpus; another process has another hash seed."""
     script = (
-        "from patchword.tokenizers import Tokenizer\n"
+        "from patchword.text.tokenizer import Tokenizer\n"
         "words = [f'{a}{b}{c}' for a in 'abcdef' for b in 'ghijkl' for c in 'mnopqr'] * 2\n"
         "print(Tokenizer.train(words, vocab_size=760, context=8).to_json())"
     )
@@ -320,7 +317,7 @@ def test_trained_word_pieces_know_whole_words_and_say_them_again():
 def test_training_word_pieces_is_deterministic():
     """Ties abound in this corpus; another process has another hash seed."""
     script = (
-        "from patchword.tokenizers import Tokenizer\n"
+        "from patchword.text.tokenizer import Tokenizer\n"
         "sounds = ['abcdéф', 'ghijüл', 'mnopñж']\n"
         "words = [f'{a}{b}{c}' for a in sounds[0] for b in sounds[1] for c in sounds[2]] * 2\n"
         "print(Tokenizer.train_wordpiece([*words, '红色的圆', '圆的'], 300, 8).to_json())"
@@ -337,11 +334,11 @@ def test_training_word_pieces_needs_room_for_the_characters():
         Tokenizer.train_wordpiece(["red 红"], least, 8)
 
 
-def test_errors_name_found_and_expected(tmp_path, vocab_folder):
+def test_errors_name_found_and_expected(tmp_path, clip_folder, vocab_folder):
     with pytest.raises(TokenizerError, match=r"ids up to 49407.*vocabulary has 1000"):
-        Tokenizer.from_folder(CLIP, TextConfig(vocab_size=1000, end_token=999))
+        Tokenizer.from_folder(clip_folder, TextConfig(vocab_size=1000, end_token=999))
     with pytest.raises(TokenizerError, match=r"49407 \('<\|endoftext\|>'\).*looks for 2"):
-        Tokenizer.from_folder(CLIP, TextConfig(end_token=2))
+        Tokenizer.from_folder(clip_folder, TextConfig(end_token=2))
     with pytest.raises(
         TokenizerError, match=r"tokenizer\.json, vocab\.json with .*vocab\.txt, .*16e6\.txt\.gz"
     ):

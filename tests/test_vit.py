@@ -13,7 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import transformers
-from conftest import DATA
+from photos import CAT, COFFEE, FLOWER, ROCKET
 from PIL import Image
 from reference_vit import MODELS, NAMES, SIZE, hf_deit, hf_vit
 from references import Reference, edit_json, fails, rewrite, timm_vit
@@ -32,10 +32,10 @@ from patchword.config import ModelConfig
 from patchword.variants import VARIANTS
 
 PHOTOS = [
-    DATA / "photos" / "cat_720p.jpg",
-    DATA / "photos" / "parrot.jpg",
-    DATA / "photos" / "dragonfly.bmp",
-    DATA / "coco" / "images" / "000000003501.jpg",
+    CAT,
+    FLOWER,
+    ROCKET,
+    COFFEE,
 ]
 Pair = tuple[Reference, Bundle]
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from patchword import models
 from patchword.bundle import Bundle, make
 from patchword.cli.train import end, line, results
+from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ConfigError, ImageError, RecipeError
 from patchword.train import curves as drawing
 from patchword.train.loop import Trained
@@ -264,7 +265,9 @@ def test_data_that_is_gone_stops_no_training(tmp_path: Path, photos: Path, model
 
 
 class Untouched(nn.Module):
-    """A network that must not be asked."""
+    """A network that must not be run."""
+
+    image = text = None  # it has both towers, as far as anybody can tell
 
     def __init__(self) -> None:
         super().__init__()
@@ -298,7 +301,7 @@ def test_what_cannot_be_evaluated_is_said_at_the_start(
     if "train" in options:
         options = options | {"train": str(photos / options["train"])}
     data = EvaluateConfig(str(photos / where), name="colours", **options)
-    untouched = replace(model, network=Untouched())
+    untouched = replace(model, engine=TorchEngine(Untouched()))
     watch = Watch(tmp_path / "run", WatchConfig(evaluate=(data,)), 0, 1)
     with pytest.raises(RecipeError, match=r"\[\[watch.evaluate\]\] colours: ") as failed:
         watch.check(untouched)
@@ -317,7 +320,7 @@ def test_what_can_be_evaluated_passes_the_check(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         watch = Watch(tmp_path / "run", WatchConfig(evaluate=sets), 0, 1)
-        watch.check(replace(model, network=Untouched()))
+        watch.check(replace(model, engine=TorchEngine(Untouched())))
     with pytest.raises(RecipeError, match=r"two of \[\[watch.evaluate\]\] are called validation"):
         Watch(tmp_path, WatchConfig(evaluate=(sets[0],) * 2), 0, 1).check(model)
 

@@ -1,10 +1,14 @@
-"""Tiny tokenizers of every kind, built by transformers, that the families' tests share."""
+"""Tokenizers of every kind, built by transformers, that the families' tests share. Tiny, but
+CLIP's."""
 
 from pathlib import Path
+from typing import Any
 
-import torchvision_cpu  # noqa: F401  # before transformers, which imports torchvision
+import torchvision_cpu  # noqa: F401  # before open_clip and transformers, which import torchvision
 
 # isort: split
+import open_clip
+import tokenizers
 import transformers
 
 SPECIAL = ("[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -46,3 +50,18 @@ def gemma() -> transformers.PreTrainedTokenizerBase:
     tokenizer.add_bos_token, tokenizer.add_eos_token = False, True
     tokenizer.update_post_processor()
     return tokenizer
+
+
+def clip_tokenizer(**options: Any) -> transformers.CLIPTokenizer:
+    """CLIP's own 49,408 byte pairs, from the file that open_clip carries. What `save_pretrained`
+    writes of it is, token for token, the tokenizer.json of the hub's CLIP repositories."""
+    pairs = open_clip.SimpleTokenizer()
+    start, end = "<|startoftext|>", "<|endoftext|>"  # open_clip gives these two other names
+    words = [*list(pairs.encoder)[:-2], start, end]
+    return transformers.CLIPTokenizer(
+        vocab={word: i for i, word in enumerate(words)},
+        merges=list(pairs.bpe_ranks),
+        bos_token=tokenizers.AddedToken(start, normalized=True, special=True),
+        model_max_length=77,
+        **options,
+    )

@@ -10,20 +10,34 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchword.api import Model, load, open_index, save
-    from patchword.errors import CheckpointError, ImageError, PatchwordError
-    from patchword.tasks.attention import AttentionMap
-    from patchword.tasks.classify import Score
-    from patchword.where.heatmap import Heatmap
+    from patchword.api import (
+        Answer,
+        AttentionMap,
+        Caption,
+        Heatmap,
+        Hit,
+        Match,
+        Model,
+        Score,
+        load,
+        open_index,
+        save,
+    )
+    from patchword.errors import CheckpointError, ImageError, PatchwordError, UnsupportedError
 
 __all__ = [
+    "Answer",
     "AttentionMap",
+    "Caption",
     "CheckpointError",
     "Heatmap",
+    "Hit",
     "ImageError",
+    "Match",
     "Model",
     "PatchwordError",
     "Score",
+    "UnsupportedError",
     "load",
     "open_index",
     "save",

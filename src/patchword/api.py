@@ -1,23 +1,31 @@
 """The public face: a model that does the jobs, and the doors to open, save and index.
 
-It stands above `tasks`, which know a Bundle and nothing of this room.
+It stands above `tasks` and `where`, which know a Bundle and nothing of this room. Every option is
+spelled out here, so that editors show it and a misspelt one is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
+
+import torch
 
 from patchword import checkpoints, index
 from patchword.bundle import Bundle, Vector
 from patchword.images import ImageLike
 from patchword.images.tiles import Tiling
-from patchword.nn.linear import pack
+from patchword.index import Hit
+from patchword.models.generate import GenerationOptions
+from patchword.options import checked
+from patchword.tasks.ask import MAX_LENGTH as ANSWER_LENGTH
 from patchword.tasks.ask import Answer, ask
 from patchword.tasks.attention import AttentionMap, attention
-from patchword.tasks.caption import Caption, caption
+from patchword.tasks.caption import MAX_LENGTH as CAPTION_LENGTH
+from patchword.tasks.caption import Caption, caption, longest
 from patchword.tasks.classify import Score, classify
 from patchword.tasks.encoders import (
     AnyRes,
@@ -30,57 +38,151 @@ from patchword.tasks.encoders import (
 from patchword.tasks.match import Match, Reranked, match, rerank
 from patchword.where.heatmap import Heatmap, heatmap
 
+__all__ = [
+    "Answer",
+    "AttentionMap",
+    "Caption",
+    "Heatmap",
+    "Hit",
+    "Match",
+    "Model",
+    "Score",
+    "load",
+    "open_index",
+    "save",
+]
+
+Images = ImageLike | Iterable[ImageLike]  # one image is a list of one
+
 
 class Model(Bundle):
     """A network with its preprocessing and tokenizer, and what it can do.
 
-    An image is a path, bytes, a PIL image or an (H, W, 3) uint8 array. Beside the methods below:
-    `embed_images`, `embed_texts`, `.network`, `.preprocess`, `.tokenizer`, `.config`,
-    `.fingerprint`.
+    An image is a path, bytes, a PIL image or an (H, W, 3) uint8 array; where several are wanted,
+    one is a list of one. Beside the methods below: `embed_images`, `embed_texts`, `.network`,
+    `.preprocess`, `.tokenizer`, `.config`, `.fingerprint`.
     """
 
+    @checked
     def similarity(
-        self, images: Sequence[ImageLike], texts: Sequence[str], long_text: str = "truncate"
+        self, images: Images, texts: str | Sequence[str], long_text: str = "truncate"
     ) -> Vector:
         """Cosines (I, T) of every image with every text; long_text: see `embed_texts`."""
         return self.embed_images(images) @ self.embed_texts(texts, long_text=long_text).T
 
+    @checked
     def classify(
         self,
-        images: Iterable[ImageLike],
+        images: Images,
         labels: Sequence[str] | None = None,
         templates: str | Sequence[str] | None = None,
         multi_label: bool = False,
         reject: float | None = None,
     ) -> list[list[Score]]:
-        """Per image, labels with probabilities, best first; see `tasks.classify`."""
+        """Per image, labels with probabilities, best first.
+
+        labels       words to choose from; None for a classifier's own classes
+        templates    sentences with "{}" for the label; None is "a photo of a {}"; "imagenet" and
+                     "chinese" stand for sets of them
+        multi_label  each label by itself: probabilities need not sum to one
+        reject       0 to 1: "none of these" comes first where even the best label, judged by
+                     itself, is less probable
+
+        See `tasks.classify` for the formulas and errors.
+        """
         return classify(self, images, labels, templates, multi_label, reject)
 
+    @checked
     def heatmap(
-        self, image: ImageLike, texts: Sequence[str], method: str = "auto", **options: Any
+        self,
+        image: ImageLike,
+        texts: str | Sequence[str],
+        method: str = "auto",
+        words: bool = False,
+        layer: int | None = None,
     ) -> Heatmap:
-        """Where in the image the texts are; see `tasks.heatmap`."""
-        return heatmap(self, image, texts, method, **options)
+        """Where in the image the texts are: `.values` (T, H, W) in the image's own pixels.
 
+        method  "auto", or one of "cosine", "maskclip", "value", "gradcam"
+        words   of "gradcam": each text's map is followed by those of its words
+        layer   of "gradcam": the block whose cross-attention it is
+
+        See `where.heatmap` for the formulas and errors.
+        """
+        return heatmap(self, image, texts, method, words, layer)
+
+    @checked
     def attention(
         self, image: ImageLike, layer: int = -1, head: int | None = None, rollout: bool = False
     ) -> AttentionMap:
-        """What the pooled token looks at; see `tasks.attention`."""
+        """How much each patch counts for the pooled token: `.maps` (K, H, W).
+
+        layer    0 to depth - 1, or counted from the end
+        head     one of them; None: their mean, then each
+        rollout  the product of all layers instead (Abnar & Zuidema 2020)
+
+        See `tasks.attention`.
+        """
         return attention(self, image, layer, head, rollout)
 
+    @checked
     def caption(
-        self, images: Iterable[ImageLike], prompt: str = "", **options: Any
+        self,
+        images: Images,
+        prompt: str = "",
+        *,
+        beams: int | None = None,
+        max_length: int | None = None,
+        min_length: int = 0,
+        length_penalty: float = 1.0,
+        repetition_penalty: float = 1.0,
+        early_stopping: bool = False,
+        count: int = 1,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        batch_size: int = 16,
     ) -> list[Caption]:
-        """What is in each image, in a sentence; see `tasks.caption`."""
-        return caption(self, images, prompt, **options)
+        """What is in each image, in a sentence.
+
+        prompt  the caption's first words, to go on from
+
+        The options are those of `GenerationOptions`: beam search with 3 beams, unless
+        `temperature`, `top_k` or `top_p` is given; then words are sampled, always the same for the
+        same image and `seed`. max_length is 20 ids. See `tasks.caption` for errors.
+        """
+        options = GenerationOptions(
+            beams=beams,
+            max_length=longest(self, CAPTION_LENGTH) if max_length is None else max_length,
+            min_length=min_length,
+            length_penalty=length_penalty,
+            repetition_penalty=repetition_penalty,
+            early_stopping=early_stopping,
+            count=count,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+        )
+        return caption(self, images, prompt, options, batch_size)
 
     @overload
-    def ask(
+    def ask(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
         self,
         image: ImageLike,
         questions: str,
         answers: Sequence[str] | None = None,
-        **options: Any,
+        *,
+        shortlist: int | None = None,
+        beams: int | None = None,
+        max_length: int | None = None,
+        min_length: int = 0,
+        count: int = 1,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
     ) -> Answer: ...
     @overload
     def ask(
@@ -88,77 +190,178 @@ class Model(Bundle):
         image: ImageLike,
         questions: Sequence[str],
         answers: Sequence[str] | None = None,
-        **options: Any,
+        *,
+        shortlist: int | None = None,
+        beams: int | None = None,
+        max_length: int | None = None,
+        min_length: int = 0,
+        count: int = 1,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
     ) -> list[Answer]: ...
+    @checked
     def ask(
         self,
         image: ImageLike,
         questions: str | Sequence[str],
         answers: Sequence[str] | None = None,
-        **options: Any,
+        *,
+        shortlist: int | None = None,
+        beams: int | None = None,
+        max_length: int | None = None,
+        min_length: int = 0,
+        count: int = 1,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
     ) -> Answer | list[Answer]:
         """The answer to a question about an image, or to several: written, or chosen among
-        `answers`; see `tasks.ask`."""
-        return ask(self, image, questions, answers, **options)
+        `answers`.
 
-    def match(self, images: Iterable[ImageLike], texts: Sequence[str]) -> Match:
+        shortlist  with `answers`: only so many are read in full; None: all
+
+        The others are of answers that are written, as for `caption`, but max_length is 10 ids.
+        See `tasks.ask` for errors.
+        """
+        length = longest(self, ANSWER_LENGTH) if max_length is None else max_length
+        written = GenerationOptions(
+            beams=beams,
+            max_length=length,
+            min_length=min_length,
+            count=count,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+        )
+        usual = GenerationOptions(max_length=longest(self, ANSWER_LENGTH))
+        options = None if written == usual else written
+        return ask(self, image, questions, answers, shortlist, options)
+
+    @checked
+    def match(self, images: Images, texts: str | Sequence[str], batch_size: int = 8) -> Match:
         """Whether images and texts belong together: `.probabilities` and `.cosines` (I, T); see
         `tasks.match`."""
-        return match(self, images, texts)
+        return match(self, images, texts, batch_size)
 
+    @checked
     def rerank(
-        self, hits: Sequence[index.Hit], text: str, top: int | None = None
-    ) -> list[Reranked[index.Hit]]:
+        self, hits: Sequence[Hit], text: str, top: int | None = None, batch_size: int = 8
+    ) -> list[Reranked[Hit]]:
         """Hits of a search ordered anew by whether the text belongs to them; see `tasks.match`."""
-        return rerank(self, hits, text, top)
+        return rerank(self, hits, text, top, batch_size)
 
+    @checked
     def text_states(
-        self, texts: Sequence[str], layer: int = -1, norm: bool | None = None, pad: bool = True
+        self,
+        texts: str | Sequence[str],
+        layer: int = -1,
+        norm: bool | None = None,
+        pad: bool = True,
+        batch_size: int = 32,
     ) -> Vector:
         """Hidden states (N, L, D) of every token of texts; see `tasks.encoders`."""
-        return self.encode_texts(texts, layer, norm, pad).states
+        return encode_texts(self, texts, layer, norm, pad, batch_size).states
 
+    @checked
     def encode_texts(
-        self, texts: Sequence[str], layer: int = -1, norm: bool | None = None, pad: bool = True
+        self,
+        texts: str | Sequence[str],
+        layer: int = -1,
+        norm: bool | None = None,
+        pad: bool = True,
+        batch_size: int = 32,
     ) -> TextStates:
         """The same with the pooled vectors and the ids; see `tasks.encoders`."""
-        return encode_texts(self, texts, layer, norm, pad)
+        return encode_texts(self, texts, layer, norm, pad, batch_size)
 
+    @checked
     def patch_features(
         self,
-        images: Iterable[ImageLike],
+        images: Images,
         layer: int = -2,
         class_token: bool = False,
-        **options: Any,
+        norm: bool = False,
+        batch_size: int = 32,
+        exact: bool = False,
     ) -> Vector:
         """Features (N, tokens, D) of the patches of images; see `tasks.encoders`."""
-        return patch_features(self, images, layer, class_token, **options)
+        return patch_features(self, images, layer, class_token, norm, batch_size, exact)
 
-    def anyres_features(self, image: ImageLike, layer: int = -2, **options: Any) -> AnyRes:
+    @checked
+    def anyres_features(
+        self,
+        image: ImageLike,
+        layer: int = -2,
+        norm: bool = False,
+        candidates: Sequence[Sequence[int]] | None = None,
+        exact: bool = False,
+    ) -> AnyRes:
         """Patch features of a photo's thumbnail and of its tiles; see `tasks.encoders`."""
-        return anyres_features(self, image, layer, **options)
+        return anyres_features(self, image, layer, norm, candidates, exact)
 
-    def tiles(self, image: ImageLike, **options: Any) -> tuple[Vector, Tiling]:
+    @checked
+    def tiles(
+        self,
+        image: ImageLike,
+        candidates: Sequence[Sequence[int]] | None = None,
+        exact: bool = False,
+    ) -> tuple[Vector, Tiling]:
         """A photo's thumbnail and tiles (1 + rows * columns, 3, S, S), and how they lie; see
         `tasks.encoders.image_tiles`."""
-        return image_tiles(self, image, **options)
+        return image_tiles(self, image, candidates, exact)
 
 
-def load(source: str | Path, **options: Any) -> Model:
-    """Open a model: "demo" (embedded), a folder, a file, or a hub id; see `checkpoints.load`.
+@checked
+def load(
+    source: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    tokenizer: str | os.PathLike[str] | None = None,
+    token: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> Model:
+    """Open a model.
 
-    On a CPU its linear layers pack their weights when they are first used, which costs the memory
-    of those weights again and makes everything faster (`nn.linear`).
+    source      "demo" or "demo-blip" (embedded), a folder, a file of weights, or a hub id
+    device      "cpu", "cuda", "cuda:1", "mps"; "auto" is cuda where there is one, else cpu
+    dtype       of the weights in memory
+    tokenizer   a file or folder to take it from instead of the checkpoint
+    token       for closed repositories of the hub
+    image_size  pixels, or (H, W), instead of the checkpoint's own; positions are resampled
+
+    Raises CheckpointError and TokenizerError; see `checkpoints.load`.
     """
-    bundle = checkpoints.load(source, **options)
-    pack(bundle.network)
+    bundle = checkpoints.load(
+        source,
+        device=device,
+        dtype=dtype,
+        tokenizer=tokenizer,
+        token=token,
+        image_size=image_size,
+    )
     parts = {field.name: getattr(bundle, field.name) for field in dataclasses.fields(bundle)}
-    return Model(**parts)
+    options: dict[str, Any] = {}
+    if dtype is not torch.float32:
+        options["dtype"] = str(dtype).removeprefix("torch.")
+    if image_size is not None:
+        options["image_size"] = image_size
+    return Model(**parts | {"options": options})
 
 
 def open_index(path: str | Path) -> index.Index:
     """Open an index of images, or begin one there; see `index.Index`."""
-    return index.open_index(Path(path), load)
+    return index.open_index(Path(path), _again)
+
+
+def _again(name: str, dtype: str = "float32", image_size: Any = None) -> Model:
+    """A model as it was loaded before, from its name and the options that it remembers."""
+    size = tuple(image_size) if isinstance(image_size, list) else image_size
+    return load(name, dtype=getattr(torch, dtype), image_size=size)
 
 
 def save(model: Bundle, folder: str | Path) -> Path:

@@ -1,32 +1,37 @@
-"""Network, preprocessing and tokenizer as one thing: images and texts in, unit vectors out."""
+"""Engine, preprocessing and tokenizer as one thing: images and texts in, unit vectors out."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from patchword import images
 from patchword.config import ModelConfig
-from patchword.errors import ImageError, LongTextWarning, TokenizerError, UnsupportedError
+from patchword.engines.protocol import Engine
+from patchword.engines.torch_engine import TorchEngine
+from patchword.errors import ImageError, TokenizerError, UnsupportedError
 from patchword.images import ImageLike
+from patchword.images.one_or_many import as_images
 from patchword.images.preprocess import Geometry, Preprocess
+from patchword.models.protocols import ImageNetwork, Tower
+from patchword.options import at_least, checked
+from patchword.text import long_text as long_texts
 from patchword.text.tokenizer import Tokenizer
 
 DECODERS = 4  # threads that open images while the network runs
-LONG_TEXT = ("truncate", "mean")  # what becomes of a text beyond the context
+FINGERPRINT = "2"  # which version of what is hashed: "2-" and 16 digits; in the first, digits alone
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -38,21 +43,47 @@ Opened = tuple[Vector, Geometry]
 class Bundle:
     """A model with everything that belongs to it.
 
-    `fingerprint` is a hash of weights, preprocessing and tokenizer: vectors of two bundles may be
-    compared only where it is equal.
+    engine       runs the network
+    fingerprint  a hash of weights, architecture, preprocessing and tokenizer: vectors of two
+                 bundles may be compared only where it is equal
+    options      those that `load` was given and that change vectors, as JSON values: what opens the
+                 same model again
     """
 
-    network: nn.Module
+    engine: Engine
     preprocess: Preprocess
     tokenizer: Tokenizer | None
     config: ModelConfig
     fingerprint: str
     name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network itself, for what an engine of another kind than torch's does not give:
+        heatmaps, attention, captions, training. Raises UnsupportedError for such an engine."""
+        return self._torch().network
+
+    def _torch(self) -> TorchEngine:
+        if not isinstance(self.engine, TorchEngine):
+            raise UnsupportedError(
+                f"{self.name} runs on the engine {self.engine.name}, which gives vectors alone; "
+                'for this load it with engine="torch"'
+            )
+        return self.engine
+
+    @property
+    def image_tower(self) -> Tower:
+        """The image tower. Raises UnsupportedError for a model without one."""
+        network = self.network
+        if not isinstance(network, ImageNetwork):
+            self._no_images()
+        return network.image
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return next(self.network.parameters()).device
+        return self.engine.device
 
     def open(self, image: ImageLike, exact: bool = False) -> Opened:
         """An image as the network sees it, float32 (3, S, S), and the way back to its pixels.
@@ -62,10 +93,14 @@ class Bundle:
         pixels = images.open(image, at_least=self.preprocess.at_least, exact=exact)
         return self.preprocess(pixels)
 
+    def tensor(self, values: NDArray[Any]) -> Tensor:
+        """An array as the network takes it: on its device, numbers with a point in its type."""
+        return self._torch().tensor(values)
+
     def run_each(
         self,
-        sources: Iterable[ImageLike],
-        run: Callable[[Tensor], Tensor],
+        sources: ImageLike | Iterable[ImageLike],
+        run: Callable[[Any], Tensor],
         batch_size: int = 32,
         exact: bool = False,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
@@ -75,12 +110,29 @@ class Bundle:
         A model that takes images in their own shapes is given a list of (3, h, w). Raises
         UnsupportedError for a model without an image tower.
         """
-        if self.config.vision is None:
-            raise UnsupportedError(
-                f"{self.name} has a text tower only and sees no images; "
-                'load a CLIP model, or the embedded one: patchword.load("demo")'
-            )
+        engine = self._torch()
+        return self._each(sources, lambda batch: engine.run(run, batch), batch_size, exact)
 
+    def _each(
+        self,
+        sources: ImageLike | Iterable[ImageLike],
+        run: Callable[[list[Vector]], Vector],
+        batch_size: int,
+        exact: bool,
+    ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
+        """The images that can be opened in batches through `run`: the way of every job."""
+        if self.config.vision is None:
+            self._no_images()
+        at_least("batch_size", batch_size)
+        return self._rows(as_images(sources), run, batch_size, exact)
+
+    def _rows(
+        self,
+        sources: Iterable[ImageLike],
+        run: Callable[[list[Vector]], Vector],
+        batch_size: int,
+        exact: bool,
+    ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         def attempt(source: ImageLike) -> tuple[ImageLike, Vector | ImageError]:
             try:
                 return source, self.open(source, exact)[0]
@@ -91,20 +143,33 @@ class Bundle:
             opened = _ahead(pool, attempt, sources, batch_size + DECODERS)
             while batch := list(islice(opened, batch_size)):
                 good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
-                rows = iter(self._rows(run, good) if good else ())
+                rows = iter(run(good) if good else ())
                 for source, pixels in batch:
                     yield source, pixels if isinstance(pixels, ImageError) else next(rows)
 
+    @checked
     def embed_each(
-        self, sources: Iterable[ImageLike], batch_size: int = 32, exact: bool = False
+        self,
+        sources: ImageLike | Iterable[ImageLike],
+        batch_size: int = 32,
+        exact: bool = False,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         """Each image in order with its unit vector (D,), or the ImageError that it raised."""
-        return self.run_each(sources, self._unit_image, batch_size, exact)
 
+        def run(pixels: list[Vector]) -> Vector:
+            return unit(self.engine.encode_image(pixels))
+
+        return self._each(sources, run, batch_size, exact)
+
+    @checked
     def embed_images(
-        self, sources: Iterable[ImageLike], batch_size: int = 32, exact: bool = False
+        self,
+        sources: ImageLike | Iterable[ImageLike],
+        batch_size: int = 32,
+        exact: bool = False,
     ) -> Vector:
-        """Unit vectors (N, D), float32. Raises the ImageError of the first that fails.
+        """Unit vectors (N, D), float32. A single image gives (1, D). Raises the ImageError of the
+        first that fails.
 
         exact=True decodes a JPEG whole, as the reference processors do; by default it is decoded
         at the smallest scale that is at least twice what the network needs.
@@ -116,10 +181,11 @@ class Bundle:
             rows.append(row)
         return np.stack(rows) if rows else np.empty((0, self.dim), np.float32)
 
+    @checked
     def embed_texts(
-        self, texts: Sequence[str], batch_size: int = 256, long_text: str = "truncate"
+        self, texts: str | Sequence[str], batch_size: int = 256, long_text: str = "truncate"
     ) -> Vector:
-        """Unit vectors (N, D), float32.
+        """Unit vectors (N, D), float32. A single text gives (1, D).
 
         long_text: what becomes of a text beyond the model's context, which is 77 tokens in CLIP.
         "truncate" cuts its end off, as the reference libraries do, and says so in one
@@ -132,42 +198,16 @@ class Bundle:
         model that reads no text.
         """
         tokenizer = self.reader()
-        if isinstance(texts, str):
-            raise TypeError("texts is one string; pass a list of strings")
-        if long_text not in LONG_TEXT:
-            known = " and ".join(map(repr, LONG_TEXT))
-            raise UnsupportedError(f"long_text is {long_text!r}; there are {known}")
-        rows = tokenizer.rows(texts)
-        long = [i for i, row in enumerate(rows) if len(row) > tokenizer.context]
-        if long and long_text == "truncate":
-            most = max(len(rows[i]) for i in long)
-            warnings.warn(
-                f"{len(long)} of {len(texts)} texts exceed {tokenizer.context} tokens; the longest "
-                f'loses {most - tokenizer.context} of {most}: pass long_text="mean" to keep all',
-                LongTextWarning,
-                stacklevel=2,
+        if not self.config.embed_dim and self.config.blip:
+            raise UnsupportedError(
+                f"{self.name} is a BLIP without a space that images and texts share; load a BLIP "
+                'retrieval model, a CLIP, or the embedded model: patchword.load("demo")'
             )
-        elif long:
-            return self._embed_whole(texts, rows, long, batch_size)
-        return self._embed_rows(rows, batch_size)
+        at_least("batch_size", batch_size)
+        parts = long_texts.split(tokenizer, as_texts(texts), long_text)
+        return parts.joined(self.embed_rows(parts.rows, batch_size))
 
-    def _embed_whole(
-        self, texts: Sequence[str], rows: list[list[int]], long: list[int], batch_size: int
-    ) -> Vector:
-        """Unit vectors (N, D) of texts with these ids, those numbered `long` chunk by chunk."""
-        tokenizer = self.reader()
-        chunks = [(i, chunk) for i in long for chunk in tokenizer.chunks(texts[i])]
-        parts = tokenizer.rows([chunk for _, chunk in chunks])
-        short = np.delete(np.arange(len(texts)), long)
-        vectors = self._embed_rows([*(rows[i] for i in short), *parts], batch_size)
-        out = np.zeros((len(texts), self.dim), np.float32)
-        out[short] = vectors[: len(short)]
-        for (i, _), part, vector in zip(chunks, parts, vectors[len(short) :], strict=True):
-            out[i] += (len(part) - tokenizer.specials) * vector
-        out[long] /= np.maximum(np.linalg.norm(out[long], axis=1, keepdims=True), 1e-12)
-        return out
-
-    def _embed_rows(self, rows: Sequence[Sequence[int]], batch_size: int) -> Vector:
+    def embed_rows(self, rows: Sequence[Sequence[int]], batch_size: int = 256) -> Vector:
         """Unit vectors (N, D) of ids, cut to the context. The shortest run first, each batch
         trimmed to its longest."""
         tokenizer = self.reader()
@@ -179,8 +219,14 @@ class Bundle:
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            out[batch] = self._rows(self._unit_text, ids[batch, : lengths[batch].max()])
+            out[batch] = unit(self.engine.encode_text(ids[batch, : lengths[batch].max()]))
         return out
+
+    def _no_images(self) -> NoReturn:
+        raise UnsupportedError(
+            f"{self.name} has a text tower only and sees no images; "
+            'load a CLIP model, or the embedded one: patchword.load("demo")'
+        )
 
     def reader(self) -> Tokenizer:
         """The tokenizer. Raises UnsupportedError for a model without a text tower, TokenizerError
@@ -205,60 +251,63 @@ class Bundle:
     @property
     def scale(self) -> float:
         """What a cosine is multiplied by before a softmax."""
-        with torch.no_grad():
-            return float(getattr(self.network, "scale", 1.0))
+        return self.engine.scale
 
     @property
     def bias(self) -> float:
         """What is added to a scaled cosine before a sigmoid (SigLIP); 0 for other models."""
-        with torch.no_grad():
-            return float(getattr(self.network, "logit_bias", 0.0))
-
-    def _unit_image(self, pixels: Tensor) -> Tensor:
-        return F.normalize(self.network.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
-
-    def _unit_text(self, ids: Tensor) -> Tensor:
-        return F.normalize(self.network.encode_text(ids).float(), dim=-1)  # type: ignore[operator]
-
-    def _rows(
-        self, run: Callable[[Any], Tensor], inputs: NDArray[Any] | Sequence[NDArray[Any]]
-    ) -> Vector:
-        """`run` on a batch, without gradients, on the network's device and in its type."""
-        if isinstance(inputs, np.ndarray):
-            batch: Any = self._tensor(inputs)
-        elif self.config.preprocess.resize == "patches":
-            batch = [self._tensor(each) for each in inputs]
-        else:
-            batch = self._tensor(np.stack(inputs))
-        with torch.inference_mode():
-            return run(batch).float().cpu().numpy()
-
-    def _tensor(self, values: NDArray[Any]) -> Tensor:
-        """An array as the network takes it."""
-        tensor = torch.from_numpy(values).to(self.device)
-        if tensor.is_floating_point():
-            tensor = tensor.to(next(self.network.parameters()).dtype)
-        return tensor
+        return self.engine.bias
 
 
-def make(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None, name: str) -> Bundle:
-    """A bundle in evaluation mode, fingerprinted."""
+def as_texts(texts: str | Sequence[str]) -> list[str]:
+    """Texts as a list; a single one becomes a list of one. Raises UnsupportedError for what is not
+    a text, by its number."""
+    found = [texts] if isinstance(texts, str) else list(texts)
+    for number, text in enumerate(found, start=1):
+        if not isinstance(text, str):
+            raise UnsupportedError(f"text {number} of {len(found)} is {text!r}, which is no text")
+    return found
+
+
+def unit(rows: Vector) -> Vector:
+    """Rows (N, D) divided by their lengths, in float64: float32 sums depend on where a row lies in
+    memory."""
+    exact = rows.astype(np.float64)
+    lengths = np.linalg.norm(exact, axis=-1, keepdims=True)
+    return (exact / np.maximum(lengths, 1e-12)).astype(np.float32)  # type: ignore[no-any-return]
+
+
+def make(
+    network: nn.Module,
+    config: ModelConfig,
+    tokenizer: Tokenizer | None,
+    name: str,
+    options: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """A bundle that torch runs, in evaluation mode, fingerprinted."""
+    engine = TorchEngine(network, own_shapes=config.preprocess.resize == "patches")
     digest = fingerprint(network, config, tokenizer)
-    return Bundle(network.eval(), Preprocess(config.preprocess), tokenizer, config, digest, name)
+    return Bundle(
+        engine, Preprocess(config.preprocess), tokenizer, config, digest, name, options or {}
+    )
 
 
 def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:
-    """A hash (hex, 16 digits) of weights, preprocessing and tokenizer."""
-    stated = asdict(config.preprocess)
+    """A hash of all that decides which vectors a model gives: weights and their type, architecture,
+    preprocessing, tokenizer. Not of what a model is called, where it was read from, and the names
+    of its classes."""
+    stated = dataclasses.asdict(config)
+    for name in ("assumed", "read_from", "source", "labels"):
+        del stated[name]
     if config.preprocess.resize != "patches":  # these two mean nothing then
-        del stated["max_patches"], stated["patch_size"]
+        del stated["preprocess"]["max_patches"], stated["preprocess"]["patch_size"]
     digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
     if tokenizer:
         digest.update((tokenizer.to_json() + tokenizer.cleaning).encode())
     for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+    return f"{FINGERPRINT}-{digest.hexdigest()[:16]}"
 
 
 def _ahead(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress, islice, tee
 from typing import Any, Literal
@@ -17,13 +17,15 @@ from torch import Tensor
 from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, LongTextWarning
 from patchword.images import ImageLike
-from patchword.tasks.caption import MAX_LENGTH, Caption, caption, packed
-from patchword.tasks.match import PAIRS, check
+from patchword.models.generate import GenerationOptions
+from patchword.tasks.caption import MAX_LENGTH, Caption, packed, writer
+from patchword.tasks.match import PAIRS, matcher
 
 BATCH = 16  # images run together
 THRESHOLD = 0.5  # what the matching head calls together: the likelier of its two answers
 TOP_P = 0.9  # Li et al. 2022, section 4.3
 MIN_LENGTH = 5  # ids; salesforce/BLIP, configs/caption_coco.yaml
+SAMPLED = GenerationOptions(top_p=TOP_P, min_length=MIN_LENGTH, max_length=MAX_LENGTH)
 
 Origin = Literal["web", "synthetic"]
 
@@ -48,14 +50,14 @@ def capfilt_each(
     pairs: Iterable[tuple[ImageLike, Sequence[str]]],
     prompt: str = "",
     threshold: float = THRESHOLD,
-    **options: Any,
+    options: GenerationOptions = SAMPLED,
 ) -> Iterator[tuple[ImageLike, list[Judged] | ImageError]]:
     """Each image in order with its texts, judged, or the ImageError it raised.
 
     pairs      images, each with its texts of the web, of which there may be none
     threshold  texts of this score or a higher one are kept
-    options    as of `tasks.caption`; here texts are drawn, with `top_p` 0.9, `min_length` 5 and
-               `max_length` 20, `count` 1 of each image: those of `caption` with the same options
+    options    how captions are written; by default sampled, with `top_p` 0.9, of 5 to 20 ids, one
+               of each image: those of `tasks.caption` with the same options
 
     An image's texts of the web come first, each text of a source once. `BATCH` images are run
     together. Where one model is both, it encodes an image once. A text beyond the filter's context
@@ -64,10 +66,9 @@ def capfilt_each(
     Raises UnsupportedError for a captioner that does not caption and a filter that cannot match,
     ConfigError for options that cannot be.
     """
-    caption(captioner, [])
-    check(judge)
+    writer(captioner)
     filter_ = _Filter(judge)
-    writer = _Writer(captioner, prompt, options, filter_ if captioner is judge else None)
+    author = _Writer(captioner, prompt, options, filter_ if captioner is judge else None)
     web: deque[Sequence[str]] = deque()
 
     def images() -> Iterator[ImageLike]:
@@ -76,13 +77,13 @@ def capfilt_each(
             yield image
 
     first, second = tee(images()) if captioner is not judge else (images(), None)
-    writing = captioner.run_each(first, writer.run, BATCH)
+    writing = captioner.run_each(first, author.run, BATCH)
     looking = judge.run_each(second, filter_.look, BATCH) if second else None
     while batch := list(islice(writing, BATCH)):
         looked = list(islice(looking, BATCH)) if looking else batch
         found = [(rows, web.popleft()) for _, rows in batch]
         opened = [not isinstance(seen, ImageError) for _, seen in looked]
-        texts = [writer.texts(*each) for each in compress(found, opened)]
+        texts = [author.texts(*each) for each in compress(found, opened)]
         judged = iter(filter_.judged(texts, threshold))
         for (image, rows), (_, seen) in zip(batch, looked, strict=True):
             answer = seen if isinstance(seen, ImageError) else next(judged)
@@ -93,22 +94,19 @@ class _Writer:
     """A model that captions, and how it is to do so."""
 
     def __init__(
-        self, model: Bundle, prompt: str, options: Mapping[str, Any], lends: _Filter | None
+        self, model: Bundle, prompt: str, options: GenerationOptions, lends: _Filter | None
     ) -> None:
         """lends: the filter that is the same model, which gets the images' tokens."""
-        self._model, self._lends = model, lends
+        self._model, self._network, self._lends = model, writer(model), lends
         self._start = torch.from_numpy(model.reader()([prompt])[0, :-1])  # without the end token
-        usual: dict[str, Any] = {"top_p": TOP_P, "min_length": MIN_LENGTH, "max_length": MAX_LENGTH}
-        self._options = usual | dict(options)
+        self._options = options
 
     def run(self, pixels: Tensor) -> Tensor:
         """Texts about images (B, 3, H, W) as rows (B, count, L, 2) of `packed`."""
-        network = self._model.network
-        tokens = network.image_tokens(pixels)  # type: ignore[operator]
+        tokens = self._network.image_tokens(pixels)
         if self._lends:
             self._lends.tokens = tokens
-        seen = network.sight(tokens)  # type: ignore[operator]
-        written = network.write(tokens, self._start, seen, about=pixels, **self._options)  # type: ignore[operator]
+        written = self._network.write(tokens, self._start, self._options, pixels)
         rows = packed(written.ids, written.log_probabilities)
         return torch.unflatten(rows, 0, (len(pixels), -1))
 
@@ -126,13 +124,13 @@ class _Filter:
     """A model that matches, and what it saw last."""
 
     def __init__(self, model: Bundle) -> None:
-        self.model = model
+        self.model, self._network = model, matcher(model)
         self.tokens = torch.empty(0)  # (B, N, C) of the images of the batch that could be opened
         self._told = False  # that texts are too long
 
     def look(self, pixels: Tensor) -> Tensor:
         """Keep the tokens of images (B, 3, H, W); (B, 0)."""
-        self.tokens = self.model.network.image_tokens(pixels)  # type: ignore[operator]
+        self.tokens = self._network.image_tokens(pixels)
         return pixels.new_empty(len(pixels), 0)
 
     def judged(
@@ -169,8 +167,8 @@ class _Filter:
         """The probabilities (R,) of texts (R, L), as many in turn about each of the images."""
         with torch.inference_mode():
             texts = torch.from_numpy(ids).to(self.tokens.device)
-            logits = self.model.network.match(self.tokens[list(images)], texts)  # type: ignore[operator]
-            return logits.float().softmax(dim=-1)[:, 1].cpu().numpy()  # type: ignore[no-any-return]
+            logits = self._network.match(self.tokens[list(images)], texts)
+            return logits.float().softmax(dim=-1)[:, 1].cpu().numpy()
 
     def _tell(self, longest: int, context: int) -> None:
         """Warn, the first time, of a text beyond the context."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from patchword.atomic_write import PART, write
 from patchword.errors import PatchwordError
 
 Row = dict[str, Any]
@@ -79,13 +80,15 @@ class Store:
         if not self._size:
             self._begin()
         for name, content in pictures.items():
-            (self.folder / IMAGES).mkdir(exist_ok=True)
-            _write(self.folder / name, "wb", [content])
+            write(self.folder / name, content)
         path = self._path(self.shard)
         line = json.dumps({"batch": batch, "images": images}).encode() + b"\n"
         if (path.stat().st_size if path.exists() else 0) != self._size:
             raise PatchwordError(f"{path}: another process writes it; start each shard once")
-        _write(path, "ab", [line])
+        with path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
         self._size += len(line)
 
     def unfinished(self) -> list[Shard]:
@@ -108,16 +111,10 @@ class Store:
 
     def replace(self, name: str, lines: Iterable[str]) -> None:
         """Write a file of the folder whole: whoever reads it sees the old or the new one."""
-        part = self._part(name)
-        _write(part, "wb", (line.encode() for line in lines))
-        part.replace(self.folder / name)
+        write(self.folder / name, lines)
 
     def _path(self, shard: Shard) -> Path:
         return self.folder / f"judged-{shard.number}-of-{shard.count}.jsonl"
-
-    def _part(self, name: str) -> Path:
-        """Where the shard's process writes a file before it has its name."""
-        return self.folder / f".{name}.{self.shard.number}"
 
     def _count(self, shard: Shard) -> int:
         return sum(1 for _ in self._lines(shard))
@@ -131,11 +128,12 @@ class Store:
     def _begin(self) -> None:
         """Write the plan, unless another process was first: then its plan must be the same."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = self._part(PLAN)
-        _write(part, "wb", [json.dumps(self._plan, indent=1).encode(), b"\n"])
-        with suppress(FileExistsError):
-            os.link(part, self.folder / PLAN)
-        part.unlink()
+        if not (self.folder / PLAN).exists():
+            part = self.folder / f".{PLAN}.{self.shard.number}"
+            write(part, json.dumps(self._plan, indent=1) + "\n")
+            with suppress(FileExistsError):
+                os.link(part, self.folder / PLAN)
+            part.unlink()
         self._compare()
 
     def _compare(self) -> None:
@@ -187,12 +185,5 @@ def _said(value: Any) -> str:
 
 def _visible(folder: Path) -> bool:
     """Whether a folder holds more than what a killed process left."""
-    return any(not path.name.startswith(f".{PLAN}") for path in folder.iterdir())
-
-
-def _write(path: Path, mode: str, content: Iterable[bytes]) -> None:
-    """Write and wait until it is on disk."""
-    with path.open(mode) as file:
-        file.writelines(content)
-        file.flush()
-        os.fsync(file.fileno())
+    left = (f".{PLAN}", PART)
+    return any(not path.name.startswith(left) for path in folder.iterdir())

@@ -54,17 +54,19 @@ def capfilt(
         typer.Option(help="The model that judges captions; by default the captioner, if it can."),
     ] = None,
     count: Annotated[
-        int, typer.Option("--count", "-n", min=1, help="Captions drawn of each image.")
+        int, typer.Option("--count", "-n", min=1, help="Captions sampled for each image.")
     ] = 1,
     top_p: Annotated[
-        float, typer.Option(help="Draw each word from the fewest that are so probable together.")
+        float,
+        typer.Option(help="Nucleus sampling: the likeliest tokens that sum to this probability."),
     ] = 0.9,
-    min_length: Annotated[int, typer.Option(min=0, help="Of a drawn caption, in tokens.")] = 5,
+    min_length: Annotated[int, typer.Option(min=0, help="Of a sampled caption, in tokens.")] = 5,
     max_length: Annotated[int, typer.Option(min=2, help="Start and end included.")] = 20,
-    prompt: Annotated[str, typer.Option(help="The first words of drawn captions.")] = "",
-    seed: Annotated[int, typer.Option(help="Another one draws other captions.")] = 0,
+    prompt: Annotated[str, typer.Option(help="The first words of sampled captions.")] = "",
+    seed: Annotated[int, typer.Option(help="Another seed samples other captions.")] = 0,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Keep captions that match so probably, or more.")
+        float,
+        typer.Option(min=0, max=1, help="Keep captions whose match probability is this or more."),
     ] = 0.5,
     shard: Annotated[
         str, typer.Option(help="0/4: do the first of four parts; other processes do the others.")
@@ -77,7 +79,7 @@ def capfilt(
     """Write captions for a dataset's images, and drop those, old or new, that do not match.
 
     IN is what “patchword train” reads: a folder, a .csv, .tsv, .json, .jsonl or .parquet, or a
-    webdataset .tar; images without captions get drawn ones alone. OUT becomes a folder that
+    webdataset .tar; images without captions get sampled ones alone. OUT becomes a folder that
     “patchword train” reads: metadata.jsonl with the captions that are kept, provenance.jsonl with
     all of them and their scores, and report.html. Interrupted at any moment, the same command
     continues. With --json, one line per image.
@@ -119,6 +121,7 @@ def _run(
     """Judge what is still to be judged, batch by batch: each image that could be opened, once its
     batch is stored."""
     from patchword.capfilt.filtering import BATCH, capfilt_each
+    from patchword.models.generate import GenerationOptions
 
     todo = store.resume()
     blocks = [range(b * BATCH, min((b + 1) * BATCH, len(photos))) for b in todo]
@@ -130,7 +133,14 @@ def _run(
                 waiting.append(photos[number])
                 yield waiting[-1].image, waiting[-1].texts
 
-    each = capfilt_each(*models, pairs(), **options)
+    how = {name: value for name, value in options.items() if name not in ("prompt", "threshold")}
+    each = capfilt_each(
+        *models,
+        pairs(),
+        options["prompt"],
+        options["threshold"],
+        GenerationOptions(**how),
+    )
     total = sum(map(len, blocks))
     with progress("capfilt", total) as advance:
         done = 0
@@ -183,7 +193,7 @@ def _write(store: Store, plan: Mapping[str, Any], as_json: bool) -> None:
 def _lines(
     rows: Iterable[Mapping[str, Any]], each: Callable[[Mapping[str, Any]], Iterable[Any]]
 ) -> Iterator[str]:
-    """What `each` says of images that could be opened, as JSON Lines."""
+    """The rows of `each` of images that could be opened, as JSON Lines."""
     good = (row for row in rows if "error" not in row)
     return (json.dumps(record) + "\n" for row in good for record in each(row))
 
@@ -202,11 +212,11 @@ def _all(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _judge(writer: Model, filter: str | None, device: str) -> Model:
     """The model that filters; the captioner itself where that is the same."""
-    from patchword.tasks.match import check
+    from patchword.tasks.match import matcher
 
     judge = load(filter, device) if filter else writer
     try:
-        check(judge)
+        matcher(judge)
     except UnsupportedError as error:
         raise UnsupportedError(f"{error}, as --filter") from error
     return writer if judge.fingerprint == writer.fingerprint else judge

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from patchword.atomic_write import write
 from patchword.cli.common import (
     SHOWN,
     SPEAKING,
@@ -46,28 +47,32 @@ Titled = tuple[str, "NDArray[Any]"]  # a matrix of images and texts
 SHOWN_ANSWERS = 5  # of a ranking, in a table and a picture
 
 BeamsOption = Annotated[
-    int | None, typer.Option(min=1, help="Texts pursued at once: 3; 1 is greedy.")
+    int | None, typer.Option(min=1, help="Beams of the beam search, by default 3; 1 is greedy.")
 ]
 CountOption = Annotated[
-    int, typer.Option("--count", "-n", min=1, help="The best so many, or so many that are drawn.")
+    int,
+    typer.Option(
+        "--count", "-n", min=1, help="How many captions: the best of the beams, or samples."
+    ),
 ]
-MinLengthOption = Annotated[int, typer.Option(min=0, help="In tokens, start and end included.")]
+MinLengthOption = Annotated[
+    int, typer.Option(min=0, help="In tokens, start and end token included.")
+]
 LengthPenaltyOption = Annotated[
-    float, typer.Option(help="Above 0 favours long texts, below short ones.")
+    float, typer.Option(help="Above 0 favours long texts, below 0 short ones.")
 ]
 RepetitionPenaltyOption = Annotated[
-    float, typer.Option(help="Above 1 makes words that are there already less likely.")
+    float, typer.Option(help="Above 1 makes words that were used already less likely.")
 ]
 TopPOption = Annotated[
-    float | None, typer.Option(help="Draw each word from the fewest that are so probable together.")
+    float | None,
+    typer.Option(help="Nucleus sampling: the likeliest tokens that sum to this probability."),
 ]
-TopKOption = Annotated[
-    int | None, typer.Option(help="Draw each word from the so many most probable.")
-]
+TopKOption = Annotated[int | None, typer.Option(help="Sample from this many most probable tokens.")]
 TemperatureOption = Annotated[
-    float | None, typer.Option(help="Draw words; above 1 more varied, below 1 less.")
+    float | None, typer.Option(help="Sample; above 1 is more varied, below 1 less.")
 ]
-SeedOption = Annotated[int, typer.Option(help="Another one draws other texts.")]
+SeedOption = Annotated[int, typer.Option(help="Another seed samples other texts.")]
 
 
 def caption(
@@ -90,21 +95,22 @@ def caption(
 ) -> None:
     """Say what is in each image, in a sentence.
 
-    The most probable sentence is searched for; with --top-p, --top-k or --temperature it is drawn,
-    always the same for the same image and --seed. The embedded BLIP knows wafers, coloured shapes
-    and clothes; for photos of the world: --model Salesforce/blip-image-captioning-base.
+    The most probable sentence is found by beam search; with --top-p, --top-k or --temperature it is
+    sampled, always the same for the same image and --seed. The embedded BLIP knows wafers, coloured
+    shapes and clothes; for photos of the world: --model Salesforce/blip-image-captioning-base.
     """
     check_save(save, pages=True)
     files = expand(images)
     bundle = load(model, device)
+    from patchword.models.generate import GenerationOptions
     from patchword.tasks.caption import caption_each
 
-    each = caption_each(
-        bundle, files, prompt, beams=beams, count=count, max_length=max_length,
-        min_length=min_length, length_penalty=length_penalty,
-        repetition_penalty=repetition_penalty, top_p=top_p, top_k=top_k, temperature=temperature,
-        seed=seed,
+    options = GenerationOptions(
+        beams=beams, count=count, max_length=max_length, min_length=min_length,
+        length_penalty=length_penalty, repetition_penalty=repetition_penalty, top_p=top_p,
+        top_k=top_k, temperature=temperature, seed=seed,
     )  # fmt: skip
+    each = caption_each(bundle, files, prompt, options)
     results: list[tuple[str, Caption]] = []
     failed: list[ImageError] = []
     for name, found in good(each, len(files), "caption", failed):
@@ -131,7 +137,10 @@ def ask(
     ] = None,
     shortlist: Annotated[
         int | None,
-        typer.Option(min=1, help="Of --answers, read only the likeliest so many in full."),
+        typer.Option(
+            min=1,
+            help="With --answers: score in full only this many, by their first word.",
+        ),
     ] = None,
     beams: BeamsOption = None,
     max_length: Annotated[int, typer.Option(min=2, help="Of a written answer, in tokens.")] = 10,
@@ -142,9 +151,9 @@ def ask(
 ) -> None:
     """Answer questions about an image.
 
-    The answer is written, or, with --answers, chosen: each is read in full, and the probabilities
-    of those read sum to one. The embedded BLIP knows wafers, coloured shapes and clothes; for
-    photos of the world: --model Salesforce/blip-vqa-base.
+    The answer is written, or, with --answers, chosen: each is scored in full, and the probabilities
+    of those that were scored sum to one. The embedded BLIP knows wafers, coloured shapes and
+    clothes; for photos of the world: --model Salesforce/blip-vqa-base.
     """
     given = read_list(answers, split=True) or None
     if answers and not given:
@@ -155,8 +164,10 @@ def ask(
         wrong("--beams is of answers that are written; leave it or --answers out")
     check_save(save)
     bundle = load(model, device)
-    options: dict[str, Any] = {"beams": beams, "max_length": max_length}
-    found = bundle.ask(image, questions, given, **({"shortlist": shortlist} if given else options))
+    if given:
+        found = bundle.ask(image, questions, given, shortlist=shortlist)
+    else:
+        found = bundle.ask(image, questions, beams=beams, max_length=max_length)
     for question, answer in zip(questions, found, strict=True):
         if as_json:
             record = {"image": image, "question": question, **_written(answer, "answer")}
@@ -165,9 +176,11 @@ def ask(
         screen().print(answers_table(questions, found))
     if save:
         from patchword import images as opener
+        from patchword.show import plots
         from patchword.tasks.picture import SIDE, answers_picture
 
-        answers_picture(opener.open(image, at_least=SIDE), questions, found).save(save)
+        picture = answers_picture(opener.open(image, at_least=SIDE), questions, found)
+        plots.save(picture, save)
         said_saved(save)
 
 
@@ -181,9 +194,9 @@ def match(
 ) -> None:
     """Say how probable it is that images and texts belong together.
 
-    The text looks at the image: slower than the cosine of their vectors, which is shown beside it,
-    and more exact. The embedded BLIP knows wafers, coloured shapes and clothes; for photos of the
-    world: --model Salesforce/blip-itm-base-coco.
+    The text cross-attends to the image: slower than the cosine of their vectors, which is shown
+    beside it, and more exact. The embedded BLIP knows wafers, coloured shapes and clothes; for
+    photos of the world: --model Salesforce/blip-itm-base-coco.
     """
     texts = read_list(text)
     if not texts:
@@ -261,7 +274,7 @@ def save_matrices(names: list[str], texts: list[str], told: list[Titled], path: 
 
     thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names]
     pictures = [plots.similarity_matrix(thumbs, texts, each, columns=6) for _, each in told]
-    beside(pictures, [title for title, _ in told]).save(path)
+    plots.save(beside(pictures, [title for title, _ in told]), path)
     said_saved(path)
 
 
@@ -285,10 +298,10 @@ def _save_captions(results: list[tuple[str, Caption]], path: Path) -> None:
             html_page.Card(photo, found.text, Path(name).name)
             for photo, (name, found) in zip(photos, results, strict=True)
         ]
-        html_page.write(path, html_page.page("Captions", "", [html_page.cards(cards)]))
+        write(path, html_page.page("Captions", "", [html_page.cards(cards)]))
     else:
         tiles = [plots.Tile(p, found.text) for p, (_, found) in zip(photos, results, strict=True)]
-        plots.panel(tiles).save(path)
+        plots.save(plots.panel(tiles), path)
     said_saved(path)
 
 

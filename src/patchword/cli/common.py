@@ -146,28 +146,19 @@ def expand(paths: Sequence[str]) -> list[str]:
 
     A name that matches nothing stays, so that opening it tells what is wrong with it.
     """
+    from patchword.images.files import pictures_in
+
     found: dict[str, None] = {}
+    unlisted: list[ImageError] = []
     for path in paths:
         matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
         for match in matches or [path]:
-            inside = pictures_in(match) if os.path.isdir(match) else [match]
+            inside = pictures_in(match, unlisted) if os.path.isdir(match) else [match]
             found.update(dict.fromkeys(inside))
+    found.update(dict.fromkeys(error.image for error in unlisted))  # opening them fails again
     if not found:
         raise PatchwordError(f"no images in {', '.join(paths)}")
     return list(found)
-
-
-def pictures_in(folder: str) -> list[str]:
-    """Files below a folder whose suffix is that of an image, sorted."""
-    from patchword.images import files
-
-    suffixes = files.picture_suffixes()
-    return sorted(
-        os.path.join(place, name)
-        for place, _, names in os.walk(folder)
-        for name in names
-        if os.path.splitext(name)[1].lower() in suffixes
-    )
 
 
 def read_list(values: Sequence[str] | None, split: bool = False) -> list[str]:
@@ -196,8 +187,16 @@ def check_save(path: Path | None, pages: bool = False) -> None:
     suffix = path.suffix.lower()
     if not (pages and suffix == ".html") and Image.EXTENSION.get(suffix) not in Image.SAVE:
         wrong(f"--save {path}: the name must end in .png, .jpg{' or .html' if pages else ''}")
-    if not path.parent.is_dir():
-        wrong(f"--save {path}: no folder {path.parent}")
+    make_folder(path)
+
+
+def make_folder(path: Path | None) -> None:
+    """Make the folder of a file that will be written, before any work is done."""
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            wrong(f"{path}: its folder cannot be made: {error.strerror}")
 
 
 def good(
@@ -226,7 +225,11 @@ def progress(words: str, total: int | None = None) -> Iterator[Callable[[int, in
         bars.TimeRemainingColumn(),
     )
     quiet = not sys.stderr.isatty()
-    with bars.Progress(*columns, console=notes(), transient=True, disable=quiet) as bar:
+    # What is printed beside a bar goes above it on a terminal, and else where it belongs.
+    beside = sys.stdout.isatty()
+    with bars.Progress(
+        *columns, console=notes(), transient=True, disable=quiet, redirect_stdout=beside
+    ) as bar:
         task = bar.add_task(words, total=total)
         yield lambda done, all_of: bar.update(task, completed=done, total=all_of)
 

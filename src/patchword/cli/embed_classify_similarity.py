@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from patchword.atomic_write import replacing, write
 from patchword.cli.common import (
     EMBEDDED,
     SHOWN,
@@ -26,6 +29,7 @@ from patchword.cli.common import (
     finish,
     good,
     load,
+    make_folder,
     notes,
     read_list,
     said_saved,
@@ -62,7 +66,11 @@ def classify(
     labels: LabelsOption = None,
     template: TemplateOption = None,
     multi_label: Annotated[
-        bool, typer.Option("--multi-label", help="Judge each label by itself.")
+        bool,
+        typer.Option(
+            "--multi-label",
+            help="The probability of each label by itself; they need not sum to one.",
+        ),
     ] = False,
     reject: Annotated[
         float | None,
@@ -126,27 +134,29 @@ def embed(
         wrong("give either images or --text")
     if out and out.suffix not in (".npz", ".npy", ".jsonl"):
         wrong(f"--out {out}: the name must end in .npz, .npy or .jsonl")
+    make_folder(out)
     files = expand(images) if images else []
     bundle = load(model, device)
-    import numpy as np
-
     failed: list[ImageError] = []
+    each: Iterator[tuple[str, NDArray[Any]]]
     if files:
-        pairs = list(good(bundle.embed_each(files), len(files), "embed", failed))
+        each = good(bundle.embed_each(files), len(files), "embed", failed)
     else:
-        pairs = list(zip(texts, embed_texts(bundle, texts, long_text), strict=True))
-    kind, names = "image" if files else "text", [name for name, _ in pairs]
-    records = [{kind: name, "vector": row.tolist()} for name, row in pairs]
+        each = zip(texts, embed_texts(bundle, texts, long_text), strict=True)
+    kind, done = "image" if files else "text", 0
     if out is None:
-        for record in records:
-            emit(record)
-    elif pairs:
-        stacked = np.stack([row for _, row in pairs])
-        _save_vectors(out, stacked, names, records, bundle.fingerprint, bundle.name)
+        for name, row in each:
+            emit({kind: name, "vector": row.tolist()})
+            done += 1
+    elif out.suffix == ".jsonl":
+        done, dim = _save_lines(out, kind, each)
+    else:
+        done, dim = _save_array(out, each, len(files or texts), bundle)
+    if out is not None and done:
         if as_json:
-            emit({"file": str(out), "vectors": len(pairs), "dim": stacked.shape[1]})
-        notes().print(f"wrote {len(pairs)} vectors of {stacked.shape[1]} numbers to {out}")
-    finish(failed, len(pairs))
+            emit({"file": str(out), "vectors": done, "dim": dim})
+        notes().print(f"wrote {done} vectors of {dim} numbers to {out}")
+    finish(failed, done)
 
 
 def similarity(
@@ -163,8 +173,8 @@ def similarity(
 ) -> None:
     """Print the cosine of every image with every text.
 
-    --save draws them, and for a BLIP that matches also whether its text, which then looks at the
-    image, belongs to it.
+    --save draws them, and for a BLIP with a matching head also the probability that image and text
+    belong together.
     """
     if beside and not save:
         wrong("--beside is drawn by --save")
@@ -238,23 +248,23 @@ def _print_matrix(names: list[str], texts: list[str], rows: list[NDArray[Any]]) 
 def _save_matrices(
     names: list[str], texts: list[str], found: list[tuple[Model, NDArray[Any]]], path: Path
 ) -> None:
-    """The cosines of each model as a picture; of one that matches, also what its head says."""
+    """The cosines of each model as a picture; with a matching head, its probabilities too."""
     from patchword import images as opener
     from patchword.cli.caption_ask_match import Titled, both, save_matrices
     from patchword.show import plots
 
-    told: list[Titled] = []
+    matrices: list[Titled] = []
     for bundle, cosines in found:
         name = Path(bundle.name).name if len(found) > 1 else ""
         if bundle.config.matching:
-            told += both(cosines, bundle.match(names, texts).probabilities, name)
+            matrices += both(cosines, bundle.match(names, texts).probabilities, name)
         else:
-            told.append((f"{name}: cosine of the vectors", cosines))
-    if len(told) > 1:
-        save_matrices(names, texts, told, path)
+            matrices.append((f"{name}: cosine of the vectors", cosines))
+    if len(matrices) > 1:
+        save_matrices(names, texts, matrices, path)
         return
     thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names]
-    plots.similarity_matrix(thumbs, texts, told[0][1]).save(path)
+    plots.save(plots.similarity_matrix(thumbs, texts, matrices[0][1]), path)
     said_saved(path)
 
 
@@ -268,29 +278,50 @@ def _save_scores(results: list[tuple[str, list[Score]]], path: Path) -> None:
     bars = [[(score.label, score.probability) for score in scores] for _, scores in results]
     if path.suffix.lower() == ".html":
         items = [html_page.Card(p, n, bars=b) for p, n, b in zip(photos, names, bars, strict=True)]
-        html_page.write(path, html_page.page("Which words fit", "", [html_page.cards(items)]))
+        write(path, html_page.page("Which words fit", "", [html_page.cards(items)]))
     else:
-        plots.classify_panel(photos, bars, names).save(path)
+        plots.save(plots.classify_panel(photos, bars, names), path)
     said_saved(path)
 
 
-def _save_vectors(
-    path: Path,
-    vectors: NDArray[Any],
-    names: list[str],
-    records: list[dict[str, Any]],
-    fingerprint: str,
-    model: str,
-) -> None:
+def _save_lines(path: Path, kind: str, each: Iterator[tuple[str, NDArray[Any]]]) -> tuple[int, int]:
+    """A line of JSON for each vector; how many there are, and of how many numbers. No file is made
+    of none."""
+    first = next(each, None)
+    if first is None:
+        return 0, 0
+    done = 0
+    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
+        for name, row in chain([first], each):
+            file.write(json.dumps({kind: name, "vector": row.tolist()}) + "\n")
+            done += 1
+    return done, len(first[1])
+
+
+def _save_array(
+    path: Path, each: Iterator[tuple[str, NDArray[Any]]], most: int, bundle: Model
+) -> tuple[int, int]:
+    """Vectors as one array, made once and filled as they come, of which there are at most so many;
+    how many there are, and of how many numbers. No file is made of none."""
     import numpy as np
 
-    if path.suffix == ".npy":
-        np.save(path, vectors)
-    elif path.suffix == ".npz":
-        np.savez(path, vectors=vectors, names=np.array(names), model=model, fingerprint=fingerprint)
-    else:
-        lines = (json.dumps(record) + "\n" for record in records)
-        path.write_text("".join(lines), encoding="utf-8")
+    names: list[str] = []
+    rows = np.empty((0, 0), np.float32)
+    for name, row in each:
+        if not names:
+            rows = np.empty((most, len(row)), np.float32)
+        rows[len(names)] = row
+        names.append(name)
+    if names:
+        rows = rows[: len(names)]
+        with replacing(path) as part:
+            if path.suffix == ".npy":
+                np.save(part, rows)
+            else:
+                made_by = {"model": bundle.name, "fingerprint": bundle.fingerprint}
+                arrays: dict[str, Any] = {"vectors": rows, "names": np.array(names), **made_by}
+                np.savez(part, **arrays)
+    return len(names), rows.shape[1]
 
 
 COMMANDS = (classify, embed, similarity)

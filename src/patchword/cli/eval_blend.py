@@ -91,7 +91,7 @@ def eval(
     bundle = load(arguments[0] if len(arguments) == 2 else model or EMBEDDED, device)
     from patchword.evaluate import Classified, Evaluation, confusion_picture
 
-    options = asked(template, labels, neighbours)
+    options = evaluation_options(template, labels, neighbours)
     with progress("images") as advance:
         run = Evaluation(bundle, options, advance)
         answers = answered(run, data, train, read_list(task, split=True) or None)
@@ -104,7 +104,9 @@ def eval(
     if save and not by_class:
         notes().print("no picture: retrieval has no confusion matrix")
     elif save:
-        confusion_picture(by_class).save(save)
+        from patchword.show import plots
+
+        plots.save(confusion_picture(by_class), save)
         said_saved(save)
     finish(run.broken, sum(answer.images for answer in answers))
 
@@ -135,7 +137,7 @@ def blend(
     """
     alphas = shares(alpha)
     if len(alphas) > 1 and data is None:
-        wrong("several alphas need --eval DATA, which says the one to keep")
+        wrong("several alphas need --eval DATA, by which the best is kept")
     if out is None and data is None:
         wrong("give -o FOLDER for the result, or --eval DATA")
     if data is not None and not data.exists():
@@ -154,7 +156,7 @@ def blend(
             best = mixed
             break
         with progress(f"alpha {share:g}") as advance:
-            run = evaluate.Evaluation(mixed, asked(template, labels), advance)
+            run = evaluate.Evaluation(mixed, evaluation_options(template, labels), advance)
             answer = answered(run, data, None, read_list(task, split=True) or None, first=True)[0]
         if not results or evaluate.quality(answer) > max(map(evaluate.quality, results)):
             best, kept = mixed, share
@@ -183,7 +185,7 @@ def shares(text: str) -> list[float]:
     return found
 
 
-def asked(
+def evaluation_options(
     template: list[str] | None, labels: list[str] | None, neighbours: int | None = None
 ) -> Options:
     """The options of the command line as evaluation takes them."""

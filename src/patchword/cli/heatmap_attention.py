@@ -43,10 +43,13 @@ def heatmap(
         ),
     ] = "auto",
     words: Annotated[
-        bool, typer.Option("--words", help="Of gradcam: also where each word looks.")
+        bool, typer.Option("--words", help="With gradcam: a map of each word too.")
     ] = False,
     layer: Annotated[
-        int | None, typer.Option(help="Of gradcam: the block that looks; by default the 8th of 12.")
+        int | None,
+        typer.Option(
+            help="With gradcam: the block whose cross-attention is shown, by default the 8th of 12."
+        ),
     ] = None,
     save: SaveOption = None,
     model: ModelOption = EMBEDDED,
@@ -77,17 +80,17 @@ def attention(
     image: ImageArgument,
     layer: Annotated[int, typer.Option(help="0 is the first, -1 the last.")] = -1,
     head: Annotated[
-        int | None, typer.Option(help="One head; otherwise their mean and each.")
+        int | None, typer.Option(help="One head; by default their mean, then each.")
     ] = None,
     rollout: Annotated[
-        bool, typer.Option("--rollout", help="Through all layers (Abnar & Zuidema 2020).")
+        bool, typer.Option("--rollout", help="The product over all layers (Abnar & Zuidema 2020).")
     ] = False,
     save: SaveOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Show what the image tower looks at."""
+    """Show which patches the image tower attends to."""
     target = save or Path(f"{Path(image).stem}-attention.png")
     check_save(target)
     bundle = load(model, device)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchword.atomic_write import write
 from patchword.cli.common import (
     EMBEDDED,
     KEEP_ALL,
@@ -28,7 +29,7 @@ from patchword.cli.common import (
     warnings_said,
     wrong,
 )
-from patchword.errors import ImageError
+from patchword.errors import ImageError, PatchwordError
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def index(
         with progress("index") as advance:
             report = store.add(paths, bundle, progress=advance)
         added, unchanged, failed = report.added, report.unchanged, report.failed
-    pruned = store.prune() if prune else []
+    pruned = store.prune() if prune and (len(store) or not paths) else []
+    if paths and not (added or unchanged or failed or pruned):
+        raise PatchwordError(f"no images in {', '.join(map(str, paths))}")
     if as_json:
         counts = {"added": added, "unchanged": unchanged, "pruned": len(pruned)}
         emit({"index": str(into), **counts, "failed": len(failed), "images": len(store)})
@@ -126,14 +129,14 @@ def search(
         wrong("--rerank needs words to look for")
     check_save(save, pages=True)
     from patchword.index import open_index
-    from patchword.tasks.match import Reranked, check
+    from patchword.tasks.match import Reranked, matcher
 
     store = open_index(index)
     bundle = load(model or store.model_name, device)
     reranker = reranker or (SPEAKING if bundle.name == EMBEDDED else None)
     judge = load(reranker, device) if rerank and reranker else bundle
     if rerank:
-        check(judge)
+        matcher(judge)
     with warnings_said(KEEP_ALL):
         hits = store.search(
             query, max(k, rerank), image=image, where=condition, model=bundle, long_text=long_text
@@ -192,9 +195,9 @@ def _save_hits(answers: list[Reranked[Hit]], title: str, path: Path) -> list[Ima
             failed.append(error)
     if path.suffix.lower() == ".html":
         items = [html_page.Card(p, c) for p, c in zip(photos, captions, strict=True)]
-        html_page.write(path, html_page.page(title, "", [html_page.cards(items)]))
+        write(path, html_page.page(title, "", [html_page.cards(items)]))
     else:
-        plots.search_panel(photos, captions, title).save(path)
+        plots.save(plots.search_panel(photos, captions, title), path)
     said_saved(path)
     return failed
 

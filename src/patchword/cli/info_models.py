@@ -232,7 +232,7 @@ def cost_words(config: ModelConfig) -> str:
 
 def gflops(config: ModelConfig) -> dict[str, float]:
     """Billions of operations of each tower, one input each; nothing is computed, so a large model
-    takes no longer than a small one. A text tower that always looks at an image is left out."""
+    takes no longer than a small one. A text tower that always attends to an image is left out."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from patchword.atomic_write import write
 from patchword.cli.common import (
     EMBEDDED,
     DeviceOption,
     JsonOption,
     emit,
     load,
+    make_folder,
     said_saved,
     screen,
     wrong,
@@ -50,14 +52,13 @@ def receipt(
     """
     if source and model:
         wrong("give the model once")
-    if out is not None and not out.parent.is_dir():
-        wrong(f"--out {out}: no folder {out.parent}")
+    make_folder(out)
     bundle = load(source or model or EMBEDDED, device)
     from patchword import receipts
 
     made = receipts.make(bundle)
     if out is not None:
-        out.write_text(receipts.to_text(made), encoding="utf-8")
+        write(out, receipts.to_text(made))
         said_saved(out)
     if as_json:
         emit(made)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from patchword.options import in_range
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -17,6 +19,12 @@ class AugmentConfig:
     colour: float = 0.4  # brightness, contrast and saturation times 1 +- this, each
     erase: float = 0.5  # probability of a grey rectangle (Zhong et al. 2020)
     mix: bool = True  # may take part in mixup and CutMix
+
+    def __post_init__(self) -> None:
+        in_range("augment.crop", self.crop[0], 0, above=True)
+        in_range("augment.crop", self.crop[1], self.crop[0], 1)
+        in_range("augment.colour", self.colour, 0, 1)
+        in_range("augment.erase", self.erase, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -54,3 +62,9 @@ class SourceConfig:
     # of a pair to be judged
     wrong: float = 0.0
     seed: int = 0  # scenes
+
+    def __post_init__(self) -> None:
+        in_range("data.share", self.share, 0, above=True)
+        in_range("data.count", self.count, 0)
+        in_range("data.wrong", self.wrong, 0, 1)
+        in_range("data.seed", self.seed, 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,8 +29,8 @@ from patchword.data.rows import (
     texts_of,
 )
 from patchword.data.table_source import Table
-from patchword.errors import PatchwordError, RecipeError
-from patchword.images.files import picture_suffixes, shown
+from patchword.errors import ImageError, PatchwordError, RecipeError
+from patchword.images.files import pictures_in, shown
 
 NAME = "file_name"  # the usual column of images, relative to the folder of the file
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -92,14 +91,13 @@ def class_folders(path: Path) -> Classes:
 
 
 def pictures(folder: Path) -> list[str]:
-    """The images in a folder at any depth, known by their suffix, sorted."""
-    suffixes = picture_suffixes()
-    return sorted(
-        os.path.join(place, name)
-        for place, _, inside in os.walk(folder)
-        for name in inside
-        if os.path.splitext(name)[1].lower() in suffixes
-    )
+    """The images in a folder at any depth, see `images.files.pictures_in`. Raises PatchwordError
+    where one cannot be listed: a dataset never gets smaller in silence."""
+    failed: list[ImageError] = []
+    found = pictures_in(folder, failed)
+    if failed:
+        raise PatchwordError(str(failed[0]))
+    return found
 
 
 def subfolders(path: Path) -> list[Path]:

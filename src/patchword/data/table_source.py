@@ -33,6 +33,7 @@ from patchword.data.rows import (
 )
 from patchword.data.sample import Facts, Sample, Words, stated
 from patchword.errors import ImageError, RecipeError
+from patchword.text.templates import filled
 
 LOOKED_AT = 64  # rows of which one must name a file that is there
 NAME = "__name__"  # column of what to call a row; without it, its path or number
@@ -244,7 +245,7 @@ class PhotosSource:
             words = self._words[label]
             template = self._templates[int(rng.integers(len(self._templates)))]
             facts = frozenset([words[0]])
-            return template.format(words[int(rng.integers(len(words)))]), facts, facts
+            return filled(template, words[int(rng.integers(len(words)))]), facts, facts
         if "captions" not in self._reads or self.table.caption is None:
             return "", frozenset(), frozenset()
         texts = texts_of(row[self.table.caption])
@@ -302,7 +303,7 @@ class PhotosSource:
     @cached_property
     def _sentences(self) -> list[list[str]]:
         """All captions of each class."""
-        return [[t.format(word) for t in self._templates for word in each] for each in self._words]
+        return [[filled(t, word) for t in self._templates for word in each] for each in self._words]
 
     def _checked(self, words: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
         """Words for each class: as given, else its name."""

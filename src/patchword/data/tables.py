@@ -1,11 +1,11 @@
-"""Tables read by the `datasets` library: csv, JSON, parquet, and the Hugging Face hub.
+"""Tables of files, and of the Hugging Face hub.
 
-It keeps them as memory-mapped Arrow files in its own cache, once for all processes of a machine.
+Parquet and the hub are read by the `datasets` library, which keeps them as memory-mapped Arrow
+files in its own cache, once for all processes of a machine; text files are read without it.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from patchword.data import table_source
-from patchword.data.rows import USUAL, Columns, listed
+from patchword.data.rows import USUAL, Columns, Rows
 from patchword.data.table_source import Table
+from patchword.data.text_tables import csv_rows, json_rows
 from patchword.errors import RecipeError
 
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -74,18 +75,23 @@ def files(pattern: str, suffixes: Sequence[str]) -> list[Path]:
     return found
 
 
-def open_table(pattern: str) -> tuple[DatasetRows, Path | None]:
+def open_table(pattern: str) -> tuple[Rows, Path | None]:
     """The rows of one or more files of one kind, and the folder they are in; None for several."""
     found = files(pattern, tuple(READERS))
     kinds = {READERS[file.suffix.lower()] for file in found}
     if len(kinds) > 1:
         raise RecipeError(f"{pattern}: {' and '.join(sorted(kinds))} files; give one kind a source")
-    (kind,) = kinds
-    options = _csv_options(found[0]) if kind == "csv" else {}
-    paths = {"train": [glob.escape(str(file.resolve())) for file in found]}
-    rows = _load(pattern, kind, data_files=paths, split="train", **options)
     folders = {file.parent for file in found}
-    return rows, folders.pop() if len(folders) == 1 else None
+    return _read(pattern, kinds.pop(), found), folders.pop() if len(folders) == 1 else None
+
+
+def _read(pattern: str, kind: str, found: Sequence[Path]) -> Rows:
+    if kind == "csv":
+        return csv_rows(found)
+    if kind == "json":
+        return json_rows(found)
+    paths = {"train": [glob.escape(str(file.resolve())) for file in found]}
+    return _load(pattern, kind, data_files=paths, split="train")
 
 
 def open_hub(path: str, subset: str, split: str) -> DatasetRows:
@@ -96,8 +102,10 @@ def open_hub(path: str, subset: str, split: str) -> DatasetRows:
     return _load(path, path, name=subset or None, split=split or "train")
 
 
-def meant(where: str, rows: DatasetRows, base: Path | None, named: Columns = USUAL) -> Table:
-    """`table_source.meant` of these rows, without the columns that are not meant."""
+def meant(where: str, rows: Rows, base: Path | None, named: Columns = USUAL) -> Table:
+    """`table_source.meant` of these rows; of the library's, without the columns not meant."""
+    if not isinstance(rows, DatasetRows):
+        return table_source.meant(where, rows, named, base)
     table = table_source.meant(where, rows, named, base, rows.pictures)
     columns = (table.image, table.caption, table.label, table.question, table.answer)
     wanted = [name for name in columns if name]
@@ -123,23 +131,6 @@ def _load(where: str, kind: str, **arguments: Any) -> DatasetRows:
         raise RecipeError(f"{where}: cannot be read: {reason[:400]}") from error
 
 
-def _csv_options(file: Path) -> dict[str, Any]:
-    """How to read a csv file: every cell as the text it is, "007" and "NA" too."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            first = lines.readline()
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{file}: not UTF-8: {error.reason}") from error
-    tabs = file.suffix.lower() == ".tsv" or ("\t" in first and "," not in first)
-    delimiter = "\t" if tabs else ","
-    columns = next(csv.reader([first], delimiter=delimiter), [])
-    if len(set(columns)) < len(columns) or not all(columns):
-        raise RecipeError(f"{file}: its first line must name the columns; it has {listed(columns)}")
-    library = _library()
-    features = library.Features({name: library.Value("string") for name in columns})
-    return {"sep": delimiter, "features": features, "keep_default_na": False}
-
-
 @contextmanager
 def _quiet(library: Any) -> Iterator[None]:
     """Without the library's progress bars, and its log of what is raised anyway."""
@@ -161,6 +152,6 @@ def _library() -> Any:
         if error.name != "datasets":
             raise
         raise RecipeError(
-            'tables and the hub need the datasets library: pip install "patchword[train]"'
+            'parquet and the hub need the datasets library: pip install "patchword[train]"'
         ) from error
     return datasets

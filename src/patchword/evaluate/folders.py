@@ -22,7 +22,7 @@ LISTS = (".csv", ".jsonl")  # read line by line, without the `datasets` library
 
 
 class TableImages(Sequence[ImageLike]):
-    """Images of rows of a table, each read when it is asked for: a path, or bytes."""
+    """Images of rows of a table, each read when it is needed: a path, or bytes."""
 
     def __init__(self, table: Table, rows: Sequence[int]) -> None:
         self.table = table

@@ -16,8 +16,8 @@ from patchword.evaluate.folders import Captioned, Labelled
 from patchword.evaluate.metrics import Indices, Scores
 from patchword.evaluate.probe import NEIGHBOURS, linear_probe, nearest
 from patchword.images import ImageLike
-from patchword.tasks.classify import label_features
-from patchword.tasks.templates import named
+from patchword.tasks.label_cache import label_features
+from patchword.text.templates import named
 
 TASKS = ("zero-shot", "classifier", "probe", "knn", "retrieval")
 RECALLS = (1, 5, 10)
@@ -26,7 +26,7 @@ Advance = Callable[[int, int], None]  # called with (images done, images in all)
 
 @dataclass(frozen=True)
 class Classified:
-    """How well images were told apart."""
+    """How many images were classified right, and which."""
 
     task: str
     classes: tuple[str, ...]
@@ -38,7 +38,7 @@ class Classified:
 
     @property
     def images(self) -> int:
-        """How many were asked about."""
+        """How many were evaluated."""
         return int(self.confusion.sum())
 
     def record(self) -> dict[str, Any]:
@@ -67,8 +67,8 @@ class Retrieved:
 
     images: int
     captions: int
-    image_recall: dict[int, float]  # a caption asks for its image
-    text_recall: dict[int, float]  # an image asks for one of its captions
+    image_recall: dict[int, float]  # of the image that belongs to a caption
+    text_recall: dict[int, float]  # of one of the captions of an image
     task: str = "retrieval"
 
     def record(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ Answer = Classified | Retrieved
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is asked."""
+    """How a model is evaluated."""
 
     templates: Sequence[str] | None = None  # see `tasks.templates.named`
     words: Sequence[str] | None = None  # for the classes, in the order of their folders

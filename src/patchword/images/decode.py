@@ -218,7 +218,7 @@ def _from_picture(
     """
     _refuse_if(0 in picture.size, "it has no pixels")
     if samples is None:
-        picture.load()
+        picture = _loaded(picture)
     with _quiet():
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     profile = picture.info.get("icc_profile")
@@ -235,6 +235,19 @@ def _from_picture(
         rgb = high_bit_depth.stretched(rgb)
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return np.ascontiguousarray(turn(rgb)) if turn else rgb
+
+
+def _loaded(picture: Any) -> Any:
+    """The decoded picture. Pillow spreads the grey of a PNG of 2 or 4 bits over 0..255, but keeps
+    the grey that means transparent as the file has it."""
+    layout = str(picture.tile[0].args) if picture.format == "PNG" and picture.tile else ""
+    picture.load()
+    step = {"L;2": 85, "L;4": 17}.get(layout)
+    if step is None or "transparency" not in picture.info:
+        return picture
+    picture = picture.copy()  # a user's own stays as it is
+    picture.info["transparency"] *= step
+    return picture
 
 
 def _from_array(array: NDArray[Any], stretch: bool) -> RGB:

@@ -1,11 +1,11 @@
-"""Which files an index is made of: those named, the pictures in folders, and what has changed."""
+"""Which files are meant: those named, and the images in folders; and which have changed."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from PIL import Image
@@ -19,6 +19,10 @@ UNPRINTABLE = "its name is not valid Unicode; rename it"
 # Pillow knows these by their header alone and never reads them by itself. In a folder they are
 # data, film, print or vector graphics rather than photos that cannot be read.
 _NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+# Folders that are no one's photos: thumbnails of Synology's drives, resource forks of macOS in zip
+# files, and bins.
+LEFT_OUT = {"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information"}
 
 
 class File(NamedTuple):
@@ -43,8 +47,8 @@ def find(paths: Iterable[Path], failed: list[ImageError]) -> list[File]:
     """
     found: dict[str, File] = {}
     for path in paths:
-        whole = os.path.realpath(path)
-        for name in _walk(whole, failed) if os.path.isdir(whole) else [whole]:
+        inside = pictures_in(path, failed) if os.path.isdir(path) else [os.fspath(path)]
+        for name in map(os.path.realpath, inside):
             if name in found:
                 continue
             try:
@@ -85,25 +89,43 @@ def picture_suffixes() -> set[str]:
     return {s for s, name in formats if name in Image.OPEN and name not in _NOT_PICTURES}
 
 
-def _walk(folder: str, failed: list[ImageError]) -> Iterator[str]:
-    """Resolved paths of the pictures below a folder; links are followed, each folder once."""
+def pictures_in(folder: Path, failed: list[ImageError]) -> list[str]:
+    """The images below a folder, at any depth, by their suffix: their paths as the folder's was
+    given, sorted. The one way in which folders are read.
+
+    Links are followed, each folder once. Hidden files and folders are left out, and what file
+    managers and network drives leave beside photos (`LEFT_OUT`). Folders that cannot be listed are
+    added to `failed`.
+    """
     suffixes = picture_suffixes()
-
-    def unlisted(error: OSError) -> None:
-        failed.append(ImageError(shown(error.filename), f"cannot be listed: {error.strerror}"))
-
+    found: list[str] = []
     seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=unlisted):
+    waiting = [os.fspath(folder)]
+    while waiting:
+        place = waiting.pop()
         here = os.path.realpath(place)
         if here in seen:
-            folders.clear()
             continue
         seen.add(here)
-        folders.sort()
-        for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in suffixes:
-                path = os.path.join(here, name)
-                yield os.path.realpath(path) if os.path.islink(path) else path
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") or entry.name in LEFT_OUT:
+                        continue
+                    if _is_folder(entry):
+                        waiting.append(entry.path)
+                    elif os.path.splitext(entry.name)[1].lower() in suffixes:
+                        found.append(entry.path)
+        except OSError as error:
+            failed.append(ImageError(shown(place), f"cannot be listed: {error.strerror}"))
+    return sorted(found)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _status(path: str) -> File:

@@ -1,5 +1,6 @@
 """A folder that remembers the vector of every picture it was given, and searches them."""
 
-from patchword.index.index import AddReport, Hit, Index, open_index
+from patchword.index.index import AddReport, Index, open_index
+from patchword.index.nearest import Hit
 
 __all__ = ["AddReport", "Hit", "Index", "open_index"]

@@ -9,12 +9,11 @@ anywhere while the pictures stay. Pictures that were moved are dropped by `prune
 
 from __future__ import annotations
 
-import heapq
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,27 +22,16 @@ from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
 from patchword.images import ImageLike
 from patchword.images.files import File, Path, find, gone, hashed, several
-from patchword.index.table import Block, Store
+from patchword.index.nearest import Hit, nearest
+from patchword.index.table import Store
+from patchword.options import at_least, checked
 
 BATCH = 128  # files a commit: what a killed process loses at most
-NEAR = 1e-5  # of cosine: more than a float32 product of unit vectors is ever off
-PIECE = 4096  # vectors held in float64 at a time
 HASHERS = 4  # threads that hash files
 FRAGMENTS = 16  # the store's files, above which they are merged when a change ends
 FRAGMENTS_ADDING = 256  # and above which they are merged while a long one goes on
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
 Progress = Callable[[int, int], None]  # (done, total)
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One answer: its cosine with the query, and when the file had last been changed (UTC)."""
-
-    path: str
-    score: float
-    modified: datetime
 
 
 @dataclass(frozen=True)
@@ -56,10 +44,11 @@ class AddReport:
     failed: list[ImageError]
 
 
-def open_index(path: Path, load: Callable[[str], Bundle] | None = None) -> Index:
+def open_index(path: Path, load: Callable[..., Bundle] | None = None) -> Index:
     """The index in the folder `path`, which need not exist before something is added.
 
-    load: opens a model by the name that the index remembers, for searches that are given none.
+    load: opens a model by the name and the options that the index remembers, for searches that are
+    given none.
     """
     return Index(path, load)
 
@@ -72,7 +61,7 @@ class Index:
     holds no index.
     """
 
-    def __init__(self, path: Path, load: Callable[[str], Bundle] | None = None) -> None:
+    def __init__(self, path: Path, load: Callable[..., Bundle] | None = None) -> None:
         self.path = os.path.abspath(path)
         self._store = Store(self.path)
         self._load = load
@@ -95,10 +84,16 @@ class Index:
         return str(self._store.described()["fingerprint"])
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The options that the model was loaded with, where they change vectors."""
+        return dict(self._store.described().get("options", {}))
+
+    @property
     def dim(self) -> int:
         """D, the length of a vector."""
         return int(self._store.described()["dim"])
 
+    @checked
     def add(
         self,
         paths: Path | Iterable[Path],
@@ -115,17 +110,17 @@ class Index:
         reported and everything else is indexed; one that could be read before is dropped.
         Raises IndexStoreError when the index is another model's.
         """
-        if not self._store.open():
-            about = {"model": model.name, "fingerprint": model.fingerprint}
-            self._store.create(model.dim, about)
-        self._check(model)
+        exists = self._store.open()
+        if exists:
+            self._check(model)
         failed: list[ImageError] = []
         files = find(several(paths), failed)
-        known = self._store.known()
-        same = self._unchanged(files, known)
+        known = self._store.known() if exists else {}
+        same = self._unchanged(files, known) if exists else set()
         todo = [file for file in files if file.path not in same]
         unread = self._embed(todo, model, known, progress, batch)
-        self._store.compact(FRAGMENTS)
+        if self._store.open():
+            self._store.compact(FRAGMENTS)
         self._model = model
         return AddReport(len(todo) - len(unread), len(same), failed + unread)
 
@@ -142,9 +137,10 @@ class Index:
         self._drop(lost)
         return lost
 
+    @checked
     def search(
         self,
-        query: str | None = None,
+        query: str | NDArray[Any] | None = None,
         k: int = 10,
         *,
         image: ImageLike | None = None,
@@ -152,8 +148,9 @@ class Index:
         model: Bundle | None = None,
         long_text: str = "truncate",
     ) -> list[Hit]:
-        """The k entries nearest to a text, an image, or both (the mean of their unit vectors, with
-        equal weight), best first, equal scores by path. Exact: every vector is compared.
+        """The k entries nearest to a text or a vector (D,), an image, or both (the mean of their
+        unit vectors, with equal weight), best first, equal scores by path. Exact: every vector is
+        compared.
 
         where: a condition in SQL on path and modified, such as
         "path LIKE '%wafer%' AND modified >= date '2026-01-01'". model: the one that made the
@@ -161,10 +158,19 @@ class Index:
         long_text: of a query beyond the model's context, see `Bundle.embed_texts`.
         Raises IndexStoreError, ImageError, and UnsupportedError for a text without a text tower.
         """
-        if k < 1:
-            raise IndexStoreError(f"k is {k}; it must be 1 or more")
-        vector = _query(self._searcher(model), query, image, long_text)
-        return nearest(self._store, vector, k, where)
+        at_least("k", k)
+        searcher = self._searcher(model)
+        return nearest(self._store, _query(searcher, query, image, long_text), k, where)
+
+    def _create(self, model: Bundle) -> None:
+        """An empty table that remembers the model; unless another process just made one."""
+        about = {
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "options": dict(model.options),
+        }
+        self._store.create(model.dim, about)
+        self._check(model)
 
     def _check(self, model: Bundle) -> None:
         """Raise unless `model` made the vectors."""
@@ -183,7 +189,7 @@ class Index:
                 raise IndexStoreError(
                     f"{self.path}: made by {self.model_name}; pass model=load({self.model_name!r})"
                 )
-            model = self._load(self.model_name)
+            model = self._load(self.model_name, **self.options)
         self._check(model)
         self._model = model
         return model
@@ -229,10 +235,12 @@ class Index:
                 if progress:
                     progress(start + done, len(todo))
             if good:
+                if not self._store.open():
+                    self._create(model)
                 with ThreadPoolExecutor(HASHERS) as pool:
                     self._store.put(list(pool.map(hashed, good)), np.stack(vectors))
+                self._store.compact(FRAGMENTS_ADDING)
             self._store.delete([error.image for error in bad if error.image in known])
-            self._store.compact(FRAGMENTS_ADDING)
             failed += bad
         return failed
 
@@ -242,49 +250,29 @@ class Index:
         return len(paths)
 
 
-def nearest(
-    store: Store, query: NDArray[np.float64], k: int, where: str | None = None
-) -> list[Hit]:
-    """The k rows of a store with the largest products with `query`, a unit vector (D,)."""
-    found = store.visit(lambda block: _best(block, query, k), where)
-    best = heapq.nsmallest(k, (candidate for block in found for candidate in block))
-    return [
-        Hit(path, -negative, _EPOCH + timedelta(microseconds=modified))
-        for negative, path, modified in best
-    ]
-
-
-def _best(block: Block, query: NDArray[np.float64], k: int) -> list[tuple[float, str, int]]:
-    """(-score, path, modified) of the rows of a block that may be among the k best.
-
-    A fast product in float32 chooses them. Their scores are computed again in float64, each by the
-    same additions in the same order, so that equal vectors get equal scores wherever they lie.
-    """
-    rows = block.kept
-    scores = (block.vectors @ query.astype(np.float32))[rows]
-    if len(rows) > k:
-        rows = rows[scores >= np.partition(scores, -k)[-k] - NEAR]
-    pieces = (rows[start : start + PIECE] for start in range(0, len(rows), PIECE))
-    exact = [
-        negative
-        for piece in pieces
-        for negative in (block.vectors[piece] * -query).sum(axis=1).tolist()
-    ]
-    paths, modified = (column.take(rows).to_pylist() for column in (block.paths, block.modified))
-    return list(zip(exact, paths, modified, strict=True))
-
-
 def _query(
-    model: Bundle, text: str | None, image: ImageLike | None, long_text: str
+    model: Bundle, query: str | NDArray[Any] | None, image: ImageLike | None, long_text: str
 ) -> NDArray[np.float64]:
-    """Unit vector (D,) of a text, an image, or the mean of both."""
-    parts = []
-    if text is not None:
-        parts.append(model.embed_texts([text], long_text=long_text)[0])
+    """Unit vector (D,) of a text or vector, an image, or the mean of both."""
+    parts: list[NDArray[Any]] = []
+    if isinstance(query, str):
+        parts.append(model.embed_texts([query], long_text=long_text)[0])
+    elif query is not None:
+        parts.append(_unit(np.asarray(query), model.dim))
     if image is not None:
         parts.append(model.embed_images([image])[0])
     if not parts:
-        raise IndexStoreError("nothing to search for: give a text, an image, or both")
-    mean: NDArray[np.float64] = np.array(parts, np.float64).mean(axis=0)
-    unit: NDArray[np.float64] = mean / np.maximum(np.linalg.norm(mean), 1e-12)
-    return unit
+        raise IndexStoreError("nothing to search for: give a text, a vector, an image, or both")
+    return _unit(np.array(parts, np.float64).mean(axis=0), model.dim)
+
+
+def _unit(vector: NDArray[Any], dim: int) -> NDArray[np.float64]:
+    """A vector (D,) of length 1. Raises IndexStoreError for anything else."""
+    numbers = vector.dtype.kind in "fiu" and vector.shape == (dim,)
+    if not numbers or not np.isfinite(vector).all():
+        raise IndexStoreError(
+            f"a query is a text, or a vector of {dim} finite numbers; this is an array of shape "
+            f"{vector.shape} and type {vector.dtype}"
+        )
+    exact = vector.astype(np.float64)
+    return exact / max(float(np.linalg.norm(exact)), 1e-12)

@@ -10,6 +10,7 @@ import os
 import re
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from patchword.atomic_write import write
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
 
@@ -24,8 +26,12 @@ IN_MEMORY = 2 << 30  # bytes of vectors kept between searches; a larger table is
 BLOCK = 16384  # rows read at a time
 
 _TABLE = "images"
-_FORMAT = 1
+_FORMAT = 2  # 1 had no checksums, and fingerprints that were blind to the architecture
+_VERSION = "version.json"  # beside the table: its newest version, and the rows of that
+SUMS = ("time_sum", "vector_sum")  # columns of checksums
+_UNIT = 1e-3  # how far from 1 the length of a vector may be
 _PAUSES = (0.02, 0.05, 0.1, 0.2)  # seconds between attempts
+_ODD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: neighbours get numbers far apart
 _DELETED_AT_ONCE = 1000  # paths in one condition
 
 _TOKENS = re.compile(r"('(?:[^']|'')*')|([a-z_]+)|(<=|>=|!=|<>|[=<>(),])|(\S)", re.IGNORECASE)
@@ -72,27 +78,39 @@ class Store:
 
             try:
                 table = lancedb.connect(self.path).open_table(_TABLE)
+                self.about = self._described(table)
             except ValueError as error:
                 if "was not found" in str(error):
                     return False
                 raise self._damaged(error) from error
-            except (RuntimeError, OSError) as error:
+            except BaseException as error:
+                if not _of_library(error):
+                    raise
                 raise self._damaged(error) from error
-            self.about = json.loads((table.schema.metadata or {}).get(b"patchword", b"{}"))
-            if self.about.get("format") != _FORMAT:
-                raise IndexStoreError(
-                    f"{self.path}: not an index that this version of patchword can read; "
-                    "index into a new folder"
-                )
             self._table = table
         return self._table is not None
+
+    def _described(self, table: Table) -> dict[str, Any]:
+        """What the table was created with."""
+        about = json.loads((table.schema.metadata or {}).get(b"patchword", b"{}"))
+        if not isinstance(about, dict) or about.get("format") != _FORMAT:
+            earlier = isinstance(about, dict) and about.get("format") == 1
+            by = "an earlier version of patchword" if earlier else "something else than patchword"
+            raise IndexStoreError(
+                f"{self.path}: made by {by}, whose vectors cannot be checked; delete the folder, "
+                "or name another one, and index again"
+            )
+        return about
 
     def create(self, dim: int, about: Mapping[str, Any]) -> None:
         """An empty table that remembers `about`. Keeps the one that another process just made."""
         import lancedb
 
         try:
-            if os.path.isdir(self.path) and set(os.listdir(self.path)) - {f"{_TABLE}.lance"}:
+            if os.path.isdir(self.path) and set(os.listdir(self.path)) - {
+                f"{_TABLE}.lance",
+                _VERSION,
+            }:
                 raise IndexStoreError(
                     f"{self.path}: holds other files; an index needs a folder of its own"
                 )
@@ -189,23 +207,62 @@ class Store:
         self.described()
         with self._lock:  # one version at a time: row ids belong to one
             table: Table = self._table
-            for pause in _PAUSES:
+            for pause in (*_PAUSES, None):
                 try:
-                    table.checkout_latest()
-                    return action(table)
-                except (RuntimeError, ValueError, OSError):
-                    time.sleep(pause)
-            try:
-                table.checkout_latest()
-                return action(table)
-            except (RuntimeError, ValueError, OSError) as error:
-                raise self._damaged(error) from error
+                    return self._newest(table, action)
+                except BaseException as error:
+                    if not _of_library(error):
+                        raise
+                    if pause is None:
+                        raise self._damaged(error) from error
+                time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
 
-    def _damaged(self, error: Exception) -> IndexStoreError:
+    def _newest(self, table: Table, action: Callable[[Table], T]) -> T:
+        """action(table) at the newest version, which is noted when the action made it."""
+        noted = self._noted()  # first: what is noted was committed before
+        table.checkout_latest()
+        before = table.version
+        if noted and noted["version"] > before:
+            raise IndexStoreError(
+                f"{self.path}: its newest version, {noted['version']}, is gone, and version "
+                f"{before} is an older one: a file of the folder was deleted or damaged. Delete "
+                "the folder and index again"
+            )
+        if noted and noted["version"] == before and noted["rows"] != table.count_rows():
+            raise IndexStoreError(
+                f"{self.path}: has {table.count_rows()} rows instead of {noted['rows']}: a file of "
+                "the folder is damaged. Delete the folder and index again"
+            )
+        result = action(table)
+        table.checkout_latest()
+        if table.version > max(before, noted["version"] if noted else 0):
+            note = {"version": int(table.version), "rows": int(table.count_rows())}
+            write(os.path.join(self.path, _VERSION), json.dumps(note))
+        return result
+
+    def _noted(self) -> dict[str, int] | None:
+        """The newest version that was noted, and its rows; None where none was."""
+        try:
+            with open(os.path.join(self.path, _VERSION), encoding="utf-8") as file:
+                note = json.load(file)
+            return {"version": int(note["version"]), "rows": int(note["rows"])}
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: BaseException) -> IndexStoreError:
         return IndexStoreError(
             f"{self.path}: the index cannot be read or written: {_line(error)}; "
             "if this stays, delete the folder and index again"
         )
+
+
+def _of_library(error: BaseException) -> bool:
+    """Whether LanceDB raised this. A panic of its code is no `Exception` in Python."""
+    panics = type(error).__name__ in ("PanicException", "RustPanic")
+    return panics or isinstance(error, (RuntimeError, ValueError, OSError))
 
 
 class _Rows(NamedTuple):
@@ -227,13 +284,34 @@ class _Rows(NamedTuple):
 
 
 def _scan(table: Table, dim: int) -> Iterator[_Rows]:
-    query = table.search().with_row_id(True).select(["path", "modified", "vector"])
-    for batch in query.to_batches(BLOCK):
-        ids, paths, times, vectors = (
-            batch.column(name) for name in ("_rowid", "path", "modified", "vector")
-        )
-        matrix = vectors.flatten().to_numpy().reshape(-1, dim)
-        yield _Rows(ids.to_numpy(), paths, times.cast("int64"), matrix)
+    names = ["_rowid", "path", "modified", "vector", *SUMS]
+    for batch in table.search().with_row_id(True).select(names[1:]).to_batches(BLOCK):
+        ids, paths, times, vectors, *stored = (batch.column(name) for name in names)
+        times, matrix = times.cast("int64"), vectors.flatten().to_numpy().reshape(-1, dim)
+        found = checksums(paths.to_pylist(), times.to_numpy(), matrix)
+        with np.errstate(over="ignore", invalid="ignore"):
+            bad = ~(np.abs(np.linalg.norm(matrix, axis=1) - 1) < _UNIT)
+        for name, column in zip(SUMS, stored, strict=True):
+            bad |= found[name] != column.to_numpy()
+        if bad.any():
+            path = paths[int(bad.argmax())].as_py()
+            raise ValueError(f"the entry of {path!r} is not what was written")
+        yield _Rows(ids.to_numpy(), paths, times, matrix)
+
+
+def checksums(
+    paths: Sequence[str], modified: NDArray[np.int64], vectors: Vectors | None
+) -> dict[str, NDArray[np.int64]]:
+    """Numbers (N,) of each row by the name of their column: "time_sum" changes with any bit of its
+    path or time, "vector_sum" with any of its path or vector. A sum of words, each times an odd
+    number of its place, modulo 2^64."""
+    names = np.array([zlib.crc32(path.encode()) for path in paths], np.uint64) * np.uint64(_ODD)
+    out = {"time_sum": names + modified.astype(np.uint64) * np.uint64(3)}
+    if vectors is not None:
+        words = np.ascontiguousarray(vectors).view(np.uint32)
+        places = np.arange(words.shape[1], dtype=np.uint64)
+        out["vector_sum"] = names + words @ (places * np.uint64(_ODD) | np.uint64(1))
+    return {name: values.astype(np.int64) for name, values in out.items()}
 
 
 def _joined(parts: Iterable[_Rows], count: int, dim: int) -> _Rows:
@@ -263,7 +341,7 @@ def _row_ids(table: Table, where: str) -> NDArray[np.uint64]:
     except (ValueError, RuntimeError) as error:
         # What reads without the condition fails by the condition; what does not raises here.
         table.search().select(["path", "modified"]).to_arrow()
-        raise _refused(where, _line(error)) from error
+        raise _refused(where, "is no condition") from error
     return np.sort(found.column("_rowid").to_numpy())
 
 
@@ -290,7 +368,7 @@ def _refused(where: str, reason: str) -> IndexStoreError:
     return IndexStoreError(f"where {shown!r}: {reason}. Allowed are {_ALLOWED}")
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """LanceDB's message on one line, without the places in its source."""
     text = re.sub(r",? ?/\S+\.rs:\d+:\d+", "", str(error))
     return " ".join(text.split())[:300]
@@ -309,6 +387,7 @@ def _schema(dim: int) -> Any:
             pa.field("mtime", pa.int64()),
             pa.field("digest", pa.string()),
             pa.field("vector", pa.list_(pa.float32(), dim)),
+            *(pa.field(name, pa.int64()) for name in SUMS),
         ]
     )
 
@@ -323,10 +402,10 @@ def _arrow(files: Sequence[File], vectors: Vectors | None = None) -> Any:
     times = pa.array([file.mtime // 1000 for file in files], pa.int64())
     columns["modified"] = times.cast(pa.timestamp("us", tz="UTC"))
     schema = _schema(1)
-    if vectors is None:
-        schema = schema.remove(schema.get_field_index("vector"))
-    else:
+    sums = checksums(columns["path"], times.to_numpy(), vectors)
+    columns |= {name: pa.array(values, pa.int64()) for name, values in sums.items()}
+    if vectors is not None:
         dim = vectors.shape[1]
         schema = _schema(dim)
         columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim)
-    return pa.table(columns, schema=schema)
+    return pa.table(columns, schema=pa.schema([schema.field(name) for name in columns]))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.config import ModelConfig, TextConfig, ViTConfig
-from patchword.errors import ConfigError, UnsupportedError
-from patchword.models.generate import Search, Written, generate
+from patchword.errors import ConfigError
+from patchword.models.generate import GenerationOptions, Written, generate
+from patchword.models.protocols import Pixels, Ranked
 from patchword.models.text import TextTransformer
-from patchword.models.towers import tapped
-from patchword.models.vit import Pixels, VisionTransformer
+from patchword.models.towers import ImageEncoder, TextEncoder
+from patchword.models.vit import VisionTransformer
 from patchword.nn.attention import Attention, KVCache
-from patchword.nn.linear import Linear, Packed
+from patchword.nn.linear import Linear, linear
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import (
     BlockCache,
@@ -41,13 +42,6 @@ class Answers(NamedTuple):
     words: Tensor | None  # logits (B, L, V) of the id after each
 
 
-class Ranked(NamedTuple):
-    """How probable given answers to questions are."""
-
-    chosen: Tensor  # (Q, K) int64: which answers were read, in ascending order
-    log_probabilities: Tensor  # (Q, K, L) float32, of every id of those; 0 after their ends
-
-
 class Words(nn.Module):
     """BERT's language modelling head: (..., D) -> logits (..., V), with the embedding's weights
     (Devlin et al. 2019; Press & Wolf 2017)."""
@@ -58,10 +52,9 @@ class Words(nn.Module):
         self.act = activation(config.activation)
         self.norm = nn.LayerNorm(config.width, config.eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.packed = Packed()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.packed(self.norm(self.act(self.fc(x))), embedding, self.bias)
+        return linear(self.norm(self.act(self.fc(x))), embedding, self.bias)
 
 
 class Decoder(TextTransformer):
@@ -96,7 +89,7 @@ class SharedDecoder(nn.Module):
         self.words = Words(config)
 
 
-class Blip(nn.Module):
+class Blip(ImageEncoder, TextEncoder):
     """Image tokens (B, N, C) are encoded once; texts and the decoder look at them.
 
     With `config.embed_dim` images and texts meet in a joint space by themselves, as in CLIP;
@@ -110,6 +103,8 @@ class Blip(nn.Module):
     Taps: "image." as in VisionTransformer; "text." as in TextTransformer, and
     "text.blocks.{i}.cross.attn" (R, H, L, N) when texts look at images; the same under "decoder.".
     """
+
+    image: VisionTransformer
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -136,26 +131,10 @@ class Blip(nn.Module):
             return torch.ones(())
         return self.logit_scale.exp().clamp(max=self.config.scale_limit)
 
-    def encode_image(
-        self, pixels: Pixels, taps: Sequence[str] = ()
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Pixels (B, 3, H, W) -> features (B, D) in the joint space, not normalised; without one
-        the class token's."""
-        return tapped("image", self.image, pixels, taps)
-
-    def encode_text(
-        self, ids: Tensor, taps: Sequence[str] = ()
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Ids (B, L) -> features (B, D) in the joint space, not normalised.
-
-        Raises UnsupportedError without one.
-        """
-        if not self.config.embed_dim:
-            raise UnsupportedError(
-                "this BLIP has no space that images and texts share; load a BLIP retrieval model, "
-                'a CLIP, or the embedded model: patchword.load("demo")'
-            )
-        return tapped("text", self.text, ids, taps)
+    @property
+    def bias(self) -> Tensor:
+        """0: scores are for a softmax."""
+        return torch.zeros(())
 
     def pairs(self, pixels: Pixels, ids: Tensor) -> tuple[Tensor, ...]:
         """Unit features of images (B, D) and texts (T, D), float32, and the scale (): what a loss
@@ -165,8 +144,7 @@ class Blip(nn.Module):
 
     def image_tokens(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
         """Pixels (B, 3, H, W) -> tokens (B, N, C), class token first, normed."""
-        x, _ = self.image.encode(pixels, taps.inside("image"))
-        return self.image.norm(x)  # type: ignore[no-any-return]
+        return self.image.norm(self.image.encode(pixels, taps.inside("image")).values)  # type: ignore[no-any-return]
 
     def image_features(self, tokens: Tensor) -> Tensor:
         """Image tokens (B, N, C) -> unit features (B, D) in the joint space, float32."""
@@ -195,6 +173,12 @@ class Blip(nn.Module):
         place = torch.arange(tokens.shape[1], device=tokens.device)
         return padding_mask(place[None] > 0, tokens)
 
+    @overload
+    def match(self, tokens: Tensor, ids: Tensor) -> Tensor: ...
+    @overload
+    def match(
+        self, tokens: Tensor, ids: Tensor, taps: Sequence[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
     def match(
         self, tokens: Tensor, ids: Tensor, taps: Sequence[str] = ()
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
@@ -240,23 +224,47 @@ class Blip(nn.Module):
 
     def write(
         self,
+        tokens: Tensor,
+        prompt: Tensor,
+        options: GenerationOptions,
+        keys: Sequence[Tensor] | Tensor = (),
+    ) -> Written:
+        """Texts (B * count, L) about images with tokens (B, N, C).
+
+        prompt (P,): ids to go on from; the first is replaced by the decoder's start token. keys: of
+        each image, such as its pixels; what is sampled follows from them and the seed. Raises
+        ConfigError for options that cannot be.
+        """
+        return self._write(tokens, prompt, options, self.sight(tokens), keys)
+
+    def caption(self, pixels: Tensor, prompt: Tensor, options: GenerationOptions) -> Written:
+        """Texts (B * count, L) about the images of pixels (B, 3, H, W); see `write`. What is
+        sampled of an image follows from its pixels and the seed."""
+        return self.write(self.image_tokens(pixels), prompt, options, pixels)
+
+    def answer(self, tokens: Tensor, ids: Tensor, options: GenerationOptions) -> Written:
+        """Answers (Q * count, L) to questions (Q, L') about image tokens (B, N, C).
+
+        With `config.answers_questions`. A question's padding is masked, so that its answer is the
+        same in any batch. What is sampled follows from the question and the seed.
+        """
+        states = self.look(ids, tokens)
+        keys = [row[row != self.text.config.pad_token] for row in ids]
+        return self._write(states, ids.new_zeros(1), options, self.seen(ids, states), keys)
+
+    def _write(
+        self,
         context: Tensor,
         prompt: Tensor,
-        mask: Tensor | None = None,
-        about: Sequence[Tensor] | Tensor = (),
-        **options: Any,
+        options: GenerationOptions,
+        mask: Tensor | None,
+        keys: Sequence[Tensor] | Tensor,
     ) -> Written:
-        """The best texts (B * count, L) about each row of the context (B, M, C), or those drawn.
-
-        prompt (P,): ids to go on from; the first is replaced by the decoder's start token. about:
-        what each row was made of, from which with the seed follows what is drawn.
-        options: fields of `generate.Search`. Raises ConfigError for those that cannot be.
-        """
+        """Texts (B * count, L) that cross-attend to a context (B, M, C) with a mask."""
         config = self.config.decoder
         assert config is not None
-        search = Search(**options)
-        if search.max_length > config.context:
-            raise ConfigError(f"max_length is {search.max_length}, above {config.context} places")
+        if options.max_length > config.context:
+            raise ConfigError(f"max_length is {options.max_length}, above {config.context} places")
         start = prompt.clone()
         start[0] = config.start_token
         rows = start.to(context.device).expand(len(context), -1)
@@ -265,25 +273,8 @@ class Blip(nn.Module):
             return self.words(self.decode(ids, context, mask, cache)[:, -1])
 
         end, pad = config.end_token, config.pad_token
-        keys = [_bytes(each) for each in about] if search.drawn else []
-        return generate(step, self.empty_cache(), rows, end, pad, search, keys)
-
-    def caption(self, pixels: Tensor, prompt: Tensor, **options: Any) -> Written:
-        """Texts (B * count, L) about the images of pixels (B, 3, H, W); see `write`.
-
-        What is drawn of an image follows from its pixels and the seed."""
-        tokens = self.image_tokens(pixels)
-        return self.write(tokens, prompt, self.sight(tokens), about=pixels, **options)
-
-    def answer(self, tokens: Tensor, ids: Tensor, **options: Any) -> Written:
-        """Answers (Q * count, L) to questions (Q, L') about image tokens (B, N, C); see `write`.
-
-        With `config.answers_questions`. A question's padding is masked, so that its answer is the
-        same in any batch. What is drawn follows from the question and the seed.
-        """
-        states = self.look(ids, tokens)
-        asked = [row[row != self.text.config.pad_token] for row in ids]
-        return self.write(states, ids.new_zeros(1), self.seen(ids, states), asked, **options)
+        seeds = [_bytes(each) for each in keys] if options.drawn else []
+        return generate(step, self.empty_cache(), rows, end, pad, options, seeds)
 
     def rank(self, tokens: Tensor, ids: Tensor, answers: Tensor, shortlist: int = 0) -> Ranked:
         """How probable each of the answers (A, 1 + L) is to questions (Q, L') about image tokens

@@ -25,7 +25,7 @@ BEAMS = 3  # salesforce/BLIP, configs/caption_coco.yaml
 
 
 @dataclass(frozen=True)
-class Search:
+class GenerationOptions:
     """How to choose among texts.
 
     beams               texts pursued at once; 1 takes the most probable id at each step. None: 3,
@@ -100,9 +100,9 @@ class Search:
 
 @dataclass(frozen=True)
 class Written:
-    """Texts, `Search.count` of each of B prompts after each other: ids (B * count, L), the prompt
-    before them and padding after; and the log probability (B * count, L) that the network itself
-    gives each id after those before it, 0 for prompt and padding."""
+    """Texts, `count` of each of B prompts after each other: ids (B * count, L), the prompt before
+    them and padding after; and the log probability (B * count, L) that the network itself gives
+    each id after those before it, 0 for prompt and padding."""
 
     ids: Tensor
     log_probabilities: Tensor
@@ -114,7 +114,7 @@ def generate(
     prompt: Tensor,
     end: int,
     pad: int,
-    search: Search,
+    search: GenerationOptions,
     keys: Sequence[bytes] = (),
 ) -> Written:
     """The best texts after each prompt (B, P), or those drawn.
@@ -138,7 +138,7 @@ def generate(
     return _Beams(prompt, end, pad, search).run(step, cache)
 
 
-def uniform(keys: Sequence[bytes], search: Search) -> Tensor:
+def uniform(keys: Sequence[bytes], search: GenerationOptions) -> Tensor:
     """Numbers in [0, 1), float64 (len(keys) * count, max_length): those of a key and a seed are
     always the same."""
     rows = []
@@ -151,7 +151,7 @@ def uniform(keys: Sequence[bytes], search: Search) -> Tensor:
     return torch.stack(rows)
 
 
-def distribution(logits: Tensor, search: Search) -> Tensor:
+def distribution(logits: Tensor, search: GenerationOptions) -> Tensor:
     """Probabilities (R, V), float64, with which the next id is drawn, from logits (R, V): the
     temperature first, then top_k, then top_p of what that leaves, and all that remains in
     proportion. Ids as probable as the last of top_k are kept too."""
@@ -175,7 +175,7 @@ def _one_by_one(
     prompt: Tensor,
     end: int,
     pad: int,
-    search: Search,
+    search: GenerationOptions,
     chance: Tensor | None,
 ) -> Written:
     """At each step the most probable id; or, with `chance` (B, max_length), the one whose part of
@@ -204,7 +204,7 @@ class _Beams:
     """A beam search (Graves 2012, algorithm 1; scores as Wu et al. 2016, section 7, with a plain
     power of the length) over B prompts: K open texts and the K best ended ones of each."""
 
-    def __init__(self, prompt: Tensor, end: int, pad: int, search: Search) -> None:
+    def __init__(self, prompt: Tensor, end: int, pad: int, search: GenerationOptions) -> None:
         rows, self.start = prompt.shape
         self.end, self.pad, self.search = end, pad, search
         self.ids = prompt[:, None]  # (B, K, L); one open text each, to begin with
@@ -275,7 +275,7 @@ def _pick(texts: Tensor, beams: Tensor) -> Tensor:
     return texts.gather(1, beams[..., None].expand(-1, -1, texts.shape[2]))
 
 
-def _restrained(scores: Tensor, ids: Tensor, end: int, search: Search) -> Tensor:
+def _restrained(scores: Tensor, ids: Tensor, end: int, search: GenerationOptions) -> Tensor:
     """Scores (R, V) of the id after ids (R, L), under the penalty and the least length."""
     if search.repetition_penalty != 1:
         seen = scores.gather(1, ids)

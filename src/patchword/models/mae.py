@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from patchword.config import MaskedConfig, ModelConfig, ViTConfig
 from patchword.errors import ConfigError
-from patchword.models.towers import tapped
+from patchword.models.towers import ImageEncoder
 from patchword.models.vit import VisionTransformer
 from patchword.nn.linear import Linear
 from patchword.nn.patches import patchify, unpatchify
@@ -71,12 +70,14 @@ class Decoder(nn.Module):
         return self.head(self.norm(run(self.blocks, x)))[:, self.prefix :]  # type: ignore[no-any-return]
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(ImageEncoder):
     """A ViT that encodes a quarter of the patches, and a small decoder that paints the others.
 
     As a feature extractor it is its encoder on the whole image. Taps: "image.*", as in
     VisionTransformer.
     """
+
+    image: VisionTransformer
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -87,12 +88,6 @@ class MaskedAutoencoder(nn.Module):
         self.patch_size = config.vision.patch_size
         self.image = VisionTransformer(config.vision, 0)
         self.decoder = Decoder(config.vision, config.masked)
-
-    def encode_image(
-        self, pixels: Tensor, taps: Sequence[str] = ()
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Features (B, D) of the whole image, as the encoder pools them; nothing is hidden."""
-        return tapped("image", self.image, pixels, taps)
 
     def forward(self, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Pixels (B, 3, H, W) -> painted patches (B, N, P * P * 3), as `patchify` orders them,
@@ -105,7 +100,7 @@ class MaskedAutoencoder(nn.Module):
         if noise is None:
             noise = torch.rand(len(pixels), grid[0] * grid[1], device=pixels.device)
         masking = random_masking(noise, self.config.mask_ratio)
-        x, _ = self.image.embed(pixels)
+        x = self.image.embed(pixels).values
         prefix = self.image.prefix
         x = torch.cat([x[:, :prefix], _at(x[:, prefix:], masking.kept)], dim=1)
         x = self.image.norm(run(self.image.blocks, x))

@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.config import ResNetConfig
+from patchword.errors import UnsupportedError
+from patchword.models.protocols import DenseEdit, Pixels, Size, Tokens
+from patchword.nn.attention import attend
 from patchword.nn.pooling import AttentionPool2d
 from patchword.nn.taps import NO_TAPS, Taps
 
@@ -60,7 +63,7 @@ class Trunk(nn.Module):
             first = Bottleneck(inside, planes[i], stride=2 if i else 1)
             rest = [Bottleneck(outside, planes[i]) for _ in range(stages[i] - 1)]
             self.add_module(f"layer{i + 1}", nn.Sequential(first, *rest))
-        self.out_width = widths[-1]
+        self.channels = widths[-1]
 
     def forward(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
         x = F.relu(self.bn1(self.conv1(pixels)))
@@ -75,17 +78,60 @@ class Trunk(nn.Module):
 class ModifiedResNet(Trunk):
     """Trunk and attention pooling: pixels (B, 3, H, W) -> features (B, out).
 
+    Its tokens are those that the pooling attends to: the mean of the feature map, which is the
+    query, then the places of the map.
+
     Taps: "layer{i}", and "attnpool.*" of AttentionPool2d.
     """
 
     def __init__(self, config: ResNetConfig, out: int) -> None:
         super().__init__(config.width, config.stages)
         self.config = config
-        self.attnpool = AttentionPool2d(config.grid, self.out_width, config.heads, out)
+        self.attnpool = AttentionPool2d(config.grid, self.channels, config.heads, out)
+        self.prefix, self.out_width = 1, out
+        self.layer_names = tuple(f"layer{i + 1}" for i in range(self.depth))
+        self.attention_layers: tuple[str, ...] = ("attnpool",)
 
-    def forward(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
-        return self.attnpool(super().forward(pixels, taps), taps.inside("attnpool"))  # type: ignore[no-any-return]
+    def forward(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
+        return self.pool(self.encode(pixels, taps), taps)
 
-    def project(self, tokens: Tensor) -> Tensor:
-        """Tokens of the pool's own output (B, N, out) are in the joint space already."""
-        return tokens
+    def features(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
+        return self(pixels, taps)  # type: ignore[no-any-return]
+
+    def encode(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tokens:
+        if not isinstance(pixels, Tensor):
+            raise UnsupportedError("this tower takes images of one size; a ViT takes each its own")
+        features = super().forward(pixels, taps)
+        return Tokens(self.attnpool.tokens(features, taps.inside("attnpool")))
+
+    def pool(self, tokens: Tokens, taps: Taps = NO_TAPS) -> Tensor:
+        return self.attnpool(tokens.values, taps.inside("attnpool"))  # type: ignore[no-any-return]
+
+    def project(self, values: Tensor) -> Tensor:
+        return self.attnpool.attn.out(self._heads(values)[2])
+
+    def grid(self, size: Size) -> Size:
+        return size[0] // self.config.patch_size, size[1] // self.config.patch_size
+
+    def patches(self, size: Size) -> slice:
+        rows, columns = self.grid(size)
+        return slice(self.prefix, self.prefix + rows * columns)
+
+    def dense(self, pixels: Tensor, edit: DenseEdit) -> Tensor:
+        """The pooling has neither residual nor MLP to keep or to leave out."""
+        q, k, v = self._heads(self.encode(pixels).values)
+        heads = attend(edit.attention, q, k, v, self.attnpool.attn.scale)
+        return self.attnpool.attn.out(heads)[:, self.prefix :]
+
+    def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
+        raise UnsupportedError(
+            "a ResNet has feature maps and no tokens between its layers; hidden states come from a "
+            'ViT, such as that of a CLIP model or of the embedded one: patchword.load("demo")'
+        )
+
+    def pooled_attention(self, weights: Tensor, size: Size) -> Tensor:
+        return weights[:, 0, self.prefix :]
+
+    def _heads(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, H, N, d) of the pooling's tokens."""
+        return self.attnpool.attn.queries_keys_values(values, None, None)

@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.config import SwinConfig
+from patchword.errors import UnsupportedError
+from patchword.models.protocols import DenseEdit, Pixels, Size, Tokens
 from patchword.nn.attention import Attention
 from patchword.nn.linear import Linear
 from patchword.nn.patches import PatchEmbed
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import Mlp
 
-Size = tuple[int, int]  # (rows, columns)
 EPS = 1e-5  # of the norms between stages, whatever the config says of the others
 APART = -100.0  # added to the score of two places that are neighbours only after the shift
 
@@ -148,19 +149,65 @@ class SwinTransformer(nn.Module):
             Stage(config, i, (-(-rows // (1 << i)), -(-columns // (1 << i))))
             for i in range(len(config.stages))
         )
-        self.norm = nn.LayerNorm(config.out_width, config.eps)
-        self.head = Linear(config.out_width, out, bias=head_bias) if out else nn.Identity()
+        width = config.out_width
+        self.norm = nn.LayerNorm(width, config.eps)
+        self.head = Linear(width, out, bias=head_bias) if out else nn.Identity()
+        self.prefix, self.out_width = 0, out or width
+        self.layer_names = tuple(
+            f"layers.{i}.blocks.{j}" for i, count in enumerate(config.stages) for j in range(count)
+        )
+        self.attention_layers: tuple[str, ...] = ()  # inside windows, not between all tokens
 
-    def forward(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+    def forward(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
+        return self.head(self.features(pixels, taps))  # type: ignore[no-any-return]
+
+    def features(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
+        return self.pool(self.encode(pixels, taps), taps)
+
+    def encode(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tokens:
+        if not isinstance(pixels, Tensor):
+            raise UnsupportedError("this tower takes images of one size; a ViT takes each its own")
         side = self.config.patch_size
         pixels = F.pad(pixels, (0, -pixels.shape[3] % side, 0, -pixels.shape[2] % side))
         x = self.norm_pre(self.patch_embed(pixels).permute(0, 2, 3, 1))  # (B, h, w, D)
         taps.keep("tokens", x)
         for i, stage in enumerate(self.layers):
             x = stage(x, taps.inside(f"layers.{i}"))
-        x = self.norm(x).mean(dim=(1, 2))
+        return Tokens(x.flatten(1, 2))
+
+    def pool(self, tokens: Tokens, taps: Taps = NO_TAPS) -> Tensor:
+        x: Tensor = self.norm(tokens.values).mean(dim=1)
         taps.keep("features", x)
-        return self.head(x)  # type: ignore[no-any-return]
+        return x
+
+    def project(self, values: Tensor) -> Tensor:
+        return self.head(self.norm(values))  # type: ignore[no-any-return]
+
+    def grid(self, size: Size) -> Size:
+        """Of the last stage: what a patch or a merging does not divide is padded."""
+        stride = self.config.patch_size << len(self.layers) - 1
+        return -(-size[0] // stride), -(-size[1] // stride)
+
+    def patches(self, size: Size) -> slice:
+        rows, columns = self.grid(size)
+        return slice(0, rows * columns)
+
+    def dense(self, pixels: Tensor, edit: DenseEdit) -> Tensor:
+        if edit != DenseEdit():
+            raise UnsupportedError(
+                "a Swin attends inside windows, so that its last layer cannot be changed for the "
+                'whole image; method="cosine" takes its patches as they are'
+            )
+        return self.project(self.encode(pixels).values)
+
+    def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
+        raise UnsupportedError(
+            "a Swin has other tokens at every stage; hidden states of one layer come from a ViT, "
+            'such as that of a CLIP model or of the embedded one: patchword.load("demo")'
+        )
+
+    def pooled_attention(self, weights: Tensor, size: Size) -> Tensor:
+        raise UnsupportedError("a Swin attends inside windows: it has no map of the whole image")
 
 
 def _windows(x: Tensor, window: Size) -> Tensor:

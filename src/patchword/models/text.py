@@ -9,7 +9,7 @@ from patchword.config import TextConfig
 from patchword.nn.linear import Linear
 from patchword.nn.pooling import end_place
 from patchword.nn.taps import NO_TAPS, Taps
-from patchword.nn.transformer import Block, at, causal_mask, padding_mask, run
+from patchword.nn.transformer import Block, at, causal_mask, layer_tap, padding_mask, run
 
 
 class TextTransformer(nn.Module):
@@ -26,6 +26,7 @@ class TextTransformer(nn.Module):
     def __init__(self, config: TextConfig, out: int) -> None:
         super().__init__()
         self.config = config
+        self.out_width = out or config.width
         width, eps = config.width, config.eps
         self.token_embed = nn.Embedding(config.vocab_size, width)
         self.pos_embed = nn.Parameter(torch.empty(1, config.context, width))
@@ -57,6 +58,13 @@ class TextTransformer(nn.Module):
         x = (x if only is not None else at(x, place))[:, 0]
         taps.keep("features", x)
         return self.head(x)  # type: ignore[no-any-return]
+
+    def hidden_states(self, ids: Tensor, layer: int, norm: bool) -> tuple[Tensor, Tensor]:
+        name = layer_tap(len(self.blocks), layer)
+        taps = Taps([name])
+        features = self(ids, taps)
+        states = taps.result()[name]
+        return self.norm(states) if norm else states, features
 
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:
         """Ids (B, L) at positions start, start + 1, ... -> tokens (B, L, D)."""

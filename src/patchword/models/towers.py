@@ -1,22 +1,24 @@
-"""Image towers by kind, and what stands on one tower alone."""
+"""Image towers by kind, what networks with an image or a text tower share, and what stands on one
+tower alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import overload
 
 from torch import Tensor, nn
 
 from patchword.config import ModelConfig, ResNetConfig, SwinConfig, VisionConfig
 from patchword.errors import ConfigError
+from patchword.models.protocols import Pixels, Tower
 from patchword.models.resnet import ModifiedResNet
 from patchword.models.swin import SwinTransformer
 from patchword.models.text import TextTransformer
-from patchword.models.vit import Pixels, VisionTransformer
-from patchword.nn.taps import Taps
+from patchword.models.vit import VisionTransformer
+from patchword.nn.taps import NO_TAPS, Taps
 
 
-def image_tower(config: VisionConfig, out: int, head_bias: bool = False) -> nn.Module:
+def image_tower(config: VisionConfig, out: int, head_bias: bool = False) -> Tower:
     """The tower of that kind: pixels (B, 3, H, W) -> (B, out), (B, D) when `out` is 0."""
     if isinstance(config, ResNetConfig):
         return ModifiedResNet(config, out)
@@ -25,7 +27,53 @@ def image_tower(config: VisionConfig, out: int, head_bias: bool = False) -> nn.M
     return VisionTransformer(config, out, head_bias)
 
 
-class ImageModel(nn.Module):
+class ImageEncoder(nn.Module):
+    """What every network with an image tower `image` has."""
+
+    image: Tower
+
+    @overload
+    def encode_image(self, pixels: Pixels) -> Tensor: ...
+    @overload
+    def encode_image(
+        self, pixels: Pixels, taps: Sequence[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def encode_image(
+        self, pixels: Pixels, taps: Sequence[str] = ()
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Pixels (B, 3, H, W) -> features (B, D), not normalised: in the joint space, or as pooled
+        without one. With `taps`, those intermediates too, under "image."."""
+        wanted = Taps(taps)
+        features = self._image_features(pixels, wanted.inside("image"))
+        return (features, wanted.result()) if taps else features
+
+    def _image_features(self, pixels: Pixels, taps: Taps) -> Tensor:
+        return self.image(pixels, taps)
+
+
+class TextEncoder(nn.Module):
+    """What every network with a text tower `text` has."""
+
+    text: TextTransformer
+
+    @overload
+    def encode_text(self, ids: Tensor) -> Tensor: ...
+    @overload
+    def encode_text(self, ids: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def encode_text(
+        self, ids: Tensor, taps: Sequence[str] = ()
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Ids (B, L) -> features (B, D), not normalised: in the joint space, or as pooled without
+        one. With `taps`, those intermediates too, under "text."."""
+        wanted = Taps(taps)
+        features = self._text_features(ids, wanted.inside("text"))
+        return (features, wanted.result()) if taps else features
+
+    def _text_features(self, ids: Tensor, taps: Taps) -> Tensor:
+        return self.text(ids, taps)  # type: ignore[no-any-return]
+
+
+class ImageModel(ImageEncoder):
     """One image tower alone: a classifier, or a feature extractor when `config.classes` is 0.
 
     With `config.embed_dim` it is one half of a two-tower model, and projects.
@@ -39,30 +87,22 @@ class ImageModel(nn.Module):
 
     def forward(self, pixels: Pixels) -> Tensor:
         """Logits (B, classes)."""
-        return self.image(pixels)  # type: ignore[no-any-return]
+        return self.image(pixels)
 
     def heads(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
         """Logits (B, classes) of the class token's head and of the distillation token's, which
         learn from different targets (Touvron et al. 2021, section 4); twice the same without."""
         if isinstance(self.image, VisionTransformer):
             return self.image.heads(pixels)
-        logits = self(pixels)
+        logits = self.image(pixels)
         return logits, logits
 
-    def encode_image(
-        self, pixels: Pixels, taps: Sequence[str] = ()
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Features (B, D) before the head; with `taps`, those intermediates too."""
-        if self.projects:
-            return tapped("image", self.image, pixels, taps)
-        wanted = Taps({"image.features", *taps})
-        self.image(pixels, wanted.inside("image"))
-        kept = wanted.result()
-        features = kept["image.features"]
-        return (features, {name: kept[name] for name in taps}) if taps else features
+    def _image_features(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
+        """In the joint space, or before the head of classes."""
+        return self.image(pixels, taps) if self.projects else self.image.features(pixels, taps)
 
 
-class TextModel(nn.Module):
+class TextModel(TextEncoder):
     """One text tower alone, such as conditions a diffusion model."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -70,18 +110,3 @@ class TextModel(nn.Module):
         if config.text is None:
             raise ConfigError("a text model needs a text config")
         self.text = TextTransformer(config.text, config.embed_dim)
-
-    def encode_text(
-        self, ids: Tensor, taps: Sequence[str] = ()
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Ids (B, L) -> (B, D): projected with `config.embed_dim`, else as pooled."""
-        return tapped("text", self.text, ids, taps)
-
-
-def tapped(
-    name: str, tower: nn.Module, x: Any, names: Sequence[str]
-) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-    """`tower(x)`, and the taps called `names` if there are any, under the tower's `name`."""
-    taps = Taps(names)
-    features = tower(x, taps.inside(name))
-    return (features, taps.result()) if names else features

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +10,12 @@ from torch import Tensor, nn
 
 from patchword.config import ModelConfig, ViTConfig
 from patchword.errors import ConfigError
+from patchword.models.protocols import Pixels
 from patchword.models.text import TextTransformer
-from patchword.models.towers import image_tower, tapped
-from patchword.models.vit import Pixels
+from patchword.models.towers import ImageEncoder, TextEncoder, image_tower
 
 
-class TwoTower(nn.Module):
+class TwoTower(ImageEncoder, TextEncoder):
     """An image tower and a text tower that meet in one space of `config.embed_dim` dimensions.
 
     A score is scale * cosine, to a softmax over texts; with `config.score` "sigmoid" it is
@@ -43,17 +42,11 @@ class TwoTower(nn.Module):
         """What cosines are multiplied by: exp(logit_scale), held at the limit."""
         return self.logit_scale.exp().clamp(max=self.scale_limit)
 
-    def encode_image(
-        self, pixels: Pixels, taps: Sequence[str] = ()
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Pixels (B, 3, H, W) -> features (B, D) in the joint space, not normalised."""
-        return tapped("image", self.image, pixels, taps)
-
-    def encode_text(
-        self, ids: Tensor, taps: Sequence[str] = ()
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Ids (B, L) -> features (B, D) in the joint space, not normalised."""
-        return tapped("text", self.text, ids, taps)
+    @property
+    def bias(self) -> Tensor:
+        """What is added to a scaled cosine before a sigmoid; 0 for a softmax."""
+        bias: Tensor = getattr(self, "logit_bias", self.logit_scale.new_zeros(()))
+        return bias
 
     def forward(self, pixels: Pixels, ids: Tensor) -> tuple[Tensor, ...]:
         """What `pairs` says."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from patchword.config import ViTConfig
+from patchword.models.protocols import DenseEdit, Pixels, Size, Tokens
 from patchword.models.resnet import Trunk
 from patchword.nn.linear import Linear
 from patchword.nn.patches import PatchEmbed
@@ -24,9 +23,7 @@ from patchword.nn.positions import (
     sincos_2d,
 )
 from patchword.nn.taps import NO_TAPS, Taps
-from patchword.nn.transformer import Block, padding_mask, run
-
-Pixels = Tensor | Sequence[Tensor]  # (B, 3, H, W), or images (3, H, W) each of its own size
+from patchword.nn.transformer import Block, layer_tap, padding_mask, run
 
 
 class VisionTransformer(nn.Module):
@@ -46,11 +43,13 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: ViTConfig, out: int, head_bias: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.prefix = config.prefix
+        self.prefix, self.out_width = config.prefix, out or config.width
+        self.layer_names = tuple(f"blocks.{i}" for i in range(config.depth))
+        self.attention_layers = self.layer_names
         width, eps = config.width, config.eps
         if config.stem_stages:
             self.stem = Trunk(config.stem_width, config.stem_stages)
-            self.patch_embed = PatchEmbed(self.stem.out_width, width, 1, bias=config.patch_bias)
+            self.patch_embed = PatchEmbed(self.stem.channels, width, 1, bias=config.patch_bias)
         else:
             self.patch_embed = PatchEmbed(3, width, config.patch_size, bias=config.patch_bias)
         if config.class_token:
@@ -86,36 +85,79 @@ class VisionTransformer(nn.Module):
     def heads(self, pixels: Pixels, taps: Taps = NO_TAPS) -> tuple[Tensor, Tensor]:
         """What the head says (B, out), and the distillation token's head with pool "distilled",
         whose mean is the answer (Touvron et al. 2021, section 4); twice the same without."""
-        x, seen = self.encode(pixels, taps, pooled=True)
-        x = self.pool(x, seen, taps)
+        x = self._pool(self._encode(pixels, taps, pooled=True), taps)
+        taps.keep("features", self._merged(x))
         if self.config.pool == "distilled":
-            taps.keep("features", x.mean(dim=1))
             return self.head(x[:, 0]), self.head_dist(x[:, 1])
-        taps.keep("features", x)
         out = self.head(x)
         return out, out
 
-    def encode(
-        self, pixels: Pixels, taps: Taps = NO_TAPS, pooled: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, N, D) of the last block, not normed, and which of them are there: see
-        `embed`. pooled: those alone that `pool` reads."""
-        x, seen = self.embed(pixels)
+    def features(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
+        x = self._merged(self._pool(self._encode(pixels, taps, pooled=True), taps))
+        taps.keep("features", x)
+        return x
+
+    def encode(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tokens:
+        return self._encode(pixels, taps)
+
+    def pool(self, tokens: Tokens, taps: Taps = NO_TAPS) -> Tensor:
+        return self._merged(self._pool(tokens, taps))
+
+    def grid(self, size: Size) -> Size:
+        return size[0] // self.config.patch_size, size[1] // self.config.patch_size
+
+    def patches(self, size: Size) -> slice:
+        """A pyramid's lower levels come after them."""
+        rows, columns = self.grid(size)
+        return slice(self.prefix, self.prefix + rows * columns)
+
+    def dense(self, pixels: Tensor, edit: DenseEdit) -> Tensor:
+        last = len(self.blocks) - 1
+        before = f"blocks.{last - 1}" if last else "tokens"
+        inner = f"blocks.{last}.attn"
+        taps = Taps([before, *(f"{inner}.{name}" for name in "qkv")])
+        self._encode(pixels, taps)
+        kept = taps.result()
+        heads = kept[f"{inner}.q"], kept[f"{inner}.k"], kept[f"{inner}.v"]
+        block = self.blocks[last]
+        assert isinstance(block, Block)
+        tokens = block.edited(kept[before], heads, edit.attention, edit.residual, edit.mlp)
+        return self.project(tokens[:, self.patches((pixels.shape[-2], pixels.shape[-1]))])
+
+    def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
+        name = layer_tap(len(self.blocks), layer)
+        taps = Taps([name])
+        self._encode(pixels, taps)
+        x = taps.result()[name]
+        return self.norm(x) if norm else x
+
+    def pooled_attention(self, weights: Tensor, size: Size) -> Tensor:
+        """The class token's row over the patches; where all patches are pooled, the mean of
+        theirs."""
+        patches = self.patches(size)
+        if self.config.pool in ("cls", "distilled"):
+            return weights[:, 0, patches]
+        return weights[:, self.prefix :, patches].mean(dim=1)
+
+    def _encode(self, pixels: Pixels, taps: Taps = NO_TAPS, pooled: bool = False) -> Tokens:
+        """`encode`; with `pooled`, those tokens alone that `_pool` reads."""
+        x, present = self.embed(pixels)
         taps.keep("tokens", x)
-        mask = None if seen is None else padding_mask(seen, x)
+        mask = None if present is None else padding_mask(present, x)
         read = {"cls": 1, "distilled": 2}.get(self.config.pool, 0)  # the first ones
         only = torch.arange(read, device=x.device).expand(len(x), -1) if pooled and read else None
-        return run(self.blocks, x, mask, taps, rotary=self.rotary(pixels), only=only), seen
+        x = run(self.blocks, x, mask, taps, rotary=self.rotary(pixels), only=only)
+        return Tokens(x, present)
 
-    def embed(self, pixels: Pixels) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, prefix + h * w, D) with their positions, and which of them (B, N) are there
-        at all; None for all. A pyramid's are more: those of the smaller versions come last."""
+    def embed(self, pixels: Pixels) -> Tokens:
+        """Tokens (B, prefix + h * w, D) with their positions, before the first block. A pyramid's
+        are more: those of the smaller versions come last."""
         if isinstance(pixels, Tensor):
-            return self._tokens(pixels), None
+            return Tokens(self._tokens(pixels))
         rows = [self._tokens(image[None])[0] for image in pixels]
         lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
         x = pad_sequence(rows, batch_first=True)
-        return x, torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        return Tokens(x, torch.arange(x.shape[1], device=x.device) < lengths[:, None])
 
     def rotary(self, pixels: Pixels) -> Tensor | None:
         """What turns the queries and keys of these images' tokens (`positions.rotate`), or None
@@ -178,38 +220,40 @@ class VisionTransformer(nn.Module):
         lower = scaled_average(positions[:, before:], grid, pyramid_grids(grid))
         return torch.cat([positions, lower], dim=1)
 
-    def pool(self, x: Tensor, seen: Tensor | None = None, taps: Taps = NO_TAPS) -> Tensor:
-        """Tokens (B, N, D) of the last block -> (B, D), normed; "distilled" keeps two: (B, 2, D).
-
-        seen: as from `embed`.
-        """
+    def _pool(self, tokens: Tokens, taps: Taps) -> Tensor:
+        """`pool`, but "distilled" keeps two vectors: (B, 2, D)."""
+        x, present = tokens
         kind = self.config.pool
         if kind == "cls":
             return self.norm(x[:, 0])  # type: ignore[no-any-return]
         if kind == "distilled":
             return self.norm(x[:, :2])  # type: ignore[no-any-return]
         if kind == "avg":
-            return self.norm(self._mean(x, seen))  # type: ignore[no-any-return]
+            return self.norm(self._mean(x, present))  # type: ignore[no-any-return]
         x = self.norm(x)
         if kind == "norm_avg":
-            return self._mean(x, seen)
-        mask = None if seen is None else padding_mask(seen, x)
+            return self._mean(x, present)
+        mask = None if present is None else padding_mask(present, x)
         return self.attn_pool(x, mask, taps.inside("attn_pool"))  # type: ignore[no-any-return]
 
-    def _mean(self, x: Tensor, seen: Tensor | None) -> Tensor:
+    def _merged(self, pooled: Tensor) -> Tensor:
+        """What `_pool` gives as one vector (B, D)."""
+        return pooled.mean(dim=1) if self.config.pool == "distilled" else pooled
+
+    def _mean(self, x: Tensor, present: Tensor | None) -> Tensor:
         """The mean (B, D) of the patches that are there; of a pyramid, of all its levels'."""
         x = x[:, self.prefix :]
-        if seen is None:
+        if present is None:
             return x.mean(dim=1)
-        weights = seen[:, self.prefix :, None].to(x.dtype)
+        weights = present[:, self.prefix :, None].to(x.dtype)
         return (x * weights).sum(dim=1) / weights.sum(dim=1)
 
-    def project(self, tokens: Tensor) -> Tensor:
-        """Tokens of the last block (B, N, D) the way the pooled one goes: (B, N, out)."""
-        if self.config.pool == "map":  # each as if the query attended to it alone
-            pooled = self.pool(tokens.flatten(0, 1)[:, None])
-            return self.head(pooled).unflatten(0, tokens.shape[:2])  # type: ignore[no-any-return]
-        return self.head(self.norm(tokens))  # type: ignore[no-any-return]
+    def project(self, values: Tensor) -> Tensor:
+        """With pool "map", as if the query attended to each token alone."""
+        if self.config.pool == "map":
+            pooled = self._pool(Tokens(values.flatten(0, 1)[:, None]), NO_TAPS)
+            return self.head(pooled).unflatten(0, values.shape[:2])  # type: ignore[no-any-return]
+        return self.head(self.norm(values))  # type: ignore[no-any-return]
 
     def _add_positions(self) -> None:
         """The parameter or buffer "pos_embed" (1, N, D); none with rotary positions."""

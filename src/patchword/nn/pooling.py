@@ -17,11 +17,11 @@ def end_place(ids: Tensor, end: int) -> Tensor:
 
 
 class AttentionPool2d(nn.Module):
-    """Attention pooling of CLIP's ResNets (Radford et al. 2021, 2.4): one query, the mean, over a
-    feature map (B, C, h, w) -> (B, out_width).
+    """Attention pooling of CLIP's ResNets (Radford et al. 2021, 2.4): one query, the mean, attends
+    to a feature map, as `tokens` lays it out.
 
-    Taps: "tokens" (B, 1 + h * w, C), the mean first, positions added; those of Attention, where
-    only the mean asks.
+    Taps: "tokens" (B, 1 + h * w, C), the mean first, positions added; those of Attention, whose
+    only query is the mean.
     """
 
     def __init__(self, grid: tuple[int, int], width: int, heads: int, out_width: int) -> None:
@@ -31,13 +31,18 @@ class AttentionPool2d(nn.Module):
         nn.init.normal_(self.pos_embed, std=width**-0.5)
         self.attn = Attention(width, heads, out_width=out_width)
 
-    def forward(self, features: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+    def forward(self, tokens: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+        """tokens (B, 1 + h * w, C) -> (B, out_width)."""
+        return self.attn(tokens[:, :1], context=tokens, taps=taps)[:, 0]  # type: ignore[no-any-return]
+
+    def tokens(self, features: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+        """A feature map (B, C, h, w) as tokens (B, 1 + h * w, C) with positions, the mean first."""
         grid = (features.shape[-2], features.shape[-1])
         x = features.flatten(2).mT  # (B, h * w, C)
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         x = x + resample(self.pos_embed, self.grid, grid).to(x.dtype)
         taps.keep("tokens", x)
-        return self.attn(x[:, :1], context=x, taps=taps)[:, 0]  # type: ignore[no-any-return]
+        return x
 
 
 class MapPool(nn.Module):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from patchword.nn.attention import Attention, KVCache
+from patchword.errors import UnsupportedError
+from patchword.nn.attention import Attention, KVCache, Rule, attend
 from patchword.nn.linear import Linear
 from patchword.nn.taps import NO_TAPS, Taps
 
@@ -130,11 +131,39 @@ class Block(nn.Module):
             return self.norm_cross(x + seen)  # type: ignore[no-any-return]
         return x + self.cross(self.norm_cross(x), context, mask, cache, taps)  # type: ignore[no-any-return]
 
+    def edited(
+        self,
+        x: Tensor,
+        heads: tuple[Tensor, Tensor, Tensor],
+        rule: Rule,
+        residual: bool,
+        mlp: bool,
+    ) -> Tensor:
+        """A pre-norm block's output for tokens x (B, N, D) that enter it, from its queries, keys
+        and values `heads`, each (B, H, N, d), by a rule of `attend`; with or without the residual
+        around attention, and the MLP."""
+        attended = self.attn.out(attend(rule, *heads, self.attn.scale))
+        x = x + self.ls1(attended) if residual else attended
+        return self.feed(x) if mlp else x
+
     def feed(self, x: Tensor) -> Tensor:
         """The MLP on x (B, N, D), with residual and norm."""
         if self.post_norm:
             return self.norm2(x + self.ls2(self.mlp(x)))  # type: ignore[no-any-return]
         return x + self.ls2(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+
+
+def layer_tap(depth: int, layer: int) -> str:
+    """The tap of the tokens of one of `depth` blocks, counted as transformers' `hidden_states`: 0
+    is what enters the first block, i what leaves block i, -1 what leaves the last. Raises
+    UnsupportedError for one that is not there."""
+    if not -depth - 1 <= layer <= depth:
+        raise UnsupportedError(
+            f"no layer {layer}: there are layers 0 (the embeddings) to {depth}, or -1 to "
+            f"{-depth - 1} from the end"
+        )
+    number = layer % (depth + 1)
+    return f"blocks.{number - 1}" if number else "tokens"
 
 
 def caches(count: int) -> list[BlockCache]:

@@ -53,7 +53,7 @@ class Answers:
         self.bundle = bundle
         self.network: Any = bundle.network
         self.sees = config.vision is not None
-        # A BLIP that answers questions has a text tower that always looks at an image.
+        # A BLIP that answers questions has a text tower that always attends to an image.
         self.reads = text is not None and (config.embed_dim > 0 or not text.cross_width)
         self.writes = config.writes_captions
         self.attended = text is not None and not text.causal and text.padding == "attended"

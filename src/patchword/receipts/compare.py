@@ -48,7 +48,7 @@ STAGES: dict[Stage, str] = {  # in order, with what is usually wrong
     "pooling, or other weights",
     "class_logits": "the head's weights, or what is pooled before it",
     "pair_logits": "temperature (logit_scale), its limit, or the bias",
-    "match_logits": "how a text looks at the image, its first token, or the matching head",
+    "match_logits": "cross-attention to the image, the first token of a text, or the matching head",
     "word_logits": "the decoder's masks, its first token, or its weights",
     "painted_patches": "the decoder: its positions, depth, heads, or the share of hidden patches",
 }
@@ -160,8 +160,8 @@ def _pixels(ours: Answers, known: Receipt, apart: Apart) -> Found:
         mine = summary(ours.pixels(card(*size)))
         name = f"the card of {size[0]}x{size[1]} pixels"
         if mine.shape != theirs.shape:
-            said = ["x".join(map(str, shape)) for shape in (mine.shape, theirs.shape)]
-            return np.inf, f"{name} becomes {said[0]}, and {said[1]} in the receipt", ""
+            found = ["x".join(map(str, shape)) for shape in (mine.shape, theirs.shape)]
+            return np.inf, f"{name} becomes {found[0]}, and {found[1]} in the receipt", ""
         numbers = [(*each.values, *each.mean, *each.std) for each in (mine, theirs)]
         most, beyond = apart(*numbers)
         largest = max(largest, most)
@@ -191,7 +191,7 @@ def _same_picture(pairs: Sequence[tuple[Card, Card]]) -> bool:
 
 def _tokens(ours: Answers, known: Receipt) -> Found:
     """The texts: equal as the tower sees them. Padding counts where the receipt says that it
-    tells, or where it would be taken for something else."""
+    is attended to, or where it would be taken for something else."""
     texts = [each.text for each in known.tokens]
     for theirs, row in zip(known.tokens, ours.ids(texts), strict=True):
         reason, hint = _ids_apart(row, theirs.whole, ours.end, known.padding == "attended")
@@ -201,7 +201,7 @@ def _tokens(ours: Answers, known: Receipt) -> Found:
 
 
 def _ids_apart(ours: list[int], theirs: list[int], end: int, attended: bool) -> tuple[str, str]:
-    """What tells two rows of ids apart and what is likely wrong; "" twice when nothing does.
+    """Where two rows of ids differ and what is likely wrong; "" twice when nothing does.
 
     One may be longer by padding behind the end token, unless padding is attended to.
     """
@@ -212,11 +212,14 @@ def _ids_apart(ours: list[int], theirs: list[int], end: int, attended: bool) -> 
         padded = len(rest) == 1 and short[-1:] == [end]
         if not rest or (padded and not attended):
             return "", ""
-        said = f"{len(ours)} ids, and {len(theirs)} in the receipt"
-        return said, "padding: to the context, or not" if padded else "context length, or end token"
-    said = f"id {same} is {ours[same]}, and {theirs[same]} in the receipt"
+        found = f"{len(ours)} ids, and {len(theirs)} in the receipt"
+        return (
+            found,
+            "padding: to the context, or not" if padded else "context length, or end token",
+        )
+    found = f"id {same} is {ours[same]}, and {theirs[same]} in the receipt"
     if len(set(ours[same:])) == 1 and len(set(theirs[same:])) == 1:
-        return said, "end token, or padding"
+        return found, "end token, or padding"
     if len(ours) != len(theirs) and same >= len(short) - 1:
-        return said, "context length"
-    return said, ""
+        return found, "context length"
+    return found, ""

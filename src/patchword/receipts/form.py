@@ -70,7 +70,7 @@ class Receipt:
     family: str = ""
     fingerprint: str = ""
     pixels: tuple[Card, ...] = ()  # of each of CARDS
-    padding: Literal["ignored", "attended"] = "ignored"  # whether it tells in the text tower
+    padding: Literal["ignored", "attended"] = "ignored"  # whether the text tower attends to it
     tokens: tuple[Tokens, ...] = ()  # of each of TEXTS
     image_tower: tuple[Row, ...] = ()  # raw features of `noise` in the shape of each card
     text_tower: tuple[Row, ...] = ()  # raw features of the ids in `tokens`
@@ -97,7 +97,7 @@ def filled(
 ) -> dict[str, Any]:
     """The stages of a receipt from the functions that compute them, of this library or another.
 
-    None: the model has no such stage. attended: whether padding tells in the text tower. `pixels`
+    None: the model has no such stage. attended: whether the text tower attends to padding. `pixels`
     takes a card (H, W, 3) to (3, h, w); the others give a row for each of their first inputs.
     texts: those of TEXTS that fit a library which does not cut them.
     """

@@ -7,7 +7,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -117,14 +116,6 @@ def matrix(
         + "\n".join(rows)
         + "\n</tbody>\n</table></div>"
     )
-
-
-def write(path: str | Path, html: str) -> Path:
-    """Write a page, making its folder; the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
-    return path
 
 
 def data_url(picture: Photo | Image.Image, side: int = SIDE) -> str:

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from patchword.atomic_write import replacing
+
 Photo = NDArray[np.uint8]  # (H, W, 3)
 Values = NDArray[np.floating]
 Font = ImageFont.FreeTypeFont
@@ -49,6 +51,12 @@ class Tile:
     values: Values | None = None  # (H, W): drawn over the photo, its scale under it
     ring: bool = False  # mark the largest of the values
     bars: Sequence[tuple[str, float]] = ()  # words and how probable they are, 0 to 1
+
+
+def save(picture: Image.Image, path: str | Path) -> None:
+    """Write a picture; the suffix of `path` chooses the format."""
+    with replacing(path) as part:
+        picture.save(part)
 
 
 def overlay(image: Photo, values: Values) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from torch import Tensor
 from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
-from patchword.tasks.caption import Caption, packed
+from patchword.models.generate import GenerationOptions
+from patchword.models.protocols import Writer
+from patchword.options import at_least
+from patchword.tasks.caption import Caption, longest, packed
 
 MAX_LENGTH = 10  # ids; salesforce/BLIP, models/blip_vqa.py
 
@@ -22,7 +25,7 @@ MAX_LENGTH = 10  # ids; salesforce/BLIP, models/blip_vqa.py
 class Choice:
     """One of the answers that were given to choose from.
 
-    log_probability  that the network says it, and ends there, natural logarithm
+    log_probability  of the answer and the end after it, natural logarithm
     probability      the same among the answers that were read, so that theirs sum to one: the
                      softmax of their log probabilities
     """
@@ -41,12 +44,13 @@ class Answer(Caption):
 
 
 @overload
-def ask(
+def ask(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
     model: Bundle,
     image: ImageLike,
     questions: str,
     answers: Sequence[str] | None = None,
-    **options: Any,
+    shortlist: int | None = None,
+    options: GenerationOptions | None = None,
 ) -> Answer: ...
 @overload
 def ask(
@@ -54,28 +58,31 @@ def ask(
     image: ImageLike,
     questions: Sequence[str],
     answers: Sequence[str] | None = None,
-    **options: Any,
+    shortlist: int | None = None,
+    options: GenerationOptions | None = None,
 ) -> list[Answer]: ...
 def ask(
     model: Bundle,
     image: ImageLike,
     questions: str | Sequence[str],
     answers: Sequence[str] | None = None,
-    **options: Any,
+    shortlist: int | None = None,
+    options: GenerationOptions | None = None,
 ) -> Answer | list[Answer]:
     """The answer to a question about an image, or to each of several (Li et al. 2022, 5.3).
 
-    answers  to choose from; None: the model writes its own
-    options  with `answers`, `shortlist`: only so many are read in full, those whose first word is
-             the most probable; by default all are, which is exact. Without, as for `caption`, but
-             a `max_length` of 10
+    answers    to choose from; None: the model writes its own
+    shortlist  with `answers`: only so many are read in full, those whose first word is the most
+               probable; None: all are, which is exact
+    options    without `answers`: how to choose among texts; None: beam search with 3 beams, at
+               most 10 ids
 
     Raises UnsupportedError for a model that answers no questions, for a question that is empty or
-    longer than the context, and for answers that are none, empty, too long or twice the same;
-    ConfigError for options that cannot be; and ImageError.
+    longer than the context, for answers that are none, empty, too long or twice the same, and for
+    an option of the other way; ConfigError for options that cannot be; and ImageError.
     """
     several = [questions] if isinstance(questions, str) else questions
-    ((_, found),) = ask_each(model, [image], several, answers, **options)
+    ((_, found),) = ask_each(model, [image], several, answers, shortlist, options)
     if isinstance(found, ImageError):
         raise found
     return found[0] if isinstance(questions, str) else found
@@ -83,83 +90,99 @@ def ask(
 
 def ask_each(
     model: Bundle,
-    images: Iterable[ImageLike],
+    images: ImageLike | Iterable[ImageLike],
     questions: Sequence[str],
     answers: Sequence[str] | None = None,
+    shortlist: int | None = None,
+    options: GenerationOptions | None = None,
     batch_size: int = 4,
-    **options: Any,
 ) -> Iterator[tuple[ImageLike, list[Answer] | ImageError]]:
     """Each image in order with its answers to all questions, or the ImageError it raised.
 
-    An image is looked at once, by all questions together.
+    An image is encoded once for all questions.
     """
-    if not model.config.answers_questions:
+    network = answerer(model)
+    text = model.config.text
+    assert text is not None
+    ids = _ids(model, "question", questions, text.context)
+    if answers is not None:
+        if options is not None:
+            raise UnsupportedError("options are of answers that are written; leave out either")
+        return _ranked(model, network, images, ids, answers, batch_size, shortlist)
+    if shortlist is not None:
+        raise UnsupportedError("shortlist is of answers to choose from, and there are none")
+    search = options or GenerationOptions(max_length=longest(model, MAX_LENGTH))
+
+    def run(pixels: Tensor) -> Tensor:
+        tokens = network.image_tokens(pixels)
+        written = network.answer(tokens, ids.repeat(len(pixels), 1), search)
+        rows = packed(written.ids, written.log_probabilities)
+        return torch.unflatten(rows, 0, (len(pixels), len(ids), -1))
+
+    found = model.run_each(images, run, batch_size)
+    return (
+        (image, rows if isinstance(rows, ImageError) else [Answer.read(model, r, 1) for r in rows])
+        for image, rows in found
+    )
+
+
+def answerer(model: Bundle) -> Writer:
+    """The network of a model that answers. Raises UnsupportedError for another one."""
+    network = model.network
+    if not (model.config.answers_questions and isinstance(network, Writer)):
         raise UnsupportedError(
             f"{model.name} answers no questions; load a BLIP made for it, such as "
             'Salesforce/blip-vqa-base, or the embedded "demo-blip"'
         )
-    assert model.config.text is not None
-    ids = _ids(model, "question", questions, model.config.text.context)
-    if answers is not None:
-        yield from _ranked(model, images, ids, answers, batch_size, **options)
-        return
-    assert model.config.decoder is not None
-    options = {"max_length": min(MAX_LENGTH, model.config.decoder.context)} | options
-
-    def run(pixels: Tensor) -> Tensor:
-        tokens = model.network.image_tokens(pixels)  # type: ignore[operator]
-        written = model.network.answer(tokens, ids.repeat(len(pixels), 1), **options)  # type: ignore[operator]
-        rows = packed(written.ids, written.log_probabilities)
-        return torch.unflatten(rows, 0, (len(pixels), len(ids), -1))
-
-    for image, rows in model.run_each(images, run, batch_size):
-        if isinstance(rows, ImageError):
-            yield image, rows
-        else:
-            yield image, [Answer.read(model, row, 1) for row in rows]
+    return network
 
 
 def _ranked(
     model: Bundle,
-    images: Iterable[ImageLike],
+    network: Writer,
+    images: ImageLike | Iterable[ImageLike],
     ids: Tensor,
     answers: Sequence[str],
     batch_size: int,
-    shortlist: int | None = None,
+    shortlist: int | None,
 ) -> Iterator[tuple[ImageLike, list[Answer] | ImageError]]:
     """`ask_each` of questions (Q, L) with answers to choose from."""
-    if shortlist is not None and shortlist < 1:
-        raise UnsupportedError(f"shortlist is {shortlist}; it must be 1 or more")
+    if shortlist is not None:
+        at_least("shortlist", shortlist)
     assert model.config.decoder is not None
     given = _ids(model, "answer", answers, model.config.decoder.context)
     _check_distinct(answers, given)
 
     def run(pixels: Tensor) -> Tensor:
-        tokens = model.network.image_tokens(pixels)  # type: ignore[operator]
-        asked = ids.repeat(len(pixels), 1)
-        ranked = model.network.rank(tokens, asked, given, shortlist or 0)  # type: ignore[operator]
+        tokens = network.image_tokens(pixels)
+        ranked = network.rank(tokens, ids.repeat(len(pixels), 1), given, shortlist or 0)
         rows = torch.cat([ranked.chosen[..., None], ranked.log_probabilities], dim=-1)
         return torch.unflatten(rows, 0, (len(pixels), -1))
 
     lengths = (given != model.reader().pad_token).sum(dim=1).tolist()
-    for image, rows in model.run_each(images, run, batch_size):
-        if isinstance(rows, ImageError):
-            yield image, rows
-        else:
-            yield image, [_best(row, answers, lengths) for row in rows]
+    found = model.run_each(images, run, batch_size)
+    return (
+        (
+            image,
+            rows
+            if isinstance(rows, ImageError)
+            else [_best(row, answers, lengths) for row in rows],
+        )
+        for image, rows in found
+    )
 
 
 def _best(row: Vector, answers: Sequence[str], lengths: Sequence[int]) -> Answer:
     """From a row (K, 1 + L): the number of each answer that was read, and its log probabilities.
     lengths: of each answer's ids, the start included."""
-    numbers, said = row[:, 0].astype(int).tolist(), row[:, 1:].astype(np.float64)
-    total = said.sum(axis=1)
+    numbers, scores = row[:, 0].astype(int).tolist(), row[:, 1:].astype(np.float64)
+    total = scores.sum(axis=1)
     share = np.exp(total - total.max())
     share /= share.sum()
     order = np.argsort(-total, kind="stable").tolist()
     ranking = tuple(Choice(answers[numbers[i]], float(share[i]), float(total[i])) for i in order)
     best = order[0]
-    ids = tuple(said[best, : lengths[numbers[best]] - 1].tolist())
+    ids = tuple(scores[best, : lengths[numbers[best]] - 1].tolist())
     return Answer(ranking[0].text, ranking[0].log_probability, ids, ranking=ranking)
 
 
@@ -187,7 +210,7 @@ def _check_distinct(answers: Sequence[str], ids: Tensor) -> None:
         before = first.setdefault(tuple(row), number)
         if before != number:
             same, answer = answers[before], answers[number]
-            said = repr(same) if same == answer else f"{same!r} and {answer!r}, read as the same"
+            pair = repr(same) if same == answer else f"{same!r} and {answer!r}, read as the same"
             raise UnsupportedError(
-                f"answers must differ from each other; twice there: {said}. Leave one out"
+                f"answers must differ from each other; twice there: {pair}. Leave one out"
             )

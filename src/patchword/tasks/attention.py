@@ -1,4 +1,4 @@
-"""Attention maps: what a token looks at, layer by layer."""
+"""Attention maps: which patches a token attends to, layer by layer."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from torch import Tensor
 
 from patchword import images
 from patchword.bundle import Bundle
-from patchword.config import ResNetConfig, SwinConfig, ViTConfig
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
-from patchword.images.preprocess import Geometry
+from patchword.models.protocols import ImageNetwork
 from patchword.show import plots
 
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """Where the pooled token looks.
+    """How much each patch counts for the pooled token.
 
     weights  (heads, N, N), or (heads, 1, N) for attention pooling; rows sum to 1. Rollout has one
     maps     (K, H, W) float32 in the image's own pixels, NaN outside the crop: one per head, the
@@ -40,7 +39,7 @@ class AttentionMap:
 
     def save(self, path: str | Path) -> None:
         """Write `picture()`; the suffix of `path` chooses the format."""
-        self.picture().save(path)
+        plots.save(self.picture(), path)
 
 
 def attention(
@@ -59,78 +58,50 @@ def attention(
 
     Raises ImageError, or UnsupportedError for a layer or head that the network does not have.
     """
-    names = layer_taps(model)
-    if not -len(names) <= layer < len(names):
-        raise UnsupportedError(f"no layer {layer}: {model.name} has layers 0 to {len(names) - 1}")
+    tower, network = model.image_tower, model.network
+    assert isinstance(network, ImageNetwork)
+    names = [f"image.{name}.attn" for name in tower.attention_layers]
+    if not names:
+        raise UnsupportedError(
+            f"{model.name} is a Swin, which attends inside windows and pools by the mean: it has "
+            "no map of the whole image"
+        )
+    _check_layer(layer, len(names), model.name)
+    if rollout and head is not None:
+        raise UnsupportedError("rollout is of the mean over heads; leave out head or rollout")
     wanted = names if rollout else [names[layer]]
     photo = images.open(image, exact=True)
     pixels, geometry = model.preprocess(photo)
-    batch = torch.from_numpy(pixels)[None].to(next(model.network.parameters()))
     with torch.inference_mode():
-        _, taps = model.network.encode_image(batch, taps=wanted)  # type: ignore[operator]
+        _, taps = network.encode_image(model.tensor(pixels)[None], taps=wanted)
     if rollout:
         weights, titles = rolled([taps[name][0].float() for name in names])[None], ["rollout"]
     else:
         weights, titles = of_heads(taps[wanted[0]][0].float(), head)
-    rows = pooled_rows(model, weights, geometry.size)
+    rows = tower.pooled_attention(weights, geometry.size)
     if len(titles) > len(rows):
         rows = torch.cat([rows.mean(dim=0, keepdim=True), rows])
-    grids = rows.reshape(-1, *patch_grid(model, geometry)).cpu().numpy()
+    grids = rows.reshape(-1, *tower.grid(geometry.size)).cpu().numpy()
     maps = geometry.to_source(grids, model.config.image_tower.patch_size)
     return AttentionMap(photo, weights.cpu().numpy(), maps, tuple(titles))
+
+
+def _check_layer(layer: int, count: int, name: str) -> None:
+    """Raise UnsupportedError for a layer that is not there."""
+    if isinstance(layer, bool) or not isinstance(layer, int) or not -count <= layer < count:
+        raise UnsupportedError(
+            f"no layer {layer!r}: {name} has layers 0 to {count - 1}, or -1 to {-count} from the "
+            "end"
+        )
 
 
 def of_heads(weights: Tensor, head: int | None) -> tuple[Tensor, list[str]]:
     """weights (heads, N, M) of one head or, for None, of all; titles, the mean's first for all."""
     if head is None:
         return weights, ["mean", *(f"head {i}" for i in range(len(weights)))]
-    if not 0 <= head < len(weights):
-        raise UnsupportedError(f"no head {head}: the layer has 0 to {len(weights) - 1}")
+    if isinstance(head, bool) or not isinstance(head, int) or not 0 <= head < len(weights):
+        raise UnsupportedError(f"no head {head!r}: the layer has 0 to {len(weights) - 1}")
     return weights[head : head + 1], [f"head {head}"]
-
-
-def layer_taps(model: Bundle) -> list[str]:
-    """The taps of a tower's attention maps, first layer first."""
-    vision = model.config.image_tower
-    if isinstance(vision, ResNetConfig):
-        return ["image.attnpool.attn"]
-    if isinstance(vision, SwinConfig):
-        raise UnsupportedError(
-            f"{model.name} is a Swin, which attends inside windows and pools by the mean: it has "
-            "no map of the whole image"
-        )
-    return [f"image.blocks.{i}.attn" for i in range(vision.depth)]
-
-
-def patch_grid(model: Bundle, geometry: Geometry) -> tuple[int, int]:
-    """Patches (rows, columns) of an image as the model's preprocessing brought it to size."""
-    height, width = geometry.size
-    return (
-        height // model.config.image_tower.patch_size,
-        width // model.config.image_tower.patch_size,
-    )
-
-
-def patch_slice(model: Bundle, size: tuple[int, int]) -> slice:
-    """Which of a ViT's tokens are the patches of an image of `size` (H, W) pixels: neither those
-    before, nor a pyramid's lower levels after them."""
-    vision = model.config.image_tower
-    count = (size[0] // vision.patch_size) * (size[1] // vision.patch_size)
-    return slice(vision.prefix, vision.prefix + count)
-
-
-def pooled_rows(model: Bundle, weights: Tensor, size: tuple[int, int]) -> Tensor:
-    """weights (heads, N, M) -> (heads, patches): the row of the pooled token over the patches of
-    an image of `size` (H, W) pixels.
-
-    That is the class token's, or, where a tower pools all patches, the mean of theirs.
-    """
-    vision, patches = model.config.image_tower, patch_slice(model, size)
-    if isinstance(vision, ResNetConfig):  # the query, a mean, stands first among the keys
-        return weights[:, 0, 1:]
-    if isinstance(vision, ViTConfig) and vision.pool in ("cls", "distilled"):
-        return weights[:, 0, patches]
-    return weights[:, vision.prefix :, patches].mean(dim=1)
 
 
 def rolled(layers: list[Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch import Tensor
 from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
+from patchword.models.generate import GenerationOptions
+from patchword.models.protocols import Writer
 
 MAX_LENGTH = 20  # ids; salesforce/BLIP, configs/caption_coco.yaml
 
@@ -24,7 +26,7 @@ class Caption:
     log_probability: of what it wrote, natural logarithm, and of each id of that in
     `token_log_probabilities`, the end of the text among them if it came to one. Both are the
     network's own, whatever penalties, temperature or shortlist chose the text. `others`: the next
-    best texts, or the next drawn, where a `count` of them was asked for.
+    best texts, or the other samples, where `count` is more than 1.
     """
 
     text: str
@@ -49,27 +51,27 @@ class Caption:
         ids = row[:, 0].astype(int).tolist()
         ends = [place for place in range(prompt, len(ids)) if ids[place] == tokenizer.end_token]
         end = ends[0] + 1 if ends else len(ids)
-        said = tuple(float(value) for value in row[prompt:end, 1])
-        return cls(tokenizer.decode(ids[1:end]), sum(said), said)
+        likelihoods = tuple(float(value) for value in row[prompt:end, 1])
+        return cls(tokenizer.decode(ids[1:end]), sum(likelihoods), likelihoods)
 
 
 def caption(
-    model: Bundle, images: Iterable[ImageLike], prompt: str = "", **options: Any
+    model: Bundle,
+    images: ImageLike | Iterable[ImageLike],
+    prompt: str = "",
+    options: GenerationOptions | None = None,
+    batch_size: int = 16,
 ) -> list[Caption]:
     """A caption for each image (Li et al. 2022, section 5.2).
 
     prompt   the caption's first words, to go on from; BLIP learned "a picture of"
-    options  `beams` 3, `max_length` 20, `min_length` 0 (in ids, start, prompt and end included),
-             `length_penalty` 1.0, `repetition_penalty` 1.0, `early_stopping` False, as in
-             transformers' `generate`; `count` 1, see `Caption.others`; `top_p`, `top_k` or
-             `temperature`: the text is drawn, not searched for, always the same for the same image
-             and `seed` 0; `batch_size` 16 images
+    options  how to choose among texts; None: beam search with 3 beams, at most 20 ids
 
     Raises UnsupportedError for a model that does not caption, ConfigError for options that cannot
     be, and the ImageError of the first image that cannot be opened; `caption_each` never stops.
     """
     captions = []
-    for _, found in caption_each(model, images, prompt, **options):
+    for _, found in caption_each(model, images, prompt, options, batch_size):
         if isinstance(found, ImageError):
             raise found
         captions.append(found)
@@ -78,32 +80,43 @@ def caption(
 
 def caption_each(
     model: Bundle,
-    images: Iterable[ImageLike],
+    images: ImageLike | Iterable[ImageLike],
     prompt: str = "",
+    options: GenerationOptions | None = None,
     batch_size: int = 16,
-    **options: Any,
 ) -> Iterator[tuple[ImageLike, Caption | ImageError]]:
     """Each image in order with its caption, or the ImageError it raised."""
-    if not model.config.writes_captions:
+    network = writer(model)
+    search = options or GenerationOptions(max_length=longest(model, MAX_LENGTH))
+    start = torch.from_numpy(model.reader()([prompt])[0, :-1])  # without the end token
+
+    def run(pixels: Tensor) -> Tensor:
+        written = network.write(network.image_tokens(pixels), start, search, pixels)
+        rows = packed(written.ids, written.log_probabilities)
+        return torch.unflatten(rows, 0, (len(pixels), -1))
+
+    found = model.run_each(images, run, batch_size)
+    return (
+        (image, rows if isinstance(rows, ImageError) else Caption.read(model, rows, len(start)))
+        for image, rows in found
+    )
+
+
+def writer(model: Bundle) -> Writer:
+    """The network of a model that captions. Raises UnsupportedError for another one."""
+    network = model.network
+    if not (model.config.writes_captions and isinstance(network, Writer)):
         raise UnsupportedError(
             f"{model.name} does not caption images; load a BLIP captioner, such as "
             'Salesforce/blip-image-captioning-base, or the embedded "demo-blip"'
         )
-    assert model.config.decoder is not None
-    tokenizer = model.reader()
-    start = torch.from_numpy(tokenizer([prompt])[0, :-1])  # without the end token
-    options = {"max_length": min(MAX_LENGTH, model.config.decoder.context)} | options
+    return network
 
-    def run(pixels: Tensor) -> Tensor:
-        written = model.network.caption(pixels, start, **options)  # type: ignore[operator]
-        rows = packed(written.ids, written.log_probabilities)
-        return torch.unflatten(rows, 0, (len(pixels), -1))
 
-    for image, rows in model.run_each(images, run, batch_size):
-        if isinstance(rows, ImageError):
-            yield image, rows
-        else:
-            yield image, Caption.read(model, rows, len(start))
+def longest(model: Bundle, usual: int) -> int:
+    """The usual `max_length`, or less where a model's context is shorter."""
+    decoder = model.config.decoder
+    return usual if decoder is None else min(usual, decoder.context)
 
 
 def packed(ids: Tensor, log_probabilities: Tensor) -> Tensor:

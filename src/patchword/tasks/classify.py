@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.bundle import Bundle, Vector
+from patchword.bundle import Bundle, Vector, as_texts
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
-from patchword.tasks.templates import named
+from patchword.tasks.label_cache import label_features
+from patchword.text.templates import named
 
 NONE = "none of these"
 
@@ -30,7 +27,7 @@ class Score:
 
 def classify(
     model: Bundle,
-    images: Iterable[ImageLike],
+    images: ImageLike | Iterable[ImageLike],
     labels: Sequence[str] | None = None,
     templates: str | Sequence[str] | None = None,
     multi_label: bool = False,
@@ -62,7 +59,7 @@ def classify(
 
 def classify_each(
     model: Bundle,
-    images: Iterable[ImageLike],
+    images: ImageLike | Iterable[ImageLike],
     labels: Sequence[str] | None = None,
     templates: str | Sequence[str] | None = None,
     multi_label: bool = False,
@@ -70,30 +67,42 @@ def classify_each(
 ) -> Iterator[tuple[ImageLike, list[Score] | ImageError]]:
     """Each image in order with its scores as from `classify`, or the ImageError it raised."""
     if labels is None:
-        yield from _own_labels(model, images)
-        return
-    if isinstance(labels, str) or not labels or len(set(labels)) < len(labels):
-        raise UnsupportedError(f"labels must be a list of one or more different words: {labels!r}")
+        return _own_labels(model, images)
+    labels = _checked(labels)
     sentences = named(templates)
     if bad := [sentence for sentence in sentences if "{}" not in sentence]:
         raise UnsupportedError(f"template {bad[0]!r} has no {{}} where the label goes")
+    if reject is not None and not 0 <= reject <= 1:
+        raise UnsupportedError(f"reject is {reject!r}; it is a probability, 0 to 1")
     features = label_features(model, labels, sentences)  # (L, D)
     alone = multi_label or reject is not None
-    judge = _judge(model, sentences) if alone else None
-    for image, row in model.embed_each(images):
-        if isinstance(row, ImageError):
-            yield image, row
-            continue
+    judge = _alone(model, sentences) if alone else None
+
+    def score(row: Vector) -> list[Score]:
         cosines = features @ row
         single = judge(row, cosines) if judge is not None else None
         chosen = single if multi_label and single is not None else _softmax(model.scale * cosines)
         scores = _ranked(labels, chosen)
         if reject is not None and single is not None and single.max() < reject:
             scores.insert(0, Score(NONE, float(1 - single.max())))
-        yield image, scores
+        return scores
+
+    found = model.embed_each(images)
+    return ((image, row if isinstance(row, ImageError) else score(row)) for image, row in found)
 
 
-def _judge(
+def _checked(labels: Sequence[str]) -> list[str]:
+    """Labels as a list. Raises UnsupportedError for none, one string, and the same one twice."""
+    if isinstance(labels, str):
+        raise UnsupportedError(f"labels must be a list, not one string: [{labels!r}]")
+    labels = as_texts(labels)
+    words = {" ".join(label.split()) for label in labels}
+    if not labels or len(words) < len(labels) or "" in words:
+        raise UnsupportedError(f"labels must be a list of one or more different words: {labels!r}")
+    return labels
+
+
+def _alone(
     model: Bundle, sentences: Sequence[str]
 ) -> Callable[[Vector, NDArray[np.floating]], NDArray[np.floating]]:
     """From an image's unit vector (D,) and its cosines (L,) with labels to the probability of each
@@ -105,53 +114,8 @@ def _judge(
     return lambda row, cosines: _sigmoid(scale * (cosines - neutral @ row))
 
 
-def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str]) -> Vector:
-    """Unit vectors (L, D), each the mean over the templates; kept on disk by fingerprint, but for
-    a model without one: it is asked once, and is another after the next step of its training."""
-    if not model.fingerprint:
-        return _mean_features(model, labels, templates)
-    key = hashlib.sha256(repr((tuple(labels), tuple(templates))).encode()).hexdigest()[:32]
-    return _cached(
-        cache_folder() / model.fingerprint / f"{key}.npy",
-        lambda: _mean_features(model, labels, templates),
-    )
-
-
-def _mean_features(model: Bundle, labels: Sequence[str], templates: Sequence[str]) -> Vector:
-    sentences = [" ".join(t.format(label).split()) for label in labels for t in templates]
-    vectors = model.embed_texts(sentences).reshape(len(labels), len(templates), -1)
-    means = vectors.mean(axis=1)
-    return means / np.linalg.norm(means, axis=-1, keepdims=True)  # type: ignore[no-any-return]
-
-
-def cache_folder() -> Path:
-    """Where label features are kept: $PATCHWORD_CACHE, or `patchword` in the user's cache."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "patchword"
-    return Path(os.environ.get("PATCHWORD_CACHE", default)) / "texts"
-
-
-def _cached(path: Path, compute: Callable[[], Vector]) -> Vector:
-    """The array in `path`, computed and written there first if need be.
-
-    A cache is a convenience: a file that is damaged is computed again, a folder that cannot be
-    written is done without.
-    """
-    try:
-        return np.load(path)  # type: ignore[no-any-return]
-    except (OSError, ValueError, EOFError):
-        values = compute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as file:
-            np.save(file, values)
-        os.replace(file.name, path)
-    except OSError:
-        pass
-    return values
-
-
 def _own_labels(
-    model: Bundle, images: Iterable[ImageLike]
+    model: Bundle, images: ImageLike | Iterable[ImageLike]
 ) -> Iterator[tuple[ImageLike, list[Score] | ImageError]]:
     """A classifier's softmax over the classes it was trained on."""
     if not model.config.classes:
@@ -159,8 +123,11 @@ def _own_labels(
             f"{model.name} has no classes of its own; give labels to choose from"
         )
     labels = model.config.labels or [f"class {i}" for i in range(model.config.classes)]
-    for image, row in model.run_each(images, model.network):
-        yield image, row if isinstance(row, ImageError) else _ranked(labels, _softmax(row))
+    found = model.run_each(images, model.network)
+    return (
+        (image, row if isinstance(row, ImageError) else _ranked(labels, _softmax(row)))
+        for image, row in found
+    )
 
 
 def _ranked(labels: Sequence[str], probabilities: NDArray[np.floating]) -> list[Score]:

@@ -7,7 +7,6 @@ the depth, what leaves the last one, before the final norm.
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,13 @@ import torch
 from torch import Tensor
 
 from patchword import images
-from patchword.bundle import Bundle, Vector
-from patchword.config import ViTConfig
-from patchword.errors import ImageError, LongTextWarning, UnsupportedError
+from patchword.bundle import Bundle, Vector, as_texts
+from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike, tiles
 from patchword.images.tiles import Size, Tiling
+from patchword.models.protocols import Pixels, TextNetwork
+from patchword.options import at_least
+from patchword.text import long_text
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class TextStates:
 
 def encode_texts(
     model: Bundle,
-    texts: Sequence[str],
+    texts: str | Sequence[str],
     layer: int = -1,
     norm: bool | None = None,
     pad: bool = True,
@@ -59,27 +60,22 @@ def encode_texts(
     UnsupportedError for a model without a text tower or without that layer, TokenizerError without
     a tokenizer.
     """
-    tokenizer, config = model.reader(), model.config.text
-    if isinstance(texts, str):
-        raise TypeError("texts is one string; pass a list of strings")
-    if config is None:
+    tokenizer, config, network = model.reader(), model.config.text, model.network
+    if config is None or not isinstance(network, TextNetwork):
         raise UnsupportedError(f"{model.name} writes texts but has no text tower to read them")
-    tap = _tap("text", config.depth, layer, model.name)
+    at_least("batch_size", batch_size)
     final = layer in (-1, config.depth) if norm is None else norm
-    rows = tokenizer.rows(texts)
-    if (longest := max(map(len, rows), default=0)) > config.context:
-        cut = f"a text of {longest} tokens loses all beyond {config.context}"
-        warnings.warn(cut, LongTextWarning, stacklevel=2)
+    rows = tokenizer.rows(as_texts(texts))
+    long_text.warn(tokenizer, rows, stacklevel=3)
     ids = tokenizer.pad(rows, to_context=pad)
     states: list[Vector] = []
     pooled: list[Vector] = []
-    for start in range(0, len(ids), batch_size):
-        batch = torch.from_numpy(ids[start : start + batch_size]).to(model.device)
-        with torch.inference_mode():
-            features, taps = model.network.encode_text(batch, taps=[tap])  # type: ignore[operator]
-            hidden = model.network.get_submodule("text.norm")(taps[tap]) if final else taps[tap]
-        states.append(_array(hidden))
-        pooled.append(_array(features))
+    with torch.inference_mode():
+        for start in range(0, len(ids), batch_size):
+            batch = model.tensor(ids[start : start + batch_size])
+            hidden, features = network.text.hidden_states(batch, layer, final)
+            states.append(_array(hidden))
+            pooled.append(_array(features))
     if not states:
         empty = np.empty((0, ids.shape[1], config.width), np.float32)
         return TextStates(ids, empty, np.empty((0, model.dim), np.float32))
@@ -88,7 +84,7 @@ def encode_texts(
 
 def patch_features_each(
     model: Bundle,
-    sources: Iterable[ImageLike],
+    sources: ImageLike | Iterable[ImageLike],
     layer: int = -2,
     class_token: bool = False,
     norm: bool = False,
@@ -96,9 +92,9 @@ def patch_features_each(
     exact: bool = False,
 ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
     """Each image in order with the features (tokens, D) of its patches, row by row, or with the
-    ImageError that says why it has none.
+    ImageError of its own.
 
-    layer        -2 is where LLaVA looks (`vision_feature_layer`)
+    layer        -2 is that of LLaVA (`vision_feature_layer`)
     class_token  with all tokens before the patches (LLaVA's "full" or "cls_patch")
     norm         with the final norm; (-1, True) is SigLIP's `last_hidden_state`
     exact        as in `Bundle.embed_images`
@@ -106,12 +102,16 @@ def patch_features_each(
     Raises UnsupportedError for a model without patch tokens or without that layer.
     """
     read = _PatchReader(model, layer, class_token, norm)
-    return _each(read, model, sources, batch_size, exact)
+    found = model.run_each(sources, read, batch_size, exact)
+    return (
+        (source, row if isinstance(row, ImageError) else row[: read.lengths.popleft()])
+        for source, row in found
+    )
 
 
 def patch_features(
     model: Bundle,
-    sources: Iterable[ImageLike],
+    sources: ImageLike | Iterable[ImageLike],
     layer: int = -2,
     class_token: bool = False,
     norm: bool = False,
@@ -133,8 +133,9 @@ def patch_features(
         if isinstance(row, ImageError):
             raise row
         rows.append(row)
-    height, width = _patches(model, model.config.preprocess.size)
-    tokens = height * width + (model.config.image_tower.prefix if class_token else 0)
+    tower = model.image_tower
+    rows_columns = tower.grid(model.config.preprocess.size)
+    tokens = rows_columns[0] * rows_columns[1] + (tower.prefix if class_token else 0)
     width = model.config.image_tower.out_width
     return np.stack(rows) if rows else np.empty((0, tokens, width), np.float32)
 
@@ -168,17 +169,16 @@ def anyres_features(
     candidates: Sequence[Sequence[int]] | None = None,
     exact: bool = False,
 ) -> AnyRes:
-    """Patch features of a photo's thumbnail and tiles, as LLaVA-NeXT looks at it; see `tiles`.
+    """Patch features of a photo's thumbnail and tiles, as LLaVA-NeXT has them; see `tiles`.
 
     candidates: canvases (height, width) in pixels to choose from; None: LLaVA-NeXT's grids of
     tiles. exact: as in `Bundle.embed_images`. Raises ImageError and UnsupportedError.
     """
     read = _PatchReader(model, layer, class_token=False, norm=norm)
     pixels, plan = image_tiles(model, image, candidates, exact)
-    batch = torch.from_numpy(pixels).to(next(model.network.parameters()))
     with torch.inference_mode():
-        features = _array(read(batch))
-    patches = _patches(model, plan.tile)
+        features = _array(read(model.tensor(pixels)))
+    patches = model.image_tower.grid(plan.tile)
     return AnyRes(features[0], features[1:].reshape(*plan.grid, *features.shape[1:]), patches, plan)
 
 
@@ -200,55 +200,16 @@ class _PatchReader:
     """Runs an image tower and gives the tokens (B, N, D) of one layer."""
 
     def __init__(self, model: Bundle, layer: int, class_token: bool, norm: bool) -> None:
-        vision = model.config.vision
-        if not isinstance(vision, ViTConfig):
-            found = "no image tower" if vision is None else f"a {vision.kind} tower"
-            raise UnsupportedError(
-                f"{model.name} has {found}; patch features come from a ViT, such as that of "
-                'a CLIP model or of the embedded one: patchword.load("demo")'
-            )
-        self.network = model.network
-        self.tap = _tap("image", vision.depth, layer, model.name)
-        self.skipped = 0 if class_token else vision.prefix
-        self.norm = norm
-        self.patch, self.extra = vision.patch_size, vision.prefix - self.skipped
+        self.tower, self.layer, self.norm = model.image_tower, layer, norm
+        self.skipped = 0 if class_token else self.tower.prefix
         self.lengths: deque[int] = deque()  # tokens of each image that was run
 
-    def __call__(self, pixels: Tensor | Sequence[Tensor]) -> Tensor:
-        _, taps = self.network.encode_image(pixels, taps=[self.tap])  # type: ignore[operator]
-        x: Tensor = taps[self.tap]
-        if self.norm:
-            x = self.network.get_submodule("image.norm")(x)
+    def __call__(self, pixels: Pixels) -> Tensor:
+        x = self.tower.hidden_states(pixels, self.layer, self.norm)
         for image in pixels:
-            height, width = image.shape[-2:]
-            count = (height // self.patch) * (width // self.patch)
-            self.lengths.append(self.extra + count)
+            rows, columns = self.tower.grid((image.shape[-2], image.shape[-1]))
+            self.lengths.append(self.tower.prefix - self.skipped + rows * columns)
         return x[:, self.skipped :]
-
-
-def _each(
-    read: _PatchReader, model: Bundle, sources: Iterable[ImageLike], batch_size: int, exact: bool
-) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-    """The rows of `Bundle.run_each`, each cut to the tokens that its image has."""
-    for source, row in model.run_each(sources, read, batch_size, exact):
-        yield source, row if isinstance(row, ImageError) else row[: read.lengths.popleft()]
-
-
-def _tap(tower: str, depth: int, layer: int, name: str) -> str:
-    """The tap of a layer, counted as said above. Raises UnsupportedError for one that is not."""
-    if not -depth - 1 <= layer <= depth:
-        raise UnsupportedError(
-            f"no layer {layer}: {name} has layers 0 (the embeddings) to {depth}, or -1 to "
-            f"{-depth - 1} from the end"
-        )
-    number = layer % (depth + 1)
-    return f"{tower}.blocks.{number - 1}" if number else f"{tower}.tokens"
-
-
-def _patches(model: Bundle, size: Size) -> Size:
-    """Patches (rows, columns) of an input of that size."""
-    patch = model.config.image_tower.patch_size
-    return size[0] // patch, size[1] // patch
 
 
 def _array(tensor: Tensor) -> Vector:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -12,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patchword.bundle import Bundle, Vector
-from patchword.errors import ImageError, LongTextWarning, UnsupportedError
+from patchword.bundle import Bundle, Vector, as_texts
+from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
+from patchword.models.protocols import Matcher
+from patchword.text import long_text
 
 PAIRS = 64  # of an image and a text, run together
 
@@ -24,8 +25,8 @@ class Match:
     """How images and texts fit, in the two ways that BLIP learned; each float32 (I, T), or (T,) of
     one image.
 
-    probabilities  that they belong together, of the matching head, whose text looks at the image
-                   (ITM; Li et al. 2022, section 3.2). Those of a row are independent of each other
+    probabilities  that they belong together, of the matching head, whose text cross-attends to
+                   the image (ITM; Li et al. 2022, section 3.2). Those of a row are independent
     cosines        of their vectors in the joint space, as `similarity` gives them (ITC); NaN for a
                    model without one
     """
@@ -35,9 +36,12 @@ class Match:
 
 
 def match(
-    model: Bundle, images: Iterable[ImageLike], texts: Sequence[str], batch_size: int = 8
+    model: Bundle,
+    images: ImageLike | Iterable[ImageLike],
+    texts: str | Sequence[str],
+    batch_size: int = 8,
 ) -> Match:
-    """How each image (I) fits each text (T); an image is looked at once.
+    """How each image (I) fits each text (T); an image is encoded once.
 
     A text beyond the context is cut, with a LongTextWarning. Raises UnsupportedError for a model
     without a matching head, and the ImageError of the first image that cannot be opened;
@@ -54,62 +58,65 @@ def match(
 
 
 def match_each(
-    model: Bundle, images: Iterable[ImageLike], texts: Sequence[str], batch_size: int = 8
+    model: Bundle,
+    images: ImageLike | Iterable[ImageLike],
+    texts: str | Sequence[str],
+    batch_size: int = 8,
 ) -> Iterator[tuple[ImageLike, Match | ImageError]]:
     """Each image in order with its match (T,), or the ImageError it raised."""
-    check(model)
-    if isinstance(texts, str) or not texts:
-        raise UnsupportedError(f"texts must be a list of one or more: {texts!r}")
+    network = matcher(model)
+    texts = as_texts(texts)
+    if not texts:
+        raise UnsupportedError("texts must be a list of one or more, and is empty")
     ids = read(model, texts)  # (T, L)
     lengths = model.reader().lengths(ids)
     order = np.argsort(lengths, kind="stable")
     words = _vectors(model, texts)
 
     def run(pixels: Tensor) -> Tensor:
-        tokens = model.network.image_tokens(pixels)  # type: ignore[operator]
+        tokens = network.image_tokens(pixels)
         out = torch.empty(len(pixels), len(texts), device=pixels.device)
         cosines = torch.full_like(out, float("nan"))
         if words is not None:
-            cosines = model.network.image_features(tokens) @ words.T  # type: ignore[operator]
+            cosines = network.image_features(tokens) @ words.T
         count = max(PAIRS // len(pixels), 1)
         for start in range(0, len(order), count):
             rows = order[start : start + count]
             some = torch.from_numpy(ids[rows, : lengths[rows].max()]).to(pixels.device)
-            logits = model.network.match(tokens, some.repeat(len(pixels), 1))  # type: ignore[operator]
+            logits = network.match(tokens, some.repeat(len(pixels), 1))
             together = logits.float().softmax(dim=-1)[:, 1]
             out[:, torch.from_numpy(rows)] = torch.unflatten(together, 0, (len(pixels), -1))
         return torch.stack([out, cosines], dim=1)  # (B, 2, T)
 
-    for image, row in model.run_each(images, run, batch_size):
-        yield image, row if isinstance(row, ImageError) else Match(*row)
+    found = model.run_each(images, run, batch_size)
+    return ((image, row if isinstance(row, ImageError) else Match(*row)) for image, row in found)
 
 
 def read(model: Bundle, texts: Sequence[str]) -> NDArray[np.int64]:
     """Ids (T, L) of texts; one beyond the context is cut, with a LongTextWarning."""
     tokenizer = model.reader()
     rows = tokenizer.rows(texts)
-    if (longest := max(map(len, rows))) > tokenizer.context:
-        cut = f"a text of {longest} tokens loses all beyond {tokenizer.context}"
-        warnings.warn(cut, LongTextWarning, stacklevel=3)
+    long_text.warn(tokenizer, rows, stacklevel=3)
     return tokenizer.pad(rows)
 
 
 def _vectors(model: Bundle, texts: Sequence[str]) -> Tensor | None:
-    """Unit vectors (T, D) of texts, those too long cut without a word; None without a space."""
+    """Unit vectors (T, D) of texts, those too long cut, of which `read` has warned; None without a
+    joint space."""
     if not model.config.embed_dim:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LongTextWarning)
-        return torch.from_numpy(model.embed_texts(texts)).to(model.device)
+    return torch.from_numpy(model.embed_rows(model.reader().rows(texts))).to(model.device)
 
 
-def check(model: Bundle) -> None:
-    """Raise UnsupportedError for a model that cannot match."""
-    if not model.config.matching:
+def matcher(model: Bundle) -> Matcher:
+    """The network of a model that matches. Raises UnsupportedError for another one."""
+    network = model.network
+    if not (model.config.matching and isinstance(network, Matcher)):
         raise UnsupportedError(
             f"{model.name} has no head that matches images with texts; load a BLIP for retrieval, "
             'such as Salesforce/blip-itm-base-coco, or the embedded "demo-blip"'
         )
+    return network
 
 
 class Found(Protocol):
@@ -126,8 +133,8 @@ F = TypeVar("F", bound=Found)
 
 @dataclass(frozen=True)
 class Reranked(Generic[F]):
-    """A hit and the probability that the text belongs to it; None where it was not looked at, and
-    then `error` says why if it could not be."""
+    """A hit and the probability that the text belongs to it; None where it was not computed, and
+    then `error` is why if the image could not be opened."""
 
     hit: F
     probability: float | None
@@ -142,15 +149,15 @@ def rerank(
 
     Raises UnsupportedError for a model without a matching head.
     """
-    check(model)
-    looked = list(hits[:top])
-    pairs = match_each(model, [hit.path for hit in looked], [text], batch_size) if looked else []
+    matcher(model)
+    chosen = list(hits[:top])
+    pairs = match_each(model, [hit.path for hit in chosen], [text], batch_size) if chosen else []
     good: list[Reranked[F]] = []
     bad: list[Reranked[F]] = []
-    for hit, (_, found) in zip(looked, pairs, strict=True):
+    for hit, (_, found) in zip(chosen, pairs, strict=True):
         if isinstance(found, ImageError):
             bad.append(Reranked(hit, None, found))
         else:
             good.append(Reranked(hit, float(found.probabilities[0])))
     good.sort(key=lambda each: -(each.probability or 0.0))
-    return [*good, *bad, *(Reranked(hit, None) for hit in hits[len(looked) :])]
+    return [*good, *bad, *(Reranked(hit, None) for hit in hits[len(chosen) :])]

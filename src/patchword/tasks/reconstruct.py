@@ -14,11 +14,12 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
+from patchword.models.protocols import Painter
 from patchword.show import plots
 
 HIDDEN = 127  # grey, of patches that the network did not see
 
-Photo = NDArray[np.uint8]  # (H, W, 3), at the size that the network looks at
+Photo = NDArray[np.uint8]  # (H, W, 3), at the size of the network's input
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Reconstruction:
 
     def save(self, path: str | Path) -> None:
         """Write `picture()`; the suffix of `path` chooses the format."""
-        self.picture().save(path)
+        plots.save(self.picture(), path)
 
 
 def reconstruct(model: Bundle, image: ImageLike, seed: int = 0) -> Reconstruction:
@@ -48,18 +49,18 @@ def reconstruct(model: Bundle, image: ImageLike, seed: int = 0) -> Reconstructio
     (`config.masked.norm_pixels`), these are taken from the photo: it shows structure, not colour.
     Raises ImageError, or UnsupportedError for a model that is no masked autoencoder.
     """
-    if model.config.masked is None:
+    network = model.network
+    if not isinstance(network, Painter):
         raise UnsupportedError(
             f"{model.name} has no decoder that paints; load a whole masked autoencoder such as "
             "facebook/vit-mae-base"
         )
     pixels, _ = model.open(image, exact=True)
-    batch = torch.from_numpy(pixels)[None].to(next(model.network.parameters()))
-    patch = model.config.image_tower.patch_size
-    count = (batch.shape[-2] // patch) * (batch.shape[-1] // patch)
-    noise = torch.rand(1, count, generator=torch.Generator().manual_seed(seed))
+    batch = model.tensor(pixels)[None]
+    rows, columns = model.image_tower.grid((batch.shape[-2], batch.shape[-1]))
+    noise = torch.rand(1, rows * columns, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
-        painted, hidden = model.network.paint(batch, noise.to(batch.device))  # type: ignore[operator]
+        painted, hidden = network.paint(batch, noise.to(batch.device))
     where = hidden[0, 0].cpu().numpy()
     photo = _photo(model, batch)
     shown = np.where(where[..., None], np.uint8(HIDDEN), photo)

@@ -207,17 +207,41 @@ class Tokenizer:
         if not levels or self.count(text) <= self.context:
             return [text]
         split, *finer = levels
-        done, piece = [], ""
-        for unit in split(text):
-            if piece and self.count(piece + unit) > self.context:
-                done.append(piece)
-                piece = ""
+        units = split(text)
+        sizes = np.cumsum([len(row) - self.specials for row in self.rows(units)])
+        done, piece, next_ = [], "", 0
+        while next_ < len(units):
             if piece:
-                piece += unit
-            else:
-                *full, piece = self._packed(unit, finer)
-                done += full
+                done.append(piece)
+            *full, piece = self._packed(units[next_], finer)
+            done += full
+            next_ += 1
+            end = self._fitting(piece, units, next_, sizes)
+            piece += "".join(units[next_:end])
+            next_ = end
         return [*done, piece]
+
+    def _fitting(
+        self, piece: str, units: Sequence[str], start: int, sizes: NDArray[np.int64]
+    ) -> int:
+        """The end of the units from `start` on that fit behind a piece. sizes: tokens up to the end
+        of each unit, had they been counted one by one: where the search begins."""
+
+        def fits(end: int) -> bool:
+            return self.count(piece + "".join(units[start:end])) <= self.context
+
+        room = self.context - self.count(piece) + sizes[start - 1]
+        end = max(int(np.searchsorted(sizes, room, side="right")), start)
+        step = 1
+        while end > start and not fits(end):
+            end, step = max(end - step, start), 2 * step
+        step = 1
+        while end + step <= len(units) and fits(end + step):
+            end, step = end + step, 2 * step
+        while step := step // 2:
+            if end + step <= len(units) and fits(end + step):
+                end += step
+        return end
 
 
 def _check(source: Backend, config: TextConfig, vocab_size: int, name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchword.atomic_write import replacing
 from patchword.show.plots import CJK
 
 if TYPE_CHECKING:
@@ -56,16 +56,11 @@ def curves(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path | None:
         return None
     from matplotlib import rc_context
 
-    place = path.with_name(f".{path.name}.part")
-    try:
-        with rc_context({"font.family": families(), "text.parse_math": False}):
-            figure = draw(series)
-            with warnings.catch_warnings():  # of signs that no font of the system has
-                warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-                figure.savefig(place, format="png", dpi=DPI)
-        os.replace(place, path)
-    finally:
-        place.unlink(missing_ok=True)
+    with rc_context({"font.family": families(), "text.parse_math": False}):
+        figure = draw(series)
+        with warnings.catch_warnings(), replacing(path) as part:
+            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # in no font here
+            figure.savefig(part, format="png", dpi=DPI)
     return path
 
 

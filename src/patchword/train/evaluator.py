@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from patchword.bundle import Bundle
+from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ImageError, PatchwordError, RecipeError
 from patchword.evaluate import Answer, Evaluation, Options, folders, quality
 
@@ -71,7 +72,7 @@ class Judge:
         """Raise RecipeError, beginning with `where`, for what could not be evaluated later: data
         that is not there, a task that the model cannot do, labels that do not fit. Opens the first
         images and runs no network."""
-        run = _evaluation(replace(model, network=_Blind()), config)
+        run = _evaluation(replace(model, engine=TorchEngine(_Blind())), config)
         try:
             _reach(lambda: list(_started(run, config)))
             test = folders.splits(Path(config.path))[0]
@@ -118,7 +119,9 @@ class _ReachedError(Exception):
 
 
 class _Blind(nn.Module):
-    """Stands where a network would, to see whether it would be asked."""
+    """Stands where a network would, to see whether it would be run."""
+
+    image = text = None  # it has both towers, as far as anybody can tell
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,12 +13,12 @@ from statistics import fmean
 from typing import Any
 
 from patchword import checkpoints
+from patchword.atomic_write import write
 from patchword.bundle import Bundle
 from patchword.errors import ConfigError, RecipeError
 from patchword.evaluate import blend
 from patchword.evaluate.blend import differences
 from patchword.train.evaluator import EvaluateConfig, Judge, mean_quality
-from patchword.train.journal import replace_file
 
 FILE, BLEND = "guard.json", "blend"  # in the run's folder
 ROUNDING = 1e-9  # a fall of exactly `drop` is allowed, in floating point too
@@ -87,7 +87,7 @@ class Guard:
         if known.get("of") != subject:
             first = self._measure(start)
             known = {"of": subject, "start": asdict(first), "best": None}
-            replace_file(self.file, json.dumps(known, indent=2) + "\n")
+            write(self.file, json.dumps(known, indent=2) + "\n")
         self.known = known
         self.before = Qualities(**known["start"])
 
@@ -164,7 +164,7 @@ class Guard:
             return
         checkpoints.save(blend(self.start, model, alpha), self.folder)
         self.known["best"] = {"step": step, "alpha": alpha, **asdict(found), "score": found.score}
-        replace_file(self.file, json.dumps(self.known, indent=2) + "\n")
+        write(self.file, json.dumps(self.known, indent=2) + "\n")
 
     def _read(self) -> dict[str, Any]:
         """What guard.json says; nothing where there is none."""

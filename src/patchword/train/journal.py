@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from patchword.atomic_write import write
 from patchword.errors import RecipeError
 
 Row = dict[str, Any]
@@ -47,7 +47,7 @@ class Journal:
         try:
             if path.exists():
                 text = (json.dumps(row) + "\n" for row in read(path) if keep(row))
-                replace_file(path, text)
+                write(path, text)
             self.file = path.open("ab", buffering=0)
         except OSError as error:
             raise RecipeError(f"{path}: {error.strerror}") from error
@@ -66,19 +66,6 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self.file.close()
-
-
-def replace_file(path: Path, text: str | Iterator[str]) -> None:
-    """Write a file whole: whoever reads it sees the old or the new one."""
-    place = path.with_name(f".{path.name}.part")
-    try:
-        with place.open("w", encoding="utf-8") as file:
-            file.writelines([text] if isinstance(text, str) else text)
-            file.flush()
-            os.fsync(file.fileno())
-        place.replace(path)
-    finally:
-        place.unlink(missing_ok=True)
 
 
 def _row(line: str) -> Row | None:

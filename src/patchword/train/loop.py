@@ -47,7 +47,7 @@ class Trained:
     step: int  # at which it stands
     samples: int  # of this part of the run
     broken: list[ImageError] = field(default_factory=list)  # samples of it that were passed over
-    stopped: bool = False  # by SIGTERM; the same command continues
+    stopped: bool = False  # by SIGTERM or Ctrl-C; the same command continues
 
 
 def train(recipe: Recipe, report: Report = lambda step, metrics: None) -> Trained:
@@ -331,13 +331,19 @@ class Run:
 
 
 def groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Parameters that learn with weight decay (matrices and convolutions) and without."""
-    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    plain = [p for name, p in named if p.ndim < 2 or "embed" in name or "token" in name]
-    skip = {id(p) for p in plain}
+    """Parameters that learn with weight decay, and without.
+
+    With it: the weights of linear layers, convolutions and token embeddings. Without: biases,
+    norms, the temperature and the scales of layers, and what is learned of places and as a token:
+    positions and a Swin's tables of relative ones, class, distillation, register and mask tokens,
+    the query of a pooling (timm's `no_weight_decay`, MAE's and Swin's own code).
+    """
+    kinds = (nn.Linear, nn.Conv2d, nn.Embedding)
+    decayed = {id(m.weight) for m in network.modules() if isinstance(m, kinds)}
+    learning = [p for p in network.parameters() if p.requires_grad]
     both = [
-        {"params": [p for _, p in named if id(p) not in skip], "weight_decay": decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": [p for p in learning if id(p) in decayed], "weight_decay": decay},
+        {"params": [p for p in learning if id(p) not in decayed], "weight_decay": 0.0},
     ]
     return [group for group in both if group["params"]]
 
@@ -385,13 +391,23 @@ def memory(device: torch.device) -> float:
 
 @contextmanager
 def terminated() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM came, which for as long does not end the process."""
+    """Whether SIGTERM or Ctrl-C came, which for as long does not end the process; a second Ctrl-C
+    does."""
     came = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield came.is_set
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+
+    def note(number: int, frame: object) -> None:
+        came.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    before = {kind: signal.getsignal(kind) for kind in kinds}
+    for kind in kinds:
+        signal.signal(kind, note)
     try:
         yield came.is_set
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind in kinds:
+            signal.signal(kind, before[kind])

@@ -146,14 +146,16 @@ class Spread:
 
 
 def clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Scale the gradients to a norm of at most `limit`; their norm before, over all processes."""
+    """Scale the gradients to a norm of at most `limit`, 0 for none; their norm before, over all
+    processes."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     kinds = [[g for g in gradients if isinstance(g, DTensor) is kind] for kind in (False, True)]
     norms = [whole(nn.utils.get_total_norm(kind)) for kind in kinds if kind]
     norm = torch.stack(norms).square().sum().sqrt() if len(norms) > 1 else norms[0]
-    scale = (limit / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(scale)
+    if limit:
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(scale)
     return norm
 
 

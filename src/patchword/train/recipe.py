@@ -12,6 +12,7 @@ from typing import Any, Literal
 from patchword.config import ModelConfig, from_dict
 from patchword.data import SourceConfig
 from patchword.errors import ConfigError, RecipeError
+from patchword.options import in_range
 from patchword.train.monitor import WatchConfig
 
 Objective = Literal["contrastive", "sigmoid", "masked", "classification", "blip"]
@@ -25,6 +26,11 @@ class MixConfig:
     cutmix: float = 0.0  # the same (Yun et al. 2019; DeiT: 1.0)
     share: float = 1.0  # of the steps
 
+    def __post_init__(self) -> None:
+        in_range("mix.mixup", self.mixup, 0)
+        in_range("mix.cutmix", self.cutmix, 0)
+        in_range("mix.share", self.share, 0, 1)
+
 
 @dataclass(frozen=True)
 class LoraConfig:
@@ -36,6 +42,11 @@ class LoraConfig:
     layers: tuple[str, ...] = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")  # ends of names
     within: tuple[str, ...] = ()  # parts of the network: ["image"]; empty: everywhere
 
+    def __post_init__(self) -> None:
+        in_range("lora.rank", self.rank, 1)
+        in_range("lora.alpha", self.alpha, 0, above=True)
+        in_range("lora.dropout", self.dropout, 0, 1)
+
 
 @dataclass(frozen=True)
 class TeacherConfig:
@@ -45,6 +56,10 @@ class TeacherConfig:
     kind: Literal["hard", "soft", "features", "logits"] = "hard"
     weight: float = 0.1  # of its loss: "soft" shares 1 between data and teacher, the others add
     temperature: float = 3.0  # "soft"
+
+    def __post_init__(self) -> None:
+        in_range("teacher.weight", self.weight, 0)
+        in_range("teacher.temperature", self.temperature, 0, above=True)
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,13 @@ class BlipLosses:
     soft: float = 0.4  # share of the targets that the momentum encoders say
     ramp: int = 0  # steps over which it grows from 0
 
+    def __post_init__(self) -> None:
+        for name in ("contrast", "match", "caption", "answer", "places", "queue", "ramp"):
+            in_range(f"blip.{name}", getattr(self, name), 0)
+        in_range("blip.texts", self.texts, 1)
+        in_range("blip.sharper", self.sharper, 0, above=True)
+        in_range("blip.soft", self.soft, 0, 1)
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -85,6 +107,9 @@ class EngineConfig:
     workers: int = 2  # processes that open images, for each process that trains; 0: a thread
     recompute: bool = False  # activations of the blocks in backward: less memory, 1/3 more time
     compile: bool = False  # the blocks, with torch.compile
+
+    def __post_init__(self) -> None:
+        in_range("engine.workers", self.workers, 0)
 
 
 @dataclass(frozen=True)
@@ -106,7 +131,7 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 0.05  # not on norms, biases, positions and the temperature
     warmup: int = 500  # steps; then cosine to zero (Loshchilov & Hutter 2017)
-    clip_norm: float = 1.0
+    clip_norm: float = 1.0  # the norm that gradients are scaled down to; 0: they are not
     ema: float = 0.999  # decay of the weight average that is saved; 0 saves the weights themselves
     smoothing: float = 0.0  # of labels (Szegedy et al. 2016, section 7)
     mix: MixConfig = field(default_factory=MixConfig)
@@ -119,6 +144,17 @@ class Recipe:
     max_broken: int = 1000  # samples that may be passed over; one more stops the run
     engine: EngineConfig = field(default_factory=EngineConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "checkpoint_every", "keep"):
+            in_range(name, getattr(self, name), 1)
+        for name in ("image_size", "warmup", "weight_decay", "clip_norm", "max_broken", "seed"):
+            in_range(name, getattr(self, name), 0)
+        in_range("until", self.until, 0, self.steps)
+        in_range("micro_batch", self.micro_batch, 0, self.batch)
+        in_range("learning_rate", self.learning_rate, 0, above=True)
+        in_range("ema", self.ema, 0, 1)
+        in_range("smoothing", self.smoothing, 0, 1)
 
     @property
     def last(self) -> int:
@@ -171,9 +207,6 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError("a recipe needs a [model], or init = a model to start from")
     if not recipe.data:
         raise RecipeError("a recipe needs data: one [[data]] or more")
-    for name in ("steps", "batch", "checkpoint_every", "keep"):
-        if getattr(recipe, name) < 1:
-            raise RecipeError(f"{name} is {getattr(recipe, name)}; it must be 1 or more")
     by_class = recipe.objective == "classification"
     mixes = recipe.mix.mixup > 0 or recipe.mix.cutmix > 0
     if mixes and recipe.objective not in ("classification", "contrastive"):
@@ -196,8 +229,6 @@ def _check_blip(recipe: Recipe) -> None:
     blip = recipe.blip
     if max(blip.contrast, blip.match, blip.caption, blip.answer) <= 0:
         raise RecipeError("[blip] learns nothing: all its weights are 0")
-    if blip.texts < 1:
-        raise RecipeError(f"blip.texts is {blip.texts}; it must be 1 or more")
     if blip.queue and not blip.momentum:
         raise RecipeError("blip.queue keeps features of momentum encoders: set blip.momentum")
     if blip.momentum and not (blip.contrast and recipe.ema):

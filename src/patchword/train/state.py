@@ -3,7 +3,6 @@ processes."""
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from patchword.atomic_write import replacing
 from patchword.errors import RecipeError
 
 FOLDER = "checkpoints"
@@ -33,16 +33,10 @@ def save(out: Path, step: int, state: State, keep: int) -> Path:
     Raises RecipeError if the disk does not take it; the checkpoints before it stay as they were.
     """
     path = out / FOLDER / f"step-{step:08d}.pt"
-    part = path.with_suffix(".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with replacing(path) as part:
+            torch.save(state, part)
     except (OSError, RuntimeError) as error:  # torch's zip writer tells a full disk by the latter
-        part.unlink(missing_ok=True)
         last = max(saved(out), default=None)
         kept = "there is none before it" if last is None else f"that of step {last} is unharmed"
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]

@@ -2,7 +2,7 @@
 
 That is the GradCAM of ALBEF and LAVIS (Li et al. 2021, "Align before fuse", section 6.4): the
 cross-attention of one block of BLIP's matching network, times what of its gradient speaks for
-"together". Nothing is hooked: the attention is a tap, and the gradient is asked of it.
+"together". Nothing is hooked: the attention is a tap, and the gradient is taken of it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from patchword.bundle import Bundle, Vector
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
-from patchword.tasks.attention import patch_grid, patch_slice
-from patchword.tasks.match import check, read
+from patchword.models.protocols import Matcher
+from patchword.tasks.match import matcher, read
 
 LAYER = 7 / 12  # of the depth: the 8th of 12, as LAVIS draws BLIP's (its examples' block_num=7)
 TOGETHER = 16  # texts that are run at once
@@ -45,7 +45,8 @@ def gradcam(
     Raises ImageError; UnsupportedError for a model without a matching head or that layer, and for
     a text without words.
     """
-    check(model)
+    network = matcher(model)
+    tower = model.image_tower
     assert model.config.text is not None
     last = model.config.text.depth - 2
     number = min(int(LAYER * model.config.text.depth), last) if layer is None else layer
@@ -56,17 +57,17 @@ def gradcam(
         )
     photo = images.open(image, exact=True)
     pixels, geometry = model.preprocess(photo)
-    batch = torch.from_numpy(pixels)[None].to(next(model.network.parameters()))
+    batch = model.tensor(pixels)[None]
     rows = read(model, texts)
     parts: list[Tensor] = []
     for start in range(0, len(rows), TOGETHER):
-        ids = torch.from_numpy(rows[start : start + TOGETHER]).to(model.device)
-        parts += products(model, batch, ids, number)
+        ids = model.tensor(rows[start : start + TOGETHER])
+        parts += products(network, batch, ids, number)
     names: list[str] = []
     maps: list[Tensor] = []
     for text, row, found in zip(texts, rows, parts, strict=True):
         length = int(model.reader().lengths(row[None])[0])
-        inner = found[1 : length - 1, patch_slice(model, geometry.size)]  # (tokens, h * w)
+        inner = found[1 : length - 1, tower.patches(geometry.size)]  # (tokens, h * w)
         if not len(inner):
             raise UnsupportedError(f"a text without words looks nowhere: {text!r}")
         names.append(text)
@@ -74,21 +75,21 @@ def gradcam(
         for word, place in split(model, row[1 : length - 1].tolist()) if words else ():
             names.append(word)
             maps.append(inner[place].mean(dim=0))
-    grid = torch.stack(maps).reshape(-1, *patch_grid(model, geometry))
+    grid = torch.stack(maps).reshape(-1, *tower.grid(geometry.size))
     return photo, names, grid.cpu().numpy(), geometry
 
 
-def products(model: Bundle, pixels: Tensor, ids: Tensor, layer: int) -> Tensor:
-    """Attention * max(gradient, 0), mean over heads, of texts (T, L) that look at one image
+def products(network: Matcher, pixels: Tensor, ids: Tensor, layer: int) -> Tensor:
+    """Attention * max(gradient, 0), mean over heads, of texts (T, L) that attend to one image
     (1, 3, H, W): float32 (T, L, N)."""
     name = f"text.blocks.{layer}.cross.attn"
     with torch.no_grad():
-        tokens = model.network.image_tokens(pixels)  # type: ignore[operator]
+        tokens = network.image_tokens(pixels)
     with torch.enable_grad():
         tokens.requires_grad_()
         # A row of the image for each text, so that the tap is what is attended with.
         seen = tokens.expand(len(ids), -1, -1)
-        logits, taps = model.network.match(seen, ids, taps=[name])  # type: ignore[operator]
+        logits, taps = network.match(seen, ids, taps=[name])
         (gradient,) = torch.autograd.grad(logits[:, 1].sum(), taps[name])
     attention = taps[name].detach().float()
     product: Tensor = attention * gradient.float().clamp(min=0)

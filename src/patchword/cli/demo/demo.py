@@ -1,10 +1,10 @@
-"""demo: every job once, on the pictures that travel in the package, and a page about it."""
+"""demo: every job once, on the samples or on one's own photos, and a page about it."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,14 +15,27 @@ from patchword.cli.common import (
     JsonOption,
     ModelOption,
     emit,
+    finish,
     load,
     notes,
     progress,
+    read_list,
     screen,
+    wrong,
 )
+from patchword.cli.embed_classify_similarity import LabelsOption
+
+if TYPE_CHECKING:
+    from patchword.api import Model
+    from patchword.cli.demo.jobs import Findings
 
 
 def demo(
+    photos: Annotated[
+        Path | None,
+        typer.Option(help="A folder of your own photos, instead of the samples; needs --labels."),
+    ] = None,
+    labels: LabelsOption = None,
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("demo-report"),
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
@@ -30,21 +43,48 @@ def demo(
 ) -> None:
     """Show every job on the samples that come with patchword, and write one page about it.
 
-    Classifies photos of clothes and surfaces of wafers with words, indexes and searches them, draws
+    Classifies coloured shapes and surfaces of wafers with words, indexes and searches them, draws
     heatmaps and a similarity matrix; captions, answers, matches and shows defects with the model,
     or, where it cannot, with the embedded BLIP. Nothing is fetched from anywhere.
+
+    With --photos and --labels the same page is of your own photos, by --model alone, which should
+    know what is on them: demo and demo-blip know shapes, wafers and clothes.
     """
     started = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
-    bundle = load(model, device)
+    words = read_list(labels, split=True)
+    if photos is None:
+        if words:
+            wrong("--labels are of --photos; the samples have their own")
+        out.mkdir(parents=True, exist_ok=True)
+        bundle = load(model, device)
+        found = _of_samples(bundle, device, out)
+    else:
+        from patchword.cli.demo import own_photos
+
+        own_photos.check(photos, words)
+        out.mkdir(parents=True, exist_ok=True)
+        bundle = load(model, device)
+        if model in (EMBEDDED, SPEAKING):
+            notes().print(f"{model} knows shapes, wafers and clothes alone: for others give -m")
+        found = own_photos.run(bundle, photos, words, out)
+    _tell(found, bundle, out / "index.html", started, as_json)
+    finish(found.failed, found.count)
+
+
+def _of_samples(bundle: Model, device: str, out: Path) -> Findings:
+    from patchword.cli.demo import samples
+
     config = bundle.config
     able = config.writes_captions and config.answers_questions and config.matching
     speaker = bundle if able else load(SPEAKING, device)
+    with progress("demo", samples.JOBS) as advance:
+        return samples.run(bundle, speaker, out, lambda done: advance(done, samples.JOBS))
+
+
+def _tell(found: Findings, bundle: Model, page: Path, started: float, as_json: bool) -> None:
+    """Write the page, and print what is on it."""
     from patchword.cli.demo import jobs, pages
 
-    with progress("demo", jobs.JOBS) as advance:
-        found = jobs.run(bundle, speaker, out, lambda done: advance(done, jobs.JOBS))
-    page = out / "index.html"
     pages.write(found, bundle, page)
     seconds = time.perf_counter() - started
     if as_json:
@@ -53,9 +93,10 @@ def demo(
         emit({"report": str(page), "seconds": round(seconds, 2)})
         return
     pages.show(found, screen())
+    if not found.told:
+        notes().print(f"{bundle.name} writes no captions and matches no texts; a BLIP does")
     notes().print(f"{seconds:.1f} s. The pictures: {page}")
-    store = jobs.index_of(out, bundle)
-    notes().print(f'Go on: patchword search {store} "a green wafer with a stain"')
+    notes().print(f'Go on: patchword search {found.index} "{next(iter(found.hits))}"')
 
 
 COMMANDS = (demo,)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,10 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from patchword import images
-from patchword.cli.demo.jobs import (
-    CAPTIONS,
-    COMPARED,
-    DEFECTS,
-    POINTED,
-    Answer,
-    Findings,
-    samples,
-)
+from patchword import atomic_write, images
+from patchword.cli.common import EMBEDDED, SPEAKING
+from patchword.cli.demo.jobs import Answer, Findings
+from patchword.cli.embed_classify_similarity import scores_table
 from patchword.cli.heatmap_attention import measure, peak
 from patchword.show import html_page, plots
 from patchword.show.plots import Photo, Tile
@@ -30,39 +25,55 @@ if TYPE_CHECKING:
     from patchword.where.heatmap import Heatmap
 
 
+NAMED = 5  # labels in a line for the terminal
+
+
 def show(found: Findings, console: Console) -> None:
     """Print the findings."""
     for group, answers in found.answers.items():
-        right = sum(answer.right for answer in answers)
-        heading(console, f"Classify {group} by words: {right} of {len(answers)} right")
+        heading(console, f"Classify {group} by words{verdict(answers)}")
         console.print(classes_table(answers))
     heading(console, "Search by words")
     for sentence, hits in found.hits.items():
         names = ", ".join(f"{Path(hit.path).stem} {hit.score:.2f}" for hit in hits)
         console.print(Text(f"{sentence}\n", style="bold") + Text(f"  {names}", style="not bold"))
     heading(console, "Where: the best place for each text")
-    for (name, text), heat in zip((*POINTED, *DEFECTS), found.heatmaps, strict=True):
+    for name, heat in found.heatmaps:
         value, x, y = peak(heat.values[0])
         height, width = heat.values[0].shape
         place = f"x {x} of {width}, y {y} of {height}"
+        text = heat.texts[0]
         console.print(f"{Path(name).stem}, {text}: {place} ({measure(heat)} {value:.2g})")
-    heading(console, "In words")
+    if found.told:
+        heading(console, "In words")
     for told in found.told:
         console.print(Text(Path(told.name).stem, style="bold") + Text(f": {told.caption}", "none"))
         for question, answer in told.answers:
             console.print(Text(f"  {question} ") + Text(answer, style="green"))
     heading(console, "Similarity of texts and images (cosine)")
-    legend = (f"{number} {Path(name).stem}" for number, name in enumerate(COMPARED, start=1))
+    legend = (f"{number} {Path(name).stem}" for number, name in enumerate(found.compared, start=1))
     console.print(", ".join(legend), style="dim")
     console.print(matrix_table(found))
+
+
+def verdict(answers: Sequence[Answer]) -> str:
+    """How many are right; nothing where nobody knows."""
+    if any(answer.truth is None for answer in answers):
+        return ""
+    return f": {sum(answer.right for answer in answers)} of {len(answers)} right"
 
 
 def heading(console: Console, words: str) -> None:
     console.print(Text(f"\n{words}", style="bold blue"))
 
 
-def classes_table(answers: list[Answer]) -> Table:
-    """A row per class: how many are right, and what the others were taken for."""
+def classes_table(answers: Sequence[Answer]) -> Table:
+    """A row per class: how many are right, and what the others were taken for. Of classes of one
+    picture each, only those that are wrong; where nobody knows, a row per picture."""
+    if any(answer.truth is None for answer in answers):
+        return scores_table([(str(answer.path), answer.scores[:3]) for answer in answers])
+    if len({answer.truth for answer in answers}) == len(answers):
+        answers = [answer for answer in answers if not answer.right]
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(overflow="fold")
     table.add_column(justify="right", no_wrap=True)
@@ -82,9 +93,9 @@ def matrix_table(found: Findings) -> Table:
     scale = float(matrix.min()), float(matrix.max())
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=True)
     table.add_column(overflow="fold", min_width=12)
-    for number in range(1, len(COMPARED) + 1):
+    for number in range(1, len(found.compared) + 1):
         table.add_column(str(number), justify="center", no_wrap=True)
-    for t, text in enumerate(CAPTIONS):
+    for t, text in enumerate(found.captions):
         cells = []
         for row in matrix:
             fill, ink = plots.shade(float(row[t]), scale)
@@ -97,41 +108,56 @@ def matrix_table(found: Findings) -> Table:
 
 def write(found: Findings, model: Model, path: Path) -> None:
     """Write the findings as one page."""
-    count = sum(len(answers) for answers in found.answers.values())
     parameters = sum(p.numel() for p in model.network.parameters()) / 1e6
     intro = (
-        f"{count} pictures, the model “{model.name}” ({parameters:.1f} million parameters, "
+        f"{found.count} pictures, the model “{model.name}” ({parameters:.1f} million parameters, "
         f"{model.device}). Made by patchword demo; every number is the model's own."
     )
-    sections = [where_section(found), search_section(found), words_section(found)]
-    sections += [matrix_section(found), classes_section(found)]
-    html_page.write(path, html_page.page("What patchword sees", intro, sections))
+    sections = [where_section(found, model), search_section(found, model)]
+    if found.told:
+        sections.append(words_section(found))
+    sections += [matrix_section(found, model), classes_section(found, model)]
+    atomic_write.write(path, html_page.page("What patchword sees", intro, sections))
 
 
-def classes_section(found: Findings) -> str:
+def section(
+    found: Findings, title: str, words: str, bodies: Sequence[str], commands: Sequence[str]
+) -> str:
+    """A part of the page, with what else is to be said of these pictures, and what gives the same
+    in a terminal."""
+    said = " ".join(filter(None, [words, found.notes.get(title)]))
+    return html_page.section(title, said, bodies, " && ".join(commands))
+
+
+def command(*words: str, model: str = EMBEDDED, usual: str = EMBEDDED) -> str:
+    """A line for the terminal; usual: the model that a command has without -m."""
+    named = ("-m", model) if model != usual else ()
+    return shlex.join(["patchword", *words, *named])
+
+
+def classes_section(found: Findings, model: Model) -> str:
     bodies = []
     for group, answers in found.answers.items():
-        right = sum(answer.right for answer in answers)
         cards = [
             html_page.Card(
                 photo(answer.path),
                 answer.scores[0].label,
-                "" if answer.right else f"it is: {answer.truth}",
+                "" if answer.truth in (None, answer.scores[0].label) else f"it is: {answer.truth}",
                 [(score.label, score.probability) for score in answer.scores[:3]],
-                "right" if answer.right else "wrong",
+                "" if answer.truth is None else "right" if answer.right else "wrong",
             )
             for answer in answers
         ]
-        bodies.append(html_page.cards(cards, f"{group}: {right} of {len(answers)} right"))
-    return html_page.section(
-        "Which words fit?",
-        "Each picture is compared with one sentence per class. A wrong answer is marked ✗.",
-        bodies,
-        'patchword classify PHOTO --labels "hat, dress, pair of shoes"',
-    )
+        bodies.append(html_page.cards(cards, f"{group}{verdict(answers)}"))
+    labels = [score.label for score in answers[0].scores[:NAMED]]
+    words = "Each picture is compared with every label of its kind; the probabilities sum to one."
+    if verdict(answers):
+        words += " A wrong answer is marked ✗."
+    line = command("classify", "PHOTO", "--labels", ",".join(labels), model=model.name)
+    return section(found, "Which words fit?", words, bodies, [line])
 
 
-def search_section(found: Findings) -> str:
+def search_section(found: Findings, model: Model) -> str:
     bodies = []
     for sentence, hits in found.hits.items():
         cards = [
@@ -140,42 +166,43 @@ def search_section(found: Findings) -> str:
         ]
         bodies.append(html_page.cards(cards, f"“{sentence}”"))
     words = "All pictures are in one index; these are the nearest to each sentence, best first."
-    command = 'patchword index PHOTOS --into my.index && patchword search my.index "a hat"'
-    return html_page.section("Find by words", words, bodies, command)
+    lines = (
+        command("index", "PHOTOS", "--into", "my.index", model=model.name),
+        command("search", "my.index", next(iter(found.hits))),
+    )
+    return section(found, "Find by words", words, bodies, lines)
 
 
 def words_section(found: Findings) -> str:
     cards = [
         html_page.Card(
-            photo(samples() / told.name),
-            told.caption,
-            " ".join(f"{question} {answer.capitalize()}." for question, answer in told.answers),
+            photo(found.root / told.name),
+            told.caption or Path(told.name).name,
+            " ".join(f"{q[:1].upper()}{q[1:]} {a.capitalize()}." for q, a in told.answers),
             told.matches,
         )
         for told in found.told
     ]
-    return html_page.section(
-        "What is there?",
-        "A caption, answers to questions, and how probable it is that each of three sentences "
-        "belongs to the picture. The embedded BLIP knows wafers, coloured shapes and ten kinds of "
-        "clothing.",
-        [html_page.cards(cards)],
-        'patchword ask PHOTO "what defect does the wafer have?"',
+    first = found.told[0]
+    asks = ("ask", "PHOTO", first.answers[0][0]) if first.answers else ("caption", "PHOTO")
+    line = command(*asks, model=found.speaker, usual=SPEAKING)
+    words = (
+        "A caption, answers to questions, and how probable it is that each of these sentences "
+        "belongs to the picture."
     )
+    return section(found, "What is there?", words, [html_page.cards(cards)], [line])
 
 
-def where_section(found: Findings) -> str:
-    shown = zip((*POINTED, *DEFECTS), found.heatmaps, strict=True)
-    cards = [card for (name, _), heat in shown for card in _where_cards(name, heat)]
-    return html_page.section(
-        "Where is it?",
+def where_section(found: Findings, model: Model) -> str:
+    cards = [card for name, heat in found.heatmaps for card in _where_cards(name, heat)]
+    words = (
         "How well each place fits the text, from dark to bright; a ring marks the best place. "
-        "What is veiled lies outside the square that the model sees. Of wafers it is a BLIP's: "
-        "what its judgement of the sentence hangs on. The map of a small model is a hint, "
-        "not a measurement.",
-        [html_page.cards(cards, wide=True)],
-        'patchword heatmap WAFER "a wafer with a scratch" --model demo-blip',
+        "What is veiled lies outside the square that the model sees. The map of a small model is a "
+        "hint, not a measurement."
     )
+    _, heat = found.heatmaps[0]
+    line = command("heatmap", "PHOTO", heat.texts[0], model=model.name)
+    return section(found, "Where is it?", words, [html_page.cards(cards, wide=True)], [line])
 
 
 def _where_cards(name: str, heat: Heatmap) -> Iterator[html_page.Card]:
@@ -185,15 +212,13 @@ def _where_cards(name: str, heat: Heatmap) -> Iterator[html_page.Card]:
     yield html_page.Card(picture, heat.texts[0], f"{measure(heat)} {value:.2g} at x {x}, y {y}")
 
 
-def matrix_section(found: Findings) -> str:
-    photos = [photo(samples() / name) for name in COMPARED]
-    table = html_page.matrix(photos, COMPARED, CAPTIONS, found.matrix)
-    return html_page.section(
-        "Pictures and sentences",
-        "The cosine of each picture with each sentence; the best sentence of a picture is framed.",
-        [table],
-        'patchword similarity PHOTOS --text "a photo of a hat" --text "a perfect wafer"',
-    )
+def matrix_section(found: Findings, model: Model) -> str:
+    photos = [photo(found.root / name) for name in found.compared]
+    table = html_page.matrix(photos, found.compared, found.captions, found.matrix)
+    words = "The cosine of each picture with each sentence; the best one of a picture is framed."
+    texts = [word for text in found.captions[:2] for word in ("--text", text)]
+    line = command("similarity", "PHOTOS", *texts, model=model.name)
+    return section(found, "Pictures and sentences", words, [table], [line])
 
 
 def photo(path: Path) -> Photo:

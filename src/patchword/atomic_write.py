@@ -1,0 +1,50 @@
+"""The one way in which files are written: whole. Whoever reads a file sees the old content or the
+new one, never a part, whatever happens to the process or the disk meanwhile."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PART = ".part"  # in the name of a file that is being written
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new, empty file beside `path`, with its suffix, to be written; on disk and in its place
+    when all went well, and gone when anything did not.
+
+    Folders that are missing are made. A link is followed; what is no ordinary file, such as
+    /dev/stdout, is written itself. Raises OSError where there is no room or no permission.
+    """
+    place = Path(os.path.realpath(path))
+    if place.exists() and not place.is_file():
+        yield place
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(f"{PART}-{secrets.token_hex(8)}{place.suffix[:20]}")
+    part.touch(exist_ok=False)  # with the mode that the user's umask gives
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(place)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+
+
+def write(path: str | os.PathLike[str], content: str | bytes | Iterable[str]) -> Path:
+    """Write a file: bytes, or text or pieces of it as UTF-8. Returns its path; errors as in
+    `replacing`."""
+    with replacing(path) as part:
+        if isinstance(content, bytes):
+            part.write_bytes(content)
+        else:
+            with part.open("w", encoding="utf-8") as file:
+                file.writelines([content] if isinstance(content, str) else content)
+    return Path(path)

@@ -1,0 +1,43 @@
+"""What patchword expects of a way to run a network. Arrays go in and come out: what lies between,
+a tensor library, a compiled graph or another process, is the engine's own affair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Rows = NDArray[np.float32]  # (B, ...)
+Pixels = Sequence[NDArray[np.float32]]  # images (3, H, W), of one size or each of its own
+Ids = NDArray[np.int64]  # (B, L)
+
+
+class Engine(Protocol):
+    """A network, ready to run."""
+
+    name: str  # as `load(engine=...)` calls it
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that it computes with."""
+
+    @property
+    def scale(self) -> float:
+        """What a cosine is multiplied by before a softmax."""
+
+    @property
+    def bias(self) -> float:
+        """What is added to a scaled cosine before a sigmoid (SigLIP); 0 for other models."""
+
+    def encode_image(self, pixels: Pixels) -> Rows:
+        """Features (B, D) of images, not normalised."""
+
+    def encode_text(self, ids: Ids) -> Rows:
+        """Features (B, D) of texts, not normalised."""

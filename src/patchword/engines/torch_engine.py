@@ -1,0 +1,81 @@
+"""A network run by torch, as it stands in `models`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from patchword.engines.protocol import Ids, Pixels, Rows
+from patchword.errors import UnsupportedError
+from patchword.models.protocols import ImageNetwork, PairNetwork, TextNetwork
+
+
+class TorchEngine:
+    """`network` in evaluation mode, on its device and in its type, without gradients."""
+
+    name = "torch"
+
+    def __init__(self, network: nn.Module, own_shapes: bool = False) -> None:
+        """own_shapes: whether images come each in its own shape (NaFlex), and not stacked."""
+        self.network = network.eval()
+        self.own_shapes = own_shapes
+
+    @property
+    def device(self) -> torch.device:
+        return self._like.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._like.dtype
+
+    @property
+    def scale(self) -> float:
+        with torch.no_grad():
+            return float(self.network.scale) if isinstance(self.network, PairNetwork) else 1.0
+
+    @property
+    def bias(self) -> float:
+        with torch.no_grad():
+            return float(self.network.bias) if isinstance(self.network, PairNetwork) else 0.0
+
+    def encode_image(self, pixels: Pixels) -> Rows:
+        network = self.network
+        if not isinstance(network, ImageNetwork):
+            raise UnsupportedError("this network has no image tower")
+        return self.run(network.encode_image, pixels)
+
+    def encode_text(self, ids: Ids) -> Rows:
+        network = self.network
+        if not isinstance(network, TextNetwork):
+            raise UnsupportedError("this network has no text tower")
+        with torch.inference_mode():
+            return _rows(network.encode_text(self.tensor(ids)))
+
+    def run(self, function: Callable[[Any], Tensor], pixels: Pixels) -> Rows:
+        """`function` of images as the network takes them, (B, 3, H, W) or a list of (3, H, W)."""
+        batch: Any
+        if self.own_shapes:
+            batch = [self.tensor(each) for each in pixels]
+        else:
+            batch = self.tensor(np.stack(pixels))
+        with torch.inference_mode():
+            return _rows(function(batch))
+
+    def tensor(self, values: NDArray[Any]) -> Tensor:
+        """An array as the network takes it: on its device, numbers with a point in its type."""
+        tensor = torch.from_numpy(values).to(self.device)
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    @property
+    def _like(self) -> Tensor:
+        return next(self.network.parameters())
+
+
+def _rows(values: Tensor) -> Rows:
+    rows: Rows = values.float().cpu().numpy()
+    return rows

@@ -1,0 +1,37 @@
+"""One image is one image, whatever its type, also where several are wanted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+
+from patchword.errors import UnsupportedError
+from patchword.images.decode import ImageLike
+
+CHANNELS = (1, 2, 3, 4)  # of an array (H, W, C)
+
+
+def as_images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
+    """Images as something to go through: a single one becomes a list of one.
+
+    An array (H, W) or (H, W, C) is one image; of one with more axes the first counts images.
+    Raises UnsupportedError for what is neither an image nor a collection of them.
+    """
+    if _is_one(images):
+        return [cast(ImageLike, images)]
+    if not isinstance(images, Iterable):
+        raise UnsupportedError(
+            f"images is {images!r}; give a path, bytes, a PIL image, an array, or a list of those"
+        )
+    return cast(Iterable[ImageLike], images)
+
+
+def _is_one(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in CHANNELS)
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+    return isinstance(value, kinds) or hasattr(value, "read")

@@ -1,0 +1,216 @@
+"""What the rest of patchword may expect of a network, whatever its architecture; checked by mypy.
+
+Nobody outside this room asks which kind of tower a network has, or reaches into its blocks: a tower
+says itself where its patches are, which layers it has, and what each patch means in the joint
+space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, overload, runtime_checkable
+
+from torch import Tensor
+
+from patchword.models.generate import GenerationOptions, Written
+from patchword.nn.attention import Rule
+from patchword.nn.taps import NO_TAPS, Taps
+
+Pixels = Tensor | Sequence[Tensor]  # (B, 3, H, W), or images (3, H, W) each of its own size
+Size = tuple[int, int]  # (height, width) in pixels, or (rows, columns)
+
+
+class Tokens(NamedTuple):
+    """What an image tower's last layer gives."""
+
+    values: Tensor  # (B, N, D)
+    present: Tensor | None = None  # (B, N) bool: false is padding; None: there is none
+
+
+@dataclass(frozen=True)
+class DenseEdit:
+    """How patch features come out of the last layer that attends, all layers before it unchanged.
+
+    attention  over the values of that layer: "qk" its own softmax(q k^T / sqrt(d)), "vv"
+               softmax(v v^T / sqrt(d)) (CLIP Surgery, Li et al. 2023, section 3.3), "identity" each
+               token's own value (MaskCLIP, Zhou et al. 2022, section 3.2)
+    residual   whether the tokens that enter the layer are added, as in the network itself
+    mlp        whether the layer's MLP follows
+    """
+
+    attention: Rule = "qk"
+    residual: bool = True
+    mlp: bool = True
+
+
+class Tower(Protocol):
+    """An image tower: pixels -> one vector per image, and all that lies between."""
+
+    out_width: int  # of what the tower gives: the joint space's, the number of classes, or D
+    layer_names: tuple[str, ...]  # as taps call them: a tap of that name is the layer's output
+    # Those whose attention is between all tokens: the tap `name + ".attn"` is its map (B, H, N, N)
+    attention_layers: tuple[str, ...]
+    prefix: int  # tokens before the patches: class token, distillation token, registers
+
+    def __call__(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
+        """Images -> (B, out_width), or pooled features (B, D) for a tower without a head."""
+
+    def grid(self, size: Size) -> Size:
+        """The patches (rows, columns) of an image of `size` (H, W) pixels."""
+
+    def patches(self, size: Size) -> slice:
+        """Which of the tokens of such an image are its patches, row by row."""
+
+    def encode(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tokens:
+        """The tokens (B, N, D) of the last layer, before the final norm."""
+
+    def pool(self, tokens: Tokens, taps: Taps = NO_TAPS) -> Tensor:
+        """The tokens of the last layer -> one vector for each image (B, D), after the final
+        norm."""
+
+    def features(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
+        """`pool` of `encode`, without making tokens that the pooling does not read: (B, D)."""
+
+    def project(self, values: Tensor) -> Tensor:
+        """Tokens (B, N, D) of the last layer, each as if it had been pooled: (B, N, out_width)."""
+
+    def dense(self, pixels: Tensor, edit: DenseEdit) -> Tensor:
+        """What each patch means: (B, h * w, out_width). Raises UnsupportedError for an edit that
+        this kind of tower does not have."""
+
+    def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
+        """The tokens (B, N, D) of one layer, counted as transformers does: 0 is what enters the
+        first block, i what leaves block i, -1 the last. norm: with the final norm. Raises
+        UnsupportedError for a layer that is not there, or a tower without such tokens."""
+
+    def pooled_attention(self, weights: Tensor, size: Size) -> Tensor:
+        """Attention maps (H, N, N) of one layer of `attention_layers` for an image of `size` pixels
+        -> how much each patch counts for the pooled token (H, h * w)."""
+
+
+class TextTower(Protocol):
+    """A text tower: ids -> one vector per text."""
+
+    out_width: int
+
+    def __call__(self, ids: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+        """Ids (B, L) -> (B, out_width)."""
+
+    def hidden_states(self, ids: Tensor, layer: int, norm: bool) -> tuple[Tensor, Tensor]:
+        """The tokens (B, L, D) of one layer, as in `Tower.hidden_states`, and what the tower gives
+        (B, out_width)."""
+
+
+@runtime_checkable
+class ImageNetwork(Protocol):
+    """A network with an image tower."""
+
+    @property
+    def image(self) -> Tower:
+        """That tower."""
+
+    @overload
+    def encode_image(self, pixels: Pixels) -> Tensor: ...
+    @overload
+    def encode_image(
+        self, pixels: Pixels, taps: Sequence[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def encode_image(
+        self, pixels: Pixels, taps: Sequence[str] = ()
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Images -> features (B, D), not normalised; with `taps`, those intermediates too."""
+
+
+@runtime_checkable
+class TextNetwork(Protocol):
+    """A network with a text tower."""
+
+    @property
+    def text(self) -> TextTower:
+        """That tower."""
+
+    @overload
+    def encode_text(self, ids: Tensor) -> Tensor: ...
+    @overload
+    def encode_text(self, ids: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def encode_text(
+        self, ids: Tensor, taps: Sequence[str] = ()
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Ids (B, L) -> features (B, D), not normalised; with `taps`, those intermediates too."""
+
+
+@runtime_checkable
+class PairNetwork(ImageNetwork, TextNetwork, Protocol):
+    """Two towers that meet in one space: score = scale * cosine + bias."""
+
+    @property
+    def scale(self) -> Tensor:
+        """What cosines are multiplied by, ()."""
+
+    @property
+    def bias(self) -> Tensor:
+        """What is added to a scaled cosine before a sigmoid, (); 0 for a softmax."""
+
+
+class Ranked(NamedTuple):
+    """How probable given answers to questions are."""
+
+    chosen: Tensor  # (Q, K) int64: which answers were read, in ascending order
+    log_probabilities: Tensor  # (Q, K, L) float32, of every id of those; 0 after their ends
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """A network that writes about images. An image is encoded once; all else starts from its
+    tokens (B, N, C). Texts (R, L) may be more than images: then R is a multiple of B, and each
+    image belongs to R / B consecutive texts."""
+
+    def image_tokens(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+        """Pixels (B, 3, H, W) -> tokens (B, N, C) that texts cross-attend to."""
+
+    def write(
+        self,
+        tokens: Tensor,
+        prompt: Tensor,
+        options: GenerationOptions,
+        keys: Sequence[Tensor] | Tensor = (),
+    ) -> Written:
+        """The best texts (B * count, L) about each image, or sampled ones. prompt (P,): ids to go
+        on from. keys: of each image; what is sampled follows from them and the seed."""
+
+    def answer(self, tokens: Tensor, ids: Tensor, options: GenerationOptions) -> Written:
+        """Answers (R * count, L) to questions (R, L')."""
+
+    def rank(self, tokens: Tensor, ids: Tensor, answers: Tensor, shortlist: int = 0) -> Ranked:
+        """How probable each of the answers (A, L) is to questions (R, L')."""
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """A network that tells whether a text belongs to an image."""
+
+    def image_tokens(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+        """As in `Writer`."""
+
+    def image_features(self, tokens: Tensor) -> Tensor:
+        """Image tokens (B, N, C) -> unit features (B, D) in the joint space, float32."""
+
+    @overload
+    def match(self, tokens: Tensor, ids: Tensor) -> Tensor: ...
+    @overload
+    def match(
+        self, tokens: Tensor, ids: Tensor, taps: Sequence[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def match(
+        self, tokens: Tensor, ids: Tensor, taps: Sequence[str] = ()
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Logits (R, 2) of texts (R, L) with image tokens: they do not belong together, they do."""
+
+
+@runtime_checkable
+class Painter(Protocol):
+    """A masked autoencoder: a network that paints the patches it does not see."""
+
+    def paint(self, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pixels (B, 3, H, W) with the hidden patches painted, and where (B, 1, H, W) bool."""

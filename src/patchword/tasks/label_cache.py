@@ -1,0 +1,79 @@
+"""Vectors of labels, kept on disk: a model reads the same labels once, not once for every image.
+
+A cache is a convenience. A file that is damaged is made again, a folder that cannot be written is
+done without, and what has not been used for longest is deleted beyond `MOST` files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from patchword.atomic_write import replacing
+from patchword.bundle import Bundle, Vector
+from patchword.text import long_text
+from patchword.text.templates import filled
+
+MOST = 256  # files of each model
+
+
+def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str]) -> Vector:
+    """Unit vectors (L, D) of labels, each the mean over the templates (Radford et al. 2021, section
+    3.1.4).
+
+    They are kept by the model's fingerprint; not for a model without one, which is used once and
+    is another after the next step of its training. Sentences beyond the context give a
+    LongTextWarning, whether their vectors were kept or not.
+    """
+    sentences = [filled(template, label) for label in labels for template in templates]
+    tokenizer = model.reader()
+    rows = tokenizer.rows(sentences)
+    long_text.warn(tokenizer, rows, stacklevel=4)
+
+    def compute() -> Vector:
+        vectors = model.embed_rows(rows).reshape(len(labels), len(templates), -1)
+        means = vectors.mean(axis=1)
+        return means / np.linalg.norm(means, axis=-1, keepdims=True)  # type: ignore[no-any-return]
+
+    if not model.fingerprint:
+        return compute()
+    key = hashlib.sha256(repr((tuple(labels), tuple(templates))).encode()).hexdigest()[:32]
+    path = folder() / model.fingerprint / f"{key}.npy"
+    return _kept(path, (len(labels), model.dim), compute)
+
+
+def folder() -> Path:
+    """Where label vectors are kept: $PATCHWORD_CACHE, or `patchword` in the user's cache."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "patchword"
+    return Path(os.environ.get("PATCHWORD_CACHE", default)) / "texts"
+
+
+def _kept(path: Path, shape: tuple[int, int], compute: Callable[[], Vector]) -> Vector:
+    """The array of that shape in `path`, computed and written there first if need be."""
+    try:
+        values: Vector = np.load(path)
+        if values.shape == shape and values.dtype == np.float32 and np.isfinite(values).all():
+            with contextlib.suppress(OSError):
+                os.utime(path)  # used now: deleted after the others
+            return values
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        pass
+    values = compute()
+    with contextlib.suppress(OSError):
+        with replacing(path) as part:
+            np.save(part, values)
+        _prune(path.parent)
+    return values
+
+
+def _prune(place: Path) -> None:
+    """Delete the files of one model that have not been used for longest, beyond `MOST`."""
+    files = sorted(place.glob("*.npy"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    for file in files[MOST:]:
+        file.unlink(missing_ok=True)

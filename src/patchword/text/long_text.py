@@ -1,0 +1,87 @@
+"""What becomes of texts that are longer than a model's context, which is 77 tokens in CLIP."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.errors import LongTextWarning, UnsupportedError
+from patchword.text.tokenizer import Tokenizer
+
+POLICIES = ("truncate", "mean")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Texts as pieces of which each fits the context.
+
+    rows    ids of each piece
+    owners  (P,) the number of the text that each piece is of
+    weights (P,) the tokens of each piece, special ones not counted
+    count   N, of the texts
+    """
+
+    rows: list[list[int]]
+    owners: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    count: int
+
+    def joined(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Unit vectors (P, D) of the pieces -> unit vectors (N, D) of the texts: of a text in
+        several pieces the unit mean of theirs, each weighted by its tokens."""
+        if len(vectors) == self.count:
+            return vectors
+        out = np.zeros((self.count, vectors.shape[1]), np.float32)
+        np.add.at(out, self.owners, vectors * self.weights[:, None])
+        several = np.bincount(self.owners, minlength=self.count) > 1
+        single = ~several[self.owners]
+        out[self.owners[single]] = vectors[single]
+        out[several] /= np.maximum(np.linalg.norm(out[several], axis=1, keepdims=True), 1e-12)
+        return out
+
+
+def split(tokenizer: Tokenizer, texts: Sequence[str], policy: str, stacklevel: int = 3) -> Parts:
+    """The pieces of texts.
+
+    policy "truncate": a text is one piece, whose end is cut off, which one LongTextWarning says.
+    "mean": it is cut into chunks that fit, between sentences where it can (`Tokenizer.chunks`).
+    Raises UnsupportedError for another policy.
+    """
+    if policy not in POLICIES:
+        known = " and ".join(map(repr, POLICIES))
+        raise UnsupportedError(f"long_text is {policy!r}; there are {known}")
+    rows = tokenizer.rows(texts)
+    if policy == "truncate":
+        warn(tokenizer, rows, ': pass long_text="mean" to keep all', stacklevel + 1)
+        owners = np.arange(len(rows))
+        return Parts(rows, owners, np.ones(len(rows), np.float32), len(rows))
+    pieces: list[list[int]] = []
+    numbers: list[int] = []
+    for number, row in enumerate(rows):
+        whole = len(row) <= tokenizer.context
+        found = [row] if whole else tokenizer.rows(tokenizer.chunks(texts[number]))
+        pieces += found
+        numbers += [number] * len(found)
+    weights = np.array([len(piece) - tokenizer.specials for piece in pieces], np.float32)
+    return Parts(pieces, np.array(numbers, np.int64), weights, len(rows))
+
+
+def warn(
+    tokenizer: Tokenizer, rows: Sequence[Sequence[Any]], remedy: str = "", stacklevel: int = 2
+) -> None:
+    """One LongTextWarning if any of these rows of ids is longer than the context; it ends in
+    `remedy`."""
+    lengths = [len(row) for row in rows if len(row) > tokenizer.context]
+    if lengths:
+        most, context = max(lengths), tokenizer.context
+        warnings.warn(
+            f"{len(lengths)} of {len(rows)} texts exceed {context} tokens; the longest "
+            f"loses {most - context} of {most}{remedy}",
+            LongTextWarning,
+            stacklevel=stacklevel + 1,
+        )

@@ -1,0 +1,85 @@
+"""Files are written whole, or not at all."""
+
+import os
+import resource
+import signal
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from patchword.atomic_write import replacing, write
+
+
+def test_text_pieces_and_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "é.txt"
+    assert write(path, "é") == path
+    assert path.read_text(encoding="utf-8") == "é"
+    write(path, iter(["a", "b"]))
+    assert path.read_bytes() == b"ab"
+    write(path, b"\xff")
+    assert path.read_bytes() == b"\xff"
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_nothing_is_seen_before_it_is_whole_and_nothing_stays_of_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "file.npy"
+    write(path, "old")
+
+    def broken() -> None:
+        with replacing(path) as part:
+            assert part.suffix == ".npy"
+            part.write_text("half")
+            assert path.read_text() == "old"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.npy"]
+
+
+def test_a_full_disk_leaves_the_old_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.bin"
+    write(path, b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write(path, b"x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_modes_are_those_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write(tmp_path / "file", "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_links_and_what_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    write(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "new"
+    write("/dev/null", "gone")
+    assert not Path("/dev/null").is_file()
+
+
+def test_names_of_255_bytes_and_libraries_that_add_suffixes(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 251 + ".npy")
+    with replacing(path) as part:
+        np.save(part, np.arange(3))
+    assert np.load(path).tolist() == [0, 1, 2]
+    assert os.listdir(tmp_path) == [path.name]

@@ -1,0 +1,177 @@
+"""The demo on somebody's own photos: the same page, and one clear error where there is none."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from photos import encoded
+from shrunk import tiny_bundle, tiny_clip, tiny_vit
+
+import patchword
+from patchword import checkpoints, models
+from patchword.bundle import make
+from patchword.cli import common, main
+from patchword.cli.demo import jobs, own_photos
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(checkpoints.save(tiny_bundle(tiny_clip()), tmp_path_factory.mktemp("m") / "tiny"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Ten photos, two of them in a folder of the folder, and one file that is none."""
+    folder = tmp_path / "my photos"
+    (folder / "more").mkdir(parents=True)
+    for i in range(10):
+        (folder / ("more" if i > 7 else ".") / f"{i}.png").write_bytes(encoded(i))
+    (folder / "broken.jpg").write_text("no photo")
+    (folder / "notes.txt").write_text("no photo either")
+    return folder
+
+
+def demo(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", *map(str, arguments)])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def records(printed: str) -> Iterator[dict]:
+    return map(json.loads, printed.splitlines())
+
+
+def test_the_page_of_ones_own_photos(
+    photos: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo("--photos", photos, "-l", "dog,cat", "-l", "a car", "-m", model) == 1
+    printed = capsys.readouterr()
+    assert "broken.jpg: not an image" in printed.err
+    assert "1 of 11 images failed" in printed.err
+    assert "writes no captions" in printed.err
+    assert "right" not in printed.out
+    page = Path("demo-report/index.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"|<script|url\(|@import|https?:', page)
+    shown = page.count("data:image/jpeg;base64,")
+    assert shown == 10 + 3 * jobs.HITS + 2 * 3 + own_photos.COMPARED
+    assert all(f"“{label}”" in page for label in ("dog", "cat", "a car"))
+    assert "wafer" not in page
+    assert "What is there?" not in page
+    assert "✓" not in page
+    assert "it is:" not in page
+    assert "--labels" in page
+
+
+def test_what_is_said_of_each_photo(
+    photos: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the model itself says it, of every photo that can be read."""
+    assert demo("--photos", photos, "-l", "dog,cat", "-m", model, "--json") == 1
+    *found, last = records(capsys.readouterr().out)
+    assert last["report"] == "demo-report/index.html"
+    bundle = patchword.load(model)
+    named = {record["image"]: record for record in found if record["job"] == "classify"}
+    assert set(named) == {*(f"{i}.png" for i in range(8)), "more/8.png", "more/9.png"}
+    for name, record in named.items():
+        (scores,) = bundle.classify([photos / name], ["dog", "cat"])
+        assert record["label"] == scores[0].label
+        assert record["probability"] == pytest.approx(scores[0].probability, abs=1e-5)
+        assert "truth" not in record
+    hits = [record["path"] for record in found if record.get("query") == "dog"]
+    cosines = {str(photos / name): bundle.similarity([photos / name], ["dog"]) for name in named}
+    assert hits == sorted(cosines, key=lambda path: -cosines[path].item())[: jobs.HITS]
+    where = {r["text"]: r["image"] for r in found if r["job"] == "heatmap"}
+    assert str(photos / where["dog"]) == hits[0]
+
+
+def test_two_folders_have_two_indexes(
+    photos: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run on another folder finds nothing of the first."""
+    assert demo("--photos", photos, "-l", "dog,cat", "-m", model, "--json") == 1
+    assert demo("--photos", photos / "more", "-l", "dog,cat", "-m", model, "--json") == 0
+    found = list(records(capsys.readouterr().out))
+    hits = [
+        r["path"] for r in found[[("report" in r) for r in found].index(True) :] if "query" in r
+    ]
+    assert {Path(path).parent for path in hits} == {photos / "more"}
+
+
+def test_a_blip_captions_and_matches_them(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo("--photos", photos / "more", "-l", "dog,cat", "-m", "demo-blip", "--json") == 0
+    printed = capsys.readouterr()
+    found = list(records(printed.out))
+    assert sum(record.get("job") == "caption" for record in found) == 2
+    assert sum(record.get("job") == "match" for record in found) == 4
+    assert "demo-blip knows shapes, wafers and clothes alone" in printed.err
+    assert "What is there?" in Path("demo-report/index.html").read_text()
+
+
+def test_what_is_left_out_is_said(
+    photos: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_photos, "SHOWN", 4)
+    labels = ",".join(f"label {i}" for i in range(9))
+    assert demo("--photos", photos, "-l", labels, "-m", model) == 1
+    page = Path("demo-report/index.html").read_text()
+    assert "The first 4 of 10 photos; all are in the index." in page
+    assert page.count("The first 6 of 9 labels.") == 2
+    assert "The first 8 of 9 labels." in page
+    assert common.SHOWN == 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--photos", "my photos"), "--photos needs --labels"),
+        (("--photos", "my photos", "-l", " , "), "--photos needs --labels"),
+        (("--labels", "dog,cat"), "--labels are of --photos"),
+        (("--photos", "nowhere", "-l", "dog,cat"), "--photos nowhere: no such folder"),
+        (("--photos", "my photos/0.png", "-l", "dog,cat"), "0.png: no such folder"),
+        (("--photos", "my photos", "-l", "dog,cat,dog"), "--labels: 'dog' comes twice"),
+        (("--photos", "empty", "-l", "dog,cat"), "no images in empty"),
+    ],
+)  # fmt: skip
+def test_what_no_page_can_be_made_of(
+    arguments: tuple[str, ...], said: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused before a model is opened, with nothing written."""
+    Path("empty").mkdir()
+    Path("empty/notes.txt").write_text("no photo")
+    assert demo(*arguments, "-m", "no/model") == 2
+    printed = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert said in printed
+    assert not Path("demo-report").exists()
+
+
+def test_broken_photos_alone(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("broken").mkdir()
+    for i in range(2):
+        Path(f"broken/{i}.jpg").write_text("no photo")
+    assert demo("--photos", "broken", "-l", "dog,cat", "-m", model) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("not an image") == 2
+    assert "2 of 2 images failed" in printed
+    assert not Path("demo-report/index.html").exists()
+
+
+def test_a_model_that_reads_no_text(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_vit("learned")
+    network = models.build(config)
+    models.initialise(network)
+    vit = checkpoints.save(make(network, config, None, "tiny vit"), tmp_path / "vit")
+    assert demo("--photos", photos, "-l", "dog,cat", "-m", vit) == 2
+    assert "has an image tower only" in capsys.readouterr().err
+    assert list(Path("demo-report").iterdir()) == []

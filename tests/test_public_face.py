@@ -1,0 +1,205 @@
+"""What every method of the public face does with what it is given: one image, one text, options."""
+
+import dataclasses
+import inspect
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import patchword
+from patchword.api import Model
+from patchword.bundle import make
+from patchword.errors import ImageError, LongTextWarning, UnsupportedError
+from patchword.models import build
+from patchword.tasks import label_cache
+from patchword.tasks.label_cache import label_features
+from patchword.text.tokenizer import Tokenizer
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+PUBLIC = [
+    name
+    for name, member in inspect.getmembers(Model, inspect.isfunction)
+    if not name.startswith("_")
+    and name not in ("open", "reader", "run_each", "tensor", "embed_rows")
+]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Model:
+    return patchword.load("demo")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_no_method_takes_options_that_it_does_not_name() -> None:
+    for function in (patchword.load, *(getattr(Model, name) for name in PUBLIC)):
+        kinds = {p.kind for p in inspect.signature(function).parameters.values()}
+        assert inspect.Parameter.VAR_KEYWORD not in kinds, function
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_misspelt_option_is_refused_also_for_no_images(demo: Model, name: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"{name} has no option nonsense; it has "):
+        getattr(demo, name)([], nonsense=3)
+
+
+def test_the_nearest_option_is_named(demo: Model) -> None:
+    with pytest.raises(UnsupportedError, match=r"caption has no option beems \(do you mean beams"):
+        demo.caption([], beems=3)  # type: ignore[call-arg]
+    with pytest.raises(UnsupportedError, match=r"do you mean image_size\?"):
+        patchword.load("demo", imagesize=64)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        lambda path: PIXELS,
+        lambda path: PIXELS[..., 0],
+        lambda path: str(path),
+        lambda path: path,
+        lambda path: path.read_bytes(),
+        lambda path: Image.open(path),
+    ],
+    ids=["array", "grey array", "str", "path", "bytes", "PIL"],
+)
+def test_one_image_is_one_image(demo: Model, one: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "one.png"
+    Image.fromarray(PIXELS).save(path)
+    image = one(path)
+    expected = demo.embed_images([image])
+    assert len(expected) == 1
+    np.testing.assert_array_equal(demo.embed_images(image), expected)
+    assert demo.similarity(image, "a hat").shape == (1, 1)
+    assert len(demo.classify(image, ["a", "b"])) == 1
+    assert len(demo.patch_features(image)) == 1
+
+
+def test_more_axes_count_images(demo: Model) -> None:
+    assert demo.embed_images(np.stack([PIXELS, PIXELS])).shape[0] == 2
+    assert demo.embed_images([]).shape == (0, demo.dim)
+
+
+def test_what_is_no_collection_of_images(demo: Model) -> None:
+    with pytest.raises(UnsupportedError, match="images is None"):
+        demo.embed_images(None)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="no such file"):
+        demo.embed_images("hat.jpg")
+
+
+@pytest.mark.parametrize("size", [0, -1, "8", 2.0, True])
+def test_batch_sizes_that_cannot_be(demo: Model, size: object) -> None:
+    with pytest.raises(UnsupportedError, match=r"batch_size is .*whole number of 1 or more"):
+        demo.embed_images([PIXELS], batch_size=size)  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match="batch_size is"):
+        demo.embed_texts(["a hat"], batch_size=size)  # type: ignore[arg-type]
+
+
+def test_what_is_no_text(demo: Model) -> None:
+    with pytest.raises(UnsupportedError, match="text 2 of 2 is None"):
+        demo.embed_texts(["a hat", None])  # type: ignore[list-item]
+    with pytest.raises(UnsupportedError, match="different words"):
+        demo.classify(PIXELS, ["a hat", ""])
+    with pytest.raises(UnsupportedError, match="different words"):
+        demo.classify(PIXELS, ["a hat", "a  hat "])
+    with pytest.raises(UnsupportedError, match="reject is 2"):
+        demo.classify(PIXELS, ["a hat"], reject=2)
+
+
+@pytest.mark.parametrize(("layer", "head"), [(99, None), (-99, None), ("last", None), (0, 99)])
+def test_layers_and_heads_that_are_not_there(demo: Model, layer: int, head: int | None) -> None:
+    with pytest.raises(UnsupportedError, match=r"no (layer|head) "):
+        demo.attention(PIXELS, layer, head)
+
+
+def test_a_head_of_the_rollout(demo: Model) -> None:
+    with pytest.raises(UnsupportedError, match="leave out head or rollout"):
+        demo.attention(PIXELS, head=0, rollout=True)
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [("a {} or a {}", "a cat or a cat"), ("a {} {x} {{}", "a cat {x} {cat")],
+)
+def test_braces_of_templates(demo: Model, cache: Path, template: str, sentence: str) -> None:
+    """Two places are of the same label, and other braces stay as they are."""
+    np.testing.assert_allclose(
+        label_features(demo, ["cat"], [template]), demo.embed_texts([sentence]), atol=1e-6
+    )
+
+
+def test_a_fingerprint_is_of_all_that_changes_vectors_and_of_nothing_else(demo: Model) -> None:
+    network, config = demo.network, demo.config
+
+    def changed(**changes: object) -> str:
+        return make(
+            network, dataclasses.replace(config, **changes), demo.tokenizer, "x"
+        ).fingerprint
+
+    assert changed() == demo.fingerprint
+    assert (
+        changed(labels=("a",), source="elsewhere", assumed={"eps": "a guess"}) == demo.fingerprint
+    )
+    text = dataclasses.replace(config.text, activation="gelu_tanh")
+    preprocess = dataclasses.replace(config.preprocess, interpolation="bilinear")
+    assert len({demo.fingerprint, changed(text=text), changed(preprocess=preprocess)}) == 3
+    assert patchword.load("demo", image_size=64).fingerprint != demo.fingerprint
+    fresh = make(build(config), config, demo.tokenizer, "x")
+    assert fresh.fingerprint not in (demo.fingerprint, changed(text=text))
+
+
+def test_long_labels_are_told_also_when_their_vectors_are_kept(demo: Model, cache: Path) -> None:
+    for _ in range(2):
+        with pytest.warns(LongTextWarning, match="1 of 2 texts exceed"):
+            demo.classify(PIXELS, ["hat " * 200, "shoe"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        demo.classify(PIXELS, ["hat", "shoe"])
+
+
+def test_kept_labels_are_pruned_and_never_damaged(
+    demo: Model, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_cache, "MOST", 3)
+    for number in range(5):
+        expected = label_features(demo, [f"label {number}", "other"], ["a {}"])
+    files = list(cache.rglob("*.npy"))
+    assert len(files) == 3
+    assert list(cache.rglob("*.part")) == []
+    for damage in (b"PK\x03\x04garbage", b"", b"half a fil"):
+        for file in files:
+            file.write_bytes(damage)
+        np.testing.assert_array_equal(
+            label_features(demo, ["label 4", "other"], ["a {}"]), expected
+        )
+    for file in cache.rglob("*.npy"):
+        np.save(file, np.zeros((1, 3), np.float32))  # whole, but not of these labels
+    np.testing.assert_array_equal(label_features(demo, ["label 4", "other"], ["a {}"]), expected)
+
+
+def test_a_long_text_is_cut_in_a_number_of_steps_that_grows_with_its_length(
+    demo: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = demo.reader()
+    counted: list[int] = []
+    count = Tokenizer.count
+
+    def noted(self: Tokenizer, text: str) -> int:
+        counted.append(len(text))
+        return count(self, text)
+
+    monkeypatch.setattr(Tokenizer, "count", noted)
+    work = []
+    for words in (500, 5000):
+        counted.clear()
+        text = "word " * words
+        assert "".join(tokenizer.chunks(text)) == text
+        work.append(sum(counted))
+    assert work[1] < 12 * work[0]

@@ -1,0 +1,125 @@
+"""Numbers of a recipe that cannot be are refused when it is read, by their name; and which
+parameters learn with weight decay."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from shrunk import shrunk, tiny_clip
+from torch import nn
+
+from patchword import models, variants
+from patchword.errors import RecipeError
+from patchword.train import recipe
+from patchword.train.loop import groups, learning_rate, train
+from patchword.train.parallel import clip
+
+BASE = """out = "run"
+steps = 100
+batch = 8
+init = "demo"
+warmup = 0
+[[data]]
+kind = "scenes"
+count = 10
+"""
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    file = tmp_path / "recipe.toml"
+    file.write_text(BASE)
+    return file
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "steps=0", "batch=0", "keep=0", "checkpoint_every=-1", "until=101", "until=-1",
+        "learning_rate=0", "learning_rate=-1e-3", "learning_rate=nan", "learning_rate=inf",
+        "ema=1.5", "ema=-0.1", "warmup=-3", "clip_norm=-1", "micro_batch=-4", "micro_batch=9",
+        "weight_decay=-0.1", "image_size=-1", "max_broken=-1", "smoothing=2", "seed=-1",
+        "mix.mixup=-1", "mix.cutmix=-1", "mix.share=1.5", "lora.rank=0", "lora.dropout=2",
+        "teacher.weight=-1", "teacher.temperature=0", "blip.contrast=-1", "blip.texts=0",
+        "blip.soft=2", "blip.sharper=0", "blip.queue=-1", "engine.workers=-1", "data.0.share=0",
+        "data.0.count=-1", "data.0.wrong=2", "data.0.seed=-1", "data.0.augment.colour=2",
+        "data.0.augment.erase=-1",
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be(base: Path, change: str) -> None:
+    name = change.partition("=")[0].replace("data.0.", "data.").replace("data.augment", "augment")
+    with pytest.raises(RecipeError, match=rf"{name} is .*; it must be "):
+        recipe.load(base, ["teacher.model=demo", change])
+
+
+def test_the_rate_never_rises_again(base: Path) -> None:
+    read = recipe.load(base, ["until=100", "warmup=10"])
+    rates = [learning_rate(read, step) for step in range(read.last)]
+    top = int(np.argmax(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_no_clipping_is_zero() -> None:
+    parameter = nn.Parameter(torch.zeros(3))
+    parameter.grad = torch.tensor([3.0, 4.0, 0.0])
+    assert clip([parameter], 0).item() == pytest.approx(5)
+    assert parameter.grad.tolist() == [3, 4, 0]
+    clip([parameter], 1)
+    assert parameter.grad.norm().item() == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["swin-tiny-7-224", "vit-base-16", "siglip-base-16-224", "clip"])
+def test_weight_decay_is_of_linear_layers_convolutions_and_embeddings(name: str) -> None:
+    known = variants.VARIANTS
+    network = models.build(tiny_clip() if name == "clip" else shrunk(known[name].config))
+    decayed, plain = groups(network, 0.1)
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+    names = {id(p): key for key, p in network.named_parameters()}
+    with_decay = {names[id(p)] for p in decayed["params"]}
+    without = {names[id(p)] for p in plain["params"]}
+    assert with_decay | without == set(names.values())
+    assert not with_decay & without
+    norms = [m for m in network.modules() if isinstance(m, nn.LayerNorm)]
+    normed = {id(p) for norm in norms for p in norm.parameters()}
+    learned = ("pos_embed", "position_bias_table", "cls_token", "latent", "logit_scale", "bias")
+    for key, parameter in network.named_parameters():
+        exempt = key.endswith(learned) or id(parameter) in normed
+        assert (key in without) == exempt, key
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path, number: int) -> None:
+    command = [
+        sys.executable, "-m", "patchword", "train", "clip", "out=run", "steps=100000", "batch=4",
+        "data.0.count=8", "engine.workers=1", "engine.device=cpu",
+    ]  # fmt: skip
+    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.send_signal(number)
+    said = child.communicate(timeout=60)[1]
+    assert child.returncode == 1, said
+    assert "the same command continues" in said
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
+
+
+def test_templates_of_training_say_a_label_twice(tmp_path: Path) -> None:
+    for label in ("hat", "shoe"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "photos" / label / "a.png")
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        f'out="{tmp_path}/run"\nsteps=1\nbatch=2\ninit="demo"\nwarmup=0\n'
+        '[engine]\nworkers=0\ndevice="cpu"\n'
+        f'[[data]]\nkind="folder"\npath="{tmp_path}/photos"\ntemplates=["a {{}} or {{}} {{x}}"]\n'
+    )
+    assert train(recipe.load(file)).step == 1
