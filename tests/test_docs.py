@@ -8,12 +8,17 @@ why -->. Commands of setup (SETUP) run elsewhere: CI makes them from nothing.
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+from processes import command, started
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -26,6 +31,8 @@ JOBS = (
     *("train", "eval", "blend", "caption", "ask", "match", "capfilt"),
 )
 SETUP = re.compile(r"(git clone|cd|make|pip install|python3? -m venv|\. \.venv)\b")
+# What only a shell understands, or may; quoted, a shell does no harm either.
+SHELL = re.compile(r"[|&;<>$`*~\n]")
 BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n+)?```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.S | re.M
 )
@@ -51,14 +58,13 @@ class Block:
         return []
 
     @property
-    def steps(self) -> list[list[str]]:
-        """What a reader would run here, as arguments for `subprocess.run`."""
+    def steps(self) -> list[tuple[str, str]]:
+        """What a reader would run here: ("python" or "sh", its text)."""
         if self.why is not None:
             return []
         if self.kind == "python":
-            return [[sys.executable, "-c", self.body]]
-        commands = [c for c in self.commands if not SETUP.match(c)]
-        return [["bash", "-euo", "pipefail", "-c", command] for command in commands]
+            return [("python", self.body)]
+        return [("sh", command) for command in self.commands if not SETUP.match(command)]
 
 
 def blocks(document: Path) -> list[Block]:
@@ -73,22 +79,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a reader stands, with the samples beside; what one step writes the next one finds."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "samples").symlink_to(ROOT / "src" / "patchword" / "assets" / "samples")
-    # Python runs this first; see there why tests, which have timm, need it, and a reader does not.
-    (folder / "sitecustomize.py").write_text("import torchvision_cpu\n")
     return folder
 
 
+def process_of(step: tuple[str, str], said: Path, place: Callable[[], object]) -> BaseProcess:
+    """A step in a process of its own: a shell where it needs one."""
+    kind, text = step
+    if kind == "python":
+        return started(said, place, partial(exec, text, {"__name__": "__main__"}))
+    if text.startswith("patchword ") and not SHELL.search(text):
+        return command(said, *shlex.split(text)[1:], first=[place])
+    bash = ["bash", "-euo", "pipefail", "-c", text]
+    return started(said, place, partial(os.execvp, bash[0], bash))
+
+
+def stand(folder: Path) -> None:
+    """Stand there, and have no other home."""
+    os.chdir(folder)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    os.environ.update(HOME=str(folder), PATH=path, HF_HUB_OFFLINE="1", MPLBACKEND="agg")
+
+
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step[-1].strip().splitlines()[-1][:60])
-def test_documents_run(step: list[str], folder: Path) -> None:
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(folder),
-        "PYTHONPATH": f"{folder}:{ROOT / 'tests'}",
-        "HF_HUB_OFFLINE": "1",
-        "MPLBACKEND": "agg",
-    }
-    done = subprocess.run(step, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{step[-1]}\n{done.stdout}\n{done.stderr}"
+def test_documents_run(step: tuple[str, str], folder: Path, tmp_path: Path) -> None:
+    process = process_of(step, tmp_path / "said", partial(stand, folder))
+    process.join()
+    said = [(tmp_path / f"said.{kind}").read_text() for kind in ("out", "err")]
+    assert process.exitcode == 0, "\n".join([step[-1], *said])
 
 
 def test_readme_shows_each_job() -> None:

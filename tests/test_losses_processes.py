@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from processes import ranks
 from tiny_pairs import Batch, Pairs, gradients, some_batch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -116,7 +117,7 @@ def results(
 ) -> list[dict[str, Found]]:
     """What each process found."""
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(work, (request.param, str(folder)), nprocs=request.param)
+    ranks(work, request.param, request.param, str(folder))
     return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(request.param)]
 
 

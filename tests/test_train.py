@@ -2,15 +2,15 @@
 
 import json
 import random
-import signal
-import subprocess
-import sys
+import resource
 import time
-from functools import partialmethod
+from functools import partial, partialmethod
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
+from processes import command
 from tiny_runs import OBJECTIVES, curve, load, photos, write
 from torch import nn
 from torch.testing import assert_close
@@ -29,19 +29,13 @@ def path(tmp_path: Path) -> Path:
     return write(tmp_path)
 
 
-def command(file: Path, *changes: str) -> subprocess.Popen[bytes]:
-    """The same recipe as a user runs it."""
-    line = [sys.executable, "-m", "patchword", "train", str(file), *changes]
-    return subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-
-
-def when(child: subprocess.Popen[bytes], folder: Path, rows: int) -> None:
-    """Wait until a run has noted so many steps."""
+def when(child: BaseProcess, folder: Path, rows: int) -> None:
+    """Wait until a run, as a user runs it, has noted so many steps."""
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text().count("\n") >= rows):
         assert time.monotonic() < deadline
-        assert child.poll() is None, child.stderr and child.stderr.read()
+        assert child.is_alive(), (folder.parent / "said.err").read_text()
         time.sleep(0.002)
 
 
@@ -54,10 +48,10 @@ def test_killed_runs_continue_bit_for_bit(tmp_path: Path, objective: str) -> Non
     whole = loop.train(load(file, f"out={tmp_path / 'whole'}")).folder
     changes = OBJECTIVES[objective][1]
     for rows in sorted(random.sample(range(1, 11), 2)):  # a new pair of steps every time
-        child = command(file, "engine.workers=1", *changes)
+        child = command(tmp_path / "said", "train", file, "engine.workers=1", *changes)
         when(child, tmp_path / "run", rows)
         child.kill()
-        child.communicate()
+        child.join()
     again = loop.train(load(file)).folder
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
     assert list(curve(tmp_path / "run")) == list(range(1, 13))
@@ -65,13 +59,15 @@ def test_killed_runs_continue_bit_for_bit(tmp_path: Path, objective: str) -> Non
 
 
 def test_sigterm_saves_and_says_how_to_go_on(path: Path, tmp_path: Path) -> None:
-    child = command(path, "steps=2000", "checkpoint_every=1000", "engine.workers=2")
+    long = ["steps=2000", "checkpoint_every=1000", "engine.workers=2"]
+    child = command(tmp_path / "said", "train", path, *long)
     when(child, tmp_path / "run", 3)
-    child.send_signal(signal.SIGTERM)
-    _, told = child.communicate(timeout=60)
-    assert child.returncode == 1, told
+    child.terminate()
+    child.join(60)
+    told = (tmp_path / "said.err").read_text()
+    assert child.exitcode == 1, told
     (step,) = state.saved(tmp_path / "run")
-    assert f"stopped after step {step}: the same command continues" in told.decode()
+    assert f"stopped after step {step}: the same command continues" in told
     assert list(curve(tmp_path / "run")) == list(range(1, step + 1))
     loop.train(load(path, "steps=2000", f"until={step + 2}"))
     assert list(curve(tmp_path / "run")) == list(range(1, step + 3))
@@ -96,14 +92,12 @@ def test_a_full_disk_leaves_the_checkpoint_before(path: Path, tmp_path: Path) ->
     loop.train(load(path, "until=4"))
     before = {step: file.read_bytes() for step, file in state.saved(tmp_path / "run").items()}
     size = len(before[4])
-    code = (
-        "import resource, sys; from patchword.cli import main;"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2}, {size // 2}));"
-        f"main(['train', {str(path)!r}])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert "that of step 4 is unharmed" in done.stderr
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size // 2, size // 2))
+    child = command(tmp_path / "said", "train", path, first=[limit])
+    child.join()
+    told = (tmp_path / "said.err").read_text()
+    assert child.exitcode == 2, told
+    assert "that of step 4 is unharmed" in told
     assert {k: f.read_bytes() for k, f in state.saved(tmp_path / "run").items()} == before
     assert not list((tmp_path / "run" / "checkpoints").glob("*.part"))
     assert loop.train(load(path)).step == 12

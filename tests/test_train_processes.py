@@ -3,10 +3,12 @@
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from processes import command, environment, free_ports, place
 from tiny_runs import OBJECTIVES, curve, load, together, write
 
 import patchword
@@ -14,6 +16,9 @@ from patchword.errors import RecipeError
 from patchword.train import loop, parallel, state
 
 EXACT = 1e-5  # relative: float32 sums in another order
+# Few steps and one checkpoint: what a process computes otherwise shows in the first step, and all
+# processes gather the weights of FSDP for each checkpoint.
+SHORT = ["steps=6", "checkpoint_every=6"]
 
 
 def losses_of(folder: Path) -> list[float]:
@@ -30,13 +35,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("runs")
     files = {objective: write(top, objective) for objective in OBJECTIVES}
     for objective, file in files.items():
-        loop.train(load(file, f"out={top / objective}"))
+        loop.train(load(file, *SHORT, f"out={top / objective}"))
     clip = files["contrastive"]
     lora = ["lora.rank=2", f"init={top / 'contrastive' / 'model'}"]
-    loop.train(load(clip, f"out={top / 'lora'}", *lora))
-    loop.train(load(clip, f"out={top / 'parts'}", "until=2"))
-    for world, kind, until in ((2, "ddp", 5), (3, "fsdp", 8)):
-        engine = [f"engine.parallel={kind}"]
+    loop.train(load(clip, *SHORT, f"out={top / 'lora'}", *lora))
+    loop.train(load(clip, *SHORT, f"out={top / 'parts'}", "until=1"))
+    for world, kind, until in ((2, "ddp", 3), (3, "fsdp", 5)):
+        engine = [*SHORT, f"engine.parallel={kind}"]
         runs = [
             (str(file), [*engine, "micro_batch=2", f"out={top / kind / objective}"])
             for objective, file in files.items()
@@ -61,31 +66,35 @@ def test_processes_equal_one(folder: Path, kind: str, name: str) -> None:
 def test_a_run_goes_on_in_another_number_of_processes(folder: Path) -> None:
     """One, then two with DDP, then three with FSDP, then one."""
     file = folder / "contrastive.toml"
-    assert loop.train(load(file, f"out={folder / 'parts'}")).samples == 4 * 12
-    assert list(curve(folder / "parts")) == list(range(1, 13))
+    assert loop.train(load(file, *SHORT, f"out={folder / 'parts'}")).samples == 12
+    assert list(curve(folder / "parts")) == list(range(1, 7))
     whole = losses_of(folder / "contrastive")
     assert losses_of(folder / "parts") == pytest.approx(whole, rel=EXACT)
 
 
-def test_torchrun_as_the_readme_says(tmp_path: Path) -> None:
-    file = write(tmp_path)
-    loop.train(load(file, f"out={tmp_path / 'one'}"))
-    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*line, "-m", "patchword.train", str(file)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("patchword info") == 1  # one of them tells
-    assert losses_of(tmp_path / "run") == pytest.approx(losses_of(tmp_path / "one"), rel=EXACT)
+def test_one_of_the_processes_that_torchrun_starts_tells(tmp_path: Path) -> None:
+    """To the end, each with the environment that torchrun gives it."""
+    file, (port,) = write(tmp_path), free_ports(1)
+    said = [tmp_path / f"rank {rank}" for rank in range(2)]
+    started = [
+        command(said[rank], "train", file, "steps=1", first=[partial(environment, at)])
+        for rank, at in enumerate(place(rank, 2, port) for rank in range(2))
+    ]
+    for process in started:
+        process.join()
+    told = [Path(f"{each}.{kind}").read_text() for kind in ("out", "err") for each in said]
+    assert [process.exitcode for process in started] == [0, 0], told
+    assert "patchword info" in told[0]
+    assert told[1] == ""
 
 
-def test_killed_processes_go_on_where_one_stopped(tmp_path: Path) -> None:
-    """SIGTERM to torchrun: all of its processes save the same step."""
+def test_torchrun_as_the_readme_says_killed(tmp_path: Path) -> None:
+    """SIGTERM to torchrun: all of its processes save the same step, where one goes on."""
     file = write(tmp_path)
     line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     changes = ["steps=3000", "checkpoint_every=1500"]
     child = subprocess.Popen(
-        [*line, "-m", "patchword.train", str(file), *changes], stderr=subprocess.PIPE
+        [*line, "-m", "patchword.train", str(file), *changes], stderr=subprocess.PIPE, text=True
     )
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -94,10 +103,14 @@ def test_killed_processes_go_on_where_one_stopped(tmp_path: Path) -> None:
         assert child.poll() is None, child.stderr and child.stderr.read()
         time.sleep(0.01)
     child.terminate()
-    child.communicate(timeout=60)
+    _, told = child.communicate(timeout=60)
     (step,) = state.saved(tmp_path / "run")
+    assert told.count("the same command continues") == 1, told
     assert list(curve(tmp_path / "run")) == list(range(1, step + 1))
     assert loop.train(load(file, *changes, f"until={step + 1}")).samples == 12
+    loop.train(load(file, *changes, "until=3", f"out={tmp_path / 'one'}"))
+    alone = losses_of(tmp_path / "one")
+    assert losses_of(tmp_path / "run")[:3] == pytest.approx(alone, rel=EXACT)
 
 
 def test_a_batch_that_does_not_divide(tmp_path: Path) -> None:

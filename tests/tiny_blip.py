@@ -1,7 +1,6 @@
 """A BLIP small enough for many runs: its recipe, and its gradients in one process and in two."""
 
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from processes import free_ports, place, ranks
 from torch import Tensor, nn
 
 from patchword import data
@@ -176,9 +176,7 @@ def several(file: Path, case: str, world: parallel.World) -> Found:
 
 def _work(rank: int, size: int, port: int, file: Path, cases: Sequence[str], out: Path) -> None:
     torch.set_num_threads(1)
-    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    places |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-    os.environ.update(places)
+    os.environ.update(place(rank, size, port))
     with parallel.world("cpu") as world:
         for case in cases:
             found = several(file, case, world)
@@ -187,7 +185,4 @@ def _work(rank: int, size: int, port: int, file: Path, cases: Sequence[str], out
 
 def together(size: int, file: Path, cases: Sequence[str], out: Path) -> None:
     """`several` in that many processes; each case and rank in a file of `out`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_work, (size, port, file, cases, out), nprocs=size)
+    ranks(_work, size, size, *free_ports(1), file, cases, out)

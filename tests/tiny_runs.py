@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torchvision_cpu  # noqa: F401  before transformers, which peft imports
 
 # isort: split
 from PIL import Image
+from processes import free_ports, place, ranks
 
 from patchword.train import loop, recipe
 
@@ -125,18 +125,10 @@ Runs = list[tuple[str, list[str]]]  # of each a recipe's file, and changes
 def _work(rank: int, world: int, ports: list[int], runs: Runs) -> None:
     torch.set_num_threads(1)
     for port, (file, changes) in zip(ports, runs, strict=True):
-        places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        places |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-        os.environ.update(places)
+        os.environ.update(place(rank, world, port))
         loop.train(load(Path(file), *changes))
 
 
 def together(world: int, runs: Runs) -> None:
     """Run after run in that many processes, as torchrun would start them."""
-    free = [socket.socket() for _ in runs]
-    for each in free:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in free]
-    for each in free:
-        each.close()
-    torch.multiprocessing.spawn(_work, (world, ports, runs), nprocs=world)
+    ranks(_work, world, world, free_ports(len(runs)), runs)

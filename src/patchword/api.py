@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import torch
 
@@ -320,21 +320,22 @@ def load(
     source: str | os.PathLike[str],
     *,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: str | torch.dtype = "float32",
     tokenizer: str | os.PathLike[str] | None = None,
     token: str | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | Sequence[int] | None = None,
 ) -> Model:
     """Open a model.
 
     source      "demo" or "demo-blip" (embedded), a folder, a file of weights, or a hub id
     device      "cpu", "cuda", "cuda:1", "mps"; "auto" is cuda where there is one, else cpu
-    dtype       of the weights in memory
+    dtype       of the weights in memory, "float32", "bfloat16", "float16", or torch's own
     tokenizer   a file or folder to take it from instead of the checkpoint
     token       for closed repositories of the hub
     image_size  pixels, or (H, W), instead of the checkpoint's own; positions are resampled
 
-    Raises CheckpointError and TokenizerError; see `checkpoints.load`.
+    Raises CheckpointError, TokenizerError, and UnsupportedError for a device that is not there; see
+    `checkpoints.load`.
     """
     bundle = checkpoints.load(
         source,
@@ -345,23 +346,12 @@ def load(
         image_size=image_size,
     )
     parts = {field.name: getattr(bundle, field.name) for field in dataclasses.fields(bundle)}
-    options: dict[str, Any] = {}
-    if dtype is not torch.float32:
-        options["dtype"] = str(dtype).removeprefix("torch.")
-    if image_size is not None:
-        options["image_size"] = image_size
-    return Model(**parts | {"options": options})
+    return Model(**parts)
 
 
 def open_index(path: str | Path) -> index.Index:
     """Open an index of images, or begin one there; see `index.Index`."""
-    return index.open_index(Path(path), _again)
-
-
-def _again(name: str, dtype: str = "float32", image_size: Any = None) -> Model:
-    """A model as it was loaded before, from its name and the options that it remembers."""
-    size = tuple(image_size) if isinstance(image_size, list) else image_size
-    return load(name, dtype=getattr(torch, dtype), image_size=size)
+    return index.open_index(Path(path), load)
 
 
 def save(model: Bundle, folder: str | Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections import deque
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from patchword import images
-from patchword.config import ModelConfig
+from patchword.config import ModelConfig, to_dict
 from patchword.engines.protocol import Engine
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ImageError, TokenizerError, UnsupportedError
@@ -296,7 +295,7 @@ def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | 
     """A hash of all that decides which vectors a model gives: weights and their type, architecture,
     preprocessing, tokenizer. Not of what a model is called, where it was read from, and the names
     of its classes."""
-    stated = dataclasses.asdict(config)
+    stated = to_dict(config)
     for name in ("assumed", "read_from", "source", "labels"):
         del stated[name]
     if config.preprocess.resize != "patches":  # these two mean nothing then

@@ -16,6 +16,7 @@ import typer
 from patchword.cli.common import (
     SPEAKING,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     emit,
     finish,
@@ -74,6 +75,7 @@ def capfilt(
     image_column: Annotated[str, typer.Option(help="By default one of a usual name.")] = "",
     caption_column: Annotated[str, typer.Option(help="By default one of a usual name.")] = "",
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Write captions for a dataset's images, and drop those, old or new, that do not match.
@@ -90,8 +92,8 @@ def capfilt(
     from patchword.capfilt.store import Store
 
     photos = open_photos(source, out, image_column, caption_column)
-    writer = load(captioner, device)
-    judge = _judge(writer, filter, device)
+    writer = load(captioner, device, dtype)
+    judge = _judge(writer, filter, device, dtype)
     options = {
         "count": count, "top_p": top_p, "min_length": min_length, "max_length": max_length,
         "prompt": prompt, "seed": seed, "threshold": threshold,
@@ -210,11 +212,11 @@ def _all(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     return ({"image": row["image"], **each} for each in row["captions"])
 
 
-def _judge(writer: Model, filter: str | None, device: str) -> Model:
+def _judge(writer: Model, filter: str | None, device: str, dtype: str) -> Model:
     """The model that filters; the captioner itself where that is the same."""
     from patchword.tasks.match import matcher
 
-    judge = load(filter, device) if filter else writer
+    judge = load(filter, device, dtype) if filter else writer
     try:
         matcher(judge)
     except UnsupportedError as error:

@@ -12,6 +12,7 @@ from patchword.cli.common import (
     SHOWN,
     SPEAKING,
     DeviceOption,
+    DtypeOption,
     ImagesArgument,
     JsonOption,
     ModelOption,
@@ -91,6 +92,7 @@ def caption(
     save: SaveOption = None,
     model: ModelOption = SPEAKING,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Say what is in each image, in a sentence.
@@ -101,7 +103,7 @@ def caption(
     """
     check_save(save, pages=True)
     files = expand(images)
-    bundle = load(model, device)
+    bundle = load(model, device, dtype)
     from patchword.models.generate import GenerationOptions
     from patchword.tasks.caption import caption_each
 
@@ -147,6 +149,7 @@ def ask(
     save: PictureOption = None,
     model: ModelOption = SPEAKING,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Answer questions about an image.
@@ -163,7 +166,7 @@ def ask(
     if beams and given:
         wrong("--beams is of answers that are written; leave it or --answers out")
     check_save(save)
-    bundle = load(model, device)
+    bundle = load(model, device, dtype)
     if given:
         found = bundle.ask(image, questions, given, shortlist=shortlist)
     else:
@@ -190,6 +193,7 @@ def match(
     save: PictureOption = None,
     model: ModelOption = SPEAKING,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Say how probable it is that images and texts belong together.
@@ -203,7 +207,7 @@ def match(
         wrong("give at least one --text")
     check_save(save)
     files = expand(images)
-    bundle = load(model, device)
+    bundle = load(model, device, dtype)
     from patchword.tasks.match import match_each
 
     results: list[tuple[str, Match]] = []

@@ -37,6 +37,7 @@ ModelOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, mps; auto is cuda where there is one, else cpu.")
 ]
+DtypeOption = Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="JSON Lines on stdout instead of a table.")
 ]
@@ -119,26 +120,11 @@ def wrong(message: str) -> NoReturn:
     raise typer.BadParameter(message)
 
 
-def load(model: str, device: str) -> Model:
-    """The model that --model and --device name. Raises CheckpointError and its kin."""
-    target = resolve_device(device)
+def load(model: str, device: str, dtype: str, image_size: list[int] | None = None) -> Model:
+    """The model that --model, --device and --dtype name. Raises CheckpointError and its kin."""
     from patchword import api
 
-    return api.load(model, device=target)
-
-
-def resolve_device(device: str) -> str:
-    """A device that is there; wrong usage otherwise."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # an unknown name, or not in this machine
-        reason = str(error).splitlines()[0]
-        wrong(f"--device {device}: {reason}")
-    return device
+    return api.load(model, device=device, dtype=dtype, image_size=image_size)
 
 
 def expand(paths: Sequence[str]) -> list[str]:

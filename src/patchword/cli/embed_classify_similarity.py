@@ -15,6 +15,7 @@ from patchword.cli.common import (
     EMBEDDED,
     SHOWN,
     DeviceOption,
+    DtypeOption,
     ImagesArgument,
     JsonOption,
     LongTextOption,
@@ -80,6 +81,7 @@ def classify(
     save: SaveOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Say which words fit each image best.
@@ -91,7 +93,7 @@ def classify(
         wrong("--labels names no label")
     check_save(save, pages=True)
     files = expand(images)
-    bundle = load(model, device)
+    bundle = load(model, device, dtype)
     from patchword.tasks.classify import classify_each
 
     sentences = read_list(template) or None
@@ -122,6 +124,7 @@ def embed(
     long_text: LongTextOption = "truncate",
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Turn images, or texts, into unit vectors.
@@ -136,7 +139,7 @@ def embed(
         wrong(f"--out {out}: the name must end in .npz, .npy or .jsonl")
     make_folder(out)
     files = expand(images) if images else []
-    bundle = load(model, device)
+    bundle = load(model, device, dtype)
     failed: list[ImageError] = []
     each: Iterator[tuple[str, NDArray[Any]]]
     if files:
@@ -169,6 +172,7 @@ def similarity(
     ] = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Print the cosine of every image with every text.
@@ -183,8 +187,8 @@ def similarity(
         wrong("give at least one --text")
     check_save(save)
     files = expand(images)
-    bundle = load(model, device)
-    other = load(beside, device) if beside else None
+    bundle = load(model, device, dtype)
+    other = load(beside, device, dtype) if beside else None
     columns = embed_texts(bundle, texts, long_text)
     names, rows = [], []
     failed: list[ImageError] = []

@@ -12,6 +12,7 @@ import typer
 from patchword.cli.common import (
     EMBEDDED,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     PictureOption,
     check_save,
@@ -71,6 +72,7 @@ def eval(
         str | None, typer.Option("--model", "-m", help="The same, as in the other commands.")
     ] = None,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Say how good a model is on images of known classes, or with known captions.
@@ -88,7 +90,7 @@ def eval(
     data = Path(arguments[-1])
     if not data.exists():
         wrong(f"{data}: no such file or folder")
-    bundle = load(arguments[0] if len(arguments) == 2 else model or EMBEDDED, device)
+    bundle = load(arguments[0] if len(arguments) == 2 else model or EMBEDDED, device, dtype)
     from patchword.evaluate import Classified, Evaluation, confusion_picture
 
     options = evaluation_options(template, labels, neighbours)
@@ -127,6 +129,7 @@ def blend(
     template: TemplateOption = None,
     labels: WordsOption = None,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Mix the weights of two models of the same shape: (1 - alpha) A + alpha B (WiSE-FT).
@@ -142,7 +145,7 @@ def blend(
         wrong("give -o FOLDER for the result, or --eval DATA")
     if data is not None and not data.exists():
         wrong(f"--eval {data}: no such file or folder")
-    start, end = load(first, device), load(second, device)
+    start, end = load(first, device, dtype), load(second, device, dtype)
     from patchword import api, evaluate
     from patchword.checkpoints.formats import own
 

@@ -10,6 +10,7 @@ import typer
 from patchword.cli.common import (
     EMBEDDED,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     ModelOption,
     check_save,
@@ -54,12 +55,13 @@ def heatmap(
     save: SaveOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Show where in an image each text is."""
     target = save or Path(f"{Path(image).stem}-heatmap.png")
     check_save(target)
-    bundle = load(model, device)
+    bundle = load(model, device, dtype)
     found = bundle.heatmap(image, texts, method, words=words, layer=layer)
     found.save(target)
     peaks = [peak(values) for values in found.values]
@@ -88,12 +90,13 @@ def attention(
     save: SaveOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Show which patches the image tower attends to."""
     target = save or Path(f"{Path(image).stem}-attention.png")
     check_save(target)
-    bundle = load(model, device)
+    bundle = load(model, device, dtype)
     found = bundle.attention(image, layer, head, rollout)
     found.save(target)
     for title, values in zip(found.titles, found.maps, strict=True):

@@ -13,6 +13,7 @@ from patchword.cli.common import (
     KEEP_ALL,
     SPEAKING,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     LongTextOption,
     ModelOption,
@@ -52,6 +53,7 @@ def index(
     ] = False,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Embed images into an index; only new and changed files are opened.
@@ -65,7 +67,7 @@ def index(
     store = open_index(into)
     added, unchanged, failed = 0, 0, []
     if paths:
-        bundle = load(model, device)
+        bundle = load(model, device, dtype)
         with progress("index") as advance:
             report = store.add(paths, bundle, progress=advance)
         added, unchanged, failed = report.added, report.unchanged, report.failed
@@ -114,6 +116,9 @@ def search(
         str | None, typer.Option("--model", "-m", help="By default the model of the index.")
     ] = None,
     device: DeviceOption = "auto",
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the weights; by default as they were for the index.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find images by words, by an image, or by both.
@@ -132,9 +137,13 @@ def search(
     from patchword.tasks.match import Reranked, matcher
 
     store = open_index(index)
-    bundle = load(model or store.model_name, device)
+    if model:
+        bundle = load(model, device, dtype or "float32")
+    else:
+        options = store.options | ({"dtype": dtype} if dtype else {})
+        bundle = load(store.model_name, device, **{"dtype": "float32", **options})
     reranker = reranker or (SPEAKING if bundle.name == EMBEDDED else None)
-    judge = load(reranker, device) if rerank and reranker else bundle
+    judge = load(reranker, device, dtype or "float32") if rerank and reranker else bundle
     if rerank:
         matcher(judge)
     with warnings_said(KEEP_ALL):

@@ -11,6 +11,7 @@ import typer
 from patchword.cli.common import (
     EMBEDDED,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     emit,
     load,
@@ -41,6 +42,7 @@ def info(
         str | None, typer.Option("--model", "-m", help="The same, as in the other commands.")
     ] = None,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Say what a model is, what it costs, and where each value was read.
@@ -51,7 +53,7 @@ def info(
     """
     if source and model:
         wrong("give the model once")
-    bundle = load(source or model or EMBEDDED, device)
+    bundle = load(source or model or EMBEDDED, device, dtype)
     if as_json:
         from patchword.config import to_dict
         from patchword.show.describe import family

@@ -14,6 +14,7 @@ from patchword.atomic_write import write
 from patchword.cli.common import (
     EMBEDDED,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     emit,
     load,
@@ -43,6 +44,7 @@ def receipt(
         Path | None, typer.Option("--out", "-o", help="The file; by default it is printed.")
     ] = None,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Write down what a model answers to fixed inputs, for “verify” to hold another copy against.
@@ -53,7 +55,7 @@ def receipt(
     if source and model:
         wrong("give the model once")
     make_folder(out)
-    bundle = load(source or model or EMBEDDED, device)
+    bundle = load(source or model or EMBEDDED, device, dtype)
     from patchword import receipts
 
     made = receipts.make(bundle)
@@ -75,6 +77,7 @@ def verify(
     rtol: Annotated[float, typer.Option(min=0, help="Allowed, as a share of a value.")] = 1.3e-6,
     atol: Annotated[float, typer.Option(min=0, help="Allowed besides.")] = 1e-5,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Say whether a model answers as a receipt says, and in which stage it first does not.
@@ -84,7 +87,7 @@ def verify(
     if len(arguments) > 2 or (len(arguments) == 2 and model):
         wrong("give one model and one receipt: patchword verify MODEL receipt.json")
     known = read(Path(arguments[-1]))  # before a large model is loaded
-    bundle = load(arguments[0] if len(arguments) == 2 else model or EMBEDDED, device)
+    bundle = load(arguments[0] if len(arguments) == 2 else model or EMBEDDED, device, dtype)
     from patchword import receipts
 
     rows = list(receipts.compare(bundle, known, rtol, atol))

@@ -24,8 +24,8 @@ ONEDNN = AVX512 and torch.backends.mkldnn.is_available()  # type: ignore[no-unty
 TYPES = [torch.float32] if ONEDNN else []
 if ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported():
     TYPES.append(torch.bfloat16)
-# Below both, the call costs more than the product: 2 to 16 rows of a weight of 192 x 768 took oneDNN
-# 1.0 to 1.9 times as long.
+# Below both, the call costs more than the product: 2 to 16 rows of a weight of 192 x 768 took
+# oneDNN 1.0 to 1.9 times as long.
 LARGE, MANY = 1 << 18, 32  # numbers of a weight, rows
 
 

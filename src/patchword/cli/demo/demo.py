@@ -12,6 +12,7 @@ from patchword.cli.common import (
     EMBEDDED,
     SPEAKING,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     ModelOption,
     emit,
@@ -39,6 +40,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("demo-report"),
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Show every job on the samples that come with patchword, and write one page about it.
@@ -56,14 +58,14 @@ def demo(
         if words:
             wrong("--labels are of --photos; the samples have their own")
         out.mkdir(parents=True, exist_ok=True)
-        bundle = load(model, device)
-        found = _of_samples(bundle, device, out)
+        bundle = load(model, device, dtype)
+        found = _of_samples(bundle, (device, dtype), out)
     else:
         from patchword.cli.demo import own_photos
 
         own_photos.check(photos, words)
         out.mkdir(parents=True, exist_ok=True)
-        bundle = load(model, device)
+        bundle = load(model, device, dtype)
         if model in (EMBEDDED, SPEAKING):
             notes().print(f"{model} knows shapes, wafers and clothes alone: for others give -m")
         found = own_photos.run(bundle, photos, words, out)
@@ -71,12 +73,12 @@ def demo(
     finish(found.failed, found.count)
 
 
-def _of_samples(bundle: Model, device: str, out: Path) -> Findings:
+def _of_samples(bundle: Model, where: tuple[str, str], out: Path) -> Findings:
     from patchword.cli.demo import samples
 
     config = bundle.config
     able = config.writes_captions and config.answers_questions and config.matching
-    speaker = bundle if able else load(SPEAKING, device)
+    speaker = bundle if able else load(SPEAKING, *where)
     with progress("demo", samples.JOBS) as advance:
         return samples.run(bundle, speaker, out, lambda done: advance(done, samples.JOBS))
 

@@ -1,0 +1,70 @@
+"""A model in patchword's own format: config.json, model.safetensors, tokenizer.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from patchword.atomic_write import replacing, write
+from patchword.bundle import Bundle
+from patchword.checkpoints.formats import own
+from patchword.errors import CheckpointError
+from patchword.text.tokenizer_files import TOKENIZER_FILE
+
+
+def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
+    """Write our own format: config.json, model.safetensors and, with a tokenizer, tokenizer.json.
+
+    Other files of the folder stay. Each file is written beside its place, then moved there;
+    config.json comes last and names the weights by hash, so that half a save is never loaded.
+    Raises CheckpointError for a folder that holds something other than a patchword model.
+    """
+    folder = Path(folder)
+    if folder.exists() and not own.may_replace(folder):
+        raise CheckpointError(
+            f"{folder} holds something other than a patchword model; give a new or empty folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {n: t.detach().cpu().contiguous() for n, t in model.network.state_dict().items()}
+    digest = _digest(state)
+    with replacing(folder / own.WEIGHTS_FILE) as part:
+        metadata = {"format": "pt", own.MARK: digest}
+        safetensors.torch.save_file(state, part, metadata=metadata)
+        _in_order(part)
+    if model.tokenizer is None:
+        (folder / TOKENIZER_FILE).unlink(missing_ok=True)
+    else:
+        write(folder / TOKENIZER_FILE, model.tokenizer.to_json())
+    text = json.dumps(own.describe(model.config, digest), indent=2, ensure_ascii=False)
+    write(folder / own.CONFIG_FILE, text + "\n")
+    return folder
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    """A hash (hex, 16 digits) of tensors with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _in_order(path: Path) -> None:
+    """Put the metadata of a safetensors file in order: the library writes it in any, so that the
+    bytes of two equal files would differ."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        metadata = dict(sorted(header.pop("__metadata__").items()))
+        text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":"))
+        if len(text) > size:
+            raise AssertionError("safetensors writes headers in another way than it did")
+        file.seek(8)
+        file.write(text.ljust(size).encode())

@@ -1,0 +1,44 @@
+"""Devices and types of numbers, as people write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from patchword.errors import UnsupportedError
+from patchword.options import nearest
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+DEVICES = "cpu, cuda, cuda:1, mps, or auto: cuda where there is one, else cpu"
+
+
+def as_device(device: Any) -> torch.device:
+    """A device that is there, of a name or of torch's own kind. Raises UnsupportedError for one
+    that is not, or is none."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not isinstance(device, (str, torch.device)):
+        raise UnsupportedError(f"device is {device!r}; there are {DEVICES}")
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        known = ("cpu", "cuda", "mps")
+        if not str(device).startswith(known):
+            reason = f"no such device{nearest(str(device), known)}"
+        raise UnsupportedError(f"device {device}: {reason}; there are {DEVICES}") from error
+    return found
+
+
+def as_dtype(dtype: Any) -> torch.dtype:
+    """A type of numbers, of a name ("bfloat16", "torch.float16") or torch's own. Raises
+    UnsupportedError for any other."""
+    name = str(dtype).removeprefix("torch.")
+    if isinstance(dtype, (str, torch.dtype)) and name in DTYPES:
+        found: torch.dtype = getattr(torch, name)
+        return found
+    raise UnsupportedError(
+        f"dtype is {dtype!r}{nearest(name, DTYPES)}; there are {', '.join(DTYPES)}"
+    )

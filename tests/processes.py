@@ -1,0 +1,70 @@
+"""Processes of their own for tests, forked from one that has imported what is slow: torch takes
+seconds to import, a fork milliseconds."""
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from patchword.cli import main
+
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload(
+    # The first one: before peft, which imports transformers and with it torchvision.
+    ["torchvision_cpu", "torch.distributed.fsdp", "patchword.api", "patchword.train.loop"]
+)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens at."""
+    with ExitStack() as stack:
+        free = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in free:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in free]
+
+
+def place(rank: int, world: int, port: int) -> dict[str, str]:
+    """What torchrun says to each process, in its environment."""
+    at = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return at | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+
+
+def environment(values: dict[str, str]) -> None:
+    """Put these into this process's environment."""
+    os.environ.update(values)
+
+
+def ranks(work: Callable[..., None], world: int, *arguments: Any) -> None:
+    """`work(rank, *arguments)` in that many processes at once. Raises what one of them raised."""
+    torch.multiprocessing.start_processes(work, arguments, world, start_method="forkserver")
+
+
+def started(said: Path, *work: Callable[[], object]) -> BaseProcess:
+    """A process that calls these, one after another; what it says goes to `said`.out and
+    `said`.err."""
+    process = FORKING.Process(target=_saying, args=(said, work))
+    process.start()
+    return process
+
+
+def command(
+    said: Path, *arguments: object, first: Sequence[Callable[[], object]] = ()
+) -> BaseProcess:
+    """`patchword` with these arguments, `started`, but `first` these calls."""
+    return started(said, *first, partial(main, [str(argument) for argument in arguments]))
+
+
+def _saying(said: Path, work: Sequence[Callable[[], object]]) -> None:
+    for number, kind in ((1, "out"), (2, "err")):
+        with open(f"{said}.{kind}", "wb") as file:
+            os.dup2(file.fileno(), number)
+    for call in work:
+        call()
