@@ -2,6 +2,10 @@
 
 import io
 import struct
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -12,7 +16,8 @@ from pictures import encoded, grey, random_pixels
 from PIL import Image, ImageCms, ImageOps
 
 from patchword import images
-from patchword.errors import ImageError
+from patchword.errors import ImageError, LongTextWarning
+from patchword.images import decode
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -246,3 +251,31 @@ def test_fast_mpo_and_rotated_jpeg():
         assert again.format == "MPO"
     assert images.open(data, at_least=100).shape == (400, 200, 3)
     assert images.open(data).shape == (1600, 800, 3)
+
+
+def test_opening_in_threads_takes_no_warning_of_others_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Filters are of the whole process: what a thread puts there stays, and it takes nothing."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(buffer, "PNG")
+    identify = decode._identify
+
+    def slow(file: BinaryIO) -> object:
+        time.sleep(0.002)
+        return identify(file)
+
+    monkeypatch.setattr(decode, "_identify", slow)
+    images.open(buffer.getvalue())
+    with warnings.catch_warnings():
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(4) as pool:
+            opened = [pool.submit(images.open, buffer.getvalue()) for _ in range(40)]
+            for _ in range(40):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", LongTextWarning)
+                    time.sleep(0.001)
+        assert all(each.result().shape == (20, 20, 3) for each in opened)
+        assert list(warnings.filters) == before
+        with pytest.warns(LongTextWarning):
+            warnings.warn("cut", LongTextWarning, stacklevel=1)

@@ -7,7 +7,6 @@ from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,9 +110,9 @@ def report(found: Tally, plan: Mapping[str, Any], folder: Path) -> str:
     by = "itself" if same else f"{judge['name']} ({judge['fingerprint']})"
     prompt = f", prompt “{plan['prompt']}”" if plan["prompt"] else ""
     intro = (
-        f"{found.said()}. Captions were drawn by {who} and judged by {by}: those that it finds "
-        f"together with their image with a probability of {threshold:g} or more are kept. Drawn "
-        f"of each image: {plan['count']}, top p {plan['top_p']:g}, {plan['min_length']} to "
+        f"{found.said()}. Captions were sampled by {who} and judged by {by}: those with a match "
+        f"probability of {threshold:g} or more are kept. Sampled "
+        f"for each image: {plan['count']}, top p {plan['top_p']:g}, {plan['min_length']} to "
         f"{plan['max_length']} tokens{prompt}, seed {plan['seed']}."
     )
     sections = [_counts(found), _histograms(found, threshold)]
@@ -123,17 +122,9 @@ def report(found: Tally, plan: Mapping[str, Any], folder: Path) -> str:
 
 
 def _counts(found: Tally) -> str:
-    head = "".join(f'<th scope="col">{name}</th>' for name in NUMBERS)
-    rows = "\n".join(
-        f'<tr><th scope="row" style="white-space:nowrap">{name}</th>'
-        + "".join(f"<td>{count}</td>" for count in counts)
-        + "</tr>"
-        for name, *counts in found.rows()
-    )
-    body = f"<thead><tr><td></td>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>"
+    body = html_page.render("capfilt_counts", names=NUMBERS, rows=found.rows())
     words = f"{found.left_out} images have no text that is kept, and are not in the dataset."
-    bodies = [f'<div class="table"><table>\n{body}\n</table></div>']
-    return html_page.section("Captions", words, bodies)
+    return html_page.section("Captions", words, [body])
 
 
 def _histograms(found: Tally, threshold: float) -> str:
@@ -141,12 +132,13 @@ def _histograms(found: Tally, threshold: float) -> str:
         "How many captions have which probability, of the filter's matching head, to belong to "
         "their image: dropped ones at the left of the line, kept ones at its right."
     )
-    charts = [_histogram(found, source, name, threshold) for source, name in SOURCES.items()]
-    row = '<div style="display:flex;flex-wrap:wrap;gap:1.5rem">'
-    return html_page.section("Scores", words, [row, *charts, "</div>"])
+    charts = [_histogram(found, source, name) for source, name in SOURCES.items()]
+    sizes = {"width": WIDTH, "height": HEIGHT, "foot": FOOT}
+    body = html_page.render("capfilt_histograms", charts=charts, threshold=threshold, **sizes)
+    return html_page.section("Scores", words, [body])
 
 
-def _histogram(found: Tally, source: str, name: str, threshold: float) -> str:
+def _histogram(found: Tally, source: str, name: str) -> dict[str, Any]:
     """Counts by score, dropped captions in one colour and kept ones in another."""
     counts = {
         kept: [found.bins[source, kept, bin_] for bin_ in range(BINS)] for kept in (False, True)
@@ -160,34 +152,11 @@ def _histogram(found: Tally, source: str, name: str, threshold: float) -> str:
                 continue
             high = max(count / most * (HEIGHT - 20), 1.5)
             foot -= high
-            said = f"{count} {'kept' if kept else 'dropped'}"
-            bars.append(
-                f'<rect x="{bin_ * step + 1:.1f}" y="{foot:.1f}" width="{step - 2:.1f}" '
-                f'height="{high:.1f}" style="fill:var(--{colour})"><title>{said}, from '
-                f"{bin_ / BINS:.2f} to {(bin_ + 1) / BINS:.2f}</title></rect>"
-            )
-    ends = [(0.0, "start"), (0.5, "middle"), (1.0, "end")]
-    marks = [_word(x * WIDTH, HEIGHT + 17, anchor, f"{x:g}") for x, anchor in ends]
-    line = threshold * WIDTH
-    marks.append(_word(WIDTH, 12, "end", f"the highest bar: {most}"))
-    marks.append(
-        f'<path d="M0 {HEIGHT}H{WIDTH}M{line:.1f} 0V{HEIGHT}" style="stroke:var(--faint)" '
-        'stroke-dasharray="none" fill="none"/>'
-    )
-    box = f"0 0 {WIDTH} {HEIGHT + FOOT}"
-    return (
-        f'<div style="flex:1 1 20rem;max-width:34rem"><h3>{name}</h3>\n'
-        f'<svg viewBox="{box}" width="100%" role="img" aria-label="scores, {name}">\n'
-        + "\n".join([*bars, *marks])
-        + "\n</svg></div>"
-    )
-
-
-def _word(x: float, y: float, anchor: str, text: str) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" '
-        f'style="fill:var(--faint);font-size:13px">{escape(text)}</text>'
-    )
+            ends = f"from {bin_ / BINS:.2f} to {(bin_ + 1) / BINS:.2f}"
+            words = f"{count} {'kept' if kept else 'dropped'}, {ends}"
+            place = {"x": bin_ * step + 1, "y": foot, "width": step - 2, "height": high}
+            bars.append({**place, "colour": colour, "words": words})
+    return {"name": name, "bars": bars, "most": most}
 
 
 def _examples(found: Tally, source: str, name: str, folder: Path) -> str:
@@ -199,7 +168,7 @@ def _examples(found: Tally, source: str, name: str, folder: Path) -> str:
         count = found.texts[source, kept]
         if cards:
             bodies.append(html_page.cards(cards, f"{words}: {len(cards)} of {count}"))
-    said = "Drawn by lot; the surest first." if bodies else "There are none."
+    said = "Chosen at random; the surest first." if bodies else "There are none."
     return html_page.section(
         f"Captions {name}" if source == "web" else "Synthetic captions", said, bodies
     )
@@ -218,9 +187,9 @@ def _card(each: Example, kept: bool, folder: Path) -> html_page.Card | None:
 
 
 def _broken(found: Tally) -> str:
-    lines = [f"<li>{escape(image)}: {escape(why)}</li>" for image, why in found.broken[:NAMED]]
-    more = len(found.broken) - len(lines)
-    lines += [f"<li>and {more} more, in the files judged-*.jsonl</li>"] if more else []
+    shown = found.broken[:NAMED]
+    more = len(found.broken) - len(shown)
+    body = html_page.render("capfilt_broken", broken=shown, more=more)
     return html_page.section(
-        "Images that could not be opened", "They are not in the dataset.", ["<ul>", *lines, "</ul>"]
+        "Images that could not be opened", "They are not in the dataset.", [body]
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +34,8 @@ RGB = NDArray[np.uint8]  # (H, W, 3)
 
 _BAND = 1 << 24  # pixels converted at a time: no second copy of a large image is ever held
 _SAME = 2  # levels of 255: a profile that moves no colour further is sRGB under another name
-_HEADER_LOCK = threading.Lock()
+_FROM_PILLOW = r"PIL\."  # modules
+_FILTER = ("ignore", None, Warning, re.compile(_FROM_PILLOW), 0)  # as `warnings` keeps it
 _TRUNCATED = ("truncated", "end of file", "not enough image data", "reached eof")
 
 _UPRIGHT: dict[int, Callable[[RGB], RGB]] = {  # EXIF orientation (tag 0x0112) -> how to undo it
@@ -138,27 +139,27 @@ def _readable(path: str) -> Path:
     return Path(path)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
+def _quieten() -> None:
     """Keep Pillow's warnings (damaged EXIF, bombs: both handled here) from the user.
 
-    Warning filters belong to the whole process, hence the lock; it covers headers, not decoding.
+    Filters belong to the whole process, and images are opened in threads: this one is put there to
+    stay. To put it there and take it away again would, now and then, undo what another thread has
+    done to the filters meanwhile.
     """
-    with _HEADER_LOCK, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
+    if _FILTER not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_FROM_PILLOW)
 
 
 @contextmanager
 def _opened(start: Callable[[], BinaryIO]) -> Iterator[Any]:
     """The opened, not yet decoded, picture (an ImageFile) of the file that `start` opens."""
     with start() as file:
-        with _quiet():
-            picture = _identify(file)
-            if picture.format == "TIFF":  # decoding reads these tags, and warns of damaged ones
-                exif = picture.getexif()
-                for group in TiffTags.TAGS_V2_GROUPS:
-                    exif.get_ifd(group)
+        _quieten()
+        picture = _identify(file)
+        if picture.format == "TIFF":  # decoding reads these tags
+            exif = picture.getexif()
+            for group in TiffTags.TAGS_V2_GROUPS:
+                exif.get_ifd(group)
         with picture:
             yield picture
 
@@ -219,8 +220,7 @@ def _from_picture(
     _refuse_if(0 in picture.size, "it has no pixels")
     if samples is None:
         picture = _loaded(picture)
-    with _quiet():
-        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     profile = picture.info.get("icc_profile")
     if samples is None:
         samples = high_bit_depth.read_decoded(picture)
