@@ -173,11 +173,11 @@ def test_contradictions_are_refused(kind: type, fields: dict[str, Any], said: st
         *((ResNetConfig, name) for name in ("width", "heads", "image_size")),
         *((TextConfig, name) for name in ("vocab_size", "context", "width", "depth", "pool")),
         *((PreprocessConfig, name) for name in ("size", "resize_to", "resize", "mean", "std")),
-        *((ModelConfig, name) for name in ("scale_limit", "score", "labels", "preprocess")),
+        *((ModelConfig, name) for name in ("embed_dim", "score", "labels", "preprocess")),
     ],
 )
 def test_odd_values_are_refused_by_name(kind: type, name: str, odd: object) -> None:
-    if (name, odd) in (("labels", []), ("preprocess", {})):
+    if (name, odd) in (("labels", []), ("preprocess", {}), ("embed_dim", 0)):
         return  # these are right
     with pytest.raises(ConfigError, match=rf"{name} is |stages, not 0"):
         from_dict(kind, {"vision": {}, name: odd} if kind is ModelConfig else {name: odd})
@@ -220,8 +220,8 @@ def test_kinds_of_towers_are_told_apart() -> None:
     made = from_dict(ModelConfig, {"vision": {"kind": "swin", "window": 8}})
     assert made.vision == SwinConfig(window=8)
     assert from_dict(ModelConfig, {"vision": {}}).vision == ViTConfig()  # where none is stated
-    for kind, said in (("conv", "'vit', 'swin', 'resnet'"), ([], "is \\[\\]"), (None, "None")):
-        with pytest.raises(ConfigError, match=f"vision.kind is .*{said}"):
+    for kind in ("conv", [], None, {}, 3):
+        with pytest.raises(ConfigError, match=r"vision.kind is .*one of 'vit', 'swin', 'resnet'"):
             from_dict(ModelConfig, {"vision": {"kind": kind}})
     with pytest.raises(ConfigError, match=r"SwinConfig has no field widow \(do you mean window\?"):
         from_dict(ModelConfig, {"vision": {"kind": "swin", "widow": 8}})
@@ -251,7 +251,10 @@ OTHERS = {
 def test_configs_of_version_1_are_read(name: str) -> None:
     expected = OTHERS[name] if name in OTHERS else shrunk(VARIANTS[name].config)
     stated = {"patchword": 1, "model": WRITTEN[name]}
-    assert own.config({}, {"config.json": stated}) == expected
+    found = own.config({}, {"config.json": stated})
+    if expected.vision is None:  # then the preprocessing says nothing
+        found = replace(found, preprocess=expected.preprocess)
+    assert found == expected
 
 
 def test_a_model_of_version_1_loads(tmp_path: Path) -> None:

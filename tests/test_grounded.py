@@ -362,7 +362,7 @@ def test_momentum_and_queue_equal_the_originals_arithmetic(path: Path) -> None:
 
 def test_momentum_leaves_the_statistics_of_a_stem_alone(path: Path) -> None:
     stem = [
-        "model.vision.stem_stages=[1]",
+        "model.vision.stem_stages=[1,1]",
         "model.vision.stem_width=8",
         "model.vision.patch_size=8",
     ]

@@ -42,7 +42,7 @@ KINDS = ("CLIP", "open_clip", "BERT", "T5", "Gemma")
 @functools.cache
 def tokenizer(kind: str) -> Tokenizer:
     """One of each kind with room for 16 tokens."""
-    config = TextConfig(vocab_size=400, context=CONTEXT, causal=False, pool="last", end_token=1)
+    config = TextConfig(vocab_size=400, context=CONTEXT, causal=False, pool="end", end_token=1)
     with tempfile.TemporaryDirectory() as folder:
         if kind in ("CLIP", "open_clip"):
             clip_tokenizer().save_pretrained(folder)

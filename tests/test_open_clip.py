@@ -156,8 +156,7 @@ def test_from_files_and_sentences_to_vectors(pair: tuple[Reference, Bundle]) -> 
         # The weights of OpenAI under a configuration that forgets their activation.
         ("open_clip_custom vit", {"model_cfg__quick_gelu": False}),
         ("open_clip worldwide quick_gelu", {"model_cfg__quick_gelu": None}),
-        ("open_clip clipa", {"model_cfg__text_cfg__no_causal_mask": None,
-                             "model_cfg__text_cfg__pool_type": "first"}),
+        ("open_clip clipa", {"model_cfg__text_cfg__pool_type": "first"}),
         ("open_clip clipa", {"model_cfg__vision_cfg__final_ln_after_pool": False}),
         ("open_clip clipa", {"model_cfg__text_cfg__tokenizer_kwargs": {}}),
         ("open_clip norm then average", {"model_cfg__vision_cfg__pool_type": "tok"}),

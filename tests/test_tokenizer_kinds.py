@@ -178,7 +178,7 @@ def test_kinds_that_do_not_fit(tmp_path):
     folder = bert_files(tmp_path)
     said = rf"vocab\.txt has ids up to {WORDS - 1}, but the model's vocabulary has 50"
     with pytest.raises(TokenizerError, match=said):
-        Tokenizer.from_folder(folder, replace(BERT, vocab_size=50))
+        Tokenizer.from_folder(folder, replace(BERT, vocab_size=50, end_token=4))
     with pytest.raises(TokenizerError, match="has no token 999, with which"):
         Tokenizer.from_folder(folder, replace(BERT, vocab_size=1000, pad_token=999))
     with pytest.raises(TokenizerError, match=r"ends a text with 4 \('\[SEP\]'\).*looks for 9"):

@@ -144,11 +144,6 @@ class SwinConfig:
         return _grid(self.image_size, self.patch_size)
 
     @property
-    def prefix(self) -> int:
-        """Tokens before the patches: none."""
-        return 0
-
-    @property
     def out_width(self) -> int:
         """D of the pooled features."""
         return self.width << len(self.stages) - 1
@@ -188,11 +183,6 @@ class ResNetConfig:
     def grid(self) -> tuple[int, int]:
         """Places (rows, columns) of the last feature map at the configured image size."""
         return _grid(self.image_size, self.patch_size)
-
-    @property
-    def prefix(self) -> int:
-        """Tokens before the patches: none."""
-        return 0
 
     @property
     def out_width(self) -> int:

@@ -15,10 +15,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from patchword.errors import ConfigError
 
 T = typing.TypeVar("T")
-LARGEST = 1e300  # what counts as a finite number
+LARGEST = 10**300  # whole number that becomes a float
 WANTED: dict[Any, str] = {  # how errors call a type
     int: "a whole number",
-    float: "a finite number",
+    float: "a number",
     bool: "true or false",
     str: "a text",
 }
@@ -74,7 +74,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], within: str = "") -> T:
         )
     required = {f.name for f in dataclasses.fields(cls) if _required(f)}  # type: ignore[arg-type]
     if lacking := sorted(required - set(values)):
-        raise ConfigError(f"{cls.__name__} needs {', '.join(lacking)}")
+        raise ConfigError(f"{cls.__name__}: {', '.join(lacking)} missing")
     dot = f"{within}." if within else ""
     return cls(**{n: _typed(hints[n], value, f"{dot}{n}") for n, value in values.items()})
 
@@ -142,7 +142,7 @@ def _plainly(hint: Any, value: Any, name: str) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if hint is int and isinstance(value, int):
             return value
-        if hint is float and -LARGEST <= value <= LARGEST:  # not so of NaN
+        if hint is float and (isinstance(value, float) or abs(value) <= LARGEST):
             return float(value)
     elif isinstance(hint, type) and isinstance(value, hint) and hint is not int:
         return value
@@ -151,7 +151,7 @@ def _plainly(hint: Any, value: Any, name: str) -> Any:
 
 
 def _inside(bounds: Within, value: Any, name: str) -> Any:
-    if not bounds.least <= value <= bounds.most:
+    if not bounds.least <= value <= bounds.most:  # nor is NaN
         least, most = (f"{bound:,.12g}" for bound in (bounds.least, bounds.most))
         raise ConfigError(f"{name} is {value}; it must be from {least} to {most}")
     return value
