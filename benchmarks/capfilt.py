@@ -21,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scene_captions import stated
 
 import patchword
 from patchword.evaluate import Evaluation
 from patchword.evaluate.run import Retrieved
-from patchword.scenes import Scene, apart, holds, scene, stated
+from patchword.scenes import Scene, apart, holds, scene
 from patchword.train import recipe
 from patchword.train.loop import train
 

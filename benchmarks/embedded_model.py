@@ -9,7 +9,7 @@ paper grants, 15 of 224 pixels; beside the chances of a random point.
 
 Of a model that can: whether it tells a scene's own caption from that of another scene of its kind,
 and from its own with one word changed; its answers to questions, word for word; and what its
-captions state, fact by fact as `scenes.stated` reads them. The words that state nothing count as
+captions state, fact by fact as `scene_captions.stated` reads them. The words that state nothing count as
 wrong facts. What the model cannot do is left out.
 
 Scenes have a seed that training did not use.
@@ -26,11 +26,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scene_captions import Stated, stated
 from scipy.ndimage import distance_transform_edt
 
 import patchword
 from patchword.config import ModelConfig
-from patchword.scenes import WAFER_CLASSES, Scene, Stated, apart, holds, scene, stated
+from patchword.scenes import WAFER_CLASSES, Scene, apart, holds, scene
 from patchword.scenes.captions import truths, with_article
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.scenes.wafer import FILMS

@@ -12,10 +12,11 @@ import torch
 from layouts import csv_text, five_photos, lines, opened, pixels, rng
 from numpy.testing import assert_array_equal
 from photos import PREPROCESS, class_folders, encoded, tar_of
+from scene_captions import stated
 
 from patchword.data import AugmentConfig, Plan, Source, SourceConfig, batches, open_sources
 from patchword.errors import ImageError, RecipeError
-from patchword.scenes import holds, scene, stated
+from patchword.scenes import holds, scene
 from patchword.text.tokenizer import Tokenizer
 
 QUESTIONS = ("questions",)

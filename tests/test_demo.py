@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scene_captions import stated
 from scipy.ndimage import distance_transform_edt
 from shrunk import tiny_bundle, tiny_clip
 
@@ -19,7 +20,7 @@ from patchword import checkpoints, images
 from patchword.checkpoints import EMBEDDED
 from patchword.cli import main
 from patchword.cli.demo import jobs, samples
-from patchword.scenes import WAFER_CLASSES, Scene, holds, scene, stated
+from patchword.scenes import WAFER_CLASSES, Scene, holds, scene
 from patchword.scenes.captions import DEFECT_NAMES
 from patchword.scenes.shapes import COLOURS
 from patchword.scenes.shapes import SHAPES as FORMS

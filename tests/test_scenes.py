@@ -7,9 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from PIL import Image
+from scene_captions import stated
 
 from patchword.errors import ConfigError
-from patchword.scenes import WAFER_CLASSES, Scene, apart, holds, scene, stated
+from patchword.scenes import WAFER_CLASSES, Scene, apart, holds, scene
 from patchword.scenes.captions import truths, wrong_caption
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.scenes.wafer import FILMS

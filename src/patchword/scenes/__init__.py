@@ -10,7 +10,6 @@ import numpy as np
 
 from patchword.errors import ConfigError
 from patchword.scenes.base import Facts, Scene, SceneObject, finish
-from patchword.scenes.caption_parser import Stated, stated
 from patchword.scenes.captions import (
     DEFECT_NAMES,
     OBJECT_NAMES,
@@ -41,11 +40,9 @@ __all__ = [
     "Facts",
     "Scene",
     "SceneObject",
-    "Stated",
     "apart",
     "holds",
     "scene",
-    "stated",
 ]
 
 KINDS = ("wafer", "shapes")

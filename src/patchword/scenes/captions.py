@@ -1,6 +1,6 @@
 """Captions, meanings, questions: all words about scenes, made from their facts alone.
 
-The tables of wordings are read both ways: here to write, in `reading` to understand.
+The tables of wordings are read both ways: here to write, in the benchmarks to understand.
 """
 
 import numpy as np

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scene_captions import stated
 
-from patchword.scenes import holds, scene, stated
+from patchword.scenes import holds, scene
 from patchword.scenes.base import Facts
 from patchword.scenes.captions import shapes_caption, shapes_label, wafer_caption
 from patchword.scenes.shapes import draw_shapes, facts_of
