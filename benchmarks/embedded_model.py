@@ -9,8 +9,8 @@ paper grants, 15 of 224 pixels; beside the chances of a random point.
 
 Of a model that can: whether it tells a scene's own caption from that of another scene of its kind,
 and from its own with one word changed; its answers to questions, word for word; and what its
-captions state, fact by fact as `scene_captions.stated` reads them. The words that state nothing count as
-wrong facts. What the model cannot do is left out.
+captions state, fact by fact as `scene_captions.stated` reads them. The words that state nothing
+count as wrong facts. What the model cannot do is left out.
 
 Scenes have a seed that training did not use.
 """

@@ -1,4 +1,4 @@
-"""What a caption of a scene states, read from its words alone: `scenes.captions` the other way round.
+"""What a caption of a scene states, read from its words alone: `scenes.captions` backwards.
 
 A caption that a model wrote may be of no sense. It is read phrase by phrase, and what is left over
 is reported, never dropped.

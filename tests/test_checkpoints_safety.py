@@ -3,6 +3,8 @@
 import os
 import pickle
 import random
+import subprocess
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -205,3 +207,46 @@ def test_a_tensor_stays_inside_its_storage(
     assert torchscript._tensor(storage, 5, (), ()) == 5
     with pytest.raises(CheckpointError, match="leaves its storage"):
         torchscript._tensor(storage, offset, size, stride)
+
+
+def memory_of(code: str) -> tuple[str, float]:
+    """What a process says that runs this, and the most memory that it had, in GB."""
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import resource, sys\nfrom patchword import checkpoints\n"
+            "from patchword.errors import CheckpointError\n"
+            f"try:\n    {code}\nexcept CheckpointError as error:\n    print(error)\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *said, memory = ran.stdout.splitlines()
+    return "\n".join(said), float(memory)
+
+
+def test_a_small_file_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "plain.pt", tmp_path / "small.pt"
+    torch.save({"weight": torch.zeros(2**20)}, plain)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            with new.open(entry.filename, "w") as file:
+                for _ in range(512 if entry.filename.endswith("/0") else 1):
+                    file.write(content)
+    assert packed.stat().st_size < 4e6
+    said, memory = memory_of(f"checkpoints.load({str(packed)!r})")
+    assert "unpacks to 2,147,4" in said
+    assert memory < 1.5
+
+
+def test_a_table_that_is_one_number_many_times(tmp_path: Path) -> None:
+    path = tmp_path / "small.bin"
+    torch.save({"text.weight": torch.zeros(1).expand(2**20, 2**11)}, path)
+    assert path.stat().st_size < 1e5
+    said, memory = memory_of(f"checkpoints.load({str(path)!r})")
+    assert "claims (1048576, 2048) numbers" in said
+    assert memory < 1.5

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ WORDS = (
 )
 LFS = b"version https://git-lfs"
 ZIP = b"PK\x03\x04"
+SPARE = 64 << 20  # bytes of compressed code that an archive may hold
 
 
 @dataclass(frozen=True)
@@ -234,17 +236,39 @@ def _pickled(path: Path, size: int) -> dict[str, Stored]:
     """A PyTorch file: a dict of tensors, or a TorchScript archive."""
     with path.open("rb") as file:
         archive = file.read(len(ZIP)) == ZIP
+    if archive:
+        _refuse_bomb(path, size)
     script = archive and torchscript.is_archive(path)
 
     def opener() -> StateDict:
         return StateDict(torchscript.read(path) if script else _load(path, mmap=archive))
 
     tensors = opener()
+    for name, tensor in tensors.items():
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: the tensor {name} claims {tuple(tensor.shape)} numbers, and the file "
+                "holds fewer: it would fill the memory with copies of them"
+            )
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     mapped = Mapped(opener, tensors, size)
     if not archive:  # PyTorch before 1.6: cannot be mapped, so is read once and kept
         mapped.limit = 1 << 62
     return _stored(mapped, shapes)
+
+
+def _refuse_bomb(path: Path, size: int) -> None:
+    """Raise CheckpointError for an archive that unpacks to much more than it is: weights are stored
+    as they are, and only the code of TorchScript is compressed."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return  # torch says what is wrong
+    if whole > 2 * size + SPARE:
+        raise CheckpointError(
+            f"{path} has {size:,} bytes and unpacks to {whole:,}: no library writes weights so"
+        )
 
 
 def _stored(mapped: Mapped, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Stored]:
