@@ -47,8 +47,8 @@ MADE = {
     "docs/defect.png": "docs/pictures.md",
     "docs/similarity.png": "docs/pictures.md",
     "docs/where.png": "docs/pictures.md",
-    "src/patchword/assets/demo/model.safetensors": "src/patchword/assets/demo/final.toml",
-    "src/patchword/assets/demo-blip/model.safetensors": "src/patchword/assets/demo-blip/hear.toml",
+    "src/patchword/assets/demo/model.safetensors": "src/patchword/assets/demo/4-final.toml",
+    "src/patchword/assets/demo-blip/model.safetensors": "src/patchword/assets/demo-blip/6-hear.toml",
 } | {
     f"{SAMPLES}/{line.split(',')[0]}": "tools/samples.py"
     for line in (ROOT / SAMPLES / "captions.csv").read_text().splitlines()[1:]
@@ -122,7 +122,7 @@ def test_the_wheel_holds_the_package_and_only_it(wheel: Path) -> None:
     "name",
     ["py.typed"]
     + [f"assets/demo/{n}" for n in ("config.json", "model.safetensors", "tokenizer.json")]
-    + [f"assets/demo/{n}" for n in ("README.md", "recipe.toml")]
+    + [f"assets/demo/{n}" for n in ("README.md", "2-train.toml")]
     + ["assets/samples/README.md"],
 )
 def test_the_wheel_holds(wheel: Path, name: str) -> None:

@@ -263,7 +263,7 @@ def _refuse_bomb(path: Path, size: int) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             whole = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
         return  # torch says what is wrong
     if whole > 2 * size + SPARE:
         raise CheckpointError(
