@@ -40,15 +40,16 @@ PUBLIC = [
     "save",
 ]
 
-SAMPLES = "src/patchword/assets/samples"
+ASSETS = "src/patchword/assets"
+SAMPLES = f"{ASSETS}/samples"
 # Every file that is no text, and what in this repository makes it. Whatever is added here must have
 # been made by the project: no photo, weight or file of other people, and nothing made from one.
 MADE = {
     "docs/defect.png": "docs/pictures.md",
     "docs/similarity.png": "docs/pictures.md",
     "docs/where.png": "docs/pictures.md",
-    "src/patchword/assets/demo/model.safetensors": "src/patchword/assets/demo/4-final.toml",
-    "src/patchword/assets/demo-blip/model.safetensors": "src/patchword/assets/demo-blip/6-hear.toml",
+    f"{ASSETS}/demo/model.safetensors": f"{ASSETS}/demo/4-final.toml",
+    f"{ASSETS}/demo-blip/model.safetensors": f"{ASSETS}/demo-blip/6-hear.toml",
 } | {
     f"{SAMPLES}/{line.split(',')[0]}": "tools/samples.py"
     for line in (ROOT / SAMPLES / "captions.csv").read_text().splitlines()[1:]
