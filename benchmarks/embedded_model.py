@@ -35,7 +35,8 @@ from patchword.scenes import WAFER_CLASSES, Scene, apart, holds, scene
 from patchword.scenes.captions import truths, with_article
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.scenes.wafer import FILMS
-from patchword.where.heatmap import GRADCAM, METHODS
+from patchword.where.dense import EDITS
+from patchword.where.heatmap import GRADCAM
 
 SEED = 99
 NEAR = 15 / 224  # of an image's side
@@ -150,7 +151,7 @@ def pointing(model: patchword.Model, seed: int, kind: str, count: int) -> None:
     """The pointing game over the objects of `count` scenes, per method."""
     hits: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     chance = []
-    methods = (*METHODS, GRADCAM) if model.config.matching else METHODS
+    methods = (*EDITS, GRADCAM) if model.config.matching else EDITS
     for seen in (scene(seed, i, kind=kind) for i in range(count)):
         for method in methods if seen.objects else ():
             hits[method] += points(model, seen, method)
