@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision_cpu  # noqa: F401  # before peft, which imports transformers and torchvision
 
+# isort: split
 from patchword.cli import main
 
 FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(
-    # The first one: before peft, which imports transformers and with it torchvision.
-    ["torchvision_cpu", "torch.distributed.fsdp", "patchword.api", "patchword.train.loop"]
-)
+FORKING.set_forkserver_preload(["torch.distributed.fsdp", "patchword.api", "patchword.train.loop"])
 
 
 def free_ports(count: int) -> list[int]:

@@ -11,7 +11,7 @@ from PIL import Image
 from patchword.config import PreprocessConfig
 from patchword.data import AugmentConfig
 from patchword.data.augment import Look, erased, random_crop, recoloured
-from patchword.errors import RecipeError
+from patchword.errors import ConfigError, RecipeError
 from patchword.images.preprocess import Preprocess
 
 STILL = AugmentConfig(crop=(1, 1), mirror=False, colour=0, erase=0)
@@ -148,8 +148,8 @@ def test_decoded_as_large_as_a_crop_needs() -> None:
     ],
 )
 def test_bad_augmentation_is_named(change: dict, words: str) -> None:
-    with pytest.raises(RecipeError, match=words):
-        Look(PREPROCESS, replace(AugmentConfig(), **change))
+    with pytest.raises(ConfigError, match=words):
+        replace(AugmentConfig(), **change)
 
 
 def test_sizes_must_be_one() -> None:

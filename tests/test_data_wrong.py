@@ -174,7 +174,6 @@ def spoilt(five: Path) -> Iterator[tuple[dict, str]]:
     yield {"kind": "webdataset", "path": "empty.tar"}, "empty.tar: no rows"
     yield {"kind": "hub", "path": ""}, "needs organisation/name"
     yield {"kind": "scenes"}, "needs count"
-    yield {"kind": "scenes", "count": 3, "wrong": 2.0}, "wrong is a share of visits, 0 to 1"
     yield {"kind": "scenes", "count": 3, "augment": AugmentConfig()}, "augment.mirror = false"
 
 

@@ -161,7 +161,7 @@ def test_a_strip_is_computed_only_where_the_crop_sees_it(shape):
 
 def test_at_least():
     assert Preprocess(PreprocessConfig(resize_to=256)).at_least == 256
-    assert Preprocess(PreprocessConfig((224, 448), "squash", 0)).at_least == 448
+    assert Preprocess(PreprocessConfig((224, 448), "squash")).at_least == 448
 
 
 @given(st.integers(0, 3000), st.sampled_from([14, 16]), st.sampled_from([9, 20, 256, 1024]))

@@ -29,8 +29,7 @@ _FILTERS = {
 class Look:
     """How the images of one source are seen: the preprocessing, changed at random or not.
 
-    Raises RecipeError for augmentation that cannot be done, and for preprocessing that gives
-    images of several sizes.
+    Raises RecipeError for preprocessing that gives images of several sizes.
     """
 
     def __init__(self, config: PreprocessConfig, augment: AugmentConfig | None) -> None:
@@ -39,8 +38,6 @@ class Look:
                 "training needs images of one size, but preprocess.resize is 'patches'; "
                 "set it to 'squash' or 'shortest'"
             )
-        if augment:
-            _check(augment)
         self.augment = augment
         self._size = config.size
         self._filter = _FILTERS[config.interpolation]
@@ -84,16 +81,6 @@ class Look:
     @staticmethod
     def _crops(augment: AugmentConfig) -> bool:
         return augment.crop != (1.0, 1.0)
-
-
-def _check(augment: AugmentConfig) -> None:
-    low, high = augment.crop
-    if not 0 < low <= high <= 1:
-        raise RecipeError(f"augment.crop is [{low}, {high}]; give two shares, 0 < low <= high <= 1")
-    if not 0 <= augment.colour < 1:
-        raise RecipeError(f"augment.colour is {augment.colour}; it must be 0 or more, below 1")
-    if not 0 <= augment.erase <= 1:
-        raise RecipeError(f"augment.erase is {augment.erase}; a probability is 0 to 1")
 
 
 def random_crop(

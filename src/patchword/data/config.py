@@ -23,7 +23,7 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         in_range("augment.crop", self.crop[0], 0, above=True)
         in_range("augment.crop", self.crop[1], self.crop[0], 1)
-        in_range("augment.colour", self.colour, 0, 1)
+        in_range("augment.colour", self.colour, 0, 0.99)
         in_range("augment.erase", self.erase, 0, 1)
 
 

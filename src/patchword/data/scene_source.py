@@ -45,8 +45,6 @@ class ScenesSource:
     ) -> None:
         if config.count < 1:
             raise RecipeError("a source of scenes needs count = how many")
-        if not 0 <= config.wrong <= 1:
-            raise RecipeError(f"wrong is a share of visits, 0 to 1; {config.wrong} is not")
         words = [word for word in ("captions", "questions") if word in reads]
         if words and config.augment and config.augment.mirror:
             raise RecipeError(
