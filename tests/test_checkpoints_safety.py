@@ -215,10 +215,11 @@ def memory_of(code: str) -> tuple[str, float]:
         [
             sys.executable,
             "-c",
-            "import resource, sys\nfrom patchword import checkpoints\n"
+            "import re\nfrom pathlib import Path\nfrom patchword import checkpoints\n"
             "from patchword.errors import CheckpointError\n"
             f"try:\n    {code}\nexcept CheckpointError as error:\n    print(error)\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)",
+            "status = Path('/proc/self/status').read_text()\n"  # of this program alone
+            "print(int(re.search(r'VmHWM:\\s+(\\d+) kB', status)[1]) / 1e6)",
         ],
         capture_output=True,
         text=True,
