@@ -229,6 +229,7 @@ def test_ask_one_and_several(answerer: Pair) -> None:
 def test_no_images_and_no_texts(captioner: Pair, matcher: Pair) -> None:
     assert caption(captioner[1], []) == []
     assert match(matcher[1], [], ["a", "b"]).probabilities.shape == (0, 2)
+    assert match(matcher[1], [], "one text").probabilities.shape == (0, 1)
     with pytest.raises(UnsupportedError, match="one or more"):
         match(matcher[1], PHOTOS, [])
 

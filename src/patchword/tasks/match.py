@@ -8,7 +8,6 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from patchword.bundle import Bundle, Vector, as_texts
@@ -47,6 +46,7 @@ def match(
     without a matching head, and the ImageError of the first image that cannot be opened;
     `match_each` never stops.
     """
+    texts = as_texts(texts)
     rows = []
     for _, row in match_each(model, images, texts, batch_size):
         if isinstance(row, ImageError):
@@ -68,10 +68,13 @@ def match_each(
     texts = as_texts(texts)
     if not texts:
         raise UnsupportedError("texts must be a list of one or more, and is empty")
-    ids = read(model, texts)  # (T, L)
+    rows = read(model, texts)
+    ids = model.reader().pad(rows)  # (T, L)
     lengths = model.reader().lengths(ids)
     order = np.argsort(lengths, kind="stable")
-    words = _vectors(model, texts)
+    words = None
+    if model.config.embed_dim:
+        words = torch.from_numpy(model.embed_rows(rows)).to(model.device)  # (T, D)
 
     def run(pixels: Tensor) -> Tensor:
         tokens = network.image_tokens(pixels)
@@ -81,31 +84,23 @@ def match_each(
             cosines = network.image_features(tokens) @ words.T
         count = max(PAIRS // len(pixels), 1)
         for start in range(0, len(order), count):
-            rows = order[start : start + count]
-            some = torch.from_numpy(ids[rows, : lengths[rows].max()]).to(pixels.device)
+            part = order[start : start + count]
+            some = torch.from_numpy(ids[part, : lengths[part].max()]).to(pixels.device)
             logits = network.match(tokens, some.repeat(len(pixels), 1))
             together = logits.float().softmax(dim=-1)[:, 1]
-            out[:, torch.from_numpy(rows)] = torch.unflatten(together, 0, (len(pixels), -1))
+            out[:, torch.from_numpy(part)] = torch.unflatten(together, 0, (len(pixels), -1))
         return torch.stack([out, cosines], dim=1)  # (B, 2, T)
 
     found = model.run_each(images, run, batch_size)
     return ((image, row if isinstance(row, ImageError) else Match(*row)) for image, row in found)
 
 
-def read(model: Bundle, texts: Sequence[str]) -> NDArray[np.int64]:
-    """Ids (T, L) of texts; one beyond the context is cut, with a LongTextWarning."""
+def read(model: Bundle, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of each text; a LongTextWarning tells of those beyond the context, which padding cuts."""
     tokenizer = model.reader()
     rows = tokenizer.rows(texts)
     long_text.warn(tokenizer, rows, stacklevel=3)
-    return tokenizer.pad(rows)
-
-
-def _vectors(model: Bundle, texts: Sequence[str]) -> Tensor | None:
-    """Unit vectors (T, D) of texts, those too long cut, of which `read` has warned; None without a
-    joint space."""
-    if not model.config.embed_dim:
-        return None
-    return torch.from_numpy(model.embed_rows(model.reader().rows(texts))).to(model.device)
+    return rows
 
 
 def matcher(model: Bundle) -> Matcher:

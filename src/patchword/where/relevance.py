@@ -58,7 +58,7 @@ def gradcam(
     photo = images.open(image, exact=True)
     pixels, geometry = model.preprocess(photo)
     batch = model.tensor(pixels)[None]
-    rows = read(model, texts)
+    rows = model.reader().pad(read(model, texts))  # (T, L)
     parts: list[Tensor] = []
     for start in range(0, len(rows), TOGETHER):
         ids = model.tensor(rows[start : start + TOGETHER])
