@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from patchword.atomic_write import write
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
+from patchword.index import condition
 
 IN_MEMORY = 2 << 30  # bytes of vectors kept between searches; a larger table is read each time
 BLOCK = 16384  # rows read at a time
@@ -33,16 +34,6 @@ _UNIT = 1e-3  # how far from 1 the length of a vector may be
 _PAUSES = (0.02, 0.05, 0.1, 0.2)  # seconds between attempts
 _ODD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: neighbours get numbers far apart
 _DELETED_AT_ONCE = 1000  # paths in one condition
-
-_TOKENS = re.compile(r"('(?:[^']|'')*')|([a-z_]+)|(<=|>=|!=|<>|[=<>(),])|(\S)", re.IGNORECASE)
-_WORDS = {"path", "modified", "and", "or", "not", "like", "ilike", "in", "between", "is", "null"}
-_WORDS |= {"date", "timestamp"}
-_MOST_TOKENS = 256  # some thousand overflow the stack of LanceDB's parser
-_ALLOWED = (
-    "columns path (text) and modified (time, UTC); AND OR NOT LIKE ILIKE IN BETWEEN IS NULL; "
-    "= != < <= > >= ( ); text in single quotes, times as date '...' or timestamp '...'. Example: "
-    "path LIKE '%wafer%' AND modified >= date '2026-01-01'"
-)
 
 T = TypeVar("T")
 Vectors = NDArray[np.float32]  # (N, D)
@@ -83,7 +74,7 @@ class Store:
                 if "was not found" in str(error):
                     return False
                 raise self._damaged(error) from error
-            except BaseException as error:
+            except BaseException as error:  # see `_of_library`
                 if not _of_library(error):
                     raise
                 raise self._damaged(error) from error
@@ -176,7 +167,7 @@ class Store:
     def visit(self, work: Callable[[Block], T], where: str | None = None) -> list[T]:
         """`work` of every block of rows of the newest version, in memory where they fit."""
         if where is not None:
-            _check(where)
+            condition.check(where)
 
         def visit(table: Table) -> list[T]:
             wanted = None if where is None else _row_ids(table, where)
@@ -210,7 +201,7 @@ class Store:
             for pause in (*_PAUSES, None):
                 try:
                     return self._newest(table, action)
-                except BaseException as error:
+                except BaseException as error:  # see `_of_library`
                     if not _of_library(error):
                         raise
                     if pause is None:
@@ -341,31 +332,8 @@ def _row_ids(table: Table, where: str) -> NDArray[np.uint64]:
     except (ValueError, RuntimeError) as error:
         # What reads without the condition fails by the condition; what does not raises here.
         table.search().select(["path", "modified"]).to_arrow()
-        raise _refused(where, "is no condition") from error
+        raise condition.refused(where, "is no condition") from error
     return np.sort(found.column("_rowid").to_numpy())
-
-
-def _check(where: str) -> None:
-    """Refuse what is not a plain condition on path and modified.
-
-    LanceDB would run any function on any column, ignore what follows a semicolon, and crash on
-    parameters and on very long conditions; and a condition may come from somebody else.
-    """
-    tokens = _TOKENS.findall(where)
-    if len(tokens) > _MOST_TOKENS:
-        raise _refused(where, f"more than {_MOST_TOKENS} words and signs")
-    depth = 0
-    for _, word, sign, other in tokens:
-        if other or (word and word.lower() not in _WORDS):
-            raise _refused(where, f"{other or word} is not allowed")
-        depth += (sign == "(") - (sign == ")")
-        if depth < 0:  # what follows would not be read
-            raise _refused(where, ") without (")
-
-
-def _refused(where: str, reason: str) -> IndexStoreError:
-    shown = where if len(where) <= 80 else where[:77] + "..."
-    return IndexStoreError(f"where {shown!r}: {reason}. Allowed are {_ALLOWED}")
 
 
 def _line(error: BaseException) -> str:
