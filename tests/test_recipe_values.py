@@ -17,7 +17,8 @@ from torch import nn
 from patchword import models, variants
 from patchword.errors import RecipeError
 from patchword.train import recipe
-from patchword.train.loop import groups, learning_rate, train
+from patchword.train.loop import train
+from patchword.train.optimizer import groups, learning_rate
 from patchword.train.parallel import clip
 
 pytestmark = pytest.mark.slow

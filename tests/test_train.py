@@ -20,7 +20,7 @@ import patchword
 from patchword.cli import main
 from patchword.errors import PatchwordError, RecipeError
 from patchword.nn.transformer import Block
-from patchword.train import loop, parallel, recipe, state
+from patchword.train import loop, optimizer, parallel, recipe, state
 
 pytestmark = pytest.mark.slow
 
@@ -157,7 +157,7 @@ def test_the_checkpoint_of_another_run(path: Path, change: str, named: str) -> N
 
 def test_rate_warms_up_and_falls_to_zero(path: Path) -> None:
     plan = load(path, "steps=104")
-    rates = [loop.learning_rate(plan, step) for step in range(105)]
+    rates = [optimizer.learning_rate(plan, step) for step in range(105)]
     assert rates[:4] == pytest.approx([0.0005, 0.001, 0.0015, 0.002])
     assert rates[54] == pytest.approx(0.001)
     assert rates[104] == pytest.approx(0)
