@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import reprlib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from patchword.errors import ConfigError
+from patchword.options import nearest
 
 T = typing.TypeVar("T")
 LARGEST = 10**300  # whole number that becomes a float
@@ -69,7 +69,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], within: str = "") -> T:
     unknown = sorted(str(name) for name in set(values) - set(hints))
     if unknown:
         raise ConfigError(
-            f"{cls.__name__} has no field {', '.join(unknown)}{_meant(unknown[0], hints)}; it has "
+            f"{cls.__name__} has no field {', '.join(unknown)}{nearest(unknown[0], hints)}; it has "
             f"{', '.join(sorted(hints))}"
         )
     required = {f.name for f in dataclasses.fields(cls) if _required(f)}  # type: ignore[arg-type]
@@ -103,12 +103,6 @@ def _class_variables(cls: type) -> frozenset[str]:
 def _required(field: dataclasses.Field[Any]) -> bool:
     missing = dataclasses.MISSING
     return field.default is missing and field.default_factory is missing
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    """The nearest of the known names, as a question."""
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f" (do you mean {near[0]}?)" if near else ""
 
 
 def _typed(hint: Any, value: Any, name: str) -> Any:
