@@ -74,9 +74,12 @@ def notes() -> Console:
 
 
 @contextmanager
-def warnings_said(advice: str = "") -> Iterator[None]:
-    """Each warning as one line on stderr; one of long texts ends in `advice` of the command line
-    instead of that for Python."""
+def warnings_said(
+    advice: str = "", console: Console | None = None, once: bool = False
+) -> Iterator[None]:
+    """Each warning as one line on a console, by default stderr; one of long texts ends in `advice`
+    of the command line instead of that for Python. once: the same one is not repeated."""
+    said = console or notes()
 
     def say(
         message: Warning | str,
@@ -89,10 +92,13 @@ def warnings_said(advice: str = "") -> Iterator[None]:
         text = str(message)
         if issubclass(category, LongTextWarning):
             text = text.partition(": pass ")[0] + advice
-        notes().print(f"warning: {text}")
+        said.print(f"warning: {text}")
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", LongTextWarning)
+        if once:
+            warnings.simplefilter("default", UserWarning)
+        else:
+            warnings.simplefilter("always", LongTextWarning)
         warnings.showwarning = say
         yield
 

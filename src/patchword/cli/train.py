@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.common import JsonOption, complain, emit, notes, screen
-from patchword.errors import LongTextWarning
+from patchword.cli.common import JsonOption, complain, emit, notes, screen, warnings_said
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.text import Text
 
     from patchword.train.loop import Trained
@@ -108,7 +105,7 @@ def progress_line(total: int) -> Iterator[Show]:
     first: list[tuple[int, float]] = []
     drawn = sys.stderr.isatty()
     live = Live(Text(), console=console)
-    with live if drawn else nullcontext(), said_on(console):
+    with live if drawn else nullcontext(), warnings_said(console=console, once=True):
 
         def show(step: int, metrics: Mapping[str, float]) -> None:
             for sentence in results(metrics):
@@ -187,29 +184,6 @@ def results(metrics: Mapping[str, float]) -> list[str]:
             said = groups.setdefault(title or kind, [])
             said.append(f"{number.replace('_', ' ')} {found}")
     return [f"{title}: {', '.join(said)}" for title, said in groups.items()]
-
-
-@contextmanager
-def said_on(console: Console) -> Iterator[None]:
-    """Each warning as one line above what is live on the console."""
-
-    def say(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        text = str(message)
-        if issubclass(category, LongTextWarning):
-            text = text.partition(": pass ")[0]  # that advice is for Python
-        console.print(f"warning: {text}")
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)  # each once, not once a step
-        warnings.showwarning = say
-        yield
 
 
 COMMANDS = (train,)
