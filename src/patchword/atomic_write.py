@@ -32,7 +32,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(place)
-    except BaseException:
+    except BaseException:  # Ctrl-C too leaves no part behind
         with suppress(OSError):
             part.unlink()
         raise

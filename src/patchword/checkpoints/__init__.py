@@ -47,12 +47,14 @@ def load(
     """Open a checkpoint: a folder, a file of weights, a hub id "organisation/name", or one of the
     package's own, "demo" and "demo-blip".
 
-    device, dtype: where the weights are in memory and of which type, whatever it is in the file;
-    names or torch's own. tokenizer: a file or folder
-    to take it from instead of the checkpoint. token: for closed repositories of the hub.
-    image_size: pixels, or (H, W), to look at instead of the checkpoint's own; positions are
-    resampled to it (see `preprocess.at_size`). Raises
-    CheckpointError when it is missing, of an unknown format, unsafe, or does not fit;
+    device, dtype  where the weights are in memory and of which type, whatever it is in the file;
+                   names or torch's own
+    tokenizer      a file or folder to take it from instead of the checkpoint
+    token          for closed repositories of the hub
+    image_size     pixels, or (H, W), to look at instead of the checkpoint's own; positions are
+                   resampled to it (see `preprocess.at_size`)
+
+    Raises CheckpointError when it is missing, of an unknown format, unsafe, or does not fit;
     TokenizerError when its tokenizer does not fit; UnsupportedError for a device that is not there
     or a type that is none.
     """

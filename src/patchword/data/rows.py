@@ -11,9 +11,9 @@ from patchword.errors import RecipeError
 
 # Usual names of columns, the first that is there being meant; compared in lower case.
 IMAGES = (
-    *("image", "file_name", "img", "path", "filepath", "file", "filename", "image_path"),
-    *("jpg", "jpeg", "png", "webp"),
-)
+    "image", "file_name", "img", "path", "filepath", "file", "filename", "image_path",
+    "jpg", "jpeg", "png", "webp",
+)  # fmt: skip
 CAPTIONS = ("caption", "captions", "text", "texts", "title", "sentence", "sentences", "description")
 LABELS = ("label", "class", "class_name", "category", "cls", "target")
 QUESTIONS = ("question", "questions")

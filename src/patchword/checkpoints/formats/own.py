@@ -22,15 +22,15 @@ BLIP_1 = ("decoder", "shared", "answers", "sight", "matching")
 UNUSED_1 = {
     "vit": ("window",),
     "swin": (
-        *("depth", "pool", "class_token", "registers", "pre_norm", "patch_bias", "stem_width"),
-        *("layer_scale", "qk_norm"),
+        "depth", "pool", "class_token", "registers", "pre_norm", "patch_bias", "stem_width",
+        "layer_scale", "qk_norm",
     ),
     "resnet": (
-        *("patch_size", "depth", "mlp_width", "activation", "eps", "pool", "class_token"),
-        *("registers", "pre_norm", "patch_bias", "stem_width", "layer_scale", "qk_norm"),
-        *("positions", "window"),
+        "patch_size", "depth", "mlp_width", "activation", "eps", "pool", "class_token",
+        "registers", "pre_norm", "patch_bias", "stem_width", "layer_scale", "qk_norm",
+        "positions", "window",
     ),
-}
+}  # fmt: skip
 EXPECTS = f'{CONFIG_FILE} with "{MARK}": {VERSION}, and {WEIGHTS_FILE}'
 
 

@@ -84,13 +84,19 @@ def described(
     """What a BLIP says about a picture, as far as it can: some write, some answer, some match."""
     path, config = root / name, model.config
     caption = model.caption([path])[0].text if config.writes_captions else ""
-    answers = model.ask(path, questions) if config.answers_questions and questions else []
-    chances = model.match([path], texts).probabilities[0].tolist() if config.matching else []
+    answers: tuple[tuple[str, str], ...] = ()
+    matches: tuple[tuple[str, float], ...] = ()
+    if config.answers_questions and questions:
+        said = (answer.text for answer in model.ask(path, questions))
+        answers = tuple(zip(questions, said, strict=True))
+    if config.matching:
+        chances = model.match([path], texts).probabilities[0].tolist()
+        matches = tuple(zip(texts, chances, strict=True))
     return Told(
         name,
         caption,
-        tuple((question, a.text) for question, a in zip(questions, answers, strict=False)),
-        tuple(zip(texts, chances, strict=False)),
+        answers,
+        matches,
     )
 
 

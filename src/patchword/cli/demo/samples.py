@@ -34,20 +34,16 @@ JUDGED = (
     ("wafers/stain-3.jpg", "a wafer with a stain"),
     ("shapes/black-heart-orange-triangle-and-red-crescent.jpg", "a red crescent"),
 )
-COMPARED = (
-    *(
-        "shapes/red-ring.jpg",
-        "shapes/white-square.jpg",
-        "shapes/green-ring-above-black-triangle.jpg",
-    ),
-    *("shapes/yellow-circle-above-blue-star.jpg", "wafers/perfect-1.jpg", "wafers/scratch-1.jpg"),
-    *("wafers/stain-1.jpg", "wafers/particles-1.jpg"),
-)
-CAPTIONS = (
-    *("a red ring", "a white square", "a green ring above a black triangle"),
-    *("a yellow circle above a blue star", "a perfect wafer", "a wafer with a scratch"),
-    *("a wafer with a stain", "a wafer with particles"),
-)
+COMPARED = {  # with a caption of each
+    "shapes/red-ring.jpg": "a red ring",
+    "shapes/white-square.jpg": "a white square",
+    "shapes/green-ring-above-black-triangle.jpg": "a green ring above a black triangle",
+    "shapes/yellow-circle-above-blue-star.jpg": "a yellow circle above a blue star",
+    "wafers/perfect-1.jpg": "a perfect wafer",
+    "wafers/scratch-1.jpg": "a wafer with a scratch",
+    "wafers/stain-1.jpg": "a wafer with a stain",
+    "wafers/particles-1.jpg": "a wafer with particles",
+}
 # What is asked about a picture that is described, and which sentences it is matched with.
 ABOUT = {
     "wafers/scratch-1.jpg": ("what defect does the wafer have?", "what colour is the wafer?"),
@@ -94,7 +90,8 @@ def run(model: Model, speaker: Model, out: Path, done: Callable[[int], None]) ->
     done(3)
     told = [described(speaker, root, name, asked, MATCHED) for name, asked in ABOUT.items()]
     done(4)
-    matrix = np.asarray(model.similarity([root / name for name in COMPARED], CAPTIONS))
+    compared, captions = list(COMPARED), list(COMPARED.values())
+    matrix = np.asarray(model.similarity([root / name for name in compared], captions))
     done(5)
     return Findings(
         root,
@@ -104,8 +101,8 @@ def run(model: Model, speaker: Model, out: Path, done: Callable[[int], None]) ->
         maps,
         told,
         speaker.name,
-        COMPARED,
-        CAPTIONS,
+        compared,
+        captions,
         matrix,
         index,
         NOTES,
