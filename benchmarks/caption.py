@@ -37,10 +37,11 @@ from references import scramble
 from torch import Tensor, nn
 
 import patchword
+from patchword.models.blip import Blip
+from patchword.models.generate import GenerationOptions
 
 SIZE, LENGTH, START = 384, 20, 30522  # pixels, ids a caption, the id that a caption starts with
 PLACES = (5, 10, 20, 40)
-OPTIONS = {"max_length": LENGTH, "min_length": LENGTH}
 
 
 def clock(device: str) -> float:
@@ -75,14 +76,20 @@ def noise(count: int, dtype: torch.dtype, device: str) -> Tensor:
     return (pixels + torch.randn(count, 3, 1, 1, generator=generator)).to(device, dtype)
 
 
-def writers(theirs: nn.Module, ours: nn.Module, pixels: Tensor, beams: int) -> dict[str, Callable]:
+def writers(theirs: nn.Module, ours: Blip, pixels: Tensor, beams: int) -> dict[str, Callable]:
     """Each side's way to ids (B, LENGTH)."""
     start = torch.tensor([START], device=pixels.device)
+    options = GenerationOptions(beams=beams, max_length=LENGTH, min_length=LENGTH)
     return {
         "transformers": lambda: theirs.generate(
-            pixel_values=pixels, num_beams=beams, do_sample=False, max_new_tokens=None, **OPTIONS
+            pixel_values=pixels,
+            num_beams=beams,
+            do_sample=False,
+            max_new_tokens=None,
+            max_length=LENGTH,
+            min_length=LENGTH,
         )[:, :LENGTH],
-        "patchword": lambda: ours.caption(pixels, start, beams=beams, **OPTIONS).ids,
+        "patchword": lambda: ours.caption(pixels, start, options).ids,
     }
 
 
@@ -108,7 +115,7 @@ def compare(
     )
 
 
-def check(theirs: nn.Module, ours: nn.Module, device: str) -> None:
+def check(theirs: nn.Module, ours: Blip, device: str) -> None:
     """In float32 the ids are equal, and vary."""
     for beams in (1, 3):
         pair = writers(theirs, ours, noise(2, torch.float32, device), beams)
@@ -121,7 +128,7 @@ def check(theirs: nn.Module, ours: nn.Module, device: str) -> None:
         )
 
 
-def each_token(network: nn.Module, dtype: torch.dtype, rounds: int, device: str) -> None:
+def each_token(network: Blip, dtype: torch.dtype, rounds: int, device: str) -> None:
     """Print a line for each of PLACES."""
     tokens = network.image_tokens(noise(1, dtype, device))
     generator = torch.Generator().manual_seed(2)

@@ -1,6 +1,6 @@
 """What the documents say is what the program does: their commands run, their links lead somewhere.
 
-In README.md and docs/training.md every command of a `console` or `sh` block and every `python`
+In README.md and the pages of docs/ every command of a `console` or `sh` block and every `python`
 block runs, in order, in one folder that holds the samples, as a reader follows them. What a test
 cannot run (the hub, an hour of training) is marked on the line before its block: <!-- not run:
 why -->. Commands of setup (SETUP) run elsewhere: CI makes them from nothing.
@@ -26,7 +26,11 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 CHINESE = ROOT / "README.zh-CN.md"
 CLI = ROOT / "docs" / "cli.md"
-TRAINING = ROOT / "docs" / "training.md"
+# cli.md is generated, and test_docs_pictures runs pictures.md.
+PAGES = [
+    README,
+    *(ROOT / "docs" / f"{name}.md" for name in ("training", "models", "blip", "capfilt")),
+]
 
 JOBS = (
     *("embed", "classify", "similarity", "index", "search", "heatmap", "attention", "info"),
@@ -73,7 +77,7 @@ def blocks(document: Path) -> list[Block]:
     return [Block(m["kind"], m["body"], m["why"]) for m in BLOCK.finditer(document.read_text())]
 
 
-STEPS = [step for page in (README, TRAINING) for block in blocks(page) for step in block.steps]
+STEPS = [step for page in PAGES for block in blocks(page) for step in block.steps]
 
 
 @pytest.fixture(scope="module")
