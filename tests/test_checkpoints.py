@@ -203,6 +203,27 @@ def test_quantised_weights_are_refused(hf: Path) -> None:
     fails(hf, name, "int8", "floating point")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(hf: Path, value: float) -> None:
+    name = "vision_model.encoder.layers.1.mlp.fc1.weight"
+    rewrite(hf / WEIGHTS, lambda tensors: tensors[name].view(-1)[7].fill_(value))
+    fails(hf, f"{name}: 1 of its 4800 numbers are NaN or infinite")
+
+
+def test_weights_beyond_half_precision_are_refused_in_it_alone(hf: Path) -> None:
+    name = "vision_model.encoder.layers.1.mlp.fc1.weight"
+    rewrite(hf / WEIGHTS, lambda tensors: tensors[name].view(-1)[7].fill_(70000))
+    assert checkpoints.load(hf).config.embed_dim == 24
+    with pytest.raises(CheckpointError, match=rf"{name} holds 70000, which torch.float16 cannot"):
+        checkpoints.load(hf, dtype="float16")
+
+
+def test_large_weights_whose_sum_overflows_are_taken(hf: Path) -> None:
+    name = "vision_model.encoder.layers.1.mlp.fc1.weight"
+    rewrite(hf / WEIGHTS, lambda tensors: tensors[name].fill_(3e38))
+    assert checkpoints.load(hf).config.embed_dim == 24
+
+
 def test_rules_fuse_split_fill_and_drop() -> None:
     def stored(tensor: Tensor) -> Stored:
         return Stored(tuple(tensor.shape), lambda: tensor)

@@ -185,7 +185,7 @@ def test_timm_squash_as_timm(crop: float, tmp_path: Path) -> None:
         ("num_channels", 1, "which makes it 3"),
         ("qkv_bias", False, "qkv_bias is False, but the weights have a"),
         ("hidden_act", "relu", "which patchword does not compute"),
-        ("layer_norm_eps", "small", "not of type float"),
+        ("layer_norm_eps", "small", "not a number"),
     ],
 )
 @pytest.mark.parametrize("write", [hf_vit, hf_deit])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 from patchword.checkpoints.read import Stored
+from patchword.config.values import WANTED
 from patchword.errors import CheckpointError
 
 T = TypeVar("T", int, float, str, bool)
@@ -140,13 +141,10 @@ class Stated:
         if value is None:
             self.assume(name, default, why)
             return default
-        if (
-            not isinstance(value, (list, tuple))
-            or len(value) != 3
-            or not all(isinstance(v, (int, float)) for v in value)
-        ):
+        three = [_float(v) for v in value] if isinstance(value, (list, tuple)) else []
+        if len(three) != 3 or None in three:
             self.fail(key, "not three numbers")
-        return float(value[0]), float(value[1]), float(value[2])
+        return tuple(three)  # type: ignore[return-value]  # of three, none of them None
 
     def only(self, known: Collection[str], neutral: Mapping[str, Any]) -> None:
         """Raise CheckpointError for a key that changes what is computed, and is not understood.
@@ -165,11 +163,19 @@ class Stated:
 
     def _typed(self, key: str, kind: type[T]) -> T:
         value = self.values[key]
-        if kind is float and type(value) is int:
-            return kind(value)
+        if kind is float:
+            value = _float(value)
         if type(value) is not kind:
-            self.fail(key, f"not of type {kind.__name__}")
+            self.fail(key, f"which is not {WANTED[kind]}")
         return value
+
+
+def _float(value: Any) -> float | None:
+    """A number as a float; None for what is no number, or a whole one that no float can hold."""
+    try:
+        return float(value) if type(value) in (int, float) else None
+    except OverflowError:
+        return None
 
 
 def depth(keys: Collection[str], prefix: str) -> int:
@@ -239,9 +245,10 @@ def vocabulary(files: Mapping[str, Any]) -> dict[str, int]:
         model, added = whole.get("model"), whole.get("added_tokens")
         listed = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(listed, list):  # unigrams: pieces with their scores, in the order of their ids
-        listed = {row[0]: i for i, row in enumerate(listed) if isinstance(row, list) and row}
+        rows = ((row, i) for i, row in enumerate(listed) if isinstance(row, list) and row)
+        listed = {row[0]: i for row, i in rows if isinstance(row[0], str)}
     ids = {**listed} if isinstance(listed, dict) else {}
     for token in added if isinstance(added, list) else ():
-        if isinstance(token, dict):
-            ids[token.get("content")] = token.get("id")
+        if isinstance(token, dict) and isinstance(token.get("content"), str):
+            ids[token["content"]] = token.get("id")
     return {k: i for k, i in ids.items() if isinstance(k, str) and type(i) is int}

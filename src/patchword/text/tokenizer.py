@@ -41,20 +41,21 @@ class Tokenizer:
         self.context = config.context
         self.end_token = config.end_token
         self.pad_token = config.pad_token
-        self.vocab_size = max(source.get_vocab().values(), default=-1) + 1
+        bare = tokenizer_files.encoded(source, [""], name)[0]
+        self.vocab_size = max([*source.get_vocab().values(), *bare.ids], default=-1) + 1
         self.cleaning = config.cleaning
         self.name = name
-        self.specials = len(source.encode("").ids)
+        self.specials = len(bare.ids)
         self._ends = config.pool == "end"
         self._full = config.padding == "attended" and not config.causal
-        bare = self._full and config.end_token < 0
-        self._padded_over = source.encode("").ids[-1:] if bare else []
+        self._padded_over = bare.ids[-1:] if self._full and config.end_token < 0 else []
         self._source = source
-        _check(source, config, self.vocab_size, name)
+        _check(source, bare.ids, config, self.vocab_size, name)
         ftfy = config.cleaning == "ftfy"
         self._backend = tokenizer_files.as_open_clip(source, name) if ftfy else source
-        added = self._backend.encode("a").special_tokens_mask
-        self._tail = len(list(takewhile(bool, reversed(added))))  # special tokens behind a text
+        one = tokenizer_files.encoded(self._backend, ["a"], name)[0]
+        # special tokens behind a text
+        self._tail = len(list(takewhile(bool, reversed(one.special_tokens_mask))))
 
     @classmethod
     def from_folder(cls, folder: str | Path, config: TextConfig) -> Tokenizer:
@@ -152,7 +153,7 @@ class Tokenizer:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise TokenizerError(f"{text!r} is not valid Unicode: {error.reason}") from error
-        rows = [encoding.ids for encoding in self._backend.encode_batch_fast(texts)]
+        rows = [each.ids for each in tokenizer_files.encoded(self._backend, texts, self.name)]
         if self._padded_over:
             rows = [[self.pad_token if i in self._padded_over else i for i in row] for row in rows]
         return rows
@@ -244,14 +245,18 @@ class Tokenizer:
         return end
 
 
-def _check(source: Backend, config: TextConfig, vocab_size: int, name: str) -> None:
-    """Raise TokenizerError unless the ids fit the text tower's embedding and its pooling."""
+def _check(
+    source: Backend, ids: Sequence[int], config: TextConfig, vocab_size: int, name: str
+) -> None:
+    """Raise TokenizerError unless the ids fit the text tower's embedding and its pooling.
+
+    ids: of an empty text, which are the special tokens.
+    """
     if vocab_size > config.vocab_size:
         raise TokenizerError(
             f"{name} has ids up to {vocab_size - 1}, but the model's vocabulary has "
             f"{config.vocab_size}: the tokenizer is another model's"
         )
-    ids = source.encode("").ids
     found = f"{ids[-1]} ({source.id_to_token(ids[-1])!r})" if ids else "no token"
     ends = config.pool != "first" and config.end_token >= 0
     if ends and (not ids or ids[-1] != config.end_token):
@@ -264,3 +269,8 @@ def _check(source: Backend, config: TextConfig, vocab_size: int, name: str) -> N
         )
     if config.pool == "first" and not ids:
         raise TokenizerError(f"{name} puts no token before a text, and the model pools the first")
+    if config.start_token >= 0 and len(ids) < 2:
+        raise TokenizerError(
+            f"{name} adds {len(ids)} tokens to a text, and the model needs one before it, in place "
+            "of which it puts its own, and one at the end"
+        )

@@ -18,6 +18,7 @@ from typing import Any
 
 from tokenizers import (
     AddedToken,
+    Encoding,
     Regex,
     Tokenizer,
     decoders,
@@ -131,6 +132,17 @@ def parse(text: str, name: str) -> Tokenizer:
         raise TokenizerError(f"{name} is not a readable tokenizer.json: {error}") from error
 
 
+def encoded(backend: Tokenizer, texts: Sequence[str], name: str) -> list[Encoding]:
+    """Texts through a tokenizer of the library. Raises TokenizerError where that fails, as it does
+    at a file that contradicts itself: a special token without id, no token for the unknown."""
+    try:
+        return backend.encode_batch_fast(texts)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
+        raise TokenizerError(f"{name} contradicts itself and cannot be used: {error}") from error
+
+
 def clip(vocab: dict[str, int], merges: list[tuple[str, str]], name: str) -> Tokenizer:
     """CLIP's tokenizer as transformers builds it from a vocabulary and merges."""
     if START not in vocab or END not in vocab:
@@ -165,7 +177,7 @@ def as_open_clip(source: Tokenizer, name: str) -> Tokenizer:
     byte-pair encoding with a start and an end token.
     """
     model = model_of(source)
-    ends = source.encode("").ids
+    ends = encoded(source, [""], name)[0].ids
     if model["type"] != "BPE" or len(ends) != 2:
         raise TokenizerError(
             f'{name} is a {model["type"]} that adds {len(ends)} tokens to a text; cleaning "ftfy" '
