@@ -19,7 +19,7 @@ from patchword.cli import info_models, main
 from patchword.cli import receipt_verify as cli_receipts
 from patchword.config import ViTConfig
 from patchword.receipts.compare import ATOL, RTOL
-from patchword.show.describe import family
+from patchword.show.config_summary import family
 from patchword.variants import VARIANTS, catalogue
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from shrunk import tiny_bundle, tiny_clip, tiny_vit
 import patchword
 from patchword import checkpoints, models
 from patchword.bundle import make
-from patchword.cli import common, main
+from patchword.cli import main, output
 from patchword.cli.demo import jobs, own_photos
 
 pytestmark = pytest.mark.slow
@@ -129,7 +129,7 @@ def test_what_is_left_out_is_said(
     assert "The first 4 of 10 photos; all are in the index." in page
     assert page.count("The first 6 of 9 labels.") == 2
     assert "The first 8 of 9 labels." in page
-    assert common.SHOWN == 60
+    assert output.SHOWN == 60
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from patchword.cli.common import expand
+from patchword.cli.inputs import expand
 from patchword.data.folders import pictures
 from patchword.errors import ImageError, PatchwordError
 from patchword.images import files

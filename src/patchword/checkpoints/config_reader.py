@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 from patchword.checkpoints.read import Stored
-from patchword.config.values import WANTED
+from patchword.config import TYPE_NAMES
 from patchword.errors import CheckpointError
 
 T = TypeVar("T", int, float, str, bool)
@@ -166,7 +166,7 @@ class Stated:
         if kind is float:
             value = _float(value)
         if type(value) is not kind:
-            self.fail(key, f"which is not {WANTED[kind]}")
+            self.fail(key, f"which is not {TYPE_NAMES[kind]}")
         return value
 
 

@@ -28,7 +28,7 @@ from patchword.cli import (
     receipt_verify,
     train,
 )
-from patchword.cli.common import complain, warnings_said
+from patchword.cli.output import complain, warnings_said
 from patchword.errors import PatchwordError
 
 GROUPS = {  # the headings of `patchword --help`, and the files whose commands stand under each

@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchword.cli.common import (
-    SPEAKING,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
+from patchword.cli.inputs import load
+from patchword.cli.options import EMBEDDED_BLIP, DeviceOption, DtypeOption, JsonOption
+from patchword.cli.output import (
     emit,
     finish,
-    load,
     notes,
+    print_saved,
     progress,
-    said_saved,
     screen,
     warnings_said,
     wrong,
@@ -49,7 +46,7 @@ def capfilt(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the new dataset.")],
     captioner: Annotated[
         str, typer.Option("--captioner", "--model", "-m", help="The model that writes captions.")
-    ] = SPEAKING,
+    ] = EMBEDDED_BLIP,
     filter: Annotated[
         str | None,
         typer.Option(help="The model that judges captions; by default the captioner, if it can."),
@@ -189,7 +186,7 @@ def _write(store: Store, plan: Mapping[str, Any], as_json: bool) -> None:
     store.replace(REPORT, [page.report(found, plan, store.folder)])
     (notes() if as_json else screen()).print(page.tally_table(found))
     notes().print(f"{found.said()}: {store.folder / DATASET}")
-    said_saved(store.folder / REPORT)
+    print_saved(store.folder / REPORT)
 
 
 def _lines(

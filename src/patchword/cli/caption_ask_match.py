@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.atomic_write import write
-from patchword.cli.common import (
-    SHOWN,
-    SPEAKING,
+from patchword.cli.inputs import expand, load, read_list
+from patchword.cli.options import (
+    EMBEDDED_BLIP,
     DeviceOption,
     DtypeOption,
     ImagesArgument,
@@ -19,14 +19,14 @@ from patchword.cli.common import (
     PictureOption,
     SaveOption,
     TextsOption,
+)
+from patchword.cli.output import (
+    SHOWN,
     check_save,
     emit,
-    expand,
     finish,
     good,
-    load,
-    read_list,
-    said_saved,
+    print_saved,
     screen,
     shortened,
     warnings_said,
@@ -90,7 +90,7 @@ def caption(
     temperature: TemperatureOption = None,
     seed: SeedOption = 0,
     save: SaveOption = None,
-    model: ModelOption = SPEAKING,
+    model: ModelOption = EMBEDDED_BLIP,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
@@ -147,7 +147,7 @@ def ask(
     beams: BeamsOption = None,
     max_length: Annotated[int, typer.Option(min=2, help="Of a written answer, in tokens.")] = 10,
     save: PictureOption = None,
-    model: ModelOption = SPEAKING,
+    model: ModelOption = EMBEDDED_BLIP,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
@@ -180,18 +180,19 @@ def ask(
     if save:
         from patchword import images as opener
         from patchword.show import plots
-        from patchword.tasks.picture import SIDE, answers_picture
+        from patchword.show.answers_picture import SIDE, answers_picture
 
-        picture = answers_picture(opener.open(image, at_least=SIDE), questions, found)
+        told = [(a.text, [(c.text, c.probability) for c in a.ranking]) for a in found]
+        picture = answers_picture(opener.open(image, at_least=SIDE), questions, told)
         plots.save(picture, save)
-        said_saved(save)
+        print_saved(save)
 
 
 def match(
     images: ImagesArgument,
     text: TextsOption = None,
     save: PictureOption = None,
-    model: ModelOption = SPEAKING,
+    model: ModelOption = EMBEDDED_BLIP,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
@@ -274,12 +275,11 @@ def save_matrices(names: list[str], texts: list[str], told: list[Titled], path: 
     """Matrices of images and texts beside each other."""
     from patchword import images as opener
     from patchword.show import plots
-    from patchword.tasks.picture import beside
 
     thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names]
     pictures = [plots.similarity_matrix(thumbs, texts, each, columns=6) for _, each in told]
-    plots.save(beside(pictures, [title for title, _ in told]), path)
-    said_saved(path)
+    plots.save(plots.side_by_side(pictures, [title for title, _ in told]), path)
+    print_saved(path)
 
 
 def both(cosines: NDArray[Any], probabilities: NDArray[Any], model: str = "") -> list[Titled]:
@@ -306,7 +306,7 @@ def _save_captions(results: list[tuple[str, Caption]], path: Path) -> None:
     else:
         tiles = [plots.Tile(p, found.text) for p, (_, found) in zip(photos, results, strict=True)]
         plots.save(plots.panel(tiles), path)
-    said_saved(path)
+    print_saved(path)
 
 
 def _written(found: Caption, kind: str) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.atomic_write import replacing, write
-from patchword.cli.common import (
+from patchword.cli.inputs import embed_texts, expand, load, read_list
+from patchword.cli.options import (
     EMBEDDED,
-    SHOWN,
     DeviceOption,
     DtypeOption,
     ImagesArgument,
@@ -23,17 +23,16 @@ from patchword.cli.common import (
     PictureOption,
     SaveOption,
     TextsOption,
+)
+from patchword.cli.output import (
+    SHOWN,
     check_save,
-    embed_texts,
     emit,
-    expand,
     finish,
     good,
-    load,
     make_folder,
     notes,
-    read_list,
-    said_saved,
+    print_saved,
     screen,
     shortened,
     wrong,
@@ -269,7 +268,7 @@ def _save_matrices(
         return
     thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names]
     plots.save(plots.similarity_matrix(thumbs, texts, matrices[0][1]), path)
-    said_saved(path)
+    print_saved(path)
 
 
 def _save_scores(results: list[tuple[str, list[Score]]], path: Path) -> None:
@@ -285,7 +284,7 @@ def _save_scores(results: list[tuple[str, list[Score]]], path: Path) -> None:
         write(path, html_page.page("Which words fit", "", [html_page.cards(items)]))
     else:
         plots.save(plots.classify_panel(photos, bars, names), path)
-    said_saved(path)
+    print_saved(path)
 
 
 def _save_lines(path: Path, kind: str, each: Iterator[tuple[str, NDArray[Any]]]) -> tuple[int, int]:

@@ -9,21 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.common import (
-    EMBEDDED,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    PictureOption,
+from patchword.cli.inputs import load, read_list
+from patchword.cli.options import EMBEDDED, DeviceOption, DtypeOption, JsonOption, PictureOption
+from patchword.cli.output import (
     check_save,
     complain,
     emit,
     finish,
-    load,
     notes,
+    print_saved,
     progress,
-    read_list,
-    said_saved,
     screen,
     warnings_said,
     wrong,
@@ -109,7 +104,7 @@ def eval(
         from patchword.show import plots
 
         plots.save(confusion_picture(by_class), save)
-        said_saved(save)
+        print_saved(save)
     finish(run.broken, sum(answer.images for answer in answers))
 
 
@@ -170,7 +165,7 @@ def blend(
         screen().print(alphas_table(alphas, results, kept))
     if out is not None and best is not None:
         api.save(best, out)
-        said_saved(out)
+        print_saved(out)
         if as_json:
             emit({"model": str(out), "alpha": kept, "fingerprint": best.fingerprint})
     if results:

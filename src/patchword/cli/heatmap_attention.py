@@ -7,18 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.common import (
-    EMBEDDED,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelOption,
-    check_save,
-    emit,
-    load,
-    said_saved,
-    screen,
-)
+from patchword.cli.inputs import load
+from patchword.cli.options import EMBEDDED, DeviceOption, DtypeOption, JsonOption, ModelOption
+from patchword.cli.output import check_save, emit, print_saved, screen
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -75,7 +66,7 @@ def heatmap(
         for text, (value, x, y) in zip(found.texts, peaks, strict=True):
             answer.add_row(text, f"{value:{form}}", f"{x}, {y}")
         screen().print(answer)
-    said_saved(target)
+    print_saved(target)
 
 
 def attention(
@@ -105,7 +96,7 @@ def attention(
             emit({"image": image, "map": title, "weight": weight, "x": x, "y": y})
         else:
             screen().print(f"{title}: most on x {x}, y {y} (weight {weight:.3f})")
-    said_saved(target)
+    print_saved(target)
 
 
 def measure(found: Heatmap) -> str:

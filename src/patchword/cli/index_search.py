@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.atomic_write import write
-from patchword.cli.common import (
+from patchword.cli.inputs import KEEP_ALL, load
+from patchword.cli.options import (
     EMBEDDED,
-    KEEP_ALL,
-    SPEAKING,
+    EMBEDDED_BLIP,
     DeviceOption,
     DtypeOption,
     JsonOption,
     LongTextOption,
     ModelOption,
     SaveOption,
+)
+from patchword.cli.output import (
     check_save,
     emit,
     finish,
-    load,
     notes,
+    print_saved,
     progress,
-    said_saved,
     screen,
     shortened,
     warnings_said,
@@ -142,7 +143,7 @@ def search(
     else:
         options = store.options | ({"dtype": dtype} if dtype else {})
         bundle = load(store.model_name, device, **{"dtype": "float32", **options})
-    reranker = reranker or (SPEAKING if bundle.name == EMBEDDED else None)
+    reranker = reranker or (EMBEDDED_BLIP if bundle.name == EMBEDDED else None)
     judge = load(reranker, device, dtype or "float32") if rerank and reranker else bundle
     if rerank:
         matcher(judge)
@@ -207,7 +208,7 @@ def _save_hits(answers: list[Reranked[Hit]], title: str, path: Path) -> list[Ima
         write(path, html_page.page(title, "", [html_page.cards(items)]))
     else:
         plots.save(plots.search_panel(photos, captions, title), path)
-    said_saved(path)
+    print_saved(path)
     return failed
 
 

@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchword.cli.common import (
-    EMBEDDED,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    emit,
-    load,
-    notes,
-    screen,
-    wrong,
-)
+from patchword.cli.inputs import load
+from patchword.cli.options import EMBEDDED, DeviceOption, DtypeOption, JsonOption
+from patchword.cli.output import emit, notes, screen, wrong
 from patchword.errors import PatchwordError
 from patchword.show.terminal_table import table
 
@@ -56,7 +48,7 @@ def info(
     bundle = load(source or model or EMBEDDED, device, dtype)
     if as_json:
         from patchword.config import to_dict
-        from patchword.show.describe import family
+        from patchword.show.config_summary import family
 
         emit(
             {
@@ -140,7 +132,7 @@ def show_group(group: Group, rows: list[Checkpoint]) -> None:
 
 def show_configurations(words: str, as_json: bool) -> bool:
     """The named configurations with `words` in name or family, and whether there is one."""
-    from patchword.show.describe import family
+    from patchword.show.config_summary import family
     from patchword.variants import VARIANTS
 
     wanted, out, origin = words.lower(), screen(), ""
@@ -167,31 +159,31 @@ def show_configurations(words: str, as_json: bool) -> bool:
 
 def described(model: Model) -> Iterator[tuple[str, str]]:
     """A model as rows of a name and words."""
-    from patchword.show import describe
+    from patchword.show import config_summary
 
     config, counts = model.config, parameters(model.network)
     yield "model", model.name
-    yield "family", describe.family(config)
+    yield "family", config_summary.family(config)
     yield "parameters", ", ".join(f"{name} {short_count(count)}" for name, count in counts.items())
     yield "GFLOPs", cost_words(config)
     if config.vision is not None:
-        yield "image tower", describe.vision_words(config.vision)
+        yield "image tower", config_summary.vision_summary(config.vision)
     if config.text:
-        yield "text tower", describe.text_words(config.text)
+        yield "text tower", config_summary.text_summary(config.text)
     if config.decoder:
-        yield "decoder", describe.text_words(config.decoder, pooled=False)
+        yield "decoder", config_summary.text_summary(config.decoder, pooled=False)
     if config.masked:
-        yield "decoder", describe.masked_words(config.masked)
+        yield "decoder", config_summary.masked_summary(config.masked)
     if text := config.text_or_decoder:
-        yield "tokens", describe.token_words(text)
+        yield "tokens", config_summary.token_summary(text)
     if config.text and config.embed_dim and config.vision is not None:
-        yield "joint space", describe.joint_words(config, model.scale, model.bias)
+        yield "joint space", config_summary.joint_summary(config, model.scale, model.bias)
     if config.classes:
         named = f": {', '.join(config.labels[:3])}, ..." if config.labels else ", unnamed"
         yield "classes", f"{config.classes}{named}"
     if config.vision is not None:
-        yield "preprocessing", describe.preprocess_words(config.preprocess)
-        yield "normalised by", describe.level_words(config.preprocess)
+        yield "preprocessing", config_summary.preprocess_summary(config.preprocess)
+        yield "normalised by", config_summary.normalisation_summary(config.preprocess)
     yield "fingerprint", model.fingerprint
     yield "device", str(model.device)
     for number, words in enumerate(origins(model)):

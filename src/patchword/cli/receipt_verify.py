@@ -11,18 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.atomic_write import write
-from patchword.cli.common import (
-    EMBEDDED,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    emit,
-    load,
-    make_folder,
-    said_saved,
-    screen,
-    wrong,
-)
+from patchword.cli.inputs import load
+from patchword.cli.options import EMBEDDED, DeviceOption, DtypeOption, JsonOption
+from patchword.cli.output import emit, make_folder, print_saved, screen, wrong
 from patchword.errors import PatchwordError
 from patchword.show.terminal_table import table
 
@@ -61,7 +52,7 @@ def receipt(
     made = receipts.make(bundle)
     if out is not None:
         write(out, receipts.to_text(made))
-        said_saved(out)
+        print_saved(out)
     if as_json:
         emit(made)
     elif out is None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.common import JsonOption, complain, emit, notes, screen, warnings_said
+from patchword.cli.options import JsonOption
+from patchword.cli.output import complain, emit, notes, screen, warnings_said
 
 if TYPE_CHECKING:
     from rich.text import Text

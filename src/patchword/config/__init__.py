@@ -15,10 +15,11 @@ from patchword.config.towers import (
     VisionConfig,
     ViTConfig,
 )
-from patchword.config.values import from_dict, to_dict
+from patchword.config.values import TYPE_NAMES, from_dict, to_dict
 
 __all__ = [
     "LAST_ID",
+    "TYPE_NAMES",
     "Activation",
     "BlipConfig",
     "Cleaning",

@@ -16,7 +16,7 @@ from patchword.options import nearest
 
 T = typing.TypeVar("T")
 LARGEST = 10**300  # whole number that becomes a float
-WANTED: dict[Any, str] = {  # how errors call a type
+TYPE_NAMES: dict[Any, str] = {  # how errors call a type
     int: "a whole number",
     float: "a number",
     bool: "true or false",
@@ -140,7 +140,7 @@ def _plainly(hint: Any, value: Any, name: str) -> Any:
             return float(value)
     elif isinstance(hint, type) and isinstance(value, hint) and hint is not int:
         return value
-    wanted = WANTED.get(hint, f"a {getattr(hint, '__name__', hint)}")
+    wanted = TYPE_NAMES.get(hint, f"a {getattr(hint, '__name__', hint)}")
     raise ConfigError(f"{name} is {reprlib.repr(value)}, which is not {wanted}")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.receipts.form import VERSION, Ids, Inputs, filled
 from patchword.receipts.inputs import order
-from patchword.show.describe import family
+from patchword.show.config_summary import family
 
 
 def make(bundle: Bundle) -> dict[str, Any]:

@@ -164,6 +164,22 @@ def similarity_matrix(
     return out
 
 
+def side_by_side(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
+    """Pictures side by side, each under its title."""
+    top = GAP + _line(TEXT)
+    size = sum(each.width for each in pictures), top + max(each.height for each in pictures)
+    out = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(out)
+    left = 0
+    for each, title in zip(pictures, titles, strict=True):
+        face = font(TEXT, title, bold=True)
+        (line,) = wrap(title, face, each.width - 2 * GAP, 1)
+        draw.text((left + GAP, GAP + TEXT), line, INK, face, anchor="ls")
+        out.paste(each, (left, top))
+        left += each.width
+    return out
+
+
 def wrap(text: str, face: Font, width: int, lines: int) -> list[str]:
     """Break text into at most `lines` lines of at most `width` pixels; a cut ends in "…"."""
     out, rest = [], " ".join(text.split())

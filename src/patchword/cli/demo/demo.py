@@ -8,23 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.common import (
+from patchword.cli.embed_classify_similarity import LabelsOption
+from patchword.cli.inputs import load, read_list
+from patchword.cli.options import (
     EMBEDDED,
-    SPEAKING,
+    EMBEDDED_BLIP,
     DeviceOption,
     DtypeOption,
     JsonOption,
     ModelOption,
-    emit,
-    finish,
-    load,
-    notes,
-    progress,
-    read_list,
-    screen,
-    wrong,
 )
-from patchword.cli.embed_classify_similarity import LabelsOption
+from patchword.cli.output import emit, finish, notes, progress, screen, wrong
 
 if TYPE_CHECKING:
     from patchword.api import Model
@@ -66,7 +60,7 @@ def demo(
         own_photos.check(photos, words)
         out.mkdir(parents=True, exist_ok=True)
         bundle = load(model, device, dtype)
-        if model in (EMBEDDED, SPEAKING):
+        if model in (EMBEDDED, EMBEDDED_BLIP):
             notes().print(f"{model} knows shapes, wafers and clothes alone: for others give -m")
         found = own_photos.run(bundle, photos, words, out)
     _tell(found, bundle, out / "index.html", started, as_json)
@@ -78,7 +72,7 @@ def _of_samples(bundle: Model, where: tuple[str, str], out: Path) -> Findings:
 
     config = bundle.config
     able = config.writes_captions and config.answers_questions and config.matching
-    speaker = bundle if able else load(SPEAKING, *where)
+    speaker = bundle if able else load(EMBEDDED_BLIP, *where)
     with progress("demo", samples.JOBS) as advance:
         return samples.run(bundle, speaker, out, lambda done: advance(done, samples.JOBS))
 

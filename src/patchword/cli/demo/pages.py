@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from patchword import atomic_write, images
-from patchword.cli.common import EMBEDDED, SPEAKING
 from patchword.cli.demo.jobs import Answer, Findings
 from patchword.cli.embed_classify_similarity import scores_table
 from patchword.cli.heatmap_attention import measure, peak
+from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
 from patchword.show import html_page, plots
 from patchword.show.plots import Photo, Tile
 
@@ -185,7 +185,7 @@ def words_section(found: Findings) -> str:
     ]
     first = found.told[0]
     asks = ("ask", "PHOTO", first.answers[0][0]) if first.answers else ("caption", "PHOTO")
-    line = command(*asks, model=found.speaker, usual=SPEAKING)
+    line = command(*asks, model=found.speaker, usual=EMBEDDED_BLIP)
     words = (
         "A caption, answers to questions, and how probable it is that each of these sentences "
         "belongs to the picture."

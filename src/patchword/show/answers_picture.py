@@ -1,4 +1,4 @@
-"""Answers as a picture: under the photo, and matrices beside each other."""
+"""A photo, and under it questions with their answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from patchword.show.plots import (
     font,
     wrap,
 )
-from patchword.tasks.ask import Answer
+
+Answer = tuple[str, Sequence[tuple[str, float]]]  # its text; candidates with probabilities
 
 SIDE = 640  # longer side of the photo, pixels
 NARROWEST = 440  # room for words under a tall photo
@@ -31,8 +32,8 @@ STEP = 1.35  # a line's height, in font sizes
 def answers_picture(
     photo: Photo, questions: Sequence[str], answers: Sequence[Answer]
 ) -> Image.Image:
-    """A photo, and under it each question and its answer; under an answer that was chosen bars of
-    how probable the best ones are."""
+    """A photo, and under it each question and its answer, with a bar for the probability of each
+    of the best candidates where there are any."""
     scale = SIDE / max(photo.shape[:2])
     size = tuple(max(1, round(side * scale)) for side in (photo.shape[1], photo.shape[0]))
     shown = Image.fromarray(photo).resize((size[0], size[1]), Image.Resampling.LANCZOS)
@@ -48,29 +49,14 @@ def answers_picture(
     return out
 
 
-def beside(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
-    """Pictures side by side, each under its title."""
-    top = GAP + round(STEP * TEXT)
-    size = sum(each.width for each in pictures), top + max(each.height for each in pictures)
-    out = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(out)
-    left = 0
-    for each, title in zip(pictures, titles, strict=True):
-        face = font(TEXT, title, bold=True)
-        (line,) = wrap(title, face, each.width - 2 * GAP, 1)
-        draw.text((left + GAP, GAP + TEXT), line, INK, face, anchor="ls")
-        out.paste(each, (left, top))
-        left += each.width
-    return out
-
-
 def _answer(question: str, answer: Answer, width: int) -> Image.Image:
     """One question and its answer."""
     lines = [(FAINT, font(SMALL, question), line)
              for line in wrap(question, font(SMALL, question), width, LINES)]  # fmt: skip
-    bold = font(TEXT, answer.text, bold=True)
-    lines += [(INK, bold, line) for line in wrap(answer.text, bold, width, LINES)]
-    bars = answer.ranking[:SHOWN]
+    text, ranking = answer
+    bold = font(TEXT, text, bold=True)
+    lines += [(INK, bold, line) for line in wrap(text, bold, width, LINES)]
+    bars = ranking[:SHOWN]
     height = round(sum(STEP * face.size for _, face, _ in lines)) + 4 + len(bars) * 32
     out = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(out)
@@ -78,14 +64,14 @@ def _answer(question: str, answer: Answer, width: int) -> Image.Image:
     for colour, face, line in lines:
         draw.text((0, top + face.size), line, colour, face, anchor="ls")
         top += STEP * face.size
-    for number, choice in enumerate(bars):
+    for number, (choice, probability) in enumerate(bars):
         base = round(top) + 4 + number * 32 + SMALL
-        share = f"{choice.probability:.1%}"
+        share = f"{probability:.1%}"
         room = width - round(font(SMALL).getlength(share)) - 10
-        for line in wrap(choice.text, font(SMALL, choice.text), room, 1):
+        for line in wrap(choice, font(SMALL, choice), room, 1):
             draw.text((0, base), line, INK, font(SMALL, line), anchor="ls")
         draw.text((width, base), share, FAINT, font(SMALL), anchor="rs")
         draw.rounded_rectangle((0, base + 6, width - 1, base + 11), 3, LINE)
-        if (long := round(choice.probability * (width - 1))) >= 1:
+        if (long := round(probability * (width - 1))) >= 1:
             draw.rounded_rectangle((0, base + 6, max(5, long), base + 11), 3, BAR)
     return out

@@ -1,8 +1,7 @@
-"""What the commands share: options, where output goes, how failures end."""
+"""What commands print: results on stdout, everything else on stderr; and how failures end."""
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import sys
@@ -10,52 +9,19 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import typer
 
-from patchword.errors import ImageError, LongTextWarning, PatchwordError
+from patchword.errors import ImageError, LongTextWarning
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from rich.console import Console
-
-    from patchword.api import Model
 
 T = TypeVar("T")
 
-EMBEDDED = "demo"
-SPEAKING = "demo-blip"  # the embedded model that captions, answers and matches
 SHOWN = 60  # images in a picture or page that a command saves
-KEEP_ALL = ": --long-text mean keeps all"
 WIDE = 200  # columns of a table in a pipe, where no terminal says how many there are
-
-ModelOption = Annotated[
-    str,
-    typer.Option("--model", "-m", help="Hub id, folder, file of weights, or demo and demo-blip."),
-]
-DeviceOption = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1, mps; auto is cuda where there is one, else cpu.")
-]
-DtypeOption = Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="JSON Lines on stdout instead of a table.")
-]
-ImagesArgument = Annotated[
-    list[str], typer.Argument(metavar="IMAGES", help="Files, folders or globs.")
-]
-TextsOption = Annotated[
-    list[str] | None,
-    typer.Option("--text", "--texts", "-t", help="A text; repeat for more. @FILE: one per line."),
-]
-LongTextOption = Annotated[
-    str,
-    typer.Option(help="Of a text beyond the context: truncate it, or mean of all its chunks."),
-]
-SaveOption = Annotated[
-    Path | None, typer.Option("--save", help="Write a picture (.png, .jpg, ...) or page (.html).")
-]
-PictureOption = Annotated[Path | None, typer.Option("--save", help="Write a picture (.png, ...).")]
 
 
 def screen() -> Console:
@@ -103,12 +69,6 @@ def warnings_said(
         yield
 
 
-def embed_texts(bundle: Model, texts: Sequence[str], long_text: str) -> NDArray[Any]:
-    """Unit vectors (N, D); a text that is cut is told on stderr, with the option against it."""
-    with warnings_said(KEEP_ALL):
-        return bundle.embed_texts(texts, long_text=long_text)
-
-
 def complain(message: str) -> None:
     """One error on stderr."""
     from rich.text import Text
@@ -124,49 +84,6 @@ def emit(record: dict[str, Any]) -> None:
 def wrong(message: str) -> NoReturn:
     """Wrong usage: the message, exit code 2."""
     raise typer.BadParameter(message)
-
-
-def load(model: str, device: str, dtype: str, image_size: list[int] | None = None) -> Model:
-    """The model that --model, --device and --dtype name. Raises CheckpointError and its kin."""
-    from patchword import api
-
-    return api.load(model, device=device, dtype=dtype, image_size=image_size)
-
-
-def expand(paths: Sequence[str]) -> list[str]:
-    """Each file as given, for a folder the images in it at any depth, for a glob what it matches.
-
-    A name that matches nothing stays, so that opening it tells what is wrong with it.
-    """
-    from patchword.images.files import pictures_in
-
-    found: dict[str, None] = {}
-    unlisted: list[ImageError] = []
-    for path in paths:
-        matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
-        for match in matches or [path]:
-            inside = pictures_in(match, unlisted) if os.path.isdir(match) else [match]
-            found.update(dict.fromkeys(inside))
-    found.update(dict.fromkeys(error.image for error in unlisted))  # opening them fails again
-    if not found:
-        raise PatchwordError(f"no images in {', '.join(paths)}")
-    return list(found)
-
-
-def read_list(values: Sequence[str] | None, split: bool = False) -> list[str]:
-    """The words of a repeated option; "@FILE" stands for the lines of a file, and with `split`
-    commas separate words."""
-    out: list[str] = []
-    for value in values or ():
-        if value.startswith("@"):
-            try:
-                lines = Path(value[1:]).read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                wrong(f"{value}: {error}")
-            out += lines
-        else:
-            out += value.split(",") if split else [value]
-    return [word.strip() for word in out if word.strip()]
 
 
 def check_save(path: Path | None, pages: bool = False) -> None:
@@ -191,18 +108,9 @@ def make_folder(path: Path | None) -> None:
             wrong(f"{path}: its folder cannot be made: {error.strerror}")
 
 
-def good(
-    each: Iterable[tuple[object, T | ImageError]], total: int, words: str, failed: list[ImageError]
-) -> Iterator[tuple[str, T]]:
-    """Name and result of each image that has one, with a progress bar on a terminal; the errors of
-    the others are added to `failed`."""
-    with progress(words, total) as advance:
-        for number, (source, result) in enumerate(each, start=1):
-            advance(number, total)
-            if isinstance(result, ImageError):
-                failed.append(result)
-            else:
-                yield str(source), result
+def print_saved(path: Path) -> None:
+    """Tell where a result was written."""
+    notes().print(f"wrote {path}")
 
 
 @contextmanager
@@ -226,6 +134,20 @@ def progress(words: str, total: int | None = None) -> Iterator[Callable[[int, in
         yield lambda done, all_of: bar.update(task, completed=done, total=all_of)
 
 
+def good(
+    each: Iterable[tuple[object, T | ImageError]], total: int, words: str, failed: list[ImageError]
+) -> Iterator[tuple[str, T]]:
+    """Name and result of each image that has one, with a progress bar on a terminal; the errors of
+    the others are added to `failed`."""
+    with progress(words, total) as advance:
+        for number, (source, result) in enumerate(each, start=1):
+            advance(number, total)
+            if isinstance(result, ImageError):
+                failed.append(result)
+            else:
+                yield str(source), result
+
+
 def finish(failed: Sequence[ImageError], done: int) -> None:
     """Name each failure on stderr; exit code 1 when there is one, 2 when nothing was done."""
     for error in failed:
@@ -244,8 +166,3 @@ def shortened(paths: Sequence[str]) -> tuple[str, list[str]]:
         return "image", list(paths)
     here = os.path.join(os.getcwd(), "")
     return f"in {folder.removeprefix(here)}", [os.path.relpath(path, folder) for path in paths]
-
-
-def said_saved(path: Path) -> None:
-    """Tell where a result was written."""
-    notes().print(f"wrote {path}")

@@ -1,4 +1,4 @@
-"""What a config says, in words."""
+"""A config in plain English: one phrase or sentence for each part of a model."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def tower_kind(vision: VisionConfig) -> str:
     return "ViT with layer scale (DeiT III)" if vision.layer_scale else "ViT"
 
 
-def vision_words(vision: VisionConfig) -> str:
+def vision_summary(vision: VisionConfig) -> str:
     """The image tower in one sentence."""
     height, width = vision.image_size
     rows, columns = vision.grid
@@ -87,7 +87,7 @@ def _stages(stages: tuple[int, ...]) -> str:
     return f"stages {'-'.join(map(str, stages))}"
 
 
-def text_words(text: TextConfig, pooled: bool = True) -> str:
+def text_summary(text: TextConfig, pooled: bool = True) -> str:
     """A text tower in one sentence, or with `pooled` False a decoder."""
     at = f", pooled at {text.pool}" if pooled else ""
     mask = "causal" if text.causal else f"padding {text.padding}"
@@ -99,7 +99,7 @@ def text_words(text: TextConfig, pooled: bool = True) -> str:
     )
 
 
-def token_words(text: TextConfig) -> str:
+def token_summary(text: TextConfig) -> str:
     """What a text is turned into, in one sentence."""
     end = f"end {text.end_token}, " if text.end_token >= 0 else ""
     cleaning = "" if text.cleaning == "none" else f"; texts cleaned first: {text.cleaning}"
@@ -109,7 +109,7 @@ def token_words(text: TextConfig) -> str:
     )
 
 
-def masked_words(masked: MaskedConfig) -> str:
+def masked_summary(masked: MaskedConfig) -> str:
     """A masked autoencoder's decoder in one sentence."""
     return (
         f"{masked.depth} blocks, width {masked.width}, {masked.heads} heads; "
@@ -117,13 +117,13 @@ def masked_words(masked: MaskedConfig) -> str:
     )
 
 
-def joint_words(config: ModelConfig, scale: float, bias: float) -> str:
+def joint_summary(config: ModelConfig, scale: float, bias: float) -> str:
     """What a score is, in one sentence."""
     plus = f" + {bias:.4g}" if bias > 0 else f" - {-bias:.4g}" if bias < 0 else ""
     return f"{config.embed_dim} numbers; {config.score} of {scale:.4g} x cosine{plus}"
 
 
-def preprocess_words(preprocess: PreprocessConfig) -> str:
+def preprocess_summary(preprocess: PreprocessConfig) -> str:
     """Resizing and cropping in one sentence."""
     size = "x".join(map(str, preprocess.size))
     if preprocess.resize == "patches":
@@ -141,7 +141,7 @@ def preprocess_words(preprocess: PreprocessConfig) -> str:
     )
 
 
-def level_words(preprocess: PreprocessConfig) -> str:
+def normalisation_summary(preprocess: PreprocessConfig) -> str:
     """What happens to pixel values, in one sentence."""
     levels = f"mean {_triple(preprocess.mean)}, std {_triple(preprocess.std)}"
     if preprocess.rescale == 1 / 255:

@@ -1,0 +1,68 @@
+"""What commands read: models, images and texts, as the command line names them."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patchword.cli.output import warnings_said, wrong
+from patchword.errors import ImageError, PatchwordError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from patchword.api import Model
+
+KEEP_ALL = ": --long-text mean keeps all"
+
+
+def load(model: str, device: str, dtype: str, image_size: list[int] | None = None) -> Model:
+    """The model that --model, --device and --dtype name. Raises CheckpointError and its kin."""
+    from patchword import api
+
+    return api.load(model, device=device, dtype=dtype, image_size=image_size)
+
+
+def expand(paths: Sequence[str]) -> list[str]:
+    """Each file as given, for a folder the images in it at any depth, for a glob what it matches.
+
+    A name that matches nothing stays, so that opening it tells what is wrong with it.
+    """
+    from patchword.images.files import pictures_in
+
+    found: dict[str, None] = {}
+    unlisted: list[ImageError] = []
+    for path in paths:
+        matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+        for match in matches or [path]:
+            inside = pictures_in(match, unlisted) if os.path.isdir(match) else [match]
+            found.update(dict.fromkeys(inside))
+    found.update(dict.fromkeys(error.image for error in unlisted))  # opening them fails again
+    if not found:
+        raise PatchwordError(f"no images in {', '.join(paths)}")
+    return list(found)
+
+
+def read_list(values: Sequence[str] | None, split: bool = False) -> list[str]:
+    """The words of a repeated option; "@FILE" stands for the lines of a file, and with `split`
+    commas separate words."""
+    out: list[str] = []
+    for value in values or ():
+        if value.startswith("@"):
+            try:
+                lines = Path(value[1:]).read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                wrong(f"{value}: {error}")
+            out += lines
+        else:
+            out += value.split(",") if split else [value]
+    return [word.strip() for word in out if word.strip()]
+
+
+def embed_texts(bundle: Model, texts: Sequence[str], long_text: str) -> NDArray[Any]:
+    """Unit vectors (N, D); a text that is cut is told on stderr, with the option against it."""
+    with warnings_said(KEEP_ALL):
+        return bundle.embed_texts(texts, long_text=long_text)
