@@ -124,7 +124,15 @@ def test_help_fits_the_screen(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERMINAL_WIDTH", str(columns))
-    assert max(map(len, run(command, "--help").out.splitlines())) <= columns
+    shown = run(command, "--help").out
+    assert max(map(len, shown.splitlines())) <= columns
+    assert not re.search(r"<\w|\blist\[|\b(str|bool|int|float)\b", shown)  # Python's types
+
+
+def test_help_lists_the_choices(run: Run) -> None:
+    assert "truncate|mean" in run("embed", "--help").out
+    assert "auto|cosine|maskclip|value|gradcam" in run("heatmap", "--help").out
+    assert "classify [OPTIONS] IMAGES..." in run("classify", "--help").out
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from patchword.cli import (
     receipt_verify,
     train,
 )
+from patchword.cli.help import Command, Group, flowing
 from patchword.cli.output import complain, warnings_said
 from patchword.errors import PatchwordError
 
@@ -40,6 +41,7 @@ GROUPS = {  # the headings of `patchword --help`, and the files whose commands s
 
 app = typer.Typer(
     name="patchword",
+    cls=Group,
     help="An image is worth 16x16 words: images and texts in one space.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -48,7 +50,9 @@ app = typer.Typer(
 for _heading, _files in GROUPS.items():
     for _file in _files:
         for _command in _file.COMMANDS:
-            app.command(rich_help_panel=_heading)(_command)
+            app.command(cls=Command, help=flowing(_command.__doc__), rich_help_panel=_heading)(
+                _command
+            )
 
 
 def _show_version(wanted: bool) -> None:
@@ -61,7 +65,9 @@ def _show_version(wanted: bool) -> None:
 def _options(
     show_version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Print and exit."),
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass

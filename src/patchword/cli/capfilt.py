@@ -40,37 +40,59 @@ def capfilt(
         str,
         typer.Argument(
             metavar="IN",
-            help="A folder of images, with a metadata.csv or .jsonl for captions; a table; a .tar.",
+            help="A folder of images, with a metadata.csv or .jsonl of captions; a table; a .tar.",
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the new dataset.")],
     captioner: Annotated[
-        str, typer.Option("--captioner", "--model", "-m", help="The model that writes captions.")
+        str,
+        typer.Option(
+            "--captioner", "--model", "-m", metavar="MODEL", help="The model that writes captions."
+        ),
     ] = EMBEDDED_BLIP,
     filter: Annotated[
         str | None,
-        typer.Option(help="The model that judges captions; by default the captioner, if it can."),
+        typer.Option(
+            metavar="MODEL",
+            help="The model that filters captions; by default the captioner, if it can match.",
+        ),
     ] = None,
     count: Annotated[
         int, typer.Option("--count", "-n", min=1, help="Captions sampled for each image.")
     ] = 1,
     top_p: Annotated[
         float,
-        typer.Option(help="Nucleus sampling: the likeliest tokens that sum to this probability."),
+        typer.Option(
+            metavar="P",
+            help="Nucleus sampling, from the most probable tokens whose probabilities sum to P.",
+        ),
     ] = 0.9,
-    min_length: Annotated[int, typer.Option(min=0, help="Of a sampled caption, in tokens.")] = 5,
-    max_length: Annotated[int, typer.Option(min=2, help="Start and end included.")] = 20,
-    prompt: Annotated[str, typer.Option(help="The first words of sampled captions.")] = "",
-    seed: Annotated[int, typer.Option(help="Another seed samples other captions.")] = 0,
+    min_length: Annotated[
+        int, typer.Option(min=0, help="Least number of tokens of a sampled caption.")
+    ] = 5,
+    max_length: Annotated[
+        int, typer.Option(min=2, help="Largest number of tokens, start and end included.")
+    ] = 20,
+    prompt: Annotated[str, typer.Option(help="First words of every sampled caption.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     threshold: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Keep captions whose match probability is this or more."),
+        typer.Option(
+            metavar="P", min=0, max=1, help="Keep captions with a match probability of P or more."
+        ),
     ] = 0.5,
     shard: Annotated[
-        str, typer.Option(help="0/4: do the first of four parts; other processes do the others.")
+        str,
+        typer.Option(
+            metavar="I/N", help="0/4: the first of four parts; other processes do the others."
+        ),
     ] = "0/1",
-    image_column: Annotated[str, typer.Option(help="By default one of a usual name.")] = "",
-    caption_column: Annotated[str, typer.Option(help="By default one of a usual name.")] = "",
+    image_column: Annotated[
+        str, typer.Option(metavar="NAME", help="By default a column of a usual name.")
+    ] = "",
+    caption_column: Annotated[
+        str, typer.Option(metavar="NAME", help="By default a column of a usual name.")
+    ] = "",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,

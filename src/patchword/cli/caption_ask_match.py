@@ -48,40 +48,54 @@ Titled = tuple[str, "NDArray[Any]"]  # a matrix of images and texts
 SHOWN_ANSWERS = 5  # of a ranking, in a table and a picture
 
 BeamsOption = Annotated[
-    int | None, typer.Option(min=1, help="Beams of the beam search, by default 3; 1 is greedy.")
+    int | None,
+    typer.Option(min=1, help="Beam width of the beam search, by default 3; 1 is greedy search."),
 ]
 CountOption = Annotated[
     int,
     typer.Option(
-        "--count", "-n", min=1, help="How many captions: the best of the beams, or samples."
+        "--count", "-n", min=1, help="Captions for each image: the best beams, or samples."
     ),
 ]
 MinLengthOption = Annotated[
-    int, typer.Option(min=0, help="In tokens, start and end token included.")
+    int, typer.Option(min=0, help="Least number of tokens, start and end included.")
 ]
 LengthPenaltyOption = Annotated[
-    float, typer.Option(help="Above 0 favours long texts, below 0 short ones.")
+    float,
+    typer.Option(
+        help="Exponent of the length by which scores are divided: above 0 favours long texts."
+    ),
 ]
 RepetitionPenaltyOption = Annotated[
-    float, typer.Option(help="Above 1 makes words that were used already less likely.")
+    float, typer.Option(help="Above 1, tokens that were used before become less probable.")
 ]
 TopPOption = Annotated[
     float | None,
-    typer.Option(help="Nucleus sampling: the likeliest tokens that sum to this probability."),
+    typer.Option(
+        metavar="P",
+        help="Nucleus sampling, from the most probable tokens whose probabilities sum to P.",
+    ),
 ]
-TopKOption = Annotated[int | None, typer.Option(help="Sample from this many most probable tokens.")]
+TopKOption = Annotated[
+    int | None, typer.Option(metavar="K", help="Sample from the K most probable tokens.")
+]
 TemperatureOption = Annotated[
-    float | None, typer.Option(help="Sample; above 1 is more varied, below 1 less.")
+    float | None,
+    typer.Option(help="Sample at this temperature: above 1 is more varied, below 1 less."),
 ]
-SeedOption = Annotated[int, typer.Option(help="Another seed samples other texts.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the sampling.")]
 
 
 def caption(
     images: ImagesArgument,
-    prompt: Annotated[str, typer.Option(help="The caption's first words.")] = "",
+    prompt: Annotated[
+        str, typer.Option(help="First words of every caption, which the model continues.")
+    ] = "",
     beams: BeamsOption = None,
     count: CountOption = 1,
-    max_length: Annotated[int, typer.Option(min=2, help="In tokens.")] = 20,
+    max_length: Annotated[
+        int, typer.Option(min=2, help="Largest number of tokens, start and end included.")
+    ] = 20,
     min_length: MinLengthOption = 0,
     length_penalty: LengthPenaltyOption = 1.0,
     repetition_penalty: RepetitionPenaltyOption = 1.0,
@@ -97,8 +111,8 @@ def caption(
 ) -> None:
     """Say what is in each image, in a sentence.
 
-    The most probable sentence is found by beam search; with --top-p, --top-k or --temperature it is
-    sampled, always the same for the same image and --seed. The embedded BLIP knows wafers, coloured
+    Beam search looks for the most probable sentence; with --top-p, --top-k or --temperature it is
+    sampled instead, always the same for the same image and --seed. The embedded BLIP knows wafers, coloured
     shapes and clothes; for photos of the world: --model Salesforce/blip-image-captioning-base.
     """
     check_save(save, pages=True)
@@ -129,23 +143,30 @@ def caption(
 
 
 def ask(
-    image: Annotated[str, typer.Argument(help="An image file.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.")],
     questions: Annotated[
-        list[str], typer.Argument(metavar="QUESTIONS", help="Each in its own quotes.")
+        list[str], typer.Argument(metavar="QUESTIONS...", help="Questions, each in quotes.")
     ],
     answers: Annotated[
         list[str] | None,
-        typer.Option("--answers", "-a", help="Choose among “a, b, c”; repeat, or @FILE."),
+        typer.Option(
+            "--answers",
+            "-a",
+            metavar="ANSWERS",
+            help="Choose among these, separated by commas: “yes, no”; repeat, or @FILE.",
+        ),
     ] = None,
     shortlist: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="With --answers: score in full only this many, by their first word.",
+            help="With --answers: score in full only the N with the likeliest first tokens.",
         ),
     ] = None,
     beams: BeamsOption = None,
-    max_length: Annotated[int, typer.Option(min=2, help="Of a written answer, in tokens.")] = 10,
+    max_length: Annotated[
+        int, typer.Option(min=2, help="Largest number of tokens of a generated answer.")
+    ] = 10,
     save: PictureOption = None,
     model: ModelOption = EMBEDDED_BLIP,
     device: DeviceOption = "auto",
@@ -154,8 +175,8 @@ def ask(
 ) -> None:
     """Answer questions about an image.
 
-    The answer is written, or, with --answers, chosen: each is scored in full, and the probabilities
-    of those that were scored sum to one. The embedded BLIP knows wafers, coloured shapes and
+    The answer is generated, or, with --answers, chosen: each candidate is scored in full, and the
+    probabilities of those that were scored sum to one. The embedded BLIP knows wafers, coloured shapes and
     clothes; for photos of the world: --model Salesforce/blip-vqa-base.
     """
     given = read_list(answers, split=True) or None
@@ -199,8 +220,8 @@ def match(
 ) -> None:
     """Say how probable it is that images and texts belong together.
 
-    The text cross-attends to the image: slower than the cosine of their vectors, which is shown
-    beside it, and more exact. The embedded BLIP knows wafers, coloured shapes and clothes; for
+    The text cross-attends to the image: slower and more exact than the cosine of their vectors,
+    which is shown too. The embedded BLIP knows wafers, coloured shapes and clothes; for
     photos of the world: --model Salesforce/blip-itm-base-coco.
     """
     texts = read_list(text)

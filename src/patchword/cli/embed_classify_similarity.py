@@ -18,10 +18,12 @@ from patchword.cli.options import (
     DtypeOption,
     ImagesArgument,
     JsonOption,
+    LabelsOption,
     LongTextOption,
     ModelOption,
     PictureOption,
     SaveOption,
+    TemplateOption,
     TextsOption,
 )
 from patchword.cli.output import (
@@ -49,17 +51,6 @@ if TYPE_CHECKING:
 
 BAR_CELLS = 24  # columns of a bar in the terminal
 
-LabelsOption = Annotated[
-    list[str] | None,
-    typer.Option("--labels", "-l", help="“a, b, c”; repeat, or @FILE: one per line."),
-]
-TemplateOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Sentence with {} for the label; repeat; “imagenet”: CLIP's 80; “chinese”: a set."
-    ),
-]
-
 
 def classify(
     images: ImagesArgument,
@@ -69,14 +60,16 @@ def classify(
         bool,
         typer.Option(
             "--multi-label",
-            help="The probability of each label by itself; they need not sum to one.",
+            help="Judge each label by itself: probabilities need not sum to one.",
         ),
     ] = False,
     reject: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Answer “none of these” below this probability."),
+        typer.Option(
+            metavar="P", min=0, max=1, help="Answer “none of these” below this probability."
+        ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Labels to show per image.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of labels shown for each image.")] = 5,
     save: SaveOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
@@ -113,12 +106,20 @@ def classify(
 
 def embed(
     images: Annotated[
-        list[str] | None, typer.Argument(metavar="[IMAGES]", help="Files, folders or globs.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[IMAGES]...", help="Image files, folders of them, or glob patterns."
+        ),
     ] = None,
     text: TextsOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help=".npz (vectors, names), .npy (vectors) or .jsonl."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Write .npz (vectors and names), .npy (vectors) or .jsonl.",
+        ),
     ] = None,
     long_text: LongTextOption = "truncate",
     model: ModelOption = EMBEDDED,
@@ -167,7 +168,10 @@ def similarity(
     long_text: LongTextOption = "truncate",
     save: PictureOption = None,
     beside: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Another model, drawn beside it by --save.")
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="A second model, whose matrix --save draws beside the first."
+        ),
     ] = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.inputs import load, read_list
-from patchword.cli.options import EMBEDDED, DeviceOption, DtypeOption, JsonOption, PictureOption
+from patchword.cli.options import (
+    EMBEDDED,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelTooOption,
+    PictureOption,
+    TemplateOption,
+)
 from patchword.cli.output import (
     check_save,
     complain,
@@ -35,37 +43,43 @@ CLASSES = 40  # rows of the table of classes; what is more is in --json
 
 TaskOption = Annotated[
     list[str] | None,
-    typer.Option(help="zero-shot, classifier, probe, knn, retrieval; repeat, or separate by ,"),
+    typer.Option(
+        metavar="zero-shot|classifier|probe|knn|retrieval",
+        help="What to measure, by default all that model and data allow; repeat, or separate by "
+        "commas.",
+    ),
 ]
 TrainOption = Annotated[
-    Path | None, typer.Option(help="Class folders, or a table, for probe and knn.")
-]
-TemplateOption = Annotated[
-    list[str] | None,
+    Path | None,
     typer.Option(
-        help="Sentence with {} for the label; repeat; “imagenet”: CLIP's 80; “chinese”: a set."
+        metavar="DATA", help="Training images of probe and knn: class folders or a table."
     ),
 ]
 WordsOption = Annotated[
     list[str] | None,
-    typer.Option("--labels", "-l", help="Words for the class folders, in their order; or @FILE."),
+    typer.Option(
+        "--labels",
+        "-l",
+        metavar="LABELS",
+        help="Names of the classes, in the order of their folders; or @FILE.",
+    ),
 ]
 
 
 def eval(
     arguments: Annotated[
         list[str],
-        typer.Argument(metavar="[MODEL] DATA", help="The model, and a folder or a table."),
+        typer.Argument(
+            metavar="[MODEL] DATA", help="The model, and a folder or a table of images."
+        ),
     ],
     task: TaskOption = None,
     train: TrainOption = None,
     template: TemplateOption = None,
     labels: WordsOption = None,
-    neighbours: Annotated[int, typer.Option("-k", min=1, help="Neighbours of knn.")] = 20,
+    neighbours: Annotated[int, typer.Option("-k", min=1, help="Number of neighbours of knn.")] = 20,
     save: PictureOption = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The same, as in the other commands.")
-    ] = None,
+    model: ModelTooOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
@@ -109,16 +123,27 @@ def eval(
 
 
 def blend(
-    first: Annotated[str, typer.Argument(metavar="A", help="Where alpha is 0: before training.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Where alpha is 1: after training.")],
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="The model at alpha 0, before fine-tuning.")
+    ],
+    second: Annotated[
+        str, typer.Argument(metavar="B", help="The model at alpha 1, after fine-tuning.")
+    ],
     alpha: Annotated[
-        str, typer.Option(help="Share of B's weights, 0 to 1; several with commas need --eval.")
+        str,
+        typer.Option(
+            metavar="ALPHA",
+            help="Weight of B, 0 to 1; several, separated by commas, need --eval.",
+        ),
     ] = "0.5",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The folder for the result.")
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where to save the result.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--eval", help="Judge each alpha on this data; keep the best.")
+        Path | None,
+        typer.Option(
+            "--eval", metavar="DATA", help="Evaluate each alpha on this data and keep the best."
+        ),
     ] = None,
     task: TaskOption = None,
     template: TemplateOption = None,

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.inputs import load
-from patchword.cli.options import EMBEDDED, DeviceOption, DtypeOption, JsonOption, ModelOption
+from patchword.cli.options import (
+    EMBEDDED,
+    DeviceOption,
+    DtypeOption,
+    ImageArgument,
+    JsonOption,
+    ModelOption,
+)
 from patchword.cli.output import check_save, emit, print_saved, screen
 from patchword.show.terminal_table import table
 
@@ -18,24 +25,30 @@ if TYPE_CHECKING:
 
     from patchword.where.heatmap import Heatmap
 
-ImageArgument = Annotated[str, typer.Argument(help="An image file.")]
 SaveOption = Annotated[
     Path | None,
-    typer.Option(help="The picture; by default IMAGE-heatmap.png, IMAGE-attention.png, here."),
+    typer.Option(
+        metavar="FILE",
+        help="The picture to write; by default IMAGE-heatmap.png or IMAGE-attention.png in the "
+        "current folder.",
+    ),
 ]
 
 
 def heatmap(
     image: ImageArgument,
-    texts: Annotated[list[str], typer.Argument(metavar="TEXTS", help="What to look for.")],
+    texts: Annotated[
+        list[str], typer.Argument(metavar="TEXTS...", help="What to look for, each in quotes.")
+    ],
     method: Annotated[
         str,
         typer.Option(
-            help="cosine, maskclip, value, gradcam; auto: gradcam for a BLIP, else value."
+            metavar="auto|cosine|maskclip|value|gradcam",
+            help="How the map is computed; auto is gradcam for a BLIP, else value.",
         ),
     ] = "auto",
     words: Annotated[
-        bool, typer.Option("--words", help="With gradcam: a map of each word too.")
+        bool, typer.Option("--words", help="With gradcam: also a map for each word.")
     ] = False,
     layer: Annotated[
         int | None,
@@ -71,12 +84,17 @@ def heatmap(
 
 def attention(
     image: ImageArgument,
-    layer: Annotated[int, typer.Option(help="0 is the first, -1 the last.")] = -1,
+    layer: Annotated[int, typer.Option(help="The block: 0 is the first, -1 the last.")] = -1,
     head: Annotated[
-        int | None, typer.Option(help="One head; by default their mean, then each.")
+        int | None,
+        typer.Option(help="One head; by default the mean of all heads, then each of them."),
     ] = None,
     rollout: Annotated[
-        bool, typer.Option("--rollout", help="The product over all layers (Abnar & Zuidema 2020).")
+        bool,
+        typer.Option(
+            "--rollout",
+            help="Attention rollout: the product over all layers (Abnar & Zuidema 2020).",
+        ),
     ] = False,
     save: SaveOption = None,
     model: ModelOption = EMBEDDED,

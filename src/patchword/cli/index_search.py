@@ -44,13 +44,15 @@ if TYPE_CHECKING:
 def index(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATHS]", help="Image files and folders of them, at any depth."),
+        typer.Argument(
+            metavar="[PATHS]...", help="Image files, and folders that are searched at any depth."
+        ),
     ] = None,
-    into: Annotated[Path, typer.Option(help="The index, a folder; made if need be.")] = Path(
-        "patchword.index"
-    ),
+    into: Annotated[
+        Path, typer.Option(metavar="INDEX", help="The index, a folder; made if it is not there.")
+    ] = Path("patchword.index"),
     prune: Annotated[
-        bool, typer.Option("--prune", help="Drop the entries of files that are gone.")
+        bool, typer.Option("--prune", help="Remove entries whose files are gone.")
     ] = False,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
@@ -88,49 +90,60 @@ def index(
 
 def search(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="The index, a folder.")],
-    query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
+    query: Annotated[
+        str | None, typer.Argument(metavar="[QUERY]", help="What to look for, in words.")
+    ] = None,
     image: Annotated[
         str | None,
-        typer.Option("--image", "-i", help="An image to look for, with or without words."),
+        typer.Option(
+            "--image", "-i", metavar="IMAGE", help="An image to look for, with or without words."
+        ),
     ] = None,
     condition: Annotated[
         str | None,
         typer.Option(
             "--where",
-            help="On path and modified: “path LIKE '%hat%' AND modified > date '2026-01-31'”.",
+            metavar="CONDITION",
+            help="Only images that meet it: “path LIKE '%hat%' AND modified > date '2026-01-31'”.",
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many images.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, metavar="K", help="Number of images.")] = 10,
     rerank: Annotated[
-        int, typer.Option(min=0, help="Look at so many of the best, and order them anew.")
+        int, typer.Option(min=0, help="Rerank the N best with a model that matches; 0 is off.")
     ] = 0,
     reranker: Annotated[
         str | None,
         typer.Option(
-            help="A BLIP for retrieval that does it. By default the index's own model; demo-blip, "
-            "where that is demo."
+            metavar="MODEL",
+            help="A BLIP with a matching head, for --rerank. By default the index's own model, or "
+            "demo-blip where that is demo.",
         ),
     ] = None,
     long_text: LongTextOption = "truncate",
     save: SaveOption = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="By default the model of the index.")
+        str | None,
+        typer.Option("--model", "-m", metavar="MODEL", help="By default the model of the index."),
     ] = None,
     device: DeviceOption = "auto",
     dtype: Annotated[
-        str | None, typer.Option(help="Of the weights; by default as they were for the index.")
+        str | None,
+        typer.Option(
+            metavar="float32|bfloat16|float16",
+            help="Number type of the weights; by default that of the index.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find images by words, by an image, or by both.
 
-    The score is a cosine of vectors. With --rerank, a model that matches looks at the best hits
-    with the words and says how probable it is that they belong together; these come first.
+    The score is a cosine of vectors. With --rerank, a BLIP with a matching head reorders the best
+    hits by the probability that image and query belong together.
     """
     if not query and not image:
         wrong("give words to look for, or --image")
     if reranker and not rerank:
-        wrong("--reranker needs --rerank N, the number of hits to look at")
+        wrong("--reranker needs --rerank N, the number of hits to rerank")
     if rerank and not query:
         wrong("--rerank needs words to look for")
     check_save(save, pages=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.cli.inputs import load
-from patchword.cli.options import EMBEDDED, DeviceOption, DtypeOption, JsonOption
+from patchword.cli.options import EMBEDDED, DeviceOption, DtypeOption, JsonOption, ModelTooOption
 from patchword.cli.output import emit, notes, screen, wrong
 from patchword.errors import PatchwordError
 from patchword.show.terminal_table import table
@@ -28,11 +28,11 @@ PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 def info(
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="Hub id, folder, file, or “demo”, the default."),
+        typer.Argument(
+            metavar="[MODEL]", help="A hub id, folder or file of weights; by default demo."
+        ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The same, as in the other commands.")
-    ] = None,
+    model: ModelTooOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
@@ -79,7 +79,8 @@ def models(
         typer.Argument(metavar="[WORDS]", help="Part of a name or family: siglip, swin, laion."),
     ] = "",
     configs: Annotated[
-        bool, typer.Option("--configs", help="The named configurations, to train from nothing.")
+        bool,
+        typer.Option("--configs", help="The named configurations, to train from random weights."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -12,27 +12,73 @@ EMBEDDED_BLIP = "demo-blip"  # which captions, answers and matches
 
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", help="Hub id, folder, file of weights, or demo and demo-blip."),
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="A hub id, a folder, a file of weights, or an embedded model: demo (a CLIP) or "
+        "demo-blip (a BLIP).",
+    ),
+]
+# of a command that takes the model as an argument too
+ModelTooOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="MODEL", help="The model, as in the other commands."),
 ]
 DeviceOption = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1, mps; auto is cuda where there is one, else cpu.")
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda|mps",
+        help="Where to compute; auto is cuda if there is one, else cpu; cuda:1 is the second.",
+    ),
 ]
-DtypeOption = Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="JSON Lines on stdout instead of a table.")
+DtypeOption = Annotated[
+    str,
+    typer.Option(metavar="float32|bfloat16|float16", help="Number type of the weights in memory."),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON Lines instead of a table.")]
+ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.")]
 ImagesArgument = Annotated[
-    list[str], typer.Argument(metavar="IMAGES", help="Files, folders or globs.")
+    list[str],
+    typer.Argument(metavar="IMAGES...", help="Image files, folders of them, or glob patterns."),
 ]
 TextsOption = Annotated[
     list[str] | None,
-    typer.Option("--text", "--texts", "-t", help="A text; repeat for more. @FILE: one per line."),
+    typer.Option(
+        "--text", "--texts", "-t", help="A text; repeat for more. @FILE reads one text per line."
+    ),
 ]
 LongTextOption = Annotated[
     str,
-    typer.Option(help="Of a text beyond the context: truncate it, or mean of all its chunks."),
+    typer.Option(
+        metavar="truncate|mean",
+        help="Texts longer than the model's context: cut off their ends, or embed all of it in "
+        "chunks and average their vectors.",
+    ),
+]
+LabelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--labels",
+        "-l",
+        metavar="LABELS",
+        help="Separated by commas: “cat, dog”; repeat for more. @FILE reads one label per line.",
+    ),
+]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT|imagenet|chinese",
+        help="Sentence with {} in place of the label; repeat to average over several. imagenet: "
+        "the 80 templates of CLIP; chinese: a set in Chinese.",
+    ),
 ]
 SaveOption = Annotated[
-    Path | None, typer.Option("--save", help="Write a picture (.png, .jpg, ...) or page (.html).")
+    Path | None,
+    typer.Option(
+        "--save", metavar="FILE", help="Save as a picture (.png, .jpg, ...) or a page (.html)."
+    ),
 ]
-PictureOption = Annotated[Path | None, typer.Option("--save", help="Write a picture (.png, ...).")]
+PictureOption = Annotated[
+    Path | None, typer.Option("--save", metavar="FILE", help="Save as a picture (.png, .jpg, ...).")
+]

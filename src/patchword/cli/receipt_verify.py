@@ -12,7 +12,7 @@ import typer
 
 from patchword.atomic_write import write
 from patchword.cli.inputs import load
-from patchword.cli.options import EMBEDDED, DeviceOption, DtypeOption, JsonOption
+from patchword.cli.options import EMBEDDED, DeviceOption, DtypeOption, JsonOption, ModelTooOption
 from patchword.cli.output import emit, make_folder, print_saved, screen, wrong
 from patchword.errors import PatchwordError
 from patchword.show.terminal_table import table
@@ -20,19 +20,20 @@ from patchword.show.terminal_table import table
 if TYPE_CHECKING:
     from patchword.receipts import Difference
 
-ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", help="The same, as in the other commands.")
-]
-
 
 def receipt(
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="Hub id, folder, file, or “demo”, the default."),
+        typer.Argument(
+            metavar="[MODEL]", help="A hub id, folder or file of weights; by default demo."
+        ),
     ] = None,
-    model: ModelOption = None,
+    model: ModelTooOption = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file; by default it is printed.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Where to write it; by default it is printed."
+        ),
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -64,9 +65,9 @@ def verify(
         list[str],
         typer.Argument(metavar="[MODEL] RECEIPT", help="The model, and the receipt's file."),
     ],
-    model: ModelOption = None,
-    rtol: Annotated[float, typer.Option(min=0, help="Allowed, as a share of a value.")] = 1.3e-6,
-    atol: Annotated[float, typer.Option(min=0, help="Allowed besides.")] = 1e-5,
+    model: ModelTooOption = None,
+    rtol: Annotated[float, typer.Option(min=0, help="Largest relative difference.")] = 1.3e-6,
+    atol: Annotated[float, typer.Option(min=0, help="Largest absolute difference besides.")] = 1e-5,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,

@@ -28,20 +28,34 @@ Show = Callable[[int, Mapping[str, float]], None]
 
 def train(
     recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a shipped one.")
+        Path,
+        typer.Argument(
+            metavar="RECIPE", help="A TOML file, or the name of a recipe in the package."
+        ),
     ],
     changes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]", help="steps=100, data.0.path=photos, ..."),
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Changes of the recipe: steps=100, data.0.path=photos, ...",
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Start from this model; the recipe's init.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Start from this model; the same as init=MODEL.",
+        ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or auto; the recipe's engine.device.")
+        str | None,
+        typer.Option(metavar="auto|cpu|cuda", help="Where to train; the same as engine.device=..."),
     ] = None,
     show: Annotated[
-        bool, typer.Option("--show", help="Print the recipe, to be saved and edited; no training.")
+        bool,
+        typer.Option("--show", help="Print the recipe, to save and edit it, and do not train."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

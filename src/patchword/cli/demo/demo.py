@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.embed_classify_similarity import LabelsOption
 from patchword.cli.inputs import load, read_list
 from patchword.cli.options import (
     EMBEDDED,
@@ -16,6 +15,7 @@ from patchword.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    LabelsOption,
     ModelOption,
 )
 from patchword.cli.output import emit, finish, notes, progress, screen, wrong
@@ -28,10 +28,14 @@ if TYPE_CHECKING:
 def demo(
     photos: Annotated[
         Path | None,
-        typer.Option(help="A folder of your own photos, instead of the samples; needs --labels."),
+        typer.Option(
+            metavar="FOLDER", help="Your own photos instead of the samples; needs --labels."
+        ),
     ] = None,
     labels: LabelsOption = None,
-    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("demo-report"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write the page.")] = Path(
+        "demo-report"
+    ),
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
