@@ -112,8 +112,9 @@ def caption(
     """Say what is in each image, in a sentence.
 
     Beam search looks for the most probable sentence; with --top-p, --top-k or --temperature it is
-    sampled instead, always the same for the same image and --seed. The embedded BLIP knows wafers, coloured
-    shapes and clothes; for photos of the world: --model Salesforce/blip-image-captioning-base.
+    sampled instead, always the same for the same image and --seed. The embedded BLIP knows wafers,
+    coloured shapes and clothes; for photos of the world: --model
+    Salesforce/blip-image-captioning-base.
     """
     check_save(save, pages=True)
     files = expand(images)
@@ -176,8 +177,8 @@ def ask(
     """Answer questions about an image.
 
     The answer is generated, or, with --answers, chosen: each candidate is scored in full, and the
-    probabilities of those that were scored sum to one. The embedded BLIP knows wafers, coloured shapes and
-    clothes; for photos of the world: --model Salesforce/blip-vqa-base.
+    probabilities of those that were scored sum to one. The embedded BLIP knows wafers, coloured
+    shapes and clothes; for photos of the world: --model Salesforce/blip-vqa-base.
     """
     given = read_list(answers, split=True) or None
     if answers and not given:
@@ -221,8 +222,8 @@ def match(
     """Say how probable it is that images and texts belong together.
 
     The text cross-attends to the image: slower and more exact than the cosine of their vectors,
-    which is shown too. The embedded BLIP knows wafers, coloured shapes and clothes; for
-    photos of the world: --model Salesforce/blip-itm-base-coco.
+    which is shown too. The embedded BLIP knows wafers, coloured shapes and clothes; for photos of
+    the world: --model Salesforce/blip-itm-base-coco.
     """
     texts = read_list(text)
     if not texts:
