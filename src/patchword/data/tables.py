@@ -18,6 +18,7 @@ from patchword.data.rows import USUAL, Columns, Rows
 from patchword.data.table_source import Table
 from patchword.data.text_tables import csv_rows, json_rows
 from patchword.errors import RecipeError
+from patchword.optional import optional
 
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -146,12 +147,4 @@ def _quiet(library: Any) -> Iterator[None]:
 
 
 def _library() -> Any:
-    try:
-        import datasets  # type: ignore[import-untyped]
-    except ModuleNotFoundError as error:
-        if error.name != "datasets":
-            raise
-        raise RecipeError(
-            'parquet and the hub need the datasets library: pip install "patchword[train]"'
-        ) from error
-    return datasets
+    return optional("datasets", "train", "a source of parquet or of the hub", RecipeError)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from patchword.errors import RecipeError
+from patchword.optional import optional
 from patchword.train.initial_model import within
 from patchword.train.recipe import LoraConfig
 
@@ -14,11 +15,7 @@ def add(network: nn.Module, config: LoraConfig) -> None:
 
     Raises RecipeError where there is no such layer, or no peft.
     """
-    try:
-        import peft
-    except ImportError as error:  # peft itself, or what it imports
-        told = f'lora needs peft: pip install "patchword[train]" ({error})'
-        raise RecipeError(told) from error
+    peft = optional("peft", "train", "lora", RecipeError)
     ends = tuple(f".{layer}" for layer in config.layers)
     names = [
         name

@@ -14,6 +14,7 @@ from typing import Any
 from patchword.bundle import Bundle
 from patchword.errors import ConfigError, ImageError, PatchwordError, RecipeError
 from patchword.evaluate.blend import differences
+from patchword.optional import optional
 from patchword.train.curves import curves
 from patchword.train.evaluator import EvaluateConfig, Judge, mean_quality, numbers
 from patchword.train.forgetting import Guard, GuardConfig
@@ -175,10 +176,6 @@ class Watch:
 
 def _board(folder: Path, start: int) -> Any:
     """TensorBoard's writer, in whose eyes the steps after `start` were never written."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise RecipeError(
-            'watch.tensorboard needs TensorBoard: pip install "patchword[train]", or leave it out'
-        ) from error
-    return SummaryWriter(str(folder), purge_step=start + 1)
+    optional("tensorboard", "train", "watch.tensorboard", RecipeError)  # or torch's has no reason
+    boards = optional("torch.utils.tensorboard", "train", "watch.tensorboard", RecipeError)
+    return boards.SummaryWriter(str(folder), purge_step=start + 1)

@@ -1,0 +1,42 @@
+"""Libraries that only some jobs need: imported when such a job begins, and told apart when they
+cannot be, for what is not installed and what is broken need different remedies."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from patchword.errors import PatchwordError
+
+
+def optional(name: str, extra: str, purpose: str, error: type[PatchwordError]) -> Any:
+    """The module `name`.
+
+    extra    the optional dependencies of patchword that its library is among: "train"
+    purpose  what asks for it, which begins the message: "lora", "watch.tensorboard"
+
+    Raises `error` when it cannot be imported. One that is not installed is answered with the
+    command that installs it; one that is installed and fails, with the first cause of that.
+    """
+    library = name.partition(".")[0]
+    try:
+        return importlib.import_module(name)
+    except Exception as reason:  # a broken installation fails with errors of any kind
+        absent = isinstance(reason, ModuleNotFoundError) and reason.name == library
+        install = f'pip install "patchword[{extra}]"'
+        if absent:
+            raise error(f"{purpose} needs {library}, which is not installed: {install}") from reason
+        raise error(
+            f"{purpose} needs {library}, which is installed but cannot be imported "
+            f"({_first(reason)}): repair that, or install it anew: {install}"
+        ) from reason
+
+
+def _first(error: BaseException) -> str:
+    """What an error says, and the one that began it where that is another."""
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    said = [f"{type(each).__name__}: {str(each).strip()}" for each in (error, first)]
+    lines = [words.splitlines()[0] for words in said]
+    return lines[0] if first is error else f"{lines[0]}; the cause is {lines[1]}"

@@ -1,0 +1,55 @@
+"""Libraries that are not there, and libraries that are there and broken."""
+
+from pathlib import Path
+
+import pytest
+
+from patchword.errors import RecipeError
+from patchword.optional import optional
+
+INSTALL = 'pip install "patchword[train]"'
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries that fail in the ways of broken installations."""
+    (tmp_path / "missing_part.py").write_text("import a_part_that_is_nowhere")
+    (tmp_path / "renamed.py").write_text("from json import no_such_name")
+    (tmp_path / "compiled.py").write_text("raise RuntimeError('operator x::nms does not exist\\n')")
+    (tmp_path / "lazy.py").write_text(
+        "try:\n import compiled\n"
+        "except RuntimeError as error:\n raise ModuleNotFoundError('no B') from error"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_what_is_not_installed() -> None:
+    with pytest.raises(RecipeError) as error:
+        optional("a_library_that_is_nowhere.part", "train", "lora", RecipeError)
+    told = f"lora needs a_library_that_is_nowhere, which is not installed: {INSTALL}"
+    assert str(error.value) == told
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("missing_part", "(ModuleNotFoundError: No module named 'a_part_that_is_nowhere')"),
+        ("renamed", "(ImportError: cannot import name 'no_such_name' from 'json'"),
+        ("compiled", "(RuntimeError: operator x::nms does not exist)"),
+        (
+            "lazy",
+            "(ModuleNotFoundError: no B; "
+            "the cause is RuntimeError: operator x::nms does not exist)",
+        ),
+    ],
+)
+def test_what_is_installed_and_broken(broken: None, name: str, cause: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        optional(name, "train", "lora", RecipeError)
+    start = f"lora needs {name}, which is installed but cannot be imported {cause}"
+    assert str(error.value).startswith(start)
+    assert str(error.value).endswith(INSTALL)
+
+
+def test_what_is_there() -> None:
+    assert optional("os.path", "train", "lora", RecipeError).sep
