@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import patchword
+from patchword import errors
 
 pytestmark = pytest.mark.slow
 
@@ -23,17 +24,29 @@ SOURCE = ROOT / "src" / "patchword"
 
 # What users may import. A name is added here on purpose, or not at all.
 PUBLIC = [
+    "AddReport",
     "Answer",
+    "AnyRes",
     "AttentionMap",
     "Caption",
     "CheckpointError",
+    "Choice",
+    "ConfigError",
     "Heatmap",
     "Hit",
     "ImageError",
+    "Index",
+    "IndexStoreError",
+    "LongTextWarning",
     "Match",
     "Model",
     "PatchwordError",
+    "RecipeError",
+    "Reranked",
     "Score",
+    "TextStates",
+    "Tiling",
+    "TokenizerError",
     "UnsupportedError",
     "load",
     "open_index",
@@ -227,7 +240,10 @@ def test_the_version_has_one_source(wheel: Path) -> None:
 
 def test_public_names() -> None:
     assert patchword.__all__ == PUBLIC
-    assert len(PUBLIC) <= 15
+    functions = [name for name in PUBLIC if inspect.isfunction(getattr(patchword, name))]
+    assert functions == ["load", "open_index", "save"]  # all else are types that these lead to
+    raised = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
+    assert raised <= set(PUBLIC)
     assert set(PUBLIC) <= set(dir(patchword))
 
 

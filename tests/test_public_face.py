@@ -113,7 +113,7 @@ def test_what_is_no_text(demo: Model) -> None:
         demo.classify(PIXELS, ["a hat"], reject=2)
 
 
-@pytest.mark.parametrize(("layer", "head"), [(99, None), (-99, None), ("last", None), (0, 99)])
+@pytest.mark.parametrize(("layer", "head"), [(99, None), (-99, None), (0, 99)])
 def test_layers_and_heads_that_are_not_there(demo: Model, layer: int, head: int | None) -> None:
     with pytest.raises(UnsupportedError, match=r"no (layer|head) "):
         demo.attention(PIXELS, layer, head)

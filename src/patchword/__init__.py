@@ -11,32 +11,61 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from patchword.api import (
+        AddReport,
         Answer,
+        AnyRes,
         AttentionMap,
         Caption,
+        Choice,
         Heatmap,
         Hit,
+        Index,
         Match,
         Model,
+        Reranked,
         Score,
+        TextStates,
+        Tiling,
         load,
         open_index,
         save,
     )
-    from patchword.errors import CheckpointError, ImageError, PatchwordError, UnsupportedError
+    from patchword.errors import (
+        CheckpointError,
+        ConfigError,
+        ImageError,
+        IndexStoreError,
+        LongTextWarning,
+        PatchwordError,
+        RecipeError,
+        TokenizerError,
+        UnsupportedError,
+    )
 
 __all__ = [
+    "AddReport",
     "Answer",
+    "AnyRes",
     "AttentionMap",
     "Caption",
     "CheckpointError",
+    "Choice",
+    "ConfigError",
     "Heatmap",
     "Hit",
     "ImageError",
+    "Index",
+    "IndexStoreError",
+    "LongTextWarning",
     "Match",
     "Model",
     "PatchwordError",
+    "RecipeError",
+    "Reranked",
     "Score",
+    "TextStates",
+    "Tiling",
+    "TokenizerError",
     "UnsupportedError",
     "load",
     "open_index",
@@ -46,12 +75,16 @@ __all__ = [
 __version__ = version("patchword")
 
 
-def __getattr__(name: str) -> Any:
+def _public(name: str) -> Any:
     """Public names are imported when first used, so that `patchword --help` waits for no torch."""
     if name not in __all__:
         raise AttributeError(f"module 'patchword' has no attribute {name!r}")
-    home = "patchword.errors" if name.endswith("Error") else "patchword.api"
-    return getattr(import_module(home), name)
+    home = "errors" if name.endswith(("Error", "Warning")) else "api"
+    return getattr(import_module(f"patchword.{home}"), name)
+
+
+if not TYPE_CHECKING:  # a type checker knows the names, and that there are no others
+    __getattr__ = _public
 
 
 def __dir__() -> list[str]:

@@ -15,14 +15,15 @@ from typing import overload
 import torch
 
 from patchword import checkpoints, index
-from patchword.bundle import Bundle, Vector
+from patchword.bundle import Bundle, Vector, converted
+from patchword.engines.device import DTYPES, as_device, as_dtype
 from patchword.images import ImageLike
 from patchword.images.tiles import Tiling
-from patchword.index import Hit
+from patchword.index import AddReport, Hit, Index
 from patchword.models.generate import GenerationOptions
 from patchword.options import checked
 from patchword.tasks.ask import MAX_LENGTH as ANSWER_LENGTH
-from patchword.tasks.ask import Answer, ask
+from patchword.tasks.ask import Answer, Choice, ask
 from patchword.tasks.attention import AttentionMap, attention
 from patchword.tasks.caption import MAX_LENGTH as CAPTION_LENGTH
 from patchword.tasks.caption import Caption, caption, longest
@@ -35,18 +36,25 @@ from patchword.tasks.encoders import (
     image_tiles,
     patch_features,
 )
-from patchword.tasks.match import Match, Reranked, match, rerank
+from patchword.tasks.match import F, Match, Reranked, match, rerank
 from patchword.where.heatmap import Heatmap, heatmap
 
 __all__ = [
+    "AddReport",
     "Answer",
+    "AnyRes",
     "AttentionMap",
     "Caption",
+    "Choice",
     "Heatmap",
     "Hit",
+    "Index",
     "Match",
     "Model",
+    "Reranked",
     "Score",
+    "TextStates",
+    "Tiling",
     "load",
     "open_index",
     "save",
@@ -249,8 +257,8 @@ class Model(Bundle):
 
     @checked
     def rerank(
-        self, hits: Sequence[Hit], text: str, top: int | None = None, batch_size: int = 8
-    ) -> list[Reranked[Hit]]:
+        self, hits: Sequence[F], text: str, top: int | None = None, batch_size: int = 8
+    ) -> list[Reranked[F]]:
         """Hits of a search ordered anew by whether the text belongs to them; see `tasks.match`."""
         return rerank(self, hits, text, top, batch_size)
 
@@ -314,6 +322,35 @@ class Model(Bundle):
         `tasks.encoders.image_tiles`."""
         return image_tiles(self, image, candidates, exact)
 
+    @checked
+    def to(
+        self,
+        target: str | torch.device | torch.dtype,
+        dtype: str | torch.dtype | None = None,
+    ) -> Model:
+        """The same model on another device, with weights of another type, or both; this one stays
+        as it is.
+
+        target  a device, "cuda", or a type, "bfloat16", as for `load`
+        dtype   with a device as target: the type too
+
+        Another device leaves the fingerprint as it is, so indexes and caches stay valid. Another
+        type rounds the weights and gives another fingerprint, that of `load(dtype=...)`; digits
+        that are lost do not come back. Raises UnsupportedError for a device that is not there.
+        """
+        device = self.device
+        if dtype is None and str(target).removeprefix("torch.") in DTYPES:
+            kind = as_dtype(target)
+        else:
+            device = as_device(target)
+            kind = self.engine.dtype if dtype is None else as_dtype(dtype)
+        return _model(converted(self, device, kind))
+
+    @checked
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the model in patchword's own format; as `patchword.save`."""
+        return checkpoints.save(self, folder)
+
 
 @checked
 def load(
@@ -345,15 +382,22 @@ def load(
         token=token,
         image_size=image_size,
     )
-    parts = {field.name: getattr(bundle, field.name) for field in dataclasses.fields(bundle)}
-    return Model(**parts)
+    return _model(bundle)
 
 
-def open_index(path: str | Path) -> index.Index:
+@checked
+def open_index(path: str | os.PathLike[str]) -> Index:
     """Open an index of images, or begin one there; see `index.Index`."""
     return index.open_index(Path(path), load)
 
 
-def save(model: Bundle, folder: str | Path) -> Path:
+@checked
+def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
     """Write a model in patchword's own format: config, weights, tokenizer; `load` reopens it."""
     return checkpoints.save(model, folder)
+
+
+def _model(bundle: Bundle) -> Model:
+    """A bundle with the methods of the public face."""
+    parts = {field.name: getattr(bundle, field.name) for field in dataclasses.fields(bundle)}
+    return Model(**parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections import deque
@@ -25,7 +26,7 @@ from patchword.images import ImageLike
 from patchword.images.one_or_many import as_images
 from patchword.images.preprocess import Geometry, Preprocess
 from patchword.models.protocols import ImageNetwork, Tower
-from patchword.options import at_least, checked
+from patchword.options import at_least, checked, text_list
 from patchword.text import long_text as long_texts
 from patchword.text.tokenizer import Tokenizer
 
@@ -38,7 +39,7 @@ Vector = NDArray[np.float32]
 Opened = tuple[Vector, Geometry]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Bundle:
     """A model with everything that belongs to it.
 
@@ -56,6 +57,10 @@ class Bundle:
     fingerprint: str
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        where = f"{self.device}, {str(self.engine.dtype).removeprefix('torch.')}"
+        return f"{type(self).__name__}({self.name!r}, {where}, fingerprint {self.fingerprint!r})"
 
     @property
     def network(self) -> nn.Module:
@@ -261,11 +266,7 @@ class Bundle:
 def as_texts(texts: str | Sequence[str]) -> list[str]:
     """Texts as a list; a single one becomes a list of one. Raises UnsupportedError for what is not
     a text, by its number."""
-    found = [texts] if isinstance(texts, str) else list(texts)
-    for number, text in enumerate(found, start=1):
-        if not isinstance(text, str):
-            raise UnsupportedError(f"text {number} of {len(found)} is {text!r}, which is no text")
-    return found
+    return text_list(texts)
 
 
 def unit(rows: Vector) -> Vector:
@@ -289,6 +290,16 @@ def make(
     return Bundle(
         engine, Preprocess(config.preprocess), tokenizer, config, digest, name, options or {}
     )
+
+
+def converted(model: Bundle, device: torch.device, dtype: torch.dtype) -> Bundle:
+    """A copy of a bundle on that device, its weights of that type. Raises UnsupportedError for one
+    that torch does not run."""
+    network = copy.deepcopy(model.network).to(device=device, dtype=dtype)
+    options = {name: value for name, value in model.options.items() if name != "dtype"}
+    if dtype != torch.float32:
+        options["dtype"] = str(dtype).removeprefix("torch.")
+    return make(network, model.config, model.tokenizer, model.name, options)
 
 
 def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:

@@ -10,6 +10,7 @@ import importlib.resources
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,11 @@ def _named(source: Any) -> str:
 
 def _sides(size: Any) -> tuple[int, int]:
     """Pixels, or (H, W), as (H, W). Raises UnsupportedError for anything else."""
-    sides = (size, size) if isinstance(size, int) else size
-    if isinstance(sides, Sequence) and len(sides) == 2 and all(type(n) is int for n in sides):
-        return sides[0], sides[1]
+    sides = (size, size) if isinstance(size, Integral) else size
+    if isinstance(sides, Sequence) and len(sides) == 2:
+        height, width = sides
+        if all(isinstance(n, Integral) and not isinstance(n, bool) for n in sides):
+            return int(height), int(width)
     raise UnsupportedError(f"image_size is {size!r}; give pixels, 384, or (height, width)")
 
 

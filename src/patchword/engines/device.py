@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ DEVICES = "cpu, cuda, cuda:1, mps, or auto: cuda where there is one, else cpu"
 def as_device(device: Any) -> torch.device:
     """A device that is there, of a name or of torch's own kind. Raises UnsupportedError for one
     that is not, or is none."""
+    if not isinstance(device, (str, torch.device)):
+        raise UnsupportedError(f"device is {reprlib.repr(device)}; there are {DEVICES}")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not isinstance(device, (str, torch.device)):
-        raise UnsupportedError(f"device is {device!r}; there are {DEVICES}")
     try:
         found = torch.device(device)
         torch.zeros(1, device=found).item()
@@ -40,5 +41,5 @@ def as_dtype(dtype: Any) -> torch.dtype:
         found: torch.dtype = getattr(torch, name)
         return found
     raise UnsupportedError(
-        f"dtype is {dtype!r}{nearest(name, DTYPES)}; there are {', '.join(DTYPES)}"
+        f"dtype is {reprlib.repr(dtype)}{nearest(name, DTYPES)}; there are {', '.join(DTYPES)}"
     )

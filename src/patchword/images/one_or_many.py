@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -23,9 +24,11 @@ def as_images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     """
     if _is_one(images):
         return [cast(ImageLike, images)]
-    if not isinstance(images, Iterable):
+    unordered = isinstance(images, (Mapping, set, frozenset))
+    if not isinstance(images, Iterable) or unordered or getattr(images, "ndim", 1) == 0:
         raise UnsupportedError(
-            f"images is {images!r}; give a path, bytes, a PIL image, an array, or a list of those"
+            f"images is {reprlib.repr(images)}; give a path, bytes, a PIL image, an array, or a "
+            "list of those"
         )
     return cast(Iterable[ImageLike], images)
 

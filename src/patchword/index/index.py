@@ -70,6 +70,9 @@ class Index:
     def __len__(self) -> int:
         return self._store.count() if self._store.open() else 0
 
+    def __repr__(self) -> str:
+        return f"Index({self.path!r})"
+
     def __bool__(self) -> bool:
         return True
 
@@ -124,6 +127,7 @@ class Index:
         self._model = model
         return AddReport(len(todo) - len(unread), len(same), failed + unread)
 
+    @checked
     def remove(self, paths: Path | Iterable[Path]) -> int:
         """Drop files, and everything below folders. Returns how many entries that were."""
         targets = {os.path.realpath(path) for path in several(paths)}
@@ -131,6 +135,7 @@ class Index:
         known = self._store.known()
         return self._drop([path for path in known if path in targets or path.startswith(below)])
 
+    @checked
     def prune(self) -> list[str]:
         """Drop the entries whose files are gone. Returns their paths."""
         lost = sorted(path for path in self._store.known() if gone(path))
@@ -258,12 +263,20 @@ def _query(
     if isinstance(query, str):
         parts.append(model.embed_texts([query], long_text=long_text)[0])
     elif query is not None:
-        parts.append(_unit(np.asarray(query), model.dim))
+        parts.append(_unit(_array(query), model.dim))
     if image is not None:
         parts.append(model.embed_images([image])[0])
     if not parts:
         raise IndexStoreError("nothing to search for: give a text, a vector, an image, or both")
     return _unit(np.array(parts, np.float64).mean(axis=0), model.dim)
+
+
+def _array(query: Any) -> NDArray[Any]:
+    """A query of numbers as an array; one of no numbers where it cannot be."""
+    try:
+        return np.asarray(query)
+    except (TypeError, ValueError, RuntimeError):  # lists in lists; a tensor elsewhere
+        return np.asarray(None)
 
 
 def _unit(vector: NDArray[Any], dim: int) -> NDArray[np.float64]:

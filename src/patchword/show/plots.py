@@ -7,6 +7,7 @@ imported only when something is drawn.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from patchword.atomic_write import replacing
+from patchword.errors import UnsupportedError
 
 Photo = NDArray[np.uint8]  # (H, W, 3)
 Values = NDArray[np.floating]
@@ -53,8 +55,12 @@ class Tile:
     bars: Sequence[tuple[str, float]] = ()  # words and how probable they are, 0 to 1
 
 
-def save(picture: Image.Image, path: str | Path) -> None:
-    """Write a picture; the suffix of `path` chooses the format."""
+def save(picture: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Write a picture; the suffix of `path` chooses the format. Raises UnsupportedError for one
+    that no picture can be written in."""
+    Image.init()
+    if Image.EXTENSION.get(Path(path).suffix.lower()) not in Image.SAVE or Path(path).is_dir():
+        raise UnsupportedError(f"a picture's name must end in .png or .jpg: {str(path)!r}")
     with replacing(path) as part:
         picture.save(part)
 

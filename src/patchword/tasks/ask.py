@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import overload
 
 import numpy as np
@@ -40,7 +40,7 @@ class Answer(Caption):
     """An answer that a model wrote, with its probabilities as those of a `Caption`; or the best of
     those that were given, and then all that were read, best first, in `ranking`."""
 
-    ranking: tuple[Choice, ...] = ()
+    ranking: tuple[Choice, ...] = field(default=(), repr=False)
 
 
 @overload

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,10 +16,11 @@ from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.models.protocols import ImageNetwork
 from patchword.show import plots
+from patchword.show.result import Pictured
 
 
-@dataclass(frozen=True)
-class AttentionMap:
+@dataclass(frozen=True, eq=False, repr=False)
+class AttentionMap(Pictured):
     """How much each patch counts for the pooled token.
 
     weights  (heads, N, N), or (heads, 1, N) for attention pooling; rows sum to 1. Rollout has one
@@ -36,10 +36,6 @@ class AttentionMap:
     def picture(self) -> Image.Image:
         """The photo and each map over it."""
         return plots.maps_panel(self.image, self.maps, self.titles)
-
-    def save(self, path: str | Path) -> None:
-        """Write `picture()`; the suffix of `path` chooses the format."""
-        plots.save(self.picture(), path)
 
 
 def attention(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -31,8 +31,8 @@ class Caption:
 
     text: str
     log_probability: float
-    token_log_probabilities: tuple[float, ...]
-    others: tuple[Self, ...] = ()
+    token_log_probabilities: tuple[float, ...] = field(repr=False)
+    others: tuple[Self, ...] = field(default=(), repr=False)
 
     @property
     def probability(self) -> float:

@@ -22,11 +22,12 @@ from patchword.images import ImageLike, tiles
 from patchword.images.tiles import Size, Tiling
 from patchword.models.protocols import Pixels, TextNetwork
 from patchword.options import at_least
+from patchword.show.result import Brief
 from patchword.text import long_text
 
 
-@dataclass(frozen=True)
-class TextStates:
+@dataclass(frozen=True, eq=False, repr=False)
+class TextStates(Brief):
     """What texts become.
 
     ids     (N, L) int64, padded with the tokenizer's own padding token
@@ -140,8 +141,8 @@ def patch_features(
     return np.stack(rows) if rows else np.empty((0, tokens, width), np.float32)
 
 
-@dataclass(frozen=True)
-class AnyRes:
+@dataclass(frozen=True, eq=False, repr=False)
+class AnyRes(Brief):
     """The patch features of a photo seen whole and in tiles.
 
     thumbnail  (h * w, D) of the whole photo, squashed

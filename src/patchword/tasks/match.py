@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from patchword.bundle import Bundle, Vector, as_texts
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.models.protocols import Matcher
+from patchword.show.result import Brief
 from patchword.text import long_text
 
 PAIRS = 64  # of an image and a text, run together
 
 
-@dataclass(frozen=True, eq=False)
-class Match:
+@dataclass(frozen=True, eq=False, repr=False)
+class Match(Brief):
     """How images and texts fit, in the two ways that BLIP learned; each float32 (I, T), or (T,) of
     one image.
 
@@ -114,6 +115,7 @@ def matcher(model: Bundle) -> Matcher:
     return network
 
 
+@runtime_checkable
 class Found(Protocol):
     """What a search found: an `index.Hit`, or anything else with a path and a score."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,14 +15,15 @@ from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.models.protocols import Painter
 from patchword.show import plots
+from patchword.show.result import Pictured
 
 HIDDEN = 127  # grey, of patches that the network did not see
 
 Photo = NDArray[np.uint8]  # (H, W, 3), at the size of the network's input
 
 
-@dataclass(frozen=True)
-class Reconstruction:
+@dataclass(frozen=True, eq=False, repr=False)
+class Reconstruction(Pictured):
     """A photo, what was shown of it, and that with the hidden patches painted."""
 
     image: Photo
@@ -36,10 +36,6 @@ class Reconstruction:
         seen = f"{1 - self.hidden.mean():.0%} of its patches"
         photos = ((self.shown, seen), (self.painted, "the others painted"), (self.image, "photo"))
         return plots.panel([plots.Tile(photo, words) for photo, words in photos])
-
-    def save(self, path: str | Path) -> None:
-        """Write `picture()`; the suffix of `path` chooses the format."""
-        plots.save(self.picture(), path)
 
 
 def reconstruct(model: Bundle, image: ImageLike, seed: int = 0) -> Reconstruction:

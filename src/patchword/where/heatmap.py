@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,14 +16,15 @@ from patchword.bundle import Bundle, as_texts
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.show import plots
+from patchword.show.result import Pictured
 from patchword.where.dense import EDITS, cell, dense_features
 from patchword.where.relevance import gradcam
 
 GRADCAM = "gradcam"  # of a BLIP's matching head
 
 
-@dataclass(frozen=True)
-class Heatmap:
+@dataclass(frozen=True, eq=False, repr=False)
+class Heatmap(Pictured):
     """For each text, how well every pixel fits it.
 
     values  (T, H, W) float32 in the image's own pixels; NaN where the network did not look
@@ -40,10 +40,6 @@ class Heatmap:
     def picture(self) -> Image.Image:
         """The photo and each text's map over it."""
         return plots.heatmap_panel(self.image, self.values, self.texts)
-
-    def save(self, path: str | Path) -> None:
-        """Write `picture()`; the suffix of `path` chooses the format."""
-        plots.save(self.picture(), path)
 
 
 def heatmap(

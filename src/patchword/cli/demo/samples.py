@@ -119,7 +119,7 @@ def shapes(model: Model, root: Path) -> list[Answer]:
     with (root / "captions.csv").open(encoding="utf-8", newline="") as file:
         captions = {row["file_name"]: row["caption"] for row in csv.DictReader(file)}
     truths = {root / name: text for name, text in captions.items() if name.startswith("shapes/")}
-    scores = model.classify(truths, list(truths.values()), "{}")
+    scores = model.classify(list(truths), list(truths.values()), "{}")
     return [Answer(*each) for each in zip(truths, scores, truths.values(), strict=True)]
 
 
