@@ -1,5 +1,6 @@
 """The command line as people and scripts meet it: answers, exit codes, failures, narrow screens."""
 
+import gzip
 import json
 import os
 import pty
@@ -202,7 +203,9 @@ def test_one_that_fails_is_named_and_the_rest_is_done(
 ) -> None:
     ran = run(*command, photos, "--json", "-m", model)
     assert ran.code == 1
-    assert [Path(r["image"]).name for r in ran.records] == ["a.jpg", "b.jpg"]
+    done = [r for r in ran.records if r.get("vector", "none is asked for")]
+    assert [Path(r["image"]).name for r in done] == ["a.jpg", "b.jpg"]
+    assert len(ran.records) == (5 if command == ["embed"] else 2)  # a row for each image
     for name in BROKEN:
         (line,) = (line for line in ran.err.splitlines() if name in line)
         assert len(line) > len(f"error: {photos / name}: ") + 5, "no reason given"
@@ -233,7 +236,8 @@ def test_globs_folders_and_doubles(run: Run, model: str, photos: Path) -> None:
         "-m",
         model,
     )
-    assert [r["image"] for r in ran.records] == [f"{photos}/a.jpg", f"{photos}/deep/b.jpg"]
+    a, b = f"{photos}/a.jpg", f"{photos}/deep/b.jpg"
+    assert [r["image"] for r in ran.records] == [a, a, b, a, b]  # as often as they were asked for
     (photos / "none").mkdir()
     empty = run("embed", photos / "none", "-m", model)
     assert empty.code == 2
@@ -267,7 +271,7 @@ def test_classify_says_what_python_says(run: Run, model: str) -> None:
 
 
 def test_classify_options_reach_the_model(run: Run, model: str, place: Path) -> None:
-    (place / "labels.txt").write_text("flower\nwafer, with a comma\n\n")
+    (place / "labels.txt").write_text("flower\nwafer, with a comma\n")
     arguments = ["classify", FLOWER, "-l", "@labels.txt", "-m", model, "--json"]
     labels = ["flower", "wafer, with a comma"]
     loaded = patchword.load(model)
@@ -330,6 +334,74 @@ def test_embed_writes_what_python_gives(run: Run, model: str) -> None:
     assert [line["text"] for line in texts] == ["a flower", "a wafer"]
     want = patchword.load(model).embed_texts(["a flower", "a wafer"])
     assert_allclose([line["vector"] for line in texts], want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "jsonl"])
+def test_rows_line_up_with_what_was_asked(run: Run, model: str, suffix: str) -> None:
+    """An image that is named twice has two rows, one that fails a row of NaN."""
+    asked = [str(name) for name in ("missing.jpg", FLOWER, SCRATCH, FLOWER)]
+    ran = run("embed", *asked, "-o", f"out.{suffix}", "-m", model)
+    assert ran.code == 1
+    assert "missing.jpg: no such file" in ran.err
+    if suffix == "npy":
+        rows, names = np.load("out.npy"), Path("out.paths.txt").read_text().splitlines()
+    elif suffix == "npz":
+        rows, names = np.load("out.npz")["vectors"], np.load("out.npz")["names"].tolist()
+    else:
+        lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+        names = [line["image"] for line in lines]
+        assert (lines[0]["vector"], lines[0]["error"]) == (None, "no such file")
+        rows = np.array([line["vector"] or [np.nan] * len(lines[1]["vector"]) for line in lines])
+    assert names == asked
+    assert np.isnan(rows).any(axis=1).tolist() == [True, False, False, False]
+    assert np.isnan(rows[0]).all()
+    assert (rows[1] == rows[3]).all()
+    Path(f"out.{suffix}").unlink()
+    ran = run("embed", *asked, "-o", f"out.{suffix}", "--on-error", "error", "-m", model)
+    assert (ran.code, Path(f"out.{suffix}").exists()) == (2, False)
+    assert "missing.jpg: no such file" in ran.err
+
+
+def test_a_list_has_an_entry_for_each_line(run: Run, model: str, place: Path) -> None:
+    odd = "a hat\u2028on a\x85table\x0c, red"
+    for name, encoding in (("a", "utf-8"), ("b", "utf-8-sig"), ("c", "utf-16")):
+        Path(f"{name}.txt").write_bytes(f"{odd}\r\nNA\r\n{odd}".encode(encoding))
+        ran = run("embed", "-t", f"@{name}.txt", "-o", f"{name}.npy", "-m", model)
+        assert ran.code == 0
+        assert np.load(f"{name}.npy").shape[0] == 3
+        assert Path(f"{name}.texts.txt").read_text().split("\n") == [odd, "NA", odd, ""]
+    again = run("embed", "-t", "@a.texts.txt", "-o", "again.npy", "-m", model)
+    assert again.code == 0
+    assert (np.load("again.npy") == np.load("a.npy")).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a hat\n\na dress\n", "@list.txt, line 2: empty"),
+        (b"a hat\n \t\n", "@list.txt, line 2: empty"),
+        (b"a hat\ra dress\r", "@list.txt, line 1: a carriage return"),
+        (b"a\ncaf\xe9\n", "@list.txt, line 2: byte 4 of the line (0xe9) is not UTF-8"),
+        ("a\nb".encode("utf-16-le"), "@list.txt, line 1: a zero byte"),
+        (b"\xff\xfea\x00b", "@list.txt, after line 0: damaged UTF-16"),
+        (gzip.compress(b"a\nb\n")[:-9], "@list.txt, after line 2: damaged gzip"),
+        (None, "@list.txt: cannot be read: No such file or directory"),
+    ],
+)
+def test_lists_that_cannot_be_read(run: Run, place: Path, content: bytes | None, said: str) -> None:
+    if content is not None:
+        Path("list.txt").write_bytes(content)
+    ran = run("embed", "-t", "@list.txt")
+    assert ran.code == 2
+    assert said in " ".join(ran.err.replace("│", " ").split())
+    assert "Errno" not in ran.err
+
+
+def test_a_name_of_two_lines_has_no_place_in_a_list(run: Run, model: str) -> None:
+    ran = run("embed", "-t", "a\nhat", "-o", "out.npy", "-m", model)
+    assert (ran.code, Path("out.npy").exists()) == (2, False)
+    assert "line break" in ran.err
+    assert run("embed", "-t", "", "-m", model).code == 2
 
 
 def test_similarity_gives_cosines(run: Run, model: str) -> None:

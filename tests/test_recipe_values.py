@@ -61,6 +61,48 @@ def test_numbers_that_cannot_be(base: Path, change: str) -> None:
         recipe.load(base, ["teacher.model=demo", change])
 
 
+@pytest.mark.parametrize("objective", ["contrastive", "sigmoid"])
+def test_one_pair_cannot_be_told_apart(base: Path, objective: str) -> None:
+    changes = [f"objective={objective}", "micro_batch=1"]  # the loss is of the whole batch
+    assert recipe.load(base, [*changes, "batch=2"]).batch == 2
+    with pytest.raises(RecipeError, match=f"batch is 1: the objective {objective} .* 2 or more"):
+        recipe.load(base, [*changes, "batch=1"])
+
+
+@pytest.mark.parametrize("objective", ["masked", "classification"])
+def test_one_image_can_be_learned_alone(base: Path, objective: str) -> None:
+    assert recipe.load(base, [f"objective={objective}", "batch=1"]).batch == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "said"),
+    [
+        (["batch=1", "blip.match=0"], 1, "batch is 1: the contrast of a BLIP"),
+        (["batch=1", "blip.match=0", "blip.momentum=true"], 1, "the contrast of a BLIP"),
+        (["batch=1", "blip.match=0", "blip.momentum=true", "blip.queue=8"], 1, ""),
+        (["batch=1", "blip.match=0", "blip.contrast=0"], 1, ""),
+        (["batch=1", "blip.contrast=0"], 1, "alone in memory, and blip.match"),
+        (["batch=1", "blip.contrast=0", "data.0.wrong=0.5"], 1, ""),
+        (["batch=4"], 4, "processes 4: some image is alone"),
+        (["batch=4"], 2, ""),
+        (["batch=5"], 2, "5 does not divide among 2 processes"),
+        (["batch=4", "micro_batch=1", "blip.momentum=true"], 1, "alone in memory"),
+        (["batch=5", "micro_batch=2", "blip.momentum=true"], 1, "alone in memory"),
+        (["batch=5", "micro_batch=3", "blip.momentum=true"], 1, ""),
+        (["batch=4", "micro_batch=1", "blip.contrast=0", "blip.match=0"], 1, ""),
+    ],
+)
+def test_rows_that_a_blip_needs(base: Path, changes: list[str], processes: int, said: str) -> None:
+    def read() -> None:
+        recipe.check_rows(recipe.load(base, ["objective=blip", *changes]), processes)
+
+    if said:
+        with pytest.raises(RecipeError, match=said):
+            read()
+    else:
+        read()
+
+
 def test_the_rate_never_rises_again(base: Path) -> None:
     read = recipe.load(base, ["until=100", "warmup=10"])
     rates = [learning_rate(read, step) for step in range(read.last)]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -35,6 +35,7 @@ from patchword.cli.output import (
     make_folder,
     notes,
     print_saved,
+    progress,
     screen,
     shortened,
     wrong,
@@ -49,7 +50,11 @@ if TYPE_CHECKING:
     from patchword.api import Model
     from patchword.tasks.classify import Score
 
+    Row = tuple[str, NDArray[Any] | ImageError]  # its name, and its vector or why there is none
+
 BAR_CELLS = 24  # columns of a bar in the terminal
+
+OnError = Literal["nan", "error"]
 
 
 def classify(
@@ -121,6 +126,9 @@ def embed(
             help="Write .npz (vectors and names), .npy (vectors) or .jsonl.",
         ),
     ] = None,
+    on_error: Annotated[
+        OnError, typer.Option(help="An image that fails: a row of NaN, or stop with an error.")
+    ] = "nan",
     long_text: LongTextOption = "truncate",
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
@@ -129,8 +137,12 @@ def embed(
 ) -> None:
     """Turn images, or texts, into unit vectors.
 
+    Rows stand in the order in which images or texts were given, one for each: of an image that
+    fails, NaN, in JSON null, and the exit code is 1; with --on-error error, nothing is written.
+
     Without --out they are printed, one line of JSON each. An .npz holds “vectors” (N, D), “names”,
-    “model” and “fingerprint”.
+    “model” and “fingerprint”. Beside x.npy stands x.paths.txt, or x.texts.txt: the names, a line
+    for each row.
     """
     texts = read_list(text)
     if bool(images) == bool(texts):
@@ -139,27 +151,26 @@ def embed(
         wrong(f"--out {out}: the name must end in .npz, .npy or .jsonl")
     make_folder(out)
     files = expand(images) if images else []
+    kind, names = ("image", files) if files else ("text", texts)
+    if out and out.suffix == ".npy":
+        _check_lines(names)
     bundle = load(model, device, dtype)
     failed: list[ImageError] = []
-    each: Iterator[tuple[str, NDArray[Any]]]
+    each: Iterator[Row]
     if files:
-        each = good(bundle.embed_each(files), len(files), "embed", failed)
+        each = _noted(bundle.embed_each(files), len(files), failed, on_error == "error")
     else:
         each = zip(texts, embed_texts(bundle, texts, long_text), strict=True)
-    kind, done = "image" if files else "text", 0
+    width, rows = _begun(each)
     if out is None:
-        for name, row in each:
-            emit({kind: name, "vector": row.tolist()})
-            done += 1
-    elif out.suffix == ".jsonl":
-        done, dim = _save_lines(out, kind, each)
-    else:
-        done, dim = _save_array(out, each, len(files or texts), bundle)
-    if out is not None and done:
+        for name, row in rows:
+            emit(_record(kind, name, row))
+    elif width:
+        _save_vectors(out, kind, rows, (len(names), width), bundle)
         if as_json:
-            emit({"file": str(out), "vectors": done, "dim": dim})
-        notes().print(f"wrote {done} vectors of {dim} numbers to {out}")
-    finish(failed, done)
+            emit({"file": str(out), "vectors": len(names), "dim": width})
+        notes().print(f"wrote {len(names)} vectors of {width} numbers to {out}")
+    finish(failed, len(names) - len(failed))
 
 
 def similarity(
@@ -291,44 +302,75 @@ def _save_scores(results: list[tuple[str, list[Score]]], path: Path) -> None:
     print_saved(path)
 
 
-def _save_lines(path: Path, kind: str, each: Iterator[tuple[str, NDArray[Any]]]) -> tuple[int, int]:
-    """A line of JSON for each vector; how many there are, and of how many numbers. No file is made
-    of none."""
-    first = next(each, None)
-    if first is None:
-        return 0, 0
-    done = 0
-    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
-        for name, row in chain([first], each):
-            file.write(json.dumps({kind: name, "vector": row.tolist()}) + "\n")
-            done += 1
-    return done, len(first[1])
+def _check_lines(names: list[str]) -> None:
+    """Refuse names that would not be one line of a file each."""
+    if broken := [name for name in names if "\n" in name or "\r" in name]:
+        wrong(f"{broken[0]!r} has a line break, so that rows of .npy cannot be named; write .npz")
 
 
-def _save_array(
-    path: Path, each: Iterator[tuple[str, NDArray[Any]]], most: int, bundle: Model
-) -> tuple[int, int]:
-    """Vectors as one array, made once and filled as they come, of which there are at most so many;
-    how many there are, and of how many numbers. No file is made of none."""
+def _noted(
+    each: Iterable[tuple[object, NDArray[Any] | ImageError]],
+    total: int,
+    failed: list[ImageError],
+    stop: bool,
+) -> Iterator[Row]:
+    """Name and result of each image, with a progress bar on a terminal; errors are added to
+    `failed`, or with `stop` the first is raised."""
+    with progress("embed", total) as advance:
+        for number, (source, result) in enumerate(each, start=1):
+            advance(number, total)
+            if isinstance(result, ImageError):
+                if stop:
+                    raise result
+                failed.append(result)
+            yield str(source), result
+
+
+def _record(kind: str, name: str, row: NDArray[Any] | ImageError) -> dict[str, Any]:
+    """A vector, or why there is none, as a line of JSON."""
+    if isinstance(row, ImageError):
+        return {kind: name, "vector": None, "error": row.reason}
+    return {kind: name, "vector": row.tolist()}
+
+
+def _begun(each: Iterator[Row]) -> tuple[int, Iterator[Row]]:
+    """How many numbers a vector has, and all rows; 0 and none where all failed."""
+    failed: list[Row] = []
+    for name, row in each:
+        if not isinstance(row, ImageError):
+            return len(row), chain(failed, [(name, row)], each)
+        failed.append((name, row))
+    return 0, iter(())
+
+
+def _save_vectors(
+    path: Path, kind: str, rows: Iterator[Row], shape: tuple[int, int], bundle: Model
+) -> None:
+    """Write rows, one for each image or text, as the file's suffix says; NaN for those that failed.
+    An array is made once and filled as they come."""
     import numpy as np
 
+    if path.suffix == ".jsonl":
+        with replacing(path) as part, part.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(_record(kind, name, row)) + "\n" for name, row in rows)
+        return
     names: list[str] = []
-    rows = np.empty((0, 0), np.float32)
-    for name, row in each:
-        if not names:
-            rows = np.empty((most, len(row)), np.float32)
-        rows[len(names)] = row
+    vectors = np.full(shape, np.nan, np.float32)
+    for number, (name, row) in enumerate(rows):
         names.append(name)
-    if names:
-        rows = rows[: len(names)]
+        if not isinstance(row, ImageError):
+            vectors[number] = row
+    if path.suffix == ".npy":
+        beside = path.with_suffix(".paths.txt" if kind == "image" else ".texts.txt")
+        lines = "".join(f"{name}\n" for name in names)
+        write(beside, lines.encode("utf-8", "surrogateescape"))
         with replacing(path) as part:
-            if path.suffix == ".npy":
-                np.save(part, rows)
-            else:
-                made_by = {"model": bundle.name, "fingerprint": bundle.fingerprint}
-                arrays: dict[str, Any] = {"vectors": rows, "names": np.array(names), **made_by}
-                np.savez(part, **arrays)
-    return len(names), rows.shape[1]
+            np.save(part, vectors)
+        return
+    made_by = {"model": bundle.name, "fingerprint": bundle.fingerprint}
+    arrays: dict[str, Any] = {"vectors": vectors, "names": np.array(names), **made_by}
+    with replacing(path) as part:
+        np.savez(part, **arrays)
 
 
 COMMANDS = (classify, embed, similarity)

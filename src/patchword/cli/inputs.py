@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword.cli.output import warnings_said, wrong
@@ -27,39 +26,44 @@ def load(model: str, device: str, dtype: str, image_size: list[int] | None = Non
 
 
 def expand(paths: Sequence[str]) -> list[str]:
-    """Each file as given, for a folder the images in it at any depth, for a glob what it matches.
+    """Each file as given, for a folder the images in it at any depth, for a glob what it matches;
+    what is named twice is there twice.
 
     A name that matches nothing stays, so that opening it tells what is wrong with it.
     """
     from patchword.images.files import pictures_in
 
-    found: dict[str, None] = {}
+    found: list[str] = []
     unlisted: list[ImageError] = []
     for path in paths:
         matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
         for match in matches or [path]:
-            inside = pictures_in(match, unlisted) if os.path.isdir(match) else [match]
-            found.update(dict.fromkeys(inside))
-    found.update(dict.fromkeys(error.image for error in unlisted))  # opening them fails again
+            found += pictures_in(match, unlisted) if os.path.isdir(match) else [match]
+    found += [error.image for error in unlisted]  # opening them fails again
     if not found:
         raise PatchwordError(f"no images in {', '.join(paths)}")
-    return list(found)
+    return found
 
 
 def read_list(values: Sequence[str] | None, split: bool = False) -> list[str]:
-    """The words of a repeated option; "@FILE" stands for the lines of a file, and with `split`
-    commas separate words."""
+    """The entries of a repeated option; "@FILE" stands for the lines of a file (see `list_lines`),
+    and with `split` commas separate entries, of which empty ones are left out."""
+    from patchword.text.lines import list_lines
+
     out: list[str] = []
     for value in values or ():
         if value.startswith("@"):
             try:
-                lines = Path(value[1:]).read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                wrong(f"{value}: {error}")
-            out += lines
+                out += list_lines(value[1:])
+            except PatchwordError as error:
+                wrong(f"@{error}")
+        elif split:
+            out += [word.strip() for word in value.split(",") if word.strip()]
+        elif value.strip():
+            out.append(value.strip())
         else:
-            out += value.split(",") if split else [value]
-    return [word.strip() for word in out if word.strip()]
+            wrong("an empty text is given; leave it out, or say something")
+    return out
 
 
 def embed_texts(bundle: Model, texts: Sequence[str], long_text: str) -> NDArray[Any]:

@@ -32,7 +32,7 @@ from patchword.train.monitor import Watch
 from patchword.train.objectives.base import Work
 from patchword.train.optimizer import align, groups, learning_rate
 from patchword.train.parallel import World
-from patchword.train.recipe import Recipe
+from patchword.train.recipe import Recipe, check_rows
 
 Report = Callable[[int, dict[str, float]], None]
 # What may change between the parts of a run: how it is computed and watched, not what it learns.
@@ -67,8 +67,7 @@ class Run:
     """Network, optimiser and weight average of one run, in one of its processes."""
 
     def __init__(self, recipe: Recipe, world: World) -> None:
-        if recipe.batch % world.size:
-            raise RecipeError(f"batch {recipe.batch} does not divide among {world.size} processes")
+        check_rows(recipe, world.size)
         self.recipe, self.world, self.out = recipe, world, Path(recipe.out)
         torch.manual_seed(recipe.seed)
         self.init = initial_model.load_init(recipe)

@@ -207,6 +207,11 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError("a recipe needs a [model], or init = a model to start from")
     if not recipe.data:
         raise RecipeError("a recipe needs data: one [[data]] or more")
+    if recipe.batch < 2 and recipe.objective in ("contrastive", "sigmoid"):
+        raise RecipeError(
+            f"batch is {recipe.batch}: the objective {recipe.objective} tells the pairs of a batch "
+            "apart, and needs 2 or more"
+        )
     by_class = recipe.objective == "classification"
     mixes = recipe.mix.mixup > 0 or recipe.mix.cutmix > 0
     if mixes and recipe.objective not in ("classification", "contrastive"):
@@ -224,6 +229,23 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError("lora and trainable exclude each other; lora.within says where")
 
 
+def check_rows(recipe: Recipe, processes: int) -> None:
+    """Raise RecipeError for a batch that so many processes cannot share evenly, and where a BLIP's
+    matching has no negatives: it takes them from the other rows that are in memory, or from
+    captions that the data says are wrong."""
+    if recipe.batch % processes:
+        raise RecipeError(f"batch {recipe.batch} does not divide among {processes} processes")
+    rows = recipe.batch // processes
+    fewest = rows % recipe.micro_batch or recipe.micro_batch if recipe.micro_batch else rows
+    matches = recipe.objective == "blip" and recipe.blip.match > 0
+    if matches and fewest < 2 and not any(source.wrong for source in recipe.data):
+        raise RecipeError(
+            f"batch is {recipe.batch}, micro_batch {recipe.micro_batch}, processes {processes}: "
+            "some image is alone in memory, and blip.match has no other text to compare it with; "
+            "2 or more are needed"
+        )
+
+
 def _check_blip(recipe: Recipe) -> None:
     """`_check` of what a BLIP learns."""
     blip = recipe.blip
@@ -235,6 +257,11 @@ def _check_blip(recipe: Recipe) -> None:
         raise RecipeError("blip.momentum is of the contrast, and needs ema, best 0.995")
     if blip.momentum and recipe.engine.parallel == "fsdp":
         raise RecipeError('blip.momentum needs engine.parallel = "ddp"')
+    if recipe.batch < 2 and blip.contrast and not blip.queue:
+        raise RecipeError(
+            f"batch is {recipe.batch}: the contrast of a BLIP tells the pairs of a batch apart and "
+            "needs 2 or more, or a blip.queue of earlier ones"
+        )
     if recipe.micro_batch and blip.contrast and not blip.momentum:
         raise RecipeError(
             "with micro_batch the contrast of a BLIP needs blip.momentum, whose features are those "

@@ -1,0 +1,105 @@
+"""Text files of other programs, line by line: UTF-8 with or without a byte order mark, UTF-16 and
+UTF-32 with one (Excel's "Unicode text"), plain or gzip."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from os import PathLike
+from typing import BinaryIO, cast
+
+from patchword.errors import PatchwordError
+
+GZIP = b"\x1f\x8b"  # the first bytes of every gzip file (RFC 1952, section 2.3.1)
+
+# Byte order marks; that of UTF-32 begins like that of UTF-16, so it is looked for first.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+Path = str | PathLike[str]
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, each with its end: \\n, \\r\\n, or a lone \\r.
+
+    Raises PatchwordError for a file that cannot be opened, and, with the line, for one that is not
+    text in these encodings.
+    """
+    number = 0
+    try:
+        with _opened(path) as raw:
+            encoding = _encoding(raw)
+            for number, line in enumerate(io.TextIOWrapper(raw, encoding, newline=""), start=1):
+                if "\0" in line:
+                    raise PatchwordError(
+                        f"{path}, line {number}: a zero byte; the file is damaged, or UTF-16 "
+                        "without a byte order mark: save it as UTF-8"
+                    )
+                yield line
+    except UnicodeDecodeError as error:
+        raise PatchwordError(_not_text(path, error, number)) from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise PatchwordError(f"{path}, after line {number}: damaged gzip: {error}") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise PatchwordError(f"{path}: cannot be read: {reason}") from error
+
+
+def list_lines(path: Path) -> list[str]:
+    """The entries of a list, one a line, without the spaces around them. Only \\n and \\r\\n end a
+    line, so that there are as many entries as other programs count lines.
+
+    Raises PatchwordError, with the line, for one that is empty or has a carriage return inside, and
+    for a file that cannot be read.
+    """
+    out = []
+    for number, line in enumerate(text_lines(path), start=1):
+        if line.endswith("\r"):
+            raise PatchwordError(
+                f"{path}, line {number}: a carriage return without a line feed; end lines in "
+                "\\n or \\r\\n"
+            )
+        if not line.strip():
+            raise PatchwordError(f"{path}, line {number}: empty; every line is one entry")
+        out.append(line.strip())
+    return out
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file's content, decompressed where it is gzip."""
+    raw = open(path, "rb")  # noqa: SIM115  # closed by the caller
+    if raw.peek(2)[:2] != GZIP:
+        return raw
+    raw.close()
+    return cast(BinaryIO, gzip.open(path, "rb"))
+
+
+def _encoding(raw: BinaryIO) -> str:
+    head = raw.read(4)
+    raw.seek(0)
+    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+
+
+def _not_text(path: Path, error: UnicodeDecodeError, read: int) -> str:
+    """A message that names the line and the byte."""
+    if not error.encoding.startswith("utf-8"):
+        return f"{path}, after line {read}: damaged {error.encoding.upper()}: {error.reason}"
+    with _opened(path) as raw:
+        for number, line in enumerate(raw, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as here:
+                byte = line[here.start]
+                return (
+                    f"{path}, line {number}: byte {here.start + 1} of the line (0x{byte:02x}) is "
+                    "not UTF-8; save the file as UTF-8"
+                )
+    return f"{path}: not UTF-8: {error.reason}"
