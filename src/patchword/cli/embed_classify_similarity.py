@@ -137,12 +137,12 @@ def embed(
 ) -> None:
     """Turn images, or texts, into unit vectors.
 
-    Rows stand in the order in which images or texts were given, one for each: of an image that
-    fails, NaN, in JSON null, and the exit code is 1; with --on-error error, nothing is written.
+    Each image or text gives one row, in the order given. If an image fails, its row is NaN (null
+    in JSON) and the exit code is 1; with --on-error error, nothing is written.
 
     Without --out they are printed, one line of JSON each. An .npz holds “vectors” (N, D), “names”,
-    “model” and “fingerprint”. Beside x.npy stands x.paths.txt, or x.texts.txt: the names, a line
-    for each row.
+    “model” and “fingerprint”. The names of the rows of x.npy are in x.paths.txt (x.texts.txt for
+    texts), one per line.
     """
     texts = read_list(text)
     if bool(images) == bool(texts):
