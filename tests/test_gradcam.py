@@ -137,7 +137,7 @@ def test_what_cannot_be_drawn_is_said(model: Bundle) -> None:
     ):
         with pytest.raises(UnsupportedError, match=said):
             heatmap(model, PHOTO, ["a cat"], **arguments)
-    with pytest.raises(UnsupportedError, match="looks nowhere: ''"):
+    with pytest.raises(UnsupportedError, match="has no heatmap: ''"):
         heatmap(model, PHOTO, ["a cat", ""])
     with pytest.raises(UnsupportedError, match="load a BLIP for retrieval"):
         heatmap(demo, PHOTO, ["a cat"], "gradcam")

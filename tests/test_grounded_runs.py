@@ -196,7 +196,7 @@ def test_words_that_see_patches_alone(path: Path) -> None:
             other = tokens.clone()
             other[:, 0] += 1
             found = [network.match(each, batch.ids) for each in (tokens, other)]
-            found += [network.decode(batch.ids, x, network.sight(x)) for x in (tokens, other)]
+            found += [network.decode(batch.ids, x, network.image_mask(x)) for x in (tokens, other)]
             features = [network.image_features(each) for each in (tokens, other)]
         assert torch.equal(found[0], found[1]) == torch.equal(found[2], found[3]) == blind
         assert not torch.allclose(*features)
@@ -223,8 +223,8 @@ def test_a_blip_on_the_image_tower_of_a_clip(path: Path, clip: Path) -> None:
     kept = {name for name in ours if name in before and torch.equal(ours[name], before[name])}
     image = {name for name in ours if name.startswith("image.")}
     assert kept == (image - {"image.head.bias"}) | {"logit_scale"}
-    assert run.begun.tokenizer.looks == run.begun.config.text.start_token > 0
-    assert run.begun.tokenizer.writes == run.begun.config.decoder.start_token > 0
+    assert run.begun.tokenizer.encoder_start == run.begun.config.text.start_token > 0
+    assert run.begun.tokenizer.decoder_start == run.begun.config.decoder.start_token > 0
     run.step(0, batches[0])
     with pytest.raises(RecipeError, match=r"does not fit the recipe's model: .*decoder"):
         some_run(path, f"init={clip}", 'fresh=["text"]')

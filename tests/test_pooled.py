@@ -94,9 +94,13 @@ def test_a_tap_of_the_last_block_sees_all_tokens() -> None:
         assert_close(run(blocks, x, taps=taps, only=PLACES), plain)
         assert taps.result()[name].shape == shape
     asked = Taps(["tower.blocks.1.attn.k"]).inside("tower")
-    assert [asked.asks(part) for part in ("blocks.1", "blocks.0", "blocks")] == [True, False, True]
-    assert not asked.asks("blocks.1.at")
-    assert not NO_TAPS.asks("blocks.1")
+    assert [asked.wants_inside(part) for part in ("blocks.1", "blocks.0", "blocks")] == [
+        True,
+        False,
+        True,
+    ]
+    assert not asked.wants_inside("blocks.1.at")
+    assert not NO_TAPS.wants_inside("blocks.1")
     assert run(nn.ModuleList(), x, only=PLACES).shape == plain.shape
 
 

@@ -294,12 +294,12 @@ def test_trained_word_pieces_are_those_of_transformers_bert(tmp_path):
     assert unlike == []
     assert ours.pad_token == theirs.pad_token_id == 0
     assert ours.end_token == theirs.sep_token_id
-    assert (ours.writes, ours.looks) == (vocabulary["[DEC]"], vocabulary["[ENC]"])
+    assert (ours.decoder_start, ours.encoder_start) == (vocabulary["[DEC]"], vocabulary["[ENC]"])
     for row in rows:
         assert ours.decode(row) == theirs.decode(row, skip_special_tokens=True)
     known = ours(SPOKEN)
     assert not (known == vocabulary["[UNK]"]).any()
-    assert ours("[DEC] red [ENC]")[0, 1] == ours.writes
+    assert ours("[DEC] red [ENC]")[0, 1] == ours.decoder_start
 
 
 def test_trained_word_pieces_know_whole_words_and_say_them_again():

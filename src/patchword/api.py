@@ -1,7 +1,6 @@
-"""The public face: a model that does the jobs, and the doors to open, save and index.
+"""The public API: a model with a method for each task, and functions to load, save and index.
 
-It stands above `tasks` and `where`, which know a Bundle and nothing of this room. Every option is
-spelled out here, so that editors show it and a misspelt one is refused.
+Every option is spelled out here, so that editors show it and a misspelt one is refused.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ class Model(Bundle):
         words: bool = False,
         layer: int | None = None,
     ) -> Heatmap:
-        """Where in the image the texts are: `.values` (T, H, W) in the image's own pixels.
+        """A heatmap of each text: `.values` (T, H, W) in the image's own pixels.
 
         method  "auto", or one of "cosine", "maskclip", "value", "gradcam"
         words   of "gradcam": each text's map is followed by those of its words
@@ -123,7 +122,7 @@ class Model(Bundle):
     def attention(
         self, image: ImageLike, layer: int = -1, head: int | None = None, rollout: bool = False
     ) -> AttentionMap:
-        """How much each patch counts for the pooled token: `.maps` (K, H, W).
+        """How much the pooled token attends to each patch: `.maps` (K, H, W).
 
         layer    0 to depth - 1, or counted from the end
         head     one of them; None: their mean, then each
@@ -152,12 +151,12 @@ class Model(Bundle):
         seed: int = 0,
         batch_size: int = 16,
     ) -> list[Caption]:
-        """What is in each image, in a sentence.
+        """A caption for each image.
 
         prompt  the caption's first words, to go on from
 
         The options are those of `GenerationOptions`: beam search with 3 beams, unless
-        `temperature`, `top_k` or `top_p` is given; then words are sampled, always the same for the
+        `temperature`, `top_k` or `top_p` is given; then tokens are sampled, always the same for the
         same image and `seed`. max_length is 20 ids. See `tasks.caption` for errors.
         """
         options = GenerationOptions(
@@ -226,13 +225,13 @@ class Model(Bundle):
         top_p: float | None = None,
         seed: int = 0,
     ) -> Answer | list[Answer]:
-        """The answer to a question about an image, or to several: written, or chosen among
+        """The answer to a question about an image, or to several: generated, or chosen among
         `answers`.
 
         shortlist  with `answers`: only so many are read in full; None: all
 
-        The others are of answers that are written, as for `caption`, but max_length is 10 ids.
-        See `tasks.ask` for errors.
+        The others are for generated answers, as in `caption`, but max_length is 10 ids. See
+        `tasks.ask` for errors.
         """
         length = longest(self, ANSWER_LENGTH) if max_length is None else max_length
         written = GenerationOptions(
@@ -259,7 +258,8 @@ class Model(Bundle):
     def rerank(
         self, hits: Sequence[F], text: str, top: int | None = None, batch_size: int = 8
     ) -> list[Reranked[F]]:
-        """Hits of a search ordered anew by whether the text belongs to them; see `tasks.match`."""
+        """Hits of a search, reranked by the probability that the text belongs to them; see
+        `tasks.match`."""
         return rerank(self, hits, text, top, batch_size)
 
     @checked

@@ -98,7 +98,7 @@ class Bundle:
         return self.preprocess(pixels)
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
-        """An array as the network takes it: on its device, numbers with a point in its type."""
+        """An array as the network takes it: on its device, floating-point numbers in its type."""
         return self._torch().tensor(values)
 
     def run_each(
@@ -124,7 +124,7 @@ class Bundle:
         batch_size: int,
         exact: bool,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-        """The images that can be opened in batches through `run`: the way of every job."""
+        """The images that can be opened, in batches through `run`; every task uses this."""
         if self.config.vision is None:
             self._no_images()
         at_least("batch_size", batch_size)
@@ -191,12 +191,12 @@ class Bundle:
     ) -> Vector:
         """Unit vectors (N, D), float32. A single text gives (1, D).
 
-        long_text: what becomes of a text beyond the model's context, which is 77 tokens in CLIP.
+        long_text: what to do with a text beyond the model's context, which is 77 tokens in CLIP.
         "truncate" cuts its end off, as the reference libraries do, and says so in one
         LongTextWarning. "mean" cuts it into chunks that fit, between sentences where it can
         (`Tokenizer.chunks`); its vector is the unit mean of theirs, each weighted by its tokens.
-        That costs a forward pass a chunk, ceil(tokens / context) or a few more; it says what the
-        text is about on the whole, and nothing of how its chunks depend on each other.
+        That costs a forward pass a chunk, ceil(tokens / context) or a few more; the vector
+        represents the topics of the text, and not how its chunks depend on each other.
 
         Raises UnsupportedError for another `long_text`, UnsupportedError or TokenizerError for a
         model that reads no text.
@@ -254,12 +254,13 @@ class Bundle:
 
     @property
     def scale(self) -> float:
-        """What a cosine is multiplied by before a softmax."""
+        """The logit scale by which a cosine is multiplied before a softmax."""
         return self.engine.scale
 
     @property
     def bias(self) -> float:
-        """What is added to a scaled cosine before a sigmoid (SigLIP); 0 for other models."""
+        """The bias that is added to a scaled cosine before a sigmoid (SigLIP); 0 for other
+        models."""
         return self.engine.bias
 
 
@@ -303,9 +304,8 @@ def converted(model: Bundle, device: torch.device, dtype: torch.dtype) -> Bundle
 
 
 def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:
-    """A hash of all that decides which vectors a model gives: weights and their type, architecture,
-    preprocessing, tokenizer. Not of what a model is called, where it was read from, and the names
-    of its classes."""
+    """A hash of everything that determines a model's vectors: weights and their type, architecture,
+    preprocessing, tokenizer. Its name, its files and the names of its classes do not count."""
     stated = to_dict(config)
     for name in ("assumed", "read_from", "source", "labels"):
         del stated[name]

@@ -1,5 +1,5 @@
-"""Options as people write them: a misspelt one is refused with the nearest name, and a value that
-cannot be is refused before any work is done.
+"""Checks of options: a misspelt one is refused with the nearest name, and an impossible value
+before any work is done.
 
 `checked` reads the arguments of a function by their annotations. Numbers of NumPy become Python's,
 text of any subclass of str becomes plain, collections of texts, numbers or paths become lists. What

@@ -52,7 +52,7 @@ def load(
                    names or torch's own
     tokenizer      a file or folder to take it from instead of the checkpoint
     token          for closed repositories of the hub
-    image_size     pixels, or (H, W), to look at instead of the checkpoint's own; positions are
+    image_size     pixels, or (H, W), of the input instead of the checkpoint's own; positions are
                    resampled to it (see `preprocess.at_size`)
 
     Raises CheckpointError when it is missing, of an unknown format, unsafe, or does not fit;
@@ -91,7 +91,7 @@ def load(
 
 
 def _named(source: Any) -> str:
-    """What the user named. Raises CheckpointError for nothing, which is no checkpoint either."""
+    """The source as a string. Raises CheckpointError for nothing, which is no checkpoint either."""
     if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
         raise CheckpointError(
             f"the model is {source!r}; give a hub id, a folder, a file of weights, or one of the "
@@ -113,11 +113,13 @@ def _sides(size: Any) -> tuple[int, int]:
 def _resized(config: ModelConfig, size: tuple[int, int], name: str) -> ModelConfig:
     """The config with preprocessing to another size that patches divide."""
     if config.vision is None:
-        raise CheckpointError(f"{name} has a text tower only and looks at images of no size")
+        raise CheckpointError(f"{name} has a text tower only: image_size means nothing to it")
     preprocess = at_size(config.preprocess, size)
     patch = config.vision.patch_size
     if min(preprocess.size) < patch or any(side % patch for side in preprocess.size):
-        raise CheckpointError(f"{name} cannot look at {preprocess.size}: patches are {patch} px")
+        raise CheckpointError(
+            f"{name} cannot take images of {preprocess.size}: patches are {patch} px"
+        )
     return replace(config, preprocess=preprocess)
 
 

@@ -1,5 +1,5 @@
-"""BERT's names and numbers, as the text towers of BLIP and Chinese-CLIP have them in every format
-(Devlin et al. 2019; salesforce/BLIP, models/med.py)."""
+"""BERT's tensor names and defaults, which the text towers of BLIP and Chinese-CLIP share in every
+format (Devlin et al. 2019; salesforce/BLIP, models/med.py)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POSITIONS, TYPES = "position_embeddings.weight", "token_type_embeddings.weight"
 def text_config(
     stated: Stated, tensors: Mapping[str, Stored], part: str, heads: int, why: str
 ) -> TextConfig:
-    """The tower whose tensors begin with `part`, an encoder that may look at images.
+    """The tower whose tensors begin with `part`, an encoder that may cross-attend to images.
 
     heads: their number where it is not stated, for the reason `why`. End and start token are left
     to the format.
@@ -54,7 +54,7 @@ def writing(config: TextConfig, start: int) -> TextConfig:
 
 
 def tower(theirs: str, ours: str, depth: int) -> Iterator[Rule]:
-    """A whole tower that looks at images; `theirs` ends in a dot, or is empty."""
+    """A whole tower with cross-attention to images; `theirs` ends in a dot, or is empty."""
     yield from embeddings(theirs, ours)
     for i in range(depth):
         layer, block = f"{theirs}encoder.layer.{i}", f"{ours}.blocks.{i}"
@@ -94,7 +94,7 @@ def attention(theirs: str, ours: str) -> Iterator[Rule]:
 
 
 def cross_and_mlp(theirs: str, ours: str) -> Iterator[Rule]:
-    """The rest of a layer that looks at images."""
+    """The rest of a layer with cross-attention."""
     cross = f"{theirs}.crossattention"
     for kind in KINDS:
         yield Rename(f"{cross}.self.query.{kind}", f"{ours}.cross.q.{kind}")

@@ -309,8 +309,8 @@ def assemble(
 
 
 def _finite(values: Tensor) -> bool:
-    """True if all numbers are finite. Their sum is not where one of them is not, and takes a tenth
-    of the time of a look at each."""
+    """True if all numbers are finite. Otherwise their sum is not finite either, and to sum takes a
+    tenth of the time of testing each."""
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 

@@ -1,4 +1,4 @@
-"""caption, ask, match: BLIP says what is in an image, answers questions, weighs texts."""
+"""caption, ask, match: image captioning, visual question answering, image-text matching."""
 
 from __future__ import annotations
 
@@ -184,9 +184,9 @@ def ask(
     if answers and not given:
         wrong("--answers names no answer")
     if shortlist and not given:
-        wrong("--shortlist is of --answers, and there are none")
+        wrong("--shortlist needs --answers")
     if beams and given:
-        wrong("--beams is of answers that are written; leave it or --answers out")
+        wrong("--beams is for generated answers; leave out --beams or --answers")
     check_save(save)
     bundle = load(model, device, dtype)
     if given:
@@ -264,7 +264,7 @@ def captions_table(results: list[tuple[str, Caption]]) -> Table:
 
 
 def answers_table(questions: list[str], found: list[Answer]) -> Table:
-    """A row per question, or per answer to choose from, the best first."""
+    """A row per question, or per candidate answer, the best first."""
     out = table("question", "answer", "probability", right=("probability",))
     for question, answer in zip(questions, found, strict=True):
         rows = _bars(answer) or [(answer.text, answer.probability)]
@@ -294,7 +294,7 @@ def rows_of(found: Match, texts: list[str]) -> list[tuple[str, float, float]]:
 
 
 def save_matrices(names: list[str], texts: list[str], told: list[Titled], path: Path) -> None:
-    """Matrices of images and texts beside each other."""
+    """Save matrices of images and texts side by side."""
     from patchword import images as opener
     from patchword.show import plots
 
@@ -305,7 +305,7 @@ def save_matrices(names: list[str], texts: list[str], told: list[Titled], path: 
 
 
 def both(cosines: NDArray[Any], probabilities: NDArray[Any], model: str = "") -> list[Titled]:
-    """What a model that matches says of images and texts, with titles."""
+    """Cosines and match probabilities of images and texts, with titles."""
     before = f"{model}: " if model else ""
     return [
         (f"{before}cosine of the vectors (ITC)", cosines),
@@ -314,7 +314,7 @@ def both(cosines: NDArray[Any], probabilities: NDArray[Any], model: str = "") ->
 
 
 def _save_captions(results: list[tuple[str, Caption]], path: Path) -> None:
-    """The images with what was written about them, as a picture or a page."""
+    """The images with their captions, as a picture or a page."""
     from patchword import images as opener
     from patchword.show import html_page, plots
 
@@ -346,7 +346,7 @@ def _matched(text: str, probability: float, cosine: float) -> dict[str, Any]:
 
 
 def _bars(answer: Answer) -> list[tuple[str, float]]:
-    """The best of those to choose from."""
+    """The best candidate answers with their probabilities."""
     return [(choice.text, choice.probability) for choice in answer.ranking[:SHOWN_ANSWERS]]
 
 

@@ -1,4 +1,4 @@
-"""classify, embed, similarity: images and words as numbers."""
+"""classify, embed, similarity: zero-shot classification and embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""eval, blend: how good a model is, and the models between two."""
+"""eval, blend: evaluation of a model, and weight interpolation of two."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def eval(
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Say how good a model is on images of known classes, or with known captions.
+    """Evaluate a model on images with known classes or captions.
 
     DATA is a folder with one folder per class; or one that holds the splits “train” and
     “validation” or “test” of that kind, and then a linear probe and k-NN learn from the first; or
@@ -154,9 +154,9 @@ def blend(
 ) -> None:
     """Mix the weights of two models of the same shape: (1 - alpha) A + alpha B (WiSE-FT).
 
-    Half of a fine-tuned model often keeps what the fine-tuned one learned, and what only the
-    other still knew. With --eval the best alpha by top-1 accuracy (of retrieval, by the mean of
-    recall@1 both ways) is kept, the first of equals.
+    The mean of a model before and after fine-tuning often keeps what fine-tuning taught and what it
+    would have made the model forget. With --eval the best alpha by top-1 accuracy (of retrieval, by
+    the mean of recall@1 both ways) is kept, the first of equals.
     """
     alphas = shares(alpha)
     if len(alphas) > 1 and data is None:
@@ -198,7 +198,7 @@ def blend(
 
 
 def shares(text: str) -> list[float]:
-    """The numbers of --alpha."""
+    """The values of --alpha."""
     try:
         found = [float(word) for word in text.split(",")]
     except ValueError:
@@ -260,8 +260,8 @@ def show(answers: Sequence[Answer]) -> None:
 
 
 def classes_table(answers: Sequence[Classified]) -> Table:
-    """Of each class that has images how many were right by each task, and what the first task
-    most often took the others for."""
+    """The accuracy of each class by each task, and the label with which the first task most often
+    confused it."""
     import numpy as np
 
     first, tasks = answers[0], [answer.task for answer in answers]
@@ -281,7 +281,7 @@ def classes_table(answers: Sequence[Classified]) -> Table:
 
 
 def retrieval_table(found: Retrieved) -> Table:
-    """Recall both ways."""
+    """A table of recall in both directions."""
     columns = [f"recall@{k}" for k in found.image_recall]
     out = table("from", "to", *columns, right=columns)
     images, captions = f"{found.images} images", f"{found.captions} captions"
@@ -291,7 +291,7 @@ def retrieval_table(found: Retrieved) -> Table:
 
 
 def alphas_table(alphas: Sequence[float], results: Sequence[Answer], kept: float) -> Table:
-    """How good each blend is; the one that is kept is bold."""
+    """A table of each blend's quality; the one that is kept is bold."""
     rows = [numbers(answer) for answer in results]
     out = table("alpha", *rows[0], "", right=("alpha", *rows[0]))
     for alpha, row in zip(alphas, rows, strict=True):
@@ -301,7 +301,7 @@ def alphas_table(alphas: Sequence[float], results: Sequence[Answer], kept: float
 
 
 def numbers(answer: Answer) -> dict[str, str]:
-    """The main numbers of an answer by what they are called."""
+    """The main numbers of a result, by name."""
     from patchword.evaluate import Classified
 
     if isinstance(answer, Classified):
@@ -314,7 +314,7 @@ def numbers(answer: Answer) -> dict[str, str]:
 
 
 def details(answer: Classified) -> str:
-    """How a task was done, in a few words."""
+    """How a task was measured, in a few words."""
     known = answer.details
     if answer.task == "zero-shot":
         return f"{known['templates']} template{'s' * (known['templates'] > 1)}"

@@ -62,7 +62,7 @@ def heatmap(
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Show where in an image each text is."""
+    """Show where in an image each text applies."""
     target = save or Path(f"{Path(image).stem}-heatmap.png")
     check_save(target)
     bundle = load(model, device, dtype)
@@ -118,7 +118,7 @@ def attention(
 
 
 def measure(found: Heatmap) -> str:
-    """What the largest value of a map is called: gradients have no measure but each other."""
+    """The unit of a map's values: gradients have none."""
     return "highest" if found.method == "gradcam" else "cosine"
 
 

@@ -1,4 +1,4 @@
-"""info, models: what there is, and what a model is."""
+"""info, models: a model in detail, and the list of public models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def info(
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a model is, what it costs, and where each value was read.
+    """Show a model's architecture, cost and preprocessing, and where each value was read.
 
     GFLOPs are billions of floating-point operations for one image, or one text as long as the
     context: 2 for each multiply-add of convolutions, linear layers and attention; what is smaller
@@ -86,8 +86,8 @@ def models(
 ) -> None:
     """List public checkpoints that load by their hub id, by family.
 
-    Beside each its size, licence and published accuracy. The one model that travels in the package
-    is “demo”.
+    Beside each its size, licence and published accuracy. The models in the package are “demo” and
+    “demo-blip”.
     """
     some = show_configurations(words, as_json) if configs else show_checkpoints(words, as_json)
     if not some:
@@ -196,7 +196,7 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
 
 
 def origins(model: Model) -> Iterator[str]:
-    """Which file states what."""
+    """Which file states which value."""
     from patchword.checkpoints.read import WORDS
 
     weights, *stated = model.config.read_from or ("memory",)
@@ -216,7 +216,7 @@ def origins(model: Model) -> Iterator[str]:
 
 
 def cost_words(config: ModelConfig) -> str:
-    """What an image and a text cost, in one sentence."""
+    """The cost of an image and of a text, in one sentence."""
     size = config.vision.image_size if config.vision else (0, 0)
     what = {
         "image": f"an image of {size[0]}x{size[1]}",

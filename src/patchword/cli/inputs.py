@@ -67,6 +67,7 @@ def read_list(values: Sequence[str] | None, split: bool = False) -> list[str]:
 
 
 def embed_texts(bundle: Model, texts: Sequence[str], long_text: str) -> NDArray[Any]:
-    """Unit vectors (N, D); a text that is cut is told on stderr, with the option against it."""
+    """Unit vectors (N, D); a text that is cut gives a warning on stderr, with the option that
+    avoids it."""
     with warnings_said(KEEP_ALL):
         return bundle.embed_texts(texts, long_text=long_text)

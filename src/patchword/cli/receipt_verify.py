@@ -1,4 +1,4 @@
-"""receipt, verify: whether two copies of a model answer the same."""
+"""receipt, verify: whether two copies of a model give the same outputs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def receipt(
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Write down what a model answers to fixed inputs, for “verify” to hold another copy against.
+    """Write a model's outputs for fixed inputs, with which “verify” compares another copy.
 
     Two test cards and some texts go through its preprocessing and tokenizer, exact noise and the
     texts' ids through its towers.
@@ -72,9 +72,9 @@ def verify(
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether a model answers as a receipt says, and in which stage it first does not.
+    """Compare a model with a receipt, and name the first stage that differs.
 
-    Exit code 1 when it does not. Half precision and other devices may need a larger --atol.
+    Exit code 1 when one differs. Half precision and other devices may need a larger --atol.
     """
     if len(arguments) > 2 or (len(arguments) == 2 and model):
         wrong("give one model and one receipt: patchword verify MODEL receipt.json")
@@ -135,7 +135,7 @@ def show(rows: Sequence[tuple[str, float, Difference | None]], said: dict[str, s
 
 
 def verdict(known: dict[str, Any], found: Sequence[Difference], allowed: str) -> dict[str, str]:
-    """The answer in words, each under its name."""
+    """The result in words."""
     against = f"{known['model']}, as {known['made_by']} answered"
     if not found:
         return {"verdict": "the same", "against": against, "allowed": allowed}

@@ -34,7 +34,7 @@ class MaskedConfig:
     depth: Depth = 8
     heads: Width = 16
     mlp_width: MlpWidth = 2048
-    mask_ratio: Annotated[float, Within(0, 1)] = 0.75  # share of patches the encoder does not see
+    mask_ratio: Annotated[float, Within(0, 1)] = 0.75  # share of patches that are masked
     norm_pixels: bool = False  # targets normalised patch by patch
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class MaskedConfig:
 class PreprocessConfig:
     """From RGB uint8 (H, W, 3) to normalised float (3, S, S)."""
 
-    size: tuple[Side, Side] = (224, 224)  # (H, W) that the network sees
+    size: tuple[Side, Side] = (224, 224)  # (H, W) of the network's input
     # "shortest" side to `resize_to`, or all of it to a "square" of that side (DeiT), then centre
     # crop; "squash" to the size; "patches": its own shape, in whole patches, at most
     # `max_patches` of them (NaFlex)
@@ -87,15 +87,17 @@ class PreprocessConfig:
 
 @dataclass(frozen=True)
 class BlipConfig:
-    """What a BLIP has beside its image tower and its text tower (Li et al. 2022)."""
+    """The parts of a BLIP besides its image tower and its text tower (Li et al. 2022)."""
 
     decoder: TextConfig | None = None  # writes text
-    writes_captions: bool = False  # the decoder reads the image
-    answers_questions: bool = False  # it reads a question, which has read the image (figure 5)
-    shared_decoder: bool = False  # decoder and text tower are one but for their self-attention
-    matching: bool = False  # a head says whether image and text belong together
-    # What texts read of an image: all tokens, as in the paper, or the patches without the class
-    # token, in which everything may be read without attending to any place.
+    writes_captions: bool = False  # the decoder cross-attends to the image
+    answers_questions: bool = (
+        False  # it cross-attends to a question that cross-attends to the image (figure 5)
+    )
+    shared_decoder: bool = False  # decoder and text tower share all weights but self-attention
+    matching: bool = False  # with a head that classifies whether image and text match (ITM)
+    # The image tokens that texts cross-attend to: all, as in the paper, or the patches without the
+    # class token, from which a text can learn all about the image without attending to any patch.
     image_tokens: Literal["all", "patches"] = "all"
 
     def __post_init__(self) -> None:
@@ -131,11 +133,11 @@ class ModelConfig:
     text: TextConfig | None = None
     blip: BlipConfig | None = None  # texts cross-attend to image tokens
     masked: MaskedConfig | None = None  # a masked autoencoder's decoder
-    embed_dim: Output = 0  # of the space that images and texts share; 0 without one
+    embed_dim: Output = 0  # of the joint space of images and texts; 0 without one
     classes: Output = 0  # outputs of a classification head; 0 without one
     labels: tuple[str, ...] = ()  # their names, where the checkpoint states them
     score: Literal["softmax", "sigmoid"] = "softmax"  # "sigmoid": a learned bias too (SigLIP)
-    # the temperature is held at or below this (Radford et al., 2.5)
+    # the logit scale is clipped to this (Radford et al., 2.5)
     scale_limit: Annotated[float, Within(1e-3, 1e9)] = 100.0
     source: str = "patchword"  # the format the checkpoint was read from
     assumed: Mapping[str, str] = field(default_factory=dict)
@@ -161,32 +163,32 @@ class ModelConfig:
 
     @property
     def decoder(self) -> TextConfig | None:
-        """What writes text."""
+        """The decoder that generates text."""
         return None if self.blip is None else self.blip.decoder
 
     @property
     def text_or_decoder(self) -> TextConfig | None:
-        """What reads or writes text, and so says how it is tokenized."""
+        """The text tower, or else the decoder: it says how texts are tokenized."""
         return self.text or self.decoder
 
     @property
     def writes_captions(self) -> bool:
-        """True if it writes text about an image."""
+        """True if it generates captions of images."""
         return self.blip is not None and self.blip.writes_captions
 
     @property
     def answers_questions(self) -> bool:
-        """True if it writes answers to questions about an image."""
+        """True if it generates answers to questions about an image."""
         return self.blip is not None and self.blip.answers_questions
 
     @property
     def matching(self) -> bool:
-        """True if it says whether image and text belong together."""
+        """True if it has a matching head: whether image and text belong together."""
         return self.blip is not None and self.blip.matching
 
     @property
     def feature_dim(self) -> int:
-        """D of the features that images and texts become."""
+        """D of the features of images and texts."""
         if self.embed_dim:
             return self.embed_dim
         if self.vision is None:
@@ -283,7 +285,8 @@ def _blip_parts(config: ModelConfig, blip: BlipConfig) -> Iterator[Found]:
 
 
 def _blip_widths(config: ModelConfig, blip: BlipConfig) -> Iterator[Found]:
-    """What cross-attention reads in another width than it has, and decoders that cannot share."""
+    """Contexts of another width than the cross-attention expects, and decoders that cannot
+    share."""
     text, decoder, width = config.text, blip.decoder, config.image_tower.out_width
     reads = [("text", text, width)] if text and text.cross_width else []
     if decoder and blip.writes_captions:

@@ -51,7 +51,7 @@ class ViTConfig:
     patch_bias: bool = True
     stem_stages: tuple[Depth, ...] = ()  # blocks in each stage of a hybrid's convolutional stem
     stem_width: Annotated[int, Within(0, 1 << 16)] = 0  # channels of the first of those stages
-    layer_scale: bool = False  # a learned factor a channel after attention and MLP
+    layer_scale: bool = False  # a learned factor for each channel after attention and MLP
     qk_norm: bool = False  # LayerNorm of queries and keys, head by head
     # "learned" for all tokens; "patches": for patches only; "flexible": for patches, a square grid
     # resampled bilinearly to each image's own; "sincos", "rope", "pyramid": see nn/positions.py
@@ -91,7 +91,7 @@ class ViTConfig:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches (rows, columns) at the configured image size; pixels beyond them are not seen."""
+        """Patches (rows, columns) at the configured image size; pixels beyond them are ignored."""
         return _grid(self.image_size, self.patch_size)
 
     @property
@@ -210,14 +210,14 @@ class TextConfig:
     # at the first end token, or by position; a decoder's output is not pooled
     pool: Literal["end", "first", "last"] = "end"
     head_bias: bool = False
-    # -1: none is looked for, and padding that is attended to stands in its place (CLIPA); unstated
-    # (LAST_ID), it is the last of the vocabulary, as CLIP's is
+    # -1: there is none, and padding that is attended to takes its place (CLIPA); LAST_ID, the
+    # default: the last id of the vocabulary, as in CLIP
     end_token: int = LAST_ID
     pad_token: int = 0
     # Without a causal mask, padding is "masked", or "attended" (SigLIP): then texts are always
     # padded to the context.
     padding: Literal["masked", "attended"] = "masked"
-    cleaning: Cleaning = "none"  # of a text before the tokenizer; see text/cleaning.py
+    cleaning: Cleaning = "none"  # applied to a text before the tokenizer; see text/cleaning.py
     cross_width: Annotated[int, Within(0, 1 << 16)] = 0  # width of what cross-attention reads; 0:
     # there is none
     start_token: int = -1  # put first in a text that reads an image (BLIP); -1: as tokenized

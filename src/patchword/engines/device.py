@@ -1,4 +1,4 @@
-"""Devices and types of numbers, as people write them."""
+"""Devices and number types by their names."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ DEVICES = "cpu, cuda, cuda:1, mps, or auto: cuda where there is one, else cpu"
 
 
 def as_device(device: Any) -> torch.device:
-    """A device that is there, of a name or of torch's own kind. Raises UnsupportedError for one
-    that is not, or is none."""
+    """The device of that name, or torch's own. Raises UnsupportedError for one that is not there,
+    or no device at all."""
     if not isinstance(device, (str, torch.device)):
         raise UnsupportedError(f"device is {reprlib.repr(device)}; there are {DEVICES}")
     if device == "auto":
@@ -34,7 +34,7 @@ def as_device(device: Any) -> torch.device:
 
 
 def as_dtype(dtype: Any) -> torch.dtype:
-    """A type of numbers, of a name ("bfloat16", "torch.float16") or torch's own. Raises
+    """The number type of that name ("bfloat16", "torch.float16"), or torch's own. Raises
     UnsupportedError for any other."""
     name = str(dtype).removeprefix("torch.")
     if isinstance(dtype, (str, torch.dtype)) and name in DTYPES:

@@ -1,5 +1,5 @@
-"""What patchword expects of a way to run a network. Arrays go in and come out: what lies between,
-a tensor library, a compiled graph or another process, is the engine's own affair."""
+"""The interface of an engine, which runs a network. Arrays go in and come out; the engine decides
+whether a tensor library, a compiled graph or another process computes them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ class Engine(Protocol):
 
     @property
     def scale(self) -> float:
-        """What a cosine is multiplied by before a softmax."""
+        """The logit scale by which a cosine is multiplied before a softmax."""
 
     @property
     def bias(self) -> float:
-        """What is added to a scaled cosine before a sigmoid (SigLIP); 0 for other models."""
+        """The bias that is added to a scaled cosine before a sigmoid (SigLIP); 0 for other
+        models."""
 
     def encode_image(self, pixels: Pixels) -> Rows:
         """Features (B, D) of images, not normalised."""

@@ -1,4 +1,4 @@
-"""A network run by torch, as it stands in `models`."""
+"""A network of `models`, run by torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class TorchEngine:
     name = "torch"
 
     def __init__(self, network: nn.Module, own_shapes: bool = False) -> None:
-        """own_shapes: whether images come each in its own shape (NaFlex), and not stacked."""
+        """own_shapes: true if each image keeps its own shape (NaFlex), so that they cannot be
+        stacked."""
         self.network = network.eval()
         self.own_shapes = own_shapes
 
@@ -57,7 +58,7 @@ class TorchEngine:
             return _rows(network.encode_text(self.tensor(ids)))
 
     def run(self, function: Callable[[Any], Tensor], pixels: Pixels) -> Rows:
-        """`function` of images as the network takes them, (B, 3, H, W) or a list of (3, H, W)."""
+        """`function` of images as the network takes them: (B, 3, H, W), or a list of (3, H, W)."""
         batch: Any
         if self.own_shapes:
             batch = [self.tensor(each) for each in pixels]
@@ -67,7 +68,7 @@ class TorchEngine:
             return _rows(function(batch))
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
-        """An array as the network takes it: on its device, numbers with a point in its type."""
+        """An array as the network takes it: on its device, floating-point numbers in its type."""
         tensor = torch.from_numpy(values).to(self.device)
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 

@@ -1,4 +1,4 @@
-"""A folder that remembers the vector of every picture it was given, and searches them."""
+"""A folder that stores the vectors of images, and searches them."""
 
 from patchword.index.index import AddReport, Index, open_index
 from patchword.index.nearest import Hit

@@ -1,4 +1,4 @@
-"""Conditions on the files of an index: what of LanceDB's language of filters is let through."""
+"""Conditions on the files of an index: the part of LanceDB's filter language that is allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedding store: a folder that remembers the vector of every picture it was given.
+"""The index: a folder that stores the vector of every image that was added.
 
 Files are embedded batch by batch, and every batch is one atomic commit: a process killed at any
 moment loses at most the batch it was working on, and adding again continues where it stopped.
@@ -36,8 +36,8 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 @dataclass(frozen=True)
 class AddReport:
-    """What `add` did: files embedded now (new or changed), files left as they were, and an error
-    for each that could not be read."""
+    """The result of `add`: the number of files that were embedded (new or changed) and of those
+    that were unchanged, and an error for each that could not be read."""
 
     added: int
     unchanged: int

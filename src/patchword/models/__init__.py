@@ -30,8 +30,9 @@ def build(config: ModelConfig) -> nn.Module:
 def initialise(network: nn.Module) -> None:
     """Weights to start training from: truncated normal, std 0.02, biases 0 (ViT's own).
 
-    In a BLIP linear layers are Xavier-uniform (Glorot & Bengio 2010, eq. 16), as in MAE's code: an
-    image passes many of them on its way to the words, and in narrow ones would be lost for long.
+    In a BLIP linear layers are Xavier-uniform (Glorot & Bengio 2010, eq. 16), as in MAE's code:
+    many of them lie between image and words, and with 0.02 narrow models take long to learn to use
+    the image at all.
     """
     wide = isinstance(network, Blip)
     for module in network.modules():
@@ -47,7 +48,8 @@ def initialise(network: nn.Module) -> None:
 
 
 def outline(config: ModelConfig) -> nn.Module:
-    """The same on the meta device: names and shapes, to be given the tensors of a checkpoint."""
+    """The same on the meta device: names and shapes, to which the tensors of a checkpoint are
+    assigned."""
     with torch.device("meta"), _Unfilled():
         return build(config)
 

@@ -1,4 +1,5 @@
-"""BLIP (Li et al. 2022): an image tower, and a BERT that reads, looks at images, and writes."""
+"""BLIP (Li et al. 2022): an image tower, and a BERT that encodes text, cross-attends to images, and
+generates text."""
 
 from __future__ import annotations
 
@@ -29,16 +30,16 @@ from patchword.nn.transformer import (
     run,
 )
 
-READ = 2048  # ids of answers that are read together: logits of 30,000 words for each
-TEMPERATURE = 0.07  # of the contrastive score, to begin with (salesforce/BLIP, models/blip_*.py)
+SCORED_AT_ONCE = 2048  # ids of answers that are scored at once: each takes logits of 30,000 words
+TEMPERATURE = 0.07  # initial, of the contrastive score (salesforce/BLIP, models/blip_*.py)
 
 
 class Answers(NamedTuple):
-    """What a BLIP says of images and texts; None for what it has no part for."""
+    """The outputs of a BLIP for images and texts; None where it has no such head."""
 
     image: Tensor | None  # (B, D), unit, float32
     text: Tensor | None  # (B, D), unit, float32
-    matching: Tensor | None  # logits (B, 2): apart, together
+    matching: Tensor | None  # logits (B, 2): no match, match
     words: Tensor | None  # logits (B, L, V) of the id after each
 
 
@@ -58,7 +59,7 @@ class Words(nn.Module):
 
 
 class Decoder(TextTransformer):
-    """A text tower that writes: ids (B, L) and a context -> (B, L, D)."""
+    """A text decoder: ids (B, L) and a context -> (B, L, D)."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__(config, 0)
@@ -80,8 +81,8 @@ class SelfAttention(nn.Module):
 
 
 class SharedDecoder(nn.Module):
-    """What a decoder has of its own when the text tower lends it the rest: self-attention, and the
-    head over the vocabulary (Li et al. 2022, section 3.2, and table 3)."""
+    """What a decoder does not share with the text tower: self-attention, and the head over the
+    vocabulary (Li et al. 2022, section 3.2, and table 3)."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -90,18 +91,20 @@ class SharedDecoder(nn.Module):
 
 
 class Blip(ImageEncoder, TextEncoder):
-    """Image tokens (B, N, C) are encoded once; texts and the decoder look at them.
+    """Image tokens (B, N, C) are encoded once; text tower and decoder cross-attend to them.
 
-    With `config.embed_dim` images and texts meet in a joint space by themselves, as in CLIP;
-    with `config.matching` a text that has read an image says whether it belongs to it; with
-    `config.decoder` texts are written: about an image (`config.writes_captions`), or in answer to
-    a question that has read the image (`config.answers_questions`).
+    With `config.embed_dim` images and texts have vectors in a joint space, as in CLIP (ITC); with
+    `config.matching` a head on a text that cross-attends to an image classifies whether they match
+    (ITM); with `config.decoder` texts are generated (LM): captions of an image
+    (`config.writes_captions`), or answers to a question that cross-attends to the image
+    (`config.answers_questions`).
 
-    Texts (R, L) about images (B, ...) may be more than those: then R is a multiple of B, and each
-    image is looked at by R / B consecutive texts.
+    Texts (R, L) about images (B, ...) may be more than those: then R is a multiple of B, and R / B
+    consecutive texts belong to each image.
 
     Taps: "image." as in VisionTransformer; "text." as in TextTransformer, and
-    "text.blocks.{i}.cross.attn" (R, H, L, N) when texts look at images; the same under "decoder.".
+    "text.blocks.{i}.cross.attn" (R, H, L, N) when texts cross-attend to images; the same under
+    "decoder.".
     """
 
     image: VisionTransformer
@@ -150,11 +153,11 @@ class Blip(ImageEncoder, TextEncoder):
         """Image tokens (B, N, C) -> unit features (B, D) in the joint space, float32."""
         return F.normalize(self.image.head(tokens[:, 0]).float(), dim=-1)
 
-    def look(
+    def cross_attend(
         self, ids: Tensor, tokens: Tensor, taps: Taps = NO_TAPS, first: bool = False
     ) -> Tensor:
-        """Texts (R, L) that look at image tokens (B, N, C) -> (R, L, D); of the first token alone,
-        (R, 1, D), with `first`."""
+        """Texts (R, L) that cross-attend to image tokens (B, N, C) -> (R, L, D); the first token
+        alone, (R, 1, D), with `first`."""
         text, taps = self.text, taps.inside("text")
         if text.config.start_token >= 0:
             start = ids.new_full((len(ids), 1), text.config.start_token)
@@ -162,12 +165,12 @@ class Blip(ImageEncoder, TextEncoder):
         x = text.embed(ids)
         taps.keep("tokens", x)
         only = ids.new_zeros(len(ids), 1) if first else None
-        seen = self.sight(tokens)
+        seen = self.image_mask(tokens)
         return run(text.blocks, x, text.mask(ids, x), taps, tokens, None, seen, only=only)
 
-    def sight(self, tokens: Tensor) -> Tensor | None:
-        """The additive mask (1, 1, 1, N) of what texts read of image tokens (B, N, C): see
-        `BlipConfig.image_tokens`; None for everything."""
+    def image_mask(self, tokens: Tensor) -> Tensor | None:
+        """The additive mask (1, 1, 1, N) of cross-attention to image tokens (B, N, C): see
+        `BlipConfig.image_tokens`; None where all are attended to."""
         if self.reads_all:
             return None
         place = torch.arange(tokens.shape[1], device=tokens.device)
@@ -182,10 +185,10 @@ class Blip(ImageEncoder, TextEncoder):
     def match(
         self, tokens: Tensor, ids: Tensor, taps: Sequence[str] = ()
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Logits (R, 2), apart and together, of texts (R, L) with image tokens (B, N, C); with
+        """Logits (R, 2), no match and match, of texts (R, L) with image tokens (B, N, C); with
         `config.matching`."""
         wanted = Taps(taps)
-        logits = self.match_head(self.look(ids, tokens, wanted, first=True)[:, 0])
+        logits = self.match_head(self.cross_attend(ids, tokens, wanted, first=True)[:, 0])
         return (logits, wanted.result()) if taps else logits
 
     def decode(
@@ -199,8 +202,8 @@ class Blip(ImageEncoder, TextEncoder):
         """Ids (R, L) -> (R, L, D), from which `words` are predicted.
 
         context (B, M, C): image tokens, with `sight` as mask, or a question's. mask: additive, of
-        the context. cache: as
-        `empty_cache` gives it; then ids are the new ones, and go on from those before.
+        the context. cache: of `empty_cache`; then ids are the new ones, which follow those of
+        earlier calls.
         """
         taps = taps.inside("decoder")
         before = 0 if cache is None else cache[0][0].length
@@ -219,7 +222,7 @@ class Blip(ImageEncoder, TextEncoder):
         return self.decoder.words(x, source.token_embed.weight)  # type: ignore[no-any-return]
 
     def empty_cache(self) -> list[BlockCache]:
-        """For one call of `decode` after another."""
+        """Empty caches of keys and values, for successive calls of `decode`."""
         return caches(len(self.decoder.blocks))
 
     def write(
@@ -231,11 +234,11 @@ class Blip(ImageEncoder, TextEncoder):
     ) -> Written:
         """Texts (B * count, L) about images with tokens (B, N, C).
 
-        prompt (P,): ids to go on from; the first is replaced by the decoder's start token. keys: of
-        each image, such as its pixels; what is sampled follows from them and the seed. Raises
-        ConfigError for options that cannot be.
+        prompt (P,): ids that the texts continue; the first is replaced by the decoder's start
+        token. keys: of each image, such as its pixels; what is sampled follows from them and the
+        seed. Raises ConfigError for options that cannot be.
         """
-        return self._write(tokens, prompt, options, self.sight(tokens), keys)
+        return self._write(tokens, prompt, options, self.image_mask(tokens), keys)
 
     def caption(self, pixels: Tensor, prompt: Tensor, options: GenerationOptions) -> Written:
         """Texts (B * count, L) about the images of pixels (B, 3, H, W); see `write`. What is
@@ -248,9 +251,9 @@ class Blip(ImageEncoder, TextEncoder):
         With `config.answers_questions`. A question's padding is masked, so that its answer is the
         same in any batch. What is sampled follows from the question and the seed.
         """
-        states = self.look(ids, tokens)
+        states = self.cross_attend(ids, tokens)
         keys = [row[row != self.text.config.pad_token] for row in ids]
-        return self._write(states, ids.new_zeros(1), options, self.seen(ids, states), keys)
+        return self._write(states, ids.new_zeros(1), options, self.question_mask(ids, states), keys)
 
     def _write(
         self,
@@ -273,28 +276,28 @@ class Blip(ImageEncoder, TextEncoder):
             return self.words(self.decode(ids, context, mask, cache)[:, -1])
 
         end, pad = config.end_token, config.pad_token
-        seeds = [_bytes(each) for each in keys] if options.drawn else []
+        seeds = [_bytes(each) for each in keys] if options.sampled else []
         return generate(step, self.empty_cache(), rows, end, pad, options, seeds)
 
     def rank(self, tokens: Tensor, ids: Tensor, answers: Tensor, shortlist: int = 0) -> Ranked:
         """How probable each of the answers (A, 1 + L) is to questions (Q, L') about image tokens
-        (B, N, C), every id of it and its end; with `config.answers_questions`.
+        (B, N, C), for every id and the end token; with `config.answers_questions`.
 
         The answers' first ids are replaced by the decoder's start token. shortlist: only so many
-        are read, those whose first word is the most probable (Li et al. 2022, section 5.3;
-        salesforce/BLIP, models/blip_vqa.py `rank_answer`); 0: all.
+        are scored in full, those whose first token is the most probable (Li et al. 2022, section
+        5.3; salesforce/BLIP, models/blip_vqa.py `rank_answer`); 0: all.
         """
         config = self.config.decoder
         assert config is not None
         answers = answers.clone()
         answers[:, 0] = config.start_token
-        states = self.look(ids, tokens)
-        mask, cache = self.seen(ids, states), self.empty_cache()
+        states = self.cross_attend(ids, tokens)
+        mask, cache = self.question_mask(ids, states), self.empty_cache()
         first = self.decode(answers[:1, :1].expand(len(states), -1), states, mask, cache)
         likely = self.words(first[:, -1])[:, answers[:, 1]]  # (Q, A)
         kept = shortlist if 0 < shortlist < len(answers) else len(answers)
         chosen = likely.topk(kept, dim=1).indices.sort(dim=1).values
-        count = max(READ // (len(states) * answers.shape[1]), 1)
+        count = max(SCORED_AT_ONCE // (len(states) * answers.shape[1]), 1)
         said = likely.new_zeros(*chosen.shape, answers.shape[1] - 1, dtype=torch.float32)
         for start in range(0, kept, count):
             some = answers[chosen[:, start : start + count]].flatten(0, 1)
@@ -309,8 +312,8 @@ class Blip(ImageEncoder, TextEncoder):
         return Ranked(chosen, said)
 
     def forward(self, pixels: Tensor, ids: Tensor, answers: Tensor | None = None) -> Answers:
-        """All that the model says of images and texts, pair by pair: pixels (B, 3, H, W), ids
-        (B, L). A model that only answers reads `answers` (B, L') as what follows."""
+        """All outputs for pairs of images and texts: pixels (B, 3, H, W), ids (B, L). A model that
+        only answers questions takes the answers (B, L') as `answers`."""
         tokens = self.image_tokens(pixels)
         image = text = words = None
         matching: Any = None
@@ -320,18 +323,18 @@ class Blip(ImageEncoder, TextEncoder):
         if self.config.matching:
             matching = self.match(tokens, ids)
         if self.config.writes_captions:
-            words = self.words(self.decode(ids, tokens, self.sight(tokens)))
+            words = self.words(self.decode(ids, tokens, self.image_mask(tokens)))
         elif self.config.answers_questions:
-            states = self.look(ids, tokens)
+            states = self.cross_attend(ids, tokens)
             written = ids if answers is None else answers
-            words = self.words(self.decode(written, states, self.seen(ids, states)))
+            words = self.words(self.decode(written, states, self.question_mask(ids, states)))
         return Answers(image, text, matching, words)
 
-    def seen(self, ids: Tensor, like: Tensor) -> Tensor:
-        """The additive mask (Q, 1, 1, L) of questions' padding."""
+    def question_mask(self, ids: Tensor, like: Tensor) -> Tensor:
+        """The additive padding mask (Q, 1, 1, L) of questions."""
         return padding_mask(ids != self.text.config.pad_token, like)
 
 
 def _bytes(values: Tensor) -> bytes:
-    """What tells tensors apart, whatever the device."""
+    """The bytes of a tensor, whatever its device: its key for sampling."""
     return values.float().cpu().numpy().tobytes()

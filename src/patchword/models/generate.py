@@ -1,5 +1,5 @@
-"""Text written id by id: greedily, by beam search, or drawn. It knows no network, only its next
-step.
+"""Text generation, id by id: greedy search, beam search, or sampling. It knows no network, only a
+function that computes the next step.
 
 Lengths count all ids, those of the prompt and the end token included.
 """
@@ -26,28 +26,26 @@ BEAMS = 3  # salesforce/BLIP, configs/caption_coco.yaml
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How to choose among texts.
+    """How texts are searched or sampled.
 
-    beams               texts pursued at once; 1 takes the most probable id at each step. None: 3,
-                        or 1 where texts are drawn
-    max_length          a text of so many ids ends there
-    min_length          a shorter text does not end
+    beams               beam width; 1 is greedy search. None: 3, or 1 for sampling
+    max_length          largest number of ids; a text ends there
+    min_length          least number of ids; before, the end token is not chosen
     length_penalty      a text's score is its log probability / length ** this, the prompt not
                         counted: above 0 favours long texts, below short ones
-    repetition_penalty  above 1 makes ids that are there already less likely (Keskar et al. 2019,
+    repetition_penalty  above 1 makes ids that were used before less probable (Keskar et al. 2019,
                         section 4.1)
-    early_stopping      whether as many texts as beams are enough; otherwise the search goes on
-                        until the best open one, as it stands, scores below the worst of those
-    count               texts of each prompt: the best ones of its beams, best first; or so many
-                        that are drawn
+    early_stopping      true: the search ends once as many texts as beams are finished; false: once
+                        the best unfinished text scores below the worst of those
+    count               texts of each prompt: its best beams, best first; or samples
 
-    Texts are drawn, not searched for, where one of these is given; see `distribution`:
+    With one of these, texts are sampled; see `distribution`:
 
     temperature         logits are divided by it: above 1 is more varied, below 1 less
-    top_k               only the so many most probable ids
-    top_p               only the fewest ids that together are so probable (Holtzman et al. 2020,
-                        section 3.1, "nucleus")
-    seed                another one draws other texts
+    top_k               sample from the k most probable ids
+    top_p               nucleus sampling: from the fewest most probable ids whose probabilities sum
+                        to p or more (Holtzman et al. 2020, section 3.1)
+    seed                of the sampling
     """
 
     beams: int | None = None
@@ -63,7 +61,7 @@ class GenerationOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.pursued < 1:
+        if self.beam_width < 1:
             raise ConfigError(f"beams is {self.beams}; it must be 1 or more")
         if self.repetition_penalty <= 0:
             raise ConfigError(f"repetition_penalty is {self.repetition_penalty}, not above 0")
@@ -75,26 +73,26 @@ class GenerationOptions:
             raise ConfigError(f"top_k is {self.top_k}; it must be 1 or more")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
-        if self.drawn and self.pursued > 1:
+        if self.sampled and self.beam_width > 1:
             raise ConfigError(
-                f"beams is {self.beams}, but temperature, top_k and top_p draw texts one by one; "
+                f"beams is {self.beams}, but temperature, top_k and top_p sample texts one by one; "
                 "give either"
             )
-        if self.count < 1 or (not self.drawn and self.count > self.pursued):
+        if self.count < 1 or (not self.sampled and self.count > self.beam_width):
             raise ConfigError(
                 f"count is {self.count}; it must be 1 or more, and at most beams, which is "
-                f"{self.pursued}, unless texts are drawn (top_p, top_k, temperature)"
+                f"{self.beam_width}, unless texts are sampled (top_p, top_k, temperature)"
             )
 
     @property
-    def drawn(self) -> bool:
-        """Whether texts are drawn at random."""
+    def sampled(self) -> bool:
+        """True if texts are sampled."""
         return any(given is not None for given in (self.temperature, self.top_k, self.top_p))
 
     @property
-    def pursued(self) -> int:
-        """`beams`, or what None stands for."""
-        default = 1 if self.drawn else BEAMS
+    def beam_width(self) -> int:
+        """The beam width: `beams`, or what None stands for."""
+        default = 1 if self.sampled else BEAMS
         return default if self.beams is None else self.beams
 
 
@@ -117,10 +115,10 @@ def generate(
     search: GenerationOptions,
     keys: Sequence[bytes] = (),
 ) -> Written:
-    """The best texts after each prompt (B, P), or those drawn.
+    """The best texts after each prompt (B, P), or samples.
 
-    cache: empty, of the network that `step` runs. keys: of each prompt, from which with the seed
-    its draws follow, so that they are the same in any batch.
+    cache: empty, of the network that `step` runs. keys: of each prompt; key and seed determine its
+    samples, so that these are the same in any batch.
 
     Raises ConfigError for a prompt that leaves no room below `max_length`.
     """
@@ -129,18 +127,18 @@ def generate(
             f"the prompt has {prompt.shape[1]} ids, so max_length {search.max_length} leaves no "
             "room for more"
         )
-    if search.drawn:
+    if search.sampled:
         chance = uniform(keys, search)
         prompt = prompt.repeat_interleave(search.count, dim=0)
         return _one_by_one(step, cache, prompt, end, pad, search, chance)
-    if search.pursued == 1:
+    if search.beam_width == 1:
         return _one_by_one(step, cache, prompt, end, pad, search, None)
     return _Beams(prompt, end, pad, search).run(step, cache)
 
 
 def uniform(keys: Sequence[bytes], search: GenerationOptions) -> Tensor:
-    """Numbers in [0, 1), float64 (len(keys) * count, max_length): those of a key and a seed are
-    always the same."""
+    """Random numbers in [0, 1), float64 (len(keys) * count, max_length), determined by each key and
+    the seed."""
     rows = []
     for key in keys:
         for number in range(search.count):
@@ -152,9 +150,9 @@ def uniform(keys: Sequence[bytes], search: GenerationOptions) -> Tensor:
 
 
 def distribution(logits: Tensor, search: GenerationOptions) -> Tensor:
-    """Probabilities (R, V), float64, with which the next id is drawn, from logits (R, V): the
-    temperature first, then top_k, then top_p of what that leaves, and all that remains in
-    proportion. Ids as probable as the last of top_k are kept too."""
+    """Probabilities (R, V), float64, with which the next id is sampled, from logits (R, V): the
+    temperature first, then top_k, then top_p of the rest, renormalised. Ids as probable as the
+    last of top_k are kept too."""
     scaled = logits.cpu().double() / (search.temperature or 1.0)
     if search.top_k is not None:
         least = scaled.topk(min(search.top_k, scaled.shape[1])).values[:, -1:]
@@ -163,7 +161,7 @@ def distribution(logits: Tensor, search: GenerationOptions) -> Tensor:
     if search.top_p is None:
         return likely
     ordered, places = likely.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(dim=-1) - ordered  # how probable the better ones are together
+    before = ordered.cumsum(dim=-1) - ordered  # cumulative probability of the more probable ids
     kept = torch.zeros_like(likely).scatter(1, places, (before < search.top_p).double())
     likely = likely * kept
     return likely / likely.sum(dim=-1, keepdim=True)
@@ -202,44 +200,45 @@ def _one_by_one(
 
 class _Beams:
     """A beam search (Graves 2012, algorithm 1; scores as Wu et al. 2016, section 7, with a plain
-    power of the length) over B prompts: K open texts and the K best ended ones of each."""
+    power of the length) over B prompts: K unfinished texts and the K best finished ones of each."""
 
     def __init__(self, prompt: Tensor, end: int, pad: int, search: GenerationOptions) -> None:
         rows, self.start = prompt.shape
         self.end, self.pad, self.search = end, pad, search
-        self.ids = prompt[:, None]  # (B, K, L); one open text each, to begin with
+        self.ids = prompt[:, None]  # (B, K, L); one unfinished text each, to begin with
         self.said = torch.zeros(self.ids.shape, device=prompt.device)
         self.scores = torch.zeros(rows, 1, device=prompt.device)  # (B, K) log probabilities
-        self.beams = search.pursued
+        self.beams = search.beam_width
         empty = (rows, self.beams)
         self.ended = self.ids.expand(*empty, -1)
         self.ended_said = self.said.expand(*empty, -1)
         self.ended_scores = self.scores.new_full(empty, NEVER)
-        self.hopeful = torch.ones(rows, 1, dtype=torch.bool, device=prompt.device)
+        self.searching = torch.ones(rows, 1, dtype=torch.bool, device=prompt.device)
 
     def run(self, step: Step, cache: Sequence[BlockCache]) -> Written:
         """The best texts of each prompt."""
         new = self.ids[:, 0]
         while True:
             parents = self.advance(step(new, cache).float())
-            if self.ids.shape[2] == self.search.max_length or not bool(self.hopeful.any()):
+            if self.ids.shape[2] == self.search.max_length or not bool(self.searching.any()):
                 best = slice(self.search.count)
                 return Written(
                     self.ended[:, best].flatten(0, 1), self.ended_said[:, best].flatten(0, 1)
                 )
-            for own, _ in cache:  # an image's texts stay its own, so cross-attention's stands
+            # Texts stay with their image: keys and values of cross-attention do not change.
+            for own, _ in cache:
                 own.select(parents)
             new = self.ids[:, :, -1].flatten()[:, None]
 
     def advance(self, logits: Tensor) -> Tensor:
-        """One id more, from logits (B * K, V). Returns the rows (B * K,) that are gone on with."""
+        """One step, from logits (B * K, V). Returns the rows (B * K,) that are continued."""
         rows, beams, length = self.ids.shape
         likely = logits.log_softmax(dim=-1)
         total = _restrained(likely, self.ids.flatten(0, 1), self.end, self.search)
         total = torch.unflatten(total, 0, (rows, beams)) + self.scores[..., None]  # (B, K, V)
         if total.shape[2] < 2 * self.beams:
             raise ConfigError(f"beams is {self.beams}; {total.shape[2]} ids allow half as many")
-        # At most every second of these ends, so that enough are left to go on with.
+        # At most every second of these ends, so that enough are left to continue.
         scores, places = total.flatten(1).topk(2 * self.beams)
         parents, new = places // logits.shape[1], places % logits.shape[1]  # (B, 2 K)
         said = likely.reshape(rows, -1).gather(1, places)
@@ -251,17 +250,17 @@ class _Beams:
         self.ids, self.said = _pick(ids, kept), _pick(said, kept)
         best_open = self.scores[:, :1] / (length + 1 - self.start) ** self.search.length_penalty
         worst = self.ended_scores[:, -1:]  # -inf while there are fewer than K
-        self.hopeful = self.hopeful & (best_open > worst)
+        self.searching = self.searching & (best_open > worst)
         if self.search.early_stopping:
-            self.hopeful = self.hopeful & worst.isneginf()
+            self.searching = self.searching & worst.isneginf()
         offset = torch.arange(rows, device=ids.device)[:, None] * beams
         return (parents.gather(1, kept) + offset).flatten()
 
     def _end(self, ids: Tensor, said: Tensor, scores: Tensor, ends: Tensor) -> None:
-        """Put those of the best K candidates that end among the ended texts, best first."""
+        """Add those of the best K candidates that end to the finished texts, best first."""
         count = self.beams
         scores = scores / (ids.shape[2] - self.start) ** self.search.length_penalty
-        scores = scores.masked_fill(~(ends & self.hopeful), NEVER)[:, :count]
+        scores = scores.masked_fill(~(ends & self.searching), NEVER)[:, :count]
         merged = torch.cat([self.ended_scores, scores], dim=1)
         self.ended_scores, kept = merged.topk(count)
         padded = F.pad(self.ended, (0, 1), value=self.pad)
@@ -276,7 +275,8 @@ def _pick(texts: Tensor, beams: Tensor) -> Tensor:
 
 
 def _restrained(scores: Tensor, ids: Tensor, end: int, search: GenerationOptions) -> Tensor:
-    """Scores (R, V) of the id after ids (R, L), under the penalty and the least length."""
+    """Scores (R, V) of the id after ids (R, L), with the repetition penalty and the minimum length
+    applied."""
     if search.repetition_penalty != 1:
         seen = scores.gather(1, ids)
         penalty = search.repetition_penalty

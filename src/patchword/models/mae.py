@@ -1,4 +1,5 @@
-"""The masked autoencoder (He et al. 2022): most of an image is hidden, and has to be painted."""
+"""The masked autoencoder (He et al. 2022): most patches are masked, and have to be
+reconstructed."""
 
 from __future__ import annotations
 
@@ -18,15 +19,15 @@ from patchword.nn.transformer import Block, run
 
 
 class Masking(NamedTuple):
-    """Which patches are hidden."""
+    """Which patches are masked."""
 
-    kept: Tensor  # (B, K) places of those that are seen, in the order in which they are encoded
-    restore: Tensor  # (B, N) where each patch is among the seen followed by the hidden
+    kept: Tensor  # (B, K) positions of the visible patches, in the order in which they are encoded
+    restore: Tensor  # (B, N) position of each patch among visible ones, then masked ones
     hidden: Tensor  # (B, N) bool
 
 
 def random_masking(noise: Tensor, ratio: float) -> Masking:
-    """The patches of the lowest noise (B, N) are seen: the share 1 - ratio, rounded down
+    """The patches of the lowest noise (B, N) stay visible: the share 1 - ratio, rounded down
     (section 3, "Masking": uniform, without replacement)."""
     order = noise.argsort(dim=1)
     restore = order.argsort(dim=1)
@@ -35,7 +36,7 @@ def random_masking(noise: Tensor, ratio: float) -> Masking:
 
 
 class Decoder(nn.Module):
-    """Encoded patches, and one learned token for each hidden one, -> pixels (section 3).
+    """Encoded patches, and the mask token in place of each masked one, -> pixels (section 3).
 
     vision: the encoder's config; the decoder shares its activation and eps.
     """
@@ -71,7 +72,8 @@ class Decoder(nn.Module):
 
 
 class MaskedAutoencoder(ImageEncoder):
-    """A ViT that encodes a quarter of the patches, and a small decoder that paints the others.
+    """A ViT that encodes the visible quarter of the patches, and a small decoder that reconstructs
+    the others.
 
     As a feature extractor it is its encoder on the whole image. Taps: "image.*", as in
     VisionTransformer.
@@ -90,11 +92,13 @@ class MaskedAutoencoder(ImageEncoder):
         self.decoder = Decoder(config.vision, config.masked)
 
     def forward(self, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Pixels (B, 3, H, W) -> painted patches (B, N, P * P * 3), as `patchify` orders them,
-        and which were hidden (B, N) bool. Those seen are painted too, to no purpose.
+        """Pixels (B, 3, H, W) -> reconstructed patches (B, N, P * P * 3), as `patchify` orders
+        them, and which were masked (B, N) bool. Visible patches are reconstructed too, and no loss
+        uses them.
 
-        noise: (B, N), chooses the hidden (`random_masking`); drawn by torch's generator when None.
-        With `config.norm_pixels` a patch is painted in units of its own mean and deviation.
+        noise: (B, N), chooses the masked patches (`random_masking`); by torch's generator when
+        None. With `config.norm_pixels` the pixels of a patch are normalised by its own mean and
+        standard deviation.
         """
         grid = (pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)
         if noise is None:
@@ -107,10 +111,11 @@ class MaskedAutoencoder(ImageEncoder):
         return self.decoder(x, masking.restore, grid), masking.hidden
 
     def paint(self, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Pixels (B, 3, H, W) with the hidden patches painted, and where (B, 1, H, W) bool.
+        """Pixels (B, 3, H, W) with the masked patches reconstructed, and where these are,
+        (B, 1, H, W) bool.
 
-        With `config.norm_pixels` the mean and deviation of each hidden patch are the image's own:
-        the network states none.
+        With `config.norm_pixels` the mean and deviation of each masked patch are the
+        image's own, since the network predicts none.
         """
         painted, hidden = self(pixels, noise)
         patches = patchify(pixels, self.patch_size)
@@ -124,5 +129,5 @@ class MaskedAutoencoder(ImageEncoder):
 
 
 def _at(x: Tensor, places: Tensor) -> Tensor:
-    """Of x (B, N, D) the rows at places (B, K): (B, K, D)."""
+    """The rows of x (B, N, D) at positions (B, K): (B, K, D)."""
     return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))

@@ -30,7 +30,8 @@ class Tokens(NamedTuple):
 
 @dataclass(frozen=True)
 class DenseEdit:
-    """How patch features come out of the last layer that attends, all layers before it unchanged.
+    """How patch features are computed in the last attention layer, with all layers before it
+    unchanged.
 
     attention  over the values of that layer: "qk" its own softmax(q k^T / sqrt(d)), "vv"
                softmax(v v^T / sqrt(d)) (CLIP Surgery, Li et al. 2023, section 3.3), "identity" each
@@ -45,7 +46,7 @@ class DenseEdit:
 
 
 class Tower(Protocol):
-    """An image tower: pixels -> one vector per image, and all that lies between."""
+    """An image tower: pixels -> one vector per image, and its intermediate features."""
 
     out_width: int  # of what the tower gives: the joint space's, the number of classes, or D
     layer_names: tuple[str, ...]  # as taps call them: a tap of that name is the layer's output
@@ -70,23 +71,23 @@ class Tower(Protocol):
         norm."""
 
     def features(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
-        """`pool` of `encode`, without making tokens that the pooling does not read: (B, D)."""
+        """`pool` of `encode`, without computing tokens that the pooling does not use: (B, D)."""
 
     def project(self, values: Tensor) -> Tensor:
         """Tokens (B, N, D) of the last layer, each as if it had been pooled: (B, N, out_width)."""
 
     def dense(self, pixels: Tensor, edit: DenseEdit) -> Tensor:
-        """What each patch means: (B, h * w, out_width). Raises UnsupportedError for an edit that
-        this kind of tower does not have."""
+        """Dense features, one for each patch, in the space of the tower's output: (B, h * w,
+        out_width). Raises UnsupportedError for an edit that this kind of tower does not have."""
 
     def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
-        """The tokens (B, N, D) of one layer, counted as transformers does: 0 is what enters the
-        first block, i what leaves block i, -1 the last. norm: with the final norm. Raises
+        """The tokens (B, N, D) of one layer, numbered as in transformers: 0 is the input of the
+        first block, i the output of block i, -1 that of the last. norm: with the final norm. Raises
         UnsupportedError for a layer that is not there, or a tower without such tokens."""
 
     def pooled_attention(self, weights: Tensor, size: Size) -> Tensor:
         """Attention maps (H, N, N) of one layer of `attention_layers` for an image of `size` pixels
-        -> how much each patch counts for the pooled token (H, h * w)."""
+        -> how much the pooled token attends to each patch (H, h * w)."""
 
 
 class TextTower(Protocol):
@@ -142,19 +143,19 @@ class TextNetwork(Protocol):
 
 @runtime_checkable
 class PairNetwork(ImageNetwork, TextNetwork, Protocol):
-    """Two towers that meet in one space: score = scale * cosine + bias."""
+    """Two towers with one joint space: score = scale * cosine + bias."""
 
     @property
     def scale(self) -> Tensor:
-        """What cosines are multiplied by, ()."""
+        """The logit scale by which cosines are multiplied, ()."""
 
     @property
     def bias(self) -> Tensor:
-        """What is added to a scaled cosine before a sigmoid, (); 0 for a softmax."""
+        """The bias that is added to a scaled cosine before a sigmoid, (); 0 for a softmax."""
 
 
 class Ranked(NamedTuple):
-    """How probable given answers to questions are."""
+    """Log probabilities of given answers to questions."""
 
     chosen: Tensor  # (Q, K) int64: which answers were read, in ascending order
     log_probabilities: Tensor  # (Q, K, L) float32, of every id of those; 0 after their ends
@@ -162,8 +163,8 @@ class Ranked(NamedTuple):
 
 @runtime_checkable
 class Writer(Protocol):
-    """A network that writes about images. An image is encoded once; all else starts from its
-    tokens (B, N, C). Texts (R, L) may be more than images: then R is a multiple of B, and each
+    """A network that generates texts about images. An image is encoded once; all else starts from
+    its tokens (B, N, C). Texts (R, L) may be more than images: then R is a multiple of B, and each
     image belongs to R / B consecutive texts."""
 
     def image_tokens(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
@@ -176,8 +177,8 @@ class Writer(Protocol):
         options: GenerationOptions,
         keys: Sequence[Tensor] | Tensor = (),
     ) -> Written:
-        """The best texts (B * count, L) about each image, or sampled ones. prompt (P,): ids to go
-        on from. keys: of each image; what is sampled follows from them and the seed."""
+        """The best texts (B * count, L) about each image, or sampled ones. prompt (P,): ids that
+        the texts continue. keys: of each image; they and the seed determine the samples."""
 
     def answer(self, tokens: Tensor, ids: Tensor, options: GenerationOptions) -> Written:
         """Answers (R * count, L) to questions (R, L')."""
@@ -188,7 +189,7 @@ class Writer(Protocol):
 
 @runtime_checkable
 class Matcher(Protocol):
-    """A network that tells whether a text belongs to an image."""
+    """A network with a matching head: whether a text belongs to an image."""
 
     def image_tokens(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
         """As in `Writer`."""
@@ -205,12 +206,13 @@ class Matcher(Protocol):
     def match(
         self, tokens: Tensor, ids: Tensor, taps: Sequence[str] = ()
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Logits (R, 2) of texts (R, L) with image tokens: they do not belong together, they do."""
+        """Logits (R, 2) of texts (R, L) with image tokens: no match, match."""
 
 
 @runtime_checkable
 class Painter(Protocol):
-    """A masked autoencoder: a network that paints the patches it does not see."""
+    """A masked autoencoder: a network that reconstructs masked patches."""
 
     def paint(self, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Pixels (B, 3, H, W) with the hidden patches painted, and where (B, 1, H, W) bool."""
+        """Pixels (B, 3, H, W) with the masked patches reconstructed, and where these are (B, 1, H,
+        W) bool."""

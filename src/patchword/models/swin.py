@@ -67,11 +67,11 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(width, config.mlp_width * scale, config.activation)
 
     def forward(self, x: Tensor, taps: Taps = NO_TAPS) -> Tensor:
-        x = x + self.look(self.norm1(x), taps)
+        x = x + self.attend(self.norm1(x), taps)
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
-    def look(self, x: Tensor, taps: Taps) -> Tensor:
-        """Attention of x (B, h, w, D) inside windows."""
+    def attend(self, x: Tensor, taps: Taps) -> Tensor:
+        """Self-attention of x (B, h, w, D) inside windows."""
         height, width = x.shape[1:3]
         rows, columns = self.window
         shift = self.shift

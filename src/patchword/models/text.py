@@ -1,4 +1,4 @@
-"""The text tower: CLIP's causal Transformer, SigLIP's open one, BERT."""
+"""The text tower: CLIP's causal Transformer, SigLIP's bidirectional one, BERT."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class TextTransformer(nn.Module):
     """Ids (B, L) -> (B, out), or pooled features (B, D) when `out` is 0.
 
     L may be anything up to the context. Under a causal mask what follows the end token cannot
-    change the answer (Radford et al. 2021, 2.4); without one padding is masked, unless the config
-    says that it is attended to: then L is the context.
+    change the output (Radford et al. 2021, 2.4); a bidirectional tower masks the padding, unless
+    the config says that it is attended to: then L is the context.
 
     Taps: "tokens" (B, L, D) enter the first block; "blocks.{i}" and its ".attn.*"; "hidden"
     (B, L, D), all tokens after the final norm; "features" (B, D), the pooled one.
@@ -51,7 +51,7 @@ class TextTransformer(nn.Module):
         x = self.embed(ids)
         taps.keep("tokens", x)
         place = self.place(ids)
-        # With "hidden" all are wanted; else the last block makes only the token that is pooled.
+        # With "hidden" all are wanted; else the last block computes only the token that is pooled.
         only = None if taps.wants("hidden") else place
         x = self.norm(run(self.blocks, x, self.mask(ids, x), taps, only=only))
         taps.keep("hidden", x)
@@ -73,7 +73,8 @@ class TextTransformer(nn.Module):
         return self.norm_pre(x)  # type: ignore[no-any-return]
 
     def mask(self, ids: Tensor, like: Tensor) -> Tensor | None:
-        """What ids (B, L) may attend to: additive, of `like`'s type, or None for everything."""
+        """The attention mask of ids (B, L), causal or of the padding: additive, of `like`'s type;
+        None for no mask."""
         if self.config.causal:
             return causal_mask(ids.shape[1], like)
         if self.config.padding == "attended":
@@ -81,7 +82,7 @@ class TextTransformer(nn.Module):
         return padding_mask(ids != self.config.pad_token, like)
 
     def place(self, ids: Tensor) -> Tensor:
-        """Where in ids (B, L) the token stands that is pooled: (B, 1)."""
+        """The position in ids (B, L) of the token that is pooled: (B, 1)."""
         if self.config.pool == "end":
             return end_place(ids, self.config.end_token)[:, None]
         at = 0 if self.config.pool == "first" else ids.shape[1] - 1

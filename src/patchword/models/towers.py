@@ -103,7 +103,7 @@ class ImageModel(ImageEncoder):
 
 
 class TextModel(TextEncoder):
-    """One text tower alone, such as conditions a diffusion model."""
+    """One text tower alone, such as the text encoder of a diffusion model."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

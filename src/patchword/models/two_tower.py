@@ -16,11 +16,10 @@ from patchword.models.towers import ImageEncoder, TextEncoder, image_tower
 
 
 class TwoTower(ImageEncoder, TextEncoder):
-    """An image tower and a text tower that meet in one space of `config.embed_dim` dimensions.
-
-    A score is scale * cosine, to a softmax over texts; with `config.score` "sigmoid" it is
-    scale * cosine + bias, to a sigmoid (SigLIP, section 3.2). A pooling that brings its own
-    projection (`vision.pool` "map", "attention") needs no head.
+    """An image tower and a text tower with a joint space of `config.embed_dim` dimensions. A score
+    is scale * cosine, for a softmax over texts; with `config.score` "sigmoid" it is scale * cosine
+    + bias, for a sigmoid (SigLIP, section 3.2). A pooling that brings its own projection
+    (`vision.pool` "map", "attention") needs no head.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -31,7 +30,7 @@ class TwoTower(ImageEncoder, TextEncoder):
         pooled = isinstance(vision, ViTConfig) and vision.pool == "map"  # of that width already
         self.image = image_tower(vision, 0 if pooled else config.embed_dim)
         self.text = TextTransformer(config.text, config.embed_dim)
-        sigmoid = config.score == "sigmoid"  # started as the papers do: CLIP 2.5, SigLIP 3.2
+        sigmoid = config.score == "sigmoid"  # initial values of the papers: CLIP 2.5, SigLIP 3.2
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if sigmoid else 1 / 0.07)))
         if sigmoid:
             self.logit_bias = nn.Parameter(torch.tensor(-10.0))
@@ -39,12 +38,13 @@ class TwoTower(ImageEncoder, TextEncoder):
 
     @property
     def scale(self) -> Tensor:
-        """What cosines are multiplied by: exp(logit_scale), held at the limit."""
+        """The logit scale by which cosines are multiplied: exp(logit_scale), clipped at the
+        limit."""
         return self.logit_scale.exp().clamp(max=self.scale_limit)
 
     @property
     def bias(self) -> Tensor:
-        """What is added to a scaled cosine before a sigmoid; 0 for a softmax."""
+        """The bias that is added to a scaled cosine before a sigmoid; 0 for a softmax."""
         bias: Tensor = getattr(self, "logit_bias", self.logit_scale.new_zeros(()))
         return bias
 

@@ -83,8 +83,9 @@ class VisionTransformer(nn.Module):
         return (first + second) / 2 if self.config.pool == "distilled" else first
 
     def heads(self, pixels: Pixels, taps: Taps = NO_TAPS) -> tuple[Tensor, Tensor]:
-        """What the head says (B, out), and the distillation token's head with pool "distilled",
-        whose mean is the answer (Touvron et al. 2021, section 4); twice the same without."""
+        """Outputs (B, out) of the head and, with pool "distilled", of the distillation token's
+        head, whose mean is the prediction (Touvron et al. 2021, section 4); without, the same
+        twice."""
         x = self._pool(self._encode(pixels, taps, pooled=True), taps)
         taps.keep("features", self._merged(x))
         if self.config.pool == "distilled":
@@ -140,7 +141,7 @@ class VisionTransformer(nn.Module):
         return weights[:, self.prefix :, patches].mean(dim=1)
 
     def _encode(self, pixels: Pixels, taps: Taps = NO_TAPS, pooled: bool = False) -> Tokens:
-        """`encode`; with `pooled`, those tokens alone that `_pool` reads."""
+        """`encode`; with `pooled`, only the tokens that `_pool` uses."""
         x, present = self.embed(pixels)
         taps.keep("tokens", x)
         mask = None if present is None else padding_mask(present, x)
@@ -160,8 +161,8 @@ class VisionTransformer(nn.Module):
         return Tokens(x, torch.arange(x.shape[1], device=x.device) < lengths[:, None])
 
     def rotary(self, pixels: Pixels) -> Tensor | None:
-        """What turns the queries and keys of these images' tokens (`positions.rotate`), or None
-        where positions are added to the tokens."""
+        """The rotary embedding of these images' tokens (`positions.rotate`), or None where position
+        embeddings are added to the tokens."""
         config = self.config
         if config.positions != "rope":
             return None

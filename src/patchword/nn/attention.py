@@ -47,7 +47,7 @@ class KVCache:
         return 0 if self.keys is None else self.keys.shape[2]
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows (K,) of the batch, in this order: what a beam search goes on with."""
+        """Keep these rows (K,) of the batch, in this order: what a beam search continues with."""
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys[rows], self.values[rows]
 
@@ -55,16 +55,17 @@ class KVCache:
 class Attention(nn.Module):
     """Scaled dot-product attention in `heads` heads (Vaswani et al. 2017, eq. 1).
 
-    x (B, N, D) asks; context (B, M, C) answers, x itself when None. mask: additive, broadcast to
-    (B, H, N, M), or None. With `context_width` the context has its own width C (cross-attention
-    to another tower), and may have fewer rows than x: each then answers as many consecutive rows
-    of x as it takes, so that texts about one image share it. `cache` keeps keys and values between
-    calls. `qk_norm` normalises queries and keys head by head (Henry et al. 2020; Dehghani et al.
-    2023, section 2). `rotary` turns those of self-attention (see `positions.rotate`). With `only`
-    (B, K), places in x, no other token asks: the answer is (B, K, D).
+    Queries come from x (B, N, D), keys and values from context (B, M, C); from x too when it is
+    None. mask: additive, broadcast to (B, H, N, M), or None. With `context_width` the context has
+    its own width C (cross-attention to another tower), and its batch may be smaller than that of x:
+    each row of the context then serves several consecutive rows of x, so that texts about one image
+    share it. `cache` keeps keys and values between calls. `qk_norm` normalises queries and
+    keys head by head (Henry et al. 2020; Dehghani et al. 2023, section 2). `rotary` rotates those
+    of self-attention (see `positions.rotate`). With `only` (B, K), positions in x, queries come
+    from those tokens alone: the output is (B, K, D).
 
-    Taps: "attn" (B, H, N, M), whose rows sum to 1 and which is computed openly when asked for, so
-    that no fast kernel hides it; "attn.q" (B, H, N, d), "attn.k" and "attn.v" (B, H, M, d).
+    Taps: "attn" (B, H, N, M), whose rows sum to 1 and which is computed explicitly, without a fused
+    kernel, when it is wanted; "attn.q" (B, H, N, d), "attn.k" and "attn.v" (B, H, M, d).
     """
 
     def __init__(
@@ -103,11 +104,11 @@ class Attention(nn.Module):
         q, k, v = self.queries_keys_values(x, context, cache, rotary)
         if only is not None:
             q = q.gather(2, only[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
-            if mask is not None and mask.ndim == 2:  # a row for each token that asks
+            if mask is not None and mask.ndim == 2:  # a row for each query
                 mask = mask[only][:, None]
         for name, value in (("attn.q", q), ("attn.k", k), ("attn.v", v)):
             taps.keep(name, value)
-        # Rows of x that one row of the context answers.
+        # Rows of x that one row of the context serves.
         shared = 1 if len(q) == len(k) else len(q) // len(k)
         q = _beside(q, shared)
         if taps.wants("attn"):

@@ -12,7 +12,7 @@ from patchword.nn.transformer import Mlp
 
 
 def end_place(ids: Tensor, end: int) -> Tensor:
-    """The place (B,) where ids (B, N) first equal `end` (Radford et al. 2021, 2.4)."""
+    """The position (B,) at which ids (B, N) first equal `end` (Radford et al. 2021, 2.4)."""
     return (ids == end).int().argmax(dim=1)
 
 

@@ -1,4 +1,4 @@
-"""Where a patch or a word is: learned, resampled, fixed, rotary, and over an image pyramid."""
+"""Position embeddings: learned, resampled, sine-cosine, rotary, and over an image pyramid."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Grid = tuple[int, int]  # patches (rows, columns)
 
 
 def learned(count: int, width: int) -> nn.Parameter:
-    """Positions (1, count, width) to be learned (Dosovitskiy et al. 2021, eq. 1): one vector a
-    token, added to it."""
+    """A parameter of position embeddings (1, count, width) (Dosovitskiy et al. 2021, eq. 1): one
+    vector for each token, added to it."""
     values = nn.Parameter(torch.empty(1, count, width))
     nn.init.normal_(values, std=0.02)
     return values
@@ -28,7 +28,8 @@ def resample(
     prefix: int = 1,
     mode: str = "bicubic",
 ) -> Tensor:
-    """Learned positions (1, prefix + h * w, D) of one grid on another: (1, prefix + H * W, D).
+    """Learned position embeddings (1, prefix + h * w, D) of one grid, interpolated to another: (1,
+    prefix + H * W, D).
 
     Antialiased in float32, the `prefix` positions (class token) untouched. Bicubic as timm's
     `resample_abs_pos_embed` and open_clip's `resize_pos_embed`; bilinear as SigLIP 2's NaFlex
@@ -57,13 +58,13 @@ def sincos_2d(grid: Grid, width: int) -> Tensor:
 
 
 def rope_2d(grid: Grid, width: int, prefix: int = 0, device: torch.device | None = None) -> Tensor:
-    """Axial rotary positions: cosines and sines (2, prefix + h * w, d / 2), for `rotate`.
+    """Axial rotary position embeddings: cosines and sines (2, prefix + h * w, d / 2), for `rotate`.
 
-    width: d, of one head, a multiple of 4. Pair t of a query or key turns by the patch's column
-    times 100^(-t / (d / 4)); d / 4 pairs later, by its row times the same (Heo et al. 2024,
-    "Rotary position embedding for vision transformer", section 3.2; after Su et al. 2021). What
-    two patches say to each other then depends on their offset alone. The `prefix` tokens have no
-    place and do not turn.
+    width: d, of one head, a multiple of 4. Pair t of channels of a query or key is rotated by the
+    patch's column times 100^(-t / (d / 4)); d / 4 pairs later, by its row times the same (Heo et
+    al. 2024, "Rotary position embedding for vision transformer", section 3.2; after Su et al.
+    2021). The product of a query and a key then depends on the offset of their patches alone. The
+    `prefix` tokens have no position and are not rotated.
     """
     if width % 4:
         raise ConfigError(f"heads of width {width} cannot turn: they need a multiple of 4")
@@ -76,7 +77,7 @@ def rope_2d(grid: Grid, width: int, prefix: int = 0, device: torch.device | None
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Queries or keys (B, H, N, d) turned, channels 2t and 2t + 1 together, by `rotary`: cosines
+    """Queries or keys (B, H, N, d) rotated, channels 2t and 2t + 1 as a pair, by `rotary`: cosines
     and sines (2, N, d / 2), or (2, B, 1, N, d / 2) for images of different sizes."""
     cosine, sine = rotary
     first, second = torch.unflatten(x, -1, (-1, 2)).unbind(dim=-1)
@@ -102,8 +103,8 @@ def scaled_average(positions: Tensor, grid: Grid, levels: Sequence[Grid]) -> Ten
 
     A patch of a scaled-down image covers several of the image's own patches, some in part. It gets
     the mean of their positions, weighted by the area covered, times the side of what it covers,
-    counted in patches (the root of the area). So its direction says where a patch is, and its
-    length how much of the image it stands for; the image's own patches keep theirs.
+    counted in patches (the root of the area). So its direction encodes where a patch is, and its
+    length how much of the image it covers; the image's own patches keep their embeddings.
     """
     body = torch.unflatten(positions[0].float(), 0, grid)  # (h, w, D)
     parts = []

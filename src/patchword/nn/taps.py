@@ -1,4 +1,5 @@
-"""Taps: any intermediate by name on request, so that no task hooks, patches or copies a network."""
+"""Taps: intermediate tensors of a network by name, on request, without hooks or copies of its
+code."""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ from patchword.errors import UnsupportedError
 
 
 class Taps:
-    """The intermediates that a caller asked for, filled while the network runs.
+    """The intermediate tensors that a caller requested, filled while the network runs.
 
-    A module calls `keep("attn", tensor)`; `inside("blocks.3")` is the view that it hands to a
-    part, whose names then start with "blocks.3.". What nobody asked for is not kept.
+    A module calls `keep("attn", tensor)`; `inside("blocks.3")` is the view that it passes to a
+    submodule, whose names then start with "blocks.3.". What nobody requested is not kept.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -32,24 +33,25 @@ class Taps:
         return view
 
     def wants(self, name: str) -> bool:
-        """Whether the caller asked for `name` of this part."""
+        """True if the caller requested `name` of this module."""
         if not self.names:
             return False
         self.offered.add(self.prefix + name)
         return self.prefix + name in self.names
 
-    def asks(self, part: str) -> bool:
-        """Whether the caller asked for the named part's output or for anything inside it."""
+    def wants_inside(self, part: str) -> bool:
+        """True if the caller requested the output of the named submodule, or anything inside it."""
         whole = self.prefix + part
         return any(name == whole or name.startswith(f"{whole}.") for name in self.names)
 
     def keep(self, name: str, value: Tensor) -> None:
-        """Hand `value` to the caller, if it was asked for."""
+        """Keep `value` for the caller, if it was requested."""
         if self.wants(name):
             self.kept[self.prefix + name] = value
 
     def result(self) -> dict[str, Tensor]:
-        """Everything asked for. Raises UnsupportedError naming what the network does not have."""
+        """Everything that was requested. Raises UnsupportedError naming what the network does not
+        have."""
         missing = sorted(self.names - set(self.kept))
         if missing:
             raise UnsupportedError(

@@ -62,15 +62,15 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Attention and MLP with residuals; (B, N, D) -> (B, N, D).
 
-    Pre-norm as in ViT and GPT-2, x + f(norm(x)), or post-norm as in BERT and the first
-    Transformer, norm(x + f(x)). With `cross_width`, a second attention between the two looks at a
-    context of that width, and is passed over where none is given (Li et al. 2022, figure 2).
-    With `only` (B, K), places in x, those tokens alone come out, (B, K, D): the others are looked
-    at by attention and go no further, which saves three quarters of the block. `first` takes the
-    place of self-attention, its residual and its norm: (x, mask, cache, taps) -> x.
-    Taps: those of Attention, and of the second under "cross.".
+    Pre-norm as in ViT and GPT-2, x + f(norm(x)), or post-norm as in BERT and the first Transformer,
+    norm(x + f(x)). With `cross_width`, cross-attention between the two takes its keys and values
+    from a context of that width, and is skipped where no context is given (Li et al. 2022, figure
+    2). With `only` (B, K), positions in x, the block computes those tokens alone, (B, K, D): the
+    others give keys and values and nothing else, which saves three quarters of the block. `first`
+    replaces self-attention, its residual and its norm: (x, mask, cache, taps) -> x. Taps: those of
+    Attention, and of the second under "cross.".
 
-    recompute: in training under `run`, keep no activations but the input, and make them again for
+    recompute: in training under `run`, keep no activations but the input, and recompute them for
     the backward pass (Chen et al. 2016, "Training deep nets with sublinear memory cost").
     """
 
@@ -119,13 +119,13 @@ class Block(nn.Module):
         else:
             x = first(x, mask, own, taps)
         if context is not None:
-            x = self.look(x, context, context_mask, other, taps.inside("cross"))
+            x = self.cross_attend(x, context, context_mask, other, taps.inside("cross"))
         return self.feed(x)
 
-    def look(
+    def cross_attend(
         self, x: Tensor, context: Tensor, mask: Tensor | None, cache: KVCache | None, taps: Taps
     ) -> Tensor:
-        """Cross-attention of x (B, N, D) to context (B, M, C), with residual and norm."""
+        """x (B, N, D) after cross-attention to context (B, M, C), with residual and norm."""
         if self.post_norm:
             seen = self.cross(x, context, mask, cache, taps)
             return self.norm_cross(x + seen)  # type: ignore[no-any-return]
@@ -139,9 +139,9 @@ class Block(nn.Module):
         residual: bool,
         mlp: bool,
     ) -> Tensor:
-        """A pre-norm block's output for tokens x (B, N, D) that enter it, from its queries, keys
-        and values `heads`, each (B, H, N, d), by a rule of `attend`; with or without the residual
-        around attention, and the MLP."""
+        """A pre-norm block's output for tokens x (B, N, D) that enter it, where attention is
+        replaced by a rule of `attend` on its queries, keys and values `heads`, each (B, H, N, d);
+        with or without the residual around attention, and with or without the MLP."""
         attended = self.attn.out(attend(rule, *heads, self.attn.scale))
         x = x + self.ls1(attended) if residual else attended
         return self.feed(x) if mlp else x
@@ -154,9 +154,9 @@ class Block(nn.Module):
 
 
 def layer_tap(depth: int, layer: int) -> str:
-    """The tap of the tokens of one of `depth` blocks, counted as transformers' `hidden_states`: 0
-    is what enters the first block, i what leaves block i, -1 what leaves the last. Raises
-    UnsupportedError for one that is not there."""
+    """The name of the tap of the hidden states of a layer, numbered as in transformers'
+    `hidden_states`: 0 is the input of the first of `depth` blocks, i the output of block i, -1 that
+    of the last. Raises UnsupportedError for one that is not there."""
     if not -depth - 1 <= layer <= depth:
         raise UnsupportedError(
             f"no layer {layer}: there are layers 0 (the embeddings) to {depth}, or -1 to "
@@ -184,13 +184,12 @@ def run(
     firsts: nn.ModuleList | None = None,
 ) -> Tensor:
     """x (B, N, D) through the blocks in turn. Taps: "blocks.{i}" is the output of block i and
-    "blocks.{i}.attn" its attention map. firsts: what takes each one's place of self-attention.
+    "blocks.{i}.attn" its attention map. firsts: what replaces the self-attention of each.
 
-    only: places (B, K) of the tokens that are wanted, (B, K, D): the last block makes no others,
-    or it makes all and they are picked out, where a tap asks for that block. The numbers are the
-    same.
+    only: positions (B, K) of the tokens that are wanted, (B, K, D): the last block computes no
+    others; where a tap requests that block, it computes all of them. The numbers are the same.
 
-    Many images on a CPU go through in parts, whose activations stay in the processor's cache.
+    Many images on a CPU run in chunks, whose activations stay in the processor's cache.
     """
     rows = max(TOKENS * torch.get_num_threads() // x.shape[1], 1)
     others = (mask, context, cache, context_mask, rotary, firsts)
@@ -206,7 +205,7 @@ def run(
         pairs = zip(parts, wanted, strict=True)
         return torch.cat([run(blocks, x[part], only=places) for part, places in pairs])
     last = len(blocks) - 1
-    early = only is not None and last >= 0 and not taps.asks(f"blocks.{last}")
+    early = only is not None and last >= 0 and not taps.wants_inside(f"blocks.{last}")
     for i, block in enumerate(blocks):
         step = partial(checkpoint, block, use_reentrant=False) if _recomputes(block) else block
         x = step(
@@ -225,7 +224,7 @@ def run(
 
 
 def at(x: Tensor, places: Tensor | None) -> Tensor:
-    """Of x (B, N, D) the tokens at `places` (B, K): (B, K, D); all for None."""
+    """The tokens of x (B, N, D) at positions `places` (B, K): (B, K, D); all for None."""
     return x if places is None else x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
 
 

@@ -1,9 +1,10 @@
-"""Equivalence receipts: what a model answers to fixed inputs, to hold another copy of it against.
+"""Equivalence receipts: a model's outputs for fixed inputs, with which another copy of it is
+compared.
 
 The stages are compared one by one, so that the first that differs is named. Pixels come from two
-test cards through the preprocessing, ids from fixed texts through the tokenizer. The towers are
-fed exact numbers instead (noise made of integers, and the ids that the receipt holds), so that a
-fault before them does not show in them.
+test cards through the preprocessing, ids from fixed texts through the tokenizer. The towers are fed
+exact numbers instead (noise made of integers, and the ids that the receipt holds), so that a fault
+in an earlier stage does not change them.
 """
 
 from patchword.receipts.answers import make

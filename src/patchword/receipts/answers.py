@@ -99,7 +99,7 @@ class Answers:
         def run() -> Tensor:
             tokens = self.network.image_tokens(self._pixels(inputs))
             ids = self._ids(rows[0]).expand(len(tokens), -1)
-            seen = self.network.sight(tokens)
+            seen = self.network.image_mask(tokens)
             return self.network.words(self.network.decode(ids, tokens, seen)[:, -1])  # type: ignore[no-any-return]
 
         return self._run(run)

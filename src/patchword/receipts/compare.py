@@ -1,4 +1,4 @@
-"""A model held against a receipt."""
+"""Comparison of a model with a receipt."""
 
 from __future__ import annotations
 

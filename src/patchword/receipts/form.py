@@ -1,4 +1,4 @@
-"""What a receipt is, how it is filled, written and read."""
+"""The receipt itself: its fields, and how it is filled, written and read."""
 
 from __future__ import annotations
 

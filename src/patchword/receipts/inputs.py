@@ -1,4 +1,4 @@
-"""What every model is given: two test cards, some texts, and noise for a tower.
+"""The fixed inputs: two test cards, some texts, and noise for a tower.
 
 All of it is made of integers, so that it is the same everywhere.
 """

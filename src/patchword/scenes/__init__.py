@@ -64,7 +64,7 @@ def scene(
 
     The layout does not depend on the size; only the sensor noise is drawn per pixel. A defect's
     mask is at least 3 pixels wide at 128 px, wider than the thinnest scratch or speck, so that a
-    pointing game asks for the place and not for luck.
+    pointing game is not decided by chance.
 
     Raises ConfigError on an unknown kind, label or colour, a size below 32, or a negative number.
     """
@@ -93,7 +93,8 @@ def scene(
 
 
 def apart(scenes: Iterable[Scene]) -> Iterator[Scene]:
-    """Those of the scenes whose caption is true of none before, and none of theirs of it."""
+    """The scenes whose caption is true of no earlier scene kept, and of which no caption of those
+    is true."""
     kept: list[Scene] = []
     for new in scenes:
         if not any(holds(new.meaning, old.facts) or holds(old.meaning, new.facts) for old in kept):

@@ -1,4 +1,4 @@
-"""What every scene is made of: its record, and drawing by signed distance.
+"""The parts of every scene: its record, and drawing by signed distance.
 
 Lengths are fractions of the image's side, (0, 0) is the top left corner and y points down, so one
 layout draws at any size. A shape is a signed distance (negative inside); its edge is one pixel
@@ -19,7 +19,7 @@ Colour: TypeAlias = tuple[float, float, float]
 Facts: TypeAlias = dict[str, str | int]
 Questions: TypeAlias = tuple[tuple[str, str], ...]
 
-# Half of 3 pixels at 128 px: no mask is thinner, so that a pointing game can be won by a heatmap.
+# Half of 3 pixels at 128 px: no mask is thinner, so that a heatmap can hit it in a pointing game.
 HALF_WIDTH = 1.5 / 128
 
 

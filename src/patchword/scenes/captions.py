@@ -1,6 +1,8 @@
-"""Captions, meanings, questions: all words about scenes, made from their facts alone.
+"""Captions, their meanings, and questions with answers: all texts about scenes, made from their
+facts alone.
 
-The tables of wordings are read both ways: here to write, in the benchmarks to understand.
+The tables of wordings serve both directions: here to generate captions, in the benchmarks to parse
+them.
 """
 
 import numpy as np
@@ -57,7 +59,7 @@ SIZES = {
     ("edge chip", "small"): ("small", "little"),
 }
 NUMBERS = ("no", "one", "two", "three")
-# What a defect is called.
+# Names of each defect.
 NOUNS = {
     "scratch": ("scratch",),
     "particles": ("particles", "dust particles"),
@@ -206,7 +208,7 @@ def truths(facts: Facts) -> frozenset[str]:
 
 
 def holds(meaning: str, facts: Facts) -> bool:
-    """Whether a caption of that meaning is true of a scene with these facts.
+    """True if a caption of that meaning is true of a scene with these facts.
 
     A caption names what is there and need not name everything: "a red circle" is true of a red
     circle left of a blue square.
@@ -280,7 +282,7 @@ def wrong_caption(rng: np.random.Generator, facts: Facts) -> str:
 
 
 def shapes_questions(facts: Facts) -> Questions:
-    """Every question that the facts answer with one word and no doubt."""
+    """Every question that the facts answer with one unambiguous word."""
     count, names, relations = _count(facts), _names(facts), _relations(facts)
     colours = [str(facts[f"colour {i + 1}"]) for i in range(count)]
     shapes = [str(facts[f"shape {i + 1}"]) for i in range(count)]

@@ -56,7 +56,7 @@ def _pick(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def relation(a: Shape, b: Shape) -> str | None:
-    """How `a` lies to `b`: "left of", "right of", "above", "below", or None where unclear.
+    """The relation of `a` to `b`: "left of", "right of", "above", "below", or None where unclear.
 
     Clear means: apart along one axis by both radii, and along the other by less than half as much.
     """

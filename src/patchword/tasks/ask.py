@@ -23,7 +23,7 @@ MAX_LENGTH = 10  # ids; salesforce/BLIP, models/blip_vqa.py
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the answers that were given to choose from.
+    """One of the candidate answers.
 
     log_probability  of the answer and the end after it, natural logarithm
     probability      the same among the answers that were read, so that theirs sum to one: the
@@ -37,8 +37,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Answer(Caption):
-    """An answer that a model wrote, with its probabilities as those of a `Caption`; or the best of
-    those that were given, and then all that were read, best first, in `ranking`."""
+    """A generated answer, with its probabilities as in a `Caption`; or the best of the candidates,
+    with all that were scored, best first, in `ranking`."""
 
     ranking: tuple[Choice, ...] = field(default=(), repr=False)
 
@@ -146,7 +146,7 @@ def _ranked(
     batch_size: int,
     shortlist: int | None,
 ) -> Iterator[tuple[ImageLike, list[Answer] | ImageError]]:
-    """`ask_each` of questions (Q, L) with answers to choose from."""
+    """`ask_each` of questions (Q, L) with candidate answers."""
     if shortlist is not None:
         at_least("shortlist", shortlist)
     assert model.config.decoder is not None
@@ -173,8 +173,8 @@ def _ranked(
 
 
 def _best(row: Vector, answers: Sequence[str], lengths: Sequence[int]) -> Answer:
-    """From a row (K, 1 + L): the number of each answer that was read, and its log probabilities.
-    lengths: of each answer's ids, the start included."""
+    """From a row (K, 1 + L): the number of each answer that was scored, and its log probabilities.
+    lengths: of each answer's ids, the start token included."""
     numbers, scores = row[:, 0].astype(int).tolist(), row[:, 1:].astype(np.float64)
     total = scores.sum(axis=1)
     share = np.exp(total - total.max())
@@ -204,7 +204,7 @@ def _ids(model: Bundle, kind: str, texts: Sequence[str], context: int) -> Tensor
 
 
 def _check_distinct(answers: Sequence[str], ids: Tensor) -> None:
-    """Raise unless all answers (A, L) differ, as the model reads them."""
+    """Raise UnsupportedError unless all answers (A, L) differ as ids."""
     first: dict[tuple[int, ...], int] = {}
     for number, row in enumerate(ids.tolist()):
         before = first.setdefault(tuple(row), number)

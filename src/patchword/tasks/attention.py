@@ -21,7 +21,7 @@ from patchword.show.result import Pictured
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AttentionMap(Pictured):
-    """How much each patch counts for the pooled token.
+    """How much the pooled token attends to each patch.
 
     weights  (heads, N, N), or (heads, 1, N) for attention pooling; rows sum to 1. Rollout has one
     maps     (K, H, W) float32 in the image's own pixels, NaN outside the crop: one per head, the

@@ -21,12 +21,12 @@ MAX_LENGTH = 20  # ids; salesforce/BLIP, configs/caption_coco.yaml
 
 @dataclass(frozen=True)
 class Caption:
-    """A text that a model wrote, the prompt before it included.
+    """A generated text, with the prompt before it.
 
-    log_probability: of what it wrote, natural logarithm, and of each id of that in
-    `token_log_probabilities`, the end of the text among them if it came to one. Both are the
-    network's own, whatever penalties, temperature or shortlist chose the text. `others`: the next
-    best texts, or the other samples, where `count` is more than 1.
+    log_probability: of the text after the prompt, natural logarithm, and of each of its ids in
+    `token_log_probabilities`, the end token among them if the text has one. Both are the network's
+    own, without penalties, temperature or shortlist. `others`: the next best texts, or the other
+    samples, where `count` is more than 1.
     """
 
     text: str

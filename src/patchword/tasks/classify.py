@@ -1,4 +1,4 @@
-"""Zero-shot classification: which words fit a photo best."""
+"""Zero-shot classification: which labels fit a photo best."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def _checked(labels: Sequence[str]) -> list[str]:
 def _alone(
     model: Bundle, sentences: Sequence[str]
 ) -> Callable[[Vector, NDArray[np.floating]], NDArray[np.floating]]:
-    """From an image's unit vector (D,) and its cosines (L,) with labels to the probability of each
-    label by itself."""
+    """The function from an image's unit vector (D,) and its cosines (L,) with labels to the
+    probability of each label by itself."""
     scale, bias = model.scale, model.bias
     if model.config.score == "sigmoid":
         return lambda row, cosines: _sigmoid(scale * cosines + bias)

@@ -1,8 +1,8 @@
 """Towers as encoders for other networks: text states for diffusion, patch features for LLMs.
 
-Layers count as `hidden_states` of transformers does: 0 is what enters the first block (with
-positions and, where there is one, the norm before it), i what leaves block i, and -1, the same as
-the depth, what leaves the last one, before the final norm.
+Layers are numbered as in `hidden_states` of transformers: 0 is the input of the first block (with
+position embeddings and, where there is one, the norm before it), i the output of block i, and -1,
+the same as the depth, that of the last one, before the final norm.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from patchword.text import long_text
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TextStates(Brief):
-    """What texts become.
+    """The encoded texts.
 
     ids     (N, L) int64, padded with the tokenizer's own padding token
     states  (N, L, D) float32, of every token
@@ -143,7 +143,7 @@ def patch_features(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AnyRes(Brief):
-    """The patch features of a photo seen whole and in tiles.
+    """The patch features of a photo as a whole and of its tiles.
 
     thumbnail  (h * w, D) of the whole photo, squashed
     tiles      (rows, columns, h * w, D)

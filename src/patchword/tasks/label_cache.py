@@ -1,4 +1,4 @@
-"""Vectors of labels, kept on disk: a model reads the same labels once, not once for every image.
+"""A cache of label vectors on disk: labels are embedded once, not once for every call.
 
 A cache is a convenience. A file that is damaged is made again, a folder that cannot be written is
 done without, and what has not been used for longest is deleted beyond `MOST` files.

@@ -1,4 +1,5 @@
-"""Matching: does a text belong to a photo? Slower than comparing vectors, and more exact."""
+"""Image-text matching (ITM): does a text belong to a photo? Slower than comparing vectors, and more
+exact."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ PAIRS = 64  # of an image and a text, run together
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Match(Brief):
-    """How images and texts fit, in the two ways that BLIP learned; each float32 (I, T), or (T,) of
-    one image.
+    """How well images and texts fit, by BLIP's two objectives; each float32 (I, T), or (T,) of one
+    image.
 
     probabilities  that they belong together, of the matching head, whose text cross-attends to
                    the image (ITM; Li et al. 2022, section 3.2). Those of a row are independent
@@ -41,7 +42,7 @@ def match(
     texts: str | Sequence[str],
     batch_size: int = 8,
 ) -> Match:
-    """How each image (I) fits each text (T); an image is encoded once.
+    """How well each image (I) fits each text (T); an image is encoded once.
 
     A text beyond the context is cut, with a LongTextWarning. Raises UnsupportedError for a model
     without a matching head, and the ImageError of the first image that cannot be opened;
@@ -141,7 +142,7 @@ class Reranked(Generic[F]):
 def rerank(
     model: Bundle, hits: Sequence[F], text: str, top: int | None = None, batch_size: int = 8
 ) -> list[Reranked[F]]:
-    """The first `top` hits of a search, by default all, ordered anew by the probability that `text`
+    """The first `top` hits of a search, by default all, reranked by the probability that `text`
     belongs to them, equal ones as they were; behind them those that cannot be opened, and the rest.
 
     Raises UnsupportedError for a model without a matching head.

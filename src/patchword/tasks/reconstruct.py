@@ -1,4 +1,4 @@
-"""What a masked autoencoder makes of the quarter of a photo that it sees."""
+"""Reconstruction of masked patches by a masked autoencoder."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from patchword.models.protocols import Painter
 from patchword.show import plots
 from patchword.show.result import Pictured
 
-HIDDEN = 127  # grey, of patches that the network did not see
+HIDDEN = 127  # grey, of masked patches
 
 Photo = NDArray[np.uint8]  # (H, W, 3), at the size of the network's input
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Reconstruction(Pictured):
-    """A photo, what was shown of it, and that with the hidden patches painted."""
+    """A photo, its visible patches, and those with the masked patches reconstructed."""
 
     image: Photo
     shown: Photo
@@ -39,11 +39,10 @@ class Reconstruction(Pictured):
 
 
 def reconstruct(model: Bundle, image: ImageLike, seed: int = 0) -> Reconstruction:
-    """Hide patches of an image at random and let the network paint them.
-
-    seed: of what is hidden. Where a network paints in units of each patch's own mean and deviation
-    (`config.masked.norm_pixels`), these are taken from the photo: it shows structure, not colour.
-    Raises ImageError, or UnsupportedError for a model that is no masked autoencoder.
+    """Mask random patches of an image and reconstruct them. seed: of the mask. Where a network
+    predicts pixels normalised by each patch's mean and deviation (`config.masked.norm_pixels`),
+    these are taken from the photo: the result shows structure, not colour. Raises ImageError, or
+    UnsupportedError for a model that is no masked autoencoder.
     """
     network = model.network
     if not isinstance(network, Painter):

@@ -1,4 +1,4 @@
-"""What is done to a text before its tokenizer sees it; no network, no vocabulary.
+"""Text cleaning before the tokenizer.
 
 Most kinds are open_clip's (`get_clean_fn` of open_clip/tokenizer.py), which OpenAI's CLIP and
 SigLIP's original code share; two are those of transformers' SigLIP tokenizers.

@@ -1,4 +1,5 @@
-"""What becomes of texts that are longer than a model's context, which is 77 tokens in CLIP."""
+"""Texts that are longer than a model's context, which is 77 tokens in CLIP: truncated, or embedded
+in chunks."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ POLICIES = ("truncate", "mean")
 
 @dataclass(frozen=True)
 class Parts:
-    """Texts as pieces of which each fits the context.
+    """Texts as chunks that each fit the context.
 
     rows    ids of each piece
     owners  (P,) the number of the text that each piece is of

@@ -1,4 +1,4 @@
-"""Sentences that turn a label into what a caption would say."""
+"""Prompt templates: sentences that turn a label into a caption."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ NAMED = {"plain": PLAIN, "imagenet": IMAGENET, "chinese": CHINESE}
 
 
 def named(templates: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Sentences from names of sets ("plain", "imagenet", "chinese") and sentences of one's own;
-    "plain" for none."""
+    """Templates from names of sets ("plain", "imagenet", "chinese") and from sentences that are
+    given; "plain" for None."""
     given = [templates] if isinstance(templates, str) else templates or ["plain"]
     return tuple(sentence for each in given for sentence in NAMED.get(each, (each,)))
 

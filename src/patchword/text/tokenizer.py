@@ -121,14 +121,14 @@ class Tokenizer:
         return cls(learned, config, "the trained tokenizer")
 
     @property
-    def writes(self) -> int:
-        """The id of [DEC], with which a text begins that a BLIP writes; -1 without one."""
-        return self._number(tokenizer_files.WRITES)
+    def decoder_start(self) -> int:
+        """The id of [DEC], the first of a text that a BLIP generates; -1 without one."""
+        return self._number(tokenizer_files.DECODER_START)
 
     @property
-    def looks(self) -> int:
-        """The id of [ENC], with which a text begins that looks at an image; -1 without one."""
-        return self._number(tokenizer_files.LOOKS)
+    def encoder_start(self) -> int:
+        """The id of [ENC], the first of a text that cross-attends to an image; -1 without one."""
+        return self._number(tokenizer_files.ENCODER_START)
 
     def _number(self, token: str) -> int:
         id_ = self._source.token_to_id(token)
@@ -174,8 +174,8 @@ class Tokenizer:
         return out
 
     def lengths(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many of each row's ids (N, L) the network must see: (N,). All where padding is
-        attended to, else those before the padding."""
+        """The length (N,) of each row of ids (N, L) that the network needs: all of it where padding
+        is attended to, else the ids before the padding."""
         if self._full:
             return np.full(len(ids), ids.shape[1])
         padding = (ids != self.pad_token)[:, ::-1].argmax(axis=1)
@@ -185,7 +185,8 @@ class Tokenizer:
         return lengths
 
     def count(self, text: str) -> int:
-        """Ids of the whole text, special tokens included: above `context`, its rest is dropped."""
+        """The number of ids of the whole text, special tokens included; those beyond `context` are
+        cut off."""
         return len(self.rows([text])[0])
 
     def chunks(self, text: str) -> list[str]:

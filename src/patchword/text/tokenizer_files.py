@@ -64,8 +64,8 @@ BERT_TOKENS = {  # by its name in tokenizer_config.json
 }
 # What stands first in a text that BLIP writes, or reads with an image in sight, in place of [CLS]
 # (salesforce/BLIP, models/blip.py `init_tokenizer`).
-WRITES, LOOKS = "[DEC]", "[ENC]"
-BLIP_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", WRITES, LOOKS]
+DECODER_START, ENCODER_START = "[DEC]", "[ENC]"
+BLIP_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", DECODER_START, ENCODER_START]
 
 
 def present(folder: Path) -> bool:
@@ -239,7 +239,9 @@ def bert(tokens: Sequence[str], options: Mapping[str, Any], name: str) -> Tokeni
 def blip(tokens: Sequence[str], name: str) -> Tokenizer:
     """BERT's, lower case, with BLIP's two tokens."""
     backend = bert(tokens, {}, name)
-    backend.add_special_tokens([AddedToken(t, normalized=False) for t in (WRITES, LOOKS)])
+    backend.add_special_tokens(
+        [AddedToken(t, normalized=False) for t in (DECODER_START, ENCODER_START)]
+    )
     return backend
 
 

@@ -132,9 +132,9 @@ def fitted(config: ModelConfig, words: Tokenizer) -> ModelConfig:
     """The config with the vocabulary and the tokens that its tokenizer has in the end."""
     text, blip = config.text, config.blip
     if text is not None:
-        text = _spelled(text, words, words.looks if text.cross_width else -1)
+        text = _spelled(text, words, words.encoder_start if text.cross_width else -1)
     if blip is not None and blip.decoder is not None:
-        blip = replace(blip, decoder=_spelled(blip.decoder, words, words.writes))
+        blip = replace(blip, decoder=_spelled(blip.decoder, words, words.decoder_start))
     return replace(config, text=text, blip=blip)
 
 

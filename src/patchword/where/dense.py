@@ -1,4 +1,4 @@
-"""What every patch of an image means, in the space that images and texts share."""
+"""Dense features: a vector for every patch of an image, in the joint space of images and texts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.protocols import DenseEdit
 
-# How the last layer is changed; an entry more is a method more.
+# How each method changes the last layer; a new entry is a new method.
 EDITS = {
     # The network as it is: the last layer's patch tokens.
     "cosine": DenseEdit(),
-    # The value path alone, each patch for itself (MaskCLIP, Zhou et al. 2022, section 3.2).
+    # Each patch's own value, without attention to others (MaskCLIP, Zhou et al. 2022, section 3.2).
     "maskclip": DenseEdit("identity", residual=False, mlp=False),
     # Values attend to values (CLIP Surgery, Li et al. 2023, section 3.3), without residual and MLP
     # (ClearCLIP, Lan et al. 2024).
@@ -40,6 +40,7 @@ def dense_features(
 
 
 def cell(model: Bundle) -> int | None:
-    """Pixels of the input a side of what one feature is of: a patch, from the top left corner; None
-    for the grid of a tower that divides the whole input, such as a Swin's last stage."""
+    """The side, in pixels of the input, of the square that one feature belongs to: a patch, from
+    the top left corner; None for a tower whose grid divides the whole input, such as a Swin's last
+    stage."""
     return model.config.image_tower.patch_size if model.image_tower.attention_layers else None

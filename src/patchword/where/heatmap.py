@@ -1,5 +1,5 @@
-"""Where in the image the words are: dense similarity of patches and texts, or, in a BLIP, where
-the text looked to say whether it belongs to the image."""
+"""Heatmaps of texts: dense similarity of patches and texts, or, for a BLIP, Grad-CAM of the
+cross-attention of its matching head."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ GRADCAM = "gradcam"  # of a BLIP's matching head
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Heatmap(Pictured):
-    """For each text, how well every pixel fits it.
+    """A map for each text: how well every pixel fits it.
 
-    values  (T, H, W) float32 in the image's own pixels; NaN where the network did not look
-            (outside its crop). Cosines; of method "gradcam" the products, 0 or above, of attention
-            and its gradient, of no scale of their own
+    values  (T, H, W) float32 in the image's own pixels; NaN outside the crop that the
+            network takes. Cosines; of method "gradcam" the products, 0 or above, of attention and
+            its gradient, which have no unit
     """
 
     image: NDArray[np.uint8]  # (H, W, 3)
@@ -50,17 +50,16 @@ def heatmap(
     words: bool = False,
     layer: int | None = None,
 ) -> Heatmap:
-    """How well each patch fits each text, in the image's own pixels.
+    """A heatmap of each text, in the image's own pixels.
 
-    method  "cosine" is the plain one of the literature: the last block's patch tokens, projected.
-            "maskclip" is the last attention's value path alone, each patch for itself (MaskCLIP,
-            Zhou et al. 2022, section 3.2). "value" lets values attend to values there (CLIP
-            Surgery, Li et al. 2023, section 3.3), without residual and MLP (ClearCLIP, Lan et al.
-            2024). "gradcam", for a BLIP with a matching head, is what the text attended to
-            that made this head say "together"; see `relevance.gradcam`. "auto" is "gradcam" where
-            there is such a head, else "value"
-    words   of "gradcam": each text's map is followed by those of its words
-    layer   of "gradcam": the block that looks; None: the 8th of 12
+    method  "cosine" is the baseline: cosines with the projected patch tokens of the last block.
+            "maskclip" replaces the last attention by each patch's own value (MaskCLIP, Zhou et al.
+            2022, section 3.2). "value" lets values attend to values there (CLIP Surgery, Li et al.
+            2023, section 3.3), without residual and MLP (ClearCLIP, Lan et al. 2024). "gradcam",
+            for a BLIP with a matching head, is Grad-CAM of the text's cross-attention for a match;
+            see `relevance.gradcam`. "auto" is "gradcam" where there is such a head, else "value"
+    words   with "gradcam": each text's map is followed by those of its words
+    layer   with "gradcam": the block whose cross-attention it is; None: the 8th of 12
 
     Raises ImageError, or UnsupportedError for an unknown method or a model that reads no text.
     """

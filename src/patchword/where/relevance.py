@@ -1,8 +1,8 @@
-"""Where the words of a text look in an image, to say whether they belong together.
+"""Grad-CAM of a BLIP's matching head: which patches made it say that text and image match.
 
 That is the GradCAM of ALBEF and LAVIS (Li et al. 2021, "Align before fuse", section 6.4): the
-cross-attention of one block of BLIP's matching network, times what of its gradient speaks for
-"together". Nothing is hooked: the attention is a tap, and the gradient is taken of it.
+cross-attention of one block of BLIP's matching network, times the positive part of its gradient
+with respect to the logit of a match. The attention is a tap, so that no hooks are needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from patchword.models.protocols import Matcher
 from patchword.tasks.match import matcher, read
 
 LAYER = 7 / 12  # of the depth: the 8th of 12, as LAVIS draws BLIP's (its examples' block_num=7)
-TOGETHER = 16  # texts that are run at once
+TOGETHER = 16  # texts in a batch
 
 
 @torch.inference_mode(False)
@@ -34,16 +34,16 @@ def gradcam(
     words: bool = False,
     layer: int | None = None,
 ) -> tuple[NDArray[np.uint8], list[str], Vector, Geometry]:
-    """The photo; what each map is of; the maps (K, h, w) over the patches; the way back to pixels.
+    """The photo; the title of each map; the maps (K, h, w) over the patches; the geometry that
+    leads back to pixels.
 
     A map is the mean over its tokens, and over heads, of attention * max(gradient, 0) (LAVIS,
-    models/blip_models/blip_image_text_matching.py `compute_gradcam`). One for each text, of all
-    its tokens but those that begin and end it; with `words`, followed by one for each of its words.
+    models/blip_models/blip_image_text_matching.py `compute_gradcam`). One for each text, over all
+    its tokens but the start and the end token; with `words`, followed by one for each of its words.
 
-    layer: the block whose cross-attention it is, from 0 up to the last but one: what words see in
-    the last no longer reaches the head, which reads the first token alone. None: the 8th of 12.
-    Raises ImageError; UnsupportedError for a model without a matching head or that layer, and for
-    a text without words.
+    layer: the block whose cross-attention it is, from 0 up to the last but one: in the last, only
+    the first token reaches the head. None: the 8th of 12. Raises ImageError; UnsupportedError for a
+    model without a matching head or that layer, and for a text without words.
     """
     network = matcher(model)
     tower = model.image_tower
@@ -52,8 +52,8 @@ def gradcam(
     number = min(int(LAYER * model.config.text.depth), last) if layer is None else layer
     if not 0 <= number <= last:
         raise UnsupportedError(
-            f"no layer {number}: words of {model.name} look in layers 0 to {last}; in the one "
-            "behind these only the first token counts"
+            f"no layer {number}: {model.name} has gradcam maps of layers 0 to {last}; in the one "
+            "after them only the first token counts"
         )
     photo = images.open(image, exact=True)
     pixels, geometry = model.preprocess(photo)
@@ -69,7 +69,7 @@ def gradcam(
         length = int(model.reader().lengths(row[None])[0])
         inner = found[1 : length - 1, tower.patches(geometry.size)]  # (tokens, h * w)
         if not len(inner):
-            raise UnsupportedError(f"a text without words looks nowhere: {text!r}")
+            raise UnsupportedError(f"a text without words has no heatmap: {text!r}")
         names.append(text)
         maps.append(inner.mean(dim=0))
         for word, place in split(model, row[1 : length - 1].tolist()) if words else ():
@@ -87,7 +87,7 @@ def products(network: Matcher, pixels: Tensor, ids: Tensor, layer: int) -> Tenso
         tokens = network.image_tokens(pixels)
     with torch.enable_grad():
         tokens.requires_grad_()
-        # A row of the image for each text, so that the tap is what is attended with.
+        # A row of the image for each text, so that the tap has the attention of each.
         seen = tokens.expand(len(ids), -1, -1)
         logits, taps = network.match(seen, ids, taps=[name])
         (gradient,) = torch.autograd.grad(logits[:, 1].sum(), taps[name])
@@ -97,7 +97,7 @@ def products(network: Matcher, pixels: Tensor, ids: Tensor, layer: int) -> Tenso
 
 
 def split(model: Bundle, ids: Sequence[int]) -> list[tuple[str, slice]]:
-    """The words of ids, and which of them each is: a token that continues the text without a space
+    """The words of ids, and the word that each id belongs to: a token that follows without a space
     belongs to the word before."""
     decode = model.reader().decode
     out: list[tuple[str, slice]] = []

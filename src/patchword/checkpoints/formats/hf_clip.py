@@ -1,8 +1,8 @@
 """Hugging Face's CLIP: CLIPModel, and each of its towers alone with or without projection.
 
 CLIPTextModel and CLIPTextModelWithProjection condition diffusion models (`text_encoder` of a
-pipeline), CLIPVisionModel is the eye of many language models. Defaults are those of transformers'
-CLIPTextConfig, CLIPVisionConfig, CLIPImageProcessor and CLIPTokenizer.
+pipeline), CLIPVisionModel is the image encoder of many vision-language models. Defaults are those
+of transformers' CLIPTextConfig, CLIPVisionConfig, CLIPImageProcessor and CLIPTokenizer.
 """
 
 from __future__ import annotations

@@ -289,7 +289,7 @@ def _special_ids(
 
 
 def _cleaning(files: Mapping[str, Any], gemma: bool) -> Cleaning:
-    """What SigLIP was trained to see: lower case, the first also without punctuation.
+    """The text cleaning of SigLIP's training: lower case, the first also without punctuation.
 
     A tokenizer.json that lowers case itself says everything. Where it does not, transformers'
     Siglip2Tokenizer does that beside the file, its SiglipTokenizer also the rest.

@@ -1,4 +1,4 @@
-"""demo: every job once, on the samples that come with patchword, and one page about it."""
+"""demo: every task once, on the samples that come with patchword, and a page of the results."""
 
 from patchword.cli.demo.demo import COMMANDS
 

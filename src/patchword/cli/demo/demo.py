@@ -1,4 +1,4 @@
-"""demo: every job once, on the samples or on one's own photos, and a page about it."""
+"""demo: every task once, on the samples or on one's own photos, and a page of the results."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def demo(
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Show every job on the samples that come with patchword, and write one page about it.
+    """Show every task on the samples that come with patchword, and write a page of the results.
 
     Classifies coloured shapes and surfaces of wafers with words, indexes and searches them, draws
     heatmaps and a similarity matrix; captions, answers, matches and shows defects with the model,
-    or, where it cannot, with the embedded BLIP. Nothing is fetched from anywhere.
+    or, where it cannot, with the embedded BLIP. Nothing is downloaded.
 
-    With --photos and --labels the same page is of your own photos, by --model alone, which should
-    know what is on them: demo and demo-blip know shapes, wafers and clothes.
+    With --photos and --labels the page shows your own photos and uses --model alone, which should
+    know what they show: demo and demo-blip know shapes, wafers and clothes.
     """
     started = time.perf_counter()
     words = read_list(labels, split=True)

@@ -1,4 +1,4 @@
-"""What the demo finds, whatever pictures it is shown, and the jobs that find it."""
+"""The results of the demo on any pictures, and the tasks that compute them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HITS = 4  # of each search
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of one picture, and the label that is right; None where nobody knows."""
+    """The predictions for one picture, and its true label; None where that is unknown."""
 
     path: Path
     scores: list[Score]
@@ -39,8 +39,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Told:
-    """What a BLIP says of one picture: a caption, "" where it writes none, answers to questions,
-    and how well texts match."""
+    """The results of a BLIP for one picture: a caption, "" where it generates none, answers to
+    questions, and how well texts match."""
 
     name: str
     caption: str
@@ -50,7 +50,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that the demo shows. A picture's name is its path from `root`."""
+    """All results of the demo. A picture's name is its path from `root`."""
 
     root: Path
     count: int  # pictures that could be read
@@ -81,7 +81,7 @@ def named(path: str | Path, root: Path) -> str:
 def described(
     model: Model, root: Path, name: str, questions: Sequence[str], texts: Sequence[str]
 ) -> Told:
-    """What a BLIP says about a picture, as far as it can: some write, some answer, some match."""
+    """The results of a BLIP for a picture: some models caption, some answer, some match."""
     path, config = root / name, model.config
     caption = model.caption([path])[0].text if config.writes_captions else ""
     answers: tuple[tuple[str, str], ...] = ()

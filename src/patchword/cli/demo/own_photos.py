@@ -1,4 +1,4 @@
-"""The demo on somebody's own photos, with their own words for what may be on them."""
+"""The demo on a user's own photos, with their own labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DESCRIBED = 5  # photos
 
 
 def check(photos: Path, labels: Sequence[str]) -> None:
-    """Refuse, before a model is opened, what no page can be made of."""
+    """Refuse, before a model is opened, photos and labels of which no page can be made."""
     from patchword.images.files import find
 
     if not photos.is_dir():
@@ -36,8 +36,8 @@ def check(photos: Path, labels: Sequence[str]) -> None:
 
 
 def run(model: Model, photos: Path, labels: Sequence[str], out: Path) -> Findings:
-    """Do every job that the model can, on the photos below a folder; those that cannot be read are
-    left out and named. Where none can, the command ends."""
+    """Do every task that the model can, on the photos below a folder; those that cannot be read are
+    left out and named. Where none can be read, the command ends."""
     import numpy as np
 
     from patchword.images.files import find

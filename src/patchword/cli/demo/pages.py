@@ -57,7 +57,7 @@ def show(found: Findings, console: Console) -> None:
 
 
 def verdict(answers: Sequence[Answer]) -> str:
-    """How many are right; nothing where nobody knows."""
+    """How many are right; empty where that is unknown."""
     if any(answer.truth is None for answer in answers):
         return ""
     return f": {sum(answer.right for answer in answers)} of {len(answers)} right"
@@ -68,8 +68,8 @@ def heading(console: Console, words: str) -> None:
 
 
 def classes_table(answers: Sequence[Answer]) -> Table:
-    """A row per class: how many are right, and what the others were taken for. Of classes of one
-    picture each, only those that are wrong; where nobody knows, a row per picture."""
+    """A row per class: how many are right, and what the others were classified as. With one picture
+    for each class, only those that are wrong; where the truth is unknown, a row per picture."""
     if any(answer.truth is None for answer in answers):
         return scores_table([(str(answer.path), answer.scores[:3]) for answer in answers])
     if len({answer.truth for answer in answers}) == len(answers):

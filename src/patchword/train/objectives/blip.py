@@ -145,7 +145,7 @@ class Grounded(Objective):
         if blip.caption:
             assert work.captions is not None
             written = self._prompted(work.captions.flatten(0, 1))
-            captions = self._said(written, tokens, network.sight(tokens), len(self.prompt))
+            captions = self._said(written, tokens, network.image_mask(tokens), len(self.prompt))
         if blip.answer:
             answers = self._answers(work, tokens)
         return image, text, network.scale, matching, captions, answers
@@ -201,8 +201,10 @@ class Grounded(Objective):
         if not len(rows):
             rows = asked.new_zeros(1, dtype=torch.int64)
         ids = questions[rows].flatten(0, 1)
-        states = self.network.look(ids, tokens[rows])
-        said = self._said(answers[rows].flatten(0, 1), states, self.network.seen(ids, states))
+        states = self.network.cross_attend(ids, tokens[rows])
+        said = self._said(
+            answers[rows].flatten(0, 1), states, self.network.question_mask(ids, states)
+        )
         return said * asked[rows].flatten()
 
     def _said(
