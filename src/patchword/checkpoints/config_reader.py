@@ -13,6 +13,7 @@ from patchword.config import TYPE_NAMES
 from patchword.errors import CheckpointError
 
 T = TypeVar("T", int, float, str, bool)
+SHOWN = 100  # characters of a value in an error
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Stated:
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, Mapping):
-            raise CheckpointError(f"{self.where} is {self.values!r}, not an object")
+            raise CheckpointError(f"{self.where} is {_short(self.values)}, not an object")
 
     def part(self, key: str) -> Stated:
         """The object under `key`; an empty one when there is none."""
@@ -158,7 +159,7 @@ class Stated:
 
     def fail(self, key: str, reason: str, value: object = None) -> NoReturn:
         """Raise CheckpointError naming `key` and its value, or the `value` given."""
-        shown = repr(self.values.get(key)) if value is None else value
+        shown = _short(self.values.get(key)) if value is None else value
         raise CheckpointError(f"{self.where} says {key} is {shown}, {reason}")
 
     def _typed(self, key: str, kind: type[T]) -> T:
@@ -168,6 +169,12 @@ class Stated:
         if type(value) is not kind:
             self.fail(key, f"which is not {TYPE_NAMES[kind]}")
         return value
+
+
+def _short(value: object) -> str:
+    """A value as an error shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
 
 
 def _float(value: Any) -> float | None:

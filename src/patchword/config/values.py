@@ -147,7 +147,7 @@ def _plainly(hint: Any, value: Any, name: str) -> Any:
 def _inside(bounds: Within, value: Any, name: str) -> Any:
     if not bounds.least <= value <= bounds.most:  # nor is NaN
         least, most = (f"{bound:,.12g}" for bound in (bounds.least, bounds.most))
-        raise ConfigError(f"{name} is {value}; it must be from {least} to {most}")
+        raise ConfigError(f"{name} is {reprlib.repr(value)}; it must be from {least} to {most}")
     return value
 
 

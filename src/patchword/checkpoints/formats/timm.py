@@ -34,7 +34,11 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     stated = Stated("config.json", files["config.json"])
     name = stated.values.get("architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
-        stated.fail("architecture", f"which is none of {', '.join(sorted(ARCHITECTURES))}")
+        stated.fail(
+            "architecture",
+            f"which is none of the {len(ARCHITECTURES)} Vision Transformers of timm that patchword "
+            "knows, such as vit_base_patch16_224",
+        )
     arguments = stated.part("model_args")
     pool = stated.values.get("global_pool")
     if arguments.values.get("global_pool") is None and pool is not None:
