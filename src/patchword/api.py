@@ -361,15 +361,20 @@ def load(
     tokenizer: str | os.PathLike[str] | None = None,
     token: str | None = None,
     image_size: int | Sequence[int] | None = None,
+    subfolder: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Open a model.
 
-    source      "demo" or "demo-blip" (embedded), a folder, a file of weights, or a hub id
+    source      "demo" or "demo-blip" (embedded), a folder, a file of weights, a hub id,
+                "modelscope:owner/name", "s3://..." or "gs://..."
     device      "cpu", "cuda", "cuda:1", "mps"; "auto" is cuda where there is one, else cpu
     dtype       of the weights in memory, "float32", "bfloat16", "float16", or torch's own
     tokenizer   a file or folder to take it from instead of the checkpoint
     token       for closed repositories of the hub
     image_size  pixels, or (H, W), instead of the checkpoint's own; positions are resampled
+    subfolder   the folder inside that holds the model: "text_encoder" of a diffusion pipeline
+    adapter     a folder or hub id of a LoRA adapter to merge; one beside the weights is anyway
 
     Raises CheckpointError, TokenizerError, and UnsupportedError for a device that is not there; see
     `checkpoints.load`.
@@ -381,6 +386,8 @@ def load(
         tokenizer=tokenizer,
         token=token,
         image_size=image_size,
+        subfolder=subfolder,
+        adapter=adapter,
     )
     return _model(bundle)
 

@@ -6,7 +6,6 @@ formats meet networks.
 
 from __future__ import annotations
 
-import importlib.resources
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,9 +17,10 @@ import torch
 
 from patchword import bundle, models
 from patchword.bundle import Bundle
-from patchword.checkpoints import hub
+from patchword.checkpoints import layouts
 from patchword.checkpoints.formats import FORMATS, own, recognise
-from patchword.checkpoints.read import Files, Source, open_path
+from patchword.checkpoints.places import EMBEDDED, locate
+from patchword.checkpoints.read import PROCESSORS, Files, Source
 from patchword.checkpoints.rules import assemble, fit
 from patchword.checkpoints.saving import save
 from patchword.config import ModelConfig
@@ -32,9 +32,6 @@ from patchword.text.tokenizer import Tokenizer
 
 __all__ = ["EMBEDDED", "FORMATS", "load", "locate", "recognise", "save"]
 
-PIPELINE_TEXT, PIPELINE_WORDS = "text_encoder", "tokenizer"  # folders of a diffusion pipeline
-EMBEDDED = ("demo", "demo-blip")  # the models that travel in the package: a CLIP and a BLIP
-
 
 def load(
     source: str | os.PathLike[str],
@@ -44,9 +41,12 @@ def load(
     tokenizer: str | os.PathLike[str] | None = None,
     token: str | None = None,
     image_size: int | Sequence[int] | None = None,
+    subfolder: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> Bundle:
-    """Open a checkpoint: a folder, a file of weights, a hub id "organisation/name", or one of the
-    package's own, "demo" and "demo-blip".
+    """Open a checkpoint: a folder, a file of weights, a hub id "organisation/name", a repository of
+    ModelScope "modelscope:owner/name", a bucket "s3://..." or "gs://...", or one of the package's
+    own, "demo" and "demo-blip".
 
     device, dtype  where the weights are in memory and of which type, whatever it is in the file;
                    names or torch's own
@@ -54,6 +54,9 @@ def load(
     token          for closed repositories of the hub
     image_size     pixels, or (H, W), of the input instead of the checkpoint's own; positions are
                    resampled to it (see `preprocess.at_size`)
+    subfolder      the folder inside that holds the model: "text_encoder" of a diffusion pipeline
+    adapter        a folder or hub id of a LoRA adapter to merge; one beside the weights is merged
+                   anyway
 
     Raises CheckpointError when it is missing, of an unknown format, unsafe, or does not fit;
     TokenizerError when its tokenizer does not fit; UnsupportedError for a device that is not there
@@ -61,12 +64,14 @@ def load(
     """
     where, number = as_device(device), as_dtype(dtype)
     size = None if image_size is None else _sides(image_size)
-    opened = locate(_named(source), token)
-    words = _words(opened.folder, tokenizer)
+    lora = None if adapter is None else _findable(adapter)
+    opened = locate(_named(source), token, subfolder, lora)
+    words = _words(opened, tokenizer)
     beside = words.parent if words is not None and words.is_file() else words
-    opened = replace(opened, files=Files(opened.folder, beside))
+    around = (opened.folder, beside, _pixels(opened))
+    opened = replace(opened, files=Files(*around))
     form = recognise(opened)
-    stated = Files(opened.folder, beside)  # knows what this format reads
+    stated = Files(*around)  # knows what this format reads
     try:
         config = form.config(opened.tensors, stated)
         network = models.outline(config)  # the tensors of the file become its parameters
@@ -75,7 +80,7 @@ def load(
         raise CheckpointError(f"{opened.name} is {form.TITLE}, but {error}{found}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{opened.name} is {form.TITLE}, but {error}") from error
-    config = replace(config, read_from=(opened.weights.name, *stated.parsed))
+    config = replace(config, read_from=(_origin(opened), *stated.parsed))
     if size is not None:
         config = _resized(config, size, opened.name)
     own.check(opened.metadata, opened.files)
@@ -84,7 +89,8 @@ def load(
     plan = fit(form.rules(config), opened.tensors, shapes, f"{opened.weights} is {form.TITLE}")
     state = dict(assemble(plan, opened.tensors, like, where, number))
     network.load_state_dict(state, assign=True)
-    options: dict[str, Any] = {} if size is None else {"image_size": list(size)}
+    given = {"image_size": size and list(size), "subfolder": subfolder, "adapter": lora}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if number != torch.float32:
         options["dtype"] = str(number).removeprefix("torch.")
     return bundle.make(network, config, _tokenizer(words, config), opened.name, options)
@@ -123,35 +129,39 @@ def _resized(config: ModelConfig, size: tuple[int, int], name: str) -> ModelConf
     return replace(config, preprocess=preprocess)
 
 
-def locate(source: str, token: str | None = None) -> Source:
-    """The opened files of what the user named. Raises CheckpointError if it is nowhere."""
-    if source in EMBEDDED:
-        folder = Path(str(importlib.resources.files("patchword"))) / "assets" / source
-        return open_path(folder, source)
-    path = Path(source).expanduser()
-    if path.exists():
-        return open_path(path, str(path.resolve()))  # an index finds it again from anywhere
-    if hub.is_id(source):
-        return open_path(hub.fetch(source, token), source)
-    raise CheckpointError(
-        f"{source}: no such file or folder, nor is it a hub id like organisation/name; "
-        f'the embedded models are "{EMBEDDED[0]}" and "{EMBEDDED[1]}"'
-    )
+def _findable(adapter: str | os.PathLike[str]) -> str:
+    """What names an adapter, so that it is found from anywhere."""
+    path = Path(adapter).expanduser()
+    return str(path.resolve()) if path.exists() else os.fspath(adapter)
 
 
-def _words(folder: Path, given: str | os.PathLike[str] | None) -> Path | None:
-    """Where the tokenizer is: as given, else beside the weights, else where a diffusion pipeline
-    has that of its folder "text_encoder_2", in "tokenizer_2" next to it; None for nowhere."""
+def _origin(opened: Source) -> str:
+    """Which file the weights are from, and with which adapter in them."""
+    if opened.adapter is None:
+        return opened.weights.name
+    if opened.adapter == opened.weights:
+        return f"{opened.weights.name}, with the LoRA adapter in it merged"
+    return f"{opened.weights}, with the LoRA adapter {opened.adapter} merged"
+
+
+def _words(opened: Source, given: str | os.PathLike[str] | None) -> Path | None:
+    """Where the tokenizer is: as given, else beside the adapter or the weights, else where a
+    diffusion pipeline has that of its folder "text_encoder_2", in "tokenizer_2" next to it; None
+    for nowhere."""
     if given is not None:
         return Path(given).expanduser()
-    here = Path(os.path.abspath(folder))
-    places = [folder]
-    if here.name.startswith(PIPELINE_TEXT):
-        places.append(here.with_name(here.name.replace(PIPELINE_TEXT, PIPELINE_WORDS, 1)))
-    for place in places:
-        if place.is_dir() and tokenizer_files.present(place):
-            return place
-    return None
+    pipeline = layouts.companion_path(opened.folder, layouts.WORDS_OF)
+    places = [opened.adapter and opened.adapter.parent, opened.folder, pipeline]
+    return next((p for p in places if p and p.is_dir() and tokenizer_files.present(p)), None)
+
+
+def _pixels(opened: Source) -> Path | None:
+    """Where the image processor's files are, if not beside the weights: beside the adapter, or
+    where a diffusion pipeline has them."""
+    pipeline = layouts.companion_path(opened.folder, layouts.PIXELS_OF)
+    beside = opened.adapter and opened.adapter.parent
+    places = [p for p in (beside, opened.folder, pipeline) if p]
+    return next((p for p in places if any((p / name).is_file() for name in PROCESSORS)), None)
 
 
 def _tokenizer(path: Path | None, config: ModelConfig) -> Tokenizer | None:

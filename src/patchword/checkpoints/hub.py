@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from patchword.checkpoints.read import SUFFIXES, WEIGHTS, Files, preferred, shard_names
+from patchword.checkpoints import layouts
+from patchword.checkpoints.read import SUFFIXES, WEIGHTS
 from patchword.errors import CheckpointError
 
 ID = re.compile(r"[\w.-]+/[\w.-]+")
-# Beside the weights: configurations and tokenizers.
-BESIDE = ("*.json", "merges.txt", "vocab.txt", "bpe_simple_vocab_16e6.txt.gz")
+MARKS = (*WEIGHTS, layouts.MODULES, layouts.PIPELINE, layouts.ADAPTER)  # of an earlier download
 
 TIMEOUT = 10  # seconds until the hub counts as out of reach
 
@@ -23,7 +25,37 @@ def is_id(source: str) -> bool:
     )
 
 
-def fetch(repository: str, token: str | None = None) -> Path:
+class Listed(Mapping[str, Any]):
+    """The JSON files of a repository that is somewhere else, each fetched when it is asked for.
+
+    names: of all its files. fetch: brings one here.
+    """
+
+    def __init__(self, names: Sequence[str], fetch: Callable[[str], str | Path]) -> None:
+        self.names, self.fetch = names, fetch
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.names or not name.endswith(".json"):
+            raise KeyError(name)
+        path = Path(self.fetch(name))
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is not readable JSON: {error}") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self.names if name.endswith(".json"))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def fetch(
+    repository: str,
+    token: str | None = None,
+    subfolder: str | None = None,
+    revision: str | None = None,
+) -> Path:
     """The folder in the hub's cache with the files needed, downloaded if they are not there.
 
     HF_HUB_OFFLINE, HF_HOME and HF_ENDPOINT are honoured. Raises CheckpointError when the
@@ -34,15 +66,16 @@ def fetch(repository: str, token: str | None = None) -> Path:
 
     try:
         # Unlike list_repo_files, this fails at once where there is no network.
-        info = hub.model_info(repository, token=token, timeout=TIMEOUT)
-        weights = preferred([file.rfilename for file in info.siblings or ()])
-        if weights is None:
-            raise CheckpointError(f"{repository} on the hub has no weights that patchword reads")
-        wanted = [weights, *BESIDE]
-        if weights.endswith(".index.json"):
-            index = hub.hf_hub_download(repository, weights, token=token)
-            wanted += shard_names(_index(index), f"{repository}/{weights}")
-        return Path(hub.snapshot_download(repository, allow_patterns=wanted, token=token))
+        info = hub.model_info(repository, token=token, timeout=TIMEOUT, revision=revision)
+        names = [file.rfilename for file in info.siblings or ()]
+
+        def one(name: str) -> str:
+            return hub.hf_hub_download(repository, name, token=token, revision=revision)
+
+        wanted = layouts.wanted(names, Listed(names, one), f"{repository} on the hub", subfolder)
+        return Path(
+            hub.snapshot_download(repository, allow_patterns=wanted, token=token, revision=revision)
+        )
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"{repository} asks for its licence to be accepted: do so at "
@@ -55,29 +88,26 @@ def fetch(repository: str, token: str | None = None) -> Path:
     except CheckpointError:
         raise
     except Exception as error:  # what "no network" raises differs between the client's versions
-        cached = _cached(repository)
+        cached = _cached(repository, subfolder, revision)
         if cached is not None:
             return cached
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{repository} is not in the hub's cache and cannot be downloaded ({reason}). "
-            f"Connect and try again, or run `hf download {repository}` where there is a network "
+            f"Connect and try again, or set HF_ENDPOINT to a mirror of the hub that you reach, "
+            f"or run `hf download {repository}` where there is a network "
             "and point HF_HOME at its cache, or give the path of a local checkpoint. "
             'patchword.load("demo") needs no network'
         ) from error
 
 
-def _cached(repository: str) -> Path | None:
+def _cached(repository: str, subfolder: str | None, revision: str | None) -> Path | None:
     """The folder of an earlier download, if its weights are in it."""
     import huggingface_hub as hub
 
-    for name in WEIGHTS:
-        path = hub.try_to_load_from_cache(repository, name)
+    start = f"{subfolder.strip('/')}/" if subfolder else ""
+    for name in (start + mark for mark in MARKS):
+        path = hub.try_to_load_from_cache(repository, name, revision=revision)
         if isinstance(path, str):
-            return Path(path).parent
+            return Path(path).parents[name.count("/")]
     return None
-
-
-def _index(path: str | Path) -> Any:
-    """A downloaded index.json, parsed."""
-    return Files(Path(path).parent)[Path(path).name]

@@ -33,6 +33,7 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
     "open_clip_pytorch_model.bin",
 )
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # of images
 # What a tokenizer states in JSON.
 WORDS = (
     "tokenizer.json",
@@ -56,19 +57,23 @@ class Stored:
 class Files(Mapping[str, Any]):
     """The JSON files of a folder by name, parsed when asked for.
 
-    words: another folder that the tokenizer's files (`WORDS`) are taken from, where it has any.
-    Raises CheckpointError for a file that is not JSON.
+    words, pixels: other folders that the files of the tokenizer (`WORDS`) and of the image
+    processor (`PROCESSORS`) are taken from, where they have any. Raises CheckpointError for a file
+    that is not JSON.
     """
 
-    def __init__(self, folder: Path, words: Path | None = None) -> None:
+    def __init__(self, folder: Path, words: Path | None = None, pixels: Path | None = None) -> None:
         self.folder = folder
-        elsewhere = words is not None and any((words / name).is_file() for name in WORDS)
-        self.words = words if words is not None and elsewhere else folder
+        self.words, self.pixels = folder, folder
+        if words is not None and any((words / name).is_file() for name in WORDS):
+            self.words = words
+        if pixels is not None and any((pixels / name).is_file() for name in PROCESSORS):
+            self.pixels = pixels
         self._parsed: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._parsed:
-            path = (self.words if name in WORDS else self.folder) / name
+            path = self._folder(name) / name
             if not name.endswith(".json") or not path.is_file():
                 raise KeyError(name)
             try:
@@ -76,6 +81,11 @@ class Files(Mapping[str, Any]):
             except (ValueError, OSError) as error:
                 raise CheckpointError(f"{path} is not readable JSON: {error}") from error
         return self._parsed[name]
+
+    def _folder(self, name: str) -> Path:
+        if name in WORDS:
+            return self.words
+        return self.pixels if name in PROCESSORS else self.folder
 
     @property
     def parsed(self) -> tuple[str, ...]:
@@ -98,6 +108,7 @@ class Source:
     tensors: Mapping[str, Stored]
     metadata: Mapping[str, str]  # of a safetensors file
     files: Files
+    adapter: Path | None = None  # the file of an adapter that is merged into the tensors
 
     @property
     def folder(self) -> Path:

@@ -77,7 +77,9 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
     for kind in ("weight", "bias"):
         yield Rename(f"{embeddings}.patch_embeddings.projection.{kind}", f"{OURS}.{kind}")
         yield Rename(f"{whole}layernorm.{kind}", f"image.norm.{kind}")
-        yield Drop(f"pooler.dense.{kind}", why="follows the class token, but no task reads it")
+        yield Drop(
+            f"{whole}pooler.dense.{kind}", why="follows the class token, but no task reads it"
+        )
         for theirs, ours in heads.items() if config.classes else ():
             yield Rename(f"{theirs}.{kind}", f"image.{ours}.{kind}")
         for i in range(vision.depth):

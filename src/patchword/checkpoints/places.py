@@ -1,0 +1,125 @@
+"""Where a model is: embedded, at a path, on the hub or in another store; and its adapter."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+from patchword.checkpoints import adapters, hub, layouts, stores
+from patchword.checkpoints.read import Source, open_path, preferred
+from patchword.errors import CheckpointError
+
+EMBEDDED = ("demo", "demo-blip")  # the models that travel in the package: a CLIP and a BLIP
+
+
+def locate(
+    source: str,
+    token: str | None = None,
+    subfolder: str | None = None,
+    adapter: str | None = None,
+) -> Source:
+    """The opened files of what the user named, an adapter merged into its weights.
+
+    subfolder: the folder inside that holds the model. adapter: a folder or hub id to take the
+    adapter from instead of that which lies beside. Raises CheckpointError if something is nowhere.
+    """
+    path, name = place(source, token, subfolder)
+    if adapter is None:
+        return _opened(path, name, token)
+    folder = _folder(place(adapter, token)[0])
+    file = adapters.found(folder)
+    if file is None:
+        needed = f"{layouts.ADAPTER} and {' or '.join(layouts.ADAPTER_WEIGHTS)}"
+        raise CheckpointError(f"{adapter} is no adapter, which is {needed}")
+    if path.is_dir() and adapters.found(path) and not path.samefile(folder):
+        raise CheckpointError(f"{source} has an adapter of its own; give a base without one")
+    return adapters.merge(open_path(path, name), file)
+
+
+def place(
+    source: str, token: str | None = None, subfolder: str | None = None, revision: str | None = None
+) -> tuple[Path, str]:
+    """The folder or file of what the user named, here after it was fetched where it was not, and
+    the name under which another process finds it again."""
+    if source in EMBEDDED:
+        path, name = Path(str(importlib.resources.files("patchword"))) / "assets" / source, source
+    elif Path(source).expanduser().exists():
+        path = Path(source).expanduser()
+        name = str(path.resolve())
+    elif stores.is_url(source):
+        path, name = stores.fetch(source, token, subfolder), source
+    elif hub.is_id(source):
+        path, name = hub.fetch(source, token, subfolder, revision), source
+    else:
+        raise CheckpointError(
+            f"{source}: no such file or folder, nor is it a hub id like organisation/name; "
+            f'the embedded models are "{EMBEDDED[0]}" and "{EMBEDDED[1]}"'
+        )
+    if path.is_dir():
+        return layouts.inside(path, name, subfolder), name
+    if subfolder is not None:
+        raise CheckpointError(f"{name} is a file and has no folder {subfolder}")
+    return path, name
+
+
+def _folder(path: Path) -> Path:
+    """The folder of an adapter that was named by its file."""
+    return path.parent if path.name in layouts.ADAPTER_WEIGHTS else path
+
+
+def _opened(path: Path, name: str, token: str | None) -> Source:
+    """The weights of a path, with the adapter in them or beside them merged."""
+    folder = _folder(path)
+    file = adapters.found(folder if folder.is_dir() else folder.parent)
+    if folder.is_dir() and file is not None:
+        return _on_base(file, name, token)
+    opened = adapters.unmixed(open_path(folder, name))
+    if file is not None and opened.adapter is None:
+        warnings.warn(
+            f"{path} is loaded without {file.name} beside it; give the folder, and it is merged",
+            stacklevel=5,
+        )
+    if folder.is_dir() and opened.adapter is None and layouts.ADAPTER in opened.files:
+        raise CheckpointError(
+            f"{name} has {layouts.ADAPTER}, but no {' or '.join(layouts.ADAPTER_WEIGHTS)}"
+        )
+    return opened
+
+
+def _on_base(file: Path, name: str, token: str | None) -> Source:
+    """An adapter merged into the weights beside it, as transformers does with such a folder, else
+    into the base that it names."""
+    folder = file.parent
+    lora = adapters.read(folder)
+    if preferred([p.name for p in folder.iterdir()]) is not None:
+        if lora.base is not None and not _is_here(lora.base, folder):
+            warnings.warn(
+                f"{name} holds weights, and an adapter made on {lora.base}: it is merged into the "
+                f"weights beside it; for the other base load({lora.base!r}, adapter={name!r})",
+                stacklevel=5,
+            )
+        return adapters.merge(open_path(folder, name), file)
+    advice = f"give the base, with this as its adapter: load(BASE, adapter={name!r})"
+    if lora.base is None:
+        raise CheckpointError(f"{lora.where} names no base_model_name_or_path; {advice}")
+    try:
+        base, called = place(_meant(lora.base, folder), token, revision=lora.revision)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{name} is an adapter whose base, {lora.base}, is not to be had ({error}); {advice}"
+        ) from error
+    return replace(adapters.merge(_opened(base, called, token), file), name=name)
+
+
+def _meant(base: str, folder: Path) -> str:
+    """A base as the adapter names it; a path may also be relative to the adapter's folder."""
+    beside = folder / base
+    return str(beside) if not Path(base).exists() and beside.exists() else base
+
+
+def _is_here(base: str, folder: Path) -> bool:
+    path = Path(_meant(base, folder)).expanduser()
+    return path.is_dir() and os.path.samefile(path, folder)

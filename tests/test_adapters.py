@@ -1,0 +1,439 @@
+"""LoRA adapters as peft writes them: alone, beside their base, and in the checkpoint itself; what
+they compute is what transformers and peft compute."""
+
+import torchvision_cpu  # noqa: F401  # before everything that imports torchvision
+
+# isort: split
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import patchword
+from patchword.checkpoints.stores import MODELSCOPE
+from patchword.errors import CheckpointError
+
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+SIGHT = dict(SMALL, image_size=32, patch_size=16)
+WORDS = 99
+PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+IDS = torch.tensor([[98, 1, 2, 3], [4, 5, 98, 0]])
+
+
+def scrambled(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights large enough that whatever is wrong with them shows."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.2, generator=generator)
+    return network.eval()
+
+
+def clip() -> nn.Module:
+    part = dict(SMALL, projection_dim=32)
+    text = dict(part, vocab_size=WORDS, eos_token_id=98, bos_token_id=97, pad_token_id=0)
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(
+        projection_dim=32, vision_config={**part, **SIGHT}, text_config=text
+    )
+    return scrambled(transformers.CLIPModel(config))
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A CLIP as transformers saves it."""
+    clip().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def adapted(network: nn.Module, **settings: Any) -> nn.Module:
+    """With an adapter none of whose tensors is zero."""
+    lora = peft.get_peft_model(network, peft.LoraConfig(**{"r": 4, "lora_alpha": 12, **settings}))
+    generator = torch.Generator().manual_seed(9)
+    for name, parameter in lora.named_parameters():
+        if "lora_" in name or parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.3, generator=generator)
+    return lora.eval()
+
+
+def write(base: Path, folder: Path, **settings: Any) -> Path:
+    """The folder of an adapter of the CLIP at `base`."""
+    network = transformers.CLIPModel.from_pretrained(base)
+    adapted(network, **settings).save_pretrained(folder)
+    return folder
+
+
+def answers(network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Features of images and texts as transformers computes them."""
+    with torch.no_grad():
+        image = network.get_image_features(pixel_values=PIXELS)
+        text = network.get_text_features(input_ids=IDS, attention_mask=torch.ones_like(IDS))
+    return image.pooler_output, text.pooler_output
+
+
+def theirs(base: Path, folder: Path) -> tuple[Tensor, Tensor]:
+    """Those of the base with its adapter merged by peft."""
+    network = transformers.CLIPModel.from_pretrained(base)
+    return answers(peft.PeftModel.from_pretrained(network, folder).merge_and_unload().eval())
+
+
+def ours(source: Path | str, **options: Any) -> tuple[Tensor, Tensor]:
+    """Those of patchword."""
+    network = patchword.load(source, **options).network
+    with torch.no_grad():
+        return network.encode_image(PIXELS), network.encode_text(IDS)
+
+
+def check(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    for mine, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+LAYERS = ["q_proj", "v_proj", "out_proj", "fc1", "fc2"]
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {"target_modules": ["q_proj", "v_proj"]},
+    "all": {"target_modules": "all-linear"},
+    "rsLoRA": {"target_modules": LAYERS, "use_rslora": True},
+    "patterns": {
+        "target_modules": LAYERS,
+        "rank_pattern": {"fc1": 2, r"layers\.1\.self_attn\.q_proj": 3, "vision_model.*v_proj": 1},
+        "alpha_pattern": {r"^text_model\..*\.fc1": 5, "q_proj": 7},
+    },
+    "patterns, rsLoRA": {"target_modules": LAYERS, "rank_pattern": {"fc1": 2}, "use_rslora": True},
+    "bias of all": {"target_modules": ["q_proj", "fc2"], "bias": "all"},
+    "bias of LoRA's": {"target_modules": ["q_proj", "fc2"], "bias": "lora_only"},
+    "bias of B": {"target_modules": ["q_proj", "fc2"], "lora_bias": True},
+    "saved whole": {"target_modules": ["q_proj"], "modules_to_save": ["visual_projection", "fc2"]},
+    "fan_in_fan_out": {"target_modules": ["q_proj", "fc1"], "fan_in_fan_out": True},
+    "embeddings": {"target_modules": ["token_embedding", "position_embedding"]},
+    "convolution": {"target_modules": ["patch_embedding", "fc1"]},
+    "one layer": {
+        "target_modules": ["q_proj"],
+        "layers_to_transform": [1],
+        "layers_pattern": "layers",
+    },
+    "gaussian": {"target_modules": ["q_proj"], "init_lora_weights": "gaussian"},
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_alone(base: Path, tmp_path: Path, kind: str) -> None:
+    folder = write(base, tmp_path / "adapter", **KINDS[kind])
+    expected = theirs(base, folder)
+    check(ours(folder), expected)
+    alone = answers(transformers.CLIPModel.from_pretrained(base))
+    assert not torch.allclose(expected[1], alone[1], atol=0.05)  # it does something
+    model = patchword.load(folder)
+    assert model.fingerprint != patchword.load(base).fingerprint
+    weights = model.config.read_from[0]
+    assert str(base / "model.safetensors") in weights
+    assert f"LoRA adapter {folder / 'adapter_model.safetensors'}" in weights
+
+
+def test_a_zero_adapter_is_its_base(base: Path, tmp_path: Path) -> None:
+    network = transformers.CLIPModel.from_pretrained(base)
+    lora = peft.get_peft_model(network, peft.LoraConfig(target_modules=["q_proj"]))
+    lora.save_pretrained(tmp_path / "adapter")
+    assert patchword.load(tmp_path / "adapter").fingerprint == patchword.load(base).fingerprint
+
+
+def test_weights_in_half_precision(base: Path, tmp_path: Path) -> None:
+    """peft merges in the type of the base's weights; here they are float32 before they are."""
+    folder = write(base, tmp_path / "adapter", target_modules=LAYERS)
+    transformers.CLIPModel.from_pretrained(base).bfloat16().save_pretrained(base)
+    network = transformers.CLIPModel.from_pretrained(base, dtype=torch.float32)
+    check(ours(folder), answers(peft.PeftModel.from_pretrained(network, folder).merge_and_unload()))
+
+
+def test_beside_its_base(base: Path) -> None:
+    """As transformers does it: from_pretrained of such a folder applies the adapter."""
+    write(base, base, target_modules=LAYERS)
+    expected = answers(transformers.CLIPModel.from_pretrained(base).eval())
+    check(ours(base), expected)
+    with pytest.warns(UserWarning, match=r"loaded without adapter_model.safetensors beside it"):
+        alone = ours(base / "model.safetensors")
+    check(alone, answers(clip()))
+
+
+def test_beside_its_base_after_a_move(base: Path, tmp_path: Path) -> None:
+    """As transformers does it: of a whole folder the weights in it are the base."""
+    write(base, base, target_modules=LAYERS)
+    expected = ours(base)
+    moved = base.rename(tmp_path / "elsewhere")
+    check(answers(transformers.CLIPModel.from_pretrained(moved).eval()), expected)
+    with pytest.warns(UserWarning, match="made on .*base: it is merged into the weights beside it"):
+        check(ours(moved), expected)
+    check(ours(moved, adapter=moved), expected)
+
+
+def test_beside_weights_that_are_not_its_base(base: Path, tmp_path: Path) -> None:
+    folder = write(base, tmp_path / "both", target_modules=LAYERS)
+    scrambled(transformers.CLIPModel.from_pretrained(base), seed=3).save_pretrained(folder)
+    expected = answers(transformers.CLIPModel.from_pretrained(folder).eval())
+    with pytest.warns(UserWarning, match="for the other base load") as told:
+        check(ours(folder), expected)
+    assert f"load({str(base)!r}, adapter={str(folder)!r})" in str(told[0].message)
+    check(ours(base, adapter=folder), theirs(base, folder))
+
+
+def test_given_beside_its_base(base: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    folder = write(base, tmp_path / "adapter", target_modules=LAYERS)
+    expected = theirs(base, folder)
+    stated = folder / "adapter_config.json"
+    stated.write_text(stated.read_text().replace(str(base), "/root/nowhere"))
+    with pytest.raises(CheckpointError, match="load\\(BASE, adapter="):
+        patchword.load(folder)
+    monkeypatch.chdir(tmp_path)
+    model = patchword.load("base", adapter="adapter")
+    check(ours("base", adapter="adapter"), expected)
+    monkeypatch.chdir("/")
+    assert patchword.load(model.name, **model.options).fingerprint == model.fingerprint
+    check(ours(base, adapter=folder / "adapter_model.safetensors"), expected)
+    with pytest.raises(CheckpointError, match=r"is no adapter, which is adapter_config.json and "):
+        patchword.load(base, adapter=base)
+
+
+def test_a_base_named_by_a_path_in_the_folder(base: Path, tmp_path: Path) -> None:
+    folder = write(base, tmp_path / "adapter", target_modules=LAYERS)
+    expected = theirs(base, folder)
+    stated = folder / "adapter_config.json"
+    stated.write_text(stated.read_text().replace(str(base), "../base"))
+    check(ours(folder), expected)
+
+
+def test_the_file_of_an_adapter(base: Path, tmp_path: Path) -> None:
+    folder = write(base, tmp_path / "adapter", target_modules=LAYERS)
+    check(ours(folder / "adapter_model.safetensors"), theirs(base, folder))
+    bins = tmp_path / "bin"
+    shutil.copytree(folder, bins)
+    torch.save(load_file(bins / "adapter_model.safetensors"), bins / "adapter_model.bin")
+    (bins / "adapter_model.safetensors").unlink()
+    check(ours(bins), theirs(base, folder))
+
+
+@pytest.mark.parametrize("kind", ["plain", "bias of all", "saved whole", "embeddings", "bias of B"])
+@pytest.mark.parametrize("prefixed", [True, False])
+def test_in_the_checkpoint(base: Path, tmp_path: Path, kind: str, prefixed: bool) -> None:
+    lora = adapted(transformers.CLIPModel.from_pretrained(base), **KINDS[kind])
+    folder = tmp_path / "whole"
+    shutil.copytree(base, folder)
+    (folder / "model.safetensors").unlink()
+    state = lora.state_dict() if prefixed else lora.base_model.model.state_dict()
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"put its adapter_config.json beside"):
+        patchword.load(folder)
+    lora.save_pretrained(tmp_path / "adapter")
+    shutil.copy(tmp_path / "adapter" / "adapter_config.json", folder)
+    check(ours(folder / "pytorch_model.bin"), theirs(base, tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize("kind", ["ViT", "Swin"])
+def test_a_head_on_a_bare_tower(tmp_path: Path, kind: str) -> None:
+    """The usual way to teach a ViT new classes: the head is saved whole, the base has none. In
+    transformers 5 modules have other names than in files, and adapters carry those."""
+    tower: Callable[[Any], nn.Module] = getattr(transformers, f"{kind}Model")
+    settings = SIGHT
+    if kind == "Swin":
+        settings = {
+            "image_size": 32,
+            "patch_size": 4,
+            "embed_dim": 16,
+            "depths": [2, 2],
+            "window_size": 2,
+        }
+        settings["num_heads"] = [2, 4]
+    bare = scrambled(tower(getattr(transformers, f"{kind}Config")(**settings)))
+    bare.save_pretrained(tmp_path / "tower")
+    sizes = {"size": {"height": 32, "width": 32}}
+    transformers.ViTImageProcessor(**sizes).save_pretrained(tmp_path / "tower")
+    whole = getattr(transformers, f"{kind}ForImageClassification")
+    network = whole.from_pretrained(tmp_path / "tower", num_labels=3)
+    layers = ["q_proj", "v_proj", "o_proj", "fc1", "fc2"]
+    lora = adapted(network, target_modules=layers, modules_to_save=["classifier"], bias="lora_only")
+    lora.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        expected = lora(pixel_values=PIXELS).logits
+        model = patchword.load(tmp_path / "adapter")
+        torch.testing.assert_close(model.network(PIXELS), expected)
+    assert model.config.classes == 3
+
+
+def test_names_of_transformers_4(tmp_path: Path) -> None:
+    """Adapters of ViTs made then call modules as files do."""
+    network = scrambled(transformers.ViTForImageClassification(transformers.ViTConfig(**SIGHT)))
+    network.save_pretrained(tmp_path / "base")
+    lora = adapted(network, target_modules=["q_proj", "v_proj"])
+    lora.save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    old = {
+        name.replace(".layers.", ".encoder.layer.")
+        .replace("q_proj", "attention.query")
+        .replace("v_proj", "attention.value"): tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(old, file)
+    model = patchword.load(tmp_path / "base", adapter=tmp_path / "adapter")
+    with torch.no_grad():
+        expected = lora(pixel_values=PIXELS).logits
+        torch.testing.assert_close(model.network(PIXELS), expected)
+
+
+def test_a_text_tower_with_and_without_its_prefix(tmp_path: Path) -> None:
+    config = transformers.CLIPTextConfig(**SMALL, vocab_size=WORDS, eos_token_id=98)
+    scrambled(transformers.CLIPTextModel(config)).save_pretrained(tmp_path / "base")
+    network = transformers.CLIPTextModel.from_pretrained(tmp_path / "base")
+    lora = adapted(network, target_modules=["q_proj", "v_proj"])
+    lora.save_pretrained(tmp_path / "adapter")
+    expected = patchword.load(tmp_path / "adapter").fingerprint
+    file = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(file)
+    save_file({f"text_model.{name}": t for name, t in tensors.items()}, file)
+    assert patchword.load(tmp_path / "adapter").fingerprint == expected
+    save_file(tensors, file)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    longer = {
+        n.replace("model.model.", "model.model.text_model."): t for n, t in load_file(file).items()
+    }
+    save_file(longer, file)
+    assert patchword.load(tmp_path / "adapter").fingerprint == expected
+
+
+# Refused
+
+
+OTHERS = {
+    "LOHA": peft.LoHaConfig(target_modules=["q_proj"]),
+    "LOKR": peft.LoKrConfig(target_modules=["q_proj"]),
+    "IA3": peft.IA3Config(target_modules=["q_proj", "fc1"], feedforward_modules=["fc1"]),
+    "OFT": peft.OFTConfig(target_modules=["q_proj"], oft_block_size=8),
+    "ADALORA": peft.AdaLoraConfig(target_modules=["q_proj"], total_step=10),
+    "VERA": peft.VeraConfig(target_modules=["q_proj"]),
+    "LN_TUNING": peft.LNTuningConfig(target_modules=["layer_norm1"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_adapters_are_refused_by_name(base: Path, tmp_path: Path, kind: str) -> None:
+    network = transformers.CLIPModel.from_pretrained(base)
+    peft.get_peft_model(network, OTHERS[kind]).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match=f"peft_type '{kind}'.*merge_and_unload"):
+        patchword.load(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"use_dora": True}, "is a DoRA"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora'"),
+        ({"trainable_token_indices": {"token_embedding": [1, 2]}}, "trainable_token_indices"),
+    ],
+)
+def test_other_loras_are_refused_by_name(
+    base: Path, tmp_path: Path, settings: dict[str, Any], told: str
+) -> None:
+    folder = write(base, tmp_path / "adapter", target_modules=["q_proj"], **settings)
+    with pytest.raises(CheckpointError, match=told):
+        patchword.load(folder)
+
+
+def test_a_key_of_a_later_peft(base: Path, tmp_path: Path) -> None:
+    folder = write(base, tmp_path / "adapter", target_modules=["q_proj"])
+    edit(folder, use_something_new=True)
+    with pytest.raises(
+        CheckpointError, match="use_something_new is True, which patchword does not"
+    ):
+        patchword.load(folder)
+
+
+def edit(folder: Path, **values: Any) -> None:
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"r": 5}, "the rank 5, its A has 4"),
+        ({"lora_alpha": None}, "no numbers for r"),
+        ({"alpha_pattern": [1]}, "no object of patterns"),
+        ({"peft_type": None}, "peft_type None"),
+        ({"base_model_name_or_path": None}, "names no base_model_name_or_path"),
+        ({"base_model_name_or_path": f"{MODELSCOPE}a/b"}, "not to be had"),
+    ],
+)
+def test_a_config_that_does_not_fit(
+    base: Path, tmp_path: Path, values: dict[str, Any], told: str
+) -> None:
+    folder = write(base, tmp_path / "adapter", target_modules=["q_proj"])
+    edit(folder, **values)
+    with pytest.raises(CheckpointError, match=told):
+        patchword.load(folder)
+
+
+def damaged(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+
+Q = "base_model.model.text_model.encoder.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.pop(f"{Q}.lora_B.weight"), "q_proj one matrix is missing"),
+        (
+            lambda t: t.update({f"{Q}.lora_B.weight": torch.ones(31, 4)}),
+            r"is \(32, 32\) in the base",
+        ),
+        (lambda t: t.update({f"{Q}.lora_magnitude_vector": torch.ones(32)}), "DoRA"),
+        (lambda t: t.update({f"{Q}.norm.weight": torch.ones(32)}), "the base has no .*norm.weight"),
+        (
+            lambda t: t.update({f"{Q}x.lora_{s}.weight": torch.ones(4, 4) for s in "AB"}),
+            "the base has no .*q_projx",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit(
+    base: Path, tmp_path: Path, change: Callable[[dict[str, Tensor]], object], told: str
+) -> None:
+    folder = write(base, tmp_path / "adapter", target_modules=["q_proj"])
+    damaged(folder, change)
+    with pytest.raises(CheckpointError, match=told):
+        patchword.load(folder)
+
+
+def test_two_adapters_in_one_checkpoint(base: Path, tmp_path: Path) -> None:
+    lora = adapted(transformers.CLIPModel.from_pretrained(base), target_modules=["q_proj"])
+    lora.add_adapter("second", peft.LoraConfig(target_modules=["q_proj"]))
+    lora.save_pretrained(tmp_path / "adapter")
+    torch.save(lora.state_dict(), base / "pytorch_model.bin")
+    shutil.copy(tmp_path / "adapter" / "adapter_config.json", base)
+    with pytest.raises(CheckpointError, match="several adapters, default, second"):
+        patchword.load(base / "pytorch_model.bin")
+
+
+def test_a_lora_of_other_scripts(base: Path) -> None:
+    file = base / "model.safetensors"
+    extra = {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(4, 32)}
+    save_file({**load_file(file), **extra}, file)
+    with pytest.raises(CheckpointError, match="a LoRA as kohya's scripts and diffusers write it"):
+        patchword.load(base)
