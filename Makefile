@@ -5,7 +5,7 @@
 # make check-shared   the tests that need the corpora at DATA
 # make venv      .venv with everything that tests and benchmarks need
 # make bench     the benchmarks, peers beside ours; needs the data at DATA
-# make docs      write docs/cli.md anew
+# make docs      write docs/cli.md and docs/api.md anew
 # make samples   draw the samples anew
 # make receipts  ask the original libraries again what tests/receipts holds
 
@@ -62,6 +62,7 @@ bench: $(TESTING)
 
 docs: $(RUNTIME)
 	$(BIN)/python tools/cli_reference.py > docs/cli.md
+	$(BIN)/python tools/api_reference.py > docs/api.md
 
 samples: $(RUNTIME)
 	$(BIN)/python tools/samples.py samples

@@ -40,6 +40,7 @@ ODD: dict[str, Callable[[], Any]] = {  # made anew for each call: a generator is
     "int": lambda: 3,
     "zero": lambda: 0,
     "negative": lambda: -1,
+    "large": lambda: 10**12,
     "huge": lambda: 10**30,
     "numpy int": lambda: np.int64(2),
     "float": lambda: 0.5,

@@ -25,7 +25,6 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 CHINESE = ROOT / "README.zh-CN.md"
-CLI = ROOT / "docs" / "cli.md"
 # cli.md is generated, and test_docs_pictures runs pictures.md.
 PAGES = [
     README,
@@ -170,7 +169,8 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert [name for name in files if not (document.parent / name).exists()] == []
 
 
-def test_cli_reference_is_current() -> None:
-    command = [sys.executable, str(ROOT / "tools" / "cli_reference.py")]
+@pytest.mark.parametrize("name", ["cli", "api"])
+def test_references_are_current(name: str) -> None:
+    command = [sys.executable, str(ROOT / "tools" / f"{name}_reference.py")]
     fresh = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert CLI.read_text() == fresh, "docs/cli.md is old: make docs"
+    assert (ROOT / "docs" / f"{name}.md").read_text() == fresh, f"docs/{name}.md is old: make docs"

@@ -327,6 +327,11 @@ def test_searches_that_cannot_be(captioner: Pair) -> None:
         ("count is 4", {"count": 4}),
         ("count is 2", {"beams": 1, "count": 2}),
         ("count is 0", {"top_p": 0.9, "count": 0}),
+        ("count is 10000000000; it must be at most 1000", {"top_p": 0.9, "count": 10**10}),
+        ("beams is 1001; it must be at most 1000", {"beams": 1001}),
+        ("length_penalty is 1e[+]30", {"length_penalty": 1e30}),
+        ("repetition_penalty is nan", {"repetition_penalty": float("nan")}),
+        ("min_length is -1", {"min_length": -1}),
     ):
         prompt = str(search.pop("prompt", ""))
         with pytest.raises(ConfigError, match=said):

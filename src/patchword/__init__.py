@@ -10,26 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchword.api import (
-        AddReport,
-        Answer,
-        AnyRes,
-        AttentionMap,
-        Caption,
-        Choice,
-        Heatmap,
-        Hit,
-        Index,
-        Match,
-        Model,
-        Reranked,
-        Score,
-        TextStates,
-        Tiling,
-        load,
-        open_index,
-        save,
-    )
+    from patchword.api import Model, load, open_index, save
     from patchword.errors import (
         CheckpointError,
         ConfigError,
@@ -41,6 +22,15 @@ if TYPE_CHECKING:
         TokenizerError,
         UnsupportedError,
     )
+    from patchword.images.tiles import Tiling
+    from patchword.index import AddReport, Hit, Index
+    from patchword.tasks.ask import Answer, Choice
+    from patchword.tasks.attention import AttentionMap
+    from patchword.tasks.caption import Caption
+    from patchword.tasks.classify import Score
+    from patchword.tasks.encoders import AnyRes, TextStates
+    from patchword.tasks.match import Match, Reranked
+    from patchword.where.heatmap import Heatmap
 
 __all__ = [
     "AddReport",
@@ -75,12 +65,30 @@ __all__ = [
 __version__ = version("patchword")
 
 
+_HOMES = {  # of results
+    "Tiling": "images.tiles",
+    "AddReport": "index",
+    "Hit": "index",
+    "Index": "index",
+    "Answer": "tasks.ask",
+    "Choice": "tasks.ask",
+    "AttentionMap": "tasks.attention",
+    "Caption": "tasks.caption",
+    "Score": "tasks.classify",
+    "AnyRes": "tasks.encoders",
+    "TextStates": "tasks.encoders",
+    "Match": "tasks.match",
+    "Reranked": "tasks.match",
+    "Heatmap": "where.heatmap",
+}
+
+
 def _public(name: str) -> Any:
     """Public names are imported when first used, so that `patchword --help` waits for no torch."""
     if name not in __all__:
         raise AttributeError(f"module 'patchword' has no attribute {name!r}")
-    home = "errors" if name.endswith(("Error", "Warning")) else "api"
-    return getattr(import_module(f"patchword.{home}"), name)
+    above = "errors" if name.endswith(("Error", "Warning")) else "api"
+    return getattr(import_module(f"patchword.{_HOMES.get(name, above)}"), name)
 
 
 if not TYPE_CHECKING:  # a type checker knows the names, and that there are no others

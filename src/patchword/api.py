@@ -18,11 +18,11 @@ from patchword.bundle import Bundle, Vector, converted
 from patchword.engines.device import DTYPES, as_device, as_dtype
 from patchword.images import ImageLike
 from patchword.images.tiles import Tiling
-from patchword.index import AddReport, Hit, Index
+from patchword.index import Index
 from patchword.models.generate import GenerationOptions
 from patchword.options import checked
 from patchword.tasks.ask import MAX_LENGTH as ANSWER_LENGTH
-from patchword.tasks.ask import Answer, Choice, ask
+from patchword.tasks.ask import Answer, ask
 from patchword.tasks.attention import AttentionMap, attention
 from patchword.tasks.caption import MAX_LENGTH as CAPTION_LENGTH
 from patchword.tasks.caption import Caption, caption, longest
@@ -37,27 +37,6 @@ from patchword.tasks.encoders import (
 )
 from patchword.tasks.match import F, Match, Reranked, match, rerank
 from patchword.where.heatmap import Heatmap, heatmap
-
-__all__ = [
-    "AddReport",
-    "Answer",
-    "AnyRes",
-    "AttentionMap",
-    "Caption",
-    "Choice",
-    "Heatmap",
-    "Hit",
-    "Index",
-    "Match",
-    "Model",
-    "Reranked",
-    "Score",
-    "TextStates",
-    "Tiling",
-    "load",
-    "open_index",
-    "save",
-]
 
 Images = ImageLike | Iterable[ImageLike]  # one image is a list of one
 

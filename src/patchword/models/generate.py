@@ -22,6 +22,8 @@ Step = Callable[[Tensor, Sequence[BlockCache]], Tensor]
 
 NEVER = float("-inf")
 BEAMS = 3  # salesforce/BLIP, configs/caption_coco.yaml
+# Beyond these, memory or the range of numbers gives out before anything is written.
+MOST = {"beams": 1000, "count": 1000, "length_penalty": 10, "repetition_penalty": 100}
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ class GenerationOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, most in MOST.items():
+            value = getattr(self, name)
+            if value is not None and not abs(value) <= most:  # nor is NaN
+                raise ConfigError(f"{name} is {value}; it must be at most {most}")
+        if self.min_length < 0:
+            raise ConfigError(f"min_length is {self.min_length}; it must be 0 or more")
         if self.beam_width < 1:
             raise ConfigError(f"beams is {self.beams}; it must be 1 or more")
         if self.repetition_penalty <= 0:

@@ -1,0 +1,148 @@
+"""Models and results as Python's own tools see them: repr, pickle, copies, threads, notebooks, type
+checkers."""
+
+import copy
+import dataclasses
+import io
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import patchword
+from patchword.tasks.reconstruct import Reconstruction
+
+pytestmark = pytest.mark.slow
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+JOBS: dict[str, Callable[[patchword.Model], Any]] = {
+    "Heatmap": lambda model: model.heatmap(PIXELS, "a hat"),
+    "AttentionMap": lambda model: model.attention(PIXELS),
+    "Match": lambda model: model.match(PIXELS, "a hat"),
+    "Caption": lambda model: model.caption(PIXELS)[0],
+    "Answer": lambda model: model.ask(PIXELS, "what is it?", ["hat", "shoe"]),
+    "Score": lambda model: model.classify(PIXELS, ["hat", "shoe"])[0][0],
+    "AnyRes": lambda model: model.anyres_features(PIXELS),
+    "Model": lambda model: model,
+    "Index": lambda model: patchword.open_index("index"),
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> patchword.Model:
+    return patchword.load("demo-blip")
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_reprs_are_short_and_hashes_work(model: patchword.Model, name: str) -> None:
+    found = JOBS[name](model)
+    assert type(found).__name__ == name
+    assert repr(found).startswith(f"{name}(")
+    assert len(repr(found)) < 400
+    assert len({found, found}) == 1
+    assert found == found  # arrays have no say in it
+
+
+@pytest.mark.parametrize("name", [name for name in JOBS if name not in ("Model", "Index")])
+def test_results_are_pickled_and_copied_whole(model: patchword.Model, name: str) -> None:
+    found = JOBS[name](model)
+    for other in (pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):
+        for field in dataclasses.fields(found):
+            np.testing.assert_equal(getattr(other, field.name), getattr(found, field.name))
+
+
+def test_models_are_pickled_copied_and_shared_by_threads(model: patchword.Model) -> None:
+    expected = model.embed_images(PIXELS)
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        np.testing.assert_array_equal(other.embed_images(PIXELS), expected)
+    with ThreadPoolExecutor(4) as pool:
+        for row in pool.map(model.embed_images, [PIXELS] * 8):
+            np.testing.assert_allclose(row, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Heatmap", "AttentionMap"])
+def test_notebooks_show_pictures(model: patchword.Model, name: str, tmp_path: Path) -> None:
+    found = JOBS[name](model)
+    shown = Image.open(io.BytesIO(found._repr_png_()))
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(found.picture()))
+    found.save(tmp_path / "new" / "saved.png")
+    saved = Image.open(tmp_path / "new" / "saved.png")
+    np.testing.assert_array_equal(np.asarray(saved), np.asarray(shown))
+    with pytest.raises(patchword.UnsupportedError, match=r"must end in \.png or \.jpg"):
+        found.save(tmp_path / "saved.doc")
+
+
+def test_reconstructions_are_shown_too() -> None:
+    found = Reconstruction(PIXELS, PIXELS, PIXELS, np.zeros((48, 64), bool))
+    assert repr(found).count("(48, 64, 3)") == 3
+    assert found._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
+def test_a_model_of_another_type_is_the_one_loaded_so(dtype: str) -> None:
+    whole = patchword.load("demo")
+    half, loaded = whole.to(dtype), patchword.load("demo", dtype=dtype)
+    assert isinstance(half, patchword.Model)
+    assert (half.fingerprint, half.options) == (loaded.fingerprint, loaded.options)
+    np.testing.assert_array_equal(half.embed_images(PIXELS), loaded.embed_images(PIXELS))
+    assert whole.engine.dtype == torch.float32
+    assert whole.fingerprint == patchword.load("demo").fingerprint
+    assert half.to("cpu", "float32").options == {}
+    assert half.to("float32").fingerprint not in (half.fingerprint, whole.fingerprint)
+
+
+def test_a_model_on_its_own_device(model: patchword.Model) -> None:
+    there = model.to("cpu")
+    assert there.fingerprint == model.fingerprint
+    assert there.network is not model.network
+    with pytest.raises(patchword.UnsupportedError, match="no such device"):
+        model.to("gpu")
+
+
+def test_a_model_saves_itself(tmp_path: Path) -> None:
+    model = patchword.load("demo")
+    again = patchword.load(model.save(tmp_path / "model"))
+    assert again.fingerprint == model.fingerprint
+
+
+RIGHT = """
+import patchword
+from patchword import Answer, Caption, Heatmap, Hit, Match, Score, UnsupportedError
+
+model: patchword.Model = patchword.load("demo", device="cpu", dtype="float32", image_size=64)
+scores: list[list[Score]] = model.classify("photo.jpg", ["hat", "shoe"], reject=0.5)
+heatmap: Heatmap = model.to("bfloat16").heatmap("photo.jpg", "a hat")
+answer: Answer = model.ask("photo.jpg", "what is it?")
+answers: list[Answer] = model.ask("photo.jpg", ["what is it?", "why?"])
+captions: list[Caption] = model.caption(["photo.jpg"], beams=3)
+hits: list[Hit] = patchword.open_index("index").search("a hat", k=3)
+path = patchword.save(model, model.save("folder"))
+"""
+WRONG = {
+    'patchword.load("demo", nonsense=3)': 'Unexpected keyword argument "nonsense"',
+    'patchword.laod("demo")': 'has no attribute "laod"',
+    'patchword.load("demo").caption("photo.jpg", beems=3)': '"beems"',
+    'patchword.load("demo").classify("photo.jpg", reject="0.5")': '"reject"',
+    'patchword.open_index("index").search("a hat", limit=3)': '"limit"',
+}
+
+
+def test_type_checkers_know_every_option(tmp_path: Path) -> None:
+    lines = RIGHT.splitlines()
+    script = tmp_path / "script.py"
+    script.write_text("\n".join([*lines, *WRONG, ""]))
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    said = [line for line in done.stdout.splitlines() if ": error:" in line]
+    assert len(said) == len(WRONG), done.stdout
+    for number, (line, words) in enumerate(zip(said, WRONG.values(), strict=True), len(lines) + 1):
+        assert line.startswith(f"script.py:{number}: error:"), line
+        assert words in line
