@@ -53,7 +53,10 @@ class Model(Bundle):
     def similarity(
         self, images: Images, texts: str | Sequence[str], long_text: str = "truncate"
     ) -> Vector:
-        """Cosines (I, T) of every image with every text; long_text: see `embed_texts`."""
+        """Cosines (I, T), float32, -1 to 1, of every image with every text.
+
+        long_text: see `embed_texts`. Raises as `embed_images` and `embed_texts` do.
+        """
         return self.embed_images(images) @ self.embed_texts(texts, long_text=long_text).T
 
     @checked
@@ -74,7 +77,8 @@ class Model(Bundle):
         reject       0 to 1: "none of these" comes first where even the best label, judged by
                      itself, is less probable
 
-        See `tasks.classify` for the formulas and errors.
+        Raises the ImageError of the first image that fails, and UnsupportedError for labels that
+        are none, empty or twice the same. The formulas: `tasks.classify`.
         """
         return classify(self, images, labels, templates, multi_label, reject)
 
@@ -93,7 +97,8 @@ class Model(Bundle):
         words   of "gradcam": each text's map is followed by those of its words
         layer   of "gradcam": the block whose cross-attention it is
 
-        See `where.heatmap` for the formulas and errors.
+        Raises ImageError, and UnsupportedError for an unknown method or a model without a text
+        tower. The formulas: `where.heatmap`.
         """
         return heatmap(self, image, texts, method, words, layer)
 
@@ -107,7 +112,7 @@ class Model(Bundle):
         head     one of them; None: their mean, then each
         rollout  the product of all layers instead (Abnar & Zuidema 2020)
 
-        See `tasks.attention`.
+        Raises ImageError, and UnsupportedError for a layer or head that is not there.
         """
         return attention(self, image, layer, head, rollout)
 
@@ -136,7 +141,9 @@ class Model(Bundle):
 
         The options are those of `GenerationOptions`: beam search with 3 beams, unless
         `temperature`, `top_k` or `top_p` is given; then tokens are sampled, always the same for the
-        same image and `seed`. max_length is 20 ids. See `tasks.caption` for errors.
+        same image and `seed`. max_length is 20 ids. Raises UnsupportedError for a model
+        that does not caption, ConfigError for options that cannot be, and the ImageError of the
+        first image that fails.
         """
         options = GenerationOptions(
             beams=beams,
@@ -229,8 +236,12 @@ class Model(Bundle):
 
     @checked
     def match(self, images: Images, texts: str | Sequence[str], batch_size: int = 8) -> Match:
-        """Whether images and texts belong together: `.probabilities` and `.cosines` (I, T); see
-        `tasks.match`."""
+        """How well I images and T texts fit: `.probabilities`, 0 to 1, of the matching head, and
+        `.cosines`, both (I, T) (Li et al. 2022, section 3.2).
+
+        Raises the ImageError of the first image that fails, and UnsupportedError for a model
+        without a matching head.
+        """
         return match(self, images, texts, batch_size)
 
     @checked
@@ -250,7 +261,8 @@ class Model(Bundle):
         pad: bool = True,
         batch_size: int = 32,
     ) -> Vector:
-        """Hidden states (N, L, D) of every token of texts; see `tasks.encoders`."""
+        """Hidden states (N, L, D), float32, of every token of texts; arguments and errors are
+        those of `encode_texts`."""
         return encode_texts(self, texts, layer, norm, pad, batch_size).states
 
     @checked
@@ -262,7 +274,15 @@ class Model(Bundle):
         pad: bool = True,
         batch_size: int = 32,
     ) -> TextStates:
-        """The same with the pooled vectors and the ids; see `tasks.encoders`."""
+        """Ids, hidden states and pooled vectors of texts, for a network that they condition.
+
+        layer  0 is what enters the first block, i leaves block i, -1 leaves the last
+        norm   whether the final norm follows; None: after the last block only
+        pad    to the model's context, else to the longest text
+
+        Raises UnsupportedError for a model without a text tower or that layer, TokenizerError for
+        one without a tokenizer.
+        """
         return encode_texts(self, texts, layer, norm, pad, batch_size)
 
     @checked
@@ -275,7 +295,15 @@ class Model(Bundle):
         batch_size: int = 32,
         exact: bool = False,
     ) -> Vector:
-        """Features (N, tokens, D) of the patches of images; see `tasks.encoders`."""
+        """Features (N, tokens, D), float32, of the patches of images, row by row.
+
+        layer        as for `encode_texts`; -2 is that of LLaVA
+        class_token  with all tokens that stand before the patches
+        norm         with the final norm
+
+        Raises the ImageError of the first image that fails, and UnsupportedError for a model
+        without that layer, or whose images have different numbers of patches.
+        """
         return patch_features(self, images, layer, class_token, norm, batch_size, exact)
 
     @checked
@@ -287,7 +315,11 @@ class Model(Bundle):
         candidates: Sequence[Sequence[int]] | None = None,
         exact: bool = False,
     ) -> AnyRes:
-        """Patch features of a photo's thumbnail and of its tiles; see `tasks.encoders`."""
+        """Patch features of a photo's thumbnail and of its tiles, as LLaVA-NeXT has them.
+
+        candidates: canvases (height, width) in pixels to choose from; None: LLaVA-NeXT's grids.
+        Raises ImageError, and UnsupportedError for canvases that tiles do not fill.
+        """
         return anyres_features(self, image, layer, norm, candidates, exact)
 
     @checked
@@ -297,8 +329,8 @@ class Model(Bundle):
         candidates: Sequence[Sequence[int]] | None = None,
         exact: bool = False,
     ) -> tuple[Vector, Tiling]:
-        """A photo's thumbnail and tiles (1 + rows * columns, 3, S, S), and how they lie; see
-        `tasks.encoders.image_tiles`."""
+        """A photo's thumbnail and tiles (1 + rows * columns, 3, S, S), float32, and how they lie.
+        Raises ImageError and UnsupportedError as `anyres_features` does."""
         return image_tiles(self, image, candidates, exact)
 
     @checked
@@ -355,8 +387,8 @@ def load(
     subfolder   the folder inside that holds the model: "text_encoder" of a diffusion pipeline
     adapter     a folder or hub id of a LoRA adapter to merge; one beside the weights is anyway
 
-    Raises CheckpointError, TokenizerError, and UnsupportedError for a device that is not there; see
-    `checkpoints.load`.
+    Raises CheckpointError where nothing is there or it does not fit whole, TokenizerError, and
+    UnsupportedError for a device that is not there.
     """
     bundle = checkpoints.load(
         source,
@@ -373,13 +405,20 @@ def load(
 
 @checked
 def open_index(path: str | os.PathLike[str]) -> Index:
-    """Open an index of images, or begin one there; see `index.Index`."""
+    """Open the index of images in a folder, or begin one there when something is added.
+
+    Raises IndexStoreError for a folder that cannot be read.
+    """
     return index.open_index(Path(path), load)
 
 
 @checked
 def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
-    """Write a model in patchword's own format: config, weights, tokenizer; `load` reopens it."""
+    """Write a model in patchword's own format, config.json, model.safetensors and tokenizer.json;
+    `load` reopens it. Returns the folder.
+
+    Raises CheckpointError for a folder that holds something other than a patchword model.
+    """
     return checkpoints.save(model, folder)
 
 
