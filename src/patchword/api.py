@@ -162,38 +162,18 @@ class Model(Bundle):
 
     @overload
     def ask(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
-        self,
-        image: ImageLike,
-        questions: str,
-        answers: Sequence[str] | None = None,
-        *,
-        shortlist: int | None = None,
-        beams: int | None = None,
-        max_length: int | None = None,
-        min_length: int = 0,
-        count: int = 1,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
-    ) -> Answer: ...
+        self, image: ImageLike, questions: str, answers: Sequence[str] | None = None, *,
+        shortlist: int | None = None, beams: int | None = None, max_length: int | None = None,
+        min_length: int = 0, count: int = 1, temperature: float | None = None,
+        top_k: int | None = None, top_p: float | None = None, seed: int = 0,
+    ) -> Answer: ...  # fmt: skip
     @overload
     def ask(
-        self,
-        image: ImageLike,
-        questions: Sequence[str],
-        answers: Sequence[str] | None = None,
-        *,
-        shortlist: int | None = None,
-        beams: int | None = None,
-        max_length: int | None = None,
-        min_length: int = 0,
-        count: int = 1,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
-    ) -> list[Answer]: ...
+        self, image: ImageLike, questions: Sequence[str], answers: Sequence[str] | None = None, *,
+        shortlist: int | None = None, beams: int | None = None, max_length: int | None = None,
+        min_length: int = 0, count: int = 1, temperature: float | None = None,
+        top_k: int | None = None, top_p: float | None = None, seed: int = 0,
+    ) -> list[Answer]: ...  # fmt: skip
     @checked
     def ask(
         self,
@@ -216,8 +196,9 @@ class Model(Bundle):
 
         shortlist  with `answers`: only so many are read in full; None: all
 
-        The others are for generated answers, as in `caption`, but max_length is 10 ids. See
-        `tasks.ask` for errors.
+        The others are for generated answers, as in `caption`, but max_length is 10 ids.
+        Raises UnsupportedError for a model that answers no questions, for questions or answers
+        that are empty, too long or twice the same; ConfigError; ImageError.
         """
         length = longest(self, ANSWER_LENGTH) if max_length is None else max_length
         written = GenerationOptions(
@@ -248,8 +229,8 @@ class Model(Bundle):
     def rerank(
         self, hits: Sequence[F], text: str, top: int | None = None, batch_size: int = 8
     ) -> list[Reranked[F]]:
-        """Hits of a search, reranked by the probability that the text belongs to them; see
-        `tasks.match`."""
+        """Hits of a search, the first `top` (None: all) reranked by the probability that the text
+        belongs to them. Raises UnsupportedError for a model without a matching head."""
         return rerank(self, hits, text, top, batch_size)
 
     @checked
@@ -349,13 +330,10 @@ class Model(Bundle):
         type rounds the weights and gives another fingerprint, that of `load(dtype=...)`; digits
         that are lost do not come back. Raises UnsupportedError for a device that is not there.
         """
-        device = self.device
         if dtype is None and str(target).removeprefix("torch.") in DTYPES:
-            kind = as_dtype(target)
-        else:
-            device = as_device(target)
-            kind = self.engine.dtype if dtype is None else as_dtype(dtype)
-        return _model(converted(self, device, kind))
+            return _model(converted(self, self.device, as_dtype(target)))
+        kind = self.engine.dtype if dtype is None else as_dtype(dtype)
+        return _model(converted(self, as_device(target), kind))
 
     @checked
     def save(self, folder: str | os.PathLike[str]) -> Path:
