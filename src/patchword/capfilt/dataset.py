@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from patchword.config import PreprocessConfig
-from patchword.data import SourceConfig, open_sources
-from patchword.data.rows import texts_of
+from patchword.data import SourceConfig, open_sources, tables, tars
+from patchword.data.rows import suffix_of, texts_of
 from patchword.data.table_source import FAULT, PhotosSource, Table
 from patchword.data.tables import READERS
 from patchword.errors import PatchwordError
@@ -98,24 +97,17 @@ def open_photos(path: str, start: Path, image: str = "", caption: str = "") -> P
     config = SourceConfig(kind, path=path, image=image, caption=caption)  # type: ignore[arg-type]
     (source,) = open_sources([config], PreprocessConfig(), ())
     assert isinstance(source, PhotosSource)  # of every kind but scenes
-    files = [] if kind == "folder" else _files(path)
+    files = [] if kind == "folder" else tables.files(path, (*READERS, *tars.SUFFIXES))
     return Photos(source.table, files, start)
 
 
 def _kind(path: str) -> str:
     """What a source of that path is called in a recipe."""
-    suffix = Path(path).suffix.lower()
+    suffix = suffix_of(path)
     if os.path.isdir(path):
         return "folder"
-    if suffix == ".tar":
+    if suffix in tars.SUFFIXES:
         return "webdataset"
     if suffix in READERS:
         return "table"
     raise PatchwordError(f"{path}: no such folder, and no file of {' '.join(READERS)} .tar")
-
-
-def _files(pattern: str) -> list[Path]:
-    """The file of that path, or those that the pattern fits."""
-    if os.path.isfile(pattern):
-        return [Path(pattern)]
-    return sorted(map(Path, glob.glob(pattern, recursive=True)))

@@ -3,9 +3,6 @@ metadata file with a row for each. Read without the `datasets` library."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +10,6 @@ import pyarrow as pa  # type: ignore[import-untyped]
 
 from patchword.data.rows import (
     ANSWERS,
-    CAPTIONS,
     IMAGES,
     LABELS,
     QUESTIONS,
@@ -22,6 +18,7 @@ from patchword.data.rows import (
     Columns,
     answer_column,
     called,
+    caption_columns,
     find,
     first,
     listed,
@@ -29,6 +26,7 @@ from patchword.data.rows import (
     texts_of,
 )
 from patchword.data.table_source import Table
+from patchword.data.text_tables import records
 from patchword.errors import ImageError, PatchwordError, RecipeError
 from patchword.images.files import pictures_in, shown
 
@@ -49,7 +47,7 @@ class Classes(NamedTuple):
 class Entry(NamedTuple):
     """One row of a metadata file."""
 
-    line: int
+    place: str  # in the file: "line 3"
     image: str  # as it is written; "" without one
     captions: list[str]
     label: str | None
@@ -57,12 +55,22 @@ class Entry(NamedTuple):
     answer: Any
 
 
+class Meant(NamedTuple):
+    """Columns by what they hold; the first is read in which a row has something."""
+
+    image: list[str]
+    captions: list[list[str]]  # those of one list are read together
+    label: list[str]
+    question: list[str]
+    answer: list[str]
+
+
 class Metadata(NamedTuple):
     """What a metadata file lists."""
 
     file: Path
     columns: list[str]
-    meant: list[list[str]]  # of these, those of images, captions, classes, questions and answers
+    meant: Meant
     entries: list[Entry]
 
 
@@ -108,20 +116,24 @@ def subfolders(path: Path) -> list[Path]:
 
 
 def metadata(file: Path, named: Columns = USUAL) -> Metadata:
-    """What a .jsonl or .csv file lists; columns as `named`, "" for those of usual names, of which
-    each row may have another. Raises PatchwordError for a line that cannot be read, and for a file
+    """What a table of text lists; columns as `named`, "" for those of usual names, of which each
+    row may have another. Raises PatchwordError for a row that cannot be read, and for a file
     without rows or without a column as named."""
-    read = list(_rows(file))
-    columns = list(dict.fromkeys(key for _, row in read for key in row if isinstance(key, str)))
+    read = list(records(file))
+    columns = list(dict.fromkeys(key for _, row in read for key in row))
     if not read:
         raise RecipeError(f"{file}: no rows")
-    for name in named:
-        find(columns, name, (), str(file))
-    usual = ((NAME, *IMAGES), CAPTIONS, LABELS, QUESTIONS, ANSWERS)
-    meant = [
-        [name] if name else called(columns, words) for name, words in zip(named, usual, strict=True)
-    ]
-    return Metadata(file, columns, meant, [_entry(line, row, meant) for line, row in read])
+    where = str(file)
+    for name in (named.image, *named[2:]):
+        find(columns, name, (), where)
+    usual = ((NAME, *IMAGES), LABELS, QUESTIONS, ANSWERS)
+    image, label, question, answer = (
+        [name] if name else called(columns, words)
+        for name, words in zip((named.image, *named[2:]), usual, strict=True)
+    )
+    captions = caption_columns(columns, named.caption, where)
+    meant = Meant(image, captions, label, question, answer)
+    return Metadata(file, columns, meant, [_entry(place, row, meant) for place, row in read])
 
 
 def as_table(found: Metadata, questions: bool = False) -> Table:
@@ -139,7 +151,13 @@ def as_table(found: Metadata, questions: bool = False) -> Table:
     classes: dict[str, str | None] = {}
     for entry in found.entries:
         texts.setdefault(entry.image, []).extend(entry.captions)
-        classes[entry.image] = entry.label or classes.get(entry.image)
+        known = classes.get(entry.image)
+        if entry.image and known and entry.label not in (None, known):
+            raise RecipeError(
+                f"{file}, {entry.place}: {entry.image} is {entry.label!r}, and {known!r} in a row "
+                "before; an image has one class"
+            )
+        classes[entry.image] = entry.label or known
     apart = questions and bool(question or answer)
     images = [entry.image for entry in found.entries] if apart else list(texts)
     columns = {"image": pa.array(images, pa.string())}
@@ -165,37 +183,16 @@ def as_table(found: Metadata, questions: bool = False) -> Table:
     )
 
 
-def _entry(line: int, row: dict[str, Any], meant: list[list[str]]) -> Entry:
-    images, captions, labels, questions, answers = meant
-    image = next((row[name] for name in images if row.get(name)), "")
-    texts = next((found for name in captions if (found := texts_of(row.get(name)))), [])
-    label = next((str(row[name]) for name in labels if row.get(name) not in (None, "")), None)
+def _entry(place: str, row: dict[str, Any], meant: Meant) -> Entry:
+    image = next((row[name] for name in meant.image if row.get(name)), "")
+    texts = next(
+        (
+            found
+            for group in meant.captions
+            if (found := [text for name in group for text in texts_of(row.get(name))])
+        ),
+        [],
+    )
+    label = next((str(row[name]) for name in meant.label if row.get(name) not in (None, "")), None)
     named = image if isinstance(image, str) else ""
-    return Entry(line, named, texts, label, first(row, questions), first(row, answers))
-
-
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each row of a .jsonl or .csv file with the number of its line."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            if file.suffix.lower() == ".csv":
-                reader = csv.DictReader(lines)
-                for row in reader:
-                    yield reader.line_num, row
-                return
-            for number, text in enumerate(lines, start=1):
-                if text.strip():
-                    yield number, _record(file, number, text)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise PatchwordError(f"{file}: {reason}") from error
-
-
-def _record(file: Path, number: int, text: str) -> dict[str, Any]:
-    try:
-        row = json.loads(text)
-    except ValueError as error:
-        raise PatchwordError(f"{file}, line {number}: not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise PatchwordError(f"{file}, line {number}: not a JSON object")
-    return row
+    return Entry(place, named, texts, label, first(row, meant.question), first(row, meant.answer))

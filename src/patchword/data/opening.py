@@ -10,7 +10,7 @@ from typing import TypeVar
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from patchword.config import PreprocessConfig
-from patchword.data import folders, tables
+from patchword.data import folders, tables, tars
 from patchword.data.augment import Look
 from patchword.data.config import SourceConfig
 from patchword.data.rows import ArrowRows, Columns, listed
@@ -103,8 +103,8 @@ def _table(config: SourceConfig, questions: bool) -> Table:
     if config.kind == "folder":
         return _folder(config, named, questions)
     if config.kind == "webdataset":
-        tars = tables.files(config.path, (".tar",))
-        return meant(config.path, TarRows(tars, named))
+        found = tables.files(config.path, tars.SUFFIXES)
+        return meant(config.path, TarRows(found, named))
     if config.kind == "hub":
         rows = tables.open_hub(config.path, config.subset, config.split)
         return tables.meant(config.path, rows, None, named)

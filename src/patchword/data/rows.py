@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -16,6 +19,7 @@ IMAGES = (
 )  # fmt: skip
 CAPTIONS = ("caption", "captions", "text", "texts", "title", "sentence", "sentences", "description")
 LABELS = ("label", "class", "class_name", "category", "cls", "target")
+LISTED = 30  # columns in a message
 QUESTIONS = ("question", "questions")
 ANSWERS = ("answer", "answers", "multiple_choice_answer")  # the last: VQAv2's
 
@@ -68,6 +72,60 @@ class ArrowRows:
             yield value.as_py()
 
 
+class Together:
+    """Rows with one column more: several of their columns as one of lists."""
+
+    def __init__(self, rows: Rows, name: str, columns: Sequence[str]) -> None:
+        self._rows, self.name, self.parts = rows, name, columns
+
+    @property
+    def columns(self) -> Sequence[str]:
+        return [*self._rows.columns, self.name]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        row = self._rows[index]
+        return {**row, self.name: [t for name in self.parts for t in texts_of(row[name])]}
+
+    def column(self, name: str) -> Iterator[Any]:
+        if name != self.name:
+            yield from self._rows.column(name)
+            return
+        for cells in zip(*map(self._rows.column, self.parts), strict=True):
+            yield [text for cell in cells for text in texts_of(cell)]
+
+
+def suffix_of(path: str | os.PathLike[str]) -> str:
+    """The suffix that says what is in a file, lower case: .csv of a.csv and of a.csv.gz."""
+    whole = Path(path)
+    suffix = whole.suffix.lower()
+    return Path(whole.stem).suffix.lower() if suffix == ".gz" else suffix
+
+
+def caption_columns(columns: Sequence[str], asked: str, where: str) -> list[list[str]]:
+    """The columns of captions: those `asked` for, with commas between several; or those of usual
+    names, in that order, each with those that are numbered: caption, caption_2, caption_3.
+
+    Those of one list are captions of one image together, and the next list is read where they are
+    empty. Raises RecipeError for a column that is not there.
+    """
+    if asked and asked not in columns and "," in asked:
+        names = [name.strip() for name in asked.split(",")]
+        for name in names:
+            find(columns, name, (), where)
+        return [names]
+    if asked:
+        find(columns, asked, (), where)
+        return [[asked]]
+    groups = (
+        [name for name in columns if re.fullmatch(rf"{word}[ _.-]?\d*", name, re.IGNORECASE)]
+        for word in CAPTIONS
+    )
+    return [group for group in groups if group]
+
+
 def find(columns: Sequence[str], asked: str, usual: Sequence[str], where: str) -> str | None:
     """The column `asked` for, or that of a usual name; None where there is none of those.
 
@@ -86,8 +144,9 @@ def called(columns: Sequence[str], usual: Sequence[str]) -> list[str]:
 
 
 def listed(columns: Sequence[str]) -> str:
-    """Columns in words."""
-    return ", ".join(columns) or "no columns"
+    """Columns in words, the first of many."""
+    more = len(columns) - LISTED
+    return ", ".join(columns[:LISTED]) + (f" and {more} more" if more > 0 else "") or "no columns"
 
 
 def texts_of(value: Any) -> list[str]:

@@ -17,15 +17,16 @@ from patchword import images
 from patchword.data.augment import Look
 from patchword.data.rows import (
     ANSWERS,
-    CAPTIONS,
     IMAGES,
     LABELS,
     QUESTIONS,
     USUAL,
     Columns,
     Rows,
+    Together,
     answers_of,
     asked_of,
+    caption_columns,
     find,
     listed,
     questions_of,
@@ -107,10 +108,14 @@ def meant(
     if image is None:
         raise RecipeError(f"{where}: no column of images; it has {listed(columns)}; set image")
     others = [name for name in columns if name != image]
-    caption, label, question, answer = (
+    label, question, answer = (
         find(others, name, usual, where)
-        for name, usual in zip(named[1:], (CAPTIONS, LABELS, QUESTIONS, ANSWERS), strict=True)
+        for name, usual in zip(named[2:], (LABELS, QUESTIONS, ANSWERS), strict=True)
     )
+    captions = next(iter(caption_columns(others, named.caption, where)), [])
+    caption = " + ".join(captions) or None
+    if len(captions) > 1:
+        rows = Together(rows, " + ".join(captions), captions)
     return Table(where, rows, image, caption, label, question, answer, base, columns=columns)
 
 

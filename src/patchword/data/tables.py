@@ -7,20 +7,27 @@ files in its own cache, once for all processes of a machine; text files are read
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from braceexpand import braceexpand
+
 from patchword.data import table_source
-from patchword.data.rows import USUAL, Columns, Rows
+from patchword.data.rows import USUAL, Columns, Rows, Together, suffix_of
 from patchword.data.table_source import Table
-from patchword.data.text_tables import csv_rows, json_rows
+from patchword.data.text_tables import CSV, JSON, csv_rows, json_rows
 from patchword.errors import RecipeError
 from patchword.optional import optional
 
-READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+READERS = {
+    **dict.fromkeys(CSV, "csv"),
+    **dict.fromkeys(JSON, "json"),
+    ".parquet": "parquet",
+}
 
 
 class DatasetRows:
@@ -60,26 +67,48 @@ class DatasetRows:
 
 
 def files(pattern: str, suffixes: Sequence[str]) -> list[Path]:
-    """The file of that path, or those that the pattern (*, ?, [...], **) fits, sorted.
+    """The file of that path, or those that the pattern fits, in its order: with braces as in a
+    shell ({a,b}, {000..127}), all of which have to be there, and *, ?, [...] and **, sorted.
 
     Raises RecipeError where there is none, one is empty, or they are not of one of the suffixes.
     """
-    whole = Path(pattern)
-    found = [whole] if whole.is_file() else sorted(map(Path, glob.glob(pattern, recursive=True)))
-    if not pattern or not found:
-        raise RecipeError(f"{pattern or 'data.path'}: no such file; a pattern may have * and **")
+    found = [file for part in _expanded(pattern) for file in _matching(part)]
+    if len(set(found)) < len(found):
+        raise RecipeError(f"{pattern}: names some files twice")
     for file in found:
-        if not file.is_file() or file.suffix.lower() not in suffixes:
+        if not file.is_file() or suffix_of(file) not in suffixes:
             raise RecipeError(f"{file}: not a file of {' '.join(suffixes)}")
         if not file.stat().st_size:
             raise RecipeError(f"{file}: empty")
     return found
 
 
+def _expanded(pattern: str) -> list[str]:
+    """A pattern without its braces, as one or more."""
+    if not pattern:
+        raise RecipeError("data.path is empty; it names a file, or a pattern of files")
+    if os.path.exists(pattern):
+        return [pattern]
+    try:
+        return list(braceexpand(pattern))
+    except ValueError as error:
+        raise RecipeError(f"{pattern}: {error}; a brace that is opened has to be closed") from error
+
+
+def _matching(pattern: str) -> list[Path]:
+    whole = Path(pattern)
+    found = [whole] if whole.is_file() else sorted(map(Path, glob.glob(pattern, recursive=True)))
+    if not found:
+        raise RecipeError(
+            f"{pattern}: no such file; a pattern may have *, ** and ranges such as {{000..127}}"
+        )
+    return found
+
+
 def open_table(pattern: str) -> tuple[Rows, Path | None]:
     """The rows of one or more files of one kind, and the folder they are in; None for several."""
     found = files(pattern, tuple(READERS))
-    kinds = {READERS[file.suffix.lower()] for file in found}
+    kinds = {READERS[suffix_of(file)] for file in found}
     if len(kinds) > 1:
         raise RecipeError(f"{pattern}: {' and '.join(sorted(kinds))} files; give one kind a source")
     folders = {file.parent for file in found}
@@ -109,8 +138,12 @@ def meant(where: str, rows: Rows, base: Path | None, named: Columns = USUAL) -> 
         return table_source.meant(where, rows, named, base)
     table = table_source.meant(where, rows, named, base, rows.pictures)
     columns = (table.image, table.caption, table.label, table.question, table.answer)
-    wanted = [name for name in columns if name]
     names = rows.names(table.label) if table.label else ()
+    wanted = [name for name in columns if name and name in rows.columns]
+    if isinstance(table.rows, Together):
+        parts = table.rows.parts
+        narrow = Together(rows.only([*wanted, *parts]), table.rows.name, parts)
+        return replace(table, rows=narrow, names=names)
     return replace(table, rows=rows.only(wanted), names=names)
 
 

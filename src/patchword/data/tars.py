@@ -35,6 +35,7 @@ from patchword.images.files import picture_suffixes
 
 TEXTS = ("txt", "text", "caption")  # suffixes of a caption
 CLASS = "cls"  # the suffix of a class
+SUFFIXES = (".tar", ".tgz")  # and .tar.gz
 IMAGE, CAPTION, LABEL, QUESTION, ANSWER = Columns._fields
 
 

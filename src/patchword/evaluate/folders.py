@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from patchword.data import folders, tables
 from patchword.data.folders import METADATA, NAME, TEST, TRAIN
-from patchword.data.rows import CAPTIONS, listed, texts_of
+from patchword.data.rows import CAPTIONS, listed, suffix_of, texts_of
 from patchword.data.table_source import Table
+from patchword.data.text_tables import CSV, JSON
 from patchword.errors import PatchwordError
 from patchword.images import ImageLike
 
-LISTS = (".csv", ".jsonl")  # read line by line, without the `datasets` library
+TEXT = (*CSV, *JSON)  # read row by row, without the `datasets` library
 
 
 class TableImages(Sequence[ImageLike]):
@@ -74,7 +75,7 @@ def splits(path: Path) -> tuple[Path, Path | None]:
 
 def table_in(path: Path) -> Path | None:
     """The table: `path` itself, or the metadata file in the folder; None where there is none."""
-    return path if path.suffix.lower() in tables.READERS else folders.metadata_in(path)
+    return path if suffix_of(path) in tables.READERS else folders.metadata_in(path)
 
 
 def captions_in(path: Path) -> Path | None:
@@ -83,7 +84,7 @@ def captions_in(path: Path) -> Path | None:
     file = table_in(path)
     if file is None:
         return None
-    if file.suffix.lower() in LISTS:
+    if suffix_of(file) in TEXT:
         entries = folders.metadata(file).entries
         captions, labels = any(e.captions for e in entries), any(e.label for e in entries)
     else:
@@ -116,13 +117,13 @@ def captioned(path: Path) -> Captioned:
     file = table_in(path)
     if file is None:
         raise PatchwordError(f"{path}: no {' or '.join(METADATA)} with captions")
-    if file.suffix.lower() in LISTS:
+    if suffix_of(file) in TEXT:
         found: dict[str, list[str]] = {}
         for entry in folders.metadata(file).entries:
             if not entry.image:
-                raise PatchwordError(f"{file}, line {entry.line}: no {NAME!r}; it names the image")
+                raise PatchwordError(f"{file}, {entry.place}: no {NAME!r}; it names the image")
             if not entry.captions:
-                raise PatchwordError(f"{file}, line {entry.line}: no {_either(CAPTIONS[:4])}")
+                raise PatchwordError(f"{file}, {entry.place}: no {_either(CAPTIONS[:4])}")
             found.setdefault(str(file.parent / entry.image), []).extend(entry.captions)
         return Captioned(file, tuple(found), tuple(map(tuple, found.values())))
     table = _table(file)
@@ -150,7 +151,7 @@ def agreeing(known: Labelled, test: Labelled) -> NDArray[np.int64]:
 
 
 def _table(file: Path) -> Table:
-    if file.suffix.lower() in LISTS:
+    if suffix_of(file) in TEXT:
         return folders.as_table(folders.metadata(file))
     rows, base = tables.open_table(str(file))
     return tables.meant(str(file), rows, base)

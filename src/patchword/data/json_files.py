@@ -1,0 +1,146 @@
+"""Tables of objects: an object per line, one list of objects, or COCO's file of captions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from patchword.data.rows import listed, suffix_of
+from patchword.errors import PatchwordError, RecipeError
+from patchword.text.lines import text_lines
+
+LOOKED_AT = 64  # images of COCO's file that are looked for
+
+# Its place ("line 3", or "entry 3" of a list), its text as JSON, its value.
+Record = tuple[str, str, dict[str, Any]]
+
+
+def json_records(file: Path) -> Iterator[Record]:
+    """The objects of a .jsonl or .json file. Raises RecipeError, with the line or entry, for what
+    is no JSON object."""
+    try:
+        yield from _records(file)
+    except RecipeError:
+        raise
+    except PatchwordError as error:
+        raise RecipeError(str(error)) from error
+
+
+def _records(file: Path) -> Iterator[Record]:
+    whole, name = True, str(file)  # whole: whether all lines together may be one value
+    lines = text_lines(file)
+    for number, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        if whole and (text.lstrip().startswith("[") or _is_begun(file, text)):
+            value = _parsed(text + "".join(lines), name, number)
+            yield from _table(value, file, number)
+            return
+        value = _parsed(text.rstrip(), name, number)
+        if not isinstance(value, dict):
+            raise RecipeError(f"{name}, line {number}: not a JSON object")
+        if whole and _is_dataset(value):
+            yield from _table(value, file, number)
+        else:
+            yield f"line {number}", text, value
+        whole = False
+
+
+def _is_begun(file: Path, text: str) -> bool:
+    """Whether a first line is the beginning of an object of several lines."""
+    if suffix_of(file) != ".json":
+        return False
+    try:
+        json.loads(text)
+    except ValueError:
+        return text.lstrip().startswith("{")
+    return False
+
+
+def _parsed(text: str, file: str, number: int) -> Any:
+    """The value of a text that begins in that line."""
+    try:
+        value = json.loads(text)
+        if "\\u" in text:  # half of a pair of escapes cannot be written as UTF-8
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RecipeError(f"{file}, line {number}: a text that is not Unicode ({error})") from error
+    except ValueError as error:
+        line = number - 1 + getattr(error, "lineno", 1)
+        raise RecipeError(f"{file}, line {line}: not JSON ({error})") from error
+    return value
+
+
+def _is_dataset(value: Mapping[str, Any]) -> bool:
+    """Whether an object is a whole dataset: that of COCO, or of Karpathy's splits."""
+    return isinstance(value.get("images"), list) and len(value) > 1
+
+
+def _table(value: Any, file: Path, number: int) -> Iterator[Record]:
+    """The rows of a value that is a whole table and begins in that line."""
+    where = f"{file}, line {number}"
+    if isinstance(value, list):
+        rows = value
+    elif _is_dataset(value):
+        rows = _dataset(value, where, file.parent)
+    else:
+        raise RecipeError(
+            f"{where}: one object, with {listed(list(value))}; a table is one object per line, a "
+            "list of objects, or COCO's file of captions"
+        )
+    for entry, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise RecipeError(f"{where}: not a JSON object (entry {entry})")
+        yield f"entry {entry}", json.dumps(row), row
+
+
+def _dataset(value: Mapping[str, Any], where: str, folder: Path) -> list[dict[str, Any]]:
+    images = value["images"]
+    if images and isinstance(images[0], dict) and "sentences" in images[0]:
+        raise RecipeError(
+            f"{where}: Karpathy's file of several splits; write the images of one as a .jsonl with "
+            'file_name and captions, {"file_name": "val2014/1.jpg", "captions": ["...", "..."]}'
+        )
+    rows = _coco(images, value.get("annotations"), where)
+    start = _images_from(folder, [row["file_name"] for row in rows[:LOOKED_AT]])
+    for row in rows:
+        row["file_name"] = os.path.normpath(os.path.join(start, row["file_name"]))
+    return rows
+
+
+def _images_from(folder: Path, names: list[str]) -> str:
+    """Where the images of a file in that folder are, told from there: in it, in a folder in it, or,
+    as in COCO's own layout of annotations/ and val2017/, in one beside it; "" for not found."""
+    around = [place for root in (folder, folder.parent) for place in sorted(root.glob("*/"))]
+    for place in (folder, *around):
+        if any((place / name).is_file() for name in names):
+            return os.path.relpath(place, folder)
+    return ""
+
+
+def _coco(images: list[Any], annotations: Any, where: str) -> list[dict[str, Any]]:
+    """A row for each image of COCO's format (https://cocodataset.org/#format-data, "Image
+    Captioning"), with all its captions; one without keeps its row."""
+    rows: dict[Any, dict[str, Any]] = {}
+    try:
+        for image in images:
+            if image["id"] in rows:
+                raise RecipeError(f"{where}: two images have the id {image['id']!r}")
+            rows[image["id"]] = {"file_name": image["file_name"], "captions": []}
+        for number, each in enumerate(annotations or (), start=1):
+            if each["image_id"] not in rows:
+                raise RecipeError(
+                    f"{where}: annotation {number} is of image {each['image_id']!r}, which is not "
+                    "among the images"
+                )
+            rows[each["image_id"]]["captions"].append(each["caption"])
+    except (KeyError, TypeError) as error:
+        told = f"without {error}" if isinstance(error, KeyError) else f"not as expected ({error})"
+        raise RecipeError(
+            f"{where}: COCO's file of captions has images with id and file_name, and annotations "
+            f"with image_id and caption; here is one {told}"
+        ) from error
+    return list(rows.values())
