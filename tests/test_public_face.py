@@ -119,6 +119,12 @@ def test_layers_and_heads_that_are_not_there(demo: Model, layer: int, head: int 
         demo.attention(PIXELS, layer, head)
 
 
+@pytest.mark.parametrize("texts", ["", "  ", ["a hat", ""], []])
+def test_a_heatmap_of_nothing(demo: Model, texts: str | list[str]) -> None:
+    with pytest.raises(UnsupportedError, match="one text or more, none of them empty"):
+        demo.heatmap(PIXELS, texts)
+
+
 def test_a_head_of_the_rollout(demo: Model) -> None:
     with pytest.raises(UnsupportedError, match="leave out head or rollout"):
         demo.attention(PIXELS, head=0, rollout=True)

@@ -16,6 +16,7 @@ import torch
 from patchword import checkpoints, index
 from patchword.bundle import Bundle, Vector, converted
 from patchword.engines.device import DTYPES, as_device, as_dtype
+from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.tiles import Tiling
 from patchword.index import Index
@@ -202,15 +203,9 @@ class Model(Bundle):
         """
         length = longest(self, ANSWER_LENGTH) if max_length is None else max_length
         written = GenerationOptions(
-            beams=beams,
-            max_length=length,
-            min_length=min_length,
-            count=count,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-        )
+            beams=beams, max_length=length, min_length=min_length, count=count,
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+        )  # fmt: skip
         usual = GenerationOptions(max_length=longest(self, ANSWER_LENGTH))
         options = None if written == usual else written
         return ask(self, image, questions, answers, shortlist, options)
@@ -333,7 +328,11 @@ class Model(Bundle):
         if dtype is None and str(target).removeprefix("torch.") in DTYPES:
             return _model(converted(self, self.device, as_dtype(target)))
         kind = self.engine.dtype if dtype is None else as_dtype(dtype)
-        return _model(converted(self, as_device(target), kind))
+        try:
+            device = as_device(target)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{error}; types are {', '.join(DTYPES)}") from error
+        return _model(converted(self, device, kind))
 
     @checked
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -369,15 +368,9 @@ def load(
     UnsupportedError for a device that is not there.
     """
     bundle = checkpoints.load(
-        source,
-        device=device,
-        dtype=dtype,
-        tokenizer=tokenizer,
-        token=token,
-        image_size=image_size,
-        subfolder=subfolder,
-        adapter=adapter,
-    )
+        source, device=device, dtype=dtype, tokenizer=tokenizer, token=token,
+        image_size=image_size, subfolder=subfolder, adapter=adapter,
+    )  # fmt: skip
     return _model(bundle)
 
 

@@ -50,6 +50,7 @@ SYNONYMS = {
     "n": "k",
     "limit": "k",
     "top_k": "k",
+    "topk": "k",
     "filter": "where",
     "torch_dtype": "dtype",
     "precision": "dtype",
