@@ -64,8 +64,10 @@ def heatmap(
     Raises ImageError, or UnsupportedError for an unknown method or a model that reads no text.
     """
     texts = as_texts(texts)
-    if not texts or not all(text.strip() for text in texts):
-        raise UnsupportedError(f"a heatmap needs one text or more, none of them empty: {texts!r}")
+    if not texts:
+        raise UnsupportedError("a heatmap needs at least one text")
+    if empty := [text for text in texts if not text.strip()]:
+        raise UnsupportedError(f"a text without words has no heatmap: {empty[0]!r}")
     method = resolve(model, method)
     if method != GRADCAM and (words or layer is not None):
         raise UnsupportedError(f"words and layer are of method {GRADCAM!r}, not of {method!r}")
