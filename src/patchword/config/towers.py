@@ -42,8 +42,8 @@ class ViTConfig:
     eps: Eps = 1e-6
     # "cls" class token, norm; "avg" mean of patches, norm; "norm_avg" norm, mean; "map" norm, one
     # learned query attends (SigLIP); "distilled" class and distillation token, norm, a head each
-    # (DeiT)
-    pool: Literal["cls", "avg", "norm_avg", "map", "distilled"] = "cls"
+    # (DeiT); "raw_avg" mean of patches, and no norm at all (transformers' classifiers of CLIP)
+    pool: Literal["cls", "avg", "norm_avg", "raw_avg", "map", "distilled"] = "cls"
     class_token: bool = True
     registers: Annotated[int, Within(0, 1024)] = 0  # extra learned tokens after the class token
     # (Darcet et al. 2024)

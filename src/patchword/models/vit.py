@@ -73,7 +73,7 @@ class VisionTransformer(nn.Module):
             )
             for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(width, eps)
+        self.norm = nn.Identity() if config.pool == "raw_avg" else nn.LayerNorm(width, eps)
         if config.pool == "map":
             self.attn_pool = MapPool(width, config.heads, config.mlp_width, config.activation, eps)
         self.head = Linear(width, out, bias=head_bias) if out else nn.Identity()
@@ -229,7 +229,7 @@ class VisionTransformer(nn.Module):
             return self.norm(x[:, 0])  # type: ignore[no-any-return]
         if kind == "distilled":
             return self.norm(x[:, :2])  # type: ignore[no-any-return]
-        if kind == "avg":
+        if kind in ("avg", "raw_avg"):
             return self.norm(self._mean(x, present))  # type: ignore[no-any-return]
         x = self.norm(x)
         if kind == "norm_avg":

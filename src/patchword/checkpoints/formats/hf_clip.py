@@ -1,4 +1,5 @@
-"""Hugging Face's CLIP: CLIPModel, and each of its towers alone with or without projection.
+"""Hugging Face's CLIP: CLIPModel, each of its towers alone with or without projection, and the
+image classifier.
 
 CLIPTextModel and CLIPTextModelWithProjection condition diffusion models (`text_encoder` of a
 pipeline), CLIPVisionModel is the image encoder of many vision-language models. Defaults are those
@@ -8,18 +9,21 @@ of transformers' CLIPTextConfig, CLIPVisionConfig, CLIPImageProcessor and CLIPTo
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from patchword.checkpoints.config_reader import (
     Stated,
     highest_id,
     scale_limit,
+    shape_of,
     special_word,
     vocabulary,
 )
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
     config_file,
+    labels,
     layer,
     model_type,
     preprocess,
@@ -31,13 +35,15 @@ from patchword.config import ModelConfig, PreprocessConfig, TextConfig, ViTConfi
 
 TITLE = "a Hugging Face CLIPModel"
 EXPECTS = (
-    "config.json with model_type 'clip', tensors text_model.* and vision_model.*; "
+    "config.json with model_type 'clip', tensors text_model.* and vision_model.*, or "
+    "vision_model.* and classifier.*; "
     "or 'clip_text_model', 'clip_vision_model' and the tensors of that tower"
 )
 
 BOTH, TEXT_ALONE, VISION_ALONE = "clip", "clip_text_model", "clip_vision_model"
 VISION, TEXT = "vision_model.", "text_model."
 LAYERS = "encoder.layers."
+CLASSIFIER = "classifier.weight"
 VISUAL_HEAD, TEXT_HEAD = "visual_projection.weight", "text_projection.weight"
 TEXT_DEFAULT = "transformers' CLIPTextConfig default"
 VISION_DEFAULT = "transformers' CLIPVisionConfig default"
@@ -52,9 +58,11 @@ LEGACY_END = 2
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
-    """CLIP's two projections and text layers under Hugging Face's names, or the type of one tower
-    and its layers."""
+    """CLIP's two projections and text layers under Hugging Face's names, the type of one tower and
+    its layers, or an image tower and a classifier."""
     kind = model_type(files)
+    if kind == BOTH and CLASSIFIER in keys:
+        return any(key.startswith(f"{VISION}{LAYERS}") for key in keys)
     if kind in (TEXT_ALONE, VISION_ALONE):
         parts = (TEXT if kind == TEXT_ALONE else VISION, "")
         return any(key.startswith(f"{part}{LAYERS}") for part in parts for key in keys)
@@ -73,16 +81,21 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         part = tower(stated, "vision_config") if kind == BOTH else stated
         vision = vision_config(part, tensors, "" if bare else VISION)
         pixels = preprocess(files, vision.image_size, stated.assumed)
-    if kind != VISION_ALONE:
+    classes = shape_of(tensors, CLASSIFIER, 2)[0] if CLASSIFIER in tensors else 0
+    if vision is not None and classes:
+        vision = replace(vision, pool="raw_avg")
+    if kind != VISION_ALONE and not classes:
         part = tower(stated, "text_config") if kind == BOTH else stated
         text = _text(part, tensors, files, "" if bare else TEXT)
     head = TEXT_HEAD if kind == TEXT_ALONE else VISUAL_HEAD
-    projected = kind == BOTH or head in tensors
+    projected = not classes and (kind == BOTH or head in tensors)
     return ModelConfig(
         vision=vision,
         text=text,
         preprocess=pixels,
         embed_dim=stated.size("projection_dim", tensors, head) if projected else 0,
+        classes=classes,
+        labels=labels(stated, classes),
         scale_limit=scale_limit(tensors),
         source=BARE if bare else SOURCE,
         assumed=stated.assumed,
@@ -110,7 +123,13 @@ def vision_rules(config: ModelConfig, part: str) -> Iterator[Rule]:
     yield _positions(part)
     for kind in ("weight", "bias"):
         yield Rename(f"{part}pre_layrnorm.{kind}", f"image.norm_pre.{kind}")  # their spelling
-        yield Rename(f"{part}post_layernorm.{kind}", f"image.norm.{kind}")
+        if config.classes:
+            yield Drop(
+                f"{part}post_layernorm.{kind}", why="a classifier averages the patches before"
+            )
+            yield Rename(f"classifier.{kind}", f"image.head.{kind}")
+        else:
+            yield Rename(f"{part}post_layernorm.{kind}", f"image.norm.{kind}")
         for i in range(config.vision.depth):
             yield from layer(f"{part}{LAYERS}{i}", f"image.blocks.{i}", kind)
 
