@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from shrunk import tiny_clip
 
 from patchword import checkpoints, models
-from patchword.bundle import make
+from patchword.bundle import Bundle, make
 from patchword.checkpoints import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -23,9 +24,10 @@ LOAD = """
 import sys
 from patchword import checkpoints
 from patchword.errors import CheckpointError
-for source in sys.argv[1:]:
+for argument in sys.argv[1:]:
+    source, _, subfolder = argument.partition(" ")
     try:
-        model = checkpoints.load(source)
+        model = checkpoints.load(source, subfolder=subfolder or None)
         print("loaded", model.name, model.fingerprint)
     except CheckpointError as error:
         print("error", error)
@@ -66,21 +68,21 @@ class Handler(BaseHTTPRequestHandler):
         if folder is None:
             self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
         elif api and "tree" in parts:
-            files = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": oid(p)}
-                     for p in sorted(folder.iterdir())]  # fmt: skip
+            files = [{"type": "file", "path": n, "size": p.stat().st_size, "oid": oid(p)}
+                     for n, p in files_in(folder)]  # fmt: skip
             self.send(200, json.dumps(files).encode(), {}, body)
         elif api:
-            siblings = [{"rfilename": p.name} for p in sorted(folder.iterdir())]
+            siblings = [{"rfilename": name} for name, _ in files_in(folder)]
             info = {"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings}
             info |= {"private": False, "tags": [], "downloads": 0, "likes": 0}
             self.send(200, json.dumps(info).encode(), {}, body)
         else:
-            path = folder / parts[-1]
+            path = folder.joinpath(*parts[4:])  # organisation/name/resolve/revision/...
             if not path.is_file():
                 self.send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)
                 return
             if body:
-                self.server.sent.append(path.name)
+                self.server.sent.append(path.relative_to(folder).as_posix())
             headers = {"ETag": f'"{oid(path)}"', "X-Repo-Commit": COMMIT}
             self.send(200, path.read_bytes(), headers, body)
 
@@ -93,15 +95,19 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
+def files_in(folder: Path) -> list[tuple[str, Path]]:
+    """The files of a repository by name."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(path.relative_to(folder).as_posix(), path) for path in found]
+
+
 def oid(path: Path) -> str:
     return hashlib.sha1(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Hub]:
-    torch.manual_seed(0)
-    config = tiny_clip()
-    checkpoints.save(make(models.build(config), config, None, ""), tmp_path / "repository")
+    checkpoints.save(small(0), tmp_path / "repository")
     for name in ("pytorch_model.bin", "flax_model.msgpack", "README.md", "big.onnx"):
         (tmp_path / "repository" / name).write_bytes(b"not needed")
     (tmp_path / "bare").mkdir()
@@ -140,10 +146,78 @@ def test_download_then_offline(server: Hub, tmp_path: Path) -> None:
     assert server.sent == []
 
 
+def small(seed: int) -> Bundle:
+    torch.manual_seed(seed)
+    config = tiny_clip()
+    return make(models.build(config), config, None, "")
+
+
+@pytest.fixture
+def layouts(tmp_path: Path) -> Iterator[Hub]:
+    """A hub with a model of sentence-transformers', a pipeline, and an adapter of a third model."""
+    torch.manual_seed(0)
+    base, sentences, pipeline, adapter = (tmp_path / name for name in ("b", "s", "p", "a"))
+    checkpoints.save(small(1), base)
+    checkpoints.save(small(2), sentences / "0_CLIPModel")
+    listed = [{"path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}]
+    (sentences / "modules.json").write_text(json.dumps(listed))
+    checkpoints.save(small(3), pipeline / "text_encoder")
+    checkpoints.save(small(4), pipeline / "text_encoder_2")
+    index = {"text_encoder": ["transformers", "CLIPTextModel"]}
+    (pipeline / "model_index.json").write_text(json.dumps(index))
+    adapter.mkdir()
+    stated = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "org/base"}
+    (adapter / "adapter_config.json").write_text(json.dumps(stated))
+    width = small(1).network.image.blocks[0].attn.proj.weight.shape[0]
+    name = "base_model.model.image.blocks.0.attn.proj.lora_"
+    save_file(
+        {f"{name}A.weight": torch.ones(2, width), f"{name}B.weight": torch.ones(width, 2)},
+        adapter / "adapter_model.safetensors",
+    )
+    for folder in (sentences, pipeline, adapter):
+        (folder / "README.md").write_text("not needed")
+    names = {"org/base": base, "org/st": sentences, "org/pipeline": pipeline, "org/lora": adapter}
+    with Hub(names) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_models_in_folders_and_adapters(layouts: Hub, tmp_path: Path) -> None:
+    prints = {n: small(n).fingerprint for n in (1, 2, 3, 4)}
+    asked = ["org/st", "org/pipeline", "org/pipeline text_encoder", "org/lora"]
+    home = tmp_path / "home"
+    sentences, pipeline, part, lora = load(home, *asked, HF_ENDPOINT=layouts.url)
+    assert sentences == f"loaded org/st {prints[2]}"
+    assert pipeline.endswith("say which with subfolder=: text_encoder (CLIPTextModel)")
+    assert part == f"loaded org/pipeline {prints[3]}"
+    expected = checkpoints.load(tmp_path / "b", adapter=tmp_path / "a").fingerprint
+    assert expected not in prints.values()
+    assert lora == f"loaded org/lora {expected}"
+    model = ["config.json", "model.safetensors"]
+    wanted = {"modules.json", "model_index.json", "adapter_config.json", *model}
+    wanted |= {f"{folder}/{name}" for folder in ("0_CLIPModel", "text_encoder") for name in model}
+    assert set(layouts.sent) == wanted | {"adapter_model.safetensors"}
+    layouts.sent.clear()
+    again = load(home, asked[0], *asked[2:], HF_HUB_OFFLINE="1")
+    assert again == [sentences, part, lora]
+    missing, other = load(
+        home, "org/pipeline text_encoder_2", "org/st x", HF_ENDPOINT="http://127.0.0.1:9"
+    )
+    assert missing.startswith("error org/pipeline is not in the hub's cache and cannot be")
+    assert other.startswith("error org/st is not in the hub's cache")
+    assert layouts.sent == []
+
+
 def test_offline_and_not_cached(tmp_path: Path) -> None:
     (line,) = load(tmp_path, "org/tiny", HF_HUB_OFFLINE="1")
     assert line.startswith("error org/tiny is not in the hub's cache and cannot be downloaded (")
-    for advice in ("hf download org/tiny", "HF_HOME", 'patchword.load("demo") needs no network'):
+    for advice in (
+        "hf download org/tiny",
+        "HF_HOME",
+        "HF_ENDPOINT",
+        'patchword.load("demo") needs no network',
+    ):
         assert advice in line
 
 

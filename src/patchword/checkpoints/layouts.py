@@ -69,8 +69,8 @@ def wanted(
     if weights and weights.endswith(".index.json"):
         files += shard_names(stated[start + weights], f"{where}/{start}{weights}")
     out = [start + name for name in files]
-    folders = [companion(inside, pair) for pair in (WORDS_OF, PIXELS_OF)]
-    out += [name for name in names if posixpath.dirname(name) in folders and inside]
+    folders = {companion(inside, pair) for pair in (WORDS_OF, PIXELS_OF)} - {""}
+    out += [name for name in names if posixpath.dirname(name) in folders]
     out += [name for name in (MODULES, PROMPTS, PIPELINE) if name in names]
     return sorted(set(out))
 
