@@ -15,11 +15,14 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tiny_tokenizers import clip_tokenizer
 from torch import Tensor, nn
 
 import patchword
 from patchword.checkpoints.stores import MODELSCOPE
 from patchword.errors import CheckpointError
+from patchword.train import loop
+from patchword.train.recipe import load
 
 # peft takes the bias of a B for a matrix that was cut. Its class of warnings cannot be imported by
 # the process that gathers results, for torchvision.
@@ -440,3 +443,106 @@ def test_a_lora_of_other_scripts(base: Path) -> None:
     save_file({**load_file(file), **extra}, file)
     with pytest.raises(CheckpointError, match="a LoRA as kohya's scripts and diffusers write it"):
         patchword.load(base)
+
+
+# Written by training
+
+
+RUN = """
+out = "{out}"
+objective = "contrastive"
+init = "{init}"
+steps = 2
+batch = 8
+warmup = 1
+learning_rate = 1e-2
+
+[lora]
+rank = 3
+alpha = 7
+
+[engine]
+device = "cpu"
+workers = 0
+
+[[data]]
+kind = "scenes"
+only = "shapes"
+count = 16
+"""
+
+
+def trained(tmp_path: Path, init: Path | str, *changes: str) -> Path:
+    """The folder of a run that ended."""
+    recipe = tmp_path / "run.toml"
+    recipe.write_text(RUN.format(out=tmp_path / "run", init=init))
+    loop.train(load(recipe, changes))
+    return tmp_path / "run"
+
+
+def test_training_writes_what_peft_loads(tmp_path: Path) -> None:
+    """On a CLIP of transformers, whose queries, keys and values are three layers and ours are one,
+    the adapter is one of that CLIP."""
+    tokenizer = clip_tokenizer()
+    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    text = {**SMALL, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.eos_token_id, **ends}
+    config = transformers.CLIPConfig(vision_config=SIGHT, text_config=text, projection_dim=24)
+    scrambled(transformers.CLIPModel(config)).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    transformers.CLIPImageProcessor(**sizes).save_pretrained(tmp_path / "base")
+    run = trained(tmp_path, tmp_path / "base")
+    with torch.no_grad():
+        check_trained(run, tmp_path / "base", tokenizer)
+
+
+def check_trained(run: Path, folder: Path, tokenizer: Any) -> None:
+    """That a run's adapter makes of its base what the run left."""
+    merged = patchword.load(run / "model").network
+    base = transformers.CLIPModel.from_pretrained(folder).eval()
+    before = base.get_image_features(pixel_values=PIXELS).pooler_output
+    for network in (
+        peft.PeftModel.from_pretrained(base, run / "adapter"),
+        transformers.AutoModel.from_pretrained(run / "adapter").eval(),
+    ):
+        image = network.get_image_features(pixel_values=PIXELS).pooler_output
+        torch.testing.assert_close(merged.encode_image(PIXELS), image)
+        assert not torch.allclose(image, before, atol=0.05)
+        text_features = network.get_text_features(input_ids=tokens(tokenizer)).pooler_output
+        torch.testing.assert_close(merged.encode_text(tokens(tokenizer)), text_features)
+    check_like(patchword.load(run / "adapter").network, merged)
+
+
+def tokens(tokenizer: Any) -> Tensor:
+    return tokenizer(["a red circle", "a blue one"], return_tensors="pt", padding=True).input_ids
+
+
+def check_like(mine: nn.Module, other: nn.Module) -> None:
+    for name, value in other.state_dict().items():
+        torch.testing.assert_close(mine.state_dict()[name], value)
+
+
+def test_training_of_a_patchword_model(tmp_path: Path) -> None:
+    """Its adapter is one of patchword's own network, for patchword and for peft."""
+    run = trained(tmp_path, "demo", 'lora.within=["image"]')
+    merged = patchword.load(run / "model")
+    adapter = patchword.load(run / "adapter")
+    assert adapter.fingerprint != patchword.load("demo").fingerprint
+    check_like(adapter.network, merged.network)
+    network = patchword.load("demo").network
+    theirs = peft.PeftModel.from_pretrained(network, run / "adapter").merge_and_unload()
+    check_like(theirs, merged.network)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (['fresh=["image.head"]'], "parts of the model are not from init"),
+        (["image_size=48"], "the model is not that of init"),
+    ],
+)
+def test_training_of_more_than_an_adapter(tmp_path: Path, changes: list[str], told: str) -> None:
+    with pytest.warns(UserWarning, match=f"no adapter: {told}"):
+        run = trained(tmp_path, "demo", *changes)
+    assert not (run / "adapter").exists()
+    patchword.load(run / "model")

@@ -18,6 +18,7 @@ import torch
 from patchword import bundle, models
 from patchword.bundle import Bundle
 from patchword.checkpoints import layouts
+from patchword.checkpoints.adapter_modules import modules_of
 from patchword.checkpoints.formats import FORMATS, own, recognise
 from patchword.checkpoints.places import EMBEDDED, locate
 from patchword.checkpoints.read import PROCESSORS, Files, Source
@@ -30,7 +31,7 @@ from patchword.images.preprocess import at_size
 from patchword.text import tokenizer_files
 from patchword.text.tokenizer import Tokenizer
 
-__all__ = ["EMBEDDED", "FORMATS", "load", "locate", "recognise", "save"]
+__all__ = ["EMBEDDED", "FORMATS", "load", "locate", "modules_of", "recognise", "save"]
 
 
 def load(

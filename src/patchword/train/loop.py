@@ -79,7 +79,9 @@ class Run:
         self.network = self.begun.network.to(world.device)
         if world.size == 1 or recipe.engine.parallel == "ddp":  # FSDP wants contiguous parameters
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.adapter = None
         if recipe.lora:
+            self.adapter = lora.folder_of(recipe, self.init, self.begun.config, self.network)
             lora.add(self.network, recipe.lora)
         initial_model.choose(self.network, recipe.trainable)
         for block in (each for each in self.network.modules() if isinstance(each, Block)):
@@ -141,6 +143,9 @@ class Run:
         model = None if stopped else self.result()
         if model:
             checkpoints.save(model, folder)
+        if self.adapter and not stopped:
+            average = {name: parallel.whole(each).cpu() for name, each in self.average.items()}
+            self.world.firsts(partial(self.adapter.write, self.out / "adapter", average))
         samples = (step - begun) * recipe.batch
         return Trained(folder, step, samples, list(self.broken.values()), stopped)
 

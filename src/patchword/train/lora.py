@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from torch import nn
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from patchword.errors import RecipeError
+import safetensors.torch
+from torch import Tensor, nn
+
+from patchword import checkpoints
+from patchword.atomic_write import replacing
+from patchword.bundle import Bundle
+from patchword.config import ModelConfig
+from patchword.errors import CheckpointError, RecipeError
 from patchword.optional import optional
 from patchword.train.initial_model import within
-from patchword.train.recipe import LoraConfig
+from patchword.train.recipe import LoraConfig, Recipe
 
 
 def add(network: nn.Module, config: LoraConfig) -> None:
@@ -16,6 +26,18 @@ def add(network: nn.Module, config: LoraConfig) -> None:
     Raises RecipeError where there is no such layer, or no peft.
     """
     peft = optional("peft", "train", "lora", RecipeError)
+    adapters = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=layers(network, config),
+        bias="none",
+    )
+    peft.inject_adapter_in_model(adapters, network)
+
+
+def layers(network: nn.Module, config: LoraConfig) -> list[str]:
+    """The linear layers that `config` names. Raises RecipeError where there is none."""
     ends = tuple(f".{layer}" for layer in config.layers)
     names = [
         name
@@ -27,14 +49,63 @@ def add(network: nn.Module, config: LoraConfig) -> None:
     if not names:
         place = f" within {', '.join(config.within)}" if config.within else ""
         raise RecipeError(f"lora: no linear layer ends in {' or '.join(config.layers)}{place}")
-    adapters = peft.LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=names,
-        bias="none",
-    )
-    peft.inject_adapter_in_model(adapters, network)
+    return names
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What an adapter is called in a folder as peft writes it, for the library that `init` is from.
+
+    base: what `init` is called, as another process finds it. modules: of each of our layers, those
+    of that library, with their rows of our weight.
+    """
+
+    base: str
+    config: LoraConfig
+    modules: Mapping[str, tuple[tuple[str, tuple[int, int]], ...]]
+
+    def write(self, folder: Path, values: Mapping[str, Tensor]) -> None:
+        """adapter_config.json and adapter_model.safetensors; values: of our adapters by name."""
+        peft = optional("peft", "train", "lora", RecipeError)
+        tensors = {}
+        for layer, parts in self.modules.items():
+            a, b = (values[f"{layer}.lora_{side}.default.weight"] for side in "AB")
+            for module, (start, end) in parts:
+                name = f"base_model.model.{module}.lora"
+                tensors[f"{name}_A.weight"] = a.clone()
+                tensors[f"{name}_B.weight"] = b[start:end].contiguous()
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / "adapter_model.safetensors") as part:
+            safetensors.torch.save_file(tensors, part, metadata={"format": "pt"})
+        peft.LoraConfig(
+            r=self.config.rank,
+            lora_alpha=self.config.alpha,
+            lora_dropout=self.config.dropout,
+            target_modules=sorted(name for parts in self.modules.values() for name, _ in parts),
+            bias="none",
+            base_model_name_or_path=self.base,
+            inference_mode=True,
+        ).save_pretrained(str(folder))
+
+
+def folder_of(
+    recipe: Recipe, init: Bundle | None, config: ModelConfig, network: nn.Module
+) -> Folder | None:
+    """How the adapter of a run can be written beside its model; None, after a warning that says
+    why, where what a run leaves is more than its base and an adapter."""
+    lora = recipe.lora
+    assert lora is not None
+    try:
+        if init is None or recipe.fresh:
+            raise CheckpointError("parts of the model are not from init")
+        ours, theirs = (replace(c, source="", assumed={}) for c in (config, init.config))
+        if ours != theirs:
+            raise CheckpointError("the model is not that of init: its config differs")
+        modules = checkpoints.modules_of(recipe.init, init, layers(network, lora))
+    except CheckpointError as error:
+        warnings.warn(f"only the merged model will be written, no adapter: {error}", stacklevel=2)
+        return None
+    return Folder(init.name, lora, modules)
 
 
 def merge(network: nn.Module) -> None:
