@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import peft
 import pytest
 import torch
@@ -276,6 +277,31 @@ def test_a_head_on_a_bare_tower(tmp_path: Path, kind: str) -> None:
         model = patchword.load(tmp_path / "adapter")
         torch.testing.assert_close(model.network(PIXELS), expected)
     assert model.config.classes == 3
+
+
+def test_attention_as_one_parameter(tmp_path: Path) -> None:
+    """open_clip's is torch's MultiheadAttention, to whose output peft adds its product twice."""
+    folder = tmp_path / "base"
+    part = {"width": 64, "layers": 2}
+    sizes = {
+        "embed_dim": 32,
+        "vision_cfg": {**part, "image_size": 32, "patch_size": 16, "head_width": 32},
+        "text_cfg": {**part, "context_length": 16, "vocab_size": WORDS, "heads": 2},
+    }
+    network = scrambled(open_clip.model.CLIP(**sizes))
+    folder.mkdir()
+    state = {n: t.contiguous() for n, t in network.state_dict().items() if n != "attn_mask"}
+    save_file(state, folder / "open_clip_model.safetensors")
+    values = {"model_cfg": sizes, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(values))
+    lora = adapted(network, target_modules=["attn", "c_fc"])
+    lora.save_pretrained(tmp_path / "adapter")
+    model = patchword.load(folder, adapter=tmp_path / "adapter")
+    with torch.no_grad():
+        expected = lora.base_model.model.encode_image(PIXELS)
+        torch.testing.assert_close(model.network.encode_image(PIXELS), expected)
+        merged = lora.merge_and_unload().encode_image(PIXELS)
+        torch.testing.assert_close(model.network.encode_image(PIXELS), merged)
 
 
 def test_names_of_transformers_4(tmp_path: Path) -> None:

@@ -189,7 +189,9 @@ def test_models_in_folders_and_adapters(layouts: Hub, tmp_path: Path) -> None:
     home = tmp_path / "home"
     sentences, pipeline, part, lora = load(home, *asked, HF_ENDPOINT=layouts.url)
     assert sentences == f"loaded org/st {prints[2]}"
-    assert pipeline.endswith("say which with subfolder=: text_encoder (CLIPTextModel)")
+    assert pipeline.endswith(
+        "say which with subfolder=, or --subfolder: text_encoder (CLIPTextModel)"
+    )
     assert part == f"loaded org/pipeline {prints[3]}"
     expected = checkpoints.load(tmp_path / "b", adapter=tmp_path / "a").fingerprint
     assert expected not in prints.values()

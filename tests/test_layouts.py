@@ -183,7 +183,7 @@ def test_a_pipeline_lists_its_encoders(pipeline: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         patchword.load(pipeline)
     assert str(error.value).endswith(
-        "say which with subfolder=: image_encoder (CLIPVisionModelWithProjection), "
+        "say which with subfolder=, or --subfolder: image_encoder (CLIPVisionModelWithProjection), "
         "text_encoder (CLIPTextModel), text_encoder_2 (CLIPTextModelWithProjection)"
     )
 

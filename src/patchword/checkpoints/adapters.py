@@ -226,7 +226,7 @@ def merged(
         out[names.tensor(name)] = tensor
     for module, sides in matrices.items():
         weight = names.weight(module)
-        scaling = lora.scaling(module, _rank(sides, module, lora))
+        scaling = lora.scaling(module, _rank(sides, module, lora)) * (1 + ("twice" in sides))
         out[weight] = _sum(out[weight], sides, scaling, f"{lora.where}: {module}")
         if bias := sides.get("Bbias"):
             place = names.tensor(f"{module}.bias")
@@ -234,7 +234,11 @@ def merged(
     return out
 
 
-Sides = dict[str, Stored]  # "A" and "B", or "eA" and "eB" of an embedding; "Bbias" where B has one
+# "A" and "B", or "eA" and "eB" of an embedding; "Bbias" where B has one; "twice": see `INSIDE`.
+Sides = dict[str, Stored]
+# The output projection of torch's MultiheadAttention, whose product peft adds twice, with and
+# without merging (`MultiheadAttention.merge` of its lora/layer.py), so that it was trained so.
+INSIDE = ".base_layer.out_proj"
 
 
 def _sorted(
@@ -252,6 +256,8 @@ def _sorted(
             leaf = "bias" if matrix["leaf"] == "bias" else ""
             side = ("e" if matrix["kind"] else "") + matrix["side"] + leaf
             matrices.setdefault(module, {})[side] = tensor
+            if matrix["module"].endswith(INSIDE):
+                matrices[module]["twice"] = tensor
         elif saved := SAVED.fullmatch(bare):
             whole[f"{saved[1]}.{saved[2]}"] = tensor
         elif ".original_module." not in bare:  # what modules_to_save was before

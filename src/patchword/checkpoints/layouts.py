@@ -44,7 +44,7 @@ def part(stated: Mapping[str, Any], where: str, subfolder: str | None) -> str:
         return _model_module(modules, stated, where)
     if PIPELINE in stated:
         raise CheckpointError(
-            f"{where} is a pipeline of several models; say which with subfolder=: "
+            f"{where} is a pipeline of several models; say which with subfolder=, or --subfolder: "
             f"{', '.join(_encoders(stated[PIPELINE])) or 'none of them is an encoder'}"
         )
     return ""
