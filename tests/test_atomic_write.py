@@ -23,6 +23,15 @@ def test_text_pieces_and_bytes(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_a_library_may_make_the_file_anew(tmp_path: Path) -> None:
+    """safetensors writes to a file of its own, that nobody else may read, and moves it."""
+    usual = write(tmp_path / "usual", "x").stat().st_mode
+    with replacing(tmp_path / "file") as part:
+        part.unlink()
+        part.touch(0o600)
+    assert (tmp_path / "file").stat().st_mode == usual
+
+
 def test_nothing_is_seen_before_it_is_whole_and_nothing_stays_of_a_failure(tmp_path: Path) -> None:
     path = tmp_path / "file.npy"
     write(path, "old")

@@ -43,6 +43,7 @@ PUBLIC = [
     "PatchwordError",
     "RecipeError",
     "Reranked",
+    "ScopeWarning",
     "Score",
     "TextStates",
     "Tiling",
@@ -63,6 +64,8 @@ MADE = {
     "docs/where.png": "docs/pictures.md",
     f"{ASSETS}/demo/model.safetensors": f"{ASSETS}/demo/4-final.toml",
     f"{ASSETS}/demo-blip/model.safetensors": f"{ASSETS}/demo-blip/6-hear.toml",
+    f"{ASSETS}/demo/scope.safetensors": "tools/scope.py",
+    f"{ASSETS}/demo-blip/scope.safetensors": "tools/scope.py",
 } | {
     f"{SAMPLES}/{line.split(',')[0]}": "tools/samples.py"
     for line in (ROOT / SAMPLES / "captions.csv").read_text().splitlines()[1:]

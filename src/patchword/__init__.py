@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         LongTextWarning,
         PatchwordError,
         RecipeError,
+        ScopeWarning,
         TokenizerError,
         UnsupportedError,
     )
@@ -52,6 +53,7 @@ __all__ = [
     "PatchwordError",
     "RecipeError",
     "Reranked",
+    "ScopeWarning",
     "Score",
     "TextStates",
     "Tiling",

@@ -26,11 +26,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     part = place.with_name(f"{PART}-{secrets.token_hex(8)}{place.suffix[:20]}")
-    part.touch(exist_ok=False)  # with the mode that the user's umask gives
+    part.touch(exist_ok=False)
+    mode = part.stat().st_mode  # as the user's umask gives it; safetensors makes a file of its own
     try:
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
+        part.chmod(mode)
         part.replace(place)
     except BaseException:  # Ctrl-C too leaves no part behind
         with suppress(OSError):

@@ -27,6 +27,7 @@ from patchword.images.one_or_many import as_images
 from patchword.images.preprocess import Geometry, Preprocess
 from patchword.models.protocols import ImageNetwork, Tower
 from patchword.options import at_least, checked, text_list
+from patchword.scope import Check, Scope
 from patchword.text import long_text as long_texts
 from patchword.text.tokenizer import Tokenizer
 
@@ -48,6 +49,8 @@ class Bundle:
                  bundles may be compared only where it is equal
     options      those that `load` was given and that change vectors, as JSON values: what opens the
                  same model again
+    scope        what it was trained on, of a model that says so: other images and words are
+                 warned of
     """
 
     engine: Engine
@@ -57,6 +60,7 @@ class Bundle:
     fingerprint: str
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    scope: Scope | None = None
 
     def __repr__(self) -> str:
         where = f"{self.device}, {str(self.engine.dtype).removeprefix('torch.')}"
@@ -160,10 +164,14 @@ class Bundle:
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         """Each image in order with its unit vector (D,), or the ImageError that it raised."""
 
-        def run(pixels: list[Vector]) -> Vector:
-            return unit(self.engine.encode_image(pixels))
+        check = Check(self.scope, self.name)
 
-        return self._each(sources, run, batch_size, exact)
+        def run(pixels: list[Vector]) -> Vector:
+            rows = unit(self.engine.encode_image(pixels))
+            check.vectors(rows)
+            return rows
+
+        return check.each(self._each(sources, run, batch_size, exact))
 
     @checked
     def embed_images(
@@ -208,7 +216,9 @@ class Bundle:
                 'retrieval model, a CLIP, or the embedded model: patchword.load("demo")'
             )
         at_least("batch_size", batch_size)
-        parts = long_texts.split(tokenizer, as_texts(texts), long_text)
+        texts = as_texts(texts)
+        Check(self.scope, self.name).texts(texts)
+        parts = long_texts.split(tokenizer, texts, long_text)
         return parts.joined(self.embed_rows(parts.rows, batch_size))
 
     def embed_rows(self, rows: Sequence[Sequence[int]], batch_size: int = 256) -> Vector:
@@ -284,13 +294,13 @@ def make(
     tokenizer: Tokenizer | None,
     name: str,
     options: Mapping[str, Any] | None = None,
+    scope: Scope | None = None,
 ) -> Bundle:
     """A bundle that torch runs, in evaluation mode, fingerprinted."""
     engine = TorchEngine(network, own_shapes=config.preprocess.resize == "patches")
     digest = fingerprint(network, config, tokenizer)
-    return Bundle(
-        engine, Preprocess(config.preprocess), tokenizer, config, digest, name, options or {}
-    )
+    pixels = Preprocess(config.preprocess)
+    return Bundle(engine, pixels, tokenizer, config, digest, name, options or {}, scope)
 
 
 def converted(model: Bundle, device: torch.device, dtype: torch.dtype) -> Bundle:
@@ -300,7 +310,7 @@ def converted(model: Bundle, device: torch.device, dtype: torch.dtype) -> Bundle
     options = {name: value for name, value in model.options.items() if name != "dtype"}
     if dtype != torch.float32:
         options["dtype"] = str(dtype).removeprefix("torch.")
-    return make(network, model.config, model.tokenizer, model.name, options)
+    return make(network, model.config, model.tokenizer, model.name, options, model.scope)
 
 
 def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:

@@ -9,8 +9,9 @@
     ├── IndexStoreError   an index that is missing, damaged, or made by another model
     └── RecipeError       a training recipe, or its data, that cannot be run
 
-Each message says what was found, where, and what to do. Beside them, one warning:
-LongTextWarning, of texts that do not fit the context and are cut.
+Each message says what was found, where, and what to do. Beside them, warnings:
+LongTextWarning, of texts that do not fit the context and are cut, and ScopeWarning, of images and
+texts that a model knows nothing about.
 """
 
 
@@ -56,3 +57,7 @@ class RecipeError(PatchwordError):
 
 class LongTextWarning(UserWarning):
     """Texts longer than the model's context, whose ends are cut off."""
+
+
+class ScopeWarning(UserWarning):
+    """Images, words or questions that are unlike all that the model was trained on."""

@@ -17,7 +17,7 @@ import torch
 
 from patchword import bundle, models
 from patchword.bundle import Bundle
-from patchword.checkpoints import layouts
+from patchword.checkpoints import layouts, scope_files
 from patchword.checkpoints.adapter_modules import modules_of
 from patchword.checkpoints.formats import FORMATS, own, recognise
 from patchword.checkpoints.places import EMBEDDED, locate
@@ -94,7 +94,8 @@ def load(
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if number != torch.float32:
         options["dtype"] = str(number).removeprefix("torch.")
-    return bundle.make(network, config, _tokenizer(words, config), opened.name, options)
+    scope = None if size or opened.adapter else scope_files.read(opened.folder)
+    return bundle.make(network, config, _tokenizer(words, config), opened.name, options, scope)
 
 
 def _named(source: Any) -> str:

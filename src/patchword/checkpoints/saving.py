@@ -14,13 +14,15 @@ from torch import Tensor
 
 from patchword.atomic_write import replacing, write
 from patchword.bundle import Bundle
+from patchword.checkpoints import scope_files
 from patchword.checkpoints.formats import own
 from patchword.errors import CheckpointError
 from patchword.text.tokenizer_files import TOKENIZER_FILE
 
 
 def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
-    """Write our own format: config.json, model.safetensors and, with a tokenizer, tokenizer.json.
+    """Write our own format: config.json, model.safetensors and, with a tokenizer, tokenizer.json;
+    with a scope, scope.json and scope.safetensors.
 
     Other files of the folder stay. Each file is written beside its place, then moved there;
     config.json comes last and names the weights by hash, so that half a save is never loaded.
@@ -42,6 +44,7 @@ def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
         (folder / TOKENIZER_FILE).unlink(missing_ok=True)
     else:
         write(folder / TOKENIZER_FILE, model.tokenizer.to_json())
+    scope_files.save(model.scope, folder)
     text = json.dumps(own.describe(model.config, digest), indent=2, ensure_ascii=False)
     write(folder / own.CONFIG_FILE, text + "\n")
     return folder

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import typer
 
-from patchword.errors import ImageError, LongTextWarning
+from patchword.errors import ImageError, LongTextWarning, ScopeWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +64,8 @@ def warnings_said(
         if once:
             warnings.simplefilter("default", UserWarning)
         else:
-            warnings.simplefilter("always", LongTextWarning)
+            for kind in (LongTextWarning, ScopeWarning):
+                warnings.simplefilter("always", kind)
         warnings.showwarning = say
         yield
 

@@ -16,7 +16,8 @@ from patchword.images import ImageLike
 from patchword.models.generate import GenerationOptions
 from patchword.models.protocols import Writer
 from patchword.options import at_least
-from patchword.tasks.caption import Caption, longest, packed
+from patchword.scope import Check
+from patchword.tasks.caption import Caption, longest, packed, seen
 
 MAX_LENGTH = 10  # ids; salesforce/BLIP, models/blip_vqa.py
 
@@ -104,22 +105,25 @@ def ask_each(
     network = answerer(model)
     text = model.config.text
     assert text is not None
+    check = Check(model.scope, model.name)
+    check.questions(questions)
     ids = _ids(model, "question", questions, text.context)
     if answers is not None:
         if options is not None:
             raise UnsupportedError("options are of answers that are written; leave out either")
-        return _ranked(model, network, images, ids, answers, batch_size, shortlist)
+        return _ranked(model, network, check, images, ids, answers, batch_size, shortlist)
     if shortlist is not None:
         raise UnsupportedError("shortlist is of answers to choose from, and there are none")
     search = options or GenerationOptions(max_length=longest(model, MAX_LENGTH))
 
     def run(pixels: Tensor) -> Tensor:
         tokens = network.image_tokens(pixels)
+        seen(check, network, tokens)
         written = network.answer(tokens, ids.repeat(len(pixels), 1), search)
         rows = packed(written.ids, written.log_probabilities)
         return torch.unflatten(rows, 0, (len(pixels), len(ids), -1))
 
-    found = model.run_each(images, run, batch_size)
+    found = check.each(model.run_each(images, run, batch_size))
     return (
         (image, rows if isinstance(rows, ImageError) else [Answer.read(model, r, 1) for r in rows])
         for image, rows in found
@@ -140,6 +144,7 @@ def answerer(model: Bundle) -> Writer:
 def _ranked(
     model: Bundle,
     network: Writer,
+    check: Check,
     images: ImageLike | Iterable[ImageLike],
     ids: Tensor,
     answers: Sequence[str],
@@ -155,12 +160,13 @@ def _ranked(
 
     def run(pixels: Tensor) -> Tensor:
         tokens = network.image_tokens(pixels)
+        seen(check, network, tokens)
         ranked = network.rank(tokens, ids.repeat(len(pixels), 1), given, shortlist or 0)
         rows = torch.cat([ranked.chosen[..., None], ranked.log_probabilities], dim=-1)
         return torch.unflatten(rows, 0, (len(pixels), -1))
 
     lengths = (given != model.reader().pad_token).sum(dim=1).tolist()
-    found = model.run_each(images, run, batch_size)
+    found = check.each(model.run_each(images, run, batch_size))
     return (
         (
             image,

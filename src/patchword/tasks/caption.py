@@ -14,7 +14,8 @@ from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.models.generate import GenerationOptions
-from patchword.models.protocols import Writer
+from patchword.models.protocols import Matcher, Writer
+from patchword.scope import Check
 
 MAX_LENGTH = 20  # ids; salesforce/BLIP, configs/caption_coco.yaml
 
@@ -89,17 +90,27 @@ def caption_each(
     network = writer(model)
     search = options or GenerationOptions(max_length=longest(model, MAX_LENGTH))
     start = torch.from_numpy(model.reader()([prompt])[0, :-1])  # without the end token
+    check = Check(model.scope, model.name)
+    check.texts([prompt])
 
     def run(pixels: Tensor) -> Tensor:
-        written = network.write(network.image_tokens(pixels), start, search, pixels)
+        tokens = network.image_tokens(pixels)
+        seen(check, network, tokens)
+        written = network.write(tokens, start, search, pixels)
         rows = packed(written.ids, written.log_probabilities)
         return torch.unflatten(rows, 0, (len(pixels), -1))
 
-    found = model.run_each(images, run, batch_size)
+    found = check.each(model.run_each(images, run, batch_size))
     return (
         (image, rows if isinstance(rows, ImageError) else Caption.read(model, rows, len(start)))
         for image, rows in found
     )
+
+
+def seen(check: Check, network: object, tokens: Tensor) -> None:
+    """Tell a check of the images whose tokens (B, N, C) these are."""
+    if check.scope is not None and isinstance(network, Matcher):
+        check.vectors(network.image_features(tokens).float().cpu().numpy())
 
 
 def writer(model: Bundle) -> Writer:

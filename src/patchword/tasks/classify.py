@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from patchword.bundle import Bundle, Vector, as_texts
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
+from patchword.scope import Check
 from patchword.tasks.label_cache import label_features
 from patchword.text.templates import named
 
@@ -44,8 +45,10 @@ def classify(
                  give them: the sigmoid of scale * cosine + bias (Zhai et al. 2023, section 3.2,
                  algorithm 1). Another model was not, and gives a softmax of the label's
                  cosine against that of the same sentences with no label in them
-    reject       "none of these" comes first when even the best label, judged by itself as above,
-                 is less probable than this
+    reject       "none of these" comes first when even the best label is less probable than this,
+                 each judged by itself as above; those are then the probabilities that are given.
+                 For an image unlike all that the model was trained on (`Scope.novelty`) they
+                 are 0
 
     Raises the ImageError of the first image that cannot be opened; `classify_each` never stops.
     """
@@ -74,6 +77,7 @@ def classify_each(
         raise UnsupportedError(f"template {bad[0]!r} has no {{}} where the label goes")
     if reject is not None and not 0 <= reject <= 1:
         raise UnsupportedError(f"reject is {reject!r}; it is a probability, 0 to 1")
+    Check(model.scope, model.name).texts(labels)
     features = label_features(model, labels, sentences)  # (L, D)
     alone = multi_label or reject is not None
     judge = _alone(model, sentences) if alone else None
@@ -81,10 +85,12 @@ def classify_each(
     def score(row: Vector) -> list[Score]:
         cosines = features @ row
         single = judge(row, cosines) if judge is not None else None
-        chosen = single if multi_label and single is not None else _softmax(model.scale * cosines)
+        if reject is not None and _outside(model, row):
+            single = np.zeros_like(cosines)
+        chosen = _softmax(model.scale * cosines) if single is None else single
         scores = _ranked(labels, chosen)
-        if reject is not None and single is not None and single.max() < reject:
-            scores.insert(0, Score(NONE, float(1 - single.max())))
+        if reject is not None and (chosen.max() < reject or not chosen.any()):
+            scores.insert(0, Score(NONE, float(1 - chosen.max())))
         return scores
 
     found = model.embed_each(images)
@@ -100,6 +106,11 @@ def _checked(labels: Sequence[str]) -> list[str]:
     if not labels or len(words) < len(labels) or "" in words:
         raise UnsupportedError(f"labels must be a list of one or more different words: {labels!r}")
     return labels
+
+
+def _outside(model: Bundle, row: Vector) -> bool:
+    """True if an image's unit vector (D,) is unlike those that the model was trained on."""
+    return model.scope is not None and bool(model.scope.novelty(row[None])[0] > 1)
 
 
 def _alone(

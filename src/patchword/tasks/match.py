@@ -15,7 +15,9 @@ from patchword.bundle import Bundle, Vector, as_texts
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.models.protocols import Matcher
+from patchword.scope import Check
 from patchword.show.result import Brief
+from patchword.tasks.caption import seen
 from patchword.text import long_text
 
 PAIRS = 64  # of an image and a text, run together
@@ -70,6 +72,8 @@ def match_each(
     texts = as_texts(texts)
     if not texts:
         raise UnsupportedError("texts must be a list of one or more, and is empty")
+    check = Check(model.scope, model.name)
+    check.texts(texts)
     rows = read(model, texts)
     ids = model.reader().pad(rows)  # (T, L)
     lengths = model.reader().lengths(ids)
@@ -80,6 +84,7 @@ def match_each(
 
     def run(pixels: Tensor) -> Tensor:
         tokens = network.image_tokens(pixels)
+        seen(check, network, tokens)
         out = torch.empty(len(pixels), len(texts), device=pixels.device)
         cosines = torch.full_like(out, float("nan"))
         if words is not None:
@@ -93,7 +98,7 @@ def match_each(
             out[:, torch.from_numpy(part)] = torch.unflatten(together, 0, (len(pixels), -1))
         return torch.stack([out, cosines], dim=1)  # (B, 2, T)
 
-    found = model.run_each(images, run, batch_size)
+    found = check.each(model.run_each(images, run, batch_size))
     return ((image, row if isinstance(row, ImageError) else Match(*row)) for image, row in found)
 
 

@@ -1,0 +1,62 @@
+"""The scope of a model, what it was trained on, as two files beside its weights: words and limits
+in scope.json, means and bases of its images' vectors in scope.safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import safetensors.numpy
+
+from patchword.atomic_write import replacing, write
+from patchword.errors import CheckpointError
+from patchword.scope import Domain, Scope
+
+TEXT_FILE, VECTOR_FILE = "scope.json", "scope.safetensors"
+
+
+def read(folder: Path) -> Scope | None:
+    """The scope of the model in a folder, if it comes with one. Raises CheckpointError for one that
+    is damaged."""
+    if not (folder / TEXT_FILE).is_file():
+        return None
+    try:
+        stated = json.loads((folder / TEXT_FILE).read_text(encoding="utf-8"))
+        vectors = safetensors.numpy.load_file(folder / VECTOR_FILE)
+        domains = tuple(
+            Domain(name, vectors[f"{name}.mean"], vectors[f"{name}.basis"], float(limit))
+            for name, limit in stated["limits"].items()
+        )
+        return Scope(
+            stated["knows"],
+            domains,
+            frozenset(stated["words"]),
+            dict(stated["questions"]),
+            dict(stated["slots"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder / TEXT_FILE} and {VECTOR_FILE} do not state the scope of a model ({error}); "
+            "take both from where the model came from, or delete both"
+        ) from error
+
+
+def save(scope: Scope | None, folder: Path) -> None:
+    """Write the files of a scope; for None, delete those that are there."""
+    if scope is None:
+        for name in (TEXT_FILE, VECTOR_FILE):
+            (folder / name).unlink(missing_ok=True)
+        return
+    vectors = {}
+    for domain in scope.domains:
+        vectors[f"{domain.name}.mean"], vectors[f"{domain.name}.basis"] = domain.mean, domain.basis
+    with replacing(folder / VECTOR_FILE) as part:
+        safetensors.numpy.save_file(vectors, part)
+    stated = {
+        "knows": scope.knows,
+        "limits": {domain.name: domain.limit for domain in scope.domains},
+        "words": sorted(scope.words),
+        "questions": dict(sorted(scope.questions.items())),
+        "slots": dict(sorted(scope.slots.items())),
+    }
+    write(folder / TEXT_FILE, json.dumps(stated, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,158 @@
+"""What a small model knows: which images, words and questions are like those of its training.
+
+A model answers whatever it is asked, and about things that it never saw its answers mean nothing.
+One that comes with a scope says so.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.errors import ImageError, ScopeWarning
+
+SHOWN = 3  # items that a warning names
+WORD = re.compile(r"[^\W_]+")
+
+I = TypeVar("I")  # noqa: E741  # an image
+R = TypeVar("R")  # what was made of it
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """One kind of image that a model was trained on, as a subspace of its vectors.
+
+    mean   (D,) of their unit vectors
+    basis  (K, D), orthonormal: the K main directions in which they vary
+    limit  the share of a vector's squared distance from the mean that lies outside the subspace,
+           above which an image counts as another kind
+    """
+
+    name: str
+    mean: NDArray[np.float32]
+    basis: NDArray[np.float32]
+    limit: float
+
+    def novelty(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(N,) of unit vectors (N, D): that share over the limit."""
+        away = vectors.astype(np.float64) - self.mean
+        inside = np.square(away @ self.basis.astype(np.float64).T).sum(axis=1)
+        whole = np.square(away).sum(axis=1)
+        return (1 - inside / np.maximum(whole, 1e-12)) / self.limit  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """What a model was trained on.
+
+    knows      the same in a few words, for messages
+    domains    its kinds of images
+    words      every word of its training texts, in lower case
+    questions  the forms of its questions, each with an example; none for a model that answers none
+    slots      words that stand for each other in a question, by the name of their kind
+    """
+
+    knows: str
+    domains: tuple[Domain, ...]
+    words: frozenset[str]
+    questions: Mapping[str, str]
+    slots: Mapping[str, str]
+
+    def novelty(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+        """How unlike the training images each unit vector (N, D) is, (N,): above 1 it is outside
+        of every domain. The residual of principal components (Ndiour et al. 2020), each domain
+        with its own."""
+        return np.min([domain.novelty(vectors) for domain in self.domains], axis=0)  # type: ignore[no-any-return]
+
+    def unknown(self, texts: Iterable[str]) -> list[str]:
+        """The words that are in none of the training texts, each once, in order."""
+        words = (word for text in texts for word in WORD.findall(text.lower()))
+        return list(dict.fromkeys(word for word in words if word not in self.words))
+
+    def form(self, question: str) -> str:
+        """A question with the names of kinds in place of their words: two questions of one form
+        differ in nothing but, say, a colour."""
+        words = WORD.findall(question.lower())
+        return " ".join(self.slots.get(word, word) for word in words)
+
+    def nearest(self, question: str) -> str:
+        """The example of the known form that is most like a question."""
+        near = difflib.get_close_matches(self.form(question), self.questions, 1, cutoff=0)
+        return self.questions[near[0]]
+
+
+class Check:
+    """Collects what lies outside of a model's scope, and says it in one ScopeWarning of a kind.
+    Without a scope nothing does."""
+
+    def __init__(self, scope: Scope | None, name: str) -> None:
+        self.scope, self.name = scope, name
+        self._novelty: deque[float] = deque()
+
+    def texts(self, texts: Sequence[str]) -> None:
+        """Warn of words that the model does not know."""
+        if self.scope is None:
+            return
+        if unknown := self.scope.unknown(texts):
+            self._warn(f"{self.name} does not know {_listed(unknown)}")
+
+    def questions(self, questions: Sequence[str]) -> None:
+        """Warn of words, or else of questions, that the model does not know."""
+        self.texts(questions)
+        if self.scope is None or not self.scope.questions:
+            return
+        for question in questions:
+            known = self.scope.form(question) in self.scope.questions
+            if not (known or self.scope.unknown([question])):
+                self._warn(
+                    f"{self.name} was not trained on questions like {question!r}, but on such as "
+                    f"{self.scope.nearest(question)!r}"
+                )
+
+    def vectors(self, vectors: NDArray[np.floating]) -> None:
+        """Unit vectors (N, D) of the next images."""
+        if self.scope is not None:
+            self._novelty.extend(self.scope.novelty(vectors).tolist())
+
+    def each(self, found: Iterable[tuple[I, R | ImageError]]) -> Iterator[tuple[I, R | ImageError]]:
+        """The same images and results; when all are through, warn of those that are unlike the
+        training images. The vectors of each must be known by then."""
+        outside, count = [], 0
+        for number, (image, result) in enumerate(found, 1):
+            if self.scope is not None and not isinstance(result, ImageError):
+                count += 1
+                if self._novelty.popleft() > 1:
+                    outside.append(_called(image, number))
+            yield image, result
+        if outside:
+            verb = "looks" if len(outside) == 1 else "look"
+            self._warn(
+                f"{len(outside)} of {count} images {verb} unlike what {self.name} was trained on: "
+                f"{_listed(outside)}"
+            )
+
+    def _warn(self, what: str) -> None:
+        assert self.scope is not None
+        warnings.warn(
+            f"{what}. It knows {self.scope.knows}, in English; for others load a public checkpoint",
+            ScopeWarning,
+            stacklevel=4,
+        )
+
+
+def _called(image: object, number: int) -> str:
+    return str(image) if isinstance(image, (str, Path)) else f"image {number}"
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(items[:SHOWN]) + more

@@ -1,0 +1,153 @@
+"""A model that comes with a scope says what lies outside of what it was trained on."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+import patchword
+from patchword import ScopeWarning
+from patchword.checkpoints import scope_files
+from patchword.cli import main
+from patchword.scenes import scene
+from patchword.scope import Domain, Scope
+from patchword.tasks.classify import NONE
+
+SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
+PHOTO = str(Path(skimage.data_dir) / "chelsea.png")  # a cat
+WAFER = str(SAMPLES / "wafers" / "scratch-1.jpg")
+
+
+@pytest.fixture(scope="module", params=["demo", "demo-blip"])
+def model(request: pytest.FixtureRequest) -> patchword.Model:
+    return patchword.load(request.param)
+
+
+def scope_of(model: patchword.Model) -> Scope:
+    assert model.scope is not None
+    return model.scope
+
+
+def told(recorded: pytest.WarningsRecorder) -> list[str]:
+    return [str(one.message) for one in recorded if one.category is ScopeWarning]
+
+
+def cloud(count: int, seed: int) -> NDArray[np.float32]:
+    """Rows (count, 12) that vary mostly in four directions."""
+    rng = np.random.default_rng(seed)
+    spread = np.array([3.0] * 4 + [0.1] * 8)
+    return (rng.normal(size=(count, 12)) * spread + 1).astype(np.float32)
+
+
+def test_novelty_is_the_residual_of_principal_components() -> None:
+    rows, others = cloud(400, 0), cloud(50, 1)
+    pca = PCA(4, svd_solver="full").fit(rows.astype(np.float64))
+    rebuilt = pca.inverse_transform(pca.transform(others.astype(np.float64)))
+    left = np.square(others - rebuilt).sum(1) / np.square(others - pca.mean_).sum(1)
+    near = Domain("near", pca.mean_.astype(np.float32), pca.components_.astype(np.float32), 0.25)
+    np.testing.assert_allclose(near.novelty(others), left / 0.25, rtol=1e-4)
+    far = Domain("far", near.mean + 50, near.basis, 0.25)
+    both = Scope("", (far, near), frozenset(), {}, {})
+    np.testing.assert_allclose(both.novelty(others), near.novelty(others))
+
+
+def test_new_scenes_lie_inside_and_photos_outside(model: patchword.Model) -> None:
+    photos = sorted(Path(skimage.data_dir).glob("*.png"))
+    scenes = [scene(7, index).image for index in range(200)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ScopeWarning)
+        inside, outside = (
+            scope_of(model).novelty(model.embed_images(images)) for images in (scenes, photos)
+        )
+    assert (inside > 1).mean() <= 0.03
+    assert (outside > 1).mean() >= 0.6
+
+
+def test_words_and_questions() -> None:
+    scope = scope_of(patchword.load("demo-blip"))
+    assert scope.unknown(["a Wafer with a scratch", "a dog, 帽子"]) == ["dog", "帽子"]
+    assert scope.form("Is there an orange ring?") == scope.form("is there a blue heart?")
+    assert scope.form("is there a red ring?") in scope.questions
+    assert scope.form("what defect?") not in scope.questions
+    assert scope.nearest("what defect does it have?") == "what defect does the wafer have?"
+
+
+def test_what_is_known_is_answered_without_a_word(
+    model: patchword.Model, recwarn: pytest.WarningsRecorder
+) -> None:
+    model.classify(sorted(SAMPLES.glob("wafers/*.jpg")), ["wafer with a scratch", "perfect wafer"])
+    if model.name == "demo-blip":
+        model.ask(WAFER, ["is there a scratch?", "what defect does the wafer have?"])
+        model.match(WAFER, "a wafer with a stain")
+        model.caption(WAFER, "a photo of")
+    assert told(recwarn) == []
+
+
+def test_what_is_not_known_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
+    model = patchword.load("demo-blip")
+    model.classify([PHOTO, WAFER, PHOTO], ["a dog", "a wafer"])
+    first, second = told(recwarn)
+    assert first.startswith("demo-blip does not know dog. It knows wafers, coloured shapes")
+    assert second.startswith("2 of 3 images look unlike what demo-blip was trained on: ")
+    recwarn.clear()
+    model.ask(PHOTO, "what defect?")
+    model.caption([PHOTO])
+    model.match(PHOTO, "a wafer")
+    starts = [message.split(":")[0] for message in told(recwarn)]
+    unlike = "1 of 1 images looks unlike what demo-blip was trained on"
+    assert starts[1:] == [unlike] * 3
+    assert starts[0].startswith("demo-blip was not trained on questions like 'what defect?'")
+
+
+def test_reject_compares_the_numbers_that_are_given() -> None:
+    model = patchword.load("demo")
+    labels = ["perfect wafer", "wafer with a scratch", "red ring"]
+    for least in (0.5, 0.9, 0.99):
+        for scores in model.classify(sorted(SAMPLES.glob("*/*.jpg")), labels, reject=least):
+            shown = [score.probability for score in scores if score.label != NONE]
+            assert (scores[0].label == NONE) == (max(shown) < least)
+    with pytest.warns(ScopeWarning):
+        (scores,) = model.classify(PHOTO, labels, reject=0.5)
+    assert [score.probability for score in scores] == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_kept_by_save_and_gone_where_vectors_differ(tmp_path: Path) -> None:
+    model = patchword.load("demo")
+    vectors = model.embed_images([WAFER])
+    again = patchword.load(model.save(tmp_path / "again"))
+    np.testing.assert_array_equal(
+        scope_of(again).novelty(vectors), scope_of(model).novelty(vectors)
+    )
+    assert scope_of(again).words == scope_of(model).words
+    assert patchword.load("demo", image_size=128).scope is None
+    assert model.to("bfloat16").scope is model.scope
+
+
+def test_damaged(tmp_path: Path) -> None:
+    folder = patchword.load("demo").save(tmp_path / "model")
+    good = json.loads((folder / scope_files.TEXT_FILE).read_text())
+    for broken in ({}, [], good | {"limits": {"moon": 1}}, good | {"limits": {"scenes": "x"}}):
+        (folder / scope_files.TEXT_FILE).write_text(json.dumps(broken))
+        with pytest.raises(patchword.CheckpointError, match="do not state the scope"):
+            patchword.load(folder)
+    shutil.copy(folder / "config.json", folder / scope_files.VECTOR_FILE)
+    (folder / scope_files.TEXT_FILE).write_text(json.dumps(good))
+    with pytest.raises(patchword.CheckpointError, match="do not state the scope"):
+        patchword.load(folder)
+
+
+def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["classify", PHOTO, "-l", "帽子,hat", "--json"])
+    assert ended.value.code == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["image"] == PHOTO
+    lines = " ".join(said.err.split())
+    assert lines.count("warning: demo does not know 帽子.") == 1
+    assert lines.count("warning: 1 of 1 images looks unlike what demo was trained on") == 1
