@@ -18,7 +18,7 @@ import lancedb
 import numpy as np
 
 from patchword.images.files import File
-from patchword.index import nearest
+from patchword.index.exact_search import nearest
 from patchword.index.table import Store
 
 K = 10

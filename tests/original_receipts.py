@@ -30,8 +30,8 @@ from torch.testing import assert_close
 
 from patchword.receipts import VERSION, to_text
 from patchword.receipts.answers import batched
-from patchword.receipts.form import Ids, Inputs, filled
 from patchword.receipts.inputs import TEXTS, order
+from patchword.receipts.receipt import Ids, Inputs, filled
 
 FOLDER = Path(__file__).parent / "receipts"
 PACKAGES = {"clip": "openai-clip", "open_clip": "open_clip_torch"}

@@ -19,7 +19,7 @@ import patchword
 from patchword import checkpoints, images
 from patchword.checkpoints import EMBEDDED
 from patchword.cli import main
-from patchword.cli.demo import jobs, samples
+from patchword.cli.demo import findings, samples
 from patchword.scenes import WAFER_CLASSES, Scene, holds, scene
 from patchword.scenes.captions import DEFECT_NAMES
 from patchword.scenes.shapes import COLOURS
@@ -162,7 +162,7 @@ def test_the_page_is_whole_by_itself(model: str, capsys: pytest.CaptureFixture[s
         assert sentence in page
     shown = page.count("data:image/jpeg;base64,")
     maps = 2 * (len(samples.POINTED) + len(samples.JUDGED))  # with the photos
-    hits = jobs.HITS * len(samples.SENTENCES)
+    hits = findings.HITS * len(samples.SENTENCES)
     assert shown == 40 + hits + maps + len(samples.ABOUT) + len(samples.COMPARED)
     assert len(page) < 3e6
     printed = capsys.readouterr()
@@ -184,7 +184,7 @@ def test_a_second_run_finds_the_index_and_says_the_same(
     done = {"classify", "search", "heatmap", "caption", "ask", "match", "similarity"}
     assert {record["job"] for record in runs[0]} == done
     bundle = patchword.load(model)
-    store = patchword.open_index(jobs.index_of(Path("report"), bundle, SAMPLES))
+    store = patchword.open_index(findings.index_of(Path("report"), bundle, SAMPLES))
     assert len(store) == 40
     assert store.add(SAMPLES, bundle).unchanged == 40
 

@@ -13,7 +13,7 @@ import patchword
 from patchword import checkpoints, models
 from patchword.bundle import make
 from patchword.cli import main, output
-from patchword.cli.demo import jobs, own_photos
+from patchword.cli.demo import findings, own_photos
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ def test_the_page_of_ones_own_photos(
     page = Path("demo-report/index.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"|<script|url\(|@import|https?:', page)
     shown = page.count("data:image/jpeg;base64,")
-    assert shown == 10 + 3 * jobs.HITS + 2 * 3 + own_photos.COMPARED
+    assert shown == 10 + 3 * findings.HITS + 2 * 3 + own_photos.COMPARED
     assert all(f"“{label}”" in page for label in ("dog", "cat", "a car"))
     assert "wafer" not in page
     assert "What is there?" not in page
@@ -91,7 +91,7 @@ def test_what_is_said_of_each_photo(
         assert "truth" not in record
     hits = [record["path"] for record in found if record.get("query") == "dog"]
     cosines = {str(photos / name): bundle.similarity([photos / name], ["dog"]) for name in named}
-    assert hits == sorted(cosines, key=lambda path: -cosines[path].item())[: jobs.HITS]
+    assert hits == sorted(cosines, key=lambda path: -cosines[path].item())[: findings.HITS]
     where = {r["text"]: r["image"] for r in found if r["job"] == "heatmap"}
     assert str(photos / where["dog"]) == hits[0]
 

@@ -23,8 +23,8 @@ from patchword.bundle import Bundle
 from patchword.config import ModelConfig, TextConfig
 from patchword.errors import PatchwordError
 from patchword.receipts.compare import ATOL, RTOL
-from patchword.receipts.form import filled, folded, held
 from patchword.receipts.inputs import CARDS, card, noise, order
+from patchword.receipts.receipt import filled, folded, held
 from patchword.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from patchword.config.towers import (
     VisionConfig,
     ViTConfig,
 )
-from patchword.config.values import TYPE_NAMES, from_dict, to_dict
+from patchword.config.validation import TYPE_NAMES, from_dict, to_dict
 
 __all__ = [
     "LAST_ID",

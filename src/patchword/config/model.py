@@ -16,7 +16,7 @@ from patchword.config.towers import (
     ViTConfig,
     Width,
 )
-from patchword.config.values import Within, contradictions, settle
+from patchword.config.validation import Within, contradictions, settle
 from patchword.errors import UnsupportedError
 
 Found = tuple[object, str]  # for `contradictions`

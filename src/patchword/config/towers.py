@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from patchword.config.values import Within, contradictions, settle
+from patchword.config.validation import Within, contradictions, settle
 
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
 Positions = Literal["learned", "patches", "flexible", "sincos", "rope", "pyramid"]

@@ -22,7 +22,7 @@ from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
 from patchword.images import ImageLike
 from patchword.images.files import File, Path, find, gone, hashed, several
-from patchword.index.nearest import Hit, nearest
+from patchword.index.exact_search import Hit, nearest
 from patchword.index.table import Store
 from patchword.options import at_least, checked
 

@@ -9,6 +9,6 @@ in an earlier stage does not change them.
 
 from patchword.receipts.answers import make
 from patchword.receipts.compare import STAGES, Difference, compare, verify
-from patchword.receipts.form import VERSION, parse, to_text
+from patchword.receipts.receipt import VERSION, parse, to_text
 
 __all__ = ["STAGES", "VERSION", "Difference", "compare", "make", "parse", "to_text", "verify"]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patchword.bundle import Bundle
-from patchword.receipts.form import VERSION, Ids, Inputs, filled
 from patchword.receipts.inputs import order
+from patchword.receipts.receipt import VERSION, Ids, Inputs, filled
 from patchword.show.config_summary import family
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.errors import PatchwordError
 from patchword.receipts.answers import Answers
-from patchword.receipts.form import (
+from patchword.receipts.inputs import CARDS, card
+from patchword.receipts.receipt import (
     SAMPLED,
     Card,
     Receipt,
@@ -26,7 +27,6 @@ from patchword.receipts.form import (
     picked,
     summary,
 )
-from patchword.receipts.inputs import CARDS, card
 
 # torch.testing.assert_close's for float32. A receipt may come from a machine that adds the same
 # numbers in another order, and a sum's rounding goes by its largest terms, not by what is left of

@@ -22,7 +22,7 @@ from patchword.cli.output import emit, finish, notes, progress, screen, wrong
 
 if TYPE_CHECKING:
     from patchword.api import Model
-    from patchword.cli.demo.jobs import Findings
+    from patchword.cli.demo.findings import Findings
 
 
 def demo(
@@ -83,12 +83,12 @@ def _of_samples(bundle: Model, where: tuple[str, str], out: Path) -> Findings:
 
 def _tell(found: Findings, bundle: Model, page: Path, started: float, as_json: bool) -> None:
     """Write the page, and print what is on it."""
-    from patchword.cli.demo import jobs, pages
+    from patchword.cli.demo import findings, pages
 
     pages.write(found, bundle, page)
     seconds = time.perf_counter() - started
     if as_json:
-        for record in jobs.records(found):
+        for record in findings.records(found):
             emit(record)
         emit({"report": str(page), "seconds": round(seconds, 2)})
         return

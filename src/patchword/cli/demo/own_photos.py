@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchword.cli.demo.jobs import HITS, Answer, Findings, described, index_of, named
+from patchword.cli.demo.findings import HITS, Answer, Findings, described, index_of, named
 from patchword.cli.output import SHOWN, finish, good, progress, wrong
 from patchword.errors import PatchwordError
 

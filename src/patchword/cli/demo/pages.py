@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from patchword import atomic_write, images
-from patchword.cli.demo.jobs import Answer, Findings
+from patchword.cli.demo.findings import Answer, Findings
 from patchword.cli.embed_classify_similarity import scores_table
 from patchword.cli.heatmap_attention import measure, peak
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP

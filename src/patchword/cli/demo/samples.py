@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchword.cli.demo.jobs import HITS, Answer, Findings, described, index_of
+from patchword.cli.demo.findings import HITS, Answer, Findings, described, index_of
 
 if TYPE_CHECKING:
     from patchword.api import Model
