@@ -453,6 +453,29 @@ def test_tensors_that_do_not_fit(
         patchword.load(folder)
 
 
+def test_an_adapter_whose_weights_are_missing(base: Path, tmp_path: Path) -> None:
+    folder = write(base, tmp_path / "adapter", target_modules=["q_proj"])
+    (folder / "adapter_model.safetensors").unlink()
+    told = r"has adapter_config.json, but no adapter_model.safetensors or adapter_model.bin$"
+    with pytest.raises(CheckpointError, match=told):
+        patchword.load(folder)
+    shutil.copy(folder / "adapter_config.json", base)
+    with pytest.raises(CheckpointError, match=r"and none is in model.safetensors$"):
+        patchword.load(base)
+
+
+def test_an_adapter_of_an_adapter(base: Path, tmp_path: Path) -> None:
+    first = write(base, tmp_path / "first", target_modules=["q_proj"])
+    second = write(base, tmp_path / "second", target_modules=["q_proj", "fc1"])
+    edit(second, base_model_name_or_path=str(first))
+    network = peft.PeftModel.from_pretrained(transformers.CLIPModel.from_pretrained(base), first)
+    merged = peft.PeftModel.from_pretrained(network.merge_and_unload(), second).merge_and_unload()
+    check(ours(second), answers(merged.eval()))
+    edit(first, base_model_name_or_path=str(second))
+    with pytest.raises(CheckpointError, match="is an adapter whose base is itself"):
+        patchword.load(second)
+
+
 def test_two_adapters_in_one_checkpoint(base: Path, tmp_path: Path) -> None:
     lora = adapted(transformers.CLIPModel.from_pretrained(base), target_modules=["q_proj"])
     lora.add_adapter("second", peft.LoraConfig(target_modules=["q_proj"]))

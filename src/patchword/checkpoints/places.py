@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from patchword.checkpoints import adapters, hub, layouts, stores
-from patchword.checkpoints.read import Source, open_path, preferred
+from patchword.checkpoints.read import SUFFIXES, Source, open_path, preferred
 from patchword.errors import CheckpointError
 
 EMBEDDED = ("demo", "demo-blip")  # the models that travel in the package: a CLIP and a BLIP
+NO_ADAPTER = f"{layouts.ADAPTER}, but no {' or '.join(layouts.ADAPTER_WEIGHTS)}"
 
 
 def locate(
@@ -70,26 +71,28 @@ def _folder(path: Path) -> Path:
     return path.parent if path.name in layouts.ADAPTER_WEIGHTS else path
 
 
-def _opened(path: Path, name: str, token: str | None) -> Source:
-    """The weights of a path, with the adapter in them or beside them merged."""
+def _opened(path: Path, name: str, token: str | None, above: tuple[Path, ...] = ()) -> Source:
+    """The weights of a path, with the adapter in them or beside them merged; above: adapters of
+    which it is the base."""
     folder = _folder(path)
     file = adapters.found(folder if folder.is_dir() else folder.parent)
     if folder.is_dir() and file is not None:
-        return _on_base(file, name, token)
+        return _on_base(file, name, token, above)
+    stated = folder.is_dir() and (folder / layouts.ADAPTER).is_file()
+    if stated and not any(path.name.endswith(SUFFIXES) for path in folder.iterdir()):
+        raise CheckpointError(f"{name} has {NO_ADAPTER}")
     opened = adapters.unmixed(open_path(folder, name))
+    if stated and opened.adapter is None:
+        raise CheckpointError(f"{name} has {NO_ADAPTER}, and none is in {opened.weights.name}")
     if file is not None and opened.adapter is None:
         warnings.warn(
             f"{path} is loaded without {file.name} beside it; give the folder, and it is merged",
             stacklevel=5,
         )
-    if folder.is_dir() and opened.adapter is None and layouts.ADAPTER in opened.files:
-        raise CheckpointError(
-            f"{name} has {layouts.ADAPTER}, but no {' or '.join(layouts.ADAPTER_WEIGHTS)}"
-        )
     return opened
 
 
-def _on_base(file: Path, name: str, token: str | None) -> Source:
+def _on_base(file: Path, name: str, token: str | None, above: tuple[Path, ...]) -> Source:
     """An adapter merged into the weights beside it, as transformers does with such a folder, else
     into the base that it names."""
     folder = file.parent
@@ -105,13 +108,15 @@ def _on_base(file: Path, name: str, token: str | None) -> Source:
     advice = f"give the base, with this as its adapter: load(BASE, adapter={name!r})"
     if lora.base is None:
         raise CheckpointError(f"{lora.where} names no base_model_name_or_path; {advice}")
+    if file in above:
+        raise CheckpointError(f"{name} is an adapter whose base is itself; {advice}")
     try:
         base, called = place(_meant(lora.base, folder), token, revision=lora.revision)
     except CheckpointError as error:
         raise CheckpointError(
             f"{name} is an adapter whose base, {lora.base}, is not to be had ({error}); {advice}"
         ) from error
-    return replace(adapters.merge(_opened(base, called, token), file), name=name)
+    return replace(adapters.merge(_opened(base, called, token, (*above, file)), file), name=name)
 
 
 def _meant(base: str, folder: Path) -> str:
