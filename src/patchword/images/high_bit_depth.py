@@ -4,6 +4,9 @@ Pillow clips such samples to 255 or drops their low byte; here they are read who
 black..white to 0..255, rounded to nearest. White is the maximum that the file states (TIFF
 MaxSampleValue and SMaxSampleValue, the maxval of a PGM, the sBIT of a PNG), else the greatest
 value of their type; black is 0, or for negative samples the stated or the least value of the type.
+
+tifffile, which writes files for the tests, is not used here: it reads TIFF alone; Pillow's decoders
+give the samples of PNG and PGM too; LZW and JPEG inside would need imagecodecs (45 MB) besides.
 """
 
 from __future__ import annotations
