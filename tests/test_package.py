@@ -30,6 +30,7 @@ PUBLIC = [
     "AttentionMap",
     "Caption",
     "CheckpointError",
+    "CheckpointWarning",
     "Choice",
     "ConfigError",
     "Heatmap",

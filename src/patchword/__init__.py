@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from patchword.api import Model, load, open_index, save
     from patchword.errors import (
         CheckpointError,
+        CheckpointWarning,
         ConfigError,
         ImageError,
         IndexStoreError,
@@ -40,6 +41,7 @@ __all__ = [
     "AttentionMap",
     "Caption",
     "CheckpointError",
+    "CheckpointWarning",
     "Choice",
     "ConfigError",
     "Heatmap",

@@ -351,25 +351,30 @@ def load(
     image_size: int | Sequence[int] | None = None,
     subfolder: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
+    architecture: str | None = None,
 ) -> Model:
     """Open a model.
 
-    source      "demo" or "demo-blip" (embedded), a folder, a file of weights, a hub id,
-                "modelscope:owner/name", "s3://..." or "gs://..."
-    device      "cpu", "cuda", "cuda:1", "mps"; "auto" is cuda where there is one, else cpu
-    dtype       of the weights in memory, "float32", "bfloat16", "float16", or torch's own
-    tokenizer   a file or folder to take it from instead of the checkpoint
-    token       for closed repositories of the hub
-    image_size  pixels, or (H, W), instead of the checkpoint's own; positions are resampled
-    subfolder   the folder inside that holds the model: "text_encoder" of a diffusion pipeline
-    adapter     a folder or hub id of a LoRA adapter to merge; one beside the weights is anyway
+    source        "demo" or "demo-blip" (embedded), a folder, a file of weights, a hub id,
+                  "modelscope:owner/name", "s3://..." or "gs://..."
+    device        "cpu", "cuda", "cuda:1", "mps"; "auto" is cuda where there is one, else cpu
+    dtype         of the weights in memory, "float32", "bfloat16", "float16", or torch's own
+    tokenizer     a file or folder to take it from instead of the checkpoint
+    token         for closed repositories of the hub
+    image_size    pixels, or (H, W), instead of the checkpoint's own; positions are resampled
+    subfolder     the folder inside that holds the model: "text_encoder" of a diffusion pipeline
+    adapter       a folder or hub id of a LoRA adapter to merge; one beside the weights is anyway
+    weights       "ema" (the default) or "raw", of a training checkpoint with both
+    architecture  of open_clip's weights without open_clip_config.json: "ViT-B-32", ...
 
     Raises CheckpointError where nothing is there or it does not fit whole, TokenizerError, and
     UnsupportedError for a device that is not there.
     """
     bundle = checkpoints.load(
         source, device=device, dtype=dtype, tokenizer=tokenizer, token=token,
-        image_size=image_size, subfolder=subfolder, adapter=adapter,
+        image_size=image_size, subfolder=subfolder, adapter=adapter, weights=weights,
+        architecture=architecture,
     )  # fmt: skip
     return _model(bundle)
 

@@ -10,8 +10,9 @@
     └── RecipeError       a training recipe, or its data, that cannot be run
 
 Each message says what was found, where, and what to do. Beside them, warnings:
-LongTextWarning, of texts that do not fit the context and are cut, and ScopeWarning, of images and
-texts that a model knows nothing about.
+LongTextWarning, of texts that do not fit the context and are cut, ScopeWarning, of images and
+texts that a model knows nothing about, and CheckpointWarning, of a checkpoint that can be read in
+two ways.
 """
 
 
@@ -61,3 +62,7 @@ class LongTextWarning(UserWarning):
 
 class ScopeWarning(UserWarning):
     """Images, words or questions that are unlike all that the model was trained on."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint that can be read in two ways: says which was taken, and how to get the other."""

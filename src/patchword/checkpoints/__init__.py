@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
+from torch import nn
 
 from patchword import bundle, models
 from patchword.bundle import Bundle
-from patchword.checkpoints import layouts, scope_files
+from patchword.checkpoints import layouts, open_clip_names, scope_files, wrappers
 from patchword.checkpoints.adapter_modules import modules_of
-from patchword.checkpoints.formats import FORMATS, own, recognise
+from patchword.checkpoints.formats import FORMATS, openai, own, recognise
 from patchword.checkpoints.places import EMBEDDED, locate
 from patchword.checkpoints.read import PROCESSORS, Files, Source
 from patchword.checkpoints.rules import assemble, fit
@@ -44,6 +46,8 @@ def load(
     image_size: int | Sequence[int] | None = None,
     subfolder: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
+    architecture: str | None = None,
 ) -> Bundle:
     """Open a checkpoint: a folder, a file of weights, a hub id "organisation/name", a repository of
     ModelScope "modelscope:owner/name", a bucket "s3://..." or "gs://...", or one of the package's
@@ -58,6 +62,9 @@ def load(
     subfolder      the folder inside that holds the model: "text_encoder" of a diffusion pipeline
     adapter        a folder or hub id of a LoRA adapter to merge; one beside the weights is merged
                    anyway
+    weights        of a file with two sets of them: "ema", their moving average, or "raw"; None
+                   takes the average, as timm does, and says so in a CheckpointWarning
+    architecture   of weights of open_clip without open_clip_config.json, by its name there
 
     Raises CheckpointError when it is missing, of an unknown format, unsafe, or does not fit;
     TokenizerError when its tokenizer does not fit; UnsupportedError for a device that is not there
@@ -66,22 +73,20 @@ def load(
     where, number = as_device(device), as_dtype(dtype)
     size = None if image_size is None else _sides(image_size)
     lora = None if adapter is None else _findable(adapter)
-    opened = locate(_named(source), token, subfolder, lora)
+    opened = locate(_named(source), token, subfolder, lora, wrappers.checked(weights))
+    if weights is None:
+        wrappers.warn(opened.weights.name, opened.entry)
     words = _words(opened, tokenizer)
     beside = words.parent if words is not None and words.is_file() else words
-    around = (opened.folder, beside, _pixels(opened))
-    opened = replace(opened, files=Files(*around))
+    known = open_clip_names.stated(opened, architecture)
+    files = Files(opened.folder, beside, _pixels(opened), known and known.files)
+    opened = replace(opened, files=files)
     form = recognise(opened)
-    stated = Files(*around)  # knows what this format reads
-    try:
-        config = form.config(opened.tensors, stated)
-        network = models.outline(config)  # the tensors of the file become its parameters
-    except ConfigError as error:
-        found = f" (from {', '.join(stated.parsed)})" if stated.parsed else ""
-        raise CheckpointError(f"{opened.name} is {form.TITLE}, but {error}{found}") from error
-    except CheckpointError as error:
-        raise CheckpointError(f"{opened.name} is {form.TITLE}, but {error}") from error
-    config = replace(config, read_from=(_origin(opened), *stated.parsed))
+    config, network = _outlined(form, opened, known.title if known else "")
+    if form is openai:
+        open_clip_names.doubt(opened)
+    read = (_origin(opened), *config.read_from)
+    config = replace(config, read_from=(*read, known.title) if known else read)
     if size is not None:
         config = _resized(config, size, opened.name)
     own.check(opened.metadata, opened.files)
@@ -90,12 +95,32 @@ def load(
     plan = fit(form.rules(config), opened.tensors, shapes, f"{opened.weights} is {form.TITLE}")
     state = dict(assemble(plan, opened.tensors, like, where, number))
     network.load_state_dict(state, assign=True)
+    kind = None if number == torch.float32 else str(number).removeprefix("torch.")
     given = {"image_size": size and list(size), "subfolder": subfolder, "adapter": lora}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if number != torch.float32:
-        options["dtype"] = str(number).removeprefix("torch.")
+    given |= {"dtype": kind, "weights": weights, "architecture": architecture}
+    options = {name: value for name, value in given.items() if value is not None}
     scope = None if size or opened.adapter else scope_files.read(opened.folder)
     return bundle.make(network, config, _tokenizer(words, config), opened.name, options, scope)
+
+
+def _outlined(form: ModuleType, opened: Source, title: str) -> tuple[ModelConfig, nn.Module]:
+    """The config of a checkpoint, with the files that state it, and its network, whose parameters
+    are still to come.
+
+    title: what is known without a file, for errors. Raises CheckpointError for a config that
+    contradicts itself or the tensors.
+    """
+    files = opened.files.anew()  # knows what this format reads
+    try:
+        config = form.config(opened.tensors, files)
+        network = models.outline(config)
+    except ConfigError as error:
+        found = f" (from {', '.join(files.parsed)})" if files.parsed else ""
+        raise CheckpointError(f"{opened.name} is {form.TITLE}, but {error}{found}") from error
+    except CheckpointError as error:
+        known = f" ({title})" if title else ""
+        raise CheckpointError(f"{opened.name} is {form.TITLE}{known}, but {error}") from error
+    return replace(config, read_from=files.parsed), network
 
 
 def _named(source: Any) -> str:
@@ -139,11 +164,12 @@ def _findable(adapter: str | os.PathLike[str]) -> str:
 
 def _origin(opened: Source) -> str:
     """Which file the weights are from, and with which adapter in them."""
+    weights = wrappers.described(opened.weights.name, opened.entry)
     if opened.adapter is None:
-        return opened.weights.name
+        return weights
     if opened.adapter == opened.weights:
-        return f"{opened.weights.name}, with the LoRA adapter in it merged"
-    return f"{opened.weights}, with the LoRA adapter {opened.adapter} merged"
+        return f"{weights}, with the LoRA adapter in it merged"
+    return f"{opened.weights.parent / weights}, with the LoRA adapter {opened.adapter} merged"
 
 
 def _words(opened: Source, given: str | os.PathLike[str] | None) -> Path | None:

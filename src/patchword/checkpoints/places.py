@@ -10,6 +10,7 @@ from pathlib import Path
 
 from patchword.checkpoints import adapters, hub, layouts, stores
 from patchword.checkpoints.read import SUFFIXES, Source, open_path, preferred
+from patchword.checkpoints.wrappers import Weights
 from patchword.errors import CheckpointError
 
 EMBEDDED = ("demo", "demo-blip")  # the models that travel in the package: a CLIP and a BLIP
@@ -21,15 +22,17 @@ def locate(
     token: str | None = None,
     subfolder: str | None = None,
     adapter: str | None = None,
+    weights: Weights | None = None,
 ) -> Source:
     """The opened files of what the user named, an adapter merged into its weights.
 
     subfolder: the folder inside that holds the model. adapter: a folder or hub id to take the
-    adapter from instead of that which lies beside. Raises CheckpointError if something is nowhere.
+    adapter from instead of that which lies beside. weights: of a file with two sets.
+    Raises CheckpointError if something is nowhere.
     """
     path, name = place(source, token, subfolder)
     if adapter is None:
-        return _opened(path, name, token)
+        return _opened(path, name, token, weights)
     folder = _folder(place(adapter, token)[0])
     file = adapters.found(folder)
     if file is None:
@@ -37,7 +40,7 @@ def locate(
         raise CheckpointError(f"{adapter} is no adapter, which is {needed}")
     if path.is_dir() and adapters.found(path) and not path.samefile(folder):
         raise CheckpointError(f"{source} has an adapter of its own; give a base without one")
-    return adapters.merge(open_path(path, name), file)
+    return adapters.merge(open_path(path, name, weights), file)
 
 
 def place(
@@ -71,17 +74,23 @@ def _folder(path: Path) -> Path:
     return path.parent if path.name in layouts.ADAPTER_WEIGHTS else path
 
 
-def _opened(path: Path, name: str, token: str | None, above: tuple[Path, ...] = ()) -> Source:
+def _opened(
+    path: Path,
+    name: str,
+    token: str | None,
+    weights: Weights | None,
+    above: tuple[Path, ...] = (),
+) -> Source:
     """The weights of a path, with the adapter in them or beside them merged; above: adapters of
     which it is the base."""
     folder = _folder(path)
     file = adapters.found(folder if folder.is_dir() else folder.parent)
     if folder.is_dir() and file is not None:
-        return _on_base(file, name, token, above)
+        return _on_base(file, name, token, weights, above)
     stated = folder.is_dir() and (folder / layouts.ADAPTER).is_file()
     if stated and not any(path.name.endswith(SUFFIXES) for path in folder.iterdir()):
         raise CheckpointError(f"{name} has {NO_ADAPTER}")
-    opened = adapters.unmixed(open_path(folder, name))
+    opened = adapters.unmixed(open_path(folder, name, weights))
     if stated and opened.adapter is None:
         raise CheckpointError(f"{name} has {NO_ADAPTER}, and none is in {opened.weights.name}")
     if file is not None and opened.adapter is None:
@@ -92,7 +101,9 @@ def _opened(path: Path, name: str, token: str | None, above: tuple[Path, ...] = 
     return opened
 
 
-def _on_base(file: Path, name: str, token: str | None, above: tuple[Path, ...]) -> Source:
+def _on_base(
+    file: Path, name: str, token: str | None, weights: Weights | None, above: tuple[Path, ...]
+) -> Source:
     """An adapter merged into the weights beside it, as transformers does with such a folder, else
     into the base that it names."""
     folder = file.parent
@@ -104,7 +115,7 @@ def _on_base(file: Path, name: str, token: str | None, above: tuple[Path, ...]) 
                 f"weights beside it; for the other base load({lora.base!r}, adapter={name!r})",
                 stacklevel=5,
             )
-        return adapters.merge(open_path(folder, name), file)
+        return adapters.merge(open_path(folder, name, weights), file)
     advice = f"give the base, with this as its adapter: load(BASE, adapter={name!r})"
     if lora.base is None:
         raise CheckpointError(f"{lora.where} names no base_model_name_or_path; {advice}")
@@ -116,7 +127,8 @@ def _on_base(file: Path, name: str, token: str | None, above: tuple[Path, ...]) 
         raise CheckpointError(
             f"{name} is an adapter whose base, {lora.base}, is not to be had ({error}); {advice}"
         ) from error
-    return replace(adapters.merge(_opened(base, called, token, (*above, file)), file), name=name)
+    opened = _opened(base, called, token, weights, (*above, file))
+    return replace(adapters.merge(opened, file), name=name)
 
 
 def _meant(base: str, folder: Path) -> str:

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import json
 import pickle
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from patchword.checkpoints import torchscript
+from patchword.checkpoints import torchscript, wrappers
+from patchword.checkpoints.wrappers import Entry, Weights
 from patchword.errors import CheckpointError
 
 FRESH = 32 << 20  # bytes
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar")  # ".pth.tar" is among them
 # In order of preference. Hub repositories may hold the same model twice, for two libraries.
 WEIGHTS = (
     "model.safetensors",
@@ -41,6 +42,11 @@ WORDS = (
     "special_tokens_map.json",
     "vocab.json",
 )
+# What trainers write beside the weights in files of the same kinds.
+NO_WEIGHTS = (
+    "optimizer.", "optimizer_", "scheduler.", "scheduler_", "scaler.", "sampler", "rng_state",
+    "training_args.", "random_states",
+)  # fmt: skip
 LFS = b"version https://git-lfs"
 ZIP = b"PK\x03\x04"
 SPARE = 64 << 20  # bytes of compressed code that an archive may hold
@@ -58,13 +64,20 @@ class Files(Mapping[str, Any]):
     """The JSON files of a folder by name, parsed when asked for.
 
     words, pixels: other folders that the files of the tokenizer (`WORDS`) and of the image
-    processor (`PROCESSORS`) are taken from, where they have any. Raises CheckpointError for a file
-    that is not JSON.
+    processor (`PROCESSORS`) are taken from, where they have any. known: contents of files that are
+    not there. Raises CheckpointError for a file that is not JSON.
     """
 
-    def __init__(self, folder: Path, words: Path | None = None, pixels: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        words: Path | None = None,
+        pixels: Path | None = None,
+        known: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder = folder
         self.words, self.pixels = folder, folder
+        self.known = known or {}
         if words is not None and any((words / name).is_file() for name in WORDS):
             self.words = words
         if pixels is not None and any((pixels / name).is_file() for name in PROCESSORS):
@@ -72,6 +85,8 @@ class Files(Mapping[str, Any]):
         self._parsed: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
+        if name in self.known:
+            return self.known[name]
         if name not in self._parsed:
             path = self._folder(name) / name
             if not name.endswith(".json") or not path.is_file():
@@ -87,13 +102,17 @@ class Files(Mapping[str, Any]):
             return self.words
         return self.pixels if name in PROCESSORS else self.folder
 
+    def anew(self) -> Files:
+        """The same files, of which none has been asked for."""
+        return Files(self.folder, self.words, self.pixels, self.known)
+
     @property
     def parsed(self) -> tuple[str, ...]:
         """The files that were asked for so far, in order."""
         return tuple(self._parsed)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(p.name for p in self.folder.glob("*.json")))
+        return iter(sorted({*self.known, *(p.name for p in self.folder.glob("*.json"))}))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -109,6 +128,7 @@ class Source:
     metadata: Mapping[str, str]  # of a safetensors file
     files: Files
     adapter: Path | None = None  # the file of an adapter that is merged into the tensors
+    entry: Entry = field(default_factory=Entry)  # where in the file the tensors are
 
     @property
     def folder(self) -> Path:
@@ -116,17 +136,29 @@ class Source:
         return self.files.folder
 
 
-def open_path(path: Path, name: str) -> Source:
-    """Open a weights file, or a folder with one. Raises CheckpointError if there is none."""
+def open_path(path: Path, name: str, wanted: Weights | None = None) -> Source:
+    """Open a weights file, or a folder with one. wanted: of a file with two sets of weights.
+
+    Raises CheckpointError if there is none.
+    """
     weights = choose(path) if path.is_dir() else path
     paths = _shards(weights) if weights.name.endswith(".index.json") else [weights]
     tensors: dict[str, Stored] = {}
+    metadata: dict[str, str] = {}
+    entry = Entry()
     for shard in paths:
-        found, metadata = _tensors(shard)
+        if shard.suffix == ".safetensors":
+            found, metadata = _safetensors(shard, _size(shard))
+        else:
+            found, entry = _pickled(shard, _size(shard), wanted)
         tensors.update(found)
     if not tensors:
         raise CheckpointError(f"{weights} holds no tensors")
-    return Source(name, weights, tensors, metadata, Files(weights.parent))
+    if wanted == "ema" and entry.kind != wanted:
+        raise CheckpointError(wrappers.missing(weights, wanted))
+    bare = wrappers.bare_names(tensors, weights)
+    tensors = {bare[theirs]: stored for theirs, stored in tensors.items() if theirs in bare}
+    return Source(name, weights, tensors, metadata, Files(weights.parent), entry=entry)
 
 
 def choose(folder: Path) -> Path:
@@ -135,7 +167,7 @@ def choose(folder: Path) -> Path:
     known = preferred(here)
     if known:
         return folder / known
-    loose = [name for name in here if name.endswith(SUFFIXES)]
+    loose = [n for n in here if n.endswith(SUFFIXES) and not n.startswith(NO_WEIGHTS)]
     if len(loose) == 1:
         return folder / loose[0]
     if loose:
@@ -207,11 +239,8 @@ class StateDict(dict[str, Tensor]):
         return self[name]
 
 
-def _tensors(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
-    """The tensors of one file, and what it says of itself.
-
-    Raises CheckpointError for a file that does not hold weights.
-    """
+def _size(path: Path) -> int:
+    """The bytes of a file of weights. Raises CheckpointError for a file that is none."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -222,11 +251,9 @@ def _tensors(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
         raise CheckpointError(f"{path} is empty")
     if start == LFS:
         raise CheckpointError(f"{path} is a git-lfs pointer, not the weights: run `git lfs pull`")
-    if path.suffix == ".safetensors":
-        return _safetensors(path, size)
-    if path.suffix in SUFFIXES:
-        return _pickled(path, size), {}
-    raise CheckpointError(f"{path} is no file of weights: {', '.join(SUFFIXES)} are read")
+    if path.suffix not in SUFFIXES:
+        raise CheckpointError(f"{path} is no file of weights: {', '.join(SUFFIXES)} are read")
+    return size
 
 
 def _safetensors(path: Path, size: int) -> tuple[dict[str, Stored], dict[str, str]]:
@@ -243,18 +270,23 @@ def _safetensors(path: Path, size: int) -> tuple[dict[str, Stored], dict[str, st
     return _stored(Mapped(opener, file, size), shapes), dict(file.metadata() or {})
 
 
-def _pickled(path: Path, size: int) -> dict[str, Stored]:
-    """A PyTorch file: a dict of tensors, or a TorchScript archive."""
+def _pickled(path: Path, size: int, wanted: Weights | None) -> tuple[dict[str, Stored], Entry]:
+    """A PyTorch file: a dict of tensors, a trainer's with one in it, or a TorchScript archive."""
     with path.open("rb") as file:
         archive = file.read(len(ZIP)) == ZIP
     if archive:
         _refuse_bomb(path, size)
     script = archive and torchscript.is_archive(path)
 
-    def opener() -> StateDict:
-        return StateDict(torchscript.read(path) if script else _load(path, mmap=archive))
+    def held() -> tuple[dict[str, Tensor], Entry]:
+        if script:
+            return torchscript.read(path), Entry(archive=True)
+        return wrappers.unwrap(_load(path, mmap=archive), path, wanted)
 
-    tensors = opener()
+    def opener() -> StateDict:
+        return StateDict(held()[0])
+
+    tensors, entry = held()
     for name, tensor in tensors.items():
         if tensor.nbytes > tensor.untyped_storage().nbytes():
             raise CheckpointError(
@@ -262,10 +294,10 @@ def _pickled(path: Path, size: int) -> dict[str, Stored]:
                 "holds fewer: it would fill the memory with copies of them"
             )
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    mapped = Mapped(opener, tensors, size)
+    mapped = Mapped(opener, StateDict(tensors), size)
     if not archive:  # PyTorch before 1.6: cannot be mapped, so is read once and kept
         mapped.limit = 1 << 62
-    return _stored(mapped, shapes)
+    return _stored(mapped, shapes), entry
 
 
 def _refuse_bomb(path: Path, size: int) -> None:
@@ -289,28 +321,39 @@ def _stored(mapped: Mapped, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
     return {name: Stored(shape, reader(name)) for name, shape in shapes.items()}
 
 
-def _load(path: Path, mmap: bool) -> dict[str, Tensor]:
-    """A dict of tensors, by torch's weights-only unpickler: it calls nothing that a file names."""
+def _load(path: Path, mmap: bool) -> Any:
+    """What a PyTorch file holds. Raises CheckpointError for one that is not safe to read."""
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        return wrappers.load(path, mmap)
     except pickle.UnpicklingError as error:
+        name = wrappers.blocked(error)
+        named = f"it names {name}" if name else str(error).splitlines()[0]
         raise CheckpointError(
-            f"{path} holds more than weights, or is damaged; reading it could run code, so nothing "
-            f"was read ({str(error).splitlines()[0]}). Ask its maker for safetensors"
+            f"{path} holds more than weights, or is damaged: {named}; reading it could run code, "
+            "so nothing was read. Save the state dict alone where it was made, or ask its maker "
+            "for safetensors"
         ) from error
     except Exception as error:  # damage shows as errors of any kind
+        if (inside := _unpacked(path)) is not None:
+            raise CheckpointError(inside) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is not a readable PyTorch file: {reason}") from error
-    return state_dict(loaded, path)
 
 
-def state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of what was loaded: itself, or its "state_dict" or "model" as training code
-    saves them, without the "module." of DistributedDataParallel."""
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise CheckpointError(f"{path} is not a dict of tensors, nor has it a state_dict in it")
-    prefix = "module." if all(str(name).startswith("module.") for name in loaded) else ""
-    return {str(name)[len(prefix) :]: tensor for name, tensor in loaded.items()}
+def _unpacked(path: Path) -> str | None:
+    """What to do with an archive of tar; None for a file that is none."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            names = archive.getnames()
+    except (tarfile.TarError, OSError, EOFError, ValueError):
+        return None
+    if {"pickle", "storages", "tensors"} <= set(names):
+        return (
+            f"{path} was written by PyTorch of before 2017, in a form that only runs what it "
+            "names: open it with that PyTorch, if you trust it, and save the state dict again"
+        )
+    weights = [name for name in names if name.endswith(SUFFIXES)]
+    return (
+        f"{path} is an archive of {len(names)} files, no PyTorch file, whatever its name ends in: "
+        f"unpack it (tar -xf) and give {', '.join((weights or ['what is in it'])[:3])}"
+    )

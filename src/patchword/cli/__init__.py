@@ -28,6 +28,7 @@ from patchword.cli import (
     receipt_verify,
     train,
 )
+from patchword.cli.checkpoint_options import with_checkpoint_options
 from patchword.cli.help import Command, Group, flowing
 from patchword.cli.output import complain, warnings_said
 from patchword.errors import PatchwordError
@@ -51,7 +52,7 @@ for _heading, _files in GROUPS.items():
     for _file in _files:
         for _command in _file.COMMANDS:
             app.command(cls=Command, help=flowing(_command.__doc__), rich_help_panel=_heading)(
-                _command
+                with_checkpoint_options(_command)
             )
 
 

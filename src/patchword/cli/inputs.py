@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from patchword.cli.checkpoint_options import chosen
 from patchword.cli.output import warnings_said, wrong
 from patchword.errors import ImageError, PatchwordError
 
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
 KEEP_ALL = ": --long-text mean keeps all"
 
 
-def load(model: str, device: str, dtype: str, image_size: list[int] | None = None) -> Model:
-    """The model that --model, --device and --dtype name. Raises CheckpointError and its kin."""
+def load(
+    model: str, device: str, dtype: str, image_size: list[int] | None = None, **options: str
+) -> Model:
+    """The model that --model, --device and --dtype name, read as --weights and --architecture say,
+    or `options` where they say nothing. Raises CheckpointError and its kin."""
     from patchword import api
 
-    return api.load(model, device=device, dtype=dtype, image_size=image_size)
+    how = {**options, **chosen.get()}
+    return api.load(model, device=device, dtype=dtype, image_size=image_size, **how)
 
 
 def expand(paths: Sequence[str]) -> list[str]:

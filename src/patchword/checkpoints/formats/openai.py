@@ -23,6 +23,10 @@ CODE = "as every model of openai/CLIP's clip/model.py"
 BLOCKS = "transformer.resblocks."
 HEAD_WIDTH = 64  # build_model: transformer_width // 64
 RESNET_STRIDE = 32
+WIDTHS = (768, 1024)  # of OpenAI's ViTs (Radford et al. 2021, table 20)
+# Narrower ones are nobody's that is published: those of experiments with that code, which sets the
+# heads by the width. Wider ones are other libraries', and may have other heads.
+NARROWEST = 256
 EPS = 1e-5  # torch.nn.LayerNorm's default
 
 
@@ -41,6 +45,13 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     said = Stated("the file", {})
     layers = any(key.startswith("visual.layer1.") for key in tensors)
     vision = resnet(said, tensors, HEAD_WIDTH) if layers else vit(tensors)
+    if not layers and vision.width not in WIDTHS and vision.width >= NARROWEST:
+        known = " and ".join(map(str, WIDTHS))
+        raise CheckpointError(
+            f"its image tower is {vision.width} wide, and OpenAI's are {known}: if it is of "
+            'open_clip, give the name that it was trained as, architecture="ViT-H-14" '
+            "(--architecture), or put open_clip_config.json beside it"
+        )
     context, width = shape_of(tensors, "positional_embedding", 2)
     vocab_size = shape_of(tensors, "token_embedding.weight", 2)[0]
     end = highest_id(files, vocab_size)

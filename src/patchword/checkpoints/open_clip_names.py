@@ -1,0 +1,153 @@
+"""open_clip's architectures by name, for checkpoints of its trainer without open_clip_config.json.
+
+Their tensors are called as OpenAI's are, and say nothing of activation and heads: both change every
+answer. Numbers are those of open_clip/model_configs; names are the names of its files.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any, NamedTuple
+
+from patchword.checkpoints.formats import openai
+from patchword.checkpoints.formats.open_clip import CONFIG_FILE
+from patchword.checkpoints.read import Source
+from patchword.errors import CheckpointError, CheckpointWarning
+from patchword.options import nearest
+
+# pixels, patch, width, layers; width and layers of the text tower, whose width is embed_dim
+VITS = {
+    "ViT-S-32": (224, 32, 384, 12, 384, 12),
+    "ViT-S-32-alt": (224, 32, 384, 12, 256, 10),
+    "ViT-S-16": (224, 16, 384, 12, 384, 12),
+    "ViT-S-16-alt": (224, 16, 384, 12, 256, 10),
+    "ViT-M-32": (224, 32, 512, 12, 512, 12),
+    "ViT-M-32-alt": (224, 32, 512, 12, 384, 12),
+    "ViT-M-16": (224, 16, 512, 12, 512, 12),
+    "ViT-B-32": (224, 32, 768, 12, 512, 12),
+    "ViT-B-32-256": (256, 32, 768, 12, 512, 12),
+    "ViT-B-32-plus-256": (256, 32, 896, 12, 640, 12),
+    "ViT-B-16": (224, 16, 768, 12, 512, 12),
+    "ViT-B-16-plus": (224, 16, 896, 12, 640, 12),
+    "ViT-B-16-plus-240": (240, 16, 896, 12, 640, 12),
+    "ViT-L-16": (224, 16, 1024, 24, 768, 12),
+    "ViT-L-16-320": (320, 16, 1024, 24, 768, 12),
+    "ViT-L-14": (224, 14, 1024, 24, 768, 12),
+    "ViT-L-14-280": (280, 14, 1024, 24, 768, 12),
+    "ViT-L-14-336": (336, 14, 1024, 24, 768, 12),
+    "ViT-H-16": (224, 16, 1280, 32, 1024, 24),
+    "ViT-H-14": (224, 14, 1280, 32, 1024, 24),
+    "ViT-H-14-378": (378, 14, 1280, 32, 1024, 24),
+    "ViT-g-14": (224, 14, 1408, 40, 1024, 24),
+    "ViT-bigG-14": (224, 14, 1664, 48, 1280, 32),
+    "ViT-e-14": (224, 14, 1792, 56, 1280, 36),
+}
+HEADS_AND_MLP = {1280: (80, 4.0), 1408: (88, 4.3637), 1664: (104, 4.9231), 1792: (112, 8.5715)}
+# pixels, width, blocks a stage, embed_dim, width of the text tower
+RESNETS = {
+    "RN50": (224, 64, [3, 4, 6, 3], 1024, 512),
+    "RN101": (224, 64, [3, 4, 23, 3], 512, 512),
+    "RN50x4": (288, 80, [4, 6, 10, 6], 640, 640),
+    "RN50x16": (384, 96, [6, 8, 18, 8], 768, 768),
+    "RN50x64": (448, 128, [3, 15, 36, 10], 1024, 1024),
+}
+NAMES = (*VITS, *RESNETS)
+QUICK = "-quickgelu"
+# open_clip_train/main.py names a run after date, model, learning rate, ... unless it is named.
+RUN = re.compile(r"(?:^|-)model_(.+?)-lr_")
+
+
+class Known(NamedTuple):
+    """What is known without a file: in words, and as the file that would state it."""
+
+    title: str
+    files: dict[str, Any]
+
+
+def stated(opened: Source, given: str | None) -> Known | None:
+    """The architecture of weights of open_clip's without open_clip_config.json; None for others.
+
+    given: its name. Weights that may be OpenAI's or open_clip's count as OpenAI's; see `doubt`.
+    Raises CheckpointError for weights of open_clip's that nobody names the architecture of, for an
+    unknown name, and for one that is not asked for.
+    """
+    names = opened.tensors
+    clip = openai.layout(names) or any(key.startswith("text.") for key in names)
+    if CONFIG_FILE in opened.files or not (clip and any(n.startswith("visual.") for n in names)):
+        if given is not None:
+            raise CheckpointError(
+                f"{opened.name} needs no architecture: it is for weights of open_clip without "
+                f"{CONFIG_FILE}; leave out {given!r}"
+            )
+        return None
+    if given is not None:
+        return _known(given, "as given")
+    run = opened.entry.stated.get("name") if opened.entry.name == "state_dict" else None
+    if run is None and openai.layout(names) and not opened.weights.name.startswith("open_clip_"):
+        return None
+    found = RUN.search(run or "")
+    if found is None:
+        what = "a checkpoint of open_clip's trainer" if run is not None else "weights of open_clip"
+        called = f" (its run is called {run!r})" if run else ""
+        raise CheckpointError(
+            f"{opened.weights} is {what}{called}, which does not say what its activation and heads "
+            f'are: give the name that it was trained as, architecture="ViT-B-32" '
+            f"(--architecture), or put {CONFIG_FILE} beside it"
+        )
+    if not found[1].endswith(QUICK):
+        warnings.warn(
+            f"{opened.weights.name} was trained as {found[1]}, says the name of its run, and is "
+            "read with GELU; if it was fine-tuned from weights of OpenAI, give "
+            f'architecture="{found[1]}{QUICK}" (--architecture)',
+            CheckpointWarning,
+            stacklevel=5,  # the caller of patchword.load
+        )
+    return _known(found[1], "by the name of its run")
+
+
+def _known(name: str, why: str) -> Known:
+    file = {"model_cfg": model_cfg(name), "preprocess_cfg": {}}
+    return Known(f"architecture {name}, {why}", {CONFIG_FILE: file})
+
+
+def model_cfg(name: str) -> dict[str, Any]:
+    """An architecture as open_clip's own file of that name describes it.
+
+    Raises CheckpointError for a name that is not in the tables above.
+    """
+    plain = name.replace("/", "-").removesuffix(QUICK)
+    config: dict[str, Any] = {"quick_gelu": name.endswith(QUICK)}
+    if plain in VITS:
+        pixels, patch, width, layers, text_width, text_layers = VITS[plain]
+        head, ratio = HEADS_AND_MLP.get(width, (openai.HEAD_WIDTH, 4.0))
+        vision = {"patch_size": patch, "head_width": head, "mlp_ratio": ratio}
+        embed = text_width
+    elif plain in RESNETS:
+        pixels, width, stages, embed, text_width = RESNETS[plain]
+        vision, layers, text_layers = {"head_width": openai.HEAD_WIDTH}, stages, 12  # type: ignore[assignment]
+    else:
+        raise CheckpointError(
+            f"architecture {name!r} is not known{nearest(name, NAMES)}. Known are "
+            f"{', '.join(NAMES)}, each with {QUICK!r} after it if it was trained so. For another "
+            f"one write {CONFIG_FILE} beside the weights: "
+            f'{{"model_cfg": open_clip.get_model_config({plain!r}), "preprocess_cfg": {{}}}}'
+        )
+    vision |= {"image_size": pixels, "width": width, "layers": layers}
+    heads = text_width // openai.HEAD_WIDTH
+    text = {"width": text_width, "layers": text_layers, "heads": heads}
+    return config | {"embed_dim": embed, "vision_cfg": vision, "text_cfg": text}
+
+
+def doubt(opened: Source) -> None:
+    """Warn of weights that were read as OpenAI's, with QuickGELU, and may be another's, with GELU:
+    of all but archives of TorchScript, which OpenAI alone publishes."""
+    if opened.entry.archive:
+        return
+    warnings.warn(
+        f"{opened.weights.name} has the names of OpenAI's CLIP and says nothing of its activation, "
+        "so that QuickGELU is taken, as OpenAI's; if it was trained with open_clip, give its name "
+        'there, architecture="ViT-B-32" (--architecture)',
+        CheckpointWarning,
+        stacklevel=5,  # the caller of patchword.load
+    )

@@ -1,0 +1,232 @@
+"""What training code writes around weights: dicts in dicts, prefixes, and things beside them.
+
+A trainer saves its optimiser, its arguments and its best score in the same file. Their types are
+read as `Inert`, so that nothing of what a file names is ever called; the tensors are found under
+the names that trainers use, and the names are freed of what wrappers of modules put before them.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from patchword.errors import CheckpointError, CheckpointWarning, UnsupportedError
+from patchword.options import nearest
+
+Weights = Literal["ema", "raw"]
+KINDS: tuple[Weights, ...] = ("ema", "raw")
+# Where trainers put weights, in the order of timm's load_state_dict (timm/models/_helpers.py);
+# "module" is DeepSpeed's.
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict")
+RAW = ("state_dict", "model_state_dict", "model", "module")
+DEEPEST = 4  # wrappers in each other
+# What DDP and averages, torch.compile, FSDP and activation checkpointing put into names, anywhere.
+WRAPPERS = re.compile(
+    r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+ATTRIBUTE = "model."  # of a LightningModule, before each name
+COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel, beside "module.*"
+BLOCKED = re.compile(r"GLOBAL ([\w.]+)")  # in the messages of torch's safe unpickler
+
+_one_at_a_time = threading.Lock()  # torch's list of allowed names is one for the whole process
+
+
+class Inert:
+    """Stands for an object beside the weights: made of anything, it keeps nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+class InertType(Inert):
+    """The same for the dtype of a NumPy scalar."""
+
+
+# The types that are read beside weights: the arguments of a run, and NumPy's numbers.
+ALLOWED: list[Any] = [
+    (Inert, "argparse.Namespace"),
+    (Inert, "numpy._core.multiarray.scalar"),
+    (Inert, "numpy.core.multiarray.scalar"),  # before NumPy 2
+    (InertType, "numpy.dtype"),
+]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where in a file a set of weights is.
+
+    name    "state_dict", "model.module", ...; "" for the file itself
+    kind    "ema" for a moving average, else "raw"
+    others  names of the sets beside it, which are not read
+    stated  texts that the trainer wrote beside them: the run's "name", timm's "arch"
+    archive whether the file is one of TorchScript
+    """
+
+    name: str = ""
+    kind: Weights = "raw"
+    others: tuple[str, ...] = ()
+    stated: Mapping[str, str] = field(default_factory=dict)
+    archive: bool = False
+
+
+Set = tuple[dict[str, Tensor], Entry]
+
+
+def load(path: Path, mmap: bool) -> Any:
+    """What a PyTorch file holds, read by torch's weights-only unpickler with `ALLOWED` as inert.
+
+    Raises what torch raises.
+    """
+    with _one_at_a_time, torch.serialization.safe_globals(ALLOWED):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def blocked(error: Exception) -> str:
+    """The name that the safe unpickler refused; "" where it refused something else."""
+    match = BLOCKED.search(str(error))
+    return match[1] if match else ""
+
+
+def checked(weights: Any) -> Weights | None:
+    """`weights` as one of `KINDS`, or None. Raises UnsupportedError for anything else."""
+    if weights is None or weights in KINDS:
+        return weights  # type: ignore[no-any-return]
+    raise UnsupportedError(
+        f'weights is {weights!r}{nearest(str(weights), KINDS)}; give "ema" for the moving average '
+        'of the weights, or "raw" for the weights themselves'
+    )
+
+
+def unwrap(
+    loaded: Any, path: Path, wanted: Weights | None = None
+) -> tuple[dict[str, Tensor], Entry]:
+    """The weights in what a file holds; of two sets the wanted one, by default the average.
+
+    Raises CheckpointError when there are none, when there are none of the wanted kind, and for a
+    set with something in it that is no tensor.
+    """
+    sets = list(_sets(loaded))
+    if not sets:
+        raise CheckpointError(f"{path} {_without(loaded)}")
+    chosen = [each for each in sets if wanted in (None, each[1].kind)]
+    if not chosen:
+        raise CheckpointError(missing(path, "ema" if wanted == "ema" else "raw"))
+    tensors, entry = min(chosen, key=lambda each: each[1].kind != "ema")
+    if "ds_version" in loaded and any(tensor.numel() == 0 for tensor in tensors.values()):
+        raise CheckpointError(
+            f"{path} is one part of a DeepSpeed ZeRO-3 checkpoint, without the weights: run "
+            "zero_to_fp32.py, which is beside it, and give the file that it writes"
+        )
+    others = [each.name for _, each in sets if each is not entry]
+    others += _unnamed(loaded, tensors, {entry.name, *others})
+    return tensors, replace(entry, others=tuple(others), stated=_texts(loaded))
+
+
+def missing(path: Path, wanted: Weights) -> str:
+    """The error for a file without the wanted set."""
+    has = "no moving average of its weights" if wanted == "ema" else "the moving average alone"
+    return f'{path} holds {has}; leave out weights="{wanted}" (--weights)'
+
+
+def described(file: str, entry: Entry) -> str:
+    """A file and where in it the weights are, for `patchword info`."""
+    words = [entry.name] if entry.name else []
+    if entry.kind == "ema":
+        words.append("the moving average")
+    if entry.others:
+        words.append(f"not read: {', '.join(entry.others)}")
+    return f"{file} ({'; '.join(words)})" if words else file
+
+
+def warn(file: str, entry: Entry) -> None:
+    """Say which of several sets of weights is read, when nobody chose."""
+    if not entry.others:
+        return
+    kind, advice = "weights", ""
+    if entry.kind == "ema":
+        kind = "moving average"
+        advice = ': weights="raw" (--weights raw) reads the weights themselves'
+    warnings.warn(
+        f"{file} holds several sets of weights; the {kind} in {entry.name!r} is read, and not "
+        f"{', '.join(map(repr, entry.others))}{advice}",
+        CheckpointWarning,
+        stacklevel=5,  # the caller of patchword.load
+    )
+
+
+def bare_names(names: Collection[str], where: Path) -> dict[str, str]:
+    """Each name of a set of weights, and that name without what wrappers put into it.
+
+    Raises CheckpointError when two names become one.
+    """
+    kept = list(names)
+    others = [name for name in kept if name != COUNTER]
+    if others and all(name.startswith("module.") for name in others):
+        kept = others
+    bare = [WRAPPERS.sub("", name) for name in kept]
+    while bare and all(name.startswith(ATTRIBUTE) for name in bare):
+        bare = [name.removeprefix(ATTRIBUTE) for name in bare]
+    if len(set(bare)) < len(kept):
+        twice = next(name for name in bare if bare.count(name) > 1)
+        raise CheckpointError(f"{where} has {twice} twice, in two wrappers of the same module")
+    return dict(zip(kept, bare, strict=True))
+
+
+def _sets(loaded: Any, entry: Entry = Entry(), depth: int = 0) -> Iterator[Set]:
+    """Every dict of tensors under the names that trainers use, in their order."""
+    if not isinstance(loaded, dict) or not loaded or depth > DEEPEST:
+        return
+    if all(isinstance(value, Tensor) for value in loaded.values()):
+        yield {str(name): tensor for name, tensor in loaded.items()}, entry
+        return
+    for key in (*AVERAGES, *RAW):
+        name = f"{entry.name}.{key}" if entry.name else key
+        kind: Weights = "ema" if key in AVERAGES else entry.kind
+        yield from _sets(loaded.get(key), Entry(name, kind), depth + 1)
+
+
+def _unnamed(loaded: dict[Any, Any], tensors: dict[str, Tensor], known: set[str]) -> list[str]:
+    """Keys of the file with the same tensors once more, under a name that says nothing."""
+    return [
+        str(key)
+        for key, value in loaded.items()
+        if isinstance(value, dict) and key not in known and value.keys() == tensors.keys()
+    ]
+
+
+def _texts(loaded: Any) -> dict[str, str]:
+    """What a trainer states in words beside the weights."""
+    items = loaded.items() if isinstance(loaded, dict) else ()
+    return {str(k): v for k, v in items if isinstance(v, str)}
+
+
+def _without(loaded: Any) -> str:
+    """What is in a file without weights, in words."""
+    if not isinstance(loaded, dict):
+        return f"is not a dict of tensors but a {type(loaded).__name__}"
+    for key in ("", *AVERAGES, *RAW):
+        inner = loaded.get(key) if key else loaded
+        if isinstance(inner, dict) and any(isinstance(v, Tensor) for v in inner.values()):
+            odd = next(k for k, v in inner.items() if not isinstance(v, Tensor))
+            where = f'its "{key}"' if key else "it"
+            return (
+                f"is not a dict of tensors: {where} holds tensors and {odd!r}, which is a "
+                f"{type(inner[odd]).__name__}; save the state dict alone"
+            )
+    keys = ", ".join(repr(str(key)) for key in list(loaded)[:10]) or "nothing"
+    known = ", ".join(map(repr, (*RAW, *AVERAGES)))
+    return (
+        f"is not a dict of tensors, nor has it one under a name that trainers use ({known}); it "
+        f"holds {keys}: save the state dict that you mean by itself"
+    )

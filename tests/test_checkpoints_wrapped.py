@@ -1,0 +1,312 @@
+"""Files as trainers leave them: every wrapper, prefix and suffix loads the same weights, or is
+refused by name."""
+
+import argparse
+import itertools
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from references import WEIGHTS, edit_json, fails, scramble, timm_vit
+
+# isort: split
+import timm
+import transformers
+from clip.model import CLIP
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from patchword import checkpoints
+from patchword.checkpoints import wrappers
+from patchword.checkpoints.read import open_path
+from patchword.errors import CheckpointError, CheckpointWarning, UnsupportedError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*names of OpenAI's CLIP.*")
+State = dict[str, Tensor]
+IDS = 300  # of a vocabulary
+
+
+def clip_config() -> transformers.CLIPConfig:
+    tower = {"num_hidden_layers": 1, "intermediate_size": 24, "num_attention_heads": 2}
+    return transformers.CLIPConfig(
+        text_config={"hidden_size": 16, "vocab_size": IDS, "eos_token_id": IDS - 1, **tower},
+        vision_config={"hidden_size": 16, "image_size": 16, "patch_size": 8, **tower},
+        projection_dim=12,
+    )
+
+
+def hugging_face(folder: Path) -> State:
+    scramble(transformers.CLIPModel(clip_config())).save_pretrained(folder)
+    return safetensors.torch.load_file(folder / WEIGHTS)
+
+
+def openai(folder: Path) -> State:
+    state = scramble(CLIP(12, 16, 1, 64, 8, 77, IDS, 64, 1, 1)).state_dict()
+    folder.mkdir()
+    safetensors.torch.save_file(state, folder / WEIGHTS)
+    return dict(state)
+
+
+def vision(folder: Path) -> State:
+    timm_vit(folder, depth=1, embed_dim=24)
+    return safetensors.torch.load_file(folder / WEIGHTS)
+
+
+def swin(folder: Path) -> State:
+    config = transformers.SwinConfig(
+        image_size=16, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
+    )
+    scramble(transformers.SwinForImageClassification(config)).save_pretrained(folder)
+    size = {"height": 16, "width": 16}
+    transformers.ViTImageProcessorPil(size=size).save_pretrained(folder)
+    return safetensors.torch.load_file(folder / WEIGHTS)
+
+
+FAMILIES = {"hf clip": hugging_face, "openai": openai, "timm vit": vision, "hf swin": swin}
+Written = dict[str, tuple[Path, State, str]]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """A folder of each family, its tensors, and the fingerprint of its model."""
+    out = {}
+    for name, write in FAMILIES.items():
+        folder = tmp_path_factory.mktemp("families") / "model"
+        state = write(folder)
+        out[name] = folder, state, checkpoints.load(folder).fingerprint
+    return out
+
+
+def run_of(state: State) -> dict[str, Any]:
+    """What stands beside weights: an optimiser's state, arguments, NumPy's numbers."""
+    some = nn.Parameter(torch.zeros(2))
+    optimiser = torch.optim.AdamW([some])
+    some.grad = torch.ones(2)
+    optimiser.step()
+    return {
+        "epoch": 3,
+        "optimizer": optimiser.state_dict(),
+        "args": argparse.Namespace(lr=1e-3, betas=(0.9, 0.99), nested=argparse.Namespace(a=None)),
+        "best": np.float64(0.7),
+        "metrics": {"top1": np.float32(70.5), "seen": np.int64(7), "done": np.bool_(True)},
+    }
+
+
+WRAPPERS: dict[str, Callable[[State], Any]] = {
+    "plain": lambda s: s,
+    "state_dict": lambda s: {"state_dict": s, **run_of(s)},
+    "model_state_dict": lambda s: {"model_state_dict": s, "loss": torch.tensor(1.0)},
+    "model": lambda s: {"model": s, "args": argparse.Namespace(output=None)},
+    "deepspeed": lambda s: {
+        "module": s, "ds_version": "0.15", "buffer_names": [], "optimizer": None, "sparse": set(),
+        "ds_config": {"zero_optimization": {"stage": 1}}, "param_shapes": [{"a": torch.Size([2])}],
+    },
+    "lightning": lambda s: {
+        "epoch": 1, "global_step": 10, "pytorch-lightning_version": "2.5", "state_dict": s,
+        "loops": {"fit_loop": {"state_dict": {}}}, "hyper_parameters": {"lr": 0.1},
+        "callbacks": {"ModelCheckpoint{'monitor': 'x'}": {"best_model_score": torch.tensor(1.0)}},
+    },
+    "twice": lambda s: {"model": {"state_dict": s}, **run_of(s)},
+}  # fmt: skip
+PREFIXES = (
+    "", "module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.",
+    "model.module.", "model._orig_mod.", "_orig_mod.model.module.", "_fsdp_wrapped_module.",
+)  # fmt: skip
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".pth.tar", ".safetensors")
+
+
+def loaded_as(folder: Path, content: Any, suffix: str, old: bool = False) -> str:
+    """The fingerprint of a folder's model from a file of another kind."""
+    path = folder / f"weights{suffix}"
+    if suffix == ".safetensors":
+        safetensors.torch.save_file(content, path)
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=not old)
+    try:
+        return checkpoints.load(path).fingerprint
+    finally:
+        path.unlink()
+
+
+def cases() -> Iterator[tuple[str, str, str, str]]:
+    """Every wrapper with every prefix for every family, each in one kind of file; and every prefix
+    in every kind of file."""
+    kinds = itertools.cycle(SUFFIXES[:-1])
+    for family, wrapper, prefix in itertools.product(FAMILIES, WRAPPERS, PREFIXES):
+        yield family, wrapper, prefix, next(kinds)
+    for prefix, suffix in itertools.product(PREFIXES, SUFFIXES):
+        yield "timm vit", "plain", prefix, suffix
+
+
+def test_every_wrapper_prefix_suffix_and_family(written: Written) -> None:
+    wrong = []
+    for family, wrapper, prefix, suffix in cases():
+        folder, state, fingerprint = written[family]
+        content = WRAPPERS[wrapper]({prefix + name: value for name, value in state.items()})
+        if loaded_as(folder, content, suffix) != fingerprint:
+            wrong.append((family, wrapper, prefix, suffix))
+    assert not wrong
+
+
+def test_wrappers_of_parts_and_averages(written: Written) -> None:
+    folder, state, fingerprint = written["hf clip"]
+    for part in ("vision_model.encoder.", "text_model."):
+        inner = {n.replace(part, f"{part}_orig_mod.", 1): value for n, value in state.items()}
+        assert loaded_as(folder, inner, ".pt") == fingerprint, part
+    network = transformers.CLIPModel(clip_config())
+    network.load_state_dict(state)
+    assert loaded_as(folder, AveragedModel(network).state_dict(), ".pt") == fingerprint
+    assert loaded_as(folder, {"model": state, **run_of(state)}, ".pt", old=True) == fingerprint
+    half = {name: value.half() for name, value in state.items()}
+    rounded = {name: value.float() for name, value in half.items()}
+    assert loaded_as(folder, half, ".bin") == loaded_as(folder, rounded, ".bin")
+
+
+def test_two_wrappers_of_one_module_are_refused(written: Written, tmp_path: Path) -> None:
+    state = written["timm vit"][1]
+    torch.save(state | {"blocks._orig_mod.0.norm1.bias": torch.ones(24)}, tmp_path / "w.pt")
+    fails(tmp_path / "w.pt", "blocks.0.norm1.bias twice")
+
+
+class Own:
+    """A class of somebody's training code."""
+
+
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        (Path("runs"), "pathlib"),
+        (Own(), f"{__name__}.Own"),
+        (np.zeros(2), "multiarray._reconstruct"),
+        (nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        (argparse.Action, "argparse.Action"),
+        (print, "print"),
+    ],
+)
+def test_any_other_type_is_refused_by_name(beside: object, named: str, tmp_path: Path) -> None:
+    for name, content in (
+        ("beside.pt", {"state_dict": {"a": torch.ones(1)}, "beside": beside}),
+        ("inside.pth.tar", {"model": {"a": torch.ones(1)}, "args": argparse.Namespace(x=beside)}),
+        ("whole.ckpt", beside),
+    ):
+        torch.save(content, tmp_path / name)
+        fails(tmp_path / name, named, "could run code", "nothing was read")
+
+
+def test_what_stands_beside_is_not_made(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.ones(1)}, **run_of({})}, tmp_path / "w.pt")
+    before = torch.serialization.get_safe_globals()
+    loaded = wrappers.load(tmp_path / "w.pt", mmap=True)
+    for value in (loaded["args"], loaded["best"], *loaded["metrics"].values()):
+        assert type(value) is wrappers.Inert
+        assert not vars(value)
+    assert set(torch.serialization.get_safe_globals()) == set(before)
+
+
+def test_files_without_weights_say_what_they_hold(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    for content, said in (
+        ({"student": {"a": torch.ones(1)}, "teacher": {}}, "holds 'student', 'teacher'"),
+        ({"state_dict": {"a": torch.ones(1), "step": 3}}, "'step', which is a int"),
+        ({"a": torch.ones(1), "meta": None}, "it holds tensors and 'meta'"),
+        ([torch.ones(1)], "a list"),
+        ({}, "holds nothing"),
+    ):
+        torch.save(content, path)
+        fails(path, str(path), said)
+    torch.save({"module": {"a": torch.ones(0), "b": torch.ones(1)}, "ds_version": "1"}, path)
+    fails(path, "ZeRO-3", "zero_to_fp32.py")
+
+
+def test_archives_of_tar(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "inner.pth")
+    (tmp_path / "notes.txt").write_text("x")
+    for name, members in (("photos.tar", ["notes.txt"]), ("model.pth.tar", ["inner.pth"])):
+        with tarfile.open(tmp_path / name, "w") as archive:
+            for member in members:
+                archive.add(tmp_path / member, member)
+        fails(tmp_path / name, "archive of 1 files", "unpack it")
+    with tarfile.open(tmp_path / "old.tar", "w") as archive:
+        for member in ("sys_info", "pickle", "storages", "tensors"):
+            archive.add(tmp_path / "notes.txt", member)
+    fails(tmp_path / "old.tar", "before 2017", "save the state dict again")
+
+
+# Two sets of weights.
+
+PAIRS = [("state_dict", "state_dict_ema"), ("model", "model_ema")]
+
+
+@pytest.mark.parametrize("names", PAIRS)
+def test_the_average_is_read_as_timm_reads_it(
+    names: tuple[str, str], written: Written, tmp_path: Path
+) -> None:
+    folder, raw, fingerprint = written["timm vit"]
+    ema = {name: value + 0.01 for name, value in raw.items()}
+    expected = loaded_as(folder, ema, ".pt")
+    path = folder / "both.pth.tar"
+    torch.save({names[0]: raw, names[1]: ema, "arch": "vit"}, path)
+    theirs = timm.models.load_state_dict(str(path))
+    assert all(torch.equal(value, ema[name]) for name, value in theirs.items())
+    with pytest.warns(
+        CheckpointWarning, match=f"average in '{names[1]}'.*not '{names[0]}'"
+    ) as said:
+        model = checkpoints.load(path)
+    assert len(said) == 1
+    assert model.fingerprint == expected
+    assert model.config.read_from[0] == (
+        f"both.pth.tar ({names[1]}; the moving average; not read: {names[0]})"
+    )
+    assert checkpoints.load(path, weights="ema").fingerprint == expected
+    raw_model = checkpoints.load(path, weights="raw")
+    assert raw_model.fingerprint == fingerprint
+    assert raw_model.options == {"weights": "raw"}
+    path.unlink()
+
+
+def test_a_set_that_is_not_there(written: Written, tmp_path: Path) -> None:
+    folder, state, fingerprint = written["timm vit"]
+    for wanted in ("ema", "average"):
+        kind = CheckpointError if wanted == "ema" else UnsupportedError
+        with pytest.raises(kind, match="moving average of"):
+            checkpoints.load(folder, weights=wanted)
+    assert checkpoints.load(folder, weights="raw").fingerprint == fingerprint
+    torch.save({"model_ema": state}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="the moving average alone"):
+        checkpoints.load(tmp_path / "w.pt", weights="raw")
+
+
+def test_a_set_under_an_unknown_name_is_told(written: Written) -> None:
+    folder, state, fingerprint = written["timm vit"]
+    with pytest.warns(CheckpointWarning, match=r"'state_dict' is read, and not 'teacher'$"):
+        assert loaded_as(folder, {"state_dict": state, "teacher": state}, ".pt") == fingerprint
+
+
+# Folders of trainers.
+
+
+def test_files_that_are_no_weights_are_not_taken_for_them(written: Written, tmp_path: Path) -> None:
+    _, state, _ = written["openai"]
+    torch.save({"model": state}, tmp_path / "epoch_3.pt")
+    for name in ("optimizer.pt", "scheduler.bin", "training_args.bin", "rng_state_0.pth"):
+        torch.save({}, tmp_path / name)
+    assert open_path(tmp_path, "m").weights.name == "epoch_3.pt"
+
+
+def test_an_index_of_wrapped_shards(written: Written, tmp_path: Path) -> None:
+    folder, state, fingerprint = written["hf clip"]
+    names = sorted(state)
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    for number, half in enumerate(halves):
+        torch.save({f"module.{n}": state[n] for n in half}, tmp_path / f"part-{number}.bin")
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text("{}")
+    where = {f"module.{n}": f"part-{i}.bin" for i, half in enumerate(halves) for n in half}
+    edit_json(index, weight_map=where)
+    assert checkpoints.load(tmp_path).fingerprint == fingerprint

@@ -1,0 +1,158 @@
+"""What open_clip's trainer leaves behind is never taken for OpenAI's: its architecture is stated,
+given, or asked for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from references import SIZE, fails, scramble
+from tiny_tokenizers import clip_tokenizer
+from torch.testing import assert_close
+
+# isort: split
+import open_clip
+from open_clip.factory import get_model_config
+from open_clip.push_to_hf_hub import save_config_for_hf
+
+from patchword import checkpoints
+from patchword.checkpoints import open_clip_names
+from patchword.errors import CheckpointError, CheckpointWarning
+
+# In small, with heads that are not of 64 as those of ViT-H-14 are not.
+VISION = {"image_size": SIZE, "patch_size": 8, "width": 80, "layers": 2, "head_width": 16}
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
+AUTOMATIC = "2024_05_01-10_00_00-model_ViT-T-8-lr_0.001-b_64-j_4-p_amp"
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An architecture ViT-T-8 of those numbers."""
+    monkeypatch.setitem(open_clip_names.VITS, "ViT-T-8", (SIZE, 8, 80, 2, 64, 2))
+    monkeypatch.setitem(open_clip_names.HEADS_AND_MLP, 80, (16, 4.0))
+
+
+def trained(folder: Path, name: str, quick: bool = False, file: str = "epoch_5.pt") -> Any:
+    """A network of open_clip, and the checkpoint that open_clip_train/main.py writes of it."""
+    network = scramble(open_clip.CLIP(64, VISION, TEXT, quick_gelu=quick))
+    clip_tokenizer().save_pretrained(folder)
+    checkpoint = {
+        "epoch": 5,
+        "name": name,
+        "state_dict": {f"module.{n}": value for n, value in network.state_dict().items()},
+        "optimizer": torch.optim.AdamW(network.parameters()).state_dict(),
+        "scaler": {"scale": 65536.0},
+    }
+    torch.save(checkpoint, folder / file)
+    return network
+
+
+def agrees(path: Path, network: Any, **options: Any) -> None:
+    """The loaded model's features are the network's own."""
+    model = checkpoints.load(path, **options)
+    pixels = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    ids = open_clip.tokenize(["a photo of a cat", "a red bird"])
+    with torch.no_grad():
+        image, text = network.encode_image(pixels), network.encode_text(ids)
+    ours = torch.from_numpy(model.engine.encode_image(list(pixels.numpy())))
+    assert_close(F.normalize(ours, dim=-1), F.normalize(image, dim=-1))
+    theirs = F.normalize(text, dim=-1)
+    assert_close(torch.from_numpy(model.embed_texts(["a photo of a cat", "a red bird"])), theirs)
+
+
+def test_the_table_is_open_clips() -> None:
+    defaults = {"head_width": 64, "mlp_ratio": 4.0, "patch_size": None}
+    for name in open_clip_names.NAMES:
+        for each in (name, name + open_clip_names.QUICK):
+            theirs = get_model_config(each)
+            if theirs is None:  # not every name has a file with QuickGELU
+                assert each != name
+                continue
+            ours = open_clip_names.model_cfg(each)
+            assert ours["quick_gelu"] == theirs.get("quick_gelu", False), each
+            assert ours["embed_dim"] == theirs["embed_dim"], each
+            vision = {**defaults, **theirs["vision_cfg"]}
+            assert {**defaults, **ours["vision_cfg"]} == vision, each
+            text = {"context_length": 77, "vocab_size": 49408, **ours["text_cfg"]}
+            assert text == theirs["text_cfg"], each
+
+
+@pytest.mark.parametrize("name", ["my run", "model_", "2024-model_ViT-B-32"])
+def test_a_run_that_says_nothing_is_refused(name: str, tmp_path: Path) -> None:
+    trained(tmp_path, name)
+    fails(
+        tmp_path / "epoch_5.pt", "a checkpoint of open_clip's trainer", repr(name),
+        'architecture="ViT-B-32"', "--architecture", "open_clip_config.json",
+    )  # fmt: skip
+
+
+def test_the_name_of_the_run_says_it(tiny: None, tmp_path: Path) -> None:
+    network = trained(tmp_path, AUTOMATIC)
+    with pytest.warns(CheckpointWarning, match='trained as ViT-T-8.*"ViT-T-8-quickgelu"'):
+        agrees(tmp_path / "epoch_5.pt", network)
+    network = trained(tmp_path, AUTOMATIC.replace("T-8", "T-8-quickgelu"), quick=True)
+    agrees(tmp_path / "epoch_5.pt", network)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_architecture_is_given(quick: bool, tiny: None, tmp_path: Path) -> None:
+    network = trained(tmp_path, "my run", quick)
+    name = "ViT-T-8" + open_clip_names.QUICK * quick
+    agrees(tmp_path / "epoch_5.pt", network, architecture=name)
+    model = checkpoints.load(tmp_path, architecture=name)
+    assert model.options == {"architecture": name}
+    assert model.config.read_from == (
+        "epoch_5.pt (state_dict)", "tokenizer.json", f"architecture {name}, as given",
+    )  # fmt: skip
+
+
+def test_open_clips_own_file_says_it(tmp_path: Path) -> None:
+    network = trained(tmp_path, "my run")
+    config = {"embed_dim": 64, "vision_cfg": VISION, "text_cfg": TEXT}
+    network.visual.image_mean, network.visual.image_std = (0.5,) * 3, (0.5,) * 3
+    save_config_for_hf(network, tmp_path / "open_clip_config.json", config)
+    agrees(tmp_path / "epoch_5.pt", network)
+    with pytest.raises(CheckpointError, match="needs no architecture"):
+        checkpoints.load(tmp_path, architecture="ViT-B-32")
+
+
+@pytest.mark.parametrize("name", ["open_clip_pytorch_model.bin", "open_clip_model.safetensors"])
+def test_a_lone_file_of_open_clip_is_not_openais(name: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    state = open_clip.CLIP(64, VISION, TEXT).state_dict()
+    torch.save(state, tmp_path / name) if name.endswith("bin") else save_file(
+        state, tmp_path / name
+    )
+    fails(tmp_path / name, "weights of open_clip", 'architecture="ViT-B-32"')
+
+
+def test_an_architecture_that_does_not_fit_or_is_unknown(tmp_path: Path) -> None:
+    trained(tmp_path, "my run")
+    for name, *said in (
+        ("ViT-B-32", "(architecture ViT-B-32, as given)", "embed_dim is 512", "makes it 64"),
+        ("ViT-B32", "do you mean ViT-B-32?"),
+        ("ViT-L-14-CLIPA", "open_clip.get_model_config('ViT-L-14-CLIPA')"),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            checkpoints.load(tmp_path, architecture=name)
+        assert all(part in str(caught.value) for part in said), caught.value
+
+
+@pytest.mark.parametrize("width", [320, 384, 896, 1280])
+def test_widths_that_openai_never_made(width: int, tmp_path: Path) -> None:
+    vision = VISION | {"width": width, "layers": 1, "head_width": 64, "patch_size": 32}
+    text = TEXT | {"vocab_size": 400, "layers": 1}
+    torch.save(open_clip.CLIP(64, vision, text).state_dict(), tmp_path / "w.pt")
+    fails(tmp_path / "w.pt", f"{width} wide, and OpenAI's are 768 and 1024", "--architecture")
+
+
+def test_a_state_dict_that_may_be_openais_says_so(tmp_path: Path) -> None:
+    vision = VISION | {"width": 64, "head_width": 64}
+    network = scramble(open_clip.CLIP(64, vision, TEXT, quick_gelu=True))
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    clip_tokenizer().save_pretrained(tmp_path)
+    with pytest.warns(CheckpointWarning, match="QuickGELU is taken, as OpenAI's") as said:
+        agrees(tmp_path / "w.pt", network)
+    assert len(said) == 1
