@@ -1,6 +1,7 @@
 """Metrics, probes and blends against scikit-learn, brute force and the formulas themselves."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -490,6 +491,29 @@ def test_a_blend_is_saved_and_opened(pair: tuple[Bundle, Bundle], tmp_path: Path
     opened = checkpoints.load(checkpoints.save(mixed, tmp_path / "half"))
     assert bits(opened) == bits(mixed)
     assert opened.fingerprint == mixed.fingerprint
+
+
+@pytest.mark.parametrize("limits", [(100.0, 100.0000064), (100.0, 250.0), (250.0, 100.0)])
+def test_a_temperature_does_not_part_two_models(
+    limits: tuple[float, float], pair: tuple[Bundle, Bundle], tmp_path: Path
+) -> None:
+    """What the scale is held at follows from the learned one, and the higher holds between."""
+    ends = []
+    for model, limit in zip(pair, limits, strict=True):
+        config = replace(model.config, scale_limit=limit)
+        network = models.build(config)
+        network.load_state_dict(model.network.state_dict())
+        network.logit_scale.data.fill_(math.log(limit))  # type: ignore[operator, union-attr]
+        ends.append(make(network, config, model.tokenizer, str(limit)))
+    for alpha, limit in ((0, limits[0]), (0.5, max(limits)), (1, limits[1])):
+        mixed = blend(*ends, alpha)
+        assert mixed.config.scale_limit == limit
+        scale = math.exp((1 - alpha) * math.log(limits[0]) + alpha * math.log(limits[1]))
+        assert mixed.scale == pytest.approx(scale, rel=1e-6)
+        again = checkpoints.load(checkpoints.save(mixed, tmp_path / str(alpha)))
+        assert again.scale == mixed.scale
+        if alpha in (0, 1):
+            assert mixed.fingerprint == ends[alpha].fingerprint
 
 
 def test_models_that_differ_are_refused() -> None:

@@ -17,6 +17,7 @@ import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+import transformers
 from photos import CAT, COFFEE, FLOWER, ROCKET
 from PIL import Image
 from references import Reference, edit_json, hugging_face, open_clip_model, openai_archive, scramble
@@ -200,3 +201,43 @@ def test_positions_at_another_size_as_open_clip(tmp_path: Path, size: tuple[int,
     larger.load_state_dict(state)
     pixels = noise(model, *size)
     assert_close(model.network.encode_image(pixels), larger.encode_image(pixels))
+
+
+@pytest.mark.parametrize("text", ["a hat", "a <cat-toy> on a hat", "<cat-toy> <dog-toy> a"])
+def test_added_tokens_with_a_legacy_end_are_pooled_as_transformers_does(
+    text: str, tmp_path: Path
+) -> None:
+    """Where config.json says 2, the highest id of each text is pooled, whatever it is."""
+    words = [*map(chr, range(33, 127))]
+    words += [f"{word}</w>" for word in words]
+    vocab = {w: i for i, w in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    tokenizer = transformers.CLIPTokenizer(vocab=vocab, merges=[])
+    tokenizer.add_tokens(["<cat-toy>", "<dog-toy>"])
+    part = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    part |= {"num_attention_heads": 2}
+    config = transformers.CLIPConfig(
+        projection_dim=32,
+        vision_config={**part, "image_size": 32, "patch_size": 16},
+        text_config={
+            **part, "vocab_size": len(tokenizer), "eos_token_id": 2, "bos_token_id": 0,
+            "pad_token_id": 1,
+        },
+    )  # fmt: skip
+    network = scramble(transformers.CLIPModel(config))
+    network.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ).save_pretrained(tmp_path)
+    model = checkpoints.load(tmp_path)
+    assert model.config.text is not None
+    assert (model.config.text.pool, model.config.text.end_token) == (
+        "highest", vocab["<|endoftext|>"],
+    )  # fmt: skip
+    ids = tokenizer([text, "a hat"], padding=True, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        theirs = network.get_text_features(ids).pooler_output
+    expected = torch.nn.functional.normalize(theirs, dim=-1)
+    assert_close(torch.from_numpy(model.embed_texts([text, "a hat"])), expected)
+    again = checkpoints.load(checkpoints.save(model, tmp_path / "ours"))
+    assert again.fingerprint == model.fingerprint

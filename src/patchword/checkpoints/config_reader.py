@@ -6,12 +6,13 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from patchword.checkpoints.read import Stored
 from patchword.config import TYPE_NAMES
 from patchword.errors import CheckpointError
 
+CLIP_END = "<|endoftext|>"
 T = TypeVar("T", int, float, str, bool)
 SHOWN = 100  # characters of a value in an error
 
@@ -210,12 +211,18 @@ def scale_limit(tensors: Mapping[str, Stored]) -> float:
     return max(100.0, math.exp(float(value))) if value is not None else 100.0
 
 
-def highest_id(files: Mapping[str, Any], vocab_size: int) -> int:
-    """The highest id that the checkpoint's tokenizer gives; without one, of the vocabulary.
+def end_of(files: Mapping[str, Any], vocab_size: int) -> tuple[int, Literal["end", "highest"]]:
+    """The end token of texts that are pooled at their highest id, and how they are pooled.
 
-    "Pooled at the highest id of the text" means pooled there, as CLIP's end token has it.
+    That is CLIP's end token, the last of its vocabulary; where the tokenizer has gained tokens
+    after it, a text with one of them is pooled there. Without a tokenizer, the last id ends a text.
     """
-    return max(vocabulary(files).values(), default=vocab_size - 1)
+    ids = vocabulary(files)
+    last = max(ids.values(), default=vocab_size - 1)
+    end = special_id(files, "eos_token")
+    if end is None:
+        end = ids.get(CLIP_END, last)
+    return end, "end" if end == last else "highest"
 
 
 def special_word(files: Mapping[str, Any], name: str) -> tuple[str | None, str]:

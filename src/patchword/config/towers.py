@@ -207,8 +207,9 @@ class TextConfig:
     eps: Eps = 1e-5
     causal: bool = True
     post_norm: bool = False  # as BERT: norms after each residual and the embedding, none at the end
-    # at the first end token, or by position; a decoder's output is not pooled
-    pool: Literal["end", "first", "last"] = "end"
+    # at the first end token; at the highest id, where tokens were added after the end token; or by
+    # position; a decoder's output is not pooled
+    pool: Literal["end", "highest", "first", "last"] = "end"
     head_bias: bool = False
     # -1: there is none, and padding that is attended to takes its place (CLIPA); LAST_ID, the
     # default: the last id of the vocabulary, as in CLIP
@@ -246,6 +247,11 @@ class TextConfig:
             (
                 self.pool == "end" and self.end_token < 0,
                 'pool "end" needs the end_token that it looks for',
+            ),
+            (
+                self.pool == "highest" and not 0 <= self.pad_token <= self.end_token,
+                f'pool "highest" would read the padding, {self.pad_token}, which is above the '
+                f"end_token {self.end_token}",
             ),
             (self.causal and attended, 'padding "attended" is of a tower without causal mask'),
             (

@@ -13,7 +13,8 @@ from patchword.bundle import Bundle, make
 from patchword.config import to_dict
 from patchword.errors import UnsupportedError
 
-UNALIKE = ("source", "assumed", "read_from")  # say where a config was read, not what the model is
+# Say where a config was read, or follow from weights, not what the model is.
+UNALIKE = ("source", "assumed", "read_from", "scale_limit")
 NAMED = 4  # differences that an error lists
 
 
@@ -22,9 +23,10 @@ def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
     fine-tuning of zero-shot models", eq. 1: start is the zero-shot model, end the fine-tuned one).
 
     Computed in float64 and rounded once to the type of `start`; alpha 0 and 1 are `start` and `end`
-    bit for bit. Counters, which are integers, are those of the nearer model. The rest (config,
-    preprocessing, tokenizer) is that of `start`. Raises UnsupportedError, naming what differs, for
-    models that are not of one config and one tokenizer, and for an alpha outside 0 to 1.
+    bit for bit. Counters, which are integers, are those of the nearer model. Where their scales are
+    held at different limits, the result has the higher one; the rest (config, preprocessing,
+    tokenizer) is that of `start`. Raises UnsupportedError, naming what differs, for models that are
+    not of one config and one tokenizer, and for an alpha outside 0 to 1.
     """
     if not 0 <= alpha <= 1:
         raise UnsupportedError(f"alpha is {alpha}; it goes from 0 (the first model) to 1")
@@ -34,10 +36,14 @@ def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
             f"{start.name} and {end.name} cannot be blended: {'; '.join(found[:NAMED])}{more}"
         )
     ours, theirs = start.network.state_dict(), end.network.state_dict()
-    state = {name: _between(value, theirs[name], alpha) for name, value in ours.items()}
-    network = copy.deepcopy(start.network)
-    network.load_state_dict(state)
-    config = replace(start.config, source="patchword", read_from=())
+    state = {name: _between(value, theirs[name], alpha).clone() for name, value in ours.items()}
+    # Between the two, the temperature may be above the lower limit.
+    between = (start, end) if 0 < alpha < 1 else (end if alpha else start,)
+    looser = max(between, key=lambda model: model.config.scale_limit)
+    network = copy.deepcopy(looser.network)
+    network.load_state_dict(state, assign=True)
+    limit = looser.config.scale_limit
+    config = replace(start.config, source="patchword", read_from=(), scale_limit=limit)
     name = f"{start.name} + {alpha:g} ({end.name} - {start.name})"
     return make(network, config, start.tokenizer, name)
 

@@ -85,5 +85,7 @@ class TextTransformer(nn.Module):
         """The position in ids (B, L) of the token that is pooled: (B, 1)."""
         if self.config.pool == "end":
             return end_place(ids, self.config.end_token)[:, None]
+        if self.config.pool == "highest":
+            return ids.argmax(dim=1, keepdim=True)
         at = 0 if self.config.pool == "first" else ids.shape[1] - 1
         return ids.new_full((len(ids), 1), at)

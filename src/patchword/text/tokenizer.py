@@ -46,7 +46,7 @@ class Tokenizer:
         self.cleaning = config.cleaning
         self.name = name
         self.specials = len(bare.ids)
-        self._ends = config.pool == "end"
+        self._ends = config.pool in ("end", "highest")
         self._full = config.padding == "attended" and not config.causal
         self._padded_over = bare.ids[-1:] if self._full and config.end_token < 0 else []
         self._source = source

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from patchword.checkpoints.config_reader import (
     Stated,
-    highest_id,
+    end_of,
     scale_limit,
     shape_of,
     special_word,
@@ -182,9 +182,11 @@ def _text(
     vocab_size = stated.size("vocab_size", tensors, tokens)
     why = TEXT_DEFAULT
     end = stated.get("eos_token_id", 49407, "text.end_token", why)
+    pool: Literal["end", "highest"] = "end"
     if end == LEGACY_END:
-        end = highest_id(files, vocab_size)
-        stated.assumed["text.end_token"] = f"{end}: eos_token_id 2 stands for the highest id"
+        end, pool = end_of(files, vocab_size)
+        words = "eos_token_id 2 stands for the highest id of each text, which is pooled"
+        stated.assumed["text.end_token"] = f"{end}: {words}"
     if not 0 <= end < vocab_size:
         stated.fail("eos_token_id", f"but there are only {vocab_size} ids")
     return TextConfig(
@@ -196,6 +198,7 @@ def _text(
         mlp_width=stated.size("intermediate_size", tensors, f"{part}{LAYERS}0.mlp.fc1.weight"),
         activation=stated.choice("hidden_act", ACTIVATIONS, "quick_gelu", "text.activation", why),
         eps=stated.get("layer_norm_eps", 1e-5, "text.eps", why),
+        pool=pool,
         end_token=end,
         pad_token=_pad_token(stated, files, end, vocab_size),
     )

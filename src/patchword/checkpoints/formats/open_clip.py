@@ -12,7 +12,7 @@ from typing import Any
 from patchword.checkpoints import open_clip_timm
 from patchword.checkpoints.config_reader import (
     Stated,
-    highest_id,
+    end_of,
     scale_limit,
     shape_of,
     special_id,
@@ -203,7 +203,6 @@ def _text(
         activation=_activation(stated, quick),
         eps=_eps(stated, "text.eps"),
         causal=causal,
-        pool=TEXT_POOLS[pool],  # type: ignore[arg-type]
         head_bias=_projection(stated, tensors, f"{theirs}text_projection", width == out),
         padding="masked" if causal else "attended",
         **_tokens(stated, files, vocab_size, causal),
@@ -231,15 +230,16 @@ def _projection(stated: Stated, tensors: Mapping[str, Stored], name: str, square
 def _tokens(
     stated: Stated, files: Mapping[str, Any], vocab_size: int, causal: bool
 ) -> dict[str, Any]:
-    """end_token, pad_token and cleaning, as get_tokenizer of open_clip/factory.py has it."""
+    """pool, end_token, pad_token and cleaning, as get_tokenizer of open_clip/factory.py has it."""
     pool = stated.optional("pool_type", "argmax")
-    end = highest_id(files, vocab_size)
+    end, kind = end_of(files, vocab_size)
+    pooled = kind if pool == "argmax" else TEXT_POOLS[pool]
     if pool == "eos":
         end = stated.get("eos_id", 2, "text.end_token", DEFAULT)
     arguments = stated.part("tokenizer_kwargs")
     if not stated.optional("hf_tokenizer_name", ""):  # its own, of CLIP's merges
         arguments.only((), {"clean": "lower", "reduction_mask": "", "context_length": None})
-        return {"end_token": end, "pad_token": 0, "cleaning": "ftfy"}
+        return {"pool": pooled, "end_token": end, "pad_token": 0, "cleaning": "ftfy"}
     arguments.only(("clean", "strip_sep_token"), {"language": None})
     cleaning = "whitespace"
     if arguments.values.get("clean") is not None:
@@ -253,7 +253,7 @@ def _tokens(
         end = -1
     elif pool not in ("argmax", "eos"):
         end = next(filter(None, (special_id(files, f"{n}_token") for n in ("eos", "sep"))), end)
-    return {"end_token": end, "pad_token": pad or 0, "cleaning": cleaning}
+    return {"pool": pooled, "end_token": end, "pad_token": pad or 0, "cleaning": cleaning}
 
 
 def _attended(stated: Stated, files: Mapping[str, Any], pad: int | None, vocab_size: int) -> None:

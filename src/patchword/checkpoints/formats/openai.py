@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from patchword.checkpoints.config_reader import Stated, depth, highest_id, scale_limit, shape_of
+from patchword.checkpoints.config_reader import Stated, depth, end_of, scale_limit, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Const, Drop, Fuse, Rename, Rule, Transpose, Unsqueeze
 from patchword.config import ModelConfig, PreprocessConfig, ResNetConfig, TextConfig, ViTConfig
@@ -54,7 +54,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         )
     context, width = shape_of(tensors, "positional_embedding", 2)
     vocab_size = shape_of(tensors, "token_embedding.weight", 2)[0]
-    end = highest_id(files, vocab_size)
+    end, pool = end_of(files, vocab_size)
     text = TextConfig(
         vocab_size=vocab_size,
         context=context,
@@ -64,6 +64,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         mlp_width=shape_of(tensors, f"{BLOCKS}0.mlp.c_fc.weight", 2)[0],
         activation="quick_gelu",
         eps=EPS,
+        pool=pool,
         end_token=end,
         cleaning="ftfy",
     )
