@@ -15,6 +15,7 @@ import peft
 import pytest
 import torch
 import transformers
+from ran import Run
 from safetensors.torch import load_file, save_file
 from tiny_tokenizers import clip_tokenizer
 from torch import Tensor, nn
@@ -212,6 +213,19 @@ def test_given_beside_its_base(base: Path, tmp_path: Path, monkeypatch: Any) -> 
     check(ours(base, adapter=folder / "adapter_model.safetensors"), expected)
     with pytest.raises(CheckpointError, match=r"is no adapter, which is adapter_config.json and "):
         patchword.load(base, adapter=base)
+
+
+def test_on_the_command_line(run: Run, base: Path, tmp_path: Path) -> None:
+    folder = write(base, tmp_path / "adapter", target_modules=LAYERS)
+    model = patchword.load(folder)
+    (alone,) = run("info", folder, "--json").records
+    (given,) = run("info", base, "--adapter", folder, "--json").records
+    assert alone["fingerprint"] == given["fingerprint"] == model.fingerprint
+    assert alone["read_from"][0] == given["read_from"][0] == model.config.read_from[0]
+    assert "LoRA adapter" in run("info", folder).out
+    stale = run("info", base, "--adapter", base)
+    assert stale.code == 2
+    assert "is no adapter" in stale.err
 
 
 def test_a_base_named_by_a_path_in_the_folder(base: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import fsspec
 import pytest
 import torch
 import transformers
+from ran import Run
 from tiny_tokenizers import clip_tokenizer
 
 import patchword
@@ -231,6 +232,28 @@ def test_subfolders_that_are_not_there(pipeline: Path, clip: Path) -> None:
         patchword.load(pipeline, subfolder="tokenizer")
     with pytest.raises(CheckpointError, match="is a file and has no folder x"):
         patchword.load(clip / "model.safetensors", subfolder="x")
+
+
+def test_a_subfolder_on_the_command_line(
+    run: Run, pipeline: Path, clip: Path, tmp_path: Path
+) -> None:
+    whole = run("info", pipeline)
+    assert whole.code == 2
+    assert "--subfolder: image_encoder (" in " ".join(whole.err.split())
+    (told,) = run("info", pipeline, "--subfolder", "image_encoder", "--json").records
+    model = patchword.load(pipeline, subfolder="image_encoder")
+    assert told["fingerprint"] == model.fingerprint
+    assert told["read_from"][0] == "image_encoder/model.safetensors"
+    photos = Path(__file__).parent.parent / "samples" / "wafers"
+    options = ("--model", pipeline, "--subfolder", "image_encoder")
+    made = run("index", photos, "--into", tmp_path / "index", *options)
+    assert made.code == 0, made.err
+    found = run("search", tmp_path / "index", "--image", photos / "edge-chip-1.jpg", "--json")
+    assert found.code == 0, found.err  # the model was opened anew
+    assert found.records[0]["path"].endswith("edge-chip-1.jpg")
+    both = run("blend", pipeline, clip, "-o", tmp_path / "b", "--subfolder", "image_encoder")
+    assert both.code == 2
+    assert "--subfolder can be of" in both.err
 
 
 # Other stores

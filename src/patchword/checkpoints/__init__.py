@@ -85,7 +85,7 @@ def load(
     config, network = _outlined(form, opened, known.title if known else "")
     if form is openai:
         open_clip_names.doubt(opened)
-    read = (_origin(opened), *config.read_from)
+    read = (_origin(opened, subfolder), *config.read_from)
     config = replace(config, read_from=(*read, known.title) if known else read)
     if size is not None:
         config = _resized(config, size, opened.name)
@@ -162,11 +162,11 @@ def _findable(adapter: str | os.PathLike[str]) -> str:
     return str(path.resolve()) if path.exists() else os.fspath(adapter)
 
 
-def _origin(opened: Source) -> str:
+def _origin(opened: Source, subfolder: str | None) -> str:
     """Which file the weights are from, and with which adapter in them."""
     weights = wrappers.described(opened.weights.name, opened.entry)
     if opened.adapter is None:
-        return weights
+        return f"{subfolder}/{weights}" if subfolder else weights
     if opened.adapter == opened.weights:
         return f"{weights}, with the LoRA adapter in it merged"
     return f"{opened.weights.parent / weights}, with the LoRA adapter {opened.adapter} merged"

@@ -1,6 +1,7 @@
-"""--weights and --architecture, which every command that loads a model takes.
+"""--weights, --architecture, --subfolder and --adapter, which every command that loads a model
+takes.
 
-They say how a training checkpoint is read, and go from here to `inputs.load` by themselves.
+They say how a checkpoint is read, and go from here to `inputs.load` by themselves.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from inspect import Parameter
 from typing import Annotated, Any
 
 import typer
+
+from patchword.cli.output import wrong
 
 OPTIONS: dict[str, Any] = {
     "weights": typer.Option(
@@ -24,8 +28,36 @@ OPTIONS: dict[str, Any] = {
         metavar="NAME",
         help="Of weights of open_clip without open_clip_config.json: ViT-B-32, ...",
     ),
+    "subfolder": typer.Option(
+        metavar="FOLDER",
+        help="The folder inside that holds the model: text_encoder, ... of a diffusion pipeline.",
+    ),
+    "adapter": typer.Option(
+        metavar="FOLDER",
+        help="Folder or hub id of a LoRA adapter to merge; one beside the weights is anyway.",
+    ),
 }
-chosen: ContextVar[dict[str, str]] = ContextVar("chosen", default={})  # noqa: B039  # never changed
+OF_ONE = ("subfolder", "adapter")  # of the two models of a command they can be meant for one
+
+
+@dataclass
+class Chosen:
+    """The options of a command, and the first model that it loaded."""
+
+    options: dict[str, str]
+    model: str | None = None
+
+    def of(self, model: str) -> dict[str, str]:
+        """Those for a model. Wrong usage: those of one model in a command that loads another."""
+        once = [f"--{name}" for name in OF_ONE if name in self.options]
+        if once and self.model not in (None, model):
+            wrong(f"{' and '.join(once)} can be of {self.model} or of {model}; save it first")
+        self.model = model
+        return self.options
+
+
+NONE = Chosen({})
+chosen: ContextVar[Chosen] = ContextVar("chosen", default=NONE)
 
 
 def with_checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -37,7 +69,8 @@ def with_checkpoint_options(command: Callable[..., None]) -> Callable[..., None]
     @functools.wraps(command)
     def run(**values: Any) -> None:
         given = {name: values.pop(name) for name in OPTIONS}
-        before = chosen.set({name: value for name, value in given.items() if value is not None})
+        options = {name: value for name, value in given.items() if value is not None}
+        before = chosen.set(Chosen(options))
         try:
             command(**values)
         finally:

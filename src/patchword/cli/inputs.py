@@ -22,11 +22,11 @@ KEEP_ALL = ": --long-text mean keeps all"
 def load(
     model: str, device: str, dtype: str, image_size: list[int] | None = None, **options: str
 ) -> Model:
-    """The model that --model, --device and --dtype name, read as --weights and --architecture say,
-    or `options` where they say nothing. Raises CheckpointError and its kin."""
+    """The model that --model, --device and --dtype name, read as `checkpoint_options` say, or
+    `options` where they say nothing. Raises CheckpointError and its kin."""
     from patchword import api
 
-    how = {**options, **chosen.get()}
+    how = {**options, **chosen.get().of(model)}
     return api.load(model, device=device, dtype=dtype, image_size=image_size, **how)
 
 
