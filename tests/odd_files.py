@@ -130,7 +130,12 @@ def pngs() -> Named:
         yield f"{name} grey alpha.png", File(make(RGBA[..., 2:]), RGBA[..., 2:])
         shown = np.dstack([RGB, np.where((RGB[3, 4] == RGB).all(-1), 0, 255)])
         yield f"{name} rgb but one.png", File(make(RGB, clear=RGB[3, 4].tolist()), shown)
-        for channels, within in ((1, 0.51), (2, 2.51), (3, 0.51), (4, 0.51)):  # see test_bitdepth
+        for channels, within in (
+            (1, 0.51),
+            (2, 2.51),
+            (3, 0.51),
+            (4, 0.51),
+        ):  # see test_high_bit_depth
             deep = DEEP[..., :channels]
             shown = to_levels(deep, 65535)
             yield f"{name} 16 bits {channels}.png", File(make(deep, 16), shown, within)

@@ -158,7 +158,9 @@ def test_losses_are_those_of_the_processor(file: Path, tmp_path: Path) -> None:
     assert model.device.type == "cpu"
 
 
-@pytest.mark.parametrize("change", [[], ["engine.precision=bfloat16"], ["engine.recompute=true"]])
+@pytest.mark.parametrize(
+    "change", [[], ["engine.precision=bfloat16"], ["engine.gradient_checkpointing=true"]]
+)
 def test_a_run_in_two_parts_is_one_run(file: Path, tmp_path: Path, change: list[str]) -> None:
     even = EVEN.get(file.stem, [])
     whole = trained(file, tmp_path / "whole", *even, *change, "engine.workers=1")

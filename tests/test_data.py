@@ -73,7 +73,7 @@ def test_every_layout_gives_the_same_samples(layout, five: Path) -> None:
         assert_array_equal(sample.pixels, pixels(encoded(i)))
         assert sample.caption == CAPTIONS[i]
         assert source.labels[sample.label] == NAMES[i]
-        assert sample.says == sample.truths == {CAPTIONS[i].lower()}
+        assert sample.caption_facts == sample.image_facts == {CAPTIONS[i].lower()}
         assert not sample.mix
 
 
@@ -110,7 +110,11 @@ def test_captions_of_classes(folder: Path) -> None:
     source = opened("folder", folder, templates=templates, names=names)
     samples = [source.sample(0, rng(seed)) for seed in range(40)]
     assert {s.caption for s in samples} == {"a hat", "one hat", "a cap", "one cap"}
-    assert {s.says for s in samples} == {s.truths for s in samples} == {frozenset(["hat"])}
+    assert (
+        {s.caption_facts for s in samples}
+        == {s.image_facts for s in samples}
+        == {frozenset(["hat"])}
+    )
     assert source.labels == ("dark_hat", "test", "train")
     made = list(source.captions())
     assert len(made) == 12
@@ -133,7 +137,7 @@ def test_images_alone(folder: Path) -> None:
     source = opened("folder", flat, ())
     assert (len(source), source.labels) == (4, ())
     sample = source.sample(0, rng())
-    assert (sample.caption, sample.label, sample.says) == ("", -1, frozenset())
+    assert (sample.caption, sample.label, sample.caption_facts) == ("", -1, frozenset())
     with pytest.raises(RecipeError, match=r"no column of captions or class names; it has image"):
         opened("folder", flat, ("captions",))
 
@@ -152,8 +156,8 @@ def test_one_of_several_captions_is_drawn(kind: str, five: Path) -> None:
     source = opened(kind, five if kind == "folder" else file, ("captions",))
     samples = [source.sample(0, rng(seed)) for seed in range(20)]
     assert {s.caption for s in samples} == {"A Cat", "a  cat sits"}
-    assert {s.says for s in samples} == {frozenset(["a cat"]), frozenset(["a cat sits"])}
-    assert {s.truths for s in samples} == {frozenset(["a cat", "a cat sits"])}
+    assert {s.caption_facts for s in samples} == {frozenset(["a cat"]), frozenset(["a cat sits"])}
+    assert {s.image_facts for s in samples} == {frozenset(["a cat", "a cat sits"])}
     assert list(source.captions()) == ["A Cat", "a  cat sits", "a dog"]
 
 
@@ -161,7 +165,7 @@ def test_rows_of_the_same_image_add_up(five: Path) -> None:
     (five / "metadata.csv").write_text("file_name,text\np/0.png,a\np/1.png,b\np/0.png,c\n")
     source = opened("folder", five, ("captions",))
     assert len(source) == 2
-    assert source.sample(0, rng()).truths == {"a", "c"}
+    assert source.sample(0, rng()).image_facts == {"a", "c"}
 
 
 def test_classes_as_numbers(five: Path) -> None:
@@ -232,7 +236,7 @@ def test_scenes() -> None:
             assert sample.caption == expected.caption
             assert sample.label == -1
     samples = [source.sample(i, rng()) for i in range(20)]
-    marks = positives([s.says for s in samples], [s.truths for s in samples])
+    marks = positives([s.caption_facts for s in samples], [s.image_facts for s in samples])
     true = [[holds(text.meaning, s.facts) for text in drawn] for s in drawn]
     assert marks.tolist() == true
     assert 20 < marks.sum() < 200
@@ -241,12 +245,12 @@ def test_scenes() -> None:
 def test_wrong_captions_of_scenes() -> None:
     """At that share of visits; all else of a visit is the same."""
     plain = opened("scenes", count=20, seed=3, reads=("captions",))
-    source = opened("scenes", count=20, seed=3, reads=("captions",), wrong=0.5)
-    texts = [source.sample(seed % 20, rng(seed)).wrong for seed in range(400)]
+    source = opened("scenes", count=20, seed=3, reads=("captions",), wrong_captions=0.5)
+    texts = [source.sample(seed % 20, rng(seed)).wrong_caption for seed in range(400)]
     assert 150 < sum(map(bool, texts)) < 250
     assert len(set(texts)) > 100
     for number in range(20):
-        sample = replace(source.sample(number, rng()), wrong="", pixels=np.zeros(0))
+        sample = replace(source.sample(number, rng()), wrong_caption="", pixels=np.zeros(0))
         assert sample == replace(plain.sample(number, rng()), pixels=sample.pixels)
 
 

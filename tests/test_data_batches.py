@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +18,19 @@ import torch
 from numpy.testing import assert_array_equal
 from photos import PREPROCESS, class_folders, encoded
 
-from patchword.data import AugmentConfig, Batch, Plan, Source, SourceConfig, batches, open_sources
+from patchword.data import (
+    AugmentConfig,
+    Collate,
+    PairBatch,
+    Plan,
+    Source,
+    SourceConfig,
+    batches,
+    collate_classes,
+    collate_images,
+    collate_pairs,
+    open_sources,
+)
 from patchword.errors import RecipeError
 from patchword.text.tokenizer import Tokenizer
 
@@ -50,48 +63,56 @@ def tokenizer(sources: list[Source]) -> Tokenizer:
     return Tokenizer.train([c for source in sources for c in source.captions()], 600, 32)
 
 
-def rows(batch: Batch) -> list[tuple]:
+@pytest.fixture
+def pairs(tokenizer: Tokenizer) -> Collate[PairBatch]:
+    return partial(collate_pairs, tokenizer)
+
+
+def rows(batch: PairBatch) -> list[tuple]:
     """Each row by itself: what may not depend on who made it."""
-    assert batch.ids is not None
     ids = [tuple(row[row != 0].tolist()) for row in batch.ids]
     pixels = [row.numpy().tobytes() for row in batch.pixels]
-    columns = (pixels, ids, batch.labels.tolist(), batch.says, batch.truths, batch.mix.tolist())
+    facts = (batch.caption_facts, batch.image_facts)
+    columns = (pixels, ids, *facts, batch.mix.tolist())
     return list(zip(*columns, strict=True))
 
 
-def test_a_batch_is_its_samples(sources, plan: Plan, tokenizer: Tokenizer) -> None:
-    batch = next(batches(sources, plan, tokenizer, 4, 5))
+def test_a_batch_is_its_samples(sources, plan: Plan, tokenizer: Tokenizer, pairs) -> None:
+    batch = next(batches(sources, plan, pairs, 4, 5))
     places = plan.at(4)
     samples = [sources[place[0]].sample(place[2], plan.rng(place)) for place in places]
     assert len(batch) == 24
     assert batch.pixels.dtype == torch.float32
     assert_array_equal(batch.pixels.numpy(), np.stack([sample.pixels for sample in samples]))
     assert_array_equal(batch.ids.numpy(), tokenizer([sample.caption for sample in samples]))
-    assert batch.labels.tolist() == [sample.label for sample in samples]
-    assert batch.says == [sample.says for sample in samples]
-    assert batch.truths == [sample.truths for sample in samples]
+    assert batch.caption_facts == [sample.caption_facts for sample in samples]
+    assert batch.image_facts == [sample.image_facts for sample in samples]
     assert batch.mix.tolist() == [place[0] == 0 for place in places]
     assert batch.broken == []
-    assert next(batches(sources, plan, None, 4, 5)).ids is None
+    classes = next(batches(sources, plan, collate_classes, 4, 5))
+    assert classes.labels.tolist() == [sample.label for sample in samples]
+    assert torch.equal(classes.pixels, batch.pixels)
+    assert torch.equal(classes.mix, batch.mix)
+    images = next(batches(sources, plan, collate_images, 4, 5))
+    assert torch.equal(images.pixels, batch.pixels)
 
 
-def test_parts_and_devices(sources, plan: Plan, tokenizer: Tokenizer) -> None:
-    batch = next(batches(sources, plan, tokenizer, 0, 1))
-    part = batch.part(slice(3, 9)).to("cpu")
-    assert rows(part) == rows(batch)[3:9]
-    assert len(part) == 6
+def test_devices(sources, plan: Plan, pairs) -> None:
+    batch = next(batches(sources, plan, pairs, 0, 1))
+    assert rows(batch.to("cpu")) == rows(batch)
     moved = batch.to("meta")
     assert {moved.pixels.device.type, moved.ids.device.type, moved.mix.device.type} == {"meta"}
+    assert moved.caption_facts == batch.caption_facts
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_the_same_for_any_number_of_processes(
-    sources, plan: Plan, tokenizer: Tokenizer, world: int, workers: int
+    sources, plan: Plan, pairs, world: int, workers: int
 ) -> None:
-    expected = [rows(batch) for batch in batches(sources, plan, tokenizer, 0, 4)]
+    expected = [rows(batch) for batch in batches(sources, plan, pairs, 0, 4)]
     ranks = [
-        list(batches(sources, plan, tokenizer, 0, 4, rank, world, workers)) for rank in range(world)
+        list(batches(sources, plan, pairs, 0, 4, rank, world, workers)) for rank in range(world)
     ]
     for step in range(4):
         parts = [each[step] for each in ranks]
@@ -100,19 +121,19 @@ def test_the_same_for_any_number_of_processes(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_start_in_the_middle_skips(sources, plan, tokenizer: Tokenizer, workers: int) -> None:
-    whole = [rows(batch) for batch in batches(sources, plan, tokenizer, 0, 8)]
-    later = [rows(b) for b in batches(sources, plan, tokenizer, 5, 8, workers=workers)]
+def test_a_start_in_the_middle_skips(sources, plan, pairs, workers: int) -> None:
+    whole = [rows(batch) for batch in batches(sources, plan, pairs, 0, 8)]
+    later = [rows(b) for b in batches(sources, plan, pairs, 5, 8, workers=workers)]
     assert later == whole[5:]
-    assert list(batches(sources, plan, tokenizer, 8, 8, workers=workers)) == []
+    assert list(batches(sources, plan, pairs, 8, 8, workers=workers)) == []
 
 
 def test_a_batch_that_cannot_be_shared(sources, plan: Plan) -> None:
     with pytest.raises(RecipeError, match="24, which 5 processes cannot share evenly"):
-        next(batches(sources, plan, None, 0, 1, 0, 5))
+        next(batches(sources, plan, collate_images, 0, 1, 0, 5))
 
 
-def test_tables_in_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_in_processes(folder: Path, pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the `datasets` library keeps in files is read by several processes at once."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
     files = sorted(folder.glob("*/*.png"))
@@ -121,8 +142,8 @@ def test_tables_in_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     config = SourceConfig("table", path=str(folder / "t.csv"))
     sources = open_sources([config], PREPROCESS, {"captions"})
     plan = Plan([len(files)], [1], 6, 0)
-    alone, together = (list(batches(sources, plan, None, 0, 9, workers=w)) for w in (0, 2))
-    assert [b.says for b in alone] == [b.says for b in together]
+    alone, together = (list(batches(sources, plan, pairs, 0, 9, workers=w)) for w in (0, 2))
+    assert [b.caption_facts for b in alone] == [b.caption_facts for b in together]
     assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(alone, together, strict=True))
 
 
@@ -145,13 +166,13 @@ def test_broken_samples_cost_nothing_else(tmp_path: Path, workers: int) -> None:
     (tmp_path / "odd" / "gone.jpg").unlink()
     assert len(source) == 1003
     plan = Plan([1003], [1], 59, 0)  # 17 steps are an epoch
-    made = list(batches([source], plan, None, 0, 17, workers=workers))
+    made = list(batches([source], plan, collate_images, 0, 17, workers=workers))
     assert [len(batch) for batch in made] == [59] * 17
     broken = {Path(error.image).name: error.reason for batch in made for error in batch.broken}
     assert set(broken) == {"cut.jpg", "text.jpg", "gone.jpg"}
     assert "truncated" in broken["cut.jpg"]
     assert broken["gone.jpg"] == "no such file"
-    again = list(batches([source], plan, None, 0, 17))
+    again = list(batches([source], plan, collate_images, 0, 17))
     for one, other in zip(made, again, strict=True):
         assert torch.equal(one.pixels, other.pixels)
         assert [str(e) for e in one.broken] == [str(e) for e in other.broken]
@@ -172,7 +193,7 @@ def test_nothing_but_broken_samples(tmp_path: Path, workers: int) -> None:
     sources = open_sources([SourceConfig("folder", path=str(tmp_path))], PREPROCESS, {"labels"})
     words = r"^data 0: all 6 samples cannot be used: .*\.jpg: not an image[^;]*(; .*\.jpg.*){2}$"
     with pytest.raises(RecipeError, match=words):
-        next(batches(sources, Plan([6], [1], 4, 0), None, 0, 9, workers=workers))
+        next(batches(sources, Plan([6], [1], 4, 0), collate_images, 0, 9, workers=workers))
 
 
 def test_almost_nothing_but_broken_samples(tmp_path: Path) -> None:
@@ -182,7 +203,7 @@ def test_almost_nothing_but_broken_samples(tmp_path: Path) -> None:
         (tmp_path / "a" / f"{i}.jpg").write_text("words")
     (tmp_path / "a" / "good.png").write_bytes(encoded(0))
     sources = open_sources([SourceConfig("folder", path=str(tmp_path))], PREPROCESS, ())
-    (batch,) = batches(sources, Plan([200], [1], 4, 0), None, 0, 1)
+    (batch,) = batches(sources, Plan([200], [1], 4, 0), collate_images, 0, 1)
     good = sources[0].sample(199, np.random.default_rng()).pixels
     assert all(np.array_equal(row.numpy(), good) for row in batch.pixels)
     assert len({error.image for error in batch.broken}) == len(batch.broken) > 50
@@ -202,7 +223,7 @@ def gone(pids: list[int]) -> bool:
 
 @pytest.mark.parametrize("how", ["closed", "dropped", "interrupted", "finished"])
 def test_no_process_stays_behind(sources, plan: Plan, how: str) -> None:
-    each = batches(sources, plan, None, 0, 6, workers=2)
+    each = batches(sources, plan, collate_images, 0, 6, workers=2)
     next(each)
     pids = children()
     assert len(pids) == 2
@@ -218,12 +239,14 @@ def test_no_process_stays_behind(sources, plan: Plan, how: str) -> None:
     assert gone(pids)
 
 
-def test_workers_are_modest(sources, plan: Plan) -> None:
+def test_workers_are_modest(sources, plan: Plan, pairs) -> None:
     """One thread each, no word of the tokenizers library, no trace in the environment."""
     before = dict(os.environ)
     sources[1] = Reporting(sources[1])
-    for batch in islice(batches(sources, plan, None, 0, 6, workers=2), 3):
-        said = {fact for facts in batch.says for fact in facts if fact.startswith("threads")}
+    for batch in islice(batches(sources, plan, pairs, 0, 6, workers=2), 3):
+        said = {
+            fact for facts in batch.caption_facts for fact in facts if fact.startswith("threads")
+        }
         assert said == {"threads 1, tokenizers false"}
     assert dict(os.environ) == before
 
@@ -245,7 +268,7 @@ class Reporting:
 
         threads, serial = torch.get_num_threads(), os.environ.get("TOKENIZERS_PARALLELISM")
         facts = frozenset([f"threads {threads}, tokenizers {serial}"])
-        return replace(self.source.sample(index, rng), says=facts)
+        return replace(self.source.sample(index, rng), caption_facts=facts)
 
 
 SCRIPT = """
@@ -253,7 +276,8 @@ SCRIPT = """
     from pathlib import Path
     sys.path.insert(0, sys.argv[1])
     from photos import PREPROCESS
-    from patchword.data import Plan, SourceConfig, batches, open_sources
+    from functools import partial
+    from patchword.data import Plan, SourceConfig, batches, collate_pairs, open_sources
     from patchword.text.tokenizer import Tokenizer
 
     told = []
@@ -263,8 +287,9 @@ SCRIPT = """
     sources = open_sources([SourceConfig("folder", path=sys.argv[2])], PREPROCESS, {"captions"})
     tokenizer = Tokenizer.train(sources[0].captions(), 600, 32)
     tokenizer(["a hat"] * 1000)  # so that its threads are there before the workers
+    pairs = partial(collate_pairs, tokenizer)
     try:
-        for step, batch in enumerate(batches(sources, Plan([18], [1], 8, 0), tokenizer, 0, 9999,
+        for step, batch in enumerate(batches(sources, Plan([18], [1], 8, 0), pairs, 0, 9999,
                                              workers=2)):
             if step == 0:
                 print(*[child.pid for child in multiprocessing.active_children()], flush=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -14,7 +15,15 @@ from numpy.testing import assert_array_equal
 from photos import PREPROCESS, class_folders, encoded, tar_of
 from scene_captions import stated
 
-from patchword.data import AugmentConfig, Plan, Source, SourceConfig, batches, open_sources
+from patchword.data import (
+    AugmentConfig,
+    Plan,
+    Source,
+    SourceConfig,
+    batches,
+    collate_texts,
+    open_sources,
+)
 from patchword.errors import ImageError, RecipeError
 from patchword.scenes import holds, scene
 from patchword.text.tokenizer import Tokenizer
@@ -111,7 +120,7 @@ def test_every_layout_gives_the_same_questions(layout, five: Path) -> None:
         assert_array_equal(sample.pixels, pixels(encoded(i)))
         assert (sample.question, sample.answer) == (question, answer)
         assert (sample.caption, sample.label) == ("", -1)
-    said = Counter(source.asked())
+    said = Counter(source.questions_and_answers())
     times = 2 if layout is hub else 1
     for i, texts in ((1, 1), (2, times)):
         counted = Counter(row[i] for row in ASKED)
@@ -126,12 +135,12 @@ def test_unread_questions_do_not_matter(five: Path) -> None:
     source = opened("folder", five, ("captions",))
     assert len(source) == 3
     sample = source.sample(0, rng())
-    assert (sample.question, sample.answer, list(source.asked())) == ("", "", [])
+    assert (sample.question, sample.answer, list(source.questions_and_answers())) == ("", "", [])
     for row in table:
         del row["answer"]
     (five / "all.csv").write_text(csv_text(table))
     assert opened("table", five / "all.csv", ("captions",)).sample(0, rng()).question == ""
-    assert list(opened("scenes", count=3, reads=("captions",)).asked()) == []
+    assert list(opened("scenes", count=3, reads=("captions",)).questions_and_answers()) == []
 
 
 def test_rows_with_questions_stay_apart(five: Path) -> None:
@@ -144,8 +153,8 @@ def test_rows_with_questions_stay_apart(five: Path) -> None:
         samples = [source.sample(number, rng(seed)) for seed in range(30)]
         assert {s.question for s in samples} == {ASKED[number][1]}
         assert {s.caption for s in samples} == {"photo 0", "photo 1", "photo 3"}
-        assert {s.truths for s in samples} == {frozenset(["photo 0", "photo 1", "photo 3"])}
-    assert source.sample(2, rng()).truths == {"photo 2"}
+        assert {s.image_facts for s in samples} == {frozenset(["photo 0", "photo 1", "photo 3"])}
+    assert source.sample(2, rng()).image_facts == {"photo 2"}
 
 
 # Several in a cell
@@ -163,7 +172,7 @@ def test_one_of_several_answers_is_drawn(kind: str, five: Path) -> None:
     answers = Counter(source.sample(0, rng(seed)).answer for seed in range(600))
     assert set(answers) == {"yes", "no"}
     assert 360 <= answers["yes"] <= 440  # 400 +- 3.5 standard deviations
-    assert Counter(source.asked()) == {"is it red?": 1, "yes": 2, "no": 1}
+    assert Counter(source.questions_and_answers()) == {"is it red?": 1, "yes": 2, "no": 1}
 
 
 @pytest.mark.parametrize("kind", ["folder", "table", "webdataset"])
@@ -192,32 +201,32 @@ def test_answers_as_numbers(five: Path) -> None:
 def test_questions_about_classes(tmp_path: Path) -> None:
     folder = class_folders(tmp_path, ("dark_hat", "shirt"), 3)
     about = ("what is this?", "name it")
-    source = opened("folder", folder, QUESTIONS, about=about)
+    source = opened("folder", folder, QUESTIONS, class_questions=about)
     samples = [source.sample(0, rng(seed)) for seed in range(30)]
     assert {(s.question, s.answer) for s in samples} == {(q, "dark hat") for q in about}
     assert source.sample(3, rng()).answer == "shirt"
-    said = list(source.asked())
+    said = list(source.questions_and_answers())
     assert Counter(said[1::2]) == {"dark hat": 3, "shirt": 3}
     assert Counter(said[::2]) == dict.fromkeys(about, 3)
     names = (("hat", "cap"), ("shirt",))
-    source = opened("folder", folder, ALL, about=about, names=names, templates=("a {}",))
+    source = opened("folder", folder, ALL, class_questions=about, names=names, templates=("a {}",))
     samples = [source.sample(0, rng(seed)) for seed in range(30)]
     assert {s.answer for s in samples} == {"hat", "cap"}
     assert {s.caption for s in samples} == {"a hat", "a cap"}
-    assert {"hat", "cap", "shirt"} == set(list(source.asked())[1::2])
+    assert {"hat", "cap", "shirt"} == set(list(source.questions_and_answers())[1::2])
 
 
-def test_about_stands_before_columns(five: Path) -> None:
+def test_class_questions_stand_before_columns(five: Path) -> None:
     """Questions of usual names are not read then; rows of an image add up."""
     table = [{**row, "label": "ab"["1" in row["file_name"]]} for row in rows("file_name")]
     (five / "metadata.csv").write_text(csv_text(table))
-    source = opened("folder", five, QUESTIONS, about=("which?",))
+    source = opened("folder", five, QUESTIONS, class_questions=("which?",))
     assert len(source) == 3
     assert source.sample(0, rng()).question == "which?"
     (five / "n.jsonl").write_text(
         lines([{"image": "p/0.png", "label": n} for n in ("a", "b", None)])
     )
-    source = opened("table", five / "n.jsonl", QUESTIONS, about=("which?",))
+    source = opened("table", five / "n.jsonl", QUESTIONS, class_questions=("which?",))
     with pytest.raises(ImageError, match=r"0\.png: no class"):
         source.sample(2, rng())
 
@@ -228,7 +237,9 @@ def test_scenes() -> None:
     for i, pairs in enumerate(expected):
         samples = [source.sample(i, rng(seed)) for seed in range(250)]
         assert {(s.question, s.answer) for s in samples} == set(pairs)
-    assert list(source.asked()) == [text for pairs in expected for pair in pairs for text in pair]
+    assert list(source.questions_and_answers()) == [
+        text for pairs in expected for pair in pairs for text in pair
+    ]
     assert opened("scenes", count=6, reads=("captions",)).sample(0, rng()).question == ""
 
 
@@ -239,7 +250,7 @@ def test_several_texts_at_a_visit(five: Path) -> None:
     (source,) = open_sources([config], PREPROCESS, ALL, texts=5)
     for number in range(6):
         known = scene(3, number)
-        words = source.sample(number, rng()).words
+        words = source.sample(number, rng()).texts
         assert len(words) == 5
         assert words[0].caption == known.caption
         assert len({each.caption for each in words}) > 2
@@ -250,12 +261,12 @@ def test_several_texts_at_a_visit(five: Path) -> None:
     many = [{"image": "p/0.png", "caption": ["a", "b"], "question": ["c", "d"], "answer": [1, 2]}]
     (five / "n.jsonl").write_text(lines([*many, {**many[0], "caption": ["e"]}]))
     (table,) = open_sources([SourceConfig("table", path=str(five / "n.jsonl"))], PREPROCESS, ALL, 9)
-    words = table.sample(0, rng()).words
+    words = table.sample(0, rng()).texts
     assert len(words) == 9
     assert {each.caption for each in words} == {"a", "b"}
     assert {(each.question, each.answer) for each in words} == {("c", "1"), ("d", "2")}
     (bare,) = open_sources([config], PREPROCESS, ("captions",), texts=2)
-    assert [each.question for each in bare.sample(0, rng()).words] == ["", ""]
+    assert [each.question for each in bare.sample(0, rng()).texts] == ["", ""]
 
 
 # Bad input
@@ -280,7 +291,14 @@ def test_broken_cells_are_named(five: Path) -> None:
         for index, word in words.items():
             with pytest.raises(ImageError, match=word):
                 source.sample(index, rng())
-        assert sorted(source.asked()) == ["blue?", "no", "no", "red?", "red?", "yes"]
+        assert sorted(source.questions_and_answers()) == [
+            "blue?",
+            "no",
+            "no",
+            "red?",
+            "red?",
+            "yes",
+        ]
 
 
 def test_broken_samples_of_a_tar_are_named(five: Path) -> None:
@@ -309,23 +327,23 @@ CASES = [
     ("image,caption,answer\np/0.png,a,b\n", {}, ALL,
      r"column 'answer', but no column of questions; it has image, caption, answer; set question"),
     ("image,label\np/0.png,a\np/1.png,b\n", {}, QUESTIONS,
-     "no columns of questions and answers; it has image, label; set question and answer, or about"),
+     "no columns of questions and answers; it has image, label; set question and answer, or"),
     ("image,label\np/0.png,a\np/1.png,b\n", {}, ALL, r"no data has questions with answers"),
     ("image,question,answer\np/0.png,a?,\np/1.png,b?,\n", {}, QUESTIONS, "no data has questions"),
     ("image,question,answer\np/0.png,a?,Yes\np/1.png,b?, yes\n", {}, QUESTIONS,
      "all answers of the data are the same, 'yes'"),
-    ("image,label\np/0.png,a\np/1.png,a\n", {"about": ("what?",), "names": (("b", "c"),)},
+    ("image,label\np/0.png,a\np/1.png,a\n", {"class_questions": ("what?",), "names": (("b", "c"),)},
      QUESTIONS, "all answers of the data are the same, 'b'"),
     ("image,question,answer\np/0.png,a?,b\np/1.png,b?,c\n", {}, ALL,
      "no column of captions or class names"),
     ("image,question,answer\np/0.png,a?,b\np/1.png,b?,c\n", {"question": "q"}, QUESTIONS,
      "no column 'q'; it has .*question, answer"),
-    ("image,question,answer\np/0.png,a?,b\n", {"about": ("what?",)}, QUESTIONS,
+    ("image,question,answer\np/0.png,a?,b\n", {"class_questions": ("what?",)}, QUESTIONS,
      "no column of class names; it has image, question, answer"),
-    ("image,question,answer\np/0.png,a?,b\n", {"about": ("what?",), "answer": "answer"},
-     QUESTIONS, "about asks for the class, question and answer are columns; give one or"),
-    ("image,label\np/0.png,a\np/1.png,b\n", {"about": ("what?", " ")}, QUESTIONS,
-     "a question of about is empty"),
+    ("image,question,answer\np/0.png,a?,b\n", {"class_questions": ("what?",), "answer": "answer"},
+     QUESTIONS, "class_questions ask for the class, question and answer are columns; give one"),
+    ("image,label\np/0.png,a\np/1.png,b\n", {"class_questions": ("what?", " ")}, QUESTIONS,
+     "one of class_questions is empty"),
 ]  # fmt: skip
 
 
@@ -365,46 +383,43 @@ def mixed(tmp_path: Path) -> list[Source]:
 
 
 def test_batches_of_questions(mixed: list[Source]) -> None:
-    tokenizer = Tokenizer.train([t for source in mixed for t in source.asked()], 600, 32)
+    tokenizer = Tokenizer.train(
+        [t for source in mixed for t in source.questions_and_answers()], 600, 32
+    )
     plan = Plan([8, 9], [0.5, 0.5], 8, 0)
-    made = list(batches(mixed, plan, tokenizer, 0, 3))
+    texts = partial(collate_texts, tokenizer)
+    made = list(batches(mixed, plan, texts, 0, 3))
     for step, batch in enumerate(made):
         places = plan.at(step)
         samples = [mixed[place.source].sample(place.sample, plan.rng(place)) for place in places]
-        assert batch.asked.tolist() == [[place.source == 1] for place in places]
-        assert batch.asked.sum() == 4
+        assert batch.has_question.tolist() == [[place.source == 1] for place in places]
+        assert batch.has_question.sum() == 4
         assert_array_equal(
             batch.questions[:, 0], tokenizer([sample.question for sample in samples])
         )
         assert_array_equal(batch.answers[:, 0], tokenizer([sample.answer for sample in samples]))
-        part = batch.part(slice(2, 7))
-        for name in ("pixels", "ids", "captions", "labels", "mix", "questions", "answers", "asked"):
-            assert torch.equal(getattr(part, name), getattr(batch, name)[2:7]), name
+        assert_array_equal(batch.captions[:, 0], tokenizer([sample.caption for sample in samples]))
+        assert torch.equal(batch.ids, batch.captions[:, 0])
+        assert batch.caption_facts == [sample.caption_facts for sample in samples]
+        assert batch.image_facts == [sample.image_facts for sample in samples]
+        for name in ("pixels", "captions", "questions", "answers", "has_question"):
             assert getattr(batch.to("meta"), name).device.type == "meta", name
-        assert (part.says, part.truths) == (batch.says[2:7], batch.truths[2:7])
-    bare = next(batches(mixed, plan, None, 0, 1))
-    assert (bare.questions, bare.answers) == (None, None)
-    assert torch.equal(bare.asked, made[0].asked)
     for rank in range(2):
-        for whole, half in zip(
-            made, batches(mixed, plan, tokenizer, 0, 3, rank, 2, 1), strict=True
-        ):
+        for whole, half in zip(made, batches(mixed, plan, texts, 0, 3, rank, 2, 1), strict=True):
             mine = slice(4 * rank, 4 * rank + 4)
-            assert torch.equal(half.asked, whole.asked[mine])
-            if half.answers is None:
-                assert not half.asked.any()
-            else:
-                width = half.answers.shape[2]
-                assert torch.equal(half.answers, whole.answers[mine, :, :width])
+            assert torch.equal(half.has_question, whole.has_question[mine])
+            width = half.answers.shape[2]
+            assert torch.equal(half.answers, whole.answers[mine, :, :width])
 
 
 def test_batches_without_questions(tmp_path: Path) -> None:
-    """As where none of its samples has one, or none are read."""
+    """They are "", as where none are read; and so is the wrong caption."""
     source = opened("folder", class_folders(tmp_path, ("hat", "shirt"), 4), ("captions",))
     tokenizer = Tokenizer.train(source.captions(), 600, 32)
-    (batch,) = batches([source], Plan([8], [1], 4, 0), tokenizer, 0, 1)
-    assert batch.ids is not None
-    assert (batch.questions, batch.answers) == (None, None)
-    assert not batch.asked.any()
-    part = batch.part(slice(1, 3)).to("cpu")
-    assert (len(part), part.questions, part.asked.tolist()) == (2, None, [[False], [False]])
+    (batch,) = batches([source], Plan([8], [1], 4, 0), partial(collate_texts, tokenizer), 0, 1)
+    empty = torch.from_numpy(tokenizer([""] * 4))
+    for texts in (batch.questions[:, 0], batch.answers[:, 0], batch.wrong_captions):
+        assert torch.equal(texts, empty)
+    assert not batch.has_question.any()
+    assert not batch.has_wrong_caption.any()
+    assert not torch.equal(batch.ids, empty)

@@ -77,9 +77,9 @@ def test_many_positives_equal_soft_cross_entropy_and_its_gradient(same: Tensor) 
 def test_integers_that_are_equal_are_true_of_each_other(loss: Callable[..., Tensor]) -> None:
     same = LABELS[:, None] == LABELS
     given = inputs(*features(), 8.0, *([-3.0] if loss is losses.sigmoid else []))
-    ours = with_gradient(lambda *x: loss(*x, same=LABELS), given)
-    assert_close(ours, with_gradient(lambda *x: loss(*x, same=same), given))
-    alone = with_gradient(lambda *x: loss(*x, same=torch.arange(9)), given)
+    ours = with_gradient(lambda *x: loss(*x, positives=LABELS), given)
+    assert_close(ours, with_gradient(lambda *x: loss(*x, positives=same), given))
+    alone = with_gradient(lambda *x: loss(*x, positives=torch.arange(9)), given)
     assert_close(alone, with_gradient(loss, given))
     assert abs(alone[0] - ours[0]) > 1e-2
 

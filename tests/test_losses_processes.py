@@ -59,7 +59,7 @@ def in_parts(network: Pairs, loss: Callable[..., Tensor]) -> Found:
     mine = share(batch)
     parts = list(zip(*(x[mine].split(2) for x in batch), strict=True))
     wrapped = DistributedDataParallel(network)
-    value = grad_cache.backward(wrapped, parts, loss, hold=wrapped.no_sync)
+    value = grad_cache.backward(wrapped, parts, loss, no_sync=wrapped.no_sync)
     return {"loss": mean(value), **gradients(network)}
 
 

@@ -43,7 +43,7 @@ def trained(tmp_path: Path) -> Path:
 def test_pairs_equal_the_loss_of_their_features(tmp_path: Path, objective: str) -> None:
     run, (batch, *_) = some_run(write(tmp_path, objective))
     image, text, scale, *bias = run.network(batch.pixels, batch.ids)
-    true = torch.tensor([[a <= b for a in batch.says] for b in batch.truths])
+    true = torch.tensor([[a <= b for a in batch.caption_facts] for b in batch.image_facts])
     true |= torch.eye(len(true), dtype=torch.bool)
     logits = scale * image @ text.T
     if objective == "sigmoid":
@@ -59,11 +59,16 @@ def test_pairs_equal_the_loss_of_their_features(tmp_path: Path, objective: str) 
 def test_captions_alike_are_no_negatives(tmp_path: Path) -> None:
     run, (batch, *_) = some_run(write(tmp_path))
     says = [frozenset([word]) for word in "abcabdefghij"]
-    work = run.objective.prepare(replace(batch, says=says, truths=says), 0)
-    groups = work.same.tolist()
+    work = run.objective.prepare(replace(batch, caption_facts=says, image_facts=says), 0)
+    groups = work.positives.tolist()
     assert [groups[i] == groups[j] for i, j in ((0, 3), (1, 4), (0, 1), (2, 5))] == [1, 1, 0, 0]
     different = [frozenset([str(i)]) for i in range(12)]
-    assert run.objective.prepare(replace(batch, says=different, truths=different), 0).same is None
+    assert (
+        run.objective.prepare(
+            replace(batch, caption_facts=different, image_facts=different), 0
+        ).positives
+        is None
+    )
 
 
 def test_mixed_pairs_have_mixed_targets(tmp_path: Path) -> None:
@@ -71,15 +76,17 @@ def test_mixed_pairs_have_mixed_targets(tmp_path: Path) -> None:
     batch.mix[:] = torch.arange(12) < 6
     plain = batch.pixels.clone()
     says = [frozenset([str(i)]) for i in range(12)]
-    work = run.objective.prepare(replace(batch, says=says, truths=says), 3)
-    share = work.same[0, 0]
+    work = run.objective.prepare(replace(batch, caption_facts=says, image_facts=says), 3)
+    share = work.positives[0, 0]
     assert 0 < share < 1
     assert_close(work.pixels[6:], plain[6:])
     assert_close(work.pixels[:6], share * plain[:6] + (1 - share) * plain[:6].flip(0))
     eye = torch.eye(12)
-    assert_close(work.same[6:], eye[6:])
-    assert_close(work.same[:6], share * eye[:6] + (1 - share) * eye[:6].flip(0))
-    again = run.objective.prepare(replace(batch, pixels=plain, says=says, truths=says), 3)
+    assert_close(work.positives[6:], eye[6:])
+    assert_close(work.positives[:6], share * eye[:6] + (1 - share) * eye[:6].flip(0))
+    again = run.objective.prepare(
+        replace(batch, pixels=plain, caption_facts=says, image_facts=says), 3
+    )
     assert_close(again.pixels, work.pixels, rtol=0, atol=0)
 
 
@@ -91,7 +98,7 @@ def test_a_teacher_of_pairs(tmp_path: Path, trained: Path, kind: str) -> None:
         run.network.image.head.weight.mul_(torch.linspace(0.5, 2, 32)[:, None])
     image, text, scale = run.network(batch.pixels, batch.ids)
     theirs = patchword.load(trained).network(batch.pixels, batch.ids)
-    same = run.objective.prepare(batch, 0).same
+    same = run.objective.prepare(batch, 0).positives
     if kind == "features":
         taught = ((image - theirs[0]) ** 2).sum(1).mean() + ((text - theirs[1]) ** 2).sum(1).mean()
     else:
@@ -106,7 +113,7 @@ def test_a_teacher_of_pairs(tmp_path: Path, trained: Path, kind: str) -> None:
 
 
 def test_classes_equal_cross_entropy(tmp_path: Path) -> None:
-    run, (batch, *_) = some_run(write(tmp_path, "classification"), "smoothing=0.1")
+    run, (batch, *_) = some_run(write(tmp_path, "classification"), "label_smoothing=0.1")
     logits = run.network(batch.pixels)
     assert logits.shape == (12, 5)
     assert_close(value(run, batch), F.cross_entropy(logits, batch.labels, label_smoothing=0.1))

@@ -47,11 +47,12 @@ def base(tmp_path: Path) -> Path:
         "steps=0", "batch=0", "keep=0", "checkpoint_every=-1", "until=101", "until=-1",
         "learning_rate=0", "learning_rate=-1e-3", "learning_rate=nan", "learning_rate=inf",
         "ema=1.5", "ema=-0.1", "warmup=-3", "clip_norm=-1", "micro_batch=-4", "micro_batch=9",
-        "weight_decay=-0.1", "image_size=-1", "max_broken=-1", "smoothing=2", "seed=-1",
+        "weight_decay=-0.1", "image_size=-1", "max_broken=-1", "label_smoothing=2", "seed=-1",
         "mix.mixup=-1", "mix.cutmix=-1", "mix.share=1.5", "lora.rank=0", "lora.dropout=2",
         "teacher.weight=-1", "teacher.temperature=0", "blip.contrast=-1", "blip.texts=0",
-        "blip.soft=2", "blip.sharper=0", "blip.queue=-1", "engine.workers=-1", "data.0.share=0",
-        "data.0.count=-1", "data.0.wrong=2", "data.0.seed=-1", "data.0.augment.colour=2",
+        "blip.soft_targets=2", "blip.soft_targets_warmup=-1", "blip.cross_query_scale=0",
+        "blip.sincos_positions=-1", "blip.queue=-1", "engine.workers=-1", "data.0.share=0",
+        "data.0.count=-1", "data.0.wrong_captions=2", "data.0.seed=-1", "data.0.augment.colour=2",
         "data.0.augment.erase=-1",
     ],
 )  # fmt: skip
@@ -62,7 +63,7 @@ def test_numbers_that_cannot_be(base: Path, change: str) -> None:
 
 
 @pytest.mark.parametrize("objective", ["contrastive", "sigmoid"])
-def test_one_pair_cannot_be_told_apart(base: Path, objective: str) -> None:
+def test_one_pair_cannot_be_compared(base: Path, objective: str) -> None:
     changes = [f"objective={objective}", "micro_batch=1"]  # the loss is of the whole batch
     assert recipe.load(base, [*changes, "batch=2"]).batch == 2
     with pytest.raises(RecipeError, match=f"batch is 1: the objective {objective} .* 2 or more"):
@@ -77,12 +78,12 @@ def test_one_image_can_be_learned_alone(base: Path, objective: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "processes", "said"),
     [
-        (["batch=1", "blip.match=0"], 1, "batch is 1: the contrast of a BLIP"),
-        (["batch=1", "blip.match=0", "blip.momentum=true"], 1, "the contrast of a BLIP"),
+        (["batch=1", "blip.match=0"], 1, "batch is 1: blip.contrast"),
+        (["batch=1", "blip.match=0", "blip.momentum=true"], 1, "blip.contrast"),
         (["batch=1", "blip.match=0", "blip.momentum=true", "blip.queue=8"], 1, ""),
         (["batch=1", "blip.match=0", "blip.contrast=0"], 1, ""),
         (["batch=1", "blip.contrast=0"], 1, "alone in memory, and blip.match"),
-        (["batch=1", "blip.contrast=0", "data.0.wrong=0.5"], 1, ""),
+        (["batch=1", "blip.contrast=0", "data.0.wrong_captions=0.5"], 1, ""),
         (["batch=4"], 4, "processes 4: some image is alone"),
         (["batch=4"], 2, ""),
         (["batch=5"], 2, "5 does not divide among 2 processes"),
@@ -101,6 +102,31 @@ def test_rows_that_a_blip_needs(base: Path, changes: list[str], processes: int, 
             read()
     else:
         read()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("smoothing=0.1", "smoothing is called label_smoothing now"),
+        ("watch.every=5", "watch is called monitor, and watch.guard monitor.forgetting, now"),
+        ("monitor.guard.path=x", "monitor.guard is called monitor.forgetting now"),
+        ("blip.lend=true", "blip.lend is called blip.text_from_decoder now"),
+        ("engine.recompute=true", "engine.recompute is called engine.gradient_checkpointing now"),
+        ("data.0.wrong=0.5", "data.wrong is called data.wrong_captions now"),
+    ],
+)
+def test_a_key_of_another_name_is_refused_with_the_new_one(
+    base: Path, change: str, told: str
+) -> None:
+    with pytest.raises(RecipeError, match=f": {told}$"):
+        recipe.load(base, [change])
+
+
+@pytest.mark.parametrize("name", recipe.RENAMED.values())
+def test_the_new_name_of_a_key_is_one_that_is_read(base: Path, name: str) -> None:
+    name = name.split(",")[0]
+    with pytest.raises(RecipeError, match=rf"{name} is \[+1\]+, which is not"):
+        recipe.load(base, [f"{name.replace('data.', 'data.0.')}=[[1]]"])
 
 
 def test_the_rate_never_rises_again(base: Path) -> None:

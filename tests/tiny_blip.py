@@ -12,7 +12,7 @@ from processes import free_ports, place, ranks
 from torch import Tensor, nn
 
 from patchword import data
-from patchword.data import Batch
+from patchword.data import TextBatch
 from patchword.train import loop, parallel, recipe
 
 ALONE = parallel.World(torch.device("cpu"))
@@ -25,7 +25,7 @@ batch = 8
 learning_rate = 2e-3
 warmup = 2
 ema = 0.9
-smoothing = 0.1
+label_smoothing = 0.1
 checkpoint_every = 2
 
 [engine]
@@ -86,7 +86,7 @@ post_norm = true
 cross_width = 32
 """
 
-MOMENTUM = ["blip.momentum=true", "blip.queue=12", "blip.ramp=2"]
+MOMENTUM = ["blip.momentum=true", "blip.queue=12", "blip.soft_targets_warmup=2"]
 APART = ["model.blip.shared_decoder=false", "model.blip.answers_questions=true"]
 EVEN = ["blip.match=0"]  # a loss in which nothing is drawn
 
@@ -98,21 +98,21 @@ def write(folder: Path, model: str = MODEL) -> Path:
     return file
 
 
-def some_run(file: Path, *changes: str) -> tuple[loop.Run, list[Batch]]:
+def some_run(file: Path, *changes: str) -> tuple[loop.Run, list[TextBatch]]:
     """A run and its first batches, in this process."""
     run = loop.Run(recipe.load(file, changes), ALONE)
-    loop.training(run.network)
+    loop.training_mode(run.network)
     return run, list(first(run))
 
 
-def first(run: loop.Run, steps: int = 3) -> Iterator[Batch]:
+def first(run: loop.Run, steps: int = 3) -> Iterator[TextBatch]:
     """The first batches of this process."""
     plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
-    words, world = run.begun.tokenizer, run.world
-    return data.batches(run.sources, plan, words, 0, steps, world.rank, world.size)
+    collate, world = run.objective.collate(), run.world
+    return data.batches(run.sources, plan, collate, 0, steps, world.rank, world.size)
 
 
-def features(network: nn.Module, batch: Batch) -> tuple[np.ndarray, np.ndarray, float]:
+def features(network: nn.Module, batch: TextBatch) -> tuple[np.ndarray, np.ndarray, float]:
     """Unit features of images and texts by the network's ways for users, and its scale."""
     with torch.no_grad():
         image = F.normalize(network.encode_image(batch.pixels).double(), dim=-1)
@@ -128,27 +128,25 @@ def jolt(run: loop.Run) -> None:
             value.add_(torch.randn(value.shape, generator=generator), alpha=0.05)
 
 
-def gradients(run: loop.Run, batch: Batch, step: int) -> dict[str, Tensor]:
+def gradients(run: loop.Run, batch: TextBatch, step: int) -> dict[str, Tensor]:
     """The loss and every parameter's gradient, which are left zero."""
     loss = run.world.mean(run.backward(run.objective.prepare(batch, step)))
-    run.spread.finish()
+    run.parallel_module.reduce_scalars()
     found = {"loss": loss}
     for name, parameter in run.network.named_parameters():
         gradient = parameter.grad
         found[name] = torch.zeros(parameter.shape)
         if gradient is not None:
-            found[name] = parallel.whole(gradient).detach().clone()
+            found[name] = parallel.full_tensor(gradient).detach().clone()
     run.optimizer.zero_grad()
     return found
 
 
-def silent(batch: Batch, world: parallel.World) -> Batch:
-    """None of the rows in the second half has a question; a process of those rows alone has no
-    ids of any, as data without questions gives them."""
+def silent(batch: TextBatch, world: parallel.World) -> TextBatch:
+    """None of the rows in the second half has a question: one of two processes has none at all."""
     rows = world.rows(len(batch) * world.size)
     asked = torch.arange(rows.start, rows.stop)[:, None] < len(batch) * world.size // 2
-    ids = (batch.questions, batch.answers) if asked.any() else (None, None)
-    return replace(batch, asked=asked, questions=ids[0], answers=ids[1])
+    return replace(batch, has_question=asked)
 
 
 CASES = {
@@ -166,12 +164,12 @@ Found = list[dict[str, Tensor]]
 def several(file: Path, case: str, world: parallel.World) -> Found:
     """`gradients` of three steps of a case, without an update; and the queue in the end."""
     run = loop.Run(recipe.load(file, CASES[case]), world)
-    loop.training(run.network)
+    loop.training_mode(run.network)
     if case.startswith("momentum"):
         jolt(run)
     batches = [silent(batch, world) if case == "silent" else batch for batch in first(run)]
     found = [gradients(run, batch, step) for step, batch in enumerate(batches)]
-    return [*found, run.objective.kept()]
+    return [*found, run.objective.state()]
 
 
 def _work(rank: int, size: int, port: int, file: Path, cases: Sequence[str], out: Path) -> None:

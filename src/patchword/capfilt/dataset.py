@@ -14,7 +14,7 @@ from typing import Any
 from patchword.config import PreprocessConfig
 from patchword.data import SourceConfig, open_sources, tables, tars
 from patchword.data.rows import suffix_of, texts_of
-from patchword.data.table_source import FAULT, PhotosSource, Table
+from patchword.data.table_source import FAULT, Table, TableSource
 from patchword.data.tables import READERS
 from patchword.errors import PatchwordError
 
@@ -96,7 +96,7 @@ def open_photos(path: str, start: Path, image: str = "", caption: str = "") -> P
     kind = _kind(path)
     config = SourceConfig(kind, path=path, image=image, caption=caption)  # type: ignore[arg-type]
     (source,) = open_sources([config], PreprocessConfig(), ())
-    assert isinstance(source, PhotosSource)  # of every kind but scenes
+    assert isinstance(source, TableSource)  # of every kind but scenes
     files = [] if kind == "folder" else tables.files(path, (*READERS, *tars.SUFFIXES))
     return Photos(source.table, files, start)
 

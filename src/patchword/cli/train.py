@@ -193,7 +193,7 @@ def results(metrics: Mapping[str, float]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for key, value in metrics.items():
         kind, slash, name = key.partition("/")
-        if slash and kind in ("eval", "guard"):
+        if slash and kind in ("eval", "forgetting"):
             title, _, number = name.rpartition(" ")
             found = f"{value:g}" if number == "alpha" else f"{value:.1%}"
             said = groups.setdefault(title or kind, [])

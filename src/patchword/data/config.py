@@ -32,8 +32,8 @@ class SourceConfig:
     """One source of samples, and its share of every batch. Relative paths start where the command
     is run; those in a table, at the folder of the table.
 
-    The captions of images that only have a label are made of `templates` and `names`; with `about`,
-    questions about them too.
+    The captions of images that only have a label are made of `templates` and `names`; with
+    `class_questions`, questions with answers too.
     """
 
     kind: Literal["folder", "table", "webdataset", "hub", "scenes"]
@@ -52,19 +52,20 @@ class SourceConfig:
     answer: str = ""  # column of answers: a text or several; of several questions, one each
     templates: tuple[str, ...] = ("a photo of a {}",)  # "{}" is the class's word
     names: tuple[tuple[str, ...], ...] = ()  # words for each class, in the order of the classes
-    about: tuple[str, ...] = ()  # questions that a word for the class answers: ["what is this?"]
+    # questions that a word for the class answers: ["what is this?"]
+    class_questions: tuple[str, ...] = ()
     augment: AugmentConfig | None = None
     count: int = 0  # scenes: how many
     only: Literal["", "wafer", "shapes"] = ""  # scenes: of one kind
     # scenes: colours of shapes; of few, captions of a batch differ in their shapes: hard negatives
     palette: tuple[str, ...] = ()
-    # scenes: share of visits at which a caption that one changed fact makes false is the wrong text
-    # of a pair to be judged
-    wrong: float = 0.0
+    # scenes: share of visits at which the sample has a wrong caption too, a true one with one fact
+    # changed: a hard negative of image-text matching
+    wrong_captions: float = 0.0
     seed: int = 0  # scenes
 
     def __post_init__(self) -> None:
         in_range("data.share", self.share, 0, above=True)
         in_range("data.count", self.count, 0)
-        in_range("data.wrong", self.wrong, 0, 1)
+        in_range("data.wrong_captions", self.wrong_captions, 0, 1)
         in_range("data.seed", self.seed, 0)

@@ -15,8 +15,8 @@ from patchword.data.augment import Look
 from patchword.data.config import SourceConfig
 from patchword.data.rows import ArrowRows, Columns, listed
 from patchword.data.sample import Source
-from patchword.data.scene_source import ScenesSource
-from patchword.data.table_source import FAULT, PhotosSource, Table, meant
+from patchword.data.scene_source import SceneSource
+from patchword.data.table_source import FAULT, Table, TableSource, meant
 from patchword.data.tars import TarRows
 from patchword.errors import PatchwordError, RecipeError
 from patchword.images.files import UNPRINTABLE, shown
@@ -57,7 +57,7 @@ def open_sources(
         if not answers:
             raise RecipeError(
                 "no data has questions with answers, which the objective reads; set question and "
-                "answer, or about, of one [[data]] or more"
+                "answer, or class_questions, of one [[data]] or more"
             )
         if len(answers) < 2:
             raise RecipeError(
@@ -79,22 +79,24 @@ def _different(said: Iterable[Said]) -> set[Said]:
 
 def _open(
     config: SourceConfig, preprocess: PreprocessConfig, reads: frozenset[str], texts: int
-) -> PhotosSource | ScenesSource:
+) -> TableSource | SceneSource:
     if config.kind == "scenes":
-        return ScenesSource(config, preprocess, reads, texts)
-    if config.about and (config.question or config.answer):
+        return SceneSource(config, preprocess, reads, texts)
+    if config.class_questions and (config.question or config.answer):
         raise RecipeError(
-            f"data {_called(config)}: about asks for the class, question and answer are columns; "
-            "give one or the other"
+            f"data {_called(config)}: class_questions ask for the class, question and answer are "
+            "columns; give one or the other"
         )
     try:
-        table = _table(config, "questions" in reads and not config.about)
+        table = _table(config, "questions" in reads and not config.class_questions)
     except RecipeError:
         raise
     except PatchwordError as error:
         raise RecipeError(str(error)) from error
     look = Look(preprocess, config.augment)
-    return PhotosSource(table, look, reads, config.templates, config.names, config.about, texts)
+    return TableSource(
+        table, look, reads, config.templates, config.names, config.class_questions, texts
+    )
 
 
 def _table(config: SourceConfig, questions: bool) -> Table:

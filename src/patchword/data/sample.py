@@ -12,33 +12,40 @@ from numpy.typing import NDArray
 Facts = frozenset[str]
 
 
-class Words(NamedTuple):
-    """What is said of an image, and asked."""
+class Texts(NamedTuple):
+    """One caption of an image, and one question about it; "" for what the source does not have."""
 
-    caption: str  # "" where the source has none
-    question: str  # the same
+    caption: str
+    question: str
     answer: str  # to the question
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as the network sees it, with what is known of it."""
+    """One image as the network sees it, with what is known about it."""
 
     pixels: NDArray[np.float32]  # (3, H, W), normalised as `Preprocess` does it
-    caption: str  # "" where the source has none
+    texts: tuple[Texts, ...]  # as many as the source was asked for, drawn at random
     label: int  # number of its class; -1 where the source has none
-    says: Facts  # the facts that the caption states
-    truths: Facts  # the facts that are true of the image
+    caption_facts: Facts  # what the first caption states
+    image_facts: Facts  # what is true of the image
     mix: bool  # may take part in mixup and CutMix
-    question: str = ""  # about the image; "" where the source has none
-    answer: str = ""  # to the question
-    more: tuple[Words, ...] = ()  # drawn at the same visit, where several texts are wanted
-    wrong: str = ""  # a caption that is not true of the image; "" for none
+    wrong_caption: str = ""  # a caption that is false for the image; "" for none
 
     @property
-    def words(self) -> list[Words]:
-        """All that was drawn."""
-        return [Words(self.caption, self.question, self.answer), *self.more]
+    def caption(self) -> str:
+        """The first caption."""
+        return self.texts[0].caption
+
+    @property
+    def question(self) -> str:
+        """The first question."""
+        return self.texts[0].question
+
+    @property
+    def answer(self) -> str:
+        """The answer to the first question."""
+        return self.texts[0].answer
 
 
 class Source(Protocol):
@@ -56,7 +63,7 @@ class Source(Protocol):
     def captions(self) -> Iterator[str]:
         """All captions, or one for each image where they are made; no image is opened."""
 
-    def asked(self) -> Iterator[str]:
+    def questions_and_answers(self) -> Iterator[str]:
         """All questions and answers, or one of each for each image where they are made; none where
         they are not read. No image is opened."""
 
@@ -65,31 +72,33 @@ class Source(Protocol):
         one that cannot be used."""
 
 
-def stated(caption: str) -> str:
-    """A caption as the fact it states: lower case, single spaces."""
+def fact(caption: str) -> str:
+    """A caption as the fact that it states: lower case, single spaces."""
     return " ".join(caption.lower().split())
 
 
-def positives(says: Sequence[Facts], truths: Sequence[Facts], first: int = 0) -> NDArray[np.bool_]:
-    """(n, N) bool: whether caption j of N is true of image i of n, all its facts being.
+def positives(
+    caption_facts: Sequence[Facts], image_facts: Sequence[Facts], first: int = 0
+) -> NDArray[np.bool_]:
+    """(n, N) bool: whether caption j of N is true of image i of n: all its facts are.
 
     first: the column of the first image's own caption, where the images are a part of a batch.
-    An image's own caption always is true.
+    An image's own caption is always true.
     """
     holds: dict[str, NDArray[np.bool_]] = {}
-    for row, facts in enumerate(truths):
-        for fact in facts:
-            holds.setdefault(fact, np.zeros(len(truths), np.bool_))[row] = True
-    none = np.zeros(len(truths), np.bool_)
+    for row, facts in enumerate(image_facts):
+        for each in facts:
+            holds.setdefault(each, np.zeros(len(image_facts), np.bool_))[row] = True
+    none = np.zeros(len(image_facts), np.bool_)
     columns: dict[Facts, NDArray[np.bool_]] = {}
-    out = np.empty((len(truths), len(says)), np.bool_)
-    for number, facts in enumerate(says):
+    out = np.empty((len(image_facts), len(caption_facts)), np.bool_)
+    for number, facts in enumerate(caption_facts):
         if facts not in columns:
-            column = np.ones(len(truths), np.bool_)
-            for fact in facts:
-                column &= holds.get(fact, none)
+            column = np.ones(len(image_facts), np.bool_)
+            for each in facts:
+                column &= holds.get(each, none)
             columns[facts] = column
         out[:, number] = columns[facts]
-    rows = np.arange(len(truths))
+    rows = np.arange(len(image_facts))
     out[rows, first + rows] = True
     return out

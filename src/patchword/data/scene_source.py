@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from patchword import scenes
 from patchword.config import PreprocessConfig
 from patchword.data.augment import Look
 from patchword.data.config import SourceConfig
-from patchword.data.sample import Facts, Sample, Words, stated
+from patchword.data.sample import Facts, Sample, Texts, fact
 from patchword.errors import RecipeError
 from patchword.scenes import WAFER_CLASSES
 from patchword.scenes.captions import caption, truths, wrong_caption
@@ -23,11 +24,20 @@ KEPT = 1 << 28  # bytes of drawn scenes that each process keeps
 
 COUNTS = ("1", "2", "3")  # of shapes in a scene
 
-Questions = tuple[tuple[str, str], ...]
-Drawn = tuple[NDArray[np.uint8], str, Facts, Facts, int, Questions, scenes.Facts]
+
+class _Drawn(NamedTuple):
+    """What is kept of a scene: all that does not change from visit to visit."""
+
+    image: NDArray[np.uint8]
+    caption: str
+    questions: tuple[tuple[str, str], ...]
+    label: int
+    caption_facts: Facts
+    image_facts: Facts
+    facts: scenes.Facts
 
 
-class ScenesSource:
+class SceneSource:
     """The first `count` scenes of a seed, `texts` of its questions drawn at each visit; its caption
     is always the same, and others are written beside it where several texts are wanted. Their
     classes are the defects of wafers, or what `label` names.
@@ -55,7 +65,7 @@ class ScenesSource:
         self._asks = "questions" in reads
         self._texts = texts
         self._look = Look(preprocess, config.augment)
-        self._kept: dict[int, Drawn] = {}
+        self._kept: dict[int, _Drawn] = {}
 
     def __len__(self) -> int:
         return self.config.count
@@ -72,7 +82,7 @@ class ScenesSource:
         for index in range(len(self)):
             yield frozenset(self._scene(index, SMALLEST).meaning.split("; "))
 
-    def asked(self) -> Iterator[str]:
+    def questions_and_answers(self) -> Iterator[str]:
         for index in range(min(len(self), SPOKEN) if self._asks else 0):
             for question, answer in self._scene(index, SMALLEST).questions:
                 yield question
@@ -81,26 +91,40 @@ class ScenesSource:
     def answers(self) -> Iterator[str]:
         """Its answers, as facts are stated."""
         for index in range(len(self) if self._asks else 0):
-            yield from (stated(answer) for _, answer in self._scene(index, SMALLEST).questions)
+            yield from (fact(answer) for _, answer in self._scene(index, SMALLEST).questions)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        image, own, says, true, label, asked, facts = self._kept.get(index) or self._drawn(index)
-        pixels = self._look(image, rng)
-        order = np.resize(rng.permutation(max(len(asked), 1)), self._texts)
-        pairs = [asked[i] if asked else ("", "") for i in order.tolist()]
-        more = tuple(Words(caption(rng, facts)[0], *pair) for pair in pairs[1:])
+        drawn = self._kept.get(index) or self._drawn(index)
+        pixels = self._look(drawn.image, rng)
+        order = np.resize(rng.permutation(max(len(drawn.questions), 1)), self._texts)
+        pairs = [drawn.questions[i] if drawn.questions else ("", "") for i in order.tolist()]
+        first = Texts(drawn.caption, *pairs[0])
+        more = [Texts(caption(rng, drawn.facts)[0], *pair) for pair in pairs[1:]]
         wrong = ""
-        if self.config.wrong and rng.random() < self.config.wrong:
-            wrong = wrong_caption(rng, facts)
-        return Sample(pixels, own, label, says, true, self._look.mix, *pairs[0], more, wrong)
+        if self.config.wrong_captions and rng.random() < self.config.wrong_captions:
+            wrong = wrong_caption(rng, drawn.facts)
+        return Sample(
+            pixels,
+            (first, *more),
+            drawn.label,
+            drawn.caption_facts,
+            drawn.image_facts,
+            self._look.mix,
+            wrong,
+        )
 
-    def _drawn(self, index: int) -> Drawn:
+    def _drawn(self, index: int) -> _Drawn:
         scene = self._scene(index, SCENE_SIZE)
-        says, true = frozenset(scene.meaning.split("; ")), truths(scene.facts)
         named = str(scene.facts[self.config.label]) if self.config.label else scene.label
-        label = self.labels.index(named) if self.labels else -1
-        asked = scene.questions if self._asks else ()
-        drawn = (scene.image, scene.caption, says, true, label, asked, scene.facts)
+        drawn = _Drawn(
+            scene.image,
+            scene.caption,
+            scene.questions if self._asks else (),
+            self.labels.index(named) if self.labels else -1,
+            frozenset(scene.meaning.split("; ")),
+            truths(scene.facts),
+            scene.facts,
+        )
         if (len(self._kept) + 1) * scene.image.nbytes <= KEPT:
             self._kept[index] = drawn
         return drawn

@@ -32,7 +32,7 @@ from patchword.data.rows import (
     questions_of,
     texts_of,
 )
-from patchword.data.sample import Facts, Sample, Words, stated
+from patchword.data.sample import Facts, Sample, Texts, fact
 from patchword.errors import ImageError, RecipeError
 from patchword.text.templates import filled
 
@@ -119,10 +119,11 @@ def meant(
     return Table(where, rows, image, caption, label, question, answer, base, columns=columns)
 
 
-class PhotosSource:
+class TableSource:
     """The images of a table. Captions are the table's, `texts` of several drawn at each visit;
     without them, templates around a word for the class. So are questions and answers, where they
-    are read; with `about`, these are the questions, and a word for the class is the answer."""
+    are read; with `class_questions`, those are the questions, and the answer is a word for the
+    class."""
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class PhotosSource:
         reads: frozenset[str],
         templates: Sequence[str] = ("{}",),
         words: Sequence[Sequence[str]] = (),
-        about: Sequence[str] = (),
+        class_questions: Sequence[str] = (),
         texts: int = 1,
     ) -> None:
         self.table = table
@@ -141,16 +142,16 @@ class PhotosSource:
         self._made = "captions" in reads and table.caption is None
         self._numbers: dict[Any, int] = {}
         self.labels: tuple[str, ...] = ()
-        self._about = tuple(about) if "questions" in reads else ()
-        self._asks = bool(self._about) or self._has_questions()
-        self._needs_class = "labels" in reads or self._made or bool(self._about)
+        self._class_questions = tuple(class_questions) if "questions" in reads else ()
+        self._asks = bool(self._class_questions) or self._has_questions()
+        self._needs_class = "labels" in reads or self._made or bool(self._class_questions)
         if self._needs_class or table.names:
             if table.label is None:
                 named = "labels" in reads or not self._made
                 needs = "class names" if named else "captions or class names"
                 raise RecipeError(f"{table.where}: no column of {needs}; it has {self._columns}")
             self.labels, self._numbers = table.classes()
-        _check(templates, about)
+        _check(templates, class_questions)
         self._templates = templates
         self._words = self._checked(words)
         if self.labels and words and all(_is_number(name) for name in self.labels):
@@ -176,10 +177,10 @@ class PhotosSource:
             if value in self._numbers:
                 yield next(turns[self._numbers[value]])
 
-    def asked(self) -> Iterator[str]:
-        if self._about:
+    def questions_and_answers(self) -> Iterator[str]:
+        if self._class_questions:
             assert self.table.label is not None
-            questions, turns = cycle(self._about), [cycle(each) for each in self._words]
+            questions, turns = cycle(self._class_questions), [cycle(each) for each in self._words]
             for value in self.table.rows.column(self.table.label):
                 if value in self._numbers:
                     yield next(questions)
@@ -192,10 +193,10 @@ class PhotosSource:
 
     def answers(self) -> Iterator[str]:
         """What its answers say, as facts are stated; of classes, each once."""
-        if self._about:
-            yield from (stated(words[0]) for words in self._words)
+        if self._class_questions:
+            yield from (fact(words[0]) for words in self._words)
         elif self._asks:
-            yield from map(stated, self._answers())
+            yield from map(fact, self._answers())
 
     def _answers(self) -> Iterator[str]:
         assert self.table.answer is not None
@@ -208,24 +209,25 @@ class PhotosSource:
         if self._made:
             yield from (frozenset([words[0]]) for words in self._words)
         else:
-            yield from (frozenset([stated(caption)]) for caption in self.captions())
+            yield from (frozenset([fact(caption)]) for caption in self.captions())
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         name, image, row = self.table.opened(index)
         if row.get(FAULT) or not image:
             raise ImageError(name, row.get(FAULT) or "no image in this row")
         label = self._label(name, row)
-        caption, says, true = self._caption(name, row, label, rng)
-        pair = self._question(name, index, row, label, rng)
+        caption, caption_facts, image_facts = self._caption(name, row, label, rng)
+        first = Texts(caption, *self._question(name, index, row, label, rng))
         pixels = self._look(self._decoded(name, image), rng)
-        more = tuple(
-            Words(
+        more = [
+            Texts(
                 self._caption(name, row, label, rng)[0],
                 *self._question(name, index, row, label, rng),
             )
             for _ in range(self._texts - 1)
-        )
-        return Sample(pixels, caption, label, says, true, self._look.mix, *pair, more)
+        ]
+        mix = self._look.mix
+        return Sample(pixels, (first, *more), label, caption_facts, image_facts, mix)
 
     def _decoded(self, name: str, image: str | bytes) -> NDArray[np.uint8]:
         try:
@@ -257,7 +259,7 @@ class PhotosSource:
         if not texts:
             raise ImageError(name, "no caption in this row")
         caption = texts[int(rng.integers(len(texts)))]
-        return caption, frozenset([stated(caption)]), frozenset(map(stated, texts))
+        return caption, frozenset([fact(caption)]), frozenset(map(fact, texts))
 
     def _question(
         self, name: str, index: int, row: Mapping[str, Any], label: int, rng: np.random.Generator
@@ -268,8 +270,8 @@ class PhotosSource:
             return "", ""
         table = self.table
         pairs: Sequence[tuple[str, Sequence[str]]]
-        if self._about:
-            pairs = [(question, self._words[label]) for question in self._about]
+        if self._class_questions:
+            pairs = [(question, self._words[label]) for question in self._class_questions]
         else:
             assert table.question
             assert table.answer
@@ -298,7 +300,7 @@ class PhotosSource:
             return False
         raise RecipeError(
             f"{table.where}: no columns of questions and answers; it has {self._columns}; set "
-            "question and answer, or about for questions about the class"
+            "question and answer, or class_questions"
         )
 
     @property
@@ -336,13 +338,13 @@ class PhotosSource:
         )
 
 
-def _check(templates: Sequence[str], about: Sequence[str]) -> None:
+def _check(templates: Sequence[str], class_questions: Sequence[str]) -> None:
     if bad := [template for template in templates if "{}" not in template]:
         raise RecipeError(f"template {bad[0]!r} has no {{}} where the class goes")
     if not templates:
         raise RecipeError("templates is empty; give one or more, with {} for the class")
-    if not all(question.strip() for question in about):
-        raise RecipeError("a question of about is empty; leave it out")
+    if not all(question.strip() for question in class_questions):
+        raise RecipeError("one of class_questions is empty; leave it out")
 
 
 def _is_class(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Tensors in, one number out."""
+"""Loss functions of tensors."""
 
 from patchword.losses.classes import classification, cutmix, mixup
 from patchword.losses.distillation import (
@@ -15,7 +15,7 @@ from patchword.losses.language import (
 )
 from patchword.losses.pairs import attraction, check_pairs, contrastive, sigmoid, wanted
 from patchword.losses.pixels import masked_pixels
-from patchword.losses.tiles import Gradients, known, log_sum_exps, pairwise_sigmoid
+from patchword.losses.tiles import Gradients, log_sum_exps, pairwise_sigmoid, with_gradients
 
 __all__ = [
     "IGNORED",
@@ -27,7 +27,6 @@ __all__ = [
     "cutmix",
     "feature_distillation",
     "hard_distillation",
-    "known",
     "language_modelling",
     "log_sum_exps",
     "logit_distillation",
@@ -39,4 +38,5 @@ __all__ = [
     "soft_contrastive",
     "soft_distillation",
     "wanted",
+    "with_gradients",
 ]

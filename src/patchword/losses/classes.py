@@ -1,4 +1,4 @@
-"""Cross-entropy with classes, and batches whose images and classes are mixed."""
+"""Cross-entropy with classes; mixup and CutMix."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def classification(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Te
 def mixup(
     pixels: Tensor, target: Tensor, generator: torch.Generator, alpha: float = 0.8
 ) -> tuple[Tensor, Tensor]:
-    """Each image and its target, mixed with those opposite in the batch, the first with the last
-    (mixup, Zhang et al. 2018, eq. 1): one share, drawn from Beta(alpha, alpha), for all.
+    """Each image and its target are mixed with those of the batch in reverse order, the first with
+    the last (mixup, Zhang et al. 2018, eq. 1), with one share from Beta(alpha, alpha) for all.
 
-    pixels (N, ...); target (N, C), probabilities: one-hot, or mixed already; a generator of the
-    CPU. The order of a batch being random, so are the partners.
+    pixels (N, ...); target (N, C), probabilities: one-hot, or mixed already; generator: on the CPU.
+    The order of a batch is random, and so are the pairs.
     """
     share = _beta(alpha, generator)
     return pixels.lerp(pixels.flip(0), 1 - share), _mixed(target, share)
@@ -39,12 +39,12 @@ def mixup(
 def cutmix(
     pixels: Tensor, target: Tensor, generator: torch.Generator, alpha: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """A rectangle of each image replaced by that of the image opposite in the batch, and the target
-    by the mixture of both by area (CutMix, Yun et al. 2019, eq. 1-2).
+    """A rectangle of each image is replaced by that of its partner, in the batch in reverse order,
+    and the targets are mixed in proportion to the areas (CutMix, Yun et al. 2019, eq. 1-2).
 
-    pixels (N, C, H, W); target (N, C), probabilities. The rectangle has the image's shape, 1 -
-    share of its area with share from Beta(alpha, alpha), and its centre anywhere: what lies
-    outside of the image is cut off, and the target follows the area that is left.
+    pixels (N, C, H, W); target (N, C), probabilities. The rectangle has the image's aspect ratio,
+    the area 1 - share with share from Beta(alpha, alpha), and a random centre: what lies outside of
+    the image is cut off, and the target counts the area that is left.
     """
     height, width = pixels.shape[-2:]
     side = (1 - _beta(alpha, generator)) ** 0.5
@@ -62,7 +62,7 @@ def cutmix(
 
 def _mixed(target: Tensor, share: float) -> Tensor:
     if target.ndim != 2 or not target.is_floating_point():
-        raise ValueError("targets to mix are probabilities (N, C), such as one-hot ones")
+        raise ValueError("targets to mix must be probabilities (N, C), such as one-hot ones")
     return target.lerp(target.flip(0), 1 - share)
 
 

@@ -1,6 +1,5 @@
-"""What a student learns from a teacher's answers beside, or instead of, the labels.
-
-Teachers' tensors get no gradient.
+"""Knowledge distillation: a student learns from a teacher's outputs, besides the labels or instead
+of them. The teacher's tensors get no gradient.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def soft_distillation(
     weight) * cross-entropy with the labels + weight * temperature^2 * KL(teacher || student).
 
     Logits (N, C): `classes` of the class token, compared with the labels, and `distilled` of the
-    distillation token, compared with the teacher's; a student without one gives the same twice.
+    distillation token, compared with the teacher's; for a student without one both are the same.
     target and smoothing: as for `classification`. KL is the mean over N; DeiT's published training
     code divides by N * C instead.
     """
@@ -39,8 +38,8 @@ def hard_distillation(
     classes: Tensor, distilled: Tensor, teacher: Tensor, target: Tensor, smoothing: float = 0.0
 ) -> Tensor:
     """DeiT's hard-label distillation (Touvron et al. 2021, eq. 3): half the cross-entropy with the
-    labels, half that with the class that the teacher finds likeliest. Arguments: as for
-    `soft_distillation`; `smoothing` is the labels' alone."""
+    labels, half that with the teacher's most probable class. Arguments: as for `soft_distillation`;
+    `smoothing` applies to the labels alone."""
     supervised = classification(classes, target, smoothing)
     return (supervised + classification(distilled, teacher.argmax(dim=-1))) / 2
 
@@ -48,12 +47,12 @@ def hard_distillation(
 def logit_distillation(
     student: tuple[Tensor, Tensor, Tensor], teacher: tuple[Tensor, Tensor, Tensor]
 ) -> Tensor:
-    """Cross-entropy of a CLIP's logits with its teacher's, rows and columns, halved together
-    (CLIP-KD, Yang et al. 2024, "Contrastive Relational Distillation", up to the entropy of the
-    teacher, which is constant).
+    """Cross-entropy of a CLIP's logits with its teacher's, the mean over rows and columns (CLIP-KD,
+    Yang et al. 2024, "Contrastive Relational Distillation", up to the entropy of the teacher, which
+    is constant).
 
-    Each: unit image features (N, D), unit text features (N, D), scale; the two D may differ. Makes
-    the N x N matrices.
+    student, teacher: unit image features (N, D), unit text features (N, D), logit scale; the two D
+    may differ. Computes the whole N x N matrices.
     """
     with without_autocast(student[0]):
         ours, theirs = (

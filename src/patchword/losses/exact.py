@@ -1,4 +1,4 @@
-"""The arithmetic of losses: float32 at least, autocast or not."""
+"""The precision of losses: float32 at least, with or without autocast."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def wide(x: Tensor) -> Tensor:
 
 
 def widest(x: Tensor) -> torch.dtype:
-    """float64, or what x's device has instead."""
+    """float64, or float32 on a device without it."""
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Within which products on x's device keep their type."""
+    """Context in which products on x's device keep their type."""
     return torch.autocast(x.device.type, enabled=False)

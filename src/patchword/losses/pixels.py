@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 
-def masked_pixels(painted: Tensor, patches: Tensor, hidden: Tensor, norm: bool) -> Tensor:
-    """Mean squared error of the patches painted (B, N, C) where they were hidden (B, N) (He et al.
+def masked_pixels(predicted: Tensor, patches: Tensor, hidden: Tensor, norm: bool) -> Tensor:
+    """Mean squared error of the predicted patches (B, N, C) that were hidden (B, N) (He et al.
     2022, section 3, "Reconstruction target").
 
-    patches (B, N, C): the image's own. norm: each less its mean, over its standard deviation.
+    patches (B, N, C): the image's own. norm: normalise each target patch by its own mean and
+    standard deviation.
     """
     if norm:
         variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
         patches = (patches - mean) / (variance + 1e-6).sqrt()
-    error = (painted - patches).square().mean(dim=-1)  # (B, N)
+    error = (predicted - patches).square().mean(dim=-1)  # (B, N)
     return (error * hidden).sum() / hidden.sum()

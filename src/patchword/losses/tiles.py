@@ -1,7 +1,7 @@
-"""Sums over all pairs of N images and M texts, exact, without their N x M matrix.
+"""Sums over all pairs of N images and M texts, exact, without storing the N x M matrix of logits.
 
-Logits are made a tile at a time and forgotten: memory grows with N + M. Features may be of any
-floating type; the arithmetic is float32 (float64 for float64), autocast or not.
+Logits are computed one tile at a time and not kept: memory grows with N + M. Features may have any
+floating-point type; the arithmetic is float32 (float64 for float64), with or without autocast.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.autograd.function import once_differentiable
 
 from patchword.losses.exact import wide, widest, without_autocast
 
-# Rows and columns of a tile. Smaller ones would fit a CPU's cache, and gain nothing by it: each
-# step of a tile waits for the slower thread, the more often the smaller they are.
+# Rows and columns of a tile. Smaller ones would fit a CPU's cache, but are not faster: at the end
+# of each tile the threads wait for each other.
 CPU_SIDE, SIDE = 2048, 4096
 
-Gradients = list[Tensor | None]  # in the order of the inputs; None for one that was not wanted
+Gradients = list[Tensor | None]  # in the order of the inputs; None for one that is not needed
 
 
 def log_sum_exps(
@@ -30,41 +30,42 @@ def log_sum_exps(
     row (N,) and of each column (M,), in float64 where the device has it, and each image's own
     logit (N,): with text first + i for image i.
 
-    Differentiable once, in image, text and scale; backward makes the logits a second time.
+    Differentiable once, in image, text and scale; backward computes the logits again.
     """
     return _LogSumExps.apply(image, text, scale, first)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def pairwise_sigmoid(
     inputs: Sequence[Tensor],
-    same: Tensor | None = None,
+    positives: Tensor | None = None,
     first: int = 0,
     wanted: Sequence[bool] = (True, True, True, True),
 ) -> tuple[Tensor, Gradients]:
     """The sum over all pairs of -log sigmoid(z * (scale * image @ text.T + bias)), where z is 1
-    for pairs that belong together and -1 for the others, and its gradients.
+    for positive pairs and -1 for negative ones, and its gradients.
 
-    inputs: image (N, D), text (M, D), scale, bias; wanted: whose gradients to make.
-    same: who belongs together: (N, M) bool; or integers (N + M,) of the images, then the texts,
-    equal ones; or None, image i and text first + i, if there is one.
-    Autograd does not see it: `known` is the value as a function of the inputs.
+    inputs: image (N, D), text (M, D), scale, bias. wanted: which of them need a gradient.
+    positives: (N, M) bool; or (N + M,) integers of the images, then of the texts, equal numbers
+    being positive pairs; or None for image i with text first + i, if there is one.
+    Computed without autograd: `with_gradients` makes the value a function of the inputs.
     """
     with torch.no_grad(), without_autocast(inputs[0]):
-        return _pairwise_sigmoid(inputs, same, first, wanted)
+        return _pairwise_sigmoid(inputs, positives, first, wanted)
 
 
-def known(value: Tensor, inputs: Sequence[Tensor], gradients: Gradients) -> Tensor:
-    """`value` as a differentiable function of inputs, with the gradients that it is known to have.
+def with_gradients(value: Tensor, inputs: Sequence[Tensor], gradients: Gradients) -> Tensor:
+    """`value` as a differentiable function of the inputs, whose gradients are known already.
 
-    A gradient may be wider than its input."""
-    return _Known.apply(value, gradients, *inputs)  # type: ignore[no-any-return,no-untyped-call]
+    A gradient may have a wider type than its input."""
+    out: Tensor = _WithGradients.apply(value, gradients, *inputs)  # type: ignore[no-untyped-call]
+    return out
 
 
 class _Tile(NamedTuple):
     rows: slice
     columns: slice
-    offset: int  # of the diagonal where an image meets its own text
-    own: slice  # the rows which that diagonal crosses
+    offset: int  # of the diagonal of the images' own texts
+    own: slice  # the rows of the tile that this diagonal crosses
 
 
 def _tiles(image: Tensor, text: Tensor, first: int) -> Iterator[_Tile]:
@@ -103,8 +104,8 @@ class _LogSumExps(torch.autograd.Function):
         image, text, scale, rows, columns = ctx.saved_tensors
         with without_autocast(image):
             a, b = wide(image) * wide(scale), wide(text)
-            # exp(logit - sum) exactly, though a sum is wider than a logit: its float32 part is
-            # subtracted, and the exponential of the rest goes into the factor.
+            # exp(logit - sum) without rounding the float64 sum to float32: its float32 part is
+            # subtracted from the logit, and the exponential of the rest multiplies the factor.
             row, column = rows.to(a.dtype), columns.to(a.dtype)
             row_factor = ((row - rows).exp() * ups[0]).to(a.dtype)
             column_factor = ((column - columns).exp() * ups[1]).to(a.dtype)
@@ -123,7 +124,7 @@ class _LogSumExps(torch.autograd.Function):
 
 
 def _pairwise_sigmoid(
-    inputs: Sequence[Tensor], same: Tensor | None, first: int, wanted: Sequence[bool]
+    inputs: Sequence[Tensor], positives: Tensor | None, first: int, wanted: Sequence[bool]
 ) -> tuple[Tensor, Gradients]:
     image, text, scale, bias = (wide(x) for x in inputs)
     a = image * scale
@@ -132,26 +133,26 @@ def _pairwise_sigmoid(
     gather = _Gather(a, text, wanted)
     for tile in _tiles(a, text, first):
         logits = (a[tile.rows] @ text[tile.columns].mT).add_(bias)
-        _flip(logits, tile, same, len(a))
+        _flip(logits, tile, positives, len(a))
         value += F.softplus(logits).sum()  # -log sigmoid(x) = softplus(-x)
         if any(wanted):
             weights = logits.sigmoid_()
-            _flip(weights, tile, same, len(a))
+            _flip(weights, tile, positives, len(a))
             to_bias += weights.sum()
             gather.add(tile, weights)
     bias_gradient = to_bias.to(bias.dtype).view_as(bias) if wanted[3] else None
     return value.to(a.dtype), [*gather.gradients(image, scale), bias_gradient]
 
 
-def _flip(values: Tensor, tile: _Tile, same: Tensor | None, count: int) -> None:
-    """Change the sign of the pairs of a tile that belong together; count: of images."""
-    if same is None:
+def _flip(values: Tensor, tile: _Tile, positives: Tensor | None, count: int) -> None:
+    """Change the sign of the positive pairs of a tile; count: of images."""
+    if positives is None:
         values.diagonal(tile.offset).neg_()
         return
-    if same.ndim == 2:
-        together = same[tile.rows, tile.columns]
+    if positives.ndim == 2:
+        together = positives[tile.rows, tile.columns]
     else:
-        together = same[:count][tile.rows, None] == same[count:][tile.columns]
+        together = positives[:count][tile.rows, None] == positives[count:][tile.columns]
     torch.where(together, -values, values, out=values)
 
 
@@ -181,7 +182,7 @@ class _Gather:
         return [to_image, self.to_b, to_scale]
 
 
-class _Known(torch.autograd.Function):
+class _WithGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: Gradients, *inputs: Tensor) -> Tensor:
         ctx.gradients, ctx.types = gradients, [x.dtype for x in inputs]
@@ -195,8 +196,8 @@ class _Known(torch.autograd.Function):
 
 
 def _log_sum_exp(logits: Tensor, dim: int) -> Tensor:
-    """As torch.logsumexp, which rounds at the size of the largest logit: a loss near zero, being
-    the difference of two such, would drown in that."""
+    """As torch.logsumexp, but in float64: the loss is a difference of two such sums, and one near
+    zero would be lost in the rounding of large logits."""
     top = logits.amax(dim, keepdim=True)
     rest = (logits - top).exp_().sum(dim)
     return top.squeeze(dim).to(widest(top)) + rest.to(widest(top)).log()

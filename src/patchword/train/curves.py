@@ -30,8 +30,12 @@ INK, FAINT, GRID = "#1a1a20", "#70707a", "#e2e2e8"
 RAW, SMOOTH = "#b9cdea", "#406ebe"
 # Okabe & Ito 2008: told apart with any colour vision; on white, without yellow.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-STEPS = (("loss", "loss"), ("rate", "learning rate"), ("samples_per_s", "speed (samples/s)"))
-NOT_DRAWN = ("guard/alpha",)  # no quality
+STEPS = (
+    ("loss", "loss"),
+    ("learning_rate", "learning rate"),
+    ("samples_per_s", "speed (samples/s)"),
+)
+NOT_DRAWN = ("forgetting/alpha",)  # no quality
 
 
 @dataclass
@@ -49,7 +53,8 @@ class Series:
 def curves(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path | None:
     """Draw the rows of a metrics.jsonl as a PNG, 1200 pixels wide; None without a row to draw.
 
-    rows: each with "step", and any of "loss", "rate", "samples_per_s", "eval/...", "guard/..."
+    rows: each with "step", and any of "loss", "learning_rate", "samples_per_s", "eval/...",
+    "forgetting/..."
     """
     series = collect(rows)
     if not series:
@@ -92,7 +97,7 @@ def collect(rows: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
     out: dict[str, Series] = {}
     for row in rows:
         for key, value in row.items():
-            drawn = key in known or key.startswith(("eval/", "guard/"))
+            drawn = key in known or key.startswith(("eval/", "forgetting/"))
             if not drawn or key in NOT_DRAWN:
                 continue
             one = out.setdefault(key, Series())
@@ -107,8 +112,8 @@ def evaluations(series: Mapping[str, Series]) -> list[tuple[str, list[tuple[str,
     for key, one in series.items():
         if key.startswith("eval/"):
             title, _, number = key.removeprefix("eval/").rpartition(" ")
-        elif key.startswith("guard/"):
-            title, number = "guard", key.removeprefix("guard/")
+        elif key.startswith("forgetting/"):
+            title, number = "forgetting", key.removeprefix("forgetting/")
         else:
             continue
         title = title if len(title) <= 80 else f"{title[:79]}…"

@@ -1,10 +1,10 @@
 """Losses over the pairs of all processes, exact.
 
-Each process brings as many pairs as every other, and its loss is the mean over its own images,
-against the texts of all: the mean of the processes' losses is the loss of the whole batch. Its
-backward also gives the part that its features play in the losses of the others, so the mean of the
-processes' parameter gradients, as DistributedDataParallel and FSDP take it, is the gradient of the
-whole batch. Nothing has to be multiplied by the number of processes. All processes must call
+All processes have the same number of pairs. The loss of a process is the mean over its own images,
+compared with the texts of all processes: the mean of these losses is the loss of the whole batch.
+Its backward includes the gradient of the other processes' losses with respect to its features, so
+the mean of the parameter gradients, as DistributedDataParallel and FSDP compute it, is the gradient
+of the whole batch; nothing has to be multiplied by the number of processes. All processes must call
 backward, each with the same factor on its loss.
 """
 
@@ -24,59 +24,62 @@ from patchword import losses
 def gather(x: Tensor) -> Tensor:
     """The rows (n, ...) of every process, in order of rank: (W * n, ...).
 
-    Its gradient is the sum of what all processes ask of these rows: a loss that each process
-    computes whole needs no other factor than one of which each computes a part.
+    Its gradient is the sum of the gradients that all processes have for these rows.
     """
     return _Gather.apply(x)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def contrastive(image: Tensor, text: Tensor, scale: Tensor, same: Tensor | None = None) -> Tensor:
-    """This process's share of `losses.contrastive`, of n pairs each; images stay where they are.
+def contrastive(
+    image: Tensor, text: Tensor, scale: Tensor, positives: Tensor | None = None
+) -> Tensor:
+    """This process's share of `losses.contrastive`, of n pairs each; only texts are gathered.
 
-    same: integers (n,), equal ones true of each other in all processes; or (n, W * n) bool, which
-    of all texts are true of these images.
+    positives: (n,) integers, equal numbers being true of each other in all processes; or (n, W * n)
+    bool, which of all texts are true of these images.
     """
     losses.check_pairs(image, text)
     texts, first = gather(text), dist.get_rank() * len(image)
     rows, columns, own = losses.log_sum_exps(image, texts, scale, first)
     columns = gather(columns[None]).logsumexp(dim=0)[first : first + len(image)]
-    if same is not None:
-        own = losses.attraction(image, texts, scale, same, _whole(same))
+    if positives is not None:
+        own = losses.attraction(image, texts, scale, positives, _whole(positives))
     return ((rows + columns) / 2 - own).mean().to(own.dtype)
 
 
 def sigmoid(
-    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, same: Tensor | None = None
+    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, positives: Tensor | None = None
 ) -> Tensor:
     """This process's share of `losses.sigmoid`, of n pairs each, round a ring (Zhai et al. 2023,
-    section 3.3): texts travel from neighbour to neighbour, with the gradient that each adds, so no
-    process holds more than its own and one other's. `same` as for `contrastive`.
+    section 3.3): texts are passed from neighbour to neighbour with their gradient so far, and no
+    process holds more texts than its own and one other's. `positives` as for `contrastive`.
     """
     losses.check_pairs(image, text)
     inputs = (image, text, scale, bias)
-    value, gradients = _ring(inputs, same, losses.wanted(*inputs))
-    return losses.known(value, inputs, gradients) / len(image)
+    value, gradients = _ring(inputs, positives, losses.wanted(*inputs))
+    return losses.with_gradients(value, inputs, gradients) / len(image)
 
 
 def _ring(
-    inputs: Sequence[Tensor], same: Tensor | None, wanted: Sequence[bool]
+    inputs: Sequence[Tensor], positives: Tensor | None, wanted: Sequence[bool]
 ) -> tuple[Tensor, losses.Gradients]:
     """The sum over this process's images and all texts, and its gradients; the gradient of this
     process's texts is that of all processes' sums."""
     image, text, scale, bias = (x.detach() for x in inputs)
     rank, world, count = dist.get_rank(), dist.get_world_size(), len(image)
-    labels = gather(same).view(world, count) if same is not None and same.ndim == 1 else None
+    labels: Tensor | None = None
+    if positives is not None and positives.ndim == 1:
+        labels = gather(positives).view(world, count)
     values: list[Tensor] = []
     total: losses.Gradients = [None] * 4
     to_text: Tensor | None = None
     for step in range(world):
         owner = (rank + step) % world
-        if same is None:
+        if positives is None:
             block = None
         elif labels is None:
-            block = same[:, owner * count : (owner + 1) * count]
+            block = positives[:, owner * count : (owner + 1) * count]
         else:
-            block = torch.cat([same, labels[owner]])
+            block = torch.cat([positives, labels[owner]])
         parts = (image, text, scale, bias)
         value, gradients = losses.pairwise_sigmoid(parts, block, (rank - owner) * count, wanted)
         values.append(value)
@@ -84,7 +87,7 @@ def _ring(
         total = [_plus(a, b) for a, b in zip(total, gradients, strict=True)]
         if step < world - 1:
             text = _from_right(text)
-        if to_text is not None and world > 1:  # the last time, home
+        if to_text is not None and world > 1:  # the last time, back to its own process
             to_text = _from_right(to_text)
     return torch.stack(values).sum(), [total[0], to_text, *total[2:]]
 
@@ -94,7 +97,7 @@ def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def _from_right(x: Tensor) -> Tensor:
-    """The neighbour's tensor of this shape, in exchange for ours to the other neighbour."""
+    """Send our tensor to the neighbour of the rank before; returns that of the rank after."""
     rank, world = dist.get_rank(), dist.get_world_size()
     came = torch.empty_like(x, memory_format=torch.contiguous_format)
     send = dist.P2POp(dist.isend, x.contiguous(), (rank - 1) % world)
@@ -104,11 +107,11 @@ def _from_right(x: Tensor) -> Tensor:
     return came
 
 
-def _whole(same: Tensor) -> Tensor:
-    """What `losses.attraction` has to know of all processes."""
-    if same.ndim == 1:
-        return gather(same)
-    counts = same.sum(dim=0)
+def _whole(positives: Tensor) -> Tensor:
+    """The `whole` of `losses.attraction`, over all processes."""
+    if positives.ndim == 1:
+        return gather(positives)
+    counts = positives.sum(dim=0)
     dist.all_reduce(counts)
     return counts
 

@@ -18,7 +18,7 @@ from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ImageError, PatchwordError, RecipeError
 from patchword.evaluate import Answer, Evaluation, Options, folders, quality
 
-# What is followed of an answer's record; the same names as in `patchword eval --json`.
+# What the metrics have of a task's result; the same names as in `patchword eval --json`.
 NUMBERS = (
     "acc1",
     "acc5",
@@ -44,23 +44,20 @@ class EvaluateConfig:
         return self.name or Path(self.path).name or self.path
 
 
-class Judge:
-    """Asks models on data, and names each broken image once."""
+class Evaluator:
+    """Evaluates models on data, and warns of each broken image once."""
 
     def __init__(self) -> None:
-        self.named: set[str] = set()
+        self.warned: set[str] = set()
 
     def answers(
         self, model: Bundle, config: EvaluateConfig, most: int | None = None
     ) -> list[Answer]:
-        """Each task's answer, at most that many. Images that cannot be opened are left out.
-
-        model: its fingerprint must be that of its weights as they are (`bundle.make`): text
-        features are kept by it. Raises PatchwordError for data or a model that cannot be used.
-        """
-        run = _evaluation(replace(model, fingerprint=""), config)  # which keeps nothing on disk
+        """The result of each task, of at most that many. Images that cannot be opened are left
+        out. Raises PatchwordError for data or a model that cannot be used."""
+        run = _evaluation(replace(model, fingerprint=""), config)  # caches no label features
         found = list(islice(_started(run, config), most))
-        self._name(run.broken)
+        self._warn(run.broken)
         return found
 
     def quality(self, model: Bundle, configs: Sequence[EvaluateConfig]) -> float:
@@ -71,10 +68,10 @@ class Judge:
     def check(self, model: Bundle, config: EvaluateConfig, where: str) -> None:
         """Raise RecipeError, beginning with `where`, for what could not be evaluated later: data
         that is not there, a task that the model cannot do, labels that do not fit. Opens the first
-        images and runs no network."""
-        run = _evaluation(replace(model, engine=TorchEngine(_Blind())), config)
+        images and does not run the network."""
+        run = _evaluation(replace(model, engine=TorchEngine(_Stub())), config)
         try:
-            _reach(lambda: list(_started(run, config)))
+            _until_network(lambda: list(_started(run, config)))
             test = folders.splits(Path(config.path))[0]
             reads = model.config.text is not None and model.config.embed_dim > 0
             if "zero-shot" in config.tasks or (
@@ -82,22 +79,22 @@ class Judge:
             ):
                 vector = np.zeros((1, model.dim), np.float32)
                 names = folders.labelled(test).names
-                _reach(lambda: run.zero_shot(vector, np.zeros(1, np.int64), names))
+                _until_network(lambda: run.zero_shot(vector, np.zeros(1, np.int64), names))
         except PatchwordError as error:
             raise RecipeError(f"{where}: {error}") from error
 
-    def _name(self, broken: Sequence[ImageError]) -> None:
+    def _warn(self, broken: Sequence[ImageError]) -> None:
         for error in broken:
-            if error.image not in self.named:
-                self.named.add(error.image)
+            if error.image not in self.warned:
+                self.warned.add(error.image)
                 warnings.warn(f"left out of the evaluation: {error}", stacklevel=4)
 
 
 def numbers(config: EvaluateConfig, answer: Answer) -> dict[str, float]:
-    """An answer as metrics: "eval/wafers zero-shot acc1" and so on, shares from 0 to 1."""
+    """A result as metrics: "eval/wafers zero-shot acc1" and so on, shares from 0 to 1."""
     record = answer.record()
-    known = [key for key in NUMBERS if record.get(key) is not None]
-    return {f"eval/{config.title} {answer.task} {key}": record[key] for key in known}
+    keys = [key for key in NUMBERS if record.get(key) is not None]
+    return {f"eval/{config.title} {answer.task} {key}": record[key] for key in keys}
 
 
 def mean_quality(answers: Sequence[Answer]) -> float:
@@ -115,13 +112,13 @@ def _started(run: Evaluation, config: EvaluateConfig) -> Iterator[Answer]:
 
 
 class _ReachedError(Exception):
-    """A network was asked: all that comes before was in order."""
+    """The network would be run now: everything before that was in order."""
 
 
-class _Blind(nn.Module):
-    """Stands where a network would, to see whether it would be run."""
+class _Stub(nn.Module):
+    """Stands in for a network with both towers, and raises when it is run."""
 
-    image = text = None  # it has both towers, as far as anybody can tell
+    image = text = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,8 +130,8 @@ class _Blind(nn.Module):
     encode_image = encode_text = forward
 
 
-def _reach(job: Callable[[], object]) -> None:
-    """Run a job of a blind model as far as its network."""
+def _until_network(job: Callable[[], object]) -> None:
+    """Run a job of a model with a `_Stub` as far as its network."""
     try:
         job()
     except _ReachedError:

@@ -1,5 +1,5 @@
-"""Batches larger than memory: the gradient of a loss over the whole batch, micro-batch by
-micro-batch (GradCache, Gao et al. 2021, section 3).
+"""Batches larger than memory: the exact gradient of a loss over the whole batch, computed in
+micro-batches (GradCache, Gao et al. 2021, section 3).
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ def backward(
     forward: Callable[[Part], Sequence[Tensor]],
     parts: Sequence[Part],
     loss: Callable[..., Tensor],
-    hold: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
     generators: Sequence[torch.Generator] = (),
 ) -> Tensor:
-    """The loss of a batch in micro-batches, its gradients added to the parameters' `.grad`: those
-    of the whole batch, for a forward that treats each sample alone (no batch norm in training).
+    """Computes the loss of a batch and adds its gradient to the parameters' `.grad`: the gradient
+    of the whole batch, if `forward` treats each sample independently (no batch norm in training).
 
     forward     one micro-batch -> tensors: rows of its samples, or scalars common to all, such as
-                the logit scale. It runs twice for each part, the second time with the same random
-                numbers: torch's own of the CPU and of the current CUDA device, and `generators`.
-    loss        those tensors, rows of all parts joined -> a scalar
-    hold        context of every part but the last: `no_sync` under DistributedDataParallel,
-                whose scalars must then come out of `forward` and not be read by `loss` itself
+                the logit scale. It runs twice for each micro-batch, the second time with the same
+                random numbers: torch's generators of the CPU and of the current CUDA device, and
+                `generators`
+    parts       the micro-batches
+    loss        those tensors, with the rows of all micro-batches concatenated -> a scalar
+    no_sync     context of every micro-batch but the last: that of DistributedDataParallel, under
+                which `loss` must take scalars from `forward` instead of reading parameters
 
-    At no time are there activations of more than one part. The loss comes back detached.
+    The activations of only one micro-batch exist at a time. Returns the loss, detached.
     """
     random = [torch.default_generator, *_cuda(), *generators]
     before, outputs = [], []
@@ -44,14 +46,13 @@ def backward(
     value.backward()  # type: ignore[no-untyped-call]
     shares = _shares(leaves, outputs)
     for number, part in enumerate(parts, 1):
-        context = hold() if number < len(parts) else nullcontext()
-        # Older torch would use the weights that were cast without a gradient (its issue 65766).
+        context = no_sync() if number < len(parts) else nullcontext()
+        # Otherwise older torch uses weights that autocast cast under no_grad (its issue 65766).
         torch.clear_autocast_cache()
         with context, _at(random, before[number - 1]):
-            made = forward(part)
-            pairs = zip(made, shares[number - 1], strict=True)
-            known = [(x, up) for x, up in pairs if x.requires_grad and up is not None]
-            torch.autograd.backward([x for x, _ in known], [up for _, up in known])
+            pairs = zip(forward(part), shares[number - 1], strict=True)
+            found = [(x, up) for x, up in pairs if x.requires_grad and up is not None]
+            torch.autograd.backward([x for x, _ in found], [up for _, up in found])
     return value.detach()
 
 
@@ -61,8 +62,8 @@ def _leaf(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _shares(leaves: list[Tensor], outputs: list[Sequence[Tensor]]) -> list[list[Tensor | None]]:
-    """Each part's share of the leaves' gradients; that of a scalar goes to the last part, whose
-    backward is the one that DistributedDataParallel waits for."""
+    """Each micro-batch's part of the leaves' gradients. That of a scalar goes to the last one, in
+    whose backward DistributedDataParallel reduces the gradients."""
     shares: list[list[Tensor | None]] = [[] for _ in outputs]
     for leaf, parts in zip(leaves, zip(*outputs, strict=True), strict=True):
         if leaf.grad is None:
@@ -84,7 +85,7 @@ def _cuda() -> list[torch.Generator]:
 
 @contextmanager
 def _at(random: list[torch.Generator], states: list[Tensor]) -> Iterator[None]:
-    """With the generators as they were then; afterwards as they are now."""
+    """Context in which the generators have these states; restored afterwards."""
     now = [each.get_state() for each in random]
     try:
         for each, state in zip(random, states, strict=True):

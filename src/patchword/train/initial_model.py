@@ -27,12 +27,18 @@ Shape = tuple[int, ...] | None  # of a tensor that may be missing
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialModel:
     """A network to train, and what belongs to it."""
 
     network: nn.Module
     config: ModelConfig
-    tokenizer: Tokenizer | None
+    tokenizer: Tokenizer | None  # None for a model without text
+
+    def reader(self) -> Tokenizer:
+        """Its tokenizer. Raises RecipeError for a model without one."""
+        if self.tokenizer is None:
+            raise RecipeError("the model has no tokenizer, which the objective needs")
+        return self.tokenizer
 
 
 def load_init(recipe: Recipe) -> Bundle | None:
@@ -40,9 +46,9 @@ def load_init(recipe: Recipe) -> Bundle | None:
     return checkpoints.load(recipe.init) if recipe.init else None
 
 
-def plan(recipe: Recipe, init: Bundle | None) -> ModelConfig:
+def model_config(recipe: Recipe, init: Bundle | None) -> ModelConfig:
     """The model's config, as far as it does not depend on the data. Raises RecipeError for one
-    that cannot learn what the recipe wants."""
+    that does not fit the objective."""
     config = recipe.model or (init.config if init else None)
     if config is None:
         raise RecipeError("a recipe needs a [model], or init = a model to start from")
@@ -67,13 +73,13 @@ def plan(recipe: Recipe, init: Bundle | None) -> ModelConfig:
 
 
 def _blip(recipe: Recipe, config: ModelConfig) -> ModelConfig:
-    """The config of a BLIP that can learn what the recipe wants. A decoder that is shared learns to
-    answer beside writing captions. Raises RecipeError, naming what is missing."""
+    """The config of a BLIP that has a part for each loss of the recipe. A shared decoder may learn
+    to answer questions besides writing captions. Raises RecipeError, naming what is missing."""
     losses = recipe.blip
     if losses.answer and config.blip and config.blip.shared_decoder:
         config = replace(config, blip=replace(config.blip, answers_questions=True))
     for weight, has, needs in (
-        (1.0, config.blip, "[model.blip], and a text or a decoder in it that reads images"),
+        (1.0, config.blip, "[model.blip], and a text tower or decoder that attends to images"),
         (losses.contrast, config.text and config.embed_dim, "[model.text] and embed_dim"),
         (losses.match, config.matching, "blip.matching = true"),
         (losses.caption, config.writes_captions, "[model.blip.decoder] and writes_captions = true"),
@@ -84,62 +90,66 @@ def _blip(recipe: Recipe, config: ModelConfig) -> ModelConfig:
         ),
     ):
         if weight and not has:
-            raise RecipeError(f"what [blip] asks for needs a BLIP with {needs}")
+            raise RecipeError(f"a loss of [blip] needs a BLIP with {needs}")
     return config
 
 
-def begin(
+def create(
     recipe: Recipe, config: ModelConfig, init: Bundle | None, sources: Sequence[Source]
-) -> Start:
-    """The network that `config` and the data ask for, with the weights of `init` or fresh ones.
+) -> InitialModel:
+    """The network of `config`, with the classes or the vocabulary of the data, and with the weights
+    of `init` or random ones.
 
     Raises RecipeError where `init` and the recipe do not go together.
     """
     words = None
     if recipe.objective in ("contrastive", "sigmoid", "blip"):
         words = tokenizer(recipe, config, init, sources)
-        config = fitted(config, words)
+        config = with_vocabulary(config, words)
     elif recipe.objective == "classification":
         config = with_classes(recipe, config, sources)
     config = replace(config, source="patchword", assumed={}, read_from=())
     network = build(config)
     initialise(network)
     if init:
-        fill(network, config, init, recipe.fresh)
+        load_weights(network, config, init, recipe.fresh)
     if isinstance(network, Blip):
-        ground(network, recipe.blip, recipe.fresh if init else ("text", "decoder"))
-    return Start(network, config, words)
+        adapt_blip(network, recipe.blip, recipe.fresh if init else ("text", "decoder"))
+    return InitialModel(network, config, words)
 
 
 def tokenizer(
     recipe: Recipe, config: ModelConfig, init: Bundle | None, sources: Sequence[Source]
 ) -> Tokenizer:
-    """That of `init`, or one of the model's vocabulary size at most, from the texts of the data:
-    byte pairs, and for a BLIP word pieces."""
+    """That of `init`, or one trained on the texts of the data, with at most the model's vocabulary
+    size: byte-pair encoding, or WordPiece for a BLIP."""
     if init and init.tokenizer and "text" not in recipe.fresh:
         return init.tokenizer
     text = config.text_or_decoder
-    assert text is not None
+    if text is None:
+        raise RecipeError(f"the objective {recipe.objective} needs [model.text] or a decoder")
     captions = (caption for source in sources for caption in source.captions())
     size, context = text.vocab_size, text.context
     if not config.blip:
         return Tokenizer.train(captions, size, context)
-    asked = (text for source in sources for text in source.asked())
-    return Tokenizer.train_wordpiece(chain(captions, asked, [recipe.blip.prompt]), size, context)
+    questions = (text for source in sources for text in source.questions_and_answers())
+    texts = chain(captions, questions, [recipe.blip.prompt])
+    return Tokenizer.train_wordpiece(texts, size, context)
 
 
-def fitted(config: ModelConfig, words: Tokenizer) -> ModelConfig:
-    """The config with the vocabulary and the tokens that its tokenizer has in the end."""
+def with_vocabulary(config: ModelConfig, words: Tokenizer) -> ModelConfig:
+    """The config with the vocabulary and special tokens of its tokenizer."""
     text, blip = config.text, config.blip
     if text is not None:
-        text = _spelled(text, words, words.encoder_start if text.cross_width else -1)
+        text = _with_token_ids(text, words, words.encoder_start if text.cross_width else -1)
     if blip is not None and blip.decoder is not None:
-        blip = replace(blip, decoder=_spelled(blip.decoder, words, words.decoder_start))
+        blip = replace(blip, decoder=_with_token_ids(blip.decoder, words, words.decoder_start))
     return replace(config, text=text, blip=blip)
 
 
-def _spelled(config: TextConfig, words: Tokenizer, start: int) -> TextConfig:
-    """A tower's config with a tokenizer's ids; start: that which begins its texts, -1 for none."""
+def _with_token_ids(config: TextConfig, words: Tokenizer, start: int) -> TextConfig:
+    """A tower's config with a tokenizer's ids; start: of the token that begins a text, -1 for
+    none."""
     return replace(
         config,
         vocab_size=words.vocab_size,
@@ -160,9 +170,11 @@ def with_classes(recipe: Recipe, config: ModelConfig, sources: Sequence[Source])
     return replace(config, classes=len(labels), labels=labels)
 
 
-def fill(network: nn.Module, config: ModelConfig, init: Bundle, fresh: Iterable[str]) -> None:
-    """Give the network the weights of `init`, all but the fresh parts. Raises RecipeError, naming
-    them, for tensors that one of the two lacks or has in another shape."""
+def load_weights(
+    network: nn.Module, config: ModelConfig, init: Bundle, fresh: Iterable[str]
+) -> None:
+    """Load the weights of `init` into the network, except for the fresh parts. Raises RecipeError,
+    naming them, for tensors that one of the two does not have or has in another shape."""
     parts = tuple(fresh)
     ours, theirs = network.state_dict(), init.network.state_dict()
     state: dict[str, Tensor] = dict(ours)
@@ -177,40 +189,42 @@ def fill(network: nn.Module, config: ModelConfig, init: Bundle, fresh: Iterable[
             unlike.append((name, mine, other))
     if unlike:
         lines = [
-            f"{name} is {_said(mine)} here and {_said(other)} there"
+            f"{name} is {_shape(mine)} here and {_shape(other)} there"
             for name, mine, other in unlike[:NAMED]
         ]
         more = [f"and {len(unlike) - NAMED} more"] if len(unlike) > NAMED else []
         heads = sorted({".".join(name.split(".")[:2]) for name, _, _ in unlike})
         raise RecipeError(
-            f"{init.name} does not fit the recipe's model: {'; '.join([*lines, *more])}. What "
-            f"shall not come from it goes into fresh = {heads}"
+            f"{init.name} does not fit the recipe's model: {'; '.join([*lines, *more])}. To start "
+            f"these parts from random weights, set fresh = {heads}"
         )
-    if found := list(_unlike_fields(config, init.config, parts)):
+    if found := list(_different_fields(config, init.config, parts)):
         raise RecipeError(f"{init.name} does not fit the recipe's model: {'; '.join(found)}")
     network.load_state_dict(state)
 
 
 @torch.no_grad()
-def ground(network: Blip, blip: BlipLosses, fresh: Sequence[str]) -> None:
-    """Give a BLIP, some of whose parts are fresh, what `places`, `sharper` and `lend` say. Raises
-    RecipeError for one that cannot have it."""
-    if blip.places:
+def adapt_blip(network: Blip, blip: BlipLosses, fresh: Sequence[str]) -> None:
+    """Apply `sincos_positions`, `cross_query_scale` and `text_from_decoder` to a BLIP, in place.
+    Raises RecipeError for a BLIP that they do not fit."""
+    if blip.sincos_positions:
         image = network.image
         if "pos_embed" not in dict(image.named_parameters(recurse=False)):
             raise RecipeError(
-                f"blip.places: the image tower's positions are {image.config.positions}, and not "
-                "learned; leave it out"
+                f"blip.sincos_positions: the image tower's positions are {image.config.positions}, "
+                "and not learned; leave it out"
             )
-        places = sincos_2d(image.config.grid, image.config.width)
-        image.pos_embed[:, -len(places) :] += blip.places * places
+        sines = sincos_2d(image.config.grid, image.config.width)
+        image.pos_embed[:, -len(sines) :] += blip.sincos_positions * sines
     for name, value in network.named_parameters():
         if name.endswith(".cross.q.weight") and within(name, fresh):
-            value.mul_(blip.sharper)
-    if blip.lend:
+            value.mul_(blip.cross_query_scale)
+    if blip.text_from_decoder:
         text, config = network.config.text, network.config.blip
         if text is None or config is None or config.decoder is None or config.shared_decoder:
-            raise RecipeError("blip.lend needs a text tower and a decoder of its own")
+            raise RecipeError(
+                "blip.text_from_decoder needs a text tower and a decoder that is not shared"
+            )
         theirs = dict(network.decoder.named_parameters())
         for name, value in network.text.named_parameters():
             if name.startswith("head."):
@@ -218,18 +232,22 @@ def ground(network: Blip, blip: BlipLosses, fresh: Sequence[str]) -> None:
             other = theirs.get(name)
             if other is None or other.shape != value.shape:
                 raise RecipeError(
-                    f"blip.lend: text.{name} is {_said(tuple(value.shape))}, in the decoder "
-                    f"{_said(None if other is None else tuple(other.shape))}; they need the same"
+                    f"blip.text_from_decoder: text.{name} is {_shape(tuple(value.shape))}, in the "
+                    f"decoder {_shape(None if other is None else tuple(other.shape))}; both towers "
+                    "need the same shapes"
                 )
             value.copy_(other)
 
 
-def _said(shape: Shape) -> str:
+def _shape(shape: Shape) -> str:
     return "missing" if shape is None else str(shape)
 
 
-def _unlike_fields(ours: ModelConfig, theirs: ModelConfig, fresh: Sequence[str]) -> Iterable[str]:
-    """Fields that change what weights of the same shapes compute; how tokens are pooled may."""
+def _different_fields(
+    ours: ModelConfig, theirs: ModelConfig, fresh: Sequence[str]
+) -> Iterable[str]:
+    """Fields that change what weights of the same shapes compute; pooling and image size may
+    differ."""
     if theirs.labels and ours.labels != theirs.labels and "image.head" not in fresh:
         yield "its classes are others: fresh = ['image.head']"
     for part, mine, other in (
@@ -250,8 +268,8 @@ def within(name: str, parts: Sequence[str]) -> bool:
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
-def choose(network: nn.Module, trainable: Sequence[str]) -> None:
-    """Let only these parts learn, all when none is named. Raises RecipeError for unknown ones."""
+def freeze_others(network: nn.Module, trainable: Sequence[str]) -> None:
+    """Freeze all but these parts; none if none is named. Raises RecipeError for unknown ones."""
     if not trainable:
         return
     names = [name for name, _ in network.named_parameters()]

@@ -1,5 +1,5 @@
-"""JSON Lines that are continued: after a resumed run each step stands once, after a killed one no
-half line stays."""
+"""JSON Lines files that a continued run appends to: each step is there once, and a line that a
+killed run wrote half is deleted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def read(path: Path) -> Iterator[Row]:
-    """The rows of a file; none where there is no file. A half-written last line is passed over.
+    """The rows of a file; none where there is no file. A half-written last line is skipped.
     Raises RecipeError, with its number, for any other line that is not a JSON object."""
     try:
         lines = path.open(encoding="utf-8", errors="replace")
@@ -39,10 +39,10 @@ def read(path: Path) -> Iterator[Row]:
 
 
 class Journal:
-    """A file of rows, each of which outlives the process when `write` has returned."""
+    """A file of rows; each is in the file when `write` returns, even if the process is killed."""
 
     def __init__(self, path: Path, keep: Callable[[Row], bool]) -> None:
-        """Continue the file with the rows that `keep` wants; the others go, all at once."""
+        """Continue the file; rows for which `keep` is false are deleted."""
         self.path = path
         try:
             if path.exists():
@@ -53,7 +53,7 @@ class Journal:
             raise RecipeError(f"{path}: {error.strerror}") from error
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """One line; a number that JSON has no word for, NaN or infinite, is null. Raises
+        """Append one line; NaN and infinity, which JSON does not have, become null. Raises
         RecipeError where it cannot be written."""
         line = json.dumps({key: _finite(value) for key, value in row.items()}) + "\n"
         rest = line.encode()

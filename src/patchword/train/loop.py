@@ -28,25 +28,27 @@ from patchword.errors import ImageError, RecipeError
 from patchword.models import build
 from patchword.nn.transformer import Block
 from patchword.train import grad_cache, initial_model, lora, objectives, parallel, state
-from patchword.train.monitor import Watch
+from patchword.train.monitor import Monitor
 from patchword.train.objectives.base import Work
 from patchword.train.optimizer import align, groups, learning_rate
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe, check_rows
 
 Report = Callable[[int, dict[str, float]], None]
-# What may change between the parts of a run: how it is computed and watched, not what it learns.
-FREE = ("out", "until", "micro_batch", "checkpoint_every", "keep", "max_broken", "engine", "watch")
+# What may change when a run continues: how it is computed and monitored, not what it learns.
+MAY_CHANGE = (
+    "out", "until", "micro_batch", "checkpoint_every", "keep", "max_broken", "engine", "monitor",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run leaves."""
+    """The result of a run."""
 
     folder: Path  # the finished model, for `load`
-    step: int  # at which it stands
-    samples: int  # of this part of the run
-    broken: list[ImageError] = field(default_factory=list)  # samples of it that were passed over
+    step: int  # how many steps are done
+    samples: int  # that it was trained on, since it was started or continued
+    broken: list[ImageError] = field(default_factory=list)  # samples that were skipped
     stopped: bool = False  # by SIGTERM or Ctrl-C; the same command continues
 
 
@@ -60,53 +62,53 @@ def train(recipe: Recipe, report: Report = lambda step, metrics: None) -> Traine
     full disk.
     """
     with parallel.world(recipe.engine.device) as world:
-        return Run(recipe, world).go(report)
+        return Run(recipe, world).run(report)
 
 
 class Run:
-    """Network, optimiser and weight average of one run, in one of its processes."""
+    """Network, optimiser and EMA of the weights of one run, in one of its processes."""
 
     def __init__(self, recipe: Recipe, world: World) -> None:
         check_rows(recipe, world.size)
         self.recipe, self.world, self.out = recipe, world, Path(recipe.out)
         torch.manual_seed(recipe.seed)
         self.init = initial_model.load_init(recipe)
-        config = initial_model.plan(recipe, self.init)
+        config = initial_model.model_config(recipe, self.init)
         reads = objectives.KINDS[recipe.objective].reads(recipe)
         texts = recipe.blip.texts if recipe.objective == "blip" else 1
         self.sources = data.open_sources(recipe.data, config.preprocess, reads, texts)
-        self.begun = initial_model.begin(recipe, config, self.init, self.sources)
-        self.network = self.begun.network.to(world.device)
+        self.initial = initial_model.create(recipe, config, self.init, self.sources)
+        self.network = self.initial.network.to(world.device)
         if world.size == 1 or recipe.engine.parallel == "ddp":  # FSDP wants contiguous parameters
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.adapter = None
         if recipe.lora:
-            self.adapter = lora.folder_of(recipe, self.init, self.begun.config, self.network)
+            self.adapter = lora.folder_of(recipe, self.init, self.initial.config, self.network)
             lora.add(self.network, recipe.lora)
-        initial_model.choose(self.network, recipe.trainable)
+        initial_model.freeze_others(self.network, recipe.trainable)
         for block in (each for each in self.network.modules() if isinstance(each, Block)):
-            block.recompute = recipe.engine.recompute
+            block.recompute = recipe.engine.gradient_checkpointing
             if recipe.engine.compile:
                 block.compile()
-        self.objective = objectives.make(self.begun, recipe, world)
-        self.spread = parallel.Spread(
-            self.objective, recipe.engine.parallel, world, self.objective.spares
+        self.objective = objectives.make(self.initial, recipe, world)
+        self.parallel_module = parallel.ParallelModule(
+            self.objective, recipe.engine.parallel, world, self.objective.unused_parameters
         )
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             groups(self.network, recipe.weight_decay), betas=(0.9, 0.98), fused=True
         )
-        self.average = {name: each.clone() for name, each in self.changing()}
+        self.average = {name: each.clone() for name, each in self.trained_tensors()}
         self.objective.average = self.average
         self.broken: dict[str, ImageError] = {}
-        self.lasted = time.perf_counter()
+        self.last_time = time.perf_counter()
 
-    # --- the way of a run
+    # --- the whole run
 
-    def go(self, report: Report) -> Trained:
-        """From the last checkpoint, or the beginning, to the end."""
+    def run(self, report: Report) -> Trained:
+        """Train from the last checkpoint, or the beginning, to the end."""
         recipe, world = self.recipe, self.world
-        step = begun = self.resume()
+        step = first = self.resume()
         plan = data.Plan(
             [len(source) for source in self.sources],
             [source.share for source in recipe.data],
@@ -116,62 +118,64 @@ class Run:
         batches = data.batches(
             self.sources,
             plan,
-            self.begun.tokenizer,
+            self.objective.collate(),
             step,
             recipe.last,
             world.rank,
             world.size,
             recipe.engine.workers,
         )
-        training(self.network)
+        training_mode(self.network)
         stopped = False
-        with self.watching(step) as watch, terminated() as asked:
-            self.evaluate(step, watch, report)  # what a run that was killed had still to do
+        with self.monitoring(step) as monitor, stop_requested() as requested:
+            self.evaluate(step, monitor, report)  # if a killed run did not come to it
             for batch in batches:
                 values = self.step(step, batch)
                 step += 1
-                if watch:
-                    watch.step(step, values)
+                if monitor:
+                    monitor.step(step, values)
                     report(step, values)
-                stopped = self.exchange(step, batch, asked(), watch)
+                stopped = self.exchange(step, batch, requested(), monitor)
                 if stopped or step % recipe.checkpoint_every == 0 or step == recipe.last:
                     self.save(step)
                 if stopped:
                     break
-                self.evaluate(step, watch, report)
+                self.evaluate(step, monitor, report)
         folder = self.out / "model"
         model = None if stopped else self.result()
         if model:
             checkpoints.save(model, folder)
         if self.adapter and not stopped:
-            average = {name: parallel.whole(each).cpu() for name, each in self.average.items()}
-            self.world.firsts(partial(self.adapter.write, self.out / "adapter", average))
-        samples = (step - begun) * recipe.batch
+            average = {
+                name: parallel.full_tensor(each).cpu() for name, each in self.average.items()
+            }
+            self.world.from_first(partial(self.adapter.write, self.out / "adapter", average))
+        samples = (step - first) * recipe.batch
         return Trained(folder, step, samples, list(self.broken.values()), stopped)
 
     @contextmanager
-    def watching(self, step: int) -> Iterator[Watch | None]:
+    def monitoring(self, step: int) -> Iterator[Monitor | None]:
         """What writes metrics and evaluates, in the first process; None in the others."""
         model = self.result()
         if model is None:
             yield None
             return
-        watch = Watch(self.out, self.recipe.watch, step, self.recipe.last)
+        monitor = Monitor(self.out, self.recipe.monitor, step, self.recipe.last)
         try:
-            watch.check(model, self.init)
-            yield watch
+            monitor.check(model, self.init)
+            yield monitor
         finally:
-            watch.close()
+            monitor.close()
 
-    def exchange(self, step: int, batch: Batch, asked: bool, watch: Watch | None) -> bool:
-        """Tell the other processes of broken samples, and whether this one shall stop; whether any
-        shall. Raises RecipeError when too many were broken."""
+    def exchange(self, step: int, batch: Batch, requested: bool, monitor: Monitor | None) -> bool:
+        """Share with all processes which samples were broken and whether the run is to stop;
+        returns whether it is. Raises RecipeError when too many were broken."""
         stop = False
-        for broken, stops in self.world.everyones((batch.broken, asked)):
+        for broken, stops in self.world.gather((batch.broken, requested)):
             self.broken.update((error.image, error) for error in broken)
             stop = stop or stops
-            if watch:
-                watch.broken(broken)
+            if monitor:
+                monitor.broken(broken)
         if len(self.broken) > self.recipe.max_broken:
             raise RecipeError(
                 f"{len(self.broken)} samples could not be read by step {step}, more than "
@@ -180,25 +184,26 @@ class Run:
             )
         return stop
 
-    def evaluate(self, step: int, watch: Watch | None, report: Report) -> None:
-        """Ask the average so far what the recipe wants, where due; all processes must call."""
-        if any(self.world.everyones(watch is not None and watch.due(step))):
+    def evaluate(self, step: int, monitor: Monitor | None, report: Report) -> None:
+        """Evaluate the EMA of the weights, if it is due at this step; all processes must call."""
+        if any(self.world.gather(monitor is not None and monitor.due(step))):
             model = self.result()
-            if watch and model:
+            if monitor and model:
                 model.network.to(self.world.device)
-                report(step, watch.evaluate(step, model))
+                report(step, monitor.evaluate(step, model))
 
     # --- one step
 
     def step(self, step: int, batch: Batch) -> dict[str, float]:
-        """One update; its metrics. Raises RecipeError where loss or gradient is no number."""
+        """One update of the weights; its metrics. Raises RecipeError if the loss or the gradient is
+        NaN or infinite."""
         rate = learning_rate(self.recipe, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(int(self.objective.generator(step, self.world.rank).initial_seed()))
         work = self.objective.prepare(batch.to(self.world.device), step)
         loss = self.world.mean(self.backward(work))
-        self.spread.finish()
+        self.parallel_module.reduce_scalars()
         norm = parallel.clip(self.parameters, self.recipe.clip_norm)
         if not torch.isfinite(norm) or not torch.isfinite(loss):
             last = max(state.saved(self.out), default=None)
@@ -209,55 +214,61 @@ class Run:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.follow(step)
-        before, self.lasted = self.lasted, time.perf_counter()
+        self.update_average(step)
+        before, self.last_time = self.last_time, time.perf_counter()
         return {
             "loss": loss.item(),
-            "rate": rate,
-            "norm": norm.item(),
-            "samples_per_s": self.recipe.batch / (self.lasted - before),
-            "memory_gb": memory(self.world.device),
+            "learning_rate": rate,
+            "grad_norm": norm.item(),
+            "samples_per_s": self.recipe.batch / (self.last_time - before),
+            "memory_gb": peak_memory(self.world.device),
             **self.objective.metrics(),
         }
 
     def backward(self, work: Work) -> Tensor:
-        """Gradients of this process's rows, in micro-batches if the recipe wants them; the loss."""
+        """Accumulate the gradients of this process's samples, in micro-batches if the recipe wants
+        them; returns the loss."""
         rows = self.recipe.micro_batch or len(work)
         parts = [work.part(slice(at, at + rows)) for at in range(0, len(work), rows)]
-        with kernel(self.world.device, self.recipe.engine.precision):
-            if self.objective.together:
+        with attention_kernel(self.world.device, self.recipe.engine.precision):
+            if self.objective.whole_batch:
                 loss = partial(self.objective.loss, work)
                 if len(parts) > 1:
-                    return grad_cache.backward(self.forward, parts, loss, self.spread.hold)
+                    return grad_cache.backward(
+                        self.forward, parts, loss, self.parallel_module.no_sync
+                    )
                 value = loss(*self.forward(work))
                 value.backward()  # type: ignore[no-untyped-call]
                 return value.detach()
             total = torch.zeros((), device=self.world.device)
             for number, part in enumerate(parts, 1):
-                with self.spread.hold() if number < len(parts) else nullcontext():
+                with self.parallel_module.no_sync() if number < len(parts) else nullcontext():
                     value = self.objective.loss(part, *self.forward(part)) * len(part) / len(work)
                     value.backward()  # type: ignore[no-untyped-call]
                 total += value.detach()
             return total
 
     def forward(self, work: Work) -> tuple[Tensor, ...]:
-        """The objective's tensors, in the run's precision."""
+        """The objective's outputs, in the run's precision."""
         with self.objective.precision():
-            return self.spread(work)  # type: ignore[no-any-return]
+            return self.parallel_module(work)  # type: ignore[no-any-return]
 
-    # --- what remains of it
+    # --- weights, EMA and checkpoints
 
-    def changing(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and values of what training changes: parameters that learn, and buffers."""
-        still = {name for name, p in self.network.named_parameters() if not p.requires_grad}
+    def trained_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of what training changes: parameters that are not frozen, and
+        buffers."""
+        frozen = {name for name, p in self.network.named_parameters() if not p.requires_grad}
         for name, value in self.network.state_dict().items():
-            if name not in still:
+            if name not in frozen:
                 yield name, value.detach()
 
-    def follow(self, step: int) -> None:
-        """Move the weight average one step; young averages follow faster."""
+    def update_average(self, step: int) -> None:
+        """Update the EMA of the weights, with a smaller decay in the first steps, as TensorFlow's
+        `num_updates`. `torch.optim.swa_utils.AveragedModel` has one decay for all steps, and copies
+        frozen parameters too."""
         decay = min(self.recipe.ema, (1 + step) / (10 + step)) if self.recipe.ema else 0.0
-        for name, value in self.changing():
+        for name, value in self.trained_tensors():
             ours, theirs = parallel.local(self.average[name]), parallel.local(value)
             if ours.is_floating_point():
                 ours.lerp_(theirs, 1 - decay)
@@ -265,34 +276,38 @@ class Run:
                 ours.copy_(theirs)
 
     def result(self) -> Bundle | None:
-        """The weight average as a model, in the first process; all must call."""
-        values = {n: parallel.whole(t).cpu() for n, t in self.network.state_dict().items()}
-        values |= {name: parallel.whole(value).cpu() for name, value in self.average.items()}
+        """A model with the EMA of the weights, in the first process; None in the others; all must
+        call."""
+        values = {n: parallel.full_tensor(t).cpu() for n, t in self.network.state_dict().items()}
+        values |= {name: parallel.full_tensor(value).cpu() for name, value in self.average.items()}
         if not self.world.first:
             return None
-        network = build(self.begun.config)
+        network = build(self.initial.config)
         if self.recipe.lora:
             lora.add(network, self.recipe.lora)
         network.load_state_dict(values)
         if self.recipe.lora:
             lora.merge(network)
-        return make(network, self.begun.config, self.begun.tokenizer, self.recipe.out)
+        return make(network, self.initial.config, self.initial.tokenizer, self.recipe.out)
 
     def save(self, step: int) -> None:
-        """Write everything that the run needs to continue; all processes must call."""
+        """Write a checkpoint, from which the run can continue; all processes must call."""
         options = optimizers.StateDictOptions(full_state_dict=True, cpu_offload=True)
-        kept = {
+        checkpoint = {
+            "format": state.FORMAT,
             "step": step,
             "run": json.dumps(self.identity()),
             "broken": [(error.image, error.reason) for error in self.broken.values()],
-            "network": {name: parallel.whole(value).cpu() for name, value in self.changing()},
-            "average": {name: parallel.whole(t).cpu() for name, t in self.average.items()},
+            "network": {
+                name: parallel.full_tensor(value).cpu() for name, value in self.trained_tensors()
+            },
+            "average": {name: parallel.full_tensor(t).cpu() for name, t in self.average.items()},
             "optimizer": optimizers.get_optimizer_state_dict(
                 self.network, self.optimizer, options=options
             ),
-            "objective": {name: value.cpu() for name, value in self.objective.kept().items()},
+            "objective": {name: value.cpu() for name, value in self.objective.state().items()},
         }
-        self.world.firsts(lambda: state.save(self.out, step, kept, self.recipe.keep))
+        self.world.from_first(lambda: state.save(self.out, step, checkpoint, self.recipe.keep))
 
     def resume(self) -> int:
         """The step to continue at: that of the last checkpoint, or 0 without one. Raises
@@ -301,8 +316,8 @@ class Run:
         if not found:
             return 0
         path = found[max(found)]
-        kept = state.load(path)
-        theirs, ours = json.loads(kept["run"]), json.loads(json.dumps(self.identity()))
+        checkpoint = state.load(path)
+        theirs, ours = json.loads(checkpoint["run"]), json.loads(json.dumps(self.identity()))
         unlike = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
         if unlike:
             raise RecipeError(
@@ -311,31 +326,31 @@ class Run:
             )
         options = optimizers.StateDictOptions(full_state_dict=True)
         for name, parameter in self.network.named_parameters():
-            if parameter.requires_grad:  # nothing is known of one that no loss has reached yet
-                kept["optimizer"]["state"].setdefault(name, {})
+            if parameter.requires_grad:  # one without a gradient so far has no optimiser state
+                checkpoint["optimizer"]["state"].setdefault(name, {})
         optimizers.set_optimizer_state_dict(
-            self.network, self.optimizer, kept["optimizer"], options=options
+            self.network, self.optimizer, checkpoint["optimizer"], options=options
         )
         align(self.optimizer)
         with torch.no_grad():
-            for name, value in self.changing():
-                value.copy_(parallel.spread_like(kept["network"][name], value))
-                ours_now = self.average[name]
-                ours_now.copy_(parallel.spread_like(kept["average"][name], ours_now))
-        self.objective.resume(kept["objective"])
-        self.broken = {image: ImageError(image, reason) for image, reason in kept["broken"]}
-        return int(kept["step"])
+            for name, value in self.trained_tensors():
+                value.copy_(parallel.shard_like(checkpoint["network"][name], value))
+                average = self.average[name]
+                average.copy_(parallel.shard_like(checkpoint["average"][name], average))
+        self.objective.load_state(checkpoint["objective"])
+        self.broken = {image: ImageError(image, reason) for image, reason in checkpoint["broken"]}
+        return int(checkpoint["step"])
 
     def identity(self) -> dict[str, Any]:
-        """What makes this run the one it is."""
-        stated = {key: value for key, value in to_dict(self.recipe).items() if key not in FREE}
-        stated["data read"] = [len(source) for source in self.sources]
-        stated["init's weights"] = self.init.fingerprint if self.init else ""
-        return stated
+        """What must be the same for a checkpoint to be of this run."""
+        values = {k: v for k, v in to_dict(self.recipe).items() if k not in MAY_CHANGE}
+        values["data read"] = [len(source) for source in self.sources]
+        values["init's weights"] = self.init.fingerprint if self.init else ""
+        return values
 
 
-def training(network: nn.Module) -> None:
-    """Training mode, but for the modules none of whose parameters learn: the statistics of a frozen
+def training_mode(network: nn.Module) -> None:
+    """Training mode for all modules but those that are frozen, so that the statistics of a frozen
     batch norm stay as they are."""
     network.train()
     for module in network.modules():
@@ -344,13 +359,14 @@ def training(network: nn.Module) -> None:
             module.eval()
 
 
-def kernel(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """The attention that trains fastest: on a CPU the fused one goes slowly back in bfloat16."""
-    openly = device.type == "cpu" and precision == "bfloat16"
-    return sdpa_kernel(SDPBackend.MATH) if openly else nullcontext()
+def attention_kernel(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Context of the attention that trains fastest: on a CPU the backward pass of the fused kernel
+    is slow in bfloat16."""
+    explicit = device.type == "cpu" and precision == "bfloat16"
+    return sdpa_kernel(SDPBackend.MATH) if explicit else nullcontext()
 
 
-def memory(device: torch.device) -> float:
+def peak_memory(device: torch.device) -> float:
     """The most memory in use so far, in GB: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
@@ -359,9 +375,9 @@ def memory(device: torch.device) -> float:
 
 
 @contextmanager
-def terminated() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or Ctrl-C came, which for as long does not end the process; a second Ctrl-C
-    does."""
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """A function that tells whether SIGTERM or Ctrl-C came, which inside this context do not end
+    the process; a second Ctrl-C does."""
     came = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield came.is_set

@@ -21,7 +21,7 @@ from patchword.train.recipe import LoraConfig, Recipe
 
 
 def add(network: nn.Module, config: LoraConfig) -> None:
-    """Put adapters beside the linear layers that `config` names, in place, and freeze all else.
+    """Add adapters to the linear layers that `config` names, in place, and freeze all else.
 
     Raises RecipeError where there is no such layer, or no peft.
     """
@@ -109,7 +109,7 @@ def folder_of(
 
 
 def merge(network: nn.Module) -> None:
-    """Add each adapter to its layer's weight and take it away: a plain network again."""
+    """Merge each adapter into the weight of its layer, in place: a plain network again."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in list(network.named_modules()):

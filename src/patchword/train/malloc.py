@@ -1,4 +1,4 @@
-"""Memory of a training process."""
+"""Settings of glibc's malloc for a training process."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ M_MMAP_MAX = -4
 
 
 def keep_memory() -> bool:
-    """Have this process keep the memory that it frees; whether that could be arranged.
+    """Let this process keep the memory that it frees; returns whether that was possible.
 
-    A training step makes and frees the same large tensors again and again. glibc maps each of them
-    afresh and hands it back, so the system has to zero and fault in every page of every step:
-    some 100,000 page faults, a few percent of a step's time, for CLIP ViT-B/32 at batch 32. After
-    this call allocations are never mapped (M_MMAP_MAX 0) and the heap never shrinks
-    (M_TRIM_THRESHOLD -1), see mallopt(3): what a step frees, the next one uses. The process then
-    stays as large as it has once been, which suits training and not a server.
+    A training step allocates and frees the same large tensors again and again. glibc maps each of
+    them anew and unmaps it, and the system has to fill every page with zeros in every step: some
+    100,000 page faults, a few percent of a step's time, for CLIP ViT-B/32 at batch 32. After this
+    call allocations never use mmap (M_MMAP_MAX 0) and the heap never shrinks (M_TRIM_THRESHOLD -1),
+    see mallopt(3): each step reuses the memory of the one before. The process never becomes smaller
+    than it once was, which is right for training and not for a server.
 
-    To be called once, before the first step; what is allocated already stays as it is. Does
-    nothing, and says False, where the C library is not glibc.
+    To be called once, before the first step. Does nothing and returns False where the C library is
+    not glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,5 +1,5 @@
-"""What a person sees of a run: metrics as JSON Lines and in TensorBoard, evaluations, broken
-samples, curves. Of the process of rank 0 alone.
+"""The records of a run: metrics as JSON Lines and in TensorBoard, evaluations, broken samples,
+curves. Only the process of rank 0 writes them.
 """
 
 from __future__ import annotations
@@ -16,49 +16,50 @@ from patchword.errors import ConfigError, ImageError, PatchwordError, RecipeErro
 from patchword.evaluate.blend import differences
 from patchword.optional import optional
 from patchword.train.curves import curves
-from patchword.train.evaluator import EvaluateConfig, Judge, mean_quality, numbers
-from patchword.train.forgetting import Guard, GuardConfig
+from patchword.train.evaluator import EvaluateConfig, Evaluator, mean_quality, numbers
+from patchword.train.forgetting import ForgettingConfig, ForgettingMonitor
 from patchword.train.journal import Journal, Row, read
 
-__all__ = ["EvaluateConfig", "GuardConfig", "Watch", "WatchConfig"]
+__all__ = ["EvaluateConfig", "ForgettingConfig", "Monitor", "MonitorConfig"]
 
 METRICS, BROKEN, CURVES = "metrics.jsonl", "broken.jsonl", "curves.png"
 TENSORBOARD = "tensorboard"  # a folder
 
 
 @dataclass(frozen=True)
-class WatchConfig:
-    """[watch]: what a run is watched by."""
+class MonitorConfig:
+    """[monitor]: how a run is evaluated and recorded."""
 
     every: int = 0  # steps between evaluations; 0: only at the end
     evaluate: tuple[EvaluateConfig, ...] = ()
-    guard: GuardConfig | None = None  # needs a model to start from
+    forgetting: ForgettingConfig | None = None  # needs init, a model to start from
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
         if self.every < 0:
-            raise ConfigError(f"watch.every is {self.every}; it is a number of steps, or 0")
+            raise ConfigError(f"monitor.every is {self.every}; it is a number of steps, or 0")
 
 
-class Watch:
+class Monitor:
     """The records of a run in its folder.
 
     metrics.jsonl   a row a step, {"step": 1, "loss": ...}; and a row an evaluation,
                     {"step": 500, "eval/wafers zero-shot acc1": ...}; steps count from 1
     broken.jsonl    {"name", "reason"} of each sample that cannot be read
     tensorboard/    the same metrics, where the recipe asks for it
-    guard.json, blend/    see `guard.Guard`
+    forgetting.json, blend/    see `ForgettingMonitor`
     curves.png      drawn by `close`
     """
 
-    def __init__(self, out: Path, config: WatchConfig, start: int, total: int) -> None:
-        """Continue the records after step `start` of `total`: rows of later steps go; at 0 all.
+    def __init__(self, out: Path, config: MonitorConfig, start: int, total: int) -> None:
+        """Continue the records after step `start` of `total`: rows of later steps are deleted; at
+        0 all are.
 
         Raises RecipeError where they cannot be read or written, or TensorBoard is missing.
         """
         self.out, self.config, self.start, self.total = out, config, start, total
-        self.judge = Judge()
-        self.guard: Guard | None = None
+        self.evaluator = Evaluator()
+        self.forgetting: ForgettingMonitor | None = None
         self.evaluated: set[int] = set()
         self.named: set[str] = set()
         self.board = _board(out / TENSORBOARD, start) if config.tensorboard else None
@@ -66,73 +67,77 @@ class Watch:
         self.metrics = Journal(out / METRICS, self._stays)
         self.broken_ones = Journal(out / BROKEN, self._known_broken)
 
-    def check(self, model: Bundle, start: Bundle | None = None) -> None:
+    def check(self, model: Bundle, initial: Bundle | None = None) -> None:
         """Raise RecipeError for what could not be evaluated later. To be called before training;
-        with [watch.guard] it asks `start` on all data, once in a run.
+        with [monitor.forgetting] it evaluates `initial` on all data, once in a run.
 
-        model: what is trained, its weights do not matter. start: what it was before the first
-        step, for [watch.guard]; its network must not be the one that is trained.
+        model: what is trained, its weights do not matter. initial: what it was before the first
+        step, for [monitor.forgetting]; its network must not be the one that is trained.
         """
-        sets, guard = self.config.evaluate, self.config.guard
+        sets, forgetting = self.config.evaluate, self.config.forgetting
         titles = [each.title for each in sets]
         if twice := next((title for title in titles if titles.count(title) > 1), None):
-            raise RecipeError(f"two of [[watch.evaluate]] are called {twice}: give each a name")
+            raise RecipeError(f"two of [[monitor.evaluate]] are called {twice}: give each a name")
         for each in sets:
-            self.judge.check(model, each, f"[[watch.evaluate]] {each.title}")
-        if guard is None:
+            self.evaluator.check(model, each, f"[[monitor.evaluate]] {each.title}")
+        if forgetting is None:
             return
-        if start is None:
+        if initial is None:
             raise RecipeError(
-                "[watch.guard] asks what is forgotten of the model that training starts from: "
+                "[monitor.forgetting] measures what the model that training starts from could do: "
                 "give init, or leave it out"
             )
-        self.judge.check(model, guard.data, "[watch.guard]")
-        self.judge.check(start, guard.data, "[watch.guard]")
-        if found := next(differences(start, model), None):
+        self.evaluator.check(model, forgetting.data, "[monitor.forgetting]")
+        self.evaluator.check(initial, forgetting.data, "[monitor.forgetting]")
+        if found := next(differences(initial, model), None):
             warnings.warn(
-                f"[watch.guard] keeps no blend: start and end are of different configs, {found}",
+                "[monitor.forgetting] keeps no blend: the configs of the initial and the trained "
+                f"model are different, {found}",
                 stacklevel=2,
             )
             sets = ()
-        self.guard = Guard(guard, start, self.out, self.judge, sets, fresh=self.start == 0)
+        self.forgetting = ForgettingMonitor(
+            forgetting, initial, self.out, self.evaluator, sets, fresh=self.start == 0
+        )
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note the metrics of one step."""
-        self._note(step, metrics, "train/")
+        """Write the metrics of one step."""
+        self._write(step, metrics, "train/")
 
     def due(self, step: int) -> bool:
-        """Whether an evaluation belongs to this step and has not been done: ask after each step,
-        and, so that none is lost of a run that was killed, where a resumed run begins."""
+        """Whether this step is to be evaluated and has not been. To be called after each step, and
+        at the first step of a continued run, which may have been killed before its evaluation."""
         every = self.config.every
-        wanted = bool(self.config.evaluate or self.config.guard)
+        wanted = bool(self.config.evaluate or self.config.forgetting)
         now = step == self.total or (every > 0 and step > 0 and step % every == 0)
         return wanted and now and step not in self.evaluated
 
     def evaluate(self, step: int, model: Bundle) -> dict[str, float]:
-        """Evaluate the model as the recipe says; note and return the numbers.
+        """Evaluate the model as the recipe says; write and return the numbers.
 
-        Data that can no longer be read is warned of and left out: it stops no training. Torch's
-        random numbers are not touched. model: fingerprinted as it is now (`bundle.make`).
+        Data that can no longer be read is left out with a warning: it does not stop training.
+        Torch's random number generator is not used.
         """
         found: dict[str, float] = {}
-        reached: list[float] = []
+        qualities: list[float] = []
         try:
             for each in self.config.evaluate:
-                answers = self.judge.answers(model, each)
-                reached.append(mean_quality(answers))
+                answers = self.evaluator.answers(model, each)
+                qualities.append(mean_quality(answers))
                 for answer in answers:
                     found |= numbers(each, answer)
-            if self.guard:
-                found |= self.guard.look(step, model, fmean(reached) if reached else None)
+            if self.forgetting:
+                quality = fmean(qualities) if qualities else None
+                found |= self.forgetting.evaluate(step, model, quality)
         except PatchwordError as error:
             warnings.warn(f"step {step}: the evaluation is not complete: {error}", stacklevel=2)
         self.evaluated.add(step)
         if found:
-            self._note(step, found, "")
+            self._write(step, found, "")
         return found
 
     def broken(self, errors: Iterable[ImageError]) -> None:
-        """Note samples that were passed over, each name once, also after a resume."""
+        """Record samples that were skipped, each name once, also after a resume."""
         for error in errors:
             if error.image not in self.named:
                 self.named.add(error.image)
@@ -151,7 +156,7 @@ class Watch:
             self.board.close()
         curves(self.out / CURVES, read(self.out / METRICS))
 
-    def _note(self, step: int, values: Mapping[str, float], group: str) -> None:
+    def _write(self, step: int, values: Mapping[str, float], group: str) -> None:
         self.metrics.write({"step": step, **values})
         if self.board:
             for name, value in values.items():
@@ -159,11 +164,11 @@ class Watch:
             self.board.flush()  # what is not on disk when a run is killed is never written again
 
     def _stays(self, row: Row) -> bool:
-        """Whether a row of metrics is of a step that was kept."""
+        """Whether a row of metrics stays when the run continues."""
         step = row.get("step")
         if not isinstance(step, int) or step > self.start or self.start == 0:
             return False
-        if any(key.startswith(("eval/", "guard/")) for key in row):
+        if any(key.startswith(("eval/", "forgetting/")) for key in row):
             self.evaluated.add(step)
         return True
 
@@ -175,7 +180,7 @@ class Watch:
 
 
 def _board(folder: Path, start: int) -> Any:
-    """TensorBoard's writer, in whose eyes the steps after `start` were never written."""
-    optional("tensorboard", "train", "watch.tensorboard", RecipeError)  # or torch's has no reason
-    boards = optional("torch.utils.tensorboard", "train", "watch.tensorboard", RecipeError)
+    """TensorBoard's writer, which hides what was written of steps after `start`."""
+    optional("tensorboard", "train", "monitor.tensorboard", RecipeError)  # or torch's has no reason
+    boards = optional("torch.utils.tensorboard", "train", "monitor.tensorboard", RecipeError)
     return boards.SummaryWriter(str(folder), purge_step=start + 1)

@@ -1,4 +1,5 @@
-"""One process or many: who is here, and a network spread over them by PyTorch's own engines."""
+"""One process or several: the processes of a run, and a network trained by all of them with
+DistributedDataParallel or FSDP."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and tells."""
+        """Whether this process writes files and reports."""
         return self.rank == 0
 
     def rows(self, count: int) -> slice:
@@ -40,8 +41,8 @@ class World:
         each = count // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
-    def everyones(self, value: T) -> list[T]:
-        """What each process brought, in order of rank; all must call."""
+    def gather(self, value: T) -> list[T]:
+        """The value of each process, in order of rank; all must call."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -56,13 +57,13 @@ class World:
             value /= self.size
         return value
 
-    def firsts(self, make: Callable[[], T]) -> T:
-        """What the first process makes, for all; an error of it is raised in all."""
+    def from_first(self, make: Callable[[], T]) -> T:
+        """The result of the first process, in all; an exception of it is raised in all."""
         made: list[Any] = [None, None]
         if self.first:
             try:
                 made[0] = make()
-            except Exception as error:  # told to the others, which would wait for ever, then raised
+            except Exception as error:  # raised below, in all: the others would wait for ever
                 made[1] = error
         if self.size > 1:
             dist.broadcast_object_list(made)
@@ -91,19 +92,23 @@ def world(device: str) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-class Spread:
-    """A module that is trained by all processes together.
+class ParallelModule:
+    """A module that is trained by all processes together, and called as the module itself.
 
-    Called as the module is. Under DistributedDataParallel every process holds it whole; under FSDP2
-    each holds a part of every parameter (Zhao et al. 2023), but for those of one number, such as
-    the logit scale, which it does not divide. spares: some parameters may have no gradient.
+    With DistributedDataParallel every process holds all of it; with FSDP2 each holds a part of
+    every parameter (Zhao et al. 2023), except for scalars such as the logit scale, which FSDP
+    cannot divide. unused_parameters: whether some parameters may get no gradient in a step.
     """
 
     def __init__(
-        self, module: nn.Module, kind: Literal["ddp", "fsdp"], world: World, spares: bool = False
+        self,
+        module: nn.Module,
+        kind: Literal["ddp", "fsdp"],
+        world: World,
+        unused_parameters: bool = False,
     ) -> None:
         self.world = world
-        self.alone = [p for p in module.parameters() if p.ndim == 0 and p.requires_grad]
+        self.scalars = [p for p in module.parameters() if p.ndim == 0 and p.requires_grad]
         self.sharded = world.size > 1 and kind == "fsdp"
         self.module = module
         if self.sharded:
@@ -115,14 +120,15 @@ class Spread:
         elif world.size > 1:
             ids = [world.device.index] if world.device.type == "cuda" else None
             self.module = DistributedDataParallel(
-                module, device_ids=ids, find_unused_parameters=spares
+                module, device_ids=ids, find_unused_parameters=unused_parameters
             )
 
     def __call__(self, *inputs: Any) -> Any:
         return self.module(*inputs)
 
-    def hold(self) -> AbstractContextManager[Any]:
-        """Within which gradients stay in their process: of all micro-batches but the last."""
+    def no_sync(self) -> AbstractContextManager[Any]:
+        """Context in which gradients are not reduced over the processes: for all micro-batches but
+        the last."""
         if isinstance(self.module, DistributedDataParallel):
             return self.module.no_sync()
         return self._unsynced() if self.sharded else nullcontext()
@@ -136,9 +142,10 @@ class Spread:
         finally:
             module.set_requires_gradient_sync(True)
 
-    def finish(self) -> None:
-        """After backward: the mean of the gradients that FSDP leaves to us."""
-        for parameter in self.alone if self.sharded else ():
+    def reduce_scalars(self) -> None:
+        """After backward: average over the processes the gradients of scalars, which FSDP does
+        not."""
+        for parameter in self.scalars if self.sharded else ():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
@@ -146,11 +153,12 @@ class Spread:
 
 
 def clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Scale the gradients to a norm of at most `limit`, 0 for none; their norm before, over all
-    processes."""
+    """Clip the gradients to a norm of at most `limit`, 0 for no limit; returns their norm before
+    that, over all processes. `nn.utils.clip_grad_norm_` cannot mix sharded parameters and
+    others."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     kinds = [[g for g in gradients if isinstance(g, DTensor) is kind] for kind in (False, True)]
-    norms = [whole(nn.utils.get_total_norm(kind)) for kind in kinds if kind]
+    norms = [full_tensor(nn.utils.get_total_norm(kind)) for kind in kinds if kind]
     norm = torch.stack(norms).square().sum().sqrt() if len(norms) > 1 else norms[0]
     if limit:
         scale = (limit / (norm + 1e-6)).clamp(max=1.0)
@@ -159,18 +167,18 @@ def clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
     return norm
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be spread over the processes, in one piece; all must call."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded, as a whole; all processes must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor, sharing its memory."""
+    """This process's shard of a tensor, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `whole`: this process's part, if `like` is in parts."""
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `full_tensor`: this process's shard, if `like` is sharded."""
     if isinstance(like, DTensor):
         return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
     return tensor.to(like.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +13,30 @@ from patchword.config import ModelConfig, from_dict
 from patchword.data import SourceConfig
 from patchword.errors import ConfigError, RecipeError
 from patchword.options import in_range
-from patchword.train.monitor import WatchConfig
+from patchword.train.monitor import MonitorConfig
+
+# Keys that had another name before, which is no longer understood.
+RENAMED = {
+    "smoothing": "label_smoothing",
+    "watch": "monitor, and watch.guard monitor.forgetting,",
+    "monitor.guard": "monitor.forgetting",
+    "engine.recompute": "engine.gradient_checkpointing",
+    "blip.places": "blip.sincos_positions",
+    "blip.sharper": "blip.cross_query_scale",
+    "blip.lend": "blip.text_from_decoder",
+    "blip.soft": "blip.soft_targets",
+    "blip.ramp": "blip.soft_targets_warmup",
+    "data.about": "data.class_questions",
+    "data.wrong": "data.wrong_captions",
+}
 
 Objective = Literal["contrastive", "sigmoid", "masked", "classification", "blip"]
 
 
 @dataclass(frozen=True)
 class MixConfig:
-    """Images mixed in pairs, and their targets with them; one of the two a step, evenly drawn."""
+    """Images of a batch mixed in pairs, and their targets with them. With both, each step takes one
+    at random."""
 
     mixup: float = 0.0  # alpha of its Beta distribution; 0: never (Zhang et al. 2018; DeiT: 0.8)
     cutmix: float = 0.0  # the same (Yun et al. 2019; DeiT: 1.0)
@@ -64,48 +80,51 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class BlipLosses:
-    """What a BLIP learns, by the weights of its losses, 0 for none (Li et al. 2022, section 3.2):
-    pre-training has the first three, retrieval the first two, captioning and questions one each.
-    """
+    """The weights of a BLIP's losses, 0 for none (Li et al. 2022, section 3.2), and how they are
+    computed. Pre-training has the first three, retrieval the first two, captioning and question
+    answering one each."""
 
-    contrast: float = 1.0  # image and text features
-    match: float = 1.0  # whether a text belongs to an image; the hardest of the batch as negatives
-    caption: float = 1.0  # the words of captions
-    answer: float = 0.0  # the words of answers to questions
-    texts: int = 1  # captions to write, and questions to answer, of each image at a step
-    # the image tower's learned positions start with sines and cosines of this size beside those of
-    # `init`: features that were pooled, and never looked at, hardly tell where they are
-    places: float = 0.0
-    # queries of cross-attention that `init` does not give start so many times as large: attention
-    # that starts out even shows all words the same mean of the image, and takes long to look around
-    sharper: float = 1.0
-    # the text tower starts as the decoder: what one knows of where to look, the other then knows
-    lend: bool = False
-    prompt: str = ""  # before every caption that is written, and not learned: "a picture of "
-    # features are compared with those of momentum encoders: the weight average of `ema`, which
-    # in the paper is 0.995
+    contrast: float = 1.0  # contrastive loss of image and text features
+    match: float = 1.0  # image-text matching with hard negatives
+    caption: float = 1.0  # language modelling of captions
+    answer: float = 0.0  # language modelling of answers to questions
+    texts: int = 1  # captions, and questions, for each image at a step
+    # sine and cosine position embeddings of this size are added to the learned ones of the image
+    # tower before the first step: patch features that were only ever pooled hardly contain their
+    # position
+    sincos_positions: float = 0.0
+    # initial scale of the query weights of cross-attention that `init` does not give: with uniform
+    # attention all tokens read the same mean of the image, and training takes long to leave that
+    cross_query_scale: float = 1.0
+    # the text tower starts with the weights of the decoder, which has learned where to attend
+    text_from_decoder: bool = False
+    prompt: str = ""  # before every caption, without a loss of its own: "a picture of "
+    # features are compared with those of momentum encoders: the EMA of the weights, whose decay
+    # `ema` is 0.995 in the paper
     momentum: bool = False
-    queue: int = 0  # of their features, those of earlier steps that are kept (paper: 57,600)
-    soft: float = 0.4  # share of the targets that the momentum encoders say
-    ramp: int = 0  # steps over which it grows from 0
+    queue: int = 0  # momentum features of earlier steps that are kept as negatives (paper: 57,600)
+    soft_targets: float = 0.4  # share of each target that the momentum encoders give
+    soft_targets_warmup: int = 0  # steps over which that share grows from 0
 
     def __post_init__(self) -> None:
-        for name in ("contrast", "match", "caption", "answer", "places", "queue", "ramp"):
+        for name in ("contrast", "match", "caption", "answer", "queue"):
             in_range(f"blip.{name}", getattr(self, name), 0)
+        in_range("blip.sincos_positions", self.sincos_positions, 0)
         in_range("blip.texts", self.texts, 1)
-        in_range("blip.sharper", self.sharper, 0, above=True)
-        in_range("blip.soft", self.soft, 0, 1)
+        in_range("blip.cross_query_scale", self.cross_query_scale, 0, above=True)
+        in_range("blip.soft_targets", self.soft_targets, 0, 1)
+        in_range("blip.soft_targets_warmup", self.soft_targets_warmup, 0)
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How a run is computed. The same samples in the same order, whatever is chosen."""
+    """How a run is computed; the samples and their order do not depend on it."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast; weights float32
     parallel: Literal["ddp", "fsdp"] = "ddp"  # with torchrun
     workers: int = 2  # processes that open images, for each process that trains; 0: a thread
-    recompute: bool = False  # activations of the blocks in backward: less memory, 1/3 more time
+    gradient_checkpointing: bool = False  # of the blocks: less memory, 1/3 more time
     compile: bool = False  # the blocks, with torch.compile
 
     def __post_init__(self) -> None:
@@ -122,18 +141,18 @@ class Recipe:
     objective: Objective = "contrastive"
     model: ModelConfig | None = None  # None: that of `init`
     init: str = ""  # a model to start from, and whose tokenizer to keep
-    fresh: tuple[str, ...] = ()  # parts that `init` does not give: ["text", "image.head"]
-    trainable: tuple[str, ...] = ()  # parts that learn, the others stay; empty: all
+    fresh: tuple[str, ...] = ()  # parts that start from random weights: ["text", "image.head"]
+    trainable: tuple[str, ...] = ()  # parts that are trained, the others are frozen; empty: all
     image_size: int = 0  # pixels a side; 0: those of the model's preprocessing
     until: int = 0  # stop at this step of the schedule; 0: at its end
     batch: int = 128  # samples of a step, of all processes together
-    micro_batch: int = 0  # of them, those of a process that are in memory at a time; 0: all
+    micro_batch: int = 0  # samples of a process that are in memory at a time; 0: all of them
     learning_rate: float = 1e-3
-    weight_decay: float = 0.05  # not on norms, biases, positions and the temperature
-    warmup: int = 500  # steps; then cosine to zero (Loshchilov & Hutter 2017)
-    clip_norm: float = 1.0  # the norm that gradients are scaled down to; 0: they are not
-    ema: float = 0.999  # decay of the weight average that is saved; 0 saves the weights themselves
-    smoothing: float = 0.0  # of labels (Szegedy et al. 2016, section 7)
+    weight_decay: float = 0.05  # not of norms, biases, position embeddings and the temperature
+    warmup: int = 500  # steps; then cosine decay to zero (Loshchilov & Hutter 2017)
+    clip_norm: float = 1.0  # the norm that gradients are clipped to; 0: no clipping
+    ema: float = 0.999  # decay of the EMA of the weights, which is saved; 0: the weights are saved
+    label_smoothing: float = 0.0  # (Szegedy et al. 2016, section 7)
     mix: MixConfig = field(default_factory=MixConfig)
     blip: BlipLosses = field(default_factory=BlipLosses)
     lora: LoraConfig | None = None
@@ -141,9 +160,9 @@ class Recipe:
     seed: int = 0
     checkpoint_every: int = 500  # steps
     keep: int = 2  # checkpoints: the last ones
-    max_broken: int = 1000  # samples that may be passed over; one more stops the run
+    max_broken: int = 1000  # broken samples that may be skipped; one more stops the run
     engine: EngineConfig = field(default_factory=EngineConfig)
-    watch: WatchConfig = field(default_factory=WatchConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "checkpoint_every", "keep"):
@@ -154,7 +173,7 @@ class Recipe:
         in_range("micro_batch", self.micro_batch, 0, self.batch)
         in_range("learning_rate", self.learning_rate, 0, above=True)
         in_range("ema", self.ema, 0, 1)
-        in_range("smoothing", self.smoothing, 0, 1)
+        in_range("label_smoothing", self.label_smoothing, 0, 1)
 
     @property
     def last(self) -> int:
@@ -181,11 +200,23 @@ def load(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     for change in changes:
         _apply(values, change)
     try:
+        _refuse_old_names(values)
         recipe = from_dict(Recipe, values)
     except ConfigError as error:
         raise RecipeError(f"{path}: {error}") from error
     _check(recipe)
     return recipe
+
+
+def _refuse_old_names(values: Mapping[str, Any], within: str = "") -> None:
+    """Raise ConfigError for a key that has another name now."""
+    for key, value in values.items():
+        name = f"{within}{key}"
+        if name in RENAMED:
+            raise ConfigError(f"{name} is called {RENAMED[name]} now")
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, Mapping):
+                _refuse_old_names(part, f"{name}.")
 
 
 def text(path: str | Path) -> str:
@@ -209,15 +240,18 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError("a recipe needs data: one [[data]] or more")
     if recipe.batch < 2 and recipe.objective in ("contrastive", "sigmoid"):
         raise RecipeError(
-            f"batch is {recipe.batch}: the objective {recipe.objective} tells the pairs of a batch "
-            "apart, and needs 2 or more"
+            f"batch is {recipe.batch}: the objective {recipe.objective} compares the pairs of a "
+            "batch, and needs 2 or more"
         )
     by_class = recipe.objective == "classification"
     mixes = recipe.mix.mixup > 0 or recipe.mix.cutmix > 0
     if mixes and recipe.objective not in ("classification", "contrastive"):
         raise RecipeError(f"[mix] is of no use to the objective {recipe.objective}")
-    if recipe.smoothing and not by_class and recipe.objective != "blip":
-        raise RecipeError(f"smoothing is of labels; the objective {recipe.objective} has none")
+    if recipe.label_smoothing and not by_class and recipe.objective != "blip":
+        raise RecipeError(
+            f"label_smoothing needs classes or tokens to predict; the objective {recipe.objective} "
+            "has none"
+        )
     if recipe.teacher and (recipe.teacher.kind in ("hard", "soft")) != by_class:
         kinds = "hard or soft" if by_class else "features or logits"
         raise RecipeError(f"with the objective {recipe.objective} a teacher's kind is {kinds}")
@@ -231,14 +265,13 @@ def _check(recipe: Recipe) -> None:
 
 def check_rows(recipe: Recipe, processes: int) -> None:
     """Raise RecipeError for a batch that so many processes cannot share evenly, and where a BLIP's
-    matching has no negatives: it takes them from the other rows that are in memory, or from
-    captions that the data says are wrong."""
+    matching has no negatives: they are other samples that are in memory, or wrong captions."""
     if recipe.batch % processes:
         raise RecipeError(f"batch {recipe.batch} does not divide among {processes} processes")
     rows = recipe.batch // processes
     fewest = rows % recipe.micro_batch or recipe.micro_batch if recipe.micro_batch else rows
     matches = recipe.objective == "blip" and recipe.blip.match > 0
-    if matches and fewest < 2 and not any(source.wrong for source in recipe.data):
+    if matches and fewest < 2 and not any(source.wrong_captions for source in recipe.data):
         raise RecipeError(
             f"batch is {recipe.batch}, micro_batch {recipe.micro_batch}, processes {processes}: "
             "some image is alone in memory, and blip.match has no other text to compare it with; "
@@ -254,18 +287,18 @@ def _check_blip(recipe: Recipe) -> None:
     if blip.queue and not blip.momentum:
         raise RecipeError("blip.queue keeps features of momentum encoders: set blip.momentum")
     if blip.momentum and not (blip.contrast and recipe.ema):
-        raise RecipeError("blip.momentum is of the contrast, and needs ema, best 0.995")
+        raise RecipeError("blip.momentum needs blip.contrast, and ema, best 0.995")
     if blip.momentum and recipe.engine.parallel == "fsdp":
         raise RecipeError('blip.momentum needs engine.parallel = "ddp"')
     if recipe.batch < 2 and blip.contrast and not blip.queue:
         raise RecipeError(
-            f"batch is {recipe.batch}: the contrast of a BLIP tells the pairs of a batch apart and "
-            "needs 2 or more, or a blip.queue of earlier ones"
+            f"batch is {recipe.batch}: blip.contrast compares the pairs of a batch and needs 2 or "
+            "more, or a blip.queue of earlier ones"
         )
     if recipe.micro_batch and blip.contrast and not blip.momentum:
         raise RecipeError(
-            "with micro_batch the contrast of a BLIP needs blip.momentum, whose features are those "
-            "of the whole batch"
+            "with micro_batch, blip.contrast needs blip.momentum, whose features are those of the "
+            "whole batch"
         )
 
 

@@ -1,5 +1,5 @@
-"""Checkpoints of a run: written whole or not at all, the last few kept, read by any number of
-processes."""
+"""Checkpoints of a run: each is written completely or not at all, the last few are kept, and any
+number of processes can continue from them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from patchword.atomic_write import replacing
 from patchword.errors import RecipeError
 
 FOLDER = "checkpoints"
+FORMAT = 2  # of a checkpoint; 1, without its number, had other names for the recipe's keys
 NAME = re.compile(r"step-(\d+)\.pt")
 State = dict[str, Any]
 
@@ -28,9 +29,9 @@ def saved(out: Path) -> dict[int, Path]:
 
 
 def save(out: Path, step: int, state: State, keep: int) -> Path:
-    """Write a checkpoint beside its place, move it there, and delete those before the last `keep`.
+    """Write a checkpoint as a whole, then delete those before the last `keep`.
 
-    Raises RecipeError if the disk does not take it; the checkpoints before it stay as they were.
+    Raises RecipeError if it cannot be written; the checkpoints before it stay as they were.
     """
     path = out / FOLDER / f"step-{step:08d}.pt"
     try:
@@ -50,11 +51,17 @@ def save(out: Path, step: int, state: State, keep: int) -> Path:
 
 
 def load(path: Path) -> State:
-    """A checkpoint, on the CPU. Raises RecipeError for one that cannot be read."""
+    """A checkpoint, on the CPU. Raises RecipeError for one that cannot be read, or was written by
+    another version of patchword."""
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise RecipeError(
             f"{path}: not a checkpoint of a run ({error}); delete it to go on from the one before"
         ) from error
+    if state.get("format") != FORMAT:
+        raise RecipeError(
+            f"{path}: written by another version of patchword, whose recipes and checkpoints "
+            f"differ; finish the run with that version, give it a new out, or delete {path.parent}"
+        )
     return state

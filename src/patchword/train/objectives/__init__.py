@@ -1,48 +1,61 @@
 """What a network can be trained for, one file each: an objective turns a batch into tensors, and
 those into a loss.
 
-An objective is a module around the network, so that DistributedDataParallel or FSDP can hold it:
-called with a `Work` it gives tensors, the rows of its samples or scalars. It holds no parameters of
-its own, and is a function of the seed and the step: what is random is drawn in `prepare`.
+An objective is a module around the network, so that DistributedDataParallel or FSDP can wrap it:
+called with its `Work` it returns tensors, the rows of its samples or scalars. It holds no
+parameters of its own, and is a function of the seed and the step: what is random is drawn in
+`prepare`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from patchword import checkpoints
 from patchword.bundle import Bundle
 from patchword.errors import RecipeError
-from patchword.train.initial_model import Start
-from patchword.train.objectives.base import Objective, Work
-from patchword.train.objectives.blip import Grounded
-from patchword.train.objectives.classification import Classes
+from patchword.train.initial_model import InitialModel
+from patchword.train.objectives.base import Objective, Teacher, Work
+from patchword.train.objectives.blip import BlipObjective
+from patchword.train.objectives.classification import Classification, DistilledClassification
 from patchword.train.objectives.masked import Masked
-from patchword.train.objectives.pairs import Pairs
+from patchword.train.objectives.momentum import MomentumBlipObjective
+from patchword.train.objectives.pairs import DistilledPairs, Pairs
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe, TeacherConfig
 
 __all__ = ["KINDS", "Objective", "Work", "make"]
 
-KINDS: dict[str, type[Objective]] = {
+AnyObjective = Objective[Any, Any]
+KINDS: dict[str, type[AnyObjective]] = {
     "contrastive": Pairs,
     "sigmoid": Pairs,
     "masked": Masked,
-    "classification": Classes,
-    "blip": Grounded,
+    "classification": Classification,
+    "blip": BlipObjective,
+}
+WITH_TEACHER: dict[str, Callable[[InitialModel, Recipe, World, Teacher], AnyObjective]] = {
+    "contrastive": DistilledPairs,
+    "sigmoid": DistilledPairs,
+    "classification": DistilledClassification,
 }
 
 
-def make(student: Start, recipe: Recipe, world: World) -> Objective:
+def make(student: InitialModel, recipe: Recipe, world: World) -> AnyObjective:
     """The recipe's objective for that network. Raises RecipeError for a teacher that cannot answer
-    what the student is asked."""
-    teacher = None
+    what the student learns."""
     if recipe.teacher:
         bundle = checkpoints.load(recipe.teacher.model, device=world.device)
         _check_teacher(bundle, student, recipe.teacher)
-        teacher = bundle.network.requires_grad_(False)
-    return KINDS[recipe.objective](student, recipe, world, teacher)
+        teacher = Teacher(bundle.network.requires_grad_(False), recipe.teacher)
+        return WITH_TEACHER[recipe.objective](student, recipe, world, teacher)
+    if recipe.objective == "blip" and recipe.blip.momentum:
+        return MomentumBlipObjective(student, recipe, world)
+    return KINDS[recipe.objective](student, recipe, world)
 
 
-def _check_teacher(teacher: Bundle, student: Start, config: TeacherConfig) -> None:
+def _check_teacher(teacher: Bundle, student: InitialModel, config: TeacherConfig) -> None:
     ours, theirs = student.config, teacher.config
     unlike = ""
     if ours.preprocess != theirs.preprocess:
@@ -50,12 +63,8 @@ def _check_teacher(teacher: Bundle, student: Start, config: TeacherConfig) -> No
     elif ours.labels != theirs.labels:
         unlike = f"its classes are {', '.join(theirs.labels) or 'none'}"
     elif ours.text and (theirs.text is None or not theirs.embed_dim):
-        unlike = "it has not two towers"
-    elif (
-        ours.text
-        and student.tokenizer
-        and teacher.reader().to_json() != (student.tokenizer.to_json())
-    ):
+        unlike = "it does not have two towers"
+    elif ours.text and teacher.reader().to_json() != student.reader().to_json():
         unlike = "its tokenizer is another"
     elif config.kind == "features" and ours.feature_dim != theirs.feature_dim:
         unlike = f"its features have {theirs.feature_dim} dimensions, not {ours.feature_dim}"

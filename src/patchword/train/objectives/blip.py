@@ -1,40 +1,62 @@
-"""What a BLIP is trained for (Li et al. 2022, section 3.2): image and text features told apart,
-pairs judged, captions written, questions answered; from one encoding of each image.
+"""What a BLIP is trained for (Li et al. 2022, section 3.2): contrastive image and text features,
+image-text matching, captions, answers to questions; from one encoding of each image.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from patchword import losses
-from patchword.data import Batch, positives
+from patchword.data import Collate, TextBatch, collate_texts, positives
 from patchword.models.blip import Blip
 from patchword.train import distributed
-from patchword.train.initial_model import Start
-from patchword.train.objectives.base import Objective, Work
+from patchword.train.initial_model import InitialModel
+from patchword.train.objectives.base import SQUARE, Objective, Work
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe
 
-LEAST = 1e-4  # the chance of an easy negative (salesforce/BLIP, models/blip_pretrain.py)
+LEAST = 1e-4  # the probability of an easy negative (salesforce/BLIP, models/blip_pretrain.py)
 
 
-class Grounded(Objective):
-    """A BLIP and the losses of `BlipLosses`.
+@dataclass(frozen=True)
+class BlipWork(Work):
+    """Images with their captions, questions and answers. Texts that do not exist are "", and the
+    `has_...` fields say which ones do.
 
-    Hard negatives are drawn within the rows of one process that are in memory at a time, in
-    proportion to the softmax of their cosines, never one that is true. Captions and answers count
-    by their words and by themselves: all words of a batch's captions weigh the same, and so do its
-    answers, whatever the number of processes and micro-batches.
+    The two means are over all images of the whole batch: they make every token of all captions,
+    and every answer, weigh the same, whatever the number of processes and micro-batches.
+    """
 
-    Of a step's `Work`: `each` is how many words of captions, and how many answers, an image has in
-    the mean of the whole batch; `teacher` what momentum encoders see in each row, and how much of
-    the targets that decides.
+    ids: Tensor  # (n, L): the first caption of each image
+    captions: Tensor  # (n, K, L)
+    wrong_captions: Tensor  # (n, L): false for their image
+    has_wrong_caption: Tensor  # (n,) bool
+    questions: Tensor  # (n, K, L)
+    answers: Tensor  # (n, K, L)
+    has_question: Tensor  # (n, K) bool
+    # (n, 2, M) bool: of each image the texts that are true of it, of each text the images, among
+    # the M that the contrastive loss compares with
+    positives: Tensor
+    negatives: Tensor = field(metadata=SQUARE)  # (n, n) bool: text j is false for image i
+    tokens_per_image: float  # of captions, on average
+    answers_per_image: float
+
+
+WorkT = TypeVar("WorkT", bound=BlipWork)
+
+
+class BlipBase(Objective[TextBatch, WorkT]):
+    """A BLIP and the losses of `BlipLosses`; subclasses say what features are compared with.
+
+    Hard negatives are drawn among the samples of one process that are in memory at a time, in
+    proportion to the softmax of their cosines, and never a text that is true of the image. Every
+    token of all captions of a batch weighs the same, and so does every answer.
     """
 
     network: Blip
@@ -43,261 +65,182 @@ class Grounded(Objective):
     def reads(recipe: Recipe) -> frozenset[str]:
         blip, model = recipe.blip, recipe.model
         captions = {"captions"} if blip.contrast or blip.match or blip.caption else set()
-        # A new model that shall answer later knows the words of questions from the beginning.
+        # A new model that is to answer later has the words of questions in its vocabulary.
         asks = blip.answer or (model is not None and model.answers_questions)
         return frozenset(captions | ({"questions"} if asks else set()))
 
-    def __init__(self, student: Start, recipe: Recipe, world: World, teacher: None = None) -> None:
-        super().__init__(student, recipe, world)
-        self.blip = recipe.blip
-        self.prompt: list[int] = []
-        if self.blip.prompt and student.tokenizer:
-            self.prompt = student.tokenizer.rows([self.blip.prompt])[0][1:-1]
-        width = student.config.embed_dim
-        # The momentum encoders' features of the steps before, newest first.
-        self.images, self.texts = torch.empty(2, 0, width, device=world.device)
-        self.says = torch.empty(0, dtype=torch.int64, device=world.device)
-        self.noted: dict[str, float] = {}
+    def __init__(self, initial: InitialModel, recipe: Recipe, world: World) -> None:
+        super().__init__(initial, recipe, world)
+        self.blip, self.tokenizer = recipe.blip, initial.reader()
+        self.pad_token = self.tokenizer.pad_token
+        prompt = self.blip.prompt
+        self.prompt = self.tokenizer.rows([prompt])[0][1:-1] if prompt else []
+        decoder = initial.config.decoder
+        self.context, self.start_token = (
+            (decoder.context, decoder.start_token) if decoder else (0, -1)
+        )
+        self.logged: dict[str, float] = {}
 
-    # --- before the network
+    def collate(self) -> Collate[TextBatch]:
+        return partial(collate_texts, self.tokenizer)
 
-    def prepare(self, batch: Batch, step: int) -> Work:
-        ids, captions, device = batch.ids, batch.captions, batch.pixels.device
-        assert ids is not None
-        assert captions is not None
-        says = [each for every in self.world.everyones(batch.says) for each in every]
-        truths = [each for every in self.world.everyones(batch.truths) for each in every]
-        rows = self.world.rows(len(says))
-        true = torch.from_numpy(positives(says, truths)).to(device)  # (N, N): image, text
-        both = torch.stack([true[rows], true.mT[rows]], dim=1)
-        known: tuple[Tensor, ...] = ()
-        teacher: tuple[Tensor, ...] = ()
-        if self.blip.momentum:
-            both = torch.cat([both, self._repeated(batch, device)], dim=2)
-            teacher, known = self._momentum(batch.pixels, ids, says, step)
-        asked = batch.asked if self.blip.answer else None
-        words = (captions[..., 1:] != self._pad).sum().item()
-        questions = 0.0 if asked is None else asked.sum().item()
-        counts = torch.tensor(self.world.everyones((words, questions)), dtype=torch.float64)
-        return Work(
-            batch.pixels,
-            ids,
-            captions=captions,
-            questions=captions if batch.questions is None else batch.questions,
-            answers=captions if batch.answers is None else batch.answers,
-            asked=asked,
-            wrong=batch.wrong,
-            misled=batch.misled,
-            true=both,
-            apart=~true[rows, rows],
-            known=known,
-            teacher=teacher,
-            each=tuple((counts.sum(dim=0) / len(says)).tolist()),
+    def work(self, batch: TextBatch) -> BlipWork:
+        """The batch, and which texts of all processes are true of which images."""
+        texts = [each for every in self.world.gather(batch.caption_facts) for each in every]
+        images = [each for every in self.world.gather(batch.image_facts) for each in every]
+        rows = self.world.rows(len(texts))
+        true = torch.from_numpy(positives(texts, images)).to(batch.pixels.device)  # image, text
+        tokens = (batch.captions[..., 1:] != self.pad_token).sum().item()
+        counts = torch.tensor(
+            self.world.gather((tokens, batch.has_question.sum().item())), dtype=torch.float64
+        )
+        tokens_per_image, answers_per_image = (counts.sum(dim=0) / len(texts)).tolist()
+        return BlipWork(
+            pixels=batch.pixels,
+            ids=batch.ids,
+            captions=batch.captions,
+            wrong_captions=batch.wrong_captions,
+            has_wrong_caption=batch.has_wrong_caption,
+            questions=batch.questions,
+            answers=batch.answers,
+            has_question=batch.has_question,
+            positives=torch.stack([true[rows], true.mT[rows]], dim=1),
+            negatives=~true[rows, rows],
+            tokens_per_image=tokens_per_image,
+            answers_per_image=answers_per_image,
         )
 
-    @property
-    def _pad(self) -> int:
-        assert self.tokenizer is not None
-        return self.tokenizer.pad_token
+    # --- forward
 
-    def _repeated(self, batch: Batch, device: torch.device) -> Tensor:
-        """(n, 2, Q): which images and texts of the queue belong to a row: those said to be the
-        same."""
-        keys = _keys(batch.says).to(device)
-        return (keys[:, None] == self.says)[:, None].expand(-1, 2, -1)
-
-    def _momentum(
-        self, pixels: Tensor, ids: Tensor, says: Sequence[frozenset[str]], step: int
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The features of this process's rows with how far they are trusted, and the features of
-        all rows and the queue; the rows go into the queue."""
-        buffers = {name for name, _ in self.network.named_buffers()}
-        weights = {
-            f"network.{name}": value.clone() if name in buffers else value
-            for name, value in self.average.items()
-        }
-        with torch.no_grad(), self.precision():
-            image, text = functional_call(_Features(self.network), weights, (pixels, ids))
-        images, texts = image, text
-        if self.world.size > 1:
-            images, texts = distributed.gather(image), distributed.gather(text)
-        images, texts = torch.cat([images, self.images]), torch.cat([texts, self.texts])
-        keys = torch.cat([_keys(says).to(self.says.device), self.says])
-        size = self.blip.queue
-        self.images, self.texts, self.says = images[:size], texts[:size], keys[:size]
-        share = self.blip.soft * min(1.0, step / self.blip.ramp if self.blip.ramp else 1.0)
-        return (image, text, image.new_tensor(share)), (images, texts)
-
-    # --- the network
-
-    def forward(self, work: Work) -> tuple[Tensor, ...]:
-        """Unit features of images and texts (n, D), the scale, matching logits (3 n, 2), and minus
-        the log-likelihoods of captions and answers (n K,); empty where they are not learned."""
-        blip, network, ids = self.blip, self.network, work.ids
-        assert ids is not None
+    def forward(self, work: WorkT) -> tuple[Tensor, ...]:
+        """Unit features of images and texts (n, D), the logit scale, matching logits (3 n, 2), and
+        the negative log-likelihoods of captions and answers (n K,); empty for a loss of weight
+        0."""
+        blip, network = self.blip, self.network
         tokens = network.image_tokens(work.pixels)
         image = text = matching = captions = answers = tokens.new_zeros(0)
         if blip.contrast:
             image = network.image_features(tokens)
-            text = F.normalize(network.text(ids).float(), dim=-1)
+            text = F.normalize(network.text(work.ids).float(), dim=-1)
         if blip.match:
-            matching = self._matching(work, ids, tokens, image, text)
+            matching = self._matching(work, tokens, image, text)
         if blip.caption:
-            assert work.captions is not None
-            written = self._prompted(work.captions.flatten(0, 1))
-            captions = self._said(written, tokens, network.image_mask(tokens), len(self.prompt))
+            prompted = self._prompted(work.captions.flatten(0, 1))
+            mask, skip = network.image_mask(tokens), len(self.prompt)
+            captions = self._negative_log_likelihood(prompted, tokens, mask, skip)
         if blip.answer:
             answers = self._answers(work, tokens)
         return image, text, network.scale, matching, captions, answers
 
-    def _matching(
-        self, work: Work, ids: Tensor, tokens: Tensor, image: Tensor, text: Tensor
-    ) -> Tensor:
-        """Logits (3 n, 2) of each image with its text, with a text that is not true of it, and of
-        each text with an image of which it is not true; those that cannot be are left out. The
-        wrong text of an image is that which the data says is wrong, or another's."""
-        assert work.apart is not None
-        count = len(ids)
+    def _matching(self, work: WorkT, tokens: Tensor, image: Tensor, text: Tensor) -> Tensor:
+        """Logits (<= 3 n, 2) of each image with its text, of each image with a text that is false
+        for it, and of each text with an image that it is false for. The false text is the sample's
+        own wrong caption, else a hard negative; a pair for which there is none is left out."""
+        ids, wrong = work.ids, work.wrong_captions
         with torch.no_grad():
-            likely = self.network.scale * image @ text.mT if self.blip.contrast else None
-            texts, has_text = negatives(likely, work.apart)
-            images, has_image = negatives(None if likely is None else likely.mT, work.apart.mT)
-        wrong = ids[texts]
-        if work.wrong is not None:
-            assert work.misled is not None
-            width = max(ids.shape[1], work.wrong.shape[1])
-            ids, wrong, told = (self._padded(each, width) for each in (ids, wrong, work.wrong))
-            wrong = torch.where(work.misled[:, None], told, wrong)
-            has_text = has_text | work.misled
-        beside = torch.stack([ids, wrong], dim=1).flatten(0, 1)
-        logits = self.network.match(tokens, beside)
-        assert isinstance(logits, Tensor)
-        right, wrong = logits.view(count, 2, 2).unbind(dim=1)
-        turned = self.network.match(tokens[images], ids)
-        assert isinstance(turned, Tensor)
-        return torch.cat([right, wrong[has_text], turned[has_image]])
+            logits = self.network.scale * image @ text.mT if self.blip.contrast else None
+            texts, has_text = hard_negatives(logits, work.negatives)
+            turned = None if logits is None else logits.mT
+            images, has_image = hard_negatives(turned, work.negatives.mT)
+        width = max(ids.shape[1], wrong.shape[1])
+        ids, wrong = self._padded(ids, width), self._padded(wrong, width)
+        wrong = torch.where(work.has_wrong_caption[:, None], wrong, ids[texts])
+        has_text = has_text | work.has_wrong_caption
+        own = torch.stack([ids, wrong], dim=1).flatten(0, 1)
+        right_logits, wrong_logits = self.network.match(tokens, own).view(-1, 2, 2).unbind(dim=1)
+        image_logits = self.network.match(tokens[images], ids)
+        return torch.cat([right_logits, wrong_logits[has_text], image_logits[has_image]])
 
     def _padded(self, ids: Tensor, width: int) -> Tensor:
         """Texts (n, L) as (n, width)."""
-        return F.pad(ids, (0, width - ids.shape[1]), value=self._pad)
+        return F.pad(ids, (0, width - ids.shape[1]), value=self.pad_token)
 
     def _prompted(self, ids: Tensor) -> Tensor:
         """Ids with the prompt before each caption, cut to the decoder's context."""
-        assert self.config.decoder is not None
         if self.prompt:
             prompt = ids.new_tensor(self.prompt).expand(len(ids), -1)
             ids = torch.cat([ids[:, :1], prompt, ids[:, 1:]], dim=1)
-        return ids[:, : self.config.decoder.context]
+        return ids[:, : self.context]
 
-    def _answers(self, work: Work, tokens: Tensor) -> Tensor:
-        """Minus the log-likelihoods of the answers, of the images of which something was asked, 0
-        for what was not; all 0, from a look at the first image, where nothing was asked of any: all
-        processes do the same."""
-        questions, answers, asked = work.questions, work.answers, work.asked
-        assert questions is not None
-        assert answers is not None
-        assert asked is not None
-        rows = asked.any(dim=1).nonzero()[:, 0]
+    def _answers(self, work: WorkT, tokens: Tensor) -> Tensor:
+        """The negative log-likelihoods of the answers of the images that have a question, 0 for
+        questions that do not exist. Without any question the first image is computed, times 0: all
+        processes must compute the same layers."""
+        rows = work.has_question.any(dim=1).nonzero()[:, 0]
         if not len(rows):
-            rows = asked.new_zeros(1, dtype=torch.int64)
-        ids = questions[rows].flatten(0, 1)
+            rows = rows.new_zeros(1)
+        ids = work.questions[rows].flatten(0, 1)
         states = self.network.cross_attend(ids, tokens[rows])
-        said = self._said(
-            answers[rows].flatten(0, 1), states, self.network.question_mask(ids, states)
+        answers = work.answers[rows].flatten(0, 1)
+        values = self._negative_log_likelihood(
+            answers, states, self.network.question_mask(ids, states)
         )
-        return said * asked[rows].flatten()
+        return values * work.has_question[rows].flatten()
 
-    def _said(
-        self, ids: Tensor, context: Tensor, mask: Tensor | None = None, skip: int = 0
+    def _negative_log_likelihood(
+        self, ids: Tensor, context: Tensor, mask: Tensor | None, skip: int = 0
     ) -> Tensor:
-        """Minus the log-likelihood (R,) of texts (R, L) but for their first `skip` words."""
-        assert self.config.decoder is not None
-        given = ids[:, :-1].clone()
-        given[:, 0] = self.config.decoder.start_token
-        wanted = ids[:, 1:].masked_fill(ids[:, 1:] == self._pad, losses.IGNORED)
-        wanted[:, :skip] = losses.IGNORED
-        logits = self.network.words(self.network.decode(given, context, mask))
-        return losses.language_modelling(logits, wanted, self.recipe.smoothing)
+        """Of texts (R, L) without their first `skip` tokens, (R,)."""
+        inputs = ids[:, :-1].clone()
+        inputs[:, 0] = self.start_token
+        targets = ids[:, 1:].masked_fill(ids[:, 1:] == self.pad_token, losses.IGNORED)
+        targets[:, :skip] = losses.IGNORED
+        logits = self.network.words(self.network.decode(inputs, context, mask))
+        return losses.language_modelling(logits, targets, self.recipe.label_smoothing)
 
-    # --- behind the network
+    # --- loss
 
-    def loss(self, work: Work, *outputs: Tensor) -> Tensor:
+    def loss(self, work: WorkT, *outputs: Tensor) -> Tensor:
         image, text, scale, matching, captions, answers = outputs
-        blip, rows = self.blip, len(work)
-        words, questions = work.each
+        blip, count = self.blip, len(work)
         parts: dict[str, tuple[float, Tensor]] = {}
-        self.noted = {}
+        self.logged = {}
         if blip.contrast:
-            parts["contrast"] = blip.contrast, self._contrast(work, image, text, scale)
+            parts["contrast"] = blip.contrast, self.contrast(work, image, text, scale)
         if blip.match:
-            together = torch.arange(len(matching), device=matching.device) < rows
-            parts["match"] = blip.match, losses.matching(matching, together)
-            right = (matching.argmax(dim=1) == together).float().mean()
-            self.noted["match accuracy"] = right.item()
+            matches = torch.arange(len(matching), device=matching.device) < count
+            parts["match"] = blip.match, losses.matching(matching, matches)
+            right = (matching.argmax(dim=1) == matches).float().mean()
+            self.logged["match_accuracy"] = right.item()
         if blip.caption:
-            parts["caption"] = blip.caption, captions.sum() / (rows * words)
-        if blip.answer and questions:
-            parts["answer"] = blip.answer, answers.sum() / (rows * questions)
-        self.noted |= {name: value.item() for name, (_, value) in parts.items()}
+            parts["caption"] = blip.caption, captions.sum() / (count * work.tokens_per_image)
+        if blip.answer and work.answers_per_image:
+            parts["answer"] = blip.answer, answers.sum() / (count * work.answers_per_image)
+        self.logged |= {name: value.item() for name, (_, value) in parts.items()}
         return torch.stack([weight * value for weight, value in parts.values()]).sum()
 
-    def _contrast(self, work: Work, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-        """The mean over both ways."""
-        assert work.true is not None
-        images, texts = work.known or (image, text)
-        if not work.known and self.world.size > 1:
-            images, texts = distributed.gather(image), distributed.gather(text)
-        guesses: list[Tensor | None] = [None, None]
-        share: Tensor | float = 0.0
-        if work.teacher:
-            seen, read, share = work.teacher
-            guesses = [scale.detach() * seen @ texts.mT, scale.detach() * read @ images.mT]
-        true = work.true.unbind(dim=1)
-        ways = (scale * image @ texts.mT, scale * text @ images.mT)
-        both = [
-            losses.soft_contrastive(logits, each, guess, share)
-            for logits, each, guess in zip(ways, true, guesses, strict=True)
-        ]
-        return (both[0] + both[1]) / 2
+    def contrast(self, work: WorkT, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        """The contrastive loss of unit features (n, D)."""
+        raise NotImplementedError
 
     def metrics(self) -> dict[str, float]:
-        """The parts of the loss, and the share of pairs judged right, of this process's last rows.
-        An accuracy of 2/3, with a match of 0.63, is that of one who says "apart" to everything."""
+        """The parts of the loss, and the accuracy of matching, of this process's last micro-batch.
+        An accuracy of 2/3, at a matching loss of 0.63, is that of answering "no match" to every
+        pair."""
         if self.config.embed_dim:
-            return {**self.noted, "scale": float(self.network.scale.detach())}
-        return self.noted
-
-    def kept(self) -> dict[str, Tensor]:
-        return {"images": self.images, "texts": self.texts, "says": self.says}
-
-    def resume(self, kept: Mapping[str, Tensor]) -> None:
-        for name, value in kept.items():
-            setattr(self, name, value.to(self.world.device))
+            return {**self.logged, "logit_scale": float(self.network.scale.detach())}
+        return self.logged
 
 
-class _Features(nn.Module):
-    """What is asked of momentum encoders."""
+class BlipObjective(BlipBase[BlipWork]):
+    """A BLIP whose features are compared with those of the same batch, of all processes."""
 
-    def __init__(self, network: Blip) -> None:
-        super().__init__()
-        self.network = network
+    def prepare(self, batch: TextBatch, step: int) -> BlipWork:
+        return self.work(batch)
 
-    def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        image = self.network.image_features(self.network.image_tokens(pixels))
-        return image, F.normalize(self.network.text(ids).float(), dim=-1)
-
-
-def negatives(likely: Tensor | None, apart: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of n rows a column (n,) that is apart from it, the likelier the more often, by
-    logits (n, n) or evenly; and whether it has one (n,)."""
-    chances = apart.float() if likely is None else (likely.softmax(dim=1) + LEAST) * apart
-    has = apart.any(dim=1)
-    chances[~has] = 1.0  # something to draw from
-    return torch.multinomial(chances, 1)[:, 0], has
+    def contrast(self, work: BlipWork, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        images, texts = image, text
+        if self.world.size > 1:
+            images, texts = distributed.gather(image), distributed.gather(text)
+        of_image, of_text = work.positives.unbind(dim=1)
+        to_texts = losses.soft_contrastive(scale * image @ texts.mT, of_image)
+        return (to_texts + losses.soft_contrastive(scale * text @ images.mT, of_text)) / 2
 
 
-def _keys(says: Sequence[frozenset[str]]) -> Tensor:
-    """A number (n,) for what each text says, the same in every process and run."""
-    texts = ["\n".join(sorted(facts)) for facts in says]
-    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
-    return torch.tensor([int.from_bytes(each, "big", signed=True) for each in digests])
+def hard_negatives(logits: Tensor | None, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of n rows a column (n,) among the `allowed` (n, n) bool, drawn by the softmax of
+    logits (n, n), or evenly without them; and whether the row has one (n,)."""
+    weights = allowed.float() if logits is None else (logits.softmax(dim=1) + LEAST) * allowed
+    has = allowed.any(dim=1)
+    weights[~has] = 1.0  # something to draw from
+    return torch.multinomial(weights, 1)[:, 0], has

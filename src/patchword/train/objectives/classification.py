@@ -1,52 +1,100 @@
-"""Images and their classes."""
+"""Images and their classes: cross-entropy, alone or with a teacher."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from patchword import losses
-from patchword.data import Batch
-from patchword.train.objectives.base import Objective, Work
+from patchword.data import ClassBatch, Collate, collate_classes
+from patchword.models.towers import ImageModel
+from patchword.train.initial_model import InitialModel
+from patchword.train.objectives.base import Objective, Teacher, Work
 from patchword.train.objectives.mixing import mixed, mixes
+from patchword.train.parallel import World
 from patchword.train.recipe import Recipe
 
 
-class Classes(Objective):
-    """Images and their classes: cross-entropy, mixup and CutMix, and DeiT's distillation (Touvron
-    et al. 2021) where the recipe has a teacher."""
+@dataclass(frozen=True)
+class ClassWork(Work):
+    """Images and how probable each class is."""
+
+    targets: Tensor  # (n, C)
+
+
+@dataclass(frozen=True)
+class DistilledClassWork(ClassWork):
+    """The same, with the teacher's answers."""
+
+    teacher_logits: Tensor  # (n, C)
+
+
+WorkT = TypeVar("WorkT", bound=ClassWork)
+
+
+class ClassObjective(Objective[ClassBatch, WorkT]):
+    """The base of both objectives."""
+
+    network: ImageModel
 
     @staticmethod
     def reads(recipe: Recipe) -> frozenset[str]:
         return frozenset({"labels"})
 
-    def prepare(self, batch: Batch, step: int) -> Work:
+    def collate(self) -> Collate[ClassBatch]:
+        return collate_classes
+
+    def targets(self, batch: ClassBatch, step: int) -> ClassWork:
+        """One-hot targets, or those of mixed images."""
         pixels, mix = batch.pixels, self.recipe.mix
         targets = nn.functional.one_hot(batch.labels, self.config.classes).float()
         if mixes(mix):
             generator = self.generator(step, self.world.rank)
             pixels, targets = mixed(mix, pixels, targets, batch.mix, generator)
-        work = Work(pixels, targets=targets)
-        for teacher in self.teachers:
-            with torch.no_grad():
-                work = replace(work, teacher=(teacher(pixels),))
-        return work
+        return ClassWork(pixels, targets)
 
-    def forward(self, work: Work) -> tuple[Tensor, ...]:
-        return self.network.heads(work.pixels)  # type: ignore[no-any-return,operator]
+    def forward(self, work: WorkT) -> tuple[Tensor, ...]:
+        return self.network.heads(work.pixels)
 
-    def loss(self, work: Work, *outputs: Tensor) -> Tensor:
-        classes, distilled = outputs
-        targets, smoothing, teacher = work.targets, self.recipe.smoothing, self.recipe.teacher
-        assert targets is not None
-        if teacher is None:
-            value = losses.classification(classes, targets, smoothing)
-            if distilled is not classes:
-                value = (value + losses.classification(distilled, targets, smoothing)) / 2
+
+class Classification(ClassObjective[ClassWork]):
+    """Cross-entropy, with mixup and CutMix; the mean over both heads of a model that has a
+    distillation token."""
+
+    def prepare(self, batch: ClassBatch, step: int) -> ClassWork:
+        return self.targets(batch, step)
+
+    def loss(self, work: ClassWork, *outputs: Tensor) -> Tensor:
+        logits, distilled = outputs
+        smoothing = self.recipe.label_smoothing
+        value = losses.classification(logits, work.targets, smoothing)
+        if distilled is logits:
             return value
-        logits = (classes, distilled, work.teacher[0], targets)
-        if teacher.kind == "hard":
-            return losses.hard_distillation(*logits, smoothing=smoothing)
-        return losses.soft_distillation(*logits, teacher.weight, teacher.temperature, smoothing)
+        return (value + losses.classification(distilled, work.targets, smoothing)) / 2
+
+
+class DistilledClassification(ClassObjective[DistilledClassWork]):
+    """DeiT's distillation (Touvron et al. 2021): cross-entropy, and what a teacher answers."""
+
+    def __init__(
+        self, initial: InitialModel, recipe: Recipe, world: World, teacher: Teacher
+    ) -> None:
+        super().__init__(initial, recipe, world)
+        self.teacher = teacher
+
+    def prepare(self, batch: ClassBatch, step: int) -> DistilledClassWork:
+        work = self.targets(batch, step)
+        with torch.no_grad():
+            logits = self.teacher.network(work.pixels)
+        return DistilledClassWork(**vars(work), teacher_logits=logits)
+
+    def loss(self, work: DistilledClassWork, *outputs: Tensor) -> Tensor:
+        logits, distilled = outputs
+        each = (logits, distilled, work.teacher_logits, work.targets)
+        smoothing, config = self.recipe.label_smoothing, self.teacher.config
+        if config.kind == "hard":
+            return losses.hard_distillation(*each, smoothing=smoothing)
+        return losses.soft_distillation(*each, config.weight, config.temperature, smoothing)

@@ -1,86 +1,153 @@
-"""Images and their texts: CLIP's and SigLIP's objective."""
+"""Images and their texts: CLIP's and SigLIP's objective, alone or with a teacher."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from patchword import losses
-from patchword.data import Batch, positives
+from patchword.data import Collate, PairBatch, collate_pairs, positives
+from patchword.models.blip import Blip
+from patchword.models.two_tower import TwoTower
 from patchword.train import distributed
-from patchword.train.objectives.base import Objective, Work
+from patchword.train.initial_model import InitialModel
+from patchword.train.objectives.base import SHARED, Objective, Teacher, Work
 from patchword.train.objectives.mixing import mixed, mixes
+from patchword.train.parallel import World
 from patchword.train.recipe import Recipe
 
 
-class Pairs(Objective):
-    """Images and their texts: CLIP's InfoNCE (Radford et al. 2021), or SigLIP's sigmoid (Zhai et
-    al. 2023), with a teacher beside it if the recipe has one (CLIP-KD, Yang et al. 2024)."""
+@dataclass(frozen=True)
+class PairWork(Work):
+    """Images and texts, and which texts of all processes are true of which images.
 
-    together = True
+    positives  as `losses.contrastive` takes them: None where each text is true of its own image
+               alone; (n,) int, equal numbers being true of each other; (n, all) bool, or float for
+               mixed images
+    """
+
+    ids: Tensor  # (n, L)
+    positives: Tensor | None = field(metadata=SHARED)  # the loss reads it, of the whole batch
+
+
+@dataclass(frozen=True)
+class DistilledPairWork(PairWork):
+    """The same, with the teacher's features."""
+
+    teacher_image: Tensor  # (n, D), unit
+    teacher_text: Tensor  # (n, D), unit
+    teacher_scale: Tensor = field(metadata=SHARED)  # ()
+
+
+WorkT = TypeVar("WorkT", bound=PairWork)
+
+
+class PairObjective(Objective[PairBatch, WorkT]):
+    """The base of both objectives."""
+
+    network: TwoTower | Blip
+    whole_batch = True
+
+    def __init__(self, initial: InitialModel, recipe: Recipe, world: World) -> None:
+        super().__init__(initial, recipe, world)
+        self.tokenizer = initial.reader()
 
     @staticmethod
     def reads(recipe: Recipe) -> frozenset[str]:
         return frozenset({"captions"})
 
-    def prepare(self, batch: Batch, step: int) -> Work:
-        assert batch.ids is not None
-        work = Work(batch.pixels, batch.ids, same=self._same(batch))
-        if mixes(self.recipe.mix):
-            work = self._mixed(work, batch, step)
-        for teacher in self.teachers:
-            with torch.no_grad():
-                work = replace(work, teacher=teacher.pairs(work.pixels, work.ids)[:3])
-        return work
+    def collate(self) -> Collate[PairBatch]:
+        return partial(collate_pairs, self.tokenizer)
 
-    def _same(self, batch: Batch) -> Tensor | None:
-        """Which texts of all processes are true of these images besides their own: None for none,
-        integers where texts are true of each other or not at all, else (n, all) bool."""
-        says = [each for every in self.world.everyones(batch.says) for each in every]
-        rows, device = self.world.rows(len(says)), batch.pixels.device
-        if not all(self.world.everyones(batch.says == batch.truths)):
-            return torch.from_numpy(positives(says, batch.truths, rows.start)).to(device)
+    def pairs(self, batch: PairBatch, step: int) -> PairWork:
+        """The batch with its positives, mixed where the recipe wants it."""
+        work = PairWork(batch.pixels, batch.ids, self._positives(batch))
+        return self._mixed(work, batch, step) if mixes(self.recipe.mix) else work
+
+    def _positives(self, batch: PairBatch) -> Tensor | None:
+        """Of this process's images, see `PairWork`."""
+        texts = [each for every in self.world.gather(batch.caption_facts) for each in every]
+        rows, device = self.world.rows(len(texts)), batch.pixels.device
+        if not all(self.world.gather(batch.caption_facts == batch.image_facts)):
+            return torch.from_numpy(positives(texts, batch.image_facts, rows.start)).to(device)
         number: dict[frozenset[str], int] = {}
-        groups = [number.setdefault(each, len(number)) for each in says]
-        return torch.tensor(groups[rows], device=device) if len(number) < len(says) else None
+        groups = [number.setdefault(each, len(number)) for each in texts]
+        return torch.tensor(groups[rows], device=device) if len(number) < len(texts) else None
 
-    def _mixed(self, work: Work, batch: Batch, step: int) -> Work:
+    def _mixed(self, work: PairWork, batch: PairBatch, step: int) -> PairWork:
         """Images mixed, and with them what is true of them."""
-        same, size = work.same, len(work) * self.world.size
+        targets, size = work.positives, len(work) * self.world.size
         first = self.world.rows(size).start
-        if same is None:
-            same = torch.eye(size, device=work.pixels.device)[first : first + len(work)]
-        elif same.ndim == 1:
-            same = same[:, None] == torch.cat(self.world.everyones(same.cpu())).to(same.device)
+        if targets is None:
+            targets = torch.eye(size, device=work.pixels.device)[first : first + len(work)]
+        elif targets.ndim == 1:
+            everyone = torch.cat(self.world.gather(targets.cpu())).to(targets.device)
+            targets = targets[:, None] == everyone
         generator = self.generator(step, self.world.rank)
-        pixels, same = mixed(self.recipe.mix, work.pixels, same.float(), batch.mix, generator)
-        return replace(work, pixels=pixels, same=same)
+        mix = self.recipe.mix
+        pixels, targets = mixed(mix, work.pixels, targets.float(), batch.mix, generator)
+        return replace(work, pixels=pixels, positives=targets)
 
-    def forward(self, work: Work) -> tuple[Tensor, ...]:
-        return self.network.pairs(work.pixels, work.ids)  # type: ignore[no-any-return,operator]
+    def forward(self, work: WorkT) -> tuple[Tensor, ...]:
+        return self.network.pairs(work.pixels, work.ids)
 
-    def loss(self, work: Work, *outputs: Tensor) -> Tensor:
+    def contrast(self, work: PairWork, *outputs: Tensor) -> Tensor:
+        """InfoNCE or the sigmoid loss, over the pairs of all processes."""
         room: Any = losses if self.world.size == 1 else distributed
-        kind = room.sigmoid if self.recipe.objective == "sigmoid" else room.contrastive
-        value: Tensor = kind(*outputs, same=work.same)
-        if self.recipe.teacher:
-            value = value + self.recipe.teacher.weight * self._taught(work, *outputs[:3])
+        loss = room.sigmoid if self.recipe.objective == "sigmoid" else room.contrastive
+        value: Tensor = loss(*outputs, positives=work.positives)
         return value
 
-    def _taught(self, work: Work, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-        """The loss of what the teacher says, over the pairs of all processes."""
-        assert self.recipe.teacher is not None
-        theirs = work.teacher
-        if self.recipe.teacher.kind == "features":
+    def metrics(self) -> dict[str, float]:
+        return {"logit_scale": float(self.network.scale.detach())}
+
+
+class Pairs(PairObjective[PairWork]):
+    """CLIP's InfoNCE (Radford et al. 2021), or SigLIP's sigmoid loss (Zhai et al. 2023)."""
+
+    def prepare(self, batch: PairBatch, step: int) -> PairWork:
+        return self.pairs(batch, step)
+
+    def loss(self, work: PairWork, *outputs: Tensor) -> Tensor:
+        return self.contrast(work, *outputs)
+
+
+class DistilledPairs(PairObjective[DistilledPairWork]):
+    """The same, with a teacher's features or logits as further targets (CLIP-KD, Yang et al.
+    2024)."""
+
+    def __init__(
+        self, initial: InitialModel, recipe: Recipe, world: World, teacher: Teacher
+    ) -> None:
+        super().__init__(initial, recipe, world)
+        self.teacher = teacher
+
+    def prepare(self, batch: PairBatch, step: int) -> DistilledPairWork:
+        work = self.pairs(batch, step)
+        with torch.no_grad():
+            image, text, scale = self.teacher.network.pairs(work.pixels, work.ids)[:3]
+        return DistilledPairWork(
+            **vars(work), teacher_image=image, teacher_text=text, teacher_scale=scale
+        )
+
+    def loss(self, work: DistilledPairWork, *outputs: Tensor) -> Tensor:
+        image, text, scale = outputs[:3]
+        value = self.contrast(work, *outputs)
+        return value + self.teacher.config.weight * self._distance(work, image, text, scale)
+
+    def _distance(
+        self, work: DistilledPairWork, image: Tensor, text: Tensor, scale: Tensor
+    ) -> Tensor:
+        """From the teacher, over the pairs of all processes."""
+        teacher = (work.teacher_image, work.teacher_text)
+        if self.teacher.config.kind == "features":
             distance = losses.feature_distillation
-            return distance(image, theirs[0]) + distance(text, theirs[1])
+            return distance(image, teacher[0]) + distance(text, teacher[1])
         if self.world.size > 1:
             image, text = distributed.gather(image), distributed.gather(text)
-            theirs = (distributed.gather(theirs[0]), distributed.gather(theirs[1]), theirs[2])
-        return losses.logit_distillation((image, text, scale), (theirs[0], theirs[1], theirs[2]))
-
-    def metrics(self) -> dict[str, float]:
-        return {"scale": float(self.network.scale.detach())}  # type: ignore[operator]
+            teacher = distributed.gather(teacher[0]), distributed.gather(teacher[1])
+        return losses.logit_distillation((image, text, scale), (*teacher, work.teacher_scale))

@@ -17,13 +17,13 @@ from torch.testing import assert_close
 
 from patchword import checkpoints
 from patchword.bundle import Bundle
-from patchword.data import Batch
+from patchword.data import TextBatch
 from patchword.models import build
 from patchword.models.blip import Blip
 from patchword.train import loop
-from patchword.train.initial_model import Start
+from patchword.train.initial_model import InitialModel
 from patchword.train.objectives import blip
-from patchword.train.objectives.blip import Grounded
+from patchword.train.objectives.blip import BlipObjective
 from patchword.train.recipe import BlipLosses, Recipe
 
 pytestmark = pytest.mark.slow
@@ -43,11 +43,11 @@ def path(tmp_path: Path) -> Path:
     return write(tmp_path)
 
 
-def learns(model: Bundle, **blip: object) -> Grounded:
+def learns(model: Bundle, **blip: object) -> BlipObjective:
     """An objective of these losses alone around a model, in evaluation mode."""
     weights = {"contrast": 0.0, "match": 0.0, "caption": 0.0, **blip}
-    plan = Recipe("", (), 1, "blip", smoothing=0.1, blip=BlipLosses(**weights))
-    return Grounded(Start(model.network, model.config, model.tokenizer), plan, ALONE)
+    plan = Recipe("", (), 1, "blip", label_smoothing=0.1, blip=BlipLosses(**weights))
+    return BlipObjective(InitialModel(model.network, model.config, model.tokenizer), plan, ALONE)
 
 
 def batch_of(
@@ -56,7 +56,7 @@ def batch_of(
     answers: Sequence[str] | None = None,
     seed: int = 5,
     texts: int = 1,
-) -> Batch:
+) -> TextBatch:
     """Noise with `texts` captions for each image, true of it alone; with answers, questions too."""
     words, count = model.reader(), len(captions) // texts
 
@@ -64,25 +64,22 @@ def batch_of(
         return torch.from_numpy(words(list(said))).unflatten(0, (count, texts))
 
     facts = [frozenset([str(i)]) for i in range(count)]
-    written = several(captions)
-    return Batch(
+    none = several([""] * len(captions))
+    return TextBatch(
         pixels=noise(count, seed),
-        ids=written[:, 0],
-        captions=written,
-        labels=torch.full((count,), -1),
-        says=facts,
-        truths=facts,
-        mix=torch.zeros(count, dtype=torch.bool),
         broken=[],
-        questions=several(ASKED[: count * texts]) if answers else None,
-        answers=several(answers) if answers else None,
-        asked=torch.full((count, texts), bool(answers)),
-        wrong=None,
-        misled=torch.zeros(count, dtype=torch.bool),
+        captions=several(captions),
+        caption_facts=facts,
+        image_facts=facts,
+        wrong_captions=none[:, 0],
+        has_wrong_caption=torch.zeros(count, dtype=torch.bool),
+        questions=several(ASKED[: count * texts]) if answers else none,
+        answers=several(answers) if answers else none,
+        has_question=torch.full((count, texts), bool(answers)),
     )
 
 
-def loss_of(objective: Grounded, batch: Batch) -> Tensor:
+def loss_of(objective: BlipObjective, batch: TextBatch) -> Tensor:
     work = objective.prepare(batch, 0)
     return objective.loss(work, *objective(work))
 
@@ -126,7 +123,7 @@ def test_captions_equal_transformers_loss_and_gradient(tmp_path: Path, prompt: s
     )
     answer.loss.backward()
     assert_close(value, answer.loss)
-    assert objective.noted == {"caption": value.item()}
+    assert objective.logged == {"caption": value.item()}
     same_gradients(model.network, theirs(reference.network, tmp_path))
 
 
@@ -139,7 +136,7 @@ def test_answers_equal_transformers_loss_and_gradient(tmp_path: Path) -> None:
     model = checkpoints.load(tmp_path)
     objective = learns(model, answer=1.0)
     batch = batch_of(model, SAID, SAID)
-    batch.asked[1] = False
+    batch.has_question[1] = False
     value = loss_of(objective, batch)
     value.backward()
 
@@ -173,25 +170,26 @@ def test_several_texts_of_an_image_are_those_of_several_images(
     answers = [*SAID, "red"] if learned == "answer" else None
     batch = batch_of(model, [*SAID, "red"], answers, texts=2)
     if answers:
-        batch.asked[1, 0] = False
+        batch.has_question[1, 0] = False
     value = loss_of(objective, batch)
     value.backward()
     found = {n: p.grad.clone() for n, p in model.network.named_parameters() if p.grad is not None}
     model.network.zero_grad()
 
-    def apart(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.flatten(0, 1)[:, None]
+    def apart(x: Tensor) -> Tensor:
+        return x.flatten(0, 1)[:, None]
 
     twice = replace(
         batch,
+        wrong_captions=batch.wrong_captions.repeat_interleave(2, dim=0),
+        has_wrong_caption=batch.has_wrong_caption.repeat_interleave(2, dim=0),
         pixels=batch.pixels.repeat_interleave(2, dim=0),
-        ids=batch.captions.flatten(0, 1),
         captions=apart(batch.captions),
         questions=apart(batch.questions),
         answers=apart(batch.answers),
-        asked=apart(batch.asked),
-        says=[facts for facts in batch.says for _ in range(2)],
-        truths=[facts for facts in batch.truths for _ in range(2)],
+        has_question=apart(batch.has_question),
+        caption_facts=[facts for facts in batch.caption_facts for _ in range(2)],
+        image_facts=[facts for facts in batch.image_facts for _ in range(2)],
     )
     expected = loss_of(objective, twice)
     expected.backward()
@@ -211,8 +209,8 @@ def test_matching_and_its_negatives_equal_transformers(
         drawn.append((likely, apart, columns))
         return columns, has
 
-    negatives = blip.negatives
-    monkeypatch.setattr(blip, "negatives", noticed)
+    negatives = blip.hard_negatives
+    monkeypatch.setattr(blip, "hard_negatives", noticed)
     objective = learns(model, contrast=1.0, match=1.0)
     captions = [*SAID, "a red bird"]
     work = objective.prepare(batch_of(model, captions), 0)
@@ -234,15 +232,15 @@ def test_matching_and_its_negatives_equal_transformers(
     assert_close(outputs[3], expected)
     objective.loss(work, *outputs)
     right = log_softmax(expected.double().numpy())
-    assert objective.noted["match"] == pytest.approx(
+    assert objective.logged["match"] == pytest.approx(
         -(right[:4, 1].sum() + right[4:, 0].sum()) / 12
     )
     accuracy = (expected[:4, 1] > expected[:4, 0]).sum() + (expected[4:, 0] > expected[4:, 1]).sum()
-    assert objective.noted["match accuracy"] == pytest.approx(accuracy.item() / 12)
+    assert objective.logged["match_accuracy"] == pytest.approx(accuracy.item() / 12)
     scaled = log_softmax((scale * cosines).detach().double().numpy())
     turn = log_softmax((scale * cosines.T).detach().double().numpy())
     contrast = -(np.trace(scaled) + np.trace(turn)) / 8
-    assert objective.noted["contrast"] == pytest.approx(contrast, rel=1e-5)
+    assert objective.logged["contrast"] == pytest.approx(contrast, rel=1e-5)
 
 
 @pytest.mark.parametrize("told", ["red", "a cat sitting in a tree, with two dogs beside it"])
@@ -254,7 +252,9 @@ def test_a_caption_said_to_be_wrong_is_the_wrong_text(tmp_path: Path, told: str)
     batch = batch_of(model, SAID[:2])
     read = model.reader()
     wrong = torch.from_numpy(read([told, ""]))
-    work = objective.prepare(replace(batch, wrong=wrong, misled=torch.tensor([True, False])), 0)
+    work = objective.prepare(
+        replace(batch, wrong_captions=wrong, has_wrong_caption=torch.tensor([True, False])), 0
+    )
     outputs = objective(work)
     tokens = model.network.image_tokens(batch.pixels)
     pairs = [(0, SAID[0]), (1, SAID[1]), (0, told), (1, SAID[0]), (1, SAID[0]), (0, SAID[1])]
@@ -275,7 +275,7 @@ def test_hard_negatives_are_drawn_by_the_softmax_and_never_true() -> None:
     apart[0], apart[1, 1:] = True, False
     apart[1, 0] = True
     times = 4000
-    columns, has = blip.negatives(logits.repeat(times, 1), apart.repeat(times, 1))
+    columns, has = blip.hard_negatives(logits.repeat(times, 1), apart.repeat(times, 1))
     assert has.all()
     for row in range(5):
         counts = torch.bincount(columns.view(times, 5)[:, row], minlength=5).numpy()
@@ -292,7 +292,7 @@ def test_hard_negatives_are_drawn_by_the_softmax_and_never_true() -> None:
 def test_without_cosines_negatives_are_drawn_evenly() -> None:
     torch.manual_seed(1)
     apart = torch.tensor([[False, True, True, True], [False, False, False, False]])
-    columns, has = blip.negatives(None, apart.repeat(4000, 1))
+    columns, has = blip.hard_negatives(None, apart.repeat(4000, 1))
     assert torch.equal(has.view(-1, 2)[0], torch.tensor([True, False]))
     counts = torch.bincount(columns.view(-1, 2)[:, 0], minlength=4).numpy()
     assert counts[0] == 0
@@ -304,7 +304,7 @@ def test_pairs_that_are_true_are_no_negatives(path: Path, changes: list[str]) ->
     run, (batch, *_) = some_run(path, *changes, "blip.caption=0", "blip.answer=0")
     says = [frozenset("a")] * 7 + [frozenset("b")]
     for facts, images, texts in ((says, 8, 8), (says[:1] * 8, 0, 0)):
-        work = run.objective.prepare(replace(batch, says=facts, truths=facts), 0)
+        work = run.objective.prepare(replace(batch, caption_facts=facts, image_facts=facts), 0)
         outputs = run.objective(work)
         assert len(outputs[3]) == 8 + images + texts
         loss = run.objective.loss(work, *outputs)
@@ -313,8 +313,8 @@ def test_pairs_that_are_true_are_no_negatives(path: Path, changes: list[str]) ->
         wanted = torch.arange(len(chances)) < 8
         assert_close(gradient[1], (chances - wanted.float()).mean())
     some_true = [frozenset("a")] * 4 + [frozenset("ab")] * 4  # "a" is true of all, "ab" of four
-    work = run.objective.prepare(replace(batch, says=some_true, truths=some_true), 0)
-    assert torch.equal(work.apart, (torch.arange(8) < 4)[:, None] & (torch.arange(8) >= 4))
+    work = run.objective.prepare(replace(batch, caption_facts=some_true, image_facts=some_true), 0)
+    assert torch.equal(work.negatives, (torch.arange(8) < 4)[:, None] & (torch.arange(8) >= 4))
     assert len(run.objective(work)[3]) == 8 + 4 + 4
 
 
@@ -324,16 +324,16 @@ def test_pairs_that_are_true_are_no_negatives(path: Path, changes: list[str]) ->
 def test_momentum_and_queue_equal_the_originals_arithmetic(path: Path) -> None:
     """models/blip_pretrain.py, and models/blip_retrieval.py where several are true; features of
     networks built from the weights that the momentum encoders have."""
-    changes = [*EVEN, *MOMENTUM, "blip.caption=0", "blip.answer=0", "blip.soft=0.4"]
+    changes = [*EVEN, *MOMENTUM, "blip.caption=0", "blip.answer=0", "blip.soft_targets=0.4"]
     run, batches = some_run(path, *changes)
     jolt(run)
     queue: list[tuple[np.ndarray, np.ndarray, frozenset[str]]] = []  # newest first
     for step, batch in enumerate(batches):
         says = [frozenset([str((i * (step + 2)) % 5)]) for i in range(8)]
         truths = [says[i] | says[(i + 1) % 8] for i in range(8)]
-        batch = replace(batch, says=says, truths=truths)
+        batch = replace(batch, caption_facts=says, image_facts=truths)
         seen, read, scale = features(run.network, batch)
-        momentum = build(run.begun.config)
+        momentum = build(run.initial.config)
         momentum.load_state_dict(run.average)
         images, texts, _ = features(momentum, batch)
         queue = [*zip(images, texts, says, strict=True), *queue]
@@ -354,9 +354,13 @@ def test_momentum_and_queue_equal_the_originals_arithmetic(path: Path) -> None:
         found = run.step(step, batch)
         assert found["contrast"] == pytest.approx(total, rel=1e-5)
         queue = queue[:12]
-        assert_close(run.objective.images, torch.tensor(np.stack([e[0] for e in queue])).float())
-        assert_close(run.objective.texts, torch.tensor(np.stack([e[1] for e in queue])).float())
-        assert len(run.objective.says) == len(queue)
+        assert_close(
+            run.objective.queued_images, torch.tensor(np.stack([e[0] for e in queue])).float()
+        )
+        assert_close(
+            run.objective.queued_texts, torch.tensor(np.stack([e[1] for e in queue])).float()
+        )
+        assert len(run.objective.queued_keys) == len(queue)
     assert any(sum(e[2] == says[i] for e in queue) > 1 for i in range(8))
 
 
@@ -407,7 +411,7 @@ PALETTE = {
 }  # fmt: skip
 
 
-def squares(run: loop.Run, names: Sequence[str], seed: int) -> Batch:
+def squares(run: loop.Run, names: Sequence[str], seed: int) -> TextBatch:
     """A square of a colour at a random place of a noisy image, and its caption."""
     rng = np.random.default_rng(seed)
     pixels = torch.from_numpy(rng.normal(0, 0.5, (len(names), 3, 32, 32))).float()
@@ -415,21 +419,19 @@ def squares(run: loop.Run, names: Sequence[str], seed: int) -> Batch:
         x, y = rng.integers(0, 17, size=2)
         image[:, y : y + 16, x : x + 16] += torch.tensor(PALETTE[name])[:, None, None]
     facts = [frozenset([name]) for name in names]
-    ids = torch.from_numpy(run.begun.tokenizer([f"a {name} square" for name in names]))
-    return Batch(
+    ids = torch.from_numpy(run.initial.tokenizer([f"a {name} square" for name in names]))
+    none = torch.from_numpy(run.initial.tokenizer([""] * len(names)))
+    return TextBatch(
         pixels=pixels,
-        ids=ids,
-        captions=ids[:, None],
-        labels=torch.full((len(names),), -1),
-        says=facts,
-        truths=facts,
-        mix=torch.zeros(len(names), dtype=torch.bool),
         broken=[],
-        questions=None,
-        answers=None,
-        asked=torch.zeros(len(names), 1, dtype=torch.bool),
-        wrong=None,
-        misled=torch.zeros(len(names), dtype=torch.bool),
+        captions=ids[:, None],
+        caption_facts=facts,
+        image_facts=facts,
+        wrong_captions=none,
+        has_wrong_caption=torch.zeros(len(names), dtype=torch.bool),
+        questions=none[:, None],
+        answers=none[:, None],
+        has_question=torch.zeros(len(names), 1, dtype=torch.bool),
     )
 
 
@@ -462,7 +464,7 @@ def test_matching_learns_more_than_the_ratio_of_right_to_wrong(path: Path) -> No
     for step in range(320):
         batch = squares(run, rng.choice([*PALETTE], 32).tolist(), seed=step)
         told = run.step(step, batch)
-    assert told["match accuracy"] > 0.9
+    assert told["match_accuracy"] > 0.9
     accuracy, value = judged(run)
     assert accuracy > 0.9
     assert value < 0.3

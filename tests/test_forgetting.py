@@ -1,4 +1,4 @@
-"""The forgetting alarm: it sounds when it should, and the blend it keeps is the best there is."""
+"""The forgetting monitor: it warns when it should, and the blend that it keeps is the best."""
 
 import copy
 import itertools
@@ -19,10 +19,10 @@ from patchword import checkpoints
 from patchword.bundle import Bundle, make
 from patchword.errors import ConfigError, RecipeError
 from patchword.scenes import scene
-from patchword.train import forgetting as guards
-from patchword.train.evaluator import EvaluateConfig, Judge
-from patchword.train.forgetting import Guard, GuardConfig
-from patchword.train.monitor import Watch, WatchConfig
+from patchword.train import forgetting
+from patchword.train.evaluator import EvaluateConfig, Evaluator
+from patchword.train.forgetting import ForgettingConfig, ForgettingMonitor
+from patchword.train.monitor import Monitor, MonitorConfig
 
 pytestmark = pytest.mark.slow
 
@@ -117,39 +117,39 @@ def tried(
         return {a: {name: right(m, photos / name) for name in sets} for a, m in blends.items()}
 
 
-@pytest.mark.parametrize(("guarded", "asked"), [("wafers", "shapes"), ("shapes", "wafers")])
+@pytest.mark.parametrize(("old", "new"), [("wafers", "shapes"), ("shapes", "wafers")])
 def test_a_model_that_forgets_raises_the_alarm_and_its_best_blend_is_kept(
-    guarded: str, asked: str, tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle,
+    old: str, new: str, tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle,
     tried: Tried,
 ) -> None:  # fmt: skip
-    config = WatchConfig(
-        evaluate=(EvaluateConfig(str(photos / asked)),),
-        guard=GuardConfig(str(photos / guarded), alphas=ALPHAS),
+    config = MonitorConfig(
+        evaluate=(EvaluateConfig(str(photos / new)),),
+        forgetting=ForgettingConfig(str(photos / old), alphas=ALPHAS),
     )
-    watch = Watch(tmp_path, config, 0, 7)
-    watch.check(forgetful, start)
-    with pytest.warns(UserWarning, match=f"step 7: the model forgets: on {guarded}") as warned:
-        found = watch.evaluate(7, forgetful)
+    monitor = Monitor(tmp_path, config, 0, 7)
+    monitor.check(forgetful, start)
+    with pytest.warns(UserWarning, match=f"step 7: the model forgets: on {old}") as warned:
+        found = monitor.evaluate(7, forgetful)
 
-    best = max(tried, key=lambda alpha: tried[alpha][guarded] + tried[alpha][asked])
-    before, now = tried[0.0][guarded], tried[1.0][guarded]
+    best = max(tried, key=lambda alpha: tried[alpha][old] + tried[alpha][new])
+    before, now = tried[0.0][old], tried[1.0][old]
     assert best in ALPHAS  # or there would be nothing to find
     assert before - now > 0.02
-    assert found["guard/start"] == pytest.approx(before)
-    assert found["guard/quality"] == pytest.approx(now)
-    assert found["guard/alpha"] == best
-    assert found["guard/blend"] == pytest.approx(tried[best][guarded])
-    assert found[f"eval/{asked} zero-shot acc1"] == pytest.approx(tried[1.0][asked])
+    assert found["forgetting/initial"] == pytest.approx(before)
+    assert found["forgetting/quality"] == pytest.approx(now)
+    assert found["forgetting/alpha"] == best
+    assert found["forgetting/blend"] == pytest.approx(tried[best][old])
+    assert found[f"eval/{new} zero-shot acc1"] == pytest.approx(tried[1.0][new])
 
     kept = checkpoints.load(tmp_path / "blend")
     assert kept.fingerprint == between(start, forgetful, best).fingerprint
-    said = json.loads((tmp_path / "guard.json").read_text())
+    said = json.loads((tmp_path / "forgetting.json").read_text())
     assert (said["best"]["step"], said["best"]["alpha"]) == (7, best)
-    assert said["best"]["score"] == pytest.approx((tried[best][guarded] + tried[best][asked]) / 2)
-    assert said["start"]["guard"] == pytest.approx(before)
+    assert said["best"]["score"] == pytest.approx((tried[best][old] + tried[best][new]) / 2)
+    assert said["initial"]["forgetting"] == pytest.approx(before)
     (message,) = [str(each.message) for each in warned]
     for part in (
-        f"{now:.1%} are right", f"at the start {before:.1%}", "allows 2 points less",
+        f"{now:.1%} are right", f"with the initial model {before:.1%}", "allows 2 points less",
         "learning_rate", "[lora]", "patchword blend", str(tmp_path / "blend"),
     ):  # fmt: skip
         assert part in message, part
@@ -160,31 +160,33 @@ def test_a_model_that_forgets_raises_the_alarm_and_its_best_blend_is_kept(
 def test_a_model_that_does_not_forget_is_left_in_peace(
     tmp_path: Path, photos: Path, start: Bundle
 ) -> None:
-    watch = Watch(tmp_path, WatchConfig(guard=GuardConfig(str(photos / "wafers"))), 0, 1)
+    monitor = Monitor(
+        tmp_path, MonitorConfig(forgetting=ForgettingConfig(str(photos / "wafers"))), 0, 1
+    )
     same = trained(start, 0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        watch.check(same, start)
-        found = watch.evaluate(1, same)
-    assert found["guard/quality"] == found["guard/start"] == found["guard/blend"]
-    assert found["guard/alpha"] == 1
+        monitor.check(same, start)
+        found = monitor.evaluate(1, same)
+    assert found["forgetting/quality"] == found["forgetting/initial"] == found["forgetting/blend"]
+    assert found["forgetting/alpha"] == 1
 
 
 def test_without_evaluations_the_last_that_forgets_little_is_kept(
     tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle, tried: Tried
 ) -> None:
-    config = GuardConfig(str(photos / "wafers"), alphas=ALPHAS, drop=0.15)
-    guard = Guard(config, start, tmp_path, Judge())
+    config = ForgettingConfig(str(photos / "wafers"), alphas=ALPHAS, drop=0.15)
+    keeper = ForgettingMonitor(config, start, tmp_path, Evaluator())
     with pytest.warns(UserWarning, match="allows 15 points less"):
-        metrics = guard.look(3, forgetful)
+        metrics = keeper.evaluate(3, forgetful)
     shares = {alpha: found["wafers"] for alpha, found in tried.items()}
     highest = max(alpha for alpha in shares if shares[0] - shares[alpha] <= 0.15)
     assert 0 < highest < 1
-    assert metrics["guard/alpha"] == highest
+    assert metrics["forgetting/alpha"] == highest
     wanted = between(start, forgetful, highest).fingerprint
     assert checkpoints.load(tmp_path / "blend").fingerprint == wanted
     milder = trained(start, 0.5)
-    assert guard.look(4, milder)["guard/alpha"] == 1  # of a later step
+    assert keeper.evaluate(4, milder)["forgetting/alpha"] == 1  # of a later step
     assert checkpoints.load(tmp_path / "blend").fingerprint == milder.fingerprint
 
 
@@ -194,65 +196,69 @@ def test_a_fall_of_just_what_is_allowed_is_no_alarm(
     wafers = photos / "wafers"
     fall = tried[0.0]["wafers"] - tried[1.0]["wafers"]
     for drop, alarms in ((fall, 0), (fall - 1e-6, 1)):
-        guard = Guard(GuardConfig(str(wafers), drop=drop, alphas=()), start, tmp_path, Judge())
+        keeper = ForgettingMonitor(
+            ForgettingConfig(str(wafers), drop=drop, alphas=()), start, tmp_path, Evaluator()
+        )
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            guard.look(1, forgetful)
+            keeper.evaluate(1, forgetful)
         assert len(warned) == alarms
 
 
-class Counting(Judge):
-    """Which models were asked."""
+class Counting(Evaluator):
+    """Which models were evaluated."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[str] = []
+        self.models: list[str] = []
 
     def answers(self, model, config, most=None):  # type: ignore[no-untyped-def]
-        self.asked.append(model.fingerprint)
+        self.models.append(model.fingerprint)
         return super().answers(model, config, most)
 
 
 def test_a_resumed_run_compares_with_the_same_start(
     tmp_path: Path, photos: Path, start: Bundle
 ) -> None:
-    data = GuardConfig(str(photos / "wafers"), alphas=(0.5,))
+    data = ForgettingConfig(str(photos / "wafers"), alphas=(0.5,))
     sets = (EvaluateConfig(str(photos / "shapes")),)
-    judge = Counting()
-    Guard(data, start, tmp_path, judge, sets)
-    assert judge.asked == [start.fingerprint] * 2
-    text = (tmp_path / "guard.json").read_text()
+    evaluator = Counting()
+    ForgettingMonitor(data, start, tmp_path, evaluator, sets)
+    assert evaluator.models == [start.fingerprint] * 2
+    text = (tmp_path / "forgetting.json").read_text()
     known = json.loads(text)
-    known["start"]["guard"] = 0.123
-    (tmp_path / "guard.json").write_text(json.dumps(known))
-    judge = Counting()
-    assert Guard(data, start, tmp_path, judge, sets).before.guard == 0.123
+    known["initial"]["forgetting"] = 0.123
+    (tmp_path / "forgetting.json").write_text(json.dumps(known))
+    evaluator = Counting()
+    assert ForgettingMonitor(data, start, tmp_path, evaluator, sets).before.forgetting == 0.123
     changed = replace(data, drop=0.3, alphas=(0.1,))  # how it is compared, not what is asked
-    assert Guard(changed, start, tmp_path, judge, sets).before.guard == 0.123
-    assert judge.asked == []
+    assert ForgettingMonitor(changed, start, tmp_path, evaluator, sets).before.forgetting == 0.123
+    assert evaluator.models == []
     for other in (
-        Guard(data, start, tmp_path, judge, sets, fresh=True),
-        Guard(replace(data, templates=("{}",)), start, tmp_path, judge, sets),
-        Guard(data, trained(start, 0.1), tmp_path, judge, sets),
+        ForgettingMonitor(data, start, tmp_path, evaluator, sets, fresh=True),
+        ForgettingMonitor(replace(data, templates=("{}",)), start, tmp_path, evaluator, sets),
+        ForgettingMonitor(data, trained(start, 0.1), tmp_path, evaluator, sets),
     ):
-        assert other.before.guard != 0.123
-        assert other.known["best"] is None
-    assert len(judge.asked) == 6
-    (tmp_path / "guard.json").write_text("{")
-    with pytest.raises(RecipeError, match=r"guard\.json: not JSON .*delete it"):
-        Guard(data, start, tmp_path, judge, sets)
+        assert other.before.forgetting != 0.123
+        assert other.saved["best"] is None
+    assert len(evaluator.models) == 6
+    (tmp_path / "forgetting.json").write_text("{")
+    with pytest.raises(RecipeError, match=r"forgetting\.json: not JSON .*delete it"):
+        ForgettingMonitor(data, start, tmp_path, evaluator, sets)
 
 
 def test_only_a_better_blend_replaces_the_kept_one(
     tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle
 ) -> None:
-    data = GuardConfig(str(photos / "wafers"), alphas=(), drop=1.0)
+    data = ForgettingConfig(str(photos / "wafers"), alphas=(), drop=1.0)
     sets = (EvaluateConfig(str(photos / "shapes")),)
     steps = []
     for step, model in enumerate((trained(start, 1.8), start, forgetful)):
-        guard = Guard(data, forgetful, tmp_path, Judge(), sets)  # as after a resume
-        guard.look(step, model)
-        steps.append(guard.known["best"]["step"])
+        keeper = ForgettingMonitor(
+            data, forgetful, tmp_path, Evaluator(), sets
+        )  # as after a resume
+        keeper.evaluate(step, model)
+        steps.append(keeper.saved["best"]["step"])
     assert steps == [0, 1, 1]
     assert checkpoints.load(tmp_path / "blend").fingerprint == start.fingerprint
 
@@ -260,41 +266,43 @@ def test_only_a_better_blend_replaces_the_kept_one(
 def test_a_blend_is_saved_before_it_is_said(
     tmp_path: Path, photos: Path, start: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = GuardConfig(str(photos / "wafers"), alphas=())
-    guard = Guard(data, start, tmp_path, Judge())
+    data = ForgettingConfig(str(photos / "wafers"), alphas=())
+    keeper = ForgettingMonitor(data, start, tmp_path, Evaluator())
 
     def killed(model: Bundle, folder: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(guards.checkpoints, "save", killed)
+    monkeypatch.setattr(forgetting.checkpoints, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        guard.look(1, start)
-    assert json.loads((tmp_path / "guard.json").read_text())["best"] is None
+        keeper.evaluate(1, start)
+    assert json.loads((tmp_path / "forgetting.json").read_text())["best"] is None
 
 
 def test_models_that_cannot_be_blended_have_the_alarm_alone(
     tmp_path: Path, photos: Path, start: Bundle
 ) -> None:
     tiny = tiny_bundle(tiny_clip())
-    watch = Watch(tmp_path, WatchConfig(guard=GuardConfig(str(photos / "wafers"), drop=0)), 0, 1)
-    with pytest.warns(UserWarning, match="keeps no blend: .*of different configs, "):
-        watch.check(tiny, start)
+    monitor = Monitor(
+        tmp_path, MonitorConfig(forgetting=ForgettingConfig(str(photos / "wafers"), drop=0)), 0, 1
+    )
+    with pytest.warns(UserWarning, match="keeps no blend: the configs .*are different, "):
+        monitor.check(tiny, start)
     with pytest.warns(UserWarning, match=r"the model forgets: .*train with \[lora\]$"):
-        found = watch.evaluate(1, tiny)
-    assert set(found) == {"guard/quality", "guard/start"}
+        found = monitor.evaluate(1, tiny)
+    assert set(found) == {"forgetting/quality", "forgetting/initial"}
     assert not (tmp_path / "blend").exists()
 
 
 def test_wrong_settings_are_said_at_the_start(tmp_path: Path, photos: Path, start: Bundle) -> None:
-    with pytest.raises(ConfigError, match=r"guard\.alphas is \(0\.5, 2\)"):
-        GuardConfig("x", alphas=(0.5, 2))
-    with pytest.raises(ConfigError, match=r"guard\.drop is 2"):
-        GuardConfig("x", drop=2)
+    with pytest.raises(ConfigError, match=r"forgetting\.alphas is \(0\.5, 2\)"):
+        ForgettingConfig("x", alphas=(0.5, 2))
+    with pytest.raises(ConfigError, match=r"forgetting\.drop is 2"):
+        ForgettingConfig("x", drop=2)
     for config, words in (
-        (GuardConfig(str(photos / "nowhere")), "no such folder"),
-        (GuardConfig(str(photos / "wafers"), labels=("a", "b")), "2 labels for 5 classes"),
+        (ForgettingConfig(str(photos / "nowhere")), "no such folder"),
+        (ForgettingConfig(str(photos / "wafers"), labels=("a", "b")), "2 labels for 5 classes"),
     ):
-        watch = Watch(tmp_path, WatchConfig(guard=config), 0, 1)
-        with pytest.raises(RecipeError, match=rf"\[watch\.guard\]: .*{words}"):
-            watch.check(start, start)
-    assert not (tmp_path / "guard.json").exists()
+        monitor = Monitor(tmp_path, MonitorConfig(forgetting=config), 0, 1)
+        with pytest.raises(RecipeError, match=rf"\[monitor\.forgetting\]: .*{words}"):
+            monitor.check(start, start)
+    assert not (tmp_path / "forgetting.json").exists()

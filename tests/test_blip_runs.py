@@ -51,7 +51,7 @@ def test_micro_batches_with_momentum_change_nothing(path: Path, size: int) -> No
     for changes in ([], [f"micro_batch={size}"]):
         run, batches = some_run(path, *EVEN, *MOMENTUM, *changes)
         jolt(run)
-        batches[1].asked[2:6] = False  # a part without a question
+        batches[1].has_question[2:6] = False  # a part without a question
         found.append([gradients(run, batch, step) for step, batch in enumerate(batches)])
     assert_close(found[1], found[0])
 
@@ -73,7 +73,9 @@ def test_two_processes_have_the_gradient_of_one(cases: Path, case: str) -> None:
     for rank in (0, 1):
         found = torch.load(cases / f"{case} {rank}.pt")
         assert_close(found, alone)
-        assert torch.equal(found[-1]["says"], alone[-1]["says"])
+        keys = [of.get("queued_keys", torch.empty(0)) for of in (found[-1], alone[-1])]
+        assert torch.equal(*keys)
+        assert len(keys[0]) == (12 if case.startswith("momentum") else 0)
 
 
 @pytest.mark.parametrize(
@@ -99,19 +101,22 @@ def test_interrupted_runs_continue_bit_for_bit(
     ("changes", "message"),
     [
         (["blip.queue=12"], "blip.queue keeps features of momentum encoders: set blip.momentum"),
-        ([*MOMENTUM, "ema=0"], "blip.momentum .* needs ema"),
-        ([*MOMENTUM, "blip.contrast=0"], "blip.momentum is of the contrast"),
+        ([*MOMENTUM, "ema=0"], "blip.momentum needs .* ema"),
+        ([*MOMENTUM, "blip.contrast=0"], "blip.momentum needs blip.contrast"),
         ([*MOMENTUM, "engine.parallel=fsdp"], 'momentum needs engine.parallel = "ddp"'),
-        (["micro_batch=2"], "with micro_batch the contrast of a BLIP needs blip.momentum"),
+        (["micro_batch=2"], "with micro_batch, blip.contrast needs blip.momentum"),
         ([*EVEN, "blip.contrast=0", "blip.caption=0", "blip.answer=0"], "learns nothing"),
         (["blip.texts=0"], "texts is 0"),
-        (["blip.lend=true"], "lend needs a text tower and a decoder of its own"),
         (
-            [*APART, "blip.lend=true", "model.blip.decoder.mlp_width=32"],
+            ["blip.text_from_decoder=true"],
+            "text_from_decoder needs a text tower and a decoder that is not",
+        ),
+        (
+            [*APART, "blip.text_from_decoder=true", "model.blip.decoder.mlp_width=32"],
             r"text.blocks.0.mlp.fc1.*\(64",
         ),
         (
-            ["blip.places=2", "model.vision.positions=sincos"],
+            ["blip.sincos_positions=2", "model.vision.positions=sincos"],
             "positions are sincos, and not learned",
         ),
         (["model.blip.matching=false"], r"needs a BLIP with blip.matching = true"),
@@ -144,7 +149,7 @@ def test_questions_without_a_decoder_that_asks(tmp_path: Path) -> None:
     alone.append("model.blip.shared_decoder=false")
     with pytest.raises(RecipeError, match=lacks):
         loop.Run(recipe.load(file, alone), ALONE)
-    config = loop.Run(recipe.load(file, [*alone, "blip.answer=0"]), ALONE).begun.config
+    config = loop.Run(recipe.load(file, [*alone, "blip.answer=0"]), ALONE).initial.config
     assert config.writes_captions
 
 
@@ -165,12 +170,13 @@ def test_a_clip_is_no_blip(tmp_path: Path, clip: Path, changes: list[str]) -> No
 
 
 def test_positions_and_queries_to_start_with(path: Path, clip: Path) -> None:
-    """`places` adds sines and cosines (`sincos_2d`, held to MAE's own) to the positions of `init`;
-    `sharper` is a factor of queries that are not its: Xavier-uniform, below the root of 6 / 2D."""
+    """`sincos_positions` adds sines and cosines (`sincos_2d`, held to MAE's own) to the positions
+    of `init`; `cross_query_scale` is a factor of queries that are not its: Xavier-uniform, below
+    the root of 6 / 2D."""
     changes = [f"init={clip}", 'fresh=["text", "decoder", "match_head", "image.head.bias"]']
     plain, sharp = (
         loop.Run(recipe.load(path, [*changes, *more]), ALONE).network
-        for more in ([], ["blip.places=2.5", "blip.sharper=3"])
+        for more in ([], ["blip.sincos_positions=2.5", "blip.cross_query_scale=3"])
     )
     added = sharp.image.pos_embed - plain.image.pos_embed
     assert_close(added[0, 1:], 2.5 * sincos_2d(plain.image.config.grid, 32))
@@ -181,7 +187,9 @@ def test_positions_and_queries_to_start_with(path: Path, clip: Path) -> None:
             assert 0.9 * (6 / 64) ** 0.5 < largest <= (6 / 64) ** 0.5
             assert block.attn.proj.weight.abs().max() <= (6 / 64) ** 0.5
     first = loop.train(recipe.load(path, ["steps=1"])).folder
-    again = loop.Run(recipe.load(path, [f"init={first}", "blip.sharper=3"]), ALONE).network
+    again = loop.Run(
+        recipe.load(path, [f"init={first}", "blip.cross_query_scale=3"]), ALONE
+    ).network
     assert_close(again.state_dict(), patchword.load(first).network.state_dict(), rtol=0, atol=0)
 
 
@@ -203,7 +211,7 @@ def test_words_that_see_patches_alone(path: Path) -> None:
 
 
 def test_a_text_tower_that_starts_as_the_decoder(path: Path) -> None:
-    network = loop.Run(recipe.load(path, [*APART, "blip.lend=true"]), ALONE).network
+    network = loop.Run(recipe.load(path, [*APART, "blip.text_from_decoder=true"]), ALONE).network
     decoder = dict(network.decoder.named_parameters())
     own = {n: p for n, p in network.text.named_parameters() if not n.startswith("head.")}
     assert len(own) > 30
@@ -223,8 +231,8 @@ def test_a_blip_on_the_image_tower_of_a_clip(path: Path, clip: Path) -> None:
     kept = {name for name in ours if name in before and torch.equal(ours[name], before[name])}
     image = {name for name in ours if name.startswith("image.")}
     assert kept == (image - {"image.head.bias"}) | {"logit_scale"}
-    assert run.begun.tokenizer.encoder_start == run.begun.config.text.start_token > 0
-    assert run.begun.tokenizer.decoder_start == run.begun.config.decoder.start_token > 0
+    assert run.initial.tokenizer.encoder_start == run.initial.config.text.start_token > 0
+    assert run.initial.tokenizer.decoder_start == run.initial.config.decoder.start_token > 0
     run.step(0, batches[0])
     with pytest.raises(RecipeError, match=r"does not fit the recipe's model: .*decoder"):
         some_run(path, f"init={clip}", 'fresh=["text"]')
@@ -239,8 +247,8 @@ def test_a_blip_goes_on_from_its_own_folder_and_learns_to_answer(
     again = write(tmp_path, "")
     run, _ = some_run(again, f"init={first}", "blip.answer=0")
     assert_close(weights(run.network), weights(model.network), rtol=0, atol=0)
-    assert run.begun.tokenizer.to_json() == model.tokenizer.to_json()
-    assert replace(run.begun.config, source=model.config.source) == model.config
+    assert run.initial.tokenizer.to_json() == model.tokenizer.to_json()
+    assert replace(run.initial.config, source=model.config.source) == model.config
 
     changes = ["blip.contrast=0", "blip.match=0", "blip.caption=0", "blip.answer=1"]
     changes += [f"init={first}", f"out={tmp_path / 'answers'}", "steps=2"]
@@ -256,9 +264,9 @@ def test_a_blip_goes_on_from_its_own_folder_and_learns_to_answer(
 
 
 def test_towers_of_a_blip_learn_as_a_clip(path: Path) -> None:
-    run, (batch, *_) = some_run(path, "objective=contrastive", "smoothing=0")
+    run, (batch, *_) = some_run(path, "objective=contrastive", "label_smoothing=0")
     seen, read, scale = features(run.network, batch)
-    true = positives(batch.says, batch.truths)
+    true = positives(batch.caption_facts, batch.image_facts)
     total = 0.0
     for logits, marks in ((scale * seen @ read.T, true), (scale * read @ seen.T, true.T)):
         total -= (log_softmax(logits) * marks / marks.sum(1, keepdims=True)).sum() / 16

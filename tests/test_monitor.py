@@ -30,7 +30,7 @@ from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ConfigError, ImageError, RecipeError
 from patchword.train import curves as drawing
 from patchword.train.loop import Trained
-from patchword.train.monitor import EvaluateConfig, GuardConfig, Watch, WatchConfig
+from patchword.train.monitor import EvaluateConfig, ForgettingConfig, Monitor, MonitorConfig
 
 pytestmark = pytest.mark.slow
 
@@ -78,15 +78,15 @@ def read(path: Path) -> list[dict[str, Any]]:
 # Rows
 
 
-PLAIN = WatchConfig()
+PLAIN = MonitorConfig()
 
 
-def run(out: Path, start: int, stop: int, config: WatchConfig = PLAIN) -> Watch:
+def run(out: Path, start: int, stop: int, config: MonitorConfig = PLAIN) -> Monitor:
     """Steps start + 1 to stop, whose loss says in which part of the run they were made."""
-    watch = Watch(out, config, start, stop)
+    monitor = Monitor(out, config, start, stop)
     for step in range(start + 1, stop + 1):
-        watch.step(step, {"loss": step + start / 1000, "rate": 0.1})
-    return watch
+        monitor.step(step, {"loss": step + start / 1000, "learning_rate": 0.1})
+    return monitor
 
 
 def test_each_step_stands_once_after_a_resume(tmp_path: Path) -> None:
@@ -106,10 +106,10 @@ def test_each_step_stands_once_after_a_resume(tmp_path: Path) -> None:
 
 
 def test_a_row_is_in_the_file_at_once(tmp_path: Path) -> None:
-    watch = run(tmp_path, 0, 1)
-    watch.step(2, {"loss": float("nan"), "norm": float("inf"), "rate": 0.25})
+    monitor = run(tmp_path, 0, 1)
+    monitor.step(2, {"loss": float("nan"), "grad_norm": float("inf"), "learning_rate": 0.25})
     assert read(tmp_path / "metrics.jsonl")[1] == {
-        "step": 2, "loss": None, "norm": None, "rate": 0.25
+        "step": 2, "loss": None, "grad_norm": None, "learning_rate": 0.25
     }  # fmt: skip
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
 
@@ -118,7 +118,7 @@ def test_a_damaged_row_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n[2]\n{"step": 3}\n')
     with pytest.raises(RecipeError, match=r"metrics\.jsonl, line 2: not a JSON object; remove"):
-        Watch(tmp_path, WatchConfig(), 3, 5)
+        Monitor(tmp_path, MonitorConfig(), 3, 5)
 
 
 def test_a_full_disk_leaves_the_old_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,36 +130,36 @@ def test_a_full_disk_leaves_the_old_rows(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RecipeError, match=r"metrics\.jsonl: No space left"):
-        Watch(tmp_path, WatchConfig(), 2, 4)
+        Monitor(tmp_path, MonitorConfig(), 2, 4)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     assert not list(tmp_path.glob(".*part"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
 def test_a_row_that_cannot_be_written_names_the_file(tmp_path: Path) -> None:
-    watch = Watch(tmp_path, WatchConfig(), 0, 2)
-    watch.metrics.close()
-    watch.metrics.file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+    monitor = Monitor(tmp_path, MonitorConfig(), 0, 2)
+    monitor.metrics.close()
+    monitor.metrics.file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
     with pytest.raises(RecipeError, match=r"metrics\.jsonl: No space left"):
-        watch.step(1, {"loss": 1.0})
-    watch.close()
+        monitor.step(1, {"loss": 1.0})
+    monitor.close()
 
 
 def test_broken_samples_are_named_once_across_resumes(tmp_path: Path) -> None:
     errors = [ImageError(name, "not an image") for name in ("a.png", "b.png", "a.png")]
-    watch = Watch(tmp_path, WatchConfig(), 0, 9)
-    watch.broken(errors)
-    watch.broken(errors[:1])
-    assert watch.broken_count == 2
+    monitor = Monitor(tmp_path, MonitorConfig(), 0, 9)
+    monitor.broken(errors)
+    monitor.broken(errors[:1])
+    assert monitor.broken_count == 2
     with (tmp_path / "broken.jsonl").open("a") as file:
         file.write('{"name": "c')
-    watch = Watch(tmp_path, WatchConfig(), 5, 9)
-    assert watch.broken_count == 2
-    watch.broken([errors[1], ImageError("c.png", "empty")])
-    assert watch.broken_count == 3
+    monitor = Monitor(tmp_path, MonitorConfig(), 5, 9)
+    assert monitor.broken_count == 2
+    monitor.broken([errors[1], ImageError("c.png", "empty")])
+    assert monitor.broken_count == 3
     rows = [{"name": n, "reason": "not an image"} for n in ("a.png", "b.png")]
     assert read(tmp_path / "broken.jsonl") == [*rows, {"name": "c.png", "reason": "empty"}]
-    assert Watch(tmp_path, WatchConfig(), 0, 9).broken_count == 0
+    assert Monitor(tmp_path, MonitorConfig(), 0, 9).broken_count == 0
 
 
 # TensorBoard
@@ -173,13 +173,13 @@ def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
 
 def test_tensorboard_has_the_same_steps(tmp_path: Path, photos: Path, model: Bundle) -> None:
     data = EvaluateConfig(str(photos / "validation"), name="colours")
-    config = WatchConfig(evaluate=(data,), tensorboard=True)
+    config = MonitorConfig(evaluate=(data,), tensorboard=True)
     killed = run(tmp_path / "run", 0, 9, config)
     assert killed.board is not None
-    assert len(scalars(tmp_path / "run" / "tensorboard", "train/rate")) == 9
-    watch = run(tmp_path / "run", 6, 8, config)
-    found = watch.evaluate(8, model)
-    watch.close()
+    assert len(scalars(tmp_path / "run" / "tensorboard", "train/learning_rate")) == 9
+    monitor = run(tmp_path / "run", 6, 8, config)
+    found = monitor.evaluate(8, model)
+    monitor.close()
     steps = scalars(tmp_path / "run" / "tensorboard", "train/loss")
     assert [step for step, _ in steps] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert_allclose([loss for _, loss in steps], [1, 2, 3, 4, 5, 6, 7.006, 8.006], rtol=1e-6)
@@ -190,8 +190,8 @@ def test_tensorboard_has_the_same_steps(tmp_path: Path, photos: Path, model: Bun
 def test_tensorboard_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(RecipeError, match=r'not installed: pip install "patchword\[train\]"'):
-        Watch(tmp_path / "run", WatchConfig(tensorboard=True), 0, 1)
-    Watch(tmp_path / "run", WatchConfig(), 0, 1).close()
+        Monitor(tmp_path / "run", MonitorConfig(tensorboard=True), 0, 1)
+    Monitor(tmp_path / "run", MonitorConfig(), 0, 1).close()
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
@@ -205,14 +205,14 @@ def test_an_evaluation_is_what_the_model_does(
         EvaluateConfig(str(photos / "validation"), labels=("a cat", "a wafer"), templates=("{}",)),
         EvaluateConfig(str(captions)),
     )
-    watch = Watch(tmp_path / "run", WatchConfig(every=5, evaluate=sets), 0, 10)
-    watch.check(model)
+    monitor = Monitor(tmp_path / "run", MonitorConfig(every=5, evaluate=sets), 0, 10)
+    monitor.check(model)
     before = torch.get_rng_state()
     with pytest.warns(UserWarning, match=r"left out of the evaluation: .*broken\.png"):
-        found = watch.evaluate(5, model)
+        found = monitor.evaluate(5, model)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        again = watch.evaluate(10, model)
+        again = monitor.evaluate(10, model)
     assert torch.equal(torch.get_rng_state(), before)
     assert found == again
 
@@ -235,34 +235,34 @@ def test_an_evaluation_is_what_the_model_does(
 
 def test_when_an_evaluation_is_due(tmp_path: Path, photos: Path, model: Bundle) -> None:
     data = (EvaluateConfig(str(photos / "validation")),)
-    config = WatchConfig(every=4, evaluate=data)
+    config = MonitorConfig(every=4, evaluate=data)
 
-    def due(watch: Watch) -> list[int]:
-        return [step for step in range(11) if watch.due(step)]
+    def due(monitor: Monitor) -> list[int]:
+        return [step for step in range(11) if monitor.due(step)]
 
-    watch = run(tmp_path, 0, 4, config)
-    watch.total = 10
-    assert due(watch) == [4, 8, 10]
-    assert due(Watch(tmp_path / "other", replace(config, every=0), 0, 10)) == [10]
-    assert due(Watch(tmp_path / "none", WatchConfig(every=4), 0, 10)) == []
+    monitor = run(tmp_path, 0, 4, config)
+    monitor.total = 10
+    assert due(monitor) == [4, 8, 10]
+    assert due(Monitor(tmp_path / "other", replace(config, every=0), 0, 10)) == [10]
+    assert due(Monitor(tmp_path / "none", MonitorConfig(every=4), 0, 10)) == []
     # Killed before the evaluation of step 4, and after it.
-    assert due(Watch(tmp_path, config, 4, 10)) == [4, 8, 10]
-    watch = Watch(tmp_path, config, 4, 10)
-    watch.evaluate(4, model)
-    assert due(watch) == [8, 10]
-    assert due(Watch(tmp_path, config, 4, 10)) == [8, 10]
-    assert due(Watch(tmp_path, config, 3, 10)) == [4, 8, 10]
+    assert due(Monitor(tmp_path, config, 4, 10)) == [4, 8, 10]
+    monitor = Monitor(tmp_path, config, 4, 10)
+    monitor.evaluate(4, model)
+    assert due(monitor) == [8, 10]
+    assert due(Monitor(tmp_path, config, 4, 10)) == [8, 10]
+    assert due(Monitor(tmp_path, config, 3, 10)) == [4, 8, 10]
     assert [row["step"] for row in read(tmp_path / "metrics.jsonl")] == [1, 2, 3]
 
 
 def test_data_that_is_gone_stops_no_training(tmp_path: Path, photos: Path, model: Bundle) -> None:
     data = (EvaluateConfig(str(photos / "validation")),)
-    watch = Watch(tmp_path / "run", WatchConfig(evaluate=data), 0, 10)
-    watch.check(model)
+    monitor = Monitor(tmp_path / "run", MonitorConfig(evaluate=data), 0, 10)
+    monitor.check(model)
     shutil.rmtree(photos / "validation")
     with pytest.warns(UserWarning, match=r"step 10: the evaluation is not complete: .*no such fol"):
-        assert watch.evaluate(10, model) == {}
-    watch.step(10, {"loss": 1.0})
+        assert monitor.evaluate(10, model) == {}
+    monitor.step(10, {"loss": 1.0})
     assert read(tmp_path / "run" / "metrics.jsonl") == [{"step": 10, "loss": 1.0}]
 
 
@@ -304,9 +304,9 @@ def test_what_cannot_be_evaluated_is_said_at_the_start(
         options = options | {"train": str(photos / options["train"])}
     data = EvaluateConfig(str(photos / where), name="colours", **options)
     untouched = replace(model, engine=TorchEngine(Untouched()))
-    watch = Watch(tmp_path / "run", WatchConfig(evaluate=(data,)), 0, 1)
-    with pytest.raises(RecipeError, match=r"\[\[watch.evaluate\]\] colours: ") as failed:
-        watch.check(untouched)
+    monitor = Monitor(tmp_path / "run", MonitorConfig(evaluate=(data,)), 0, 1)
+    with pytest.raises(RecipeError, match=r"\[\[monitor.evaluate\]\] colours: ") as failed:
+        monitor.check(untouched)
     assert words in str(failed.value)
 
 
@@ -321,10 +321,10 @@ def test_what_can_be_evaluated_passes_the_check(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        watch = Watch(tmp_path / "run", WatchConfig(evaluate=sets), 0, 1)
-        watch.check(replace(model, engine=TorchEngine(Untouched())))
-    with pytest.raises(RecipeError, match=r"two of \[\[watch.evaluate\]\] are called validation"):
-        Watch(tmp_path, WatchConfig(evaluate=(sets[0],) * 2), 0, 1).check(model)
+        monitor = Monitor(tmp_path / "run", MonitorConfig(evaluate=sets), 0, 1)
+        monitor.check(replace(model, engine=TorchEngine(Untouched())))
+    with pytest.raises(RecipeError, match=r"two of \[\[monitor.evaluate\]\] are called validation"):
+        Monitor(tmp_path, MonitorConfig(evaluate=(sets[0],) * 2), 0, 1).check(model)
 
 
 def test_a_model_that_reads_nothing(tmp_path: Path, photos: Path) -> None:
@@ -336,21 +336,21 @@ def test_a_model_that_reads_nothing(tmp_path: Path, photos: Path) -> None:
     path = str(photos / "validation")
     zero = (EvaluateConfig(path, tasks=("zero-shot",)),)
     with pytest.raises(RecipeError, match="has an image tower only"):
-        Watch(tmp_path / "b", WatchConfig(evaluate=zero), 0, 1).check(vit)
+        Monitor(tmp_path / "b", MonitorConfig(evaluate=zero), 0, 1).check(vit)
     near = EvaluateConfig(path, train=str(photos / "train"), tasks=("knn",))
-    watch = Watch(tmp_path / "c", WatchConfig(evaluate=(near,)), 0, 1)
-    watch.check(vit)
+    monitor = Monitor(tmp_path / "c", MonitorConfig(evaluate=(near,)), 0, 1)
+    monitor.check(vit)
     with pytest.warns(UserWarning, match=r"broken\.png"):
-        assert watch.evaluate(1, vit)["eval/validation knn acc1"] == 1
+        assert monitor.evaluate(1, vit)["eval/validation knn acc1"] == 1
 
 
 def test_bad_settings(tmp_path: Path, photos: Path, model: Bundle) -> None:
-    with pytest.raises(ConfigError, match=r"watch\.every is -1"):
-        WatchConfig(every=-1)
-    guard = GuardConfig(str(photos / "validation"))
-    watch = Watch(tmp_path, WatchConfig(guard=guard), 0, 1)
-    with pytest.raises(RecipeError, match=r"\[watch\.guard\] .*give init"):
-        watch.check(model)
+    with pytest.raises(ConfigError, match=r"monitor\.every is -1"):
+        MonitorConfig(every=-1)
+    data = ForgettingConfig(str(photos / "validation"))
+    monitor = Monitor(tmp_path, MonitorConfig(forgetting=data), 0, 1)
+    with pytest.raises(RecipeError, match=r"\[monitor\.forgetting\] .*give init"):
+        monitor.check(model)
 
 
 # Curves
@@ -361,7 +361,9 @@ def rows(count: int, every: int = 0) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     for step in range(1, count + 1):
         loss = 6 * np.exp(-4 * step / count) + rng.normal(0.8, 0.2)
-        out.append({"step": step, "loss": loss, "rate": 1e-4, "samples_per_s": 80 + rng.normal()})
+        out.append(
+            {"step": step, "loss": loss, "learning_rate": 1e-4, "samples_per_s": 80 + rng.normal()}
+        )
         if every and step % every == 0:
             share = step / count
             wafers = {f"eval/wafers zero-shot {k}": share for k in ("acc1", "acc5")}
@@ -370,8 +372,12 @@ def rows(count: int, every: int = 0) -> list[dict[str, Any]]:
                 for way in ("image", "text")
                 for k in (1, 5, 10)
             }
-            guard = {"guard/quality": 0.7, "guard/start": 0.8, "guard/alpha": 0.3}
-            out.append({"step": step, **wafers, **recalls, **guard})
+            forgetting = {
+                "forgetting/quality": 0.7,
+                "forgetting/initial": 0.8,
+                "forgetting/alpha": 0.3,
+            }
+            out.append({"step": step, **wafers, **recalls, **forgetting})
     return out
 
 
@@ -412,7 +418,7 @@ def test_nothing_overlaps_in_the_curves(count: int, every: int) -> None:
 
 def test_the_curves_show_what_the_rows_say(tmp_path: Path) -> None:
     series = drawing.collect([*rows(20, 10), {"step": 21, "loss": None}])
-    loss, rate, speed, wafers, _, guard = drawing.draw(series).axes
+    loss, rate, speed, wafers, _, forgetting = drawing.draw(series).axes
     assert [ax.get_title("left") for ax in (loss, rate, speed)] == [
         "loss", "learning rate", "speed (samples/s)",
     ]  # fmt: skip
@@ -422,16 +428,16 @@ def test_the_curves_show_what_the_rows_say(tmp_path: Path) -> None:
     assert [line.get_label() for line in wafers.lines] == ["acc1 100.0", "acc5 100.0"]
     assert wafers.lines[0].get_xdata().tolist() == [10, 20]
     assert wafers.lines[0].get_ydata().tolist() == [50, 100]
-    assert [line.get_label() for line in guard.lines] == ["quality 70.0", "start 80.0"]
+    assert [line.get_label() for line in forgetting.lines] == ["quality 70.0", "initial 80.0"]
 
 
 def test_curves_of_a_run(tmp_path: Path) -> None:
-    watch = run(tmp_path / "run", 0, 20)
-    watch.close()
+    monitor = run(tmp_path / "run", 0, 20)
+    monitor.close()
     with Image.open(tmp_path / "run" / "curves.png") as picture:
         assert picture.width == 1200
         assert np.asarray(picture.convert("L")).mean() > 235  # light
-    Watch(tmp_path / "empty", WatchConfig(), 0, 1).close()
+    Monitor(tmp_path / "empty", MonitorConfig(), 0, 1).close()
     assert not (tmp_path / "empty" / "curves.png").exists()
     odd = [{"step": 1, "eval/$x_1$ 晶圆 zero-shot acc1": 0.5}]
     with warnings.catch_warnings():
@@ -487,11 +493,11 @@ def test_the_line_fits(width: int, total: int) -> None:
 def test_evaluations_in_words() -> None:
     metrics = {
         "loss": 1.0, "eval/wafers zero-shot acc1": 0.972, "eval/wafers zero-shot acc5": 1.0,
-        "guard/quality": 0.5, "guard/alpha": 0.3,
+        "forgetting/quality": 0.5, "forgetting/alpha": 0.3,
     }  # fmt: skip
     assert results(metrics) == [
         "wafers zero-shot: acc1 97.2%, acc5 100.0%",
-        "guard: quality 50.0%, alpha 0.3",
+        "forgetting: quality 50.0%, alpha 0.3",
     ]
 
 

@@ -1,0 +1,138 @@
+"""Batches of training samples, one type for each thing that an objective learns from.
+
+Each has its `collate` function beside it: samples and a list of the broken ones -> a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchword.data.sample import Facts, Sample
+from patchword.errors import ImageError
+from patchword.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images alone, and the base of all other batches: n rows, one for each image."""
+
+    pixels: Tensor  # (n, 3, H, W) float32
+    broken: list[ImageError]  # samples that were skipped while this batch was made
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch with its tensors on `device`."""
+        moved: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Tensor):
+                moved[each.name] = value.to(device)
+        return replace(self, **moved)
+
+
+BatchT = TypeVar("BatchT", bound=Batch)
+Collate = Callable[[Sequence[Sample], list[ImageError]], BatchT]
+
+
+@dataclass(frozen=True)
+class ClassBatch(Batch):
+    """Images and their classes."""
+
+    labels: Tensor  # (n,) int64
+    mix: Tensor  # (n,) bool: may take part in mixup and CutMix
+
+
+@dataclass(frozen=True)
+class PairBatch(Batch):
+    """Images with one caption each."""
+
+    ids: Tensor  # (n, L) int64, padded to the longest caption
+    caption_facts: list[Facts]  # what each caption states
+    image_facts: list[Facts]  # what is true of each image
+    mix: Tensor  # (n,) bool: may take part in mixup and CutMix
+
+
+@dataclass(frozen=True)
+class TextBatch(Batch):
+    """Images with K captions and K questions each. A text that a sample does not have is "", and
+    the `has_...` fields say which ones exist."""
+
+    captions: Tensor  # (n, K, L) int64
+    caption_facts: list[Facts]  # what the first caption of each image states
+    image_facts: list[Facts]  # what is true of each image
+    wrong_captions: Tensor  # (n, L) int64: captions that are false for their image
+    has_wrong_caption: Tensor  # (n,) bool
+    questions: Tensor  # (n, K, L) int64
+    answers: Tensor  # (n, K, L) int64, to the questions
+    has_question: Tensor  # (n, K) bool
+
+    @property
+    def ids(self) -> Tensor:
+        """The first caption of each image, (n, L)."""
+        return self.captions[:, 0]
+
+
+def collate_images(samples: Sequence[Sample], broken: list[ImageError]) -> Batch:
+    """A batch of images alone."""
+    return Batch(_pixels(samples), broken)
+
+
+def collate_classes(samples: Sequence[Sample], broken: list[ImageError]) -> ClassBatch:
+    """A batch of images and classes."""
+    labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+    return ClassBatch(_pixels(samples), broken, labels, _mix(samples))
+
+
+def collate_pairs(
+    tokenizer: Tokenizer, samples: Sequence[Sample], broken: list[ImageError]
+) -> PairBatch:
+    """A batch of images and captions."""
+    return PairBatch(
+        pixels=_pixels(samples),
+        broken=broken,
+        ids=_ids(tokenizer, [[sample.caption] for sample in samples])[:, 0],
+        caption_facts=[sample.caption_facts for sample in samples],
+        image_facts=[sample.image_facts for sample in samples],
+        mix=_mix(samples),
+    )
+
+
+def collate_texts(
+    tokenizer: Tokenizer, samples: Sequence[Sample], broken: list[ImageError]
+) -> TextBatch:
+    """A batch of images, each with all its captions, questions and answers."""
+    texts = [sample.texts for sample in samples]
+    return TextBatch(
+        pixels=_pixels(samples),
+        broken=broken,
+        captions=_ids(tokenizer, [[each.caption for each in some] for some in texts]),
+        caption_facts=[sample.caption_facts for sample in samples],
+        image_facts=[sample.image_facts for sample in samples],
+        wrong_captions=_ids(tokenizer, [[sample.wrong_caption] for sample in samples])[:, 0],
+        has_wrong_caption=torch.tensor([bool(sample.wrong_caption) for sample in samples]),
+        questions=_ids(tokenizer, [[each.question for each in some] for some in texts]),
+        answers=_ids(tokenizer, [[each.answer for each in some] for some in texts]),
+        has_question=torch.tensor([[bool(each.question) for each in some] for some in texts]),
+    )
+
+
+def _pixels(samples: Sequence[Sample]) -> Tensor:
+    return torch.from_numpy(np.stack([sample.pixels for sample in samples]))
+
+
+def _mix(samples: Sequence[Sample]) -> Tensor:
+    return torch.tensor([sample.mix for sample in samples])
+
+
+def _ids(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> Tensor:
+    """(n, K, L) int64 of K texts for each of n images."""
+    ids = torch.from_numpy(tokenizer([text for some in texts for text in some]))
+    return ids.view(len(texts), -1, ids.shape[1])

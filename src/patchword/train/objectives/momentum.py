@@ -1,0 +1,135 @@
+"""A BLIP trained with momentum encoders, a queue of their features and soft targets (Li et al.
+2021, ALBEF, section 3.2; Li et al. 2022, section 3.2)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from patchword import losses
+from patchword.data import TextBatch
+from patchword.models.blip import Blip
+from patchword.train import distributed
+from patchword.train.initial_model import InitialModel
+from patchword.train.objectives.base import SHARED
+from patchword.train.objectives.blip import BlipBase, BlipWork
+from patchword.train.parallel import World
+from patchword.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class MomentumWork(BlipWork):
+    """The same, with the momentum encoders' features of these samples, and of the M images and
+    texts that all are compared with: those of all processes, then those of the queue."""
+
+    teacher_image: Tensor  # (n, D), unit
+    teacher_text: Tensor  # (n, D), unit
+    teacher_share: Tensor = field(metadata=SHARED)  # (): of each target
+    all_images: Tensor = field(metadata=SHARED)  # (M, D)
+    all_texts: Tensor = field(metadata=SHARED)  # (M, D)
+
+
+class MomentumBlipObjective(BlipBase[MomentumWork]):
+    """A BLIP whose features are compared with those of momentum encoders: the EMA of its weights.
+
+    The queue holds their features of earlier steps, newest first, and a key for what each text
+    states: texts of the same key are positives.
+    """
+
+    def __init__(self, initial: InitialModel, recipe: Recipe, world: World) -> None:
+        super().__init__(initial, recipe, world)
+        width = initial.config.embed_dim
+        self.queued_images, self.queued_texts = torch.empty(2, 0, width, device=world.device)
+        self.queued_keys = torch.empty(0, dtype=torch.int64, device=world.device)
+
+    def prepare(self, batch: TextBatch, step: int) -> MomentumWork:
+        work, device = self.work(batch), batch.pixels.device
+        keys = _keys(batch.caption_facts).to(device)
+        queued = (keys[:, None] == self.queued_keys)[:, None].expand(-1, 2, -1)
+        image, text = self._features(batch)
+        images, texts = image, text
+        if self.world.size > 1:
+            images, texts = distributed.gather(image), distributed.gather(text)
+            keys = torch.cat(self.world.gather(keys.cpu())).to(device)
+        images = torch.cat([images, self.queued_images])
+        texts = torch.cat([texts, self.queued_texts])
+        size, keys = self.blip.queue, torch.cat([keys, self.queued_keys])
+        self.queued_images, self.queued_texts = images[:size], texts[:size]
+        self.queued_keys = keys[:size]
+        ramp = self.blip.soft_targets_warmup
+        share = self.blip.soft_targets * min(1.0, step / ramp if ramp else 1.0)
+        return MomentumWork(
+            **{**vars(work), "positives": torch.cat([work.positives, queued], dim=2)},
+            teacher_image=image,
+            teacher_text=text,
+            teacher_share=image.new_tensor(share),
+            all_images=images,
+            all_texts=texts,
+        )
+
+    @torch.no_grad()
+    def _features(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
+        """The momentum encoders' features of this process's images and texts; the statistics of
+        their batch norms stay as they are."""
+        buffers = {name for name, _ in self.network.named_buffers()}
+        weights = {
+            f"network.{name}": value.clone() if name in buffers else value
+            for name, value in self.average.items()
+        }
+        inputs = (batch.pixels, batch.ids)
+        with self.precision():
+            image, text = functional_call(_Encoders(self.network), weights, inputs)
+        return image, text
+
+    def contrast(self, work: MomentumWork, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        of_image, of_text = work.positives.unbind(dim=1)
+        ways = (
+            (image, work.teacher_image, work.all_texts, of_image),
+            (text, work.teacher_text, work.all_images, of_text),
+        )
+        both = [
+            losses.soft_contrastive(
+                scale * ours @ others.mT,
+                true,
+                scale.detach() * teacher @ others.mT,
+                work.teacher_share,
+            )
+            for ours, teacher, others, true in ways
+        ]
+        return (both[0] + both[1]) / 2
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            "queued_images": self.queued_images,
+            "queued_texts": self.queued_texts,
+            "queued_keys": self.queued_keys,
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value.to(self.world.device))
+
+
+class _Encoders(nn.Module):
+    """The part of a BLIP that momentum encoders compute."""
+
+    def __init__(self, network: Blip) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        image = self.network.image_features(self.network.image_tokens(pixels))
+        return image, F.normalize(self.network.text(ids).float(), dim=-1)
+
+
+def _keys(caption_facts: Sequence[frozenset[str]]) -> Tensor:
+    """A number (n,) for what each caption states, the same in every process and run."""
+    texts = ["\n".join(sorted(facts)) for facts in caption_facts]
+    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
+    return torch.tensor([int.from_bytes(each, "big", signed=True) for each in digests])
