@@ -79,7 +79,7 @@ $(RUNTIME): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	@echo "Installing torch and what the package needs into .venv: a few minutes, once"
 	$(PIP) torch setuptools
-	$(PIP) --no-build-isolation --editable .
+	$(PIP) --no-build-isolation --editable '.[heif]'
 	touch $@
 
 # The reference libraries of the second step name torchvision, whose index build needs CUDA; their

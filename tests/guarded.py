@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 OPEN_ALL = """
-import json, resource, signal, sys
+import json, resource, signal, sys, warnings
 import numpy as np
 from patchword import images
-from patchword.errors import ImageError
+from patchword.errors import ImageError, ImageWarning
 
+warnings.simplefilter("ignore", ImageWarning)  # ours, of dark images and of further pages
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 for line in sys.stdin:
     path, out = json.loads(line)
@@ -33,8 +34,8 @@ for line in sys.stdin:
 
 def opened(paths: Iterable[Path], out: Path) -> dict[Path, NDArray[np.uint8] | str]:
     """path -> pixels, or the reason against it, of all files, opened in one process of 1 GiB at
-    most, in which a warning is an error. out: an empty folder. Says what else that process says,
-    and fails."""
+    most, in which a warning that is not ours is an error. out: an empty folder. Says what else that
+    process says, and fails."""
     asked = [(str(path), str(out / f"{i}.npy")) for i, path in enumerate(paths)]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", OPEN_ALL],

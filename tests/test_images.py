@@ -17,7 +17,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from patchword import images
 from patchword.errors import ImageError, LongTextWarning
-from patchword.images import decode
+from patchword.images import pillow
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -259,13 +259,13 @@ def test_opening_in_threads_takes_no_warning_of_others_away(
     """Filters are of the whole process: what a thread puts there stays, and it takes nothing."""
     buffer = io.BytesIO()
     Image.new("RGB", (20, 20)).save(buffer, "PNG")
-    identify = decode._identify
+    identify = pillow._identify
 
     def slow(file: BinaryIO) -> object:
         time.sleep(0.002)
         return identify(file)
 
-    monkeypatch.setattr(decode, "_identify", slow)
+    monkeypatch.setattr(pillow, "_identify", slow)
     images.open(buffer.getvalue())
     with warnings.catch_warnings():
         before = list(warnings.filters)

@@ -17,7 +17,7 @@ from patchword import checkpoints, index
 from patchword.bundle import Bundle, Vector, converted
 from patchword.engines.device import DTYPES, as_device, as_dtype
 from patchword.errors import UnsupportedError
-from patchword.images import ImageLike
+from patchword.images import MAX_PIXELS, ImageLike
 from patchword.images.tiles import Tiling
 from patchword.index import Index
 from patchword.models.generate import GenerationOptions
@@ -45,20 +45,28 @@ Images = ImageLike | Iterable[ImageLike]  # one image is a list of one
 class Model(Bundle):
     """A network with its preprocessing and tokenizer, and what it can do.
 
-    An image is a path, bytes, a PIL image or an (H, W, 3) uint8 array; where several are wanted,
-    one is a list of one. Beside the methods below: `embed_images`, `embed_texts`, `.network`,
-    `.preprocess`, `.tokenizer`, `.config`, `.fingerprint`.
+    An image is a path, "stack.tif#3" for a page, an address on the web, bytes, an open file, a PIL
+    image, an array (H, W, 3) or a tensor (3, H, W), see `images.open`; where several are wanted,
+    one is a list of one. Where images are taken, stretch=True scales each from its own darkest and
+    brightest half percent; None: as the model was loaded.
+    Beside the methods below: `embed_images`, `embed_texts`, `opening`, `.network`, `.preprocess`,
+    `.tokenizer`, `.config`, `.fingerprint`.
     """
 
     @checked
     def similarity(
-        self, images: Images, texts: str | Sequence[str], long_text: str = "truncate"
+        self,
+        images: Images,
+        texts: str | Sequence[str],
+        long_text: str = "truncate",
+        stretch: bool | None = None,
     ) -> Vector:
         """Cosines (I, T), float32, -1 to 1, of every image with every text.
 
         long_text: see `embed_texts`. Raises as `embed_images` and `embed_texts` do.
         """
-        return self.embed_images(images) @ self.embed_texts(texts, long_text=long_text).T
+        columns = self.embed_texts(texts, long_text=long_text)
+        return self.embed_images(images, stretch=stretch) @ columns.T
 
     @checked
     def classify(
@@ -68,6 +76,7 @@ class Model(Bundle):
         templates: str | Sequence[str] | None = None,
         multi_label: bool = False,
         reject: float | None = None,
+        stretch: bool | None = None,
     ) -> list[list[Score]]:
         """Per image, labels with probabilities, best first.
 
@@ -81,7 +90,7 @@ class Model(Bundle):
         Raises the ImageError of the first image that fails, and UnsupportedError for labels that
         are none, empty or twice the same. The formulas: `tasks.classify`.
         """
-        return classify(self, images, labels, templates, multi_label, reject)
+        return classify(self.opening(stretch), images, labels, templates, multi_label, reject)
 
     @checked
     def heatmap(
@@ -91,6 +100,7 @@ class Model(Bundle):
         method: str = "auto",
         words: bool = False,
         layer: int | None = None,
+        stretch: bool | None = None,
     ) -> Heatmap:
         """A heatmap of each text: `.values` (T, H, W) in the image's own pixels.
 
@@ -101,11 +111,16 @@ class Model(Bundle):
         Raises ImageError, and UnsupportedError for an unknown method or a model without a text
         tower. The formulas: `where.heatmap`.
         """
-        return heatmap(self, image, texts, method, words, layer)
+        return heatmap(self.opening(stretch), image, texts, method, words, layer)
 
     @checked
     def attention(
-        self, image: ImageLike, layer: int = -1, head: int | None = None, rollout: bool = False
+        self,
+        image: ImageLike,
+        layer: int = -1,
+        head: int | None = None,
+        rollout: bool = False,
+        stretch: bool | None = None,
     ) -> AttentionMap:
         """How much the pooled token attends to each patch: `.maps` (K, H, W).
 
@@ -115,7 +130,7 @@ class Model(Bundle):
 
         Raises ImageError, and UnsupportedError for a layer or head that is not there.
         """
-        return attention(self, image, layer, head, rollout)
+        return attention(self.opening(stretch), image, layer, head, rollout)
 
     @checked
     def caption(
@@ -135,6 +150,7 @@ class Model(Bundle):
         top_p: float | None = None,
         seed: int = 0,
         batch_size: int = 16,
+        stretch: bool | None = None,
     ) -> list[Caption]:
         """A caption for each image.
 
@@ -159,7 +175,7 @@ class Model(Bundle):
             top_p=top_p,
             seed=seed,
         )
-        return caption(self, images, prompt, options, batch_size)
+        return caption(self.opening(stretch), images, prompt, options, batch_size)
 
     @overload
     def ask(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
@@ -167,6 +183,7 @@ class Model(Bundle):
         shortlist: int | None = None, beams: int | None = None, max_length: int | None = None,
         min_length: int = 0, count: int = 1, temperature: float | None = None,
         top_k: int | None = None, top_p: float | None = None, seed: int = 0,
+        stretch: bool | None = None,
     ) -> Answer: ...  # fmt: skip
     @overload
     def ask(
@@ -174,6 +191,7 @@ class Model(Bundle):
         shortlist: int | None = None, beams: int | None = None, max_length: int | None = None,
         min_length: int = 0, count: int = 1, temperature: float | None = None,
         top_k: int | None = None, top_p: float | None = None, seed: int = 0,
+        stretch: bool | None = None,
     ) -> list[Answer]: ...  # fmt: skip
     @checked
     def ask(
@@ -191,6 +209,7 @@ class Model(Bundle):
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
+        stretch: bool | None = None,
     ) -> Answer | list[Answer]:
         """The answer to a question about an image, or to several: generated, or chosen among
         `answers`.
@@ -208,17 +227,23 @@ class Model(Bundle):
         )  # fmt: skip
         usual = GenerationOptions(max_length=longest(self, ANSWER_LENGTH))
         options = None if written == usual else written
-        return ask(self, image, questions, answers, shortlist, options)
+        return ask(self.opening(stretch), image, questions, answers, shortlist, options)
 
     @checked
-    def match(self, images: Images, texts: str | Sequence[str], batch_size: int = 8) -> Match:
+    def match(
+        self,
+        images: Images,
+        texts: str | Sequence[str],
+        batch_size: int = 8,
+        stretch: bool | None = None,
+    ) -> Match:
         """How well I images and T texts fit: `.probabilities`, 0 to 1, of the matching head, and
         `.cosines`, both (I, T) (Li et al. 2022, section 3.2).
 
         Raises the ImageError of the first image that fails, and UnsupportedError for a model
         without a matching head.
         """
-        return match(self, images, texts, batch_size)
+        return match(self.opening(stretch), images, texts, batch_size)
 
     @checked
     def rerank(
@@ -270,6 +295,7 @@ class Model(Bundle):
         norm: bool = False,
         batch_size: int = 32,
         exact: bool = False,
+        stretch: bool | None = None,
     ) -> Vector:
         """Features (N, tokens, D), float32, of the patches of images, row by row.
 
@@ -280,7 +306,9 @@ class Model(Bundle):
         Raises the ImageError of the first image that fails, and UnsupportedError for a model
         without that layer, or whose images have different numbers of patches.
         """
-        return patch_features(self, images, layer, class_token, norm, batch_size, exact)
+        return patch_features(
+            self.opening(stretch), images, layer, class_token, norm, batch_size, exact
+        )
 
     @checked
     def anyres_features(
@@ -290,13 +318,14 @@ class Model(Bundle):
         norm: bool = False,
         candidates: Sequence[Sequence[int]] | None = None,
         exact: bool = False,
+        stretch: bool | None = None,
     ) -> AnyRes:
         """Patch features of a photo's thumbnail and of its tiles, as LLaVA-NeXT has them.
 
         candidates: canvases (height, width) in pixels to choose from; None: LLaVA-NeXT's grids.
         Raises ImageError, and UnsupportedError for canvases that tiles do not fill.
         """
-        return anyres_features(self, image, layer, norm, candidates, exact)
+        return anyres_features(self.opening(stretch), image, layer, norm, candidates, exact)
 
     @checked
     def tiles(
@@ -304,10 +333,11 @@ class Model(Bundle):
         image: ImageLike,
         candidates: Sequence[Sequence[int]] | None = None,
         exact: bool = False,
+        stretch: bool | None = None,
     ) -> tuple[Vector, Tiling]:
         """A photo's thumbnail and tiles (1 + rows * columns, 3, S, S), float32, and how they lie.
         Raises ImageError and UnsupportedError as `anyres_features` does."""
-        return image_tiles(self, image, candidates, exact)
+        return image_tiles(self.opening(stretch), image, candidates, exact)
 
     @checked
     def to(
@@ -353,6 +383,8 @@ def load(
     adapter: str | os.PathLike[str] | None = None,
     weights: str | None = None,
     architecture: str | None = None,
+    stretch: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Model:
     """Open a model.
 
@@ -367,6 +399,9 @@ def load(
     adapter       a folder or hub id of a LoRA adapter to merge; one beside the weights is anyway
     weights       "ema" (the default) or "raw", of a training checkpoint with both
     architecture  of open_clip's weights without open_clip_config.json: "ViT-B-32", ...
+    stretch       scale each image from its own darkest and brightest half percent, for images of
+                  instruments whose range is not in the file
+    max_pixels    files of more, as they would be decoded, are refused
 
     Raises CheckpointError where nothing is there or it does not fit whole, TokenizerError, and
     UnsupportedError for a device that is not there.
@@ -376,7 +411,7 @@ def load(
         image_size=image_size, subfolder=subfolder, adapter=adapter, weights=weights,
         architecture=architecture,
     )  # fmt: skip
-    return _model(bundle)
+    return _model(bundle).opening(stretch, max_pixels)
 
 
 @checked

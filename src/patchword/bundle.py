@@ -8,21 +8,20 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from patchword import images
 from patchword.config import ModelConfig, to_dict
 from patchword.engines.protocol import Engine
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ImageError, TokenizerError, UnsupportedError
-from patchword.images import ImageLike
+from patchword.images import ImageLike, Opener
 from patchword.images.one_or_many import as_images
 from patchword.images.preprocess import Geometry, Preprocess
 from patchword.models.protocols import ImageNetwork, Tower
@@ -32,6 +31,8 @@ from patchword.text import long_text as long_texts
 from patchword.text.tokenizer import Tokenizer
 
 DECODERS = 4  # threads that open images while the network runs
+AS_THEY_ARE = Opener()  # how images are opened unless it is said otherwise
+STRETCHED = "-stretched"  # behind the fingerprint of a model that stretches what it is shown
 FINGERPRINT = "2"  # which version of what is hashed: "2-" and 16 digits; in the first, digits alone
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class Bundle:
                  bundles may be compared only where it is equal
     options      those that `load` was given and that change vectors, as JSON values: what opens the
                  same model again
+    opener       how images are opened
     scope        what it was trained on, of a model that says so: other images and words are
                  warned of
     """
@@ -61,6 +63,7 @@ class Bundle:
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     scope: Scope | None = None
+    opener: Opener = AS_THEY_ARE
 
     def __repr__(self) -> str:
         where = f"{self.device}, {str(self.engine.dtype).removeprefix('torch.')}"
@@ -98,8 +101,36 @@ class Bundle:
 
         Raises ImageError for one that cannot be opened.
         """
-        pixels = images.open(image, at_least=self.preprocess.at_least, exact=exact)
+        pixels = self.opener(image, at_least=self.preprocess.at_least, exact=exact)
         return self.preprocess(pixels)
+
+    @checked
+    def opening(
+        self,
+        stretch: bool | None = None,
+        max_pixels: int | None = None,
+        urls: bool | None = None,
+    ) -> Self:
+        """The same model, which opens images otherwise; None: as now.
+
+        stretch     scale every image from its 0.5 and 99.5 percentiles, whatever its depth: another
+                    fingerprint, for its vectors are others
+        max_pixels  of a file, as it would be decoded; what has more is refused
+        urls        False refuses addresses on the web, as a server must
+        """
+        opener = Opener(
+            self.opener.stretch if stretch is None else stretch,
+            self.opener.max_pixels if max_pixels is None else max_pixels,
+            self.opener.urls if urls is None else urls,
+        )
+        if opener == self.opener:
+            return self
+        options = {name: value for name, value in self.options.items() if name != "stretch"}
+        digest = self.fingerprint.removesuffix(STRETCHED)
+        if opener.stretch:
+            options["stretch"] = True
+            digest += STRETCHED if digest else ""
+        return replace(self, opener=opener, options=options, fingerprint=digest)
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
         """An array as the network takes it: on its device, floating-point numbers in its type."""
@@ -161,8 +192,10 @@ class Bundle:
         sources: ImageLike | Iterable[ImageLike],
         batch_size: int = 32,
         exact: bool = False,
+        stretch: bool | None = None,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-        """Each image in order with its unit vector (D,), or the ImageError that it raised."""
+        """Each image in order with its unit vector (D,), or the ImageError that it raised. stretch:
+        see `opening`."""
 
         check = Check(self.scope, self.name)
 
@@ -171,7 +204,7 @@ class Bundle:
             check.vectors(rows)
             return rows
 
-        return check.each(self._each(sources, run, batch_size, exact))
+        return check.each(self.opening(stretch)._each(sources, run, batch_size, exact))
 
     @checked
     def embed_images(
@@ -179,15 +212,17 @@ class Bundle:
         sources: ImageLike | Iterable[ImageLike],
         batch_size: int = 32,
         exact: bool = False,
+        stretch: bool | None = None,
     ) -> Vector:
         """Unit vectors (N, D), float32. A single image gives (1, D). Raises the ImageError of the
         first that fails.
 
         exact=True decodes a JPEG whole, as the reference processors do; by default it is decoded
-        at the smallest scale that is at least twice what the network needs.
+        at the smallest scale that is at least twice what the network needs. stretch: see
+        `opening`.
         """
         rows = []
-        for _, row in self.embed_each(sources, batch_size, exact):
+        for _, row in self.embed_each(sources, batch_size, exact, stretch):
             if isinstance(row, ImageError):
                 raise row
             rows.append(row)
@@ -310,7 +345,9 @@ def converted(model: Bundle, device: torch.device, dtype: torch.dtype) -> Bundle
     options = {name: value for name, value in model.options.items() if name != "dtype"}
     if dtype != torch.float32:
         options["dtype"] = str(dtype).removeprefix("torch.")
-    return make(network, model.config, model.tokenizer, model.name, options, model.scope)
+    bundle = make(network, model.config, model.tokenizer, model.name, options, model.scope)
+    opener = model.opener
+    return bundle.opening(opener.stretch, opener.max_pixels, opener.urls)
 
 
 def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:

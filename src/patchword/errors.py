@@ -10,9 +10,12 @@
     └── RecipeError       a training recipe, or its data, that cannot be run
 
 Each message says what was found, where, and what to do. Beside them, warnings:
-LongTextWarning, of texts that do not fit the context and are cut, ScopeWarning, of images and
-texts that a model knows nothing about, and CheckpointWarning, of a checkpoint that can be read in
-two ways.
+
+    LongTextWarning       texts that do not fit the context and are cut
+    ImageWarning          an image that is opened otherwise than may be expected
+    SkippedFilesWarning   files of a folder that look like photos and are not opened
+    ScopeWarning          images and texts that a model knows nothing about
+    CheckpointWarning     a checkpoint that can be read in two ways
 """
 
 
@@ -58,6 +61,15 @@ class RecipeError(PatchwordError):
 
 class LongTextWarning(UserWarning):
     """Texts longer than the model's context, whose ends are cut off."""
+
+
+class ImageWarning(UserWarning):
+    """An image that is opened otherwise than may be expected: its first page alone, or so dark
+    that its range must be another one."""
+
+
+class SkippedFilesWarning(UserWarning):
+    """Files of a folder that look like photos and cannot be opened: how many, by kind."""
 
 
 class ScopeWarning(UserWarning):

@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # file names may be any bytes
             stream.reconfigure(errors="backslashreplace")
     try:
-        with warnings_said():
+        with warnings_said(last=True):
             app(arguments)
     except PatchwordError as error:
         complain(str(error))

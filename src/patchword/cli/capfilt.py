@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.cli.inputs import load
-from patchword.cli.options import EMBEDDED_BLIP, DeviceOption, DtypeOption, JsonOption
+from patchword.cli.options import (
+    EMBEDDED_BLIP,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MaxPixelsOption,
+    StretchOption,
+)
 from patchword.cli.output import (
     emit,
     finish,
@@ -93,6 +100,8 @@ def capfilt(
     caption_column: Annotated[
         str, typer.Option(metavar="NAME", help="By default a column of a usual name.")
     ] = "",
+    stretch: StretchOption = False,
+    max_pixels: MaxPixelsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
@@ -111,7 +120,7 @@ def capfilt(
     from patchword.capfilt.store import Store
 
     photos = open_photos(source, out, image_column, caption_column)
-    writer = load(captioner, device, dtype)
+    writer = load(captioner, device, dtype, None, stretch, max_pixels)
     judge = _judge(writer, filter, device, dtype)
     options = {
         "count": count, "top_p": top_p, "min_length": min_length, "max_length": max_length,
@@ -236,6 +245,7 @@ def _judge(writer: Model, filter: str | None, device: str, dtype: str) -> Model:
     from patchword.tasks.match import matcher
 
     judge = load(filter, device, dtype) if filter else writer
+    judge = judge.opening(writer.opener.stretch, writer.opener.max_pixels)
     try:
         matcher(judge)
     except UnsupportedError as error:

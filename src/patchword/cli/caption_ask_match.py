@@ -15,9 +15,11 @@ from patchword.cli.options import (
     DtypeOption,
     ImagesArgument,
     JsonOption,
+    MaxPixelsOption,
     ModelOption,
     PictureOption,
     SaveOption,
+    StretchOption,
     TextsOption,
 )
 from patchword.cli.output import (
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.table import Table
 
+    from patchword.images import Opener
     from patchword.tasks.ask import Answer, Choice
     from patchword.tasks.caption import Caption
     from patchword.tasks.match import Match
@@ -104,6 +107,8 @@ def caption(
     temperature: TemperatureOption = None,
     seed: SeedOption = 0,
     save: SaveOption = None,
+    stretch: StretchOption = False,
+    max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED_BLIP,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -118,7 +123,7 @@ def caption(
     """
     check_save(save, pages=True)
     files = expand(images)
-    bundle = load(model, device, dtype)
+    bundle = load(model, device, dtype, None, stretch, max_pixels)
     from patchword.models.generate import GenerationOptions
     from patchword.tasks.caption import caption_each
 
@@ -139,7 +144,7 @@ def caption(
     if results and not as_json:
         screen().print(captions_table(results))
     if results and save:
-        _save_captions(results[:SHOWN], save)
+        _save_captions(results[:SHOWN], save, bundle.opener)
     finish(failed, len(results))
 
 
@@ -169,6 +174,8 @@ def ask(
         int, typer.Option(min=2, help="Largest number of tokens of a generated answer.")
     ] = 10,
     save: PictureOption = None,
+    stretch: StretchOption = False,
+    max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED_BLIP,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -188,7 +195,7 @@ def ask(
     if beams and given:
         wrong("--beams is for generated answers; leave out --beams or --answers")
     check_save(save)
-    bundle = load(model, device, dtype)
+    bundle = load(model, device, dtype, None, stretch, max_pixels)
     if given:
         found = bundle.ask(image, questions, given, shortlist=shortlist)
     else:
@@ -200,12 +207,11 @@ def ask(
     if not as_json:
         screen().print(answers_table(questions, found))
     if save:
-        from patchword import images as opener
         from patchword.show import plots
         from patchword.show.answers_picture import SIDE, answers_picture
 
         told = [(a.text, [(c.text, c.probability) for c in a.ranking]) for a in found]
-        picture = answers_picture(opener.open(image, at_least=SIDE), questions, told)
+        picture = answers_picture(bundle.opener(image, at_least=SIDE), questions, told)
         plots.save(picture, save)
         print_saved(save)
 
@@ -214,6 +220,8 @@ def match(
     images: ImagesArgument,
     text: TextsOption = None,
     save: PictureOption = None,
+    stretch: StretchOption = False,
+    max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED_BLIP,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -230,7 +238,7 @@ def match(
         wrong("give at least one --text")
     check_save(save)
     files = expand(images)
-    bundle = load(model, device, dtype)
+    bundle = load(model, device, dtype, None, stretch, max_pixels)
     from patchword.tasks.match import match_each
 
     results: list[tuple[str, Match]] = []
@@ -248,7 +256,7 @@ def match(
         shown = [found for _, found in results[:SHOWN]]
         cosines = np.stack([found.cosines for found in shown])
         told = both(cosines, np.stack([found.probabilities for found in shown]))
-        save_matrices([name for name, _ in results[:SHOWN]], texts, told, save)
+        save_matrices([name for name, _ in results[:SHOWN]], texts, told, save, bundle.opener)
     finish(failed, len(results))
 
 
@@ -293,12 +301,13 @@ def rows_of(found: Match, texts: list[str]) -> list[tuple[str, float, float]]:
     return list(zip(texts, found.probabilities.tolist(), found.cosines.tolist(), strict=True))
 
 
-def save_matrices(names: list[str], texts: list[str], told: list[Titled], path: Path) -> None:
+def save_matrices(
+    names: list[str], texts: list[str], told: list[Titled], path: Path, opener: Opener
+) -> None:
     """Save matrices of images and texts side by side."""
-    from patchword import images as opener
     from patchword.show import plots
 
-    thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names]
+    thumbs = [opener(name, at_least=plots.TILE // 2) for name in names]
     pictures = [plots.similarity_matrix(thumbs, texts, each, columns=6) for _, each in told]
     plots.save(plots.side_by_side(pictures, [title for title, _ in told]), path)
     print_saved(path)
@@ -313,12 +322,11 @@ def both(cosines: NDArray[Any], probabilities: NDArray[Any], model: str = "") ->
     ]
 
 
-def _save_captions(results: list[tuple[str, Caption]], path: Path) -> None:
+def _save_captions(results: list[tuple[str, Caption]], path: Path, opener: Opener) -> None:
     """The images with their captions, as a picture or a page."""
-    from patchword import images as opener
     from patchword.show import html_page, plots
 
-    photos = [opener.open(name, at_least=plots.TILE) for name, _ in results]
+    photos = [opener(name, at_least=plots.TILE) for name, _ in results]
     if path.suffix.lower() == ".html":
         cards = [
             html_page.Card(photo, found.text, Path(name).name)

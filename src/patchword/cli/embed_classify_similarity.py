@@ -20,9 +20,11 @@ from patchword.cli.options import (
     JsonOption,
     LabelsOption,
     LongTextOption,
+    MaxPixelsOption,
     ModelOption,
     PictureOption,
     SaveOption,
+    StretchOption,
     TemplateOption,
     TextsOption,
 )
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from patchword.api import Model
+    from patchword.images import Opener
     from patchword.tasks.classify import Score
 
     Row = tuple[str, NDArray[Any] | ImageError]  # its name, and its vector or why there is none
@@ -76,6 +79,8 @@ def classify(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of labels shown for each image.")] = 5,
     save: SaveOption = None,
+    stretch: StretchOption = False,
+    max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -90,7 +95,7 @@ def classify(
         wrong("--labels names no label")
     check_save(save, pages=True)
     files = expand(images)
-    bundle = load(model, device, dtype)
+    bundle = load(model, device, dtype, None, stretch, max_pixels)
     from patchword.tasks.classify import classify_each
 
     sentences = read_list(template) or None
@@ -105,7 +110,7 @@ def classify(
     if results and not as_json:
         screen().print(scores_table(results))
     if results and save:
-        _save_scores(results[:SHOWN], save)
+        _save_scores(results[:SHOWN], save, bundle.opener)
     finish(failed, len(results))
 
 
@@ -130,6 +135,8 @@ def embed(
         OnError, typer.Option(help="An image that fails: a row of NaN, or stop with an error.")
     ] = "nan",
     long_text: LongTextOption = "truncate",
+    stretch: StretchOption = False,
+    max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -154,7 +161,7 @@ def embed(
     kind, names = ("image", files) if files else ("text", texts)
     if out and out.suffix == ".npy":
         _check_lines(names)
-    bundle = load(model, device, dtype)
+    bundle = load(model, device, dtype, None, stretch, max_pixels)
     failed: list[ImageError] = []
     each: Iterator[Row]
     if files:
@@ -184,6 +191,8 @@ def similarity(
             metavar="MODEL", help="A second model, whose matrix --save draws beside the first."
         ),
     ] = None,
+    stretch: StretchOption = False,
+    max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -201,8 +210,8 @@ def similarity(
         wrong("give at least one --text")
     check_save(save)
     files = expand(images)
-    bundle = load(model, device, dtype)
-    other = load(beside, device, dtype) if beside else None
+    bundle = load(model, device, dtype, None, stretch, max_pixels)
+    other = load(beside, device, dtype, None, stretch, max_pixels) if beside else None
     columns = embed_texts(bundle, texts, long_text)
     names, rows = [], []
     failed: list[ImageError] = []
@@ -267,10 +276,10 @@ def _save_matrices(
     names: list[str], texts: list[str], found: list[tuple[Model, NDArray[Any]]], path: Path
 ) -> None:
     """The cosines of each model as a picture; with a matching head, its probabilities too."""
-    from patchword import images as opener
     from patchword.cli.caption_ask_match import Titled, both, save_matrices
     from patchword.show import plots
 
+    opener = found[0][0].opener
     matrices: list[Titled] = []
     for bundle, cosines in found:
         name = Path(bundle.name).name if len(found) > 1 else ""
@@ -279,19 +288,18 @@ def _save_matrices(
         else:
             matrices.append((f"{name}: cosine of the vectors", cosines))
     if len(matrices) > 1:
-        save_matrices(names, texts, matrices, path)
+        save_matrices(names, texts, matrices, path, opener)
         return
-    thumbs = [opener.open(name, at_least=plots.TILE // 2) for name in names]
+    thumbs = [opener(name, at_least=plots.TILE // 2) for name in names]
     plots.save(plots.similarity_matrix(thumbs, texts, matrices[0][1]), path)
     print_saved(path)
 
 
-def _save_scores(results: list[tuple[str, list[Score]]], path: Path) -> None:
+def _save_scores(results: list[tuple[str, list[Score]]], path: Path, opener: Opener) -> None:
     """The images with their labels as a picture or a page."""
-    from patchword import images as opener
     from patchword.show import html_page, plots
 
-    photos = [opener.open(name, at_least=plots.TILE) for name, _ in results]
+    photos = [opener(name, at_least=plots.TILE) for name, _ in results]
     names = [Path(name).name for name, _ in results]
     bars = [[(score.label, score.probability) for score in scores] for _, scores in results]
     if path.suffix.lower() == ".html":

@@ -15,8 +15,10 @@ from patchword.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    MaxPixelsOption,
     ModelTooOption,
     PictureOption,
+    StretchOption,
     TemplateOption,
 )
 from patchword.cli.output import (
@@ -79,6 +81,8 @@ def eval(
     labels: WordsOption = None,
     neighbours: Annotated[int, typer.Option("-k", min=1, help="Number of neighbours of knn.")] = 20,
     save: PictureOption = None,
+    stretch: StretchOption = False,
+    max_pixels: MaxPixelsOption = None,
     model: ModelTooOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -99,7 +103,14 @@ def eval(
     data = Path(arguments[-1])
     if not data.exists():
         wrong(f"{data}: no such file or folder")
-    bundle = load(arguments[0] if len(arguments) == 2 else model or EMBEDDED, device, dtype)
+    bundle = load(
+        arguments[0] if len(arguments) == 2 else model or EMBEDDED,
+        device,
+        dtype,
+        None,
+        stretch,
+        max_pixels,
+    )
     from patchword.evaluate import Classified, Evaluation, confusion_picture
 
     options = evaluation_options(template, labels, neighbours)

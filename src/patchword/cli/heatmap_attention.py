@@ -14,7 +14,9 @@ from patchword.cli.options import (
     DtypeOption,
     ImageArgument,
     JsonOption,
+    MaxPixelsOption,
     ModelOption,
+    StretchOption,
 )
 from patchword.cli.output import check_save, emit, print_saved, screen
 from patchword.show.terminal_table import table
@@ -57,15 +59,17 @@ def heatmap(
         ),
     ] = None,
     save: SaveOption = None,
+    stretch: StretchOption = False,
+    max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Show where in an image each text applies."""
-    target = save or Path(f"{Path(image).stem}-heatmap.png")
+    target = save or Path(f"{stem(image)}-heatmap.png")
     check_save(target)
-    bundle = load(model, device, dtype)
+    bundle = load(model, device, dtype, None, stretch, max_pixels)
     found = bundle.heatmap(image, texts, method, words=words, layer=layer)
     found.save(target)
     peaks = [peak(values) for values in found.values]
@@ -97,15 +101,17 @@ def attention(
         ),
     ] = False,
     save: SaveOption = None,
+    stretch: StretchOption = False,
+    max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Show which patches the image tower attends to."""
-    target = save or Path(f"{Path(image).stem}-attention.png")
+    target = save or Path(f"{stem(image)}-attention.png")
     check_save(target)
-    bundle = load(model, device, dtype)
+    bundle = load(model, device, dtype, None, stretch, max_pixels)
     found = bundle.attention(image, layer, head, rollout)
     found.save(target)
     for title, values in zip(found.titles, found.maps, strict=True):
@@ -115,6 +121,14 @@ def attention(
         else:
             screen().print(f"{title}: most on x {x}, y {y} (weight {weight:.3f})")
     print_saved(target)
+
+
+def stem(image: str) -> str:
+    """What to call a picture of an image: its name without suffix, and its page."""
+    from patchword.images.pages import split
+
+    name, page = split(image)
+    return Path(name).stem if page is None else f"{Path(name).stem}-page-{page}"
 
 
 def measure(found: Heatmap) -> str:

@@ -16,8 +16,10 @@ from patchword.cli.options import (
     DtypeOption,
     JsonOption,
     LongTextOption,
+    MaxPixelsOption,
     ModelOption,
     SaveOption,
+    StretchOption,
 )
 from patchword.cli.output import (
     check_save,
@@ -37,6 +39,7 @@ from patchword.show.terminal_table import table
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from patchword.images import Opener
     from patchword.index import Hit
     from patchword.tasks.match import Reranked
 
@@ -54,6 +57,8 @@ def index(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove entries whose files are gone.")
     ] = False,
+    stretch: StretchOption = False,
+    max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -70,7 +75,7 @@ def index(
     store = open_index(into)
     added, unchanged, failed = 0, 0, []
     if paths:
-        bundle = load(model, device, dtype)
+        bundle = load(model, device, dtype, None, stretch, max_pixels)
         with progress("index") as advance:
             report = store.add(paths, bundle, progress=advance)
         added, unchanged, failed = report.added, report.unchanged, report.failed
@@ -178,7 +183,7 @@ def search(
     if not answers:
         notes().print("nothing found")
     if answers and save:
-        failed += _save_hits(answers, " + ".join(filter(None, [query, image])), save)
+        failed += _save_hits(answers, " + ".join(filter(None, [query, image])), save, bundle.opener)
     finish(list({error.image: error for error in failed}.values()), len(answers))
 
 
@@ -201,10 +206,11 @@ def hits_table(answers: list[Reranked[Hit]], reranked: bool) -> Table:
     return out
 
 
-def _save_hits(answers: list[Reranked[Hit]], title: str, path: Path) -> list[ImageError]:
+def _save_hits(
+    answers: list[Reranked[Hit]], title: str, path: Path, opener: Opener
+) -> list[ImageError]:
     """The hits as a picture or a page; the errors of those whose file is gone since, which are left
     out."""
-    from patchword import images
     from patchword.show import html_page, plots
 
     photos, captions, failed = [], [], []
@@ -212,7 +218,7 @@ def _save_hits(answers: list[Reranked[Hit]], title: str, path: Path) -> list[Ima
         hit = each.hit
         match = "" if each.probability is None else f"{each.probability:.1%}  "
         try:
-            photos.append(images.open(hit.path, at_least=plots.TILE))
+            photos.append(opener(hit.path, at_least=plots.TILE))
             captions.append(f"{rank}  {match}{hit.score:.3f}  {Path(hit.path).name}")
         except ImageError as error:
             failed.append(error)

@@ -20,31 +20,43 @@ KEEP_ALL = ": --long-text mean keeps all"
 
 
 def load(
-    model: str, device: str, dtype: str, image_size: list[int] | None = None, **options: str
+    model: str,
+    device: str,
+    dtype: str,
+    image_size: list[int] | None = None,
+    stretch: bool = False,
+    max_pixels: int | None = None,
+    **options: str,
 ) -> Model:
     """The model that --model, --device and --dtype name, read as `checkpoint_options` say, or
-    `options` where they say nothing. Raises CheckpointError and its kin."""
+    `options` where they say nothing, which opens images as --stretch and --max-pixels say. Raises
+    CheckpointError and its kin."""
     from patchword import api
 
-    how = {**options, **chosen.get().of(model)}
-    return api.load(model, device=device, dtype=dtype, image_size=image_size, **how)
+    how: dict[str, Any] = {**options, **chosen.get().of(model)}
+    bundle = api.load(model, device=device, dtype=dtype, image_size=image_size, **how)
+    return bundle.opening(stretch, max_pixels)
 
 
 def expand(paths: Sequence[str]) -> list[str]:
     """Each file as given, for a folder the images in it at any depth, for a glob what it matches;
-    what is named twice is there twice.
+    of a file with several pages each page. What is named twice is there twice.
 
     A name that matches nothing stays, so that opening it tells what is wrong with it.
     """
-    from patchword.images.files import pictures_in
+    from patchword.images.files import Skipped, pictures_in, warn_of
+    from patchword.images.pages import every
 
     found: list[str] = []
     unlisted: list[ImageError] = []
+    skipped = Skipped()
     for path in paths:
         matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
         for match in matches or [path]:
-            found += pictures_in(match, unlisted) if os.path.isdir(match) else [match]
+            inside = pictures_in(match, unlisted, skipped) if os.path.isdir(match) else every(match)
+            found += inside
     found += [error.image for error in unlisted]  # opening them fails again
+    warn_of(skipped)
     if not found:
         raise PatchwordError(f"no images in {', '.join(paths)}")
     return found

@@ -36,11 +36,37 @@ DtypeOption = Annotated[
     str,
     typer.Option(metavar="float32|bfloat16|float16", help="Number type of the weights in memory."),
 ]
+StretchOption = Annotated[
+    bool,
+    typer.Option(
+        "--stretch",
+        help="Scale each image from its own darkest to its brightest half percent: for images of "
+        "instruments, whose range is not in the file.",
+    ),
+]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        metavar="NUMBER",
+        help="Refuse files of more pixels, after a JPEG is scaled down; by default 300 million.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON Lines instead of a table.")]
-ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.")]
+ImageArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="IMAGE", help="An image file; stack.tif#3 is its page 3; or an https:// address."
+    ),
+]
 ImagesArgument = Annotated[
     list[str],
-    typer.Argument(metavar="IMAGES...", help="Image files, folders of them, or glob patterns."),
+    typer.Argument(
+        metavar="IMAGES...",
+        help="Image files, folders of them, glob patterns, or https:// addresses; stack.tif#3 is "
+        "page 3 of a file.",
+    ),
 ]
 TextsOption = Annotated[
     list[str] | None,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import typer
 
-from patchword.errors import ImageError, LongTextWarning, ScopeWarning
+from patchword.errors import ImageError, LongTextWarning, ScopeWarning, SkippedFilesWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,11 +41,16 @@ def notes() -> Console:
 
 @contextmanager
 def warnings_said(
-    advice: str = "", console: Console | None = None, once: bool = False
+    advice: str = "",
+    console: Console | None = None,
+    once: bool = False,
+    last: bool = False,
 ) -> Iterator[None]:
     """Each warning as one line on a console, by default stderr; one of long texts ends in `advice`
-    of the command line instead of that for Python. once: the same one is not repeated."""
+    of the command line instead of that for Python. once: the same one is not repeated. last: what
+    was skipped in folders is said at the end."""
     said = console or notes()
+    skipped: list[str] = []
 
     def say(
         message: Warning | str,
@@ -58,7 +63,10 @@ def warnings_said(
         text = str(message)
         if issubclass(category, LongTextWarning):
             text = text.partition(": pass ")[0] + advice
-        said.print(f"warning: {text}")
+        if last and issubclass(category, SkippedFilesWarning):
+            skipped.append(text)
+        else:
+            said.print(f"warning: {text}")
 
     with warnings.catch_warnings():
         if once:
@@ -67,7 +75,11 @@ def warnings_said(
             for kind in (LongTextWarning, ScopeWarning):
                 warnings.simplefilter("always", kind)
         warnings.showwarning = say
-        yield
+        try:
+            yield
+        finally:
+            for text in skipped:
+                said.print(f"warning: {text}")
 
 
 def complain(message: str) -> None:

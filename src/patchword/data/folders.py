@@ -28,7 +28,7 @@ from patchword.data.rows import (
 from patchword.data.table_source import Table
 from patchword.data.text_tables import records
 from patchword.errors import ImageError, PatchwordError, RecipeError
-from patchword.images.files import pictures_in, shown
+from patchword.images.files import Skipped, pictures_in, shown, warn_of
 
 NAME = "file_name"  # the usual column of images, relative to the folder of the file
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -90,19 +90,21 @@ def class_folders(path: Path) -> Classes:
     names: list[str] = []
     images: list[str] = []
     targets: list[int] = []
+    skipped = Skipped()
     for folder in subfolders(path):
-        if files := pictures(folder):
+        if files := pictures(folder, skipped):
             targets += [len(names)] * len(files)
             names.append(shown(folder.name))
             images += files
+    warn_of(skipped)
     return Classes(tuple(names), images, targets)
 
 
-def pictures(folder: Path) -> list[str]:
+def pictures(folder: Path, skipped: Skipped | None = None) -> list[str]:
     """The images in a folder at any depth, see `images.files.pictures_in`. Raises PatchwordError
     where one cannot be listed: a dataset never gets smaller in silence."""
     failed: list[ImageError] = []
-    found = pictures_in(folder, failed)
+    found = pictures_in(folder, failed, skipped)
     if failed:
         raise PatchwordError(str(failed[0]))
     return found

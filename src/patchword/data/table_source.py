@@ -231,7 +231,7 @@ class TableSource:
 
     def _decoded(self, name: str, image: str | bytes) -> NDArray[np.uint8]:
         try:
-            return images.open(image, at_least=self._look.at_least)
+            return images.open(image, at_least=self._look.at_least, urls=False)
         except ImageError as error:
             raise ImageError(name, error.reason) from error
 

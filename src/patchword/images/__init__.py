@@ -1,5 +1,13 @@
 """Images of any kind as RGB uint8 arrays, and from there to what a network sees."""
 
-from patchword.images.decode import Geometry, ImageLike, Preprocess, name_of, open
+from patchword.images.decode import (
+    MAX_PIXELS,
+    Geometry,
+    ImageLike,
+    Opener,
+    Preprocess,
+    name_of,
+    open,
+)
 
-__all__ = ["Geometry", "ImageLike", "Preprocess", "name_of", "open"]
+__all__ = ["MAX_PIXELS", "Geometry", "ImageLike", "Opener", "Preprocess", "name_of", "open"]

@@ -1,41 +1,55 @@
-"""Open any image: path, bytes, PIL image or array -> RGB uint8 (H, W, 3), upright, in sRGB.
+"""Open any image: file, URL, bytes, PIL image, array or tensor -> RGB uint8 (H, W, 3), upright, in
+sRGB.
 
-What is done on the way, in this order: first frame of an animation; samples of more than 8 bits
-scaled to 8 (see `bitdepth`); embedded colour profile to sRGB; transparency over white; EXIF
-orientation applied. Everything that cannot be opened is an ImageError that names image and reason.
+What is done on the way, in this order: first frame of an animation, or the page that is named (see
+`pages`); samples of more than 8 bits scaled to 8 (see `high_bit_depth`); embedded colour profile to
+sRGB; transparency over white; EXIF orientation applied. Everything that cannot be opened is an
+ImageError that names image and reason.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import re
 import stat
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, TiffTags, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from patchword.errors import ImageError
-from patchword.images import high_bit_depth
-from patchword.images.high_bit_depth import RefusedError
+from patchword.errors import ImageError, ImageWarning
+from patchword.images import (
+    dicom,
+    high_bit_depth,
+    kinds,
+    npy,
+    pages,
+    pillow,
+    raws,
+    tensors,
+    tiff,
+    urls,
+)
+from patchword.images.colours import to_rgb
+from patchword.images.high_bit_depth import RefusedError, Samples, TooManyPixelsError, refuse_if
 from patchword.images.preprocess import Geometry, Preprocess
+from patchword.options import at_least as checked_least
 
-__all__ = ["Geometry", "ImageLike", "Preprocess", "name_of", "open"]
+__all__ = ["MAX_PIXELS", "Geometry", "ImageLike", "Opener", "Preprocess", "name_of", "open"]
 
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+Content = bytes | bytearray | memoryview
+ImageLike = (
+    str | os.PathLike[str] | Content | IO[bytes] | Image.Image | NDArray[Any] | tensors.Tensor
+)
 RGB = NDArray[np.uint8]  # (H, W, 3)
 
-_BAND = 1 << 24  # pixels converted at a time: no second copy of a large image is ever held
-_SAME = 2  # levels of 255: a profile that moves no colour further is sRGB under another name
-_FROM_PILLOW = r"PIL\."  # modules
-_FILTER = ("ignore", None, Warning, re.compile(_FROM_PILLOW), 0)  # as `warnings` keeps it
+MAX_PIXELS = 300_000_000  # of an image as it is decoded; phones make 200 million
+
 _TRUNCATED = ("truncated", "end of file", "not enough image data", "reached eof")
 
 _UPRIGHT: dict[int, Callable[[RGB], RGB]] = {  # EXIF orientation (tag 0x0112) -> how to undo it
@@ -53,56 +67,132 @@ def name_of(image: ImageLike) -> str:
     """What to call `image` in a message: its path as given, or what it is."""
     if isinstance(image, (str, os.PathLike)):
         return os.fspath(image)
-    if isinstance(image, bytes):
-        return f"<bytes, {len(image)} B>"
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return f"<bytes, {memoryview(image).nbytes} B>"
     if isinstance(image, Image.Image):
         size = f"{image.width}x{image.height}"
         return str(getattr(image, "filename", "")) or f"<PIL image {size} {image.mode}>"
     if isinstance(image, np.ndarray):
         return f"<array {'x'.join(map(str, image.shape))}>"
-    return f"<{type(image).__name__}>"
+    if tensors.is_tensor(image):
+        return f"<tensor {'x'.join(map(str, image.shape))}>"
+    named = getattr(image, "name", None)
+    return named if isinstance(named, str) and named else f"<{type(image).__name__}>"
+
+
+@dataclass(frozen=True)
+class Opener:
+    """How images are opened. `open` has the meaning of its options; urls=False refuses addresses,
+    as a server must."""
+
+    stretch: bool = False
+    max_pixels: int = MAX_PIXELS
+    urls: bool = True
+
+    def __post_init__(self) -> None:
+        checked_least("max_pixels", self.max_pixels)
+
+    def __call__(
+        self, image: ImageLike, *, at_least: int | None = None, exact: bool = False
+    ) -> RGB:
+        """RGB uint8 (H, W, 3) of one image; see `open`."""
+        job = _Job(name_of(image), None if exact else at_least, self.stretch, self.max_pixels)
+        try:
+            return _opened_as(image, job, self.urls)
+        except ImageWarning:  # where the user has made errors of warnings
+            raise
+        # Pillow's plugins raise whatever a damaged header makes of them: KeyError, struct.error,
+        # ZeroDivisionError, AssertionError... Each means that this image cannot be opened.
+        except Exception as error:
+            raise ImageError(job.name, _reason(error, self.max_pixels)) from error
 
 
 def open(
-    image: ImageLike, *, at_least: int | None = None, exact: bool = False, stretch: bool = False
+    image: ImageLike,
+    *,
+    at_least: int | None = None,
+    exact: bool = False,
+    stretch: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    urls: bool = True,
 ) -> RGB:
     """RGB uint8 (H, W, 3) of one image; uint8 (H, W, 3) arrays come back as they are.
 
-    An array is (H, W) or (H, W, C), C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA, of uint8, bool,
-    uint16 (0..65535) or floats (0..1).
+    An image is a path, "stack.tif#3" for the third page of a file, an address on the web, the
+    content of a file, a file that is open for reading bytes, a PIL image, an array or a tensor. An
+    array is (H, W) or (H, W, C), C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA, of uint8, bool,
+    uint16 (0..65535) or floats (0..1); a tensor too, or (C, H, W).
 
     at_least: the shorter side, in pixels, that the caller needs. A JPEG is then decoded at its
     smallest DCT scale (1, 1/2, 1/4 or 1/8) whose shorter side is at least twice that, unless
     `exact`. Samples of more than 8 bits are scaled from the range the file states, else from that
     of their type. stretch: scale from the 0.5 and 99.5 percentiles of the image instead, whatever
-    its depth. Raises ImageError.
+    its depth. max_pixels: a file of more, as it would be decoded, is refused. urls=False refuses
+    addresses. Raises ImageError; an ImageWarning says that further pages were not read, or that
+    the image is nearly black.
     """
-    try:
-        if isinstance(image, Image.Image):
-            return _from_picture(image, stretch)
-        if isinstance(image, np.ndarray):
-            return _from_array(image, stretch)
-        if isinstance(image, bytes):
-            _refuse_if(not image, "empty: 0 bytes")
-            return _from_file(lambda: io.BytesIO(image), None if exact else at_least, stretch)
-        if isinstance(image, (str, os.PathLike)):
-            path = _readable(os.fspath(image))
-            return _from_file(lambda: path.open("rb"), None if exact else at_least, stretch)
+    return Opener(stretch, max_pixels, urls)(image, at_least=at_least, exact=exact)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is opened, and how; target as `at_least` of `open`."""
+
+    name: str
+    target: int | None
+    stretch: bool
+    max_pixels: int
+
+    def warn(self, message: str) -> None:
+        warnings.warn(f"{self.name}: {message}", ImageWarning, stacklevel=2)
+
+    def check_size(self, width: int, height: int) -> None:
+        if width * height > self.max_pixels:
+            raise TooManyPixelsError(width, height)
+
+
+def _opened_as(image: Any, job: _Job, web: bool) -> RGB:
+    """An image of any type."""
+    if isinstance(image, Image.Image):
+        return _from_picture(image, job)
+    if isinstance(image, np.ndarray):
+        return _from_array(image, job)
+    if tensors.is_tensor(image):
+        return _from_array(tensors.to_array(image), job)
+    if isinstance(image, (str, os.PathLike)):
+        name, page = pages.split(os.fspath(image))
+        if not urls.is_url(name):
+            path = _readable(name)
+            return _from_file(lambda: path.open("rb"), job, page, path.suffix.lower())
+        refuse_if(not web, "a URL: download it and give its path")
+        content: Any = urls.fetch(name)
+        return _from_file(lambda: io.BytesIO(content), job, page)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        content = image
+    elif hasattr(image, "read"):
+        content = _whole(image)
+    else:
         raise RefusedError("not an image: give a path, bytes, a PIL image or a numpy array")
-    # Pillow's plugins raise whatever a damaged header makes of them: KeyError, struct.error,
-    # ZeroDivisionError, AssertionError... Each means that this image cannot be opened.
-    except Exception as error:
-        raise ImageError(name_of(image), _reason(error)) from error
+    refuse_if(not len(content), "empty: 0 bytes")
+    return _from_file(lambda: io.BytesIO(content), job)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, max_pixels: int) -> str:
     """One short line: what is wrong with the image and, where something helps, what to do."""
+    if isinstance(error, TooManyPixelsError):
+        width, height = error.size
+        return (
+            f"{width} x {height} are more than {max_pixels} pixels, refused as a decompression "
+            "bomb; if you trust it, raise max_pixels (--max-pixels on the command line)"
+        )
     if isinstance(error, RefusedError):
         return str(error)
     if isinstance(error, Image.DecompressionBombError):
-        return _too_large()
+        return "more pixels than Pillow opens in this format; save it as PNG or JPEG"
     if isinstance(error, UnidentifiedImageError):
         return "not an image in a format that can be read, or its header is damaged"
+    if isinstance(error, ImportError):
+        return f"what opens it is installed and cannot be imported ({error}); install it anew"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
     if isinstance(error, PermissionError):
@@ -113,111 +203,124 @@ def _reason(error: Exception) -> str:
     return f"damaged or unsupported: {message}"
 
 
-def _too_large() -> str:
-    return (
-        f"more than {Image.MAX_IMAGE_PIXELS} pixels, refused as a decompression bomb; "
-        "if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS"
-    )
-
-
-def _refuse_if(condition: bool, reason: str) -> None:
-    if condition:
-        raise RefusedError(reason)
-
-
 def _readable(path: str) -> Path:
     """The path of a regular, non-empty file. Refuses all else: a pipe or device could hang."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        if path.startswith(("http://", "https://")):
-            raise RefusedError("a URL: download it and give its path") from None
         raise RefusedError("no such file") from None
-    _refuse_if(stat.S_ISDIR(status.st_mode), "a directory, not an image")
-    _refuse_if(not stat.S_ISREG(status.st_mode), "not a regular file")
-    _refuse_if(status.st_size == 0, "empty: 0 bytes")
+    refuse_if(stat.S_ISDIR(status.st_mode), "a directory, not an image")
+    refuse_if(not stat.S_ISREG(status.st_mode), "not a regular file")
+    refuse_if(status.st_size == 0, "empty: 0 bytes")
     return Path(path)
 
 
-def _quieten() -> None:
-    """Keep Pillow's warnings (damaged EXIF, bombs: both handled here) from the user.
+def _whole(file: Any) -> bytes:
+    """The content of an open file, from its start where it can go there; it is left where it was,
+    so that it can be opened again."""
+    seekable = hasattr(file, "seekable") and file.seekable()
+    position = file.tell() if seekable else 0
+    if seekable:
+        file.seek(0)
+    content = file.read()
+    if seekable:
+        file.seek(position)
+    refuse_if(not isinstance(content, bytes), 'a file of text; open it with mode "rb"')
+    return bytes(content)
 
-    Filters belong to the whole process, and images are opened in threads: this one is put there to
-    stay. To put it there and take it away again would, now and then, undo what another thread has
-    done to the filters meanwhile.
-    """
-    if _FILTER not in warnings.filters:
-        warnings.filterwarnings("ignore", module=_FROM_PILLOW)
 
-
-@contextmanager
-def _opened(start: Callable[[], BinaryIO]) -> Iterator[Any]:
-    """The opened, not yet decoded, picture (an ImageFile) of the file that `start` opens."""
+def _from_file(
+    start: Callable[[], BinaryIO], job: _Job, page: int | None = None, suffix: str = ""
+) -> RGB:
+    """Decode the file that `start` opens; page: from 1, None: the first. suffix: of its name."""
     with start() as file:
-        _quieten()
-        picture = _identify(file)
-        if picture.format == "TIFF":  # decoding reads these tags
-            exif = picture.getexif()
-            for group in TiffTags.TAGS_V2_GROUPS:
-                exif.get_ifd(group)
-        with picture:
-            yield picture
+        head = file.read(kinds.HEAD)
+        in_tiff = head[:2] in (b"II", b"MM") and head[2:4] in (b"*\0", b"\0*", b"+\0", b"\0+")
+        kind = kinds.of(head)
+        if in_tiff and (suffix in kinds.RAW.suffixes or tiff.is_raw(file)):
+            kind = kinds.RAW
+        refuse_if(kind is not None and not kinds.opens(kind), kinds.refusal(kind))
+        if kind is kinds.HEIC:
+            kinds.register()
+        file.seek(0)
+        if kind in _OWN_READERS:
+            return _OWN_READERS[kind](file, page, job)
+        if in_tiff:
+            frame = _frame(tiff.pages(file), page, job)
+        else:
+            refuse_if(page == 0, "no page 0: the first is #1")
+            frame = (page or 1) - 1
+    return _by_pillow(start, job, frame)
 
 
-def _from_file(start: Callable[[], BinaryIO], target: int | None, stretch: bool) -> RGB:
-    """Decode the file that `start` opens; target as `at_least` of `open`."""
-    with _opened(start) as picture:
-        _refuse_unsound(picture)
-        if target:
-            picture.draft(None, (2 * target, 2 * target))
-        cover = picture.tile[0].extents if picture.format == "GIF" and picture.tile else None
-        samples = high_bit_depth.read_encoded(picture, lambda: _opened(start))
-        return _from_picture(picture, stretch, cover, samples)
+def _frame(found: list[int], page: int | None, job: _Job) -> int:
+    """Which of the pages of a file is meant, as the number that the file's reader knows it by."""
+    count = len(found)
+    if page is None and count > 1:
+        job.warn(f"page 1 of {count} is opened; #2 behind its name is the second (file.tif#2)")
+    number = 1 if page is None else page
+    if not 1 <= number <= count:
+        has = f"it has pages #1 to #{count}" if count > 1 else "it has one page, #1"
+        raise RefusedError(f"no page {page}: {has}")
+    return found[number - 1]
 
 
-def _identify(file: BinaryIO) -> Any:
-    """What Pillow makes of the header."""
-    try:
-        return Image.open(file)
-    except UnidentifiedImageError:
-        file.seek(4)
-        if file.read(8) in (b"ftypheic", b"ftypheix", b"ftypmif1"):
-            raise RefusedError(
-                "HEIC: save it as JPEG, or pip install pillow-heif and call "
-                "pillow_heif.register_heif_opener() first"
-            ) from None
-        raise
+def _from_npy(file: BinaryIO, page: int | None, job: _Job) -> RGB:
+    number = _frame(npy.pages(file), page, job)
+    file.seek(0)
+    return _from_array(npy.read(file, number, job.max_pixels), job)
 
 
-def _refuse_unsound(picture: Any) -> None:
-    """Refuse what Pillow would open by running a program, at any cost, or wrong."""
-    limit = Image.MAX_IMAGE_PIXELS
-    _refuse_if(limit is not None and picture.width * picture.height > limit, _too_large())
-    _refuse_if(picture.format == "EPS", "PostScript is a program; convert it to PNG first")
-    tiles = [tile for tile in picture.tile if tile.codec_name == "raw"]
-    if picture.format == "BMP" and tiles and "BGR;15" in str(tiles[0].args):
-        # BITMAPV3 header and later: the mask of the alpha bit lies at byte 66.
-        picture.fp.seek(14)
-        header = picture.fp.read(56)
-        masked = header[0] >= 56 and header[16] == 3 and any(header[52:56])
-        _refuse_if(masked, "16-bit BMP with transparency; save it as PNG")
-    if picture.format == "TIFF" and tiles and picture.mode == "YCbCr":
-        subsampling = picture.tag_v2.get(TiffImagePlugin.YCBCRSUBSAMPLING, (2, 2))
-        _refuse_if(subsampling != (1, 1), "subsampled YCbCr without compression; save it as PNG")
+def _from_dicom(file: BinaryIO, page: int | None, job: _Job) -> RGB:
+    frame = _frame(dicom.pages(file), page, job)
+    file.seek(0)
+    job.check_size(*dicom.size(file))
+    file.seek(0)
+    return _of_samples(dicom.read(file, frame, job.stretch), job)
+
+
+def _from_raw(file: BinaryIO, page: int | None, job: _Job) -> RGB:
+    _frame([0], page, job)
+    photo = raws.read(file, job.max_pixels)
+    if isinstance(photo, bytes):
+        return _by_pillow(lambda: io.BytesIO(photo), job, 0)
+    return _from_array(photo, job)
+
+
+_OWN_READERS: dict[kinds.Kind | None, Callable[[BinaryIO, int | None, _Job], RGB]] = {
+    kinds.NPY: _from_npy,
+    kinds.DICOM: _from_dicom,
+    kinds.RAW: _from_raw,
+}
+
+
+def _by_pillow(start: Callable[[], BinaryIO], job: _Job, frame: int) -> RGB:
+    """Decode one frame, from 0, of a file that Pillow reads."""
+    with pillow.opened(start, frame) as picture:
+        pillow.refuse_unsound(picture)
+        if picture.info.get("progressive"):  # all its coefficients are held, however it is scaled
+            job.check_size(*picture.size)
+        if job.target:
+            picture.draft(None, (2 * job.target, 2 * job.target))
+        job.check_size(*picture.size)
+        first_gif = picture.format == "GIF" and picture.tile and not frame
+        cover = picture.tile[0].extents if first_gif else None
+        samples = high_bit_depth.read_encoded(picture, lambda: pillow.opened(start, frame))
+        return _from_picture(picture, job, cover, samples)
 
 
 def _from_picture(
     picture: Any,
-    stretch: bool,
+    job: _Job,
     cover: tuple[int, int, int, int] | None = None,
-    samples: high_bit_depth.Samples | None = None,
+    samples: Samples | None = None,
 ) -> RGB:
     """RGB of a decoded PIL image of any mode.
 
     cover: the box (left, top, right, bottom) of a GIF's first frame; what lies outside is white.
     samples: those of more than 8 bits, where they were read beside Pillow.
     """
-    _refuse_if(0 in picture.size, "it has no pixels")
+    refuse_if(0 in picture.size, "it has no pixels")
     if samples is None:
         picture = _loaded(picture)
     orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
@@ -225,13 +328,13 @@ def _from_picture(
     if samples is None:
         samples = high_bit_depth.read_decoded(picture)
     if samples is not None:
-        picture = Image.fromarray(samples.to_eight_bits(stretch))
-    rgb = _to_rgb(picture, profile)
+        picture = Image.fromarray(samples.to_eight_bits(job.stretch, job.warn))
+    rgb = to_rgb(picture, profile)
     if cover is not None:
         left, top, right, bottom = cover
         covered, rgb = rgb, np.full_like(rgb, 255)
         rgb[top:bottom, left:right] = covered[top:bottom, left:right]
-    if stretch and samples is None:
+    if job.stretch and samples is None:
         rgb = high_bit_depth.stretched(rgb)
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return np.ascontiguousarray(turn(rgb)) if turn else rgb
@@ -250,88 +353,18 @@ def _loaded(picture: Any) -> Any:
     return picture
 
 
-def _from_array(array: NDArray[Any], stretch: bool) -> RGB:
+def _from_array(array: NDArray[Any], job: _Job) -> RGB:
     """RGB of a (H, W) or (H, W, C) array."""
-    _refuse_if(0 in array.shape, "it has no pixels")
-    channels = array.shape[2] if array.ndim == 3 else 1
-    if array.ndim not in (2, 3) or channels > 4:
+    refuse_if(0 in array.shape, "it has no pixels")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in npy.CHANNELS):
         first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         hint = "; channels come last" if first else ""
         raise RefusedError(f"shape {array.shape} is neither (H, W) nor (H, W, 1 to 4){hint}")
-    eight = high_bit_depth.of_array(array).to_eight_bits(stretch)
-    if eight.ndim == 3 and channels == 3:
+    return _of_samples(high_bit_depth.of_array(array, job.stretch), job)
+
+
+def _of_samples(samples: Samples, job: _Job) -> RGB:
+    eight = samples.to_eight_bits(job.stretch, job.warn)
+    if eight.ndim == 3 and eight.shape[2] == 3:
         return np.ascontiguousarray(eight)
-    return _to_rgb(Image.fromarray(eight), None)
-
-
-def _to_rgb(picture: Any, profile: bytes | None) -> RGB:
-    """An 8-bit PIL image of any mode in sRGB over white, a band of rows at a time."""
-    width, height = picture.size
-    out = np.empty((height, width, 3), np.uint8)
-    rows = max(1, _BAND // width)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        whole = bottom - top == height
-        band = picture if whole else picture.crop((0, top, width, bottom))
-        out[top:bottom] = np.asarray(_over_white(band, profile))
-    return out
-
-
-def _over_white(picture: Any, profile: bytes | None) -> Image.Image:
-    """An 8-bit PIL image of any mode as RGB: colours in sRGB, transparency over white."""
-    if picture.mode == "La":
-        picture = picture.convert("LA")
-    mode = picture.mode
-    clear = picture.has_transparency_data
-    if clear:
-        picture = picture.convert("RGBA")
-    if mode == "LAB":
-        profile = _lab_profile()
-    conversion = _to_srgb(profile, mode) if profile else None
-    if conversion is None:
-        colours = picture if picture.mode == "RGB" else picture.convert("RGB")
-    else:
-        expected, transform = conversion
-        colours = ImageCms.applyTransform(picture.convert(expected), transform)
-        assert colours is not None  # only None in place
-    if not clear:
-        return colours  # type: ignore[no-any-return]
-    over = Image.new("RGB", picture.size, "white")
-    over.paste(colours, mask=picture.getchannel("A"))
-    return over
-
-
-@lru_cache(maxsize=8)
-def _to_srgb(profile: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform] | None:
-    """(the mode to convert to first, the transform from there to sRGB), perceptual intent.
-
-    None where colours are to be taken as sRGB already: the profile is sRGB, it is damaged, or it
-    describes other colours than an image of `mode` has.
-    """
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space = source.profile.xcolor_space.strip()
-        expected = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "Lab": "LAB"}.get(space)
-        grey = mode in ("1", "L", "LA")
-        fits = mode == expected if mode in ("CMYK", "LAB") else expected == "RGB"
-        if expected is None or not (fits or (grey and expected == "L")):
-            return None
-        target = ImageCms.createProfile("sRGB")
-        transform = ImageCms.buildTransform(source, target, expected, "RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return None
-    if expected in ("L", "RGB"):
-        levels = np.linspace(0, 255, 17).astype(np.uint8)
-        cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(17, -1, 3)
-        probe = Image.fromarray(cube).convert(expected)
-        moved = ImageCms.applyTransform(probe, transform)
-        change = np.asarray(moved, np.int16) - np.asarray(probe.convert("RGB"), np.int16)
-        if np.abs(change).max() <= _SAME:
-            return None
-    return expected, transform
-
-
-@lru_cache(maxsize=1)
-def _lab_profile() -> bytes:
-    """CIE L*a*b* with the white point of ICC profiles, D50."""
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    return to_rgb(Image.fromarray(eight), None)

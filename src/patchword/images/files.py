@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from PIL import Image
 
-from patchword.errors import ImageError
+from patchword.errors import ImageError, SkippedFilesWarning
+from patchword.images import kinds, npy, pages, urls
 
 Path = str | os.PathLike[str]
 
@@ -20,9 +23,16 @@ UNPRINTABLE = "its name is not valid Unicode; rename it"
 # data, film, print or vector graphics rather than photos that cannot be read.
 _NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
-# Folders that are no one's photos: thumbnails of Synology's drives, resource forks of macOS in zip
-# files, and bins.
-LEFT_OUT = {"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information"}
+# Folders that are no one's photos: thumbnails, snapshots and bins of Synology's and QNAP's drives,
+# resource forks of macOS in zip files, and bins of Windows. (.Trashes and .@__thumb are hidden.)
+LEFT_OUT = {
+    "@eaDir", "#recycle", "#snapshot", "@tmp", "@Recycle", "@Recently-Snapshot", "__MACOSX",
+    "$RECYCLE.BIN", "System Volume Information",
+}  # fmt: skip
+
+_VECTORS = ".npy of floats in two axes, maybe vectors (name the file to open it as an image)"
+
+Skipped = Counter[str]  # how many files look like photos and are not opened, by kind
 
 
 class File(NamedTuple):
@@ -41,28 +51,48 @@ def several(paths: Path | Iterable[Path]) -> list[Path]:
 
 
 def find(paths: Iterable[Path], failed: list[ImageError]) -> list[File]:
-    """The files named and the pictures in the folders named, each once, by path.
+    """The files named and the pictures in the folders named, each once, by path; of files with
+    several pages each page, see `pages`.
 
-    What cannot be indexed or listed is added to `failed`.
+    What cannot be indexed or listed is added to `failed`; what is skipped gives one
+    SkippedFilesWarning.
     """
     found: dict[str, File] = {}
+    skipped: Skipped = Counter()
+    folders: dict[str, str] = {}
     for path in paths:
-        inside = pictures_in(path, failed) if os.path.isdir(path) else [os.fspath(path)]
-        for name in map(os.path.realpath, inside):
-            if name in found:
+        name = os.fspath(path)
+        if urls.is_url(name):
+            failed.append(ImageError(name, "a URL: download it, an index holds files"))
+            continue
+        inside = pictures_in(path, failed, skipped) if os.path.isdir(path) else pages.every(name)
+        for real in (_real(name, folders) for name in inside):
+            if real in found:
                 continue
             try:
-                found[name] = _status(name)
+                found[real] = _status(real)
             except ImageError as error:
                 failed.append(error)
-    return [found[name] for name in sorted(found)]
+    warn_of(skipped)
+    return [found[name] for name in sorted(found, key=pages.order)]
+
+
+def _real(path: str, folders: dict[str, str]) -> str:
+    """The path with links resolved; of a page that of its file. folders: those resolved so far."""
+    name, page = pages.split(path)
+    folder, file = os.path.split(name)
+    if file in ("", ".", "..") or os.path.islink(name):
+        return pages.join(os.path.realpath(name), page)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    return pages.join(os.path.join(folders[folder], file), page)
 
 
 def hashed(file: File) -> File:
     """`file` with the hash of its content; with none where it cannot be read or is no longer of
     that size and time, so that what was read before cannot be taken for what is there now."""
     try:
-        with open(file.path, "rb") as content:
+        with open(pages.split(file.path)[0], "rb") as content:
             digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16))
             status = os.fstat(content.fileno())
     except OSError:
@@ -72,35 +102,67 @@ def hashed(file: File) -> File:
 
 
 def gone(path: str) -> bool:
-    """Whether there is certainly no such file; one that cannot be reached is not gone."""
+    """Whether there is certainly no such file, or no such page of it; one that cannot be reached
+    is not gone."""
+    name, page = pages.split(path)
     try:
-        os.stat(path)
+        os.stat(name)
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
         return False
-    return False
+    return page is not None and path not in pages.every(name)
 
 
 def picture_suffixes() -> set[str]:
     """The suffixes, lower case with their dot, by which a picture in a folder is known."""
     Image.init()
     formats = Image.registered_extensions().items()
-    return {s for s, name in formats if name in Image.OPEN and name not in _NOT_PICTURES}
+    openable = (Image.OPEN.keys() | {"MPO"}) - _NOT_PICTURES  # an MPO is opened as a JPEG
+    by_pillow = {s for s, name in formats if name in openable}
+    opened = {s for s, kind in kinds.BY_SUFFIX.items() if kinds.opens(kind)}
+    return (by_pillow - kinds.BY_SUFFIX.keys()) | opened
 
 
-def pictures_in(folder: Path, failed: list[ImageError]) -> list[str]:
+def pictures_in(
+    folder: Path, failed: list[ImageError], skipped: Skipped | None = None
+) -> list[str]:
     """The images below a folder, at any depth, by their suffix: their paths as the folder's was
-    given, sorted. The one way in which folders are read.
+    given, sorted; of a file with several pages each page. The one way in which folders are read.
 
     Links are followed, each folder once. Hidden files and folders are left out, and what file
     managers and network drives leave beside photos (`LEFT_OUT`). Folders that cannot be listed are
-    added to `failed`.
+    added to `failed`. Files that look like photos and are not opened are counted in `skipped`; for
+    None a SkippedFilesWarning says how many.
     """
+    counted: Skipped = Counter() if skipped is None else skipped
     suffixes = picture_suffixes()
     found: list[str] = []
+    for path in _walked(os.fspath(folder), failed):
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix in suffixes or (suffix in kinds.NPY.suffixes and npy.is_picture(path)):
+            found.append(path)
+        elif suffix in kinds.NPY.suffixes:
+            counted[_VECTORS] += 1
+        elif kind := kinds.BY_SUFFIX.get(suffix):
+            counted[kinds.counted_as(kind)] += 1
+    if skipped is None:
+        warn_of(counted)
+    return [page for path in sorted(found) for page in pages.every(path)]
+
+
+def warn_of(skipped: Skipped) -> None:
+    """Say how many files were skipped, by kind, in one SkippedFilesWarning."""
+    if skipped:
+        told = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
+        message = f"files that look like photos and cannot be opened: {told}"
+        warnings.warn(message, SkippedFilesWarning, stacklevel=2)
+
+
+def _walked(folder: str, failed: list[ImageError]) -> Iterator[str]:
+    """Every file below a folder that may be a photo, whatever its suffix."""
     seen: set[str] = set()
-    waiting = [os.fspath(folder)]
+    waiting = [folder]
     while waiting:
         place = waiting.pop()
         here = os.path.realpath(place)
@@ -114,11 +176,10 @@ def pictures_in(folder: Path, failed: list[ImageError]) -> list[str]:
                         continue
                     if _is_folder(entry):
                         waiting.append(entry.path)
-                    elif os.path.splitext(entry.name)[1].lower() in suffixes:
-                        found.append(entry.path)
+                    else:
+                        yield entry.path
         except OSError as error:
             failed.append(ImageError(shown(place), f"cannot be listed: {error.strerror}"))
-    return sorted(found)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -129,11 +190,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _status(path: str) -> File:
-    """Size and time of a file. Raises ImageError for what cannot be indexed."""
+    """Size and time of a file, of a page those of its file. Raises ImageError for what cannot be
+    indexed."""
     if shown(path) != path:
         raise ImageError(shown(path), UNPRINTABLE)
     try:
-        status = os.stat(path)
+        status = os.stat(pages.split(path)[0])
     except FileNotFoundError:
         raise ImageError(path, "no such file") from None
     except OSError as error:

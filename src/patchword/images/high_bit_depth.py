@@ -22,14 +22,35 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
+STRETCH = "stretch its range: stretch=True, or --stretch on the command line"
+
 _PERCENTILES = (0.5, 99.5)
 _ROWS = 1 << 22  # samples scaled at a time
 _MIN_VALUE, _MAX_VALUE, _S_MIN_VALUE, _S_MAX_VALUE = 280, 281, 340, 341  # TIFF 6.0, section 8, 19
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # TIFF SampleFormat
 
 
+_DARK = 4  # white is so many times the greatest sample, or more: the range is another one
+
+Warn = Callable[[str], None]  # told what is odd about an image
+
+
 class RefusedError(Exception):
     """An image that cannot be used; the message is the reason that its ImageError gives."""
+
+
+class TooManyPixelsError(RefusedError):
+    """An image beyond the limit of pixels."""
+
+    def __init__(self, width: int, height: int) -> None:
+        super().__init__(f"{width} x {height} pixels are more than the limit")
+        self.size = width, height
+
+
+def refuse_if(condition: bool, reason: str) -> None:
+    """Raise RefusedError where the condition holds."""
+    if condition:
+        raise RefusedError(reason)
 
 
 @dataclass(frozen=True)
@@ -46,8 +67,9 @@ class Samples:
     inverted: bool = False
     clear: int | tuple[int, ...] | None = None
 
-    def to_eight_bits(self, stretch: bool) -> NDArray[np.uint8]:
-        """uint8 (H, W) or (H, W, C). Raises RefusedError for floats of unknown range."""
+    def to_eight_bits(self, stretch: bool, warn: Warn) -> NDArray[np.uint8]:
+        """uint8 (H, W) or (H, W, C). Raises RefusedError for floats of unknown range; warns of
+        samples that would be nearly black."""
         values = self.values
         if values.ndim == 3 and values.shape[2] == 1:
             values = values[..., 0]
@@ -58,7 +80,7 @@ class Samples:
         if values.dtype == np.uint8 and self.stated == (None, None) and not stretch:
             out: NDArray[np.uint8] = values
         else:
-            out = _scale(values, *(_percentiles(values) if stretch else self._range(values)))
+            out = _scale(values, *(_percentiles(values) if stretch else self._range(values, warn)))
         if self.inverted:
             out = 255 - out
         if self.clear is not None and alpha is None:
@@ -69,7 +91,7 @@ class Samples:
             return out
         return np.concatenate([out[..., None] if out.ndim == 2 else out, alpha], axis=-1)
 
-    def _range(self, values: NDArray[Any]) -> tuple[float, float]:
+    def _range(self, values: NDArray[Any], warn: Warn) -> tuple[float, float]:
         """(black, white). A stated limit that the samples exceed is not one, and is passed over."""
         least, greatest = _extent(values)
         low, high = self.stated
@@ -79,7 +101,12 @@ class Samples:
         if values.dtype.kind == "f" and not (black <= least and greatest <= white):
             raise RefusedError(
                 f"its floats span {least:g} to {greatest:g} and no range is stated: scale them "
-                "to 0..1, or pass stretch=True"
+                f"to 0..1, or {STRETCH}"
+            )
+        if high is None and least < greatest <= white / _DARK and least >= 0:
+            warn(
+                f"its samples reach {greatest:g} and {white:g} is taken for white, so that it is "
+                f"seen nearly black; state the maximum in the file, or {STRETCH}"
             )
         return black, white
 
@@ -137,15 +164,25 @@ def read_decoded(picture: Any) -> Samples | None:
     return Samples(values, limits, _stated(tags), inverted, _clear(picture))
 
 
-def of_array(array: NDArray[Any]) -> Samples:
-    """Samples of a user's array. Raises RefusedError for a type whose range is anyone's guess."""
+def of_array(array: NDArray[Any], stretch: bool) -> Samples:
+    """Samples of a user's array. Raises RefusedError for a type whose range is anyone's guess, if
+    it is not stretched, and for what are no numbers."""
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype == np.bool_:
         return Samples(array.astype(np.uint8) * np.uint8(255), (0, 255))
     if array.dtype in (np.uint8, np.uint16):
         return Samples(array, (0, float(np.iinfo(array.dtype).max)))
     if array.dtype.kind == "f":
         return Samples(array, (0, 1))
-    raise RefusedError(f"{array.dtype} array: convert it to uint8, to uint16, or to floats in 0..1")
+    if array.dtype.kind not in "iu":
+        raise RefusedError(f"an array of {array.dtype}, which are no samples of an image")
+    if not stretch:
+        raise RefusedError(
+            f"{array.dtype} array: convert it to uint8, to uint16, or to floats in 0..1, or "
+            f"{STRETCH}"
+        )
+    return Samples(array, (float(np.iinfo(array.dtype).min), float(np.iinfo(array.dtype).max)))
 
 
 def stretched(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -12,14 +12,15 @@ from PIL import Image
 
 from patchword.errors import UnsupportedError
 from patchword.images.decode import ImageLike
-
-CHANNELS = (1, 2, 3, 4)  # of an array (H, W, C)
+from patchword.images.npy import CHANNELS
+from patchword.images.tensors import is_tensor
 
 
 def as_images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     """Images as something to go through: a single one becomes a list of one.
 
-    An array (H, W) or (H, W, C) is one image; of one with more axes the first counts images.
+    An array (H, W) or (H, W, C) is one image, and a tensor (C, H, W) too; of one with more axes
+    the first counts images.
     Raises UnsupportedError for what is neither an image nor a collection of them.
     """
     if _is_one(images):
@@ -36,5 +37,8 @@ def as_images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
 def _is_one(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in CHANNELS)
+    if is_tensor(value):
+        three = value.ndim == 3 and (value.shape[0] in CHANNELS or value.shape[-1] in CHANNELS)
+        return value.ndim == 2 or three
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
     return isinstance(value, kinds) or hasattr(value, "read")

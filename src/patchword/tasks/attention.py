@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from patchword import images
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
@@ -66,7 +65,7 @@ def attention(
     if rollout and head is not None:
         raise UnsupportedError("rollout is of the mean over heads; leave out head or rollout")
     wanted = names if rollout else [names[layer]]
-    photo = images.open(image, exact=True)
+    photo = model.opener(image, exact=True)
     pixels, geometry = model.preprocess(photo)
     with torch.inference_mode():
         _, taps = network.encode_image(model.tensor(pixels)[None], taps=wanted)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchword import images
 from patchword.bundle import Bundle, Vector, as_texts
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike, tiles
@@ -193,7 +192,7 @@ def image_tiles(
     `tiles.cut`. Raises ImageError and UnsupportedError."""
     canvases = tiles.canvases(model.preprocess, candidates)
     least = max(map(min, canvases), default=1)  # pixels a shorter side can get on a canvas
-    photo = images.open(image, at_least=least, exact=exact)
+    photo = model.opener(image, at_least=least, exact=exact)
     return tiles.cut(photo, model.preprocess, canvases)
 
 

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from patchword import images
 from patchword.bundle import Bundle, as_texts
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
@@ -76,7 +75,7 @@ def heatmap(
         values = geometry.to_source(maps, model.config.image_tower.patch_size)
         return Heatmap(photo, tuple(pieces), values, method)
     tower, vectors = model.image_tower, torch.from_numpy(model.embed_texts(texts))
-    photo = images.open(image, exact=True)
+    photo = model.opener(image, exact=True)
     patches, geometry = dense_features(model, photo, method)
     cosines = patches @ vectors.to(patches).mT  # (N, T)
     grid = cosines.mT.reshape(len(texts), *tower.grid(geometry.size)).cpu().numpy()

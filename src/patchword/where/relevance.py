@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patchword import images
 from patchword.bundle import Bundle, Vector
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
@@ -55,7 +54,7 @@ def gradcam(
             f"no layer {number}: {model.name} has gradcam maps of layers 0 to {last}; in the one "
             "after them only the first token counts"
         )
-    photo = images.open(image, exact=True)
+    photo = model.opener(image, exact=True)
     pixels, geometry = model.preprocess(photo)
     batch = model.tensor(pixels)[None]
     rows = model.reader().pad(read(model, texts))  # (T, L)

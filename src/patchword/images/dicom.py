@@ -1,0 +1,126 @@
+"""DICOM, read by pydicom: rescaled, windowed, dark where low.
+
+What a monitor would show (DICOM PS3.3, C.7.6.3.1.2 and C.11.2): stored values are rescaled (slope
+and intercept, or a table), and the first window, or else the table of values of interest, says what
+is black and white; without either all stored values that the bits allow lie between. MONOCHROME1 is
+inverted. Colours come as RGB.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.images import kinds
+from patchword.images.high_bit_depth import RefusedError, Samples
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Values = NDArray[np.float64]
+
+
+def pages(file: BinaryIO) -> list[int]:
+    """The frames, from 0. Of a file that cannot be read one: opening it says what is wrong."""
+    if not kinds.opens(kinds.DICOM):
+        return [0]
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        header = dcmread(file, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
+        return list(range(int(header.get("NumberOfFrames") or 1)))
+    except (InvalidDicomError, EOFError, ValueError, TypeError):
+        return [0]
+
+
+def read(file: BinaryIO, frame: int, stretch: bool) -> Samples:
+    """One frame. stretch: as it is rescaled, without its window, to be scaled otherwise."""
+    from pydicom import dcmread
+    from pydicom.pixels.processing import apply_color_lut
+    from pydicom.pixels.utils import pixel_array
+
+    data = dcmread(file)
+    if "PixelData" not in data:
+        raise RefusedError("a DICOM file without an image")
+    kind = str(data.PhotometricInterpretation)
+    stored = pixel_array(data, index=frame)
+    bits = int(data.BitsStored)
+    if kind == "PALETTE COLOR":
+        colours = apply_color_lut(stored, data)
+        return Samples(colours, (0, float(np.iinfo(colours.dtype).max)))
+    if stored.ndim == 3:
+        return Samples(stored, (0, 2.0**bits - 1))
+    return _grey(data, stored, frame, stretch, inverted=kind == "MONOCHROME1")
+
+
+def size(file: BinaryIO) -> tuple[int, int]:
+    """(width, height), before any pixel is decoded."""
+    from pydicom import dcmread
+
+    header = dcmread(file, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+    return int(header.get("Columns") or 0), int(header.get("Rows") or 0)
+
+
+def _grey(
+    data: Dataset, stored: NDArray[Any], frame: int, stretch: bool, inverted: bool
+) -> Samples:
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi
+
+    change = _functional(data, frame, "PixelValueTransformationSequence")
+    window = _functional(data, frame, "FrameVOILUTSequence")
+    values: Values = apply_modality_lut(stored, change).astype(np.float64)
+    if not stretch and data.get("VOILUTSequence"):
+        entries = int(data.VOILUTSequence[0].LUTDescriptor[2])  # bits of an entry
+        shown = apply_voi(apply_modality_lut(stored, change), data)
+        return Samples(shown.astype(np.float64), (0, 2.0**entries - 1), inverted=inverted)
+    if not stretch and "WindowCenter" in window and "WindowWidth" in window:
+        return Samples(_windowed(values, window), (0, 1), (0, 1), inverted)
+    low, high = _extent(data, change)
+    return Samples(values - low, (0, high - low), inverted=inverted)
+
+
+def _functional(data: Dataset, frame: int, name: str) -> Dataset:
+    """Where the attributes of a frame stand: in its functional group, in that which frames share,
+    or in the data set itself (PS3.3, C.7.6.16)."""
+    own = data.get("PerFrameFunctionalGroupsSequence") or []
+    shared = data.get("SharedFunctionalGroupsSequence") or []
+    for group in (*own[frame : frame + 1], *shared[:1]):
+        if found := group.get(name):
+            group_of_one: Dataset = found[0]
+            return group_of_one
+    return data
+
+
+def _extent(data: Dataset, change: Dataset) -> tuple[float, float]:
+    """The least and greatest value that rescaling can give."""
+    if table := change.get("ModalityLUTSequence"):
+        return 0.0, 2.0 ** int(table[0].LUTDescriptor[2]) - 1
+    bits, signed = int(data.BitsStored), bool(data.PixelRepresentation)
+    ends = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
+    slope, intercept = change.get("RescaleSlope"), change.get("RescaleIntercept")
+    if slope is not None and intercept is not None:
+        rescaled = [end * float(slope) + float(intercept) for end in ends]
+        return min(rescaled), max(rescaled)
+    return ends
+
+
+def _windowed(values: Values, window: Dataset) -> Values:
+    """Rescaled values in 0..1 by the first window (PS3.3, C.11.2.1.2 and C.11.2.1.3)."""
+    centre, width = (_first(window[name].value) for name in ("WindowCenter", "WindowWidth"))
+    shape = str(window.get("VOILUTFunction") or "LINEAR").upper()
+    if shape == "LINEAR":
+        centre, width = centre - 0.5, width - 1
+    if width < 0 or (width == 0 and shape != "LINEAR"):
+        raise RefusedError(f"damaged: a window of width {width:g}")
+    if shape == "SIGMOID":
+        return 1 / (1 + np.exp(-4 * (values - centre) / width))
+    if width == 0:
+        return (values > centre).astype(np.float64)
+    return np.clip((values - centre) / width + 0.5, 0, 1)
+
+
+def _first(value: Any) -> float:
+    return float(value if isinstance(value, (int, float, str)) else value[0])

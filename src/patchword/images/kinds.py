@@ -1,0 +1,134 @@
+"""What a file is, by its first bytes and by its suffix, where that is no matter of Pillow alone;
+and what to do about one that cannot be opened."""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from PIL import Image, features
+
+HEAD = 2048  # bytes that tell a kind
+
+# Brands of ISO base media files (ISO/IEC 23008-12, annex B; AVIF 1.1, section 8).
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+_OLD_QUICKTIME = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+
+
+class Kind(NamedTuple):
+    """Files that look like photos.
+
+    advice  what to do where they cannot be opened
+    needs   the library that opens them; "": none does
+    extra   the extra of patchword that installs it
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    advice: str = ""
+    needs: str = ""
+    extra: str = ""
+
+
+HEIC = Kind("HEIC", (".heic", ".heif", ".hif"), "save it as JPEG", "pillow_heif", "heif")
+AVIF = Kind("AVIF", (".avif", ".avifs"), "install a Pillow that has AVIF", "avif")
+RAW = Kind(
+    "camera raw",
+    (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"),
+    "save it as JPEG",
+    "rawpy",
+    "raw",
+)
+DICOM = Kind("DICOM", (".dcm", ".dicom"), "save it as PNG", "pydicom", "dicom")
+NPY = Kind("NumPy", (".npy",), needs="numpy")
+PDF = Kind("PDF", (".pdf",), "save its pages as images first: pdftoppm -png FILE.pdf page")
+SVG = Kind("SVG", (".svg", ".svgz"), "vector graphics; save it as PNG first")
+POSTSCRIPT = Kind("PostScript", (".eps", ".ps", ".ai"), "it is a program; convert it to PNG first")
+JPEG_XL = Kind("JPEG XL", (".jxl",), "save it as JPEG or PNG first: djxl FILE.jxl FILE.png")
+VIDEO = Kind(
+    "video",
+    (".mov", ".mp4", ".m4v", ".avi", ".mkv", ".webm", ".mts", ".m2ts", ".3gp", ".wmv", ".mpg"),
+    "save frames as images first: ffmpeg -i FILE -vf fps=1 frame-%04d.jpg",
+)
+WEB_PAGE = Kind("web page", (), "download the image itself, not the page that shows it")
+POINTER = Kind("Git LFS pointer", (), "fetch the file that it stands for: git lfs pull")
+
+_KINDS = (HEIC, AVIF, RAW, DICOM, PDF, SVG, POSTSCRIPT, JPEG_XL, VIDEO)
+BY_SUFFIX = {suffix: kind for kind in _KINDS for suffix in kind.suffixes}
+
+
+def of(head: bytes) -> Kind | None:
+    """The kind of a file that begins with `head`; None for what is left to Pillow, and for raws
+    that are TIFFs (see `tiff.is_raw`)."""
+    if head[4:8] == b"ftyp":
+        return _of_brands(head)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<?xml", b"<svg", b"<!--", b"<!doctype svg")) and b"<svg" in text:
+        return SVG
+    for kind, starts in _STARTS.items():
+        if head.startswith(starts):
+            return kind
+    if text.startswith((b"<!doctype html", b"<html")):
+        return WEB_PAGE
+    if head[128:132] == b"DICM":
+        return DICOM
+    old = head[4:8] in _OLD_QUICKTIME
+    return VIDEO if old or (head[:4] == b"RIFF" and head[8:12] == b"AVI ") else None
+
+
+_STARTS: dict[Kind, tuple[bytes, ...]] = {
+    NPY: (b"\x93NUMPY",),
+    PDF: (b"%PDF-",),
+    POSTSCRIPT: (b"%!PS", b"\xc5\xd0\xd3\xc6"),
+    JPEG_XL: (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"),
+    VIDEO: (b"\x1a\x45\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"\x30\x26\xb2\x75"),
+    RAW: (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0"),  # RAF, ORF (3), RW2
+    POINTER: (b"version https://git-lfs",),
+}
+
+
+def _of_brands(head: bytes) -> Kind:
+    """The kind of an ISO base media file, by its major brand and those that it is compatible to."""
+    size = int.from_bytes(head[:4], "big")
+    brands = [head[8:12], *(head[at : at + 4] for at in range(16, min(size, len(head)), 4))]
+    if brands[0] == b"crx ":
+        return RAW
+    if any(brand in (b"avif", b"avis") for brand in brands):
+        return AVIF
+    still = brands[0] in (*_HEIC, b"mif1", b"msf1")
+    return HEIC if still or any(brand in _HEIC for brand in brands) else VIDEO
+
+
+def opens(kind: Kind) -> bool:
+    """Whether what opens files of a kind is installed; of JPEG XL, whether a plugin of Pillow's
+    was imported."""
+    if kind is JPEG_XL:
+        return ".jxl" in Image.registered_extensions()
+    return bool(kind.needs) and _installed(kind.needs)
+
+
+def refusal(kind: Kind | None) -> str:
+    """Why a file of a kind is not opened, and what to do."""
+    if kind is None:
+        return ""
+    install = f"pip install 'patchword[{kind.extra}]', or " if kind.extra else ""
+    return f"{kind.name}: {install}{kind.advice}"
+
+
+def counted_as(kind: Kind) -> str:
+    """What files of a kind are called where they are counted."""
+    return f"{kind.name} (install patchword[{kind.extra}])" if kind.extra else kind.name
+
+
+@cache
+def _installed(module: str) -> bool:
+    return bool(features.check("avif")) if module == "avif" else find_spec(module) is not None
+
+
+@lru_cache(maxsize=1)
+def register() -> None:
+    """Let Pillow open HEIC."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()

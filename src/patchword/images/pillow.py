@@ -1,0 +1,82 @@
+"""Files that Pillow reads, opened without its limit of pixels, its warnings, and what it would
+open wrong."""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+from PIL import Image, TiffImagePlugin, TiffTags, UnidentifiedImageError
+
+from patchword.images.high_bit_depth import refuse_if
+
+_FROM_PILLOW = r"PIL\."  # modules
+FILTER = ("ignore", None, Warning, re.compile(_FROM_PILLOW), 0)  # as `warnings` keeps it
+
+
+@contextmanager
+def opened(start: Callable[[], BinaryIO], frame: int) -> Iterator[Any]:
+    """The opened, not yet decoded, picture (an ImageFile) of the file that `start` opens."""
+    with start() as file:
+        _quieten()
+        with _identify(file) as picture:
+            if frame:
+                refuse_if(
+                    frame >= getattr(picture, "n_frames", 1),
+                    f"no page {frame + 1}: it has {getattr(picture, 'n_frames', 1)}",
+                )
+                picture.seek(frame)
+            if picture.format == "TIFF":  # decoding reads these tags
+                exif = picture.getexif()
+                for group in TiffTags.TAGS_V2_GROUPS:
+                    exif.get_ifd(group)
+            yield picture
+
+
+def _identify(file: BinaryIO) -> Any:
+    """What Pillow makes of the header: `PIL.Image.open` but for its limit of pixels, which is one
+    of the whole process and holds before a JPEG is scaled; ours is `max_pixels`."""
+    prefix = file.read(16)
+    tried: set[str] = set()
+    for initialise in (Image.preinit, Image.init):
+        initialise()
+        for name in [name for name in Image.ID if name not in tried]:
+            tried.add(name)
+            factory, accept = Image.OPEN[name]
+            try:
+                if accept is None or accept(prefix) is True:
+                    file.seek(0)
+                    return factory(file, "")
+            except (SyntaxError, IndexError, TypeError, struct.error):  # of another format
+                continue
+    raise UnidentifiedImageError
+
+
+def refuse_unsound(picture: Any) -> None:
+    """Refuse what Pillow would open by running a program, or wrong."""
+    refuse_if(picture.format == "EPS", "PostScript is a program; convert it to PNG first")
+    tiles = [tile for tile in picture.tile if tile.codec_name == "raw"]
+    if picture.format == "BMP" and tiles and "BGR;15" in str(tiles[0].args):
+        # BITMAPV3 header and later: the mask of the alpha bit lies at byte 66.
+        picture.fp.seek(14)
+        header = picture.fp.read(56)
+        masked = header[0] >= 56 and header[16] == 3 and any(header[52:56])
+        refuse_if(masked, "16-bit BMP with transparency; save it as PNG")
+    if picture.format == "TIFF" and tiles and picture.mode == "YCbCr":
+        subsampling = picture.tag_v2.get(TiffImagePlugin.YCBCRSUBSAMPLING, (2, 2))
+        refuse_if(subsampling != (1, 1), "subsampled YCbCr without compression; save it as PNG")
+
+
+def _quieten() -> None:
+    """Keep Pillow's warnings (damaged EXIF, bombs: both handled here) from the user.
+
+    Filters belong to the whole process, and images are opened in threads: this one is put there to
+    stay. To put it there and take it away again would, now and then, undo what another thread has
+    done to the filters meanwhile.
+    """
+    if FILTER not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_FROM_PILLOW)

@@ -1,0 +1,59 @@
+"""Camera raws, read by rawpy (LibRaw): the photo that the camera itself made of them, which is
+embedded; where that is a thumbnail alone, what LibRaw makes of the sensor's samples."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from patchword.images.high_bit_depth import RefusedError, TooManyPixelsError
+
+_THUMBNAIL = 640  # pixels: an embedded photo with a shorter side than that is a thumbnail
+_TURNS = {3: 2, 5: 1, 6: 3}  # LibRaw's flip -> quarter turns to the left
+
+
+def read(file: BinaryIO, max_pixels: int) -> bytes | NDArray[np.uint8]:
+    """The embedded JPEG, whose EXIF says how it lies; or RGB uint8 (H, W, 3), upright. Raises
+    RefusedError for a damaged file, and TooManyPixelsError."""
+    import rawpy
+
+    try:
+        with rawpy.imread(file) as raw:
+            if (photo := _embedded(raw)) is not None:
+                return photo
+            if raw.sizes.width * raw.sizes.height > max_pixels:
+                raise TooManyPixelsError(raw.sizes.width, raw.sizes.height)
+            developed: NDArray[np.uint8] = raw.postprocess(use_camera_wb=True)
+            return developed
+    except rawpy.LibRawError as error:
+        reason = f"a damaged raw file, or of an unknown camera: {_said(error)}"
+        raise RefusedError(reason) from error
+
+
+def _embedded(raw: Any) -> bytes | NDArray[np.uint8] | None:
+    """The embedded photo; None where there is none, or a thumbnail of a larger one."""
+    import rawpy
+
+    try:
+        found = raw.extract_thumb()
+    except (rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
+        return None
+    photo: bytes | NDArray[np.uint8] = found.data
+    if isinstance(photo, bytes):  # LibRaw gives it an EXIF of its own, with the raw's orientation
+        with Image.open(io.BytesIO(photo)) as header:
+            side = min(header.size)
+    else:
+        photo = np.ascontiguousarray(np.rot90(photo, _TURNS.get(raw.sizes.flip, 0)))
+        side = min(photo.shape[:2])
+    small = side < min(_THUMBNAIL, raw.sizes.width, raw.sizes.height)
+    return None if small else photo
+
+
+def _said(error: Exception) -> str:
+    """What LibRaw says; rawpy gives it as bytes."""
+    reason = error.args[0] if error.args else ""
+    return reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)

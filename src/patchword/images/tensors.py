@@ -1,0 +1,42 @@
+"""Tensors as arrays, without importing what makes them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.images.high_bit_depth import RefusedError
+from patchword.images.npy import CHANNELS
+
+
+class Tensor(Protocol):
+    """What is used of a torch tensor."""
+
+    @property
+    def shape(self) -> Any: ...
+    @property
+    def ndim(self) -> int: ...
+    def detach(self) -> Any: ...
+    def cpu(self) -> Any: ...
+    def is_floating_point(self) -> bool: ...
+
+
+def is_tensor(value: Any) -> TypeGuard[Tensor]:
+    """Whether it is a torch tensor, by what it can do."""
+    return hasattr(value, "detach") and hasattr(value, "is_floating_point")
+
+
+def to_array(tensor: Tensor) -> NDArray[Any]:
+    """A tensor (C, H, W), as torchvision has them, (H, W, C) or (H, W) as an array (H, W, C) or
+    (H, W). Raises RefusedError where its shape may be either."""
+    values = tensor.detach().cpu()
+    array: NDArray[Any] = (values.float() if tensor.is_floating_point() else values).numpy()
+    if array.ndim != 3 or array.shape[0] not in CHANNELS:
+        return array
+    if array.shape[2] in CHANNELS:
+        raise RefusedError(
+            f"shape {array.shape}: channels may come first or last; give a numpy array (H, W, C)"
+        )
+    return np.moveaxis(array, 0, -1)

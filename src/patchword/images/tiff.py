@@ -1,0 +1,84 @@
+"""The directories of a TIFF, one for each image in it, without decoding any (TIFF 6.0, section 2;
+BigTIFF)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+_SUBFILE, _OLD_SUBFILE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 255, 262, 330, 50706
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType
+_CFA, _LINEAR_RAW = 32803, 34892  # what the samples of a sensor are called
+_FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # field types that matter here
+_MOST = 100_000  # directories, after which a file is taken to be damaged
+
+Tags = dict[int, tuple[int, ...]]  # the numbers of those tags that are read
+
+
+def pages(file: BinaryIO) -> list[int]:
+    """Which of the directories are pages, from 0: not reduced copies (thumbnails, levels of a
+    pyramid) nor masks. Where all are, the first."""
+    kept = [number for number, tags in enumerate(directories(file)) if _is_page(tags)]
+    return kept or [0]
+
+
+def is_raw(file: BinaryIO) -> bool:
+    """Whether a TIFF is the raw file of a camera: a DNG, or with samples of its sensor."""
+    file.seek(0)
+    if file.read(10)[8:] == b"CR":  # CR2
+        return True
+    first = next(directories(file), {})
+    inside = [next(directories(file, at), {}) for at in first.get(_SUB_IFDS, ())]
+    sensors = (tags.get(_PHOTOMETRIC, (0,))[0] in (_CFA, _LINEAR_RAW) for tags in (first, *inside))
+    return _DNG_VERSION in first or any(sensors)
+
+
+def directories(file: BinaryIO, start: int | None = None) -> Iterator[Tags]:
+    """The tags of each directory in the order of the file, from the one at `start` or from the
+    first; a damaged one ends them."""
+    file.seek(0)
+    head = file.read(16)
+    order = "<" if head[:2] == b"II" else ">"
+    if head[:2] not in (b"II", b"MM") or len(head) < 16:
+        return
+    big = struct.unpack(order + "H", head[2:4])[0] == 43
+    word, count, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
+    wide = struct.calcsize(word)
+    at = struct.unpack_from(order + word, head, 8 if big else 4)[0] if start is None else start
+    seen: set[int] = set()
+    while at and at not in seen and len(seen) < _MOST:
+        seen.add(at)
+        file.seek(at)
+        try:
+            (length,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
+            table = file.read(min(length, 1 << 16) * entry)
+            (following,) = struct.unpack(order + word, file.read(wide))
+            yield dict(_tags(file, table, order, word, entry))
+        except struct.error:
+            return
+        at = following
+
+
+def _tags(
+    file: BinaryIO, table: bytes, order: str, word: str, entry: int
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The tags of a directory that matter here."""
+    wide = struct.calcsize(word)
+    for place in range(0, len(table) - entry + 1, entry):
+        tag, kind, count = struct.unpack_from(order + "HH" + word, table, place)
+        wanted = (_SUBFILE, _OLD_SUBFILE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION)
+        if tag not in wanted or kind not in _FORMATS or not 0 < count < 1000:
+            continue
+        form = f"{order}{count}{_FORMATS[kind]}"
+        value = table[place + 4 + wide : place + entry]
+        if struct.calcsize(form) > wide:
+            file.seek(struct.unpack(order + word, value)[0])
+            value = file.read(struct.calcsize(form))
+        yield tag, struct.unpack_from(form, value)
+
+
+def _is_page(tags: Tags) -> bool:
+    if _SUBFILE in tags:
+        return not tags[_SUBFILE][0] & (_REDUCED | _MASK)
+    return tags.get(_OLD_SUBFILE, (0,))[0] != 2  # a reduced copy

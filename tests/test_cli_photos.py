@@ -1,0 +1,101 @@
+"""Commands and photos: pages, dark scans, what folders hold that is no photo, limits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from photos import CAT
+from PIL import Image
+from ran import Run, run  # noqa: F401
+from shrunk import tiny_bundle, tiny_clip
+from typer.main import get_command
+
+from patchword import checkpoints
+from patchword.cli import app
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a CLIP of random weights."""
+    return str(checkpoints.save(tiny_bundle(tiny_clip()), tmp_path_factory.mktemp("m") / "tiny"))
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+
+
+def test_every_command_that_takes_images_takes_their_options() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    takes = {"classify", "embed", "similarity", "heatmap", "attention", "caption", "ask", "match"}
+    for name in takes | {"index", "eval", "capfilt"}:
+        options = {option for each in commands[name].params for option in each.opts}
+        assert {"--stretch", "--max-pixels"} <= options, name
+
+
+def test_a_folder_of_photos_says_at_the_end_what_is_left_out(
+    run: Run,  # noqa: F811
+    model: str,
+    tmp_path: Path,
+) -> None:
+    """As a phone, a camera and a network drive leave it; every page is an item."""
+    folder = tmp_path / "photos"
+    (folder / "@eaDir").mkdir(parents=True)
+    for name, content in {
+        "a.png": CAT.read_bytes(), "IMG_1.MOV": b"x", "scan.pdf": b"x", "old.pdf": b"x",
+        "@eaDir/SYNOPHOTO_THUMB_XL.jpg": CAT.read_bytes(), "._a.png": b"x",
+    }.items():  # fmt: skip
+        (folder / name).write_bytes(content)
+    tifffile.imwrite(folder / "stack.tif", np.full((11, 8, 8), 99, np.uint8))
+    for arguments in (("classify", "photos", "-l", "cat,dog"), ("index", "photos")):
+        done = run(*arguments, "-m", model, "--json")
+        assert done.code == 0
+        told = "cannot be opened: 2 PDF, 1 video"
+        assert done.err.strip().splitlines()[-1].endswith(told), done.err
+        assert done.err.count("warning") == 1
+    names = [each["image"] for each in run("embed", "photos", "-m", model).records]
+    assert names == ["photos/a.png", *(f"photos/stack.tif#{page}" for page in range(1, 12))]
+    done = run("classify", "photos/stack.tif#10", "-l", "cat", "-m", model, "--json")
+    assert [each["image"] for each in done.records] == ["photos/stack.tif#10"]
+    done = run("heatmap", "photos/stack.tif", "cat", "-m", model)
+    assert "warning: photos/stack.tif: page 1 of 11" in done.err
+    done = run("heatmap", "photos/stack.tif#2", "cat", "-m", model)
+    assert (done.code, done.err) == (0, "wrote stack-page-2-heatmap.png\n")
+    (folder / "stack.tif").unlink()
+    tifffile.imwrite(folder / "stack.tif", np.full((2, 8, 8), 99, np.uint8))
+    assert run("index", "photos", "-m", model, "--prune", "--json").records[0]["pruned"] == 9
+
+
+def test_remedies_that_are_named_exist(run: Run, model: str) -> None:  # noqa: F811
+    """A scratch of 12 bits in 16, floats, and too many pixels."""
+    scan = np.random.default_rng(0).integers(0, 4096, (30, 40)).astype(np.uint16)
+    scan[0, 0] = 4095
+    tifffile.imwrite("scan.tif", scan)
+    tifffile.imwrite("float.tif", scan.astype(np.float32))
+    ask = ("-l", "cat,dog", "-m", model, "--json")
+    dark = run("classify", "scan.tif", *ask)
+    assert dark.code == 0
+    assert "scan.tif: its samples reach 4095 and 65535 is taken for white" in dark.err
+    assert "--stretch" in dark.err
+    wide = run("classify", "scan.tif", "--stretch", *ask)
+    assert (wide.code, wide.err) == (0, "")
+    assert wide.out != dark.out
+    refused = run("classify", "float.tif", *ask)
+    assert (refused.code, "--stretch" in refused.err) == (2, True)
+    assert run("classify", "float.tif", "--stretch", *ask).code == 0
+    large = run("classify", CAT, "scan.tif", "--stretch", "--max-pixels", 1200, *ask)
+    assert (large.code, len(large.records)) == (1, 1)
+    assert "are more than 1200 pixels" in large.err
+    assert "--max-pixels" in large.err
+
+
+def test_an_index_of_stretched_images_stays_one(run: Run, model: str) -> None:  # noqa: F811
+    Image.fromarray(np.arange(900, dtype=np.uint8).reshape(30, 30) // 8).save("a.png")
+    assert run("index", "a.png", "-m", model, "--stretch", "--into", "ix").code == 0
+    found = run("search", "ix", "--image", "a.png", "--json").records[0]
+    assert found["score"] == pytest.approx(1, abs=1e-6)
+    done = run("index", "a.png", "-m", model, "--into", "ix")
+    assert done.code == 2
+    assert "-stretched" in done.err
