@@ -3,6 +3,7 @@
 import torchvision_cpu  # noqa: F401  # before everything that imports torchvision
 
 # isort: split
+import functools
 import json
 import os
 import shutil
@@ -30,8 +31,14 @@ SIGHT = {**SMALL, "image_size": 32, "patch_size": 16}
 PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 
 
+@functools.cache
+def reader(**options: str) -> Any:
+    """CLIP's tokenizer, which takes long to build."""
+    return clip_tokenizer(**options)
+
+
 def words() -> dict[str, Any]:
-    tokenizer = clip_tokenizer()
+    tokenizer = reader()
     ids = {name: getattr(tokenizer, name) for name in ("eos_token_id", "bos_token_id")}
     return {**SMALL, "vocab_size": len(tokenizer), "pad_token_id": ids["eos_token_id"], **ids}
 
@@ -52,7 +59,7 @@ def clip(tmp_path: Path) -> Path:
     folder = tmp_path / "clip"
     transformers.CLIPModel(config).save_pretrained(folder)
     processor().save_pretrained(folder)
-    clip_tokenizer().save_pretrained(folder)
+    reader().save_pretrained(folder)
     return folder
 
 
@@ -161,8 +168,8 @@ def pipeline(tmp_path: Path) -> Path:
     transformers.CLIPTextModel(text).save_pretrained(folder / "text_encoder")
     transformers.CLIPTextModelWithProjection(text).save_pretrained(folder / "text_encoder_2")
     transformers.CLIPVisionModelWithProjection(sight).save_pretrained(folder / "image_encoder")
-    clip_tokenizer().save_pretrained(folder / "tokenizer")
-    clip_tokenizer(pad_token="!").save_pretrained(folder / "tokenizer_2")
+    reader().save_pretrained(folder / "tokenizer")
+    reader(pad_token="!").save_pretrained(folder / "tokenizer_2")
     processor(mean=0.25).save_pretrained(folder / "feature_extractor")
     (folder / "unet").mkdir()
     index = {
@@ -198,8 +205,8 @@ def test_text_encoders_of_a_pipeline(pipeline: Path, number: str) -> None:
     model = patchword.load(pipeline, subfolder=f"text_encoder{number}")
     kind = "CLIPTextModelWithProjection" if number else "CLIPTextModel"
     theirs = getattr(transformers, kind).from_pretrained(pipeline / f"text_encoder{number}").eval()
-    reader = transformers.CLIPTokenizer.from_pretrained(pipeline / f"tokenizer{number}")
-    ids = reader(TEXTS, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(pipeline / f"tokenizer{number}")
+    ids = tokenizer(TEXTS, padding="max_length", truncation=True, return_tensors="pt").input_ids
     out = theirs(ids, output_hidden_states=True)
     pooled = out.text_embeds if number else out.pooler_output
     states = model.encode_texts(TEXTS, layer=-2)
