@@ -153,8 +153,8 @@ def spoilt(five: Path) -> Iterator[tuple[dict, str]]:
     yield table | {"path": "empty.jsonl"}, "empty.jsonl: empty"
     yield table | {"path": "bad.jsonl"}, "bad.jsonl, line 1: not JSON"
     yield table | {"path": "ragged.csv"}, "ragged.csv, line 3: 4 cells for 2 columns"
-    yield table | {"path": "latin.csv"}, "latin.csv: not UTF-8"
-    yield table | {"path": "twice.csv"}, "must name the columns; it has image, image"
+    yield table | {"path": "latin.csv"}, "latin.csv, line 2: byte 12 .* not UTF-8"
+    yield table | {"path": "twice.csv"}, "its first line names 'image' twice"
     yield (
         table | {"path": "columns.csv"},
         "no column of captions or class names; it has file, words",
@@ -169,7 +169,7 @@ def spoilt(five: Path) -> Iterator[tuple[dict, str]]:
         table | {"path": "labels.csv", "names": (("x",),)},
         "2 classes, but 1 names for them; give one or more for each, in this order: a, b",
     )
-    yield {"kind": "webdataset", "path": "x.tar"}, "x.tar: not an uncompressed tar"
+    yield {"kind": "webdataset", "path": "x.tar"}, "x.tar: not a tar, plain or gzip"
     yield {"kind": "webdataset", "path": "empty.tar"}, "empty.tar: no rows"
     yield {"kind": "hub", "path": ""}, "needs organisation/name"
     yield {"kind": "scenes"}, "needs count"

@@ -2,15 +2,13 @@
 first dot: 000.jpg, 000.txt, 000.json, 000.cls.
 
 Only the tar's headers and the small files are read at the start; an image is read from its place
-when it is asked for, so nothing is unpacked or copied.
+when it is asked for, so nothing is unpacked or copied. The webdataset library (its wids) needs an
+index made beforehand, and ends where a damaged tar does without saying so; so tars are listed here.
 """
 
 from __future__ import annotations
 
-import json
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,60 +16,69 @@ import pyarrow as pa  # type: ignore[import-untyped]
 
 from patchword.data.rows import (
     ANSWERS,
-    CAPTIONS,
     LABELS,
     QUESTIONS,
     ArrowRows,
     Columns,
     answer_column,
+    caption_columns,
     first,
     listed,
     question_column,
     texts_of,
 )
 from patchword.data.table_source import FAULT, NAME
+from patchword.data.tar_files import Member, Tar
+from patchword.data.tar_samples import CLASS, READ, SampleReader
 from patchword.errors import RecipeError
-from patchword.images.files import picture_suffixes
 
-TEXTS = ("txt", "text", "caption")  # suffixes of a caption
-CLASS = "cls"  # the suffix of a class
 SUFFIXES = (".tar", ".tgz")  # and .tar.gz
 IMAGE, CAPTION, LABEL, QUESTION, ANSWER = Columns._fields
-
-
-@dataclass
-class _Found:
-    """One sample."""
-
-    tar: int
-    key: str
-    image: tuple[str, int, int] | None = None  # member, offset and size in bytes
-    fields: dict[str, Any] = field(default_factory=dict)
-    fault: str | None = None
 
 
 class TarRows:
     """The samples of tars: image, and those of caption, label, question and answer that any has."""
 
     def __init__(self, tars: Sequence[Path], named: Columns) -> None:
-        """named: keys of the samples' .json or suffixes; "": the usual ones. Raises RecipeError
-        for a file that is no tar, and for a key that no sample has."""
-        self._tars = tars
-        found = [each for number, path in enumerate(tars) for each in _samples(number, path)]
+        """named: suffixes, or keys of the samples' .json; "": the usual ones. Of the image
+        alternatives may be given, the first that a sample has being meant: "jpg;png".
+
+        Warns of samples of several images of which none is named. Raises RecipeError for a file
+        that is no tar, for a suffix or key that no sample has, for samples that names with dots
+        merge, and for files of a sample that do not stand one behind the other.
+        """
+        self._tars = [Tar(path) for path in tars]
+        asked = [name.strip().lower() for name in named.image.split(";") if name]
+        texts = {name.strip() for each in named[1:] for name in each.lower().split(",") if name}
+        reader = SampleReader(asked, {*READ, *texts})
+        found = [
+            each for number, tar in enumerate(self._tars) for each in reader.samples(number, tar)
+        ]
+        if asked and found and not any(each.image for each in found):
+            suffixes = dict.fromkeys(suffix for each in found for suffix in each.pictures)
+            raise RecipeError(
+                f"{tars[0]}: no sample has an image .{' or .'.join(asked)}; they have "
+                f"{listed([*suffixes])}"
+            )
+        reader.warn(str(tars[0]))
         keys = list(dict.fromkeys(key for each in found for key in each.fields))
-        for key in named[1:]:
+        for key in (named.label, named.question, named.answer):
             if key and key not in keys:
                 raise RecipeError(f"{tars[0]}: no sample has {key!r}; they have {listed(keys)}")
+        captions = caption_columns(keys, named.caption, str(tars[0]))
+        if not named.caption:
+            captions = [["txt"], ["text"], *captions]
+        places = [each.image or Member(each.key, 0, 0) for each in found]
         self._places = ArrowRows(
             {
                 "tar": pa.array([each.tar for each in found], pa.int32()),
-                "member": pa.array([(each.image or (each.key,))[0] for each in found], pa.string()),
-                "offset": pa.array([each.image and each.image[1] for each in found], pa.int64()),
-                "size": pa.array([each.image and each.image[2] for each in found], pa.int64()),
+                "member": pa.array([place.name for place in places], pa.string()),
+                "offset": pa.array([place.offset for place in places], pa.int64()),
+                "size": pa.array([place.size for place in places], pa.int64()),
                 FAULT: pa.array([each.fault for each in found], pa.string()),
             }
         )
-        self._words = ArrowRows(_words([each.fields for each in found], named))
+        self._words = ArrowRows(_words([each.fields for each in found], captions, named))
         self._count = len(found)
 
     @property
@@ -83,27 +90,27 @@ class TarRows:
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         place = self._places[index]
-        path = self._tars[place["tar"]]
-        name = f"{path}/{place['member']}"
+        tar = self._tars[place["tar"]]
+        name = f"{tar.path}/{place['member']}"
         image = None
-        if place["offset"] is not None:
-            with path.open("rb") as tar:
-                tar.seek(place["offset"])
-                image = tar.read(place["size"])
+        if place[FAULT] is None:
+            image = tar.read(Member(place["member"], place["offset"], place["size"]))
         return {NAME: name, FAULT: place[FAULT], IMAGE: image, **self._words[index]}
 
     def column(self, name: str) -> Iterator[Any]:
         return self._words.column(name)
 
 
-def _words(samples: Sequence[Mapping[str, Any]], named: Columns) -> dict[str, pa.Array]:
+def _words(
+    samples: Sequence[Mapping[str, Any]], captions: Sequence[Sequence[str]], named: Columns
+) -> dict[str, pa.Array]:
     """The columns of words that any of the samples has, from their fields."""
-    usual = ((*TEXTS, *CAPTIONS), (CLASS, *LABELS), QUESTIONS, ANSWERS)
-    captions, classes, questions, answers = (
+    usual = ((CLASS, *LABELS), QUESTIONS, ANSWERS)
+    classes, questions, answers = (
         [first(fields, (name,) if name else words) for fields in samples]
-        for name, words in zip(named[1:], usual, strict=True)
+        for name, words in zip(named[2:], usual, strict=True)
     )
-    texts = [texts_of(value) for value in captions]
+    texts = [_captions(fields, captions) for fields in samples]
     names = [_text(value) for value in classes]
     columns: dict[str, pa.Array] = {}
     if any(texts):
@@ -117,57 +124,12 @@ def _words(samples: Sequence[Mapping[str, Any]], named: Columns) -> dict[str, pa
     return columns
 
 
-def _samples(number: int, path: Path) -> Iterator[_Found]:
-    """The samples of one tar. A tar that ends too early gives those before, and one at fault."""
-    suffixes = picture_suffixes()
-    last: _Found | None = None
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                folder, _, file = member.name.rpartition("/")
-                stem, _, suffix = file.partition(".")
-                if not member.isfile() or not stem or not suffix:
-                    continue
-                key = f"{folder}/{stem}" if folder else stem
-                if last is None or last.key != key:
-                    if last is not None:
-                        yield _judged(last)
-                    last = _Found(number, key)
-                _add(last, tar, member, suffix.lower(), suffixes)
-    except tarfile.TarError as error:
-        if last is None:
-            raise RecipeError(f"{path}: not an uncompressed tar: {error}") from error
-        yield _judged(last)
-        yield _Found(number, f"(after {last.key})", fault=f"the tar ends too early: {error}")
-        return
-    if last is not None:
-        yield _judged(last)
-
-
-def _add(
-    found: _Found, tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, pictures: set[str]
-) -> None:
-    if "." + suffix.rpartition(".")[2] in pictures:
-        found.image = found.image or (member.name, member.offset_data, member.size)
-        return
-    if suffix not in (*TEXTS, CLASS, "json"):
-        return
-    file = tar.extractfile(member)
-    assert file is not None  # of a regular file
-    try:
-        text = file.read().decode("utf-8-sig")
-        values = json.loads(text) if suffix == "json" else {suffix: text.strip()}
-    except ValueError as error:
-        found.fault = f"its .{suffix} cannot be read: {error}"
-        return
-    if isinstance(values, dict):
-        found.fields |= {key: value for key, value in values.items() if key not in found.fields}
-
-
-def _judged(found: _Found) -> _Found:
-    if found.image is None and found.fault is None:
-        found.fault = "no image in this sample"
-    return found
+def _captions(fields: Mapping[str, Any], groups: Sequence[Sequence[str]]) -> list[str]:
+    """The captions of the first group of keys that has some."""
+    for group in groups:
+        if texts := [text for name in group for text in texts_of(fields.get(name))]:
+            return texts
+    return []
 
 
 def _text(value: Any) -> str | None:

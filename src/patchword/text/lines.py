@@ -9,7 +9,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from os import PathLike
-from typing import BinaryIO, cast
+from typing import cast
 
 from patchword.errors import PatchwordError
 
@@ -36,7 +36,7 @@ def text_lines(path: Path) -> Iterator[str]:
     number = 0
     try:
         with _opened(path) as raw:
-            encoding = _encoding(raw)
+            encoding = encoding_of(raw.peek(4)[:4])
             for number, line in enumerate(io.TextIOWrapper(raw, encoding, newline=""), start=1):
                 if "\0" in line:
                     raise PatchwordError(
@@ -73,19 +73,18 @@ def list_lines(path: Path) -> list[str]:
     return out
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path) -> io.BufferedReader:
     """A file's content, decompressed where it is gzip."""
     raw = open(path, "rb")  # noqa: SIM115  # closed by the caller
     if raw.peek(2)[:2] != GZIP:
         return raw
     raw.close()
-    return cast(BinaryIO, gzip.open(path, "rb"))
+    return cast(io.BufferedReader, gzip.open(path, "rb"))  # which has its methods
 
 
-def _encoding(raw: BinaryIO) -> str:
-    head = raw.read(4)
-    raw.seek(0)
-    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+def encoding_of(content: bytes) -> str:
+    """The encoding of a text by its byte order mark, of which 4 bytes are enough."""
+    return next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
 
 
 def _not_text(path: Path, error: UnicodeDecodeError, read: int) -> str:

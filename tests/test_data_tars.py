@@ -1,0 +1,221 @@
+"""Tars: the samples that webdataset groups, what is said of those that cannot be right, damage."""
+
+import gzip
+import io
+import json
+import shutil
+import subprocess
+import tarfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from photos import encoded, tar_of
+from webdataset import tariterators
+
+from patchword.data.rows import USUAL, Columns
+from patchword.data.table_source import FAULT
+from patchword.data.tars import TarRows
+from patchword.errors import RecipeError
+
+JPG, PNG, DEPTH = encoded(0, "JPEG"), encoded(1), encoded(2)
+
+
+def rows(tar: Path, named: Columns = USUAL) -> list[dict]:
+    read = TarRows([tar], named)
+    return [dict(read[i]) for i in range(len(read))]
+
+
+def theirs(tar: Path) -> list[dict]:
+    """The samples by webdataset: suffix to content."""
+    with tar.open("rb") as stream:
+        files = tariterators.tar_file_expander([{"url": str(tar), "stream": stream}])
+        return list(tariterators.group_by_keys(files))
+
+
+def test_dates_in_names_are_no_samples(tmp_path: Path) -> None:
+    """webdataset makes one sample of them."""
+    files = {}
+    for i in range(4):
+        files[f"IMG_2024.01.{i:02}.jpg"] = JPG
+        files[f"IMG_2024.01.{i:02}.txt"] = b"a"
+    tar = tar_of(tmp_path / "a.tar", files)
+    assert len(theirs(tar)) == 1
+    said = r"IMG_2024 has 4 images, 01.00.jpg, .* ends at its first dot.* Rename the files"
+    with pytest.raises(RecipeError, match=said):
+        rows(tar)
+    (row,) = rows(tar, Columns(image="01.02.jpg", caption="01.03.txt"))
+    assert (row["image"], row["caption"]) == (JPG, ["a"])
+
+
+def test_dots_in_suffixes(tmp_path: Path) -> None:
+    files = {}
+    for i in range(4):
+        files[f"{i:03}.v2.jpg"] = encoded(i, "JPEG")
+        files[f"{i:03}.v2.txt" if i else "000.txt"] = f"caption {i}".encode()
+    found = rows(tar_of(tmp_path / "a.tar", files))
+    assert [row["caption"] for row in found] == [[f"caption {i}"] for i in range(4)]
+    assert [row["image"] for row in found] == [encoded(i, "JPEG") for i in range(4)]
+
+
+def test_several_images_of_a_sample(tmp_path: Path) -> None:
+    files = {"0.depth.png": DEPTH, "0.png": PNG, "0.jpg": JPG, "0.txt": b"a", "1.jpg": JPG}
+    tar = tar_of(tmp_path / "a.tar", files)
+    with pytest.warns(UserWarning, match=r"1 samples have several images, such as 0 with depth"):
+        assert [row["image"] for row in rows(tar)] == [JPG, JPG]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [row["image"] for row in rows(tar, Columns(image="depth.png;jpg"))] == [DEPTH, JPG]
+        (first, second) = rows(tar, Columns(image="depth.png"))
+    assert (first["image"], first[FAULT]) == (DEPTH, None)
+    assert second[FAULT] == "no image .depth.png in this sample"
+    with pytest.raises(RecipeError, match=r"no sample has an image .nosuch; they have depth.png, "):
+        rows(tar, Columns(image="nosuch"))
+    with pytest.raises(RecipeError, match="no column 'nosuch'; it has txt"):
+        rows(tar, Columns(caption="nosuch"))
+
+
+def test_captions_by_suffix_and_key(tmp_path: Path) -> None:
+    """Texts of several writers, by their suffixes; several keys of a .json."""
+    about = {"caption": "x", "caption_2": "y", "title": "z", "label": 3}
+    files = {"0.jpg": JPG, "0.blip.txt": b"b", "0.txt": "ü".encode("utf-16"), "1.jpg": JPG}
+    files |= {
+        "1.json": json.dumps(about).encode(),
+        "1.blip.txt": b"c",
+        "2.jpg": JPG,
+        "2.a.txt": b"d",
+    }
+    files |= {"2.b.txt": b"e"}
+    tar = tar_of(tmp_path / "a.tar", files)
+    found = rows(tar)
+    assert [row["caption"] for row in found[:2]] == [["ü"], ["c"]]
+    assert found[2][FAULT] == "several files may be its .txt: a.txt, b.txt"
+    assert [r["caption"] for r in rows(tar, Columns(caption="blip.txt"))[:2]] == [["b"], ["c"]]
+    named = rows(tar, Columns(caption="title, caption_2"))
+    assert [row["caption"] for row in named] == [[], ["z", "y"], []]
+    tar = tar_of(tmp_path / "b.tar", {"1.jpg": JPG, "1.json": json.dumps(about).encode()})
+    assert rows(tar)[0]["caption"] == ["x", "y"]
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.tar"])
+def test_gzip(name: str, tmp_path: Path) -> None:
+    plain = tar_of(tmp_path / "plain.tar", {"0.jpg": JPG, "0.txt": b"a", "1.jpg": PNG})
+    (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
+    assert [(r["image"], r["caption"]) for r in rows(tmp_path / name)] == [(JPG, ["a"]), (PNG, [])]
+    (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes())[:-20])
+    with pytest.raises(RecipeError, match=f"{name}: cannot be read"):
+        rows(tmp_path / name)
+
+
+@pytest.mark.skipif(not shutil.which("tar"), reason="written by GNU tar")
+def test_tars_of_tar(tmp_path: Path) -> None:
+    """`./` before names, folders, long names, hard links, upper case, files of macOS, pax."""
+    place = tmp_path / "in" / ("long" * 30)
+    place.mkdir(parents=True)
+    (place / "0.JPG").write_bytes(JPG)
+    (place / "0.txt").write_text("a")
+    (place / "1.jpg").hardlink_to(place / "0.JPG")
+    (place / "._1.jpg").write_bytes(b"macOS")
+    (place / "2.jpg").symlink_to("0.JPG")
+    for format in ("gnu", "pax"):
+        tar = tmp_path / f"{format}.tar"
+        order = ["--sort=name", f"--format={format}"]
+        subprocess.run(["tar", *order, "-C", tmp_path / "in", "-cf", tar, "."], check=True)
+        found = rows(tar)
+        assert [row["image"] for row in found] == [JPG, JPG, None]
+        assert [row["caption"] for row in found] == [["a"], [], []]
+        assert "is a link or no file; write the tar with --dereference" in found[2][FAULT]
+
+
+def test_files_that_do_not_stand_together(tmp_path: Path) -> None:
+    tar = tar_of(tmp_path / "a.tar", {"0.jpg": JPG, "1.jpg": JPG, "0.txt": b"a", "1.txt": b"b"})
+    assert len(theirs(tar)) == 4
+    with pytest.raises(RecipeError, match="the files of 0 do not stand one behind the other"):
+        rows(tar)
+
+
+def test_files_without_a_suffix_are_counted(tmp_path: Path) -> None:
+    tar = tar_of(tmp_path / "a.tar", {"0.jpg": JPG, "README": b"x", "__meta__": b"y"})
+    with pytest.warns(UserWarning, match=r"1 files without a suffix .* such as .*README"):
+        assert len(rows(tar)) == 1
+
+
+def test_joined_tars(tmp_path: Path) -> None:
+    """`cat a.tar b.tar`, of which tarfile and webdataset read the first."""
+    parts = [tar_of(tmp_path / f"{i}.tar", {f"{i}.jpg": encoded(i)}) for i in range(3)]
+    (tmp_path / "all.tar").write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert [row["image"] for row in rows(tmp_path / "all.tar")] == [encoded(i) for i in range(3)]
+    assert len(theirs(tmp_path / "all.tar")) == 1
+
+
+NAMES = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["", "", "d/", "./", "d.e/"]),
+    st.sampled_from(["0", "1", "a_b", "._0"]),
+    st.sampled_from(
+        [".jpg", ".JPG", ".png", ".txt", ".json", ".cls", ".depth.png", ".v2.txt", ".npy", ""]
+    ),
+).filter(lambda name: "d/._" not in name and "e/._" not in name)  # which webdataset calls "d/"
+
+
+def written(tar: Path, names: Sequence[str]) -> None:
+    """A tar of members of those names, several of one name too, each with its own content."""
+    with tarfile.open(tar, "w") as out:
+        for number, name in enumerate(names):
+            content = b'{"n": %d}' % number if name.endswith("json") else b"content %d" % number
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            out.addfile(member, io.BytesIO(content))
+
+
+@given(st.lists(NAMES, max_size=12))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_samples_are_webdatasets_or_an_error(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    tar = tmp_path_factory.getbasetemp() / "fuzz.tar"
+    written(tar, names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            found = rows(tar)
+        except RecipeError:
+            return
+    try:
+        expected = theirs(tar)
+    except ValueError:  # a file twice
+        assert any(row[FAULT] for row in found)
+        return
+    assert len(found) == len(expected)
+    for row, sample in zip(found, expected, strict=True):
+        pictures = [v for k, v in sample.items() if k.endswith(("jpg", "png"))]
+        assert row[FAULT] or row["image"] in pictures
+        if not row[FAULT] and {"jpg", "png"} & set(sample):
+            assert row["image"] == sample.get("jpg", sample.get("png"))
+        if "txt" in sample and not row[FAULT]:
+            assert row["caption"] == [sample["txt"].decode()]
+
+
+@given(at=st.floats(0, 1), damage=st.sampled_from(["cut", "zeros", "letters"]))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_damage_is_said(tmp_path_factory: pytest.TempPathFactory, at: float, damage: str) -> None:
+    """Tars that are cut at any place, or with a block that is overwritten."""
+    tar = tmp_path_factory.getbasetemp() / "damaged.tar"
+    pairs = [(i, kind) for i in range(4) for kind in ("jpg", "txt")]
+    whole = tar_of(tar, {f"{i}.{kind}": b"%d " % i * 300 for i, kind in pairs}).read_bytes()
+    byte = 1 + int(at * (len(whole.rstrip(b"\0")) - 1))
+    start = byte // 512 * 512
+    block = (b"\0" if damage == "zeros" else b"x") * 512
+    cut = damage == "cut"
+    tar.write_bytes(whole[:byte] if cut else whole[:start] + block + whole[start + 512 :])
+    try:
+        found = rows(tar)
+    except RecipeError:
+        return
+    is_header = whole[start + 257 : start + 262] == b"ustar"
+    faults = sum(row[FAULT] is not None for row in found)
+    # The content of a file is its own affair.
+    assert faults if cut or is_header else (len(found), faults) == (4, 0)
