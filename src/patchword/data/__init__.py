@@ -1,12 +1,16 @@
 """Training data: where samples come from, in which order, and batches of them.
 
-config     what a recipe says of its data
-opening    sources as a recipe describes them
-  folders  class folders and metadata files; tables  csv, JSON, parquet, the hub;
-  tars     webdataset; scene_source  generated scenes
-table_source  images of a table with captions and classes; augment  random changes to them
-plan       which sample stands where, a function of (seed, step)
-batch      the types of batches; batches  made ahead, in processes or a thread
+config         what a recipe says of its data
+opening        the sources that a recipe describes
+folders        class folders and metadata files
+tables         csv_files, json_files; parquet and the hub
+tars           webdataset: tar_files lists what is in a tar, tar_samples groups it
+scene_source   generated scenes
+table_source   images of a table with captions and classes
+augment        random changes to images
+plan           which sample stands where, a function of (seed, step)
+batch          the types of batches
+batches        made ahead, in processes or a thread
 """
 
 from patchword.data.batch import (
