@@ -119,6 +119,23 @@ def test_matching(pair: Pair) -> None:
         assert (expected - itm(reference, pixels, ids, False)).abs().max() > 1e-3
 
 
+def test_what_a_text_to_be_matched_begins_with(pair: Pair) -> None:
+    """One model in two formats: transformers begins a text with [CLS], the original with [ENC]."""
+    reference, model = pair
+    if not model.config.matching:
+        return
+    photo = images.open(CAT, exact=True)
+    pixels = reference.pixels(Image.fromarray(photo))[None].expand(len(CAPTIONED), -1, -1, -1)
+    default = match(model, photo, CAPTIONED).probabilities
+    for start, original in (("enc", True), ("cls", False)):
+        expected = itm(reference, pixels, reference.ids(CAPTIONED), original).softmax(dim=-1)[:, 1]
+        found = match(model, photo, CAPTIONED, start=start).probabilities
+        assert_close(torch.from_numpy(found[0]), expected)
+        assert (found == default).all() == (original == (model.config.source == "lavis"))
+    with pytest.raises(UnsupportedError, match="start is 'end'.*\"enc\""):
+        match(model, photo, CAPTIONED, start="end")
+
+
 def test_matching_of_all_pairs_and_cosines(matcher: Pair) -> None:
     reference, model = matcher
     ids, pixels = reference.ids(CAPTIONED), photos(reference)

@@ -236,14 +236,16 @@ class Model(Bundle):
         texts: str | Sequence[str],
         batch_size: int = 8,
         stretch: bool | None = None,
+        start: str | None = None,
     ) -> Match:
         """How well I images and T texts fit: `.probabilities`, 0 to 1, of the matching head, and
-        `.cosines`, both (I, T) (Li et al. 2022, section 3.2).
+        `.cosines`, both (I, T) (Li et al. 2022, section 3.2). start: a text's first token, "enc",
+        with which BLIP is trained, or "cls", as in transformers; None: the checkpoint's own.
 
         Raises the ImageError of the first image that fails, and UnsupportedError for a model
         without a matching head.
         """
-        return match(self.opening(stretch), images, texts, batch_size)
+        return match(self.opening(stretch), images, texts, batch_size, start)
 
     @checked
     def rerank(

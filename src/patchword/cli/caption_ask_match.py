@@ -225,6 +225,14 @@ def match(
     model: ModelOption = EMBEDDED_BLIP,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="enc|cls",
+            help="What a text begins with: [ENC], as BLIP is trained, or [CLS], as transformers "
+            "begins it; by default as the checkpoint's own library.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say how probable it is that images and texts belong together.
@@ -244,7 +252,8 @@ def match(
     results: list[tuple[str, Match]] = []
     failed: list[ImageError] = []
     with warnings_said():
-        for name, found in good(match_each(bundle, files, texts), len(files), "match", failed):
+        each = match_each(bundle, files, texts, start=start)
+        for name, found in good(each, len(files), "match", failed):
             results.append((name, found))
             if as_json:
                 emit({"image": name, "texts": [_matched(*row) for row in rows_of(found, texts)]})

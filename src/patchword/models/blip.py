@@ -154,14 +154,19 @@ class Blip(ImageEncoder, TextEncoder):
         return F.normalize(self.image.head(tokens[:, 0]).float(), dim=-1)
 
     def cross_attend(
-        self, ids: Tensor, tokens: Tensor, taps: Taps = NO_TAPS, first: bool = False
+        self,
+        ids: Tensor,
+        tokens: Tensor,
+        taps: Taps = NO_TAPS,
+        first: bool = False,
+        start: int | None = None,
     ) -> Tensor:
         """Texts (R, L) that cross-attend to image tokens (B, N, C) -> (R, L, D); the first token
-        alone, (R, 1, D), with `first`."""
+        alone, (R, 1, D), with `first`. start: the id put first; None is the config's, -1 none."""
         text, taps = self.text, taps.inside("text")
-        if text.config.start_token >= 0:
-            start = ids.new_full((len(ids), 1), text.config.start_token)
-            ids = torch.cat([start, ids[:, 1:]], dim=1)
+        start = text.config.start_token if start is None else start
+        if start >= 0:
+            ids = torch.cat([ids.new_full((len(ids), 1), start), ids[:, 1:]], dim=1)
         x = text.embed(ids)
         taps.keep("tokens", x)
         only = ids.new_zeros(len(ids), 1) if first else None
@@ -177,18 +182,24 @@ class Blip(ImageEncoder, TextEncoder):
         return padding_mask(place[None] > 0, tokens)
 
     @overload
-    def match(self, tokens: Tensor, ids: Tensor) -> Tensor: ...
+    def match(self, tokens: Tensor, ids: Tensor, *, start: int | None = None) -> Tensor: ...
     @overload
     def match(
         self, tokens: Tensor, ids: Tensor, taps: Sequence[str]
     ) -> tuple[Tensor, dict[str, Tensor]]: ...
     def match(
-        self, tokens: Tensor, ids: Tensor, taps: Sequence[str] = ()
+        self,
+        tokens: Tensor,
+        ids: Tensor,
+        taps: Sequence[str] = (),
+        *,
+        start: int | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Logits (R, 2), no match and match, of texts (R, L) with image tokens (B, N, C); with
-        `config.matching`."""
+        `config.matching`. start: the id that stands first instead of the config's."""
         wanted = Taps(taps)
-        logits = self.match_head(self.cross_attend(ids, tokens, wanted, first=True)[:, 0])
+        seen = self.cross_attend(ids, tokens, wanted, first=True, start=start)
+        logits = self.match_head(seen[:, 0])
         return (logits, wanted.result()) if taps else logits
 
     def decode(

@@ -198,15 +198,21 @@ class Matcher(Protocol):
         """Image tokens (B, N, C) -> unit features (B, D) in the joint space, float32."""
 
     @overload
-    def match(self, tokens: Tensor, ids: Tensor) -> Tensor: ...
+    def match(self, tokens: Tensor, ids: Tensor, *, start: int | None = None) -> Tensor: ...
     @overload
     def match(
         self, tokens: Tensor, ids: Tensor, taps: Sequence[str]
     ) -> tuple[Tensor, dict[str, Tensor]]: ...
     def match(
-        self, tokens: Tensor, ids: Tensor, taps: Sequence[str] = ()
+        self,
+        tokens: Tensor,
+        ids: Tensor,
+        taps: Sequence[str] = (),
+        *,
+        start: int | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Logits (R, 2) of texts (R, L) with image tokens: no match, match."""
+        """Logits (R, 2) of texts (R, L) with image tokens: no match, match. start: the id that
+        stands first in each text instead of the config's."""
 
 
 @runtime_checkable

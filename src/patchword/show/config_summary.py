@@ -109,6 +109,16 @@ def token_summary(text: TextConfig) -> str:
     )
 
 
+def matching_summary(text: TextConfig) -> str:
+    """What a text to be matched begins with, in one sentence."""
+    if text.start_token >= 0:
+        return f'texts begin with [ENC] ({text.start_token}), as trained; start="cls": with [CLS]'
+    return (
+        "texts begin with [CLS], as transformers begins them; BLIP is trained with [ENC], which "
+        'start="enc" puts there, and then matches otherwise'
+    )
+
+
 def masked_summary(masked: MaskedConfig) -> str:
     """A masked autoencoder's decoder in one sentence."""
     return (

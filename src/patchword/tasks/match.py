@@ -15,11 +15,13 @@ from patchword.bundle import Bundle, Vector, as_texts
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.models.protocols import Matcher
+from patchword.options import nearest
 from patchword.scope import Check
 from patchword.show.result import Brief
 from patchword.tasks.caption import seen
 from patchword.text import long_text
 
+STARTS = ("enc", "cls")
 PAIRS = 64  # of an image and a text, run together
 
 
@@ -43,8 +45,12 @@ def match(
     images: ImageLike | Iterable[ImageLike],
     texts: str | Sequence[str],
     batch_size: int = 8,
+    start: str | None = None,
 ) -> Match:
     """How well each image (I) fits each text (T); an image is encoded once.
+
+    start: what a text begins with, "enc", the token that BLIP is trained with, or "cls", as
+    transformers begins it; None: as the checkpoint's own library.
 
     A text beyond the context is cut, with a LongTextWarning. Raises UnsupportedError for a model
     without a matching head, and the ImageError of the first image that cannot be opened;
@@ -52,7 +58,7 @@ def match(
     """
     texts = as_texts(texts)
     rows = []
-    for _, row in match_each(model, images, texts, batch_size):
+    for _, row in match_each(model, images, texts, batch_size, start):
         if isinstance(row, ImageError):
             raise row
         rows.append(row)
@@ -66,9 +72,11 @@ def match_each(
     images: ImageLike | Iterable[ImageLike],
     texts: str | Sequence[str],
     batch_size: int = 8,
+    start: str | None = None,
 ) -> Iterator[tuple[ImageLike, Match | ImageError]]:
-    """Each image in order with its match (T,), or the ImageError it raised."""
+    """Each image in order with its match (T,), or the ImageError it raised; start: see `match`."""
     network = matcher(model)
+    first = None if start is None else first_id(model, start)
     texts = as_texts(texts)
     if not texts:
         raise UnsupportedError("texts must be a list of one or more, and is empty")
@@ -93,7 +101,7 @@ def match_each(
         for start in range(0, len(order), count):
             part = order[start : start + count]
             some = torch.from_numpy(ids[part, : lengths[part].max()]).to(pixels.device)
-            logits = network.match(tokens, some.repeat(len(pixels), 1))
+            logits = network.match(tokens, some.repeat(len(pixels), 1), start=first)
             together = logits.float().softmax(dim=-1)[:, 1]
             out[:, torch.from_numpy(part)] = torch.unflatten(together, 0, (len(pixels), -1))
         return torch.stack([out, cosines], dim=1)  # (B, 2, T)
@@ -108,6 +116,28 @@ def read(model: Bundle, texts: Sequence[str]) -> list[list[int]]:
     rows = tokenizer.rows(texts)
     long_text.warn(tokenizer, rows, stacklevel=3)
     return rows
+
+
+def first_id(model: Bundle, start: str) -> int:
+    """The id of what texts to be matched begin with: "enc" or "cls".
+
+    [ENC] is the last of a BLIP's ids (salesforce/BLIP, models/blip.py `init_tokenizer`). Raises
+    UnsupportedError for another start, and for a model without that token.
+    """
+    text, tokenizer = model.config.text, model.reader()
+    assert text is not None
+    if start == "cls":
+        return tokenizer.rows([""])[0][0]
+    if start != "enc":
+        raise UnsupportedError(
+            f'start is {start!r}{nearest(start, STARTS)}; give "enc", as BLIP is trained, or '
+            '"cls", as transformers begins a text'
+        )
+    if text.start_token >= 0:
+        return text.start_token
+    if tokenizer.vocab_size >= text.vocab_size and '"[ENC]"' not in tokenizer.to_json():
+        raise UnsupportedError(f"{model.name} has no token [ENC], with which a text could begin")
+    return text.vocab_size - 1
 
 
 def matcher(model: Bundle) -> Matcher:
