@@ -132,7 +132,7 @@ def test_what_a_text_to_be_matched_begins_with(pair: Pair) -> None:
         found = match(model, photo, CAPTIONED, start=start).probabilities
         assert_close(torch.from_numpy(found[0]), expected)
         assert (found == default).all() == (original == (model.config.source == "lavis"))
-    with pytest.raises(UnsupportedError, match="start is 'end'.*\"enc\""):
+    with pytest.raises(UnsupportedError, match="start is 'end'"):
         match(model, photo, CAPTIONED, start="end")
 
 
