@@ -8,7 +8,8 @@ from torch.testing import assert_close
 from patchword import models, variants
 from patchword.config import ModelConfig
 from patchword.errors import UnsupportedError
-from patchword.models.protocols import DenseEdit, ImageNetwork
+from patchword.models.edits import DenseEdit
+from patchword.models.protocols import ImageNetwork
 from patchword.nn.taps import Taps
 
 NAMED = ("deit-small-distilled-16", "siglip-base-16-224", "swin-tiny-7-224", "blip-base-224")
@@ -71,12 +72,12 @@ def test_the_network_unchanged_is_an_edit_too(config: ModelConfig, network: Imag
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("rule", ["identity", "vv"])
+@pytest.mark.parametrize("rule", ["identity", "vv", "qq", "kk"])
 def test_edits_change_the_last_layer_alone(
     config: ModelConfig, network: ImageNetwork, rule: str
 ) -> None:
     tower, x = network.image, pixels(config)
-    edit = DenseEdit(rule, residual=False, mlp=False)  # type: ignore[arg-type]
+    edit = DenseEdit((rule,), residual=False, mlp=False)  # type: ignore[arg-type]
     if not tower.attention_layers:
         with pytest.raises(UnsupportedError, match="attends inside windows"):
             tower.dense(x, edit)
@@ -84,7 +85,7 @@ def test_edits_change_the_last_layer_alone(
     dense = tower.dense(x, edit)
     assert_close(tower.dense(x[1:2], edit), dense[1:2])
     assert (dense - tower.dense(x, DenseEdit())).abs().max() > 1e-6
-    residual = DenseEdit(rule, residual=True, mlp=False)  # type: ignore[arg-type]
+    residual = DenseEdit((rule,), residual=True, mlp=False)  # type: ignore[arg-type]
     same = torch.equal(tower.dense(x, residual), dense)
     assert same == (tower.attention_layers == ("attnpool",))  # a pooling has none
 

@@ -104,7 +104,7 @@ class Model(Bundle):
     ) -> Heatmap:
         """A heatmap of each text: `.values` (T, H, W) in the image's own pixels.
 
-        method  "auto", or one of "cosine", "maskclip", "value", "gradcam"
+        method  "auto", "gradcam", or one of `where.dense.EDITS`
         words   of "gradcam": each text's map is followed by those of its words
         layer   of "gradcam": the block whose cross-attention it is
 

@@ -45,7 +45,8 @@ def heatmap(
     method: Annotated[
         str,
         typer.Option(
-            metavar="auto|cosine|maskclip|value|gradcam",
+            metavar="auto|cosine|maskclip|maskclip-paper|sclip|clearclip|value|naclip|gem|surgery|"
+            "scclip|resclip|gradcam",
             help="How the map is computed; auto is gradcam for a BLIP, else value.",
         ),
     ] = "auto",

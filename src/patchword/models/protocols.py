@@ -7,14 +7,13 @@ space.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, overload, runtime_checkable
 
 from torch import Tensor
 
+from patchword.models.edits import DenseEdit
 from patchword.models.generate import GenerationOptions, Written
-from patchword.nn.attention import Rule
 from patchword.nn.taps import NO_TAPS, Taps
 
 Pixels = Tensor | Sequence[Tensor]  # (B, 3, H, W), or images (3, H, W) each of its own size
@@ -26,23 +25,6 @@ class Tokens(NamedTuple):
 
     values: Tensor  # (B, N, D)
     present: Tensor | None = None  # (B, N) bool: false is padding; None: there is none
-
-
-@dataclass(frozen=True)
-class DenseEdit:
-    """How patch features are computed in the last attention layer, with all layers before it
-    unchanged.
-
-    attention  over the values of that layer: "qk" its own softmax(q k^T / sqrt(d)), "vv"
-               softmax(v v^T / sqrt(d)) (CLIP Surgery, Li et al. 2023, section 3.3), "identity" each
-               token's own value (MaskCLIP, Zhou et al. 2022, section 3.2)
-    residual   whether the tokens that enter the layer are added, as in the network itself
-    mlp        whether the layer's MLP follows
-    """
-
-    attention: Rule = "qk"
-    residual: bool = True
-    mlp: bool = True
 
 
 class Tower(Protocol):
@@ -76,9 +58,17 @@ class Tower(Protocol):
     def project(self, values: Tensor) -> Tensor:
         """Tokens (B, N, D) of the last layer, each as if it had been pooled: (B, N, out_width)."""
 
-    def dense(self, pixels: Tensor, edit: DenseEdit) -> Tensor:
-        """Dense features, one for each patch, in the space of the tower's output: (B, h * w,
-        out_width). Raises UnsupportedError for an edit that this kind of tower does not have."""
+    def dense(
+        self,
+        pixels: Tensor,
+        edit: DenseEdit,
+        project: bool = True,
+        semantic: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """What each patch means: (B, h * w, out_width); without `project` what is before the head,
+        after the final norm. semantic: of an edit with a second pass, from what the first gave to
+        which patches belong together (B, h * w, h * w). Raises UnsupportedError for an edit that
+        this kind of tower does not have."""
 
     def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
         """The tokens (B, N, D) of one layer, numbered as in transformers: 0 is the input of the

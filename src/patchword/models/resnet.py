@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.config import ResNetConfig
 from patchword.errors import UnsupportedError
-from patchword.models.protocols import DenseEdit, Pixels, Size, Tokens
-from patchword.nn.attention import attend
+from patchword.models.dense import Seen, attended
+from patchword.models.edits import DenseEdit
+from patchword.models.protocols import Pixels, Size, Tokens
 from patchword.nn.pooling import AttentionPool2d
 from patchword.nn.taps import NO_TAPS, Taps
 
@@ -117,11 +120,34 @@ class ModifiedResNet(Trunk):
         rows, columns = self.grid(size)
         return slice(self.prefix, self.prefix + rows * columns)
 
-    def dense(self, pixels: Tensor, edit: DenseEdit) -> Tensor:
-        """The pooling has neither residual nor MLP to keep or to leave out."""
-        q, k, v = self._heads(self.encode(pixels).values)
-        heads = attend(edit.attention, q, k, v, self.attnpool.attn.scale)
-        return self.attnpool.attn.out(heads)[:, self.prefix :]
+    def dense(
+        self,
+        pixels: Tensor,
+        edit: DenseEdit,
+        project: bool = True,
+        semantic: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Of the pooling, which has neither residual nor MLP to keep or to leave out. Under an edit
+        values are those of places without their positions, each by itself a 1x1 convolution
+        (MaskCLIP, Zhou et al. 2022, section 3.2); queries and keys have them. Without `project`:
+        the feature map itself."""
+        if not edit.one_layer or edit.semantic or edit.normalised:
+            raise UnsupportedError(
+                "a ResNet attends in one layer, its pooling, and this method changes several; "
+                "methods that work: cosine, maskclip, sclip, clearclip, naclip, value"
+            )
+        features = super().forward(pixels)
+        if not project:
+            return features.flatten(2).mT
+        layer, grid = self.attnpool.attn, (features.shape[-2], features.shape[-1])
+        tokens = self.attnpool.tokens(features)
+        q, k, v = self._heads(tokens)
+        if edit != DenseEdit():
+            plain = features.flatten(2).mT
+            plain = torch.cat([plain.mean(dim=1, keepdim=True), plain], dim=1)
+            v = self._heads(plain)[2]
+        seen = Seen((), {}, slice(self.prefix, tokens.shape[1]), grid)
+        return layer.out(attended(seen, edit, layer, tokens, (q, k, v), None))[:, self.prefix :]
 
     def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
         raise UnsupportedError(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.config import SwinConfig
 from patchword.errors import UnsupportedError
-from patchword.models.protocols import DenseEdit, Pixels, Size, Tokens
+from patchword.models.edits import DenseEdit
+from patchword.models.protocols import Pixels, Size, Tokens
 from patchword.nn.attention import Attention
 from patchword.nn.linear import Linear
 from patchword.nn.patches import PatchEmbed
@@ -192,13 +195,20 @@ class SwinTransformer(nn.Module):
         rows, columns = self.grid(size)
         return slice(0, rows * columns)
 
-    def dense(self, pixels: Tensor, edit: DenseEdit) -> Tensor:
+    def dense(
+        self,
+        pixels: Tensor,
+        edit: DenseEdit,
+        project: bool = True,
+        semantic: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         if edit != DenseEdit():
             raise UnsupportedError(
                 "a Swin attends inside windows, so that its last layer cannot be changed for the "
                 'whole image; method="cosine" takes its patches as they are'
             )
-        return self.project(self.encode(pixels).values)
+        tokens = self.encode(pixels).values
+        return self.project(tokens) if project else self.norm(tokens)
 
     def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
         raise UnsupportedError(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from patchword.config import ViTConfig
-from patchword.models.protocols import DenseEdit, Pixels, Size, Tokens
+from patchword.errors import UnsupportedError
+from patchword.models.calibrated import calibrated
+from patchword.models.dense import Seen, edited, wanted
+from patchword.models.edits import DenseEdit, Positions
+from patchword.models.protocols import Pixels, Size, Tokens
 from patchword.models.resnet import Trunk
 from patchword.nn.linear import Linear
 from patchword.nn.patches import PatchEmbed
@@ -24,6 +30,8 @@ from patchword.nn.positions import (
 )
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import Block, layer_tap, padding_mask, run
+
+OFFSET = 0.1  # patches that SCLIP and its descendants add to a side of the grid
 
 
 class VisionTransformer(nn.Module):
@@ -112,18 +120,30 @@ class VisionTransformer(nn.Module):
         rows, columns = self.grid(size)
         return slice(self.prefix, self.prefix + rows * columns)
 
-    def dense(self, pixels: Tensor, edit: DenseEdit) -> Tensor:
-        last = len(self.blocks) - 1
-        before = f"blocks.{last - 1}" if last else "tokens"
-        inner = f"blocks.{last}.attn"
-        taps = Taps([before, *(f"{inner}.{name}" for name in "qkv")])
-        self._encode(pixels, taps)
-        kept = taps.result()
-        heads = kept[f"{inner}.q"], kept[f"{inner}.k"], kept[f"{inner}.v"]
-        block = self.blocks[last]
-        assert isinstance(block, Block)
-        tokens = block.edited(kept[before], heads, edit.attention, edit.residual, edit.mlp)
-        return self.project(tokens[:, self.patches((pixels.shape[-2], pixels.shape[-1]))])
+    def dense(
+        self,
+        pixels: Tensor,
+        edit: DenseEdit,
+        project: bool = True,
+        semantic: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Where the last block's own output is not read, it is not run."""
+        depth = len(self.blocks)
+        taps = Taps(wanted(edit, depth))
+        x = self._tokens(pixels, edit.positions)
+        taps.keep("tokens", x)
+        rotary = self.rotary(pixels)
+        needed = depth if taps.wants_inside(f"blocks.{depth - 1}") else depth - 1
+        run(self.blocks[:needed], x, None, taps, rotary=rotary)
+        size = (pixels.shape[-2], pixels.shape[-1])
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        seen = Seen(blocks, taps.result(), self.patches(size), self.grid(size), rotary)
+        tokens = calibrated(seen, edit.calibration) if edit.calibration else edited(seen, edit)
+        if edit.semantic:
+            if semantic is None:
+                raise UnsupportedError("this method needs texts, whose places it sharpens")
+            tokens = edited(seen, edit, semantic(self.project(tokens)))
+        return self.project(tokens) if project else self.norm(tokens)
 
     def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
         name = layer_tap(len(self.blocks), layer)
@@ -177,8 +197,8 @@ class VisionTransformer(nn.Module):
         rows = pad_sequence([turns(image).transpose(0, 1) for image in pixels], batch_first=True)
         return rows.permute(2, 0, 1, 3)[:, :, None]  # (2, B, 1, N, d / 2)
 
-    def _tokens(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) of one size -> tokens (B, N, D)."""
+    def _tokens(self, pixels: Tensor, resampled: Positions = "own") -> Tensor:
+        """Pixels (B, 3, H, W) of one size -> tokens (B, N, D); resampled: see `DenseEdit`."""
         config = self.config
         patches = self._patches(pixels)
         grid = (patches.shape[-2], patches.shape[-1])
@@ -186,7 +206,7 @@ class VisionTransformer(nn.Module):
         if config.positions == "pyramid":
             x = torch.cat([x, *(self._scaled(pixels, level) for level in pyramid_grids(grid))], 1)
         apart = config.positions in ("patches", "flexible")  # positions are of the patches alone
-        positions = self._positions(grid, 0 if apart else self.prefix)
+        positions = self._positions(grid, 0 if apart else self.prefix, resampled)
         if apart and positions is not None:
             x = x + positions.to(x.dtype)
         front = [
@@ -209,13 +229,18 @@ class VisionTransformer(nn.Module):
         small = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
         return self._patches(small.to(pixels.dtype)).flatten(2).mT
 
-    def _positions(self, grid: Grid, before: int) -> Tensor | None:
+    def _positions(self, grid: Grid, before: int, resampled: Positions = "own") -> Tensor | None:
         """Positions (1, before + patches, D) on this grid; None where none are added."""
         config = self.config
         if config.positions == "rope":
             return None
         mode = "bilinear" if config.positions == "flexible" else "bicubic"
-        positions = resample(self.pos_embed, config.grid, grid, before, mode)
+        if resampled == "own" or config.positions == "flexible":
+            positions = resample(self.pos_embed, config.grid, grid, before, mode)
+        else:
+            mode = "bilinear" if resampled == "bilinear" else "bicubic"
+            offset = OFFSET if resampled == "offset" else 0.0
+            positions = resample(self.pos_embed, config.grid, grid, before, mode, False, offset)
         if config.positions != "pyramid":
             return positions
         lower = scaled_average(positions[:, before:], grid, pyramid_grids(grid))

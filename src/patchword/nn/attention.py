@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,8 +10,6 @@ from patchword.errors import ConfigError
 from patchword.nn.linear import Linear
 from patchword.nn.positions import rotate
 from patchword.nn.taps import NO_TAPS, Taps
-
-Rule = Literal["qk", "vv", "identity"]  # see `attend`
 
 SCORES = 2**19  # of attention at a time and thread: 1 MiB in bfloat16, a core's own cache
 # With AMX torch's fused attention is the faster one of many queries: an image tower over 577 tokens
@@ -159,15 +155,6 @@ class Attention(nn.Module):
     def out(self, heads: Tensor) -> Tensor:
         """Heads (B, H, N, d) merged and projected: (B, N, D)."""
         return self.proj(heads.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
-
-
-def attend(rule: Rule, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Heads (B, H, N, d) from queries, keys and values of that shape, by a rule: "qk" is
-    softmax(q k^T scale) v, "vv" softmax(v v^T scale) v, "identity" v itself."""
-    if rule == "identity":
-        return v
-    left, right = (q, k) if rule == "qk" else (v, v)
-    return torch.softmax(left @ right.mT * scale, dim=-1) @ v
 
 
 def _slow(q: Tensor) -> bool:

@@ -27,20 +27,27 @@ def resample(
     to: Grid,
     prefix: int = 1,
     mode: str = "bicubic",
+    antialias: bool = True,
+    offset: float = 0.0,
 ) -> Tensor:
     """Learned position embeddings (1, prefix + h * w, D) of one grid, interpolated to another: (1,
     prefix + H * W, D).
 
     Antialiased in float32, the `prefix` positions (class token) untouched. Bicubic as timm's
     `resample_abs_pos_embed` and open_clip's `resize_pos_embed`; bilinear as SigLIP 2's NaFlex
-    (Tschannen et al. 2025, section 2.4).
+    (Tschannen et al. 2025, section 2.4). With `offset` the factor of a side is (H + offset) / h
+    instead of H / h, as DINO and SCLIP have it.
     """
     if grid == to:
         return positions
     head, body = positions[:, :prefix], positions[:, prefix:]
     # Contiguous: from channels-last memory torch (2.13, CPU) resamples wrongly to a width of 1.
     image = torch.unflatten(body, 1, grid).permute(0, 3, 1, 2).float().contiguous()  # (1, D, h, w)
-    image = F.interpolate(image, to, mode=mode, antialias=True, align_corners=False)
+    if offset:
+        factor = ((to[0] + offset) / grid[0], (to[1] + offset) / grid[1])
+        image = F.interpolate(image, scale_factor=factor, mode=mode, antialias=antialias)
+    else:
+        image = F.interpolate(image, to, mode=mode, antialias=antialias, align_corners=False)
     body = image.flatten(2).mT.to(positions.dtype)
     return torch.cat([head, body], dim=1)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from patchword.errors import UnsupportedError
-from patchword.nn.attention import Attention, KVCache, Rule, attend
+from patchword.nn.attention import Attention, KVCache
 from patchword.nn.linear import Linear
 from patchword.nn.taps import NO_TAPS, Taps
 
@@ -130,21 +130,6 @@ class Block(nn.Module):
             seen = self.cross(x, context, mask, cache, taps)
             return self.norm_cross(x + seen)  # type: ignore[no-any-return]
         return x + self.cross(self.norm_cross(x), context, mask, cache, taps)  # type: ignore[no-any-return]
-
-    def edited(
-        self,
-        x: Tensor,
-        heads: tuple[Tensor, Tensor, Tensor],
-        rule: Rule,
-        residual: bool,
-        mlp: bool,
-    ) -> Tensor:
-        """A pre-norm block's output for tokens x (B, N, D) that enter it, where attention is
-        replaced by a rule of `attend` on its queries, keys and values `heads`, each (B, H, N, d);
-        with or without the residual around attention, and with or without the MLP."""
-        attended = self.attn.out(attend(rule, *heads, self.attn.scale))
-        x = x + self.ls1(attended) if residual else attended
-        return self.feed(x) if mlp else x
 
     def feed(self, x: Tensor) -> Tensor:
         """The MLP on x (B, N, D), with residual and norm."""

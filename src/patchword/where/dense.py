@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,33 +12,80 @@ from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
-from patchword.models.protocols import DenseEdit
+from patchword.models.edits import Calibration, DenseEdit, Earlier, Normalised, Semantic
+from patchword.where.resclip import together
 
-# How each method changes the last layer; a new entry is a new method.
+# How the last layers are changed; an entry more is a method more.
 EDITS = {
     # The network as it is: the last layer's patch tokens.
     "cosine": DenseEdit(),
-    # Each patch's own value, without attention to others (MaskCLIP, Zhou et al. 2022, section 3.2).
-    "maskclip": DenseEdit("identity", residual=False, mlp=False),
-    # Values attend to values (CLIP Surgery, Li et al. 2023, section 3.3), without residual and MLP
-    # (ClearCLIP, Lan et al. 2024).
-    "value": DenseEdit("vv", residual=False, mlp=False),
+    # Each patch's own value, then the rest of the block (the code of MaskCLIP, Zhou et al. 2022).
+    "maskclip": DenseEdit(("identity",), positions="bicubic"),
+    # The value path alone, as that paper's section 3.2 says it.
+    "maskclip-paper": DenseEdit(("identity",), residual=False, mlp=False, positions="bicubic"),
+    # Correlative self-attention (SCLIP, Wang et al. 2023, eq. 5), both maps added up.
+    "sclip": DenseEdit(("qq", "kk"), row_sum=2.0, positions="offset"),
+    # ClearCLIP (Lan et al. 2024, eq. 6), and its variant of values that attend to values.
+    "clearclip": DenseEdit(("qq",), residual=False, mlp=False, positions="offset"),
+    "value": DenseEdit(("vv",), residual=False, mlp=False),
+    # Neighbours first (NACLIP, Hajimiri et al. 2024, eq. 6).
+    "naclip": DenseEdit(("kk",), gaussian=5.0, residual=False, mlp=False, positions="offset"),
+    # Self-self attention of the last blocks beside the network (GEM, Bousselham et al. 2023).
+    "gem": DenseEdit(("qq", "kk", "vv"), mlp=False, blocks=6, normalised=Normalised()),
+    # The same of values, without normalising (CLIP Surgery, Li et al. 2023, section 3.3).
+    "surgery": DenseEdit(("vv",), mlp=False, blocks=6, positions="bilinear"),
+    # Outliers repaired, like attends to like (SC-CLIP, Bai et al. 2024).
+    "scclip": DenseEdit(positions="offset", calibration=Calibration()),
+    # Two passes, the second by the labels of the first (ResCLIP, Yang et al. 2024).
+    "resclip": DenseEdit(
+        ("kk",),
+        gaussian=5.0,
+        residual=False,
+        mlp=False,
+        positions="offset",
+        earlier=Earlier(),
+        semantic=Semantic(),
+    ),
 }
 
 
-def dense_features(
-    model: Bundle, image: ImageLike, method: str = "value"
-) -> tuple[Tensor, Geometry]:
-    """Unit features (h * w, D) of an image's patches in the joint space, by one of EDITS, and the
-    way back to its pixels. Raises ImageError, and UnsupportedError for a model or a method that
-    does not have it."""
+def dense(
+    model: Bundle,
+    pixels: Tensor,
+    edit: DenseEdit,
+    texts: Tensor | None = None,
+    project: bool = True,
+) -> Tensor:
+    """Unit features (B, h * w, D), float32, of the patches of images (B, 3, H, W), one by one the
+    same: in the joint space, or without `project` as the tower has them before its head.
+
+    texts: unit vectors (T, D), which an edit with a second pass (`edit.semantic`) needs. Raises
+    UnsupportedError for an edit that the tower does not have.
+    """
+    tower, semantic = model.image_tower, None
+    if edit.semantic and texts is not None:
+        grid = tower.grid((pixels.shape[-2], pixels.shape[-1]))
+        semantic = partial(together, pixels, texts, grid, edit.semantic)
+    with torch.inference_mode():
+        return F.normalize(tower.dense(pixels, edit, project, semantic).float(), dim=-1)
+
+
+def edit_of(method: str) -> DenseEdit:
+    """The entry of EDITS. Raises UnsupportedError for a name that is not there."""
     if method not in EDITS:
         raise UnsupportedError(f"no dense method {method!r}; there are {', '.join(EDITS)}")
-    tower = model.image_tower
+    return EDITS[method]
+
+
+def dense_features(
+    model: Bundle, image: ImageLike, method: str = "value", texts: Tensor | None = None
+) -> tuple[Tensor, Geometry]:
+    """Unit features (h * w, D) of an image's patches in the joint space, by one of EDITS, and the
+    way back to its pixels; texts: see `dense`. Raises ImageError, and UnsupportedError for a model
+    or a method that does not have it."""
+    edit = edit_of(method)
     pixels, geometry = model.open(image, exact=True)
-    with torch.inference_mode():
-        features = tower.dense(model.tensor(pixels)[None], EDITS[method])
-        return F.normalize(features[0].float(), dim=-1), geometry
+    return dense(model, model.tensor(pixels)[None], edit, texts)[0], geometry
 
 
 def cell(model: Bundle) -> int | None:

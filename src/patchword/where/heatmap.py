@@ -51,14 +51,12 @@ def heatmap(
 ) -> Heatmap:
     """A heatmap of each text, in the image's own pixels.
 
-    method  "cosine" is the baseline: cosines with the projected patch tokens of the last block.
-            "maskclip" replaces the last attention by each patch's own value (MaskCLIP, Zhou et al.
-            2022, section 3.2). "value" lets values attend to values there (CLIP Surgery, Li et al.
-            2023, section 3.3), without residual and MLP (ClearCLIP, Lan et al. 2024). "gradcam",
-            for a BLIP with a matching head, is Grad-CAM of the text's cross-attention for a match;
-            see `relevance.gradcam`. "auto" is "gradcam" where there is such a head, else "value"
-    words   with "gradcam": each text's map is followed by those of its words
-    layer   with "gradcam": the block whose cross-attention it is; None: the 8th of 12
+    method  one of `dense.EDITS`, which says whose they are: "cosine" is the network as it is. Or
+            "gradcam", for a BLIP with a matching head, is what the text attended to
+            that made this head say "together"; see `relevance.gradcam`. "auto" is "gradcam" where
+            there is such a head, else "value"
+    words   of "gradcam": each text's map is followed by those of its words
+    layer   of "gradcam": the block that looks; None: the 8th of 12
 
     Raises ImageError, or UnsupportedError for an unknown method or a model that reads no text.
     """
@@ -76,7 +74,7 @@ def heatmap(
         return Heatmap(photo, tuple(pieces), values, method)
     tower, vectors = model.image_tower, torch.from_numpy(model.embed_texts(texts))
     photo = model.opener(image, exact=True)
-    patches, geometry = dense_features(model, photo, method)
+    patches, geometry = dense_features(model, photo, method, vectors)
     cosines = patches @ vectors.to(patches).mT  # (N, T)
     grid = cosines.mT.reshape(len(texts), *tower.grid(geometry.size)).cpu().numpy()
     return Heatmap(photo, tuple(texts), geometry.to_source(grid, cell(model)), method)

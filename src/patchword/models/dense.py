@@ -1,0 +1,178 @@
+"""What a ViT's last layers give under an edit, from what enters them in the network as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from patchword.models.edits import Calibration, DenseEdit, Earlier, Normalised
+from patchword.nn.attention import Attention
+from patchword.nn.transformer import Block
+
+Grid = tuple[int, int]
+OF = 12  # blocks that edits count as of: those of a ViT-B
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A network as it is, run on images, up to its last block.
+
+    blocks   of the tower
+    taps     "tokens", "blocks.{i}", "blocks.{i}.attn", as far as `wanted`
+    patches  which tokens are patches, row by row of `grid`
+    rotary   what turns queries and keys, or None
+    """
+
+    blocks: Sequence[Block]
+    taps: Mapping[str, Tensor]
+    patches: slice
+    grid: Grid
+    rotary: Tensor | None = None
+
+    def entering(self, block: int) -> Tensor:
+        """Tokens (B, N, D) that enter a block."""
+        return self.taps[entering(block)]
+
+
+def entering(block: int) -> str:
+    """The tap of the tokens that enter a block."""
+    return f"blocks.{block - 1}" if block else "tokens"
+
+
+def counted(block: int, depth: int) -> int:
+    """A block of 12 among `depth`."""
+    return min(round(block * depth / OF), depth - 1)
+
+
+def wanted(edit: DenseEdit, depth: int) -> set[str]:
+    """The taps that an edit reads of a network of so many blocks."""
+    last = depth - 1
+    names = {entering(block) for block in range(depth - min(edit.blocks, depth), depth)}
+    if edit.earlier:
+        names |= {f"blocks.{i}.attn" for i in earlier_blocks(edit.earlier, depth)}
+    if plan := edit.calibration:
+        names |= {f"blocks.{counted(i, depth)}" for i in (plan.likeness, plan.detail)}
+        names |= {f"blocks.{i}" for i in summed_blocks(plan, depth)}
+        names.add(entering(last))
+    return names
+
+
+def earlier_blocks(plan: Earlier, depth: int) -> range:
+    """Those whose attention is averaged; of a shallow network at least one before the last."""
+    end = min(max(round(plan.end * depth / OF), 1), max(depth - 1, 1))
+    return range(min(round(plan.first * depth / OF), end - 1), end)
+
+
+def summed_blocks(plan: Calibration, depth: int) -> range:
+    """Those whose outputs are summed; of a shallow network at least one."""
+    end = min(max(round(plan.end * depth / OF), 1), depth)
+    return range(min(round(plan.first * depth / OF), end - 1), end)
+
+
+def edited(seen: Seen, edit: DenseEdit, semantic: Tensor | None = None) -> Tensor:
+    """Patch tokens (B, h * w, D) of the edit's last layer, before the final norm.
+
+    semantic: E (B, h * w, h * w) of `Semantic`, for the second pass.
+    """
+    depth = len(seen.blocks)
+    first = depth - min(edit.blocks, depth)
+    x = seen.entering(first) if edit.residual else torch.zeros_like(seen.entering(first))
+    for number in range(first, depth):
+        block = seen.blocks[number]
+        h = block.norm1(seen.entering(number))
+        q, k, v = block.attn.queries_keys_values(h, None, None, seen.rotary)
+        x = x + block.ls1(block.attn.out(attended(seen, edit, block.attn, h, (q, k, v), semantic)))
+    if edit.mlp:
+        x = seen.blocks[-1].feed(x)
+    return x[:, seen.patches]
+
+
+def attended(
+    seen: Seen,
+    edit: DenseEdit,
+    layer: Attention,
+    h: Tensor,
+    heads: tuple[Tensor, Tensor, Tensor],
+    semantic: Tensor | None,
+) -> Tensor:
+    """Heads (B, H, N, d) of one layer's values under the edit's attention."""
+    q, k, v = heads
+    if edit.attention == ("identity",):
+        return v * edit.row_sum
+    scale: Tensor | float = layer.scale
+    if edit.normalised:
+        q, k, values, scale = smoothed(edit.normalised, h, heads, layer.scale)
+    else:
+        values = v
+    weights = mixing(edit, (q, k, values), scale, seen, semantic)
+    if edit.earlier:
+        depth = len(seen.blocks)
+        names = [f"blocks.{i}.attn" for i in earlier_blocks(edit.earlier, depth)]
+        other = torch.stack([seen.taps[name] for name in names]).mean(dim=0)
+        share = edit.earlier.share
+        weights = edit.earlier.total * ((1 - share) * weights + share * other)
+    return weights @ v
+
+
+def smoothed(
+    plan: Normalised, h: Tensor, heads: tuple[Tensor, Tensor, Tensor], scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor | float]:
+    """Queries, keys and values of unit length after the plan's steps, and what their products are
+    multiplied by: one number, or one for each image (B, 1, 1, 1)."""
+    t: Tensor | float
+    if plan.temperature is None:
+        t = (h.norm(dim=-1).mean(dim=-1) * scale)[:, None, None, None]
+    else:
+        t = plan.temperature
+    parts = []
+    for z in heads:
+        z = F.normalize(z, dim=-1)
+        for _ in range(plan.steps):
+            z = F.normalize(torch.softmax(z @ z.mT * t, dim=-1) @ z, dim=-1)
+        parts.append(z)
+    q, k, v = parts
+    return q, k, v, t
+
+
+def mixing(
+    edit: DenseEdit,
+    heads: tuple[Tensor, Tensor, Tensor],
+    scale: Tensor | float,
+    seen: Seen,
+    semantic: Tensor | None,
+) -> Tensor:
+    """Attention (B, H, N, N), the mean over the edit's rules; rows sum to `edit.row_sum`."""
+    q, k, v = heads
+    pairs = {"qk": (q, k), "qq": (q, q), "kk": (k, k), "vv": (v, v)}
+    near = neighbours(seen.grid, edit.gaussian, q) if edit.gaussian else None
+    total = torch.zeros((), dtype=q.dtype, device=q.device)
+    for rule in edit.attention:
+        left, right = pairs[rule]
+        logits = left @ right.mT * scale
+        if semantic is not None and edit.semantic:
+            share = edit.semantic.share
+            among = _between(seen.patches, (share * semantic).to(logits.dtype), logits.shape[-1])
+            logits = edit.semantic.total * ((1 - share) * logits + among[:, None])
+        if near is not None:
+            logits = logits + _between(seen.patches, near, logits.shape[-1])
+        total = total + torch.softmax(logits, dim=-1)
+    return total * (edit.row_sum / len(edit.attention))
+
+
+def neighbours(grid: Grid, deviation: float, like: Tensor) -> Tensor:
+    """exp(-r^2 / 2 deviation^2) of patches r patches apart: (h * w, h * w)."""
+    rows = torch.arange(grid[0], device=like.device).repeat_interleave(grid[1])
+    columns = torch.arange(grid[1], device=like.device).repeat(grid[0])
+    square = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
+    return torch.exp(square / (-2 * deviation**2)).to(like.dtype)
+
+
+def _between(patches: slice, values: Tensor, tokens: int) -> Tensor:
+    """What is between patches (..., n, n) as what is between all tokens (..., N, N): 0 for the
+    others."""
+    before, after = patches.start, tokens - patches.stop
+    return F.pad(values, (before, after, before, after))

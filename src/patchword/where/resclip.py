@@ -1,0 +1,84 @@
+"""Which patches belong together, from what a first pass said of them (ResCLIP, Yang et al. 2024,
+section 3.3, "semantic feedback refinement", as its code has it)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from patchword.models.edits import Semantic
+from patchword.where.pamr import pamr
+
+Grid = tuple[int, int]
+BLUR, LONGEST = 5.0, 31  # standard deviation and length of the blur along the patches
+
+
+def together(pixels: Tensor, texts: Tensor, grid: Grid, plan: Semantic, features: Tensor) -> Tensor:
+    """E (B, n, n), float16, its maximum 1, of images (B, 3, H, W) whose patches have `features`
+    (B, n, D), by unit texts (T, D)."""
+    cosines = F.normalize(features.float(), dim=-1) @ texts.to(features.device, torch.float32).mT
+    maps = torch.unflatten(cosines.mT, -1, grid)  # (B, T, h, w)
+    out = []
+    for image, own in zip(pixels.float(), maps, strict=True):
+        labels = majority(label_map(image, own, plan), grid)
+        matrix = blurred(same(labels, plan.paths))
+        out.append((matrix / matrix.max()).half())  # as the code has it; moves cosines by 5e-5
+    return torch.stack(out)
+
+
+def probabilities(image: Tensor, cosines: Tensor, scale: float) -> Tensor:
+    """Of each text, (T, H, W), from cosines (T, h, w) of an image (3, H, W): refined by its pixels,
+    then a softmax over texts."""
+    size = (image.shape[-2], image.shape[-1])
+    maps = F.interpolate(cosines[None], size, mode="bilinear", align_corners=False)
+    return torch.softmax(scale * pamr(image[None], maps)[0], dim=0)
+
+
+def label_map(image: Tensor, cosines: Tensor, plan: Semantic) -> Tensor:
+    """The most probable text of each pixel (H, W); the first where none is probable enough."""
+    best, labels = probabilities(image, cosines, plan.scale).max(dim=0)
+    return labels.masked_fill(best < plan.threshold, 0)
+
+
+def majority(labels: Tensor, grid: Grid) -> Tensor:
+    """The label that most pixels (H, W) of each patch have, of several the smallest: (h, w)."""
+    rows, columns = labels.shape[0] // grid[0], labels.shape[1] // grid[1]
+    cut = labels[: rows * grid[0], : columns * grid[1]]
+    cells = torch.unflatten(torch.unflatten(cut, 1, (grid[1], columns)), 0, (grid[0], rows))
+    return cells.transpose(1, 2).flatten(2).mode(dim=-1).values
+
+
+def same(labels: Tensor, paths: bool) -> Tensor:
+    """Which patches share a label (h, w), row by row: (n, n). With `paths`, pairs whose line leaves
+    the label count less, the further apart the less: exp(-distance / largest distance), distances
+    being Chebyshev's.
+
+    The line is sampled at as many points as the longest one needs, of which a shorter pair tests
+    the first distance + 1.
+    """
+    height, width = labels.shape
+    row = torch.arange(height, device=labels.device).repeat_interleave(width)
+    column = torch.arange(width, device=labels.device).repeat(height)
+    equal = labels.flatten()[:, None] == labels.flatten()
+    if not paths:
+        return equal.float()
+    distance = torch.maximum((row - row[:, None]).abs(), (column - column[:, None]).abs())
+    longest = int(distance.max())
+    inside = torch.ones_like(equal)
+    for step, share in enumerate(torch.linspace(0, 1, longest + 1, device=labels.device)):
+        y = ((1 - share) * row[:, None] + share * row).round().long()
+        x = ((1 - share) * column[:, None] + share * column).round().long()
+        inside &= (labels[y, x] == labels.flatten()[:, None]) | (distance < step)
+    fading = torch.exp(-distance / max(longest, 1))
+    return equal * torch.where(inside, 1.0, fading)
+
+
+def blurred(matrix: Tensor) -> Tensor:
+    """Rows (n, n) blurred along the patches' numbers, each divided by its sum."""
+    count = min(len(matrix), LONGEST)
+    count -= count % 2 == 0
+    place = torch.arange(count, device=matrix.device) - count // 2
+    kernel = torch.exp(-(place**2) / (2 * BLUR**2))
+    rows = F.conv1d(matrix[:, None], (kernel / kernel.sum())[None, None], padding=count // 2)[:, 0]
+    return rows / (rows.sum(dim=-1, keepdim=True) + 1e-8)

@@ -1,0 +1,179 @@
+"""Dense edits written out in float64 numpy, head by head, from a tower's weights: independent of
+how the package computes them."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from patchword.models.vit import VisionTransformer
+
+Array = NDArray[np.float64]
+
+
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def normed(x: Array) -> Array:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+class Reference:
+    """A ViT's last blocks; `inputs[i]` (N, D) enter block i in the network as it is."""
+
+    def __init__(
+        self, tower: VisionTransformer, inputs: list[Array], grid: tuple[int, int]
+    ) -> None:
+        self.tower, self.inputs, self.grid = tower, inputs, grid
+        self.depth, self.heads = len(tower.blocks), tower.config.heads
+        self.at = np.array([(y, x) for y in range(grid[0]) for x in range(grid[1])], float)
+
+    def norm(self, x: Array, layer: nn.LayerNorm) -> Array:
+        mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+        w, b = (p.detach().double().numpy() for p in (layer.weight, layer.bias))
+        return (x - mean) / np.sqrt(var + layer.eps) * w + b
+
+    def linear(self, x: Array, layer: nn.Linear) -> Array:
+        return x @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
+
+    def split(self, block: int, x: Array) -> list[tuple[Array, Array, Array]]:
+        """(q, k, v) (N, d) of each head, of normed tokens."""
+        parts = np.split(self.linear(x, self.tower.blocks[block].attn.qkv), 3, -1)
+        each = [np.split(part, self.heads, -1) for part in parts]
+        return list(zip(*each, strict=True))
+
+    def attention(self, block: int, x: Array, mix: Callable[[Array, Array, Array], Array]) -> Array:
+        """Every head's values mixed, merged and projected; x enters the block."""
+        layer = self.tower.blocks[block]
+        heads = self.split(block, self.norm(x, layer.norm1))
+        return self.linear(np.concatenate([mix(*h) @ h[2] for h in heads], -1), layer.attn.proj)
+
+    def mlp(self, block: int, x: Array) -> Array:
+        layer = self.tower.blocks[block]
+        hidden = self.linear(self.norm(x, layer.norm2), layer.mlp.fc1)
+        act = hidden / (1 + np.exp(-1.702 * hidden))
+        return x + self.linear(act, layer.mlp.fc2)
+
+    def project(self, x: Array) -> Array:
+        head = self.tower.head.weight.detach().double().numpy()
+        out = self.norm(x, self.tower.norm) @ head.T
+        return out + self.tower.head.bias.detach().double().numpy()
+
+    def near(self) -> Array:
+        """exp(-r^2 / 50) between patches, 0 for the class token."""
+        square = ((self.at[:, None] - self.at) ** 2).sum(-1)
+        out = np.zeros((len(self.at) + 1,) * 2)
+        out[1:, 1:] = np.exp(-square / 50)
+        return out
+
+    def last(self, method: str) -> Array:
+        """Of the patches (n, D), not normalised, by a method that edits the last block alone."""
+        block, x = self.depth - 1, self.inputs[-1]
+        scale = (x.shape[1] // self.heads) ** -0.5
+
+        def rule(q: Array, k: Array, v: Array) -> Array:
+            eye = np.eye(len(q))
+            return {
+                "maskclip": eye,
+                "maskclip-paper": eye,
+                "sclip": softmax(scale * q @ q.T) + softmax(scale * k @ k.T),
+                "clearclip": softmax(scale * q @ q.T),
+                "value": softmax(scale * v @ v.T),
+                "naclip": softmax(scale * k @ k.T + self.near()),
+                "cosine": softmax(scale * q @ k.T),
+            }[method]
+
+        y = self.attention(block, x, rule)
+        if method in ("cosine", "maskclip", "sclip"):
+            y = self.mlp(block, x + y)
+        return self.project(y)[1:]
+
+    def parallel(self, method: str) -> Array:
+        """GEM and CLIP Surgery: six blocks' attention added up beside the network."""
+        first = max(self.depth - 6, 0)
+        out = self.inputs[first]
+        for block in range(first, self.depth):
+            x = self.inputs[block]
+            scale = (x.shape[1] // self.heads) ** -0.5
+            h = self.norm(x, self.tower.blocks[block].norm1)
+            t = scale * np.linalg.norm(h, axis=-1).mean()
+
+            def gem(q: Array, k: Array, v: Array, t: float = t) -> Array:
+                maps = []
+                for z in (q, k, v):
+                    z = normed(z)
+                    z = normed(softmax(t * z @ z.T) @ z)
+                    maps.append(softmax(t * z @ z.T))
+                return np.mean(maps, axis=0)
+
+            def surgery(q: Array, k: Array, v: Array, scale: float = scale) -> Array:
+                return softmax(scale * v @ v.T)
+
+            out = out + self.attention(block, x, gem if method == "gem" else surgery)
+        return self.project(out)[1:]
+
+    def calibrated(self, neighbours: int) -> Array:
+        """SC-CLIP, of 12 blocks."""
+        n = len(self.at)
+        tokens = [*self.inputs[1:], None]  # what leaves block i
+        last = self.inputs[-1]
+        p = last[1:]
+        d = ((p[:, None] - p) ** 2).sum(-1)
+        np.fill_diagonal(d, np.inf)
+        order = d.argsort(-1)[:, :neighbours]
+        density = neighbours / np.take_along_axis(d, order, -1)[:, -1]
+        score = density[order].mean(-1) / density
+        wrong = score > np.quantile(score, 0.95)
+
+        def repair(x: Array) -> Array:
+            out = x.copy()
+            for i in np.flatnonzero(wrong):
+                close = (np.abs(self.at - self.at[i]).max(-1) == 1) & ~wrong
+                if close.any():
+                    out[i] = x[close].mean(0)
+            return out
+
+        def shares(x: Array) -> Array:
+            c = normed(x) @ normed(x).T
+            kept = np.where(c < 0.4, 0, c)
+            return kept / (kept.sum(-1, keepdims=True) + 1e-6)
+
+        like = normed(repair(tokens[8][1:]))
+        s = like @ like.T
+        logits = 3 * (s - s.mean())
+        by_likeness = softmax(np.where(logits < 0, -np.inf, logits))
+        scale = (p.shape[1] // self.heads) ** -0.5
+
+        def attend(x: Array) -> Array:
+            def mix(q: Array, k: Array, v: Array) -> Array:
+                return (by_likeness + softmax(scale * k @ k.T)) / 2
+
+            return self.attention(self.depth - 1, x, mix)
+
+        summed = np.sum(tokens[3:10], axis=0)
+        first = attend(shares(repair(tokens[8][1:])) @ repair(p)) + 0.3 * last[0]
+        second = attend(summed[1:]) + 0.3 * summed[0]
+        average = shares(tokens[3][1:])
+        assert average.shape == (n, n)
+        return self.project(average @ first + average @ second)
+
+    def residual_cross(self) -> Array:
+        """ResCLIP without its second pass, of 12 blocks."""
+        block = self.depth - 1
+        ordinary = []
+        for number in range(5, 9):
+            layer = self.tower.blocks[number]
+            heads = self.split(number, self.norm(self.inputs[number], layer.norm1))
+            scale = heads[0][0].shape[1] ** -0.5
+            ordinary.append([softmax(scale * q @ k.T) for q, k, _ in heads])
+        other = iter(np.mean(ordinary, axis=0))
+
+        def mix(q: Array, k: Array, v: Array) -> Array:
+            return 2 * (
+                0.4 * softmax(q.shape[1] ** -0.5 * k @ k.T + self.near()) + 0.6 * next(other)
+            )
+
+        return self.project(self.attention(block, self.inputs[-1], mix))[1:]
