@@ -45,9 +45,9 @@ def heatmap(
     method: Annotated[
         str,
         typer.Option(
-            metavar="auto|cosine|maskclip|maskclip-paper|sclip|clearclip|value|naclip|gem|surgery|"
-            "scclip|resclip|gradcam",
-            help="How the map is computed; auto is gradcam for a BLIP, else value.",
+            metavar="METHOD",
+            help="auto, cosine, maskclip, maskclip-paper, sclip, clearclip, value, naclip, gem, "
+            "surgery, scclip, resclip or gradcam; auto is gradcam for a BLIP, else value.",
         ),
     ] = "auto",
     words: Annotated[
