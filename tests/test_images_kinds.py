@@ -10,7 +10,7 @@ import pydicom
 import pytest
 import tifffile
 from numpy.testing import assert_allclose, assert_array_equal
-from photos import FLOWER
+from photos import FLOWER, PREPROCESS
 from pictures import encoded, grey, random_pixels, to_levels
 from PIL import Image, ImageCms
 from pydicom.dataset import FileMetaDataset
@@ -18,7 +18,9 @@ from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 from raw_files import dng
 
 from patchword import images
-from patchword.errors import ImageError, ImageWarning, SkippedFilesWarning
+from patchword.data.config import SourceConfig
+from patchword.data.opening import open_sources
+from patchword.errors import ConfigError, ImageError, ImageWarning, SkippedFilesWarning
 from patchword.images import files, kinds, pages
 
 PHOTO = Image.open(FLOWER).convert("RGB").resize((320, 200))
@@ -383,3 +385,22 @@ def test_an_image_of_fewer_bits_than_it_has_is_said_to_be_dark(white: int) -> No
     values[0, 0] = 16384  # a quarter of white and more is nothing odd
     images.open(values)
     images.open(np.zeros((4, 4), np.uint16))  # stretching would not help
+
+
+def test_training_stretches_and_limits_as_its_recipe_says(tmp_path: Path) -> None:
+    dark = np.random.default_rng(0).integers(0, 300, (40, 40)).astype(np.uint16)
+    (tmp_path / "cat").mkdir()
+    tifffile.imwrite(tmp_path / "cat" / "a.tif", dark)
+
+    def sample(**options: object) -> np.ndarray:
+        config = SourceConfig("folder", path=str(tmp_path), **options)
+        (source,) = open_sources([config], PREPROCESS, ["labels"])
+        return source.sample(0, np.random.default_rng(0)).pixels
+
+    with pytest.warns(ImageWarning, match="nearly black"):
+        plain = sample()
+    assert np.ptp(sample(stretch=True)[0]) > 20 * np.ptp(plain[0])  # of one colour
+    with pytest.raises(ImageError, match="40 x 40 are more than 1599 pixels"):
+        sample(max_pixels=1599)
+    with pytest.raises(ConfigError, match=r"data\.max_pixels is 0"):
+        sample(max_pixels=0)

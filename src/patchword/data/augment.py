@@ -12,6 +12,7 @@ from PIL import Image
 from patchword.config import PreprocessConfig
 from patchword.data.config import AugmentConfig
 from patchword.errors import RecipeError
+from patchword.images import ImageLike, Opener
 from patchword.images.preprocess import Preprocess
 
 Planes = NDArray[np.float32]  # (3, H, W), 0..255
@@ -26,19 +27,29 @@ _FILTERS = {
 }
 
 
+NO_ADDRESSES = Opener(urls=False)  # training would fetch an image again at every visit
+
+
 class Look:
-    """How the images of one source are seen: the preprocessing, changed at random or not.
+    """How the images of one source are opened and seen: the preprocessing, changed at random or
+    not.
 
     Raises RecipeError for preprocessing that gives images of several sizes.
     """
 
-    def __init__(self, config: PreprocessConfig, augment: AugmentConfig | None) -> None:
+    def __init__(
+        self,
+        config: PreprocessConfig,
+        augment: AugmentConfig | None,
+        opener: Opener = NO_ADDRESSES,
+    ) -> None:
         if config.resize == "patches":
             raise RecipeError(
                 "training needs images of one size, but preprocess.resize is 'patches'; "
                 "set it to 'squash' or 'shortest'"
             )
         self.augment = augment
+        self._opener = opener
         self._size = config.size
         self._filter = _FILTERS[config.interpolation]
         self._whole = Preprocess(config)
@@ -53,6 +64,10 @@ class Look:
             return self._whole.at_least
         narrowest = math.sqrt(ASPECT / self.augment.crop[0])  # short side of a photo over a crop's
         return max(self._whole.at_least, math.ceil(max(self._size) * narrowest / 2))
+
+    def open(self, image: ImageLike) -> NDArray[np.uint8]:
+        """RGB (H, W, 3) of a photo, at the size that is needed. Raises ImageError."""
+        return self._opener(image, at_least=self.at_least)
 
     @property
     def mix(self) -> bool:

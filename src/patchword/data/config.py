@@ -55,6 +55,8 @@ class SourceConfig:
     # questions that a word for the class answers: ["what is this?"]
     class_questions: tuple[str, ...] = ()
     augment: AugmentConfig | None = None
+    stretch: bool = False  # each image from its own darkest to its brightest half percent
+    max_pixels: int = 300_000_000  # files of more are broken samples
     count: int = 0  # scenes: how many
     only: Literal["", "wafer", "shapes"] = ""  # scenes: of one kind
     # scenes: colours of shapes; of few, captions of a batch differ in their shapes: hard negatives
@@ -66,6 +68,7 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         in_range("data.share", self.share, 0, above=True)
+        in_range("data.max_pixels", self.max_pixels, 1)
         in_range("data.count", self.count, 0)
         in_range("data.wrong_captions", self.wrong_captions, 0, 1)
         in_range("data.seed", self.seed, 0)

@@ -19,6 +19,7 @@ from patchword.data.scene_source import SceneSource
 from patchword.data.table_source import FAULT, Table, TableSource, meant
 from patchword.data.tars import TarRows
 from patchword.errors import PatchwordError, RecipeError
+from patchword.images import Opener
 from patchword.images.files import UNPRINTABLE, shown
 
 Said = TypeVar("Said")
@@ -93,7 +94,8 @@ def _open(
         raise
     except PatchwordError as error:
         raise RecipeError(str(error)) from error
-    look = Look(preprocess, config.augment)
+    opener = Opener(config.stretch, config.max_pixels, urls=False)
+    look = Look(preprocess, config.augment, opener)
     return TableSource(
         table, look, reads, config.templates, config.names, config.class_questions, texts
     )

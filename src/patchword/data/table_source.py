@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword import images
 from patchword.data.augment import Look
 from patchword.data.rows import (
     ANSWERS,
@@ -231,7 +230,7 @@ class TableSource:
 
     def _decoded(self, name: str, image: str | bytes) -> NDArray[np.uint8]:
         try:
-            return images.open(image, at_least=self._look.at_least, urls=False)
+            return self._look.open(image)
         except ImageError as error:
             raise ImageError(name, error.reason) from error
 
