@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from patchword.atomic_write import replacing, write
-from patchword.cli.inputs import embed_texts, expand, load, read_list
+from patchword.cli.inputs import Source, embed_texts, expand, load
 from patchword.cli.options import (
     EMBEDDED,
+    SOURCES,
     DeviceOption,
     DtypeOption,
-    ImagesArgument,
+    ImagesTextsArgument,
     JsonOption,
     LabelsOption,
     LongTextOption,
@@ -42,6 +43,7 @@ from patchword.cli.output import (
     shortened,
     wrong,
 )
+from patchword.cli.texts import images_then_texts, no_texts, read_list
 from patchword.errors import ImageError
 from patchword.show.terminal_table import table
 
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from patchword.images import Opener
     from patchword.tasks.classify import Score
 
-    Row = tuple[str, NDArray[Any] | ImageError]  # its name, and its vector or why there is none
+    Row = tuple[Source, NDArray[Any] | ImageError]  # its name, and its vector or why there is none
 
 BAR_CELLS = 24  # columns of a bar in the terminal
 
@@ -61,7 +63,13 @@ OnError = Literal["nan", "error"]
 
 
 def classify(
-    images: ImagesArgument,
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES... [LABELS]...",
+            help=f"{SOURCES} Then labels, or by --labels.",
+        ),
+    ],
     labels: LabelsOption = None,
     template: TemplateOption = None,
     multi_label: Annotated[
@@ -90,23 +98,25 @@ def classify(
 
     Without --labels, a classifier answers in its own classes.
     """
-    words = read_list(labels, split=True) or None
+    files, given = images_then_texts(images, labels, "--labels", split=True)
+    words = given or None
     if labels and not words:
         wrong("--labels names no label")
+    if words and len(set(words)) == 1 and not multi_label:
+        notes().print(f"warning: one label is always sure: give others beside {words[0]!r}")
     check_save(save, pages=True)
-    files = expand(images)
     bundle = load(model, device, dtype, None, stretch, max_pixels)
     from patchword.tasks.classify import classify_each
 
     sentences = read_list(template) or None
     each = classify_each(bundle, files, words, sentences, multi_label, reject)
-    results: list[tuple[str, list[Score]]] = []
+    results: list[tuple[Source, list[Score]]] = []
     failed: list[ImageError] = []
-    for name, scores in good(each, len(files), "classify", failed):
+    for name, scores in good(each, len(files), "classify", failed, as_json):
         results.append((name, scores[:top]))
         if as_json:
             pairs = [{"label": s.label, "probability": s.probability} for s in scores[:top]]
-            emit({"image": name, "scores": pairs})
+            emit({"image": str(name), "scores": pairs})
     if results and not as_json:
         screen().print(scores_table(results))
     if results and save:
@@ -117,9 +127,7 @@ def classify(
 def embed(
     images: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[IMAGES]...", help="Image files, folders of them, or glob patterns."
-        ),
+        typer.Argument(metavar="[IMAGES]...", help=SOURCES),
     ] = None,
     text: TextsOption = None,
     out: Annotated[
@@ -181,7 +189,7 @@ def embed(
 
 
 def similarity(
-    images: ImagesArgument,
+    images: ImagesTextsArgument,
     text: TextsOption = None,
     long_text: LongTextOption = "truncate",
     save: PictureOption = None,
@@ -205,23 +213,23 @@ def similarity(
     """
     if beside and not save:
         wrong("--beside is drawn by --save")
-    texts = read_list(text)
+    files, texts = images_then_texts(images, text, "--text")
     if not texts:
-        wrong("give at least one --text")
+        no_texts("texts", "--text")
     check_save(save)
-    files = expand(images)
     bundle = load(model, device, dtype, None, stretch, max_pixels)
     other = load(beside, device, dtype, None, stretch, max_pixels) if beside else None
     columns = embed_texts(bundle, texts, long_text)
-    names, rows = [], []
+    names: list[Source] = []
+    rows = []
     failed: list[ImageError] = []
-    for name, row in good(bundle.embed_each(files), len(files), "embed", failed):
+    for name, row in good(bundle.embed_each(files), len(files), "embed", failed, as_json):
         cosines = columns @ row
         names.append(name)
         rows.append(cosines)
         if as_json:
             pairs = zip(texts, cosines.tolist(), strict=True)
-            emit({"image": name, "texts": [{"text": t, "cosine": c} for t, c in pairs]})
+            emit({"image": str(name), "texts": [{"text": t, "cosine": c} for t, c in pairs]})
     if rows and not as_json:
         _print_matrix(names, texts, rows)
     if rows and save:
@@ -234,13 +242,13 @@ def similarity(
     finish(failed, len(rows))
 
 
-def scores_table(results: list[tuple[str, list[Score]]]) -> Table:
+def scores_table(results: list[tuple[Source, list[Score]]]) -> Table:
     """One image: a row per label. More: a row per image, its best label first."""
     from rich.text import Text
 
     if len(results) == 1:
         name, scores = results[0]
-        out = table(name, " ", "  ", right=(" ",))
+        out = table(str(name), " ", "  ", right=(" ",))
         for score in scores:
             bar = Text("█" * round(BAR_CELLS * score.probability), style="blue")
             out.add_row(score.label, f"{score.probability:.1%}", bar)
@@ -254,12 +262,12 @@ def scores_table(results: list[tuple[str, list[Score]]]) -> Table:
     return out
 
 
-def _print_matrix(names: list[str], texts: list[str], rows: list[NDArray[Any]]) -> None:
+def _print_matrix(sources: list[Source], texts: list[str], rows: list[NDArray[Any]]) -> None:
     """A column per text, numbered where there are several; the best of each image is bold."""
     from rich.text import Text
 
     titles = [str(i) for i in range(1, len(texts) + 1)] if len(texts) > 1 else texts
-    heading, names = shortened(names)
+    heading, names = shortened(sources)
     out = table(heading, *titles, right=titles)
     for name, row in zip(names, rows, strict=True):
         cells = [
@@ -273,10 +281,10 @@ def _print_matrix(names: list[str], texts: list[str], rows: list[NDArray[Any]]) 
 
 
 def _save_matrices(
-    names: list[str], texts: list[str], found: list[tuple[Model, NDArray[Any]]], path: Path
+    names: list[Source], texts: list[str], found: list[tuple[Model, NDArray[Any]]], path: Path
 ) -> None:
     """The cosines of each model as a picture; with a matching head, its probabilities too."""
-    from patchword.cli.caption_ask_match import Titled, both, save_matrices
+    from patchword.cli.language_tables import Titled, both, save_matrices
     from patchword.show import plots
 
     opener = found[0][0].opener
@@ -295,12 +303,12 @@ def _save_matrices(
     print_saved(path)
 
 
-def _save_scores(results: list[tuple[str, list[Score]]], path: Path, opener: Opener) -> None:
+def _save_scores(results: list[tuple[Source, list[Score]]], path: Path, opener: Opener) -> None:
     """The images with their labels as a picture or a page."""
     from patchword.show import html_page, plots
 
     photos = [opener(name, at_least=plots.TILE) for name, _ in results]
-    names = [Path(name).name for name, _ in results]
+    names = [Path(str(name)).name for name, _ in results]
     bars = [[(score.label, score.probability) for score in scores] for _, scores in results]
     if path.suffix.lower() == ".html":
         items = [html_page.Card(p, n, bars=b) for p, n, b in zip(photos, names, bars, strict=True)]
@@ -310,9 +318,9 @@ def _save_scores(results: list[tuple[str, list[Score]]], path: Path, opener: Ope
     print_saved(path)
 
 
-def _check_lines(names: list[str]) -> None:
+def _check_lines(names: Sequence[Source]) -> None:
     """Refuse names that would not be one line of a file each."""
-    if broken := [name for name in names if "\n" in name or "\r" in name]:
+    if broken := [name for name in map(str, names) if "\n" in name or "\r" in name]:
         wrong(f"{broken[0]!r} has a line break, so that rows of .npy cannot be named; write .npz")
 
 
@@ -328,27 +336,28 @@ def _noted(
         for number, (source, result) in enumerate(each, start=1):
             advance(number, total)
             if isinstance(result, ImageError):
+                result = ImageError(str(source), result.reason)
                 if stop:
                     raise result
                 failed.append(result)
-            yield str(source), result
+            yield cast(Source, source), result
 
 
-def _record(kind: str, name: str, row: NDArray[Any] | ImageError) -> dict[str, Any]:
+def _record(kind: str, name: Source, row: NDArray[Any] | ImageError) -> dict[str, Any]:
     """A vector, or why there is none, as a line of JSON."""
     if isinstance(row, ImageError):
-        return {kind: name, "vector": None, "error": row.reason}
-    return {kind: name, "vector": row.tolist()}
+        return {kind: str(name), "vector": None, "error": row.reason}
+    return {kind: str(name), "vector": row.tolist()}
 
 
 def _begun(each: Iterator[Row]) -> tuple[int, Iterator[Row]]:
-    """How many numbers a vector has, and all rows; 0 and none where all failed."""
+    """How many numbers a vector has, and all rows; 0 where all failed."""
     failed: list[Row] = []
     for name, row in each:
         if not isinstance(row, ImageError):
             return len(row), chain(failed, [(name, row)], each)
         failed.append((name, row))
-    return 0, iter(())
+    return 0, iter(failed)
 
 
 def _save_vectors(
@@ -365,7 +374,7 @@ def _save_vectors(
     names: list[str] = []
     vectors = np.full(shape, np.nan, np.float32)
     for number, (name, row) in enumerate(rows):
-        names.append(name)
+        names.append(str(name))
         if not isinstance(row, ImageError):
             vectors[number] = row
     if path.suffix == ".npy":

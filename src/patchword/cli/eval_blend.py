@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.inputs import load, read_list
+from patchword.cli.inputs import load
 from patchword.cli.options import (
     EMBEDDED,
     DeviceOption,
@@ -33,6 +33,7 @@ from patchword.cli.output import (
     warnings_said,
     wrong,
 )
+from patchword.cli.texts import read_list
 from patchword.errors import PatchwordError
 from patchword.show.terminal_table import table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 KINDS = {  # how a value is called whose option has no metavar
@@ -56,7 +57,28 @@ class _PlainHelp:
 
 
 class Command(_PlainHelp, TyperCommand):
-    """A command whose help is in plain words."""
+    """A command whose help is in plain words, and that knows how other libraries call options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises BadParameter for an option that other libraries have, with ours or the reason
+        that there is none."""
+        known = {option for each in self.params for option in each.opts}
+        for given in args[: args.index("--")] if "--" in args else args:
+            name = given.partition("=")[0]
+            if name.startswith("--") and name not in known and (hint := _habit(name, known)):
+                raise typer.BadParameter(f"{name} {hint}", ctx=ctx)
+        return super().parse_args(ctx, args)
+
+
+def _habit(name: str, known: set[str]) -> str:
+    from patchword.options import NEEDLESS, SYNONYMS
+
+    plain = name.lstrip("-").replace("-", "_")
+    ours = SYNONYMS.get(plain, plain).replace("_", "-")
+    for option in (f"--{ours}", f"-{ours}", f"--{ours.removesuffix('s')}"):
+        if option in known:
+            return f"is called {option} here"
+    return NEEDLESS.get(plain, "")
 
 
 class Group(_PlainHelp, TyperGroup):

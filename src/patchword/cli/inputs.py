@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from patchword.cli.checkpoint_options import chosen
@@ -15,7 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from patchword.api import Model
+    from patchword.images.files import Skipped
 
+STDIN = "-"
+TARS = (".tar", ".tar.gz", ".tgz")
 KEEP_ALL = ": --long-text mean keeps all"
 
 
@@ -38,49 +45,111 @@ def load(
     return bundle.opening(stretch, max_pixels)
 
 
-def expand(paths: Sequence[str]) -> list[str]:
-    """Each file as given, for a folder the images in it at any depth, for a glob what it matches;
-    of a file with several pages each page. What is named twice is there twice.
+class Held(os.PathLike[str]):
+    """An image inside something else: a member of a tar, or what stands in standard input. Where
+    it is opened it is a file in a folder that is gone when the program ends."""
 
-    A name that matches nothing stays, so that opening it tells what is wrong with it.
+    def __init__(self, name: str, read: Callable[[], bytes]) -> None:
+        self.name = name
+        self._read = read
+        self._lock = Lock()  # images are opened by several threads
+        self._path = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __fspath__(self) -> str:
+        with self._lock:
+            if not self._path:
+                suffix = os.path.splitext(self.name)[1]
+                handle, self._path = tempfile.mkstemp(suffix, dir=_unpacked().name)
+                with open(handle, "wb") as file:
+                    file.write(self._read())
+        return self._path
+
+
+Source = str | Held  # an image, as tasks and `images.open` take it; its name is str()
+
+
+@cache
+def _unpacked() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="patchword-")
+
+
+def expand(names: Sequence[str]) -> list[Source]:
+    """The images that are named, in order; what is named twice is there twice.
+
+    A name is that of a file, for each of its pages; of a folder, for the images in it at any depth;
+    of a .tar, for those in it; a glob, for what it matches; "@FILE", for the names in the lines of
+    a file; an address on the web; or "-", for an image in standard input. A name that matches
+    nothing stays, so that opening it tells what is wrong with it.
     """
-    from patchword.images.files import Skipped, pictures_in, warn_of
-    from patchword.images.pages import every
+    from patchword.images.files import Skipped, warn_of
+    from patchword.images.urls import is_url
 
-    found: list[str] = []
+    found: list[Source] = []
     unlisted: list[ImageError] = []
     skipped = Skipped()
-    for path in paths:
-        matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
-        for match in matches or [path]:
-            inside = pictures_in(match, unlisted, skipped) if os.path.isdir(match) else every(match)
-            found += inside
+    for name in _named(names):
+        if name == STDIN:
+            found.append(Held("stdin", sys.stdin.buffer.read))
+            continue
+        exists = os.path.exists(name) or is_url(name)
+        for match in [name] if exists else sorted(glob.glob(name, recursive=True)) or [name]:
+            found += _inside(match, unlisted, skipped)
     found += [error.image for error in unlisted]  # opening them fails again
     warn_of(skipped)
     if not found:
-        raise PatchwordError(f"no images in {', '.join(paths)}")
+        raise PatchwordError(f"no images in {', '.join(names)}")
     return found
 
 
-def read_list(values: Sequence[str] | None, split: bool = False) -> list[str]:
-    """The entries of a repeated option; "@FILE" stands for the lines of a file (see `list_lines`),
-    and with `split` commas separate entries, of which empty ones are left out."""
+def _named(names: Sequence[str]) -> list[str]:
+    """Names, with those in the lists that "@FILE" stands for."""
     from patchword.text.lines import list_lines
 
     out: list[str] = []
-    for value in values or ():
-        if value.startswith("@"):
-            try:
-                out += list_lines(value[1:])
-            except PatchwordError as error:
-                wrong(f"@{error}")
-        elif split:
-            out += [word.strip() for word in value.split(",") if word.strip()]
-        elif value.strip():
-            out.append(value.strip())
-        else:
-            wrong("an empty text is given; leave it out, or say something")
+    for name in names:
+        if not name.startswith("@") or os.path.exists(name):
+            out.append(name)
+            continue
+        if not os.path.exists(name[1:]):
+            wrong(f"{name}: no such file")
+        out += list_lines(name[1:])
+    if out.count(STDIN) > 1:
+        wrong("standard input holds one image: give - once")
     return out
+
+
+def _inside(path: str, unlisted: list[ImageError], skipped: Skipped) -> Sequence[Source]:
+    """The pages of a file; the images in a folder or a tar."""
+    from patchword.images.files import pictures_in
+    from patchword.images.pages import every
+
+    if os.path.isdir(path):
+        return pictures_in(path, unlisted, skipped)
+    return _members(path) if path.lower().endswith(TARS) and os.path.isfile(path) else every(path)
+
+
+def _members(path: str) -> list[Source]:
+    """The images in a tar, by their suffix, as they stand in it; read when they are opened."""
+    import tarfile
+
+    from patchword.images.files import picture_suffixes
+
+    suffixes, lock = picture_suffixes(), Lock()
+    try:
+        tar = tarfile.open(path)  # noqa: SIM115  # open as long as its members may be
+        inside = [m for m in tar if m.isfile() and os.path.splitext(m.name)[1].lower() in suffixes]
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise PatchwordError(f"{path}: not a tar that can be read: {error}") from error
+
+    def read(member: tarfile.TarInfo) -> bytes:
+        with lock:
+            file = tar.extractfile(member)
+            return file.read() if file else b""
+
+    return [Held(f"{path}/{member.name}", partial(read, member)) for member in inside]
 
 
 def embed_texts(bundle: Model, texts: Sequence[str], long_text: str) -> NDArray[Any]:

@@ -54,18 +54,16 @@ MaxPixelsOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON Lines instead of a table.")]
-ImageArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="IMAGE", help="An image file; stack.tif#3 is its page 3; or an https:// address."
-    ),
-]
-ImagesArgument = Annotated[
+SOURCES = (
+    "Image files (stack.tif#3: its page 3), folders, glob patterns, .tar files, https:// "
+    "addresses; @FILE: names, one a line; -: standard input."
+)
+ImagesArgument = Annotated[list[str], typer.Argument(metavar="IMAGES...", help=SOURCES)]
+ImagesTextsArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="IMAGES...",
-        help="Image files, folders of them, glob patterns, or https:// addresses; stack.tif#3 is "
-        "page 3 of a file.",
+        metavar="IMAGES... [TEXTS]...",
+        help=f"{SOURCES} Then texts, each in quotes, or by --text.",
     ),
 ]
 TextsOption = Annotated[

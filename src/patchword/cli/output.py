@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar, cast
 
 import typer
 
@@ -17,6 +17,8 @@ from patchword.errors import ImageError, LongTextWarning, ScopeWarning, SkippedF
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from patchword.cli.inputs import Source
 
 T = TypeVar("T")
 
@@ -148,17 +150,36 @@ def progress(words: str, total: int | None = None) -> Iterator[Callable[[int, in
 
 
 def good(
-    each: Iterable[tuple[object, T | ImageError]], total: int, words: str, failed: list[ImageError]
-) -> Iterator[tuple[str, T]]:
-    """Name and result of each image that has one, with a progress bar on a terminal; the errors of
-    the others are added to `failed`."""
+    each: Iterable[tuple[object, T | ImageError]],
+    total: int,
+    words: str,
+    failed: list[ImageError],
+    as_json: bool = False,
+) -> Iterator[tuple[Source, T]]:
+    """Each image that has a result, and that, with a progress bar on a terminal; the errors of the
+    others are added to `failed`, and with `as_json` printed as records in their place."""
     with progress(words, total) as advance:
-        for number, (source, result) in enumerate(each, start=1):
+        for number, (given, result) in enumerate(each, start=1):
             advance(number, total)
-            if isinstance(result, ImageError):
-                failed.append(result)
-            else:
-                yield str(source), result
+            source = cast("Source", given)
+            if not isinstance(result, ImageError):
+                yield source, result
+                continue
+            error = ImageError(str(source), result.reason)
+            failed.append(error)
+            if as_json:
+                emit({"image": error.image, "error": error.reason})
+
+
+def one_by_one(
+    sources: Sequence[Source], job: Callable[[Source], T]
+) -> Iterator[tuple[Source, T | ImageError]]:
+    """A job done on each image in turn, or why it could not be done."""
+    for source in sources:
+        try:
+            yield source, job(source)
+        except ImageError as error:
+            yield source, error
 
 
 def finish(failed: Sequence[ImageError], done: int) -> None:
@@ -170,8 +191,9 @@ def finish(failed: Sequence[ImageError], done: int) -> None:
         raise typer.Exit(1 if done else 2)
 
 
-def shortened(paths: Sequence[str]) -> tuple[str, list[str]]:
+def shortened(sources: Sequence[Source]) -> tuple[str, list[str]]:
     """A heading that names the folder that all paths share, and the paths from there."""
+    paths = list(map(str, sources))
     kinds = {os.path.isabs(path) for path in paths}
     folders = [os.path.dirname(path) for path in paths]
     folder = os.path.commonpath(folders) if len(kinds) == 1 and all(folders) else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.inputs import load, read_list
+from patchword.cli.inputs import load
 from patchword.cli.options import (
     EMBEDDED,
     EMBEDDED_BLIP,
@@ -19,6 +19,7 @@ from patchword.cli.options import (
     ModelOption,
 )
 from patchword.cli.output import emit, finish, notes, progress, screen, wrong
+from patchword.cli.texts import read_list
 
 if TYPE_CHECKING:
     from patchword.api import Model

@@ -1,0 +1,137 @@
+"""What caption, ask and match show: tables, pictures and pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patchword.atomic_write import write
+from patchword.cli.output import print_saved, shortened
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from rich.table import Table
+
+    from patchword.cli.inputs import Source
+    from patchword.images import Opener
+    from patchword.tasks.ask import Answer
+    from patchword.tasks.caption import Caption
+    from patchword.tasks.match import Match
+
+Titled = tuple[str, "NDArray[Any]"]  # a matrix of images and texts
+
+SHOWN_ANSWERS = 5  # of a ranking, in a table and a picture
+
+
+def captions_table(results: list[tuple[Source, Caption]]) -> Table:
+    """A row per caption, the image's name at its first."""
+    heading, names = shortened([name for name, _ in results])
+    out = table(heading, "caption", "log probability", right=("log probability",))
+    for name, (_, first) in zip(names, results, strict=True):
+        written: list[Caption] = [first, *first.others]
+        for one in written:
+            out.add_row(name if one is first else "", one.text, f"{one.log_probability:.2f}")
+    return out
+
+
+def answers_table(questions: list[str], results: list[tuple[Source, list[Answer]]]) -> Table:
+    """A row per question, or per candidate answer, the best first; with several images a column
+    that names them."""
+    heading, names = shortened([name for name, _ in results])
+    several = (heading,) * (len(results) > 1)
+    out = table(*several, "question", "answer", "probability", right=("probability",))
+    for name, (_, found) in zip(names, results, strict=True):
+        for asked, (question, answer) in enumerate(zip(questions, found, strict=True)):
+            rows = _bars(answer) or [(answer.text, answer.probability)]
+            for number, (text, probability) in enumerate(rows):
+                first = [name if not (asked or number) else ""] * len(several)
+                out.add_row(*first, "" if number else question, text, share(probability))
+    return out
+
+
+def matches_table(results: list[tuple[Source, Match]], texts: list[str]) -> Table:
+    """A row per pair, each image's texts in order of their match."""
+    from rich.text import Text
+
+    heading, names = shortened([name for name, _ in results])
+    out = table(heading, "text", "match", "cosine", right=("match", "cosine"))
+    for name, (_, found) in zip(names, results, strict=True):
+        rows = sorted(rows_of(found, texts), key=lambda row: -row[1])
+        for number, (text, probability, cosine) in enumerate(rows):
+            bold = "" if number or len(texts) == 1 else "bold"
+            cells = Text(text, style=bold), Text(share(probability), style=bold)
+            out.add_row("" if number else name, *cells, _number(cosine))
+    return out
+
+
+def rows_of(found: Match, texts: list[str]) -> list[tuple[str, float, float]]:
+    """Text, probability and cosine of each text of one image."""
+    return list(zip(texts, found.probabilities.tolist(), found.cosines.tolist(), strict=True))
+
+
+def save_matrices(
+    names: list[Source], texts: list[str], told: list[Titled], path: Path, opener: Opener
+) -> None:
+    """Save matrices of images and texts side by side."""
+    from patchword.show import plots
+
+    thumbs = [opener(name, at_least=plots.TILE // 2) for name in names]
+    pictures = [plots.similarity_matrix(thumbs, texts, each, columns=6) for _, each in told]
+    plots.save(plots.side_by_side(pictures, [title for title, _ in told]), path)
+    print_saved(path)
+
+
+def both(cosines: NDArray[Any], probabilities: NDArray[Any], model: str = "") -> list[Titled]:
+    """Cosines and match probabilities of images and texts, with titles."""
+    before = f"{model}: " if model else ""
+    return [
+        (f"{before}cosine of the vectors (ITC)", cosines),
+        (f"{before}probability of a match (ITM)", probabilities),
+    ]
+
+
+def save_answers(
+    questions: list[str], results: list[tuple[Source, list[Answer]]], path: Path, opener: Opener
+) -> None:
+    """The images with their questions and answers, side by side, as a picture."""
+    from patchword.show import plots
+    from patchword.show.answers_picture import SIDE, answers_picture
+
+    pictures = []
+    for name, found in results:
+        told = [(a.text, [(c.text, c.probability) for c in a.ranking]) for a in found]
+        pictures.append(answers_picture(opener(name, at_least=SIDE), questions, told))
+    titles = [Path(str(name)).name for name, _ in results]
+    plots.save(pictures[0] if len(pictures) == 1 else plots.side_by_side(pictures, titles), path)
+    print_saved(path)
+
+
+def save_captions(results: list[tuple[Source, Caption]], path: Path, opener: Opener) -> None:
+    """The images with their captions, as a picture or a page."""
+    from patchword.show import html_page, plots
+
+    photos = [opener(name, at_least=plots.TILE) for name, _ in results]
+    if path.suffix.lower() == ".html":
+        cards = [
+            html_page.Card(photo, found.text, Path(str(name)).name)
+            for photo, (name, found) in zip(photos, results, strict=True)
+        ]
+        write(path, html_page.page("Captions", "", [html_page.cards(cards)]))
+    else:
+        tiles = [plots.Tile(p, found.text) for p, (_, found) in zip(photos, results, strict=True)]
+        plots.save(plots.panel(tiles), path)
+    print_saved(path)
+
+
+def _bars(answer: Answer) -> list[tuple[str, float]]:
+    """The best candidate answers with their probabilities."""
+    return [(choice.text, choice.probability) for choice in answer.ranking[:SHOWN_ANSWERS]]
+
+
+def share(probability: float) -> str:
+    return f"{probability:.1%}" if probability >= 0.0005 else "<0.1%"
+
+
+def _number(cosine: float) -> str:
+    return f"{cosine:.3f}" if cosine == cosine else "–"

@@ -1,0 +1,122 @@
+"""Texts and labels as the command line gives them: which arguments are images and which are texts,
+lists in files, and what people type from habit."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from patchword.cli.inputs import STDIN, Source, expand
+from patchword.cli.output import notes, wrong
+from patchword.errors import PatchwordError
+
+_BETWEEN_LABELS = re.compile("[,，、]")
+_LISTS = (".txt", ".csv", ".tsv")  # what lists of labels are called
+
+
+def images_then_texts(
+    arguments: Sequence[str], texts: Sequence[str] | None, option: str, split: bool = False
+) -> tuple[list[Source], list[str]]:
+    """The images, and the texts that follow them; where `texts` are given by the option, every
+    argument is an image.
+
+    The first argument is an image, and each one after it that is a file, a folder, a glob, a list
+    of images, an address, "-", or is called like a picture. A name that matches nothing stays.
+    split: texts are labels, see `read_list`.
+    """
+    names = list(arguments)
+    said = list(texts or ())
+    if said:
+        _check_bare(names, said, option)
+    else:
+        count = next((i for i, name in enumerate(names) if i and not _is_image(name)), len(names))
+        names, said = names[:count], names[count:]
+        for text in said:
+            if os.path.exists(text):
+                wrong(f"{text} is a file and stands after a text; images come first, then texts")
+        for name in names[1:]:
+            if os.path.isdir(name) and name.isalnum():
+                notes().print(f"{name}: taken as the folder of that name; as a text: {option}")
+    return expand(names), read_list(said, split)
+
+
+def read_list(values: Sequence[str] | None, split: bool = False) -> list[str]:
+    """The entries of a repeated option; "@FILE" stands for the lines of a file (see `list_lines`),
+    and with `split` commas, also Chinese ones, separate entries, of which empty ones are left out.
+    """
+    out: list[str] = []
+    for value in values or ():
+        if value.startswith("@"):
+            out += _lines(value[1:])
+        elif split:
+            out += [word.strip() for word in _BETWEEN_LABELS.split(value) if word.strip()]
+        elif value.strip():
+            out.append(value.strip())
+        else:
+            wrong("an empty text is given; leave it out, or say something")
+        if (suffix := os.path.splitext(value)[1]) and not value.startswith("@"):
+            if suffix.lower() in _LISTS:
+                wrong(f"{value}: did you mean @{value}, the lines of the file?")
+            if os.path.isfile(value):
+                wrong(f"{value} is a file and stands where a text is wanted; images come first")
+    return out
+
+
+def no_texts(what: str, option: str) -> NoReturn:
+    """Wrong usage: images alone."""
+    wrong(f"give {what} after the images, each in quotes, or by {option}")
+
+
+def _lines(path: str) -> list[str]:
+    from patchword.text.lines import list_lines
+
+    if not os.path.exists(path):
+        wrong(f"@{path}: no such file")
+    try:
+        found = list_lines(path)
+    except PatchwordError as error:
+        wrong(f"@{error}")
+    for number, line in enumerate(found, start=1):
+        if re.match(r"#(\s|$)", line):
+            wrong(f"@{path}, line {number}: {line!r}: lists have no comments; take it out")
+    if hashes := [line for line in found if line.startswith("#")]:
+        notes().print(f"@{path}: {hashes[0]!r} is taken as a text; lists have no comments")
+    return found
+
+
+def _is_image(name: str) -> bool:
+    """Whether an argument after the first names images."""
+    if name.startswith("@"):
+        first = next(iter(_lines(name[1:])), "")
+        return not first.startswith("@") and _is_image(first)
+    from patchword.images.pages import split
+    from patchword.images.urls import is_url
+
+    file = split(name)[0]  # stack.tif, of stack.tif#3
+    if name == STDIN or is_url(name) or os.path.exists(file) or glob.glob(name):
+        return True
+    suffix = os.path.splitext(file)[1].lower()
+    if not suffix or suffix.endswith((" ", ".")):
+        return False
+    from patchword.images.files import picture_suffixes
+
+    return suffix in picture_suffixes()
+
+
+def _check_bare(names: Sequence[str], said: Sequence[str], option: str) -> None:
+    """Refuse words among the images: texts that an option was meant to take, which takes one."""
+    words = [
+        n for n in names[1:] if not _is_image(n) and not os.path.splitext(n)[1] and os.sep not in n
+    ]
+    if words:
+        first = option.split()[0]
+        meant = [*said, *words]
+        form = (
+            f'"{",".join(meant)}"'
+            if "label" in option
+            else f" {first} ".join(f'"{text}"' for text in meant)
+        )
+        wrong(f"{', '.join(words)}: no such file; several are written {first} {form}")

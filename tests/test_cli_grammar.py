@@ -1,0 +1,143 @@
+"""Images first, then texts; what people type from habit; images from anywhere."""
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ran import Run, run  # noqa: F401
+
+import patchword
+
+SHAPES = Path(patchword.__file__).parent / "assets" / "samples" / "shapes"
+RING, STAR = "red-ring.jpg", "purple-star.jpg"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to stand in, with two pictures."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in (RING, STAR):
+        shutil.copy(SHAPES / name, name)
+    return tmp_path
+
+
+def test_images_come_first_and_texts_follow_in_every_command(run: Run, place: Path) -> None:  # noqa: F811
+    found = run("classify", RING, STAR, "red ring", "purple star", "--json")
+    best = [(r["image"], r["scores"][0]["label"]) for r in found.records]
+    assert best == [(RING, "red ring"), (STAR, "purple star")]
+    assert run("classify", RING, STAR, "-l", "red ring,purple star", "--json").out == found.out
+
+    for command in ("similarity", "match"):
+        positional = run(command, RING, STAR, "a red ring", "a hat", "--json").records
+        optional = run(command, RING, STAR, "-t", "a red ring", "--text", "a hat", "--json").records
+        assert positional == optional
+        assert [r["image"] for r in positional] == [RING, STAR]
+        assert [t["text"] for t in positional[0]["texts"]] == ["a red ring", "a hat"]
+
+    found = run("heatmap", RING, STAR, "a red ring", "--json")
+    assert [(r["image"], r["text"]) for r in found.records] == [
+        (RING, "a red ring"), (STAR, "a red ring"),
+    ]  # fmt: skip
+    assert found.records[0]["value"] > 0.3 > found.records[1]["value"]
+    assert (place / "red-ring-heatmap.png").stat().st_size
+    assert (place / "purple-star-heatmap.png").stat().st_size
+
+    found = run("ask", RING, STAR, "which shape is it?", "--save", "new/asked.png", "--json")
+    blip = patchword.load("demo-blip")
+    expected = [(name, blip.ask(name, "which shape is it?").text) for name in (RING, STAR)]
+    assert [(r["image"], r["answer"]) for r in found.records] == expected
+    assert (place / "new" / "asked.png").stat().st_size
+    found = run("attention", RING, STAR, "--save", "new/seen.png", "--rollout")
+    assert found.code == 0
+    assert found.out.count(f"{STAR}, rollout: most on x") == 1
+    names = sorted(path.name for path in (place / "new").iterdir())
+    assert names == ["asked.png", "seen-purple-star.png", "seen-red-ring.png"]
+
+
+def test_an_image_comes_from_anywhere(
+    run: Run,  # noqa: F811
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tarfile.open("photos.tgz", "w:gz") as tar:
+        tar.add(RING, f"deep/{RING}")
+        tar.add(__file__, "notes.txt")
+    (place / "list.txt").write_text(f"{STAR}\nphotos.tgz\n")
+    sent = SimpleNamespace(buffer=io.BytesIO(SHAPES.joinpath(STAR).read_bytes()))
+    monkeypatch.setattr("sys.stdin", sent)
+    found = run("classify", "-", "@list.txt", "red*.jpg", "gone.jpg", "red ring, star", "--json")
+    assert found.code == 1
+    assert "gone.jpg: no such file" in found.err
+    assert [r["image"] for r in found.records] == [
+        "stdin", STAR, f"photos.tgz/deep/{RING}", RING, "gone.jpg",
+    ]  # fmt: skip
+    labels = [r["scores"][0]["label"] for r in found.records[:-1]]
+    assert labels == ["star", "star", "red ring", "red ring"]
+    assert found.records[-1] == {"image": "gone.jpg", "error": "no such file"}
+    (place / "cut.tar").write_bytes(b"nothing")
+    found = run("caption", "cut.tar")
+    assert found.code == 2
+    assert "cut.tar: not a tar that can be read" in found.err
+    found = run("embed", "-", "-")
+    assert found.code == 2
+    assert "standard input holds one image" in found.err
+
+
+@pytest.mark.parametrize("comma", [",", "，", "、", " ， "])
+def test_labels_are_parted_by_commas_of_any_script(run: Run, comma: str) -> None:  # noqa: F811
+    found = run("classify", RING, "-l", comma.join(["red ring", "hat", "shoe"]), "--json")
+    labels = [score["label"] for score in found.records[0]["scores"]]
+    assert labels[0] == "red ring"
+    assert set(labels) == {"red ring", "hat", "shoe"}
+
+
+WRONG = [
+    (["classify", RING, "-l", "labels.txt"], "labels.txt: did you mean @labels.txt"),
+    (["classify", RING, "-l", "@gone.txt"], "@gone.txt: no such file"),
+    (["classify", RING, "--labels", "hat", "dress", "shirt"], '--labels "hat,dress,shirt"'),
+    (["match", RING, "-t", "hat", "dress"], 'are written --text "hat" --text "dress"'),
+    (["classify", RING, "-l", "@said.txt"], "line 2: '# shoes': lists have no comments"),
+    (["heatmap", RING, ""], "an empty text is given"),
+    (["heatmap", RING, STAR], "give texts after the images"),
+    (["ask", RING], "give questions after the images"),
+    (["heatmap", RING, "a hat", STAR], f"{STAR} is a file and stands after a text"),
+    (["match", RING, "-t", STAR], f"{STAR} is a file and stands where a text is wanted"),
+    (["caption", RING, "--num_beams", "3"], "--num_beams is called --beams here"),
+    (["caption", RING, "--do-sample"], "texts are drawn where temperature"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), WRONG, ids=lambda value: " ".join(value)[:40])
+def test_what_people_type_from_habit_is_answered(
+    run: Run,  # noqa: F811
+    place: Path,
+    arguments: list[str],
+    says: str,
+) -> None:
+    (place / "said.txt").write_text("hat\n# shoes\n")
+    found = run(*arguments)
+    assert found.code == 2
+    assert not found.out
+    assert says in " ".join(found.err.replace("│", " ").split())
+
+
+def test_what_may_be_meant_otherwise_is_said(run: Run, place: Path) -> None:  # noqa: F811
+    found = run("classify", RING, "-l", "hat")
+    assert "warning: one label is always sure" in found.err
+    assert "100.0%" in found.out
+    assert "always sure" not in run("classify", RING, "-l", "hat", "--multi-label").err
+    (place / "tags.txt").write_text("#hat\n#shoe\n")
+    found = run("classify", RING, "-l", "@tags.txt", "--json")
+    assert "'#hat' is taken as a text" in found.err
+    assert {s["label"] for s in found.records[0]["scores"]} == {"#hat", "#shoe"}
+    (place / "star").mkdir()
+    shutil.copy(STAR, "star/one.jpg")
+    found = run("similarity", RING, "star", "a star", "--json")
+    assert "star: taken as the folder of that name; as a text: --text" in found.err
+    assert [json.loads(line)["image"] for line in found.out.splitlines()] == [RING, "star/one.jpg"]
