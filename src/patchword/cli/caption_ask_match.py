@@ -47,7 +47,7 @@ from patchword.cli.texts import images_then_texts, no_texts, read_list
 from patchword.errors import ImageError
 
 if TYPE_CHECKING:
-    from patchword.cli.inputs import Source
+    from patchword.cli.held import Source
     from patchword.tasks.ask import Answer, Choice
     from patchword.tasks.caption import Caption
     from patchword.tasks.match import Match

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from patchword.atomic_write import replacing, write
-from patchword.cli.inputs import Source, embed_texts, expand, load
+from patchword.cli.held import Source
+from patchword.cli.inputs import embed_texts, expand, load
 from patchword.cli.options import (
     EMBEDDED,
     SOURCES,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.inputs import Source, expand, load
+from patchword.cli.held import Source
+from patchword.cli.inputs import expand, load
 from patchword.cli.options import (
     EMBEDDED,
     DeviceOption,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from patchword.cli.checkpoint_options import chosen
+from patchword.cli.held import Held, Source
 from patchword.cli.output import warnings_said, wrong
 from patchword.errors import ImageError, PatchwordError
 
@@ -43,37 +43,6 @@ def load(
     how: dict[str, Any] = {**options, **chosen.get().of(model)}
     bundle = api.load(model, device=device, dtype=dtype, image_size=image_size, **how)
     return bundle.opening(stretch, max_pixels)
-
-
-class Held(os.PathLike[str]):
-    """An image inside something else: a member of a tar, or what stands in standard input. Where
-    it is opened it is a file in a folder that is gone when the program ends."""
-
-    def __init__(self, name: str, read: Callable[[], bytes]) -> None:
-        self.name = name
-        self._read = read
-        self._lock = Lock()  # images are opened by several threads
-        self._path = ""
-
-    def __str__(self) -> str:
-        return self.name
-
-    def __fspath__(self) -> str:
-        with self._lock:
-            if not self._path:
-                suffix = os.path.splitext(self.name)[1]
-                handle, self._path = tempfile.mkstemp(suffix, dir=_unpacked().name)
-                with open(handle, "wb") as file:
-                    file.write(self._read())
-        return self._path
-
-
-Source = str | Held  # an image, as tasks and `images.open` take it; its name is str()
-
-
-@cache
-def _unpacked() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="patchword-")
 
 
 def expand(names: Sequence[str]) -> list[Source]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.table import Table
 
-    from patchword.cli.inputs import Source
+    from patchword.cli.held import Source
     from patchword.images import Opener
     from patchword.tasks.ask import Answer
     from patchword.tasks.caption import Caption

@@ -18,7 +18,7 @@ from patchword.errors import ImageError, LongTextWarning, ScopeWarning, SkippedF
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from patchword.cli.inputs import Source
+    from patchword.cli.held import Source
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from patchword.cli.inputs import STDIN, Source, expand
+from patchword.cli.held import Source
+from patchword.cli.inputs import STDIN, expand
 from patchword.cli.output import notes, wrong
 from patchword.errors import PatchwordError
 

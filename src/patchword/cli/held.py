@@ -1,0 +1,40 @@
+"""Images that are no files of their own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from threading import Lock
+
+
+class Held(os.PathLike[str]):
+    """An image inside something else: a member of a tar, or what stands in standard input. Where
+    it is opened it is a file in a folder that is gone when the program ends."""
+
+    def __init__(self, name: str, read: Callable[[], bytes]) -> None:
+        self.name = name
+        self._read = read
+        self._lock = Lock()  # images are opened by several threads
+        self._path = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __fspath__(self) -> str:
+        with self._lock:
+            if not self._path:
+                suffix = os.path.splitext(self.name)[1]
+                handle, self._path = tempfile.mkstemp(suffix, dir=_unpacked().name)
+                with open(handle, "wb") as file:
+                    file.write(self._read())
+        return self._path
+
+
+Source = str | Held  # an image, as tasks and `images.open` take it; its name is str()
+
+
+@cache
+def _unpacked() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="patchword-")
