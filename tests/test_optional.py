@@ -1,5 +1,6 @@
 """Libraries that are not there, and libraries that are there and broken."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "try:\n import compiled\n"
         "except RuntimeError as error:\n raise ModuleNotFoundError('no B') from error"
     )
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
 
 def test_what_is_not_installed() -> None:
