@@ -425,17 +425,18 @@ def test_index_then_search(run: Run, model: str, photos: Path) -> None:
     first = run("index", photos, "--into", "my.index", "-m", model, "--json")
     assert first.code == 1
     assert [name for name in BROKEN if name not in first.err] == []
-    (counts,) = first.records
+    *failed, counts = first.records
+    assert {Path(record["image"]).name for record in failed} == set(BROKEN)
     assert (counts["added"], counts["unchanged"], counts["failed"]) == (2, 0, 3)
     again = run("index", photos / "a.jpg", "--into", "my.index", "-m", model)
     assert again.code == 0
     assert "0 added, 1 unchanged" in again.out
 
     hits = run("search", "my.index", "--image", photos / "a.jpg", "--json").records
-    assert [Path(hit["path"]).name for hit in hits] == ["a.jpg", "b.jpg"]
-    assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
+    assert [Path(hit["image"]).name for hit in hits] == ["a.jpg", "b.jpg"]
+    assert hits[0]["cosine"] == pytest.approx(1, abs=1e-5)
     some = run("search", "my.index", "a flower", "--where", "path LIKE '%deep%'", "--json").records
-    assert [Path(hit["path"]).name for hit in some] == ["b.jpg"]
+    assert [Path(hit["image"]).name for hit in some] == ["b.jpg"]
     shown = run("search", "my.index", "a flower", "-k", "1", "--save", "hits.png")
     words = re.sub(r"\d{4}-\d\d-\d\d", "", shown.out).split()  # but the date beside a folded path
     assert ".jpg" in "".join(words)

@@ -76,8 +76,9 @@ def test_caption_says_what_python_says(run: Run, blips: dict[str, str]) -> None:
             assert record["caption"] == one.text
             assert record["log_probability"] == pytest.approx(one.log_probability)
             assert record["tokens"] == pytest.approx(list(one.token_log_probabilities))
-            others = record.get("others", [])
-            assert [other["caption"] for other in others] == [other.text for other in one.others]
+            if one.others:
+                ranked = [each["caption"] for each in record["captions"]]
+                assert ranked == [one.text, *(other.text for other in one.others)]
 
 
 def test_caption_draws_the_same_for_the_same_seed(run: Run, blips: dict[str, str]) -> None:
@@ -197,17 +198,17 @@ def test_search_reranks(run: Run, blips: dict[str, str], place: Path) -> None:
     plain = run(*arguments, "-k", 18).records
     with_blip = ["--reranker", blips["match"], "--rerank"]
     found = run(*arguments, "-k", 8, *with_blip, 6).records
-    assert {hit["path"] for hit in found[:6]} == {hit["path"] for hit in plain[:6]}
-    assert [hit["path"] for hit in found[6:]] == [hit["path"] for hit in plain[6:8]]
+    assert {hit["image"] for hit in found[:6]} == {hit["image"] for hit in plain[:6]}
+    assert [hit["image"] for hit in found[6:]] == [hit["image"] for hit in plain[6:8]]
     said = [hit["match"] for hit in found]
     assert said[6:] == [None, None]
     assert said[:6] == sorted(said[:6], reverse=True)
     expected = patchword.load(blips["match"]).match(
-        [h["path"] for h in found[:6]], ["a small bird"]
+        [h["image"] for h in found[:6]], ["a small bird"]
     )
     assert_allclose(said[:6], expected.probabilities[:, 0], rtol=1e-5)
-    scores = {hit["path"]: hit["score"] for hit in plain}
-    assert [hit["score"] for hit in found] == [scores[hit["path"]] for hit in found]
+    scores = {hit["image"]: hit["cosine"] for hit in plain}
+    assert [hit["cosine"] for hit in found] == [scores[hit["image"]] for hit in found]
     best = run(*arguments, "-k", 2, *with_blip, 18).records  # of all, not of the nearest two
     assert len(best) == 2
     assert best[0]["match"] >= said[0]
@@ -216,8 +217,8 @@ def test_search_reranks(run: Run, blips: dict[str, str], place: Path) -> None:
     assert shown.code == 0
     for hit in run(*three, "--json").records:
         match = "–" if hit["match"] is None else f"{hit['match']:.1%}"
-        (line,) = (line for line in shown.out.splitlines() if Path(hit["path"]).name in line)
-        assert line.split()[1:3] == [match, f"{hit['score']:.3f}"]
+        (line,) = (line for line in shown.out.splitlines() if Path(hit["image"]).name in line)
+        assert line.split()[1:3] == [match, f"{hit['cosine']:.3f}"]
     assert Image.open("hits.png").width > 200
 
 

@@ -96,7 +96,7 @@ def test_an_index_of_stretched_images_stays_one(run: Run, model: str) -> None:  
     Image.fromarray(np.arange(900, dtype=np.uint8).reshape(30, 30) // 8).save("a.png")
     assert run("index", "a.png", "-m", model, "--stretch", "--into", "ix").code == 0
     found = run("search", "ix", "--image", "a.png", "--json").records[0]
-    assert found["score"] == pytest.approx(1, abs=1e-6)
+    assert found["cosine"] == pytest.approx(1, abs=1e-6)
     done = run("index", "a.png", "-m", model, "--into", "ix")
     assert done.code == 2
     assert "-stretched" in done.err

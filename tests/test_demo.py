@@ -196,7 +196,7 @@ def test_the_embedded_model_does_well(capsys: pytest.CaptureFixture[str]) -> Non
     right = [record["image"] for record in named if record["label"] == record["truth"]]
     assert sum(name.startswith("wafers") for name in right) >= 17  # of 18
     assert sum(name.startswith("shapes") for name in right) >= 20  # of 22
-    first = [r["path"] for r in records if r.get("query") == "a green heart"][:2]
+    first = [r["image"] for r in records if r.get("query") == "a green heart"][:2]
     assert all("green-heart" in path for path in first)
     maps = [record for record in records if record.get("job") == "heatmap"]
     assert len(maps) == 6

@@ -89,7 +89,7 @@ def test_what_is_said_of_each_photo(
         assert record["label"] == scores[0].label
         assert record["probability"] == pytest.approx(scores[0].probability, abs=1e-5)
         assert "truth" not in record
-    hits = [record["path"] for record in found if record.get("query") == "dog"]
+    hits = [record["image"] for record in found if record.get("query") == "dog"]
     cosines = {str(photos / name): bundle.similarity([photos / name], ["dog"]) for name in named}
     assert hits == sorted(cosines, key=lambda path: -cosines[path].item())[: findings.HITS]
     where = {r["text"]: r["image"] for r in found if r["job"] == "heatmap"}
@@ -104,7 +104,7 @@ def test_two_folders_have_two_indexes(
     assert demo("--photos", photos / "more", "-l", "dog,cat", "-m", model, "--json") == 0
     found = list(records(capsys.readouterr().out))
     hits = [
-        r["path"] for r in found[[("report" in r) for r in found].index(True) :] if "query" in r
+        r["image"] for r in found[[("report" in r) for r in found].index(True) :] if "query" in r
     ]
     assert {Path(path).parent for path in hits} == {photos / "more"}
 

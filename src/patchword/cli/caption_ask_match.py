@@ -141,8 +141,8 @@ def caption(
         results.append((name, found))
         if as_json:
             record = _written(found, "caption")
-            others = [_written(other, "caption") for other in found.others]
-            emit({"image": str(name), **record} | ({"others": others} if count > 1 else {}))
+            ranked = [record, *(_written(other, "caption") for other in found.others)]
+            emit({"image": str(name), **record} | ({"captions": ranked} if count > 1 else {}))
     if results and not as_json:
         screen().print(captions_table(results))
     if results and save:

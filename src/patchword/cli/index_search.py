@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchword.atomic_write import write
-from patchword.cli.inputs import KEEP_ALL, load
+from patchword.cli.inputs import KEEP_ALL, files_and_folders, load
+from patchword.cli.language_tables import share
 from patchword.cli.options import (
     EMBEDDED,
     EMBEDDED_BLIP,
@@ -39,8 +43,9 @@ from patchword.show.terminal_table import table
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from patchword.api import Model
     from patchword.images import Opener
-    from patchword.index import Hit
+    from patchword.index import Hit, Index
     from patchword.tasks.match import Reranked
 
 
@@ -48,7 +53,8 @@ def index(
     paths: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PATHS]...", help="Image files, and folders that are searched at any depth."
+            metavar="[IMAGES]...",
+            help="Image files, folders, glob patterns; @FILE: names, one a line.",
         ),
     ] = None,
     into: Annotated[
@@ -72,6 +78,7 @@ def index(
         wrong("give files or folders to index, or --prune")
     from patchword.index import open_index
 
+    paths = files_and_folders(paths or [])
     store = open_index(into)
     added, unchanged, failed = 0, 0, []
     if paths:
@@ -82,19 +89,28 @@ def index(
     pruned = store.prune() if prune and (len(store) or not paths) else []
     if paths and not (added or unchanged or failed or pruned):
         raise PatchwordError(f"no images in {', '.join(map(str, paths))}")
+    lost = len(store.gone()) if len(store) else 0
     if as_json:
-        counts = {"added": added, "unchanged": unchanged, "pruned": len(pruned)}
+        for error in failed:
+            emit({"image": error.image, "error": error.reason})
+        counts = {"added": added, "unchanged": unchanged, "pruned": len(pruned), "gone": lost}
         emit({"index": str(into), **counts, "failed": len(failed), "images": len(store)})
     else:
         parts = [f"{added} added", f"{unchanged} unchanged"]
         parts += [f"{len(pruned)} pruned"] * prune
         parts += [f"{len(failed)} failed"] * bool(failed)
+        parts += [f"{lost} gone: --prune"] * bool(lost)
         screen().print(f"{into}: {len(store)} images ({', '.join(parts)})")
     finish(failed, added + unchanged + len(pruned))
 
 
 def search(
-    index: Annotated[Path, typer.Argument(metavar="INDEX", help="The index, a folder.")],
+    index: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INDEX", help="The index, a folder; or a folder of images, indexed on the way."
+        ),
+    ],
     query: Annotated[
         str | None, typer.Argument(metavar="[QUERY]", help="What to look for, in words.")
     ] = None,
@@ -152,15 +168,10 @@ def search(
     if rerank and not query:
         wrong("--rerank needs words to look for")
     check_save(save, pages=True)
-    from patchword.index import open_index
+    from patchword.images.files import gone
     from patchword.tasks.match import Reranked, matcher
 
-    store = open_index(index)
-    if model:
-        bundle = load(model, device, dtype or "float32")
-    else:
-        options = store.options | ({"dtype": dtype} if dtype else {})
-        bundle = load(store.model_name, device, **{"dtype": "float32", **options})
+    store, bundle, failed = _index_and_model(index, model, device, dtype)
     reranker = reranker or (EMBEDDED_BLIP if bundle.name == EMBEDDED else None)
     judge = load(reranker, device, dtype or "float32") if rerank and reranker else bundle
     if rerank:
@@ -173,36 +184,99 @@ def search(
     if rerank and query:
         with warnings_said():
             answers = judge.rerank(hits, query, rerank)
-    failed = [each.error for each in answers if each.error]
+    failed += [each.error for each in answers if each.error]
     answers = answers[:k]
+    lost = {each.hit.path for each in answers if gone(each.hit.path)}
+    shown = {each.hit.path for each in answers}
     if as_json:
+        for error in failed:
+            if error.image not in shown:
+                emit({"image": error.image, "error": error.reason})
         for rank, each in enumerate(answers, start=1):
-            emit(_record(rank, each, rerank > 0))
+            emit(_record(rank, each, rerank > 0, lost))
     elif answers:
-        screen().print(hits_table(answers, rerank > 0))
+        screen().print(hits_table(answers, rerank > 0, lost))
     if not answers:
         notes().print("nothing found")
     if answers and save:
         failed += _save_hits(answers, " + ".join(filter(None, [query, image])), save, bundle.opener)
-    finish(list({error.image: error for error in failed}.values()), len(answers))
+    by_name = {error.image: error for error in failed}
+    finish(list(by_name.values()), sum(each.hit.path not in by_name for each in answers))
 
 
-def _record(rank: int, each: Reranked[Hit], reranked: bool) -> dict[str, object]:
+def _index_and_model(
+    index: Path, model: str | None, device: str, dtype: str | None
+) -> tuple[Index, Model, list[ImageError]]:
+    """What is searched, and by which model; and why images of a folder are not in it."""
+    from patchword.index import open_index
+
+    if index.is_dir() and not any(index.glob("*.lance")):
+        bundle = load(model or EMBEDDED, device, dtype or "float32")
+        store, failed = index_of(index, bundle)
+        return store, bundle, failed
+    store = open_index(index)
+    if model:
+        return store, load(model, device, dtype or "float32"), []
+    options = store.options | ({"dtype": dtype} if dtype else {})
+    return store, load(store.model_name, device, **{"dtype": "float32", **options}), []
+
+
+def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:
+    """The index of a folder of images, brought up to date, and why images are not in it. It lies
+    in the folder of the user's caches, one for each folder and model."""
+    from patchword.index import open_index
+    from patchword.tasks import label_cache
+
+    real = os.path.realpath(folder)
+    mark = hashlib.sha256(f"{real}\0{model.fingerprint}".encode(errors="surrogateescape"))
+    place = label_cache.folder().parent / "indexes" / f"{Path(real).name}-{mark.hexdigest()[:12]}"
+    store = open_index(place)
+    with progress("index") as advance:
+        report = store.add(folder, model, progress=advance)
+    if not len(store) and not report.failed:
+        raise PatchwordError(f"{folder}: neither an index nor a folder with images in it")
+    pruned = len(store.prune()) if len(store) else 0
+    if report.added or pruned:
+        counts = f"{report.added} added, {report.unchanged} unchanged, {pruned} pruned"
+        notes().print(f"{folder} is indexed in {place}: {len(store)} images ({counts})")
+    if not len(store):
+        finish(report.failed, 0)
+    return store, report.failed
+
+
+def _record(
+    rank: int, each: Reranked[Hit], reranked: bool, lost: Collection[str]
+) -> dict[str, object]:
     match = {"match": each.probability} if reranked else {}
-    found = {"rank": rank, "path": each.hit.path, "score": each.hit.score}
-    return found | match | {"modified": each.hit.modified.isoformat()}
+    found = {"rank": rank, "image": each.hit.path, "cosine": each.hit.score}
+    since = {"gone": True} if each.hit.path in lost else {}
+    return found | match | {"modified": each.hit.modified.isoformat()} | since
 
 
-def hits_table(answers: list[Reranked[Hit]], reranked: bool) -> Table:
-    """Rank, match where hits were reranked, score, path and date of each hit."""
-    heading, names = shortened([each.hit.path for each in answers])
+def hits_table(answers: list[Reranked[Hit]], reranked: bool, lost: Collection[str]) -> Table:
+    """Rank, match where hits were reranked, cosine and path of each hit; lost: those whose files
+    are gone."""
+    heading, names = shortened(_from_here([each.hit.path for each in answers]))
     match = ("match",) * reranked
-    out = table("", *match, "score", heading, "modified", right=("", "match", "score"))
+    out = table("", *match, "cosine", heading, right=("", "match", "cosine"))
     for rank, (each, name) in enumerate(zip(answers, names, strict=True), start=1):
         hit = each.hit
-        found = "–" if each.probability is None else f"{each.probability:.1%}"
+        found = "–" if each.probability is None else share(each.probability)
         cells = [found] * reranked
-        out.add_row(str(rank), *cells, f"{hit.score:.3f}", name, f"{hit.modified:%Y-%m-%d}")
+        name += " (gone)" if hit.path in lost else ""
+        out.add_row(str(rank), *cells, f"{hit.score:.3f}", name)
+    return out
+
+
+def _from_here(paths: list[str]) -> list[str]:
+    """Paths as one sees them from the current folder: below it, or below a link in it."""
+    with os.scandir() as entries:
+        links = {os.path.realpath(e.path): e.name for e in entries if e.is_symlink()}
+    places = {**links, os.path.realpath("."): ""}
+    out = []
+    for path in paths:
+        place = next((p for p in places if path.startswith(os.path.join(p, ""))), None)
+        out.append(path if place is None else os.path.join(places[place], path[len(place) + 1 :]))
     return out
 
 
@@ -216,7 +290,7 @@ def _save_hits(
     photos, captions, failed = [], [], []
     for rank, each in enumerate(answers, start=1):
         hit = each.hit
-        match = "" if each.probability is None else f"{each.probability:.1%}  "
+        match = "" if each.probability is None else f"{share(each.probability)}  "
         try:
             photos.append(opener(hit.path, at_least=plots.TILE))
             captions.append(f"{rank}  {match}{hit.score:.3f}  {Path(hit.path).name}")

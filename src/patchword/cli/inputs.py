@@ -73,6 +73,16 @@ def expand(names: Sequence[str]) -> list[Source]:
     return found
 
 
+def files_and_folders(names: Sequence[str]) -> list[str]:
+    """The files and folders that are named, by themselves, by globs or in lists, see `expand`."""
+    out: list[str] = []
+    for name in _named(names):
+        if name == STDIN or (name.lower().endswith(TARS) and os.path.isfile(name)):
+            wrong(f"{name}: an index holds files; save the images as files first")
+        out += [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True)) or [name]
+    return out
+
+
 def _named(names: Sequence[str]) -> list[str]:
     """Names, with those in the lists that "@FILE" stands for."""
     from patchword.text.lines import list_lines

@@ -138,9 +138,14 @@ class Index:
     @checked
     def prune(self) -> list[str]:
         """Drop the entries whose files are gone. Returns their paths."""
-        lost = sorted(path for path in self._store.known() if gone(path))
+        lost = self.gone()
         self._drop(lost)
         return lost
+
+    @checked
+    def gone(self) -> list[str]:
+        """The paths of the entries whose files are gone, sorted."""
+        return sorted(path for path in self._store.known() if gone(path))
 
     @checked
     def search(

@@ -110,7 +110,7 @@ def records(found: Findings) -> Iterator[dict[str, Any]]:
             yield {"job": "classify", "image": name, **said, **truth}
     for sentence, hits in found.hits.items():
         for hit in hits:
-            yield {"job": "search", "query": sentence, "path": hit.path, "score": hit.score}
+            yield {"job": "search", "query": sentence, "image": hit.path, "cosine": hit.score}
     for name, heat in found.heatmaps:
         value, x, y = peak(heat.values[0])
         where = {measure(heat): value, "x": x, "y": y}

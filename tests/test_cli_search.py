@@ -1,0 +1,108 @@
+"""search and index: a folder that is indexed on the way, globs, deleted files, headings."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from ran import Run, run  # noqa: F401
+
+import patchword
+
+SHAPES = Path(patchword.__file__).parent / "assets" / "samples" / "shapes"
+
+
+@pytest.fixture(autouse=True)
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of pictures in the current one, and caches elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for path in sorted(SHAPES.glob("*.jpg"))[:3]:
+        shutil.copy(path, folder)
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_is_indexed_on_the_way(run: Run, photos: Path) -> None:  # noqa: F811
+    first, second, third = names(photos)
+    words = second.removesuffix(".jpg").replace("-", " ")
+    found = run("search", "photos", words)
+    assert found.code == 0
+    assert "photos is indexed in " in found.err
+    assert "3 images (3 added, 0 unchanged, 0 pruned)" in found.err
+    place = Path(found.err.split(" is indexed in ")[1].split(":")[0])
+    assert any(place.glob("*.lance"))
+    assert not (photos / "patchword.index").exists()
+    assert found.out.splitlines()[0].split() == ["cosine", "in", "photos"]
+    assert found.out.splitlines()[2].split()[::2] == ["1", second]
+    again = run("search", "photos", words)
+    assert (again.out, again.err) == (found.out, "")
+
+    (photos / first).unlink()
+    (photos / "cut.jpg").write_bytes(b"nothing")
+    changed = run("search", "photos", words, "--json")
+    assert changed.code == 1
+    assert "2 images (0 added, 2 unchanged, 1 pruned)" in changed.err
+    assert changed.records[0]["image"] == str(photos / "cut.jpg")
+    assert "error" in changed.records[0]
+    assert {Path(r["image"]).name for r in changed.records[1:]} == {second, third}
+
+
+def test_what_is_no_index_and_holds_no_images_is_refused(run: Run, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "empty").mkdir()
+    for command in (["search", "empty", "a hat"], ["index", "empty"]):
+        found = run(*command)
+        assert found.code == 2
+        assert "empty" in found.err
+        assert not (tmp_path / "patchword.index").exists()
+    (tmp_path / "bad.jpg").write_bytes(b"nothing")
+    assert run("index", "bad.jpg").code == 2
+    assert not (tmp_path / "patchword.index").exists()
+
+
+def test_index_takes_globs_and_lists_and_counts_what_is_gone(run: Run, photos: Path) -> None:  # noqa: F811
+    first, _second, third = names(photos)
+    Path("list.txt").write_text(f"photos/{third}\n")
+    done = run("index", f"photos/{first[:3]}*.jpg", "@list.txt", "--json")
+    assert done.records == [
+        {
+            "index": "patchword.index", "added": done.records[0]["added"], "unchanged": 0,
+            "pruned": 0, "gone": 0, "failed": 0, "images": done.records[0]["added"],
+        }
+    ]  # fmt: skip
+    assert done.records[0]["added"] >= 2
+    assert "3 images" in run("index", "photos").out
+    (photos / first).unlink()
+    assert "1 gone: --prune" in run("index", "photos").out
+    hits = run("search", "patchword.index", "a shape", "--json").records
+    assert [Path(r["image"]).name for r in hits if r.get("gone")] == [first]
+    assert f"{first} (gone)" in run("search", "patchword.index", "a shape").out
+    saved = run("search", "patchword.index", "a shape", "-k", "3", "--save", "new/hits.html")
+    assert saved.code == 1
+    assert "1 of 3 images failed" in saved.err
+    assert Path("new/hits.html").stat().st_size
+    assert "1 pruned" in run("index", "photos", "--prune").out
+    tar = run("index", "photos.tar", "-")
+    assert tar.code == 2
+    assert "-: an index holds files" in " ".join(tar.err.split())
+
+
+def test_a_heading_names_a_link_as_it_stands_here(run: Run, photos: Path, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "away" / "deep").mkdir(parents=True)
+    shutil.move(photos, tmp_path / "away" / "deep" / "pictures")
+    (tmp_path / "linked").symlink_to(tmp_path / "away" / "deep" / "pictures")
+    run("index", "linked")
+    found = run("search", "patchword.index", "a shape")
+    assert found.out.splitlines()[0].split() == ["cosine", "in", "linked"]
+
+
+def test_rerank_prints_what_match_prints(run: Run) -> None:  # noqa: F811
+    found = run("search", "photos", "a wafer with a scratch", "--rerank", "3")
+    assert "<0.1%" in found.out
+    assert " 0.0%" not in found.out
