@@ -13,7 +13,7 @@ def optional(name: str, extra: str, purpose: str, error: type[PatchwordError]) -
     """The module `name`.
 
     extra    the optional dependencies of patchword that its library is among: "train"
-    purpose  what asks for it, which begins the message: "lora", "watch.tensorboard"
+    purpose  what asks for it, which begins the message: "lora", "monitor.tensorboard"
 
     Raises `error` when it cannot be imported. One that is not installed is answered with the
     command that installs it; one that is installed and fails, with the first cause of that.

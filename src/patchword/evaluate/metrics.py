@@ -2,6 +2,8 @@
 clip_benchmark/metrics/zeroshot_classification.py and zeroshot_retrieval.py).
 
 Where two scores are equal the lower index comes first: CLIP_benchmark leaves that to chance.
+scikit-learn's `confusion_matrix` and `balanced_accuracy_score` give the same numbers, and the tests
+compare with them; for a line of numpy each, patchword does not depend on it.
 """
 
 from __future__ import annotations

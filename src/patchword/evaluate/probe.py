@@ -84,8 +84,10 @@ def fit(
 
         min  (1 / N) sum_i -log softmax(W x_i + b)[y_i]  +  |W|^2 / (2 C N)
 
-    which is what scikit-learn's LogisticRegression(C=c) minimises. As there, two classes share one
-    row of weights (here w / 2 and -w / 2), and the bias is not penalised.
+    which is what scikit-learn's LogisticRegression(C=c) minimises. patchword does not depend on it:
+    a search over C starts each fit from the nearest one, in coordinates that need fewer steps. As
+    there, two classes share one row of weights (here w / 2 and -w / 2), and the bias is not
+    penalised.
     """
     return Samples.of(features, targets, classes).fit(c, tolerance=tolerance)
 
