@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,3 +144,34 @@ def test_what_may_be_meant_otherwise_is_said(run: Run, place: Path) -> None:  # 
     found = run("similarity", RING, "star", "a star", "--json")
     assert "star: taken as the folder of that name; as a text: --text" in found.err
     assert [json.loads(line)["image"] for line in found.out.splitlines()] == [RING, "star/one.jpg"]
+
+
+def test_a_page_is_written_though_nobody_reads_what_is_printed(place: Path) -> None:
+    """As `patchword classify ... --json --save page.html | head -n 1`, of many images."""
+    command = [sys.executable, "-m", "patchword", "classify", *[RING] * 40, "-l", "hat,red ring"]
+    left, right = os.pipe()
+    os.close(left)
+    with open(right, "wb") as nobody:
+        saved = subprocess.run([*command, "--json", "--save", "new/page.html"], stdout=nobody)
+    assert saved.returncode == 0
+    assert "</html>" in (place / "new" / "page.html").read_text()
+
+
+def test_training_tells_before_its_first_step_and_now_and_then(run: Run, place: Path) -> None:  # noqa: F811
+    (place / "data.csv").write_text(f"file_name,caption\n{RING},a ring\n{STAR},a star\n")
+    table = ["data.0.kind=table", "data.0.path=data.csv", "engine.workers=0", "engine.device=cpu"]
+    done = run("train", "clip", *table, "steps=2", "batch=2", "warmup=0", "out=out")
+    assert done.code == 0, done.err
+    lines = done.err.splitlines()
+    assert lines[0] == "begins: the model and the data are read before the first of 2 steps"
+    assert [line.split(":")[0] for line in lines[1:]] == ["step 1/2", "step 2/2"]
+
+
+def test_evaluating_by_names_of_folders_hints_at_sentences(run: Run, place: Path) -> None:  # noqa: F811
+    for name, file in (("ring", RING), ("star", STAR)):
+        (place / "data" / name).mkdir(parents=True)
+        shutil.copy(file, place / "data" / name)
+    assert "--template" in run("eval", "data", "--task", "zero-shot").err
+    told = run("eval", "data", "--task", "zero-shot", "--labels", "a red ring，a purple star")
+    assert "--template" not in told.err
+    assert "100.0%" in told.out

@@ -123,6 +123,11 @@ def eval(
             emit({"model": bundle.name, "fingerprint": bundle.fingerprint, **answer.record()})
     else:
         show(answers)
+    if not (template or labels) and any(answer.task == "zero-shot" for answer in answers):
+        notes().print(
+            "zero-shot read the classes' names as labels; sentences may do better: "
+            '--template "a photo of a {}", or --labels with a name for each'
+        )
     by_class = [answer for answer in answers if isinstance(answer, Classified)]
     if save and not by_class:
         notes().print("no picture: retrieval has no confusion matrix")

@@ -100,9 +100,14 @@ TemplateOption = Annotated[
 SaveOption = Annotated[
     Path | None,
     typer.Option(
-        "--save", metavar="FILE", help="Save as a picture (.png, .jpg, ...) or a page (.html)."
+        "--save",
+        metavar="FILE",
+        help="Save as a picture (.png, .jpg, .webp, .tif, .pdf) or a page (.html).",
     ),
 ]
 PictureOption = Annotated[
-    Path | None, typer.Option("--save", metavar="FILE", help="Save as a picture (.png, .jpg, ...).")
+    Path | None,
+    typer.Option(
+        "--save", metavar="FILE", help="Save as a picture (.png, .jpg, .webp, .tif, .pdf)."
+    ),
 ]

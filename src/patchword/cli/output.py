@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar, cast
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+saving: ContextVar[bool] = ContextVar("saving", default=False)  # whether --save is given
+
 SHOWN = 60  # images in a picture or page that a command saves
+PICTURES = ".png, .jpg, .webp, .tif, .pdf"
 WIDE = 200  # columns of a table in a pipe, where no terminal says how many there are
 
 
@@ -93,7 +97,20 @@ def complain(message: str) -> None:
 
 def emit(record: dict[str, Any]) -> None:
     """One line of JSON on stdout. ASCII, so that no terminal or file name can break it."""
-    print(json.dumps(record), flush=True)
+    with readers():
+        print(json.dumps(record), flush=True)
+
+
+@contextmanager
+def readers() -> Iterator[None]:
+    """Where nobody reads stdout any more (`| head`), a command that --save is given to goes on in
+    silence, for what it saves; others end."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not saving.get():
+            raise typer.Exit(1) from None
 
 
 def wrong(message: str) -> NoReturn:
@@ -103,6 +120,7 @@ def wrong(message: str) -> NoReturn:
 
 def check_save(path: Path | None, pages: bool = False) -> None:
     """Refuse, before any work is done, a file that could not be written."""
+    saving.set(path is not None)
     if path is None:
         return
     from PIL import Image
@@ -110,7 +128,7 @@ def check_save(path: Path | None, pages: bool = False) -> None:
     Image.init()
     suffix = path.suffix.lower()
     if not (pages and suffix == ".html") and Image.EXTENSION.get(suffix) not in Image.SAVE:
-        wrong(f"--save {path}: the name must end in .png, .jpg{' or .html' if pages else ''}")
+        wrong(f"--save {path}: the name must end in {PICTURES}{' or .html' if pages else ''}")
     make_folder(path)
 
 

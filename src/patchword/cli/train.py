@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from patchword.train.loop import Trained
 
 LONGEST, SHORTEST = 30, 6  # of the bar, columns
+SAID_EVERY = 30.0  # seconds between lines where stderr is no terminal
 NAMED = 20  # broken samples that the end of a run names; the others are in its folder
 
 Show = Callable[[int, Mapping[str, float]], None]
@@ -121,18 +122,30 @@ def progress_line(total: int) -> Iterator[Show]:
     drawn = sys.stderr.isatty()
     live = Live(Text(), console=console)
     with live if drawn else nullcontext(), warnings_said(console=console, once=True):
+        said = [-SAID_EVERY]
 
         def show(step: int, metrics: Mapping[str, float]) -> None:
             for sentence in results(metrics):
                 console.print(f"step {step}: {sentence}")
-            if "loss" not in metrics or not drawn:
+            if "loss" not in metrics:
                 return
             now = time.monotonic()
             first[:] = first or [(step, now)]
             begun, since = first[0]
             left = (now - since) / (step - begun) * (total - step) if step > begun else None
             width = console.width - 1
-            live.update(line(width, step, total, metrics, left, console.options.ascii_only))
+            if drawn:
+                live.update(line(width, step, total, metrics, left, console.options.ascii_only))
+            elif now - said[0] >= SAID_EVERY or step == total:
+                said[0] = now
+                still = "" if left is None else f", {clock(left)} left"
+                console.print(f"step {step}/{total}: loss {metrics['loss']:#.4g}{still}")
+
+        begins = f"begins: the model and the data are read before the first of {total} steps"
+        if drawn:
+            live.update(Text(begins))
+        elif os.environ.get("RANK", "0") == "0":
+            console.print(begins)
 
         yield show
 

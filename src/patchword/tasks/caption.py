@@ -16,6 +16,7 @@ from patchword.images import ImageLike
 from patchword.models.generate import GenerationOptions
 from patchword.models.protocols import Matcher, Writer
 from patchword.scope import Check
+from patchword.text.spacing import spaced
 
 MAX_LENGTH = 20  # ids; salesforce/BLIP, configs/caption_coco.yaml
 
@@ -26,7 +27,8 @@ class Caption:
 
     log_probability: of the text after the prompt, natural logarithm, and of each of its ids in
     `token_log_probabilities`, the end token among them if the text has one. Both are the network's
-    own, without penalties, temperature or shortlist. `others`: the next best texts, or the other
+    own, without penalties, temperature or shortlist. The spaces that BERT's tokenizer puts around
+    punctuation are left out of the text. `others`: the next best texts, or the other
     samples, where `count` is more than 1.
     """
 
@@ -53,7 +55,7 @@ class Caption:
         ends = [place for place in range(prompt, len(ids)) if ids[place] == tokenizer.end_token]
         end = ends[0] + 1 if ends else len(ids)
         likelihoods = tuple(float(value) for value in row[prompt:end, 1])
-        return cls(tokenizer.decode(ids[1:end]), sum(likelihoods), likelihoods)
+        return cls(spaced(tokenizer.decode(ids[1:end])), sum(likelihoods), likelihoods)
 
 
 def caption(
