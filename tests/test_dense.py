@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference_dense import Reference
+from dense_formulas import Reference
 from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
 from torch import Tensor
 from torch.testing import assert_close
