@@ -32,7 +32,8 @@ from patchword.nn.positions import (
 )
 from patchword.nn.taps import Taps
 from patchword.tasks.attention import attention
-from patchword.where.heatmap import dense_features, heatmap
+from patchword.where.dense import EDITS, dense
+from patchword.where.heatmap import heatmap
 
 pytestmark = pytest.mark.slow
 
@@ -311,7 +312,8 @@ def test_maps_of_a_pyramid_are_of_the_images_own_patches(pyramid: Bundle) -> Non
     _, taps = pyramid.network.encode_image(pixels, taps=names)
     own = slice(3, 3 + 9)  # after a class token and two registers; five more follow
     assert taps[names[0]].shape[1] == 3 + 9 + 5
-    patches, _ = dense_features(pyramid, photo, "cosine")
+    pixels = pyramid.tensor(pyramid.open(photo, exact=True)[0])
+    patches = dense(pyramid, pixels[None], EDITS["cosine"])[0]
     expected = pyramid.network.image.project(taps[names[0]][:, own])[0]
     assert_close(patches, nn.functional.normalize(expected, dim=-1))
     assert heatmap(pyramid, photo, ["a cat"]).values.shape == (1, 90, 60)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -37,7 +37,8 @@ from patchword.tasks.encoders import (
     patch_features,
 )
 from patchword.tasks.match import F, Match, Reranked, match, rerank
-from patchword.where.heatmap import Heatmap, heatmap
+from patchword.where.heatmap import Heatmap, heatmap, pixel
+from patchword.where.windows import Scale
 
 Images = ImageLike | Iterable[ImageLike]  # one image is a list of one
 
@@ -96,22 +97,56 @@ class Model(Bundle):
     def heatmap(
         self,
         image: ImageLike,
-        texts: str | Sequence[str],
+        texts: str | Sequence[str] = (),
         method: str = "auto",
         words: bool = False,
         layer: int | None = None,
         stretch: bool | None = None,
+        window: int | None = None,
+        stride: int | None = None,
+        short_side: int | None = None,
+        refine: bool = False,
+        like: Sequence[int] | None = None,
+        like_image: ImageLike | None = None,
+        present: float | None = None,
+        negatives: str | Sequence[str] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Heatmap:
-        """A heatmap of each text: `.values` (T, H, W) in the image's own pixels.
+        """A heatmap of each text: `.grid` (T, h, w), and `.values` (T, H, W) in the image's own
+        pixels.
 
-        method  "auto", "gradcam", or one of `where.dense.EDITS`
-        words   of "gradcam": each text's map is followed by those of its words
-        layer   of "gradcam": the block whose cross-attention it is
+        method      "auto", "gradcam", "legrad", "chefer", or one of `where.dense.EDITS`
+        words       of "gradcam": each text's map is followed by those of its words
+        layer       of "gradcam": the block whose cross-attention it is; of "legrad" and "chefer":
+                    the first block that counts
+        window      pixels; the photo is seen in windows of that side, `stride` pixels apart (half a
+                    window), overlaps averaged, after its shorter side was resized to `short_side`
+                    (as it is). None: the network's own size, the whole photo
+        refine      maps follow the photo's edges (PAMR)
+        like        instead of texts, (x, y) of a pixel: what looks like the patch there, of this
+                    image or of `like_image`. For a model without words, too
+        present     from which probability on a text counts as found, against `negatives`; below
+                    it no map is drawn
+        progress    called with the windows done and all of them
 
         Raises ImageError, and UnsupportedError for an unknown method or a model without a text
         tower. The formulas: `where.heatmap`.
         """
-        return heatmap(self.opening(stretch), image, texts, method, words, layer)
+        return heatmap(
+            self.opening(stretch),
+            image,
+            texts,
+            method,
+            words,
+            layer,
+            Scale(window, stride, short_side),
+            refine,
+            pixel(like),
+            like_image,
+            present,
+            negatives,
+            progress,
+        )
 
     @checked
     def attention(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,9 +22,18 @@ from patchword.cli.options import (
     StretchOption,
     TextsOption,
 )
-from patchword.cli.output import check_save, emit, finish, good, one_by_one, print_saved, screen
+from patchword.cli.output import (
+    check_save,
+    emit,
+    finish,
+    good,
+    one_by_one,
+    print_saved,
+    progress,
+    screen,
+)
 from patchword.cli.texts import images_then_texts, no_texts
-from patchword.errors import ImageError
+from patchword.errors import ImageError, UnsupportedError
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -52,7 +61,8 @@ def heatmap(
         typer.Option(
             metavar="METHOD",
             help="auto, cosine, maskclip, maskclip-paper, sclip, clearclip, value, naclip, gem, "
-            "surgery, scclip, resclip or gradcam; auto is gradcam for a BLIP, else value.",
+            "surgery, scclip, resclip, legrad, chefer or gradcam; auto is gradcam for a BLIP, else "
+            "value.",
         ),
     ] = "auto",
     words: Annotated[
@@ -61,9 +71,50 @@ def heatmap(
     layer: Annotated[
         int | None,
         typer.Option(
-            help="With gradcam: the block whose cross-attention is shown, by default the 8th of 12."
+            help="With gradcam: the block whose cross-attention is shown, by default the 8th of "
+            "12. With legrad, chefer: the first block that counts."
         ),
     ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(help="Pixels: look at the photo in windows of that side, overlaps averaged."),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(help="Pixels from one window to the next, by default half a window."),
+    ] = None,
+    short_side: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels: resize the photo's shorter side first; with --window it is kept as it is."
+        ),
+    ] = None,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Let maps follow the photo's edges (PAMR).")
+    ] = False,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y",
+            help="Instead of texts: what looks like the patch at this pixel. For models without "
+            "words, too.",
+        ),
+    ] = None,
+    like_image: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="With --like: the image that the pixel is in."),
+    ] = None,
+    present: Annotated[
+        float | None,
+        typer.Option(help="0 to 1: a text that is less probable is not found, and has no map."),
+    ] = None,
+    negatives: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="What else there could be, for --present."),
+    ] = None,
+    own_scale: Annotated[
+        bool, typer.Option("--own-scale", help="Stretch the colours of each map over its values.")
+    ] = False,
     save: SaveOption = None,
     stretch: StretchOption = False,
     max_pixels: MaxPixelsOption = None,
@@ -73,24 +124,32 @@ def heatmap(
     as_json: JsonOption = False,
 ) -> None:
     """Show where in images each text applies."""
+    from patchword.show import plots
+
     files, texts = images_then_texts(images, text, "--text")
-    if not texts:
+    if not texts and like is None:
         no_texts("texts", "--text")
     targets = pictures(files, save, "heatmap")
+    others = None if negatives is None else [one.strip() for one in negatives.split(",")]
+    point = place(like)
     bundle = load(model, device, dtype, None, stretch, max_pixels)
-    each = one_by_one(
-        files, lambda source: bundle.heatmap(source, texts, method, words=words, layer=layer)
-    )
+
+    def run(source: Source) -> Heatmap:
+        with progress("windows") as advance:
+            return bundle.heatmap(
+                source, texts, method, words, layer, None, window, stride, short_side, refine,
+                point, like_image, present, others, advance,
+            )  # fmt: skip
+
+    each = one_by_one(files, run)
     failed: list[ImageError] = []
     for name, found in good(each, len(files), "heatmap", failed, as_json):
-        found.save(targets[name])
-        peaks = [peak(values) for values in found.values]
+        plots.save(found.picture(own_scale), targets[name])
         if as_json:
-            for said, (value, x, y) in zip(found.texts, peaks, strict=True):
-                where = {"value": value, "x": x, "y": y, "method": found.method}
-                emit({"image": str(name), "text": said, **where})
+            for record in records(found):
+                emit({"image": str(name), **record})
         else:
-            screen().print(peaks_table(str(name) if len(files) > 1 else "", found, peaks))
+            screen().print(peaks_table(str(name) if len(files) > 1 else "", found))
         print_saved(targets[name])
     finish(failed, len(files) - len(failed))
 
@@ -154,14 +213,36 @@ def pictures(files: Sequence[Source], save: Path | None, kind: str) -> dict[Sour
     return out
 
 
-def peaks_table(name: str, found: Heatmap, peaks: list[tuple[float, int, int]]) -> Table:
+def records(found: Heatmap) -> Iterator[dict[str, object]]:
+    """Of each text the highest value and its place, and whether it was found where that was
+    asked."""
+    for number, (text, (value, x, y)) in enumerate(zip(found.texts, found.peaks(), strict=True)):
+        where = {"text": text, "value": value, "x": x, "y": y, "method": found.method}
+        sure = {"present": found.present[number]} if found.present else {}
+        yield {**where, **sure, **({"found": found.found[number]} if found.present else {})}
+
+
+def peaks_table(name: str, found: Heatmap) -> Table:
     """A row per text: the highest value and its place. name: of the image, where there are
     several."""
     kind, form = ("highest cosine", ".3f") if measure(found) == "cosine" else ("highest", ".3g")
-    out = table(name or "text", kind, "at x, y (pixels)", right=(kind,))
-    for text, (value, x, y) in zip(found.texts, peaks, strict=True):
-        out.add_row(text, f"{value:{form}}", f"{x}, {y}")
+    more = ("probability",) if found.present else ()
+    out = table(name or "text", kind, "at x, y (pixels)", *more, right=(kind, *more))
+    for number, (text, (value, x, y)) in enumerate(zip(found.texts, found.peaks(), strict=True)):
+        share = (f"{found.present[number]:.1%}",) if found.present else ()
+        spot = f"{x}, {y}" if found.found[number] else "not found"
+        out.add_row(text, f"{value:{form}}", spot, *share)
     return out
+
+
+def place(like: str | None) -> list[int] | None:
+    """ "120,80" as numbers. Raises UnsupportedError for what is not two whole numbers."""
+    if like is None:
+        return None
+    parts = like.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise UnsupportedError(f"--like {like!r}: it is x,y of a pixel, such as 120,80")
+    return [int(part) for part in parts]
 
 
 def stem(image: str) -> str:
@@ -174,7 +255,7 @@ def stem(image: str) -> str:
 
 def measure(found: Heatmap) -> str:
     """The unit of a map's values: gradients have none."""
-    return "highest" if found.method == "gradcam" else "cosine"
+    return "highest" if found.method in ("gradcam", "legrad", "chefer") else "cosine"
 
 
 def peak(values: NDArray[np.float32]) -> tuple[float, int, int]:

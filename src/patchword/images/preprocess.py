@@ -169,6 +169,17 @@ class Preprocess:
         return out
 
 
+def resize(
+    image: NDArray[np.uint8], size: tuple[int, int], config: PreprocessConfig
+) -> NDArray[np.uint8]:
+    """RGB uint8 (H, W, 3) at another `size` (H, W), by the filter of a preprocessing; the image
+    itself where it has that size."""
+    if image.shape[:2] == size:
+        return image
+    picture = Image.fromarray(image).resize(size[::-1], _FILTERS[config.interpolation])
+    return np.asarray(picture)
+
+
 def whole_patches(source: tuple[int, int], patch_size: int, most: int) -> tuple[int, int]:
     """The size (H, W) in whole patches, at most `most` of them, that a source (H, W) is resized to.
 

@@ -34,6 +34,7 @@ class Tower(Protocol):
     layer_names: tuple[str, ...]  # as taps call them: a tap of that name is the layer's output
     # Those whose attention is between all tokens: the tap `name + ".attn"` is its map (B, H, N, N)
     attention_layers: tuple[str, ...]
+    pool_layer: str  # of attention pooling, as taps call it; "" where tokens are pooled otherwise
     prefix: int  # tokens before the patches: class token, distillation token, registers
 
     def __call__(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:

@@ -94,6 +94,7 @@ class ModifiedResNet(Trunk):
         self.prefix, self.out_width = 1, out
         self.layer_names = tuple(f"layer{i + 1}" for i in range(self.depth))
         self.attention_layers: tuple[str, ...] = ("attnpool",)
+        self.pool_layer = "attnpool"
 
     def forward(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
         return self.pool(self.encode(pixels, taps), taps)

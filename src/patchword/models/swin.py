@@ -159,6 +159,7 @@ class SwinTransformer(nn.Module):
         self.layer_names = tuple(
             f"layers.{i}.blocks.{j}" for i, count in enumerate(config.stages) for j in range(count)
         )
+        self.pool_layer = ""
         self.attention_layers: tuple[str, ...] = ()  # inside windows, not between all tokens
 
     def forward(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:

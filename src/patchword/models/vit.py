@@ -54,6 +54,7 @@ class VisionTransformer(nn.Module):
         self.prefix, self.out_width = config.prefix, out or config.width
         self.layer_names = tuple(f"blocks.{i}" for i in range(config.depth))
         self.attention_layers = self.layer_names
+        self.pool_layer = "attn_pool" if config.pool == "map" else ""
         width, eps = config.width, config.eps
         if config.stem_stages:
             self.stem = Trunk(config.stem_width, config.stem_stages)

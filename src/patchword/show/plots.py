@@ -52,6 +52,7 @@ class Tile:
     caption: str = ""
     values: Values | None = None  # (H, W): drawn over the photo, its scale under it
     ring: bool = False  # mark the largest of the values
+    scale: tuple[float, float] | None = None  # of the colours; None: from the values themselves
     bars: Sequence[tuple[str, float]] = ()  # words and how probable they are, 0 to 1
 
 
@@ -65,16 +66,16 @@ def save(picture: Image.Image, path: str | os.PathLike[str]) -> None:
         picture.save(part)
 
 
-def overlay(image: Photo, values: Values) -> Image.Image:
+def overlay(image: Photo, values: Values, scale: tuple[float, float] | None = None) -> Image.Image:
     """A map (H, W) over its photo, which loses most of its colour so that the map's stands out.
 
-    Colour and opacity follow the value from the smallest to the largest, and the lowest fifth of
-    that range stays clear; a flat map leaves the photo bare. Where the map is NaN, nothing is
-    known, the photo is veiled.
+    Colour and opacity follow the value along the scale, by default from the smallest to the
+    largest, and the lowest fifth of that range stays clear; a flat map leaves the photo bare. Where
+    the map is NaN, nothing is known, the photo is veiled.
     """
     photo = image.astype(np.float32)
     base = 0.3 * photo + 0.7 * photo.mean(axis=-1, keepdims=True)
-    level = _unit(values, *_range(values))
+    level = _unit(values, *(scale or _range(values)))
     step = ((level - 0.2) / 0.8).clip(0, 1)
     opacity = 0.75 * (step * step * (3 - 2 * step))[..., None]
     mixed = base + opacity * (_colours(MAP)[(level * 255).astype(np.uint8)] - base)
@@ -83,12 +84,25 @@ def overlay(image: Photo, values: Values) -> Image.Image:
     return Image.fromarray(out.astype(np.uint8))
 
 
-def heatmap_panel(image: Photo, values: Values, texts: Sequence[str]) -> Image.Image:
+def heatmap_panel(
+    image: Photo,
+    values: Values,
+    texts: Sequence[str],
+    drawn: Sequence[bool] | None = None,
+    each: bool = True,
+) -> Image.Image:
     """The photo, and over it the map of each text: values (T, H, W), NaN where nothing is known.
 
-    Each map has its own scale, written under it; a ring marks its largest value.
+    drawn  which of the maps are; the others' photo is left bare
+    each   each map has its own scale, else all have one; it is written under them, and a ring marks
+           a map's largest value
     """
-    maps = [Tile(image, text, v, ring=True) for text, v in zip(texts, values, strict=True)]
+    kept = [True] * len(texts) if drawn is None else drawn
+    scale = None if each or not any(kept) else _range(values[np.array(kept)])
+    maps = [
+        Tile(image, text, v if show else None, ring=True, scale=scale)
+        for text, v, show in zip(texts, values, kept, strict=True)
+    ]
     return panel([Tile(image, "photo"), *maps])
 
 
@@ -278,6 +292,11 @@ def _fit(photo: Photo | Image.Image, side: int) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS)
 
 
+def shown(photo: Photo, longest: int = TILE) -> Photo:
+    """A photo no longer than it is shown."""
+    return np.asarray(_fit(photo, longest)) if max(photo.shape[:2]) > longest else photo
+
+
 def picture(tile: Tile) -> Image.Image:
     """A tile's photo, its longer side `TILE` pixels, with its map and ring."""
     if tile.values is None:
@@ -287,7 +306,7 @@ def picture(tile: Tile) -> Image.Image:
         photo = np.asarray(_fit(photo, TILE))
         (height, width), (rows, columns) = photo.shape[:2], values.shape
         values = values[np.arange(height) * rows // height][:, np.arange(width) * columns // width]
-    picture = _fit(overlay(photo, values), TILE)
+    picture = _fit(overlay(photo, values, tile.scale), TILE)
     low, high = _range(values)
     if tile.ring and high > low:
         y, x = np.unravel_index(np.nanargmax(values), values.shape)
@@ -315,7 +334,7 @@ def _foot(draw: ImageDraw.ImageDraw | None, tile: Tile, left: int, top: int, wid
     if tile.values is not None:
         top += 4
         if draw:
-            _scale(draw, MAP, _range(tile.values), left, top, width)
+            _scale(draw, MAP, tile.scale or _range(tile.values), left, top, width)
         top += _line(SMALL) + 12
     return top - start
 

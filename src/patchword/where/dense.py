@@ -10,8 +10,6 @@ from torch import Tensor
 
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
-from patchword.images import ImageLike
-from patchword.images.preprocess import Geometry
 from patchword.models.edits import Calibration, DenseEdit, Earlier, Normalised, Semantic
 from patchword.where.resclip import together
 
@@ -75,21 +73,3 @@ def edit_of(method: str) -> DenseEdit:
     if method not in EDITS:
         raise UnsupportedError(f"no dense method {method!r}; there are {', '.join(EDITS)}")
     return EDITS[method]
-
-
-def dense_features(
-    model: Bundle, image: ImageLike, method: str = "value", texts: Tensor | None = None
-) -> tuple[Tensor, Geometry]:
-    """Unit features (h * w, D) of an image's patches in the joint space, by one of EDITS, and the
-    way back to its pixels; texts: see `dense`. Raises ImageError, and UnsupportedError for a model
-    or a method that does not have it."""
-    edit = edit_of(method)
-    pixels, geometry = model.open(image, exact=True)
-    return dense(model, model.tensor(pixels)[None], edit, texts)[0], geometry
-
-
-def cell(model: Bundle) -> int | None:
-    """The side, in pixels of the input, of the square that one feature belongs to: a patch, from
-    the top left corner; None for a tower whose grid divides the whole input, such as a Swin's last
-    stage."""
-    return model.config.image_tower.patch_size if model.image_tower.attention_layers else None

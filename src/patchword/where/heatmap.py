@@ -1,93 +1,265 @@
-"""Heatmaps of texts: dense similarity of patches and texts, or, for a BLIP, Grad-CAM of the
-cross-attention of its matching head."""
+"""Heatmaps: where in a photo each text applies, or what looks like one of its patches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from patchword.bundle import Bundle, as_texts
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
+from patchword.images.preprocess import Geometry
 from patchword.show import plots
 from patchword.show.result import Pictured
-from patchword.where.dense import EDITS, cell, dense_features
+from patchword.where.dense import EDITS, dense, edit_of
+from patchword.where.gradients import chefer, legrad
+from patchword.where.pamr import pamr
+from patchword.where.present import present as judge
 from patchword.where.relevance import gradcam
+from patchword.where.windows import Grid, Mapper, Progress, Scale, seen_whole
 
 GRADCAM = "gradcam"  # of a BLIP's matching head
+RELEVANCE = {"legrad": legrad, "chefer": chefer}
+METHODS = (*EDITS, *RELEVANCE, GRADCAM)
+REFINED = 1024  # pixels: longer side at which maps are refined
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Heatmap(Pictured):
-    """A map for each text: how well every pixel fits it.
+    """A map for each text, kept as a grid until its pixels are asked for.
 
-    values  (T, H, W) float32 in the image's own pixels; NaN outside the crop that the
-            network takes. Cosines; of method "gradcam" the products, 0 or above, of attention and
-            its gradient, which have no unit
+    grid    (T, h, w) float32: cosines; of the methods by gradients values of 0 or above, which
+            have no unit
+    method  that made it
     """
 
     image: NDArray[np.uint8]  # (H, W, 3)
     texts: tuple[str, ...]
-    values: NDArray[np.float32]
+    grid: NDArray[np.float32]
+    geometry: Geometry
+    cell: int | None  # pixels of the network's input a side of what a value is of
     method: str
+    present: tuple[float, ...] | None = None  # how probable each text is in the photo, 0 to 1
+    least: float = 0.0  # where it is less probable, no map is drawn
 
-    def picture(self) -> Image.Image:
-        """The photo and each text's map over it."""
-        return plots.heatmap_panel(self.image, self.values, self.texts)
+    @cached_property
+    def values(self) -> NDArray[np.float32]:
+        """(T, H, W) float32 in the image's own pixels, bilinear between the grid's."""
+        return self.geometry.to_source(self.grid, self.cell)
+
+    def at(self, height: int, width: int) -> NDArray[np.float32]:
+        """The same as if the photo had that many pixels: (T, height, width)."""
+        return replace(self.geometry, source=(height, width)).to_source(self.grid, self.cell)
+
+    def peaks(self) -> list[tuple[float, int, int]]:
+        """For each text the largest value of the grid, and x and y of its middle in the photo."""
+        found = []
+        for values in self.grid:
+            row, column = np.unravel_index(int(values.argmax()), values.shape)
+            y, x = (self._pixel(axis, int(at)) for axis, at in ((0, row), (1, column)))
+            found.append((float(values[row, column]), x, y))
+        return found
+
+    def _pixel(self, axis: int, number: int) -> int:
+        """The pixel of the photo in whose middle a cell has its own, along an axis."""
+        geometry = self.geometry
+        side = self.cell or geometry.size[axis] / self.grid.shape[1 + axis]
+        centre = (number + 0.5) * side + geometry.crop[axis]
+        at = int(centre * geometry.source[axis] / geometry.resized[axis])
+        return min(max(at, 0), geometry.source[axis] - 1)
+
+    @property
+    def found(self) -> tuple[bool, ...]:
+        """Which texts are probable enough to be in the photo; all where that was not asked."""
+        if self.present is None:
+            return (True,) * len(self.texts)
+        return tuple(value >= self.least for value in self.present)
+
+    def picture(self, each: bool = False) -> Image.Image:
+        """The photo and each text's map over it, on one colour scale; `each`: every map stretched
+        over its own, which then stands under it. Of a text that was not found there is no map."""
+        photo = plots.shown(self.image)
+        values = self.at(photo.shape[0], photo.shape[1])
+        own = " (own scale)" if each and len(self.texts) > 1 else ""
+        titles = list(self.texts)
+        for number, probability in enumerate(self.present or ()):
+            state = "" if self.found[number] else ", not found"
+            titles[number] += f": {probability:.0%}{state}"
+        return plots.heatmap_panel(photo, values, [f"{t}{own}" for t in titles], self.found, each)
 
 
 def heatmap(
     model: Bundle,
     image: ImageLike,
-    texts: str | Sequence[str],
+    texts: str | Sequence[str] = (),
     method: str = "auto",
     words: bool = False,
     layer: int | None = None,
+    scale: Scale | None = None,
+    refine: bool = False,
+    like: tuple[int, int] | None = None,
+    like_image: ImageLike | None = None,
+    present: float | None = None,
+    negatives: str | Sequence[str] | None = None,
+    progress: Progress | None = None,
 ) -> Heatmap:
-    """A heatmap of each text, in the image's own pixels.
+    """A heatmap of each text, of the whole image.
 
-    method  one of `dense.EDITS`, which says whose they are: "cosine" is the network as it is. Or
-            "gradcam", for a BLIP with a matching head, is what the text attended to
-            that made this head say "together"; see `relevance.gradcam`. "auto" is "gradcam" where
-            there is such a head, else "value"
+    method  one of `dense.EDITS`, which says whose they are: "cosine" is the network as it is; or by
+            gradients "legrad" and "chefer" (see `gradients`), and "gradcam" for a BLIP with a
+            matching head (see `relevance`). "auto": see `resolve`
     words   of "gradcam": each text's map is followed by those of its words
-    layer   of "gradcam": the block that looks; None: the 8th of 12
+    layer   of "gradcam": the block whose cross-attention it is, by default the 8th of 12; of
+            "legrad" and "chefer": the first of the blocks that count, by default the last but one
+            and the last
+    scale   at which the photo is seen; None: at the network's own, in as many windows as its shape
+            takes
+    refine  maps follow the photo's edges (see `pamr`), at most `REFINED` pixels long
+    like    (x, y) of a pixel: instead of texts, what looks like the patch there, of this image or
+            of `like_image`. For a model without words, too
+    present    a probability from which on a text counts as found; else its map is not drawn
+    negatives  other texts that it is judged against (see `present.present`)
 
     Raises ImageError, or UnsupportedError for an unknown method or a model that reads no text.
     """
     texts = as_texts(texts)
-    if not texts:
-        raise UnsupportedError("a heatmap needs at least one text")
+    method = resolve(model, method, like is not None)
+    _check(texts, method, words, layer, like, like_image)
+    if present is not None and not 0 <= present <= 1:
+        raise UnsupportedError(f"present is {present!r}; it is a probability, 0 to 1")
+    if like is not None and (present is not None or negatives is not None):
+        raise UnsupportedError("present and negatives are of texts, not of like")
+    photo = model.opener(image, exact=True)
+    if like is not None:
+        other = photo if like_image is None else model.opener(like_image, exact=True)
+        names, run = [f"like {like[0]}, {like[1]}"], _alike(model, other, like, method)
+    elif method == GRADCAM:
+        names, run = gradcam(model, texts, words, layer)
+    else:
+        names, run = texts, _of_texts(model, texts, method, layer)
+    found = seen_whole(model, photo, run, scale or Scale(), progress)
+    if refine:
+        found = _refined(photo, found)
+    probable = None
+    if present is not None or negatives is not None:
+        probable = judge(model, photo, names, negatives)
+    return Heatmap(
+        photo,
+        tuple(names),
+        found.values,
+        found.geometry,
+        found.cell,
+        method,
+        probable,
+        0.5 if present is None else present,
+    )
+
+
+def _check(
+    texts: Sequence[str],
+    method: str,
+    words: bool,
+    layer: int | None,
+    like: tuple[int, int] | None,
+    like_image: ImageLike | None,
+) -> None:
+    """Raise UnsupportedError for options that contradict each other."""
+    if like is not None and (texts or method not in EDITS):
+        raise UnsupportedError(
+            f"like is a place in a photo and takes no texts, and one of {', '.join(EDITS)}"
+        )
+    if like is None and like_image is not None:
+        raise UnsupportedError("like_image needs like, the (x, y) of a pixel in it")
+    if like is None and not texts:
+        raise UnsupportedError("a heatmap needs at least one text, or like, the (x, y) of a pixel")
     if empty := [text for text in texts if not text.strip()]:
         raise UnsupportedError(f"a text without words has no heatmap: {empty[0]!r}")
-    method = resolve(model, method)
-    if method != GRADCAM and (words or layer is not None):
-        raise UnsupportedError(f"words and layer are of method {GRADCAM!r}, not of {method!r}")
-    if method == GRADCAM:
-        photo, pieces, maps, geometry = gradcam(model, image, texts, words, layer)
-        values = geometry.to_source(maps, model.config.image_tower.patch_size)
-        return Heatmap(photo, tuple(pieces), values, method)
-    tower, vectors = model.image_tower, torch.from_numpy(model.embed_texts(texts))
-    photo = model.opener(image, exact=True)
-    patches, geometry = dense_features(model, photo, method, vectors)
-    cosines = patches @ vectors.to(patches).mT  # (N, T)
-    grid = cosines.mT.reshape(len(texts), *tower.grid(geometry.size)).cpu().numpy()
-    return Heatmap(photo, tuple(texts), geometry.to_source(grid, cell(model)), method)
+    if words and method != GRADCAM:
+        raise UnsupportedError(f"words is of method {GRADCAM!r}, not of {method!r}")
+    if layer is not None and method in EDITS:
+        able = ", ".join([GRADCAM, *RELEVANCE])
+        raise UnsupportedError(f"layer is of methods {able}, not of {method!r}")
 
 
-def resolve(model: Bundle, method: str) -> str:
-    """The method that a name stands for. Raises UnsupportedError for an unknown one, or for a model
-    without an image tower."""
+def _of_texts(model: Bundle, texts: Sequence[str], method: str, layer: int | None) -> Mapper:
+    """Pixels (B, 3, H, W) -> maps (B, T, h, w) of texts."""
+    vectors = torch.from_numpy(model.embed_texts(texts)).to(model.device)
+    if method in RELEVANCE:
+        return partial(_relevance, model, vectors, method, layer)
+    return partial(_cosines, model, vectors, method)
+
+
+def _relevance(
+    model: Bundle, vectors: Tensor, method: str, layer: int | None, pixels: Tensor
+) -> Tensor:
+    return RELEVANCE[method](model, vectors, pixels, layer)
+
+
+def _cosines(model: Bundle, vectors: Tensor, method: str, pixels: Tensor) -> Tensor:
+    size = (pixels.shape[-2], pixels.shape[-1])
+    patches = dense(model, pixels, edit_of(method), vectors)
+    return torch.unflatten(patches @ vectors.mT, 1, model.image_tower.grid(size)).movedim(-1, 1)
+
+
+def _alike(model: Bundle, photo: NDArray[np.uint8], like: tuple[int, int], method: str) -> Mapper:
+    """What compares patches with that of a photo at a pixel (x, y): pixels -> (B, 1, h, w)."""
+    (x, y), (height, width) = like, photo.shape[:2]
+    if not (0 <= x < width and 0 <= y < height):
+        raise UnsupportedError(f"no pixel {x}, {y}: the photo is {width} x {height}")
+    joint = model.config.embed_dim > 0
+
+    def features(pixels: Tensor) -> Tensor:
+        size = (pixels.shape[-2], pixels.shape[-1])
+        found = dense(model, pixels, edit_of(method), project=joint)
+        return torch.unflatten(found, 1, model.image_tower.grid(size)).movedim(-1, 1)
+
+    grid = seen_whole(model, photo, features, Scale())
+    geometry, shape = grid.geometry, grid.values.shape[1:]
+    at = []
+    for axis, place in ((0, y), (1, x)):
+        centre = (place + 0.5) * geometry.resized[axis] / geometry.source[axis]
+        side = grid.cell or geometry.size[axis] / shape[axis]
+        at.append(min(int((centre - geometry.crop[axis]) / side), shape[axis] - 1))
+    wanted = torch.from_numpy(grid.values[:, at[0], at[1]]).to(model.device)
+    wanted = F.normalize(wanted, dim=0)
+    return lambda pixels: torch.einsum("bdhw,d->bhw", features(pixels), wanted)[:, None]
+
+
+def _refined(photo: NDArray[np.uint8], found: Grid) -> Grid:
+    """Maps refined by the photo's pixels."""
+    small = plots.shown(photo, REFINED)
+    size = (small.shape[0], small.shape[1])
+    maps = replace(found.geometry, source=size).to_source(found.values, found.cell)
+    colours = torch.from_numpy(np.array(small)).movedim(-1, 0)[None].float()
+    each = [pamr(colours, torch.from_numpy(one)[None, None])[0, 0] for one in maps]
+    values = torch.stack(each).numpy()
+    return Grid(values, Geometry(found.geometry.source, size, (0, 0), size), 1)
+
+
+def resolve(model: Bundle, method: str, like: bool = False) -> str:
+    """The method that a name stands for; like: of patches with each other. Raises UnsupportedError
+    for an unknown one, or for a model without an image tower."""
     if method == "auto":
-        if model.config.matching:
+        if model.config.matching and not like:
             return GRADCAM
         return "value" if model.image_tower.attention_layers else "cosine"
-    known = (*EDITS, GRADCAM)
-    if method not in known:
-        raise UnsupportedError(f"no heatmap method {method!r}; there are {', '.join(known)}")
+    if method not in METHODS:
+        raise UnsupportedError(f"no heatmap method {method!r}; there are {', '.join(METHODS)}")
     return method
+
+
+def pixel(place: Sequence[int] | None) -> tuple[int, int] | None:
+    """A place in a photo as (x, y). Raises UnsupportedError for what is not two whole numbers."""
+    if place is None:
+        return None
+    if len(place) != 2:
+        raise UnsupportedError(f"like is {place!r}; it is x and y of a pixel")
+    return place[0], place[1]

@@ -9,43 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from patchword.bundle import Bundle, Vector
+from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
-from patchword.images import ImageLike
-from patchword.images.preprocess import Geometry
 from patchword.models.protocols import Matcher
 from patchword.tasks.match import matcher, read
+from patchword.where.windows import Mapper
 
 LAYER = 7 / 12  # of the depth: the 8th of 12, as LAVIS draws BLIP's (its examples' block_num=7)
 TOGETHER = 16  # texts in a batch
 
 
-@torch.inference_mode(False)
 def gradcam(
-    model: Bundle,
-    image: ImageLike,
-    texts: Sequence[str],
-    words: bool = False,
-    layer: int | None = None,
-) -> tuple[NDArray[np.uint8], list[str], Vector, Geometry]:
-    """The photo; the title of each map; the maps (K, h, w) over the patches; the geometry that
-    leads back to pixels.
+    model: Bundle, texts: Sequence[str], words: bool = False, layer: int | None = None
+) -> tuple[list[str], Mapper]:
+    """The title of each map, and what makes the maps (B, K, h, w) of images (B, 3, H, W).
 
     A map is the mean over its tokens, and over heads, of attention * max(gradient, 0) (LAVIS,
     models/blip_models/blip_image_text_matching.py `compute_gradcam`). One for each text, over all
     its tokens but the start and the end token; with `words`, followed by one for each of its words.
 
     layer: the block whose cross-attention it is, from 0 up to the last but one: in the last, only
-    the first token reaches the head. None: the 8th of 12. Raises ImageError; UnsupportedError for a
-    model without a matching head or that layer, and for a text without words.
+    the first token reaches the head. None: the 8th of 12. Raises UnsupportedError for a model
+    without a matching head or that layer, and for a text without words.
     """
     network = matcher(model)
-    tower = model.image_tower
     assert model.config.text is not None
     last = model.config.text.depth - 2
     number = min(int(LAYER * model.config.text.depth), last) if layer is None else layer
@@ -54,28 +44,33 @@ def gradcam(
             f"no layer {number}: {model.name} has gradcam maps of layers 0 to {last}; in the one "
             "after them only the first token counts"
         )
-    photo = model.opener(image, exact=True)
-    pixels, geometry = model.preprocess(photo)
-    batch = model.tensor(pixels)[None]
     rows = model.reader().pad(read(model, texts))  # (T, L)
-    parts: list[Tensor] = []
-    for start in range(0, len(rows), TOGETHER):
-        ids = model.tensor(rows[start : start + TOGETHER])
-        parts += products(network, batch, ids, number)
     names: list[str] = []
-    maps: list[Tensor] = []
-    for text, row, found in zip(texts, rows, parts, strict=True):
+    places: list[tuple[int, slice]] = []  # text, and which of its ids, of each map
+    for which, (text, row) in enumerate(zip(texts, rows, strict=True)):
         length = int(model.reader().lengths(row[None])[0])
-        inner = found[1 : length - 1, tower.patches(geometry.size)]  # (tokens, h * w)
-        if not len(inner):
+        if length < 3:
             raise UnsupportedError(f"a text without words has no heatmap: {text!r}")
         names.append(text)
-        maps.append(inner.mean(dim=0))
+        places.append((which, slice(1, length - 1)))
         for word, place in split(model, row[1 : length - 1].tolist()) if words else ():
             names.append(word)
-            maps.append(inner[place].mean(dim=0))
-    grid = torch.stack(maps).reshape(-1, *tower.grid(geometry.size))
-    return photo, names, grid.cpu().numpy(), geometry
+            places.append((which, slice(1 + place.start, 1 + place.stop)))
+
+    @torch.inference_mode(False)
+    def run(pixels: Tensor) -> Tensor:
+        return torch.stack([maps(image[None].clone()) for image in pixels])
+
+    def maps(image: Tensor) -> Tensor:
+        parts: list[Tensor] = []
+        for start in range(0, len(rows), TOGETHER):
+            parts += products(network, image, model.tensor(rows[start : start + TOGETHER]), number)
+        size = (image.shape[-2], image.shape[-1])
+        tower = model.image_tower
+        found = [parts[text][ids, tower.patches(size)].mean(dim=0) for text, ids in places]
+        return torch.unflatten(torch.stack(found), -1, tower.grid(size))
+
+    return names, run
 
 
 def products(network: Matcher, pixels: Tensor, ids: Tensor, layer: int) -> Tensor:

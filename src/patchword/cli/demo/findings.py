@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchword.cli.heatmap_attention import measure, peak
+from patchword.cli.heatmap_attention import measure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +112,7 @@ def records(found: Findings) -> Iterator[dict[str, Any]]:
         for hit in hits:
             yield {"job": "search", "query": sentence, "image": hit.path, "cosine": hit.score}
     for name, heat in found.heatmaps:
-        value, x, y = peak(heat.values[0])
+        ((value, x, y),) = heat.peaks()
         where = {measure(heat): value, "x": x, "y": y}
         yield {"job": "heatmap", "image": name, "text": heat.texts[0], **where}
     for told in found.told:

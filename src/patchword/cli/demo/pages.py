@@ -15,7 +15,7 @@ from rich.text import Text
 from patchword import atomic_write, images
 from patchword.cli.demo.findings import Answer, Findings
 from patchword.cli.embed_classify_similarity import scores_table
-from patchword.cli.heatmap_attention import measure, peak
+from patchword.cli.heatmap_attention import measure
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
 from patchword.show import html_page, plots
 from patchword.show.plots import Photo, Tile
@@ -39,8 +39,8 @@ def show(found: Findings, console: Console) -> None:
         console.print(Text(f"{sentence}\n", style="bold") + Text(f"  {names}", style="not bold"))
     heading(console, "Where: the best place for each text")
     for name, heat in found.heatmaps:
-        value, x, y = peak(heat.values[0])
-        height, width = heat.values[0].shape
+        ((value, x, y),) = heat.peaks()
+        height, width = heat.image.shape[:2]
         place = f"x {x} of {width}, y {y} of {height}"
         text = heat.texts[0]
         console.print(f"{Path(name).stem}, {text}: {place} ({measure(heat)} {value:.2g})")
@@ -207,7 +207,7 @@ def where_section(found: Findings, model: Model) -> str:
 
 def _where_cards(name: str, heat: Heatmap) -> Iterator[html_page.Card]:
     yield html_page.Card(heat.image, Path(name).name)
-    value, x, y = peak(heat.values[0])
+    ((value, x, y),) = heat.peaks()
     picture = plots.picture(Tile(heat.image, values=heat.values[0], ring=True))
     yield html_page.Card(picture, heat.texts[0], f"{measure(heat)} {value:.2g} at x {x}, y {y}")
 

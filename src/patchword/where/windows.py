@@ -1,0 +1,161 @@
+"""A photo seen whole: at once where the network takes its shape, else in windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from patchword.bundle import Bundle, Vector
+from patchword.errors import UnsupportedError
+from patchword.images.preprocess import Geometry, Preprocess, resize
+
+Size = tuple[int, int]
+Mapper = Callable[[Tensor], Tensor]  # pixels (B, 3, H, W) -> maps (B, T, h, w)
+Crop = Callable[[int, int], Tensor]  # (top, left) -> pixels (3, H, W) of a window
+Progress = Callable[[int, int], None]  # done, total
+
+BATCH = 8  # windows at once
+MOST = 20_000  # windows
+CANVAS = 1 << 25  # values of all maps of a photo together: 128 MiB
+
+
+@dataclass(frozen=True)
+class Scale:
+    """At which scale a photo is seen, in pixels.
+
+    window      side of a window, a multiple of the patch size; None: what the network was trained
+                at, the photo resized so that its shorter side fits
+    stride      from one window to the next; None: half of a given window, else a whole one
+    short_side  the photo's shorter side is resized to, and to no less than a window; None: with a
+                window it keeps its size
+    """
+
+    window: int | None = None
+    stride: int | None = None
+    short_side: int | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Maps (T, h, w) of a photo; `cell` is the side of one, in pixels of `geometry.size`, None
+    where they divide all of it."""
+
+    values: Vector
+    geometry: Geometry
+    cell: int | None
+
+
+def seen_whole(
+    model: Bundle,
+    photo: NDArray[np.uint8],
+    run: Mapper,
+    scale: Scale,
+    progress: Progress | None = None,
+) -> Grid:
+    """The maps of a whole photo: in one look where its shape and the preprocessing allow it, else
+    in windows, the last ones moved inward, overlaps averaged. Raises UnsupportedError for a scale
+    that cannot be."""
+    config, tower = model.preprocess.config, model.image_tower
+    sizes = (scale.window, scale.stride, scale.short_side)
+    height, width = photo.shape[:2]
+    if all(size is None for size in sizes) and (config.resize != "shortest" or height == width):
+        whole = config if config.resize == "patches" else replace(config, resize="squash")
+        pixels, geometry = Preprocess(whole)(photo)
+        maps = run(model.tensor(pixels)[None])[0].float().cpu().numpy()
+        cell = model.config.image_tower.patch_size if tower.attention_layers else None
+        return Grid(maps, geometry, cell)
+    window, stride, short = _sizes(model, scale, min(height, width))
+    factor = short / min(height, width)
+    resized = max(window[0], round(height * factor)), max(window[1], round(width * factor))
+    step = Preprocess(replace(config, resize="squash", size=window))
+    starts = _starts(resized, window, stride)
+    whole_photo = resize(photo, resized, config)
+
+    def crop(top: int, left: int) -> Tensor:
+        part = whole_photo[top : top + window[0], left : left + window[1]]
+        return model.tensor(step(np.ascontiguousarray(part))[0])
+
+    values, cell = stitched(crop, run, resized, window, starts, progress)
+    return Grid(values.numpy(), Geometry((height, width), resized, (0, 0), resized), cell)
+
+
+def stitched(
+    crop: Crop,
+    run: Mapper,
+    size: Size,
+    window: Size,
+    starts: Sequence[tuple[int, int]],
+    progress: Progress | None = None,
+) -> tuple[Tensor, int]:
+    """Maps (T, H / cell, W / cell) of a photo of `size`, each window's enlarged bilinearly, and
+    the mean where windows overlap; `cell` is 1 pixel where memory allows, else more."""
+    total = torch.zeros(0)
+    cell = 1
+    for first in range(0, len(starts), BATCH):
+        some = starts[first : first + BATCH]
+        maps = run(torch.stack([crop(*start) for start in some])).float().cpu()
+        if not first:
+            cell = _cell(size, window, maps.shape[1])
+            rows, columns = (-(-side // cell) for side in size)
+            total = torch.zeros(maps.shape[1], rows, columns)
+            count = torch.zeros(rows, columns)
+        high, wide = window[0] // cell, window[1] // cell
+        maps = F.interpolate(maps, (high, wide), mode="bilinear", align_corners=False)
+        for start, own in zip(some, maps, strict=True):
+            top = min(start[0] // cell, rows - high)
+            left = min(start[1] // cell, columns - wide)
+            total[:, top : top + high, left : left + wide] += own
+            count[top : top + high, left : left + wide] += 1
+        if progress:
+            progress(min(first + BATCH, len(starts)), len(starts))
+    return total.div_(count), cell
+
+
+def _sizes(model: Bundle, scale: Scale, shorter: int) -> tuple[Size, int, int]:
+    """Window (H, W), stride and shorter side, in pixels."""
+    config, patch = model.preprocess.config, model.config.image_tower.patch_size
+    for name in ("window", "stride", "short_side"):
+        value = getattr(scale, name)
+        if value is not None and (isinstance(value, bool) or value < 1):
+            raise UnsupportedError(f"{name} is {value!r}; it is a number of pixels, 1 or more")
+    window = config.size if scale.window is None else (scale.window, scale.window)
+    if scale.window is not None and scale.window % patch:
+        near = max(round(scale.window / patch), 1) * patch
+        raise UnsupportedError(f"window {scale.window}: patches are {patch} px; take {near}")
+    usual = min(window) if scale.window is None else max(scale.window // 2, 1)
+    short = shorter if scale.window is not None else min(window)
+    short = max(scale.short_side or short, min(window))
+    stride = scale.stride or usual
+    if stride > min(window):
+        raise UnsupportedError(f"stride {stride} leaves gaps between windows of {min(window)} px")
+    return window, stride, short
+
+
+def _starts(size: Size, window: Size, stride: int) -> list[tuple[int, int]]:
+    """Top left corners of windows, row by row; the last ones lie at the border."""
+    counts = [max(math.ceil((s - w) / stride), 0) + 1 for s, w in zip(size, window, strict=True)]
+    if counts[0] * counts[1] > MOST:
+        raise UnsupportedError(
+            f"a photo of {size[1]} x {size[0]} px takes {counts[0] * counts[1]:,} windows, more "
+            f"than {MOST:,}; take a smaller short_side or a larger stride"
+        )
+    rows, columns = (
+        [min(i * stride, s - w) for i in range(n)]
+        for n, s, w in zip(counts, size, window, strict=True)
+    )
+    return [(top, left) for top in rows for left in columns]
+
+
+def _cell(size: Size, window: Size, maps: int) -> int:
+    """The smallest divisor of the window's sides at which the maps fit the canvas."""
+    both = math.gcd(*window)
+    cells = [n for n in range(1, both + 1) if both % n == 0]
+    fits = (n for n in cells if maps * -(-size[0] // n) * -(-size[1] // n) <= CANVAS)
+    return next(fits, cells[-1])

@@ -1,0 +1,295 @@
+"""Heatmaps of whole photos: windows, grids, likeness, relevance by gradients, presence."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from reference_blip import RETRIEVAL, hugging_face_blip
+from shrunk import shrunk, tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
+from torch import Tensor
+from torch.testing import assert_close
+
+from patchword import checkpoints, models, variants
+from patchword.bundle import Bundle, make
+from patchword.errors import UnsupportedError
+from patchword.images.preprocess import Geometry
+from patchword.nn.taps import Taps
+from patchword.tasks.match import match
+from patchword.where.gradients import chefer, legrad
+from patchword.where.heatmap import Heatmap, heatmap
+from patchword.where.present import NEGATIVES
+from patchword.where.windows import Scale, stitched
+
+RNG = np.random.default_rng(0)
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    return RNG.integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def clip() -> Bundle:
+    return tiny_bundle(tiny_clip())
+
+
+@pytest.fixture(scope="module")
+def siglip() -> Bundle:
+    return tiny_bundle(shrunk(variants.VARIANTS["siglip-base-16-224"].config))
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(30, 300), (300, 30), (12, 600), (3, 3), (97, 64), (64, 64)])
+@pytest.mark.parametrize("method", ["value", "legrad", "chefer"])
+def test_a_photo_of_any_shape_is_seen_whole(clip: Bundle, shape: tuple, method: str) -> None:
+    found = heatmap(clip, photo(*shape), ["a cat", "a dog"], method)
+    assert found.values.shape == (2, *shape)
+    assert np.isfinite(found.values).all()
+    for (value, x, y), grid in zip(found.peaks(), found.grid, strict=True):
+        assert value == grid.max()
+        assert 0 <= x < shape[1]
+        assert 0 <= y < shape[0]
+
+
+def test_windows_are_joined_as_papers_join_them() -> None:
+    """Each window's map enlarged, summed where it lies, divided by how many there are: loops."""
+    crop = torch.randn(3, 20, 28, generator=torch.Generator().manual_seed(0))
+
+    def run(pixels: Tensor) -> Tensor:
+        return F.avg_pool2d(pixels[:, :2], 4)
+
+    starts = [(top, left) for top in (0, 6, 8) for left in (0, 6, 12, 16)]
+    found, cell = stitched(
+        lambda top, left: crop[:, top : top + 12, left : left + 12], run, (20, 28), (12, 12), starts
+    )
+    total, count = torch.zeros(2, 20, 28), torch.zeros(20, 28)
+    for top, left in starts:
+        maps = run(crop[None, :, top : top + 12, left : left + 12])
+        up = F.interpolate(maps, (12, 12), mode="bilinear")[0]
+        total[:, top : top + 12, left : left + 12] += up
+        count[top : top + 12, left : left + 12] += 1
+    assert cell == 1
+    assert_close(found, total / count)
+
+
+def test_a_constant_photo_has_the_same_map_in_windows(clip: Bundle) -> None:
+    """A photo twice as wide as high, grey: each window sees the same."""
+    grey = np.full((48, 96, 3), 90, np.uint8)
+    one = heatmap(clip, grey[:, :48], ["a cat"]).at(48, 48)
+    both = heatmap(clip, grey, ["a cat"]).at(48, 96)
+    np.testing.assert_allclose(both[:, :, :48], one, atol=1e-5)
+    np.testing.assert_allclose(both[:, :, 48:], one, atol=1e-5)
+
+
+def test_the_scale_is_what_was_asked_for(clip: Bundle) -> None:
+    found = heatmap(clip, photo(100, 150), ["a cat"], scale=Scale(48, 32, 64))
+    assert found.geometry == Geometry((100, 150), (64, 96), (0, 0), (64, 96))
+    kept = heatmap(clip, photo(100, 150), ["a cat"], scale=Scale(48))
+    assert kept.geometry.resized == (100, 150)
+    seen: list[tuple[int, int]] = []
+    heatmap(clip, photo(100, 150), ["a"], scale=Scale(48), progress=lambda *n: seen.append(n))
+    assert seen[-1] == (24, 24)  # 0, 24, 48, 52 by 0, 24, 48, 72, 96, 102
+    for said, scale in (
+        ("patches are 16 px; take 48", Scale(50)),
+        ("leaves gaps between windows of 48", Scale(48, 64)),
+        ("stride is 0", Scale(48, 0)),
+        ("windows, more than 20,000", Scale(48, 1, 400)),
+    ):
+        with pytest.raises(UnsupportedError, match=said):
+            heatmap(clip, photo(100, 150), ["a cat"], scale=scale)
+
+
+def test_many_texts_share_a_canvas_that_fits(clip: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = heatmap(clip, photo(96, 192), ["a cat", "a dog"])
+    assert whole.cell == 1
+    monkeypatch.setattr("patchword.where.windows.CANVAS", 2 * 48 * 96 // 16)
+    small = heatmap(clip, whole.image, ["a cat", "a dog"])
+    assert small.cell == 4
+    np.testing.assert_allclose(small.at(12, 24), whole.at(12, 24), atol=0.05)
+
+
+def test_refined_maps_follow_edges(clip: Bundle) -> None:
+    """Two flat halves: refined, a map differs less inside each than it did."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, 30:] = 200
+    image += RNG.integers(0, 20, image.shape, dtype=np.uint8)
+    plain, refined = (heatmap(clip, image, ["a cat"], refine=r) for r in (False, True))
+    assert refined.values.shape == plain.values.shape
+    assert refined.values[0, :, :22].std() < plain.values[0, :, :22].std()
+
+
+# --- likeness -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["rope", "swin-tiny-7-224", "deit-small-distilled-16", "clip"])
+def test_what_looks_like_a_patch(name: str) -> None:
+    """For towers without words, too: the patch itself is most like it, whatever the photo."""
+    if name == "clip":
+        model = tiny_bundle(tiny_clip())
+    else:
+        config = tiny_vit("rope") if name == "rope" else shrunk(variants.VARIANTS[name].config)
+        torch.manual_seed(0)
+        network = models.build(config)
+        models.initialise(network)
+        model = make(network, config, None, "tiny")
+    side = model.preprocess.config.size[0]
+    image = photo(side, side)
+    found = heatmap(model, image, like=(side - 2, 1), method="cosine")
+    assert found.grid[0, 0, -1] == pytest.approx(1, abs=1e-5)
+    assert found.grid.max() <= 1 + 1e-5
+    other = heatmap(model, image[:, ::-1].copy(), like=(side - 2, 1), like_image=image)
+    assert other.values.shape == (1, side, side)
+
+
+def test_likeness_and_texts_contradict(clip: Bundle) -> None:
+    image = photo(48, 48)
+    for said, options in (
+        ("takes no texts", {"texts": ["a cat"], "like": (1, 1)}),
+        ("no pixel 48, 0: the photo is 48 x 48", {"like": (48, 0)}),
+        ("needs like", {"texts": ["a cat"], "like_image": image}),
+        ("takes no texts, and one of cosine", {"like": (1, 1), "method": "legrad"}),
+        ("at least one text, or like", {}),
+        ("without words", {"texts": ["a cat", " "]}),
+        ("layer is of methods gradcam, legrad, chefer", {"texts": ["a"], "layer": 1}),
+        ("no layer 7: tiny has layers 0 to 1", {"texts": ["a"], "method": "chefer", "layer": 7}),
+        ("it is a probability", {"texts": ["a"], "present": 2.0}),
+    ):
+        with pytest.raises(UnsupportedError, match=said):
+            heatmap(clip, image, **options)
+
+
+# --- relevance by gradients -----------------------------------------------------------------------
+
+
+def attention_and_vectors(model: Bundle, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Of each block the map (H, N, N) and its output (N, D), with their graph."""
+    tower = model.image_tower
+    blocks = tower.attention_layers
+    taps = Taps([*(f"{b}.attn" for b in blocks), *blocks])
+    tower.encode(pixels.requires_grad_(), taps)
+    kept = taps.result()
+    return [kept[f"{b}.attn"] for b in blocks], [kept[b] for b in blocks]
+
+
+def test_legrad_of_a_clip(clip: Bundle) -> None:
+    pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    texts = torch.from_numpy(clip.embed_texts(["a cat", "a dog"]))
+    found = legrad(clip, texts, pixels)
+    tower = clip.network.image
+    for image in range(2):
+        maps, outputs = attention_and_vectors(clip, pixels[image : image + 1].clone())
+        for t in range(2):
+            expected = torch.zeros(9)
+            for attention, out in zip(maps, outputs, strict=True):
+                vector = tower.head(tower.norm(out[0].mean(0)))
+                score = vector @ texts[t] / vector.norm()
+                (g,) = torch.autograd.grad(score, attention, retain_graph=True)
+                expected += g[0].clamp(min=0).mean((0, 1))[1:]
+            assert_close(found[image, t].flatten(), expected, rtol=1e-4, atol=1e-8)
+    assert found.max() > 1e-7
+
+
+def test_chefer_of_a_clip(clip: Bundle) -> None:
+    pixels = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    texts = torch.from_numpy(clip.embed_texts(["a cat", "a dog"]))
+    tower = clip.network.image
+    for layer, first in ((None, 1), (0, 0)):
+        found = chefer(clip, texts, pixels, layer)
+        maps, outputs = attention_and_vectors(clip, pixels.clone())
+        vector = tower.head(tower.norm(outputs[-1][0, 0]))
+        for t in range(2):
+            logit = clip.scale * vector @ texts[t] / vector.norm()
+            total = torch.eye(10)
+            for attention in maps[first:]:
+                (g,) = torch.autograd.grad(logit, attention, retain_graph=True)
+                total = total + (g * attention).clamp(min=0)[0].mean(0).detach() @ total
+            assert_close(found[0, t].flatten(), total[0, 1:], rtol=1e-4, atol=1e-8)
+    assert found.max() > 1e-6
+
+
+def test_relevance_of_towers_that_pool_by_attention(siglip: Bundle) -> None:
+    """LeGrad's: the gradient of the pooling's attention, for each block; Chefer's: its row."""
+    size = siglip.preprocess.config.size
+    pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    texts = torch.from_numpy(siglip.embed_texts(["a cat"]))
+    tower = siglip.network.image
+    _, outputs = attention_and_vectors(siglip, pixels.clone())
+    expected = torch.zeros(9)
+    for out in outputs:
+        taps = Taps(["attn"])
+        vector = tower.attn_pool(tower.norm(out), None, taps)[0]
+        (g,) = torch.autograd.grad(
+            vector @ texts[0] / vector.norm(), taps.result()["attn"], retain_graph=True
+        )
+        expected += g[0, :, 0].clamp(min=0).mean(0)
+    found = legrad(siglip, texts, pixels)[0, 0].flatten()
+    assert_close(found, expected, rtol=1e-4, atol=1e-8)
+    assert expected.max() > 1e-7
+    assert chefer(siglip, texts, pixels).shape == (1, 1, 3, 3)
+
+
+def test_relevance_of_a_resnet_and_of_a_swin() -> None:
+    resnet = tiny_bundle(tiny_clip_resnet())
+    texts = torch.from_numpy(resnet.embed_texts(["a cat"]))
+    for method in (legrad, chefer):
+        found = method(resnet, texts, torch.randn(2, 3, 96, 64))
+        assert found.shape == (2, 1, 3, 2)
+        assert found.min() >= 0
+    config = shrunk(variants.VARIANTS["swin-tiny-7-224"].config)
+    swin = make(models.build(config), config, None, "tiny-swin")
+    with pytest.raises(UnsupportedError, match="attends inside windows"):
+        legrad(swin, texts, torch.randn(1, 3, 64, 64))
+
+
+# --- what is in the photo at all ------------------------------------------------------------------
+
+
+def test_presence_against_negatives(clip: Bundle) -> None:
+    image = photo(48, 48)
+    texts = ["a cat", "a wafer"]
+    row = clip.embed_images([image])[0]
+    for negatives in (None, ["a dog"]):
+        options = {"present": 0.4} if negatives is None else {"negatives": negatives}
+        found = heatmap(clip, image, texts, **options)
+        against = clip.embed_texts(list(NEGATIVES) if negatives is None else negatives) @ row
+        for text, told, seen in zip(texts, found.present, found.found, strict=True):
+            logits = clip.scale * np.array([(clip.embed_texts(text) @ row)[0], *against])
+            expected = np.exp(logits[0] - logits.max()) / np.exp(logits - logits.max()).sum()
+            assert told == pytest.approx(float(expected), rel=1e-4)
+            assert seen == (told >= (0.4 if negatives is None else 0.5))
+    assert heatmap(clip, image, texts).present is None
+
+
+def test_presence_of_a_siglip_and_a_blip(siglip: Bundle, tmp_path: object) -> None:
+    image = photo(48, 48)
+    found = heatmap(siglip, image, ["a cat"], present=0.5)
+    cosine = float((siglip.embed_images([image]) @ siglip.embed_texts(["a cat"]).T)[0, 0])
+    logit = siglip.scale * cosine + siglip.bias
+    assert found.present[0] == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-4)
+    blip = checkpoints.load(hugging_face_blip(tmp_path / "blip", RETRIEVAL).path)
+    shown = heatmap(blip, image, ["a cat"], "value", present=0.5)
+    assert shown.present[0] == pytest.approx(match(blip, [image], ["a cat"]).probabilities[0, 0])
+
+
+def test_what_is_not_found_is_not_drawn() -> None:
+    """The picture of an absent text is its bare photo; scales are shared, or each own if asked."""
+    image = np.full((60, 60, 3), 120, np.uint8)
+    grid = np.stack([np.linspace(0, 1, 9).reshape(3, 3), np.linspace(0, 0.1, 9).reshape(3, 3)])
+    geometry = Geometry((60, 60), (60, 60), (0, 0), (60, 60))
+
+    def drawn(present: tuple[float, ...] | None, each: bool = False) -> np.ndarray:
+        found = Heatmap(
+            image, ("a", "b"), grid.astype(np.float32), geometry, 20, "value", present, 0.5
+        )
+        return np.asarray(found.picture(each)).astype(int)
+
+    def colourful(picture: np.ndarray) -> list[bool]:
+        """Of each third of the width whether something there is not grey."""
+        strips = np.array_split(np.ptp(picture[:300], axis=-1) > 60, 3, axis=1)
+        return [bool(strip.mean() > 0.02) for strip in strips]
+
+    assert colourful(drawn((0.9, 0.9))) == [False, True, False]  # b stays below a fifth of a's
+    assert colourful(drawn((0.9, 0.9), each=True)) == [False, True, True]
+    assert colourful(drawn((0.2, 0.9), each=False)) == [False, False, True]
+    assert colourful(drawn((0.2, 0.3))) == [False, False, False]
