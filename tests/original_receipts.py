@@ -39,13 +39,13 @@ Writer = Callable[[Path], Reference]
 
 
 def writers() -> dict[str, Writer]:
-    """Name of a receipt -> what writes the checkpoint: MODELS of each reference_*.py, and those of
-    the parity tests."""
+    """Name of a receipt -> what writes the checkpoint: MODELS of each reference_*.py that writes
+    checkpoints, and those of the parity tests."""
     families = {"clip": test_parity.CLIPS}
     for path in sorted(Path(__file__).parent.glob("reference_*.py")):
         module = importlib.import_module(path.stem)
         family = path.stem.removeprefix("reference_").replace("_", "-")
-        families[family] = families.get(family, {}) | module.MODELS
+        families[family] = families.get(family, {}) | getattr(module, "MODELS", {})
     return {
         slug(name if slug(name).startswith(family) else f"{family} {name}"): writer
         for family, models in families.items()

@@ -19,7 +19,13 @@ from torch import nn
 
 from patchword import bundle, models
 from patchword.bundle import Bundle
-from patchword.checkpoints import layouts, open_clip_names, scope_files, wrappers
+from patchword.checkpoints import (
+    layouts,
+    open_clip_names,
+    scope_files,
+    training_folders,
+    wrappers,
+)
 from patchword.checkpoints.adapter_modules import modules_of
 from patchword.checkpoints.formats import FORMATS, openai, own, recognise
 from patchword.checkpoints.places import EMBEDDED, locate
@@ -76,6 +82,8 @@ def load(
     opened = locate(_named(source), token, subfolder, lora, wrappers.checked(weights))
     if weights is None:
         wrappers.warn(opened.weights.name, opened.entry)
+    if Path(opened.name).is_dir():
+        training_folders.warn_of_others(opened.weights)
     words = _words(opened, tokenizer)
     beside = words.parent if words is not None and words.is_file() else words
     known = open_clip_names.stated(opened, architecture)

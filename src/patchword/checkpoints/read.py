@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from patchword.checkpoints import torchscript, wrappers
+from patchword.checkpoints import torchscript, training_folders, wrappers
 from patchword.checkpoints.wrappers import Entry, Weights
 from patchword.errors import CheckpointError
 
@@ -171,9 +171,9 @@ def choose(folder: Path) -> Path:
     if len(loose) == 1:
         return folder / loose[0]
     if loose:
-        raise CheckpointError(
-            f"{folder} has several files of weights; give the path of one: {', '.join(loose)}"
-        )
+        raise CheckpointError(training_folders.one_of(folder, loose))
+    if (why := training_folders.without_weights(folder)) is not None:
+        raise CheckpointError(why)
     raise CheckpointError(
         f"{folder} has no weights; looked for {', '.join(WEIGHTS)}, or one file ending in "
         f"{', '.join(SUFFIXES)}; found {', '.join(here[:10]) or 'nothing'}"
@@ -251,6 +251,8 @@ def _size(path: Path) -> int:
         raise CheckpointError(f"{path} is empty")
     if start == LFS:
         raise CheckpointError(f"{path} is a git-lfs pointer, not the weights: run `git lfs pull`")
+    if path.suffix == training_folders.DISTRIBUTED:
+        raise CheckpointError(training_folders.distributed(path.parent))
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f"{path} is no file of weights: {', '.join(SUFFIXES)} are read")
     return size

@@ -10,6 +10,15 @@ from patchword.config import PreprocessConfig
 FILTERS = {"bicubic": "bicubic", "bilinear": "bilinear", "lanczos": "lanczos", "nearest": "nearest"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # timm/data/constants.py
 DEFAULT = "timm's resolve_data_config"
+EXAMPLE = '"pretrained_cfg": {"input_size": [3, 224, 224], "mean": [...], "std": [...]}'
+
+
+def unnamed(architecture: str = "vit_base_patch16_224") -> str:
+    """What to do without config.json."""
+    return (
+        "config.json, which names its architecture, is missing: timm.models.save_for_hf(model, "
+        f'folder) writes it, or write {{"architecture": "{architecture}", {EXAMPLE}}} yourself'
+    )
 
 
 def input_size(data: Stated) -> tuple[int, int] | None:

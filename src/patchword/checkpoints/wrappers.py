@@ -215,6 +215,11 @@ def _without(loaded: Any) -> str:
     """What is in a file without weights, in words."""
     if not isinstance(loaded, dict):
         return f"is not a dict of tensors but a {type(loaded).__name__}"
+    if "param_groups" in loaded and "state" in loaded:
+        return (
+            "is the state of an optimizer, which holds no weights: give the file of the model that "
+            "was saved beside it, or its folder"
+        )
     for key in ("", *AVERAGES, *RAW):
         inner = loaded.get(key) if key else loaded
         if isinstance(inner, dict) and any(isinstance(v, Tensor) for v in inner.values()):

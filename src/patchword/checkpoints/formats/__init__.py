@@ -1,15 +1,15 @@
 """Checkpoint formats, one file each.
 
-A format is a module with `TITLE` and `EXPECTS` (for errors), `matches(keys, files)`,
-`config(tensors, files)` and `rules(config)`; it knows no network. Exactly one may match a
-checkpoint.
+A format is a module with `TITLE`, `EXPECTS` and `NAMES` (for errors: tensors that it usually has),
+`matches(keys, files)`, `config(tensors, files)` and `rules(config)`; it knows no network. Exactly
+one may match a checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import ModuleType
 
+from patchword.checkpoints import unknown
 from patchword.checkpoints.formats import (
     chinese_clip,
     hf_blip,
@@ -29,6 +29,7 @@ from patchword.checkpoints.formats import (
     timm_swin,
 )
 from patchword.checkpoints.read import Source
+from patchword.checkpoints.timm_config import unnamed
 from patchword.errors import CheckpointError
 
 FORMATS: tuple[ModuleType, ...] = (
@@ -55,20 +56,21 @@ def recognise(opened: Source) -> ModuleType:
     """The one format that matches. Raises CheckpointError, naming what was found, otherwise."""
     found = [form for form in FORMATS if form.matches(opened.tensors, opened.files)]
     if len(found) == 1:
+        _refuse_unnamed(opened, found[0])
         return found[0]
-    names = sorted(opened.tensors)
-    said = [f"tensors {', '.join(names[:3])} ... ({len(names)} in all)", *_types(opened)]
-    verdict = " and ".join(form.TITLE for form in found) or "no format that patchword reads"
-    known = "\n".join(f"  {form.TITLE}: {form.EXPECTS}" for form in FORMATS)
-    raise CheckpointError(
-        f"{opened.weights} is {verdict}. Found {'; '.join(said)}. Exactly one must match:\n{known}"
-    )
+    if found:
+        raise CheckpointError(
+            f"{opened.weights} is {' and '.join(form.TITLE for form in found)}; one must be left: "
+            f"take the configuration that is not of these weights out of {opened.folder}"
+        )
+    raise CheckpointError(unknown.report(opened, FORMATS))
 
 
-def _types(opened: Source) -> Iterator[str]:
-    """What the usual configuration files say that the model is."""
-    for name in ("config.json", "open_clip_config.json"):
-        stated = opened.files.get(name)
-        if isinstance(stated, dict):
-            kinds = [f"{k} {stated[k]!r}" for k in ("model_type", "architecture") if k in stated]
-            yield f"{name} with {' and '.join(kinds) or 'keys ' + ', '.join(list(stated)[:5])}"
+def _refuse_unnamed(opened: Source, form: ModuleType) -> None:
+    """Raise CheckpointError for a checkpoint of timm's trainer without config.json: it names its
+    architecture, and not its preprocessing; without a head it has the names of an MAE."""
+    name = opened.entry.stated.get("arch")
+    if name is not None and "config.json" not in opened.files and form in (timm, timm_swin, mae):
+        raise CheckpointError(
+            f"{opened.weights} is a checkpoint of timm's trainer, a {name}, but {unnamed(name)}"
+        )

@@ -20,6 +20,7 @@ from patchword.errors import CheckpointError
 
 TITLE = "an original Chinese-CLIP"
 EXPECTS = "a .pt file with tensors visual.*, bert.* and text_projection"
+NAMES = ("visual.conv1.weight", "text_projection", "bert.embeddings.word_embeddings.weight")
 
 CODE = "as every model of OFA-Sys/Chinese-CLIP"
 TEXT = "bert."

@@ -27,6 +27,10 @@ from patchword.errors import CheckpointError
 
 TITLE = "a Hugging Face BLIP"
 EXPECTS = "config.json with model_type 'blip', tensors vision_model.encoder.layers.*.self_attn.qkv"
+NAMES = (
+    "vision_model.encoder.layers.0.self_attn.qkv.weight",
+    "vision_model.embeddings.class_embedding",
+)
 
 VISION, TEXT, DECODER = "vision_model", "text_encoder.", "text_decoder.bert."
 FIRST = f"{VISION}.encoder.layers.0"

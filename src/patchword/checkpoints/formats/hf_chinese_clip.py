@@ -20,6 +20,11 @@ from patchword.config import ModelConfig, TextConfig
 
 TITLE = "a Hugging Face ChineseCLIPModel"
 EXPECTS = "config.json with model_type 'chinese_clip', tensors vision_model.* and text_model.*"
+NAMES = (
+    "visual_projection.weight",
+    "text_projection.weight",
+    "text_model.embeddings.word_embeddings.weight",
+)
 
 KIND = "chinese_clip"
 TEXT = "text_model."

@@ -39,6 +39,12 @@ EXPECTS = (
     "vision_model.* and classifier.*; "
     "or 'clip_text_model', 'clip_vision_model' and the tensors of that tower"
 )
+NAMES = (
+    "visual_projection.weight",
+    "text_projection.weight",
+    "text_model.encoder.layers.",
+    "vision_model.encoder.layers.",
+)
 
 BOTH, TEXT_ALONE, VISION_ALONE = "clip", "clip_text_model", "clip_vision_model"
 VISION, TEXT = "vision_model.", "text_model."

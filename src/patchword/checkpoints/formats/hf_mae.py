@@ -22,6 +22,7 @@ from patchword.config import MaskedConfig, ModelConfig, ViTConfig
 
 TITLE = "a Hugging Face ViTMAE"
 EXPECTS = "config.json with model_type 'vit_mae', tensors vit.encoder.layer.* and decoder.*"
+NAMES = ("vit.embeddings.patch_embeddings.projection.weight", "decoder.decoder_pred.weight")
 
 WHY = "transformers' ViTMAEConfig default"
 HALF = (0.5, 0.5, 0.5)

@@ -35,6 +35,7 @@ EXPECTS = (
     "config.json with model_type 'siglip' or 'siglip2', tensors vision_model.* and text_model.*; "
     "or 'siglip_vision_model', 'siglip_text_model' and the like, and the tensors of that tower"
 )
+NAMES = ("vision_model.encoder.layers.", "text_model.encoder.layers.", "logit_bias")
 
 WHOLE = ("siglip", "siglip2")
 VISION_ALONE = ("siglip_vision_model", "siglip2_vision_model")

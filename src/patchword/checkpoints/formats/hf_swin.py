@@ -24,6 +24,7 @@ from patchword.config import ModelConfig, SwinConfig
 
 TITLE = "a Hugging Face Swin"
 EXPECTS = "config.json with model_type 'swin', tensors swin.encoder.layers.*.blocks.*"
+NAMES = ("swin.embeddings.patch_embeddings.projection.weight", "swin.encoder.layers.")
 
 PATCHES = "embeddings.patch_embeddings.projection.weight"
 WHY = "transformers' SwinConfig default"

@@ -24,6 +24,7 @@ from patchword.config import ModelConfig, ViTConfig
 
 TITLE = "a Hugging Face ViT or DeiT"
 EXPECTS = "config.json with model_type 'vit' or 'deit', tensors vit.encoder.layer.*"
+NAMES = ("vit.embeddings.patch_embeddings.projection.weight", "vit.encoder.layer.")
 
 TYPES = ("vit", "deit")
 PATCHES = "embeddings.patch_embeddings.projection.weight"

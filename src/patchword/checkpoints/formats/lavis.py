@@ -23,6 +23,7 @@ from patchword.errors import CheckpointError
 
 TITLE = "an original BLIP"
 EXPECTS = "a .pth file with tensors visual_encoder.* and text_encoder.* or text_decoder.*"
+NAMES = ("visual_encoder.blocks.0.attn.qkv.weight", "text_decoder.bert.")
 
 VISION, TEXT, DECODER = "visual_encoder", "text_encoder.", "text_decoder.bert."
 WORDS = "embeddings.word_embeddings.weight"

@@ -21,6 +21,7 @@ from patchword.variants.base import IMAGENET_MEAN, IMAGENET_STD
 
 TITLE = "an original masked autoencoder"
 EXPECTS = "no config.json, tensors patch_embed.*, blocks.*, pos_embed and maybe decoder_*"
+NAMES = ("patch_embed.proj.weight", "pos_embed", "cls_token", "blocks.", "decoder_embed.weight")
 
 CODE = "as in the original code"
 HEADS = {768: 12, 1024: 16, 1280: 16}  # by width: ViT-B, L and H

@@ -33,6 +33,7 @@ from patchword.config import (
 
 TITLE = "an open_clip model"
 EXPECTS = "open_clip_config.json, tensors visual.*, transformer.resblocks.* and text_projection"
+NAMES = ("visual.", "transformer.resblocks.", "token_embedding.weight", "text_projection")
 
 CONFIG_FILE = "open_clip_config.json"
 DEFAULT = "open_clip's default"

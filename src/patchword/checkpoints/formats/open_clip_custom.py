@@ -12,6 +12,7 @@ from patchword.config import ModelConfig
 
 TITLE = "an open_clip model with a text tower of its own"
 EXPECTS = "open_clip_config.json, tensors visual.* and text.*"
+NAMES = ("visual.", "text.")
 
 TEXT = "text."
 

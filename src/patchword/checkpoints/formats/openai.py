@@ -18,6 +18,12 @@ from patchword.errors import CheckpointError
 
 TITLE = "an original OpenAI CLIP"
 EXPECTS = "a .pt file with tensors visual.*, transformer.resblocks.* and text_projection"
+NAMES = (
+    "visual.conv1.weight",
+    "transformer.resblocks.",
+    "token_embedding.weight",
+    "text_projection",
+)
 
 CODE = "as every model of openai/CLIP's clip/model.py"
 BLOCKS = "transformer.resblocks."

@@ -32,6 +32,7 @@ UNUSED_1 = {
     ),
 }  # fmt: skip
 EXPECTS = f'{CONFIG_FILE} with "{MARK}": {VERSION}, and {WEIGHTS_FILE}'
+NAMES: tuple[str, ...] = ()  # it is known by its mark
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:

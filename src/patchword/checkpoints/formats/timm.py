@@ -12,13 +12,14 @@ from patchword.checkpoints.config_reader import Stated, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Rule
 from patchword.checkpoints.timm_architectures import ARCHITECTURES
-from patchword.checkpoints.timm_config import input_size, labels, preprocess
+from patchword.checkpoints.timm_config import input_size, labels, preprocess, unnamed
 from patchword.checkpoints.timm_names import vit_config, vit_rules
 from patchword.config import ModelConfig, ViTConfig
 from patchword.errors import CheckpointError
 
 TITLE = "a timm Vision Transformer"
 EXPECTS = "config.json with an architecture, tensors patch_embed.*, blocks.* and pos_embed"
+NAMES = ("patch_embed.proj.weight", "pos_embed", "blocks.", "head.weight")
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
@@ -30,7 +31,7 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """config.json, checked against the tensors."""
     if "config.json" not in files:
-        raise CheckpointError("config.json, which names its architecture, is missing")
+        raise CheckpointError(unnamed())
     stated = Stated("config.json", files["config.json"])
     name = stated.values.get("architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:

@@ -13,12 +13,17 @@ from typing import Any
 from patchword.checkpoints.config_reader import Stated, depth, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Rename, Rule
-from patchword.checkpoints.timm_config import input_size, labels, preprocess
+from patchword.checkpoints.timm_config import input_size, labels, preprocess, unnamed
 from patchword.config import ModelConfig, SwinConfig
 from patchword.errors import CheckpointError
 
 TITLE = "a timm Swin Transformer"
 EXPECTS = "config.json with an architecture swin_*, tensors layers.*.blocks.* and patch_embed.norm"
+NAMES = (
+    "patch_embed.norm.weight",
+    "patch_embed.proj.weight",
+    "layers.0.blocks.0.attn.relative_position_bias_table",
+)
 
 TABLE = "relative_position_bias_table"
 CODE = "in timm's code for every Swin"
@@ -45,7 +50,7 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """config.json, checked against the tensors."""
     if "config.json" not in files:
-        raise CheckpointError("config.json, which states its size and preprocessing, is missing")
+        raise CheckpointError(unnamed("swin_tiny_patch4_window7_224"))
     stated = Stated("config.json", files["config.json"])
     arguments = stated.part("model_args")
     arguments.only(KNOWN, NEUTRAL)

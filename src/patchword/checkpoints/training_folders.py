@@ -1,0 +1,75 @@
+"""Folders that training leaves behind, which are no model as they are: what they are, and what to
+give instead."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from patchword.errors import CheckpointWarning
+
+STEP = re.compile(r"checkpoint[-_](\d+)")  # of transformers' Trainer and of accelerate
+SECOND = re.compile(r"(model|pytorch_model)_(\d+)\.(safetensors|bin)")  # accelerate's save_state
+BEST = ("model_best", "best", "last")  # what timm's CheckpointSaver and Lightning call one of many
+DISTRIBUTED = ".distcp"  # torch.distributed.checkpoint, FSDP of accelerate
+CONVERT = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
+SHOWN = 4  # names in an error
+
+
+def without_weights(folder: Path) -> str | None:
+    """Why a folder has no file of weights, and what to do; None for a folder like any other."""
+    if any(folder.glob(f"*{DISTRIBUTED}")):
+        return distributed(folder)
+    below = sorted(path for path in folder.iterdir() if path.is_dir())
+    steps = sorted((p for p in below if STEP.fullmatch(p.name)), key=_number)
+    if steps:
+        return (
+            f"{folder} holds the checkpoints of a training, and no model itself: give one of them, "
+            f"such as the last, {steps[-1]} (there: {_few([p.name for p in steps])})"
+        )
+    parts = [path for path in below if any(path.glob(f"*{DISTRIBUTED}"))]
+    return distributed(parts[0]) if parts else None
+
+
+def distributed(folder: Path) -> str:
+    """What to do with a checkpoint of torch.distributed.checkpoint."""
+    return (
+        f"{folder} is a checkpoint of torch.distributed.checkpoint, a part of each tensor in each "
+        f"file: join them with `{CONVERT} {folder} pytorch_model.bin`, and give that file, with "
+        "the model's config.json beside it"
+    )
+
+
+def one_of(folder: Path, names: Sequence[str]) -> str:
+    """What to do with a folder with several files of weights."""
+    likely = next((n for best in BEST for n in names if n.split(".")[0].split("-")[0] == best), "")
+    advice = f", such as {folder / likely}" if likely else ""
+    return f"{folder} has several files of weights; give the path of one{advice}: {_few(names)}"
+
+
+def warn_of_others(weights: Path) -> None:
+    """Say which other models of accelerate's `save_state` lie beside a model in one folder."""
+    stem = weights.name.split(".")[0]
+    names = sorted(path.name for path in weights.parent.iterdir())
+    others = [name for name in names if (m := SECOND.fullmatch(name)) and m[1] == stem]
+    if others:
+        warnings.warn(
+            f"{weights.parent} holds several models, as accelerate saves them; {weights.name} is "
+            f"read, and not {_few(others)}: give its path for another",
+            CheckpointWarning,
+            stacklevel=5,  # the caller of patchword.load
+        )
+
+
+def _number(path: Path) -> int:
+    found = STEP.fullmatch(path.name)
+    return int(found[1]) if found else -1
+
+
+def _few(names: Iterable[str]) -> str:
+    """Names, at most `SHOWN` of them and how many more."""
+    listed = list(names)
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + more

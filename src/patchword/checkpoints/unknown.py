@@ -1,0 +1,183 @@
+"""One report on a checkpoint of no known format: what it looks like, the nearest format, the first
+difference from it, what to do.
+
+The nearest format is found by trying: without what stands before its names, with another
+config.json, each format is asked again whether it knows the tensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from patchword.checkpoints.read import Source
+
+CONFIGS = ("config.json", "open_clip_config.json")
+TYPES = (
+    "vit", "deit", "vit_mae", "swin", "blip", "clip", "clip_vision_model", "clip_text_model",
+    "chinese_clip", "siglip", "siglip2", "siglip_vision_model", "siglip_text_model",
+)  # fmt: skip
+# Models of other kinds, by names that all of them have, each at the start of a name or after a dot.
+OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("a YOLO of ultralytics, a detector", (r"\d+\.conv\.weight$", r"\d+\.cv1\.conv\.weight$")),
+    ("a detector of torchvision", (r"backbone\.body\.", r"(rpn|roi_heads|head)\.")),
+    ("a DETR, a detector", (r"class_labels_classifier\.|class_embed\.", r"bbox_")),
+    ("a Segment Anything", (r"image_encoder\.|vision_encoder\.", r"mask_decoder\.")),
+    ("a ResNet of torchvision or timm", (r"layer1\.0\.conv1\.weight", r"layer4\.0\.bn1\.")),
+    ("a ConvNeXt of timm", (r"stages\.0\.blocks\.0\.conv_dw\.",)),
+    ("a ConvNeXt of transformers", (r"encoder\.stages\.0\.layers\.0\.dwconv\.",)),
+    ("an EfficientNet or MobileNet", (r"blocks\.0\.0\.(conv_dw|conv_pw|conv)\.",)),
+    ("a BLIP-2 or InstructBLIP", (r"(qformer|Qformer)\.",)),
+    ("a BEiT", (r"relative_position_bias_table$", r"cls_token$")),
+    ("a Swin Transformer of version 2", (r"attn\.cpb_mlp\.|self\.continuous_position_bias_mlp\.",)),
+    ("a UNet of a diffusion model", (r"down_blocks\.0\.", r"mid_block\.", r"up_blocks\.0\.")),
+    ("a language model", (r"layers\.0\.self_attn\.q_proj\.", r"embed_tokens\.weight")),
+    ("a BERT, texts alone", (r"embeddings\.word_embeddings\.weight", r"encoder\.layer\.0\.")),
+)  # fmt: skip
+MOST = 64  # prefixes that are tried
+NOTHING = (
+    "What to do: take another model; patchword computes ViT, Swin, MAE, CLIP, SigLIP and BLIP, and "
+    "`patchword models` lists public ones."
+)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A format that would know the tensors, if one or two things were otherwise.
+
+    prefix: what stands before its names. kind: the model_type of config.json, None for as it is.
+    share: of the format's usual names that is there, 0 to 1. count: its tensors.
+    """
+
+    form: ModuleType
+    prefix: str
+    kind: str | None
+    share: float
+    count: int
+
+    @property
+    def order(self) -> tuple[int, float, int]:
+        """Few changes first, then many of the usual names, then many tensors."""
+        return bool(self.prefix) + (self.kind is not None), -self.share, -self.count
+
+
+def report(opened: Source, formats: Sequence[ModuleType]) -> str:
+    """The error for a checkpoint that none of the formats matches, in at most eight lines."""
+    names = sorted(opened.tensors)
+    found = [f"tensors {', '.join(names[:3])} ... ({len(names)} in all)", *_stated(opened)]
+    lines = [f"{opened.weights} is no format that patchword reads.", f"Found {'; '.join(found)}."]
+    kind, other = _kind(opened), _other(names)
+    guess = min(_guesses(names, opened.files, formats), key=lambda g: g.order, default=None)
+    if other and not (guess and guess.order[0] == 1 and guess.share >= 0.5):
+        lines += [f"It looks like {other}.", NOTHING]
+    elif kind is not None and kind not in TYPES:
+        near = guess or Guess(_closest(names, formats), "", None, 0, 0)
+        lines += [_nearest(near.form), f"First difference: config.json says model_type {kind!r}."]
+        lines += [NOTHING]
+    elif guess:
+        lines += _near(guess, opened)
+    else:
+        lines += _by_names(names, formats)
+    return "\n  ".join(lines)
+
+
+def _guesses(
+    names: Collection[str], files: Mapping[str, Any], formats: Sequence[ModuleType]
+) -> Iterator[Guess]:
+    """What would match, were the names or config.json otherwise."""
+    for prefix in ("", *_prefixes(names)):
+        bare = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+        beside: list[tuple[str | None, Mapping[str, Any]]]
+        beside = [(kind, {"config.json": {"model_type": kind}}) for kind in TYPES]
+        if prefix:
+            beside += [(None, files), (None, {**files, "open_clip_config.json": {}})]
+        for kind, stated in beside:
+            for form in formats:
+                if form.matches(bare, stated):
+                    yield Guess(form, prefix, kind, _share(form, bare), len(bare))
+
+
+def _prefixes(names: Collection[str]) -> list[str]:
+    """What may stand before the names of a model: their first part, and their first two."""
+    parts = [name.split(".") for name in names]
+    found = {f"{'.'.join(p[:n])}." for p in parts for n in (1, 2) if len(p) > n + 1}
+    return sorted(found, key=lambda prefix: (prefix.count("."), prefix))[:MOST]
+
+
+def _nearest(form: ModuleType) -> str:
+    return f"Nearest: {form.TITLE} ({form.EXPECTS})."
+
+
+def _near(guess: Guess, opened: Source) -> Iterator[str]:
+    """Nearest format, first difference, what to do."""
+    yield _nearest(guess.form)
+    if guess.prefix:
+        rest = len(opened.tensors) - guess.count
+        besides = f"; tensors beside them: {rest}" if rest else ""
+        cut = f"{{k.removeprefix({guess.prefix!r}): v for k, v in state.items() if "
+        yield f"First difference: {guess.count} names begin with {guess.prefix!r}{besides}."
+        yield f"What to do: save them without it, {cut}k.startswith({guess.prefix!r})}}"
+    elif (kind := _kind(opened)) is None:
+        yield f"First difference: there is no config.json that says model_type {guess.kind!r}."
+        yield "What to do: put the config.json of the model that it was trained from beside it."
+    else:
+        yield f"First difference: config.json says model_type {kind!r}, not {guess.kind!r}."
+        yield "What to do: put the config.json that belongs to these weights beside them."
+
+
+def _by_names(names: Collection[str], formats: Sequence[ModuleType]) -> Iterator[str]:
+    """The format most of whose usual names are there."""
+    form = _closest(names, formats)
+    if not _share(form, names):
+        yield "It looks like no model that patchword knows: none has such names."
+        yield NOTHING
+        return
+    lacking = next(name for name in form.NAMES if not _has(name, names))
+    yield _nearest(form)
+    yield f"First difference: it has no {lacking}{'*' if lacking.endswith('.') else ''}."
+    yield "What to do: save the whole state dict of the model, under the names of its library."
+
+
+def _closest(names: Collection[str], formats: Sequence[ModuleType]) -> ModuleType:
+    return max(formats, key=lambda form: _share(form, names))
+
+
+def _share(form: ModuleType, names: Collection[str]) -> float:
+    """How much of a format's usual names there is: 0 to 1."""
+    usual: tuple[str, ...] = form.NAMES
+    return sum(_has(name, names) for name in usual) / max(len(usual), 1)
+
+
+def _has(usual: str, names: Collection[str]) -> bool:
+    """Whether a name is there; one that ends in a dot begins others."""
+    if usual.endswith("."):
+        return any(name.startswith(usual) for name in names)
+    return usual in names
+
+
+def _other(names: Collection[str]) -> str | None:
+    """The model of another kind whose names these are."""
+    for what, patterns in OTHERS:
+        if all(any(re.search(rf"(?:^|\.)(?:{p})", name) for name in names) for p in patterns):
+            return what
+    return None
+
+
+def _kind(opened: Source) -> str | None:
+    """The model_type that config.json states."""
+    stated = opened.files.get("config.json")
+    return (
+        str(stated["model_type"]) if isinstance(stated, dict) and "model_type" in stated else None
+    )
+
+
+def _stated(opened: Source) -> Iterator[str]:
+    """What the usual configuration files say that the model is."""
+    for name in CONFIGS:
+        stated = opened.files.get(name)
+        if isinstance(stated, dict):
+            kinds = [f"{k} {stated[k]!r}" for k in ("model_type", "architecture") if k in stated]
+            yield f"{name} with {' and '.join(kinds) or 'keys ' + ', '.join(list(stated)[:5])}"
