@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import colormaps
 from numpy.testing import assert_allclose, assert_array_equal
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from patchword.show import html_page, plots
+from patchword.show.answers_picture import SIDE, Answer, answers_picture
+from patchword.show.matrix_picture import CELL, LABEL, LEAST, side_by_side, similarity_matrix
+from patchword.show.peak import peak
 from patchword.show.plots import GAP, PAPER, TILE, Tile
 
 LONG = "a wafer with a scratch that runs from the notch to the other side " * 5
@@ -103,6 +106,115 @@ def test_the_ring_lies_on_the_largest_value() -> None:
     assert 8 < xs.max() - xs.min() < 30
 
 
+def test_a_ring_at_the_border_is_whole() -> None:
+    for y, x in ((0, 0), (0, 90), (179, 179), (90, 179)):
+        values = np.zeros((180, 180), np.float32)
+        values[y, x] = 1
+        black = np.zeros((180, 180, 3), np.uint8)
+        plain = np.asarray(plots.picture(Tile(black, values=values)), int)
+        ringed = np.asarray(plots.picture(Tile(black, values=values, ring=True)), int)
+        ys, xs = np.nonzero(np.abs(plain - ringed).sum(axis=2) > 300)
+        assert np.ptp(ys) == np.ptp(xs) == 2 * (plots.RING - 1)
+
+
+def test_a_peak_lies_between_patches() -> None:
+    """Of straight lines between the middles 10, 30, 50, ... of patches."""
+    middles = np.arange(10, 200, 20)
+    grid = np.zeros(10)
+    grid[4:6] = 1.0, 0.9
+    line = np.interp(np.arange(200), middles, grid)
+    value, x, y = peak(np.minimum.outer(line, line).astype(np.float32))
+    assert value == 1
+    assert x == y
+    assert 93 <= x <= 107  # the middles are at 90 and 110
+    assert peak(np.full((5, 7), 2.0)) == (2.0, 0, 0)
+
+
+def test_the_middle_of_a_ring_is_no_peak() -> None:
+    y, x = np.indices((100, 100)) - 50
+    values = np.where(np.abs(np.hypot(y, x) - 30) < 3, 1.0, 0.0)
+    values[50, 80] = 1.1
+    values[:, :5] = np.nan
+    assert peak(values) == (1.1, 80, 50)
+
+
+@pytest.mark.parametrize("size", [(3000, 700), (513, 1024)])
+def test_a_peak_of_a_large_map(size: tuple[int, int]) -> None:
+    y, x = np.indices(size)
+    values = -np.hypot(y - 333, x - 555).astype(np.float32).clip(0, 150)
+    high, column, row = peak(values)
+    assert high == 0
+    assert_allclose([row, column], [333, 555], atol=2)
+
+
+def test_texts_have_one_scale_and_no_ring_where_there_is_no_colour() -> None:
+    values = np.stack([ramp(), 0.1 * ramp()])
+    panel = np.asarray(plots.heatmap_panel(photo(), values, ["a hat", "a dress"]), int)
+    last = panel[GAP : GAP + TILE * 60 // 90, -GAP - TILE : -GAP]
+    shown = Image.fromarray(bare(photo()).astype(np.uint8))
+    expected = shown.resize((TILE, TILE * 60 // 90), Image.Resampling.LANCZOS)
+    assert_allclose(last, np.asarray(expected, int), atol=3)
+
+
+class Written(list[tuple[float, float, float, float]]):
+    """The boxes of all texts of a picture."""
+
+    def overlap(self) -> bool:
+        return any(
+            a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+            for i, a in enumerate(self)
+            for b in self[:i]
+        )
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> Written:
+    boxes, text = Written(), ImageDraw.ImageDraw.text
+
+    def noted(draw, xy, words, fill=None, font=None, anchor=None):
+        boxes.append(draw.textbbox(xy, words, font=font, anchor=anchor))
+        text(draw, xy, words, fill, font, anchor=anchor)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    return boxes
+
+
+@pytest.mark.parametrize("images", [1, 2, 7])
+@pytest.mark.parametrize("text", ["a", "a wafer with a scratch", LONG], ids=lambda t: t[:5])
+def test_no_text_of_a_matrix_lies_on_another(images: int, text: str, written: Written) -> None:
+    names = ["a-long-name-of-a-photo.jpg"] * images
+    matrix = np.linspace(-0.593, 0.76, 2 * images).reshape(images, 2)
+    drawn = similarity_matrix([photo()] * images, [text, "b"], matrix, 6, names, text)
+    assert len(written) > 2 * images + 4
+    assert not written.overlap()
+    assert max(box[2] for box in written) <= drawn.width
+    written.clear()
+    side_by_side([drawn, drawn], [text, "the same"])
+    assert len(written) >= 2
+    assert not written.overlap()
+
+
+def test_one_number_needs_no_scale() -> None:
+    one = np.asarray(similarity_matrix([photo()], ["a hat"], np.array([[0.655]])))
+    assert not (np.abs(one.astype(int) - [68, 1, 84]).sum(axis=2) == 0).any()  # the lowest colour
+    sure = similarity_matrix([photo()], ["a hat"], np.array([[0.99]]), scale=(0.0, 1.0))
+    assert sure.height > one.shape[0]
+
+
+@pytest.mark.parametrize("question", ["is it?", LONG], ids=["short", "long"])
+@pytest.mark.parametrize(
+    "answer",
+    [("scratch", 0.993, []), (LONG, 0.0001, []), ("yes", 0.9, [("yes", 0.9), (LONG, 0.1)])],
+    ids=["short", "long", "chosen"],
+)
+def test_an_answer_has_its_probability(question: str, answer: Answer, written: Written) -> None:
+    picture = answers_picture(photo(), [question], [answer])
+    assert not written.overlap()
+    assert max(box[2] for box in written) <= picture.width
+    assert len([box for box in written if box[0] < box[2] == SIDE]) == (len(answer[2]) or 1)
+    assert answers_picture(photo(), [question], [answer], "a title").height > picture.height
+
+
 def test_large_photos_are_coloured_at_the_size_that_is_shown() -> None:
     values = ramp(1000, 1600)
     drawn = plots.picture(Tile(np.full((1000, 1600, 3), 128, np.uint8), values=values))
@@ -113,12 +225,12 @@ def test_large_photos_are_coloured_at_the_size_that_is_shown() -> None:
 
 def test_similarity_matrix_paints_each_number_in_its_colour() -> None:
     matrix = np.array([[0.1, 0.3], [0.2, 0.15], [0.0, 0.05]])
-    drawn = np.asarray(plots.similarity_matrix([photo()] * 3, ["a hat", "a dress"], matrix), int)
+    drawn = np.asarray(similarity_matrix([photo()] * 3, ["a hat", "a dress"], matrix), int)
     levels = (matrix / 0.3 * 255).astype(int)
     for i in range(3):
         for t in range(2):
             colour = (np.array(colormaps["viridis"](levels[i, t])[:3]) * 255).astype(int)
-            x = GAP + 300 + 84 * i + 10
+            x = 2 * GAP + LEAST + CELL * i + 10
             y = GAP + 76 + 10 + 46 * t + 10
             assert_array_equal(drawn[y, x], colour)
 
@@ -127,8 +239,8 @@ def test_similarity_matrix_paints_each_number_in_its_colour() -> None:
 def test_similarity_matrix_of_any_size(images: int, texts: int) -> None:
     matrix = np.random.default_rng(1).normal(size=(images, texts))
     matrix[0, 0] = np.nan
-    drawn = plots.similarity_matrix([photo()] * images, [LONG] * texts, matrix)
-    assert drawn.width <= 2 * GAP + 300 + 12 * 84
+    drawn = similarity_matrix([photo()] * images, [LONG] * texts, matrix)
+    assert drawn.width <= 3 * GAP + LABEL + 12 * CELL
     assert set(np.asarray(drawn)[-GAP + 4 :].ravel().tolist()) == {255}
 
 

@@ -146,7 +146,7 @@ def caption(
     if results and not as_json:
         screen().print(captions_table(results))
     if results and save:
-        save_captions(results[:SHOWN], save, bundle.opener)
+        save_captions(results[:SHOWN], save, bundle)
     finish(failed, len(results))
 
 
@@ -222,7 +222,7 @@ def ask(
     if results and not as_json:
         screen().print(answers_table(questions, results))
     if results and save:
-        save_answers(questions, results[:SHOWN], save, bundle.opener)
+        save_answers(questions, results[:SHOWN], save, bundle)
     finish(failed, len(results))
 
 

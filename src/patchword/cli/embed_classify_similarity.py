@@ -42,6 +42,7 @@ from patchword.cli.output import (
     progress,
     screen,
     shortened,
+    titled,
     wrong,
 )
 from patchword.cli.texts import images_then_texts, no_texts, read_list
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from patchword.api import Model
-    from patchword.images import Opener
     from patchword.tasks.classify import Score
 
     Row = tuple[Source, NDArray[Any] | ImageError]  # its name, and its vector or why there is none
@@ -121,7 +121,7 @@ def classify(
     if results and not as_json:
         screen().print(scores_table(results))
     if results and save:
-        _save_scores(results[:SHOWN], save, bundle.opener)
+        _save_scores(results[:SHOWN], save, bundle)
     finish(failed, len(results))
 
 
@@ -287,11 +287,12 @@ def _save_matrices(
     """The cosines of each model as a picture; with a matching head, its probabilities too."""
     from patchword.cli.language_tables import Titled, both, save_matrices
     from patchword.show import plots
+    from patchword.show.matrix_picture import similarity_matrix
 
     opener = found[0][0].opener
     matrices: list[Titled] = []
     for bundle, cosines in found:
-        name = Path(bundle.name).name if len(found) > 1 else ""
+        name = Path(bundle.name).name
         if bundle.config.matching:
             matrices += both(cosines, bundle.match(names, texts).probabilities, name)
         else:
@@ -300,22 +301,24 @@ def _save_matrices(
         save_matrices(names, texts, matrices, path, opener)
         return
     thumbs = [opener(name, at_least=plots.TILE // 2) for name in names]
-    plots.save(plots.similarity_matrix(thumbs, texts, matrices[0][1]), path)
+    stems = [Path(str(name)).stem for name in names]
+    (title, cosines), *_ = matrices
+    plots.save(similarity_matrix(thumbs, texts, cosines, names=stems, title=title), path)
     print_saved(path)
 
 
-def _save_scores(results: list[tuple[Source, list[Score]]], path: Path, opener: Opener) -> None:
+def _save_scores(results: list[tuple[Source, list[Score]]], path: Path, bundle: Model) -> None:
     """The images with their labels as a picture or a page."""
     from patchword.show import html_page, plots
 
-    photos = [opener(name, at_least=plots.TILE) for name, _ in results]
+    photos = [bundle.opener(name, at_least=plots.TILE) for name, _ in results]
     names = [Path(str(name)).name for name, _ in results]
     bars = [[(score.label, score.probability) for score in scores] for _, scores in results]
     if path.suffix.lower() == ".html":
         items = [html_page.Card(p, n, bars=b) for p, n, b in zip(photos, names, bars, strict=True)]
-        write(path, html_page.page("Which words fit", "", [html_page.cards(items)]))
+        write(path, html_page.page("Which words fit", titled(bundle), [html_page.cards(items)]))
     else:
-        plots.save(plots.classify_panel(photos, bars, names), path)
+        plots.save(plots.classify_panel(photos, bars, names, titled(bundle)), path)
     print_saved(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,7 @@ from patchword.cli.output import (
     print_saved,
     progress,
     screen,
+    titled,
 )
 from patchword.cli.texts import images_then_texts, no_texts
 from patchword.errors import ImageError, UnsupportedError
@@ -42,6 +44,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from patchword.where.heatmap import Heatmap
+
+# Words that say nothing of what is in an image.
+FUNCTION_WORDS = frozenset(
+    {"a", "an", "the", "of", "with", "in", "on", "at", "to", "by", "for", "from", "and", "or"}
+    | {"is", "are", "this", "that", "there"}
+)
 
 SaveOption = Annotated[
     Path | None,
@@ -66,7 +74,10 @@ def heatmap(
         ),
     ] = "auto",
     words: Annotated[
-        bool, typer.Option("--words", help="With gradcam: also a map for each word.")
+        bool,
+        typer.Option(
+            "--words", help="With gradcam: also a map for each word but “a”, “with” and the like."
+        ),
     ] = False,
     layer: Annotated[
         int | None,
@@ -133,6 +144,8 @@ def heatmap(
     others = None if negatives is None else [one.strip() for one in negatives.split(",")]
     point = place(like)
     bundle = load(model, device, dtype, None, stretch, max_pixels)
+    if bundle.config.matching and method in ("auto", "gradcam") and present is None:
+        present = 0.0  # how probable each text is, and every map
 
     def run(source: Source) -> Heatmap:
         with progress("windows") as advance:
@@ -143,8 +156,9 @@ def heatmap(
 
     each = one_by_one(files, run)
     failed: list[ImageError] = []
-    for name, found in good(each, len(files), "heatmap", failed, as_json):
-        plots.save(found.picture(own_scale), targets[name])
+    for name, maps in good(each, len(files), "heatmap", failed, as_json):
+        found = content(maps, texts)
+        plots.save(found.picture(own_scale, titled(bundle, Path(str(name)).name)), targets[name])
         if as_json:
             for record in records(found):
                 emit({"image": str(name), **record})
@@ -177,13 +191,17 @@ def attention(
     as_json: JsonOption = False,
 ) -> None:
     """Show which patches the image tower attends to."""
+    from patchword.show import plots
+
     files = expand(images)
     targets = pictures(files, save, "attention")
     bundle = load(model, device, dtype, None, stretch, max_pixels)
     each = one_by_one(files, lambda source: bundle.attention(source, layer, head, rollout))
     failed: list[ImageError] = []
     for name, found in good(each, len(files), "attention", failed, as_json):
-        found.save(targets[name])
+        title = titled(bundle, Path(str(name)).name)
+        panel = plots.maps_panel(found.image, found.maps, found.titles, title)
+        plots.save(panel, targets[name])
         before = f"{name}, " if len(files) > 1 else ""
         for title, values in zip(found.titles, found.maps, strict=True):
             weight, x, y = peak(values)
@@ -211,6 +229,17 @@ def pictures(files: Sequence[Source], save: Path | None, kind: str) -> dict[Sour
             place, number = folder / f"{name}-{number}{end}", number + 1
         out[file] = place
     return out
+
+
+def content(found: Heatmap, asked: Sequence[str]) -> Heatmap:
+    """The maps without those of words that say nothing of what is in an image, unless asked for."""
+    known = enumerate(found.texts)
+    kept = [n for n, text in known if text in asked or text not in FUNCTION_WORDS]
+    if not found.texts or len(kept) == len(found.texts) or not asked:
+        return found
+    present = found.present and tuple(found.present[n] for n in kept)
+    texts = tuple(found.texts[n] for n in kept)
+    return replace(found, texts=texts, grid=found.grid[kept], present=present)
 
 
 def records(found: Heatmap) -> Iterator[dict[str, object]]:

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword.atomic_write import write
-from patchword.cli.output import print_saved, shortened
+from patchword.cli.output import print_saved, shortened, titled
+from patchword.show.percent import share
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.table import Table
 
+    from patchword.api import Model
     from patchword.cli.held import Source
     from patchword.images import Opener
     from patchword.tasks.ask import Answer
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from patchword.tasks.match import Match
 
 Titled = tuple[str, "NDArray[Any]"]  # a matrix of images and texts
+ITM = "probability of a match (ITM)"  # what one of them holds
 
 SHOWN_ANSWERS = 5  # of a ranking, in a table and a picture
 
@@ -75,62 +78,66 @@ def save_matrices(
 ) -> None:
     """Save matrices of images and texts side by side."""
     from patchword.show import plots
+    from patchword.show.matrix_picture import side_by_side, similarity_matrix
 
     thumbs = [opener(name, at_least=plots.TILE // 2) for name in names]
-    pictures = [plots.similarity_matrix(thumbs, texts, each, columns=6) for _, each in told]
-    plots.save(plots.side_by_side(pictures, [title for title, _ in told]), path)
+    stems = [Path(str(name)).stem for name in names]
+    pictures = [
+        similarity_matrix(
+            thumbs, texts, each, columns=6, names=stems, scale=(0.0, 1.0) if ITM in title else None
+        )
+        for title, each in told
+    ]
+    plots.save(side_by_side(pictures, [title for title, _ in told]), path)
     print_saved(path)
 
 
-def both(cosines: NDArray[Any], probabilities: NDArray[Any], model: str = "") -> list[Titled]:
+def both(cosines: NDArray[Any], probabilities: NDArray[Any], model: str) -> list[Titled]:
     """Cosines and match probabilities of images and texts, with titles."""
-    before = f"{model}: " if model else ""
-    return [
-        (f"{before}cosine of the vectors (ITC)", cosines),
-        (f"{before}probability of a match (ITM)", probabilities),
-    ]
+    return [(f"{model}: cosine of the vectors (ITC)", cosines), (f"{model}: {ITM}", probabilities)]
 
 
 def save_answers(
-    questions: list[str], results: list[tuple[Source, list[Answer]]], path: Path, opener: Opener
+    questions: list[str], results: list[tuple[Source, list[Answer]]], path: Path, bundle: Model
 ) -> None:
     """The images with their questions and answers, side by side, as a picture."""
     from patchword.show import plots
     from patchword.show.answers_picture import SIDE, answers_picture
+    from patchword.show.matrix_picture import side_by_side
 
     pictures = []
     for name, found in results:
-        told = [(a.text, [(c.text, c.probability) for c in a.ranking]) for a in found]
-        pictures.append(answers_picture(opener(name, at_least=SIDE), questions, told))
-    titles = [Path(str(name)).name for name, _ in results]
-    plots.save(pictures[0] if len(pictures) == 1 else plots.side_by_side(pictures, titles), path)
+        told = [(a.text, a.probability, _bars(a)) for a in found]
+        title = titled(bundle, Path(str(name)).name)
+        photo = bundle.opener(name, at_least=SIDE)
+        pictures.append(answers_picture(photo, questions, told, title))
+    plots.save(side_by_side(pictures), path)
     print_saved(path)
 
 
-def save_captions(results: list[tuple[Source, Caption]], path: Path, opener: Opener) -> None:
+def save_captions(results: list[tuple[Source, Caption]], path: Path, bundle: Model) -> None:
     """The images with their captions, as a picture or a page."""
     from patchword.show import html_page, plots
 
-    photos = [opener(name, at_least=plots.TILE) for name, _ in results]
+    photos = [bundle.opener(name, at_least=plots.TILE) for name, _ in results]
     if path.suffix.lower() == ".html":
         cards = [
             html_page.Card(photo, found.text, Path(str(name)).name)
             for photo, (name, found) in zip(photos, results, strict=True)
         ]
-        write(path, html_page.page("Captions", "", [html_page.cards(cards)]))
+        write(path, html_page.page("Captions", titled(bundle), [html_page.cards(cards)]))
     else:
-        tiles = [plots.Tile(p, found.text) for p, (_, found) in zip(photos, results, strict=True)]
-        plots.save(plots.panel(tiles), path)
+        tiles = [
+            plots.Tile(photo, f"{Path(str(name)).name}: {found.text}")
+            for photo, (name, found) in zip(photos, results, strict=True)
+        ]
+        plots.save(plots.panel(tiles, titled(bundle)), path)
     print_saved(path)
 
 
 def _bars(answer: Answer) -> list[tuple[str, float]]:
     """The best candidate answers with their probabilities."""
     return [(choice.text, choice.probability) for choice in answer.ranking[:SHOWN_ANSWERS]]
-
-
-def share(probability: float) -> str:
-    return f"{probability:.1%}" if probability >= 0.0005 else "<0.1%"
 
 
 def _number(cosine: float) -> str:

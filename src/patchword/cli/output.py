@@ -19,6 +19,7 @@ from patchword.errors import ImageError, LongTextWarning, ScopeWarning, SkippedF
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from patchword.api import Model
     from patchword.cli.held import Source
 
 T = TypeVar("T")
@@ -139,6 +140,11 @@ def make_folder(path: Path | None) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             wrong(f"{path}: its folder cannot be made: {error.strerror}")
+
+
+def titled(bundle: Model, *words: str) -> str:
+    """The title of a picture: what it is of, and the model."""
+    return " · ".join([*words, f"model {Path(bundle.name).name}"])
 
 
 def print_saved(path: Path) -> None:

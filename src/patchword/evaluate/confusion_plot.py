@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from patchword.evaluate.metrics import Indices
 from patchword.evaluate.run import Classified
-from patchword.show.plots import FAINT, GAP, INK, PAPER, SMALL, TEXT, font, shade, wrap
+from patchword.show.plots import FAINT, GAP, INK, PAPER, SMALL, TEXT, font, shade, stacked, wrap
 
 NAMES = 220  # most pixels at the left, and above, for the names of classes
 LARGEST, SMALLEST = 56, 4  # side of a cell, pixels
@@ -22,14 +22,7 @@ def confusion_picture(answers: Sequence[Classified]) -> Image.Image:
     """The confusion matrix of each answer: a row per right class, a column per answer, colours by
     the share of the row, numbers of images. Where there are many classes, cells lose first their
     numbers, then their names."""
-    pictures = [_matrix(answer) for answer in answers]
-    size = max(p.width for p in pictures), sum(p.height for p in pictures)
-    out = Image.new("RGB", size, PAPER)
-    top = 0
-    for each in pictures:
-        out.paste(each, (0, top))
-        top += each.height
-    return out
+    return stacked([_matrix(answer) for answer in answers])
 
 
 def _matrix(answer: Classified) -> Image.Image:

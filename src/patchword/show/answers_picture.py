@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
+from patchword.show.percent import share
 from patchword.show.plots import (
     BAR,
     FAINT,
@@ -18,10 +19,14 @@ from patchword.show.plots import (
     TEXT,
     Photo,
     font,
+    line_height,
+    text_width,
     wrap,
+    write,
 )
 
-Answer = tuple[str, Sequence[tuple[str, float]]]  # its text; candidates with probabilities
+# Its text, how probable it is, and, where it was chosen, the candidates with their probabilities.
+Answer = tuple[str, float, Sequence[tuple[str, float]]]
 
 SIDE = 640  # longer side of the photo, pixels
 NARROWEST = 440  # room for words under a tall photo
@@ -30,19 +35,22 @@ STEP = 1.35  # a line's height, in font sizes
 
 
 def answers_picture(
-    photo: Photo, questions: Sequence[str], answers: Sequence[Answer]
+    photo: Photo, questions: Sequence[str], answers: Sequence[Answer], title: str = ""
 ) -> Image.Image:
-    """A photo, and under it each question and its answer, with a bar for the probability of each
-    of the best candidates where there are any."""
+    """Under a title a photo, and under that each question and its answer: how probable it is, or a
+    bar for each of the best candidates where there are any."""
     scale = SIDE / max(photo.shape[:2])
     size = tuple(max(1, round(side * scale)) for side in (photo.shape[1], photo.shape[0]))
     shown = Image.fromarray(photo).resize((size[0], size[1]), Image.Resampling.LANCZOS)
     width = max(NARROWEST, shown.width)
     parts = [_answer(q, a, width) for q, a in zip(questions, answers, strict=True)]
-    height = 2 * GAP + shown.height + sum(part.height + GAP // 2 for part in parts)
+    heading = wrap(title, font(TEXT, title, bold=True), width, LINES)
+    above = GAP + len(heading) * line_height(TEXT) + (GAP // 2 if heading else 0)
+    height = above + GAP + shown.height + sum(part.height + GAP // 2 for part in parts)
     out = Image.new("RGB", (width + 2 * GAP, height), PAPER)
-    out.paste(shown, (GAP, GAP))
-    top = GAP + shown.height
+    write(ImageDraw.Draw(out), heading, GAP, GAP, TEXT, bold=True)
+    out.paste(shown, (GAP, above))
+    top = above + shown.height
     for part in parts:
         out.paste(part, (GAP, top + GAP // 2))
         top += part.height + GAP // 2
@@ -53,9 +61,11 @@ def _answer(question: str, answer: Answer, width: int) -> Image.Image:
     """One question and its answer."""
     lines = [(FAINT, font(SMALL, question), line)
              for line in wrap(question, font(SMALL, question), width, LINES)]  # fmt: skip
-    text, ranking = answer
+    text, probability, ranking = answer
+    sure = "" if ranking else share(probability)
+    room = width - text_width([sure], SMALL) - 10
     bold = font(TEXT, text, bold=True)
-    lines += [(INK, bold, line) for line in wrap(text, bold, width, LINES)]
+    lines += [(INK, bold, line) for line in wrap(text, bold, room, LINES)]
     bars = ranking[:SHOWN]
     height = round(sum(STEP * face.size for _, face, _ in lines)) + 4 + len(bars) * 32
     out = Image.new("RGB", (width, height), PAPER)
@@ -64,13 +74,14 @@ def _answer(question: str, answer: Answer, width: int) -> Image.Image:
     for colour, face, line in lines:
         draw.text((0, top + face.size), line, colour, face, anchor="ls")
         top += STEP * face.size
+    draw.text((width, top - STEP * TEXT + TEXT), sure, FAINT, font(SMALL), anchor="rs")
     for number, (choice, probability) in enumerate(bars):
         base = round(top) + 4 + number * 32 + SMALL
-        share = f"{probability:.1%}"
-        room = width - round(font(SMALL).getlength(share)) - 10
+        percent = share(probability)
+        room = width - text_width([percent], SMALL) - 10
         for line in wrap(choice, font(SMALL, choice), room, 1):
             draw.text((0, base), line, INK, font(SMALL, line), anchor="ls")
-        draw.text((width, base), share, FAINT, font(SMALL), anchor="rs")
+        draw.text((width, base), percent, FAINT, font(SMALL), anchor="rs")
         draw.rounded_rectangle((0, base + 6, width - 1, base + 11), 3, LINE)
         if (long := round(probability * (width - 1))) >= 1:
             draw.rounded_rectangle((0, base + 6, max(5, long), base + 11), 3, BAR)

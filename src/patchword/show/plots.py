@@ -7,6 +7,7 @@ imported only when something is drawn.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from patchword.atomic_write import replacing
 from patchword.errors import UnsupportedError
+from patchword.show.peak import peak
+from patchword.show.percent import share
 
 Photo = NDArray[np.uint8]  # (H, W, 3)
 Values = NDArray[np.floating]
@@ -29,6 +32,8 @@ TILE = 360  # longer side of a photo in a panel, pixels
 NARROWEST = 220  # of a cell, pixels: room for words under a tall photo
 GAP = 22  # around cells, pixels
 TEXT, SMALL = 18, 15  # font sizes, pixels
+CLEAR = 0.2  # of a scale: below it a map has no colour
+RING = 11  # radius of the mark of a peak, pixels
 LINES = 4  # of a caption; what is longer ends in an ellipsis
 PAPER, INK, FAINT, LINE = (255, 255, 255), (26, 26, 32), (112, 112, 122), (226, 226, 232)
 MAP, MATRIX, BAR = "inferno", "viridis", (64, 110, 190)
@@ -51,8 +56,9 @@ class Tile:
     photo: Photo
     caption: str = ""
     values: Values | None = None  # (H, W): drawn over the photo, its scale under it
-    ring: bool = False  # mark the largest of the values
-    scale: tuple[float, float] | None = None  # of the colours; None: from the values themselves
+    scale: tuple[float, float] | None = None  # of the colours; None: the ends of the values
+    ends: tuple[str, str] | None = None  # words at the ends of the scale; None: its numbers
+    ring: bool = False  # mark the peak of the values, where it has colour
     bars: Sequence[tuple[str, float]] = ()  # words and how probable they are, 0 to 1
 
 
@@ -69,14 +75,14 @@ def save(picture: Image.Image, path: str | os.PathLike[str]) -> None:
 def overlay(image: Photo, values: Values, scale: tuple[float, float] | None = None) -> Image.Image:
     """A map (H, W) over its photo, which loses most of its colour so that the map's stands out.
 
-    Colour and opacity follow the value along the scale, by default from the smallest to the
-    largest, and the lowest fifth of that range stays clear; a flat map leaves the photo bare. Where
-    the map is NaN, nothing is known, the photo is veiled.
+    Colour and opacity follow the value between the ends of the scale, by default the smallest and
+    the largest value, and the lowest fifth of it stays clear; a flat map leaves the photo bare.
+    Where the map is NaN, nothing is known, the photo is veiled.
     """
     photo = image.astype(np.float32)
     base = 0.3 * photo + 0.7 * photo.mean(axis=-1, keepdims=True)
-    level = _unit(values, *(scale or _range(values)))
-    step = ((level - 0.2) / 0.8).clip(0, 1)
+    level = _unit(values, *(scale or ends_of(values)))
+    step = ((level - CLEAR) / (1 - CLEAR)).clip(0, 1)
     opacity = 0.75 * (step * step * (3 - 2 * step))[..., None]
     mixed = base + opacity * (_colours(MAP)[(level * 255).astype(np.uint8)] - base)
     veiled = 0.25 * base + 0.75 * 214
@@ -90,34 +96,52 @@ def heatmap_panel(
     texts: Sequence[str],
     drawn: Sequence[bool] | None = None,
     each: bool = True,
+    title: str = "",
+    numbers: bool = True,
 ) -> Image.Image:
     """The photo, and over it the map of each text: values (T, H, W), NaN where nothing is known.
 
-    drawn  which of the maps are; the others' photo is left bare
-    each   each map has its own scale, else all have one; it is written under them, and a ring marks
-           a map's largest value
+    drawn    which of the maps are; the others' photo is left bare
+    each     each map has its own scale, else all have one; it is written under them, and a ring
+             marks the peak of a map that has colour there
+    numbers  the ends of the scale are numbers, else "low" and "high"
     """
     kept = [True] * len(texts) if drawn is None else drawn
-    scale = None if each or not any(kept) else _range(values[np.array(kept)])
+    scale = None if each or not any(kept) else ends_of(values[np.array(kept)])
+    ends = None if numbers else ("low", "high")
     maps = [
-        Tile(image, text, v if show else None, ring=True, scale=scale)
+        Tile(image, text, v if show else None, scale, ends, ring=True)
         for text, v, show in zip(texts, values, kept, strict=True)
     ]
-    return panel([Tile(image, "photo"), *maps])
+    return panel([Tile(image, "photo"), *maps], title)
 
 
-def maps_panel(image: Photo, maps: Values, titles: Sequence[str]) -> Image.Image:
-    """The photo, and over it each of the maps (K, H, W) under its title."""
-    tiles = [Tile(image, title, v) for title, v in zip(titles, maps, strict=True)]
-    return panel([Tile(image, "photo"), *tiles])
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures one under the other."""
+    size = max(each.width for each in pictures), sum(each.height for each in pictures)
+    out = Image.new("RGB", size, PAPER)
+    top = 0
+    for each in pictures:
+        out.paste(each, (0, top))
+        top += each.height
+    return out
+
+
+def maps_panel(image: Photo, maps: Values, titles: Sequence[str], title: str = "") -> Image.Image:
+    """The photo, and over it each of the maps (K, H, W) under its title, under one for all."""
+    tiles = [Tile(image, each, v) for each, v in zip(titles, maps, strict=True)]
+    return panel([Tile(image, "photo"), *tiles], title)
 
 
 def classify_panel(
-    photos: Sequence[Photo], scores: Sequence[Sequence[tuple[str, float]]], names: Sequence[str]
+    photos: Sequence[Photo],
+    scores: Sequence[Sequence[tuple[str, float]]],
+    names: Sequence[str],
+    title: str = "",
 ) -> Image.Image:
     """Each photo with its name and its (label, probability) pairs, best first, as bars."""
     rows = zip(photos, names, scores, strict=True)
-    return panel([Tile(photo, name, bars=tuple(bars)) for photo, name, bars in rows])
+    return panel([Tile(photo, name, bars=tuple(bars)) for photo, name, bars in rows], title)
 
 
 def search_panel(photos: Sequence[Photo], captions: Sequence[str], title: str) -> Image.Image:
@@ -136,67 +160,16 @@ def panel(tiles: Sequence[Tile], title: str = "") -> Image.Image:
     feet = [max(_foot(None, tiles[i], 0, 0, cell) for i in row) for row in rows]
     width = GAP + max(columns, 1) * (cell + GAP)
     heading = wrap(title, font(TEXT, title, bold=True), width - 2 * GAP, LINES) if title else []
-    top = GAP + len(heading) * _line(TEXT) + (GAP // 2 if heading else 0)
+    top = GAP + len(heading) * line_height(TEXT) + (GAP // 2 if heading else 0)
     out = Image.new("RGB", (width, top + sum(tops) + sum(feet) + GAP * len(rows)), PAPER)
     draw = ImageDraw.Draw(out)
-    _write(draw, heading, GAP, GAP, TEXT, bold=True)
+    write(draw, heading, GAP, GAP, TEXT, bold=True)
     for row, high, foot in zip(rows, tops, feet, strict=True):
         for column, i in enumerate(row):
             left = GAP + column * (cell + GAP)
             out.paste(pictures[i], (left, top + (high - pictures[i].height)))
             _foot(draw, tiles[i], left, top + high, cell)
         top += high + foot + GAP
-    return out
-
-
-def similarity_matrix(
-    thumbs: Sequence[Photo], texts: Sequence[str], matrix: Values, columns: int = 12
-) -> Image.Image:
-    """Cosines (I, T) as coloured numbers: a row per text, `columns` images side by side.
-
-    The best text of each image is framed. NaN is drawn as a dash.
-    """
-    label, cell, thumb = 300, 84, 76
-    columns = max(1, min(columns, len(thumbs)))
-    wrapped = [wrap(text, font(TEXT, text), label - GAP, 3) for text in texts]
-    heights = [max(46, len(lines) * _line(TEXT) + 12) for lines in wrapped]
-    blocks = [range(i, min(i + columns, len(thumbs))) for i in range(0, len(thumbs), columns)]
-    high = thumb + 10 + sum(heights) + GAP
-    size = (2 * GAP + label + columns * cell, 2 * GAP + high * len(blocks) + _line(SMALL) + 16)
-    out = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(out)
-    scale = _range(matrix)
-    for number, block in enumerate(blocks):
-        top = GAP + number * high
-        for column, i in enumerate(block):
-            picture = _fit(thumbs[i], thumb)
-            left = GAP + label + column * cell + (cell - picture.width) // 2
-            out.paste(picture, (left, top + (thumb - picture.height)))
-        top += thumb + 10
-        for t, (lines, height) in enumerate(zip(wrapped, heights, strict=True)):
-            _write(draw, lines, GAP, top + (height - len(lines) * _line(TEXT)) // 2, TEXT)
-            for column, i in enumerate(block):
-                box = (GAP + label + column * cell, top, cell, height)
-                best = len(texts) > 1 and bool(np.all(~(matrix[i] > matrix[i, t])))
-                _number(draw, box, float(matrix[i, t]), scale, best)
-            top += height
-    _scale(draw, MATRIX, scale, GAP + label, out.height - GAP - _line(SMALL) - 8, columns * cell)
-    return out
-
-
-def side_by_side(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
-    """Pictures side by side, each under its title."""
-    top = GAP + _line(TEXT)
-    size = sum(each.width for each in pictures), top + max(each.height for each in pictures)
-    out = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(out)
-    left = 0
-    for each, title in zip(pictures, titles, strict=True):
-        face = font(TEXT, title, bold=True)
-        (line,) = wrap(title, face, each.width - 2 * GAP, 1)
-        draw.text((left + GAP, GAP + TEXT), line, INK, face, anchor="ls")
-        out.paste(each, (left, top))
-        left += each.width
     return out
 
 
@@ -269,7 +242,7 @@ def _colours(name: str) -> NDArray[np.float32]:
     return np.asarray(colormaps[name](np.arange(256))[:, :3] * 255, np.float32)
 
 
-def _range(values: Values) -> tuple[float, float]:
+def ends_of(values: Values) -> tuple[float, float]:
     """Smallest and largest finite value; (0, 0) when there is none."""
     finite = values[np.isfinite(values)]
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
@@ -284,7 +257,7 @@ def _unit(values: Values, low: float, high: float) -> NDArray[np.float32]:
     return level.astype(np.float32)
 
 
-def _fit(photo: Photo | Image.Image, side: int) -> Image.Image:
+def fit(photo: Photo | Image.Image, side: int) -> Image.Image:
     """A photo scaled so that its longer side is `side` pixels."""
     picture = photo if isinstance(photo, Image.Image) else Image.fromarray(photo)
     scale = side / max(picture.size)
@@ -294,27 +267,31 @@ def _fit(photo: Photo | Image.Image, side: int) -> Image.Image:
 
 def shown(photo: Photo, longest: int = TILE) -> Photo:
     """A photo no longer than it is shown."""
-    return np.asarray(_fit(photo, longest)) if max(photo.shape[:2]) > longest else photo
+    return np.asarray(fit(photo, longest)) if max(photo.shape[:2]) > longest else photo
 
 
 def picture(tile: Tile) -> Image.Image:
     """A tile's photo, its longer side `TILE` pixels, with its map and ring."""
     if tile.values is None:
-        return _fit(tile.photo, TILE)
+        return fit(tile.photo, TILE)
     photo, values = tile.photo, tile.values
     if max(photo.shape[:2]) > TILE:  # no more pixels are coloured than are shown
-        photo = np.asarray(_fit(photo, TILE))
+        photo = np.asarray(fit(photo, TILE))
         (height, width), (rows, columns) = photo.shape[:2], values.shape
         values = values[np.arange(height) * rows // height][:, np.arange(width) * columns // width]
-    picture = _fit(overlay(photo, values, tile.scale), TILE)
-    low, high = _range(values)
-    if tile.ring and high > low:
-        y, x = np.unravel_index(np.nanargmax(values), values.shape)
+    picture = fit(overlay(photo, values, tile.scale), TILE)
+    low, high = tile.scale or ends_of(values)
+    if tile.ring and np.nanmax(values, initial=low) > low + CLEAR * (high - low):
+        _, x, y = peak(values)
         zoom = picture.width / values.shape[1]
-        centre = (float(x) + 0.5) * zoom, (float(y) + 0.5) * zoom
+        # At the border the ring is moved inwards, so that it is whole.
+        centre = [
+            min(max((place + 0.5) * zoom, RING + 1), max(side - RING - 2, RING + 1))
+            for place, side in zip((x, y), picture.size, strict=True)
+        ]
         draw = ImageDraw.Draw(picture)
-        draw.circle(centre, 11, outline=INK, width=5)
-        draw.circle(centre, 10, outline=PAPER, width=3)
+        draw.circle(centre, RING, outline=INK, width=5)
+        draw.circle(centre, RING - 1, outline=PAPER, width=3)
     return picture
 
 
@@ -324,30 +301,36 @@ def _foot(draw: ImageDraw.ImageDraw | None, tile: Tile, left: int, top: int, wid
     top += 8
     lines = wrap(tile.caption, font(TEXT, tile.caption), width, LINES)
     if draw:
-        _write(draw, lines, left, top, TEXT)
-    top += len(lines) * _line(TEXT)
+        write(draw, lines, left, top, TEXT)
+    top += len(lines) * line_height(TEXT)
     for label, value in tile.bars:
         top += 4
         if draw:
             _bar(draw, label, value, left, top, width)
-        top += _line(SMALL) + 12
+        top += line_height(SMALL) + 12
     if tile.values is not None:
         top += 4
         if draw:
-            _scale(draw, MAP, tile.scale or _range(tile.values), left, top, width)
-        top += _line(SMALL) + 12
+            ends = tile.ends or numbered(tile.scale or ends_of(tile.values))
+            colour_bar(draw, MAP, ends, left, top, width)
+        top += line_height(SMALL) + 12
     return top - start
 
 
-def _write(
+def write(
     draw: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, size: int, bold: bool = False
 ) -> None:
     for number, line in enumerate(lines):
         face = font(size, line, bold)
-        draw.text((x, y + number * _line(size) + size), line, INK, face, anchor="ls")
+        draw.text((x, y + number * line_height(size) + size), line, INK, face, anchor="ls")
 
 
-def _line(size: int) -> int:
+def text_width(lines: Sequence[str], size: int, bold: bool = False) -> int:
+    """Of the longest line, in pixels."""
+    return max((math.ceil(font(size, line, bold).getlength(line)) for line in lines), default=0)
+
+
+def line_height(size: int) -> int:
     """Height of a line of text."""
     return round(size * 1.35)
 
@@ -356,54 +339,34 @@ def _bar(
     draw: ImageDraw.ImageDraw, label: str, value: float, left: int, top: int, width: int
 ) -> None:
     """A label, its percentage at the right, and a bar below both."""
-    number = f"{value:.1%}"
+    number = share(value)
     face = font(SMALL)
     room = width - round(face.getlength(number)) - 10
     words = wrap(label, font(SMALL, label), room, 1)
-    _write(draw, words, left, top, SMALL)
+    write(draw, words, left, top, SMALL)
     draw.text((left + width, top + SMALL), number, FAINT, face, anchor="rs")
-    y = top + _line(SMALL) + 1
+    y = top + line_height(SMALL) + 1
     draw.rounded_rectangle((left, y, left + width - 1, y + 5), 3, LINE)
     if value * width >= 1:
         draw.rounded_rectangle((left, y, left + max(5, round(value * (width - 1))), y + 5), 3, BAR)
 
 
-def _scale(
-    draw: ImageDraw.ImageDraw,
-    name: str,
-    scale: tuple[float, float],
-    left: int,
-    top: int,
-    width: int,
+def numbered(scale: tuple[float, float]) -> tuple[str, str]:
+    """The ends of a scale as words."""
+    return f"{scale[0]:.3f}", f"{scale[1]:.3f}"
+
+
+def colour_bar(
+    draw: ImageDraw.ImageDraw, name: str, ends: tuple[str, str], left: int, top: int, width: int
 ) -> None:
-    """A colour bar with the values at its ends."""
+    """The colours of a map, with words at the ends."""
     colours = _colours(name).astype(int)
     for x in range(width):
         r, g, b = colours[x * 255 // max(1, width - 1)].tolist()
         draw.line((left + x, top, left + x, top + 7), (r, g, b))
-    low, high = (f"{value:.3f}" for value in scale)
     baseline = top + 10 + SMALL
-    draw.text((left, baseline), low, FAINT, font(SMALL), anchor="ls")
-    draw.text((left + width, baseline), high, FAINT, font(SMALL), anchor="rs")
-
-
-def _number(
-    draw: ImageDraw.ImageDraw,
-    box: tuple[int, int, int, int],
-    value: float,
-    scale: tuple[float, float],
-    best: bool,
-) -> None:
-    """One cell of a matrix; box is left, top, width, height."""
-    left, top, width, height = box
-    known = bool(np.isfinite(value))
-    fill, ink = shade(value, scale) if known else (LINE, INK)
-    draw.rectangle((left + 1, top + 1, left + width - 2, top + height - 2), fill)
-    if best and known:
-        draw.rectangle((left + 3, top + 3, left + width - 4, top + height - 4), None, ink, 2)
-    words = f"{value:.2f}" if known else "–"
-    middle = left + width // 2, top + height // 2
-    draw.text(middle, words, ink, font(TEXT, bold=best and known), anchor="mm")
+    draw.text((left, baseline), ends[0], FAINT, font(SMALL), anchor="ls")
+    draw.text((left + width, baseline), ends[1], FAINT, font(SMALL), anchor="rs")
 
 
 def shade(value: float, scale: tuple[float, float]) -> tuple[RGB, RGB]:

@@ -83,7 +83,7 @@ class Heatmap(Pictured):
             return (True,) * len(self.texts)
         return tuple(value >= self.least for value in self.present)
 
-    def picture(self, each: bool = False) -> Image.Image:
+    def picture(self, each: bool = False, title: str = "") -> Image.Image:
         """The photo and each text's map over it, on one colour scale; `each`: every map stretched
         over its own, which then stands under it. Of a text that was not found there is no map."""
         photo = plots.shown(self.image)
@@ -93,7 +93,9 @@ class Heatmap(Pictured):
         for number, probability in enumerate(self.present or ()):
             state = "" if self.found[number] else ", not found"
             titles[number] += f": {probability:.0%}{state}"
-        return plots.heatmap_panel(photo, values, [f"{t}{own}" for t in titles], self.found, each)
+        titles = [f"{text}{own}" for text in titles]
+        numbers = self.method in EDITS
+        return plots.heatmap_panel(photo, values, titles, self.found, each, title, numbers)
 
 
 def heatmap(
