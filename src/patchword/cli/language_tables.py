@@ -94,7 +94,8 @@ def save_matrices(
 
 def both(cosines: NDArray[Any], probabilities: NDArray[Any], model: str) -> list[Titled]:
     """Cosines and match probabilities of images and texts, with titles."""
-    return [(f"{model}: cosine of the vectors (ITC)", cosines), (f"{model}: {ITM}", probabilities)]
+    name = Path(model).name
+    return [(f"{name}: cosine of the vectors (ITC)", cosines), (f"{name}: {ITM}", probabilities)]
 
 
 def save_answers(
