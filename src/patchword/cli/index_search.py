@@ -12,7 +12,6 @@ import typer
 
 from patchword.atomic_write import write
 from patchword.cli.inputs import KEEP_ALL, files_and_folders, load
-from patchword.cli.language_tables import share
 from patchword.cli.options import (
     EMBEDDED,
     EMBEDDED_BLIP,
@@ -38,6 +37,7 @@ from patchword.cli.output import (
     wrong,
 )
 from patchword.errors import ImageError, PatchwordError
+from patchword.show.percent import share
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
