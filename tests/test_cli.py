@@ -416,7 +416,7 @@ def test_similarity_gives_cosines(run: Run, model: str) -> None:
     said = [[pair["cosine"] for pair in record["texts"]] for record in ran.records]
     assert_allclose(said, expected, rtol=1e-5)
     assert [pair["text"] for pair in ran.records[0]["texts"]] == ["a flower", "a flower, really"]
-    assert Image.open("matrix.png").width > 400
+    assert Image.open("matrix.png").width > 300  # labels are as wide as their texts
     assert f"{expected[0, 0]:.3f}" in run("similarity", FLOWER, SCRATCH, *arguments).out
 
 
