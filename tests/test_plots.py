@@ -149,7 +149,7 @@ def test_a_peak_of_a_large_map(size: tuple[int, int]) -> None:
 
 def test_texts_have_one_scale_and_no_ring_where_there_is_no_colour() -> None:
     values = np.stack([ramp(), 0.1 * ramp()])
-    panel = np.asarray(plots.heatmap_panel(photo(), values, ["a hat", "a dress"]), int)
+    panel = np.asarray(plots.heatmap_panel(photo(), values, ["a hat", "a dress"], each=False), int)
     last = panel[GAP : GAP + TILE * 60 // 90, -GAP - TILE : -GAP]
     shown = Image.fromarray(bare(photo()).astype(np.uint8))
     expected = shown.resize((TILE, TILE * 60 // 90), Image.Resampling.LANCZOS)
