@@ -16,11 +16,16 @@ SIZE, WINDOW = 56, 4  # 28 patches a side: 7 windows, then 14, 7 patches that 4 
 
 
 def hf_swin(
-    folder: Path, size: int = SIZE, classes: int = 5, act: str = "gelu", eps: float = 1e-5
+    folder: Path,
+    size: int = SIZE,
+    classes: int = 5,
+    act: str = "gelu",
+    eps: float = 1e-5,
+    heads: tuple[int, ...] = (2, 4, 8),
 ) -> Reference:
     """transformers' SwinForImageClassification, or SwinModel without classes."""
     config = transformers.SwinConfig(
-        image_size=size, patch_size=2, embed_dim=16, depths=[2, 2, 2], num_heads=[2, 4, 8],
+        image_size=size, patch_size=2, embed_dim=16, depths=[2, 2, 2], num_heads=list(heads),
         window_size=WINDOW, hidden_act=act, layer_norm_eps=eps, num_labels=classes,
         id2label={i: f"kind {i}" for i in range(classes)},
     )  # fmt: skip

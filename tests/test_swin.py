@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from patchword import checkpoints, images
-from patchword.bundle import Bundle
-from patchword.errors import UnsupportedError
+from patchword.bundle import Bundle, fingerprint
+from patchword.config import ModelConfig, PreprocessConfig, SwinConfig
+from patchword.errors import ConfigError, UnsupportedError
+from patchword.show.config_summary import vision_summary
 from patchword.tasks.attention import attention
 from patchword.variants import VARIANTS
 
@@ -27,6 +29,9 @@ pytestmark = pytest.mark.slow
 
 PHOTO = CAT
 Pair = tuple[Reference, Bundle]
+BEFORE = (
+    "2-c117b0598185b728"  # a fingerprint that was made before configs could state heads by stage
+)
 
 
 @pytest.fixture(params=MODELS, scope="module")
@@ -75,6 +80,53 @@ def test_a_size_that_nothing_divides_as_timm(size: tuple[int, int], tmp_path: Pa
     assert same is not None
     pixels = noise(*size)
     assert_close(model.network(pixels), same(pixels))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("heads", [(1, 2, 2), (2, 2, 16), (8, 4, 2)])
+def test_heads_that_do_not_double(heads: tuple[int, int, int], tmp_path: Path) -> None:
+    pixels = noise(SIZE, SIZE)
+    theirs = hf_swin(tmp_path / "hf", heads=heads)
+    first = checkpoints.load(theirs.path)
+    assert first.config.vision.stage_heads == heads
+    assert_close(first.network.encode_image(pixels), theirs.image(pixels))
+    ours = timm_swin(tmp_path / "timm", num_heads=heads)
+    second = checkpoints.load(ours.path)
+    assert second.config.vision.heads_by_stage == heads
+    assert_close(second.network.encode_image(pixels), ours.image(pixels))
+    assert f"{heads[0]}, {heads[1]}, {heads[2]} heads by stage" in vision_summary(
+        first.config.vision
+    )
+    checkpoints.save(first, tmp_path / "saved")
+    again = checkpoints.load(tmp_path / "saved")
+    assert again.fingerprint == first.fingerprint
+    assert_close(again.network.encode_image(pixels), theirs.image(pixels))
+
+
+@torch.no_grad()
+def test_one_number_of_heads_for_every_stage_of_timm(tmp_path: Path) -> None:
+    reference = timm_swin(tmp_path / "model", num_heads=(2, 2, 2))
+    edit_json(reference.path / "config.json", model_args__num_heads=2)
+    pixels = noise(SIZE, SIZE)
+    model = checkpoints.load(reference.path)
+    assert_close(model.network.encode_image(pixels), reference.image(pixels))
+
+
+def test_heads_that_double_are_not_stated() -> None:
+    """So the fingerprints of before this field stay."""
+    assert SwinConfig(stage_heads=(3, 6, 12, 24)) == SwinConfig()
+    config = ModelConfig(
+        vision=SwinConfig(image_size=(32, 32), stages=(1, 1), window=4),
+        preprocess=PreprocessConfig(size=(32, 32)),
+        classes=2,
+    )
+    network = checkpoints.models.build(config)
+    for value in network.state_dict().values():
+        value.fill_(0.5)
+    assert fingerprint(network, config, None) == BEFORE
+    for wrong in ((4, 8, 16, 32), (3, 6, 12), (3, 5, 12, 24)):
+        with pytest.raises(ConfigError):
+            SwinConfig(stage_heads=wrong)
 
 
 @torch.no_grad()

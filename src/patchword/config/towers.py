@@ -109,8 +109,8 @@ class ViTConfig:
 class SwinConfig:
     """A Swin Transformer, version 1 (Liu et al. 2021).
 
-    Width, heads and mlp_width are those of the first stage, and double at each next one. Features
-    are the mean of the normed tokens.
+    Width, heads and mlp_width are those of the first stage, and double at each next one, but for
+    heads that `stage_heads` gives. Features are the mean of the normed tokens.
     """
 
     kind: ClassVar[str] = "swin"
@@ -127,14 +127,23 @@ class SwinConfig:
     # a grid that windows do not divide is padded before it is shifted, as transformers does, or
     # after, as timm does: see models/swin.py
     padded: Literal["before_shift", "after_shift"] = "before_shift"
+    stage_heads: tuple[Width, ...] = ()  # heads of each stage; () for the usual doubling
 
     def __post_init__(self) -> None:
         settle(self)
+        if self.stage_heads == tuple(self.heads << i for i in range(len(self.stages))):
+            object.__setattr__(self, "stage_heads", ())
         size = f"{self.image_size[0]}x{self.image_size[1]}"
         contradictions(
             self,
             _stages(self.stages),
-            _heads(self.heads, self.width),
+            *(_heads(heads, self.width << i) for i, heads in enumerate(self.heads_by_stage)),
+            (
+                self.stage_heads[:1] not in ((), (self.heads,))
+                or len(self.heads_by_stage) != len(self.stages),
+                f"stage_heads {self.stage_heads} are not those of {len(self.stages)} stages, "
+                f"{self.heads} the first",
+            ),
             (min(self.grid) < 1, f"images of {size} pixels hold no patch of {self.patch_size}"),
         )
 
@@ -142,6 +151,11 @@ class SwinConfig:
     def grid(self) -> tuple[int, int]:
         """Patches (rows, columns) at the configured image size."""
         return _grid(self.image_size, self.patch_size)
+
+    @property
+    def heads_by_stage(self) -> tuple[int, ...]:
+        """Attention heads of each stage."""
+        return self.stage_heads or tuple(self.heads << i for i in range(len(self.stages)))
 
     @property
     def out_width(self) -> int:

@@ -65,7 +65,7 @@ class SwinBlock(nn.Module):
             self.shift = tuple(config.window // 2 * w for w in wide)  # type: ignore[assignment]
         self.shifts = shifted
         self.norm1 = nn.LayerNorm(width, config.eps)
-        self.attn = WindowAttention(width, config.heads * scale, self.window)
+        self.attn = WindowAttention(width, config.heads_by_stage[stage], self.window)
         self.norm2 = nn.LayerNorm(width, config.eps)
         self.mlp = Mlp(width, config.mlp_width * scale, config.activation)
 

@@ -70,9 +70,12 @@ def vision_summary(vision: VisionConfig) -> str:
         stages = f"{_stages(vision.stages)}, width {vision.width} at first"
         return f"{grid}; {stages}, pooled by attention in {vision.heads} heads"
     if isinstance(vision, SwinConfig):
+        heads = f"{vision.heads} heads at first"
+        if vision.stage_heads:
+            heads = f"{', '.join(map(str, vision.stage_heads))} heads by stage"
         return (
             f"{grid}; {_stages(vision.stages)}, windows of {vision.window}x{vision.window}, width "
-            f"{vision.width} and {vision.heads} heads at first, {vision.activation}, relative "
+            f"{vision.width} and {heads}, {vision.activation}, relative "
             f"positions, pooled by norm_avg, eps {vision.eps:g}"
         )
     stem = f"stem of {_stages(vision.stem_stages)}, " if vision.stem_stages else ""

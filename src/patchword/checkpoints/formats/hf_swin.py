@@ -98,10 +98,12 @@ def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str) -> SwinCo
     names, where = list(tensors), f"{whole}encoder.layers."
     stages = tuple(depth(names, f"{where}{i}.blocks.") for i in range(depth(names, where)))
     table = f"{first}.attention.self.relative_position_bias_table"
-    places, heads = shape_of(tensors, table, 2)
+    places = shape_of(tensors, table, 2)[0]
+    tables = [table.replace(f"{where}0.", f"{where}{i}.") for i in range(len(stages))]
+    heads = [shape_of(tensors, each, 2)[1] for each in tables]
     found: dict[str, Any] = {
         "depths": list(stages),
-        "num_heads": [heads << i for i in range(len(stages))],
+        "num_heads": heads,
         "window_size": (math.isqrt(places) + 1) // 2,
     }
     for key, value in found.items():
@@ -113,7 +115,8 @@ def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str) -> SwinCo
         image_size=stated.pair("image_size") if "image_size" in stated.values else (224, 224),
         patch_size=stated.size("patch_size", tensors, patches, -1),
         width=width,
-        heads=heads,
+        heads=heads[0],
+        stage_heads=tuple(heads),
         mlp_width=shape_of(tensors, f"{first}.intermediate.dense.weight", 2)[0],
         activation=stated.choice("hidden_act", ACTIVATIONS, "gelu", "vision.activation", WHY),
         eps=stated.get("layer_norm_eps", 1e-5, "vision.eps", WHY),

@@ -96,12 +96,12 @@ def _vision(stated: Stated, data: Stated, tensors: Mapping[str, Stored]) -> Swin
     patches, first = "patch_embed.proj.weight", "layers.0.blocks.0"
     names = list(tensors)
     stages = tuple(depth(names, f"layers.{i}.blocks.") for i in range(depth(names, "layers.")))
-    heads = shape_of(tensors, f"{first}.attn.{TABLE}", 2)[1]
-    for key, found in (
-        ("depths", list(stages)),
-        ("num_heads", [heads << i for i in range(len(stages))]),
-    ):
-        if stated.values.get(key, found) != found:
+    tables = [f"layers.{i}.blocks.0.attn.{TABLE}" for i in range(len(stages))]
+    heads = [shape_of(tensors, table, 2)[1] for table in tables]
+    for key, found in (("depths", list(stages)), ("num_heads", heads)):
+        said = stated.values.get(key, found)
+        each = [said] * len(stages) if key == "num_heads" and isinstance(said, int) else said
+        if each != found:
             stated.fail(key, f"but the weights have {found}")
     where, key = stated, "img_size"
     if stated.values.get(key) is None:
@@ -116,7 +116,8 @@ def _vision(stated: Stated, data: Stated, tensors: Mapping[str, Stored]) -> Swin
         image_size=image_size,
         patch_size=patch,
         width=stated.size("embed_dim", tensors, patches),
-        heads=heads,
+        heads=heads[0],
+        stage_heads=tuple(heads),
         mlp_width=shape_of(tensors, f"{first}.mlp.fc1.weight", 2)[0],
         eps=EPS,
         stages=stages,
