@@ -1,0 +1,121 @@
+"""Where heatmaps are right, and what they cost.
+
+    python benchmarks/where.py [--model demo] [--scenes 60] [--photo]
+
+For each method the pointing game (Zhang et al. 2018) over objects of unseen scenes: how often the
+best patch's middle lies in the named object's mask, and how often there or as near as the paper
+grants, 15 of 224 pixels. And the time of one heatmap against one encoding of the same image: of one
+text, and of 20. With --photo the time and the memory of 20 maps of a 24-megapixel photo, and of a
+windowed one of 8,000 x 8,000 pixels, each in a process of its own.
+
+Scenes have a seed that training did not use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from embedded_model import SEED, around
+
+import patchword
+from patchword.errors import UnsupportedError
+from patchword.scenes import scene
+from patchword.where.heatmap import METHODS
+
+ROUNDS = 15
+TWENTY = [f"a photo of thing {i}" for i in range(20)]
+
+
+def pointing(model: patchword.Model, method: str, kind: str, count: int) -> tuple[float, float]:
+    """Shares of objects on whose mask the best patch lies, and on or near it."""
+    hits = []
+    for seen in (scene(SEED, i, kind=kind) for i in range(count)):
+        if not seen.objects:
+            continue
+        peaks = model.heatmap(seen.image, [thing.name for thing in seen.objects], method).peaks()
+        for thing, (_, x, y) in zip(seen.objects, peaks, strict=True):
+            hits.append((thing.mask[y, x], around(thing.mask)[y, x]))
+    on, near = np.mean(hits, axis=0)
+    return float(on), float(near)
+
+
+def median(work: Callable[[], object]) -> float:
+    """Seconds, the median of several runs after one."""
+    work()
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def costs(model: patchword.Model, method: str, image: np.ndarray) -> tuple[float, float]:
+    """Seconds of one text's map and of 20 texts', whose vectors are left out, by those of one
+    encoding of the image."""
+    plain = median(lambda: model.embed_images([image]))
+
+    def maps(texts: list[str]) -> float:
+        words = median(lambda: model.embed_texts(texts))
+        return median(lambda: model.heatmap(image, texts, method)) - words
+
+    return maps(TWENTY[:1]) / plain, maps(TWENTY) / plain
+
+
+def large(name: str, height: int, width: int, options: dict[str, int]) -> None:
+    """Time and memory of maps of a large photo beyond the photo's own and the model's."""
+    model = patchword.load(name)
+    photo = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    texts = TWENTY if not options else TWENTY[:2]
+    model.heatmap(photo[:300, :300], texts, "value").picture()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    model.heatmap(photo, texts, "value", **options).picture()
+    took = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(
+        f"{name}, {width} x {height} px, {len(texts)} texts, {options}: {took:.2f} s, "
+        f"{peak / 2**20:.2f} GiB at most, {max(peak - before, 0) / 2**20:.2f} beyond the photo"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--scenes", type=int, default=60)
+    parser.add_argument("--photo", action="store_true")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    if chosen.photo:
+        for height, width, options in (
+            (4000, 6000, {}),
+            (8000, 8000, {"window": 96, "stride": 96}),
+        ):
+            context = multiprocessing.get_context("spawn")
+            process = context.Process(target=large, args=(chosen.model, height, width, options))
+            process.start()
+            process.join()
+        return
+    model = patchword.load(chosen.model)
+    image = scene(SEED, 0, kind="shapes").image
+    print("method          shapes on (near)   wafers on (near)   cost of 1 text, of 20")
+    for method in METHODS:
+        try:
+            shown = [pointing(model, method, kind, chosen.scenes) for kind in ("shapes", "wafer")]
+        except UnsupportedError as error:
+            print(f"{method:15} {error}")
+            continue
+        one, twenty = costs(model, method, image)
+        hits = "   ".join(f"{on:8.1%} ({near:5.1%})" for on, near in shown)
+        print(f"{method:15} {hits}   {one:6.2f} {twenty:6.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
