@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
-import statistics
 import time
 from collections.abc import Callable
 
@@ -46,27 +45,22 @@ def pointing(model: patchword.Model, method: str, kind: str, count: int) -> tupl
     return float(on), float(near)
 
 
-def median(work: Callable[[], object]) -> float:
-    """Seconds, the median of several runs after one."""
-    work()
-    times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def costs(model: patchword.Model, method: str, image: np.ndarray) -> tuple[float, float]:
+def costs(model: patchword.Model, method: str, image: np.ndarray) -> list[float]:
     """Seconds of one text's map and of 20 texts', whose vectors are left out, by those of one
-    encoding of the image."""
-    plain = median(lambda: model.embed_images([image]))
+    encoding of the image: medians of rounds in which all take turns."""
+    jobs: list[Callable[[], object]] = [lambda: model.embed_images([image])]
+    for texts in (TWENTY[:1], TWENTY):
+        jobs.append(lambda texts=texts: model.heatmap(image, texts, method))
+        jobs.append(lambda texts=texts: model.embed_texts(texts))
+    times = np.array([[took(job) for job in jobs] for _ in range(ROUNDS + 1)])[1:]
+    plain, *rest = np.median(times, axis=0)
+    return [(rest[i] - rest[i + 1]) / plain for i in (0, 2)]
 
-    def maps(texts: list[str]) -> float:
-        words = median(lambda: model.embed_texts(texts))
-        return median(lambda: model.heatmap(image, texts, method)) - words
 
-    return maps(TWENTY[:1]) / plain, maps(TWENTY) / plain
+def took(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def large(name: str, height: int, width: int, options: dict[str, int]) -> None:

@@ -15,8 +15,9 @@ from patchword.errors import UnsupportedError
 from patchword.images.preprocess import Geometry
 from patchword.nn.taps import Taps
 from patchword.tasks.match import match
+from patchword.where.auto import usual, warning
 from patchword.where.gradients import chefer, legrad
-from patchword.where.heatmap import Heatmap, heatmap
+from patchword.where.heatmap import Heatmap, heatmap, resolve
 from patchword.where.present import NEGATIVES
 from patchword.where.windows import Scale, stitched
 
@@ -157,6 +158,31 @@ def test_likeness_and_texts_contradict(clip: Bundle) -> None:
     ):
         with pytest.raises(UnsupportedError, match=said):
             heatmap(clip, image, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "like"),
+    [
+        ("swin-tiny-7-224", "cosine", "cosine"),
+        ("siglip-base-16-224", "cosine", "cosine"),
+        ("clip-vit-base-16", "naclip", "cosine"),
+        ("clip-rn50", "maskclip", "maskclip"),
+        ("deit-small-distilled-16", "cosine", "cosine"),
+    ],
+)
+def test_the_method_that_auto_is(name: str, method: str, like: str) -> None:
+    config = shrunk(variants.VARIANTS[name].config)
+    model = make(models.build(config), config, None, "tiny")
+    assert resolve(model, "auto") == usual(model)[0] == method
+    assert resolve(model, "auto", like=True) == like
+
+
+def test_a_collapse_that_is_known_is_said() -> None:
+    said = [
+        name for name, one in variants.VARIANTS.items() if one.config.vision and warning(one.config)
+    ]
+    assert said
+    assert all("336" in name for name in said)
 
 
 # --- relevance by gradients -----------------------------------------------------------------------

@@ -69,8 +69,8 @@ def heatmap(
         typer.Option(
             metavar="METHOD",
             help="auto, cosine, maskclip, maskclip-paper, sclip, clearclip, value, naclip, gem, "
-            "surgery, scclip, resclip, legrad, chefer or gradcam; auto is gradcam for a BLIP, else "
-            "value.",
+            "surgery, scclip, resclip, legrad, chefer or gradcam; patchword info says "
+            "which one auto is and why.",
         ),
     ] = "auto",
     words: Annotated[

@@ -187,6 +187,7 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
     if config.vision is not None:
         yield "preprocessing", config_summary.preprocess_summary(config.preprocess)
         yield "normalised by", config_summary.normalisation_summary(config.preprocess)
+        yield from heatmaps(model)
     yield "fingerprint", model.fingerprint
     yield "device", str(model.device)
     for number, words in enumerate(origins(model)):
@@ -195,6 +196,17 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
         yield "assumed", "nothing: every value is stated by the checkpoint's own files"
     for number, (name, why) in enumerate(config.assumed.items()):
         yield "" if number else "assumed", f"{name}: {why}"
+
+
+def heatmaps(model: Model) -> Iterator[tuple[str, str]]:
+    """Which heatmap method is taken by default and why; what is known to go wrong."""
+    from patchword.where.auto import usual, warning
+
+    words = bool(model.config.text and (model.config.embed_dim or model.config.matching))
+    method, why = usual(model, like=not words)
+    yield "heatmap", f"{method}{'' if words else ' with --like'}: {why}"
+    if found := warning(model.config):
+        yield "", found
 
 
 def origins(model: Model) -> Iterator[str]:

@@ -19,6 +19,7 @@ from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.show import plots
 from patchword.show.result import Pictured
+from patchword.where.auto import usual
 from patchword.where.dense import EDITS, dense, edit_of
 from patchword.where.gradients import chefer, legrad
 from patchword.where.pamr import pamr
@@ -117,7 +118,7 @@ def heatmap(
 
     method  one of `dense.EDITS`, which says whose they are: "cosine" is the network as it is; or by
             gradients "legrad" and "chefer" (see `gradients`), and "gradcam" for a BLIP with a
-            matching head (see `relevance`). "auto": see `resolve`
+            matching head (see `relevance`). "auto": see `auto.usual`
     words   of "gradcam": each text's map is followed by those of its words
     layer   of "gradcam": the block whose cross-attention it is, by default the 8th of 12; of
             "legrad" and "chefer": the first of the blocks that count, by default the last but one
@@ -250,9 +251,7 @@ def resolve(model: Bundle, method: str, like: bool = False) -> str:
     """The method that a name stands for; like: of patches with each other. Raises UnsupportedError
     for an unknown one, or for a model without an image tower."""
     if method == "auto":
-        if model.config.matching and not like:
-            return GRADCAM
-        return "value" if model.image_tower.attention_layers else "cosine"
+        return usual(model, like)[0]
     if method not in METHODS:
         raise UnsupportedError(f"no heatmap method {method!r}; there are {', '.join(METHODS)}")
     return method
