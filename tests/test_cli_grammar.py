@@ -1,5 +1,6 @@
 """Images first, then texts; what people type from habit; images from anywhere."""
 
+import csv
 import io
 import json
 import os
@@ -14,6 +15,8 @@ import pytest
 from ran import Run, run  # noqa: F401
 
 import patchword
+from patchword.cli import app
+from patchword.cli.output_options import COLUMNS
 
 SHAPES = Path(patchword.__file__).parent / "assets" / "samples" / "shapes"
 RING, STAR = "red-ring.jpg", "purple-star.jpg"
@@ -47,6 +50,7 @@ def test_images_come_first_and_texts_follow_in_every_command(run: Run, place: Pa
     assert [(r["image"], r["text"]) for r in found.records] == [
         (RING, "a red ring"), (STAR, "a red ring"),
     ]  # fmt: skip
+    assert {*found.records[0], "error"} == set(COLUMNS["heatmap"])
     assert found.records[0]["value"] > 0.3 > found.records[1]["value"]
     assert (place / "red-ring-heatmap.png").stat().st_size
     assert (place / "purple-star-heatmap.png").stat().st_size
@@ -175,3 +179,71 @@ def test_evaluating_by_names_of_folders_hints_at_sentences(run: Run, place: Path
     told = run("eval", "data", "--task", "zero-shot", "--labels", "a red ring，a purple star")
     assert "--template" not in told.err
     assert "100.0%" in told.out
+
+
+def test_csv_has_a_row_for_each_result(run: Run) -> None:  # noqa: F811
+    """And a failed image has one too; the numbers are those of --json."""
+    Path("photos").mkdir()
+    for name in (RING, STAR):
+        shutil.copy(name, "photos")
+    for command, *more in (
+        ("classify", "red ring, hat"), ("similarity", "a ring, a hat", "a star"),
+        ("ask", "which shape is it?"),
+    ):  # fmt: skip
+        arguments = (command, RING, "gone.jpg", *more)
+        told, listed = run(*arguments, "--csv"), run(*arguments, "--json")
+        assert (told.code, listed.code) == (1, 1)
+        rows = list(csv.DictReader(told.out.splitlines()))
+        assert tuple(rows[0]) == COLUMNS[command]
+        assert (rows[-1]["image"], rows[-1]["error"]) == ("gone.jpg", "no such file")
+        record = listed.records[0]
+        items = record.get("scores") or record.get("texts") or [record]
+        assert len(rows) == len(items) + 1
+        for row, item in zip(rows, items, strict=False):
+            found = {**record, **item}
+            assert row == {c: str(found.get(c, "")) for c in COLUMNS[command]}
+    found = run("search", "photos", "a ring", "--csv", "--quiet")
+    rows = list(csv.DictReader(found.out.splitlines()))
+    assert [(row["rank"], Path(row["image"]).name) for row in rows] == [("1", RING), ("2", STAR)]
+    assert "give --json or --csv" in run("caption", RING, "--csv", "--json").err
+
+
+def test_quiet_leaves_errors_and_warnings(run: Run) -> None:  # noqa: F811
+    loud = run("classify", RING, "gone.jpg", "hat", "--save", "a.png")
+    assert "wrote a.png" in loud.err
+    found = run("classify", RING, "gone.jpg", "hat", "--save", "a.png", "-q")
+    assert found.out == loud.out
+    assert found.err == loud.err.replace("wrote a.png\n", "")
+    assert "error: gone.jpg: no such file" in found.err
+    assert "warning: one label" in found.err
+
+
+def test_every_key_is_documented() -> None:
+    told = (Path(__file__).parents[1] / "docs" / "json.md").read_text()
+    for command, keys in COLUMNS.items():
+        assert f"| `{command}` |" in told
+        assert all(f"`{key}`" in told for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("words", "choices"),
+    [
+        ("heatmap --device ", {"auto", "cpu", "cuda", "mps"}),
+        ("heatmap --method sc", {"sclip", "scclip"}),
+        ("embed --long-text m", {"mean"}),
+        ("embed --on-error ", {"nan", "error"}),
+    ],
+)
+def test_the_shell_completes_choices(
+    words: str,
+    choices: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = f"patchword {words}"
+    monkeypatch.setenv("_PATCHWORD_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
+    with pytest.raises(SystemExit):
+        app(prog_name="patchword")
+    assert set(capsys.readouterr().out.split()) == choices

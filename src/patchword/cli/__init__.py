@@ -31,6 +31,7 @@ from patchword.cli import (
 from patchword.cli.checkpoint_options import with_checkpoint_options
 from patchword.cli.help import Command, Group, flowing
 from patchword.cli.output import complain, warnings_said
+from patchword.cli.output_options import with_output_options
 from patchword.errors import PatchwordError
 
 GROUPS = {  # the headings of `patchword --help`, and the files whose commands stand under each
@@ -52,7 +53,7 @@ for _heading, _files in GROUPS.items():
     for _file in _files:
         for _command in _file.COMMANDS:
             app.command(cls=Command, help=flowing(_command.__doc__), rich_help_panel=_heading)(
-                with_checkpoint_options(_command)
+                with_output_options(with_checkpoint_options(_command))
             )
 
 

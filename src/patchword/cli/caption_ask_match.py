@@ -218,6 +218,7 @@ def ask(
         results.append((name, found))
         for question, one in zip(questions, found, strict=True) if as_json else ():
             record = {"image": str(name), "question": question, **_written(one, "answer")}
+            record["probability"] = one.probability
             emit(record | ({"answers": [_choice(c) for c in one.ranking]} if given else {}))
     if results and not as_json:
         screen().print(answers_table(questions, results))

@@ -43,6 +43,7 @@ from patchword.cli.output import (
     screen,
     shortened,
     titled,
+    warn,
     wrong,
 )
 from patchword.cli.texts import images_then_texts, no_texts, read_list
@@ -104,7 +105,7 @@ def classify(
     if labels and not words:
         wrong("--labels names no label")
     if words and len(set(words)) == 1 and not multi_label:
-        notes().print(f"warning: one label is always sure: give others beside {words[0]!r}")
+        warn(f"one label is always sure: give others beside {words[0]!r}")
     check_save(save, pages=True)
     bundle = load(model, device, dtype, None, stretch, max_pixels)
     from patchword.tasks.classify import classify_each

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import typer
+from typer._click.shell_completion import CompletionItem
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
+_LISTED = re.compile(r"((?:[a-z-]+, )+[a-z-]+ or [a-z-]+)[;.]")
 KINDS = {  # how a value is called whose option has no metavar
     "str": "TEXT",
     "list[str]": "TEXT",
@@ -33,6 +36,16 @@ class Option(TyperOption):
             return None if self.is_flag else self.metavar
         shown = self.display_type(ctx).strip("<>")
         return KINDS.get(shown, shown)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[CompletionItem]:
+        """The choices that the metavar lists, auto|cpu|cuda, or the first words of the help."""
+        listed = _LISTED.match(self.help or "")
+        named = re.split(", | or ", listed[1]) if listed else [self.metavar or ""]
+        choices = [each for part in named for each in part.split("|")]
+        if len(choices) < 2:
+            return super().shell_complete(ctx, incomplete)
+        words = [each for each in choices if not each.isupper() and each.startswith(incomplete)]
+        return [CompletionItem(word) for word in words]
 
 
 class Argument(TyperArgument):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import sys
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+quiet: ContextVar[bool] = ContextVar("quiet", default=False)  # whether --quiet is given
+
 saving: ContextVar[bool] = ContextVar("saving", default=False)  # whether --save is given
 
 SHOWN = 60  # images in a picture or page that a command saves
@@ -40,10 +43,22 @@ def screen() -> Console:
 
 
 def notes() -> Console:
-    """stderr, for progress and remarks."""
+    """stderr, for progress and remarks, which --quiet leaves out."""
+    return stderr(quiet.get())
+
+
+def stderr(silent: bool = False) -> Console:
+    """stderr, for errors and warnings."""
     from rich.console import Console
 
-    return Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    return Console(
+        stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True, quiet=silent
+    )
+
+
+def warn(message: str) -> None:
+    """One warning on stderr."""
+    stderr().print(f"warning: {message}")
 
 
 @contextmanager
@@ -56,7 +71,7 @@ def warnings_said(
     """Each warning as one line on a console, by default stderr; one of long texts ends in `advice`
     of the command line instead of that for Python. once: the same one is not repeated. last: what
     was skipped in folders is said at the end."""
-    said = console or notes()
+    said = console or stderr()
     skipped: list[str] = []
 
     def say(
@@ -93,13 +108,40 @@ def complain(message: str) -> None:
     """One error on stderr."""
     from rich.text import Text
 
-    notes().print(Text("error: ", style="bold red") + Text(message))
+    stderr().print(Text("error: ", style="bold red") + Text(message))
 
 
 def emit(record: dict[str, Any]) -> None:
-    """One line of JSON on stdout. ASCII, so that no terminal or file name can break it."""
+    """One line of JSON on stdout, or with --csv its rows. JSON is ASCII, so that no terminal or
+    file name can break it."""
+    table = rows.get()
     with readers():
-        print(json.dumps(record), flush=True)
+        if table:
+            table.write(record)
+        else:
+            print(json.dumps(record), flush=True)
+
+
+class Rows:
+    """CSV on stdout: of each record one row, or one for each item of the list of records in it."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = columns
+        self._begun = False
+
+    def write(self, record: dict[str, Any]) -> None:
+        out = csv.writer(sys.stdout, lineterminator="\n")
+        if not self._begun:
+            out.writerow(self.columns)
+            self._begun = True
+        lists = [v for v in record.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+        for item in lists[0] if lists else [record]:
+            found = {**record, **item}
+            out.writerow([found.get(column) for column in self.columns])
+        sys.stdout.flush()
+
+
+rows: ContextVar[Rows | None] = ContextVar("rows", default=None)  # where --csv is given
 
 
 @contextmanager
@@ -163,11 +205,11 @@ def progress(words: str, total: int | None = None) -> Iterator[Callable[[int, in
         bars.MofNCompleteColumn(),
         bars.TimeRemainingColumn(),
     )
-    quiet = not sys.stderr.isatty()
+    hidden = quiet.get() or not sys.stderr.isatty()
     # What is printed beside a bar goes above it on a terminal, and else where it belongs.
     beside = sys.stdout.isatty()
     with bars.Progress(
-        *columns, console=notes(), transient=True, disable=quiet, redirect_stdout=beside
+        *columns, console=notes(), transient=True, disable=hidden, redirect_stdout=beside
     ) as bar:
         task = bar.add_task(words, total=total)
         yield lambda done, all_of: bar.update(task, completed=done, total=all_of)
@@ -211,7 +253,7 @@ def finish(failed: Sequence[ImageError], done: int) -> None:
     for error in failed:
         complain(str(error))
     if failed:
-        notes().print(f"{len(failed)} of {len(failed) + done} images failed")
+        stderr().print(f"{len(failed)} of {len(failed) + done} images failed")
         raise typer.Exit(1 if done else 2)
 
 

@@ -1,0 +1,63 @@
+"""--csv, of every command that prints rows, and --quiet, of every command."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from inspect import Parameter
+from typing import Annotated, Any
+
+import typer
+
+from patchword.cli.output import Rows, quiet, rows, wrong
+
+# The columns of each command: keys of its JSON records, or of the list in them.
+COLUMNS = {
+    "classify": ("image", "label", "probability", "error"),
+    "similarity": ("image", "text", "cosine", "error"),
+    "heatmap": ("image", "text", "value", "x", "y", "method", "error"),
+    "attention": ("image", "map", "value", "x", "y", "error"),
+    "caption": ("image", "caption", "log_probability", "error"),
+    "ask": ("image", "question", "answer", "probability", "log_probability", "error"),
+    "match": ("image", "text", "match", "cosine", "error"),
+    "search": ("rank", "image", "cosine", "match", "modified", "gone", "error"),
+}
+OPTIONS: dict[str, Any] = {
+    "as_csv": typer.Option("--csv", help="Print CSV, one row for each result."),
+    "silent": typer.Option("--quiet", "-q", help="Say no more than errors and warnings."),
+}
+
+
+def with_output_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with these options beside its own."""
+    own = inspect.signature(command, eval_str=True)
+    columns = COLUMNS.get(command.__name__)
+    names = [name for name in OPTIONS if columns or name != "as_csv"]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        given = {name: values.pop(name) for name in names}
+        if given.get("as_csv") and values["as_json"]:
+            wrong("give --json or --csv")
+        values |= {"as_json": True} if given.get("as_csv") else {}
+        table = Rows(columns) if columns and given.get("as_csv") else None
+        before = rows.set(table), quiet.set(given["silent"])
+        try:
+            command(**values)
+        finally:
+            rows.reset(before[0])
+            quiet.reset(before[1])
+
+    added = [
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, OPTIONS[name]],
+        )
+        for name in names
+    ]
+    run.__annotations__ = {**command.__annotations__, **{p.name: p.annotation for p in added}}
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
+    return run
