@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import cache
 from threading import Lock
 
+_ONE = Lock()  # images are opened by several threads, into one folder
+
 
 class Held(os.PathLike[str]):
     """An image inside something else: a member of a tar, or what stands in standard input. Where
@@ -16,14 +18,13 @@ class Held(os.PathLike[str]):
     def __init__(self, name: str, read: Callable[[], bytes]) -> None:
         self.name = name
         self._read = read
-        self._lock = Lock()  # images are opened by several threads
         self._path = ""
 
     def __str__(self) -> str:
         return self.name
 
     def __fspath__(self) -> str:
-        with self._lock:
+        with _ONE:
             if not self._path:
                 suffix = os.path.splitext(self.name)[1]
                 handle, self._path = tempfile.mkstemp(suffix, dir=_unpacked().name)
