@@ -23,11 +23,19 @@ import torch
 from PIL import Image
 
 import patchword
+from patchword.images.tensors import Tensor as TensorLike
 from patchword.options import SYNONYMS, checked
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 PLUMBING = ("open", "reader", "run_each", "tensor", "embed_rows")  # not of the public face
 WRITERS = ("caption", "ask", "match", "rerank")  # jobs of the embedded BLIP
+
+
+class Anything:
+    """A class, which can be called with whatever there is."""
+
+    def __init__(self, *given: Any) -> None:
+        pass
 
 
 class Word(str):
@@ -68,7 +76,7 @@ ODD: dict[str, Callable[[], Any]] = {  # made anew for each call: a generator is
     "set": lambda: {"hat", "shoe"},
     "dict": lambda: {"hat": 1},
     "keys of a dict": lambda: {"hat": 1}.keys(),
-    "class": lambda: dict,
+    "class": lambda: Anything,
 }
 
 
@@ -142,6 +150,8 @@ def good(name: str, place: Path, models: dict[str, patchword.Model]) -> dict[str
         "paths": [place / "photo.png"],
         "folder": place / "model",
         "query": "hat",
+        "height": 8,
+        "width": 8,
     }
     needed = {"heatmap": ("texts",), "classify": ("labels",), "search": ("query",)}
     parameters = inspect.signature(bound(name, place, models)).parameters.values()
@@ -189,6 +199,8 @@ def allowed(hint: Any, value: Any) -> bool:
         return callable(value)
     if origin is typing.Any:
         return True
+    if origin is TensorLike:  # PyTorch's tensors, without importing torch
+        return isinstance(value, torch.Tensor)
     return isinstance(value, origin)
 
 

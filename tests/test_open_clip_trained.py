@@ -103,7 +103,8 @@ def test_the_architecture_is_given(quick: bool, tiny: None, tmp_path: Path) -> N
     model = checkpoints.load(tmp_path, architecture=name)
     assert model.options == {"architecture": name}
     assert model.config.read_from == (
-        "epoch_5.pt (state_dict)", "tokenizer.json", f"architecture {name}, as given",
+        "epoch_5.pt (state_dict)", "tokenizer.json", "tokenizer_config.json",
+        f"architecture {name}, as given",
     )  # fmt: skip
 
 

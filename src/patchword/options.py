@@ -30,7 +30,9 @@ R = TypeVar("R")
 
 LARGEST = 2**62  # whole number that memory and files can count
 # Whole numbers that mean the same in every function, and how small they may be.
-LEAST = dict.fromkeys(("batch", "batch_size", "count", "k", "shortlist", "top"), 1)
+LEAST = dict.fromkeys(
+    ("batch", "batch_size", "count", "height", "k", "shortlist", "top", "width"), 1
+)
 # Judged where they are used, by errors that say what a model and an image may be.
 LEFT = ("self", "return", "source", "image_size", "sources", "image", "images")
 WANTED = {"Bundle": "a model, as patchword.load gives it", "Found": "a hit of a search"}

@@ -16,7 +16,9 @@ from torch import Tensor
 from patchword.bundle import Bundle, as_texts
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
+from patchword.images.decode import MAX_PIXELS
 from patchword.images.preprocess import Geometry
+from patchword.options import checked
 from patchword.show import plots
 from patchword.show.result import Pictured
 from patchword.where.auto import usual
@@ -56,8 +58,14 @@ class Heatmap(Pictured):
         """(T, H, W) float32 in the image's own pixels, bilinear between the grid's."""
         return self.geometry.to_source(self.grid, self.cell)
 
+    @checked
     def at(self, height: int, width: int) -> NDArray[np.float32]:
-        """The same as if the photo had that many pixels: (T, height, width)."""
+        """The same as if the photo had that many pixels: (T, height, width). Raises
+        UnsupportedError for more than 300 million."""
+        if height * width > MAX_PIXELS:
+            raise UnsupportedError(
+                f"a map of {height:,} x {width:,} pixels; the most is {MAX_PIXELS:,}"
+            )
         return replace(self.geometry, source=(height, width)).to_source(self.grid, self.cell)
 
     def peaks(self) -> list[tuple[float, int, int]]:
@@ -84,6 +92,7 @@ class Heatmap(Pictured):
             return (True,) * len(self.texts)
         return tuple(value >= self.least for value in self.present)
 
+    @checked
     def picture(self, each: bool = False, title: str = "") -> Image.Image:
         """The photo and each text's map over it, on one colour scale; `each`: every map stretched
         over its own, which then stands under it. Of a text that was not found there is no map."""
