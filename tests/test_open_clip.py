@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,17 +21,22 @@ from references import Reference, edit_json, fails, openai_archive, rewrite
 import open_clip
 import safetensors.torch
 import torch.nn.functional as F
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from photos import CAT, FLOWER
+from pictures import random_pixels
 from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
+import patchword
 from patchword import checkpoints, images
 from patchword.bundle import Bundle
+from patchword.checkpoints.config_reader import Stated
 from patchword.checkpoints.formats import open_clip as format_of_open_clip
 from patchword.checkpoints.read import Stored
 from patchword.config import ModelConfig
 from patchword.errors import TokenizerError
+from patchword.images.preprocess import Preprocess
 from patchword.nn.positions import sincos_2d
 from patchword.variants import VARIANTS
 
@@ -345,3 +351,67 @@ def test_variants_are_open_clips(name: str) -> None:
     assert (config.vision, config.text) == (read[0].vision, read[0].text)
     assert (config.embed_dim, config.score) == (read[0].embed_dim, read[0].score)
     assert config.preprocess in [other.preprocess for other in read]
+
+
+SIZES = [
+    (1, 1),
+    (13, 57),
+    (57, 13),
+    (31, 31),
+    (100, 67),
+    (640, 481),
+    (481, 640),
+    (7, 301),
+    (24, 40),
+]
+
+
+@pytest.mark.parametrize("target", [(32, 32), (24, 40), (40, 24), (33, 47)])
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"resize_mode": "shortest", "interpolation": "bilinear"},
+        {"resize_mode": "shortest", "interpolation": "bicubic"},
+        {"resize_mode": "longest", "interpolation": "bilinear"},
+        {"resize_mode": "longest", "interpolation": "bicubic", "fill_color": 127},
+        {"resize_mode": "squash", "interpolation": "bilinear"},
+    ],
+)
+def test_resize_modes_are_open_clips(stated: dict[str, Any], target: tuple[int, int]) -> None:
+    theirs = image_transform_v2(PreprocessCfg(size=target, **stated), is_train=False)
+    ours = Preprocess(format_of_open_clip._preprocess(Stated(CONFIG, stated), target))
+    for height, width in SIZES:
+        image = random_pixels(height, width, 3, seed=height)
+        pixels, geometry = ours(image)
+        assert geometry.size == target
+        assert_close(torch.from_numpy(pixels), theirs(Image.fromarray(image)), rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stated", [{"resize_mode": "longest", "fill_color": 9}, {}])
+def test_a_network_of_two_sides(stated: dict[str, Any], tmp_path: Path) -> None:
+    """The size is the network's; what is stated is used by every way in, and by another size."""
+    path = MODELS["open_clip worldwide"](tmp_path / "model").path
+    before = checkpoints.load(path)
+    patch = before.config.vision.patch_size
+    assert before.config.vision.image_size == (3 * patch, 3 * patch)
+    size, other = (patch, 9 * patch), (2 * patch, 5 * patch)
+    edit_json(
+        path / CONFIG,
+        model_cfg__vision_cfg__image_size=list(size),
+        preprocess_cfg={**stated, "size": 224},
+    )
+    model = checkpoints.load(path)
+    theirs = image_transform_v2(PreprocessCfg(size=size, **stated), is_train=False)
+    image = random_pixels(45, 61, 3)
+    wanted = theirs(Image.fromarray(image))
+    assert_close(torch.from_numpy(model.open(image, exact=True)[0]), wanted, rtol=0, atol=1e-6)
+    assert model.fingerprint != before.fingerprint
+    heat = patchword.load(path).heatmap(image, ["a photo of a cat"])
+    assert heat.values.shape == (1, 45, 61)
+    assert np.isfinite(heat.values).all()  # nothing of the photo is cropped away
+    larger = checkpoints.load(path, image_size=other)
+    wanted = image_transform_v2(PreprocessCfg(size=other, **stated), is_train=False)(
+        Image.fromarray(image)
+    )
+    assert_close(torch.from_numpy(larger.open(image, exact=True)[0]), wanted, rtol=0, atol=1e-6)

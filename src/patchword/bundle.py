@@ -358,6 +358,8 @@ def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | 
         del stated[name]
     if config.preprocess.resize != "patches":  # these two mean nothing then
         del stated["preprocess"]["max_patches"], stated["preprocess"]["patch_size"]
+    if config.preprocess.resize != "contain":  # nor does this
+        del stated["preprocess"]["fill"]
     if not (stated["vision"] or {}).get("stage_heads", True):  # as it was without this field
         del stated["vision"]["stage_heads"]
     digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())

@@ -55,9 +55,11 @@ class PreprocessConfig:
 
     size: tuple[Side, Side] = (224, 224)  # (H, W) of the network's input
     # "shortest" side to `resize_to`, or all of it to a "square" of that side (DeiT), then centre
-    # crop; "squash" to the size; "patches": its own shape, in whole patches, at most
+    # crop; "squash" to the size; "cover": as small as covers the size, then centre crop, and
+    # "contain": as large as the size contains, then padded with `fill` (open_clip's "shortest"
+    # with two sides, and its "longest"); "patches": its own shape, in whole patches, at most
     # `max_patches` of them (NaFlex)
-    resize: Literal["shortest", "square", "squash", "patches"] = "shortest"
+    resize: Literal["shortest", "square", "squash", "cover", "contain", "patches"] = "shortest"
     resize_to: Annotated[int, Within(1, 1 << 18)] = 224  # pixels, before the crop; unused otherwise
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     crop_rounding: Literal["floor", "round"] = "floor"  # of half an odd margin: floor as
@@ -67,6 +69,7 @@ class PreprocessConfig:
     std: tuple[Std, Std, Std] = (0.26862954, 0.26130258, 0.27577711)
     max_patches: Annotated[int, Within(0, 1 << 16)] = 0  # with resize "patches"
     patch_size: Side = 16  # the same
+    fill: Annotated[int, Within(0, 255)] = 0  # grey level of the padding, with resize "contain"
 
     def __post_init__(self) -> None:
         settle(self)

@@ -2,7 +2,7 @@
 
 Equal to transformers' PIL processors (crop_rounding "floor") and to torchvision's transforms as
 open_clip and timm use them ("round"): resize with Pillow's antialiased filters, centre crop with
-black where the resized image is smaller, rescale, normalise.
+black, or the level that is stated, where the resized image is smaller, rescale, normalise.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Geometry:
     """Where the pixels of a network's input come from. All (height, width), in pixels.
 
     The source is resized to `resized`; the input is the window of `size` whose top left corner
-    lies at `crop` (top, left) in it, negative where black was added.
+    lies at `crop` (top, left) in it, negative where padding was added.
     """
 
     source: tuple[int, int]
@@ -77,15 +77,17 @@ def at_size(config: PreprocessConfig, size: int | tuple[int, int]) -> Preprocess
     """The same preprocessing to another size, pixels (H, W) or one number for a square.
 
     A square keeps the share of the resized image that is cropped away; to anything else the whole
-    image is squashed. Where images keep their own shape, `size` says how many patches they may
-    have: as many as an image of that size has.
+    image is squashed, but for preprocessing that knows two sides ("cover", "contain"). Where images
+    keep their own shape, `size` says how many patches they may have: as many as an image of that
+    size has.
     """
     if config.resize == "patches":
         height, width = size if isinstance(size, tuple) else (size, size)
         most = (height // config.patch_size) * (width // config.patch_size)
         return replace(config, size=(height, width), max_patches=most)
     if isinstance(size, tuple) and size[0] != size[1]:
-        return replace(config, size=size, resize="squash")
+        kind = config.resize if config.resize in ("cover", "contain") else "squash"
+        return replace(config, size=size, resize=kind)
     side = size[0] if isinstance(size, tuple) else size
     resize_to = round(config.resize_to * side / min(config.size))
     return replace(config, size=(side, side), resize_to=resize_to)
@@ -107,7 +109,9 @@ class Preprocess:
         config = self.config
         if config.resize == "patches":  # a square's; what is longer has too many patches sooner
             return math.isqrt(config.max_patches * config.patch_size**2 - 1) + 1
-        return max(config.size) if config.resize == "squash" else config.resize_to
+        if config.resize == "contain":
+            return min(config.size)
+        return max(config.size) if config.resize in ("squash", "cover") else config.resize_to
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Geometry]:
         """RGB uint8 (H, W, 3) -> normalised float32 (3, *geometry.size) and its Geometry.
@@ -130,13 +134,22 @@ class Preprocess:
             return Geometry((height, width), whole, (0, 0), whole)
         if config.resize == "squash":
             return Geometry((height, width), config.size, (0, 0), config.size)
-        short, long = min(height, width), max(height, width)
-        longer = int(config.resize_to * long / short)
-        resized = (config.resize_to, longer) if height == short else (longer, config.resize_to)
-        if config.resize == "square":
-            resized = (config.resize_to, config.resize_to)
+        resized = self._resized(height, width)
         top, left = (self._margin(resized[i] - config.size[i]) for i in (0, 1))
         return Geometry((height, width), resized, (top, left), config.size)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """The size before the crop, where it is not known from the start."""
+        config = self.config
+        if config.resize in ("cover", "contain"):  # as open_clip's ResizeKeepRatio
+            ratios = height / config.size[0], width / config.size[1]
+            ratio = max(ratios) if config.resize == "contain" else min(ratios)
+            return max(1, round(height / ratio)), max(1, round(width / ratio))
+        if config.resize == "square":
+            return config.resize_to, config.resize_to
+        short, long = min(height, width), max(height, width)
+        longer = int(config.resize_to * long / short)
+        return (config.resize_to, longer) if height == short else (longer, config.resize_to)
 
     def _margin(self, spare: int) -> int:
         """Half of the spare pixels, or minus half of the missing ones, as the reference rounds."""
@@ -145,7 +158,7 @@ class Preprocess:
         return round(spare / 2) if spare >= 0 else -(-spare // 2)
 
     def _window(self, image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
-        """The input (h, w, 3) before normalising: resized, cropped, black where nothing is."""
+        """The input (h, w, 3) before normalising: resized, cropped, padded where nothing is."""
         (source_h, source_w), (height, width) = geometry.source, geometry.resized
         (top, left), (window_h, window_w) = geometry.crop, geometry.size
         y0, y1 = max(top, 0), min(top + window_h, height)
@@ -164,7 +177,8 @@ class Preprocess:
             seen = np.asarray(part.resize((x1 - x0, y1 - y0), method, box))
         if (y1 - y0, x1 - x0) == geometry.size:
             return seen
-        out = np.zeros((window_h, window_w, 3), np.uint8)
+        level = self.config.fill if self.config.resize == "contain" else 0
+        out = np.full((window_h, window_w, 3), level, np.uint8)
         out[y0 - top : y1 - top, x0 - left : x1 - left] = seen
         return out
 

@@ -147,6 +147,11 @@ def preprocess_summary(preprocess: PreprocessConfig) -> str:
         )
     if preprocess.resize == "squash":
         return f"squashed to {size}, {preprocess.interpolation}"
+    if preprocess.resize == "cover":
+        return f"smallest that covers {size}, {preprocess.interpolation}; centre of it"
+    if preprocess.resize == "contain":
+        padded = f"padded with level {preprocess.fill}"
+        return f"largest inside {size}, {preprocess.interpolation}; {padded}"
     first = "squashed to a side of" if preprocess.resize == "square" else "shorter side to"
     return (
         f"{first} {preprocess.resize_to}, {preprocess.interpolation}; "

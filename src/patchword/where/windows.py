@@ -65,8 +65,10 @@ def seen_whole(
     config, tower = model.preprocess.config, model.image_tower
     sizes = (scale.window, scale.stride, scale.short_side)
     height, width = photo.shape[:2]
-    if all(size is None for size in sizes) and (config.resize != "shortest" or height == width):
-        whole = config if config.resize == "patches" else replace(config, resize="squash")
+    crops = config.resize == "cover" or (config.resize == "shortest" and height != width)
+    if all(size is None for size in sizes) and not crops:
+        kept = config.resize in ("patches", "contain")
+        whole = config if kept else replace(config, resize="squash")
         pixels, geometry = Preprocess(whole)(photo)
         maps = run(model.tensor(pixels)[None])[0].float().cpu().numpy()
         cell = model.config.image_tower.patch_size if tower.attention_layers else None

@@ -303,17 +303,19 @@ def _preprocess(stated: Stated, size: tuple[int, int]) -> PreprocessConfig:
         ("size", "mean", "std", "interpolation", "resize_mode", "fill_color"), {"mode": "RGB"}
     )
     filters = {"bicubic": "bicubic", "bilinear": "bilinear"}
-    modes = {"shortest": "shortest", "squash": "squash"}
+    modes = {"shortest": "shortest", "longest": "contain", "squash": "squash"}
     resize = stated.choice("resize_mode", modes, "shortest", "preprocess.resize", DEFAULT)
+    interpolation = stated.choice(
+        "interpolation", filters, "bicubic", "preprocess.interpolation", DEFAULT
+    )
     if resize == "shortest" and size[0] != size[1]:
-        stated.fail("resize_mode", f"which patchword does not support for a network of {size}")
+        resize, interpolation = "cover", "bicubic"  # whatever is said: image_transform passes none
     return PreprocessConfig(
         size=size,
         resize=resize,
         resize_to=min(size),
-        interpolation=stated.choice(
-            "interpolation", filters, "bicubic", "preprocess.interpolation", DEFAULT
-        ),
+        interpolation=interpolation,
+        fill=stated.optional("fill_color", 0),
         crop_rounding="round",
         mean=stated.triple("mean", MEAN, "preprocess.mean", DEFAULT),
         std=stated.triple("std", STD, "preprocess.std", DEFAULT),
