@@ -281,6 +281,8 @@ def test_other_kinds_of_data(run: Run, place: Path, blip: str, kind: str) -> Non
     assert [each["captions"] for each in dataset] == written
     for each, file in zip(dataset, files.values(), strict=True):
         assert (Path("out") / each["file_name"]).read_bytes() == file.read_bytes()
+    charts = Path("out/report.html").read_text().count("<svg")
+    assert charts == (1 if kind == "pictures" else 2)  # none of captions that there are not
 
 
 def test_broken_images_are_named_and_images_without_captions_are_counted(

@@ -444,6 +444,11 @@ def test_index_then_search(run: Run, model: str, photos: Path) -> None:
     assert run("search", "my.index", "a flower", "--where", "1; drop").code == 2
 
     (photos / "deep" / "b.jpg").unlink()
+    left = run("search", "my.index", "a flower", "--save", "left.html")
+    assert left.code == 1
+    page = Path("left.html").read_text()
+    assert "b.jpg (cannot be opened)" in page
+    assert [rank in page for rank in ("rank 1 · cosine", "rank 2 · cosine")] == [True, True]
     pruned = run("index", "--prune", "--into", "my.index", "--json")
     assert (pruned.code, pruned.records[0]["pruned"], pruned.records[0]["images"]) == (0, 1, 1)
 

@@ -1,8 +1,10 @@
 """The samples and the demo: generated, small, reproducible; one page that holds everything."""
 
 import csv
+import html
 import json
 import re
+import shlex
 import subprocess
 import sys
 from functools import lru_cache
@@ -18,7 +20,7 @@ from shrunk import tiny_bundle, tiny_clip
 import patchword
 from patchword import checkpoints, images
 from patchword.checkpoints import EMBEDDED
-from patchword.cli import main
+from patchword.cli import main, program
 from patchword.cli.demo import findings, samples
 from patchword.scenes import WAFER_CLASSES, Scene, holds, scene
 from patchword.scenes.captions import DEFECT_NAMES
@@ -169,6 +171,72 @@ def test_the_page_is_whole_by_itself(model: str, capsys: pytest.CaptureFixture[s
     assert "of 22 right" in printed.out
     assert "index.html" in printed.err
     assert max(map(len, printed.out.splitlines())) <= 60
+
+
+def test_every_command_of_the_page_can_be_pasted(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo("--model", model)
+    page = Path("demo-report/index.html").read_text()
+    lines = [html.unescape(each) for each in re.findall(r"<pre><code>([^<]*)</code>", page)]
+    assert len(lines) >= 10
+    for line in lines:
+        program, *words = shlex.split(line)
+        assert program == "patchword" or Path(program).exists()
+        with pytest.raises(SystemExit) as ended:
+            main(words[2:] if words[0] == "-m" else words)
+        assert ended.value.code == 0, (line, capsys.readouterr().err)
+
+
+def test_a_command_names_the_program_as_the_shell_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / ".venv" / "bin" / "patchword"
+    own.parent.mkdir(parents=True)
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [".venv/bin/patchword", "demo"])
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert program.command("search", "a b") == ".venv/bin/patchword search 'a b'"
+    monkeypatch.setenv("PATH", str(own.parent))
+    monkeypatch.setattr(sys, "argv", [str(own), "demo"])
+    assert program.command("models") == "patchword models"
+    assert program.near(tmp_path / "a" / "b.jpg") == "a/b.jpg"
+    assert program.near("/elsewhere/b.jpg") == "/elsewhere/b.jpg"
+
+
+def coloured(values: np.ndarray, mask: np.ndarray) -> float:
+    """The share of a map's colour that lies on a mask (H, W), or within half a patch of it."""
+    unit = (values - values.min()) / np.ptp(values)
+    step = ((unit - 0.2) / 0.8).clip(0, 1)
+    colour = step * step * (3 - 2 * step)
+    near = distance_transform_edt(~mask) <= len(mask) / 24
+    return float((colour * near).sum() / colour.sum())
+
+
+def test_the_maps_of_the_page_are_those_that_lie_most_on_what_is_meant() -> None:
+    """Of each kind of defect one of demo-blip, of the shapes beside others two of demo. Another
+    processor, or a method that is a little changed, may prefer a second one that is as good."""
+    blip, clip = patchword.load("demo-blip"), patchword.load("demo")
+    shares: dict[str, dict[tuple[str, str], float]] = {}
+    for path in WAFERS + SHAPES:
+        seen, name = drawing(path), path.relative_to(SAMPLES).as_posix()
+        wafer = path in WAFERS
+        if not seen.objects or (not wafer and len(seen.objects) == 1):
+            continue
+        mask = np.any([thing.mask for thing in seen.objects], axis=0)
+        asked = [(seen.label, mask)] if wafer else [(t.name, t.mask) for t in seen.objects]
+        for text, where in asked:
+            values = (blip if wafer else clip).heatmap(path, [text]).values[0]
+            kind = shares.setdefault(text if wafer else "shapes", {})
+            kind[name, text] = coloured(values, where)
+    chosen = [*samples.JUDGED, *samples.POINTED]
+    for kind, found in shares.items():
+        count = 2 if kind == "shapes" else 1
+        least = sorted(found.values())[-count]
+        own = [found[each] for each in chosen if each in found]
+        assert len(own) == count
+        assert min(own) >= least - 0.02, (kind, sorted(found.items(), key=lambda one: -one[1])[:3])
 
 
 def test_a_second_run_finds_the_index_and_says_the_same(

@@ -429,6 +429,8 @@ def test_picture(count: int) -> None:
     assert one.width < 2000
     assert two.height == 2 * one.height
     assert len(one.getcolors(one.width * one.height)) > 10
+    light = np.asarray(one.convert("L"), float).mean()
+    assert light > 200  # of 255: zeros, which are most of a matrix, are light
 
 
 # Blends

@@ -257,8 +257,16 @@ def test_bars_are_as_long_as_probabilities() -> None:
     assert any(abs(n - 0.25 * TILE) <= 3 for n in lengths)
 
 
+def test_rank_and_name_of_a_hit_are_apart(written: Written) -> None:
+    plots.search_panel([photo(), plots.empty()], ["a.jpg", LONG], ["rank 1", "rank 2"], "hats")
+    assert len(written) >= 5
+    assert not written.overlap()
+
+
 def test_search_panel_writes_its_title() -> None:
-    with_title, without = (plots.search_panel([photo()], ["1"], t) for t in ("a hat", ""))
+    with_title, without = (
+        plots.search_panel([photo()], ["a.jpg"], ["rank 1"], t) for t in ("a hat", "")
+    )
     assert with_title.height > without.height
     assert (np.asarray(with_title)[GAP : GAP + 20] != PAPER).any()
 
@@ -295,7 +303,7 @@ def test_a_page_holds_its_pictures_and_no_markup_of_others() -> None:
     card = html_page.Card(photo(), evil, evil, [(evil, 0.5)], "wrong")
     table = html_page.matrix([photo()], [evil], [evil, "b"], np.array([[0.1, np.nan]]))
     html = html_page.page(
-        evil, evil, [html_page.section(evil, evil, [html_page.cards([card]), table], evil)]
+        evil, evil, [html_page.section(evil, evil, [html_page.cards([card]), table], [evil])]
     )
     assert "<script" not in html
     assert not re.findall(r'(?:src|href)="(?!data:)[^"]*"', html)
@@ -316,3 +324,45 @@ def test_a_page_marks_the_best_text_and_shows_every_number() -> None:
     cells = re.findall(r"<td( class=\"best\")? style=[^>]+>([^<]+)</td>", html)
     best = ' class="best"'
     assert cells == [("", "0.12"), (best, "0.46"), (best, "0.90"), ("", "-0.10")]
+
+
+def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """The contrast ratio of two colours of 0 to 255 (WCAG 2.2, 1.4.3)."""
+    bright = []
+    for colour in (one, other):
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4
+                  for v in (each / 255 for each in colour)]  # fmt: skip
+        bright.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(bright) + 0.05) / (min(bright) + 0.05)
+
+
+def test_a_page_can_be_read_in_the_light_and_in_the_dark() -> None:
+    style = html_page.page("", "", [])
+    light, dark = (
+        {
+            name: tuple(int(sign * (2 if len(value) == 3 else 1), 16) for sign in
+                        re.findall("." * (len(value) // 3), value))
+            for name, value in re.findall(r"--(\w+): #(\w+)", part)
+        }
+        for part in style.split("prefers-color-scheme: dark", 1)
+    )  # fmt: skip
+    assert set(light) == set(dark)
+    for colours in (light, dark):
+        for ground in ("paper", "card"):
+            for ink in ("ink", "faint", "right", "wrong"):
+                assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
+        assert contrast(colours["bar"], colours["line"]) >= 3
+
+
+@pytest.mark.parametrize("colours", [plots.MATRIX, plots.SHARES])
+def test_numbers_can_be_read_in_every_colour(colours: str) -> None:
+    for level in range(256):
+        fill, ink = plots.shade(level / 255, (0.0, 1.0), colours)
+        assert contrast(fill, ink) >= 4, level
+
+
+def test_a_page_keeps_pictures_whole_and_lets_them_be_enlarged() -> None:
+    page = html_page.page("", "", [html_page.cards([html_page.Card(photo(), "a hat")])])
+    assert "object-fit: cover" not in page
+    assert page.count('<label class="zoom"><input type="checkbox"') == 1
+    assert ".zoom input:checked + img { position: fixed" in page

@@ -132,7 +132,10 @@ def _histograms(found: Tally, threshold: float) -> str:
         "How many captions have which probability, of the filter's matching head, to belong to "
         "their image: dropped ones at the left of the line, kept ones at its right."
     )
-    charts = [_histogram(found, source, name) for source, name in SOURCES.items()]
+    some = [each for each in SOURCES if found.texts[each, True] + found.texts[each, False]]
+    if not some:
+        return html_page.section("Scores", "There are no captions.", [])
+    charts = [_histogram(found, source, SOURCES[source]) for source in some]
     sizes = {"width": WIDTH, "height": HEIGHT, "foot": FOOT}
     body = html_page.render("capfilt_histograms", charts=charts, threshold=threshold, **sizes)
     return html_page.section("Scores", words, [body])

@@ -37,7 +37,7 @@ from patchword.cli.output import (
     wrong,
 )
 from patchword.errors import ImageError, PatchwordError
-from patchword.show.percent import share
+from patchword.show.percent import matched, share
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -283,24 +283,28 @@ def _from_here(paths: list[str]) -> list[str]:
 def _save_hits(
     answers: list[Reranked[Hit]], title: str, path: Path, opener: Opener
 ) -> list[ImageError]:
-    """The hits as a picture or a page; the errors of those whose file is gone since, which are left
-    out."""
+    """The hits as a picture or a page; the errors of those whose file is gone since or cannot be
+    opened, in whose place an empty picture stands."""
     from patchword.show import html_page, plots
 
-    photos, captions, failed = [], [], []
+    photos, names, ranks, failed = [], [], [], []
     for rank, each in enumerate(answers, start=1):
         hit = each.hit
-        match = "" if each.probability is None else f"{share(each.probability)}  "
+        name = Path(hit.path).name
+        match = "" if each.probability is None else f" · {matched(each.probability)}"
         try:
             photos.append(opener(hit.path, at_least=plots.TILE))
-            captions.append(f"{rank}  {match}{hit.score:.3f}  {Path(hit.path).name}")
         except ImageError as error:
+            photos.append(plots.empty())
+            name += " (cannot be opened)"
             failed.append(error)
+        names.append(name)
+        ranks.append(f"rank {rank} · cosine {hit.score:.3f}{match}")
     if path.suffix.lower() == ".html":
-        items = [html_page.Card(p, c) for p, c in zip(photos, captions, strict=True)]
+        items = [html_page.Card(p, n, r) for p, n, r in zip(photos, names, ranks, strict=True)]
         write(path, html_page.page(title, "", [html_page.cards(items)]))
     else:
-        plots.save(plots.search_panel(photos, captions, title), path)
+        plots.save(plots.search_panel(photos, names, ranks, title), path)
     print_saved(path)
     return failed
 

@@ -9,7 +9,19 @@ from PIL import Image, ImageDraw
 
 from patchword.evaluate.metrics import Indices
 from patchword.evaluate.run import Classified
-from patchword.show.plots import FAINT, GAP, INK, PAPER, SMALL, TEXT, font, shade, stacked, wrap
+from patchword.show.plots import (
+    FAINT,
+    GAP,
+    INK,
+    PAPER,
+    SHARES,
+    SMALL,
+    TEXT,
+    font,
+    shade,
+    stacked,
+    wrap,
+)
 
 NAMES = 220  # most pixels at the left, and above, for the names of classes
 LARGEST, SMALLEST = 56, 4  # side of a cell, pixels
@@ -64,7 +76,7 @@ def _names(
 def _cells(out: Image.Image, counts: Indices, at: tuple[int, int], cell: int) -> None:
     """The coloured squares, from the left upper corner `at`, with numbers where they fit."""
     left, top = at
-    shades = [shade(level / 255, (0.0, 1.0)) for level in range(256)]
+    shades = [shade(level / 255, (0.0, 1.0), SHARES) for level in range(256)]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     levels = (shares * 255).astype(np.uint8)
     squares = np.array([fill for fill, _ in shades], np.uint8)[levels]

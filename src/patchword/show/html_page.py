@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from patchword.show import plots
+from patchword.show.percent import share
 from patchword.show.plots import Photo
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-SIDE = 360  # longest side of a picture in the page, pixels
+SIDE = 480  # longest side of a picture in the page, pixels
 THUMB = 120  # of one in a table
 
 
@@ -32,6 +33,7 @@ class Card:
     note: str = ""
     bars: Sequence[tuple[str, float]] = ()
     verdict: Literal["", "right", "wrong"] = ""
+    answers: Sequence[tuple[str, str]] = ()  # with their questions before them
 
 
 def page(title: str, intro: str, sections: Sequence[str]) -> str:
@@ -39,9 +41,9 @@ def page(title: str, intro: str, sections: Sequence[str]) -> str:
     return render("page", title=title, intro=intro, sections=sections)
 
 
-def section(title: str, words: str, bodies: Sequence[str], command: str = "") -> str:
-    """A titled part of a page; `command` is what gives the same in a terminal."""
-    return render("section", title=title, words=words, bodies=bodies, command=command)
+def section(title: str, words: str, bodies: Sequence[str], commands: Sequence[str] = ()) -> str:
+    """A titled part of a page; `commands` give the same in a terminal."""
+    return render("section", title=title, words=words, bodies=bodies, commands=commands)
 
 
 def cards(items: Sequence[Card], title: str = "", wide: bool = False) -> str:
@@ -53,10 +55,11 @@ def cards(items: Sequence[Card], title: str = "", wide: bool = False) -> str:
             "verdict": card.verdict,
             "note": card.note,
             "bars": card.bars,
+            "answers": card.answers,
         }
         for card in items
     ]
-    return render("cards", cards=shown, title=title, wide=wide)
+    return render("cards", cards=shown, title=title, wide=wide, share=share)
 
 
 def matrix(

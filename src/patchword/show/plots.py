@@ -36,7 +36,8 @@ CLEAR = 0.2  # of a scale: below it a map has no colour
 RING = 11  # radius of the mark of a peak, pixels
 LINES = 4  # of a caption; what is longer ends in an ellipsis
 PAPER, INK, FAINT, LINE = (255, 255, 255), (26, 26, 32), (112, 112, 122), (226, 226, 232)
-MAP, MATRIX, BAR = "inferno", "viridis", (64, 110, 190)
+MAP, MATRIX, SHARES = "inferno", "viridis", "Blues"  # colour maps of matplotlib
+BAR = (64, 110, 190)
 # Families that have Chinese, Japanese and Korean signs, where a system has them.
 CJK = (
     "Noto Sans CJK SC",
@@ -55,6 +56,7 @@ class Tile:
 
     photo: Photo
     caption: str = ""
+    note: str = ""  # in small letters under the caption
     values: Values | None = None  # (H, W): drawn over the photo, its scale under it
     scale: tuple[float, float] | None = None  # of the colours; None: the ends of the values
     ends: tuple[str, str] | None = None  # words at the ends of the scale; None: its numbers
@@ -110,7 +112,7 @@ def heatmap_panel(
     scale = None if each or not any(kept) else ends_of(values[np.array(kept)])
     ends = None if numbers else ("low", "high")
     maps = [
-        Tile(image, text, v if show else None, scale, ends, ring=True)
+        Tile(image, text, values=v if show else None, scale=scale, ends=ends, ring=True)
         for text, v, show in zip(texts, values, kept, strict=True)
     ]
     return panel([Tile(image, "photo"), *maps], title)
@@ -129,7 +131,7 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
 
 def maps_panel(image: Photo, maps: Values, titles: Sequence[str], title: str = "") -> Image.Image:
     """The photo, and over it each of the maps (K, H, W) under its title, under one for all."""
-    tiles = [Tile(image, each, v) for each, v in zip(titles, maps, strict=True)]
+    tiles = [Tile(image, each, values=v) for each, v in zip(titles, maps, strict=True)]
     return panel([Tile(image, "photo"), *tiles], title)
 
 
@@ -144,10 +146,16 @@ def classify_panel(
     return panel([Tile(photo, name, bars=tuple(bars)) for photo, name, bars in rows], title)
 
 
-def search_panel(photos: Sequence[Photo], captions: Sequence[str], title: str) -> Image.Image:
-    """Hits, best first, each with its caption, under what was asked."""
-    tiles = [Tile(p, caption) for p, caption in zip(photos, captions, strict=True)]
-    return panel(tiles, title)
+def search_panel(
+    photos: Sequence[Photo], names: Sequence[str], ranks: Sequence[str], title: str
+) -> Image.Image:
+    """Hits, best first, each with its name, and under it its rank, under what was asked."""
+    return panel([Tile(*each) for each in zip(photos, names, ranks, strict=True)], title)
+
+
+def empty() -> Photo:
+    """What stands in the place of a photo that cannot be opened."""
+    return np.full((TILE, TILE, 3), LINE, np.uint8)
 
 
 def panel(tiles: Sequence[Tile], title: str = "") -> Image.Image:
@@ -303,6 +311,10 @@ def _foot(draw: ImageDraw.ImageDraw | None, tile: Tile, left: int, top: int, wid
     if draw:
         write(draw, lines, left, top, TEXT)
     top += len(lines) * line_height(TEXT)
+    note = wrap(tile.note, font(SMALL, tile.note), width, LINES)
+    if draw:
+        write(draw, note, left, top, SMALL)
+    top += len(note) * line_height(SMALL)
     for label, value in tile.bars:
         top += 4
         if draw:
@@ -369,8 +381,12 @@ def colour_bar(
     draw.text((left + width, baseline), ends[1], FAINT, font(SMALL), anchor="rs")
 
 
-def shade(value: float, scale: tuple[float, float]) -> tuple[RGB, RGB]:
-    """The colour in a matrix of a value between the ends of a scale, and what to write on it."""
+def shade(value: float, scale: tuple[float, float], colours: str = MATRIX) -> tuple[RGB, RGB]:
+    """The colour in a matrix of a value between the ends of a scale, and what to write on it: the
+    ink that stands out more."""
     level = int(_unit(np.array(value), *scale) * 255)
-    r, g, b = _colours(MATRIX)[level].astype(int).tolist()
-    return (r, g, b), INK if 0.299 * r + 0.587 * g + 0.114 * b > 140 else PAPER
+    r, g, b = _colours(colours)[level].astype(int).tolist()
+    linear = (np.array([r, g, b]) / 255) ** 2.2
+    bright = float(linear @ (0.2126, 0.7152, 0.0722))
+    # Black ink's contrast falls below white's where the luminance is under about 0.2 (WCAG 2.2).
+    return (r, g, b), INK if bright > 0.2 else PAPER

@@ -19,6 +19,7 @@ from patchword.cli.options import (
     ModelOption,
 )
 from patchword.cli.output import emit, finish, notes, progress, screen, wrong
+from patchword.cli.program import command
 from patchword.cli.texts import read_list
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _tell(found: Findings, bundle: Model, page: Path, started: float, as_json: b
     if not found.told:
         notes().print(f"{bundle.name} writes no captions and matches no texts; a BLIP does")
     notes().print(f"{seconds:.1f} s. The pictures: {page}")
-    notes().print(f'Go on: patchword search {found.index} "{next(iter(found.hits))}"')
+    notes().print(f"Go on: {command('search', str(found.index), next(iter(found.hits)))}")
 
 
 COMMANDS = (demo,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,9 @@ from patchword.cli.demo.findings import Answer, Findings
 from patchword.cli.embed_classify_similarity import scores_table
 from patchword.cli.heatmap_attention import measure
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
+from patchword.cli.program import command, near
 from patchword.show import html_page, plots
+from patchword.show.percent import matched
 from patchword.show.plots import Photo, Tile
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def write(found: Findings, model: Model, path: Path) -> None:
     if found.told:
         sections.append(words_section(found))
     sections += [matrix_section(found, model), classes_section(found, model)]
+    sections.append(next_section(found, model))
     atomic_write.write(path, html_page.page("What patchword sees", intro, sections))
 
 
@@ -126,13 +128,13 @@ def section(
     """A part of the page, with what else is to be said of these pictures, and what gives the same
     in a terminal."""
     said = " ".join(filter(None, [words, found.notes.get(title)]))
-    return html_page.section(title, said, bodies, " && ".join(commands))
+    return html_page.section(title, said, bodies, commands)
 
 
-def command(*words: str, model: str = EMBEDDED, usual: str = EMBEDDED) -> str:
+def line(*words: str, model: str = EMBEDDED, usual: str = EMBEDDED) -> str:
     """A line for the terminal; usual: the model that a command has without -m."""
     named = ("-m", model) if model != usual else ()
-    return shlex.join(["patchword", *words, *named])
+    return command(*words, *named)
 
 
 def classes_section(found: Findings, model: Model) -> str:
@@ -153,8 +155,8 @@ def classes_section(found: Findings, model: Model) -> str:
     words = "Each picture is compared with every label of its kind; the probabilities sum to one."
     if verdict(answers):
         words += " A wrong answer is marked ✗."
-    line = command("classify", "PHOTO", "--labels", ",".join(labels), model=model.name)
-    return section(found, "Which words fit?", words, bodies, [line])
+    shown = line("classify", near(answers[0].path), "--labels", ",".join(labels), model=model.name)
+    return section(found, "Which words fit?", words, bodies, [shown])
 
 
 def search_section(found: Findings, model: Model) -> str:
@@ -167,8 +169,8 @@ def search_section(found: Findings, model: Model) -> str:
         bodies.append(html_page.cards(cards, f"“{sentence}”"))
     words = "All pictures are in one index; these are the nearest to each sentence, best first."
     lines = (
-        command("index", "PHOTOS", "--into", "my.index", model=model.name),
-        command("search", "my.index", next(iter(found.hits))),
+        line("index", near(found.root), "--into", str(found.index), model=model.name),
+        line("search", str(found.index), next(iter(found.hits))),
     )
     return section(found, "Find by words", words, bodies, lines)
 
@@ -178,19 +180,23 @@ def words_section(found: Findings) -> str:
         html_page.Card(
             photo(found.root / told.name),
             told.caption or Path(told.name).name,
-            " ".join(f"{q[:1].upper()}{q[1:]} {a.capitalize()}." for q, a in told.answers),
+            Path(told.name).name if told.caption else "",
             told.matches,
+            answers=told.answers,
         )
         for told in found.told
     ]
     first = found.told[0]
-    asks = ("ask", "PHOTO", first.answers[0][0]) if first.answers else ("caption", "PHOTO")
-    line = command(*asks, model=found.speaker, usual=EMBEDDED_BLIP)
+    file = near(found.root / first.name)
+    jobs: list[tuple[str, ...]] = [("caption", file)] if first.caption else []
+    jobs += [("ask", file, question) for question, _ in first.answers[:1]]
+    jobs += [("match", file, text) for text, _ in first.matches[:1]]
+    lines = [line(*job, model=found.speaker, usual=EMBEDDED_BLIP) for job in jobs]
     words = (
         "A caption, answers to questions, and how probable it is that each of these sentences "
         "belongs to the picture."
     )
-    return section(found, "What is there?", words, [html_page.cards(cards)], [line])
+    return section(found, "What is there?", words, [html_page.cards(cards)], lines)
 
 
 def where_section(found: Findings, model: Model) -> str:
@@ -200,26 +206,45 @@ def where_section(found: Findings, model: Model) -> str:
         "What is veiled lies outside the square that the model sees. The map of a small model is a "
         "hint, not a measurement."
     )
-    _, heat = found.heatmaps[0]
-    line = command("heatmap", "PHOTO", heat.texts[0], model=model.name)
-    return section(found, "Where is it?", words, [html_page.cards(cards, wide=True)], [line])
+    name, heat = found.heatmaps[0]
+    by = found.speaker if measure(heat) == "highest" else model.name
+    shown = line("heatmap", near(found.root / name), heat.texts[0], model=by)
+    return section(found, "Where is it?", words, [html_page.cards(cards, wide=True)], [shown])
 
 
 def _where_cards(name: str, heat: Heatmap) -> Iterator[html_page.Card]:
     yield html_page.Card(heat.image, Path(name).name)
     ((value, x, y),) = heat.peaks()
     picture = plots.picture(Tile(heat.image, values=heat.values[0], ring=True))
-    yield html_page.Card(picture, heat.texts[0], f"{measure(heat)} {value:.2g} at x {x}, y {y}")
+    high = matched(heat.present[0]) if heat.present else f"{measure(heat)} {value:.2g}"
+    yield html_page.Card(picture, heat.texts[0], f"{high}; highest at x {x}, y {y}")
 
 
 def matrix_section(found: Findings, model: Model) -> str:
     photos = [photo(found.root / name) for name in found.compared]
     table = html_page.matrix(photos, found.compared, found.captions, found.matrix)
     words = "The cosine of each picture with each sentence; the best one of a picture is framed."
-    texts = [word for text in found.captions[:2] for word in ("--text", text)]
-    line = command("similarity", "PHOTOS", *texts, model=model.name)
-    return section(found, "Pictures and sentences", words, [table], [line])
+    files = [near(found.root / name) for name in found.compared[:2]]
+    shown = line("similarity", *files, *found.captions[:2], model=model.name)
+    return section(found, "Pictures and sentences", words, [table], [shown])
+
+
+def next_section(found: Findings, model: Model) -> str:
+    """What to do after this page."""
+    answers = next(reversed(found.answers.values()))
+    folder = near(answers[0].path.parent)
+    labels = ",".join(score.label for score in answers[0].scores[:NAMED])
+    words = (
+        "The same page of your own photos: put their folder and your words in place of these. "
+        "Then the models that there are, and all commands."
+    )
+    lines = (
+        line("demo", "--photos", folder, "--labels", labels, "--out", "my-page", model=model.name),
+        line("models"),
+        line("--help"),
+    )
+    return section(found, "Next steps", words, [], lines)
 
 
 def photo(path: Path) -> Photo:
-    return images.open(path, at_least=html_page.SIDE // 2)
+    return images.open(path, at_least=html_page.SIDE)

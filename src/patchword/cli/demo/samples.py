@@ -23,16 +23,17 @@ WAFERS = {
     "edge-chip": "wafer with an edge chip",
 }
 SENTENCES = ("a blue wafer with a scratch", "a green heart", "a wafer with a stain")
-# Maps of the model, and those that are a BLIP's.
+# The maps: those of a BLIP and those of the model. Of each kind of defect, and of the shapes beside
+# others, they are the ones whose colour lies most on what is meant, or within half a patch.
+JUDGED = (
+    ("wafers/stain-3.jpg", "a wafer with a stain"),
+    ("wafers/particles-3.jpg", "a wafer with particles"),
+    ("wafers/edge-chip-1.jpg", "a wafer with an edge chip"),
+    ("wafers/scratch-1.jpg", "a wafer with a scratch"),
+)
 POINTED = (
     ("shapes/yellow-heart-left-of-purple-square.jpg", "a purple square"),
-    ("shapes/yellow-circle-above-blue-star.jpg", "a blue star"),
-)
-JUDGED = (
-    ("wafers/scratch-1.jpg", "a wafer with a scratch"),
-    ("wafers/particles-4.jpg", "a wafer with particles"),
-    ("wafers/stain-3.jpg", "a wafer with a stain"),
-    ("shapes/black-heart-orange-triangle-and-red-crescent.jpg", "a red crescent"),
+    ("shapes/black-crescent-orange-cross-and-white-crescent.jpg", "an orange cross"),
 )
 COMPARED = {  # with a caption of each
     "shapes/red-ring.jpg": "a red ring",
@@ -44,27 +45,41 @@ COMPARED = {  # with a caption of each
     "wafers/stain-1.jpg": "a wafer with a stain",
     "wafers/particles-1.jpg": "a wafer with particles",
 }
-# What is asked about a picture that is described, and which sentences it is matched with.
+# What is asked about a picture that is described, and the sentences it is matched with: the first
+# of them is true.
 ABOUT = {
-    "wafers/scratch-1.jpg": ("what defect does the wafer have?", "what colour is the wafer?"),
-    "wafers/stain-1.jpg": ("is the wafer perfect?", "where is the stain?"),
-    "wafers/particles-1.jpg": ("is there a scratch?", "are there few or many particles?"),
-    "shapes/yellow-circle-above-blue-star.jpg": ("what is above the blue star?",),
+    "wafers/scratch-1.jpg": (
+        ("what defect does the wafer have?", "what colour is the wafer?"),
+        ("a wafer with a scratch", "a wafer with a stain", "a perfect wafer"),
+    ),
+    "wafers/stain-1.jpg": (
+        ("is the wafer perfect?", "where is the stain?"),
+        ("a wafer with a stain", "a wafer with particles", "a perfect wafer"),
+    ),
+    "wafers/particles-1.jpg": (
+        ("is there a scratch?", "are there few or many particles?"),
+        ("a wafer with particles", "a wafer with a scratch", "a perfect wafer"),
+    ),
+    "shapes/yellow-circle-above-blue-star.jpg": (
+        ("what is above the blue star?",),
+        (
+            "a yellow circle above a blue star",
+            "a blue star above a yellow circle",
+            "a yellow star above a blue circle",
+        ),
+    ),
     "shapes/black-heart-orange-triangle-and-red-crescent.jpg": (
-        "how many shapes are there?",
-        "what colour is the triangle?",
+        ("how many shapes are there?", "what colour is the triangle?"),
+        (
+            "a black heart over a red crescent, and an orange triangle",
+            "a red heart over a black crescent, and an orange triangle",
+        ),
     ),
 }
-MATCHED = (
-    "a wafer with a scratch",
-    "a wafer with a stain",
-    "a yellow circle above a blue star",
-    "a blue star above a yellow circle",
-)
 NOTES = {
-    "Where is it?": "The first two maps are the model's; the others are a BLIP's, and show what "
-    "its judgement of the sentence hangs on. These pictures were chosen because their maps are "
-    "good.",
+    "Where is it?": "The four maps of wafers are a BLIP's, and show what its judgement of the "
+    "sentence hangs on; the others are the model's. Of each kind of defect, and of shapes, these "
+    "are the pictures whose map lies most on what is meant.",
     "What is there?": "The embedded BLIP knows wafers, coloured shapes and ten kinds of clothing.",
 }
 
@@ -85,10 +100,10 @@ def run(model: Model, speaker: Model, out: Path, done: Callable[[int], None]) ->
     store.prune()
     hits = {text: store.search(text, HITS, model=model) for text in SENTENCES}
     done(2)
-    maps = [(name, model.heatmap(root / name, [text])) for name, text in POINTED]
-    maps += [(name, speaker.heatmap(root / name, [text])) for name, text in JUDGED]
+    maps = [(name, speaker.heatmap(root / name, [text], present=0.0)) for name, text in JUDGED]
+    maps += [(name, model.heatmap(root / name, [text])) for name, text in POINTED]
     done(3)
-    told = [described(speaker, root, name, asked, MATCHED) for name, asked in ABOUT.items()]
+    told = [described(speaker, root, name, *about) for name, about in ABOUT.items()]
     done(4)
     compared, captions = list(COMPARED), list(COMPARED.values())
     matrix = np.asarray(model.similarity([root / name for name in compared], captions))
