@@ -249,6 +249,14 @@ def test_heatmap_of_a_blip_tells_where_words_look(run: Run, blips: dict[str, str
         assert record["value"] == pytest.approx(grid.max(), rel=1e-5)
         assert values[record["y"], record["x"]] == pytest.approx(grid.max(), rel=0.05)
     assert Image.open("flower-heatmap.png").width > 700
+    both = run(
+        *("heatmap", FLOWER, "a cat", "a red cat", "--words", "-m", blips["match"]),
+        *("--save", "both.png", "--json"),
+    )
+    texts = [record["text"] for record in both.records]
+    assert texts == ["a cat", "cat", "a red cat", "red", "cat"]  # each text before its own words
+    high = [Image.open(name).height for name in ("both.png", "flower-heatmap.png")]
+    assert 1.7 * high[1] < high[0]
     cosine = run("heatmap", FLOWER, "a cat", "--method", "cosine", "-m", blips["match"], "--json")
     assert -1 <= cosine.records[0]["value"] <= 1
 

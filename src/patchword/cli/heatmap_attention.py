@@ -147,23 +147,31 @@ def heatmap(
     if bundle.config.matching and method in ("auto", "gradcam") and present is None:
         present = 0.0  # how probable each text is, and every map
 
-    def run(source: Source) -> Heatmap:
+    def run(source: Source) -> list[Heatmap]:
+        # With words one text at a time, so that each has a panel with its own words.
         with progress("windows") as advance:
-            return bundle.heatmap(
-                source, texts, method, words, layer, None, window, stride, short_side, refine,
-                point, like_image, present, others, advance,
-            )  # fmt: skip
+            return [
+                bundle.heatmap(
+                    source, asked, method, words, layer, None, window, stride, short_side, refine,
+                    point, like_image, present, others, advance,
+                )
+                for asked in ([[text] for text in texts] if words else [texts])
+            ]  # fmt: skip
 
     each = one_by_one(files, run)
     failed: list[ImageError] = []
     for name, maps in good(each, len(files), "heatmap", failed, as_json):
-        found = content(maps, texts)
-        plots.save(found.picture(own_scale, titled(bundle, Path(str(name)).name)), targets[name])
-        if as_json:
-            for record in records(found):
+        parts = [content(found, texts) for found in maps]
+        title = titled(bundle, Path(str(name)).name)
+        panels = [
+            part.picture(own_scale, "" if number else title) for number, part in enumerate(parts)
+        ]
+        plots.save(plots.stacked(panels), targets[name])
+        for part in parts:
+            for record in records(part) if as_json else ():
                 emit({"image": str(name), **record})
-        else:
-            screen().print(peaks_table(str(name) if len(files) > 1 else "", found))
+            if not as_json:
+                screen().print(peaks_table(str(name) if len(files) > 1 else "", part))
         print_saved(targets[name])
     finish(failed, len(files) - len(failed))
 
