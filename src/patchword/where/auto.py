@@ -23,7 +23,7 @@ def usual(model: Bundle, like: bool = False) -> tuple[str, str]:
     if tower.pool_layer:
         return "cosine", "each patch through the attention pooling as its only key; not measured"
     if isinstance(vision, ViTConfig) and vision.stem_stages:
-        return "value", "measured on the embedded model: 53% of coloured shapes, naclip 46%"
+        return "surgery", "measured on the embedded model: 67% of coloured shapes, naclip 50%"
     if config.blip and config.embed_dim:
         return "clearclip", "queries with queries, as ClearCLIP's code has a BLIP; not measured"
     if like or not config.embed_dim:

@@ -20,6 +20,7 @@ from patchword.images.decode import MAX_PIXELS
 from patchword.images.preprocess import Geometry
 from patchword.options import checked
 from patchword.show import plots
+from patchword.show.peak import FINEST, peak
 from patchword.show.result import Pictured
 from patchword.where.auto import usual
 from patchword.where.dense import EDITS, dense, edit_of
@@ -69,21 +70,17 @@ class Heatmap(Pictured):
         return replace(self.geometry, source=(height, width)).to_source(self.grid, self.cell)
 
     def peaks(self) -> list[tuple[float, int, int]]:
-        """For each text the largest value of the grid, and x and y of its middle in the photo."""
+        """For each text the largest value of the grid, and x and y of the middle of the peak in the
+        photo (see `show.peak`)."""
+        height, width = self.image.shape[:2]
+        share = min(1.0, FINEST / max(height, width))
+        rows, columns = max(round(height * share), 1), max(round(width * share), 1)
         found = []
-        for values in self.grid:
-            row, column = np.unravel_index(int(values.argmax()), values.shape)
-            y, x = (self._pixel(axis, int(at)) for axis, at in ((0, row), (1, column)))
-            found.append((float(values[row, column]), x, y))
+        for grid, values in zip(self.grid, self.at(rows, columns), strict=True):
+            _, x, y = peak(values)
+            place = int((x + 0.5) * width / columns), int((y + 0.5) * height / rows)
+            found.append((float(grid.max()), *place))
         return found
-
-    def _pixel(self, axis: int, number: int) -> int:
-        """The pixel of the photo in whose middle a cell has its own, along an axis."""
-        geometry = self.geometry
-        side = self.cell or geometry.size[axis] / self.grid.shape[1 + axis]
-        centre = (number + 0.5) * side + geometry.crop[axis]
-        at = int(centre * geometry.source[axis] / geometry.resized[axis])
-        return min(max(at, 0), geometry.source[axis] - 1)
 
     @property
     def found(self) -> tuple[bool, ...]:
