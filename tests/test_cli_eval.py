@@ -94,7 +94,8 @@ def test_eval_retrieval(run: Run, pair: tuple[str, str], data: Path) -> None:
     for source in (folder, folder / "metadata.jsonl"):
         ran = run("eval", pair[0], source, "--json")
         assert ran.code == 1  # there is no 6.png
-        (record,) = ran.records
+        record, failed = ran.records
+        assert set(failed) == {"image", "error"}
         assert (record["images"], record["captions"]) == (6, 12)
         assert record["text_retrieval_recall@10"] == 1
         assert 0 <= record["image_retrieval_recall@1"] <= 0.5

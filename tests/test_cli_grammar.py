@@ -50,7 +50,7 @@ def test_images_come_first_and_texts_follow_in_every_command(run: Run, place: Pa
     assert [(r["image"], r["text"]) for r in found.records] == [
         (RING, "a red ring"), (STAR, "a red ring"),
     ]  # fmt: skip
-    assert {*found.records[0], "error"} == set(COLUMNS["heatmap"])
+    assert {*found.records[0]} == set(COLUMNS["heatmap"]) - {"probability", "found", "error"}
     assert found.records[0]["value"] > 0.3 > found.records[1]["value"]
     assert (place / "red-ring-heatmap.png").stat().st_size
     assert (place / "purple-star-heatmap.png").stat().st_size
@@ -216,6 +216,25 @@ def test_quiet_leaves_errors_and_warnings(run: Run) -> None:  # noqa: F811
     assert found.err == loud.err.replace("wrote a.png\n", "")
     assert "error: gone.jpg: no such file" in found.err
     assert "warning: one label" in found.err
+
+
+def test_what_is_missing_is_named_as_the_command_line_writes_it(run: Run) -> None:  # noqa: F811
+    assert '--labels "a hat, a shoe"' in run("classify", RING).err
+    assert "the embedded models are demo and demo-blip" in " ".join(
+        run("models", "demo").err.replace("The embedded", "the embedded").split()
+    )
+
+
+def test_an_image_that_evaluation_cannot_open_is_a_record(run: Run, place: Path) -> None:  # noqa: F811
+    for name, file in (("ring", RING), ("star", STAR)):
+        (place / "data" / name).mkdir(parents=True)
+        shutil.copy(file, place / "data" / name)
+    (place / "data" / "star" / "cut.jpg").write_bytes(b"nothing")
+    found = run("eval", "data", "--task", "zero-shot", "--json")
+    assert found.code == 1
+    assert [r.get("task") for r in found.records] == ["zero-shot", None]
+    assert set(found.records[1]) == {"image", "error"}
+    assert found.records[1]["image"].endswith("star/cut.jpg")
 
 
 def test_every_key_is_documented() -> None:

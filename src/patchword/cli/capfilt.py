@@ -142,7 +142,7 @@ def capfilt(
         _write(store, plan, as_json)
     rows = list(store.own())
     failed = [ImageError(row["image"], row["error"]) for row in rows if "error" in row]
-    finish(failed, len(rows) - len(failed))
+    finish(failed, len(rows) - len(failed), as_json)
 
 
 def _run(

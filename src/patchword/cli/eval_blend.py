@@ -136,7 +136,7 @@ def eval(
 
         plots.save(confusion_picture(by_class), save)
         print_saved(save)
-    finish(run.broken, sum(answer.images for answer in answers))
+    finish(run.broken, sum(answer.images for answer in answers), as_json)
 
 
 def blend(
@@ -211,7 +211,7 @@ def blend(
         if as_json:
             emit({"model": str(out), "alpha": kept, "fingerprint": best.fingerprint})
     if results:
-        finish(run.broken, results[-1].images)
+        finish(run.broken, results[-1].images, as_json)
 
 
 def shares(text: str) -> list[float]:

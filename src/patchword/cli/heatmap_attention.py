@@ -34,7 +34,7 @@ from patchword.cli.output import (
     screen,
     titled,
 )
-from patchword.cli.texts import images_then_texts, no_texts
+from patchword.cli.texts import images_then_texts, no_texts, read_list
 from patchword.errors import ImageError, UnsupportedError
 from patchword.show.terminal_table import table
 
@@ -141,7 +141,7 @@ def heatmap(
     if not texts and like is None:
         no_texts("texts", "--text")
     targets = pictures(files, save, "heatmap")
-    others = None if negatives is None else [one.strip() for one in negatives.split(",")]
+    others = None if negatives is None else read_list([negatives], split=True)
     point = place(like)
     bundle = load(model, device, dtype, None, stretch, max_pixels)
     if bundle.config.matching and method in ("auto", "gradcam") and present is None:
@@ -255,7 +255,7 @@ def records(found: Heatmap) -> Iterator[dict[str, object]]:
     asked."""
     for number, (text, (value, x, y)) in enumerate(zip(found.texts, found.peaks(), strict=True)):
         where = {"text": text, "value": value, "x": x, "y": y, "method": found.method}
-        sure = {"present": found.present[number]} if found.present else {}
+        sure = {"probability": found.present[number]} if found.present else {}
         yield {**where, **sure, **({"found": found.found[number]} if found.present else {})}
 
 

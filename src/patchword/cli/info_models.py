@@ -91,7 +91,10 @@ def models(
     """
     some = show_configurations(words, as_json) if configs else show_checkpoints(words, as_json)
     if not some:
-        raise PatchwordError(f"no model has {words!r} in its name or family; leave it out for all")
+        raise PatchwordError(
+            f"no public checkpoint has {words!r} in its name or family; leave it out for all. The "
+            "embedded models are demo and demo-blip: patchword info demo"
+        )
     if not as_json:
         notes().print("The embedded models are “demo” and “demo-blip”: patchword info demo")
 

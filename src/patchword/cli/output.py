@@ -248,10 +248,13 @@ def one_by_one(
             yield source, error
 
 
-def finish(failed: Sequence[ImageError], done: int) -> None:
-    """Name each failure on stderr; exit code 1 when there is one, 2 when nothing was done."""
+def finish(failed: Sequence[ImageError], done: int, as_json: bool = False) -> None:
+    """Name each failure on stderr; exit code 1 when there is one, 2 when nothing was done. as_json:
+    print records of them, where that was not done on the way."""
     for error in failed:
         complain(str(error))
+        if as_json:
+            emit({"image": error.image, "error": error.reason})
     if failed:
         stderr().print(f"{len(failed)} of {len(failed) + done} images failed")
         raise typer.Exit(1 if done else 2)

@@ -16,7 +16,7 @@ from patchword.cli.output import Rows, quiet, rows, wrong
 COLUMNS = {
     "classify": ("image", "label", "probability", "error"),
     "similarity": ("image", "text", "cosine", "error"),
-    "heatmap": ("image", "text", "value", "x", "y", "method", "error"),
+    "heatmap": ("image", "text", "value", "x", "y", "method", "probability", "found", "error"),
     "attention": ("image", "map", "value", "x", "y", "error"),
     "caption": ("image", "caption", "log_probability", "error"),
     "ask": ("image", "question", "answer", "probability", "log_probability", "error"),

@@ -131,7 +131,8 @@ def _own_labels(
     """A classifier's softmax over the classes it was trained on."""
     if not model.config.classes:
         raise UnsupportedError(
-            f"{model.name} has no classes of its own; give labels to choose from"
+            f"{model.name} has no classes of its own; give labels to choose from "
+            '(on the command line --labels "a hat, a shoe")'
         )
     labels = model.config.labels or [f"class {i}" for i in range(model.config.classes)]
     found = model.run_each(images, model.network)
