@@ -144,7 +144,8 @@ def heatmap(
     others = None if negatives is None else read_list([negatives], split=True)
     point = place(like)
     bundle = load(model, device, dtype, None, stretch, max_pixels)
-    if bundle.config.matching and method in ("auto", "gradcam") and present is None:
+    judged = bundle.config.matching and method in ("auto", "gradcam") and like is None
+    if judged and present is None and not words:  # a word alone is no sentence to be judged
         present = 0.0  # how probable each text is, and every map
 
     def run(source: Source) -> list[Heatmap]:
@@ -164,7 +165,9 @@ def heatmap(
         parts = [content(found, texts) for found in maps]
         title = titled(bundle, Path(str(name)).name)
         panels = [
-            part.picture(own_scale, "" if number else title) for number, part in enumerate(parts)
+            # Words are weak beside each other: each has its own scale.
+            part.picture(own_scale or words, "" if number else title)
+            for number, part in enumerate(parts)
         ]
         plots.save(plots.stacked(panels), targets[name])
         for part in parts:
