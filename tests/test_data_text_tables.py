@@ -119,6 +119,7 @@ def test_a_csv_that_cannot_be_read(text: str, said: str, tmp_path: Path) -> None
         ('{"image": "a"}\n3\n', "a.jsonl, line 2: not a JSON object"),
         ('[{"image": "a"}, 3]', "a.jsonl, line 1: not a JSON object"),
         ('[{"image": "a"}', "a.jsonl, line 1: not JSON"),
+        ('{"image": "a"}\n{"image": "a", "image": "b"}', "line 2: .* has the key 'image' twice"),
     ],
 )
 def test_json_that_cannot_be_read(text: str, said: str, tmp_path: Path) -> None:

@@ -235,3 +235,42 @@ def test_without_the_library(five: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(csv_file(five)) == len(tab_file(five)) == len(json_lines(five)) == 5
     with pytest.raises(RecipeError, match=r'not installed: pip install "patchword\[train\]"'):
         opened("table", five / "a-*.parquet")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1.5, float("nan")], "'caption', has no text in any row .the first value is 1.5.; set"),
+        ([7, 8], "the first value is 7"),
+        ([None, " "], "has no text in any row .the first value is ' '."),
+    ],
+)
+def test_a_column_of_captions_without_texts(
+    values: list[object], said: str, tmp_path: Path
+) -> None:
+    images = [encoded(i, "PNG") for i in range(2)]
+    datasets.Dataset.from_dict({"image": images, "caption": values}).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    with pytest.raises(RecipeError, match=said):
+        opened("table", tmp_path / "a.parquet", ("captions",))
+    assert len(opened("table", tmp_path / "a.parquet", ())) == 2  # no captions are wanted
+
+
+def test_which_of_two_metadata_files_is_read(five: Path) -> None:
+    (five / "metadata.csv").write_text("file_name,text\np/0.png,a\np/1.png,b\n")
+    rows = '{"file_name": "p/0.png", "text": "c"}\n{"file_name": "p/1.png", "text": "d"}\n'
+    (five / "metadata.jsonl").write_text(rows)
+    with pytest.warns(UserWarning, match=r"metadata.jsonl is read, and not metadata.csv beside it"):
+        source = opened("folder", five, ("captions",))
+    assert list(source.captions()) == ["c", "d"]
+
+
+def test_a_key_twice_in_the_json_of_a_tar(tmp_path: Path) -> None:
+    image = encoded(1, "JPEG")
+    files = {"0.jpg": image, "0.txt": b"a", "1.jpg": image, "1.txt": b"b", "2.jpg": image}
+    files["2.json"] = b'{"caption": "c", "more": {"x": 1, "x": 2}}'
+    source = opened("webdataset", tar_of(tmp_path / "a.tar", files), ("captions",))
+    source.sample(1, rng())
+    with pytest.raises(ImageError, match=r"its \.json cannot be read: an object has the key 'x'"):
+        source.sample(2, rng())

@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from shrunk import shrunk, tiny_clip
 from torch import nn
 
-from patchword import models, variants
-from patchword.errors import RecipeError
+from patchword import checkpoints, models, variants
+from patchword.errors import CheckpointError, CheckpointWarning, RecipeError
 from patchword.train import recipe
-from patchword.train.loop import train
+from patchword.train.initial_model import load_init
+from patchword.train.loop import Run, train
+from patchword.train.lora import folder_of
 from patchword.train.optimizer import groups, learning_rate
-from patchword.train.parallel import clip
+from patchword.train.parallel import World, clip
 
 pytestmark = pytest.mark.slow
 
@@ -194,3 +197,40 @@ def test_templates_of_training_say_a_label_twice(tmp_path: Path) -> None:
         f'[[data]]\nkind="folder"\npath="{tmp_path}/photos"\ntemplates=["a {{}} or {{}} {{x}}"]\n'
     )
     assert train(recipe.load(file)).step == 1
+
+
+def test_which_weights_of_init(base: Path, tmp_path: Path) -> None:
+    """An init with a moving average; the recipe says which set it starts from, as `load` does."""
+    model = checkpoints.load("demo")
+    checkpoints.save(model, tmp_path / "init")
+    state = load_file(tmp_path / "init" / "model.safetensors")
+    (tmp_path / "init" / "model.safetensors").unlink()
+    halved = {n: v / 2 if v.is_floating_point() else v for n, v in state.items()}
+    file = tmp_path / "init" / "both.pt"
+    torch.save({"state_dict": state, "state_dict_ema": halved}, file)
+    raw = load_init(recipe.load(base, [f"init={file}", "weights=raw"]))
+    ema = load_init(recipe.load(base, [f"init={file}", "weights=ema"]))
+    assert raw.fingerprint == model.fingerprint != ema.fingerprint
+    with pytest.warns(CheckpointWarning, match="the moving average"):
+        assert load_init(recipe.load(base, [f"init={file}"])).fingerprint == ema.fingerprint
+    with pytest.raises(RecipeError, match="weights is 'both'; it must be one of '', 'ema', 'raw'"):
+        recipe.load(base, ["weights=both"])
+    told = recipe.load(base, [f"init={file}", "weights=raw", "lora.rank=2"])
+    with pytest.warns(UserWarning, match="no adapter: an adapter cannot say with which weights"):
+        assert folder_of(told, raw, raw.config, raw.network) is None
+
+
+def test_the_architecture_of_init(base: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"needs no architecture: .* leave out 'ViT-B-32'"):
+        load_init(recipe.load(base, ["architecture=ViT-B-32"]))
+    text = BASE.replace('init = "demo"', 'architecture = "ViT-B-32"')
+    base.write_text(text + "[model.vision]\ndepth = 1\n")
+    with pytest.raises(RecipeError, match="architecture say how to read init, and there is no"):
+        recipe.load(base)
+
+
+def test_how_init_is_read_does_not_part_a_run_from_itself(base: Path) -> None:
+    """A checkpoint of before these keys continues: the weights they choose are compared."""
+    identity = Run(recipe.load(base), World(torch.device("cpu"))).identity()
+    assert "init's weights" in identity
+    assert not {"weights", "architecture"} & set(identity)

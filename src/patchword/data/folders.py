@@ -3,6 +3,7 @@ metadata file with a row for each. Read without the `datasets` library."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,8 +82,13 @@ def splits(path: Path) -> dict[str, Path]:
 
 
 def metadata_in(path: Path) -> Path | None:
-    """The metadata file in a folder; None where there is none."""
-    return next((path / name for name in METADATA if (path / name).is_file()), None)
+    """The metadata file in a folder, the first of `METADATA` and a warning where there are both;
+    None where there is none."""
+    found = [path / name for name in METADATA if (path / name).is_file()]
+    if len(found) > 1:
+        read, other = found
+        warnings.warn(f"{read} is read, and not {other.name} beside it", stacklevel=2)
+    return found[0] if found else None
 
 
 def class_folders(path: Path) -> Classes:

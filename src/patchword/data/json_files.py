@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from patchword.data.rows import listed, suffix_of
+from patchword.data.rows import listed, parsed_json, suffix_of
 from patchword.errors import PatchwordError, RecipeError
 from patchword.text.lines import text_lines
 
@@ -63,7 +63,7 @@ def _is_begun(file: Path, text: str) -> bool:
 def _parsed(text: str, file: str, number: int) -> Any:
     """The value of a text that begins in that line."""
     try:
-        value = json.loads(text)
+        value = parsed_json(text)
         if "\\u" in text:  # half of a pair of escapes cannot be written as UTF-8
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

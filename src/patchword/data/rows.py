@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -147,6 +148,21 @@ def listed(columns: Sequence[str]) -> str:
     """Columns in words, the first of many."""
     more = len(columns) - LISTED
     return ", ".join(columns[:LISTED]) + (f" and {more} more" if more > 0 else "") or "no columns"
+
+
+def parsed_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError for none, and for a key twice in one object, of
+    which one value would be lost."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has the key {twice!r} twice")
+    return value
 
 
 def texts_of(value: Any) -> list[str]:

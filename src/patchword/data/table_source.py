@@ -150,6 +150,8 @@ class TableSource:
                 needs = "class names" if named else "captions or class names"
                 raise RecipeError(f"{table.where}: no column of {needs}; it has {self._columns}")
             self.labels, self._numbers = table.classes()
+        if "captions" in reads and table.caption is not None:
+            self._require_texts(table.caption)
         _check(templates, class_questions)
         self._templates = templates
         self._words = self._checked(words)
@@ -175,6 +177,17 @@ class TableSource:
         for value in table.rows.column(table.label):
             if value in self._numbers:
                 yield next(turns[self._numbers[value]])
+
+    def _require_texts(self, column: str) -> None:
+        """Raise RecipeError for a column of captions without a text in any row."""
+        if next(self.captions(), None) is None:
+            values = (value for value in self.table.rows.column(column) if value is not None)
+            found = next(values, None)
+            has = "" if found is None else f" (the first value is {found!r})"
+            raise RecipeError(
+                f"{self.table.where}: the column of captions, {column!r}, has no text in any row"
+                f"{has}; set caption to another column"
+            )
 
     def questions_and_answers(self) -> Iterator[str]:
         if self._class_questions:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from patchword.data.rows import listed
+from patchword.data.rows import listed, parsed_json
 from patchword.data.tar_files import DamagedError, Member, Tar
 from patchword.errors import RecipeError
 from patchword.images.files import picture_suffixes
@@ -171,7 +170,7 @@ def _read_fields(found: Found, inner: str) -> None:
 
 
 def _object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
+    value = parsed_json(text)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value

@@ -43,7 +43,11 @@ class InitialModel:
 
 def load_init(recipe: Recipe) -> Bundle | None:
     """The model that the recipe starts from, if it names one."""
-    return checkpoints.load(recipe.init) if recipe.init else None
+    if not recipe.init:
+        return None
+    return checkpoints.load(
+        recipe.init, weights=recipe.weights or None, architecture=recipe.architecture or None
+    )
 
 
 def model_config(recipe: Recipe, init: Bundle | None) -> ModelConfig:

@@ -35,9 +35,11 @@ from patchword.train.parallel import World
 from patchword.train.recipe import Recipe, check_rows
 
 Report = Callable[[int, dict[str, float]], None]
-# What may change when a run continues: how it is computed and monitored, not what it learns.
+# What may change when a run continues: how it is computed and monitored, not what it learns. How
+# init is read shows in the fingerprint of its weights, which must stay.
 MAY_CHANGE = (
     "out", "until", "micro_batch", "checkpoint_every", "keep", "max_broken", "engine", "monitor",
+    "weights", "architecture",
 )  # fmt: skip
 
 

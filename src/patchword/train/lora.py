@@ -98,6 +98,10 @@ def folder_of(
     try:
         if init is None or recipe.fresh:
             raise CheckpointError("parts of the model are not from init")
+        if recipe.weights or recipe.architecture:
+            raise CheckpointError(
+                "an adapter cannot say with which weights or architecture of init"
+            )
         ours, theirs = (replace(c, source="", assumed={}) for c in (config, init.config))
         if ours != theirs:
             raise CheckpointError("the model is not that of init: its config differs")

@@ -141,6 +141,8 @@ class Recipe:
     objective: Objective = "contrastive"
     model: ModelConfig | None = None  # None: that of `init`
     init: str = ""  # a model to start from, and whose tokenizer to keep
+    weights: Literal["", "ema", "raw"] = ""  # of an init with two sets of them; as `load` takes it
+    architecture: str = ""  # of an init of open_clip that does not name its own: "ViT-B-32"
     fresh: tuple[str, ...] = ()  # parts that start from random weights: ["text", "image.head"]
     trainable: tuple[str, ...] = ()  # parts that are trained, the others are frozen; empty: all
     image_size: int = 0  # pixels a side; 0: those of the model's preprocessing
@@ -236,6 +238,9 @@ def _check(recipe: Recipe) -> None:
     """Raise RecipeError for what contradicts itself whatever the data."""
     if recipe.model is None and not recipe.init:
         raise RecipeError("a recipe needs a [model], or init = a model to start from")
+    given = [name for name in ("weights", "architecture") if getattr(recipe, name)]
+    if given and not recipe.init:
+        raise RecipeError(f"{' and '.join(given)} say how to read init, and there is no init")
     if not recipe.data:
         raise RecipeError("a recipe needs data: one [[data]] or more")
     if recipe.batch < 2 and recipe.objective in ("contrastive", "sigmoid"):
