@@ -37,7 +37,9 @@ def test_images_come_first_and_texts_follow_in_every_command(run: Run, place: Pa
     found = run("classify", RING, STAR, "red ring", "purple star", "--json")
     best = [(r["image"], r["scores"][0]["label"]) for r in found.records]
     assert best == [(RING, "red ring"), (STAR, "purple star")]
-    assert run("classify", RING, STAR, "-l", "red ring,purple star", "--json").out == found.out
+    for option in ("-l", "-t"):
+        optional = run("classify", RING, STAR, option, "red ring,purple star", "--json")
+        assert optional.out == found.out
 
     for command in ("similarity", "match"):
         positional = run(command, RING, STAR, "a red ring", "a hat", "--json").records

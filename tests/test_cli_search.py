@@ -43,6 +43,7 @@ def test_a_folder_is_indexed_on_the_way(run: Run, photos: Path) -> None:  # noqa
     assert found.out.splitlines()[2].split()[::2] == ["1", second]
     again = run("search", "photos", words)
     assert (again.out, again.err) == (found.out, "")
+    assert run("search", "photos", "-t", words).out == found.out
 
     (photos / first).unlink()
     (photos / "cut.jpg").write_bytes(b"nothing")

@@ -114,6 +114,10 @@ def search(
     query: Annotated[
         str | None, typer.Argument(metavar="[QUERY]", help="What to look for, in words.")
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option("--text", "-t", metavar="QUERY", help="The same as the argument QUERY."),
+    ] = None,
     image: Annotated[
         str | None,
         typer.Option(
@@ -161,6 +165,9 @@ def search(
     The score is a cosine of vectors. With --rerank, a BLIP with a matching head reorders the best
     hits by the probability that image and query belong together.
     """
+    if query and text:
+        wrong("give the words to look for once")
+    query = query or text
     if not query and not image:
         wrong("give words to look for, or --image")
     if reranker and not rerank:

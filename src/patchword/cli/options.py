@@ -85,6 +85,8 @@ LabelsOption = Annotated[
     typer.Option(
         "--labels",
         "-l",
+        "--text",
+        "-t",
         metavar="LABELS",
         help="Separated by commas: “cat, dog”; repeat for more. @FILE reads one label per line.",
     ),
