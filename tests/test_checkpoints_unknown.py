@@ -9,8 +9,10 @@ import pytest
 import safetensors.torch
 import torch
 from original_receipts import writers
+from reference_mae import hugging_face as hf_mae
+from reference_swin import hf_swin
 from reference_vit import hf_vit
-from references import WEIGHTS, edit_json, fails, timm_vit
+from references import WEIGHTS, Reference, edit_json, fails, timm_vit
 
 # isort: split
 import timm
@@ -184,6 +186,16 @@ def test_two_models_of_accelerate(tmp_path: Path) -> None:
         other = checkpoints.load(first.path / "model_1.safetensors")
         assert checkpoints.load(first.path / WEIGHTS).fingerprint == one.fingerprint
     assert one.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize("write", [hf_vit, hf_swin, hf_mae])
+def test_names_that_transformers_has_in_memory(
+    write: Callable[[Path], Reference], tmp_path: Path
+) -> None:
+    reference = write(tmp_path / "model")
+    state = {n: t.contiguous() for n, t in reference.network.state_dict().items()}
+    safetensors.torch.save_file(state, reference.path / WEIGHTS)
+    fails(reference.path, "has in memory", "save_state()", "model.save_pretrained(folder)")
 
 
 def test_two_configurations_of_one_folder(tmp_path: Path) -> None:
