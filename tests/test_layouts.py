@@ -257,7 +257,7 @@ def test_a_subfolder_on_the_command_line(
     assert made.code == 0, made.err
     found = run("search", tmp_path / "index", "--image", photos / "edge-chip-1.jpg", "--json")
     assert found.code == 0, found.err  # the model was opened anew
-    assert found.records[0]["path"].endswith("edge-chip-1.jpg")
+    assert found.records[0]["image"].endswith("edge-chip-1.jpg")
     both = run("blend", pipeline, clip, "-o", tmp_path / "b", "--subfolder", "image_encoder")
     assert both.code == 2
     assert "--subfolder can be of" in both.err

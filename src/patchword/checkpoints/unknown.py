@@ -71,11 +71,12 @@ def report(opened: Source, formats: Sequence[ModuleType]) -> str:
     lines = [f"{opened.weights} is no format that patchword reads.", f"Found {'; '.join(found)}."]
     kind, other = _kind(opened), _other(names)
     guess = min(_guesses(names, opened.files, formats), key=lambda g: g.order, default=None)
-    if other and not (guess and guess.order[0] == 1 and guess.share >= 0.5):
+    likely = guess is not None and guess.order[0] == 1 and guess.share >= 0.5
+    if other and not likely:
         lines += [f"It looks like {other}.", NOTHING]
     elif kind is not None and kind not in TYPES:
-        near = guess or Guess(_closest(names, formats), "", None, 0, 0)
-        lines += [_nearest(near.form), f"First difference: config.json says model_type {kind!r}."]
+        form = guess.form if guess else _closest(names, formats)
+        lines += [_nearest(form), f"First difference: config.json says model_type {kind!r}."]
         lines += [NOTHING]
     elif guess:
         lines += _near(guess, opened)
