@@ -4,6 +4,7 @@ refused by name."""
 import argparse
 import itertools
 import tarfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,19 @@ def test_a_set_under_an_unknown_name_is_told(written: Written) -> None:
     folder, state, fingerprint = written["timm vit"]
     with pytest.warns(CheckpointWarning, match=r"'state_dict' is read, and not 'teacher'$"):
         assert loaded_as(folder, {"state_dict": state, "teacher": state}, ".pt") == fingerprint
+
+    ema = {name: value + 0.01 for name, value in state.items()}
+    for key, average in (
+        ("ema.shadow", {"shadow": ema, "decay": 0.99}),
+        ("ema", {f"module.{name}": value for name, value in ema.items()}),
+        ("ema.shadow_params", {"shadow_params": list(ema.values()), "decay": 0.99}),
+    ):
+        with pytest.warns(CheckpointWarning, match=rf"'model' is read, and not '{key}'$"):
+            assert loaded_as(folder, {"model": state, "ema": average}, ".pt") == fingerprint
+    beside = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"params": [0, 1]}]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CheckpointWarning)
+        assert loaded_as(folder, {"model": state, "optimizer": beside}, ".pt") == fingerprint
 
 
 # Folders of trainers.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -197,12 +198,43 @@ def _sets(loaded: Any, entry: Entry = Entry(), depth: int = 0) -> Iterator[Set]:
 
 
 def _unnamed(loaded: dict[Any, Any], tensors: dict[str, Tensor], known: set[str]) -> list[str]:
-    """Keys of the file with the same tensors once more, under a name that says nothing."""
+    """Where in the file most of the tensors are once more, under a name that says nothing.
+
+    Averages are often of the parameters alone, inside an object of their own ("ema.shadow"), named
+    as another wrapper names them, or a list without names ("ema.shadow_params").
+    """
+    shapes = {_plain(name): tensor.shape for name, tensor in tensors.items()}
     return [
-        str(key)
-        for key, value in loaded.items()
-        if isinstance(value, dict) and key not in known and value.keys() == tensors.keys()
+        name
+        for name, value in _inside(loaded)
+        if name not in known and value is not tensors and _repeats(value, shapes)
     ]
+
+
+def _plain(name: object) -> str:
+    return WRAPPERS.sub("", str(name)).removeprefix(ATTRIBUTE)
+
+
+def _inside(loaded: dict[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Every dict and list in dicts, with its name: "ema", "ema.shadow"."""
+    for key, value in loaded.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, (dict, list)):
+            yield name, value
+        if isinstance(value, dict) and depth < DEEPEST:
+            yield from _inside(value, f"{name}.", depth + 1)
+
+
+def _repeats(value: dict[Any, Any] | list[Any], shapes: dict[str, torch.Size]) -> bool:
+    """Whether a dict or a list holds tensors of these shapes, at least half as many."""
+    items = list(value.values()) if isinstance(value, dict) else value
+    tensors = [item for item in items if isinstance(item, Tensor)]
+    if 2 * len(tensors) < max(len(shapes), 2):
+        return False
+    if isinstance(value, dict):
+        named = {_plain(k): v.shape for k, v in value.items() if isinstance(v, Tensor)}
+        return sum(shapes.get(name) == shape for name, shape in named.items()) * 2 >= len(shapes)
+    return Counter(tensor.shape for tensor in tensors) <= Counter(shapes.values())
 
 
 def _texts(loaded: Any) -> dict[str, str]:
