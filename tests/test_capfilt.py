@@ -27,7 +27,7 @@ from shrunk import tiny_bundle, tiny_clip
 
 import patchword
 from patchword import checkpoints
-from patchword.capfilt.filtering import BATCH, SAMPLED, Judged, capfilt_each
+from patchword.capfilt.filtering import BATCH, SAMPLED, ScoredText, capfilt_each
 from patchword.capfilt.store import Shard, Store
 from patchword.data import SourceConfig, open_sources
 from patchword.errors import ImageError, LongTextWarning, PatchwordError, UnsupportedError
@@ -162,9 +162,9 @@ def test_threshold_and_long_texts(blip: str) -> None:
     model = patchword.load(blip)
     long = " ".join(["a cat and a dog"] * 30)
 
-    def judged(threshold: float) -> list[Judged]:
+    def judged(threshold: float) -> list[ScoredText]:
         pairs = [(photo(i), [long, "a dog"]) for i in range(2)]
-        with pytest.warns(LongTextWarning, match="judged by its start") as told:
+        with pytest.warns(LongTextWarning, match="scored by its start") as told:
             found = [each for _, each in capfilt_each(model, model, pairs, threshold=threshold)]
         assert len(told) == 1
         return [each for texts in found for each in texts]  # type: ignore[union-attr]

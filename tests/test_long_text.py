@@ -226,7 +226,7 @@ def test_commands_take_the_choice(
     for arguments, told in [
         (("embed", "-t", LONG), lambda record: record["vector"]),
         (("similarity", photo, "-t", LONG), lambda record: record["texts"][0]["cosine"]),
-        (("search", index, LONG), lambda record: record["score"]),
+        (("search", index, LONG), lambda record: record["cosine"]),
     ]:
         command = [*arguments, "-m", folder, "--json"]
         code, (record,), said = answer(capsys, *command)

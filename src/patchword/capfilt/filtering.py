@@ -31,8 +31,8 @@ Origin = Literal["web", "synthetic"]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A text about an image, and whether the filter keeps it.
+class ScoredText:
+    """A text about an image with the score of the filter, and whether it is kept.
 
     source  "web": it came with the image; "synthetic": the captioner wrote it
     score   the probability that they belong together, of the filter's matching head
@@ -51,17 +51,17 @@ def capfilt_each(
     prompt: str = "",
     threshold: float = THRESHOLD,
     options: GenerationOptions = SAMPLED,
-) -> Iterator[tuple[ImageLike, list[Judged] | ImageError]]:
-    """Each image in order with its texts, judged, or the ImageError it raised.
+) -> Iterator[tuple[ImageLike, list[ScoredText] | ImageError]]:
+    """Each image in order with its scored texts, or the ImageError it raised.
 
-    pairs      images, each with its texts of the web, of which there may be none
+    pairs      images, each with its original texts, of which there may be none
     threshold  texts of this score or a higher one are kept
     options    how captions are written; by default sampled, with `top_p` 0.9, of 5 to 20 ids, one
                of each image: those of `tasks.caption` with the same options
 
-    An image's texts of the web come first, each text of a source once. `BATCH` images are run
+    An image's original texts come first, each text of a source once. `BATCH` images are run
     together. Where one model is both, it encodes an image once. A text beyond the filter's context
-    is judged by its beginning, which a LongTextWarning tells once.
+    is scored by its beginning, and a LongTextWarning says so once.
 
     Raises UnsupportedError for a captioner that does not caption and a filter that cannot match,
     ConfigError for options that cannot be.
@@ -84,9 +84,9 @@ def capfilt_each(
         found = [(rows, web.popleft()) for _, rows in batch]
         opened = [not isinstance(seen, ImageError) for _, seen in looked]
         texts = [author.texts(*each) for each in compress(found, opened)]
-        judged = iter(filter_.judged(texts, threshold))
+        scored = iter(filter_.score(texts, threshold))
         for (image, rows), (_, seen) in zip(batch, looked, strict=True):
-            answer = seen if isinstance(seen, ImageError) else next(judged)
+            answer = seen if isinstance(seen, ImageError) else next(scored)
             yield image, rows if isinstance(rows, ImageError) else answer
 
 
@@ -94,24 +94,24 @@ class _Writer:
     """A model that captions, and how it is to do so."""
 
     def __init__(
-        self, model: Bundle, prompt: str, options: GenerationOptions, lends: _Filter | None
+        self, model: Bundle, prompt: str, options: GenerationOptions, shares: _Filter | None
     ) -> None:
-        """lends: the filter that is the same model, which gets the images' tokens."""
-        self._model, self._network, self._lends = model, writer(model), lends
+        """shares: the filter that is the same model, which gets the images' tokens."""
+        self._model, self._network, self._shares = model, writer(model), shares
         self._start = torch.from_numpy(model.reader()([prompt])[0, :-1])  # without the end token
         self._options = options
 
     def run(self, pixels: Tensor) -> Tensor:
         """Texts about images (B, 3, H, W) as rows (B, count, L, 2) of `packed`."""
         tokens = self._network.image_tokens(pixels)
-        if self._lends:
-            self._lends.tokens = tokens
+        if self._shares:
+            self._shares.tokens = tokens
         written = self._network.write(tokens, self._start, self._options, pixels)
         rows = packed(written.ids, written.log_probabilities)
         return torch.unflatten(rows, 0, (len(pixels), -1))
 
     def texts(self, rows: Vector | ImageError, web: Sequence[str]) -> list[tuple[Origin, str]]:
-        """The texts of an image, each of a source once: those of the web, and what was written."""
+        """The texts of an image, each of a source once: first the original ones."""
         if isinstance(rows, ImageError):
             return []
         drawn = Caption.read(self._model, rows, len(self._start))
@@ -121,7 +121,7 @@ class _Writer:
 
 
 class _Filter:
-    """A model that matches, and what it saw last."""
+    """A model that matches, and the tokens of the last batch of images."""
 
     def __init__(self, model: Bundle) -> None:
         self.model, self._network = model, matcher(model)
@@ -133,14 +133,14 @@ class _Filter:
         self.tokens = self._network.image_tokens(pixels)
         return pixels.new_empty(len(pixels), 0)
 
-    def judged(
+    def score(
         self, texts: Sequence[Sequence[tuple[Origin, str]]], threshold: float
-    ) -> list[list[Judged]]:
-        """The texts of each of the B images seen last."""
+    ) -> list[list[ScoredText]]:
+        """The scored texts of each of the B images of the last batch."""
         scores = iter(self._scores([[text for _, text in each] for each in texts]))
         return [
             [
-                Judged(text, source, score, score >= threshold)
+                ScoredText(text, source, score, score >= threshold)
                 for (source, text), score in zip(each, islice(scores, len(each)), strict=True)
             ]
             for each in texts
@@ -174,7 +174,7 @@ class _Filter:
         """Warn, the first time, of a text beyond the context."""
         if longest > context and not self._told:
             self._told = True
-            told = f"a text of {longest} tokens, and any beyond {context}, is judged by its start"
+            told = f"a text of {longest} tokens, and any beyond {context}, is scored by its start"
             warnings.warn(told, LongTextWarning, stacklevel=4)
 
 

@@ -1,4 +1,4 @@
-"""What came of the captions: counted, in a terminal and as a page."""
+"""The report on a run: counts of captions, in a terminal and as a page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WIDTH, HEIGHT, FOOT = 460, 180, 22  # of a histogram and of what stands under it
 
 @dataclass(frozen=True, order=True)
 class Example:
-    """A judged text, ordered by a hash: the first ones are any ones, and always the same."""
+    """A scored text, ordered by a hash: the first ones are a random sample, and always the same."""
 
     order: bytes
     image: str = field(compare=False)
@@ -38,9 +38,9 @@ class Example:
 
 @dataclass
 class Tally:
-    """What came of a dataset; kinds are (source, whether it is kept)."""
+    """Counts over a dataset; kinds are (source, whether it is kept)."""
 
-    judged: int = 0  # images
+    scored: int = 0  # images
     left_out: int = 0  # images without a text that is kept
     broken: list[tuple[str, str]] = field(default_factory=list)  # image and reason
     texts: Counter[tuple[str, bool]] = field(default_factory=Counter)
@@ -57,7 +57,7 @@ class Tally:
             if "error" in row:
                 out.broken.append((row["image"], row["error"]))
                 continue
-            out.judged += 1
+            out.scored += 1
             out.left_out += not any(each["kept"] for each in row["captions"])
             for each in row["captions"]:
                 out._add(row["image"], each)
@@ -74,7 +74,7 @@ class Tally:
     @property
     def in_dataset(self) -> int:
         """Images with a text that is kept."""
-        return self.judged - self.left_out
+        return self.scored - self.left_out
 
     def rows(self) -> list[tuple[str, int, int, int, str]]:
         """(source, texts, kept, dropped, share of the kept)."""
@@ -89,8 +89,8 @@ class Tally:
         ]
 
     def said(self) -> str:
-        """What became of the images, in a sentence."""
-        words = f"{self.in_dataset} of {self.judged} images have a text that is kept"
+        """The counts of images, in a sentence."""
+        words = f"{self.in_dataset} of {self.scored} images have a text that is kept"
         return words + (f"; {len(self.broken)} more could not be opened" if self.broken else "")
 
 
@@ -110,7 +110,7 @@ def report(found: Tally, plan: Mapping[str, Any], folder: Path) -> str:
     by = "itself" if same else f"{judge['name']} ({judge['fingerprint']})"
     prompt = f", prompt “{plan['prompt']}”" if plan["prompt"] else ""
     intro = (
-        f"{found.said()}. Captions were sampled by {who} and judged by {by}: those with a match "
+        f"{found.said()}. Captions were sampled by {who} and scored by {by}: those with a match "
         f"probability of {threshold:g} or more are kept. Sampled "
         f"for each image: {plan['count']}, top p {plan['top_p']:g}, {plan['min_length']} to "
         f"{plan['max_length']} tokens{prompt}, seed {plan['seed']}."
@@ -163,7 +163,8 @@ def _histogram(found: Tally, source: str, name: str) -> dict[str, Any]:
 
 
 def _examples(found: Tally, source: str, name: str, folder: Path) -> str:
-    """Any captions of a source that are kept, and any that are dropped, the surest at the front."""
+    """A sample of a source's captions that are kept and of those that are dropped, the highest and
+    the lowest scores first."""
     bodies = []
     for kept, words in ((True, "kept"), (False, "dropped")):
         some = sorted(found.examples[source, kept], key=lambda each: each.score, reverse=kept)
@@ -178,7 +179,7 @@ def _examples(found: Tally, source: str, name: str, folder: Path) -> str:
 
 
 def _card(each: Example, kept: bool, folder: Path) -> html_page.Card | None:
-    """An example; None where its picture is gone since."""
+    """An example; None where its picture no longer exists."""
     try:
         photo = images.open(folder / each.image, at_least=html_page.SIDE // 2)
     except ImageError:

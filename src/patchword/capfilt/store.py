@@ -1,7 +1,7 @@
-"""What capfilt writes: a folder that outlives kill -9, and that several processes fill.
+"""What capfilt writes: a folder that survives kill -9, and that several processes fill.
 
     capfilt.json            models, options and data: what the folder was begun with
-    judged-0-of-4.jsonl     a line per batch of images that shard 0 of 4 has judged
+    judged-0-of-4.jsonl     a line per batch of images that shard 0 of 4 has scored
     images/                 those that were inside a table or a tar
     metadata.jsonl          the dataset: each image with the texts that were kept
     provenance.jsonl        each text, where it is from, its score, and whether it was kept
@@ -34,7 +34,7 @@ REPORT, IMAGES = "report.html", "images"
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of the batches is meant: every `count`th, from `number` on."""
+    """A part of the batches: every `count`th, from `number` on."""
 
     number: int = 0
     count: int = 1
@@ -64,19 +64,19 @@ class Store:
             raise PatchwordError(f"{folder}: not an empty folder, and not begun by capfilt")
 
     def resume(self) -> range:
-        """The batches of the shard that are still to be judged; a half-written one is dropped."""
+        """The batches of the shard that are still to be scored; a half-written one is dropped."""
         mine, path = self.shard.batches(self._batches), self._path(self.shard)
         done = 0
         if path.exists():
             with path.open("r+b") as file:
-                for _, line in _judged(path, file, mine):
+                for _, line in _scored(path, file, mine):
                     self._size += len(line)
                     done += 1
                 file.truncate(self._size)
         return mine[done:]
 
     def append(self, batch: int, images: Sequence[Row], pictures: Mapping[str, bytes]) -> None:
-        """Write a batch that is judged, and the pictures that it lends to the folder."""
+        """Write a scored batch, and the pictures that it adds to the folder."""
         if not self._size:
             self._begin()
         for name, content in pictures.items():
@@ -92,17 +92,17 @@ class Store:
         self._size += len(line)
 
     def unfinished(self) -> list[Shard]:
-        """The shards that have batches to be judged."""
+        """The shards that have batches to be scored."""
         shards = [Shard(number, self.shard.count) for number in range(self.shard.count)]
         return [shard for shard in shards if self._count(shard) < len(shard.batches(self._batches))]
 
     def own(self) -> Iterator[Row]:
-        """The judged images of the shard."""
+        """The scored images of the shard."""
         for images, _ in self._lines(self.shard):
             yield from images
 
     def images(self) -> Iterator[Row]:
-        """All judged images, in the order of the dataset, once no shard is unfinished."""
+        """All scored images, in the order of the dataset, once no shard is unfinished."""
         shards = [Shard(number, self.shard.count) for number in range(self.shard.count)]
         files = [self._lines(shard) for shard in shards]
         for batch in range(self._batches):
@@ -123,7 +123,7 @@ class Store:
         path = self._path(shard)
         if path.exists():
             with path.open("rb") as file:
-                yield from _judged(path, file, shard.batches(self._batches))
+                yield from _scored(path, file, shard.batches(self._batches))
 
     def _begin(self) -> None:
         """Write the plan, unless another process was first: then its plan must be the same."""
@@ -155,7 +155,7 @@ class Store:
             )
 
 
-def _judged(path: Path, file: Any, batches: range) -> Iterator[tuple[list[Row], bytes]]:
+def _scored(path: Path, file: Any, batches: range) -> Iterator[tuple[list[Row], bytes]]:
     """The images of each of these batches as far as they are there, and its line. A line that was
     cut off ends it."""
     for number, (batch, line) in enumerate(zip(batches, file, strict=False), start=1):

@@ -37,7 +37,7 @@ from patchword.errors import ImageError, UnsupportedError
 if TYPE_CHECKING:
     from patchword.api import Model
     from patchword.capfilt.dataset import Photo, Photos
-    from patchword.capfilt.filtering import Judged
+    from patchword.capfilt.filtering import ScoredText
     from patchword.capfilt.store import Shard, Store
     from patchword.images import ImageLike
 
@@ -131,9 +131,9 @@ def capfilt(
     plan |= options | {"shards": part.count, "batch": BATCH}
     store = Store(out, plan, part, -(-len(photos) // BATCH))
     with warnings_said():
-        for name, judged in _run(photos, store, (writer, judge), options):
+        for name, scored in _run(photos, store, (writer, judge), options):
             if as_json:
-                emit({"image": name, "captions": [asdict(each) for each in judged]})
+                emit({"image": name, "captions": [asdict(each) for each in scored]})
     missing = store.unfinished()
     if missing:
         left = ", ".join(map(str, missing))
@@ -147,8 +147,8 @@ def capfilt(
 
 def _run(
     photos: Photos, store: Store, models: tuple[Model, Model], options: Mapping[str, Any]
-) -> Iterator[tuple[str, list[Judged]]]:
-    """Judge what is still to be judged, batch by batch: each image that could be opened, once its
+) -> Iterator[tuple[str, list[ScoredText]]]:
+    """Score what is still to be scored, batch by batch: each image that could be opened, once its
     batch is stored."""
     from patchword.capfilt.filtering import BATCH, capfilt_each
     from patchword.models.generate import GenerationOptions
@@ -177,33 +177,33 @@ def _run(
         for batch, block in zip(todo, blocks, strict=True):
             images, told = [], []
             pictures: dict[str, bytes] = {}
-            for _, judged in islice(each, len(block)):
+            for _, scored in islice(each, len(block)):
                 photo = waiting.popleft()
-                row = _row(photos, photo, judged, pictures)
+                row = _row(photos, photo, scored, pictures)
                 images.append(row)
-                told += [] if isinstance(judged, ImageError) else [(photo.name, judged)]
+                told += [] if isinstance(scored, ImageError) else [(photo.name, scored)]
                 advance(done := done + 1, total)
             store.append(batch, images, pictures)
             yield from told
 
 
 def _row(
-    photos: Photos, photo: Photo, judged: list[Judged] | ImageError, pictures: dict[str, bytes]
+    photos: Photos, photo: Photo, scored: list[ScoredText] | ImageError, pictures: dict[str, bytes]
 ) -> dict[str, Any]:
     """An image as it is stored; one that was inside a table or a tar is added to `pictures`."""
     from PIL import Image
 
     from patchword.capfilt.store import IMAGES
 
-    if isinstance(judged, ImageError):
-        return {"image": photo.name, "error": photo.fault or judged.reason}
+    if isinstance(scored, ImageError):
+        return {"image": photo.name, "error": photo.fault or scored.reason}
     if isinstance(photo.image, str):
         name = photos.file_name(photo.image)
     else:
         kind = Image.open(io.BytesIO(photo.image)).format or ""
         name = f"{IMAGES}/{photo.number:07d}.{kind.lower()}"
         pictures[name] = photo.image
-    return {"image": name, "captions": [asdict(each) for each in judged]}
+    return {"image": name, "captions": [asdict(each) for each in scored]}
 
 
 def _write(store: Store, plan: Mapping[str, Any], as_json: bool) -> None:

@@ -32,8 +32,8 @@ JUDGED = (
     ("wafers/scratch-1.jpg", "a wafer with a scratch"),
 )
 POINTED = (
-    ("shapes/yellow-heart-left-of-purple-square.jpg", "a purple square"),
-    ("shapes/black-crescent-orange-cross-and-white-crescent.jpg", "an orange cross"),
+    ("shapes/green-square-left-of-green-heart.jpg", "a green heart"),
+    ("shapes/red-square-above-green-triangle.jpg", "a red square"),
 )
 COMPARED = {  # with a caption of each
     "shapes/red-ring.jpg": "a red ring",
