@@ -31,8 +31,8 @@ NO_ADDRESSES = Opener(urls=False)  # training would fetch an image again at ever
 
 
 class Look:
-    """How the images of one source are opened and seen: the preprocessing, changed at random or
-    not.
+    """How the images of one source are opened and preprocessed, with random augmentation or
+    without.
 
     Raises RecipeError for preprocessing that gives images of several sizes.
     """
@@ -71,7 +71,7 @@ class Look:
 
     @property
     def mix(self) -> bool:
-        """Whether the images may be mixed with others."""
+        """True if the images may be mixed with others (CutMix, Mixup)."""
         return self.augment is not None and self.augment.mix
 
     def __call__(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Batches for training: made ahead, in order, in processes of their own or in a thread."""
+"""Batches for training, prefetched in order by worker processes or a thread."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _serial_tokenizers() -> Iterator[None]:
 
 
 class _Begin:
-    """What a worker does first.
+    """The set-up of a worker.
 
     Ctrl-C and, in a batch system, SIGTERM reach every process of a job at once. A worker goes on
     then, so that its parent can end the step and save; only its parent's own SIGTERM ends it.

@@ -1,4 +1,4 @@
-"""What a recipe says of its data, as frozen dataclasses."""
+"""The data section of a recipe, as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from patchword.options import in_range
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What is changed at random in a photo, anew at each visit."""
+    """Random augmentation of a photo, new each time."""
 
     # share of the area of a random crop, sides 3:4 to 4:3 (Szegedy et al. 2015, section 6);
     # (1, 1): the whole image, as the preprocessing shows it

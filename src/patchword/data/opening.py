@@ -33,9 +33,9 @@ def open_sources(
 ) -> list[Source]:
     """The sources that a recipe describes, their images as `preprocess` says.
 
-    reads: what the objective looks at beside images: any of "captions", "labels" and "questions".
+    reads: what the objective needs beside images: any of "captions", "labels" and "questions".
     With "captions", some sources may be without questions, but not all.
-    texts: how many captions, and questions, are drawn of each image at a visit.
+    texts: how many captions, and questions, are sampled for each image at each visit.
 
     Raises RecipeError for data that is not there or empty, without what is read, or with captions
     or answers that all say the same; and for sources whose classes differ, where classes are read.
@@ -69,7 +69,7 @@ def open_sources(
 
 
 def _different(said: Iterable[Said]) -> set[Said]:
-    """All that is said, or the first two things that differ."""
+    """All distinct texts, or the first two."""
     different: set[Said] = set()
     for each in said:
         different.add(each)

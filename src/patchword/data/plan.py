@@ -1,4 +1,4 @@
-"""Which sample stands at which place of which step: arithmetic, without data."""
+"""Which sample belongs to which row of which step's batch: arithmetic, without data."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ class Plan:
         return [places[i] for i in shuffled.tolist()]
 
     def rng(self, place: Place) -> np.random.Generator:
-        """What is random about the sample at a place."""
+        """The random numbers for the sample at a place."""
         return self._rng(_SAMPLE, place.source, place.position)
 
     def spare(self, place: Place, attempt: int) -> Place:
-        """What stands there instead where all before it, `attempt` of them, could not be used."""
+        """The replacement when `attempt` samples before it could not be used."""
         rng = self._rng(_SPARE, place.source, place.position, attempt)
         return place._replace(sample=int(rng.integers(self.lengths[place.source])))
 

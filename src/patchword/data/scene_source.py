@@ -1,4 +1,4 @@
-"""Scenes as training data: drawn when they are asked for."""
+"""Scenes as training data, generated on demand."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ KEPT = 1 << 28  # bytes of drawn scenes that each process keeps
 COUNTS = ("1", "2", "3")  # of shapes in a scene
 
 
-class _Drawn(NamedTuple):
-    """What is kept of a scene: all that does not change from visit to visit."""
+class _Cached(NamedTuple):
+    """The cached part of a scene: everything that is the same in every epoch."""
 
     image: NDArray[np.uint8]
     caption: str
@@ -38,12 +38,12 @@ class _Drawn(NamedTuple):
 
 
 class SceneSource:
-    """The first `count` scenes of a seed, `texts` of its questions drawn at each visit; its caption
+    """The first `count` scenes of a seed, `texts` of its questions sampled each time; its caption
     is always the same, and others are written beside it where several texts are wanted. Their
     classes are the defects of wafers, or what `label` names.
 
-    Drawing one takes longer than all else that is done to it, so each process keeps those it drew
-    first, up to `KEPT` bytes: in shuffled epochs no other choice of what to keep finds more.
+    Generating one takes longer than all else that is done to it, so each process keeps those it
+    made first, up to `KEPT` bytes: in shuffled epochs no other choice of what to keep finds more.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SceneSource:
         self._asks = "questions" in reads
         self._texts = texts
         self._look = Look(preprocess, config.augment)
-        self._kept: dict[int, _Drawn] = {}
+        self._kept: dict[int, _Cached] = {}
 
     def __len__(self) -> int:
         return self.config.count
@@ -113,10 +113,10 @@ class SceneSource:
             wrong,
         )
 
-    def _drawn(self, index: int) -> _Drawn:
+    def _drawn(self, index: int) -> _Cached:
         scene = self._scene(index, SCENE_SIZE)
         named = str(scene.facts[self.config.label]) if self.config.label else scene.label
-        drawn = _Drawn(
+        drawn = _Cached(
             scene.image,
             scene.caption,
             scene.questions if self._asks else (),

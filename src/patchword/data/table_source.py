@@ -119,7 +119,7 @@ def meant(
 
 
 class TableSource:
-    """The images of a table. Captions are the table's, `texts` of several drawn at each visit;
+    """The images of a table. Captions are the table's, `texts` of several sampled each time;
     without them, templates around a word for the class. So are questions and answers, where they
     are read; with `class_questions`, those are the questions, and the answer is a word for the
     class."""
@@ -276,7 +276,7 @@ class TableSource:
     def _question(
         self, name: str, index: int, row: Mapping[str, Any], label: int, rng: np.random.Generator
     ) -> tuple[str, str]:
-        """(question, answer); of several, one of each. Answers that several people gave are drawn
+        """(question, answer); of several, one of each. Answers that several people gave are sampled
         as often: the expected loss is BLIP's, which is weighted by their shares."""
         if not self._asks:
             return "", ""
