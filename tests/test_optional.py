@@ -1,5 +1,7 @@
 """Libraries that are not there, and libraries that are there and broken."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -54,3 +56,21 @@ def test_what_is_installed_and_broken(broken: None, name: str, cause: str) -> No
 
 def test_what_is_there() -> None:
     assert optional("os.path", "train", "lora", RecipeError).sep
+
+
+def test_peft_can_be_imported_beside_a_torchvision_that_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own: what transformers finds there stays."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    script = (
+        "from patchword.errors import RecipeError\n"
+        "from patchword.optional import optional\n"
+        "print(optional('peft', 'train', 'lora', RecipeError).LoraConfig.__name__)"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "LoraConfig\n", done.stderr

@@ -4,6 +4,8 @@ cannot be, for what is not installed and what is broken need different remedies.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from typing import Any
 
 from patchword.errors import PatchwordError
@@ -19,6 +21,8 @@ def optional(name: str, extra: str, purpose: str, error: type[PatchwordError]) -
     command that installs it; one that is installed and fails, with the first cause of that.
     """
     library = name.partition(".")[0]
+    if library == "peft":
+        _hide_broken_torchvision()
     try:
         return importlib.import_module(name)
     except Exception as reason:  # a broken installation fails with errors of any kind
@@ -30,6 +34,18 @@ def optional(name: str, extra: str, purpose: str, error: type[PatchwordError]) -
             f"{purpose} needs {library}, which is installed but cannot be imported "
             f"({_first(reason)}): repair that, or install it anew: {install}"
         ) from reason
+
+
+def _hide_broken_torchvision() -> None:
+    """Let transformers, which peft imports, take a torchvision that does not fit the installed
+    torch for one that is not installed; nothing here uses it. So the index's build is beside a
+    torch for the CPU, which `make test` installs for the reference libraries."""
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except Exception:  # as above: of any kind
+        sys.modules["torchvision"] = None  # type: ignore[assignment]
 
 
 def _first(error: BaseException) -> str:
