@@ -15,8 +15,10 @@ from patchword.images.decode import ImageLike
 from patchword.images.npy import CHANNELS
 from patchword.images.tensors import is_tensor
 
+Images = ImageLike | Iterable[ImageLike]  # one image is a list of one
 
-def as_images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
+
+def as_images(images: Images) -> Iterable[ImageLike]:
     """Images as something to go through: a single one becomes a list of one.
 
     An array (H, W) or (H, W, C) is one image, and a tensor (C, H, W) too; of one with more axes

@@ -1,4 +1,4 @@
-"""The public API: a model with a method for each task, and functions to load, save and index.
+"""The model that `patchword.load` gives: a method for each task.
 
 Every option is spelled out here, so that editors show it and a misspelt one is refused.
 """
@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import overload
 
 import torch
 
-from patchword import checkpoints, index
+from patchword import checkpoints
+from patchword.api.features import Features
 from patchword.bundle import Bundle, Vector, converted
 from patchword.engines.device import DTYPES, as_device, as_dtype
 from patchword.errors import UnsupportedError
-from patchword.images import MAX_PIXELS, ImageLike
-from patchword.images.tiles import Tiling
-from patchword.index import Index
+from patchword.images import ImageLike
+from patchword.images.one_or_many import Images
 from patchword.models.generate import GenerationOptions
 from patchword.options import checked
 from patchword.tasks.ask import MAX_LENGTH as ANSWER_LENGTH
@@ -28,22 +28,12 @@ from patchword.tasks.attention import AttentionMap, attention
 from patchword.tasks.caption import MAX_LENGTH as CAPTION_LENGTH
 from patchword.tasks.caption import Caption, caption, longest
 from patchword.tasks.classify import Score, classify
-from patchword.tasks.encoders import (
-    AnyRes,
-    TextStates,
-    anyres_features,
-    encode_texts,
-    image_tiles,
-    patch_features,
-)
 from patchword.tasks.match import F, Match, Reranked, match, rerank
 from patchword.where.heatmap import Heatmap, heatmap, pixel
 from patchword.where.windows import Scale
 
-Images = ImageLike | Iterable[ImageLike]  # one image is a list of one
 
-
-class Model(Bundle):
+class Model(Features):
     """A network with its preprocessing and tokenizer, and what it can do.
 
     An image is a path, "stack.tif#3" for a page, an address on the web, bytes, an open file, a PIL
@@ -291,92 +281,6 @@ class Model(Bundle):
         return rerank(self, hits, text, top, batch_size)
 
     @checked
-    def text_states(
-        self,
-        texts: str | Sequence[str],
-        layer: int = -1,
-        norm: bool | None = None,
-        pad: bool = True,
-        batch_size: int = 32,
-    ) -> Vector:
-        """Hidden states (N, L, D), float32, of every token of texts; arguments and errors are
-        those of `encode_texts`."""
-        return encode_texts(self, texts, layer, norm, pad, batch_size).states
-
-    @checked
-    def encode_texts(
-        self,
-        texts: str | Sequence[str],
-        layer: int = -1,
-        norm: bool | None = None,
-        pad: bool = True,
-        batch_size: int = 32,
-    ) -> TextStates:
-        """Ids, hidden states and pooled vectors of texts, for a network that they condition.
-
-        layer  0 is what enters the first block, i leaves block i, -1 leaves the last
-        norm   whether the final norm follows; None: after the last block only
-        pad    to the model's context, else to the longest text
-
-        Raises UnsupportedError for a model without a text tower or that layer, TokenizerError for
-        one without a tokenizer.
-        """
-        return encode_texts(self, texts, layer, norm, pad, batch_size)
-
-    @checked
-    def patch_features(
-        self,
-        images: Images,
-        layer: int = -2,
-        class_token: bool = False,
-        norm: bool = False,
-        batch_size: int = 32,
-        exact: bool = False,
-        stretch: bool | None = None,
-    ) -> Vector:
-        """Features (N, tokens, D), float32, of the patches of images, row by row.
-
-        layer        as for `encode_texts`; -2 is that of LLaVA
-        class_token  with all tokens that stand before the patches
-        norm         with the final norm
-
-        Raises the ImageError of the first image that fails, and UnsupportedError for a model
-        without that layer, or whose images have different numbers of patches.
-        """
-        return patch_features(
-            self.opening(stretch), images, layer, class_token, norm, batch_size, exact
-        )
-
-    @checked
-    def anyres_features(
-        self,
-        image: ImageLike,
-        layer: int = -2,
-        norm: bool = False,
-        candidates: Sequence[Sequence[int]] | None = None,
-        exact: bool = False,
-        stretch: bool | None = None,
-    ) -> AnyRes:
-        """Patch features of a photo's thumbnail and of its tiles, as LLaVA-NeXT has them.
-
-        candidates: canvases (height, width) in pixels to choose from; None: LLaVA-NeXT's grids.
-        Raises ImageError, and UnsupportedError for canvases that tiles do not fill.
-        """
-        return anyres_features(self.opening(stretch), image, layer, norm, candidates, exact)
-
-    @checked
-    def tiles(
-        self,
-        image: ImageLike,
-        candidates: Sequence[Sequence[int]] | None = None,
-        exact: bool = False,
-        stretch: bool | None = None,
-    ) -> tuple[Vector, Tiling]:
-        """A photo's thumbnail and tiles (1 + rows * columns, 3, S, S), float32, and how they lie.
-        Raises ImageError and UnsupportedError as `anyres_features` does."""
-        return image_tiles(self.opening(stretch), image, candidates, exact)
-
-    @checked
     def to(
         self,
         target: str | torch.device | torch.dtype,
@@ -393,13 +297,13 @@ class Model(Bundle):
         that are lost do not come back. Raises UnsupportedError for a device that is not there.
         """
         if dtype is None and str(target).removeprefix("torch.") in DTYPES:
-            return _model(converted(self, self.device, as_dtype(target)))
+            return with_methods(converted(self, self.device, as_dtype(target)))
         kind = self.engine.dtype if dtype is None else as_dtype(dtype)
         try:
             device = as_device(target)
         except UnsupportedError as error:
             raise UnsupportedError(f"{error}; types are {', '.join(DTYPES)}") from error
-        return _model(converted(self, device, kind))
+        return with_methods(converted(self, device, kind))
 
     @checked
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -407,70 +311,7 @@ class Model(Bundle):
         return checkpoints.save(self, folder)
 
 
-@checked
-def load(
-    source: str | os.PathLike[str],
-    *,
-    device: str | torch.device = "cpu",
-    dtype: str | torch.dtype = "float32",
-    tokenizer: str | os.PathLike[str] | None = None,
-    token: str | None = None,
-    image_size: int | Sequence[int] | None = None,
-    subfolder: str | None = None,
-    adapter: str | os.PathLike[str] | None = None,
-    weights: str | None = None,
-    architecture: str | None = None,
-    stretch: bool = False,
-    max_pixels: int = MAX_PIXELS,
-) -> Model:
-    """Open a model.
-
-    source        "demo" or "demo-blip" (embedded), a folder, a file of weights, a hub id,
-                  "modelscope:owner/name", "s3://..." or "gs://..."
-    device        "cpu", "cuda", "cuda:1", "mps"; "auto" is cuda where there is one, else cpu
-    dtype         of the weights in memory, "float32", "bfloat16", "float16", or torch's own
-    tokenizer     a file or folder to take it from instead of the checkpoint
-    token         for closed repositories of the hub
-    image_size    pixels, or (H, W), instead of the checkpoint's own; positions are resampled
-    subfolder     the folder inside that holds the model: "text_encoder" of a diffusion pipeline
-    adapter       a folder or hub id of a LoRA adapter to merge; one beside the weights is anyway
-    weights       "ema" (the default) or "raw", of a training checkpoint with both
-    architecture  of open_clip's weights without open_clip_config.json: "ViT-B-32", ...
-    stretch       scale each image from its own darkest and brightest half percent, for images of
-                  instruments whose range is not in the file
-    max_pixels    files of more, as they would be decoded, are refused
-
-    Raises CheckpointError where nothing is there or it does not fit whole, TokenizerError, and
-    UnsupportedError for a device that is not there.
-    """
-    bundle = checkpoints.load(
-        source, device=device, dtype=dtype, tokenizer=tokenizer, token=token,
-        image_size=image_size, subfolder=subfolder, adapter=adapter, weights=weights,
-        architecture=architecture,
-    )  # fmt: skip
-    return _model(bundle).opening(stretch, max_pixels)
-
-
-@checked
-def open_index(path: str | os.PathLike[str]) -> Index:
-    """Open the index of images in a folder, or begin one there when something is added.
-
-    Raises IndexStoreError for a folder that cannot be read.
-    """
-    return index.open_index(Path(path), load)
-
-
-@checked
-def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
-    """Write a model in patchword's own format, config.json, model.safetensors and tokenizer.json;
-    `load` reopens it. Returns the folder.
-
-    Raises CheckpointError for a folder that holds something other than a patchword model.
-    """
-    return checkpoints.save(model, folder)
-
-
-def _model(bundle: Bundle) -> Model:
+def with_methods(bundle: Bundle) -> Model:
     """A bundle with the methods of the public face."""
     parts = {field.name: getattr(bundle, field.name) for field in dataclasses.fields(bundle)}
     return Model(**parts)

@@ -1,0 +1,84 @@
+"""The public API: functions to load, save and index, and `Model`, which they give and take.
+
+Every option is spelled out here, so that editors show it and a misspelt one is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from patchword import checkpoints, index
+from patchword.api.model import Model, with_methods
+from patchword.bundle import Bundle
+from patchword.images import MAX_PIXELS
+from patchword.index import Index
+from patchword.options import checked
+
+__all__ = ["Model", "load", "open_index", "save"]
+
+
+@checked
+def load(
+    source: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
+    tokenizer: str | os.PathLike[str] | None = None,
+    token: str | None = None,
+    image_size: int | Sequence[int] | None = None,
+    subfolder: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
+    architecture: str | None = None,
+    stretch: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> Model:
+    """Open a model.
+
+    source        "demo" or "demo-blip" (embedded), a folder, a file of weights, a hub id,
+                  "modelscope:owner/name", "s3://..." or "gs://..."
+    device        "cpu", "cuda", "cuda:1", "mps"; "auto" is cuda where there is one, else cpu
+    dtype         of the weights in memory, "float32", "bfloat16", "float16", or torch's own
+    tokenizer     a file or folder to take it from instead of the checkpoint
+    token         for closed repositories of the hub
+    image_size    pixels, or (H, W), instead of the checkpoint's own; positions are resampled
+    subfolder     the folder inside that holds the model: "text_encoder" of a diffusion pipeline
+    adapter       a folder or hub id of a LoRA adapter to merge; one beside the weights is anyway
+    weights       "ema" (the default) or "raw", of a training checkpoint with both
+    architecture  of open_clip's weights without open_clip_config.json: "ViT-B-32", ...
+    stretch       scale each image from its own darkest and brightest half percent, for images of
+                  instruments whose range is not in the file
+    max_pixels    files of more, as they would be decoded, are refused
+
+    Raises CheckpointError where nothing is there or it does not fit whole, TokenizerError, and
+    UnsupportedError for a device that is not there.
+    """
+    bundle = checkpoints.load(
+        source, device=device, dtype=dtype, tokenizer=tokenizer, token=token,
+        image_size=image_size, subfolder=subfolder, adapter=adapter, weights=weights,
+        architecture=architecture,
+    )  # fmt: skip
+    return with_methods(bundle).opening(stretch, max_pixels)
+
+
+@checked
+def open_index(path: str | os.PathLike[str]) -> Index:
+    """Open the index of images in a folder, or begin one there when something is added.
+
+    Raises IndexStoreError for a folder that cannot be read.
+    """
+    return index.open_index(Path(path), load)
+
+
+@checked
+def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
+    """Write a model in patchword's own format, config.json, model.safetensors and tokenizer.json;
+    `load` reopens it. Returns the folder.
+
+    Raises CheckpointError for a folder that holds something other than a patchword model.
+    """
+    return checkpoints.save(model, folder)
