@@ -105,6 +105,14 @@ def test_what_is_not_known_is_told_once(recwarn: pytest.WarningsRecorder) -> Non
     assert starts[0].startswith("demo-blip was not trained on questions like 'what defect?'")
 
 
+def test_an_index_of_other_photos_is_told(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Whoever takes the results need not ask for one more than there are."""
+    patchword.open_index(tmp_path / "index").add([PHOTO, WAFER], patchword.load("demo-blip"))
+    assert [message.split(":")[0] for message in told(recwarn)] == [
+        "1 of 2 images looks unlike what demo-blip was trained on"
+    ]
+
+
 def test_reject_compares_the_numbers_that_are_given() -> None:
     model = patchword.load("demo")
     labels = ["perfect wafer", "wafer with a scratch", "red ring"]

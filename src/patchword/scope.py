@@ -124,21 +124,24 @@ class Check:
             self._novelty.extend(self.scope.novelty(vectors).tolist())
 
     def each(self, found: Iterable[tuple[I, R | ImageError]]) -> Iterator[tuple[I, R | ImageError]]:
-        """The same images and results; when all are through, warn of those that are unlike the
-        training images. The vectors of each must be known by then."""
-        outside, count = [], 0
-        for number, (image, result) in enumerate(found, 1):
-            if self.scope is not None and not isinstance(result, ImageError):
-                count += 1
-                if self._novelty.popleft() > 1:
-                    outside.append(_called(image, number))
-            yield image, result
-        if outside:
-            verb = "looks" if len(outside) == 1 else "look"
-            self._warn(
-                f"{len(outside)} of {count} images {verb} unlike what {self.name} was trained on: "
-                f"{_listed(outside)}"
-            )
+        """The same images and results; when the last was taken, or the iterator is closed, warn of
+        those that are unlike the training images. The vectors of each must be known by then."""
+        outside: list[str] = []
+        count = 0
+        try:
+            for number, (image, result) in enumerate(found, 1):
+                if self.scope is not None and not isinstance(result, ImageError):
+                    count += 1
+                    if self._novelty.popleft() > 1:
+                        outside.append(_called(image, number))
+                yield image, result
+        finally:
+            if outside:
+                verb = "looks" if len(outside) == 1 else "look"
+                self._warn(
+                    f"{len(outside)} of {count} images {verb} unlike what {self.name} was trained "
+                    f"on: {_listed(outside)}"
+                )
 
     def _warn(self, what: str) -> None:
         assert self.scope is not None
