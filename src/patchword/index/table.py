@@ -117,7 +117,8 @@ class Store:
         """`about`. Raises where there is no table."""
         if not self.open():
             raise IndexStoreError(
-                f"{self.path}: no index there; make one: patchword index FILES_OR_FOLDERS"
+                f"{self.path}: no index there; make one: patchword index FILES_OR_FOLDERS "
+                f"--into {self.path}"
             )
         return self.about
 
