@@ -31,7 +31,7 @@ from torch.testing import assert_close
 import patchword
 from patchword import checkpoints, images
 from patchword.bundle import Bundle
-from patchword.checkpoints.config_reader import Stated
+from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.formats import open_clip as format_of_open_clip
 from patchword.checkpoints.read import Stored
 from patchword.config import ModelConfig
@@ -379,7 +379,7 @@ SIZES = [
 )
 def test_resize_modes_are_open_clips(stated: dict[str, Any], target: tuple[int, int]) -> None:
     theirs = image_transform_v2(PreprocessCfg(size=target, **stated), is_train=False)
-    ours = Preprocess(format_of_open_clip._preprocess(Stated(CONFIG, stated), target))
+    ours = Preprocess(format_of_open_clip._preprocess(ConfigReader(CONFIG, stated), target))
     for height, width in SIZES:
         image = random_pixels(height, width, 3, seed=height)
         pixels, geometry = ours(image)

@@ -22,7 +22,7 @@ from torch.testing import assert_close
 
 from patchword import checkpoints, images, models
 from patchword.bundle import Bundle
-from patchword.checkpoints.config_reader import Stated
+from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.formats import timm as timm_format
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import fit
@@ -299,7 +299,7 @@ def test_timm_architectures(name: str) -> None:
         theirs = timm.create_model(name, depth=1, weight_init="skip", num_classes=9)
     tensors = on_meta(theirs)
     size = theirs.patch_embed.img_size
-    vision = vit_config(known, Stated("config.json", {}), tensors, size)
+    vision = vit_config(known, ConfigReader("config.json", {}), tensors, size)
     config = ModelConfig(vision, classes=9)
     network = models.outline(config)
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
@@ -339,7 +339,7 @@ def test_variants_are_timms(name: str) -> None:
     assert theirs.blocks[0].norm1.eps == config.vision.eps
     vision = replace(config.vision, depth=1)
     assert vision == vit_config(
-        ARCHITECTURES[network_of(name)], Stated("", {}), on_meta(theirs), (224, 224)
+        ARCHITECTURES[network_of(name)], ConfigReader("", {}), on_meta(theirs), (224, 224)
     )
     config = replace(config, vision=vision)
     network = models.outline(config)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from patchword.checkpoints.config_reader import Stated, shape_of
+from patchword.checkpoints.config_reader import ConfigReader, shape_of
 from patchword.checkpoints.huggingface import ACTIVATIONS
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import AddRow, Drop, Fuse, Rename, Rule, Unsqueeze
@@ -19,7 +19,7 @@ POSITIONS, TYPES = "position_embeddings.weight", "token_type_embeddings.weight"
 
 
 def text_config(
-    stated: Stated, tensors: Mapping[str, Stored], part: str, heads: int, why: str
+    stated: ConfigReader, tensors: Mapping[str, Stored], part: str, heads: int, why: str
 ) -> TextConfig:
     """The tower whose tensors begin with `part`, an encoder that may cross-attend to images.
 

@@ -18,7 +18,7 @@ SHOWN = 100  # characters of a value in an error
 
 
 @dataclass
-class Stated:
+class ConfigReader:
     """One object of a JSON file.
 
     where: how errors call it. assumed: gathers the values that stand in for what is not stated.
@@ -32,9 +32,9 @@ class Stated:
         if not isinstance(self.values, Mapping):
             raise CheckpointError(f"{self.where} is {_short(self.values)}, not an object")
 
-    def part(self, key: str) -> Stated:
+    def part(self, key: str) -> ConfigReader:
         """The object under `key`; an empty one when there is none."""
-        return Stated(f"{self.where}, {key}", self.values.get(key) or {}, self.assumed)
+        return ConfigReader(f"{self.where}, {key}", self.values.get(key) or {}, self.assumed)
 
     def get(self, key: str, default: T, name: str, why: str) -> T:
         """The value under `key`, of the type of `default`.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from patchword.checkpoints.config_reader import Stated
+from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.rules import Fuse, Rename, Rule
 from patchword.config import PreprocessConfig
 from patchword.errors import CheckpointError
@@ -49,23 +49,23 @@ def model_type(files: Mapping[str, Any]) -> str:
     return str(stated.get("model_type", "")) if isinstance(stated, dict) else ""
 
 
-def config_file(files: Mapping[str, Any], *types: str) -> Stated:
+def config_file(files: Mapping[str, Any], *types: str) -> ConfigReader:
     """config.json, whose model_type must be one of `types`."""
     if CONFIG_FILE not in files:
         raise CheckpointError("config.json, which states its heads and activation, is missing")
-    stated = Stated(CONFIG_FILE, files[CONFIG_FILE])
+    stated = ConfigReader(CONFIG_FILE, files[CONFIG_FILE])
     if stated.values.get("model_type") not in types:
         known = " or ".join(f'"{name}"' for name in types)
         stated.fail("model_type", f"and only {known} has these tensors")
     return stated
 
 
-def tower(stated: Stated, key: str) -> Stated:
+def tower(stated: ConfigReader, key: str) -> ConfigReader:
     """The object of one tower. Old files repeat it as `key`_dict, which then counts alone."""
     return stated.part(f"{key}_dict" if stated.values.get(f"{key}_dict") is not None else key)
 
 
-def labels(stated: Stated, classes: int) -> tuple[str, ...]:
+def labels(stated: ConfigReader, classes: int) -> tuple[str, ...]:
     """Names of the classes from id2label; none when they are not as many, or only numbered."""
     names = stated.values.get("id2label")
     if not isinstance(names, dict) or len(names) != classes:
@@ -150,15 +150,15 @@ def in_patches(
     )
 
 
-def _image_processor(files: Mapping[str, Any], assumed: dict[str, str]) -> Stated:
+def _image_processor(files: Mapping[str, Any], assumed: dict[str, str]) -> ConfigReader:
     """What the image processor's file says, of transformers 4 or 5."""
     if "preprocessor_config.json" in files:
-        return Stated("preprocessor_config.json", files["preprocessor_config.json"], assumed)
-    whole = Stated("processor_config.json", files.get("processor_config.json", {}), assumed)
+        return ConfigReader("preprocessor_config.json", files["preprocessor_config.json"], assumed)
+    whole = ConfigReader("processor_config.json", files.get("processor_config.json", {}), assumed)
     return whole.part("image_processor")
 
 
-def _sides(stated: Stated, key: str, default: int | tuple[int, int]) -> int | tuple[int, int]:
+def _sides(stated: ConfigReader, key: str, default: int | tuple[int, int]) -> int | tuple[int, int]:
     """A size: the shortest side, or (H, W). Written {"shortest_edge": 224}, {"height": 224,
     "width": 224}, or, in old files, 224: a square where the default is (H, W)."""
     value = stated.values.get(key)
@@ -177,7 +177,7 @@ def _sides(stated: Stated, key: str, default: int | tuple[int, int]) -> int | tu
 
 
 def _interpolation(
-    stated: Stated, processor: Processor
+    stated: ConfigReader, processor: Processor
 ) -> Literal["nearest", "bilinear", "bicubic", "lanczos"]:
     return stated.choice(  # type: ignore[no-any-return]
         "resample",
@@ -188,7 +188,7 @@ def _interpolation(
     )
 
 
-def _levels(stated: Stated, processor: Processor) -> dict[str, Any]:
+def _levels(stated: ConfigReader, processor: Processor) -> dict[str, Any]:
     """Rescaling and normalising."""
     why = processor.default
     out: dict[str, Any] = {"rescale": 1.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from patchword.checkpoints.config_reader import Stated
+from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Rename, Rule
 from patchword.checkpoints.timm_architectures import ARCHITECTURES
@@ -21,7 +21,7 @@ def borrowed(vision: ViTConfig) -> bool:
     return vision.patch_bias or not vision.class_token
 
 
-def config(stated: Stated, tensors: Mapping[str, Stored], embed_dim: int) -> ViTConfig:
+def config(stated: ConfigReader, tensors: Mapping[str, Stored], embed_dim: int) -> ViTConfig:
     """From vision_cfg, whose timm_model_name stands for heads, activation and eps.
 
     timm's towers keep their activation whatever quick_gelu says. Raises CheckpointError for
@@ -38,7 +38,7 @@ def config(stated: Stated, tensors: Mapping[str, Stored], embed_dim: int) -> ViT
     _projection(stated, known.global_pool)
     arguments = {"img_size": stated.values.get("image_size", 224), "global_pool": known.global_pool}
     vision = vit_config(
-        known, Stated(stated.where, arguments, stated.assumed), tensors, theirs=TRUNK
+        known, ConfigReader(stated.where, arguments, stated.assumed), tensors, theirs=TRUNK
     )
     if not borrowed(vision):
         stated.fail("timm_model_name", "which patchword reads under open_clip's own names alone")
@@ -54,7 +54,7 @@ def rules(vision: ViTConfig) -> Iterator[Rule]:
         yield Rename("visual.head.proj.weight", "image.head.weight")
 
 
-def _projection(stated: Stated, pool: str) -> None:
+def _projection(stated: ConfigReader, pool: str) -> None:
     """Raise CheckpointError unless it is linear without bias, or none after attention pooling."""
     wanted = "none" if pool == "map" else "linear"
     if stated.values.get("timm_proj", "linear") != wanted:

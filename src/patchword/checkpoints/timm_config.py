@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from patchword.checkpoints.config_reader import Stated
+from patchword.checkpoints.config_reader import ConfigReader
 from patchword.config import PreprocessConfig
 
 FILTERS = {"bicubic": "bicubic", "bilinear": "bilinear", "lanczos": "lanczos", "nearest": "nearest"}
@@ -21,17 +21,17 @@ def unnamed(architecture: str = "vit_base_patch16_224") -> str:
     )
 
 
-def input_size(data: Stated) -> tuple[int, int] | None:
+def input_size(data: ConfigReader) -> tuple[int, int] | None:
     """(H, W) of "input_size": [channels, H, W]."""
     value = data.values.get("input_size")
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 3 or value[0] != 3:
         data.fail("input_size", "not 3 channels, a height and a width")
-    return Stated(data.where, {"input_size": value[1:]}).pair("input_size")
+    return ConfigReader(data.where, {"input_size": value[1:]}).pair("input_size")
 
 
-def preprocess(data: Stated, size: tuple[int, int]) -> PreprocessConfig:
+def preprocess(data: ConfigReader, size: tuple[int, int]) -> PreprocessConfig:
     """timm's evaluation transform: resize or squash to floor(size / crop_pct), centre crop."""
     crop = data.get("crop_pct", 0.875, "preprocess.crop_pct", DEFAULT)
     modes = {"center": "shortest", "squash": "squash"}
@@ -56,7 +56,7 @@ def preprocess(data: Stated, size: tuple[int, int]) -> PreprocessConfig:
     )
 
 
-def labels(stated: Stated, classes: int) -> tuple[str, ...]:
+def labels(stated: ConfigReader, classes: int) -> tuple[str, ...]:
     """Names of the classes, described where the file does so; none when they are not as many."""
     names = stated.values.get("label_names") or stated.values.get("labels")
     said = stated.values.get("label_descriptions")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from patchword.checkpoints.config_reader import Stated, shape_of
+from patchword.checkpoints.config_reader import ConfigReader, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Fuse, OrZero, Rename, Rule
 from patchword.checkpoints.timm_architectures import Architecture
@@ -51,7 +51,7 @@ SHOWN_BY = {
 
 def vit_config(
     known: Architecture,
-    arguments: Stated,
+    arguments: ConfigReader,
     tensors: Mapping[str, Stored],
     image_size: tuple[int, int] | None = None,
     theirs: str = "",
@@ -75,7 +75,7 @@ def vit_config(
     arguments.assume("vision.eps", known.eps, CODE)
     size = arguments
     if arguments.values.get("img_size") is None:
-        size = Stated("config.json, input_size", {"img_size": image_size})
+        size = ConfigReader("config.json, input_size", {"img_size": image_size})
     return ViTConfig(
         image_size=size.grid(
             "img_size", tensors, f"{theirs}pos_embed", patch, prefix * (not apart)
@@ -133,7 +133,7 @@ def vit_rules(
 
 
 def _contradictions(
-    known: Architecture, arguments: Stated, tensors: Mapping[str, Stored], theirs: str
+    known: Architecture, arguments: ConfigReader, tensors: Mapping[str, Stored], theirs: str
 ) -> None:
     """Raise CheckpointError for an argument that the tensors deny.
 
@@ -144,13 +144,13 @@ def _contradictions(
         value: Any = arguments.optional(key, getattr(known, key))
         stated = arguments.values.get(key) is not None
         if bool(value) != (f"{theirs}{name}" in tensors) and (stated or key == "qkv_bias"):
-            where = arguments if stated else Stated("its architecture", {})
+            where = arguments if stated else ConfigReader("its architecture", {})
             has = "no " if value else ""
             where.fail(key, f"but the weights have {has}{theirs}{name}", value)
 
 
 def _pool(
-    known: Architecture, arguments: Stated, tensors: Mapping[str, Stored], theirs: str
+    known: Architecture, arguments: ConfigReader, tensors: Mapping[str, Stored], theirs: str
 ) -> Any:
     """The pool, with the last norm before or after it as its name tells."""
     pool = arguments.choice("global_pool", POOLS, POOLS[known.global_pool], "vision.pool", CODE)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from patchword.checkpoints import bert
-from patchword.checkpoints.config_reader import Stated, scale_limit, shape_of
+from patchword.checkpoints.config_reader import ConfigReader, scale_limit, shape_of
 from patchword.checkpoints.formats import openai
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Rename, Rule, Transpose
@@ -37,7 +37,7 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """From shapes alone."""
-    said = Stated("the file", {})
+    said = ConfigReader("the file", {})
     vision = _vision(said, tensors)
     size = vision.image_size
     said.assume("preprocess", "bicubic, squashed, CLIP's mean and std", "cn_clip/clip/utils.py")
@@ -65,7 +65,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
         yield Drop(f"{TEXT}pooler.dense.{kind}", why="features are of the first token as it is")
 
 
-def _vision(said: Stated, tensors: Mapping[str, Stored]) -> ViTConfig | ResNetConfig:
+def _vision(said: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig | ResNetConfig:
     if any(key.startswith("visual.layer1.") for key in tensors):
         return openai.resnet(said, tensors, HEAD_WIDTH)
     vision = openai.vit(tensors)
@@ -76,7 +76,7 @@ def _vision(said: Stated, tensors: Mapping[str, Stored]) -> ViTConfig | ResNetCo
     return replace(vision, heads=vision.width // head)
 
 
-def _text(said: Stated, tensors: Mapping[str, Stored]) -> TextConfig:
+def _text(said: ConfigReader, tensors: Mapping[str, Stored]) -> TextConfig:
     width = shape_of(tensors, f"{TEXT}{bert.WORDS}", 2)[1]
     if width % HEAD_WIDTH:
         raise CheckpointError(f"{TEXT}{bert.WORDS} has width {width}, not a multiple of 64 a head")

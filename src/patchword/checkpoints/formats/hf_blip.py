@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from patchword.checkpoints import bert
-from patchword.checkpoints.config_reader import Stated
+from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
     Processor,
@@ -104,7 +104,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
             yield Rename(f"itm_head.{kind}", f"match_head.{kind}")
 
 
-def _vision(stated: Stated, tensors: Mapping[str, Stored]) -> ViTConfig:
+def _vision(stated: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
     patches = f"{VISION}.embeddings.patch_embedding.weight"
     positions = f"{VISION}.embeddings.position_embedding"
     width = stated.size("hidden_size", tensors, patches)
@@ -122,7 +122,7 @@ def _vision(stated: Stated, tensors: Mapping[str, Stored]) -> ViTConfig:
     )
 
 
-def _text(stated: Stated, tensors: Mapping[str, Stored], part: str) -> TextConfig:
+def _text(stated: ConfigReader, tensors: Mapping[str, Stored], part: str) -> TextConfig:
     found = bert.text_config(stated, tensors, part, heads=8, why=TEXT_DEFAULT)
     words = tensors[part + WORDS]
     return replace(
@@ -132,7 +132,7 @@ def _text(stated: Stated, tensors: Mapping[str, Stored], part: str) -> TextConfi
     )
 
 
-def _id(stated: Stated, key: str, default: int, name: str, words: Stored) -> int:
+def _id(stated: ConfigReader, key: str, default: int, name: str, words: Stored) -> int:
     """An id, as stated, that the vocabulary has."""
     found = stated.get(key, default, name, TEXT_DEFAULT)
     if not 0 <= found < words.shape[0]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from patchword.checkpoints import bert
-from patchword.checkpoints.config_reader import Stated, scale_limit
+from patchword.checkpoints.config_reader import ConfigReader, scale_limit
 from patchword.checkpoints.formats import hf_clip
 from patchword.checkpoints.huggingface import Processor, config_file, model_type, preprocess, tower
 from patchword.checkpoints.read import Stored
@@ -67,7 +67,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
         yield Drop(f"{TEXT}pooler.dense.{kind}", why="features are of the first token as it is")
 
 
-def _text(stated: Stated, tensors: Mapping[str, Stored]) -> TextConfig:
+def _text(stated: ConfigReader, tensors: Mapping[str, Stored]) -> TextConfig:
     if stated.optional("position_embedding_type", "absolute") != "absolute":
         stated.fail("position_embedding_type", "which patchword does not support")
     if stated.optional("type_vocab_size", TYPES) != TYPES:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from patchword.checkpoints.config_reader import (
-    Stated,
+    ConfigReader,
     end_of,
     scale_limit,
     shape_of,
@@ -157,7 +157,7 @@ def _positions(part: str) -> Drop:
     return Drop(f"{part}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
 
 
-def vision_config(stated: Stated, tensors: Mapping[str, Stored], part: str) -> ViTConfig:
+def vision_config(stated: ConfigReader, tensors: Mapping[str, Stored], part: str) -> ViTConfig:
     """The image tower, as its object of config.json states it; part: as in `vision_rules`."""
     patches = f"{part}embeddings.patch_embedding.weight"
     positions = f"{part}embeddings.position_embedding.weight"
@@ -180,7 +180,7 @@ def vision_config(stated: Stated, tensors: Mapping[str, Stored], part: str) -> V
 
 
 def _text(
-    stated: Stated, tensors: Mapping[str, Stored], files: Mapping[str, Any], part: str
+    stated: ConfigReader, tensors: Mapping[str, Stored], files: Mapping[str, Any], part: str
 ) -> TextConfig:
     tokens = f"{part}embeddings.token_embedding.weight"
     positions = f"{part}embeddings.position_embedding.weight"
@@ -210,7 +210,7 @@ def _text(
     )
 
 
-def _pad_token(stated: Stated, files: Mapping[str, Any], end: int, vocab_size: int) -> int:
+def _pad_token(stated: ConfigReader, files: Mapping[str, Any], end: int, vocab_size: int) -> int:
     """The id that the checkpoint's own tokenizer pads with.
 
     It cannot change a text's vector, but it does change the states of the padding, which a
@@ -226,5 +226,7 @@ def _pad_token(stated: Stated, files: Mapping[str, Any], end: int, vocab_size: i
         return end
     pad = ids.get(token, -1)
     if not 0 <= pad < vocab_size:
-        Stated(where, {"pad_token": token}).fail("pad_token", "which is none of the model's ids")
+        ConfigReader(where, {"pad_token": token}).fail(
+            "pad_token", "which is none of the model's ids"
+        )
     return pad

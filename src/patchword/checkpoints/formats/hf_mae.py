@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from patchword.checkpoints.config_reader import Stated
+from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
     Processor,
@@ -96,7 +96,7 @@ def _layer(theirs: str, ours: str, kind: str) -> Iterator[Fuse | Rename]:
         yield Rename(f"{theirs}.{name}.{kind}", f"{ours}.{part}.{kind}")
 
 
-def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str) -> ViTConfig:
+def _vision(stated: ConfigReader, tensors: Mapping[str, Stored], whole: str) -> ViTConfig:
     """The encoder; whole: what stands before its names."""
     patches = f"{whole}{PATCHES}.weight"
     stated.size("num_channels", tensors, patches, 1)
@@ -117,7 +117,7 @@ def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str) -> ViTCon
     )
 
 
-def _masked(stated: Stated, tensors: Mapping[str, Stored]) -> MaskedConfig:
+def _masked(stated: ConfigReader, tensors: Mapping[str, Stored]) -> MaskedConfig:
     """The decoder."""
     width = stated.size("decoder_hidden_size", tensors, f"{HEAD}.weight", 1)
     blocks = BLOCKS if f"{BLOCKS}.0.layernorm_before.weight" in tensors else BLOCKS_5

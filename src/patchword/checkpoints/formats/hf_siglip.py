@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from patchword.checkpoints.config_reader import Stated, shape_of, special_word, vocabulary
+from patchword.checkpoints.config_reader import ConfigReader, shape_of, special_word, vocabulary
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
     Processor,
@@ -155,7 +155,7 @@ def _text_rules(depth: int, part: str) -> Iterator[Rule]:
 
 
 def _vision(
-    stated: Stated, tensors: Mapping[str, Stored], part: str, classifies: bool
+    stated: ConfigReader, tensors: Mapping[str, Stored], part: str, classifies: bool
 ) -> ViTConfig:
     weight = f"{part}embeddings.patch_embedding.weight"
     positions = f"{part}embeddings.position_embedding.weight"
@@ -188,7 +188,7 @@ def _vision(
 
 
 def _square(
-    stated: Stated, tensors: Mapping[str, Stored], weight: str, positions: str
+    stated: ConfigReader, tensors: Mapping[str, Stored], weight: str, positions: str
 ) -> tuple[tuple[int, int], int]:
     """NaFlex: the image size (H, W) at which positions are as learned, and the patch size."""
     values = shape_of(tensors, weight, 2)[1]
@@ -227,7 +227,7 @@ def _joint(tensors: Mapping[str, Stored], vision: ViTConfig | None, head: str) -
 
 
 def _text(
-    stated: Stated, tensors: Mapping[str, Stored], files: Mapping[str, Any], part: str
+    stated: ConfigReader, tensors: Mapping[str, Stored], files: Mapping[str, Any], part: str
 ) -> TextConfig:
     tokens = f"{part}embeddings.token_embedding.weight"
     positions = f"{part}embeddings.position_embedding.weight"
@@ -273,7 +273,7 @@ def _special_ids(
     Padding is attended to, so its id and its side count: the right one (big_vision,
     pp/ops_text.py).
     """
-    said = Stated(TOKENIZER_CONFIG, _part(files, TOKENIZER_CONFIG), assumed)
+    said = ConfigReader(TOKENIZER_CONFIG, _part(files, TOKENIZER_CONFIG), assumed)
     if said.values.get("padding_side") == "left":
         said.fail("padding_side", "but SigLIP was trained with padding on the right")
     known = vocabulary(files)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from patchword.checkpoints.config_reader import Stated, depth, shape_of
+from patchword.checkpoints.config_reader import ConfigReader, depth, shape_of
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
     Processor,
@@ -88,7 +88,7 @@ def _block(theirs: str, ours: str) -> Iterator[Rule]:
         yield Rename(f"{theirs}.output.dense.{kind}", f"{ours}.mlp.fc2.{kind}")
 
 
-def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str) -> SwinConfig:
+def _vision(stated: ConfigReader, tensors: Mapping[str, Stored], whole: str) -> SwinConfig:
     patches, first = f"{whole}{PATCHES}", f"{whole}encoder.layers.0.blocks.0"
     for key, neutral in (("use_absolute_embeddings", False), ("qkv_bias", True)):
         if stated.optional(key, neutral) is not neutral:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from patchword.checkpoints.config_reader import Stated, shape_of
+from patchword.checkpoints.config_reader import ConfigReader, shape_of
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
     Processor,
@@ -107,7 +107,9 @@ def _processor(kind: str, size: tuple[int, int]) -> Processor:
     return Processor("DeiTImageProcessor", (256, 256), True, "bicubic", HALF, HALF)
 
 
-def _vision(stated: Stated, tensors: Mapping[str, Stored], whole: str, deit: bool) -> ViTConfig:
+def _vision(
+    stated: ConfigReader, tensors: Mapping[str, Stored], whole: str, deit: bool
+) -> ViTConfig:
     """whole: what stands before the tower's names. deit: it has a distillation token, which
     without a head of its own is a register."""
     patches, first = f"{whole}{PATCHES}", f"{whole}encoder.layer.0"

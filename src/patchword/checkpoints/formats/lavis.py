@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from patchword.checkpoints import bert
-from patchword.checkpoints.config_reader import Stated, depth, shape_of
+from patchword.checkpoints.config_reader import ConfigReader, depth, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, NegativeLog, Rename, Rule
 from patchword.config import BlipConfig, ModelConfig, PreprocessConfig, TextConfig, ViTConfig
@@ -45,7 +45,7 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """From shapes alone."""
-    said = Stated("the file", {})
+    said = ConfigReader("the file", {})
     vision = _vision(said, tensors)
     text = _text(said, tensors, TEXT) if f"{TEXT}{WORDS}" in tensors else None
     decoder = None
@@ -146,7 +146,7 @@ def _check_shared(tensors: Mapping[str, Stored], depth: int) -> None:
             )
 
 
-def _vision(said: Stated, tensors: Mapping[str, Stored]) -> ViTConfig:
+def _vision(said: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
     width, _, patch, _ = shape_of(tensors, f"{VISION}.patch_embed.proj.weight", 4)
     heads = _heads(width)
     said.assume("vision.heads", heads, f"{CODE}, width / {HEAD_WIDTH}")
@@ -163,7 +163,7 @@ def _vision(said: Stated, tensors: Mapping[str, Stored]) -> ViTConfig:
     )
 
 
-def _text(said: Stated, tensors: Mapping[str, Stored], part: str) -> TextConfig:
+def _text(said: ConfigReader, tensors: Mapping[str, Stored], part: str) -> TextConfig:
     heads = _heads(shape_of(tensors, f"{part}{WORDS}", 2)[1])
     found = bert.text_config(said, tensors, part, heads, f"{CODE}, configs/med_config.json")
     if found.vocab_size <= SEP + 2:

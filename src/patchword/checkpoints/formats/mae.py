@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from patchword.checkpoints.config_reader import Stated, depth, shape_of
+from patchword.checkpoints.config_reader import ConfigReader, depth, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Rename, Rule
 from patchword.checkpoints.timm_names import vit_rules
@@ -41,7 +41,7 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """What the tensors say, and what the original code fixes."""
     _check_positions(tensors)
-    stated = Stated("its file", {})
+    stated = ConfigReader("its file", {})
     vision = _vision(stated, tensors)
     size = vision.image_size
     # Images above 224 pixels are not cropped (util/datasets.py).
@@ -87,7 +87,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
             yield Rename(f"{theirs}.{kind}", f"decoder.{ours}.{kind}")
 
 
-def _vision(stated: Stated, tensors: Mapping[str, Stored]) -> ViTConfig:
+def _vision(stated: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
     """The encoder."""
     width, _, _, patch = shape_of(tensors, PATCHES, 4)
     if width not in HEADS:
@@ -109,7 +109,7 @@ def _vision(stated: Stated, tensors: Mapping[str, Stored]) -> ViTConfig:
     )
 
 
-def _masked(stated: Stated, tensors: Mapping[str, Stored]) -> MaskedConfig:
+def _masked(stated: ConfigReader, tensors: Mapping[str, Stored]) -> MaskedConfig:
     """The decoder. Whether its targets were normalised nothing says; by default they are not."""
     width = shape_of(tensors, "mask_token", 3)[-1]
     if width % DECODER_HEADS:

@@ -11,7 +11,7 @@ from typing import Any
 
 from patchword.checkpoints import open_clip_timm
 from patchword.checkpoints.config_reader import (
-    Stated,
+    ConfigReader,
     end_of,
     scale_limit,
     shape_of,
@@ -90,7 +90,7 @@ def config(
 
     theirs: what stands before the names of the text tower's tensors, its dot included.
     """
-    whole = Stated(CONFIG_FILE, files[CONFIG_FILE])
+    whole = ConfigReader(CONFIG_FILE, files[CONFIG_FILE])
     stated = whole.part("model_cfg")
     vision_cfg, text_cfg = stated.part("vision_cfg"), stated.part("text_cfg")
     stated.only(KNOWN_MODEL, NEUTRAL_MODEL)
@@ -131,7 +131,7 @@ def rules(config: ModelConfig, theirs: str = "") -> Iterator[Rule]:
         yield from openai.image_rules(config)
 
 
-def _vision(stated: Stated, tensors: Mapping[str, Stored], quick: bool) -> VisionConfig:
+def _vision(stated: ConfigReader, tensors: Mapping[str, Stored], quick: bool) -> VisionConfig:
     head_width = stated.get("head_width", HEAD_WIDTH, "vision.head_width", DEFAULT)
     if isinstance(stated.values.get("layers"), list):
         return _resnet(stated, tensors, head_width)
@@ -159,7 +159,7 @@ def _vision(stated: Stated, tensors: Mapping[str, Stored], quick: bool) -> Visio
     )
 
 
-def _pool(stated: Stated) -> Any:
+def _pool(stated: ConfigReader) -> Any:
     """The class token, or the average of patches normed before or after."""
     pool = stated.optional("pool_type", "tok")
     if pool not in ("tok", "avg"):
@@ -169,7 +169,7 @@ def _pool(stated: Stated) -> Any:
     return "avg" if stated.optional("final_ln_after_pool", False) else "norm_avg"
 
 
-def _resnet(stated: Stated, tensors: Mapping[str, Stored], head_width: int) -> ResNetConfig:
+def _resnet(stated: ConfigReader, tensors: Mapping[str, Stored], head_width: int) -> ResNetConfig:
     stated.size("width", tensors, "visual.layer1.0.conv1.weight")
     vision = openai.resnet(stated, tensors, head_width)
     if stated.values["layers"] != list(vision.stages):
@@ -178,7 +178,7 @@ def _resnet(stated: Stated, tensors: Mapping[str, Stored], head_width: int) -> R
 
 
 def _text(
-    stated: Stated,
+    stated: ConfigReader,
     tensors: Mapping[str, Stored],
     files: Mapping[str, Any],
     quick: bool,
@@ -210,7 +210,9 @@ def _text(
     )
 
 
-def _projection(stated: Stated, tensors: Mapping[str, Stored], name: str, square: bool) -> bool:
+def _projection(
+    stated: ConfigReader, tensors: Mapping[str, Stored], name: str, square: bool
+) -> bool:
     """Whether the projection `name` has a bias.
 
     Raises CheckpointError when its kind is not that of the tensors; "none" is the identity, which
@@ -229,7 +231,7 @@ def _projection(stated: Stated, tensors: Mapping[str, Stored], name: str, square
 
 
 def _tokens(
-    stated: Stated, files: Mapping[str, Any], vocab_size: int, causal: bool
+    stated: ConfigReader, files: Mapping[str, Any], vocab_size: int, causal: bool
 ) -> dict[str, Any]:
     """pool, end_token, pad_token and cleaning, as get_tokenizer of open_clip/factory.py has it."""
     pool = stated.optional("pool_type", "argmax")
@@ -257,19 +259,21 @@ def _tokens(
     return {"pool": pooled, "end_token": end, "pad_token": pad or 0, "cleaning": cleaning}
 
 
-def _attended(stated: Stated, files: Mapping[str, Any], pad: int | None, vocab_size: int) -> None:
+def _attended(
+    stated: ConfigReader, files: Mapping[str, Any], pad: int | None, vocab_size: int
+) -> None:
     """Raise CheckpointError unless files say how a tokenizer not open_clip's own pads its texts.
 
     Padding that is attended to changes every answer.
     """
     if pad is None or not 0 <= pad < vocab_size:
         stated.fail("hf_tokenizer_name", "but no tokenizer_config.json beside says what pads texts")
-    said = Stated("tokenizer_config.json", files.get("tokenizer_config.json") or {})
+    said = ConfigReader("tokenizer_config.json", files.get("tokenizer_config.json") or {})
     if said.values.get("padding_side") not in (None, "right"):
         said.fail("padding_side", "which patchword does not support")
 
 
-def _mlp_width(stated: Stated, tensors: Mapping[str, Stored], tensor: str, width: int) -> int:
+def _mlp_width(stated: ConfigReader, tensors: Mapping[str, Stored], tensor: str, width: int) -> int:
     """As the weights have it, which must be int(width * mlp_ratio)."""
     ratio = stated.optional("mlp_ratio", 4.0)
     found = shape_of(tensors, tensor, 2)[0]
@@ -278,7 +282,7 @@ def _mlp_width(stated: Stated, tensors: Mapping[str, Stored], tensor: str, width
     return found
 
 
-def _activation(stated: Stated, quick: bool) -> Activation:
+def _activation(stated: ConfigReader, quick: bool) -> Activation:
     """One flag for both towers; GELU takes `approximate`."""
     arguments = stated.part("act_kwargs")
     if quick:
@@ -291,13 +295,13 @@ def _activation(stated: Stated, quick: bool) -> Activation:
     return arguments.choice("approximate", kinds, "gelu", "", "")  # type: ignore[no-any-return]
 
 
-def _eps(stated: Stated, name: str) -> float:
+def _eps(stated: ConfigReader, name: str) -> float:
     arguments = stated.part("norm_kwargs")
     arguments.only(("eps",), {})
     return arguments.get("eps", EPS, name, DEFAULT)
 
 
-def _preprocess(stated: Stated, size: tuple[int, int]) -> PreprocessConfig:
+def _preprocess(stated: ConfigReader, size: tuple[int, int]) -> PreprocessConfig:
     """preprocess_cfg; open_clip itself takes the size from the network, whatever is said here."""
     stated.only(
         ("size", "mean", "std", "interpolation", "resize_mode", "fill_color"), {"mode": "RGB"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from patchword.checkpoints.config_reader import Stated, depth, end_of, scale_limit, shape_of
+from patchword.checkpoints.config_reader import ConfigReader, depth, end_of, scale_limit, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Const, Drop, Fuse, Rename, Rule, Transpose, Unsqueeze
 from patchword.config import ModelConfig, PreprocessConfig, ResNetConfig, TextConfig, ViTConfig
@@ -48,7 +48,7 @@ def layout(keys: Collection[str]) -> bool:
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """From shapes alone."""
-    said = Stated("the file", {})
+    said = ConfigReader("the file", {})
     layers = any(key.startswith("visual.layer1.") for key in tensors)
     vision = resnet(said, tensors, HEAD_WIDTH) if layers else vit(tensors)
     if not layers and vision.width not in WIDTHS and vision.width >= NARROWEST:
@@ -127,7 +127,7 @@ def image_rules(config: ModelConfig) -> Iterator[Rule]:
     yield from _resnet_rules(vision) if isinstance(vision, ResNetConfig) else _vit_rules(vision)
 
 
-def resnet(stated: Stated, tensors: Mapping[str, Stored], head_width: int) -> ResNetConfig:
+def resnet(stated: ConfigReader, tensors: Mapping[str, Stored], head_width: int) -> ResNetConfig:
     """A ModifiedResNet; `stated` may state its image_size. heads: of its attention pool."""
     width = shape_of(tensors, "visual.layer1.0.conv1.weight", 4)[0]
     positions = "visual.attnpool.positional_embedding"
@@ -145,7 +145,7 @@ def resnet(stated: Stated, tensors: Mapping[str, Stored], head_width: int) -> Re
 def vit(tensors: Mapping[str, Stored]) -> ViTConfig:
     """A ViT; its heads are of `HEAD_WIDTH`."""
     width, _, patch, _ = shape_of(tensors, "visual.conv1.weight", 4)
-    stated, positions = Stated("the file", {}), "visual.positional_embedding"
+    stated, positions = ConfigReader("the file", {}), "visual.positional_embedding"
     return ViTConfig(
         image_size=stated.grid("image_size", tensors, positions, patch),
         patch_size=patch,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from patchword.checkpoints.config_reader import Stated, shape_of
+from patchword.checkpoints.config_reader import ConfigReader, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Rule
 from patchword.checkpoints.timm_architectures import ARCHITECTURES
@@ -32,7 +32,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     """config.json, checked against the tensors."""
     if "config.json" not in files:
         raise CheckpointError(unnamed())
-    stated = Stated("config.json", files["config.json"])
+    stated = ConfigReader("config.json", files["config.json"])
     name = stated.values.get("architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         stated.fail(

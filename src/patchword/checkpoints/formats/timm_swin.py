@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from patchword.checkpoints.config_reader import Stated, depth, shape_of
+from patchword.checkpoints.config_reader import ConfigReader, depth, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Rename, Rule
 from patchword.checkpoints.timm_config import input_size, labels, preprocess, unnamed
@@ -51,7 +51,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     """config.json, checked against the tensors."""
     if "config.json" not in files:
         raise CheckpointError(unnamed("swin_tiny_patch4_window7_224"))
-    stated = Stated("config.json", files["config.json"])
+    stated = ConfigReader("config.json", files["config.json"])
     arguments = stated.part("model_args")
     arguments.only(KNOWN, NEUTRAL)
     data = stated.part("pretrained_cfg") if "pretrained_cfg" in stated.values else stated
@@ -92,7 +92,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
             yield Rename(f"{theirs}.{kind}", f"image.{ours}.{kind}")
 
 
-def _vision(stated: Stated, data: Stated, tensors: Mapping[str, Stored]) -> SwinConfig:
+def _vision(stated: ConfigReader, data: ConfigReader, tensors: Mapping[str, Stored]) -> SwinConfig:
     patches, first = "patch_embed.proj.weight", "layers.0.blocks.0"
     names = list(tensors)
     stages = tuple(depth(names, f"layers.{i}.blocks.") for i in range(depth(names, "layers.")))
@@ -106,7 +106,7 @@ def _vision(stated: Stated, data: Stated, tensors: Mapping[str, Stored]) -> Swin
     where, key = stated, "img_size"
     if stated.values.get(key) is None:
         size = input_size(data)
-        where, key = Stated("config.json, pretrained_cfg", {"input_size": size}), "input_size"
+        where, key = ConfigReader("config.json, pretrained_cfg", {"input_size": size}), "input_size"
     if where.values[key] is None:
         raise CheckpointError("config.json states neither img_size nor input_size")
     for name, value in (("activation", "gelu"), ("eps", EPS)):
@@ -126,7 +126,7 @@ def _vision(stated: Stated, data: Stated, tensors: Mapping[str, Stored]) -> Swin
     )
 
 
-def _window(stated: Stated, tensors: Mapping[str, Stored], side: int) -> int:
+def _window(stated: ConfigReader, tensors: Mapping[str, Stored], side: int) -> int:
     """The window's side: as stated, else that of the first stage's table of biases.
 
     side: of the first stage's grid, patches. A window is cut to its grid, so a table may be of
