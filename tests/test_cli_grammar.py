@@ -201,7 +201,7 @@ def test_csv_has_a_row_for_each_result(run: Run) -> None:  # noqa: F811
         record = listed.records[0]
         items = record.get("scores") or record.get("texts") or [record]
         assert len(rows) == len(items) + 1
-        for row, item in zip(rows, items, strict=False):
+        for row, item in zip(rows[:-1], items, strict=True):
             found = {**record, **item}
             assert row == {c: str(found.get(c, "")) for c in COLUMNS[command]}
     found = run("search", "photos", "a ring", "--csv", "--quiet")
