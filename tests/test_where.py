@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import ImageDraw
 from reference_blip import RETRIEVAL, hugging_face_blip
 from shrunk import shrunk, tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
 from torch import Tensor
@@ -14,6 +15,7 @@ from patchword.bundle import Bundle, make
 from patchword.errors import UnsupportedError
 from patchword.images.preprocess import Geometry
 from patchword.nn.taps import Taps
+from patchword.show import plots
 from patchword.tasks.match import match
 from patchword.where.auto import usual, warning
 from patchword.where.gradients import chefer, legrad
@@ -48,9 +50,40 @@ def test_a_photo_of_any_shape_is_seen_whole(clip: Bundle, shape: tuple, method: 
     assert found.values.shape == (2, *shape)
     assert np.isfinite(found.values).all()
     for (value, x, y), grid in zip(found.peaks(), found.grid, strict=True):
-        assert value == grid.max()
+        assert grid.min() <= value <= grid.max()
         assert 0 <= x < shape[1]
         assert 0 <= y < shape[0]
+
+
+@pytest.mark.parametrize("shape", [(60, 90), (1000, 700), (96, 96)])
+def test_what_is_told_of_a_peak_is_what_is_drawn(
+    clip: Bundle, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ring is where x and y say, and the largest value that is told ends the scale."""
+    found = heatmap(clip, photo(*shape), ["a cat", "a dog"], "value")
+    rings: list[tuple[float, float]] = []
+    ends: list[tuple[str, str]] = []
+    circle, bar = ImageDraw.ImageDraw.circle, plots.colour_bar
+
+    def ring(draw: ImageDraw.ImageDraw, at: tuple[float, float], *rest: int, **more: object):
+        rings.append(at)
+        circle(draw, at, *rest, **more)
+
+    def scale(*given: object) -> None:
+        ends.append(given[2])
+        bar(*given)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "circle", ring)
+    monkeypatch.setattr(plots, "colour_bar", scale)
+    found.picture(each=True)
+    zoom = plots.TILE / max(shape)
+    for number, (value, x, y) in enumerate(found.peaks()):
+        assert value == found.at(*plots.shown(found.image).shape[:2])[number].max()
+        assert ends[number][1] == f"{value:.3f}"
+        sides = shape[1] * zoom, shape[0] * zoom
+        for centre, place, side in zip(rings[2 * number], (x, y), sides, strict=True):
+            inside = min(max((place + 0.5) * zoom, plots.RING + 1), side - plots.RING - 2)
+            assert abs(centre - inside) <= max(zoom, 1)
 
 
 def test_windows_are_joined_as_papers_join_them() -> None:

@@ -20,7 +20,7 @@ from patchword.images.decode import MAX_PIXELS
 from patchword.images.preprocess import Geometry
 from patchword.options import checked
 from patchword.show import plots
-from patchword.show.peak import FINEST, peak
+from patchword.show.peak import peak
 from patchword.show.result import Pictured
 from patchword.where.auto import usual
 from patchword.where.dense import EDITS, dense, edit_of
@@ -69,18 +69,22 @@ class Heatmap(Pictured):
             )
         return replace(self.geometry, source=(height, width)).to_source(self.grid, self.cell)
 
+    @cached_property
+    def _drawn(self) -> tuple[plots.Photo, NDArray[np.float32]]:
+        """The photo (h, w, 3) and the maps (T, h, w), no larger than they are drawn."""
+        photo = plots.shown(self.image)
+        return photo, self.at(photo.shape[0], photo.shape[1])
+
     def peaks(self) -> list[tuple[float, int, int]]:
-        """For each text the largest value of the grid, and x and y of the middle of the peak in the
-        photo (see `show.peak`)."""
-        height, width = self.image.shape[:2]
-        share = min(1.0, FINEST / max(height, width))
-        rows, columns = max(round(height * share), 1), max(round(width * share), 1)
-        found = []
-        for grid, values in zip(self.grid, self.at(rows, columns), strict=True):
-            _, x, y = peak(values)
-            place = int((x + 0.5) * width / columns), int((y + 0.5) * height / rows)
-            found.append((float(grid.max()), *place))
-        return found
+        """For each text the largest value of the map as it is drawn, and x and y in the photo of
+        the ring there, the middle of the peak (see `show.peak`)."""
+        photo, maps = self._drawn
+        (height, width), (rows, columns) = self.image.shape[:2], photo.shape[:2]
+        found = [peak(values) for values in maps]
+        return [
+            (value, int((x + 0.5) * width / columns), int((y + 0.5) * height / rows))
+            for value, x, y in found
+        ]
 
     @property
     def found(self) -> tuple[bool, ...]:
@@ -93,8 +97,7 @@ class Heatmap(Pictured):
     def picture(self, each: bool = False, title: str = "") -> Image.Image:
         """The photo and each text's map over it, on one colour scale; `each`: every map stretched
         over its own, which then stands under it. Of a text that was not found there is no map."""
-        photo = plots.shown(self.image)
-        values = self.at(photo.shape[0], photo.shape[1])
+        photo, values = self._drawn
         own = " (own scale)" if each and len(self.texts) > 1 else ""
         titles = list(self.texts)
         for number, probability in enumerate(self.present or ()):
