@@ -1,6 +1,7 @@
 """What open_clip's trainer leaves behind is never taken for OpenAI's: its architecture is stated,
 given, or asked for."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,65 @@ def test_the_name_of_the_run_says_it(tiny: None, tmp_path: Path) -> None:
         agrees(tmp_path / "epoch_5.pt", network)
     network = trained(tmp_path, AUTOMATIC.replace("T-8", "T-8-quickgelu"), quick=True)
     agrees(tmp_path / "epoch_5.pt", network)
+
+
+def run_of(folder: Path, **options: Any) -> Path:
+    """logs/my run/checkpoints, with the params.txt that open_clip_train/main.py writes above."""
+    checkpoints_ = folder / "my run" / "checkpoints"
+    checkpoints_.mkdir(parents=True)
+    known = {"name": "my run", "model": "ViT-T-8", "force_quick_gelu": False, "image_mean": None}
+    lines = [f"{key}: {value}\n" for key, value in sorted((known | options).items())]
+    (checkpoints_.parent / "params.txt").write_text("".join(lines))
+    return checkpoints_
+
+
+def test_the_options_of_the_run_say_it(tiny: None, tmp_path: Path) -> None:
+    folder = run_of(tmp_path, force_quick_gelu=True, pretrained="", image_mean=[0.1, 0.2, 0.3])
+    network = trained(folder, "my run", quick=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CheckpointWarning)
+        agrees(folder / "epoch_5.pt", network)
+    model = checkpoints.load(folder)
+    assert model.config.read_from[-1] == "architecture ViT-T-8-quickgelu, by the run's params.txt"
+    assert model.config.preprocess.mean == (0.1, 0.2, 0.3)
+    given = checkpoints.load(folder, architecture="ViT-T-8")
+    assert given.config.vision.activation == "gelu"
+    assert given.config.preprocess.mean == (0.1, 0.2, 0.3)
+
+
+def test_options_that_say_more(tiny: None, tmp_path: Path) -> None:
+    """Another size, SigLIP's loss, and the tag whose weights were of other means."""
+    more = {"force_image_size": SIZE // 2, "siglip": True, "image_interpolation": "random"}
+    folder = run_of(tmp_path, pretrained="laion2b_s32b_b82k", **more)
+    half = VISION | {"image_size": SIZE // 2}
+    network = open_clip.CLIP(64, half, TEXT, init_logit_bias=-10)
+    torch.save({"name": "my run", "state_dict": network.state_dict()}, folder / "epoch_5.pt")
+    clip_tokenizer().save_pretrained(folder)
+    config = checkpoints.load(folder).config
+    assert config.score == "sigmoid"
+    assert config.preprocess.size == (SIZE // 2, SIZE // 2)
+    assert config.preprocess.mean == (0.5, 0.5, 0.5)
+    assert config.preprocess.interpolation == "bicubic"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "another run"}, "does not say what its activation"),
+        ({"pretrained": "openai"}, 'give architecture="ViT-T-8-quickgelu" or'),
+        (
+            {"model": "ViT-Z", "force_quick_gelu": True},
+            r"'ViT-Z-quickgelu', by the run's params.txt,.*'ViT-Z'\) \| {\"quick_gelu\": True}",
+        ),
+    ],
+)
+def test_options_that_do_not_say_it(
+    options: dict[str, Any], said: str, tiny: None, tmp_path: Path
+) -> None:
+    folder = run_of(tmp_path, **options)
+    trained(folder, "my run")
+    with pytest.raises(CheckpointError, match=said):
+        checkpoints.load(folder)
 
 
 @pytest.mark.parametrize("quick", [False, True])

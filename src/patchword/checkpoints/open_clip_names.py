@@ -6,12 +6,14 @@ answer. Numbers are those of open_clip/model_configs; names are the names of its
 
 from __future__ import annotations
 
-import re
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from patchword.checkpoints import open_clip_runs
 from patchword.checkpoints.formats import openai
 from patchword.checkpoints.formats.open_clip import CONFIG_FILE
+from patchword.checkpoints.open_clip_runs import QUICK
 from patchword.checkpoints.read import Source
 from patchword.errors import CheckpointError, CheckpointWarning
 from patchword.options import nearest
@@ -53,9 +55,6 @@ RESNETS = {
     "RN50x64": (448, 128, [3, 15, 36, 10], 1024, 1024),
 }
 NAMES = (*VITS, *RESNETS)
-QUICK = "-quickgelu"
-# open_clip_train/main.py names a run after date, model, learning rate, ... unless it is named.
-RUN = re.compile(r"(?:^|-)model_(.+?)-lr_")
 
 
 class Known(NamedTuple):
@@ -81,40 +80,37 @@ def stated(opened: Source, given: str | None) -> Known | None:
                 f"{CONFIG_FILE}; leave out {given!r}"
             )
         return None
-    if given is not None:
-        return _known(given, "as given")
     run = opened.entry.stated.get("name") if opened.entry.name == "state_dict" else None
+    options = None if run is None else open_clip_runs.options(opened.weights, run)
+    if given is not None:
+        return _known(given, "as given", options)
     if run is None and openai.layout(names) and not opened.weights.name.startswith("open_clip_"):
         return None
-    found = RUN.search(run or "")
-    if found is None:
-        what = "a checkpoint of open_clip's trainer" if run is not None else "weights of open_clip"
-        called = f" (its run is called {run!r})" if run else ""
-        raise CheckpointError(
-            f"{opened.weights} is {what}{called}, which does not say what its activation and heads "
-            f'are: give the name that it was trained as, architecture="ViT-B-32" '
-            f"(--architecture), or put {CONFIG_FILE} beside it"
-        )
-    if not found[1].endswith(QUICK):
-        warnings.warn(
-            f"{opened.weights.name} was trained as {found[1]}, says the name of its run, and is "
-            "read with GELU; if it was fine-tuned from weights of OpenAI, give "
-            f'architecture="{found[1]}{QUICK}" (--architecture)',
-            CheckpointWarning,
-            stacklevel=5,  # the caller of patchword.load
-        )
-    return _known(found[1], "by the name of its run")
+    found = None if run is None else open_clip_runs.architecture(opened.weights, run, options)
+    if found is not None:
+        says = f"by the run's {open_clip_runs.FILE}" if options else "by the name of its run"
+        return _known(found, says, options)
+    what = "a checkpoint of open_clip's trainer" if run is not None else "weights of open_clip"
+    called = f" (its run is called {run!r})" if run else ""
+    file = "" if run is None else f", its {open_clip_runs.FILE} in the folder above"
+    raise CheckpointError(
+        f"{opened.weights} is {what}{called}, which does not say what its activation and heads "
+        f'are: give the name that it was trained as, architecture="ViT-B-32" '
+        f"(--architecture), or put {CONFIG_FILE} beside it{file}"
+    )
 
 
-def _known(name: str, why: str) -> Known:
-    file = {"model_cfg": model_cfg(name), "preprocess_cfg": {}}
+def _known(name: str, why: str, options: Mapping[str, Any] | None) -> Known:
+    """An architecture by its name, and what the options of its run change of it."""
+    file = open_clip_runs.configured(model_cfg(name, f", {why},"), options or {})
     return Known(f"architecture {name}, {why}", {CONFIG_FILE: file})
 
 
-def model_cfg(name: str) -> dict[str, Any]:
+def model_cfg(name: str, why: str = "") -> dict[str, Any]:
     """An architecture as open_clip's own file of that name describes it.
 
-    Raises CheckpointError for a name that is not in the tables above.
+    why: where the name is from, for errors. Raises CheckpointError for a name that is not in the
+    tables above.
     """
     plain = name.replace("/", "-").removesuffix(QUICK)
     config: dict[str, Any] = {"quick_gelu": name.endswith(QUICK)}
@@ -127,11 +123,12 @@ def model_cfg(name: str) -> dict[str, Any]:
         pixels, width, stages, embed, text_width = RESNETS[plain]
         vision, layers, text_layers = {"head_width": openai.HEAD_WIDTH}, stages, 12  # type: ignore[assignment]
     else:
+        quick = ' | {"quick_gelu": True}' * name.endswith(QUICK)
         raise CheckpointError(
-            f"architecture {name!r} is not known{nearest(name, NAMES)}. Known are "
+            f"architecture {name!r}{why} is not known{nearest(name, NAMES)}. Known are "
             f"{', '.join(NAMES)}, each with {QUICK!r} after it if it was trained so. For another "
             f"one write {CONFIG_FILE} beside the weights: "
-            f'{{"model_cfg": open_clip.get_model_config({plain!r}), "preprocess_cfg": {{}}}}'
+            f'{{"model_cfg": open_clip.get_model_config({plain!r}){quick}, "preprocess_cfg": {{}}}}'
         )
     vision |= {"image_size": pixels, "width": width, "layers": layers}
     heads = text_width // openai.HEAD_WIDTH
