@@ -17,12 +17,13 @@ from typing import Annotated
 import typer
 
 from patchword.cli import (
+    attention,
     capfilt,
     caption_ask_match,
     demo,
     embed_classify_similarity,
     eval_blend,
-    heatmap_attention,
+    heatmap,
     index_search,
     info_models,
     receipt_verify,
@@ -35,7 +36,7 @@ from patchword.cli.output_options import with_output_options
 from patchword.errors import PatchwordError
 
 GROUPS = {  # the headings of `patchword --help`, and the files whose commands stand under each
-    "Use a model": (embed_classify_similarity, heatmap_attention, caption_ask_match),
+    "Use a model": (embed_classify_similarity, heatmap, attention, caption_ask_match),
     "Collections of images": (index_search,),
     "Make a model": (train, eval_blend, capfilt),
     "Know a model": (info_models, receipt_verify, demo),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchword.cli.heatmap_attention import measure
+from patchword.cli.heatmap import measure
 
 if TYPE_CHECKING:
     import numpy as np

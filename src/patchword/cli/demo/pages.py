@@ -14,7 +14,7 @@ from rich.text import Text
 from patchword import atomic_write, images
 from patchword.cli.demo.findings import Answer, Findings
 from patchword.cli.embed_classify_similarity import scores_table
-from patchword.cli.heatmap_attention import measure
+from patchword.cli.heatmap import measure
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
 from patchword.cli.program import command, near
 from patchword.show import html_page, plots
