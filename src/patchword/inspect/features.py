@@ -1,0 +1,144 @@
+"""Patch features of whole photos of any size: what every method here starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchword.bundle import Bundle
+from patchword.errors import UnsupportedError
+from patchword.images.preprocess import Geometry, Preprocess, resize
+from patchword.inspect.protocol import RGB, View
+from patchword.models.edits import DenseEdit
+from patchword.nn.taps import Taps
+
+BATCH = 16  # tiles at once
+MOST = 1024  # tiles of a photo
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A whole photo as a network takes it."""
+
+    pixels: Tensor  # (rows * columns, 3, h, w), row by row, without overlap
+    rows: int
+    columns: int
+    geometry: Geometry  # of all tiles together
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The patch tokens of a photo, float32."""
+
+    values: Tensor  # (L, h, w, D) for each of the view's layers, one for none
+    geometry: Geometry
+
+    @property
+    def rows(self) -> Tensor:
+        """(h * w, L * D): each place's tokens of all layers, one after the other."""
+        return self.values.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
+
+
+def patches_each(model: Bundle, photos: Iterable[RGB], view: View) -> Iterator[Patches]:
+    """The patch tokens of each photo, in order; photos of few tiles share a batch. Raises
+    UnsupportedError for layers that the tower does not have."""
+    waiting: list[Tiles] = []
+    for photo in photos:
+        waiting.append(tiles(model, photo, view))
+        if sum(len(each.pixels) for each in waiting) >= BATCH:
+            yield from _run(model, waiting, view)
+            waiting = []
+    if waiting:
+        yield from _run(model, waiting, view)
+
+
+def tiles(model: Bundle, photo: RGB, view: View) -> Tiles:
+    """A photo resized to whole tiles of the network's own size: nothing of it is left out, and its
+    proportions change by less than half a tile. Raises UnsupportedError for too many."""
+    config, size = model.preprocess.config, window(model)
+    rows, columns = layout(model, photo.shape[0], photo.shape[1], view)
+    resized = rows * size[0], columns * size[1]
+    step = Preprocess(replace(config, resize="squash", size=size))
+    whole = resize(photo, resized, config)
+    each = [
+        step(np.ascontiguousarray(whole[y : y + size[0], x : x + size[1]]))[0]
+        for y in range(0, resized[0], size[0])
+        for x in range(0, resized[1], size[1])
+    ]
+    source = photo.shape[0], photo.shape[1]
+    pixels = model.tensor(np.stack(each))
+    return Tiles(pixels, rows, columns, Geometry(source, resized, (0, 0), resized))
+
+
+def window(model: Bundle) -> Size:
+    """The side of a tile, pixels: what the network was trained at, in whole patches."""
+    size, patch = model.preprocess.config.size, model.config.image_tower.patch_size
+    return size[0] // patch * patch, size[1] // patch * patch
+
+
+def layout(model: Bundle, height: int, width: int, view: View) -> Size:
+    """The tiles (rows, columns) of a photo. Raises UnsupportedError for more than `MOST`."""
+    size = window(model)
+    factor = (view.short_side or min(size)) / min(height, width)
+    rows = max(round(height * factor / size[0]), 1)
+    columns = max(round(width * factor / size[1]), 1)
+    if rows * columns > MOST:
+        raise UnsupportedError(
+            f"{width} x {height} px take {rows * columns:,} tiles of {size[1]} x {size[0]} px, "
+            f"more than {MOST:,}; cut the photo, or take a smaller short side"
+        )
+    return rows, columns
+
+
+def tokens(model: Bundle, pixels: Tensor, layers: Sequence[int] = ()) -> Tensor:
+    """Pixels (B, 3, H, W) -> patch tokens (L, B, h, w, D), float32, of each of `layers`; of none:
+    one, after the final norm. Raises UnsupportedError for a layer that is not there."""
+    tower = model.image_tower
+    size = (pixels.shape[-2], pixels.shape[-1])
+    with torch.inference_mode():
+        if not layers:
+            found = tower.dense(pixels, DenseEdit(), project=False)[None]
+        else:
+            names = [_name(tower.layer_names, layer) for layer in layers]
+            taps = Taps(names)
+            tower.encode(pixels, taps)
+            kept = taps.result()
+            if any(kept[name].ndim != 3 for name in names):
+                raise UnsupportedError(
+                    f"the layers of {model.name} have no tokens of one size; leave layers out: "
+                    "the last one's are taken"
+                )
+            found = torch.stack([kept[name][:, tower.patches(size)] for name in names])
+    return found.float().cpu().unflatten(2, tower.grid(size))  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _name(names: Sequence[str], layer: int) -> str:
+    if not -len(names) <= layer < len(names):
+        raise UnsupportedError(
+            f"no layer {layer}: there are 0 to {len(names) - 1}, or -1 to {-len(names)} from the "
+            "end"
+        )
+    return names[layer]
+
+
+def _run(model: Bundle, photos: Sequence[Tiles], view: View) -> Iterator[Patches]:
+    """The tokens of some photos, their tiles in batches."""
+    pixels = torch.cat([photo.pixels for photo in photos])
+    found = torch.cat(
+        [tokens(model, part, view.layers) for part in torch.split(pixels, BATCH)], dim=1
+    )
+    counts = [len(photo.pixels) for photo in photos]
+    for photo, own in zip(photos, torch.split(found, counts, dim=1), strict=True):
+        yield Patches(joined(own, photo.rows, photo.columns), photo.geometry)
+
+
+def joined(values: Tensor, rows: int, columns: int) -> Tensor:
+    """Tiles (L, rows * columns, h, w, D) -> one grid (L, rows * h, columns * w, D)."""
+    apart = values.unflatten(1, (rows, columns))  # type: ignore[no-untyped-call]
+    return apart.transpose(2, 3).flatten(1, 2).flatten(2, 3)  # type: ignore[no-any-return]

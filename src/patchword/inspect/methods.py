@@ -1,0 +1,8 @@
+"""The methods, by name."""
+
+from __future__ import annotations
+
+from patchword.inspect.memory import Memory
+from patchword.inspect.protocol import Method
+
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Memory,)}

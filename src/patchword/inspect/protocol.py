@@ -1,0 +1,83 @@
+"""What finds defects, as the rest of this room sees it: one file and one class per method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from patchword.bundle import Bundle
+from patchword.images.preprocess import Geometry
+
+RGB = NDArray[np.uint8]  # (H, W, 3), a photo as `model.opener(source, exact=True)` opens it
+State = dict[str, Tensor]  # what a method has learned; saved as safetensors
+Progress = Callable[[int, int], None]  # done, total
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method has to be given.
+
+    good   at least so many good photos; 0: none
+    batch  whether photos are compared with each other: all of them come in one call of `score`,
+           and a score is of its batch alone
+    words  whether the model must read texts
+    """
+
+    good: int = 1
+    batch: bool = False
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """How a model looks at photos.
+
+    layers      blocks whose patch tokens are taken, 0 the first and -1 the last, as they leave it;
+                empty: those of the last after the final norm
+    short_side  pixels to which a photo's shorter side is resized, in tiles of the size that the
+                network was trained at; None: one tile
+    """
+
+    layers: tuple[int, ...] = ()
+    short_side: int | None = None
+
+
+WHOLE = View()  # the photo at once, the last layer's tokens
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a method says of one photo; large is bad.
+
+    grid  (h, w) float32, a value for each place, comparable between photos
+    """
+
+    score: float
+    grid: NDArray[np.float32]
+    geometry: Geometry  # from the grid, which covers all of its input, to the photo's pixels
+
+
+class Method(Protocol):
+    """A way to find defects: a frozen dataclass whose fields are its options, JSON values but for
+    `view`. Photos are opened once, by whoever calls; they come as they are needed, and may be more
+    than memory holds."""
+
+    name: ClassVar[str]
+    needs: ClassVar[Needs]
+
+    @property
+    def view(self) -> View:
+        """How it looks at photos."""
+
+    def fit(self, model: Bundle, good: Iterable[RGB], progress: Progress | None = None) -> State:
+        """What there is to learn from good photos. progress: of work after the last of them.
+        Raises UnsupportedError for a model that it cannot use."""
+
+    def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
+        """A finding for each photo, in order; photos are consumed as far ahead as a batch is
+        large, or all of them where `needs.batch`."""
