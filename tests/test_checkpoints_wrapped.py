@@ -121,7 +121,9 @@ PREFIXES = (
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".pth.tar", ".safetensors")
 
 
-def loaded_as(folder: Path, content: Any, suffix: str, old: bool = False) -> str:
+def loaded_as(
+    folder: Path, content: Any, suffix: str, old: bool = False, weights: str | None = None
+) -> str:
     """The fingerprint of a folder's model from a file of another kind."""
     path = folder / f"weights{suffix}"
     if suffix == ".safetensors":
@@ -129,7 +131,7 @@ def loaded_as(folder: Path, content: Any, suffix: str, old: bool = False) -> str
     else:
         torch.save(content, path, _use_new_zipfile_serialization=not old)
     try:
-        return checkpoints.load(path).fingerprint
+        return checkpoints.load(path, weights=weights).fingerprint
     finally:
         path.unlink()
 
@@ -284,21 +286,67 @@ def test_a_set_that_is_not_there(written: Written, tmp_path: Path) -> None:
 
 def test_a_set_under_an_unknown_name_is_told(written: Written) -> None:
     folder, state, fingerprint = written["timm vit"]
-    with pytest.warns(CheckpointWarning, match=r"'state_dict' is read, and not 'teacher'$"):
+    with pytest.warns(
+        CheckpointWarning, match=r"'state_dict' is read, and not 'teacher': .*"
+    ) as said:
         assert loaded_as(folder, {"state_dict": state, "teacher": state}, ".pt") == fingerprint
+    assert str(said[0].message).endswith('.pt")["teacher"], "teacher.pt")')
 
     ema = {name: value + 0.01 for name, value in state.items()}
-    for key, average in (
-        ("ema.shadow", {"shadow": ema, "decay": 0.99}),
-        ("ema", {f"module.{name}": value for name, value in ema.items()}),
-        ("ema.shadow_params", {"shadow_params": list(ema.values()), "decay": 0.99}),
+    for key, average, advice in (
+        (
+            "ema.shadow",
+            {"shadow": ema, "decay": 0.99},
+            r'torch.save\(torch.load.*"ema"\]\["shadow"\]',
+        ),
+        ("ema", {f"module.{name}": value for name, value in ema.items()}, "torch.save"),
+        ("ema.shadow_params", {"shadow_params": list(ema.values())}, "it has no names; to read it"),
     ):
-        with pytest.warns(CheckpointWarning, match=rf"'model' is read, and not '{key}'$"):
+        said_so = rf"'model' is read, and not '{key}': .*{advice}"
+        with pytest.warns(CheckpointWarning, match=said_so):
             assert loaded_as(folder, {"model": state, "ema": average}, ".pt") == fingerprint
     beside = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"params": [0, 1]}]}
     with warnings.catch_warnings():
         warnings.simplefilter("error", CheckpointWarning)
         assert loaded_as(folder, {"model": state, "optimizer": beside}, ".pt") == fingerprint
+
+
+@pytest.mark.parametrize(
+    ("average", "raw", "counters"),
+    [
+        ("ema_model.", "model.", ()),
+        ("model_ema.module.", "model.", ()),
+        ("ema.", "", ["ema.decay"]),
+        ("ema.ema_model.", "model.module.", ["ema.initted", "ema.step"]),
+        ("net_averaged.", "model.", ["net_averaged.n_averaged"]),
+    ],
+)
+def test_a_module_of_a_network_and_its_average(
+    average: str, raw: str, counters: list[str], written: Written
+) -> None:
+    folder, state, fingerprint = written["timm vit"]
+    ema = {name: value + 0.01 for name, value in state.items()}
+    expected = loaded_as(folder, ema, ".pt")
+    both = {raw + name: value for name, value in state.items()}
+    both |= {average + name: value for name, value in ema.items()}
+    both |= {name: torch.ones(()) for name in counters}
+    for suffix, content in ((".ckpt", {"state_dict": both}), (".safetensors", both)):
+        with pytest.warns(CheckpointWarning, match='average in .*weights="raw"'):
+            assert loaded_as(folder, content, suffix) == expected
+        assert loaded_as(folder, content, suffix, weights="ema") == expected
+        assert loaded_as(folder, content, suffix, weights="raw") == fingerprint
+
+
+def test_lightnings_averaging(written: Written) -> None:
+    """Its callback saves the average as state_dict, and the weights beside it."""
+    folder, state, fingerprint = written["timm vit"]
+    ema = {name: value + 0.01 for name, value in state.items()}
+    expected = loaded_as(folder, ema, ".pt")
+    checkpoint = {"state_dict": ema, "current_model_state": state, "averaging_state": {}}
+    with pytest.warns(CheckpointWarning, match="average in 'state_dict'.*'current_model_state'"):
+        assert loaded_as(folder, checkpoint, ".ckpt") == expected
+    assert loaded_as(folder, checkpoint, ".ckpt", weights="ema") == expected
+    assert loaded_as(folder, checkpoint, ".ckpt", weights="raw") == fingerprint
 
 
 # Folders of trainers.

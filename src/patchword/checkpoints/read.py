@@ -154,8 +154,10 @@ def open_path(path: Path, name: str, wanted: Weights | None = None) -> Source:
         tensors.update(found)
     if not tensors:
         raise CheckpointError(f"{weights} holds no tensors")
+    part, entry = wrappers.part(tensors, entry, wanted)
     if wanted == "ema" and entry.kind != wanted:
         raise CheckpointError(wrappers.missing(weights, wanted))
+    tensors = {name: tensors[theirs] for theirs, name in part.items()}
     bare = wrappers.bare_names(tensors, weights)
     tensors = {bare[theirs]: stored for theirs, stored in tensors.items() if theirs in bare}
     return Source(name, weights, tensors, metadata, Files(weights.parent), entry=entry)

@@ -28,6 +28,8 @@ KINDS: tuple[Weights, ...] = ("ema", "raw")
 # "module" is DeepSpeed's.
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict")
 RAW = ("state_dict", "model_state_dict", "model", "module")
+# Where Lightning's WeightAveraging puts the weights; "state_dict" is their average then.
+CURRENT = "current_model_state"
 DEEPEST = 4  # wrappers in each other
 # What DDP and averages, torch.compile, FSDP and activation checkpointing put into names, anywhere.
 WRAPPERS = re.compile(
@@ -35,6 +37,10 @@ WRAPPERS = re.compile(
 )
 ATTRIBUTE = "model."  # of a LightningModule, before each name
 COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel, beside "module.*"
+# What a module of two networks calls the average of one: "model_ema.*", "ema_model.*", "ema.*"; of
+# ema-pytorch, "ema.ema_model.*". And what is counted beside it.
+AVERAGED = re.compile(r"(?:^|_)(?:ema|swa|averaged?)(?:_|$)")
+COUNTERS = (COUNTER, "initted", "step", "decay", "num_updates")
 BLOCKED = re.compile(r"GLOBAL ([\w.]+)")  # in the messages of torch's safe unpickler
 
 _one_at_a_time = threading.Lock()  # torch's list of allowed names is one for the whole process
@@ -69,7 +75,7 @@ class Entry:
 
     name    "state_dict", "model.module", ...; "" for the file itself
     kind    "ema" for a moving average, else "raw"
-    others  names of the sets beside it, which are not read
+    others  names of the sets beside it, which are not read; "[]" after that of a mere list
     stated  texts that the trainer wrote beside them: the run's "name", timm's "arch"
     archive whether the file is one of TorchScript
     """
@@ -114,16 +120,16 @@ def unwrap(
 ) -> tuple[dict[str, Tensor], Entry]:
     """The weights in what a file holds; of two sets the wanted one, by default the average.
 
-    Raises CheckpointError when there are none, when there are none of the wanted kind, and for a
-    set with something in it that is no tensor.
+    Raises CheckpointError when there are none, when there is the average alone and the weights are
+    wanted, and for a set with something in it that is no tensor.
     """
     sets = list(_sets(loaded))
     if not sets:
         raise CheckpointError(f"{path} {_without(loaded)}")
-    chosen = [each for each in sets if wanted in (None, each[1].kind)]
-    if not chosen:
-        raise CheckpointError(missing(path, "ema" if wanted == "ema" else "raw"))
-    tensors, entry = min(chosen, key=lambda each: each[1].kind != "ema")
+    first: Weights = wanted or "ema"
+    tensors, entry = min(sets, key=lambda each: each[1].kind != first)
+    if wanted == "raw" and entry.kind == "ema":
+        raise CheckpointError(missing(path, "raw"))
     if "ds_version" in loaded and any(tensor.numel() == 0 for tensor in tensors.values()):
         raise CheckpointError(
             f"{path} is one part of a DeepSpeed ZeRO-3 checkpoint, without the weights: run "
@@ -146,24 +152,57 @@ def described(file: str, entry: Entry) -> str:
     if entry.kind == "ema":
         words.append("the moving average")
     if entry.others:
-        words.append(f"not read: {', '.join(entry.others)}")
+        words.append(f"not read: {', '.join(entry.others)}".replace("[]", " (a list)"))
     return f"{file} ({'; '.join(words)})" if words else file
 
 
 def warn(file: str, entry: Entry) -> None:
-    """Say which of several sets of weights is read, when nobody chose."""
+    """Say which of several sets of weights is read, and how to read another, when nobody chose."""
     if not entry.others:
         return
-    kind, advice = "weights", ""
+    kind, advice = "weights", 'weights="raw" (--weights raw) reads the weights themselves'
     if entry.kind == "ema":
         kind = "moving average"
-        advice = ': weights="raw" (--weights raw) reads the weights themselves'
+    elif (named := next((n for n in entry.others if not n.endswith("[]")), None)) is not None:
+        inside = "".join(f'["{key}"]' for key in named.split("."))
+        advice = (
+            f"to read it, save it in a file of its own, "
+            f'torch.save(torch.load("{file}"){inside}, "{named}.pt")'
+        )
+    else:
+        advice = "it has no names; to read it, copy it into the model where it was made, and save"
+    others = ", ".join(repr(name.removesuffix("[]")) for name in entry.others)
     warnings.warn(
         f"{file} holds several sets of weights; the {kind} in {entry.name!r} is read, and not "
-        f"{', '.join(map(repr, entry.others))}{advice}",
+        f"{others}: {advice}",
         CheckpointWarning,
         stacklevel=5,  # the caller of patchword.load
     )
+
+
+def part(
+    names: Collection[str], entry: Entry, wanted: Weights | None
+) -> tuple[dict[str, str], Entry]:
+    """Of a module of two networks, the weights and their average, the names of the wanted one, by
+    default the average, each with that name inside its network; the whole of any other set.
+
+    entry: where the names are.
+    """
+    for prefix in _averages(names):
+        start = prefix.split(".")[0]
+        average = {n: n.removeprefix(prefix) for n in names if n.startswith(prefix)}
+        average = {name: bare for name, bare in average.items() if bare not in COUNTERS}
+        raw = {name: name for name in names if not name.startswith(f"{start}.")}
+        if not raw or sorted(map(_plain, average.values())) != sorted(map(_plain, raw)):
+            continue
+        inside = f"{entry.name}." if entry.name else ""
+        common = {name.split(".")[0] for name in raw}
+        called = f"{inside}{prefix[:-1]}", f"{inside}{common.pop() if len(common) == 1 else '*'}"
+        if wanted == "raw":
+            return raw, replace(entry, name=called[1], others=(called[0], *entry.others))
+        found = replace(entry, name=called[0], kind="ema", others=(called[1], *entry.others))
+        return average, found
+    return {name: name for name in names}, entry
 
 
 def bare_names(names: Collection[str], where: Path) -> dict[str, str]:
@@ -191,9 +230,10 @@ def _sets(loaded: Any, entry: Entry = Entry(), depth: int = 0) -> Iterator[Set]:
     if all(isinstance(value, Tensor) for value in loaded.values()):
         yield {str(name): tensor for name, tensor in loaded.items()}, entry
         return
-    for key in (*AVERAGES, *RAW):
+    averages = (*AVERAGES, RAW[0]) if isinstance(loaded.get(CURRENT), dict) else AVERAGES
+    for key in dict.fromkeys((*averages, *RAW, CURRENT)):
         name = f"{entry.name}.{key}" if entry.name else key
-        kind: Weights = "ema" if key in AVERAGES else entry.kind
+        kind: Weights = "ema" if key in averages else entry.kind
         yield from _sets(loaded.get(key), Entry(name, kind), depth + 1)
 
 
@@ -205,10 +245,18 @@ def _unnamed(loaded: dict[Any, Any], tensors: dict[str, Tensor], known: set[str]
     """
     shapes = {_plain(name): tensor.shape for name, tensor in tensors.items()}
     return [
-        name
+        f"{name}[]" if isinstance(value, list) else name
         for name, value in _inside(loaded)
         if name not in known and value is not tensors and _repeats(value, shapes)
     ]
+
+
+def _averages(names: Collection[str]) -> list[str]:
+    """What may stand before the names of an average, the longer ones first."""
+    parts = [name.split(".") for name in names]
+    found = {f"{p[0]}." for p in parts if AVERAGED.search(p[0])}
+    found |= {f"{p[0]}.{p[1]}." for p in parts if len(p) > 2 and all(map(AVERAGED.search, p[:2]))}
+    return sorted(found, key=lambda prefix: (-prefix.count("."), prefix))
 
 
 def _plain(name: object) -> str:
