@@ -1,0 +1,132 @@
+"""Metrics of anomaly maps, computed by hand and by scikit-learn and SciPy."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+from patchword.errors import PatchwordError
+from patchword.evaluate.anomaly_metrics import (
+    aupimo,
+    aupro,
+    auroc,
+    average_precision,
+    f1_max,
+    pro_curve,
+)
+from patchword.images.components import components
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.6, 1.0])
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_components_are_those_of_scipy(share: float, diagonal: bool) -> None:
+    rng = np.random.default_rng(7)
+    for shape in ((1, 40), (40, 1), (33, 47), (0, 3)):
+        mask = rng.random(shape) < share
+        want, count = ndimage.label(mask, np.ones((3, 3)) if diagonal else None)
+        found, parts = components(mask, diagonal)
+        assert parts == count
+        np.testing.assert_array_equal(found, want)
+
+
+def test_a_spiral_is_one_component() -> None:
+    """It takes many steps from one end to the other."""
+    mask = np.zeros((41, 41), bool)
+    for ring in range(0, 20, 2):
+        mask[ring, ring : 41 - ring] = mask[40 - ring, ring : 41 - ring] = True
+        mask[ring : 41 - ring, ring] = mask[ring : 41 - ring, 40 - ring] = True
+        mask[ring + 1, ring] = False
+        mask[ring + 2, ring + 1 : ring + 3] = True
+    want, count = ndimage.label(mask)
+    found, parts = components(mask, diagonal=False)
+    assert parts == count
+    np.testing.assert_array_equal(found, want)
+
+
+@pytest.mark.parametrize("levels", [3, 50, 100_000])
+def test_metrics_of_scores_are_those_of_scikit_learn(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    bad = rng.random(400) < 0.3
+    scores = np.floor((rng.random(400) + 0.4 * bad) * levels)
+    assert_allclose(auroc(scores, bad), roc_auc_score(bad, scores), rtol=1e-12)
+    assert_allclose(
+        average_precision(scores, bad), average_precision_score(bad, scores), rtol=1e-12
+    )
+    precision, recall, thresholds = precision_recall_curve(bad, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    best, threshold = f1_max(scores, bad)
+    assert_allclose(best, f1.max(), rtol=1e-12)
+    assert threshold == thresholds[np.flatnonzero(f1[:-1] >= f1.max() - 1e-12)[-1]]
+
+
+def test_f1_max_by_hand() -> None:
+    scores, bad = np.array([0.9, 0.8, 0.7, 0.1]), np.array([True, False, True, False])
+    assert f1_max(scores, bad) == (0.8, 0.7)
+    assert auroc(scores, bad) == 0.75
+
+
+def test_aupro_by_hand() -> None:
+    """Regions of 1 and 2 pixels that touch at a corner, two pixels of background."""
+    maps = [np.array([[5.0, 1.0, 4.0], [2.0, 3.0, 3.0]])]
+    masks = [np.array([[1, 0, 0], [0, 1, 1]], bool)]
+    false, found = pro_curve(maps, masks, diagonal=False)
+    assert_allclose(false, [0, 0, 1 / 3, 1 / 3, 2 / 3, 1])
+    assert_allclose(found, [0, 1 / 2, 1 / 2, 1, 1, 1])
+    _, found = pro_curve(maps, masks)  # one region of 3 pixels
+    assert_allclose(found, [0, 1 / 3, 1 / 3, 1, 1, 1])
+    assert_allclose(aupro(maps, masks, 0.3, diagonal=False), 0.5)
+    assert_allclose(aupro(maps, masks, 0.5, diagonal=False), (1 / 3 * 0.5 + 1 / 6) / 0.5)
+    assert_allclose(aupro(maps, masks, 1.0, diagonal=False), 1 / 3 * 0.5 + 2 / 3)
+
+
+def test_aupro_up_to_a_limit_is_a_part_of_the_whole_curve() -> None:
+    rng = np.random.default_rng(0)
+    masks = [rng.random((12, 17)) < 0.1, np.zeros((9, 8), bool)]  # sizes may differ
+    for levels in (7, 10_000):
+        maps = [np.round(rng.random(mask.shape) * levels) + mask for mask in masks]
+        false, found = pro_curve(maps, masks)
+        short = pro_curve(maps, masks, 0.3)
+        assert short[0][-2] < 0.3 <= short[0][-1]
+        count = len(short[0])
+        assert_allclose(short, (false[:count], found[:count]), rtol=0, atol=0)
+
+
+def test_perfect_and_chance() -> None:
+    mask = np.zeros((50, 50), bool)
+    mask[10:20, 30:45] = True
+    assert aupro([mask.astype(float)], [mask]) == 1
+    assert_allclose(aupro([np.zeros((50, 50))], [mask]), 0.15)
+    assert auroc(np.zeros(9), np.arange(9) < 4) == 0.5
+
+
+def test_aupimo_by_hand() -> None:
+    """Two good images of 10 pixels; the rates at thresholds 1 and 2 are 0.5 and 0.1, so that half
+    of the logarithm's way from 0.1 to 0.5 lies on each side of their geometric mean."""
+    good = [np.repeat([0.0, 1.0, 2.0], [5, 4, 1])[None]] * 2
+    bad = np.array([[0.5, 1.5, 2.5, 9.0, 0.0]])
+    mask = np.array([[1, 1, 1, 1, 0]], bool)
+    nothing = np.zeros((1, 10), bool)
+    found = aupimo([*good, bad], [nothing, nothing, mask], (0.1, 0.5), thresholds=3)
+    assert_allclose(found, [np.nan, np.nan, (0.75 + 0.5) / 2])
+
+
+def test_what_cannot_be_measured_is_said() -> None:
+    scores, maps = np.arange(4.0), [np.arange(6.0).reshape(2, 3)]
+    none, every = np.zeros((2, 3), bool), np.ones((2, 3), bool)
+    for bad, count in ((np.zeros(4, bool), 0), (np.ones(4, bool), 4)):
+        with pytest.raises(PatchwordError, match=f"needs good and bad: {count} of 4 are bad"):
+            auroc(scores, bad)
+    for metric in (average_precision, f1_max):
+        with pytest.raises(PatchwordError, match="all 4 are good"):
+            metric(scores, np.zeros(4, bool))
+    with pytest.raises(PatchwordError, match="no masked pixel"):
+        aupro(maps, [none])
+    with pytest.raises(PatchwordError, match="no pixel outside of masks"):
+        aupro(maps, [every])
+    with pytest.raises(PatchwordError, match="each has a masked pixel"):
+        aupimo(maps, [every])
+    with pytest.raises(PatchwordError, match="6 pixels of good images have none below"):
+        aupimo([*maps, *maps], [none, every])
+    with pytest.raises(PatchwordError, match="1 of 4 scores are NaN or infinite"):
+        auroc(np.array([0, np.nan, 1, 2]), np.arange(4) < 2)
