@@ -115,7 +115,7 @@ WRONG = [
     (["heatmap", RING, ""], "an empty text is given"),
     (["heatmap", RING, STAR], "give texts after the images"),
     (["ask", RING], "give questions after the images"),
-    (["heatmap", RING, "a hat", STAR], f"{STAR} is a file and stands after a text"),
+    (["heatmap", RING, "a hat", STAR], f"{STAR} is a file and comes after a text"),
     (["match", RING, "-t", STAR], f"{STAR} is a file and stands where a text is wanted"),
     (["caption", RING, "--num_beams", "3"], "--num_beams is called --beams here"),
     (["caption", RING, "--do-sample"], "texts are drawn where temperature"),

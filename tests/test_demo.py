@@ -163,7 +163,7 @@ def test_the_page_is_whole_by_itself(model: str, capsys: pytest.CaptureFixture[s
     for sentence in samples.SENTENCES:
         assert sentence in page
     shown = page.count("data:image/jpeg;base64,")
-    maps = 2 * (len(samples.POINTED) + len(samples.JUDGED))  # with the photos
+    maps = 2 * (len(samples.POINTED) + len(samples.MATCHED))  # with the photos
     hits = findings.HITS * len(samples.SENTENCES)
     assert shown == 40 + hits + maps + len(samples.ABOUT) + len(samples.COMPARED)
     assert len(page) < 3e6
@@ -230,7 +230,7 @@ def test_the_maps_of_the_page_are_those_that_lie_most_on_what_is_meant() -> None
             values = (blip if wafer else clip).heatmap(path, [text]).values[0]
             kind = shares.setdefault(text if wafer else "shapes", {})
             kind[name, text] = coloured(values, where)
-    chosen = [*samples.JUDGED, *samples.POINTED]
+    chosen = [*samples.MATCHED, *samples.POINTED]
     for kind, found in shares.items():
         count = 2 if kind == "shapes" else 1
         least = sorted(found.values())[-count]

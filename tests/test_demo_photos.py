@@ -137,7 +137,7 @@ def test_what_is_left_out_is_said(
     [
         (("--photos", "my photos"), "--photos needs --labels"),
         (("--photos", "my photos", "-l", " , "), "--photos needs --labels"),
-        (("--labels", "dog,cat"), "--labels are of --photos"),
+        (("--labels", "dog,cat"), "--labels needs --photos"),
         (("--photos", "nowhere", "-l", "dog,cat"), "--photos nowhere: no such folder"),
         (("--photos", "my photos/0.png", "-l", "dog,cat"), "0.png: no such folder"),
         (("--photos", "my photos", "-l", "dog,cat,dog"), "--labels: 'dog' comes twice"),

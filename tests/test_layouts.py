@@ -260,7 +260,7 @@ def test_a_subfolder_on_the_command_line(
     assert found.records[0]["image"].endswith("edge-chip-1.jpg")
     both = run("blend", pipeline, clip, "-o", tmp_path / "b", "--subfolder", "image_encoder")
     assert both.code == 2
-    assert "--subfolder can be of" in both.err
+    assert "--subfolder could apply to" in both.err
 
 
 # Other stores

@@ -523,7 +523,7 @@ def test_the_end_says_what_a_run_leaves(
     code, out, err = ended(replace(fine, broken=errors))
     assert (code, out) == (1, "out/model: patchword info out/model\n")
     assert err.count("not an image") == 20
-    assert "30 broken samples were passed over: out/broken.jsonl" in err
+    assert "30 broken samples were skipped: out/broken.jsonl" in err
     # torchrun takes any other code for a crash; its first process alone speaks.
     assert ended(stopped, "0") == (0, "", "stopped after step 9: the same command continues\n")
     assert ended(fine, "1") == (0, "", "")

@@ -108,11 +108,11 @@ def capfilt(
 ) -> None:
     """Write captions for a dataset's images, and drop those, old or new, that do not match.
 
-    IN is what “patchword train” reads: a folder, a .csv, .tsv, .json, .jsonl or .parquet, or a
-    webdataset .tar; images without captions get sampled ones alone. OUT becomes a folder that
-    “patchword train” reads: metadata.jsonl with the captions that are kept, provenance.jsonl with
-    all of them and their scores, and report.html. Interrupted at any moment, the same command
-    continues. With --json, one line per image.
+    IN is a dataset as “patchword train” reads it: a folder, a .csv, .tsv, .json, .jsonl or
+    .parquet, or a webdataset .tar; images without captions get sampled ones alone. OUT becomes a
+    folder that “patchword train” reads: metadata.jsonl with the captions that are kept,
+    provenance.jsonl with all of them and their scores, and report.html. Interrupted at any moment,
+    the same command continues. With --json, one line per image.
     """
     part = _shard(shard)
     from patchword.capfilt.dataset import open_photos
@@ -121,17 +121,17 @@ def capfilt(
 
     photos = open_photos(source, out, image_column, caption_column)
     writer = load(captioner, device, dtype, None, stretch, max_pixels)
-    judge = _judge(writer, filter, device, dtype)
+    scorer = _scorer(writer, filter, device, dtype)
     options = {
         "count": count, "top_p": top_p, "min_length": min_length, "max_length": max_length,
         "prompt": prompt, "seed": seed, "threshold": threshold,
     }  # fmt: skip
     data = {"name": f"{source}, {len(photos)} images", "fingerprint": photos.digest}
-    plan: dict[str, Any] = {"captioner": _named(writer), "filter": _named(judge), "data": data}
+    plan: dict[str, Any] = {"captioner": _named(writer), "filter": _named(scorer), "data": data}
     plan |= options | {"shards": part.count, "batch": BATCH}
     store = Store(out, plan, part, -(-len(photos) // BATCH))
     with warnings_said():
-        for name, scored in _run(photos, store, (writer, judge), options):
+        for name, scored in _run(photos, store, (writer, scorer), options):
             if as_json:
                 emit({"image": name, "captions": [asdict(each) for each in scored]})
     missing = store.unfinished()
@@ -148,8 +148,8 @@ def capfilt(
 def _run(
     photos: Photos, store: Store, models: tuple[Model, Model], options: Mapping[str, Any]
 ) -> Iterator[tuple[str, list[ScoredText]]]:
-    """Score what is still to be scored, batch by batch: each image that could be opened, once its
-    batch is stored."""
+    """Score the images that have no scores yet, batch by batch: name and scored texts of each one
+    that could be opened, after its batch is stored."""
     from patchword.capfilt.filtering import BATCH, capfilt_each
     from patchword.models.generate import GenerationOptions
 
@@ -175,16 +175,16 @@ def _run(
     with progress("capfilt", total) as advance:
         done = 0
         for batch, block in zip(todo, blocks, strict=True):
-            images, told = [], []
+            images, results = [], []
             pictures: dict[str, bytes] = {}
             for _, scored in islice(each, len(block)):
                 photo = waiting.popleft()
                 row = _row(photos, photo, scored, pictures)
                 images.append(row)
-                told += [] if isinstance(scored, ImageError) else [(photo.name, scored)]
+                results += [] if isinstance(scored, ImageError) else [(photo.name, scored)]
                 advance(done := done + 1, total)
             store.append(batch, images, pictures)
-            yield from told
+            yield from results
 
 
 def _row(
@@ -207,7 +207,7 @@ def _row(
 
 
 def _write(store: Store, plan: Mapping[str, Any], as_json: bool) -> None:
-    """The dataset, what became of each caption, and the page."""
+    """Write the dataset, the score of every caption, and the page."""
     from patchword.capfilt import page
     from patchword.capfilt.store import DATASET, PROVENANCE, REPORT
 
@@ -223,34 +223,34 @@ def _write(store: Store, plan: Mapping[str, Any], as_json: bool) -> None:
 def _lines(
     rows: Iterable[Mapping[str, Any]], each: Callable[[Mapping[str, Any]], Iterable[Any]]
 ) -> Iterator[str]:
-    """The rows of `each` of images that could be opened, as JSON Lines."""
+    """JSON Lines of the records that `each` makes of every image that could be opened."""
     good = (row for row in rows if "error" not in row)
     return (json.dumps(record) + "\n" for row in good for record in each(row))
 
 
 def _kept(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """An image of the dataset, each text once; nothing without one."""
+    """The record of an image in the dataset, with its distinct texts; none without a text."""
     texts = list(dict.fromkeys(each["text"] for each in row["captions"] if each["kept"]))
     if texts:
         yield {"file_name": row["image"], "captions": texts}
 
 
 def _all(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Each text of an image."""
+    """A record for each text of an image, kept or not."""
     return ({"image": row["image"], **each} for each in row["captions"])
 
 
-def _judge(writer: Model, filter: str | None, device: str, dtype: str) -> Model:
-    """The model that filters; the captioner itself where that is the same."""
+def _scorer(writer: Model, filter: str | None, device: str, dtype: str) -> Model:
+    """The model that scores captions; the captioner itself where that is the same."""
     from patchword.tasks.match import matcher
 
-    judge = load(filter, device, dtype) if filter else writer
-    judge = judge.opening(writer.opener.stretch, writer.opener.max_pixels)
+    scorer = load(filter, device, dtype) if filter else writer
+    scorer = scorer.opening(writer.opener.stretch, writer.opener.max_pixels)
     try:
-        matcher(judge)
+        matcher(scorer)
     except UnsupportedError as error:
         raise UnsupportedError(f"{error}, as --filter") from error
-    return writer if judge.fingerprint == writer.fingerprint else judge
+    return writer if scorer.fingerprint == writer.fingerprint else scorer
 
 
 def _named(model: Model) -> dict[str, str]:

@@ -276,8 +276,8 @@ def match(
         shown = [found for _, found in results[:SHOWN]]
         cosines = np.stack([found.cosines for found in shown])
         matches = np.stack([found.probabilities for found in shown])
-        told = both(cosines, matches, bundle.name)
-        save_matrices([name for name, _ in results[:SHOWN]], texts, told, save, bundle.opener)
+        matrices = both(cosines, matches, bundle.name)
+        save_matrices([name for name, _ in results[:SHOWN]], texts, matrices, save, bundle.opener)
     finish(failed, len(results))
 
 

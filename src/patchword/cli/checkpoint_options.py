@@ -37,7 +37,7 @@ OPTIONS: dict[str, Any] = {
         help="Folder or hub id of a LoRA adapter to merge; one beside the weights is anyway.",
     ),
 }
-OF_ONE = ("subfolder", "adapter")  # of the two models of a command they can be meant for one
+OF_ONE = ("subfolder", "adapter")  # apply to one model only, in a command that loads two
 
 
 @dataclass
@@ -48,10 +48,10 @@ class Chosen:
     model: str | None = None
 
     def of(self, model: str) -> dict[str, str]:
-        """Those for a model. Wrong usage: those of one model in a command that loads another."""
+        """The options for a model. Wrong usage: those of one model in a command that loads two."""
         once = [f"--{name}" for name in OF_ONE if name in self.options]
         if once and self.model not in (None, model):
-            wrong(f"{' and '.join(once)} can be of {self.model} or of {model}; save it first")
+            wrong(f"{' and '.join(once)} could apply to {self.model} or to {model}; save it first")
         self.model = model
         return self.options
 

@@ -78,7 +78,7 @@ def classify(
         bool,
         typer.Option(
             "--multi-label",
-            help="Judge each label by itself: probabilities need not sum to one.",
+            help="Score each label independently: probabilities need not sum to one.",
         ),
     ] = False,
     reject: Annotated[
@@ -214,7 +214,7 @@ def similarity(
     belong together.
     """
     if beside and not save:
-        wrong("--beside is drawn by --save")
+        wrong("--beside needs --save, which draws both matrices")
     files, texts = images_then_texts(images, text, "--text")
     if not texts:
         no_texts("texts", "--text")

@@ -171,9 +171,9 @@ def blend(
 ) -> None:
     """Mix the weights of two models of the same shape: (1 - alpha) A + alpha B (WiSE-FT).
 
-    The mean of a model before and after fine-tuning often keeps what fine-tuning taught and what it
-    would have made the model forget. With --eval the best alpha by top-1 accuracy (of retrieval, by
-    the mean of recall@1 both ways) is kept, the first of equals.
+    The mean of the weights before and after fine-tuning often keeps what the model learned by
+    fine-tuning and what it would have forgotten by it. With --eval the best alpha by top-1
+    accuracy (of retrieval, by the mean of recall@1 both ways) is kept, the first of equals.
     """
     alphas = shares(alpha)
     if len(alphas) > 1 and data is None:
@@ -270,10 +270,10 @@ def show(answers: Sequence[Answer]) -> None:
         out.add_row(answer.task, str(answer.images), *scores, details(answer))
     screen().print(out)
     for answer in by_class:
-        alike = [other for other in by_class if other.classes == answer.classes]
-        if alike[0] is answer:
+        same = [other for other in by_class if other.classes == answer.classes]
+        if same[0] is answer:
             screen().print("")
-            screen().print(classes_table(alike))
+            screen().print(classes_table(same))
 
 
 def classes_table(answers: Sequence[Classified]) -> Table:

@@ -89,7 +89,7 @@ def heatmap(
         ),
     ] = None,
     refine: Annotated[
-        bool, typer.Option("--refine", help="Let maps follow the photo's edges (PAMR).")
+        bool, typer.Option("--refine", help="Refine maps along the photo's edges (PAMR).")
     ] = False,
     like: Annotated[
         str | None,
@@ -132,8 +132,8 @@ def heatmap(
     others = None if negatives is None else read_list([negatives], split=True)
     point = place(like)
     bundle = load(model, device, dtype, None, stretch, max_pixels)
-    judged = bundle.config.matching and method in ("auto", "gradcam") and like is None
-    if judged and present is None and not words:  # a word alone is no sentence to be judged
+    matched = bundle.config.matching and method in ("auto", "gradcam") and like is None
+    if matched and present is None and not words:  # a single word is no sentence to be matched
         present = 0.0  # how probable each text is, and every map
 
     def run(source: Source) -> list[Heatmap]:

@@ -12,8 +12,8 @@ _ONE = Lock()  # images are opened by several threads, into one folder
 
 
 class Held(os.PathLike[str]):
-    """An image inside something else: a member of a tar, or what stands in standard input. Where
-    it is opened it is a file in a folder that is gone when the program ends."""
+    """An image inside something else: a member of a tar, or the bytes of standard input. When it is
+    opened, it is written to a temporary folder, which is deleted when the program ends."""
 
     def __init__(self, name: str, read: Callable[[], bytes]) -> None:
         self.name = name

@@ -175,14 +175,13 @@ def search(
     if rerank and not query:
         wrong("--rerank needs words to look for")
     check_save(save, pages=True)
-    from patchword.images.files import gone
     from patchword.tasks.match import Reranked, matcher
 
     store, bundle, failed = _index_and_model(index, model, device, dtype)
     reranker = reranker or (EMBEDDED_BLIP if bundle.name == EMBEDDED else None)
-    judge = load(reranker, device, dtype or "float32") if rerank and reranker else bundle
+    scorer = load(reranker, device, dtype or "float32") if rerank and reranker else bundle
     if rerank:
-        matcher(judge)
+        matcher(scorer)
     with warnings_said(KEEP_ALL):
         hits = store.search(
             query, max(k, rerank), image=image, where=condition, model=bundle, long_text=long_text
@@ -190,21 +189,10 @@ def search(
     answers = [Reranked(hit, None) for hit in hits]
     if rerank and query:
         with warnings_said():
-            answers = judge.rerank(hits, query, rerank)
+            answers = scorer.rerank(hits, query, rerank)
     failed += [each.error for each in answers if each.error]
     answers = answers[:k]
-    lost = {each.hit.path for each in answers if gone(each.hit.path)}
-    shown = {each.hit.path for each in answers}
-    if as_json:
-        for error in failed:
-            if error.image not in shown:
-                emit({"image": error.image, "error": error.reason})
-        for rank, each in enumerate(answers, start=1):
-            emit(_record(rank, each, rerank > 0, lost))
-    elif answers:
-        screen().print(hits_table(answers, rerank > 0, lost))
-    if not answers:
-        notes().print("nothing found")
+    _print_hits(answers, rerank > 0, failed, as_json)
     if answers and save:
         failed += _save_hits(answers, " + ".join(filter(None, [query, image])), save, bundle.opener)
     by_name = {error.image: error for error in failed}
@@ -214,7 +202,7 @@ def search(
 def _index_and_model(
     index: Path, model: str | None, device: str, dtype: str | None
 ) -> tuple[Index, Model, list[ImageError]]:
-    """What is searched, and by which model; and why images of a folder are not in it."""
+    """The index to search and its model; of a folder, also the errors of images not indexed."""
     from patchword.index import open_index
 
     if index.is_dir() and not any(index.glob("*.lance")):
@@ -229,8 +217,8 @@ def _index_and_model(
 
 
 def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:
-    """The index of a folder of images, brought up to date, and why images are not in it. It lies
-    in the folder of the user's caches, one for each folder and model."""
+    """The index of a folder of images, brought up to date, and the errors of images that are not
+    in it. It is kept in the user's cache, one for each folder and model."""
     from patchword.index import open_index
     from patchword.tasks import label_cache
 
@@ -249,6 +237,26 @@ def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:
     if not len(store):
         finish(report.failed, 0)
     return store, report.failed
+
+
+def _print_hits(
+    answers: list[Reranked[Hit]], reranked: bool, failed: list[ImageError], as_json: bool
+) -> None:
+    """A table, or JSON Lines with those of `failed` that are not among the hits first."""
+    from patchword.images.files import gone
+
+    lost = {each.hit.path for each in answers if gone(each.hit.path)}
+    if as_json:
+        shown = {each.hit.path for each in answers}
+        for error in failed:
+            if error.image not in shown:
+                emit({"image": error.image, "error": error.reason})
+        for rank, each in enumerate(answers, start=1):
+            emit(_record(rank, each, reranked, lost))
+    elif answers:
+        screen().print(hits_table(answers, reranked, lost))
+    if not answers:
+        notes().print("nothing found")
 
 
 def _record(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from patchword.config import ModelConfig
     from patchword.variants.catalogue import Checkpoint, Group
 
-# Files of Hugging Face's that state how images are prepared.
+# Files of Hugging Face's with the preprocessing of images.
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -196,7 +196,7 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
     for number, words in enumerate(origins(model)):
         yield "" if number else "read from", words
     if not config.assumed:
-        yield "assumed", "nothing: every value is stated by the checkpoint's own files"
+        yield "assumed", "nothing: every value is in the checkpoint's own files"
     for number, (name, why) in enumerate(config.assumed.items()):
         yield "" if number else "assumed", f"{name}: {why}"
 
@@ -213,14 +213,14 @@ def heatmaps(model: Model) -> Iterator[tuple[str, str]]:
 
 
 def origins(model: Model) -> Iterator[str]:
-    """Which file states which value."""
+    """Which file each group of values was read from."""
     from patchword.checkpoints.read import WORDS
 
-    weights, *stated = model.config.read_from or ("memory",)
-    processors = [name for name in stated if name in PROCESSORS]
+    weights, *configs = model.config.read_from or ("memory",)
+    processors = [name for name in configs if name in PROCESSORS]
     tokens = [Path(model.tokenizer.name).name] if model.tokenizer else []
-    tokens += [name for name in stated if name in WORDS and name not in tokens]
-    others = [name for name in stated if name not in (*processors, *tokens)]
+    tokens += [name for name in configs if name in WORDS and name not in tokens]
+    others = [name for name in configs if name not in (*processors, *tokens)]
     yield f"format: {model.config.source}"
     yield f"weights and their sizes: {weights}"
     yield f"towers: {', '.join(others) or f'the sizes in {weights}'}"

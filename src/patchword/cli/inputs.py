@@ -37,7 +37,7 @@ def load(
 ) -> Model:
     """The model that --model, --device and --dtype name, read as `checkpoint_options` say, or
     `options` where they say nothing, which opens images as --stretch and --max-pixels say. Raises
-    CheckpointError and its kin."""
+    CheckpointError or another PatchwordError."""
     from patchword import api
 
     how: dict[str, Any] = {**options, **chosen.get().of(model)}
@@ -51,7 +51,7 @@ def expand(names: Sequence[str]) -> list[Source]:
     A name is that of a file, for each of its pages; of a folder, for the images in it at any depth;
     of a .tar, for those in it; a glob, for what it matches; "@FILE", for the names in the lines of
     a file; an address on the web; or "-", for an image in standard input. A name that matches
-    nothing stays, so that opening it tells what is wrong with it.
+    nothing stays, so that opening it reports what is wrong with it.
     """
     from patchword.images.files import Skipped, warn_of
     from patchword.images.urls import is_url

@@ -74,7 +74,7 @@ def rows_of(found: Match, texts: list[str]) -> list[tuple[str, float, float]]:
 
 
 def save_matrices(
-    names: list[Source], texts: list[str], told: list[Titled], path: Path, opener: Opener
+    names: list[Source], texts: list[str], matrices: list[Titled], path: Path, opener: Opener
 ) -> None:
     """Save matrices of images and texts side by side."""
     from patchword.show import plots
@@ -86,9 +86,9 @@ def save_matrices(
         similarity_matrix(
             thumbs, texts, each, columns=6, names=stems, scale=(0.0, 1.0) if ITM in title else None
         )
-        for title, each in told
+        for title, each in matrices
     ]
-    plots.save(side_by_side(pictures, [title for title, _ in told]), path)
+    plots.save(side_by_side(pictures, [title for title, _ in matrices]), path)
     print_saved(path)
 
 
@@ -108,10 +108,10 @@ def save_answers(
 
     pictures = []
     for name, found in results:
-        told = [(a.text, a.probability, _bars(a)) for a in found]
+        rows = [(a.text, a.probability, _bars(a)) for a in found]
         title = titled(bundle, Path(str(name)).name)
         photo = bundle.opener(name, at_least=SIDE)
-        pictures.append(answers_picture(photo, questions, told, title))
+        pictures.append(answers_picture(photo, questions, rows, title))
     plots.save(side_by_side(pictures), path)
     print_saved(path)
 

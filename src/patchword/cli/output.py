@@ -190,7 +190,7 @@ def titled(bundle: Model, *words: str) -> str:
 
 
 def print_saved(path: Path) -> None:
-    """Tell where a result was written."""
+    """Say where a result was written."""
     notes().print(f"wrote {path}")
 
 

@@ -37,7 +37,7 @@ def images_then_texts(
         names, said = names[:count], names[count:]
         for text in said:
             if os.path.exists(text):
-                wrong(f"{text} is a file and stands after a text; images come first, then texts")
+                wrong(f"{text} is a file and comes after a text; images come first, then texts")
         for name in names[1:]:
             if os.path.isdir(name) and name.isalnum():
                 notes().print(f"{name}: taken as the folder of that name; as a text: {option}")
@@ -108,7 +108,7 @@ def _is_image(name: str) -> bool:
 
 
 def _check_bare(names: Sequence[str], said: Sequence[str], option: str) -> None:
-    """Refuse words among the images: texts that an option was meant to take, which takes one."""
+    """Refuse words among the images: further values of an option that takes one value."""
     words = [
         n for n in names[1:] if not _is_image(n) and not os.path.splitext(n)[1] and os.sep not in n
     ]

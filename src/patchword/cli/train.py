@@ -106,14 +106,14 @@ def end(done: Trained, out: Path, as_json: bool) -> None:
     if done.broken:
         count = len(done.broken)
         words = "sample was" if count == 1 else "samples were"
-        notes().print(f"{count} broken {words} passed over: {out / 'broken.jsonl'}")
+        notes().print(f"{count} broken {words} skipped: {out / 'broken.jsonl'}")
     if (done.broken or done.stopped) and rank is None:
         raise typer.Exit(1)
 
 
 @contextmanager
 def progress_line(total: int) -> Iterator[Show]:
-    """One line that follows the steps, on a terminal; evaluations and warnings stand above it."""
+    """One line that shows the last step, on a terminal; evaluations and warnings are above it."""
     from rich.live import Live
     from rich.text import Text
 

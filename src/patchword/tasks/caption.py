@@ -67,7 +67,8 @@ def caption(
 ) -> list[Caption]:
     """A caption for each image (Li et al. 2022, section 5.2).
 
-    prompt   the caption's first words, to go on from; BLIP learned "a picture of"
+    prompt   the caption's first words, which the model continues; BLIP is trained with "a picture
+             of"
     options  how to choose among texts; None: beam search with 3 beams, at most 20 ids
 
     Raises UnsupportedError for a model that does not caption, ConfigError for options that cannot
@@ -110,7 +111,7 @@ def caption_each(
 
 
 def seen(check: Check, network: object, tokens: Tensor) -> None:
-    """Tell a check of the images whose tokens (B, N, C) these are."""
+    """Give a check of the model's scope the images whose tokens (B, N, C) these are."""
     if check.scope is not None and isinstance(network, Matcher):
         check.vectors(network.image_features(tokens).float().cpu().numpy())
 

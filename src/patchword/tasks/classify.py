@@ -46,7 +46,7 @@ def classify(
                  algorithm 1). Another model was not, and gives a softmax of the label's
                  cosine against that of the same sentences with no label in them
     reject       "none of these" comes first when even the best label is less probable than this,
-                 each judged by itself as above; those are then the probabilities that are given.
+                 each scored by itself as above; those are then the probabilities that are given.
                  For an image unlike all that the model was trained on (`Scope.novelty`) they
                  are 0
 
@@ -80,11 +80,11 @@ def classify_each(
     Check(model.scope, model.name).texts(labels)
     features = label_features(model, labels, sentences)  # (L, D)
     alone = multi_label or reject is not None
-    judge = _alone(model, sentences) if alone else None
+    probability = _alone(model, sentences) if alone else None
 
     def score(row: Vector) -> list[Score]:
         cosines = features @ row
-        single = judge(row, cosines) if judge is not None else None
+        single = probability(row, cosines) if probability is not None else None
         if reject is not None and _outside(model, row):
             single = np.zeros_like(cosines)
         chosen = _softmax(model.scale * cosines) if single is None else single

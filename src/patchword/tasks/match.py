@@ -111,7 +111,7 @@ def match_each(
 
 
 def read(model: Bundle, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of each text; a LongTextWarning tells of those beyond the context, which padding cuts."""
+    """Ids of each text; a LongTextWarning names those beyond the context, which padding cuts."""
     tokenizer = model.reader()
     rows = tokenizer.rows(texts)
     long_text.warn(tokenizer, rows, stacklevel=3)

@@ -109,24 +109,9 @@ class Run:
 
     def run(self, report: Report) -> Trained:
         """Train from the last checkpoint, or the beginning, to the end."""
-        recipe, world = self.recipe, self.world
+        recipe = self.recipe
         step = first = self.resume()
-        plan = data.Plan(
-            [len(source) for source in self.sources],
-            [source.share for source in recipe.data],
-            recipe.batch,
-            recipe.seed,
-        )
-        batches = data.batches(
-            self.sources,
-            plan,
-            self.objective.collate(),
-            step,
-            recipe.last,
-            world.rank,
-            world.size,
-            recipe.engine.workers,
-        )
+        batches = self.batches(step)
         training_mode(self.network)
         stopped = False
         with self.monitoring(step) as monitor, stop_requested() as requested:
@@ -148,12 +133,30 @@ class Run:
         if model:
             checkpoints.save(model, folder)
         if self.adapter and not stopped:
-            average = {
-                name: parallel.full_tensor(each).cpu() for name, each in self.average.items()
-            }
+            average = parallel.full_tensors(self.average.items())
             self.world.from_first(partial(self.adapter.write, self.out / "adapter", average))
         samples = (step - first) * recipe.batch
         return Trained(folder, step, samples, list(self.broken.values()), stopped)
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The batches of this process from `step` to the last."""
+        recipe, world = self.recipe, self.world
+        plan = data.Plan(
+            [len(source) for source in self.sources],
+            [source.share for source in recipe.data],
+            recipe.batch,
+            recipe.seed,
+        )
+        return data.batches(
+            self.sources,
+            plan,
+            self.objective.collate(),
+            step,
+            recipe.last,
+            world.rank,
+            world.size,
+            recipe.engine.workers,
+        )
 
     @contextmanager
     def monitoring(self, step: int) -> Iterator[Monitor | None]:
@@ -258,8 +261,7 @@ class Run:
     # --- weights, EMA and checkpoints
 
     def trained_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and values of what training changes: parameters that are not frozen, and
-        buffers."""
+        """Names and values of what training changes: unfrozen parameters, and buffers."""
         frozen = {name for name, p in self.network.named_parameters() if not p.requires_grad}
         for name, value in self.network.state_dict().items():
             if name not in frozen:
@@ -280,8 +282,8 @@ class Run:
     def result(self) -> Bundle | None:
         """A model with the EMA of the weights, in the first process; None in the others; all must
         call."""
-        values = {n: parallel.full_tensor(t).cpu() for n, t in self.network.state_dict().items()}
-        values |= {name: parallel.full_tensor(value).cpu() for name, value in self.average.items()}
+        values = parallel.full_tensors(self.network.state_dict().items())
+        values |= parallel.full_tensors(self.average.items())
         if not self.world.first:
             return None
         network = build(self.initial.config)
@@ -300,10 +302,8 @@ class Run:
             "step": step,
             "run": json.dumps(self.identity()),
             "broken": [(error.image, error.reason) for error in self.broken.values()],
-            "network": {
-                name: parallel.full_tensor(value).cpu() for name, value in self.trained_tensors()
-            },
-            "average": {name: parallel.full_tensor(t).cpu() for name, t in self.average.items()},
+            "network": parallel.full_tensors(self.trained_tensors()),
+            "average": parallel.full_tensors(self.average.items()),
             "optimizer": optimizers.get_optimizer_state_dict(
                 self.network, self.optimizer, options=options
             ),
@@ -378,7 +378,7 @@ def peak_memory(device: torch.device) -> float:
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether SIGTERM or Ctrl-C came, which inside this context do not end
+    """A function that returns whether SIGTERM or Ctrl-C came, which inside this context do not end
     the process; a second Ctrl-C does."""
     came = threading.Event()
     if threading.current_thread() is not threading.main_thread():

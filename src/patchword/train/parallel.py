@@ -4,7 +4,7 @@ DistributedDataParallel or FSDP."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
@@ -170,6 +170,11 @@ def clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
 def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor that may be sharded, as a whole; all processes must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def full_tensors(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors that may be sharded, whole and on the CPU, by name; all processes must call."""
+    return {name: full_tensor(tensor).cpu() for name, tensor in tensors}
 
 
 def local(tensor: Tensor) -> Tensor:

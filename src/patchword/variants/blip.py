@@ -19,30 +19,9 @@ def blip(size: str, pixels: int, use: str) -> ModelConfig:
         heads=heads,
         mlp_width=4 * width,
     )
-    text = TextConfig(
-        vocab_size=30524,  # bert-base-uncased's, [DEC] and [ENC]
-        context=512,
-        width=768,
-        heads=12,
-        mlp_width=3072,
-        eps=1e-12,
-        causal=False,
-        post_norm=True,
-        pool="first",
-        head_bias=True,
-        end_token=102,
-        cross_width=width,
-        start_token=30523,
-    )
-    answers = use == "vqa"  # its decoder reads the question, which has read the image
-    decoder = replace(
-        text,
-        causal=True,
-        head_bias=False,
-        pool="end",
-        start_token=30522,
-        cross_width=text.width if answers else width,
-    )
+    text = _text_encoder(width)
+    answers = use == "vqa"  # its decoder cross-attends to the encoded question, not to the image
+    decoder = _text_decoder(text, text.width if answers else width)
     matches = use in ("pretraining", "retrieval")
     return ModelConfig(
         vision=vision,
@@ -59,6 +38,37 @@ def blip(size: str, pixels: int, use: str) -> ModelConfig:
         ),
         embed_dim=256 if matches else 0,
         scale_limit=1000.0,
+    )
+
+
+def _text_encoder(image_width: int) -> TextConfig:
+    """BERT with cross-attention to image tokens."""
+    return TextConfig(
+        vocab_size=30524,  # bert-base-uncased's, [DEC] and [ENC]
+        context=512,
+        width=768,
+        heads=12,
+        mlp_width=3072,
+        eps=1e-12,
+        causal=False,
+        post_norm=True,
+        pool="first",
+        head_bias=True,
+        end_token=102,
+        cross_width=image_width,
+        start_token=30523,
+    )
+
+
+def _text_decoder(encoder: TextConfig, cross_width: int) -> TextConfig:
+    """The same, causal; cross_width: of the tokens that it cross-attends to."""
+    return replace(
+        encoder,
+        causal=True,
+        head_bias=False,
+        pool="end",
+        start_token=30522,
+        cross_width=cross_width,
     )
 
 

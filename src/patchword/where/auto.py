@@ -15,7 +15,10 @@ def usual(model: Bundle, like: bool = False) -> tuple[str, str]:
     tower = model.image_tower  # refuses a model that sees no images
     config, vision = model.config, model.config.image_tower
     if isinstance(vision, SwinConfig):
-        return "cosine", "a Swin attends inside windows, so that its patches stay as they are"
+        return (
+            "cosine",
+            "a Swin attends inside windows; its patch tokens are taken unchanged",
+        )
     if config.matching and not like:
         return "gradcam", "what the head that matches images and texts attends to"
     if isinstance(vision, ResNetConfig):

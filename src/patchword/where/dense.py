@@ -15,7 +15,7 @@ from patchword.where.resclip import together
 
 # How the last layers are changed; an entry more is a method more.
 EDITS = {
-    # The network as it is: the last layer's patch tokens.
+    # The unchanged network: the last layer's patch tokens.
     "cosine": DenseEdit(),
     # Each patch's own value, then the rest of the block (the code of MaskCLIP, Zhou et al. 2022).
     "maskclip": DenseEdit(("identity",), positions="bicubic"),
@@ -54,8 +54,8 @@ def dense(
     texts: Tensor | None = None,
     project: bool = True,
 ) -> Tensor:
-    """Unit features (B, h * w, D), float32, of the patches of images (B, 3, H, W), one by one the
-    same: in the joint space, or without `project` as the tower has them before its head.
+    """Unit features (B, h * w, D), float32, of the patches of images (B, 3, H, W), whatever else is
+    in the batch: in the joint space, or without `project` those before the tower's head.
 
     texts: unit vectors (T, D), which an edit with a second pass (`edit.semantic`) needs. Raises
     UnsupportedError for an edit that the tower does not have.

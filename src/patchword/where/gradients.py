@@ -19,7 +19,7 @@ BLOCKS = 2  # the last ones that LeGrad takes by default
 @torch.inference_mode(False)
 def legrad(model: Bundle, texts: Tensor, pixels: Tensor, layer: int | None = None) -> Tensor:
     """Maps (B, T, h, w), 0 or above, of images (B, 3, H, W) by unit texts (T, D): how much
-    attention to a patch speaks for the text (LeGrad, Bousselham et al. 2024, section 3).
+    attention to a patch supports the text (LeGrad, Bousselham et al. 2024, section 3).
 
     Of each block from `layer` on the cosine of the text with what the block gives, pooled by the
     mean of all tokens; its gradient by the block's attention, held at 0 or above, the mean over

@@ -26,7 +26,7 @@ from patchword.where.auto import usual
 from patchword.where.dense import EDITS, dense, edit_of
 from patchword.where.gradients import chefer, legrad
 from patchword.where.pamr import pamr
-from patchword.where.present import present as judge
+from patchword.where.present import present as probabilities
 from patchword.where.relevance import gradcam
 from patchword.where.windows import Grid, Mapper, Progress, Scale, seen_whole
 
@@ -125,8 +125,8 @@ def heatmap(
 ) -> Heatmap:
     """A heatmap of each text, of the whole image.
 
-    method  one of `dense.EDITS`, which says whose they are: "cosine" is the network as it is; or by
-            gradients "legrad" and "chefer" (see `gradients`), and "gradcam" for a BLIP with a
+    method  one of `dense.EDITS`, which says whose they are: "cosine" is the unchanged network; or
+            by gradients "legrad" and "chefer" (see `gradients`), and "gradcam" for a BLIP with a
             matching head (see `relevance`). "auto": see `auto.usual`
     words   of "gradcam": each text's map is followed by those of its words
     layer   of "gradcam": the block whose cross-attention it is, by default the 8th of 12; of
@@ -138,7 +138,7 @@ def heatmap(
     like    (x, y) of a pixel: instead of texts, what looks like the patch there, of this image or
             of `like_image`. For a model without words, too
     present    a probability from which on a text counts as found; else its map is not drawn
-    negatives  other texts that it is judged against (see `present.present`)
+    negatives  other texts that it is compared with (see `present.present`)
 
     Raises ImageError, or UnsupportedError for an unknown method or a model that reads no text.
     """
@@ -162,7 +162,7 @@ def heatmap(
         found = _refined(photo, found)
     probable = None
     if present is not None or negatives is not None:
-        probable = judge(model, photo, names, negatives)
+        probable = probabilities(model, photo, names, negatives)
     return Heatmap(
         photo,
         tuple(names),

@@ -19,7 +19,7 @@ def pamr(
     "Single-stage semantic segmentation from image labels", section 3.2).
 
     Each pixel becomes `steps` times the mean of its eight neighbours at each of the dilations,
-    weighted by a softmax of how alike the image is there. Smaller maps are first enlarged,
+    weighted by a softmax of how similar their colours are. Smaller maps are first enlarged,
     bilinearly, corner to corner.
     """
     height, width = image.shape[-2:]
@@ -29,8 +29,8 @@ def pamr(
     centre = image[:, :, None]
     sampled = torch.cat([around, *[centre] * len(dilations)], dim=2)
     spread = sampled.std(dim=2, keepdim=True)
-    apart = ((around - centre).abs() / (TINY + SOFT * spread)).mean(dim=1)
-    weights = torch.softmax(-apart, dim=1)[:, None]  # (B, 1, 8 D, H, W)
+    distance = ((around - centre).abs() / (TINY + SOFT * spread)).mean(dim=1)
+    weights = torch.softmax(-distance, dim=1)[:, None]  # (B, 1, 8 D, H, W)
     for _ in range(steps):
         maps = (neighbours(maps, dilations) * weights).sum(dim=2)
     return maps

@@ -1,4 +1,4 @@
-"""Which patches belong together, from what a first pass said of them (ResCLIP, Yang et al. 2024,
+"""Which patches belong together, from the labels of a first pass (ResCLIP, Yang et al. 2024,
 section 3.3, "semantic feedback refinement", as its code has it)."""
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def majority(labels: Tensor, grid: Grid) -> Tensor:
 
 def same(labels: Tensor, paths: bool) -> Tensor:
     """Which patches share a label (h, w), row by row: (n, n). With `paths`, pairs whose line leaves
-    the label count less, the further apart the less: exp(-distance / largest distance), distances
+    the label count less, with distance: exp(-distance / largest distance), distances
     being Chebyshev's.
 
     The line is sampled at as many points as the longest one needs, of which a shorter pair tests

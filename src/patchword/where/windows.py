@@ -59,7 +59,7 @@ def seen_whole(
     scale: Scale,
     progress: Progress | None = None,
 ) -> Grid:
-    """The maps of a whole photo: in one look where its shape and the preprocessing allow it, else
+    """The maps of a whole photo: in one pass where its shape and the preprocessing allow it, else
     in windows, the last ones moved inward, overlaps averaged. Raises UnsupportedError for a scale
     that cannot be."""
     config, tower = model.preprocess.config, model.image_tower

@@ -47,17 +47,45 @@ def layout(keys: Collection[str]) -> bool:
 
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
-    """From shapes alone."""
-    said = ConfigReader("the file", {})
-    layers = any(key.startswith("visual.layer1.") for key in tensors)
-    vision = resnet(said, tensors, HEAD_WIDTH) if layers else vit(tensors)
-    if not layers and vision.width not in WIDTHS and vision.width >= NARROWEST:
+    """The config, from shapes alone. Raises CheckpointError for sizes that OpenAI's code cannot
+    make."""
+    reader = ConfigReader("the file", {})
+    vision = _vision(reader, tensors)
+    text = _text(reader, tensors, files)
+    reader.assume("preprocess", "bicubic to the shortest side, CLIP's mean and std", "clip/clip.py")
+    size = vision.image_size
+    return ModelConfig(
+        vision=vision,
+        text=text,
+        preprocess=PreprocessConfig(size=size, resize_to=min(size), crop_rounding="round"),
+        embed_dim=shape_of(tensors, "text_projection", 2)[1],
+        scale_limit=scale_limit(tensors),
+        source="openai",
+        assumed=reader.assumed,
+    )
+
+
+def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig | ResNetConfig:
+    """The image tower of one of OpenAI's own models."""
+    if any(key.startswith("visual.layer1.") for key in tensors):
+        return resnet(reader, tensors, HEAD_WIDTH)
+    vision = vit(tensors)
+    if vision.width not in WIDTHS and vision.width >= NARROWEST:
         known = " and ".join(map(str, WIDTHS))
         raise CheckpointError(
             f"its image tower is {vision.width} wide, and OpenAI's are {known}: if it is of "
             'open_clip, give the name that it was trained as, architecture="ViT-H-14" '
             "(--architecture), or put open_clip_config.json beside it"
         )
+    reader.assume("vision.activation", "quick_gelu", CODE)
+    reader.assume("vision.heads", vision.heads, f"{CODE}, width / {HEAD_WIDTH}")
+    reader.assume("vision.eps", EPS, CODE)
+    return vision
+
+
+def _text(
+    reader: ConfigReader, tensors: Mapping[str, Stored], files: Mapping[str, Any]
+) -> TextConfig:
     context, width = shape_of(tensors, "positional_embedding", 2)
     vocab_size = shape_of(tensors, "token_embedding.weight", 2)[0]
     end, pool = end_of(files, vocab_size)
@@ -74,25 +102,11 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         end_token=end,
         cleaning="ftfy",
     )
-    if isinstance(vision, ViTConfig):
-        said.assume("vision.activation", "quick_gelu", CODE)
-        said.assume("vision.heads", vision.heads, f"{CODE}, width / {HEAD_WIDTH}")
-        said.assume("vision.eps", EPS, CODE)
-    said.assume("text.activation", "quick_gelu", CODE)
-    said.assume("text.heads", text.heads, f"{CODE}, width / {HEAD_WIDTH}")
-    said.assume("text.eps", EPS, CODE)
-    said.assume("text.end_token", end, "pooled at the highest id, " + CODE)
-    said.assume("preprocess", "bicubic to the shortest side, CLIP's mean and std", "clip/clip.py")
-    size = vision.image_size
-    return ModelConfig(
-        vision=vision,
-        text=text,
-        preprocess=PreprocessConfig(size=size, resize_to=min(size), crop_rounding="round"),
-        embed_dim=shape_of(tensors, "text_projection", 2)[1],
-        scale_limit=scale_limit(tensors),
-        source="openai",
-        assumed=said.assumed,
-    )
+    reader.assume("text.activation", "quick_gelu", CODE)
+    reader.assume("text.heads", text.heads, f"{CODE}, width / {HEAD_WIDTH}")
+    reader.assume("text.eps", EPS, CODE)
+    reader.assume("text.end_token", end, "pooled at the highest id, " + CODE)
+    return text
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:

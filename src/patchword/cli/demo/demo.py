@@ -56,7 +56,7 @@ def demo(
     words = read_list(labels, split=True)
     if photos is None:
         if words:
-            wrong("--labels are of --photos; the samples have their own")
+            wrong("--labels needs --photos; the samples have labels of their own")
         out.mkdir(parents=True, exist_ok=True)
         bundle = load(model, device, dtype)
         found = _of_samples(bundle, (device, dtype), out)
@@ -69,7 +69,7 @@ def demo(
         if model in (EMBEDDED, EMBEDDED_BLIP):
             notes().print(f"{model} knows shapes, wafers and clothes alone: for others give -m")
         found = own_photos.run(bundle, photos, words, out)
-    _tell(found, bundle, out / "index.html", started, as_json)
+    _report(found, bundle, out / "index.html", started, as_json)
     finish(found.failed, found.count)
 
 
@@ -78,12 +78,12 @@ def _of_samples(bundle: Model, where: tuple[str, str], out: Path) -> Findings:
 
     config = bundle.config
     able = config.writes_captions and config.answers_questions and config.matching
-    speaker = bundle if able else load(EMBEDDED_BLIP, *where)
+    describer = bundle if able else load(EMBEDDED_BLIP, *where)
     with progress("demo", samples.JOBS) as advance:
-        return samples.run(bundle, speaker, out, lambda done: advance(done, samples.JOBS))
+        return samples.run(bundle, describer, out, lambda done: advance(done, samples.JOBS))
 
 
-def _tell(found: Findings, bundle: Model, page: Path, started: float, as_json: bool) -> None:
+def _report(found: Findings, bundle: Model, page: Path, started: float, as_json: bool) -> None:
     """Write the page, and print what is on it."""
     from patchword.cli.demo import findings, pages
 
@@ -95,7 +95,7 @@ def _tell(found: Findings, bundle: Model, page: Path, started: float, as_json: b
         emit({"report": str(page), "seconds": round(seconds, 2)})
         return
     pages.show(found, screen())
-    if not found.told:
+    if not found.descriptions:
         notes().print(f"{bundle.name} writes no captions and matches no texts; a BLIP does")
     notes().print(f"{seconds:.1f} s. The pictures: {page}")
     notes().print(f"Go on: {command('search', str(found.index), next(iter(found.hits)))}")

@@ -38,7 +38,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Told:
+class Description:
     """The results of a BLIP for one picture: a caption, "" where it generates none, answers to
     questions, and how well texts match."""
 
@@ -57,18 +57,18 @@ class Findings:
     answers: dict[str, list[Answer]]  # by group
     hits: dict[str, list[Hit]]  # by sentence
     heatmaps: list[tuple[str, Heatmap]]  # (name, map of one text)
-    told: list[Told]
-    speaker: str  # the name of the model that told
+    descriptions: list[Description]
+    describer: str  # the name of the BLIP that made them
     compared: Sequence[str]  # names
     captions: Sequence[str]
     matrix: NDArray[np.float32]  # (compared, captions) cosines
     index: Path
-    notes: Mapping[str, str] = field(default_factory=dict)  # more to say, by the title of a section
+    notes: Mapping[str, str] = field(default_factory=dict)  # remarks, by the title of a section
     failed: Sequence[ImageError] = ()
 
 
 def index_of(out: Path, model: Model, root: Path) -> Path:
-    """Where the index of a folder by a model lies; it stays for the next run and for the user."""
+    """The path of the index of a folder by a model; it is kept for the next run and the user."""
     both = model.fingerprint.encode() + os.fsencode(os.path.realpath(root))
     return out / f"index-{hashlib.blake2b(both, digest_size=4).hexdigest()}"
 
@@ -80,7 +80,7 @@ def named(path: str | Path, root: Path) -> str:
 
 def described(
     model: Model, root: Path, name: str, questions: Sequence[str], texts: Sequence[str]
-) -> Told:
+) -> Description:
     """The results of a BLIP for a picture: some models caption, some answer, some match."""
     path, config = root / name, model.config
     caption = model.caption([path])[0].text if config.writes_captions else ""
@@ -92,7 +92,7 @@ def described(
     if config.matching:
         chances = model.match([path], texts).probabilities[0].tolist()
         matches = tuple(zip(texts, chances, strict=True))
-    return Told(
+    return Description(
         name,
         caption,
         answers,
@@ -115,13 +115,13 @@ def records(found: Findings) -> Iterator[dict[str, Any]]:
         ((value, x, y),) = heat.peaks()
         where = {measure(heat): value, "x": x, "y": y}
         yield {"job": "heatmap", "image": name, "text": heat.texts[0], **where}
-    for told in found.told:
-        if told.caption:
-            yield {"job": "caption", "image": told.name, "caption": told.caption}
-        for question, word in told.answers:
-            yield {"job": "ask", "image": told.name, "question": question, "answer": word}
-        for text, chance in told.matches:
-            yield {"job": "match", "image": told.name, "text": text, "probability": chance}
+    for each in found.descriptions:
+        if each.caption:
+            yield {"job": "caption", "image": each.name, "caption": each.caption}
+        for question, word in each.answers:
+            yield {"job": "ask", "image": each.name, "question": question, "answer": word}
+        for text, chance in each.matches:
+            yield {"job": "match", "image": each.name, "text": text, "probability": chance}
     for name, row in zip(found.compared, found.matrix.tolist(), strict=True):
         pairs = [{"text": t, "cosine": c} for t, c in zip(found.captions, row, strict=True)]
         yield {"job": "similarity", "image": name, "texts": pairs}

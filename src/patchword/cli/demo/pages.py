@@ -45,11 +45,11 @@ def show(found: Findings, console: Console) -> None:
         place = f"x {x} of {width}, y {y} of {height}"
         text = heat.texts[0]
         console.print(f"{Path(name).stem}, {text}: {place} ({measure(heat)} {value:.2g})")
-    if found.told:
+    if found.descriptions:
         heading(console, "In words")
-    for told in found.told:
-        console.print(Text(Path(told.name).stem, style="bold") + Text(f": {told.caption}", "none"))
-        for question, answer in told.answers:
+    for each in found.descriptions:
+        console.print(Text(Path(each.name).stem, style="bold") + Text(f": {each.caption}", "none"))
+        for question, answer in each.answers:
             console.print(Text(f"  {question} ") + Text(answer, style="green"))
     heading(console, "Similarity of texts and images (cosine)")
     legend = (f"{number} {Path(name).stem}" for number, name in enumerate(found.compared, start=1))
@@ -115,7 +115,7 @@ def write(found: Findings, model: Model, path: Path) -> None:
         f"{model.device}). Made by patchword demo; every number is the model's own."
     )
     sections = [where_section(found, model), search_section(found, model)]
-    if found.told:
+    if found.descriptions:
         sections.append(words_section(found))
     sections += [matrix_section(found, model), classes_section(found, model)]
     sections.append(next_section(found, model))
@@ -178,20 +178,20 @@ def search_section(found: Findings, model: Model) -> str:
 def words_section(found: Findings) -> str:
     cards = [
         html_page.Card(
-            photo(found.root / told.name),
-            told.caption or Path(told.name).name,
-            Path(told.name).name if told.caption else "",
-            told.matches,
-            answers=told.answers,
+            photo(found.root / each.name),
+            each.caption or Path(each.name).name,
+            Path(each.name).name if each.caption else "",
+            each.matches,
+            answers=each.answers,
         )
-        for told in found.told
+        for each in found.descriptions
     ]
-    first = found.told[0]
+    first = found.descriptions[0]
     file = near(found.root / first.name)
     jobs: list[tuple[str, ...]] = [("caption", file)] if first.caption else []
     jobs += [("ask", file, question) for question, _ in first.answers[:1]]
     jobs += [("match", file, text) for text, _ in first.matches[:1]]
-    lines = [line(*job, model=found.speaker, usual=EMBEDDED_BLIP) for job in jobs]
+    lines = [line(*job, model=found.describer, usual=EMBEDDED_BLIP) for job in jobs]
     words = (
         "A caption, answers to questions, and how probable it is that each of these sentences "
         "belongs to the picture."
@@ -207,7 +207,7 @@ def where_section(found: Findings, model: Model) -> str:
         "hint, not a measurement."
     )
     name, heat = found.heatmaps[0]
-    by = found.speaker if measure(heat) == "highest" else model.name
+    by = found.describer if measure(heat) == "highest" else model.name
     shown = line("heatmap", near(found.root / name), heat.texts[0], model=by)
     return section(found, "Where is it?", words, [html_page.cards(cards, wide=True)], [shown])
 

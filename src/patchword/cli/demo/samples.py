@@ -24,8 +24,8 @@ WAFERS = {
 }
 SENTENCES = ("a blue wafer with a scratch", "a green heart", "a wafer with a stain")
 # The maps: those of a BLIP and those of the model. Of each kind of defect, and of the shapes beside
-# others, they are the ones whose colour lies most on what is meant, or within half a patch.
-JUDGED = (
+# others, they are the ones whose map falls most on the object named, or within half a patch of it.
+MATCHED = (
     ("wafers/stain-3.jpg", "a wafer with a stain"),
     ("wafers/particles-3.jpg", "a wafer with particles"),
     ("wafers/edge-chip-1.jpg", "a wafer with an edge chip"),
@@ -77,16 +77,16 @@ ABOUT = {
     ),
 }
 NOTES = {
-    "Where is it?": "The four maps of wafers are a BLIP's, and show what its judgement of the "
-    "sentence hangs on; the others are the model's. Of each kind of defect, and of shapes, these "
-    "are the pictures whose map lies most on what is meant.",
+    "Where is it?": "The four maps of wafers are a BLIP's, and show on which patches its match "
+    "probability depends; the others are the model's. For each kind of defect, and for shapes, "
+    "these are the pictures whose map falls most on the object named.",
     "What is there?": "The embedded BLIP knows wafers, coloured shapes and ten kinds of clothing.",
 }
 
 
-def run(model: Model, speaker: Model, out: Path, done: Callable[[int], None]) -> Findings:
-    """Do every job, with a BLIP for words and for the maps of JUDGED; `done(n)` is called after the
-    n-th of `JOBS`."""
+def run(model: Model, describer: Model, out: Path, done: Callable[[int], None]) -> Findings:
+    """Do every job; `describer`, a BLIP, makes the descriptions and the maps of MATCHED. `done(n)`
+    is called after the n-th of `JOBS`."""
     import numpy as np
 
     from patchword.index import open_index
@@ -100,10 +100,10 @@ def run(model: Model, speaker: Model, out: Path, done: Callable[[int], None]) ->
     store.prune()
     hits = {text: store.search(text, HITS, model=model) for text in SENTENCES}
     done(2)
-    maps = [(name, speaker.heatmap(root / name, [text], present=0.0)) for name, text in JUDGED]
+    maps = [(name, describer.heatmap(root / name, [text], present=0.0)) for name, text in MATCHED]
     maps += [(name, model.heatmap(root / name, [text])) for name, text in POINTED]
     done(3)
-    told = [described(speaker, root, name, *about) for name, about in ABOUT.items()]
+    found = [described(describer, root, name, *about) for name, about in ABOUT.items()]
     done(4)
     compared, captions = list(COMPARED), list(COMPARED.values())
     matrix = np.asarray(model.similarity([root / name for name in compared], captions))
@@ -114,8 +114,8 @@ def run(model: Model, speaker: Model, out: Path, done: Callable[[int], None]) ->
         answers,
         hits,
         maps,
-        told,
-        speaker.name,
+        found,
+        describer.name,
         compared,
         captions,
         matrix,
