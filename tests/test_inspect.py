@@ -9,10 +9,13 @@ from torch.testing import assert_close
 
 import patchword
 from patchword.errors import UnsupportedError
+from patchword.inspect.coreset import coreset, far_from_some
 from patchword.inspect.features import layout, patches_each, tiles, window
-from patchword.inspect.memory import Memory, nearest, unit
+from patchword.inspect.memory import Memory, nearest, reweighted, unit
 from patchword.inspect.protocol import View
-from patchword.inspect.scores import top_share
+from patchword.inspect.rotations import rotated
+from patchword.inspect.scores import smooth_map, top_share
+from patchword.inspect.subspace import Subspace
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +91,7 @@ def test_memory_is_the_distance_to_the_nearest_good_patch(model) -> None:
 def test_nearest_is_the_same_in_parts(model, monkeypatch) -> None:
     rows, bank = unit(torch.randn(50, 8)), unit(torch.randn(30, 8))
     whole = nearest(rows, bank, 4)
-    monkeypatch.setattr("patchword.inspect.memory.ROWS", 100)
+    monkeypatch.setattr("patchword.inspect.memory.AT_ONCE", 100)
     parts = nearest(rows, bank, 4)
     assert_close(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])
@@ -101,3 +104,82 @@ def test_the_top_share_counts_down(model) -> None:
     assert top_share(values[:199]) == 198
     assert top_share(values[:250]) == (249 + 248) / 2
     assert replace(Memory(), neighbours=2).view == View()
+
+
+def test_the_coreset_takes_the_farthest_each_time_and_bounds_the_memory(model, monkeypatch) -> None:
+    rows = torch.randn(300, 6, dtype=torch.float64, generator=torch.manual_seed(0))
+    apart = far_from_some(rows)
+    chosen, nearest_so_far = [], apart.double().clone()
+    for _ in range(40):
+        chosen.append(int(nearest_so_far.argmax()))
+        nearest_so_far = torch.minimum(nearest_so_far, (rows - rows[chosen[-1]]).norm(dim=1))
+    told = []
+    assert coreset(rows, 40, apart).tolist() == chosen
+    coreset(rows, 200, apart, lambda *each: told.append(each))
+    assert told == [(100, 200), (200, 200)]
+    good = [photo(i) for i in range(4)]
+    whole = Memory().fit(model, good)["bank"]
+    small = Memory(coreset=0.25, half=True)
+    assert small.fit(model, good)["bank"].shape == (len(whole) // 4, whole.shape[1])
+    monkeypatch.setattr("patchword.inspect.memory.BUFFER", whole.nbytes // 5)
+    bank = small.fit(model, good)["bank"]
+    assert bank.dtype == torch.float16
+    assert len(bank) == len(whole) // 4
+    monkeypatch.setattr("patchword.inspect.memory.LARGEST", whole.nbytes // 2)
+    assert Memory(coreset=0.1).fit(model, good)["bank"].nbytes < whole.nbytes // 2
+    with pytest.raises(UnsupportedError, match="a smaller coreset, half, or a smaller short side"):
+        Memory().fit(model, good)
+
+
+def test_the_score_is_reweighted_by_the_neighbours_of_the_nearest(model) -> None:
+    rows = torch.randn(40, 5, dtype=torch.float64, generator=torch.manual_seed(1))
+    row, closest = rows[0], int((rows[1:] - rows[0]).norm(dim=1).argmin())
+    bank = rows[1:]
+    around = (bank - bank[closest]).norm(dim=1).argsort()[:9]
+    powers = (bank[around] - row).norm(dim=1).exp()
+    expected = (1 - powers[0] / powers.sum()) * (bank[closest] - row).norm()
+    assert reweighted(row, bank, closest) == pytest.approx(float(expected), rel=1e-9)
+    assert reweighted(row, bank, closest, 1) == pytest.approx(float((bank[closest] - row).norm()))
+    (found,) = Memory(reweight=True).score(model, Memory().fit(model, [photo(0)]), [photo(1)])
+    assert 0 < found.score < (2 * float(found.grid.max())) ** 0.5
+
+
+def test_a_photo_in_rotations_turns_about_its_middle() -> None:
+    seen = photo(3, 33, 33)
+    found = list(rotated(seen))
+    assert len(found) == 8
+    assert np.array_equal(found[0], seen)
+    # About (16.5, 16.5): a half turn takes pixel 17 + d to 16 - d.
+    assert np.array_equal(found[4][1:, 1:], seen[:0:-1, :0:-1])
+
+
+def test_what_the_principal_components_leave_over(model) -> None:
+    good, seen = [photo(i) for i in range(3)], photo(9)
+    rows = torch.cat([each.rows for each in patches_each(model, good, View())]).double().numpy()
+    (own,) = patches_each(model, [seen], View())
+    centred = rows - rows.mean(axis=0)
+    _, values, axes = np.linalg.svd(centred, full_matrices=False)
+    shares = np.cumsum(values**2) / np.sum(values**2)
+    for method in (Subspace(variance=0.8), Subspace(components=5)):
+        kept = method.components or int(np.searchsorted(shares, 0.8)) + 1
+        left = own.rows.double().numpy() - rows.mean(axis=0)
+        left = left - left @ axes[:kept].T @ axes[:kept]
+        state = method.fit(model, good)
+        assert state["components"].shape[1] == kept
+        (found,) = method.score(model, state, [seen])
+        expected = (left**2).sum(axis=1).reshape(found.grid.shape)
+        assert np.allclose(found.grid, expected, rtol=1e-4, atol=1e-6)
+        pixels = smooth_map(found.grid, *found.geometry.size, 0.25, "mirror")
+        highest = np.sort(pixels.astype(float).ravel())[-int(0.01 * pixels.size) :]
+        assert found.score == pytest.approx(highest.mean())
+
+
+def test_options_that_cannot_be_are_refused() -> None:
+    for make in (
+        lambda: Memory(coreset=0),
+        lambda: Memory(neighbours=0),
+        lambda: Subspace(variance=1.5),
+        lambda: Subspace(components=0),
+    ):
+        with pytest.raises(UnsupportedError, match="it is"):
+            make()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,11 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from patchword.bundle import Bundle
+from patchword.errors import UnsupportedError
+from patchword.inspect.coreset import coreset, far_from_some
 from patchword.inspect.features import patches_each
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, Progress, State, View
+from patchword.inspect.rotations import rotated
 from patchword.inspect.scores import top_share
 
-ROWS = 1 << 24  # cosines at once: 64 MiB
+AT_ONCE = 1 << 24  # cosines at once: 64 MiB
+LARGEST = 1 << 31  # bytes of a bank
+BUFFER = 1 << 28  # bytes of patches that wait for the coreset
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,12 @@ class Memory:
     photo's score the mean of its top 1% (AnomalyDINO, Damm et al. 2024).
 
     neighbours  the mean of the distances to so many nearest
+    rotations   each good photo counts in 8 rotations: for parts that lie in any direction
+    coreset     keep this share of the patches, spread out by greedy k-centre (PatchCore, Roth et
+                al. 2022, algorithm 1)
+    reweight    the score is the Euclidean distance of the worst patch, weighted by the 9 nearest
+                neighbours of its own nearest neighbour (PatchCore, equation 7)
+    half        keep the patches as float16
     """
 
     name: ClassVar[str] = "memory"
@@ -31,31 +43,92 @@ class Memory:
 
     view: View = WHOLE
     neighbours: int = 1
+    rotations: bool = False
+    coreset: float = 1.0
+    reweight: bool = False
+    half: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.coreset <= 1:
+            raise UnsupportedError(f"coreset is {self.coreset!r}; it is a share, above 0 to 1")
+        if self.neighbours < 1:
+            raise UnsupportedError(f"neighbours is {self.neighbours!r}; it is 1 or more")
 
     def fit(self, model: Bundle, good: Iterable[RGB], progress: Progress | None = None) -> State:
-        """The bank (N, L * D)."""
-        rows = [unit(each.rows) for each in patches_each(model, good, self.view)]
-        return {"bank": torch.cat(rows)}
+        """The bank (N, L * D). Raises UnsupportedError where it would be larger than `LARGEST`."""
+        views = (view for photo in good for view in (rotated(photo) if self.rotations else [photo]))
+        kept: list[Tensor] = []
+        waiting: list[Tensor] = []
+        for each in patches_each(model, views, self.view):
+            rows = unit(each.rows)
+            waiting.append(rows.half() if self.half else rows)
+            if self.coreset < 1 and _bytes(waiting) > BUFFER:
+                kept.append(self._reduced(waiting, progress))
+                waiting = []
+            if _bytes([*kept, *waiting]) > LARGEST:
+                raise UnsupportedError(
+                    f"the patches of these good photos take more than {LARGEST >> 30} GiB; give "
+                    "fewer, a smaller coreset, half, or a smaller short side"
+                )
+        if waiting:
+            kept.append(self._reduced(waiting, progress))
+        return {"bank": torch.cat(kept)}
 
     def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
+        bank = state["bank"]
         for each in patches_each(model, photos, self.view):
-            found, _ = nearest(unit(each.rows), state["bank"], self.neighbours)
-            grid = found.mean(dim=1).unflatten(0, each.values.shape[1:3])  # type: ignore[no-untyped-call]
-            yield Finding(top_share(grid), grid.numpy(), each.geometry)
+            rows = unit(each.rows)
+            found, which = nearest(rows, bank, self.neighbours)
+            values = found.mean(dim=1)
+            worst = int(values.argmax())
+            score = (
+                reweighted(rows[worst], bank, int(which[worst, 0]))
+                if self.reweight
+                else top_share(values)
+            )
+            grid = values.reshape(each.values.shape[1:3])
+            yield Finding(score, grid.numpy(), each.geometry)
+
+    def _reduced(self, rows: list[Tensor], progress: Progress | None) -> Tensor:
+        """The coreset of some of the patches."""
+        joined = torch.cat(rows)
+        count = math.ceil(self.coreset * len(joined))
+        if count == len(joined):
+            return joined
+        return joined[coreset(joined, count, far_from_some(joined), progress)]
 
 
 def unit(rows: Tensor) -> Tensor:
     """Rows (N, D) of length 1, float32."""
-    return F.normalize(rows, dim=-1)
+    return F.normalize(rows.float(), dim=-1)
 
 
 def nearest(rows: Tensor, bank: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
     """1 - cosine of unit rows (N, D) to the `count` nearest of a bank (M, D), ascending, and which
-    those are; both (N, count)."""
-    step = max(ROWS // len(bank), 1)
-    parts = [
-        (part @ bank.mT).topk(min(count, len(bank)), dim=1)
-        for part in torch.split(rows.to(bank.dtype), step)
-    ]
-    cosines = torch.cat([part.values for part in parts]).float()
-    return (1 - cosines).clamp_min(0), torch.cat([part.indices for part in parts])
+    those are; both (N, count), or all of a smaller bank. In parts, so that memory is bounded."""
+    step = max(AT_ONCE // max(len(rows), rows.shape[1]), 1)
+    best = torch.empty(len(rows), 0)
+    which = torch.empty(len(rows), 0, dtype=torch.long)
+    for start in range(0, len(bank), step):
+        cosines = rows @ bank[start : start + step].float().mT
+        found = cosines.topk(min(count, cosines.shape[1]), dim=1)
+        best = torch.cat([best, found.values], dim=1)
+        which = torch.cat([which, found.indices + start], dim=1)
+        best, order = best.topk(min(count, best.shape[1]), dim=1)
+        which = which.gather(1, order)
+    return (1 - best).clamp_min(0), which
+
+
+def reweighted(row: Tensor, bank: Tensor, closest: int, neighbours: int = 9) -> float:
+    """The distance of a row (D,) to the nearest of a bank (M, D), times 1 - its softmax among the
+    distances to that one's neighbours, itself the first (PatchCore, equation 7)."""
+    apart = torch.cdist(bank[closest][None].double(), bank.double())[0]
+    around = apart.topk(min(neighbours, len(bank)), largest=False).indices
+    distances = torch.cdist(row[None].double(), bank[around].double())[0]
+    own = float(torch.linalg.vector_norm(row.double() - bank[closest].double()))
+    weight = 1 - float(distances.softmax(dim=0)[0]) if neighbours > 1 else 1.0
+    return weight * own
+
+
+def _bytes(rows: list[Tensor]) -> int:
+    return sum(each.nbytes for each in rows)

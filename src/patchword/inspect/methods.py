@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from patchword.inspect.memory import Memory
 from patchword.inspect.protocol import Method
+from patchword.inspect.subspace import Subspace
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Memory,)}
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Memory, Subspace)}
