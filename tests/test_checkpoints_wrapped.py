@@ -360,6 +360,20 @@ def test_files_that_are_no_weights_are_not_taken_for_them(written: Written, tmp_
     assert open_path(tmp_path, "m").weights.name == "epoch_3.pt"
 
 
+def test_folders_of_deepspeed(written: Written, tmp_path: Path) -> None:
+    """save_checkpoint writes a folder for each step, the optimizer in it, and `latest`."""
+    folder, state, fingerprint = written["openai"]
+    step = tmp_path / "global_step9"
+    step.mkdir()
+    torch.save({"module": state, "ds_version": "0.19"}, step / "mp_rank_00_model_states.pt")
+    torch.save({}, step / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    (tmp_path / "latest").write_text("global_step9\n")
+    fails(tmp_path, "checkpoints of a training", f"such as the last, {step}")
+    for tokenizer in folder.glob("*.gz"):
+        (step / tokenizer.name).write_bytes(tokenizer.read_bytes())
+    assert checkpoints.load(step).fingerprint == fingerprint
+
+
 def test_an_index_of_wrapped_shards(written: Written, tmp_path: Path) -> None:
     folder, state, fingerprint = written["hf clip"]
     names = sorted(state)

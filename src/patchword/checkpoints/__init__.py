@@ -20,6 +20,7 @@ from torch import nn
 from patchword import bundle, models
 from patchword.bundle import Bundle
 from patchword.checkpoints import (
+    huggingface,
     layouts,
     open_clip_names,
     scope_files,
@@ -88,7 +89,9 @@ def load(
     beside = words.parent if words is not None and words.is_file() else words
     known = open_clip_names.stated(opened, architecture)
     files = Files(opened.folder, beside, _pixels(opened), known and known.files)
-    opened = replace(opened, files=files)
+    names = huggingface.as_saved(opened.tensors, files)
+    tensors = {saved: opened.tensors[name] for name, saved in names.items()}
+    opened = replace(opened, files=files, tensors=tensors)
     form = recognise(opened)
     config, network = _outlined(form, opened, known.title if known else "")
     if form is openai:

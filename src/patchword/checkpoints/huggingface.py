@@ -5,7 +5,8 @@ The processors' defaults are given by each format, for each has its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,29 @@ ACTIVATIONS = {  # transformers.activations.ACT2FN
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
+# What transformers 5 calls in memory, and in its state_dict(), otherwise than in its files.
+PARTS_IN_MEMORY = {
+    "attention.o_proj.": "attention.output.dense.",
+    "mlp.fc1.": "intermediate.dense.",
+    "mlp.fc2.": "output.dense.",
+}
+SWIN_IN_MEMORY = {
+    "attention.q_proj.": "attention.self.query.",
+    "attention.k_proj.": "attention.self.key.",
+    "attention.v_proj.": "attention.self.value.",
+    "attention.relative_position_bias.": "attention.self.",
+    **PARTS_IN_MEMORY,
+}
+VIT_IN_MEMORY = {
+    "attention.q_proj.": "attention.attention.query.",
+    "attention.k_proj.": "attention.attention.key.",
+    "attention.v_proj.": "attention.attention.value.",
+    **PARTS_IN_MEMORY,
+}
+IN_MEMORY = {"vit": VIT_IN_MEMORY, "deit": VIT_IN_MEMORY, "vit_mae": VIT_IN_MEMORY}
+IN_MEMORY |= {"swin": SWIN_IN_MEMORY}
+LAYERS = re.compile(r"(^|\.)layers\.(\d+)\.")
+
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling
 
 
@@ -41,6 +65,22 @@ class Processor:
     def default(self) -> str:
         """Where its defaults come from, for `ModelConfig.assumed`."""
         return f"transformers' {self.name} default"
+
+
+def as_saved(names: Collection[str], files: Mapping[str, Any]) -> dict[str, str]:
+    """Each name of a ViT, DeiT, MAE or Swin, and what `save_pretrained` calls it: accelerate,
+    DeepSpeed and Lightning write the state dict, with the names of transformers 5 in memory."""
+    kind = model_type(files)
+    parts = IN_MEMORY.get(kind, {})
+    if not parts or not any(".attention.k_proj." in name for name in names):
+        return {name: name for name in names}
+    saved = {}
+    for name in names:
+        found = name if kind == "swin" else LAYERS.sub(r"\1encoder.layer.\2.", name)
+        for part, other in parts.items():
+            found = found.replace(f".{part}", f".{other}")
+        saved[name] = found
+    return saved
 
 
 def model_type(files: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from patchword.checkpoints.read import NO_WEIGHTS, SUFFIXES, Files, preferred, shard_names
+from patchword.checkpoints.read import Files, may_be_weights, preferred, shard_names
 from patchword.errors import CheckpointError
 
 MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"  # sentence-transformers
@@ -58,8 +58,7 @@ def wanted(
     inside = part(stated, where, subfolder)
     start = f"{inside}/" if inside else ""
     here = [name.removeprefix(start) for name in names if posixpath.dirname(name) == inside]
-    others = (*NO_WEIGHTS, *ADAPTER_WEIGHTS)
-    loose = [n for n in here if n.endswith(SUFFIXES) and not n.startswith(others)]
+    loose = [n for n in here if may_be_weights(n) and n not in ADAPTER_WEIGHTS]
     weights = preferred(here) or (loose[0] if len(loose) == 1 else None)
     adapter = [name for name in here if name in ADAPTER_WEIGHTS] if ADAPTER in here else []
     if weights is None and not adapter:

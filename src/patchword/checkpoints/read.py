@@ -47,6 +47,7 @@ NO_WEIGHTS = (
     "optimizer.", "optimizer_", "scheduler.", "scheduler_", "scaler.", "sampler", "rng_state",
     "training_args.", "random_states",
 )  # fmt: skip
+OPTIMIZER_OF_DEEPSPEED = "_optim_states.pt"
 LFS = b"version https://git-lfs"
 ZIP = b"PK\x03\x04"
 SPARE = 64 << 20  # bytes of compressed code that an archive may hold
@@ -169,7 +170,7 @@ def choose(folder: Path) -> Path:
     known = preferred(here)
     if known:
         return folder / known
-    loose = [n for n in here if n.endswith(SUFFIXES) and not n.startswith(NO_WEIGHTS)]
+    loose = [name for name in here if may_be_weights(name)]
     if len(loose) == 1:
         return folder / loose[0]
     if loose:
@@ -180,6 +181,12 @@ def choose(folder: Path) -> Path:
         f"{folder} has no weights; looked for {', '.join(WEIGHTS)}, or one file ending in "
         f"{', '.join(SUFFIXES)}; found {', '.join(here[:10]) or 'nothing'}"
     )
+
+
+def may_be_weights(name: str) -> bool:
+    """Whether a file of any name may hold weights, by its suffix, and is no trainer's own."""
+    own = name.startswith(NO_WEIGHTS) or name.endswith(OPTIMIZER_OF_DEEPSPEED)
+    return name.endswith(SUFFIXES) and not own
 
 
 def preferred(names: list[str]) -> str | None:

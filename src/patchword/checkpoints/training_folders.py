@@ -13,6 +13,7 @@ from patchword.errors import CheckpointWarning
 STEP = re.compile(r"checkpoint[-_](\d+)")  # of transformers' Trainer and of accelerate
 SECOND = re.compile(r"(model|pytorch_model)_(\d+)\.(safetensors|bin)")  # accelerate's save_state
 BEST = ("model_best", "best", "last")  # what timm's CheckpointSaver and Lightning call one of many
+LATEST = "latest"  # where DeepSpeed names the folder of its last checkpoint
 DISTRIBUTED = ".distcp"  # torch.distributed.checkpoint, FSDP of accelerate
 CONVERT = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
 SHOWN = 4  # names in an error
@@ -24,6 +25,9 @@ def without_weights(folder: Path) -> str | None:
         return distributed(folder)
     below = sorted(path for path in folder.iterdir() if path.is_dir())
     steps = sorted((p for p in below if STEP.fullmatch(p.name)), key=_number)
+    if (folder / LATEST).is_file():
+        named = (folder / LATEST).read_text(encoding="utf-8", errors="replace").strip()
+        steps = [path for path in below if path.name == named]
     if steps:
         return (
             f"{folder} holds the checkpoints of a training, and no model itself: give one of them, "

@@ -133,7 +133,7 @@ def unwrap(
     if "ds_version" in loaded and any(tensor.numel() == 0 for tensor in tensors.values()):
         raise CheckpointError(
             f"{path} is one part of a DeepSpeed ZeRO-3 checkpoint, without the weights: run "
-            "zero_to_fp32.py, which is beside it, and give the file that it writes"
+            "zero_to_fp32.py, which is in the folder above, and give what it writes"
         )
     others = [each.name for _, each in sets if each is not entry]
     others += _unnamed(loaded, tensors, {entry.name, *others})

@@ -57,7 +57,6 @@ def recognise(opened: Source) -> ModuleType:
     found = [form for form in FORMATS if form.matches(opened.tensors, opened.files)]
     if len(found) == 1:
         _refuse_unnamed(opened, found[0])
-        _refuse_names_in_memory(opened, found[0])
         return found[0]
     if found:
         raise CheckpointError(
@@ -74,15 +73,4 @@ def _refuse_unnamed(opened: Source, form: ModuleType) -> None:
     if name is not None and "config.json" not in opened.files and form in (timm, timm_swin, mae):
         raise CheckpointError(
             f"{opened.weights} is a checkpoint of timm's trainer, a {name}, but {unnamed(name)}"
-        )
-
-
-def _refuse_names_in_memory(opened: Source, form: ModuleType) -> None:
-    """Raise CheckpointError for a ViT, MAE or Swin of transformers 5 whose names in
-    memory are others than those that `save_pretrained` writes."""
-    if form in (hf_vit, hf_mae, hf_swin) and any(".attention.k_proj." in n for n in opened.tensors):
-        raise CheckpointError(
-            f"{opened.weights} is {form.TITLE} under the names that transformers 5 has in memory, "
-            "as model.state_dict() and accelerate's save_state() write them: load it into the "
-            "model there, and save it with model.save_pretrained(folder)"
         )
