@@ -32,7 +32,7 @@ def test_every_command_that_takes_images_takes_their_options() -> None:
     takes = {"classify", "embed", "similarity", "heatmap", "attention", "caption", "ask", "match"}
     for name in takes | {"index", "eval", "capfilt"}:
         options = {option for each in commands[name].params for option in each.opts}
-        assert {"--stretch", "--max-pixels"} <= options, name
+        assert {"--stretch", "--squash", "--max-pixels"} <= options, name
 
 
 def test_a_folder_of_photos_says_at_the_end_what_is_left_out(
@@ -54,7 +54,7 @@ def test_a_folder_of_photos_says_at_the_end_what_is_left_out(
         assert done.code == 0
         told = "cannot be opened: 2 PDF, 1 video"
         assert done.err.strip().splitlines()[-1].endswith(told), done.err
-        assert done.err.count("warning") == 1
+        assert done.err.count("warning") == 2  # and that a.png is cropped
     names = [each["image"] for each in run("embed", "photos", "-m", model).records]
     assert names == ["photos/a.png", *(f"photos/stack.tif#{page}" for page in range(1, 12))]
     done = run("classify", "photos/stack.tif#10", "-l", "cat", "-m", model, "--json")
@@ -80,7 +80,7 @@ def test_remedies_that_are_named_exist(run: Run, model: str) -> None:  # noqa: F
     assert dark.code == 0
     assert "scan.tif: its samples reach 4095 and 65535 is taken for white" in dark.err
     assert "--stretch" in dark.err
-    wide = run("classify", "scan.tif", "--stretch", *ask)
+    wide = run("classify", "scan.tif", "--stretch", "--squash", *ask)
     assert (wide.code, wide.err) == (0, "")
     assert wide.out != dark.out
     refused = run("classify", "float.tif", *ask)

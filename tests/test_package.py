@@ -51,6 +51,7 @@ PUBLIC = [
     "TextStates",
     "Tiling",
     "TokenizerError",
+    "UnseenWarning",
     "UnsupportedError",
     "load",
     "open_index",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ScopeWarning,
         SkippedFilesWarning,
         TokenizerError,
+        UnseenWarning,
         UnsupportedError,
     )
     from patchword.images.tiles import Tiling
@@ -64,6 +65,7 @@ __all__ = [
     "TextStates",
     "Tiling",
     "TokenizerError",
+    "UnseenWarning",
     "UnsupportedError",
     "load",
     "open_index",

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -22,21 +21,22 @@ from patchword.engines.protocol import Engine
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ImageError, TokenizerError, UnsupportedError
 from patchword.images import ImageLike, Opener
+from patchword.images.ahead import ahead
 from patchword.images.one_or_many import as_images
-from patchword.images.preprocess import Geometry, Preprocess
+from patchword.images.preprocess import Geometry, Preprocess, whole
 from patchword.models.protocols import ImageNetwork, Tower
 from patchword.options import at_least, checked, text_list
 from patchword.scope import Check, Scope
 from patchword.text import long_text as long_texts
 from patchword.text.tokenizer import Tokenizer
+from patchword.unseen import Sight, noted
 
 DECODERS = 4  # threads that open images while the network runs
 AS_THEY_ARE = Opener()  # how images are opened unless it is said otherwise
-STRETCHED = "-stretched"  # behind the fingerprint of a model that stretches what it is shown
+# Behind the fingerprint of a model that is shown images otherwise.
+STRETCHED, SQUASHED = "-stretched", "-squashed"
 FINGERPRINT = "2"  # which version of what is hashed: "2-" and 16 digits; in the first, digits alone
 
-T = TypeVar("T")
-U = TypeVar("U")
 Vector = NDArray[np.float32]
 Opened = tuple[Vector, Geometry]
 
@@ -101,8 +101,14 @@ class Bundle:
 
         Raises ImageError for one that cannot be opened.
         """
-        pixels = self.opener(image, at_least=self.preprocess.at_least, exact=exact)
-        return self.preprocess(pixels)
+        pixels, geometry, _ = self._look(image, exact)
+        return pixels, geometry
+
+    def _look(self, image: ImageLike, exact: bool) -> tuple[Vector, Geometry, Sight]:
+        """The same, and what is seen of the image."""
+        photo, reduced = self.opener.sized(image, at_least=self.preprocess.at_least, exact=exact)
+        pixels, geometry = self.preprocess(photo)
+        return pixels, geometry, Sight.of(image, geometry, reduced)
 
     @checked
     def opening(
@@ -110,6 +116,7 @@ class Bundle:
         stretch: bool | None = None,
         max_pixels: int | None = None,
         urls: bool | None = None,
+        squash: bool | None = None,
     ) -> Self:
         """The same model, which opens images otherwise; None: as now.
 
@@ -117,20 +124,26 @@ class Bundle:
                     fingerprint, for its vectors are others
         max_pixels  of a file, as it would be decoded; what has more is refused
         urls        False refuses addresses on the web, as a server must
+        squash      resize the whole of every image to the network's size, its shape not kept,
+                    where the preprocessing would crop it: another fingerprint too
         """
         opener = Opener(
             self.opener.stretch if stretch is None else stretch,
             self.opener.max_pixels if max_pixels is None else max_pixels,
             self.opener.urls if urls is None else urls,
         )
-        if opener == self.opener:
+        pixels = self.preprocess if squash is None else whole(self.config.preprocess, squash)
+        if opener == self.opener and pixels.config == self.preprocess.config:
             return self
-        options = {name: value for name, value in self.options.items() if name != "stretch"}
-        digest = self.fingerprint.removesuffix(STRETCHED)
-        if opener.stretch:
-            options["stretch"] = True
-            digest += STRETCHED if digest else ""
-        return replace(self, opener=opener, options=options, fingerprint=digest)
+        squashed = pixels.config.resize != self.config.preprocess.resize
+        marks = {"stretch": (opener.stretch, STRETCHED), "squash": (squashed, SQUASHED)}
+        options = {name: value for name, value in self.options.items() if name not in marks}
+        digest = self.fingerprint.partition(STRETCHED)[0].partition(SQUASHED)[0]
+        for name, (given, mark) in marks.items():
+            if given:
+                options[name] = True
+                digest += mark if digest else ""
+        return replace(self, opener=opener, preprocess=pixels, options=options, fingerprint=digest)
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
         """An array as the network takes it: on its device, floating-point numbers in its type."""
@@ -172,19 +185,24 @@ class Bundle:
         batch_size: int,
         exact: bool,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-        def attempt(source: ImageLike) -> tuple[ImageLike, Vector | ImageError]:
+        def attempt(source: ImageLike) -> tuple[ImageLike, tuple[Vector, Sight] | ImageError]:
             try:
-                return source, self.open(source, exact)[0]
+                pixels, _, sight = self._look(source, exact)
+                return source, (pixels, sight)
             except ImageError as error:
                 return source, error
 
-        with ThreadPoolExecutor(DECODERS) as pool:
-            opened = _ahead(pool, attempt, sources, batch_size + DECODERS)
+        with ThreadPoolExecutor(DECODERS) as pool, noted() as sights:
+            opened = ahead(pool, attempt, sources, batch_size + DECODERS)
             while batch := list(islice(opened, batch_size)):
-                good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
+                good = [found[0] for _, found in batch if not isinstance(found, ImageError)]
                 rows = iter(run(good) if good else ())
-                for source, pixels in batch:
-                    yield source, pixels if isinstance(pixels, ImageError) else next(rows)
+                for source, found in batch:
+                    if isinstance(found, ImageError):
+                        yield source, found
+                    else:
+                        sights.note(found[1])
+                        yield source, next(rows)
 
     @checked
     def embed_each(
@@ -193,9 +211,10 @@ class Bundle:
         batch_size: int = 32,
         exact: bool = False,
         stretch: bool | None = None,
+        squash: bool | None = None,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-        """Each image in order with its unit vector (D,), or the ImageError that it raised. stretch:
-        see `opening`."""
+        """Each image in order with its unit vector (D,), or the ImageError that it raised. stretch,
+        squash: see `opening`."""
 
         check = Check(self.scope, self.name)
 
@@ -204,7 +223,9 @@ class Bundle:
             check.vectors(rows)
             return rows
 
-        return check.each(self.opening(stretch)._each(sources, run, batch_size, exact))
+        return check.each(
+            self.opening(stretch, squash=squash)._each(sources, run, batch_size, exact)
+        )
 
     @checked
     def embed_images(
@@ -213,16 +234,17 @@ class Bundle:
         batch_size: int = 32,
         exact: bool = False,
         stretch: bool | None = None,
+        squash: bool | None = None,
     ) -> Vector:
         """Unit vectors (N, D), float32. A single image gives (1, D). Raises the ImageError of the
         first that fails.
 
         exact=True decodes a JPEG whole, as the reference processors do; by default it is decoded
-        at the smallest scale that is at least twice what the network needs. stretch: see
+        at the smallest scale that is at least twice what the network needs. stretch, squash: see
         `opening`.
         """
         rows = []
-        for _, row in self.embed_each(sources, batch_size, exact, stretch):
+        for _, row in self.embed_each(sources, batch_size, exact, stretch, squash):
             if isinstance(row, ImageError):
                 raise row
             rows.append(row)
@@ -347,7 +369,8 @@ def converted(model: Bundle, device: torch.device, dtype: torch.dtype) -> Bundle
         options["dtype"] = str(dtype).removeprefix("torch.")
     bundle = make(network, model.config, model.tokenizer, model.name, options, model.scope)
     opener = model.opener
-    return bundle.opening(opener.stretch, opener.max_pixels, opener.urls)
+    squashed = bool(options.get("squash"))
+    return bundle.opening(opener.stretch, opener.max_pixels, opener.urls, squashed)
 
 
 def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:
@@ -369,15 +392,3 @@ def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | 
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
     return f"{FINGERPRINT}-{digest.hexdigest()[:16]}"
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T], count: int
-) -> Iterator[U]:
-    """work(item) for each, in order, at most `count` of them begun before they are wanted."""
-    source = iter(items)
-    pending = deque(pool.submit(work, item) for item in islice(source, count))
-    while pending:
-        done = pending.popleft().result()
-        pending.extend(pool.submit(work, item) for item in islice(source, 1))
-        yield done

@@ -15,6 +15,7 @@ Each message says what was found, where, and what to do. Beside them, warnings:
     ImageWarning          an image that is opened otherwise than may be expected
     SkippedFilesWarning   files of a folder that look like photos and are not opened
     ScopeWarning          images and texts that a model knows nothing about
+    UnseenWarning         photos of which a model does not see all, or all very small
     CheckpointWarning     a checkpoint that can be read in two ways
 """
 
@@ -74,6 +75,11 @@ class SkippedFilesWarning(UserWarning):
 
 class ScopeWarning(UserWarning):
     """Images, words or questions that are unlike all that the model was trained on."""
+
+
+class UnseenWarning(UserWarning):
+    """Photos that a model sees in part, because the rest is cropped away, or very small: an answer
+    says nothing of what was not seen."""
 
 
 class CheckpointWarning(UserWarning):

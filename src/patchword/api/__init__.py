@@ -36,6 +36,7 @@ def load(
     architecture: str | None = None,
     stretch: bool = False,
     max_pixels: int = MAX_PIXELS,
+    squash: bool = False,
 ) -> Model:
     """Open a model.
 
@@ -53,6 +54,8 @@ def load(
     stretch       scale each image from its own darkest and brightest half percent, for images of
                   instruments whose range is not in the file
     max_pixels    files of more, as they would be decoded, are refused
+    squash        show the model the whole of each image, its shape not kept, where its
+                  preprocessing would crop it
 
     Raises CheckpointError where nothing is there or it does not fit whole, TokenizerError, and
     UnsupportedError for a device that is not there.
@@ -62,7 +65,7 @@ def load(
         image_size=image_size, subfolder=subfolder, adapter=adapter, weights=weights,
         architecture=architecture,
     )  # fmt: skip
-    return with_methods(bundle).opening(stretch, max_pixels)
+    return with_methods(bundle).opening(stretch, max_pixels, squash=squash)
 
 
 @checked

@@ -65,6 +65,7 @@ class Features(Bundle):
         batch_size: int = 32,
         exact: bool = False,
         stretch: bool | None = None,
+        squash: bool | None = None,
     ) -> Vector:
         """Features (N, tokens, D), float32, of the patches of images, row by row.
 
@@ -75,9 +76,8 @@ class Features(Bundle):
         Raises the ImageError of the first image that fails, and UnsupportedError for a model
         without that layer, or whose images have different numbers of patches.
         """
-        return patch_features(
-            self.opening(stretch), images, layer, class_token, norm, batch_size, exact
-        )
+        model = self.opening(stretch, squash=squash)
+        return patch_features(model, images, layer, class_token, norm, batch_size, exact)
 
     @checked
     def anyres_features(

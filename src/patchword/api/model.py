@@ -39,7 +39,8 @@ class Model(Features):
     An image is a path, "stack.tif#3" for a page, an address on the web, bytes, an open file, a PIL
     image, an array (H, W, 3) or a tensor (3, H, W), see `images.open`; where several are wanted,
     one is a list of one. Where images are taken, stretch=True scales each from its own darkest and
-    brightest half percent; None: as the model was loaded.
+    brightest half percent, and squash=True shows the model the whole of each where it would see a
+    crop; None: as the model was loaded.
     Beside the methods below: `embed_images`, `embed_texts`, `opening`, `.network`, `.preprocess`,
     `.tokenizer`, `.config`, `.fingerprint`.
     """
@@ -51,13 +52,14 @@ class Model(Features):
         texts: str | Sequence[str],
         long_text: str = "truncate",
         stretch: bool | None = None,
+        squash: bool | None = None,
     ) -> Vector:
         """Cosines (I, T), float32, -1 to 1, of every image with every text.
 
         long_text: see `embed_texts`. Raises as `embed_images` and `embed_texts` do.
         """
         columns = self.embed_texts(texts, long_text=long_text)
-        return self.embed_images(images, stretch=stretch) @ columns.T
+        return self.embed_images(images, stretch=stretch, squash=squash) @ columns.T
 
     @checked
     def classify(
@@ -68,6 +70,7 @@ class Model(Features):
         multi_label: bool = False,
         reject: float | None = None,
         stretch: bool | None = None,
+        squash: bool | None = None,
     ) -> list[list[Score]]:
         """Per image, labels with probabilities, best first.
 
@@ -81,7 +84,8 @@ class Model(Features):
         Raises the ImageError of the first image that fails, and UnsupportedError for labels that
         are none, empty or twice the same. The formulas: `tasks.classify`.
         """
-        return classify(self.opening(stretch), images, labels, templates, multi_label, reject)
+        model = self.opening(stretch, squash=squash)
+        return classify(model, images, labels, templates, multi_label, reject)
 
     @checked
     def heatmap(
@@ -101,6 +105,7 @@ class Model(Features):
         present: float | None = None,
         negatives: str | Sequence[str] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        squash: bool | None = None,
     ) -> Heatmap:
         """A heatmap of each text: `.grid` (T, h, w), and `.values` (T, H, W) in the image's own
         pixels.
@@ -123,7 +128,7 @@ class Model(Features):
         tower. The formulas: `where.heatmap`.
         """
         return heatmap(
-            self.opening(stretch),
+            self.opening(stretch, squash=squash),
             image,
             texts,
             method,
@@ -146,6 +151,7 @@ class Model(Features):
         head: int | None = None,
         rollout: bool = False,
         stretch: bool | None = None,
+        squash: bool | None = None,
     ) -> AttentionMap:
         """How much the pooled token attends to each patch: `.maps` (K, H, W).
 
@@ -155,7 +161,7 @@ class Model(Features):
 
         Raises ImageError, and UnsupportedError for a layer or head that is not there.
         """
-        return attention(self.opening(stretch), image, layer, head, rollout)
+        return attention(self.opening(stretch, squash=squash), image, layer, head, rollout)
 
     @checked
     def caption(
@@ -176,6 +182,7 @@ class Model(Features):
         seed: int = 0,
         batch_size: int = 16,
         stretch: bool | None = None,
+        squash: bool | None = None,
     ) -> list[Caption]:
         """A caption for each image.
 
@@ -200,7 +207,7 @@ class Model(Features):
             top_p=top_p,
             seed=seed,
         )
-        return caption(self.opening(stretch), images, prompt, options, batch_size)
+        return caption(self.opening(stretch, squash=squash), images, prompt, options, batch_size)
 
     @overload
     def ask(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
@@ -208,7 +215,7 @@ class Model(Features):
         shortlist: int | None = None, beams: int | None = None, max_length: int | None = None,
         min_length: int = 0, count: int = 1, temperature: float | None = None,
         top_k: int | None = None, top_p: float | None = None, seed: int = 0,
-        stretch: bool | None = None,
+        stretch: bool | None = None, squash: bool | None = None,
     ) -> Answer: ...  # fmt: skip
     @overload
     def ask(
@@ -216,7 +223,7 @@ class Model(Features):
         shortlist: int | None = None, beams: int | None = None, max_length: int | None = None,
         min_length: int = 0, count: int = 1, temperature: float | None = None,
         top_k: int | None = None, top_p: float | None = None, seed: int = 0,
-        stretch: bool | None = None,
+        stretch: bool | None = None, squash: bool | None = None,
     ) -> list[Answer]: ...  # fmt: skip
     @checked
     def ask(
@@ -235,6 +242,7 @@ class Model(Features):
         top_p: float | None = None,
         seed: int = 0,
         stretch: bool | None = None,
+        squash: bool | None = None,
     ) -> Answer | list[Answer]:
         """The answer to a question about an image, or to several: generated, or chosen among
         `answers`.
@@ -252,7 +260,8 @@ class Model(Features):
         )  # fmt: skip
         usual = GenerationOptions(max_length=longest(self, ANSWER_LENGTH))
         options = None if written == usual else written
-        return ask(self.opening(stretch), image, questions, answers, shortlist, options)
+        model = self.opening(stretch, squash=squash)
+        return ask(model, image, questions, answers, shortlist, options)
 
     @checked
     def match(
@@ -262,6 +271,7 @@ class Model(Features):
         batch_size: int = 8,
         stretch: bool | None = None,
         start: str | None = None,
+        squash: bool | None = None,
     ) -> Match:
         """How well I images and T texts fit: `.probabilities`, 0 to 1, of the matching head, and
         `.cosines`, both (I, T) (Li et al. 2022, section 3.2). start: a text's first token, "enc",
@@ -270,7 +280,7 @@ class Model(Features):
         Raises the ImageError of the first image that fails, and UnsupportedError for a model
         without a matching head.
         """
-        return match(self.opening(stretch), images, texts, batch_size, start)
+        return match(self.opening(stretch, squash=squash), images, texts, batch_size, start)
 
     @checked
     def rerank(

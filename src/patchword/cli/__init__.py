@@ -34,6 +34,7 @@ from patchword.cli.help import Command, Group, flowing
 from patchword.cli.output import complain, warnings_said
 from patchword.cli.output_options import with_output_options
 from patchword.errors import PatchwordError
+from patchword.unseen import together
 
 GROUPS = {  # the headings of `patchword --help`, and the files whose commands stand under each
     "Use a model": (embed_classify_similarity, heatmap, attention, caption_ask_match),
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # file names may be any bytes
             stream.reconfigure(errors="backslashreplace")
     try:
-        with warnings_said(last=True):
+        with warnings_said(last=True), together():
             app(arguments)
     except PatchwordError as error:
         complain(str(error))

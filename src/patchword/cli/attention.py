@@ -16,6 +16,7 @@ from patchword.cli.options import (
     JsonOption,
     MaxPixelsOption,
     ModelOption,
+    SquashOption,
     StretchOption,
 )
 from patchword.cli.output import (
@@ -51,6 +52,7 @@ def attention(
     ] = False,
     save: SaveOption = None,
     stretch: StretchOption = False,
+    squash: SquashOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
@@ -62,7 +64,7 @@ def attention(
 
     files = expand(images)
     targets = pictures(files, save, "attention")
-    bundle = load(model, device, dtype, None, stretch, max_pixels)
+    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
     each = one_by_one(files, lambda source: bundle.attention(source, layer, head, rollout))
     failed: list[ImageError] = []
     for name, found in good(each, len(files), "attention", failed, as_json):

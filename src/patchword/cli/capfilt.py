@@ -20,6 +20,7 @@ from patchword.cli.options import (
     DtypeOption,
     JsonOption,
     MaxPixelsOption,
+    SquashOption,
     StretchOption,
 )
 from patchword.cli.output import (
@@ -101,6 +102,7 @@ def capfilt(
         str, typer.Option(metavar="NAME", help="By default a column of a usual name.")
     ] = "",
     stretch: StretchOption = False,
+    squash: SquashOption = False,
     max_pixels: MaxPixelsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -120,7 +122,7 @@ def capfilt(
     from patchword.capfilt.store import Store
 
     photos = open_photos(source, out, image_column, caption_column)
-    writer = load(captioner, device, dtype, None, stretch, max_pixels)
+    writer = load(captioner, device, dtype, None, stretch, max_pixels, squash)
     scorer = _scorer(writer, filter, device, dtype)
     options = {
         "count": count, "top_p": top_p, "min_length": min_length, "max_length": max_length,
@@ -245,7 +247,9 @@ def _scorer(writer: Model, filter: str | None, device: str, dtype: str) -> Model
     from patchword.tasks.match import matcher
 
     scorer = load(filter, device, dtype) if filter else writer
-    scorer = scorer.opening(writer.opener.stretch, writer.opener.max_pixels)
+    scorer = scorer.opening(
+        writer.opener.stretch, writer.opener.max_pixels, squash=bool(writer.options.get("squash"))
+    )
     try:
         matcher(scorer)
     except UnsupportedError as error:

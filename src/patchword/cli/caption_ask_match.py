@@ -29,6 +29,7 @@ from patchword.cli.options import (
     ModelOption,
     PictureOption,
     SaveOption,
+    SquashOption,
     StretchOption,
     TextsOption,
 )
@@ -38,7 +39,6 @@ from patchword.cli.output import (
     emit,
     finish,
     good,
-    one_by_one,
     screen,
     warnings_said,
     wrong,
@@ -110,6 +110,7 @@ def caption(
     seed: SeedOption = 0,
     save: SaveOption = None,
     stretch: StretchOption = False,
+    squash: SquashOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED_BLIP,
     device: DeviceOption = "auto",
@@ -125,7 +126,7 @@ def caption(
     """
     check_save(save, pages=True)
     files = expand(images)
-    bundle = load(model, device, dtype, None, stretch, max_pixels)
+    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
     from patchword.models.generate import GenerationOptions
     from patchword.tasks.caption import caption_each
 
@@ -181,6 +182,7 @@ def ask(
     ] = 10,
     save: PictureOption = None,
     stretch: StretchOption = False,
+    squash: SquashOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED_BLIP,
     device: DeviceOption = "auto",
@@ -204,16 +206,14 @@ def ask(
     if not questions:
         no_texts("questions", "--text")
     check_save(save)
-    bundle = load(model, device, dtype, None, stretch, max_pixels)
+    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    from patchword.models.generate import GenerationOptions
+    from patchword.tasks.ask import ask_each
+
     results: list[tuple[Source, list[Answer]]] = []
     failed: list[ImageError] = []
-
-    def answer(source: Source) -> list[Answer]:
-        if given:
-            return bundle.ask(source, questions, given, shortlist=shortlist)
-        return bundle.ask(source, questions, beams=beams, max_length=max_length)
-
-    each = one_by_one(files, answer)
+    written = GenerationOptions(beams=beams, max_length=max_length)
+    each = ask_each(bundle, files, questions, given, shortlist, None if given else written)
     for name, found in good(each, len(files), "ask", failed, as_json):
         results.append((name, found))
         for question, one in zip(questions, found, strict=True) if as_json else ():
@@ -232,6 +232,7 @@ def match(
     text: TextsOption = None,
     save: PictureOption = None,
     stretch: StretchOption = False,
+    squash: SquashOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED_BLIP,
     device: DeviceOption = "auto",
@@ -256,7 +257,7 @@ def match(
     if not texts:
         no_texts("texts", "--text")
     check_save(save)
-    bundle = load(model, device, dtype, None, stretch, max_pixels)
+    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
     from patchword.tasks.match import match_each
 
     results: list[tuple[Source, Match]] = []

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from patchword.atomic_write import replacing, write
+from patchword.atomic_write import write
 from patchword.cli.held import Source
 from patchword.cli.inputs import embed_texts, expand, load
 from patchword.cli.options import (
@@ -26,6 +24,7 @@ from patchword.cli.options import (
     ModelOption,
     PictureOption,
     SaveOption,
+    SquashOption,
     StretchOption,
     TemplateOption,
     TextsOption,
@@ -47,6 +46,7 @@ from patchword.cli.output import (
     wrong,
 )
 from patchword.cli.texts import images_then_texts, no_texts, read_list
+from patchword.cli.vectors_file import begun, check_lines, record, save_vectors
 from patchword.errors import ImageError
 from patchword.show.terminal_table import table
 
@@ -55,9 +55,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from patchword.api import Model
+    from patchword.cli.vectors_file import Row
     from patchword.tasks.classify import Score
-
-    Row = tuple[Source, NDArray[Any] | ImageError]  # its name, and its vector or why there is none
 
 BAR_CELLS = 24  # columns of a bar in the terminal
 
@@ -90,6 +89,7 @@ def classify(
     top: Annotated[int, typer.Option(min=1, help="Number of labels shown for each image.")] = 5,
     save: SaveOption = None,
     stretch: StretchOption = False,
+    squash: SquashOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
@@ -107,7 +107,7 @@ def classify(
     if words and len(set(words)) == 1 and not multi_label:
         warn(f"one label is always sure: give others beside {words[0]!r}")
     check_save(save, pages=True)
-    bundle = load(model, device, dtype, None, stretch, max_pixels)
+    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
     from patchword.tasks.classify import classify_each
 
     sentences = read_list(template) or None
@@ -146,6 +146,7 @@ def embed(
     ] = "nan",
     long_text: LongTextOption = "truncate",
     stretch: StretchOption = False,
+    squash: SquashOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
@@ -170,20 +171,20 @@ def embed(
     files = expand(images) if images else []
     kind, names = ("image", files) if files else ("text", texts)
     if out and out.suffix == ".npy":
-        _check_lines(names)
-    bundle = load(model, device, dtype, None, stretch, max_pixels)
+        check_lines(names)
+    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
     failed: list[ImageError] = []
     each: Iterator[Row]
     if files:
         each = _noted(bundle.embed_each(files), len(files), failed, on_error == "error")
     else:
         each = zip(texts, embed_texts(bundle, texts, long_text), strict=True)
-    width, rows = _begun(each)
+    width, rows = begun(each)
     if out is None:
         for name, row in rows:
-            emit(_record(kind, name, row))
+            emit(record(kind, name, row))
     elif width:
-        _save_vectors(out, kind, rows, (len(names), width), bundle)
+        save_vectors(out, kind, rows, (len(names), width), bundle)
         if as_json:
             emit({"file": str(out), "vectors": len(names), "dim": width})
         notes().print(f"wrote {len(names)} vectors of {width} numbers to {out}")
@@ -202,6 +203,7 @@ def similarity(
         ),
     ] = None,
     stretch: StretchOption = False,
+    squash: SquashOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
@@ -219,8 +221,8 @@ def similarity(
     if not texts:
         no_texts("texts", "--text")
     check_save(save)
-    bundle = load(model, device, dtype, None, stretch, max_pixels)
-    other = load(beside, device, dtype, None, stretch, max_pixels) if beside else None
+    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    other = load(beside, device, dtype, None, stretch, max_pixels, squash) if beside else None
     columns = embed_texts(bundle, texts, long_text)
     names: list[Source] = []
     rows = []
@@ -323,12 +325,6 @@ def _save_scores(results: list[tuple[Source, list[Score]]], path: Path, bundle: 
     print_saved(path)
 
 
-def _check_lines(names: Sequence[Source]) -> None:
-    """Refuse names that would not be one line of a file each."""
-    if broken := [name for name in map(str, names) if "\n" in name or "\r" in name]:
-        wrong(f"{broken[0]!r} has a line break, so that rows of .npy cannot be named; write .npz")
-
-
 def _noted(
     each: Iterable[tuple[object, NDArray[Any] | ImageError]],
     total: int,
@@ -346,53 +342,6 @@ def _noted(
                     raise result
                 failed.append(result)
             yield cast(Source, source), result
-
-
-def _record(kind: str, name: Source, row: NDArray[Any] | ImageError) -> dict[str, Any]:
-    """A vector, or why there is none, as a line of JSON."""
-    if isinstance(row, ImageError):
-        return {kind: str(name), "vector": None, "error": row.reason}
-    return {kind: str(name), "vector": row.tolist()}
-
-
-def _begun(each: Iterator[Row]) -> tuple[int, Iterator[Row]]:
-    """How many numbers a vector has, and all rows; 0 where all failed."""
-    failed: list[Row] = []
-    for name, row in each:
-        if not isinstance(row, ImageError):
-            return len(row), chain(failed, [(name, row)], each)
-        failed.append((name, row))
-    return 0, iter(failed)
-
-
-def _save_vectors(
-    path: Path, kind: str, rows: Iterator[Row], shape: tuple[int, int], bundle: Model
-) -> None:
-    """Write rows, one for each image or text, as the file's suffix says; NaN for those that failed.
-    An array is made once and filled as they come."""
-    import numpy as np
-
-    if path.suffix == ".jsonl":
-        with replacing(path) as part, part.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(_record(kind, name, row)) + "\n" for name, row in rows)
-        return
-    names: list[str] = []
-    vectors = np.full(shape, np.nan, np.float32)
-    for number, (name, row) in enumerate(rows):
-        names.append(str(name))
-        if not isinstance(row, ImageError):
-            vectors[number] = row
-    if path.suffix == ".npy":
-        beside = path.with_suffix(".paths.txt" if kind == "image" else ".texts.txt")
-        lines = "".join(f"{name}\n" for name in names)
-        write(beside, lines.encode("utf-8", "surrogateescape"))
-        with replacing(path) as part:
-            np.save(part, vectors)
-        return
-    made_by = {"model": bundle.name, "fingerprint": bundle.fingerprint}
-    arrays: dict[str, Any] = {"vectors": vectors, "names": np.array(names), **made_by}
-    with replacing(path) as part:
-        np.savez(part, **arrays)
 
 
 COMMANDS = (classify, embed, similarity)

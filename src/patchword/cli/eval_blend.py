@@ -18,6 +18,7 @@ from patchword.cli.options import (
     MaxPixelsOption,
     ModelTooOption,
     PictureOption,
+    SquashOption,
     StretchOption,
     TemplateOption,
 )
@@ -83,6 +84,7 @@ def eval(
     neighbours: Annotated[int, typer.Option("-k", min=1, help="Number of neighbours of knn.")] = 20,
     save: PictureOption = None,
     stretch: StretchOption = False,
+    squash: SquashOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelTooOption = None,
     device: DeviceOption = "auto",
@@ -111,6 +113,7 @@ def eval(
         None,
         stretch,
         max_pixels,
+        squash,
     )
     from patchword.evaluate import Classified, Evaluation, confusion_picture
 

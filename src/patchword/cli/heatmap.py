@@ -19,6 +19,7 @@ from patchword.cli.options import (
     JsonOption,
     MaxPixelsOption,
     ModelOption,
+    SquashOption,
     StretchOption,
     TextsOption,
 )
@@ -116,6 +117,7 @@ def heatmap(
     ] = False,
     save: SaveOption = None,
     stretch: StretchOption = False,
+    squash: SquashOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
@@ -131,7 +133,7 @@ def heatmap(
     targets = pictures(files, save, "heatmap")
     others = None if negatives is None else read_list([negatives], split=True)
     point = place(like)
-    bundle = load(model, device, dtype, None, stretch, max_pixels)
+    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
     matched = bundle.config.matching and method in ("auto", "gradcam") and like is None
     if matched and present is None and not words:  # a single word is no sentence to be matched
         present = 0.0  # how probable each text is, and every map

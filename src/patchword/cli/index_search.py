@@ -22,6 +22,7 @@ from patchword.cli.options import (
     MaxPixelsOption,
     ModelOption,
     SaveOption,
+    SquashOption,
     StretchOption,
 )
 from patchword.cli.output import (
@@ -64,6 +65,7 @@ def index(
         bool, typer.Option("--prune", help="Remove entries whose files are gone.")
     ] = False,
     stretch: StretchOption = False,
+    squash: SquashOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
@@ -82,7 +84,7 @@ def index(
     store = open_index(into)
     added, unchanged, failed = 0, 0, []
     if paths:
-        bundle = load(model, device, dtype, None, stretch, max_pixels)
+        bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
         with progress("index") as advance:
             report = store.add(paths, bundle, progress=advance)
         added, unchanged, failed = report.added, report.unchanged, report.failed

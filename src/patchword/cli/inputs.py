@@ -33,16 +33,17 @@ def load(
     image_size: list[int] | None = None,
     stretch: bool = False,
     max_pixels: int | None = None,
+    squash: bool = False,
     **options: str,
 ) -> Model:
     """The model that --model, --device and --dtype name, read as `checkpoint_options` say, or
-    `options` where they say nothing, which opens images as --stretch and --max-pixels say. Raises
-    CheckpointError or another PatchwordError."""
+    `options` where they say nothing, which opens images as --stretch, --squash and --max-pixels
+    say. Raises CheckpointError or another PatchwordError."""
     from patchword import api
 
     how: dict[str, Any] = {**options, **chosen.get().of(model)}
     bundle = api.load(model, device=device, dtype=dtype, image_size=image_size, **how)
-    return bundle.opening(stretch, max_pixels)
+    return bundle.opening(stretch, max_pixels, squash=squash)
 
 
 def expand(names: Sequence[str]) -> list[Source]:

@@ -44,6 +44,14 @@ StretchOption = Annotated[
         "instruments, whose range is not in the file.",
     ),
 ]
+SquashOption = Annotated[
+    bool,
+    typer.Option(
+        "--squash",
+        help="Show the model the whole of each image, its shape not kept, where it would see a "
+        "crop.",
+    ),
+]
 MaxPixelsOption = Annotated[
     int | None,
     typer.Option(

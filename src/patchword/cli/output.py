@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar, cast
 
 import typer
 
-from patchword.errors import ImageError, LongTextWarning, ScopeWarning, SkippedFilesWarning
+from patchword.errors import (
+    ImageError,
+    LongTextWarning,
+    ScopeWarning,
+    SkippedFilesWarning,
+    UnseenWarning,
+)
+from patchword.unseen import current
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,7 +101,7 @@ def warnings_said(
         if once:
             warnings.simplefilter("default", UserWarning)
         else:
-            for kind in (LongTextWarning, ScopeWarning):
+            for kind in (LongTextWarning, ScopeWarning, UnseenWarning):
                 warnings.simplefilter("always", kind)
         warnings.showwarning = say
         try:
@@ -112,9 +119,10 @@ def complain(message: str) -> None:
 
 
 def emit(record: dict[str, Any]) -> None:
-    """One line of JSON on stdout, or with --csv its rows. JSON is ASCII, so that no terminal or
-    file name can break it."""
+    """One line of JSON on stdout, or with --csv its rows; of an image that was not seen whole, or
+    very small, also that. JSON is ASCII, so that no terminal or file name can break it."""
     table = rows.get()
+    record |= current().record(str(record.get("image")))
     with readers():
         if table:
             table.write(record)

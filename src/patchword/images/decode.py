@@ -14,7 +14,7 @@ import os
 import stat
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -96,9 +96,17 @@ class Opener:
         self, image: ImageLike, *, at_least: int | None = None, exact: bool = False
     ) -> RGB:
         """RGB uint8 (H, W, 3) of one image; see `open`."""
+        return self.sized(image, at_least=at_least, exact=exact)[0]
+
+    def sized(
+        self, image: ImageLike, *, at_least: int | None = None, exact: bool = False
+    ) -> tuple[RGB, float]:
+        """The same, and how many pixels of the file's side make one of it: more than 1 for a JPEG
+        that was decoded smaller."""
         job = _Job(name_of(image), None if exact else at_least, self.stretch, self.max_pixels)
         try:
-            return _opened_as(image, job, self.urls)
+            found = _opened_as(image, job, self.urls)
+            return found, max([*job.longest, *found.shape[:2]]) / max(found.shape[:2])
         except ImageWarning:  # where the user has made errors of warnings
             raise
         # Pillow's plugins raise whatever a damaged header makes of them: KeyError, struct.error,
@@ -136,12 +144,14 @@ def open(
 
 @dataclass(frozen=True)
 class _Job:
-    """What is opened, and how; target as `at_least` of `open`."""
+    """What is opened, and how; target as `at_least` of `open`. longest: where the longer side of
+    the file, in pixels, is left."""
 
     name: str
     target: int | None
     stretch: bool
     max_pixels: int
+    longest: list[int] = field(default_factory=list)
 
     def warn(self, message: str) -> None:
         warnings.warn(f"{self.name}: {message}", ImageWarning, stacklevel=2)
@@ -300,6 +310,7 @@ def _by_pillow(start: Callable[[], BinaryIO], job: _Job, frame: int) -> RGB:
         pillow.refuse_unsound(picture)
         if picture.info.get("progressive"):  # all its coefficients are held, however it is scaled
             job.check_size(*picture.size)
+        job.longest.append(max(picture.size))
         if job.target:
             picture.draft(None, (2 * job.target, 2 * job.target))
         job.check_size(*picture.size)

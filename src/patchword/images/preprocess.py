@@ -183,6 +183,13 @@ class Preprocess:
         return out
 
 
+def whole(config: PreprocessConfig, squash: bool = True) -> Preprocess:
+    """The preprocessing that a config states; with `squash` one that shows the whole image,
+    squashed to its size, where that one would crop it."""
+    crops = config.resize not in ("squash", "contain", "patches")
+    return Preprocess(replace(config, resize="squash") if squash and crops else config)
+
+
 def resize(
     image: NDArray[np.uint8], size: tuple[int, int], config: PreprocessConfig
 ) -> NDArray[np.uint8]:

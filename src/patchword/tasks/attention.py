@@ -16,6 +16,7 @@ from patchword.images import ImageLike
 from patchword.models.protocols import ImageNetwork
 from patchword.show import plots
 from patchword.show.result import Pictured
+from patchword.unseen import Sight, noted
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,6 +68,8 @@ def attention(
     wanted = names if rollout else [names[layer]]
     photo = model.opener(image, exact=True)
     pixels, geometry = model.preprocess(photo)
+    with noted() as sights:
+        sights.note(Sight.of(image, geometry))
     with torch.inference_mode():
         _, taps = network.encode_image(model.tensor(pixels)[None], taps=wanted)
     if rollout:

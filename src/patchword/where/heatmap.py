@@ -22,6 +22,7 @@ from patchword.options import checked
 from patchword.show import plots
 from patchword.show.peak import peak
 from patchword.show.result import Pictured
+from patchword.unseen import Sight, noted, untold
 from patchword.where.auto import usual
 from patchword.where.dense import EDITS, dense, edit_of
 from patchword.where.gradients import chefer, legrad
@@ -158,11 +159,14 @@ def heatmap(
     else:
         names, run = texts, _of_texts(model, texts, method, layer)
     found = seen_whole(model, photo, run, scale or Scale(), progress)
+    with noted() as sights:
+        sights.note(Sight.of(image, found.geometry))
     if refine:
         found = _refined(photo, found)
     probable = None
     if present is not None or negatives is not None:
-        probable = probabilities(model, photo, names, negatives)
+        with untold():  # the whole photo, as the maps show it
+            probable = probabilities(model.opening(squash=True), photo, names, negatives)
     return Heatmap(
         photo,
         tuple(names),

@@ -1,0 +1,74 @@
+"""What embed writes: vectors with their names, as .npz, .npy or lines of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patchword.atomic_write import replacing, write
+from patchword.cli.held import Source
+from patchword.cli.output import wrong
+from patchword.errors import ImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from patchword.api import Model
+
+    Row = tuple[Source, NDArray[Any] | ImageError]  # its name, and its vector or why there is none
+
+
+def check_lines(names: Sequence[Source]) -> None:
+    """Refuse names that would not be one line of a file each."""
+    if broken := [name for name in map(str, names) if "\n" in name or "\r" in name]:
+        wrong(f"{broken[0]!r} has a line break, so that rows of .npy cannot be named; write .npz")
+
+
+def record(kind: str, name: Source, row: NDArray[Any] | ImageError) -> dict[str, Any]:
+    """A vector, or why there is none, as a line of JSON."""
+    if isinstance(row, ImageError):
+        return {kind: str(name), "vector": None, "error": row.reason}
+    return {kind: str(name), "vector": row.tolist()}
+
+
+def begun(each: Iterator[Row]) -> tuple[int, Iterator[Row]]:
+    """How many numbers a vector has, and all rows; 0 where all failed."""
+    failed: list[Row] = []
+    for name, row in each:
+        if not isinstance(row, ImageError):
+            return len(row), chain(failed, [(name, row)], each)
+        failed.append((name, row))
+    return 0, iter(failed)
+
+
+def save_vectors(
+    path: Path, kind: str, rows: Iterator[Row], shape: tuple[int, int], bundle: Model
+) -> None:
+    """Write rows, one for each image or text, as the file's suffix says; NaN for those that failed.
+    An array is made once and filled as they come."""
+    import numpy as np
+
+    if path.suffix == ".jsonl":
+        with replacing(path) as part, part.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(record(kind, name, row)) + "\n" for name, row in rows)
+        return
+    names: list[str] = []
+    vectors = np.full(shape, np.nan, np.float32)
+    for number, (name, row) in enumerate(rows):
+        names.append(str(name))
+        if not isinstance(row, ImageError):
+            vectors[number] = row
+    if path.suffix == ".npy":
+        beside = path.with_suffix(".paths.txt" if kind == "image" else ".texts.txt")
+        lines = "".join(f"{name}\n" for name in names)
+        write(beside, lines.encode("utf-8", "surrogateescape"))
+        with replacing(path) as part:
+            np.save(part, vectors)
+        return
+    made_by = {"model": bundle.name, "fingerprint": bundle.fingerprint}
+    arrays: dict[str, Any] = {"vectors": vectors, "names": np.array(names), **made_by}
+    with replacing(path) as part:
+        np.savez(part, **arrays)

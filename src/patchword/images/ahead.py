@@ -1,0 +1,24 @@
+"""Work done in threads before its result is wanted."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def ahead(
+    pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T], count: int
+) -> Iterator[U]:
+    """work(item) for each, in order, at most `count` of them begun before they are wanted."""
+    source = iter(items)
+    pending = deque(pool.submit(work, item) for item in islice(source, count))
+    while pending:
+        done = pending.popleft().result()
+        pending.extend(pool.submit(work, item) for item in islice(source, 1))
+        yield done

@@ -1,0 +1,162 @@
+"""What of a photo a network sees: the share that is cropped away, and how small the rest becomes.
+
+A model answers as surely about a photo of which it saw the middle third, or one pixel in 41, as
+about any other. Whatever opens photos for a network notes how it saw them; what a person would want
+to know is told once, in one UnseenWarning of a kind.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from patchword.errors import UnseenWarning
+
+if TYPE_CHECKING:
+    from patchword.images.preprocess import Geometry
+
+CROPPED = 0.1  # share of a photo: what loses more is told
+SMALL = 8.0  # pixels of a photo for one of the network's: what is seen smaller is told
+NAMED = 3  # photos that a warning names
+CLOSER = "cut out what matters, or look closer with a heatmap's window (--window)"
+WHOLE = "squash=True (--squash) shows the model the whole"
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How a photo of `source` (height, width) pixels is seen.
+
+    name     of its file; empty where it has none
+    cropped  the share of it that is cropped away, 0 to 1
+    scale    how many of its pixels become one of the network's, along the side where they are most
+    size     (height, width) of what the network is given
+    """
+
+    name: str
+    source: tuple[int, int]
+    cropped: float
+    scale: float
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, image: object, geometry: Geometry, reduced: float = 1.0) -> Sight:
+        """reduced: how many pixels of the file's side make one of the source that `geometry` is of,
+        where it was decoded smaller."""
+        shown = 1.0
+        for whole, start, size in zip(geometry.resized, geometry.crop, geometry.size, strict=True):
+            shown *= (min(start + size, whole) - max(start, 0)) / whole
+        factors = [s / r for s, r in zip(geometry.source, geometry.resized, strict=True)]
+        height, width = (round(side * reduced) for side in geometry.source)
+        name = str(image) if isinstance(image, (str, os.PathLike)) else ""
+        return cls(name, (height, width), 1 - shown, max(factors) * reduced, geometry.size)
+
+    @property
+    def in_part(self) -> bool:
+        """True if so much is cropped away that it is told."""
+        return self.cropped > CROPPED
+
+    @property
+    def small(self) -> bool:
+        """True if it is seen so small that it is told."""
+        return self.scale > SMALL
+
+
+class Sights:
+    """How the photos of one task were seen, by their names; those without are numbered."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, Sight] = {}
+
+    def note(self, sight: Sight) -> None:
+        """A photo that was shown to a network."""
+        name = sight.name or f"image {len(self._of) + 1}"
+        self._of[name] = replace(sight, name=name)
+
+    def record(self, name: str) -> dict[str, float]:
+        """Of a photo "cropped" and "scale" where they are told."""
+        sight = self._of.get(name)
+        if sight is None:
+            return {}
+        cropped = {"cropped": sight.cropped} if sight.in_part else {}
+        return cropped | ({"scale": sight.scale} if sight.small else {})
+
+    def tell(self) -> None:
+        """Warn of the photos that were seen in part, and of those that were seen small."""
+        sights = list(self._of.values())
+        if in_part := sorted((s for s in sights if s.in_part), key=lambda s: -s.cropped):
+            warnings.warn(_in_part(in_part, len(sights)), UnseenWarning, stacklevel=5)
+        if small := sorted((s for s in sights if s.small), key=lambda s: -s.scale):
+            warnings.warn(_small(small, len(sights)), UnseenWarning, stacklevel=5)
+
+
+_together: ContextVar[Sights | None] = ContextVar("sights", default=None)
+
+
+@contextmanager
+def together() -> Iterator[Sights]:
+    """What many tasks see is told once, at the end, instead of by each."""
+    found = Sights()
+    token = _together.set(found)
+    try:
+        yield found
+    finally:
+        _together.reset(token)
+        found.tell()
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """What is seen here is told elsewhere."""
+    token = _together.set(Sights())
+    try:
+        yield
+    finally:
+        _together.reset(token)
+
+
+@contextmanager
+def noted() -> Iterator[Sights]:
+    """Where a task notes what it sees: it is told at the end, unless it is told `together`."""
+    outer = _together.get()
+    found = outer or Sights()
+    try:
+        yield found
+    finally:
+        if outer is None:
+            found.tell()
+
+
+def current() -> Sights:
+    """The sights that are told `together`, of commands that print them; else empty ones."""
+    return _together.get() or Sights()
+
+
+def _in_part(found: Sequence[Sight], total: int) -> str:
+    lost = _listed([f"{sight.cropped:.0%} of {sight.name}" for sight in found])
+    return f"{_count(found, total)} in part: {lost} is cropped away and not looked at; {WHOLE}"
+
+
+def _small(found: Sequence[Sight], total: int) -> str:
+    first = found[0]
+    (height, width), (rows, columns) = first.source, first.size
+    scales = _listed([f"{sight.name} at 1:{sight.scale:.0f}" for sight in found])
+    return (
+        f"{_count(found, total)} very small: {scales} ({width} x {height} pixels as {columns} x "
+        f"{rows}), so that what is smaller than {first.scale:.0f} pixels is lost; {CLOSER}"
+    )
+
+
+def _count(found: Sequence[Sight], total: int) -> str:
+    if total == 1:
+        return "the photo is seen"
+    return f"{len(found)} of {total} photos {'is' if len(found) == 1 else 'are'} seen"
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
+    return ", ".join(items[:NAMED]) + more
