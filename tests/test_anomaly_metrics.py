@@ -1,9 +1,8 @@
-"""Metrics of anomaly maps, computed by hand and by scikit-learn and SciPy."""
+"""Metrics of anomaly maps, computed by hand and by scikit-learn."""
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from patchword.errors import PatchwordError
@@ -15,33 +14,6 @@ from patchword.evaluate.anomaly_metrics import (
     f1_max,
     pro_curve,
 )
-from patchword.images.components import components
-
-
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.6, 1.0])
-@pytest.mark.parametrize("diagonal", [False, True])
-def test_components_are_those_of_scipy(share: float, diagonal: bool) -> None:
-    rng = np.random.default_rng(7)
-    for shape in ((1, 40), (40, 1), (33, 47), (0, 3)):
-        mask = rng.random(shape) < share
-        want, count = ndimage.label(mask, np.ones((3, 3)) if diagonal else None)
-        found, parts = components(mask, diagonal)
-        assert parts == count
-        np.testing.assert_array_equal(found, want)
-
-
-def test_a_spiral_is_one_component() -> None:
-    """It takes many steps from one end to the other."""
-    mask = np.zeros((41, 41), bool)
-    for ring in range(0, 20, 2):
-        mask[ring, ring : 41 - ring] = mask[40 - ring, ring : 41 - ring] = True
-        mask[ring : 41 - ring, ring] = mask[ring : 41 - ring, 40 - ring] = True
-        mask[ring + 1, ring] = False
-        mask[ring + 2, ring + 1 : ring + 3] = True
-    want, count = ndimage.label(mask)
-    found, parts = components(mask, diagonal=False)
-    assert parts == count
-    np.testing.assert_array_equal(found, want)
 
 
 @pytest.mark.parametrize("levels", [3, 50, 100_000])

@@ -9,7 +9,7 @@ from patchword import models, variants
 from patchword.config import ModelConfig
 from patchword.errors import UnsupportedError
 from patchword.models.edits import DenseEdit
-from patchword.models.protocols import ImageNetwork
+from patchword.models.protocols import ImageNetwork, Tokens
 from patchword.nn.taps import Taps
 
 NAMED = ("deit-small-distilled-16", "siglip-base-16-224", "swin-tiny-7-224", "blip-base-224")
@@ -124,3 +124,36 @@ def test_hidden_states_are_counted_as_transformers_counts(
     for layer in (depth + 1, -depth - 2):
         with pytest.raises(UnsupportedError, match=f"no layer {layer}: there are layers 0"):
             tower.hidden_states(x, layer, False)
+
+
+@torch.inference_mode()
+def test_windows_are_runs_of_their_patches_alone(
+    config: ModelConfig, network: ImageNetwork
+) -> None:
+    """By hand: those tokens that enter the first block, one window of one image at a time."""
+    tower, x = network.image, pixels(config)
+    windows = torch.tensor([[0, 1, 2], [5, 3, 1]])
+    if not tower.attention_layers or tower.attention_layers != tower.layer_names:
+        with pytest.raises(UnsupportedError, match="can be left out"):
+            tower.windows(x, windows)
+        return
+    taps = Taps(["tokens"])
+    tower.encode(x, taps)
+    found = tower.windows(x, windows)
+    for image in range(len(x)):
+        for number, patches in enumerate(windows.tolist()):
+            kept = [*range(tower.prefix), *(tower.prefix + patch for patch in patches)]
+            rows = taps.result()["tokens"][image : image + 1, kept]
+            turned = tower.rotary(x)
+            for block in tower.blocks:
+                rows = block(rows, rotary=None if turned is None else turned[:, kept])
+            if config.image_tower.pool == "distilled":
+                first, second = tower.norm(rows)[0, :2]
+                expected = (tower.head(first) + tower.head_dist(second)) / 2
+            else:
+                expected = tower.head(tower.pool(Tokens(rows)))[0]
+            assert_close(found[image, number], expected)
+    size = (x.shape[-2], x.shape[-1])
+    if tower.encode(x).values.shape[1] == tower.patches(size).stop:  # no smaller versions follow
+        rows, columns = tower.grid(size)
+        assert_close(tower.windows(x, torch.arange(rows * columns)[None])[:, 0], tower(x))

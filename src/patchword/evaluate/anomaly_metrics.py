@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.errors import PatchwordError
-from patchword.images.components import components
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -67,13 +66,13 @@ def pro_curve(
     PRO  the mean over all regions, the connected parts of the masks, of the share that is found
 
     limit     how far: up to the first point whose FPR is that much
-    diagonal  as in `components`; MVTec's regions have 8 neighbours
+    diagonal  whether pixels that share only a corner are connected: 8 neighbours, as MVTec's
 
     Raises PatchwordError where there is no region, or no pixel outside of them.
     """
     regions, shares = [], 0
     for mask in masks:
-        numbers, count = components(mask, diagonal)
+        numbers, count = _connected(mask, diagonal)
         sizes = np.bincount(numbers.ravel(), minlength=count + 1)
         regions.append((1 / np.maximum(sizes, 1))[numbers].ravel() * mask.ravel())
         shares += count
@@ -147,6 +146,14 @@ def aupimo(
 def pooled(maps: Sequence[Scores], masks: Sequence[Mask]) -> tuple[Scores, Mask]:
     """Every pixel's score and whether it is masked, (P,) each, for `auroc` and the like."""
     return np.concatenate([each.ravel() for each in maps]), _flat(masks)
+
+
+def _connected(mask: Mask, diagonal: bool) -> tuple[Integers, int]:
+    """The number of each pixel's part of a mask (H, W), 0 outside, and how many parts there are."""
+    from scipy.ndimage import label  # type: ignore[import-untyped]
+
+    numbers, count = label(mask, np.ones((3, 3)) if diagonal else None)
+    return numbers, count
 
 
 def _flat(masks: Sequence[Mask]) -> Mask:

@@ -71,6 +71,12 @@ class Tower(Protocol):
         which patches belong together (B, h * w, h * w). Raises UnsupportedError for an edit that
         this kind of tower does not have."""
 
+    def windows(self, pixels: Tensor, patches: Tensor) -> Tensor:
+        """Parts of images (B, 3, H, W), as if their other patches were not there: (B, W, out_width)
+        of windows that are given by the numbers (W, K) of their patches. Patches keep their
+        positions and come with the tokens before them. Raises UnsupportedError for a tower whose
+        patches cannot be left out."""
+
     def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
         """The tokens (B, N, D) of one layer, numbered as in transformers: 0 is the input of the
         first block, i the output of block i, -1 that of the last. norm: with the final norm. Raises

@@ -150,6 +150,11 @@ class ModifiedResNet(Trunk):
         seen = Seen((), {}, slice(self.prefix, tokens.shape[1]), grid)
         return layer.out(attended(seen, edit, layer, tokens, (q, k, v), None))[:, self.prefix :]
 
+    def windows(self, pixels: Tensor, patches: Tensor) -> Tensor:
+        raise UnsupportedError(
+            "a ResNet's places see each other through its convolutions: none can be left out"
+        )
+
     def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
         raise UnsupportedError(
             "a ResNet has feature maps and no tokens between its layers; hidden states come from a "

@@ -211,6 +211,11 @@ class SwinTransformer(nn.Module):
         tokens = self.encode(pixels).values
         return self.project(tokens) if project else self.norm(tokens)
 
+    def windows(self, pixels: Tensor, patches: Tensor) -> Tensor:
+        raise UnsupportedError(
+            "a Swin attends in windows of a whole grid: no patch can be left out"
+        )
+
     def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
         raise UnsupportedError(
             "a Swin has other tokens at every stage; hidden states of one layer come from a ViT, "

@@ -88,8 +88,7 @@ class VisionTransformer(nn.Module):
         self.head = Linear(width, out, bias=head_bias) if out else nn.Identity()
 
     def forward(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
-        first, second = self.heads(pixels, taps)
-        return (first + second) / 2 if self.config.pool == "distilled" else first
+        return self._mean_head(self.heads(pixels, taps))
 
     def heads(self, pixels: Pixels, taps: Taps = NO_TAPS) -> tuple[Tensor, Tensor]:
         """Outputs (B, out) of the head and, with pool "distilled", of the distillation token's
@@ -97,10 +96,7 @@ class VisionTransformer(nn.Module):
         twice."""
         x = self._pool(self._encode(pixels, taps, pooled=True), taps)
         taps.keep("features", self._merged(x))
-        if self.config.pool == "distilled":
-            return self.head(x[:, 0]), self.head_dist(x[:, 1])
-        out = self.head(x)
-        return out, out
+        return self._heads(x)
 
     def features(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
         x = self._merged(self._pool(self._encode(pixels, taps, pooled=True), taps))
@@ -146,6 +142,17 @@ class VisionTransformer(nn.Module):
             tokens = edited(seen, edit, semantic(self.project(tokens)))
         return self.project(tokens) if project else self.norm(tokens)
 
+    def windows(self, pixels: Tensor, patches: Tensor) -> Tensor:
+        x = self._tokens(pixels)
+        front = torch.arange(self.prefix, device=x.device).expand(len(patches), -1)
+        chosen = torch.cat([front, self.prefix + patches.to(x.device)], dim=1)  # (W, K')
+        rotary = self.rotary(pixels)
+        if rotary is not None:
+            rotary = rotary[:, chosen].repeat(1, len(x), 1, 1)[:, :, None]  # (2, B * W, 1, K', .)
+        parts = x[:, chosen].flatten(0, 1)  # (B * W, K', D)
+        pooled = self._pool(self._blocks(Tokens(parts), rotary, pooled=True), NO_TAPS)
+        return self._mean_head(self._heads(pooled)).unflatten(0, (len(x), len(patches)))  # type: ignore[no-untyped-call, no-any-return]
+
     def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
         name = layer_tap(len(self.blocks), layer)
         taps = Taps([name])
@@ -163,13 +170,19 @@ class VisionTransformer(nn.Module):
 
     def _encode(self, pixels: Pixels, taps: Taps = NO_TAPS, pooled: bool = False) -> Tokens:
         """`encode`; with `pooled`, only the tokens that `_pool` uses."""
-        x, present = self.embed(pixels)
-        taps.keep("tokens", x)
+        tokens = self.embed(pixels)
+        taps.keep("tokens", tokens.values)
+        return self._blocks(tokens, self.rotary(pixels), taps, pooled)
+
+    def _blocks(
+        self, tokens: Tokens, rotary: Tensor | None, taps: Taps = NO_TAPS, pooled: bool = False
+    ) -> Tokens:
+        """Tokens through the blocks; with `pooled`, only those that `_pool` uses."""
+        x, present = tokens
         mask = None if present is None else padding_mask(present, x)
         read = {"cls": 1, "distilled": 2}.get(self.config.pool, 0)  # the first ones
         only = torch.arange(read, device=x.device).expand(len(x), -1) if pooled and read else None
-        x = run(self.blocks, x, mask, taps, rotary=self.rotary(pixels), only=only)
-        return Tokens(x, present)
+        return Tokens(run(self.blocks, x, mask, taps, rotary=rotary, only=only), present)
 
     def embed(self, pixels: Pixels) -> Tokens:
         """Tokens (B, prefix + h * w, D) with their positions, before the first block. A pyramid's
@@ -262,6 +275,17 @@ class VisionTransformer(nn.Module):
             return self._mean(x, present)
         mask = None if present is None else padding_mask(present, x)
         return self.attn_pool(x, mask, taps.inside("attn_pool"))  # type: ignore[no-any-return]
+
+    def _heads(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """`heads` of what `_pool` gives."""
+        if self.config.pool == "distilled":
+            return self.head(pooled[:, 0]), self.head_dist(pooled[:, 1])
+        out = self.head(pooled)
+        return out, out
+
+    def _mean_head(self, heads: tuple[Tensor, Tensor]) -> Tensor:
+        first, second = heads
+        return (first + second) / 2 if self.config.pool == "distilled" else first
 
     def _merged(self, pooled: Tensor) -> Tensor:
         """What `_pool` gives as one vector (B, D)."""

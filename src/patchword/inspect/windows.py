@@ -1,0 +1,55 @@
+"""Windows that slide over a grid of patches, and from their scores to a value for each patch
+(WinCLIP, Jeong et al. 2023, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Grid = tuple[int, int]
+
+
+def sliding(grid: Grid, side: int, stride: int = 1) -> Tensor:
+    """The patches (W, side * side) of all windows of side x side patches, row by row; a side of the
+    grid that is shorter is covered whole."""
+    numbers = torch.arange(grid[0] * grid[1]).reshape(grid)
+    tall, wide = min(side, grid[0]), min(side, grid[1])
+    windows = numbers.unfold(0, tall, stride).unfold(1, wide, stride)  # (rows, columns, tall, wide)
+    return windows.flatten(2).flatten(0, 1)
+
+
+def mean_over(values: Tensor, windows: Tensor, grid: Grid) -> Tensor:
+    """Values (B, W) of windows -> (B, h, w): of each patch the mean over the windows that cover
+    it."""
+    patches = grid[0] * grid[1]
+    spread = values.repeat_interleave(windows.shape[1], dim=1)
+    total = values.new_zeros(len(values), patches).index_add_(1, windows.flatten(), spread)
+    cover = torch.bincount(windows.flatten(), minlength=patches)
+    return (total / cover).unflatten(1, grid)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def harmonic_over(values: Tensor, windows: Tensor, grid: Grid) -> Tensor:
+    """`mean_over`, the harmonic mean; 0 where one of the windows has 0."""
+    return 1 / mean_over(1 / values, windows, grid)
+
+
+def harmonic(maps: Sequence[Tensor]) -> Tensor:
+    """The harmonic mean of values of one shape, or that can be broadcast to it."""
+    return len(maps) / reduce(torch.add, [1 / values for values in maps])
+
+
+def badness(vectors: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+    """Vectors (..., D) and prototypes (2, D) of good and bad, of any length -> the probability of
+    bad (...)."""
+    cosines = F.normalize(vectors, dim=-1) @ F.normalize(prototypes, dim=-1).mT
+    return (cosines / temperature).softmax(dim=-1)[..., 1]
+
+
+def unlikeness(vectors: Tensor, known: Tensor) -> Tensor:
+    """(1 - cosine) / 2 of vectors (..., D) with the nearest of all known ones (M, D)."""
+    cosines = F.normalize(vectors, dim=-1) @ F.normalize(known, dim=-1).mT
+    return (1 - cosines.amax(dim=-1)).clamp_min(0) / 2

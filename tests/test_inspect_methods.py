@@ -1,0 +1,174 @@
+"""Methods that need no good photos, or words: against formulas in float64."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+import patchword
+from patchword.errors import ScopeWarning, UnsupportedError
+from patchword.inspect.features import window
+from patchword.inspect.mutual import Mutual, alike, mutual_scores, neighbourhood, quarters
+from patchword.inspect.prompts import BAD, GOOD, TEMPLATES, sentences
+from patchword.inspect.protocol import View
+from patchword.inspect.winclip import WinCLIP, prototypes
+from patchword.inspect.windows import sliding
+
+
+@pytest.fixture(scope="module")
+def model() -> patchword.Model:
+    return patchword.load("demo")
+
+
+def photo(seed: int, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def test_neighbourhoods_are_means_of_normalised_tokens() -> None:
+    values = torch.randn(4, 5, 6, generator=torch.manual_seed(0)).double()
+    plain = (values - values.mean()) / (values.var(correction=0) + 1e-5).sqrt()
+    found = neighbourhood(values, 3)
+    around = torch.zeros(6, dtype=torch.double)
+    for y, x in ((0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)):
+        around += plain[y, x] / 9
+    assert_close(found[0, 2], around / around.norm())
+
+
+def test_mutual_scores_are_distances_to_the_nearest_photos() -> None:
+    rng = torch.manual_seed(1)
+    rows = [F.normalize(torch.randn(n, 8, generator=rng).double(), dim=1) for n in (5, 7, 4, 6, 5)]
+    found = mutual_scores(rows, 0.5)  # of the four others, two
+    for i, own in enumerate(rows):
+        for number, row in enumerate(own):
+            others = [each for j, each in enumerate(rows) if j != i]
+            nearest = sorted(float((other - row).norm(dim=1).min()) for other in others)
+            assert found[i][number].item() == pytest.approx(sum(nearest[:2]) / 2)
+
+
+def test_scores_of_the_most_alike() -> None:
+    vectors = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    scores = torch.tensor([1.0, 2.0, 4.0])
+    found = alike(scores, vectors, (1, 2))
+    first = (1 + (1 * 1 + 0.8 * 2) / 1.8) / 2
+    assert_close(found[0].item(), first, rtol=1e-6, atol=0)
+    assert_close(alike(scores, vectors, (9,))[2].item(), (0.6 * 2 + 4) / 1.6, rtol=1e-6, atol=0)
+
+
+def test_the_photo_that_is_unlike_the_others_is_found(model) -> None:
+    """Photos of two sizes, one with a mark."""
+    plain = np.full((120, 120, 3), 90, np.uint8) + (photo(1, 120, 120) // 16)
+    photos = [plain + (photo(seed, 120, 120) // 64) for seed in range(6)]
+    photos[2] = np.ascontiguousarray(photos[2][:110])
+    photos[4][30:50, 70:90] = (250, 30, 30)
+    found = list(Mutual().score(model, Mutual().fit(model, []), photos))
+    assert np.argmax([each.score for each in found]) == 4
+    assert found[2].geometry.source == (110, 120)
+    place = np.unravel_index(found[4].grid.argmax(), found[4].grid.shape)
+    assert (place[0] / found[4].grid.shape[0], place[1] / found[4].grid.shape[1]) == pytest.approx(
+        (40 / 120, 80 / 120), abs=1.5 / 12
+    )
+    assert quarters(model) == (0, 2, 3, 5)
+    with pytest.raises(UnsupportedError, match="at least two"):
+        list(Mutual().score(model, {}, photos[:1]))
+    assert list(Mutual().score(model, {}, [])) == []
+
+
+def test_sentences_have_the_published_structure() -> None:
+    assert (len(GOOD), len(BAD), len(TEMPLATES)) == (7, 4, 11)
+    found = sentences("wafer", GOOD)
+    assert len(found) == len(set(found)) == 7 * 22
+    assert found[0] == "a photo of a wafer"
+    assert "a photo of an intact wafer" in found
+    assert all("{" not in each for each in found)
+
+
+def test_prototypes_are_means_before_they_are_normalised(model) -> None:
+    good, bad = ("clean {}",), ("{} with a scratch",)
+    with pytest.warns(ScopeWarning, match="does not know"):
+        found = prototypes(model, "zebra", good, bad)
+    ids = model.tokenizer(sentences("zebra", bad))
+    want = model.engine.encode_text(ids).astype(np.float64).mean(axis=0)
+    assert_close(found[1].double(), torch.from_numpy(want), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::patchword.errors.ScopeWarning")
+@pytest.mark.parametrize("exact", [True, False])
+def test_winclip_by_hand(model, exact: bool) -> None:
+    """The value of one patch, in float64, without and with good photos."""
+    method = WinCLIP(subject="wafer", exact=exact, temperature=0.5)
+    size = window(model)
+    good, seen = photo(3, *size), photo(4, *size)
+    state = method.fit(model, [good])
+    vectors = [
+        method.vectors(model, model.tensor(model.preprocess(each)[0])[None])
+        for each in (good, seen)
+    ]
+    texts = F.normalize(state["prototypes"].double(), dim=1)
+
+    def bad(rows: torch.Tensor) -> torch.Tensor:
+        rows = F.normalize(rows.double(), dim=-1)
+        return torch.sigmoid((rows @ texts[1] - rows @ texts[0]) / 0.5)
+
+    def unlike(rows: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        rows, known = F.normalize(rows.double(), dim=-1), F.normalize(known.double(), dim=-1)
+        return torch.stack([min((1 - row @ other) / 2 for other in known) for row in rows])
+
+    image, patch = bad(vectors[1].image[0]), 15  # row 1, column 3 of 12 x 12
+    scales, known = [image], [unlike(vectors[1].patches[0, [patch]], vectors[0].patches[0])[0]]
+    for place, side in enumerate((2, 3)):
+        cover = (sliding((12, 12), side) == patch).any(dim=1)
+        rows = vectors[1].windows[place][0, cover]
+        scales.append(1 / (1 / bad(rows)).mean())
+        known.append(1 / (1 / unlike(rows, vectors[0].windows[place][0])).mean())
+    zero = 3 / sum(1 / each for each in scales)
+    (found,) = method.score(model, {"prototypes": state["prototypes"]}, [seen])
+    assert_close(float(found.score), float(image), rtol=1e-4, atol=0)
+    assert_close(float(found.grid[1, 3]), float(zero), rtol=1e-4, atol=0)
+    (few,) = method.score(model, state, [seen])
+    assert_close(float(few.grid[1, 3]), float((zero + sum(known) / 3) / 2), rtol=1e-4, atol=0)
+    (own,) = method.score(model, state, [good])
+    assert_close(own.score, float(bad(vectors[0].image[0])) / 2, rtol=1e-3, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::patchword.errors.ScopeWarning")
+def test_a_photo_of_several_tiles_has_the_score_of_the_worst(model) -> None:
+    side = window(model)[0]
+    whole = photo(5, side, 2 * side)
+    method = WinCLIP(exact=False, view=View(short_side=side))
+    state = method.fit(model, [])
+    halves = [np.ascontiguousarray(whole[:, :side]), np.ascontiguousarray(whole[:, side:])]
+    (both,) = method.score(model, state, [whole])
+    alone = list(method.score(model, state, halves))
+    assert both.score == pytest.approx(max(each.score for each in alone))
+    np.testing.assert_allclose(
+        both.grid, np.concatenate([each.grid for each in alone], axis=1), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"subject": " "}, "subject is empty"),
+        ({"bad": ()}, "at least one state"),
+        ({"scales": (0,)}, "scales are"),
+        ({"aggregate": "mean"}, "badness or goodness"),
+        ({"temperature": 0.0}, "above 0"),
+    ],
+)
+def test_wrong_options_of_winclip(options: dict[str, object], said: str) -> None:
+    with pytest.raises(UnsupportedError, match=said):
+        WinCLIP(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"neighbourhoods": (2,)}, "each is odd"),
+        ({"share": 0.0}, "above 0 to 1"),
+        ({"alike": (0,)}, "1 or more"),
+    ],
+)
+def test_wrong_options_of_mutual(options: dict[str, object], said: str) -> None:
+    with pytest.raises(UnsupportedError, match=said):
+        Mutual(**options)
