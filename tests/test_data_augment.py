@@ -10,7 +10,7 @@ from PIL import Image
 
 from patchword.config import PreprocessConfig
 from patchword.data import AugmentConfig
-from patchword.data.augment import Look, erased, random_crop, recoloured
+from patchword.data.augment import Transform, erased, random_crop, recoloured
 from patchword.errors import ConfigError, RecipeError
 from patchword.images.preprocess import Preprocess
 
@@ -28,7 +28,7 @@ def test_nothing_changed_is_the_preprocessing(
     config: PreprocessConfig, augment: AugmentConfig | None
 ) -> None:
     image = np.asarray(photo(0))
-    seen = Look(config, augment)(image, np.random.default_rng(0))
+    seen = Transform(config, augment)(image, np.random.default_rng(0))
     assert seen.dtype == np.float32
     assert_array_equal(seen, Preprocess(config)(image)[0])
 
@@ -37,10 +37,10 @@ def test_nothing_changed_is_the_preprocessing(
 def test_half_are_mirrored(config: PreprocessConfig) -> None:
     image = np.asarray(photo(1))
     plain = Preprocess(config)(image)[0]
-    look = Look(config, replace(STILL, mirror=True))
+    transform = Transform(config, replace(STILL, mirror=True))
     turned = 0
     for seed in range(200):
-        seen = look(image, np.random.default_rng(seed))
+        seen = transform(image, np.random.default_rng(seed))
         turned += np.array_equal(seen, plain[:, :, ::-1])
         assert np.array_equal(seen, plain) or np.array_equal(seen, plain[:, :, ::-1])
     assert 70 < turned < 130
@@ -51,9 +51,9 @@ def test_normalised_by_the_same_table(config: PreprocessConfig) -> None:
     """Whatever was done before, each value is that of one of 256 levels."""
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
     table = Preprocess(replace(config, size=(1, 256), resize="squash"))(ramp)[0][:, 0]
-    look = Look(config, AugmentConfig(erase=1))
+    transform = Transform(config, AugmentConfig(erase=1))
     for seed in range(5):
-        seen = look(np.asarray(photo(seed)), np.random.default_rng(seed))
+        seen = transform(np.asarray(photo(seed)), np.random.default_rng(seed))
         assert seen.shape == (3, *config.size)
         for channel in range(3):
             assert np.isin(seen[channel], table[channel]).all()
@@ -86,10 +86,10 @@ def test_a_random_part_of_the_image() -> None:
 
 @pytest.mark.parametrize("size", [(1, 300), (300, 1), (2, 2)])
 def test_thin_images_have_parts_too(size: tuple[int, int]) -> None:
-    look = Look(PREPROCESS, AugmentConfig(crop=(0.01, 0.1)))
+    transform = Transform(PREPROCESS, AugmentConfig(crop=(0.01, 0.1)))
     for seed in range(20):
         image = np.full((*size, 3), 77, np.uint8)
-        assert look(image, np.random.default_rng(seed)).shape == (3, 32, 32)
+        assert transform(image, np.random.default_rng(seed)).shape == (3, 32, 32)
 
 
 def test_colours_as_in_three_steps() -> None:
@@ -122,18 +122,18 @@ def test_a_rectangle_is_erased() -> None:
         assert 10 <= columns <= 40
         assert gone.sum() == 3 * rows * columns
     assert not planes.any()
-    look = Look(PREPROCESS, replace(STILL, erase=0.25))
+    transform = Transform(PREPROCESS, replace(STILL, erase=0.25))
     image = np.zeros((40, 40, 3), np.uint8)
-    changed = sum(np.ptp(look(image, np.random.default_rng(s))[0]) > 0 for s in range(400))
+    changed = sum(np.ptp(transform(image, np.random.default_rng(s))[0]) > 0 for s in range(400))
     assert 70 < changed < 130
 
 
 def test_decoded_as_large_as_a_crop_needs() -> None:
     """The decoder gives twice `at_least`, where the image has it: the narrowest crop of a square
     then still has the pixels that the network sees."""
-    assert Look(PREPROCESS, None).at_least == Preprocess(PREPROCESS).at_least
+    assert Transform(PREPROCESS, None).at_least == Preprocess(PREPROCESS).at_least
     for low in (0.05, 0.3, 0.9):
-        side = 2 * Look(PREPROCESS, AugmentConfig(crop=(low, 1))).at_least
+        side = 2 * Transform(PREPROCESS, AugmentConfig(crop=(low, 1))).at_least
         assert np.sqrt(low * side * side / (4 / 3)) >= 32
 
 
@@ -155,4 +155,4 @@ def test_bad_augmentation_is_named(change: dict, words: str) -> None:
 def test_sizes_must_be_one() -> None:
     config = PreprocessConfig(resize="patches", max_patches=16)
     with pytest.raises(RecipeError, match="one size"):
-        Look(config, None)
+        Transform(config, None)

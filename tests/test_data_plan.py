@@ -10,7 +10,7 @@ from patchword.data import Plan, positives
 from patchword.errors import RecipeError
 
 
-def drawn(plan: Plan, steps: range, source: int = 0) -> list[int]:
+def counts_before(plan: Plan, steps: range, source: int = 0) -> list[int]:
     """The samples of a source in those steps, by position."""
     places = [place for step in steps for place in plan.at(step) if place[0] == source]
     places.sort(key=lambda place: place[1])
@@ -20,7 +20,7 @@ def drawn(plan: Plan, steps: range, source: int = 0) -> list[int]:
 
 @pytest.mark.parametrize(("length", "batch"), [(40, 8), (7, 16), (1, 3), (33, 8)])
 def test_every_epoch_holds_every_sample_once(length: int, batch: int) -> None:
-    seen = drawn(Plan([length], [2.0], batch, 0), range(-(-3 * length // batch)))
+    seen = counts_before(Plan([length], [2.0], batch, 0), range(-(-3 * length // batch)))
     epochs = [seen[i : i + length] for i in range(0, 3 * length, length)]
     assert all(sorted(epoch) == list(range(length)) for epoch in epochs)
     if length > 5:
@@ -29,7 +29,7 @@ def test_every_epoch_holds_every_sample_once(length: int, batch: int) -> None:
 
 def test_orders_are_of_the_seed_and_the_source() -> None:
     plans = [Plan([50, 50], [1, 1], 100, seed) for seed in (0, 0, 1)]
-    orders = [[drawn(plan, range(1), source) for source in (0, 1)] for plan in plans]
+    orders = [[counts_before(plan, range(1), source) for source in (0, 1)] for plan in plans]
     assert orders[0] == orders[1]
     assert len({tuple(order) for order in chain(*orders)}) == 4
 
@@ -65,7 +65,7 @@ def test_shares_are_kept(shares: list[float], batch: int) -> None:
     plan = Plan([97] * len(shares), shares, batch, 0)
     total = np.zeros(len(shares))
     for step in range(1500):
-        before, after = plan.drawn(step), plan.drawn(step + 1)
+        before, after = plan.counts_before(step), plan.counts_before(step + 1)
         counts = np.subtract(after, before)
         assert counts.min() >= 0
         assert counts.sum() == batch

@@ -142,7 +142,7 @@ def test_tars_of_a_folder(tmp_path: Path) -> None:
 def test_files_that_do_not_stand_together(tmp_path: Path) -> None:
     tar = tar_of(tmp_path / "a.tar", {"0.jpg": JPG, "1.jpg": JPG, "0.txt": b"a", "1.txt": b"b"})
     assert len(theirs(tar)) == 4
-    with pytest.raises(RecipeError, match="the files of 0 do not stand one behind the other"):
+    with pytest.raises(RecipeError, match="the files of 0 are not next to each other"):
         rows(tar)
 
 

@@ -1,4 +1,4 @@
-"""What capfilt reads: the images of a dataset, each with the texts that it came with."""
+"""The input of capfilt: the images of a dataset, each with its original texts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from patchword.errors import PatchwordError
 class Photo:
     """One image.
 
-    number  among the images of the dataset
-    name    what to call it in a message
-    image   its file, or the content of one; empty where there is none
-    texts   what it came with
-    fault   what is wrong with its row; ""
+    number  its index among the images of the dataset
+    name    its name in messages
+    image   the path of its file, or the file's content; empty where there is none
+    texts   its original texts
+    fault   the error of its row; "" where there is none
     """
 
     number: int
@@ -40,12 +40,12 @@ class Photo:
 class Photos:
     """The images of a table by number; rows that name the same file are one image.
 
-    `digest` (hex, 16 digits) stands for the images' names, where they are files, and their texts.
+    `digest` (hex, 16 digits): a hash of the images' names, where they are files, and their texts.
     """
 
     def __init__(self, table: Table, files: Iterable[Path], start: Path) -> None:
-        """files: those of the table itself, whose sizes tell apart tables that hold images. start:
-        the folder that names are told from."""
+        """files: those of the table itself; their sizes are part of the digest, for tables that
+        contain images. start: the folder that names are relative to."""
         self._table = table
         self._start = os.path.realpath(start)
         digest = hashlib.sha256(json.dumps([file.stat().st_size for file in files]).encode())
@@ -65,14 +65,14 @@ class Photos:
         return Photo(number, name, b"" if fault else image, texts, fault)
 
     def file_name(self, path: str) -> str:
-        """An image's path from the folder that names are told from."""
+        """An image's path relative to the `start` folder."""
         return os.path.relpath(os.path.abspath(path), self._start)
 
     def _texts(self, row: Mapping[str, Any]) -> list[str]:
         return texts_of(row[self._table.caption]) if self._table.caption else []
 
     def _grouped(self, digest: Any) -> list[list[int]]:
-        """The rows of each image."""
+        """The row numbers of each image; updates the digest."""
         table = self._table
         paths: Iterable[Any] = repeat("", len(table.rows))
         if isinstance(table.rows[0][table.image], str):
@@ -102,7 +102,7 @@ def open_photos(path: str, start: Path, image: str = "", caption: str = "") -> P
 
 
 def _kind(path: str) -> str:
-    """What a source of that path is called in a recipe."""
+    """The kind of source in a recipe that reads this path."""
     suffix = suffix_of(path)
     if os.path.isdir(path):
         return "folder"

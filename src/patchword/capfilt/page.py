@@ -28,7 +28,7 @@ WIDTH, HEIGHT, FOOT = 460, 180, 22  # of a histogram and of what stands under it
 
 @dataclass(frozen=True, order=True)
 class Example:
-    """A scored text, ordered by a hash: the first ones are a random sample, and always the same."""
+    """A scored text, ordered by a hash: the first ones are a random sample, the same every time."""
 
     order: bytes
     image: str = field(compare=False)
@@ -88,7 +88,7 @@ class Tally:
             for name, (kept, dropped) in counts.items()
         ]
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """The counts of images, in a sentence."""
         words = f"{self.in_dataset} of {self.scored} images have a text that is kept"
         return words + (f"; {len(self.broken)} more could not be opened" if self.broken else "")
@@ -103,14 +103,14 @@ def tally_table(found: Tally) -> Table:
 
 
 def report(found: Tally, plan: Mapping[str, Any], folder: Path) -> str:
-    """A report on the run of a plan, with pictures from its folder."""
-    writer, judge, threshold = plan["captioner"], plan["filter"], plan["threshold"]
+    """The HTML report on a run, with pictures from its folder."""
+    writer, scorer, threshold = plan["captioner"], plan["filter"], plan["threshold"]
     who = f"{writer['name']} ({writer['fingerprint']})"
-    same = writer["fingerprint"] == judge["fingerprint"]
-    by = "itself" if same else f"{judge['name']} ({judge['fingerprint']})"
+    same = writer["fingerprint"] == scorer["fingerprint"]
+    by = "itself" if same else f"{scorer['name']} ({scorer['fingerprint']})"
     prompt = f", prompt “{plan['prompt']}”" if plan["prompt"] else ""
     intro = (
-        f"{found.said()}. Captions were sampled by {who} and scored by {by}: those with a match "
+        f"{found.summary()}. Captions were sampled by {who} and scored by {by}: those with a match "
         f"probability of {threshold:g} or more are kept. Sampled "
         f"for each image: {plan['count']}, top p {plan['top_p']:g}, {plan['min_length']} to "
         f"{plan['max_length']} tokens{prompt}, seed {plan['seed']}."
@@ -172,9 +172,9 @@ def _examples(found: Tally, source: str, name: str, folder: Path) -> str:
         count = found.texts[source, kept]
         if cards:
             bodies.append(html_page.cards(cards, f"{words}: {len(cards)} of {count}"))
-    said = "Chosen at random; the surest first." if bodies else "There are none."
+    remark = "Chosen at random; the surest first." if bodies else "There are none."
     return html_page.section(
-        f"Captions {name}" if source == "web" else "Synthetic captions", said, bodies
+        f"Captions {name}" if source == "web" else "Synthetic captions", remark, bodies
     )
 
 

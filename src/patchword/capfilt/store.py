@@ -1,16 +1,16 @@
-"""What capfilt writes: a folder that survives kill -9, and that several processes fill.
+"""The output folder of capfilt, which several processes may write, and which survives kill -9.
 
-    capfilt.json            models, options and data: what the folder was begun with
+    capfilt.json            models, options and data of the run, written first
     judged-0-of-4.jsonl     a line per batch of images that shard 0 of 4 has scored
-    images/                 those that were inside a table or a tar
+    images/                 images that were inside a table or a tar
     metadata.jsonl          the dataset: each image with the texts that were kept
-    provenance.jsonl        each text, where it is from, its score, and whether it was kept
+    provenance.jsonl        every text with its source, its score, and whether it was kept
     report.html
 
-A batch is one line, written at once and on disk before the next one begins. Batches are numbered
-through the dataset and dealt out to the shards, so that what a batch holds, and what the models say
-of it, is the same whoever runs it and whenever. The last three files are made, each at once, by
-whichever process finds that all batches are there.
+A batch is one line, written whole and synced to disk before the next one begins. Batches are
+numbered through the dataset and distributed over the shards, so that a batch has the same images
+and the same scores whichever process runs it and whenever. The last three files are written, each
+atomically, by the process that finds all batches done.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ REPORT, IMAGES = "report.html", "images"
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of the batches: every `count`th, from `number` on."""
+    """A part of the batches: every `count`-th, starting with `number`."""
 
     number: int = 0
     count: int = 1
 
     def batches(self, total: int) -> range:
-        """Its batches, of all."""
+        """The numbers of its batches; total: of the dataset."""
         return range(self.number, total, self.count)
 
     def __str__(self) -> str:
@@ -51,9 +51,9 @@ class Store:
     """The folder of a run, and the file of one of its shards."""
 
     def __init__(self, folder: Path, plan: Row, shard: Shard, batches: int) -> None:
-        """plan: with what to begin the folder. batches: how many the dataset has.
+        """plan: models, options and data of the run. batches: how many the dataset has.
 
-        Raises PatchwordError for a folder that was begun otherwise, or holds something else.
+        Raises PatchwordError for a folder of a run with another plan, or with other files in it.
         """
         self.folder, self.shard, self._batches = folder, shard, batches
         self._plan = plan
@@ -64,7 +64,7 @@ class Store:
             raise PatchwordError(f"{folder}: not an empty folder, and not begun by capfilt")
 
     def resume(self) -> range:
-        """The batches of the shard that are still to be scored; a half-written one is dropped."""
+        """The batches of the shard without scores yet; a half-written line is removed."""
         mine, path = self.shard.batches(self._batches), self._path(self.shard)
         done = 0
         if path.exists():
@@ -76,7 +76,7 @@ class Store:
         return mine[done:]
 
     def append(self, batch: int, images: Sequence[Row], pictures: Mapping[str, bytes]) -> None:
-        """Write a scored batch, and the pictures that it adds to the folder."""
+        """Write a scored batch, and the files of its images that go into the folder."""
         if not self._size:
             self._begin()
         for name, content in pictures.items():
@@ -92,7 +92,7 @@ class Store:
         self._size += len(line)
 
     def unfinished(self) -> list[Shard]:
-        """The shards that have batches to be scored."""
+        """The shards that have batches without scores."""
         shards = [Shard(number, self.shard.count) for number in range(self.shard.count)]
         return [shard for shard in shards if self._count(shard) < len(shard.batches(self._batches))]
 
@@ -110,7 +110,7 @@ class Store:
             yield from images
 
     def replace(self, name: str, lines: Iterable[str]) -> None:
-        """Write a file of the folder whole: whoever reads it sees the old or the new one."""
+        """Write a file of the folder atomically: a reader sees the old or the new one."""
         write(self.folder / name, lines)
 
     def _path(self, shard: Shard) -> Path:
@@ -137,27 +137,27 @@ class Store:
         self._compare()
 
     def _compare(self) -> None:
-        """Raise PatchwordError, with what differs, where the folder was begun otherwise."""
+        """Raise PatchwordError, with the differences, for a folder of a run with another plan."""
         path = self.folder / PLAN
         try:
             begun = json.loads(path.read_bytes())
         except ValueError as error:
             raise PatchwordError(f"{path}: not JSON ({error}); begin in another folder") from error
         different = [
-            f"{name} was {_said(begun.get(name))}, and is {_said(value)}"
+            f"{name} was {_shown(begun.get(name))}, and is {_shown(value)}"
             for name, value in self._plan.items()
             if _known(begun.get(name)) != _known(value)
         ]
         if different:
             raise PatchwordError(
-                f"{self.folder} was begun otherwise: {'; '.join(different)}. Say the same as then, "
-                "or name another folder"
+                f"{self.folder} was begun otherwise: {'; '.join(different)}. Give the same options "
+                "as then, or name another folder"
             )
 
 
 def _scored(path: Path, file: Any, batches: range) -> Iterator[tuple[list[Row], bytes]]:
-    """The images of each of these batches as far as they are there, and its line. A line that was
-    cut off ends it."""
+    """The images and the line of each of these batches, up to the first that is missing or whose
+    line is cut off."""
     for number, (batch, line) in enumerate(zip(batches, file, strict=False), start=1):
         try:
             row = json.loads(line) if line.endswith(b"\n") else None
@@ -167,23 +167,23 @@ def _scored(path: Path, file: Any, batches: range) -> Iterator[tuple[list[Row], 
             return
         if not isinstance(row, dict) or row.get("batch") != batch:
             raise PatchwordError(
-                f"{path}, line {number}: not batch {batch}; remove the file to judge the shard anew"
+                f"{path}, line {number}: not batch {batch}; delete the file and run the shard again"
             )
         yield row["images"], line
 
 
 def _known(value: Any) -> Any:
-    """What must be the same: of a model and of data the digest."""
+    """The part of a value that must be equal: of a model or of data the digest."""
     return value.get("fingerprint") if isinstance(value, dict) else value
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return f"{value.get('name')} ({value.get('fingerprint')})"
     return json.dumps(value, ensure_ascii=False)
 
 
 def _visible(folder: Path) -> bool:
-    """Whether a folder holds more than what a killed process left."""
+    """Whether a folder contains more than the leftovers of a killed process."""
     left = (f".{PLAN}", PART)
     return any(not path.name.startswith(left) for path in folder.iterdir())

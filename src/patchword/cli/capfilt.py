@@ -218,7 +218,7 @@ def _write(store: Store, plan: Mapping[str, Any], as_json: bool) -> None:
     found = page.Tally.of(store.images())
     store.replace(REPORT, [page.report(found, plan, store.folder)])
     (notes() if as_json else screen()).print(page.tally_table(found))
-    notes().print(f"{found.said()}: {store.folder / DATASET}")
+    notes().print(f"{found.summary()}: {store.folder / DATASET}")
     print_saved(store.folder / REPORT)
 
 

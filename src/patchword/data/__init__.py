@@ -1,16 +1,16 @@
 """Training data: where samples come from, in which order, and batches of them.
 
-config         what a recipe says of its data
-opening        the sources that a recipe describes
+config         the data section of a recipe
+opening        opens the sources that a recipe describes
 folders        class folders and metadata files
 tables         csv_files, json_files; parquet and the hub
 tars           webdataset: tar_files lists what is in a tar, tar_samples groups it
 scene_source   generated scenes
 table_source   images of a table with captions and classes
 augment        random changes to images
-plan           which sample stands where, a function of (seed, step)
+plan           which samples are in the batch of each step, a function of (seed, step)
 batch          the types of batches
-batches        made ahead, in processes or a thread
+batches        prefetched, in processes or a thread
 """
 
 from patchword.data.batch import (

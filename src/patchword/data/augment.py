@@ -30,7 +30,7 @@ _FILTERS = {
 NO_ADDRESSES = Opener(urls=False)  # training would fetch an image again at every visit
 
 
-class Look:
+class Transform:
     """How the images of one source are opened and preprocessed, with random augmentation or
     without.
 

@@ -1,4 +1,4 @@
-"""Batches of training samples, one type for each thing that an objective learns from.
+"""Batches of training samples, one type for each kind of data that an objective needs.
 
 Each has its `collate` function beside it: samples and a list of the broken ones -> a batch.
 """
@@ -55,8 +55,8 @@ class PairBatch(Batch):
     """Images with one caption each."""
 
     ids: Tensor  # (n, L) int64, padded to the longest caption
-    caption_facts: list[Facts]  # what each caption states
-    image_facts: list[Facts]  # what is true of each image
+    caption_facts: list[Facts]  # the facts of each caption
+    image_facts: list[Facts]  # all facts that are true of each image
     mix: Tensor  # (n,) bool: may take part in mixup and CutMix
 
 
@@ -66,7 +66,7 @@ class TextBatch(Batch):
     the `has_...` fields say which ones exist."""
 
     captions: Tensor  # (n, K, L) int64
-    caption_facts: list[Facts]  # what the first caption of each image states
+    caption_facts: list[Facts]  # the facts of each image's first caption
     image_facts: list[Facts]  # what is true of each image
     wrong_captions: Tensor  # (n, L) int64: captions that are false for their image
     has_wrong_caption: Tensor  # (n,) bool

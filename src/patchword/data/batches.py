@@ -57,8 +57,8 @@ def batches(
 
 
 class _Steps(Dataset[BatchT | PatchwordError], Generic[BatchT]):
-    """This rank's batch of a step, by the step's number. What is raised on purpose is returned: a
-    DataLoader would wrap it in a traceback."""
+    """This rank's batch of a step, by the step's number. A PatchwordError is returned instead of
+    raised: a DataLoader would wrap it in a traceback."""
 
     def __init__(
         self,
@@ -130,8 +130,8 @@ def _in_processes(steps: _Steps[BatchT], start: int, stop: int, workers: int) ->
 
 @contextmanager
 def _serial_tokenizers() -> Iterator[None]:
-    """Keep the tokenizers library from threads of its own in the processes started meanwhile: the
-    parent's do not survive the fork, and it would warn of that."""
+    """Keep the tokenizers library from using threads of its own in processes that are started in
+    this context: the parent's threads do not survive the fork, and it would warn of that."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ[name] = "false"
@@ -147,8 +147,8 @@ def _serial_tokenizers() -> Iterator[None]:
 class _Begin:
     """The set-up of a worker.
 
-    Ctrl-C and, in a batch system, SIGTERM reach every process of a job at once. A worker goes on
-    then, so that its parent can end the step and save; only its parent's own SIGTERM ends it.
+    Ctrl-C and, in a batch system, SIGTERM reach every process of a job at once. A worker ignores
+    them, so that its parent can end the step and save; only its parent's own SIGTERM ends it.
     """
 
     def __init__(self, parent: int) -> None:

@@ -13,7 +13,7 @@ class AugmentConfig:
     """Random augmentation of a photo, new each time."""
 
     # share of the area of a random crop, sides 3:4 to 4:3 (Szegedy et al. 2015, section 6);
-    # (1, 1): the whole image, as the preprocessing shows it
+    # (1, 1): the whole image, preprocessed without a random crop
     crop: tuple[float, float] = (0.3, 1.0)
     mirror: bool = True  # half of the photos, left to right
     colour: float = 0.4  # brightness, contrast and saturation times 1 +- this, each
@@ -29,8 +29,8 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One source of samples, and its share of every batch. Relative paths start where the command
-    is run; those in a table, at the folder of the table.
+    """One source of samples, and its share of every batch. Relative paths are relative to the
+    current folder; those in a table, to the folder of the table.
 
     The captions of images that only have a label are made of `templates` and `names`; with
     `class_questions`, questions with answers too.
@@ -61,8 +61,8 @@ class SourceConfig:
     only: Literal["", "wafer", "shapes"] = ""  # scenes: of one kind
     # scenes: colours of shapes; of few, captions of a batch differ in their shapes: hard negatives
     palette: tuple[str, ...] = ()
-    # scenes: share of visits at which the sample has a wrong caption too, a true one with one fact
-    # changed: a hard negative of image-text matching
+    # scenes: share of samples with a wrong caption too, a true one with one fact changed: a hard
+    # negative of image-text matching
     wrong_captions: float = 0.0
     seed: int = 0  # scenes
 

@@ -3,7 +3,7 @@
 A .csv is read as RFC 4180 and Python's csv module define it: a cell may stand in double quotes, and
 may then contain the delimiter, line breaks, and a doubled quote for a quote. A .tsv has no quoting:
 a quote is a character like any other (IANA, text/tab-separated-values). No cell is converted: "007"
-and "NA" are the texts that they are.
+and "NA" stay texts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from patchword.errors import PatchwordError, RecipeError
 from patchword.images.files import picture_suffixes
 from patchword.text.lines import text_lines
 
-DELIMITERS = ",\t;|"  # in this order where a first line tells no difference
+DELIMITERS = ",\t;|"  # in this order where the first line does not decide
 _USUAL = {*IMAGES, *CAPTIONS, *LABELS, *QUESTIONS, *ANSWERS}
 _STATED = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's own first line
 
@@ -75,8 +75,8 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
                 _check(file, skipped + before, skipped + line, row, names, dialect)
             yield skipped + line, row
     except csv.Error as error:
-        told = f"{error}; the row begins in line {skipped + line + 1}: is a quote not closed?"
-        raise RecipeError(f"{file}, line {skipped + reader.line_num}: {told}") from error
+        reason = f"{error}; the row begins in line {skipped + line + 1}: is a quote not closed?"
+        raise RecipeError(f"{file}, line {skipped + reader.line_num}: {reason}") from error
     if not names:
         raise RecipeError(f"{file}: its first line must name the columns; it has no columns")
 
@@ -136,22 +136,22 @@ def _names(file: Path, row: Sequence[str]) -> list[str]:
 def _check(
     file: Path, before: int, line: int, row: list[str], names: list[str], dialect: _Dialect
 ) -> None:
-    """Raise RecipeError for a row that cannot be what was meant. before, line: numbers of the last
-    lines of the row before, and of this one."""
-    where, told = f"{file}, line {line}", ""
+    """Raise RecipeError for a row that must be a mistake. before, line: numbers of the last lines
+    of the row before, and of this one."""
+    where, reason = f"{file}, line {line}", ""
     if len(row) != len(names):
-        told = f"{len(row)} cells for {len(names)} columns"
+        reason = f"{len(row)} cells for {len(names)} columns"
         if dialect.quotes:
-            told += "; a cell with a delimiter or a line break needs quotes around it"
+            reason += "; a cell with a delimiter or a line break needs quotes around it"
     elif row == names:
-        told = "the names of the columns a second time; delete this line"
+        reason = "the names of the columns a second time; delete this line"
     elif line - before > 1 and any(_holds_rows(cell, dialect.delimiter) for cell in row):
-        told = (
-            f"a quote that opens after line {before} closes here, and what stands between looks "
+        reason = (
+            f"a quote that opens after line {before} closes here, and the text between looks "
             "like rows; close the quote earlier, or double it"
         )
-    if told:
-        raise RecipeError(f"{where}: {told}")
+    if reason:
+        raise RecipeError(f"{where}: {reason}")
 
 
 def _holds_rows(cell: str, delimiter: str) -> bool:

@@ -56,8 +56,9 @@ class Entry(NamedTuple):
     answer: Any
 
 
-class Meant(NamedTuple):
-    """Columns by what they hold; the first is read in which a row has something."""
+class UsedColumns(NamedTuple):
+    """Names of the columns that are read, by their content; of several, in each row the first
+    that is not empty."""
 
     image: list[str]
     captions: list[list[str]]  # those of one list are read together
@@ -67,11 +68,11 @@ class Meant(NamedTuple):
 
 
 class Metadata(NamedTuple):
-    """What a metadata file lists."""
+    """The content of a metadata file."""
 
     file: Path
     columns: list[str]
-    meant: Meant
+    used: UsedColumns
     entries: list[Entry]
 
 
@@ -92,7 +93,7 @@ def metadata_in(path: Path) -> Path | None:
 
 
 def class_folders(path: Path) -> Classes:
-    """What a folder with one folder per class holds. Classes without images are none."""
+    """The images of a folder with one folder per class; one without images is no class."""
     names: list[str] = []
     images: list[str] = []
     targets: list[int] = []
@@ -108,7 +109,7 @@ def class_folders(path: Path) -> Classes:
 
 def pictures(folder: Path, skipped: Skipped | None = None) -> list[str]:
     """The images in a folder at any depth, see `images.files.pictures_in`. Raises PatchwordError
-    where one cannot be listed: a dataset never gets smaller in silence."""
+    where one cannot be listed, so that no image is left out unnoticed."""
     failed: list[ImageError] = []
     found = pictures_in(folder, failed, skipped)
     if failed:
@@ -124,9 +125,9 @@ def subfolders(path: Path) -> list[Path]:
 
 
 def metadata(file: Path, named: Columns = USUAL) -> Metadata:
-    """What a table of text lists; columns as `named`, "" for those of usual names, of which each
-    row may have another. Raises PatchwordError for a row that cannot be read, and for a file
-    without rows or without a column as named."""
+    """The rows of a table of text. named: the columns to read; "" for those with a usual name, of
+    which each row may fill another one. Raises PatchwordError for a row that cannot be read, and
+    for a file without rows or without a column that is named."""
     read = list(records(file))
     columns = list(dict.fromkeys(key for _, row in read for key in row))
     if not read:
@@ -140,19 +141,18 @@ def metadata(file: Path, named: Columns = USUAL) -> Metadata:
         for name, words in zip((named.image, *named[2:]), usual, strict=True)
     )
     captions = caption_columns(columns, named.caption, where)
-    meant = Meant(image, captions, label, question, answer)
-    return Metadata(file, columns, meant, [_entry(place, row, meant) for place, row in read])
+    used = UsedColumns(image, captions, label, question, answer)
+    return Metadata(file, columns, used, [_entry(place, row, used) for place, row in read])
 
 
 def as_table(found: Metadata, questions: bool = False) -> Table:
-    """The same as a table of images. Rows with the same image add up their captions.
+    """The same as a table of images. The captions of rows with the same image are put together.
 
     questions: keep the columns of questions and answers, where there are any. Then each row is a
-    sample of its own, with all captions of its image: captions say the same thing in other words,
-    so that one a visit will do, but each question asks for something else, and every epoch is to
-    ask all of them.
+    sample of its own, with all captions of its image: captions of an image are paraphrases, of
+    which one per epoch is enough, but its questions differ, and every epoch should have them all.
     """
-    (image, caption, label, question, answer), file = found.meant, found.file
+    (image, caption, label, question, answer), file = found.used, found.file
     if not image:
         raise RecipeError(f"{file}: no column {NAME!r}; it has {listed(found.columns)}")
     texts: dict[str, list[str]] = {}
@@ -166,16 +166,16 @@ def as_table(found: Metadata, questions: bool = False) -> Table:
                 "before; an image has one class"
             )
         classes[entry.image] = entry.label or known
-    apart = questions and bool(question or answer)
-    images = [entry.image for entry in found.entries] if apart else list(texts)
+    per_row = questions and bool(question or answer)
+    images = [entry.image for entry in found.entries] if per_row else list(texts)
     columns = {"image": pa.array(images, pa.string())}
     if caption:
         columns["caption"] = pa.array([texts[each] for each in images], pa.list_(pa.string()))
     if label:
         columns["label"] = pa.array([classes[each] for each in images], pa.string())
-    if apart and question:
+    if per_row and question:
         columns["question"] = question_column(entry.question for entry in found.entries)
-    if apart and answer:
+    if per_row and answer:
         columns["answer"] = answer_column(entry.answer for entry in found.entries)
     has = {name: name for name in columns}
     return Table(
@@ -191,16 +191,16 @@ def as_table(found: Metadata, questions: bool = False) -> Table:
     )
 
 
-def _entry(place: str, row: dict[str, Any], meant: Meant) -> Entry:
-    image = next((row[name] for name in meant.image if row.get(name)), "")
+def _entry(place: str, row: dict[str, Any], used: UsedColumns) -> Entry:
+    image = next((row[name] for name in used.image if row.get(name)), "")
     texts = next(
         (
             found
-            for group in meant.captions
+            for group in used.captions
             if (found := [text for name in group for text in texts_of(row.get(name))])
         ),
         [],
     )
-    label = next((str(row[name]) for name in meant.label if row.get(name) not in (None, "")), None)
+    label = next((str(row[name]) for name in used.label if row.get(name) not in (None, "")), None)
     named = image if isinstance(image, str) else ""
-    return Entry(place, named, texts, label, first(row, meant.question), first(row, meant.answer))
+    return Entry(place, named, texts, label, first(row, used.question), first(row, used.answer))

@@ -12,7 +12,7 @@ from patchword.data.rows import listed, parsed_json, suffix_of
 from patchword.errors import PatchwordError, RecipeError
 from patchword.text.lines import text_lines
 
-LOOKED_AT = 64  # images of COCO's file that are looked for
+CHECKED = 64  # images of COCO's file whose existence is checked
 
 # Its place ("line 3", or "entry 3" of a list), its text as JSON, its value.
 Record = tuple[str, str, dict[str, Any]]
@@ -50,7 +50,7 @@ def _records(file: Path) -> Iterator[Record]:
 
 
 def _is_begun(file: Path, text: str) -> bool:
-    """Whether a first line is the beginning of an object of several lines."""
+    """Whether a first line is the beginning of an object that takes several lines."""
     if suffix_of(file) != ".json":
         return False
     try:
@@ -105,14 +105,14 @@ def _dataset(value: Mapping[str, Any], where: str, folder: Path) -> list[dict[st
             'file_name and captions, {"file_name": "val2014/1.jpg", "captions": ["...", "..."]}'
         )
     rows = _coco(images, value.get("annotations"), where)
-    start = _images_from(folder, [row["file_name"] for row in rows[:LOOKED_AT]])
+    start = _images_from(folder, [row["file_name"] for row in rows[:CHECKED]])
     for row in rows:
         row["file_name"] = os.path.normpath(os.path.join(start, row["file_name"]))
     return rows
 
 
 def _images_from(folder: Path, names: list[str]) -> str:
-    """Where the images of a file in that folder are, told from there: in it, in a folder in it, or,
+    """Where the images of a file in that folder are, relative to it: in it, in a folder in it, or,
     as in COCO's own layout of annotations/ and val2017/, in one beside it; "" for not found."""
     around = [place for root in (folder, folder.parent) for place in sorted(root.glob("*/"))]
     for place in (folder, *around):
@@ -138,9 +138,9 @@ def _coco(images: list[Any], annotations: Any, where: str) -> list[dict[str, Any
                 )
             rows[each["image_id"]]["captions"].append(each["caption"])
     except (KeyError, TypeError) as error:
-        told = f"without {error}" if isinstance(error, KeyError) else f"not as expected ({error})"
+        reason = f"without {error}" if isinstance(error, KeyError) else f"not as expected ({error})"
         raise RecipeError(
             f"{where}: COCO's file of captions has images with id and file_name, and annotations "
-            f"with image_id and caption; here is one {told}"
+            f"with image_id and caption; here is one {reason}"
         ) from error
     return list(rows.values())

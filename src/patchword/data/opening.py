@@ -11,18 +11,18 @@ import pyarrow as pa  # type: ignore[import-untyped]
 
 from patchword.config import PreprocessConfig
 from patchword.data import folders, tables, tars
-from patchword.data.augment import Look
+from patchword.data.augment import Transform
 from patchword.data.config import SourceConfig
 from patchword.data.rows import ArrowRows, Columns, listed
 from patchword.data.sample import Source
 from patchword.data.scene_source import SceneSource
-from patchword.data.table_source import FAULT, Table, TableSource, meant
+from patchword.data.table_source import FAULT, Table, TableSource, table_of
 from patchword.data.tars import TarRows
 from patchword.errors import PatchwordError, RecipeError
 from patchword.images import Opener
 from patchword.images.files import UNPRINTABLE, shown
 
-Said = TypeVar("Said")
+T = TypeVar("T")
 
 
 def open_sources(
@@ -48,9 +48,9 @@ def open_sources(
     if "captions" in wanted and opened:
         facts = _different(chain.from_iterable(source.facts() for source in opened))
         if len(facts) < 2:
-            said = " ".join(sorted(next(iter(facts), frozenset())))
+            shared = " ".join(sorted(next(iter(facts), frozenset())))
             raise RecipeError(
-                f"all captions of the data say the same, {said!r}: nothing can be learned from "
+                f"all captions of the data say the same, {shared!r}: nothing can be learned from "
                 "them; give images of several kinds"
             )
     if "questions" in wanted and opened:
@@ -68,10 +68,10 @@ def open_sources(
     return list(opened)
 
 
-def _different(said: Iterable[Said]) -> set[Said]:
+def _different(values: Iterable[T]) -> set[T]:
     """All distinct texts, or the first two."""
-    different: set[Said] = set()
-    for each in said:
+    different: set[T] = set()
+    for each in values:
         different.add(each)
         if len(different) > 1:
             break
@@ -95,9 +95,9 @@ def _open(
     except PatchwordError as error:
         raise RecipeError(str(error)) from error
     opener = Opener(config.stretch, config.max_pixels, urls=False)
-    look = Look(preprocess, config.augment, opener)
+    transform = Transform(preprocess, config.augment, opener)
     return TableSource(
-        table, look, reads, config.templates, config.names, config.class_questions, texts
+        table, transform, reads, config.templates, config.names, config.class_questions, texts
     )
 
 
@@ -108,11 +108,11 @@ def _table(config: SourceConfig, questions: bool) -> Table:
         return _folder(config, named, questions)
     if config.kind == "webdataset":
         found = tables.files(config.path, tars.SUFFIXES)
-        return meant(config.path, TarRows(found, named))
+        return table_of(config.path, TarRows(found, named))
     if config.kind == "hub":
         rows = tables.open_hub(config.path, config.subset, config.split)
-        return tables.meant(config.path, rows, None, named)
-    return tables.meant(config.path, *tables.open_table(config.path), named)
+        return tables.table_of(config.path, rows, None, named)
+    return tables.table_of(config.path, *tables.open_table(config.path), named)
 
 
 def _folder(config: SourceConfig, named: Columns, questions: bool) -> Table:

@@ -1,4 +1,4 @@
-"""Which sample belongs to which row of which step's batch: arithmetic, without data."""
+"""Which samples are in the batch of each step: computed from seed and step, without data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from patchword.errors import RecipeError
 
-# First words of the random streams: no two of them ever share their numbers.
+# First seed words of the random streams, so that no two streams are the same.
 _ORDER, _SAMPLE, _SPARE, _SHUFFLE = range(4)
 
 
@@ -24,11 +24,11 @@ class Place(NamedTuple):
 
 
 class Plan:
-    """The samples of every step: a function of (seed, step) alone, whoever asks, in any order.
+    """The samples of every step: a function of (seed, step) alone, the same in every process.
 
-    Each source gives its share, to within a sample or so of all that were drawn, however small the
-    share; every epoch of a source is a new order, each sample once. Raises RecipeError for a
-    batch, seed, share or length that makes no sense.
+    After any number of steps each source has given its share of the samples, to within about one,
+    however small the share; every epoch of a source is a new order of all its samples. Raises
+    RecipeError for a batch, seed, share or length that makes no sense.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class Plan:
         self.batch = batch
         self.seed = seed
         self._shares = [Fraction(str(share)) for share in shares]
-        # The smallest first; the largest takes what the others leave.
+        # The smallest first; the largest gets the rest.
         self._rising = sorted(range(len(shares)), key=lambda k: (self._shares[k], k))
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
 
-    def drawn(self, step: int) -> list[int]:
+    def counts_before(self, step: int) -> list[int]:
         """How many samples of each source come before that step."""
         left, total = step * self.batch, sum(self._shares)
         counts = [0] * len(self._shares)
-        # Of those left, floor(left * share / total) never falls and rises by one at most with each
-        # more: so no step asks for less than nothing.
+        # floor(left * share / total) never decreases with `left`, and rises by one at most: so no
+        # source has a negative number of samples in a step.
         for source in self._rising:
             counts[source] = left * self._shares[source] // total
             left -= counts[source]
@@ -63,7 +63,7 @@ class Plan:
     def at(self, step: int) -> list[Place]:
         """The `batch` places of a step, shuffled."""
         places = []
-        before, after = self.drawn(step), self.drawn(step + 1)
+        before, after = self.counts_before(step), self.counts_before(step + 1)
         for source, length in enumerate(self.lengths):
             for position in range(before[source], after[source]):
                 epoch, at = divmod(position, length)

@@ -13,7 +13,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 
 from patchword.errors import RecipeError
 
-# Usual names of columns, the first that is there being meant; compared in lower case.
+# Usual names of columns, of which the first that exists is taken; compared in lower case.
 IMAGES = (
     "image", "file_name", "img", "path", "filepath", "file", "filename", "image_path",
     "jpg", "jpeg", "png", "webp",
@@ -105,21 +105,21 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
     return Path(whole.stem).suffix.lower() if suffix == ".gz" else suffix
 
 
-def caption_columns(columns: Sequence[str], asked: str, where: str) -> list[list[str]]:
-    """The columns of captions: those `asked` for, with commas between several; or those of usual
+def caption_columns(columns: Sequence[str], wanted: str, where: str) -> list[list[str]]:
+    """The columns of captions: those `wanted`, with commas between several; or those of usual
     names, in that order, each with those that are numbered: caption, caption_2, caption_3.
 
     Those of one list are captions of one image together, and the next list is read where they are
     empty. Raises RecipeError for a column that is not there.
     """
-    if asked and asked not in columns and "," in asked:
-        names = [name.strip() for name in asked.split(",")]
+    if wanted and wanted not in columns and "," in wanted:
+        names = [name.strip() for name in wanted.split(",")]
         for name in names:
             find(columns, name, (), where)
         return [names]
-    if asked:
-        find(columns, asked, (), where)
-        return [[asked]]
+    if wanted:
+        find(columns, wanted, (), where)
+        return [[wanted]]
     groups = (
         [name for name in columns if re.fullmatch(rf"{word}[ _.-]?\d*", name, re.IGNORECASE)]
         for word in CAPTIONS
@@ -127,15 +127,15 @@ def caption_columns(columns: Sequence[str], asked: str, where: str) -> list[list
     return [group for group in groups if group]
 
 
-def find(columns: Sequence[str], asked: str, usual: Sequence[str], where: str) -> str | None:
-    """The column `asked` for, or that of a usual name; None where there is none of those.
+def find(columns: Sequence[str], wanted: str, usual: Sequence[str], where: str) -> str | None:
+    """The column `wanted`, or "" for that of a usual name; None where there is none of those.
 
-    Raises RecipeError, with the columns there are, where there is none as asked.
+    Raises RecipeError, with the names of the columns, where the one wanted does not exist.
     """
-    if asked and asked not in columns:
-        raise RecipeError(f"{where}: no column {asked!r}; it has {listed(columns)}")
-    if asked:
-        return asked
+    if wanted and wanted not in columns:
+        raise RecipeError(f"{where}: no column {wanted!r}; it has {listed(columns)}")
+    if wanted:
+        return wanted
     return next(iter(called(columns, usual)), None)
 
 
@@ -203,9 +203,9 @@ def answer_column(cells: Iterable[Any]) -> pa.Array:
     return pa.array([answers_of(cell) for cell in cells], pa.list_(pa.list_(pa.string())))
 
 
-def asked_of(question: Any, answer: Any) -> list[tuple[str, list[str]]]:
-    """The questions in a row, each with its answers: to one question all that there are, to several
-    one entry each. Raises ValueError, with what is missing."""
+def question_pairs(question: Any, answer: Any) -> list[tuple[str, list[str]]]:
+    """The questions in a row, each with its answers: of one question all answers of the row, of
+    several one entry each. Raises ValueError, with what is missing."""
     questions, answers = questions_of(question), answers_of(answer)
     if len(questions) == 1:
         answers = [[text for texts in answers for text in texts]]
@@ -225,5 +225,5 @@ def _flat(value: Any) -> list[str]:
         value = value.get("answer")
     if isinstance(value, (list, tuple)):
         return [text for each in value for text in _flat(each)]
-    said = isinstance(value, (str, int)) and not isinstance(value, bool)
-    return [str(value)] if said and str(value).strip() else []
+    is_text = isinstance(value, (str, int)) and not isinstance(value, bool)
+    return [str(value)] if is_text and str(value).strip() else []

@@ -1,4 +1,4 @@
-"""What a source of training data gives: samples by number."""
+"""Sources of training data, and the samples that they give by number."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as the network sees it, with what is known about it."""
+    """One preprocessed image, with its texts and labels."""
 
     pixels: NDArray[np.float32]  # (3, H, W), normalised as `Preprocess` does it
-    texts: tuple[Texts, ...]  # as many as the source was asked for, drawn at random
+    texts: tuple[Texts, ...]  # as many as the source is set to give, sampled at random
     label: int  # number of its class; -1 where the source has none
-    caption_facts: Facts  # what the first caption states
-    image_facts: Facts  # what is true of the image
+    caption_facts: Facts  # facts of the first caption
+    image_facts: Facts  # facts that are true of the image
     mix: bool  # may take part in mixup and CutMix
     wrong_caption: str = ""  # a caption that is false for the image; "" for none
 
@@ -58,7 +58,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What to call sample `index` in a message."""
+        """The name of sample `index` in messages."""
 
     def captions(self) -> Iterator[str]:
         """All captions, or one for each image where they are made; no image is opened."""
@@ -73,14 +73,14 @@ class Source(Protocol):
 
 
 def fact(caption: str) -> str:
-    """A caption as the fact that it states: lower case, single spaces."""
+    """A caption as a fact, for comparison: lower case, single spaces."""
     return " ".join(caption.lower().split())
 
 
 def positives(
     caption_facts: Sequence[Facts], image_facts: Sequence[Facts], first: int = 0
 ) -> NDArray[np.bool_]:
-    """(n, N) bool: whether caption j of N is true of image i of n: all its facts are.
+    """(n, N) bool: whether caption j of N is true of image i of n, that is, all its facts are.
 
     first: the column of the first image's own caption, where the images are a part of a batch.
     An image's own caption is always true.

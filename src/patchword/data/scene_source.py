@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 from patchword import scenes
 from patchword.config import PreprocessConfig
-from patchword.data.augment import Look
+from patchword.data.augment import Transform
 from patchword.data.config import SourceConfig
 from patchword.data.sample import Facts, Sample, Texts, fact
 from patchword.errors import RecipeError
 from patchword.scenes import WAFER_CLASSES
 from patchword.scenes.captions import caption, truths, wrong_caption
 
-SCENE_SIZE = 128  # pixels at which scenes are drawn before they are resized
-SMALLEST = 32  # pixels; what is said of a scene does not depend on its size
-SPOKEN = 5000  # of a source, whose wording is read before training: there are few words
-KEPT = 1 << 28  # bytes of drawn scenes that each process keeps
+SCENE_SIZE = 128  # pixels; scenes are rendered at this size and then resized
+SMALLEST = 32  # pixels; the texts of a scene do not depend on its size
+SURVEYED = 5000  # scenes whose texts are read for the vocabulary before training
+KEPT = 1 << 28  # bytes of rendered scenes that each process keeps
 
 COUNTS = ("1", "2", "3")  # of shapes in a scene
 
@@ -42,8 +42,8 @@ class SceneSource:
     is always the same, and others are written beside it where several texts are wanted. Their
     classes are the defects of wafers, or what `label` names.
 
-    Generating one takes longer than all else that is done to it, so each process keeps those it
-    made first, up to `KEPT` bytes: in shuffled epochs no other choice of what to keep finds more.
+    Generating one takes longer than all other steps, so each process keeps the first ones that it
+    made, up to `KEPT` bytes: in shuffled epochs no other choice of what to keep has more hits.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class SceneSource:
             )
         self.config = config
         self.labels = _classes(config)
-        self._asks = "questions" in reads
+        self._with_questions = "questions" in reads
         self._texts = texts
-        self._look = Look(preprocess, config.augment)
+        self._transform = Transform(preprocess, config.augment)
         self._kept: dict[int, _Cached] = {}
 
     def __len__(self) -> int:
@@ -74,60 +74,60 @@ class SceneSource:
         return f"scene {index} of seed {self.config.seed}"
 
     def captions(self) -> Iterator[str]:
-        for index in range(min(len(self), SPOKEN)):
+        for index in range(min(len(self), SURVEYED)):
             yield self._scene(index, SMALLEST).caption
 
     def facts(self) -> Iterator[Facts]:
-        """What its captions say."""
+        """The facts of each caption."""
         for index in range(len(self)):
             yield frozenset(self._scene(index, SMALLEST).meaning.split("; "))
 
     def questions_and_answers(self) -> Iterator[str]:
-        for index in range(min(len(self), SPOKEN) if self._asks else 0):
+        for index in range(min(len(self), SURVEYED) if self._with_questions else 0):
             for question, answer in self._scene(index, SMALLEST).questions:
                 yield question
                 yield answer
 
     def answers(self) -> Iterator[str]:
-        """Its answers, as facts are stated."""
-        for index in range(len(self) if self._asks else 0):
+        """Its answers, as facts (see `fact`)."""
+        for index in range(len(self) if self._with_questions else 0):
             yield from (fact(answer) for _, answer in self._scene(index, SMALLEST).questions)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        drawn = self._kept.get(index) or self._drawn(index)
-        pixels = self._look(drawn.image, rng)
-        order = np.resize(rng.permutation(max(len(drawn.questions), 1)), self._texts)
-        pairs = [drawn.questions[i] if drawn.questions else ("", "") for i in order.tolist()]
-        first = Texts(drawn.caption, *pairs[0])
-        more = [Texts(caption(rng, drawn.facts)[0], *pair) for pair in pairs[1:]]
+        rendered = self._kept.get(index) or self._rendered(index)
+        pixels = self._transform(rendered.image, rng)
+        order = np.resize(rng.permutation(max(len(rendered.questions), 1)), self._texts)
+        pairs = [rendered.questions[i] if rendered.questions else ("", "") for i in order.tolist()]
+        first = Texts(rendered.caption, *pairs[0])
+        more = [Texts(caption(rng, rendered.facts)[0], *pair) for pair in pairs[1:]]
         wrong = ""
         if self.config.wrong_captions and rng.random() < self.config.wrong_captions:
-            wrong = wrong_caption(rng, drawn.facts)
+            wrong = wrong_caption(rng, rendered.facts)
         return Sample(
             pixels,
             (first, *more),
-            drawn.label,
-            drawn.caption_facts,
-            drawn.image_facts,
-            self._look.mix,
+            rendered.label,
+            rendered.caption_facts,
+            rendered.image_facts,
+            self._transform.mix,
             wrong,
         )
 
-    def _drawn(self, index: int) -> _Cached:
+    def _rendered(self, index: int) -> _Cached:
         scene = self._scene(index, SCENE_SIZE)
         named = str(scene.facts[self.config.label]) if self.config.label else scene.label
-        drawn = _Cached(
+        rendered = _Cached(
             scene.image,
             scene.caption,
-            scene.questions if self._asks else (),
+            scene.questions if self._with_questions else (),
             self.labels.index(named) if self.labels else -1,
             frozenset(scene.meaning.split("; ")),
             truths(scene.facts),
             scene.facts,
         )
         if (len(self._kept) + 1) * scene.image.nbytes <= KEPT:
-            self._kept[index] = drawn
-        return drawn
+            self._kept[index] = rendered
+        return rendered
 
     def _scene(self, index: int, size: int) -> scenes.Scene:
         config = self.config
@@ -136,7 +136,7 @@ class SceneSource:
 
 
 def _classes(config: SourceConfig) -> tuple[str, ...]:
-    """What the label of a scene may be. Raises RecipeError for one that scenes do not have."""
+    """The classes of scenes. Raises RecipeError for a label that scenes do not have."""
     if not config.label:
         return WAFER_CLASSES if config.only == "wafer" else ()
     if config.label != "count" or config.only != "shapes":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.data.augment import Look
+from patchword.data.augment import Transform
 from patchword.data.rows import (
     ANSWERS,
     IMAGES,
@@ -24,10 +24,10 @@ from patchword.data.rows import (
     Rows,
     Together,
     answers_of,
-    asked_of,
     caption_columns,
     find,
     listed,
+    question_pairs,
     questions_of,
     texts_of,
 )
@@ -35,14 +35,14 @@ from patchword.data.sample import Facts, Sample, Texts, fact
 from patchword.errors import ImageError, RecipeError
 from patchword.text.templates import filled
 
-LOOKED_AT = 64  # rows of which one must name a file that is there
-NAME = "__name__"  # column of what to call a row; without it, its path or number
-FAULT = "__fault__"  # column of what is wrong with a row as it was read
+CHECKED = 64  # rows, of which at least one must name a file that exists
+NAME = "__name__"  # column of names for messages; without it, a row's path or number
+FAULT = "__fault__"  # column of errors found in reading a row
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows, what their columns mean, and where relative paths in them start."""
+    """Rows, the names of their columns by content, and the base folder of relative paths."""
 
     where: str  # for messages
     rows: Rows
@@ -56,7 +56,7 @@ class Table:
     columns: tuple[str, ...] = ()  # all there were, for messages
 
     def opened(self, index: int) -> tuple[str, str | bytes, Mapping[str, Any]]:
-        """(name, what to open, row) of a row; "" where there is nothing to open."""
+        """(name, image, row) of a row; image: a path, the content of a file, or "" for none."""
         row = self.rows[index]
         value = row[self.image]
         pair = value if isinstance(value, Mapping) else {"bytes": value, "path": value}
@@ -69,8 +69,8 @@ class Table:
         return row.get(NAME) or f"{self.where}, row {index + 1}{note}", content, row
 
     def classes(self) -> tuple[tuple[str, ...], dict[Any, int]]:
-        """The names of its classes, and the number of each value of its label column: in the order
-        of numbers where all are, else of the alphabet."""
+        """The names of its classes, and the number of each value of its label column: sorted as
+        numbers where all are numbers, else as texts."""
         if self.names:
             return self.names, {number: number for number in range(len(self.names))}
         assert self.label is not None
@@ -86,17 +86,17 @@ class Table:
         return str(self.base / path)
 
 
-def meant(
+def table_of(
     where: str,
     rows: Rows,
     named: Columns = USUAL,
     base: Path | None = None,
     pictures: Sequence[str] = (),
 ) -> Table:
-    """A table with the columns that are meant: as `named`, "" being by their usual names.
+    """The table of these rows. named: its columns by content; "" for those with a usual name.
 
-    pictures: columns that are known to hold images. Raises RecipeError for a table without rows or
-    images, and for a column that is not there.
+    pictures: columns that are known to contain images. Raises RecipeError for a table without rows
+    or images, and for a column that does not exist.
     """
     if not len(rows):
         raise RecipeError(f"{where}: no rows")
@@ -127,7 +127,7 @@ class TableSource:
     def __init__(
         self,
         table: Table,
-        look: Look,
+        transform: Transform,
         reads: frozenset[str],
         templates: Sequence[str] = ("{}",),
         words: Sequence[Sequence[str]] = (),
@@ -135,14 +135,14 @@ class TableSource:
         texts: int = 1,
     ) -> None:
         self.table = table
-        self._look = look
+        self._transform = transform
         self._reads = reads
         self._texts = texts
         self._made = "captions" in reads and table.caption is None
         self._numbers: dict[Any, int] = {}
         self.labels: tuple[str, ...] = ()
         self._class_questions = tuple(class_questions) if "questions" in reads else ()
-        self._asks = bool(self._class_questions) or self._has_questions()
+        self._with_questions = bool(self._class_questions) or self._has_questions()
         self._needs_class = "labels" in reads or self._made or bool(self._class_questions)
         if self._needs_class or table.names:
             if table.label is None:
@@ -197,17 +197,17 @@ class TableSource:
                 if value in self._numbers:
                     yield next(questions)
                     yield next(turns[self._numbers[value]])
-        elif self._asks:
+        elif self._with_questions:
             assert self.table.question is not None
             for value in self.table.rows.column(self.table.question):
                 yield from filter(None, questions_of(value))
             yield from self._answers()
 
     def answers(self) -> Iterator[str]:
-        """What its answers say, as facts are stated; of classes, each once."""
+        """Its answers, as facts (see `fact`); of classes, each once."""
         if self._class_questions:
             yield from (fact(words[0]) for words in self._words)
-        elif self._asks:
+        elif self._with_questions:
             yield from map(fact, self._answers())
 
     def _answers(self) -> Iterator[str]:
@@ -217,7 +217,7 @@ class TableSource:
                 yield from texts
 
     def facts(self) -> Iterator[Facts]:
-        """What its captions say; of classes, each once."""
+        """The facts of its captions; of classes, each once."""
         if self._made:
             yield from (frozenset([words[0]]) for words in self._words)
         else:
@@ -230,7 +230,7 @@ class TableSource:
         label = self._label(name, row)
         caption, caption_facts, image_facts = self._caption(name, row, label, rng)
         first = Texts(caption, *self._question(name, index, row, label, rng))
-        pixels = self._look(self._decoded(name, image), rng)
+        pixels = self._transform(self._decoded(name, image), rng)
         more = [
             Texts(
                 self._caption(name, row, label, rng)[0],
@@ -238,12 +238,12 @@ class TableSource:
             )
             for _ in range(self._texts - 1)
         ]
-        mix = self._look.mix
+        mix = self._transform.mix
         return Sample(pixels, (first, *more), label, caption_facts, image_facts, mix)
 
     def _decoded(self, name: str, image: str | bytes) -> NDArray[np.uint8]:
         try:
-            return self._look.open(image)
+            return self._transform.open(image)
         except ImageError as error:
             raise ImageError(name, error.reason) from error
 
@@ -259,7 +259,7 @@ class TableSource:
     def _caption(
         self, name: str, row: Mapping[str, Any], label: int, rng: np.random.Generator
     ) -> tuple[str, Facts, Facts]:
-        """(caption, what it says, what is true of the image)."""
+        """(caption, its facts, all facts that are true of the image)."""
         if self._made:
             words = self._words[label]
             template = self._templates[int(rng.integers(len(self._templates)))]
@@ -276,9 +276,9 @@ class TableSource:
     def _question(
         self, name: str, index: int, row: Mapping[str, Any], label: int, rng: np.random.Generator
     ) -> tuple[str, str]:
-        """(question, answer); of several, one of each. Answers that several people gave are sampled
-        as often: the expected loss is BLIP's, which is weighted by their shares."""
-        if not self._asks:
+        """(question, answer), sampled from all. An answer that several people gave is sampled that
+        many times as often: the expected loss is BLIP's, which weights answers by their shares."""
+        if not self._with_questions:
             return "", ""
         table = self.table
         pairs: Sequence[tuple[str, Sequence[str]]]
@@ -288,7 +288,7 @@ class TableSource:
             assert table.question
             assert table.answer
             try:
-                pairs = asked_of(row[table.question], row[table.answer])
+                pairs = question_pairs(row[table.question], row[table.answer])
             except ValueError as error:  # an image may be in several rows: say which
                 raise ImageError(name, f"{error} in row {index + 1}") from error
         question, answers = pairs[int(rng.integers(len(pairs)))]
@@ -336,8 +336,8 @@ class TableSource:
         return words
 
     def _find_one(self) -> None:
-        """Raise RecipeError where none of some rows names a file that is there."""
-        rows = np.unique(np.linspace(0, len(self) - 1, LOOKED_AT).astype(int)).tolist()
+        """Raise RecipeError if none of `CHECKED` rows names a file that exists."""
+        rows = np.unique(np.linspace(0, len(self) - 1, CHECKED).astype(int)).tolist()
         for index in rows:
             image = self.table.opened(index)[1]
             if isinstance(image, bytes) or os.path.exists(image):
@@ -345,7 +345,7 @@ class TableSource:
         base = self.table.base
         hint = f"; relative paths start at {base}" if base else "; give whole paths"
         raise RecipeError(
-            f"{self.table.where}: none of {len(rows)} images looked for is there, such as "
+            f"{self.table.where}: none of {len(rows)} images that were looked for exists, such as "
             f"{self.name(rows[0])}{hint}"
         )
 

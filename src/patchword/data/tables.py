@@ -67,8 +67,8 @@ class DatasetRows:
 
 
 def files(pattern: str, suffixes: Sequence[str]) -> list[Path]:
-    """The file of that path, or those that the pattern fits, in its order: with braces as in a
-    shell ({a,b}, {000..127}), all of which have to be there, and *, ?, [...] and **, sorted.
+    """The file of that path, or those that match the pattern, in its order: with braces as in a
+    shell ({a,b}, {000..127}), all of which must exist, and *, ?, [...] and **, sorted.
 
     Raises RecipeError where there is none, one is empty, or they are not of one of the suffixes.
     """
@@ -132,11 +132,11 @@ def open_hub(path: str, subset: str, split: str) -> DatasetRows:
     return _load(path, path, name=subset or None, split=split or "train")
 
 
-def meant(where: str, rows: Rows, base: Path | None, named: Columns = USUAL) -> Table:
-    """`table_source.meant` of these rows; of the library's, without the columns not meant."""
+def table_of(where: str, rows: Rows, base: Path | None, named: Columns = USUAL) -> Table:
+    """`table_source.table_of` of these rows; of a `datasets` table, without unused columns."""
     if not isinstance(rows, DatasetRows):
-        return table_source.meant(where, rows, named, base)
-    table = table_source.meant(where, rows, named, base, rows.pictures)
+        return table_source.table_of(where, rows, named, base)
+    table = table_source.table_of(where, rows, named, base, rows.pictures)
     columns = (table.image, table.caption, table.label, table.question, table.answer)
     names = rows.names(table.label) if table.label else ()
     wanted = [name for name in columns if name and name in rows.columns]
@@ -160,14 +160,15 @@ def _load(where: str, kind: str, **arguments: Any) -> DatasetRows:
         RuntimeError,
         StopIteration,
     ) as error:
-        told = error.__cause__ if error.__cause__ and "generating" in str(error) else error
-        reason = " ".join(str(told).split()) or "no rows"
+        cause = error.__cause__ if error.__cause__ and "generating" in str(error) else error
+        reason = " ".join(str(cause).split()) or "no rows"
         raise RecipeError(f"{where}: cannot be read: {reason[:400]}") from error
 
 
 @contextmanager
 def _quiet(library: Any) -> Iterator[None]:
-    """Without the library's progress bars, and its log of what is raised anyway."""
+    """A context without the library's progress bars, and its log of errors that are raised
+    anyway."""
     bars, level = library.is_progress_bar_enabled(), library.logging.get_verbosity()
     library.disable_progress_bars()
     library.logging.set_verbosity(library.logging.CRITICAL)

@@ -1,7 +1,7 @@
-"""The files in a tar: where each stands, and what is wrong with those that cannot be read.
+"""The files in a tar: their offsets, and the errors of those that cannot be read.
 
-Stricter than `tarfile`, which takes a damaged header, or one that is cut, for the end: here that is
-said. What stands behind the end of a tar is read too: tars may be joined by `cat`.
+Stricter than `tarfile`, which takes a damaged or cut header for the end: here it is an error. What
+follows the end of a tar is read too: tars may be joined by `cat`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from patchword.errors import RecipeError
 from patchword.text.lines import GZIP
 
 BLOCK = tarfile.BLOCKSIZE
-CHUNK = 1 << 20  # bytes read at a time behind the end
+CHUNK = 1 << 20  # bytes read at a time after the end
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class DamagedError(Exception):
 
 
 class Tar:
-    """A tar, plain or gzip. The latter is decompressed once into a file without a name in the
-    folder for temporary files, which is gone when the last process is that reads it."""
+    """A tar, plain or gzip. A gzip is decompressed once into a temporary file without a name,
+    which is deleted when the last process that reads it ends."""
 
     def __init__(self, path: Path) -> None:
         """Raises RecipeError for a file that cannot be read."""
@@ -70,7 +70,7 @@ class Tar:
             return file.read(member.size)
 
     def members(self) -> Iterator[Member]:
-        """What is in it but for folders, in order. Raises DamagedError where it is damaged."""
+        """Its members except folders, in order. Raises DamagedError where it is damaged."""
         with self._opened() as file:
             self._walked = file
             try:
@@ -104,7 +104,7 @@ def _archive(file: BinaryIO, at: int, size: int) -> Generator[Member, None, int]
 
 
 def _member(info: tarfile.TarInfo, size: int, known: Mapping[str, Member]) -> Member:
-    """A member as it stands in a file of that size; of a hard link, what it links to."""
+    """A member of a tar of that size; for a hard link, the one that it links to."""
     if info.islnk() and info.linkname in known:
         return replace(known[info.linkname], name=info.name)
     fault = ""
@@ -118,9 +118,8 @@ def _member(info: tarfile.TarInfo, size: int, known: Mapping[str, Member]) -> Me
 
 
 def _next_archive(file: BinaryIO, end: int, size: int) -> int:
-    """Where data begins behind an archive that ends there in blocks of zeros; `size` for nowhere.
-
-    Raises DamagedError where no such block is: the header there could not be read, or is not there.
+    """The offset of the next archive after one that ends at `end` in blocks of zeros; `size` for
+    none. Raises DamagedError where there is no such block: a header there is damaged or missing.
     """
     file.seek(end)
     first = file.read(BLOCK)

@@ -35,17 +35,18 @@ class Found:
 
 
 class SampleReader:
-    """Samples of tars, and what is to be said of them."""
+    """Reads the samples of tars, and warns of what it did not use."""
 
-    def __init__(self, asked: Sequence[str], read: set[str]) -> None:
-        """asked: suffixes of images; none: the usual ones. read: suffixes of texts."""
-        self.asked, self.read = asked, read
+    def __init__(self, wanted: Sequence[str], read: set[str]) -> None:
+        """wanted: suffixes of images; none: the usual ones. read: suffixes of texts."""
+        self.wanted, self.read = wanted, read
         self.usual = picture_suffixes()
         self.several: list[Found] = []  # samples of several images, none of them named
         self.alone: list[str] = []  # files that belong to no sample
 
     def samples(self, number: int, tar: Tar) -> Iterator[Found]:
-        """The samples of one tar. A tar that is damaged gives those before, and one at fault."""
+        """The samples of one tar. A damaged tar gives those before the damage, and one with a
+        fault."""
         last: Found | None = None
         known: dict[str, bool] = {}
         try:
@@ -60,21 +61,21 @@ class SampleReader:
                 key = f"{folder}{slash}{stem}"
                 if last is None or last.key != key:
                     if last is not None:
-                        yield self._judged(last, tar, known)
+                        yield self._completed(last, tar, known)
                     last = Found(number, key)
                 self._add(last, tar, member, suffix.lower())
         except DamagedError as error:
             if last is None:
                 raise RecipeError(f"{tar.path}: not a tar, plain or gzip: {error}") from error
-            yield self._judged(last, tar, known)
+            yield self._completed(last, tar, known)
             fault = f"the tar ends too early, or is damaged: {error}"
             yield Found(number, f"(after {last.key})", fault=fault)
             return
         if last is not None:
-            yield self._judged(last, tar, known)
+            yield self._completed(last, tar, known)
 
     def warn(self, where: str) -> None:
-        """Say what was not used."""
+        """Warn of images and files that were not used."""
         if self.several:
             one = self.several[0]
             assert one.image is not None
@@ -94,12 +95,12 @@ class SampleReader:
     def _add(self, found: Found, tar: Tar, member: Member, suffix: str) -> None:
         kind = suffix.rpartition(".")[2]
         is_text = kind in self.read or suffix in self.read
-        is_picture = suffix in self.asked or "." + kind in self.usual
+        is_picture = suffix in self.wanted or "." + kind in self.usual
         if not is_text and not is_picture:
             return
         if suffix in found.pictures or suffix in found.texts:
             found.fault = f"two of its files are called {member.name}"
-        elif member.fault and not (is_picture and self.asked and suffix not in self.asked):
+        elif member.fault and not (is_picture and self.wanted and suffix not in self.wanted):
             found.fault = f"its .{suffix} {member.fault}"
         if is_picture:
             found.pictures[suffix] = member
@@ -110,26 +111,26 @@ class SampleReader:
         except ValueError as error:
             found.fault = f"its .{suffix} cannot be read: {error}"
 
-    def _judged(self, found: Found, tar: Tar, known: dict[str, bool]) -> Found:
-        """A sample whose files are all there, with its image and its fields."""
+    def _completed(self, found: Found, tar: Tar, known: dict[str, bool]) -> Found:
+        """A sample all of whose files were read, with its image and its fields filled in."""
         if known.get(found.key, bool(found.pictures)) != bool(found.pictures):
             raise RecipeError(
-                f"{tar.path}: the files of {found.key} do not stand one behind the other; write "
-                "the tar sorted by name: tar --sort=name"
+                f"{tar.path}: the files of {found.key} are not next to each other; write the tar "
+                "sorted by name: tar --sort=name"
             )
         known[found.key] = bool(found.pictures)
         found.image, inner = self._image(found, tar)
         _read_fields(found, inner)
         if found.image is None and found.fault is None:
-            wanted = f" .{' or .'.join(self.asked)}" if self.asked else ""
+            wanted = f" .{' or .'.join(self.wanted)}" if self.wanted else ""
             found.fault = f"no image{wanted} in this sample"
         return found
 
     def _image(self, found: Found, tar: Tar) -> tuple[Member | None, str]:
-        """The image of a sample, and what stands before the last dot of its suffix: of
-        000.left.jpg, "left"."""
-        if self.asked:
-            name = next((name for name in self.asked if name in found.pictures), "")
+        """The image of a sample, and the part of its suffix before the last dot: of 000.left.jpg,
+        "left"."""
+        if self.wanted:
+            name = next((name for name in self.wanted if name in found.pictures), "")
             return found.pictures.get(name), name.rpartition(".")[0]
         exact = [suffix for suffix in found.pictures if "." not in suffix]
         if not exact and len(found.pictures) > 1:
@@ -147,7 +148,7 @@ class SampleReader:
 
 def _read_fields(found: Found, inner: str) -> None:
     """Fill in the fields of a sample: its texts by their suffixes, and the keys of its .json.
-    Without 000.txt, 000.left.txt is meant, if there is no other or 000.left.jpg is the image."""
+    Without 000.txt, 000.left.txt is taken, if there is no other or 000.left.jpg is the image."""
     found.fields = {s: t.strip() for s, t in found.texts.items() if not s.endswith("json")}
     for kind in READ:
         dotted = [suffix for suffix in found.texts if suffix.endswith(f".{kind}")]

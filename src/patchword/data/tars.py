@@ -1,9 +1,9 @@
-"""Webdataset tars: the files of a sample stand one behind the other and share a name up to its
-first dot: 000.jpg, 000.txt, 000.json, 000.cls.
+"""Webdataset tars: the files of a sample are next to each other and share a name up to its first
+dot: 000.jpg, 000.txt, 000.json, 000.cls.
 
-Only the tar's headers and the small files are read at the start; an image is read from its place
-when it is asked for, so nothing is unpacked or copied. The webdataset library (its wids) needs an
-index made beforehand, and ends where a damaged tar does without saying so; so tars are listed here.
+Only the tar's headers and the small files are read at the start; an image is read from its offset
+when it is needed, so nothing is unpacked or copied. The webdataset library (its wids) needs an
+index made beforehand, and stops at damage in a tar without an error; so tars are listed here.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ class TarRows:
     """The samples of tars: image, and those of caption, label, question and answer that any has."""
 
     def __init__(self, tars: Sequence[Path], named: Columns) -> None:
-        """named: suffixes, or keys of the samples' .json; "": the usual ones. Of the image
-        alternatives may be given, the first that a sample has being meant: "jpg;png".
+        """named: suffixes, or keys of the samples' .json; "": the usual ones. For the image there
+        may be alternatives, of which the first that a sample has is taken: "jpg;png".
 
         Warns of samples of several images of which none is named. Raises RecipeError for a file
         that is no tar, for a suffix or key that no sample has, for samples that names with dots
-        merge, and for files of a sample that do not stand one behind the other.
+        merge, and for files of a sample that are not next to each other.
         """
         self._tars = [Tar(path) for path in tars]
-        asked = [name.strip().lower() for name in named.image.split(";") if name]
+        wanted = [name.strip().lower() for name in named.image.split(";") if name]
         texts = {name.strip() for each in named[1:] for name in each.lower().split(",") if name}
-        reader = SampleReader(asked, {*READ, *texts})
+        reader = SampleReader(wanted, {*READ, *texts})
         found = [
             each for number, tar in enumerate(self._tars) for each in reader.samples(number, tar)
         ]
-        if asked and found and not any(each.image for each in found):
+        if wanted and found and not any(each.image for each in found):
             suffixes = dict.fromkeys(suffix for each in found for suffix in each.pictures)
             raise RecipeError(
-                f"{tars[0]}: no sample has an image .{' or .'.join(asked)}; they have "
+                f"{tars[0]}: no sample has an image .{' or .'.join(wanted)}; they have "
                 f"{listed([*suffixes])}"
             )
         reader.warn(str(tars[0]))

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class JsonRows:
-    """Rows as JSON texts in memory, each parsed when it is asked for."""
+    """Rows as JSON texts in memory, each parsed when it is read."""
 
     def __init__(self, texts: pa.Array, columns: Sequence[str]) -> None:
         self._texts = texts

@@ -154,7 +154,7 @@ def _table(file: Path) -> Table:
     if suffix_of(file) in TEXT:
         return folders.as_table(folders.metadata(file))
     rows, base = tables.open_table(str(file))
-    return tables.meant(str(file), rows, base)
+    return tables.table_of(str(file), rows, base)
 
 
 def _labelled_table(file: Path) -> Labelled:
