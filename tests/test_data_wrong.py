@@ -161,7 +161,7 @@ def spoilt(five: Path) -> Iterator[tuple[dict, str]]:
     )
     yield table | {"path": "columns.csv", "caption": "word"}, "no column 'word'; it has words"
     yield table | {"path": "only.csv"}, "no column of images; it has words"
-    yield table | {"path": "lost.csv"}, "none of 2 images that were looked for exists, such as /none/a.png"
+    yield table | {"path": "lost.csv"}, "none of 2 images looked for exists, such as /none/a.png"
     yield table | {"path": "same.csv"}, "all captions of the data say the same, 'a cat'"
     yield table | {"path": "labels.csv", "templates": ("photo",)}, "template 'photo' has no {}"
     yield table | {"path": "labels.csv", "templates": ()}, "templates is empty"

@@ -345,7 +345,7 @@ class TableSource:
         base = self.table.base
         hint = f"; relative paths start at {base}" if base else "; give whole paths"
         raise RecipeError(
-            f"{self.table.where}: none of {len(rows)} images that were looked for exists, such as "
+            f"{self.table.where}: none of {len(rows)} images looked for exists, such as "
             f"{self.name(rows[0])}{hint}"
         )
 
