@@ -185,6 +185,24 @@ def test_an_image_is_encoded_once(model: Bundle, answers: list[str] | None) -> N
         handle.remove()
 
 
+def test_lists_of_images_give_lists(model: Bundle) -> None:
+    """And one image or question what it is in a list."""
+    both = ask(model, PHOTOS, QUESTIONS, ANSWERS)
+    assert [len(row) for row in both] == [3, 3]
+    assert both[0] != both[1]
+    for photo, row in zip(PHOTOS, both, strict=True):
+        likely = [answer.log_probability for answer in row]
+        alone = ask(model, photo, QUESTIONS, ANSWERS)
+        assert [answer.log_probability for answer in alone] == pytest.approx(likely, abs=1e-4)
+        assert ask(model, images.open(photo), "is it a cat?", ["yes", "no"]).text in ("yes", "no")
+    column = ask(model, iter(PHOTOS), QUESTIONS[1], ANSWERS, batch_size=1)
+    expected = [row[1].log_probability for row in both]
+    assert [answer.log_probability for answer in column] == pytest.approx(expected, abs=1e-4)
+    assert ask(model, [], QUESTIONS) == ask(model, [], "who") == []
+    with pytest.raises(ImageError, match=r"missing\.jpg"):
+        ask(model, [PHOTOS[0], "missing.jpg"], "who")
+
+
 def test_a_broken_image_costs_itself_alone(model: Bundle) -> None:
     found = [a for _, a in ask_each(model, [PHOTOS[0], b"no", PHOTOS[1]], ["who"], ["a", "b"])]
     assert [isinstance(answer, ImageError) for answer in found] == [False, True, False]

@@ -111,6 +111,10 @@ WRONG = [
     (["classify", RING, "-l", "@gone.txt"], "@gone.txt: no such file"),
     (["classify", RING, "--labels", "hat", "dress", "shirt"], '--labels "hat,dress,shirt"'),
     (["match", RING, "-t", "hat", "dress"], 'are written --text "hat" --text "dress"'),
+    (["match", RING, "-t", "a", "red", "ring"], 'stands in quotes: --text "a red ring"'),
+    (["heatmap", RING, "a", "red", "ring"], 'one text stand in quotes: "a red ring"'),
+    (["classify", "red-rin.jpg", "hat"], f"red-rin.jpg: no such file (do you mean {RING}?)"),
+    (["classify", RING, "hat", "red-rin.jpg"], f"red-rin.jpg: no such file (do you mean {RING}?)"),
     (["classify", RING, "-l", "@said.txt"], "line 2: '# shoes': lists have no comments"),
     (["heatmap", RING, ""], "an empty text is given"),
     (["heatmap", RING, STAR], "give texts after the images"),
@@ -208,6 +212,43 @@ def test_csv_has_a_row_for_each_result(run: Run) -> None:  # noqa: F811
     rows = list(csv.DictReader(found.out.splitlines()))
     assert [(row["rank"], Path(row["image"]).name) for row in rows] == [("1", RING), ("2", STAR)]
     assert "give --json or --csv" in run("caption", RING, "--csv", "--json").err
+
+
+def test_forgotten_quotes_are_understood(run: Run) -> None:  # noqa: F811
+    quoted = run("ask", RING, "which shape is it?", "--json")
+    found = run("ask", RING, "which", "shape", "is", "it?", "--json")
+    assert found.records == quoted.records
+    assert 'taken as one question: "which shape is it?"' in found.err
+    Path("photos").mkdir()
+    shutil.copy(RING, "photos")
+    assert run("search", "photos", "a", "red", "ring", "--json").records == (
+        run("search", "photos", "a red ring", "--json").records
+    )
+
+
+def test_csv_of_what_is_measured_and_known(run: Run) -> None:  # noqa: F811
+    for name, folder in ((RING, "ring"), (STAR, "star")):
+        Path("data", folder).mkdir(parents=True)
+        shutil.copy(name, Path("data", folder))
+    Path("data", "star", "broken.jpg").write_bytes(b"no image")
+    (wanted, *_) = run("eval", "data", "--task", "zero-shot", "--json").records
+    told = list(
+        csv.DictReader(run("eval", "data", "--task", "zero-shot", "--csv").out.splitlines())
+    )
+    assert tuple(told[0]) == COLUMNS["eval"]
+    measures = {row["measure"]: row["value"] for row in told if not row["error"]}
+    assert float(measures["acc1"]) == wanted["acc1"]
+    assert float(measures["per_class star"]) == wanted["per_class"]["star"]
+    assert Path(told[-1]["image"]).name == "broken.jpg"
+    (made,) = csv.DictReader(run("index", RING, "--csv").out.splitlines())
+    assert (made["index"], made["images"], made["added"]) == ("patchword.index", "1", "1")
+    run("receipt", "-o", "receipt.json")
+    for arguments in (("verify", "receipt.json"), ("models", "siglip")):
+        rows = list(csv.DictReader(run(*arguments, "--csv").out.splitlines()))
+        records = run(*arguments, "--json").records
+        for row, record in zip(rows, records, strict=True):
+            shown = {c: record.get(c) for c in COLUMNS[arguments[0]]}
+            assert row == {c: "" if value is None else str(value) for c, value in shown.items()}
 
 
 def test_quiet_leaves_errors_and_warnings(run: Run) -> None:  # noqa: F811

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -211,24 +211,41 @@ class Model(Features):
 
     @overload
     def ask(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
-        self, image: ImageLike, questions: str, answers: Sequence[str] | None = None, *,
+        self, images: ImageLike, questions: str, answers: Sequence[str] | None = None, *,
         shortlist: int | None = None, beams: int | None = None, max_length: int | None = None,
         min_length: int = 0, count: int = 1, temperature: float | None = None,
         top_k: int | None = None, top_p: float | None = None, seed: int = 0,
-        stretch: bool | None = None, squash: bool | None = None,
+        batch_size: int = 4, stretch: bool | None = None, squash: bool | None = None,
     ) -> Answer: ...  # fmt: skip
     @overload
-    def ask(
-        self, image: ImageLike, questions: Sequence[str], answers: Sequence[str] | None = None, *,
+    def ask(  # type: ignore[overload-overlap]
+        self, images: ImageLike, questions: Sequence[str], answers: Sequence[str] | None = None, *,
         shortlist: int | None = None, beams: int | None = None, max_length: int | None = None,
         min_length: int = 0, count: int = 1, temperature: float | None = None,
         top_k: int | None = None, top_p: float | None = None, seed: int = 0,
-        stretch: bool | None = None, squash: bool | None = None,
+        batch_size: int = 4, stretch: bool | None = None, squash: bool | None = None,
     ) -> list[Answer]: ...  # fmt: skip
+    @overload
+    def ask(  # type: ignore[overload-overlap]
+        self, images: Iterable[ImageLike], questions: str, answers: Sequence[str] | None = None, *,
+        shortlist: int | None = None, beams: int | None = None, max_length: int | None = None,
+        min_length: int = 0, count: int = 1, temperature: float | None = None,
+        top_k: int | None = None, top_p: float | None = None, seed: int = 0,
+        batch_size: int = 4, stretch: bool | None = None, squash: bool | None = None,
+    ) -> list[Answer]: ...  # fmt: skip
+    @overload
+    def ask(
+        self, images: Iterable[ImageLike], questions: Sequence[str],
+        answers: Sequence[str] | None = None, *, shortlist: int | None = None,
+        beams: int | None = None, max_length: int | None = None,
+        min_length: int = 0, count: int = 1, temperature: float | None = None,
+        top_k: int | None = None, top_p: float | None = None, seed: int = 0,
+        batch_size: int = 4, stretch: bool | None = None, squash: bool | None = None,
+    ) -> list[list[Answer]]: ...  # fmt: skip
     @checked
     def ask(
         self,
-        image: ImageLike,
+        images: Images,
         questions: str | Sequence[str],
         answers: Sequence[str] | None = None,
         *,
@@ -241,17 +258,21 @@ class Model(Features):
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
+        batch_size: int = 4,
         stretch: bool | None = None,
         squash: bool | None = None,
-    ) -> Answer | list[Answer]:
-        """The answer to a question about an image, or to several: generated, or chosen among
-        `answers`.
+    ) -> Answer | list[Answer] | list[list[Answer]]:
+        """The answer to a question about an image, generated or chosen among `answers`.
+
+        One image and one question give an `Answer`; a list of either gives a list, and lists of
+        both a list of lists: `found[image][question]`.
 
         shortlist  with `answers`: only so many are read in full; None: all
 
         The others are for generated answers, as in `caption`, but max_length is 10 ids.
         Raises UnsupportedError for a model that answers no questions, for questions or answers
-        that are empty, too long or twice the same; ConfigError; ImageError.
+        that are empty, too long or twice the same; ConfigError; the ImageError of the first image
+        that fails.
         """
         length = longest(self, ANSWER_LENGTH) if max_length is None else max_length
         written = GenerationOptions(
@@ -261,7 +282,7 @@ class Model(Features):
         usual = GenerationOptions(max_length=longest(self, ANSWER_LENGTH))
         options = None if written == usual else written
         model = self.opening(stretch, squash=squash)
-        return ask(model, image, questions, answers, shortlist, options)
+        return ask(model, images, questions, answers, shortlist, options, batch_size)
 
     @checked
     def match(

@@ -202,7 +202,7 @@ def ask(
         wrong("--shortlist needs --answers")
     if beams and given:
         wrong("--beams is for generated answers; leave out --beams or --answers")
-    files, questions = images_then_texts(images, text, "--text")
+    files, questions = images_then_texts(images, text, "--text", questions=True)
     if not questions:
         no_texts("questions", "--text")
     check_save(save)

@@ -48,6 +48,7 @@ from patchword.cli.output import (
 from patchword.cli.texts import images_then_texts, no_texts, read_list
 from patchword.cli.vectors_file import begun, check_lines, record, save_vectors
 from patchword.errors import ImageError
+from patchword.show.percent import share
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -83,7 +84,11 @@ def classify(
     reject: Annotated[
         float | None,
         typer.Option(
-            metavar="P", min=0, max=1, help="Answer “none of these” below this probability."
+            metavar="P",
+            min=0,
+            max=1,
+            help="Answer “none of these” where no label is as probable. Each is then judged by "
+            "itself, as with --multi-label: several may pass.",
         ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of labels shown for each image.")] = 5,
@@ -121,6 +126,8 @@ def classify(
             emit({"image": str(name), "scores": pairs})
     if results and not as_json:
         screen().print(scores_table(results))
+        if words and (multi_label or reject is not None):
+            notes().print("each label is judged by itself: percentages do not sum to 100")
     if results and save:
         _save_scores(results[:SHOWN], save, bundle)
     finish(failed, len(results))
@@ -255,14 +262,16 @@ def scores_table(results: list[tuple[Source, list[Score]]]) -> Table:
         out = table(str(name), " ", "  ", right=(" ",))
         for score in scores:
             bar = Text("█" * round(BAR_CELLS * score.probability), style="blue")
-            out.add_row(score.label, f"{score.probability:.1%}", bar)
+            out.add_row(score.label, share(score.probability), bar)
         return out
     heading, names = shortened([name for name, _ in results])
     out = table(heading, "best", " ", "then", right=(" ",))
     for name, (_, (best, *others)) in zip(names, results, strict=True):
-        rest = ", ".join(f"{s.label} {s.probability:.0%}" for s in others if s.probability >= 0.01)
+        rest = ", ".join(
+            f"{s.label} {share(s.probability)}" for s in others if s.probability >= 0.01
+        )
         label = Text(best.label, style="bold")
-        out.add_row(name, label, f"{best.probability:.1%}", Text(rest, style="dim"))
+        out.add_row(name, label, share(best.probability), Text(rest, style="dim"))
     return out
 
 

@@ -34,7 +34,7 @@ from patchword.cli.output import (
     titled,
 )
 from patchword.cli.pictures import SaveOption, pictures
-from patchword.cli.texts import images_then_texts, no_texts, read_list
+from patchword.cli.texts import FUNCTION_WORDS, images_then_texts, no_texts, read_list
 from patchword.errors import ImageError, UnsupportedError
 from patchword.show.terminal_table import table
 
@@ -42,12 +42,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from patchword.where.heatmap import Heatmap
-
-# Words that say nothing of what is in an image.
-FUNCTION_WORDS = frozenset(
-    {"a", "an", "the", "of", "with", "in", "on", "at", "to", "by", "for", "from", "and", "or"}
-    | {"is", "are", "this", "that", "there"}
-)
 
 
 def heatmap(

@@ -113,8 +113,8 @@ def search(
             metavar="INDEX", help="The index, a folder; or a folder of images, indexed on the way."
         ),
     ],
-    query: Annotated[
-        str | None, typer.Argument(metavar="[QUERY]", help="What to look for, in words.")
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[QUERY]", help="What to look for, in words.")
     ] = None,
     text: Annotated[
         str | None,
@@ -167,9 +167,9 @@ def search(
     The score is a cosine of vectors. With --rerank, a BLIP with a matching head reorders the best
     hits by the probability that image and query belong together.
     """
-    if query and text:
+    if words and text:
         wrong("give the words to look for once")
-    query = query or text
+    query = text or " ".join(words or ()) or None
     if not query and not image:
         wrong("give words to look for, or --image")
     if reranker and not rerank:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar, cast
 
@@ -37,6 +39,7 @@ quiet: ContextVar[bool] = ContextVar("quiet", default=False)  # whether --quiet 
 saving: ContextVar[bool] = ContextVar("saving", default=False)  # whether --save is given
 
 SHOWN = 60  # images in a picture or page that a command saves
+MOST_NAMES = 10_000  # in a folder, among which a misspelt one is looked for
 PICTURES = ".png, .jpg, .webp, .tif, .pdf"
 WIDE = 200  # columns of a table in a pipe, where no terminal says how many there are
 
@@ -131,7 +134,8 @@ def emit(record: dict[str, Any]) -> None:
 
 
 class Rows:
-    """CSV on stdout: of each record one row, or one for each item of the list of records in it."""
+    """CSV on stdout: of each record one row, or one for each item of the list of records in it;
+    where columns are called measure and value, one for each number that has no column."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = columns
@@ -142,11 +146,27 @@ class Rows:
         if not self._begun:
             out.writerow(self.columns)
             self._begun = True
-        lists = [v for v in record.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-        for item in lists[0] if lists else [record]:
+        for item in self._items(record):
             found = {**record, **item}
             out.writerow([found.get(column) for column in self.columns])
         sys.stdout.flush()
+
+    def _items(self, record: dict[str, Any]) -> Sequence[dict[str, Any]]:
+        """The parts of a record that have a row each."""
+        for value in record.values():
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                return value
+        measures = {"measure", "value"} <= set(self.columns)
+        return self._measures(record) or [record] if measures else [record]
+
+    def _measures(self, record: dict[str, Any]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for name, value in record.items():
+            inside = value if isinstance(value, dict) else {}
+            found += [{"measure": f"{name} {of}", "value": each} for of, each in inside.items()]
+            if isinstance(value, (int, float)) and name not in self.columns:
+                found.append({"measure": name, "value": value})
+        return found
 
 
 rows: ContextVar[Rows | None] = ContextVar("rows", default=None)  # where --csv is given
@@ -259,13 +279,27 @@ def one_by_one(
 def finish(failed: Sequence[ImageError], done: int, as_json: bool = False) -> None:
     """Name each failure on stderr; exit code 1 when there is one, 2 when nothing was done. as_json:
     print records of them, where that was not done on the way."""
-    for error in failed:
-        complain(str(error))
+    for number, error in enumerate(failed):
+        missing = error.reason == "no such file" and number < SHOWN
+        complain(f"{error}{near_file(error.image) if missing else ''}")
         if as_json:
             emit({"image": error.image, "error": error.reason})
     if failed:
         stderr().print(f"{len(failed)} of {len(failed) + done} images failed")
         raise typer.Exit(1 if done else 2)
+
+
+def near_file(path: str) -> str:
+    """The file beside a missing one whose name is nearest, as a question in brackets; empty where
+    none is near."""
+    folder, name = os.path.split(path)
+    try:
+        with os.scandir(folder or os.curdir) as entries:
+            known = [entry.name for entry in islice(entries, MOST_NAMES)]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(name, known, 1)
+    return f" (do you mean {os.path.join(folder, near[0])}?)" if near else ""
 
 
 def shortened(sources: Sequence[Source]) -> tuple[str, list[str]]:

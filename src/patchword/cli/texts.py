@@ -11,22 +11,32 @@ from typing import NoReturn
 
 from patchword.cli.held import Source
 from patchword.cli.inputs import STDIN, expand
-from patchword.cli.output import notes, wrong
+from patchword.cli.output import near_file, notes, wrong
 from patchword.errors import PatchwordError
 
 _BETWEEN_LABELS = re.compile("[,，、]")
 _LISTS = (".txt", ".csv", ".tsv")  # what lists of labels are called
+# Words that say nothing of what is in an image.
+FUNCTION_WORDS = frozenset(
+    {"a", "an", "the", "of", "with", "in", "on", "at", "to", "by", "for", "from", "and", "or"}
+    | {"is", "are", "this", "that", "there"}
+)
 
 
 def images_then_texts(
-    arguments: Sequence[str], texts: Sequence[str] | None, option: str, split: bool = False
+    arguments: Sequence[str],
+    texts: Sequence[str] | None,
+    option: str,
+    split: bool = False,
+    questions: bool = False,
 ) -> tuple[list[Source], list[str]]:
     """The images, and the texts that follow them; where `texts` are given by the option, every
     argument is an image.
 
     The first argument is an image, and each one after it that is a file, a folder, a glob, a list
     of images, an address, "-", or is called like a picture. A name that matches nothing stays.
-    split: texts are labels, see `read_list`.
+    split: texts are labels, see `read_list`. questions: several of one word each are one whose
+    quotes were forgotten.
     """
     names = list(arguments)
     said = list(texts or ())
@@ -38,10 +48,29 @@ def images_then_texts(
         for text in said:
             if os.path.exists(text):
                 wrong(f"{text} is a file and comes after a text; images come first, then texts")
+            if " " not in text and not text.startswith("@") and _is_image(text):
+                wrong(
+                    f"{text}: no such file{near_file(text)}, and it comes after a text; images "
+                    "come first, then texts"
+                )
         for name in names[1:]:
             if os.path.isdir(name) and name.isalnum():
                 notes().print(f"{name}: taken as the folder of that name; as a text: {option}")
+    if not split:
+        said = _in_quotes(said, option, questions)
     return expand(names), read_list(said, split)
+
+
+def _in_quotes(said: list[str], option: str, questions: bool) -> list[str]:
+    """Texts; single words that only together make sense are one question, or refused."""
+    single = len(said) > 1 and not any(" " in text or text.startswith("@") for text in said)
+    whole = " ".join(said)
+    if single and questions:
+        notes().print(f'taken as one question: "{whole}"; several are written each in quotes')
+        return [whole]
+    if single and FUNCTION_WORDS & {text.lower() for text in said}:
+        wrong(f'several words that are one text stand in quotes: "{whole}", or {option} "{whole}"')
+    return said
 
 
 def read_list(values: Sequence[str] | None, split: bool = False) -> list[str]:
@@ -112,12 +141,13 @@ def _check_bare(names: Sequence[str], said: Sequence[str], option: str) -> None:
     words = [
         n for n in names[1:] if not _is_image(n) and not os.path.splitext(n)[1] and os.sep not in n
     ]
-    if words:
-        first = option.split()[0]
-        meant = [*said, *words]
-        form = (
-            f'"{",".join(meant)}"'
-            if "label" in option
-            else f" {first} ".join(f'"{text}"' for text in meant)
-        )
-        wrong(f"{', '.join(words)}: no such file; several are written {first} {form}")
+    if not words:
+        return
+    first, meant = option.split()[0], [*said, *words]
+    if "label" in option:
+        hint = f'several are written {first} "{",".join(meant)}"'
+    elif FUNCTION_WORDS & {text.lower() for text in meant}:
+        hint = f'a text of several words stands in quotes: {first} "{" ".join(meant)}"'
+    else:
+        hint = "several are written " + " ".join(f'{first} "{text}"' for text in meant)
+    wrong(f"{', '.join(words)}: no such file; {hint}")

@@ -25,7 +25,7 @@ def as_images(images: Images) -> Iterable[ImageLike]:
     the first counts images.
     Raises UnsupportedError for what is neither an image nor a collection of them.
     """
-    if _is_one(images):
+    if is_one(images):
         return [cast(ImageLike, images)]
     unordered = isinstance(images, (Mapping, set, frozenset))
     if not isinstance(images, Iterable) or unordered or getattr(images, "ndim", 1) == 0:
@@ -36,7 +36,8 @@ def as_images(images: Images) -> Iterable[ImageLike]:
     return cast(Iterable[ImageLike], images)
 
 
-def _is_one(value: Any) -> bool:
+def is_one(value: Any) -> bool:
+    """Whether this is one image, as `as_images` takes it."""
     if isinstance(value, np.ndarray):
         return value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in CHANNELS)
     if is_tensor(value):

@@ -3,7 +3,7 @@
 
 def share(probability: float) -> str:
     """A probability in percent; one that is not 0 is not written as 0."""
-    return f"{probability:.1%}" if probability >= 0.0005 else "<0.1%"
+    return f"{probability:.1%}" if probability >= 0.0005 or not probability else "<0.1%"
 
 
 def matched(probability: float) -> str:

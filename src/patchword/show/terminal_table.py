@@ -2,19 +2,88 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
+
+_WORD = re.compile(r"\S+")
+_PART = re.compile(r"[^\s/_-]*[/_-]*")  # of a word: a name breaks after these signs
+# What a column is not made narrower than, one after the other until all fit: the longest of these
+# pieces, and as many columns as that where its texts are so long.
+_LEAST = ((_WORD, 20), (_PART, 12), (_PART, 1), (re.compile("."), 1))
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """An empty table of the house's looks; columns in `right` are set flush right."""
+    """An empty table of the house's looks; columns in `right` are set flush right.
+
+    In a narrow terminal texts break between words; then names after a slash, a hyphen or an
+    underscore; elsewhere in a word only where nothing else fits.
+    """
     from rich import box
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
-    out = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    class Fitted(Table):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            between = 3 * (len(self.columns) - 1)
+            cells = [[as_text(cell) for cell in (c.header, *c.cells)] for c in self.columns]
+            for column, texts, width in zip(
+                self.columns, cells, widths(cells, options.max_width - between), strict=True
+            ):
+                column.width = width
+                column.header, *rest = [broken(text, width) for text in texts]
+                column._cells[:] = rest
+            return super().__rich_console__(console, options)
+
+    out = Fitted(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in columns:
         out.add_column(name, justify="right" if name in right else "left", overflow="fold")
     return out
+
+
+def as_text(cell: object) -> Text:
+    from rich.text import Text
+
+    return cell if isinstance(cell, Text) else Text(str(cell))
+
+
+def widths(cells: Sequence[Sequence[Text]], room: int) -> list[int]:
+    """How wide each column is, of its texts, so that together they fit: the widest give way."""
+    whole = [max(text.cell_len for text in column) for column in cells]
+    out = list(whole)
+    for pattern, floor in _LEAST:
+        longest = [max(_longest(text.plain, pattern) for text in column) for column in cells]
+        least = [
+            max(length, min(all_of, floor)) for length, all_of in zip(longest, whole, strict=True)
+        ]
+        while sum(out) > room:
+            able = [i for i, width in enumerate(out) if width > least[i]]
+            if not able:
+                break
+            out[max(able, key=out.__getitem__)] -= 1
+    return out
+
+
+def broken(text: Text, width: int) -> Text:
+    """A text whose words are broken after a part where they do not fit."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    cuts = []
+    for word in _WORD.finditer(text.plain):
+        start = word.start()
+        for part in _PART.finditer(text.plain, *word.span()):
+            if cell_len(text.plain[start : part.end()]) > width and part.start() > start:
+                start = part.start()
+                cuts.append(start)
+    return Text("\n").join(text.divide(cuts)) if cuts else text
+
+
+def _longest(text: str, pattern: re.Pattern[str]) -> int:
+    from rich.cells import cell_len
+
+    return max(map(cell_len, pattern.findall(text)), default=0)

@@ -13,6 +13,7 @@ from torch import Tensor
 from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
+from patchword.images.one_or_many import Images, is_one
 from patchword.models.generate import GenerationOptions
 from patchword.models.protocols import Writer
 from patchword.options import at_least
@@ -47,30 +48,55 @@ class Answer(Caption):
 @overload
 def ask(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
     model: Bundle,
-    image: ImageLike,
+    images: ImageLike,
     questions: str,
     answers: Sequence[str] | None = None,
     shortlist: int | None = None,
     options: GenerationOptions | None = None,
+    batch_size: int = 4,
 ) -> Answer: ...
 @overload
-def ask(
+def ask(  # type: ignore[overload-overlap]
     model: Bundle,
-    image: ImageLike,
+    images: ImageLike,
     questions: Sequence[str],
     answers: Sequence[str] | None = None,
     shortlist: int | None = None,
     options: GenerationOptions | None = None,
+    batch_size: int = 4,
 ) -> list[Answer]: ...
+@overload
+def ask(  # type: ignore[overload-overlap]
+    model: Bundle,
+    images: Iterable[ImageLike],
+    questions: str,
+    answers: Sequence[str] | None = None,
+    shortlist: int | None = None,
+    options: GenerationOptions | None = None,
+    batch_size: int = 4,
+) -> list[Answer]: ...
+@overload
 def ask(
     model: Bundle,
-    image: ImageLike,
+    images: Iterable[ImageLike],
+    questions: Sequence[str],
+    answers: Sequence[str] | None = None,
+    shortlist: int | None = None,
+    options: GenerationOptions | None = None,
+    batch_size: int = 4,
+) -> list[list[Answer]]: ...
+def ask(
+    model: Bundle,
+    images: Images,
     questions: str | Sequence[str],
     answers: Sequence[str] | None = None,
     shortlist: int | None = None,
     options: GenerationOptions | None = None,
-) -> Answer | list[Answer]:
-    """The answer to a question about an image, or to each of several (Li et al. 2022, 5.3).
+    batch_size: int = 4,
+) -> Answer | list[Answer] | list[list[Answer]]:
+    """The answer to a question about an image (Li et al. 2022, 5.3). Of several questions it is a
+    list, an answer each; of several images too, an item for each, which is what one image would
+    give.
 
     answers    to choose from; None: the model writes its own
     shortlist  with `answers`: only so many are read in full, those whose first word is the most
@@ -80,13 +106,17 @@ def ask(
 
     Raises UnsupportedError for a model that answers no questions, for a question that is empty or
     longer than the context, for answers that are none, empty, too long or twice the same, and for
-    an option of the other way; ConfigError for options that cannot be; and ImageError.
+    an option of the other way; ConfigError for options that cannot be; and the ImageError of the
+    first image that cannot be opened; `ask_each` never stops.
     """
     several = [questions] if isinstance(questions, str) else questions
-    ((_, found),) = ask_each(model, [image], several, answers, shortlist, options)
-    if isinstance(found, ImageError):
-        raise found
-    return found[0] if isinstance(questions, str) else found
+    rows: list[list[Answer]] = []
+    for _, found in ask_each(model, images, several, answers, shortlist, options, batch_size):
+        if isinstance(found, ImageError):
+            raise found
+        rows.append(found)
+    each = [row[0] for row in rows] if isinstance(questions, str) else rows
+    return each[0] if is_one(images) else each
 
 
 def ask_each(

@@ -1,0 +1,47 @@
+"""Tables in a narrow terminal: where words and names break."""
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from patchword.show.terminal_table import table
+
+NAMES = ["black-heart-orange-triangle-and-red-crescent.jpg", "wafers/edge-chip-1.jpg"]
+SAID = "a wafer with a long scratch and a stain"
+
+
+def printed(width: int) -> list[str]:
+    out = table("in samples", "text", "match", right=("match",))
+    for name in NAMES:
+        out.add_row(name, Text(SAID, style="bold"), "99.9%")
+    file = io.StringIO()
+    Console(file=file, width=width).print(out)
+    return file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [200, 100, 90, 80, 70, 60, 50, 40, 30])
+def test_names_break_after_a_sign_and_texts_between_words(width: int) -> None:
+    lines = printed(width)
+    assert max(map(len, lines)) <= width
+    assert sum("99.9%" in line for line in lines) == 2
+    starts = [line.index("99.9%") for line in lines if "99.9%" in line]
+    assert len(set(starts)) == 1
+    firsts = [line[: starts[0]].split("   ")[0].strip() for line in lines[2:]]
+    pieces = [piece for piece in firsts if piece]
+    assert "".join(pieces) == "".join(NAMES)
+    assert all(piece.endswith(("-", "/", ".jpg")) for piece in pieces)
+    if width >= 70:  # no narrower than is good to read
+        assert len(lines) <= 2 + 2 * 3
+    if width == 200:
+        assert len(lines) == 4
+
+
+def test_nothing_is_lost_where_even_parts_do_not_fit() -> None:
+    lines = printed(20)
+    assert max(map(len, lines)) <= 20
+    found = "".join("".join(line.split()) for line in lines)
+    assert sorted(found.replace("─", "")) == sorted(
+        "".join(["insamples", "text", "match", *NAMES, *[SAID.replace(" ", ""), "99.9%"] * 2])
+    )
