@@ -14,7 +14,7 @@ _WORD = re.compile(r"\S+")
 _PART = re.compile(r"[^\s/_-]*[/_-]*")  # of a word: a name breaks after these signs
 # What a column is not made narrower than, one after the other until all fit: the longest of these
 # pieces, and as many columns as that where its texts are so long.
-_LEAST = ((_WORD, 20), (_PART, 12), (_PART, 1), (re.compile("."), 1))
+_LEAST = ((_WORD, 30), (_PART, 20), (_PART, 1), (re.compile("."), 1))
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
