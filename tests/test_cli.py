@@ -31,7 +31,8 @@ pytestmark = pytest.mark.slow
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 SCRATCH = SAMPLES / "wafers" / "scratch-1.jpg"
 COMMANDS = [
-    *("classify", "embed", "similarity", "heatmap", "attention", "caption", "ask", "match"),
+    *("classify", "embed", "similarity", "heatmap", "segment", "attention"),
+    *("caption", "ask", "match"),
     *("index", "search", "train", "eval", "blend", "capfilt"),
     *("info", "models", "receipt", "verify", "demo"),
 ]

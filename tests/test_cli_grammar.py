@@ -292,6 +292,7 @@ def test_every_key_is_documented() -> None:
     [
         ("heatmap --device ", {"auto", "cpu", "cuda", "mps"}),
         ("heatmap --method sc", {"sclip", "scclip"}),
+        ("segment --method ma", {"maskclip", "maskclip-paper"}),
         ("embed --long-text m", {"mean"}),
         ("embed --on-error ", {"nan", "error"}),
     ],

@@ -32,7 +32,8 @@ PAGES = [
 ]
 
 JOBS = (
-    *("embed", "classify", "similarity", "index", "search", "heatmap", "attention", "info"),
+    *("embed", "classify", "similarity", "index", "search", "info"),
+    *("heatmap", "segment", "attention"),
     *("train", "eval", "blend", "caption", "ask", "match", "capfilt"),
 )
 SETUP = re.compile(r"(git clone|cd|make|pip install|python3? -m venv|\. \.venv)\b")

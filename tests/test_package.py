@@ -47,6 +47,8 @@ PUBLIC = [
     "Reranked",
     "ScopeWarning",
     "Score",
+    "Segmentation",
+    "Share",
     "SkippedFilesWarning",
     "TextStates",
     "Tiling",

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 JOBS: dict[str, Callable[[patchword.Model], Any]] = {
     "Heatmap": lambda model: model.heatmap(PIXELS, "a hat"),
+    "Segmentation": lambda model: model.segment(PIXELS, ["hat", "shoe"]),
     "AttentionMap": lambda model: model.attention(PIXELS),
     "Match": lambda model: model.match(PIXELS, "a hat"),
     "Caption": lambda model: model.caption(PIXELS)[0],

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from patchword.tasks.encoders import AnyRes, TextStates
     from patchword.tasks.match import Match, Reranked
     from patchword.where.heatmap import Heatmap
+    from patchword.where.segment import Segmentation, Share
 
 __all__ = [
     "AddReport",
@@ -61,6 +62,8 @@ __all__ = [
     "Reranked",
     "ScopeWarning",
     "Score",
+    "Segmentation",
+    "Share",
     "SkippedFilesWarning",
     "TextStates",
     "Tiling",
@@ -90,6 +93,8 @@ _HOMES = {  # of results
     "Match": "tasks.match",
     "Reranked": "tasks.match",
     "Heatmap": "where.heatmap",
+    "Segmentation": "where.segment",
+    "Share": "where.segment",
 }
 
 

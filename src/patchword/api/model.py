@@ -30,6 +30,7 @@ from patchword.tasks.caption import Caption, caption, longest
 from patchword.tasks.classify import Score, classify
 from patchword.tasks.match import F, Match, Reranked, match, rerank
 from patchword.where.heatmap import Heatmap, heatmap, pixel
+from patchword.where.segment import Segmentation, segment
 from patchword.where.windows import Scale
 
 
@@ -140,6 +141,55 @@ class Model(Features):
             like_image,
             present,
             negatives,
+            progress,
+        )
+
+    @checked
+    def segment(
+        self,
+        image: ImageLike,
+        labels: str | Sequence[str],
+        background: str | Sequence[str] | None = None,
+        templates: str | Sequence[str] | None = None,
+        method: str = "auto",
+        logit_scale: float | None = None,
+        threshold: float = 0.0,
+        least_area: float = 0.0,
+        stretch: bool | None = None,
+        window: int | None = None,
+        stride: int | None = None,
+        short_side: int | None = None,
+        refine: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+        squash: bool | None = None,
+    ) -> Segmentation:
+        """The label of each pixel: `.map` (H, W), 0 the background, i the label number i; `.shares`
+        and `.rle()`.
+
+        labels       "dog|puppy" is a label of two words
+        background   words for what no label fits; None: "background"; []: every pixel gets a label
+        templates    sentences that words are put in, see `classify`
+        method       "auto" or one of `where.dense.EDITS`
+        logit_scale  by which cosines are multiplied before the softmax; None: the model's own
+        threshold    0 to 1: where no label is as probable, there is background
+        least_area   0 to 1: a label with no larger share of all labels' area is left out
+
+        window, stride, short_side, refine, progress: see `heatmap`. Raises ImageError, and
+        UnsupportedError for labels that cannot be or a model without a text tower. The formulas:
+        `where.segment`.
+        """
+        return segment(
+            self.opening(stretch, squash=squash),
+            image,
+            labels,
+            background,
+            templates,
+            method,
+            Scale(window, stride, short_side),
+            refine,
+            logit_scale,
+            threshold,
+            least_area,
             progress,
         )
 

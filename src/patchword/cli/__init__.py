@@ -27,6 +27,7 @@ from patchword.cli import (
     index_search,
     info_models,
     receipt_verify,
+    segment,
     train,
 )
 from patchword.cli.checkpoint_options import with_checkpoint_options
@@ -37,7 +38,13 @@ from patchword.errors import PatchwordError
 from patchword.unseen import together
 
 GROUPS = {  # the headings of `patchword --help`, and the files whose commands stand under each
-    "Use a model": (embed_classify_similarity, heatmap, attention, caption_ask_match),
+    "Use a model": (
+        embed_classify_similarity,
+        heatmap,
+        segment,
+        attention,
+        caption_ask_match,
+    ),
     "Collections of images": (index_search,),
     "Make a model": (train, eval_blend, capfilt),
     "Know a model": (info_models, receipt_verify, demo),

@@ -19,9 +19,13 @@ from patchword.cli.options import (
     JsonOption,
     MaxPixelsOption,
     ModelOption,
+    RefineOption,
+    ShortSideOption,
     SquashOption,
     StretchOption,
+    StrideOption,
     TextsOption,
+    WindowOption,
 )
 from patchword.cli.output import (
     emit,
@@ -69,23 +73,10 @@ def heatmap(
             "12. With legrad, chefer: the first block that counts."
         ),
     ] = None,
-    window: Annotated[
-        int | None,
-        typer.Option(help="Pixels: look at the photo in windows of that side, overlaps averaged."),
-    ] = None,
-    stride: Annotated[
-        int | None,
-        typer.Option(help="Pixels from one window to the next, by default half a window."),
-    ] = None,
-    short_side: Annotated[
-        int | None,
-        typer.Option(
-            help="Pixels: resize the photo's shorter side first; with --window it is kept as it is."
-        ),
-    ] = None,
-    refine: Annotated[
-        bool, typer.Option("--refine", help="Refine maps along the photo's edges (PAMR).")
-    ] = False,
+    window: WindowOption = None,
+    stride: StrideOption = None,
+    short_side: ShortSideOption = None,
+    refine: RefineOption = False,
     like: Annotated[
         str | None,
         typer.Option(

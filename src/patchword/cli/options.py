@@ -121,3 +121,28 @@ PictureOption = Annotated[
         "--save", metavar="FILE", help="Save as a picture (.png, .jpg, .webp, .tif, .pdf)."
     ),
 ]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(help="Pixels: look at the photo in windows of that side, overlaps averaged."),
+]
+StrideOption = Annotated[
+    int | None,
+    typer.Option(help="Pixels from one window to the next, by default half a window."),
+]
+ShortSideOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Pixels: resize the photo's shorter side first; with --window it is kept as it is."
+    ),
+]
+RefineOption = Annotated[
+    bool, typer.Option("--refine", help="Refine maps along the photo's edges (PAMR).")
+]
+DenseMethodOption = Annotated[
+    str,
+    typer.Option(
+        metavar="METHOD",
+        help="auto, cosine, maskclip, maskclip-paper, sclip, clearclip, value, naclip, gem, "
+        "surgery, scclip or resclip; patchword info says which one auto is.",
+    ),
+]

@@ -17,6 +17,7 @@ COLUMNS = {
     "classify": ("image", "label", "probability", "error"),
     "similarity": ("image", "text", "cosine", "error"),
     "heatmap": ("image", "text", "value", "x", "y", "method", "probability", "found", "error"),
+    "segment": ("image", "label", "share", "probability", "error"),
     "attention": ("image", "map", "value", "x", "y", "error"),
     "caption": ("image", "caption", "log_probability", "error"),
     "ask": ("image", "question", "answer", "probability", "log_probability", "error"),

@@ -41,8 +41,11 @@ class Geometry:
     crop: tuple[int, int]
     size: tuple[int, int]
 
-    def to_source(self, values: NDArray[Any], cell: int | None = None) -> NDArray[np.float32]:
-        """values (..., h, w), a grid of cells over the input -> (..., H, W) of the source.
+    def to_source(
+        self, values: NDArray[Any], cell: int | None = None, rows: range | None = None
+    ) -> NDArray[np.float32]:
+        """values (..., h, w), a grid of cells over the input -> (..., H, W) of the source, or some
+        of its rows.
 
         cell: pixels of the input a side, from its top left corner: patches that do not divide the
         input leave its last pixels out. None: the cells cover all of it.
@@ -50,14 +53,19 @@ class Geometry:
         centre the input does not show.
         """
         out = np.asarray(values, np.float32)
+        wanted = (range(self.source[0]) if rows is None else rows, range(self.source[1]))
         for axis in (-2, -1):
-            out = self._along(out, axis, cell or self.size[axis] / out.shape[axis])
+            side = cell or self.size[axis] / out.shape[axis]
+            out = self._along(out, axis, side, wanted[axis])
         return out
 
-    def _along(self, values: NDArray[np.float32], axis: int, side: float) -> NDArray[np.float32]:
-        """One axis of `to_source`; side: of a cell, in pixels of the input."""
-        source, cells = self.source[axis], values.shape[axis]
-        centre = (np.arange(source) + 0.5) * (self.resized[axis] / source) - self.crop[axis]
+    def _along(
+        self, values: NDArray[np.float32], axis: int, side: float, wanted: range
+    ) -> NDArray[np.float32]:
+        """One axis of `to_source`, at the wanted of its pixels; side: of a cell, in pixels of the
+        input."""
+        cells, factor = values.shape[axis], self.resized[axis] / self.source[axis]
+        centre = (np.arange(wanted.start, wanted.stop) + 0.5) * factor - self.crop[axis]
         shown = (centre >= 0) & (centre < self.size[axis])  # in pixels of the input
         cell = np.clip(centre / side - 0.5, 0, cells - 1)
         low = np.floor(cell).astype(np.intp)

@@ -158,11 +158,7 @@ def heatmap(
         names, run = gradcam(model, texts, words, layer)
     else:
         names, run = texts, _of_texts(model, texts, method, layer)
-    found = seen_whole(model, photo, run, scale or Scale(), progress)
-    with noted() as sights:
-        sights.note(Sight.of(image, found.geometry))
-    if refine:
-        found = _refined(photo, found)
+    found = mapped(model, image, photo, run, scale, refine, progress)
     probable = None
     if present is not None or negatives is not None:
         with untold():  # the whole photo, as the maps show it
@@ -177,6 +173,22 @@ def heatmap(
         probable,
         0.5 if present is None else present,
     )
+
+
+def mapped(
+    model: Bundle,
+    image: ImageLike,
+    photo: NDArray[np.uint8],
+    run: Mapper,
+    scale: Scale | None,
+    refine: bool,
+    progress: Progress | None,
+) -> Grid:
+    """The maps of a whole photo, the pixels of an image; how it was seen is noted."""
+    found = seen_whole(model, photo, run, scale or Scale(), progress)
+    with noted() as sights:
+        sights.note(Sight.of(image, found.geometry))
+    return refined(photo, found) if refine else found
 
 
 def _check(
@@ -210,7 +222,7 @@ def _of_texts(model: Bundle, texts: Sequence[str], method: str, layer: int | Non
     vectors = torch.from_numpy(model.embed_texts(texts)).to(model.device)
     if method in RELEVANCE:
         return partial(_relevance, model, vectors, method, layer)
-    return partial(_cosines, model, vectors, method)
+    return partial(cosines, model, vectors, method)
 
 
 def _relevance(
@@ -219,7 +231,9 @@ def _relevance(
     return RELEVANCE[method](model, vectors, pixels, layer)
 
 
-def _cosines(model: Bundle, vectors: Tensor, method: str, pixels: Tensor) -> Tensor:
+def cosines(model: Bundle, vectors: Tensor, method: str, pixels: Tensor) -> Tensor:
+    """Of the patches of images (B, 3, H, W) with unit texts (T, D), by a method of EDITS:
+    (B, T, h, w)."""
     size = (pixels.shape[-2], pixels.shape[-1])
     patches = dense(model, pixels, edit_of(method), vectors)
     return torch.unflatten(patches @ vectors.mT, 1, model.image_tower.grid(size)).movedim(-1, 1)
@@ -249,7 +263,7 @@ def _alike(model: Bundle, photo: NDArray[np.uint8], like: tuple[int, int], metho
     return lambda pixels: torch.einsum("bdhw,d->bhw", features(pixels), wanted)[:, None]
 
 
-def _refined(photo: NDArray[np.uint8], found: Grid) -> Grid:
+def refined(photo: NDArray[np.uint8], found: Grid) -> Grid:
     """Maps refined by the photo's pixels."""
     small = plots.shown(photo, REFINED)
     size = (small.shape[0], small.shape[1])

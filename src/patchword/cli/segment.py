@@ -1,0 +1,164 @@
+"""segment: which label each pixel of an image has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from patchword.cli.held import Source
+from patchword.cli.inputs import expand, load
+from patchword.cli.options import (
+    EMBEDDED,
+    DenseMethodOption,
+    DeviceOption,
+    DtypeOption,
+    ImagesArgument,
+    JsonOption,
+    MaxPixelsOption,
+    ModelOption,
+    PictureOption,
+    RefineOption,
+    ShortSideOption,
+    SquashOption,
+    StretchOption,
+    StrideOption,
+    TemplateOption,
+    WindowOption,
+)
+from patchword.cli.output import (
+    emit,
+    finish,
+    good,
+    notes,
+    one_by_one,
+    print_saved,
+    progress,
+    screen,
+    titled,
+    wrong,
+)
+from patchword.cli.pictures import pictures
+from patchword.cli.texts import read_list
+from patchword.errors import ImageError
+from patchword.show.percent import share
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from patchword.where.segment import Segmentation
+
+
+def segment(
+    images: ImagesArgument,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--labels",
+            "-l",
+            metavar="LABELS",
+            help="Separated by commas, synonyms by |: “cat, dog|puppy”; repeat for more. @FILE "
+            "reads one label per line.",
+        ),
+    ] = None,
+    background: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORDS",
+            help="Words for what no label fits, separated by commas; by default “background”; "
+            "none: every pixel gets a label.",
+        ),
+    ] = None,
+    template: TemplateOption = None,
+    method: DenseMethodOption = "auto",
+    window: WindowOption = None,
+    stride: StrideOption = None,
+    short_side: ShortSideOption = None,
+    refine: RefineOption = False,
+    logit_scale: Annotated[
+        float | None,
+        typer.Option(help="What cosines are multiplied by; by default the model's own."),
+    ] = None,
+    threshold: Annotated[
+        float,
+        typer.Option(help="0 to 1: where no label is as probable, there is background."),
+    ] = 0.0,
+    least_area: Annotated[
+        float,
+        typer.Option(help="0 to 1: a label with no larger share of all labels' area is left out."),
+    ] = 0.0,
+    save: PictureOption = None,
+    stretch: StretchOption = False,
+    squash: SquashOption = False,
+    max_pixels: MaxPixelsOption = None,
+    model: ModelOption = EMBEDDED,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Tell which label each pixel of images has.
+
+    --save x.png writes a picture with a legend, and x-map.png, whose pixels are the numbers of the
+    labels in their order, 0 the background.
+    """
+    from patchword.show import plots
+
+    files, names = expand(images), read_list(labels, split=True)
+    if not names:
+        wrong('give labels: --labels "cat, dog"')
+    words = read_list(background, split=True)
+    others = None if background is None else [] if words == ["none"] else words
+    targets = pictures(files, save, "segments")
+    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+
+    def run(source: Source) -> Segmentation:
+        with progress("windows") as advance:
+            return bundle.segment(
+                source, names, others, read_list(template) or None, method, logit_scale, threshold,
+                least_area, None, window, stride, short_side, refine, advance,
+            )  # fmt: skip
+
+    failed: list[ImageError] = []
+    each = one_by_one(files, run)
+    for name, found in good(each, len(files), "segment", failed, as_json):
+        if as_json:
+            emit({"image": str(name), "method": found.method, "labels": list(records(found))})
+        else:
+            screen().print(shares_table(str(name) if len(files) > 1 else "", found))
+        if save:
+            target = targets[name]
+            plots.save(found.picture(titled(bundle, Path(str(name)).name)), target)
+            numbers = target.with_name(f"{target.stem}-map.png")
+            found.save_map(numbers)
+            print_saved(target)
+            notes().print(f"wrote {numbers}, in each pixel the number of its label")
+    finish(failed, len(files) - len(failed))
+
+
+def records(found: Segmentation) -> Iterator[dict[str, Any]]:
+    """The background, then each label, with its mask where it has pixels."""
+    masks = found.rle()
+    for each in found.shares:
+        yield {
+            "label": each.label,
+            "share": each.share,
+            "probability": each.probability,
+            "segmentation": masks.get(each.label),
+        }
+
+
+def shares_table(name: str, found: Segmentation) -> Table:
+    """A row per label, the largest first, the background last."""
+    numbers = ("share", "mean probability")
+    out = table(name or "label", *numbers, right=numbers)
+    background, *labels = found.shares
+    for each in [*sorted(labels, key=lambda each: -each.share), background]:
+        sure = "" if each.probability is None else share(each.probability)
+        out.add_row(each.label, share(each.share) if each.share else "none", sure)
+    return out
+
+
+COMMANDS = (segment,)
