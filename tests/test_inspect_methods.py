@@ -1,4 +1,4 @@
-"""Methods that need no good photos, or words: against formulas in float64."""
+"""Methods that need no good photos, words, or one golden photo: against formulas in float64."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,13 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 import patchword
-from patchword.errors import ScopeWarning, UnsupportedError
+from patchword.errors import ImageWarning, ScopeWarning, UnsupportedError
 from patchword.inspect.features import window
 from patchword.inspect.mutual import Mutual, alike, mutual_scores, neighbourhood, quarters
 from patchword.inspect.prompts import BAD, GOOD, TEMPLATES, sentences
 from patchword.inspect.protocol import View
+from patchword.inspect.reference import Reference, middle, unlike_around
+from patchword.inspect.registration import Motion, register
 from patchword.inspect.winclip import WinCLIP, prototypes
 from patchword.inspect.windows import sliding
 
@@ -146,6 +148,90 @@ def test_a_photo_of_several_tiles_has_the_score_of_the_worst(model) -> None:
     )
 
 
+def board(seed: int, height: int = 200, width: int = 240) -> np.ndarray:
+    """Lines of a few pixels, as of a circuit."""
+    rng = np.random.default_rng(seed)
+    out = np.zeros((height, width, 3), np.uint8)
+    for _ in range(25):
+        y, x, long = rng.integers(0, height), rng.integers(0, width), rng.integers(20, 120)
+        if rng.random() < 0.5:
+            out[y : y + 5, x : x + long] = 230
+        else:
+            out[y : y + long, x : x + 5] = 230
+    return out
+
+
+@pytest.mark.parametrize(
+    "motion", [Motion(), Motion(0, 0.05, -0.1), Motion(1.2, -0.02, 0.03), Motion(-2.9, 0.01, 0)]
+)
+def test_a_motion_is_found_again(motion: Motion) -> None:
+    photo = board(3)
+    found = register(photo, motion.apply(photo))
+    assert found.turn == pytest.approx(motion.turn, abs=0.15)
+    assert found.down == pytest.approx(motion.down, abs=0.004)
+    assert found.right == pytest.approx(motion.right, abs=0.004)
+    if motion == Motion():
+        assert found == motion
+
+
+def test_photos_of_other_things_are_not_moved() -> None:
+    plain = np.full((60, 80, 3), 120, np.uint8)
+    assert register(plain, plain) == Motion()
+    assert register(plain, board(1, 60, 80)) == Motion()
+
+
+def test_values_are_those_of_the_most_like_place_around() -> None:
+    rng = torch.manual_seed(2)
+    rows, golden = (F.normalize(torch.randn(4, 5, 7, generator=rng), dim=-1) for _ in range(2))
+    for radius in (0, 1, 9):
+        found = unlike_around(rows, golden, radius)
+        for y in range(4):
+            for x in range(5):
+                near = golden[max(y - radius, 0) : y + radius + 1, max(x - radius, 0) :][
+                    :, : min(x, radius) + radius + 1
+                ]
+                best = (near.double() @ rows[y, x].double()).max()
+                assert_close(found[y, x].double(), 1 - best, rtol=0, atol=1e-6)
+
+
+def test_what_a_golden_photo_lacks_is_found_where_it_is(model) -> None:
+    """Also on a photo that lies elsewhere; a margin that the golden one does not show is good."""
+    golden = board(5)
+    bad = golden.copy()
+    bad[120:132, 60:72] = 160
+    method = Reference(view=View(layers=(0,)))
+    state = method.fit(model, [golden])
+    assert middle(model) == (2,)
+    (same,) = method.score(model, state, [golden])
+    assert same.score == pytest.approx(0, abs=1e-6)
+    moved = Motion(1.0, 0.04, -0.06)
+    with pytest.warns(ImageWarning, match=r"\d+% of photo 2 lies outside of the golden photo"):
+        still, found = method.score(model, state, [bad, moved.apply(bad)])
+    place = np.unravel_index(still.grid.argmax(), still.grid.shape)
+    assert (place[0], place[1]) == (126 * 12 // 200, 66 * 12 // 240)
+    square = np.zeros(golden.shape, np.uint8)
+    square[120:132, 60:72] = 255
+    there = moved.apply(square)[..., 0] > 128
+    rows, columns = np.nonzero(there)
+    place = np.unravel_index(found.grid.argmax(), found.grid.shape)
+    assert abs(place[0] - int(rows.mean() * 12 / 200)) <= 1  # in a patch of the mark or beside it
+    assert abs(place[1] - int(columns.mean() * 12 / 240)) <= 1
+    assert (found.grid[:, -1] == 0).all()  # what the golden photo does not show
+    fixed = Reference(view=View(layers=(0,)), align=False)
+    (loose,) = fixed.score(model, state, [moved.apply(bad)])
+    assert loose.score > 2 * found.score or loose.grid[:, -1].max() > 0
+
+
+def test_golden_photos_of_another_size_and_several(model) -> None:
+    golden, other = board(5), board(6)
+    method = Reference()
+    state = method.fit(model, [other, golden])
+    (found,) = method.score(model, state, [golden])  # the one that is alike counts
+    assert found.score == pytest.approx(0, abs=1e-6)
+    with pytest.warns(ImageWarning, match="240 x 150 px and the golden photo 240 x 200"):
+        list(method.score(model, method.fit(model, [golden]), [board(5, 150, 240)]))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -172,3 +258,12 @@ def test_wrong_options_of_winclip(options: dict[str, object], said: str) -> None
 def test_wrong_options_of_mutual(options: dict[str, object], said: str) -> None:
     with pytest.raises(UnsupportedError, match=said):
         Mutual(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"radius": -1}, "0 or more patches"), ({"turn": 90.0}, "0 to 45 degrees")],
+)
+def test_wrong_options_of_reference(options: dict[str, object], said: str) -> None:
+    with pytest.raises(UnsupportedError, match=said):
+        Reference(**options)

@@ -1,0 +1,129 @@
+"""Place by place against a golden photo: what is there another thing than here is a defect."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from patchword.bundle import Bundle
+from patchword.errors import ImageWarning, UnsupportedError
+from patchword.images.preprocess import resize
+from patchword.inspect.features import Patches, patches_each
+from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, Progress, State, View
+from patchword.inspect.registration import Motion, register
+from patchword.inspect.scores import top_share
+
+SIDES = 0.02  # by which proportions may differ before it is said
+MARGIN = 0.05  # of the photo that may lie outside of the golden one before it is said
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One golden photo, or a few, of the same thing in the same place. Each is moved to lie on the
+    photo; a patch's value is 1 - cosine with the most like of the golden patches around its own
+    place, the photo's score the mean of the top 1%. What no golden photo shows, at a margin, counts
+    as good. Without layers in the view: the block in the middle of a ViT, which still sees detail;
+    of another tower the last.
+
+    radius  how many patches around: 1 looks at 3 x 3 places
+    align   whether the golden photo is moved; else it lies on the photo as it is
+    turn    degrees up to which it is turned
+    """
+
+    name: ClassVar[str] = "reference"
+    needs: ClassVar[Needs] = Needs()
+
+    view: View = WHOLE
+    radius: int = 1
+    align: bool = True
+    turn: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.radius < 0:
+            raise UnsupportedError(f"radius is {self.radius!r}; it is 0 or more patches")
+        if not 0 <= self.turn <= 45:
+            raise UnsupportedError(f"turn is {self.turn!r}; it is 0 to 45 degrees")
+
+    def fit(self, model: Bundle, good: Iterable[RGB], progress: Progress | None = None) -> State:
+        """The photos themselves (H, W, 3)."""
+        photos = enumerate(good)
+        return {f"photo.{n}": torch.from_numpy(np.ascontiguousarray(each)) for n, each in photos}
+
+    def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
+        """Warns of a photo whose proportions are others, and of one that is moved by much."""
+        golden = [state[name].numpy() for name in sorted(state)]
+        view = self.view if self.view.layers else replace(self.view, layers=middle(model))
+        for number, photo in enumerate(photos, 1):
+            beside = [self._laid(model, each, photo, f"photo {number}") for each in golden]
+            seen, *known = patches_each(model, [photo, *(each for each, _ in beside)], view)
+            shown = [motion for _, motion in beside]
+            grid = self._values(seen, known, shown)
+            yield Finding(top_share(grid), grid.numpy(), seen.geometry)
+
+    def _laid(self, model: Bundle, golden: RGB, photo: RGB, name: str) -> tuple[RGB, Motion]:
+        """A golden photo at the photo's size, moved to lie on it, and how."""
+        height, width = photo.shape[:2]
+        factor = (height * golden.shape[1]) / (width * golden.shape[0])
+        if abs(factor - 1) > SIDES:
+            warnings.warn(
+                f"{name} is {width} x {height} px and the golden photo {golden.shape[1]} x "
+                f"{golden.shape[0]}: it is stretched to the same size, and places may not agree",
+                ImageWarning,
+                stacklevel=3,
+            )
+        if golden.shape != photo.shape:
+            golden = resize(golden, (height, width), model.preprocess.config)
+        motion = register(golden, photo, self.turn) if self.align else Motion()
+        outside = 1 - float(motion.covered(height, width).mean())
+        if outside > MARGIN:
+            warnings.warn(
+                f"{outside:.0%} of {name} lies outside of the golden photo and is not compared",
+                ImageWarning,
+                stacklevel=3,
+            )
+        return motion.apply(golden), motion
+
+    def _values(self, seen: Patches, known: list[Patches], shown: list[Motion]) -> Tensor:
+        """(h, w): of each place the least over the golden photos that show it."""
+        rows = F.normalize(seen.values.permute(1, 2, 0, 3).flatten(2), dim=-1)
+        size = (rows.shape[0], rows.shape[1])
+        found = torch.full(size, torch.inf)
+        for each, motion in zip(known, shown, strict=True):
+            golden = F.normalize(each.values.permute(1, 2, 0, 3).flatten(2), dim=-1)
+            values = unlike_around(rows, golden, self.radius)
+            covered = torch.from_numpy(motion.covered(*seen.geometry.source)).float()
+            whole = F.adaptive_avg_pool2d(covered[None, None], size)[0, 0] > 0.999
+            found = torch.where(whole, torch.minimum(found, values), found)
+        return found.masked_fill(found.isinf(), 0)
+
+
+def middle(model: Bundle) -> tuple[int, ...]:
+    """The block in the middle of a ViT; none of another tower."""
+    tower = model.image_tower
+    depth = len(tower.layer_names)
+    return (max(depth // 2, 1) - 1,) if tower.attention_layers == tower.layer_names else ()
+
+
+def unlike_around(rows: Tensor, golden: Tensor, radius: int) -> Tensor:
+    """1 - cosine of unit vectors (h, w, D) with the most like of golden ones (h, w, D) at most
+    `radius` rows and columns away: (h, w)."""
+    height, width = rows.shape[:2]
+    best = torch.full((height, width), -torch.inf)
+    for down in range(-radius, radius + 1):
+        for right in range(-radius, radius + 1):
+            top, left = max(-down, 0), max(-right, 0)
+            bottom, end = height - max(down, 0), width - max(right, 0)
+            if bottom <= top or end <= left:
+                continue
+            here = rows[top:bottom, left:end]
+            there = golden[top + down : bottom + down, left + right : end + right]
+            part = best[top:bottom, left:end]
+            torch.maximum(part, (here * there).sum(dim=-1), out=part)
+    return (1 - best).clamp_min(0)
