@@ -96,13 +96,13 @@ def test_what_is_not_known_is_told_once(recwarn: pytest.WarningsRecorder) -> Non
     assert first.startswith("demo-blip does not know dog. It knows wafers, coloured shapes")
     assert second.startswith("2 of 3 images look unlike what demo-blip was trained on: ")
     recwarn.clear()
-    model.ask(PHOTO, "what defect?")
+    model.ask(PHOTO, "what is wafer?")
     model.caption([PHOTO])
     model.match(PHOTO, "a wafer")
     starts = [message.split(":")[0] for message in told(recwarn)]
     unlike = "1 of 1 images looks unlike what demo-blip was trained on"
     assert starts[1:] == [unlike] * 3
-    assert starts[0].startswith("demo-blip was not trained on questions like 'what defect?'")
+    assert starts[0].startswith("demo-blip was not trained on questions like 'what is wafer?'")
 
 
 def test_an_index_of_other_photos_is_told(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -35,7 +35,8 @@ CLOTHING_QUESTION = "what is this?"
 K = 96  # directions of a domain
 SCENES, NEW_SCENES = (5, 3000), (6, 1000)  # seed and count
 SCENE_SHARE, CLOTHING_SHARE = 0.99, 0.85  # of held-out images that are inside
-SLOTS = dict.fromkeys((*COLOURS, *FILMS), "colour") | dict.fromkeys(SHAPES, "shape")
+# In braces, for "what colour is the shape?" is another question than that of a circle's.
+SLOTS = dict.fromkeys((*COLOURS, *FILMS), "{colour}") | dict.fromkeys(SHAPES, "{shape}")
 ARTICLES = {"an": "a"}
 
 Rows = NDArray[np.float32]

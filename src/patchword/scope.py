@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from patchword.errors import ImageError, ScopeWarning
 
 SHOWN = 3  # items that a warning names
 WORD = re.compile(r"[^\W_]+")
+BEFORE_VOWEL = re.compile(r"\ba (?=[aeiou])")
 
 I = TypeVar("I")  # noqa: E741  # an image
 R = TypeVar("R")  # what was made of it
@@ -50,6 +51,26 @@ class Domain:
         return (1 - inside / np.maximum(whole, 1e-12)) / self.limit  # type: ignore[no-any-return]
 
 
+class Rewording(NamedTuple):
+    """A rule: questions that mean the same as a known one.
+
+    pattern   of the whole question, words that each end in a space
+    known     what is asked instead, with {names} of the pattern's groups
+    opposite  True if yes and no change places
+    """
+
+    pattern: re.Pattern[str]
+    known: str
+    opposite: bool
+
+
+class Understood(NamedTuple):
+    """The known question that is asked in the place of another one; see `Rewording`."""
+
+    question: str
+    opposite: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Scope:
     """What a model was trained on.
@@ -59,6 +80,8 @@ class Scope:
     words      every word of its training texts, in lower case
     questions  the forms of its questions, each with an example; none for a model that answers none
     slots      words that stand for each other in a question, by the name of their kind
+    substitutions  made in the words of an unknown question, in this order, before
+    rewordings     say which known question it is
     """
 
     knows: str
@@ -66,6 +89,8 @@ class Scope:
     words: frozenset[str]
     questions: Mapping[str, str]
     slots: Mapping[str, str]
+    substitutions: tuple[tuple[re.Pattern[str], str], ...] = ()
+    rewordings: tuple[Rewording, ...] = ()
 
     def novelty(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
         """How unlike the training images each unit vector (N, D) is, (N,): above 1 it is outside
@@ -83,6 +108,23 @@ class Scope:
         differ in nothing but, say, a colour."""
         words = WORD.findall(question.lower())
         return " ".join(self.slots.get(word, word) for word in words)
+
+    def known(self, question: str) -> bool:
+        """True if a question is one of those of the training, but for its colours and shapes."""
+        return self.form(question) in self.questions and not self.unknown([question])
+
+    def understood(self, question: str) -> Understood | None:
+        """The known question that means the same; None where no rule says so."""
+        words = " ".join(WORD.findall(question.lower()))
+        for pattern, words_instead in self.substitutions:
+            words = pattern.sub(words_instead, words)
+        for rule in self.rewordings:
+            if found := rule.pattern.fullmatch(words + " "):
+                asked = rule.known.format(**found.groupdict())
+                asked = BEFORE_VOWEL.sub("an ", asked)
+                if self.known(asked):
+                    return Understood(asked, rule.opposite)
+        return None
 
     def nearest(self, question: str) -> str:
         """The example of the known form that is most like a question."""
@@ -105,18 +147,32 @@ class Check:
         if unknown := self.scope.unknown(texts):
             self._warn(f"{self.name} does not know {_listed(unknown)}")
 
-    def questions(self, questions: Sequence[str]) -> None:
-        """Warn of words, or else of questions, that the model does not know."""
-        self.texts(questions)
+    def questions(
+        self, questions: Sequence[str], answers: Sequence[str] | None = None
+    ) -> list[Understood]:
+        """What is asked of the model: known questions that mean the same, where rules say so; else
+        the questions as they are, with a warning of words, or of questions, that it does not know.
+
+        answers: to choose from, if any; yes and no can only change places where they are both."""
+        asked = [Understood(question, False) for question in questions]
         if self.scope is None or not self.scope.questions:
-            return
-        for question in questions:
-            known = self.scope.form(question) in self.scope.questions
-            if not (known or self.scope.unknown([question])):
-                self._warn(
-                    f"{self.name} was not trained on questions like {question!r}, but on such as "
-                    f"{self.scope.nearest(question)!r}"
-                )
+            self.texts(questions)
+            return asked
+        both = answers is None or {answer.strip().lower() for answer in answers} == {"yes", "no"}
+        for number, question in enumerate(questions):
+            if self.scope.known(question):
+                continue
+            found = self.scope.understood(question)
+            if found is not None and (both or not found.opposite):
+                asked[number] = found
+                continue
+            unknown = self.scope.unknown([question])
+            words = f" (the words {_listed(unknown)} are unknown to it)" if unknown else ""
+            self._warn(
+                f"{self.name} was not trained on questions like {question!r}{words}, but on such "
+                f"as {self.scope.nearest(question)!r}"
+            )
+        return asked
 
     def vectors(self, vectors: NDArray[np.floating]) -> None:
         """Unit vectors (N, D) of the next images."""

@@ -4,13 +4,14 @@ in scope.json, means and bases of its images' vectors in scope.safetensors."""
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import safetensors.numpy
 
 from patchword.atomic_write import replacing, write
 from patchword.errors import CheckpointError
-from patchword.scope import Domain, Scope
+from patchword.scope import Domain, Rewording, Scope
 
 TEXT_FILE, VECTOR_FILE = "scope.json", "scope.safetensors"
 
@@ -33,8 +34,16 @@ def read(folder: Path) -> Scope | None:
             frozenset(stated["words"]),
             dict(stated["questions"]),
             dict(stated["slots"]),
+            tuple((re.compile(of), to) for of, to in stated.get("substitutions", ())),
+            tuple(
+                Rewording(re.compile(pattern), known, bool(opposite))
+                for pattern, known, opposite in stated.get("rewordings", ())
+            ),
         )
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (
+        *(OSError, ValueError, KeyError, TypeError),
+        *(re.error, safetensors.SafetensorError),
+    ) as error:
         raise CheckpointError(
             f"{folder / TEXT_FILE} and {VECTOR_FILE} do not state the scope of a model ({error}); "
             "take both from where the model came from, or delete both"
@@ -58,5 +67,7 @@ def save(scope: Scope | None, folder: Path) -> None:
         "words": sorted(scope.words),
         "questions": dict(sorted(scope.questions.items())),
         "slots": dict(sorted(scope.slots.items())),
+        "substitutions": [[pattern.pattern, to] for pattern, to in scope.substitutions],
+        "rewordings": [[rule.pattern.pattern, *rule[1:]] for rule in scope.rewordings],
     }
     write(folder / TEXT_FILE, json.dumps(stated, indent=1, ensure_ascii=False) + "\n")

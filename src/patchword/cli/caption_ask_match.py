@@ -39,6 +39,7 @@ from patchword.cli.output import (
     emit,
     finish,
     good,
+    notes,
     screen,
     warnings_said,
     wrong,
@@ -215,11 +216,11 @@ def ask(
     written = GenerationOptions(beams=beams, max_length=max_length)
     each = ask_each(bundle, files, questions, given, shortlist, None if given else written)
     for name, found in good(each, len(files), "ask", failed, as_json):
+        if not results:
+            _note_understood(questions, found)
         results.append((name, found))
-        for question, one in zip(questions, found, strict=True) if as_json else ():
-            record = {"image": str(name), "question": question, **_written(one, "answer")}
-            record["probability"] = one.probability
-            emit(record | ({"answers": [_choice(c) for c in one.ranking]} if given else {}))
+        if as_json:
+            _emit_answers(str(name), questions, found)
     if results and not as_json:
         screen().print(answers_table(questions, results))
     if results and save:
@@ -285,6 +286,22 @@ def match(
 def _written(found: Caption, kind: str) -> dict[str, Any]:
     said = list(found.token_log_probabilities)
     return {kind: found.text, "log_probability": found.log_probability, "tokens": said}
+
+
+def _note_understood(questions: list[str], found: list[Answer]) -> None:
+    """Say which questions were asked in the words of the model's training."""
+    for question, one in zip(questions, found, strict=True):
+        if one.understood:
+            notes().print(f"{question!r} was asked as {one.understood!r}")
+
+
+def _emit_answers(image: str, questions: list[str], found: list[Answer]) -> None:
+    """A record for each question about an image."""
+    for question, one in zip(questions, found, strict=True):
+        record = {"image": image, "question": question, **_written(one, "answer")}
+        record["probability"] = one.probability
+        record |= {"understood": one.understood} if one.understood else {}
+        emit(record | ({"answers": [_choice(c) for c in one.ranking]} if one.ranking else {}))
 
 
 def _choice(found: Choice) -> dict[str, Any]:

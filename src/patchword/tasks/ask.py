@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import overload
 
 import numpy as np
@@ -17,10 +17,11 @@ from patchword.images.one_or_many import Images, is_one
 from patchword.models.generate import GenerationOptions
 from patchword.models.protocols import Writer
 from patchword.options import at_least
-from patchword.scope import Check
+from patchword.scope import Check, Understood
 from patchword.tasks.caption import Caption, longest, packed, seen
 
 MAX_LENGTH = 10  # ids; salesforce/BLIP, models/blip_vqa.py
+OPPOSITE = {"yes": "no", "no": "yes"}
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,15 @@ class Choice:
 @dataclass(frozen=True)
 class Answer(Caption):
     """A generated answer, with its probabilities as in a `Caption`; or the best of the candidates,
-    with all that were scored, best first, in `ranking`."""
+    with all that were scored, best first, in `ranking`.
+
+    understood: the question that the model was asked instead, one of those of its training that
+    means the same (see `Scope.understood`); empty where it was asked as it is. If it means the
+    opposite, yes and no have changed places here.
+    """
 
     ranking: tuple[Choice, ...] = field(default=(), repr=False)
+    understood: str = field(default="", repr=False)
 
 
 @overload
@@ -136,12 +143,14 @@ def ask_each(
     text = model.config.text
     assert text is not None
     check = Check(model.scope, model.name)
-    check.questions(questions)
-    ids = _ids(model, "question", questions, text.context)
+    _check_list("question", questions)
+    asked = check.questions(questions, answers)
+    ids = _ids(model, "question", [each.question for each in asked], text.context)
     if answers is not None:
         if options is not None:
             raise UnsupportedError("options are of answers that are written; leave out either")
-        return _ranked(model, network, check, images, ids, answers, batch_size, shortlist)
+        ranked = _ranked(model, network, check, images, ids, answers, batch_size, shortlist)
+        return _said(ranked, questions, asked)
     if shortlist is not None:
         raise UnsupportedError("shortlist is of answers to choose from, and there are none")
     search = options or GenerationOptions(max_length=longest(model, MAX_LENGTH))
@@ -154,10 +163,43 @@ def ask_each(
         return torch.unflatten(rows, 0, (len(pixels), len(ids), -1))
 
     found = check.each(model.run_each(images, run, batch_size))
-    return (
+    written = (
         (image, rows if isinstance(rows, ImageError) else [Answer.read(model, r, 1) for r in rows])
         for image, rows in found
     )
+    return _said(written, questions, asked)
+
+
+def _said(
+    found: Iterable[tuple[ImageLike, list[Answer] | ImageError]],
+    questions: Sequence[str],
+    asked: Sequence[Understood],
+) -> Iterator[tuple[ImageLike, list[Answer] | ImageError]]:
+    """Answers to what was asked as answers to the questions."""
+    for image, answers in found:
+        if isinstance(answers, ImageError):
+            yield image, answers
+            continue
+        yield (
+            image,
+            [
+                answer if each.question == question else _answering(answer, each)
+                for answer, question, each in zip(answers, questions, asked, strict=True)
+            ],
+        )
+
+
+def _answering(answer: Answer, asked: Understood) -> Answer:
+    """An answer to what was asked as one to the question that it stands for."""
+    answer = replace(
+        answer,
+        understood=asked.question,
+        others=tuple(_answering(other, asked) for other in answer.others),
+    )
+    if not asked.opposite:
+        return answer
+    ranking = tuple(replace(c, text=OPPOSITE.get(c.text, c.text)) for c in answer.ranking)
+    return replace(answer, text=OPPOSITE.get(answer.text, answer.text), ranking=ranking)
 
 
 def answerer(model: Bundle) -> Writer:
@@ -224,8 +266,7 @@ def _best(row: Vector, answers: Sequence[str], lengths: Sequence[int]) -> Answer
 
 def _ids(model: Bundle, kind: str, texts: Sequence[str], context: int) -> Tensor:
     """Ids (N, L) of questions or answers, whole. Raises UnsupportedError where that cannot be."""
-    if isinstance(texts, str) or not texts:
-        raise UnsupportedError(f"{kind}s must be a list of one or more: {texts!r}")
+    _check_list(kind, texts)
     tokenizer = model.reader()
     rows = tokenizer.rows(texts)
     for number, (text, row) in enumerate(zip(texts, rows, strict=True), start=1):
@@ -237,6 +278,12 @@ def _ids(model: Bundle, kind: str, texts: Sequence[str], context: int) -> Tensor
                 f"{context}; shorten it: {text[:60]!r}..."
             )
     return torch.from_numpy(tokenizer.pad(rows)).to(model.device)
+
+
+def _check_list(kind: str, texts: Sequence[str]) -> None:
+    """Raise UnsupportedError for what is not a list of one or more."""
+    if isinstance(texts, str) or not texts:
+        raise UnsupportedError(f"{kind}s must be a list of one or more: {texts!r}")
 
 
 def _check_distinct(answers: Sequence[str], ids: Tensor) -> None:

@@ -1,0 +1,134 @@
+"""Other wordings of the questions that demo-blip knows are answered as those, or warned of."""
+
+import json
+import re
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ran import Run, run  # noqa: F401
+
+import patchword
+from patchword import CheckpointError, ScopeWarning
+from patchword.checkpoints import scope_files
+from patchword.scope import Scope
+
+ASSETS = Path(patchword.__file__).parent / "assets"
+WAFER = str(ASSETS / "samples" / "wafers" / "scratch-1.jpg")
+PERFECT = str(ASSETS / "samples" / "wafers" / "perfect-1.jpg")
+LISTS = Path(__file__).parents[1] / "benchmarks"
+FILL = {"a": "orange circle", "b": "blue star", "colour": "orange", "shape": "circle"}
+
+
+@pytest.fixture(scope="module")
+def scope() -> Scope:
+    found = scope_files.read(ASSETS / "demo-blip")
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def model() -> patchword.Model:
+    return patchword.load("demo-blip")
+
+
+def listed(name: str) -> list[tuple[str, str, bool]]:
+    """(known question or "-", wording, whether it is answered the other way round)."""
+    known, out = "", []
+    for line in (LISTS / name).read_text().splitlines():
+        if not line.startswith(("#", " ")):
+            known = line
+        elif line.startswith(" "):
+            slots = {**FILL, "a": "an orange circle"} if "is there {a}" in known else FILL
+            text = line.strip()
+            out.append(
+                (known.format(**slots), text.removeprefix("!").format(**slots), text[0] == "!")
+            )
+    return out
+
+
+def test_a_rule_never_takes_a_question_for_another_one(scope: Scope) -> None:
+    understood = 0
+    for name in ("questions.txt", "questions_others.txt"):
+        for known, wording, opposite in listed(name):
+            taken = (wording, False) if scope.known(wording) else scope.understood(wording)
+            if known == "-":
+                assert taken is None, wording
+            elif taken is not None and not scope.known(wording):
+                assert taken == (known, opposite), wording
+                understood += 1
+    assert understood >= 200
+
+
+def test_what_only_looks_like_a_known_form(scope: Scope) -> None:
+    assert scope.known("Is there an orange ring?")
+    for question in ("is there a red shape?", "what colour is the shape?", "where is the shape?"):
+        assert not scope.known(question)
+
+
+def test_answers(model: patchword.Model) -> None:
+    """The rows that a person tried: each answered as if it had been asked as the model knows it."""
+    asked = {
+        "is there a defect?": "yes",
+        "is this wafer good?": "no",
+        "what defect?": "scratch",
+        "Does the wafer have a defect?": "yes",
+        "What colour is the wafer?": "",
+        "what color is it?": "",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScopeWarning)
+        found = model.ask(WAFER, list(asked))
+    assert [answer.text for answer in found[:4]] == list(asked.values())[:4]
+    assert found[4].text == found[5].text
+    assert found[0].understood == "is the wafer perfect?"
+    assert found[4].understood == ""
+    plain = model.ask(WAFER, "is the wafer perfect?")
+    assert (plain.text, plain.log_probability) == ("no", found[0].log_probability)
+    assert model.ask(PERFECT, "is there a defect?").text == "no"
+
+
+def test_chosen_answers_change_places(model: patchword.Model) -> None:
+    plain = model.ask(WAFER, "is the wafer perfect?", ["yes", "no"])
+    turned = model.ask(WAFER, "is there a defect?", ["yes", "no"])
+    assert (plain.text, turned.text) == ("no", "yes")
+    assert [c.probability for c in turned.ranking] == [c.probability for c in plain.ranking]
+    assert [c.text for c in turned.ranking] == ["yes", "no"]
+    with pytest.warns(ScopeWarning, match="not trained on questions like 'is there a defect"):
+        other = model.ask(WAFER, "is there a defect?", ["scratch", "stain"])
+    assert other.understood == ""
+
+
+def test_what_is_not_understood_is_warned_of(model: patchword.Model) -> None:
+    with pytest.warns(ScopeWarning) as told:
+        model.ask(WAFER, ["isn't the wafer perfect?", "is there a dog?"])
+    first, second = (str(one.message) for one in told)
+    assert 'not trained on questions like "isn\'t the wafer perfect?"' in first
+    assert "(the words dog are unknown to it)" in second
+    assert "but on such as 'is there a" in second
+
+
+def test_command(run: Run) -> None:  # noqa: F811
+    done = run("ask", WAFER, "is there a defect?", "is the wafer perfect?", "--json")
+    assert [r.get("understood") for r in done.records] == ["is the wafer perfect?", None]
+    assert [r["answer"] for r in done.records] == ["yes", "no"]
+    assert "'is there a defect?' was asked as 'is the wafer perfect?'" in done.err
+
+
+def test_rules_are_kept_and_damaged_ones_refused(scope: Scope, tmp_path: Path) -> None:
+    scope_files.save(scope, tmp_path)
+    again = scope_files.read(tmp_path)
+    assert again is not None
+    assert again.rewordings == scope.rewordings
+    assert again.substitutions == scope.substitutions
+    shutil.copytree(ASSETS / "demo-blip", tmp_path / "model")
+    stated = json.loads((tmp_path / "model" / "scope.json").read_text())
+    stated["rewordings"][0][0] = "("
+    (tmp_path / "model" / "scope.json").write_text(json.dumps(stated))
+    with pytest.raises(CheckpointError, match="do not state the scope"):
+        patchword.load(tmp_path / "model")
+    bare = replace(scope, rewordings=(), substitutions=())
+    assert bare.understood("is there a defect?") is None
+    assert re.search("wafer", scope.nearest("is the wafer ok?"))
