@@ -353,6 +353,6 @@ def test_broken_and_missing_configurations(hf: Path, vit: Path) -> None:
     (hf / "config.json").write_text("{")
     fails(hf, "config.json is not readable JSON")
     (hf / "config.json").unlink()
-    fails(hf, "config.json, which states its heads and activation, is missing")
+    fails(hf, "config.json, with its heads and activation, is missing")
     (vit / "config.json").unlink()
     fails(vit, "config.json, which names its architecture, is missing")

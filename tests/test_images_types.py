@@ -66,7 +66,7 @@ def test_grey_tensors() -> None:
     [
         (torch.zeros(3, 8, 3), "<tensor 3x8x3>: shape .* may come first or last"),
         (torch.zeros(5, 8, 9), "<tensor 5x8x9>: shape"),
-        (torch.randn(3, 8, 9) * 3, "no range is stated: scale them to 0..1, or stretch"),
+        (torch.randn(3, 8, 9) * 3, "the file gives no range: scale them to 0..1, or stretch"),
         (torch.zeros(3, 8, 9, dtype=torch.int64), "int64 array: convert it to uint8"),
         (io.StringIO("x"), "a file of text; open it with mode"),
         (io.BytesIO(), "empty: 0 bytes"),

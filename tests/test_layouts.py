@@ -422,7 +422,9 @@ def test_modelscope(modelscope: ModelScope, clip: Path, pipeline: Path) -> None:
 def test_modelscope_that_has_no_such_model(
     modelscope: ModelScope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(CheckpointError, match=r"modelscope:org/x is not to be had \(The request"):
+    with pytest.raises(
+        CheckpointError, match=r"modelscope:org/x cannot be downloaded \(The request"
+    ):
         patchword.load("modelscope:org/x")
     monkeypatch.setitem(sys.modules, "modelscope", None)
     told = r'modelscope:org/x needs modelscope, which is not installed: pip install "patchword\[m'

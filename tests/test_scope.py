@@ -142,11 +142,11 @@ def test_damaged(tmp_path: Path) -> None:
     good = json.loads((folder / scope_files.TEXT_FILE).read_text())
     for broken in ({}, [], good | {"limits": {"moon": 1}}, good | {"limits": {"scenes": "x"}}):
         (folder / scope_files.TEXT_FILE).write_text(json.dumps(broken))
-        with pytest.raises(patchword.CheckpointError, match="do not state the scope"):
+        with pytest.raises(patchword.CheckpointError, match="are not the scope"):
             patchword.load(folder)
     shutil.copy(folder / "config.json", folder / scope_files.VECTOR_FILE)
     (folder / scope_files.TEXT_FILE).write_text(json.dumps(good))
-    with pytest.raises(patchword.CheckpointError, match="do not state the scope"):
+    with pytest.raises(patchword.CheckpointError, match="are not the scope"):
         patchword.load(folder)
 
 

@@ -1,7 +1,7 @@
 """Checkpoints: any of `formats` -> a Bundle, and a Bundle -> our own format.
 
-Nothing in a checkpoint is ever run, and nothing is loaded that does not fit whole. Here alone
-formats meet networks.
+No code in a checkpoint is ever run, and a checkpoint is loaded whole or not at all. This is the
+only module that uses both formats and networks.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def load(
     ModelScope "modelscope:owner/name", a bucket "s3://..." or "gs://...", or one of the package's
     own, "demo" and "demo-blip".
 
-    device, dtype  where the weights are in memory and of which type, whatever it is in the file;
-                   names or torch's own
+    device, dtype  device and number type of the weights in memory, whatever their type in the
+                   file; as names or torch's own objects
     tokenizer      a file or folder to take it from instead of the checkpoint
     token          for closed repositories of the hub
     image_size     pixels, or (H, W), of the input instead of the checkpoint's own; positions are
@@ -73,9 +73,9 @@ def load(
                    takes the average, as timm does, and says so in a CheckpointWarning
     architecture   of weights of open_clip without open_clip_config.json, by its name there
 
-    Raises CheckpointError when it is missing, of an unknown format, unsafe, or does not fit;
-    TokenizerError when its tokenizer does not fit; UnsupportedError for a device that is not there
-    or a type that is none.
+    Raises CheckpointError for one that is missing, of an unknown format, unsafe, or does not fit;
+    TokenizerError for a tokenizer that does not fit; UnsupportedError for an unknown device or
+    number type.
     """
     where, number = as_device(device), as_dtype(dtype)
     size = None if image_size is None else _sides(image_size)
@@ -87,7 +87,7 @@ def load(
         training_folders.warn_of_others(opened.weights)
     words = _words(opened, tokenizer)
     beside = words.parent if words is not None and words.is_file() else words
-    known = open_clip_names.stated(opened, architecture)
+    known = open_clip_names.architecture_of(opened, architecture)
     files = Files(opened.folder, beside, _pixels(opened), known and known.files)
     names = huggingface.as_saved(opened.tensors, files)
     tensors = {saved: opened.tensors[name] for name, saved in names.items()}
@@ -115,12 +115,11 @@ def load(
 
 
 def _outlined(form: ModuleType, opened: Source, title: str) -> tuple[ModelConfig, nn.Module]:
-    """The config of a checkpoint, with the files that state it, and its network, whose parameters
-    are still to come.
+    """The config of a checkpoint, with the files that it was read from, and its network on the meta
+    device, without weights.
 
-    title: what is known without a file, for errors. Raises CheckpointError for a config that
-    contradicts itself or the tensors.
-    """
+    title: the architecture that is known without a file, for errors. Raises CheckpointError for a
+    config that contradicts itself or the tensors."""
     files = opened.files.anew()  # knows what this format reads
     try:
         config = form.config(opened.tensors, files)
@@ -135,7 +134,7 @@ def _outlined(form: ModuleType, opened: Source, title: str) -> tuple[ModelConfig
 
 
 def _named(source: Any) -> str:
-    """The source as a string. Raises CheckpointError for nothing, which is no checkpoint either."""
+    """The source as a string. Raises CheckpointError for an empty one."""
     if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
         raise CheckpointError(
             f"the model is {source!r}; give a hub id, a folder, a file of weights, or one of the "
@@ -157,7 +156,7 @@ def _sides(size: Any) -> tuple[int, int]:
 def _resized(config: ModelConfig, size: tuple[int, int], name: str) -> ModelConfig:
     """The config with preprocessing to another size that patches divide."""
     if config.vision is None:
-        raise CheckpointError(f"{name} has a text tower only: image_size means nothing to it")
+        raise CheckpointError(f"{name} has a text tower only: image_size does not apply")
     preprocess = at_size(config.preprocess, size)
     patch = config.vision.patch_size
     if min(preprocess.size) < patch or any(side % patch for side in preprocess.size):
@@ -168,13 +167,13 @@ def _resized(config: ModelConfig, size: tuple[int, int], name: str) -> ModelConf
 
 
 def _findable(adapter: str | os.PathLike[str]) -> str:
-    """What names an adapter, so that it is found from anywhere."""
+    """The name of an adapter, as an absolute path if it is one."""
     path = Path(adapter).expanduser()
     return str(path.resolve()) if path.exists() else os.fspath(adapter)
 
 
 def _origin(opened: Source, subfolder: str | None) -> str:
-    """Which file the weights are from, and with which adapter in them."""
+    """The file that the weights were read from, and the adapter that was merged into them."""
     weights = wrappers.described(opened.weights.name, opened.entry)
     if opened.adapter is None:
         return f"{subfolder}/{weights}" if subfolder else weights
@@ -184,9 +183,9 @@ def _origin(opened: Source, subfolder: str | None) -> str:
 
 
 def _words(opened: Source, given: str | os.PathLike[str] | None) -> Path | None:
-    """Where the tokenizer is: as given, else beside the adapter or the weights, else where a
-    diffusion pipeline has that of its folder "text_encoder_2", in "tokenizer_2" next to it; None
-    for nowhere."""
+    """The path of the tokenizer: as given, else beside the adapter or the weights, else in a
+    diffusion pipeline in the folder of that name: "tokenizer_2" for "text_encoder_2"; None without
+    one."""
     if given is not None:
         return Path(given).expanduser()
     pipeline = layouts.companion_path(opened.folder, layouts.WORDS_OF)
@@ -195,8 +194,8 @@ def _words(opened: Source, given: str | os.PathLike[str] | None) -> Path | None:
 
 
 def _pixels(opened: Source) -> Path | None:
-    """Where the image processor's files are, if not beside the weights: beside the adapter, or
-    where a diffusion pipeline has them."""
+    """The folder of the image processor's files, if not that of the weights: the adapter's, or the
+    one in a diffusion pipeline."""
     pipeline = layouts.companion_path(opened.folder, layouts.PIXELS_OF)
     beside = opened.adapter and opened.adapter.parent
     places = [p for p in (beside, opened.folder, pipeline) if p]
@@ -204,7 +203,7 @@ def _pixels(opened: Source) -> Path | None:
 
 
 def _tokenizer(path: Path | None, config: ModelConfig) -> Tokenizer | None:
-    """The tokenizer of that file or folder, for a model that reads or writes."""
+    """The tokenizer of that file or folder, for a model with a text tower or decoder."""
     if config.text_or_decoder is None or path is None:
         return None
     return Tokenizer.from_folder(path, config.text_or_decoder)

@@ -1,5 +1,5 @@
-"""Which modules of a checkpoint's own library the linear layers of a network are: an adapter that
-is trained on the one is then written as an adapter of the other."""
+"""Maps the linear layers of a network to the modules of the checkpoint's own library, so that an
+adapter that is trained on the one can be written as an adapter of the other."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from patchword.checkpoints.places import locate
 from patchword.checkpoints.rules import Fuse, Rename, fit
 from patchword.errors import CheckpointError
 
-Rows = tuple[int, int]  # of our weight: the first, and one past the last
+Rows = tuple[int, int]  # rows of our weight: the first, and one past the last
 
 
 def modules_of(
     source: str, model: Bundle, layers: Iterable[str]
 ) -> dict[str, tuple[tuple[str, Rows], ...]]:
-    """For each of our layers, the modules that it is made of in the checkpoint that `source` names,
-    with their rows of our weight: queries, keys and values are often three.
+    """For each of our layers, the modules of the checkpoint `source` that it consists of, with
+    their rows of our weight: queries, keys and values are often three modules.
 
     model: that checkpoint, loaded. Raises CheckpointError for a layer that peft could not name.
     """

@@ -1,6 +1,6 @@
-"""Which tensors of a base an adapter's modules are.
+"""Maps an adapter's module names to tensors of its base.
 
-An adapter calls modules as the class does that it was trained in. The base's file may have them
+An adapter names modules as the class in which it was trained does. The base's file may have them
 without that class's prefix, or under the names of transformers 4, where 5 has others in memory.
 """
 
@@ -26,7 +26,7 @@ EXTRA = ("bias", "in_proj_bias")
 
 
 class Names:
-    """The base's names for what an adapter changes.
+    """The base's names of the tensors that an adapter changes.
 
     modules: those with matrices. whole: tensors that replace the base's, or that it lacks, which
     must then be of the modules `saved`. Raises CheckpointError where the base has no such module.
@@ -41,8 +41,8 @@ class Names:
         saved: Sequence[str],
     ) -> None:
         self.base, self.where, self.saved = base, where, saved
-        self.cut, self.put = "", ""  # what goes off, and then before, the adapter's names
-        self.before = ""  # what goes before the base's
+        self.cut = self.put = ""  # prefix to remove from, and to add to, the adapter's names
+        self.before = ""  # prefix to add to the base's names
         fitting = [change for change in self._changes(modules) if self._fits(modules, *change)]
         if not fitting:
             lost = [m for m in modules if self._find(m, "", "") is None]

@@ -1,8 +1,8 @@
 """Low-rank adapters (Hu et al. 2022) as peft writes them, merged into the weights that they change.
 
-An adapter is a folder with adapter_config.json and adapter_model.safetensors, or it stands in the
-weights themselves, beside a "base_layer". What is computed is peft's `merge_and_unload`; adapters
-of any other kind are refused by name.
+An adapter is a folder with adapter_config.json and adapter_model.safetensors, or it is inside the
+weights themselves, beside a "base_layer". The computation is that of peft's `merge_and_unload`;
+adapters of any other kind are refused by name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MATRIX = re.compile(
 )
 SAVED = re.compile(r"(.+)\.modules_to_save(?:\.[^.]+)?\.([^.]+)")  # a module that was trained whole
 
-# What names of tensors give away of adapters that are no plain LoRA.
+# Tensor names by which adapters that are no plain LoRA are recognised.
 OTHERS = {
     "lora_magnitude_vector": "DoRA",
     "lora_E": "AdaLoRA",
@@ -50,8 +50,8 @@ OTHERS = {
     "trainable_tokens": "trainable tokens",
 }
 
-# Keys of adapter_config.json that say how it was trained, or that its tensors say themselves. All
-# others that are set change what is computed.
+# Keys of adapter_config.json about its training, or about what its tensors show anyway. All others
+# that are set change the computation.
 TRAINING = frozenset(
     {
         "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
@@ -62,15 +62,15 @@ TRAINING = frozenset(
         "qalora_group_size", "ensure_weight_tying", "runtime_config",
     }
 )  # fmt: skip
-# Ways to begin training that leave the base's weights alone.
+# Initialisations that do not change the base's weights.
 BEGINNINGS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
 class Lora:
-    """What adapter_config.json says of a LoRA."""
+    """The content of a LoRA's adapter_config.json."""
 
-    where: str  # how errors call it
+    where: str  # its name in errors
     base: str | None  # a hub id, or a path on the machine that trained
     revision: str | None
     rank: int
@@ -82,11 +82,11 @@ class Lora:
 
     def scaling(self, module: str, rank: int) -> float:
         """The factor of one product, whose matrices have this rank. Raises CheckpointError when
-        that is not the rank stated."""
-        stated = _pattern(self.rank_pattern, module, self.rank)
-        if stated != rank:
+        that is not the rank in the config."""
+        configured = _pattern(self.rank_pattern, module, self.rank)
+        if configured != rank:
             raise CheckpointError(
-                f"{self.where} gives {module} the rank {stated}, its A has {rank}"
+                f"{self.where} gives {module} the rank {configured}, its A has {rank}"
             )
         alpha: float = _pattern(self.alpha_pattern, module, self.alpha)
         return alpha / math.sqrt(rank) if self.by_root else alpha / rank
@@ -102,17 +102,17 @@ def _pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
 
 def found(folder: Path) -> Path | None:
     """The weights of the adapter of a folder; None where there is none."""
-    stated = (folder / ADAPTER).is_file()
-    files = (folder / name for name in ADAPTER_WEIGHTS if stated)
+    has_config = (folder / ADAPTER).is_file()
+    files = (folder / name for name in ADAPTER_WEIGHTS if has_config)
     return next((file for file in files if file.is_file()), None)
 
 
 def read(folder: Path) -> Lora:
-    """What the adapter of a folder is. Raises CheckpointError for one that is no plain LoRA."""
-    return stated(Files(folder)[ADAPTER], str(folder / ADAPTER))
+    """The adapter of a folder. Raises CheckpointError for one that is no plain LoRA."""
+    return parsed(Files(folder)[ADAPTER], str(folder / ADAPTER))
 
 
-def stated(values: Any, where: str) -> Lora:
+def parsed(values: Any, where: str) -> Lora:
     """adapter_config.json, parsed."""
     if not isinstance(values, dict):
         raise CheckpointError(f"{where} is {values!r}, not an object")
@@ -142,7 +142,7 @@ def stated(values: Any, where: str) -> Lora:
     ranks, alphas = values.get("rank_pattern") or {}, values.get("alpha_pattern") or {}
     numbers = [rank, alpha, *_values(ranks, where), *_values(alphas, where)]
     if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
-        raise CheckpointError(f"{where} states no numbers for r, lora_alpha and their patterns")
+        raise CheckpointError(f"{where} has no numbers for r, lora_alpha and their patterns")
     base, revision = values.get("base_model_name_or_path"), values.get("revision")
     return Lora(
         where=where,
@@ -164,8 +164,8 @@ def _values(pattern: Any, where: str) -> list[Any]:
 
 
 def merge(base: Source, file: Path) -> Source:
-    """`base` with an adapter in its weights, whose file this is. Raises CheckpointError for one
-    that is of another kind, or does not fit."""
+    """`base` with the adapter of `file` merged into its weights. Raises CheckpointError for one of
+    another kind, or that does not fit."""
     lora = read(file.parent)
     if _adapted(base.tensors):
         raise CheckpointError(
@@ -176,7 +176,7 @@ def merge(base: Source, file: Path) -> Source:
 
 
 def unmixed(opened: Source) -> Source:
-    """The same checkpoint; one that holds its base and an adapter side by side, merged."""
+    """The same checkpoint; one that contains both its base and an adapter, merged."""
     names = opened.tensors
     _refuse_others(names, str(opened.weights))
     if not _adapted(names):
@@ -186,7 +186,7 @@ def unmixed(opened: Source) -> Source:
             f"{opened.weights} holds a LoRA adapter that is not merged, and nothing says how much "
             f"of it: put its {ADAPTER} beside, which states r and lora_alpha; or {MERGE}"
         )
-    lora = stated(opened.files[ADAPTER], str(opened.folder / ADAPTER))
+    lora = parsed(opened.files[ADAPTER], str(opened.folder / ADAPTER))
     base, adapter = {}, {}
     for name, tensor in names.items():
         bare = name.removeprefix(PREFIX)
@@ -213,7 +213,7 @@ def _refuse_others(names: Mapping[str, Stored], where: str) -> None:
 def merged(
     base: Mapping[str, Stored], adapter: Mapping[str, Stored], lora: Lora
 ) -> dict[str, Stored]:
-    """The base's tensors, those that the adapter changes or replaces as it has them.
+    """The base's tensors, with those that the adapter changes or replaces in place of its own.
 
     base: by the names of its file. adapter: by peft's names. Raises CheckpointError when they do
     not fit each other.
@@ -237,7 +237,7 @@ def merged(
 # "A" and "B", or "eA" and "eB" of an embedding; "Bbias" where B has one; "twice": see `INSIDE`.
 Sides = dict[str, Stored]
 # The output projection of torch's MultiheadAttention, whose product peft adds twice, with and
-# without merging (`MultiheadAttention.merge` of its lora/layer.py), so that it was trained so.
+# without merging (`MultiheadAttention.merge` of its lora/layer.py): in training too.
 INSIDE = ".base_layer.out_proj"
 
 
@@ -260,7 +260,7 @@ def _sorted(
                 matrices[module]["twice"] = tensor
         elif saved := SAVED.fullmatch(bare):
             whole[f"{saved[1]}.{saved[2]}"] = tensor
-        elif ".original_module." not in bare:  # what modules_to_save was before
+        elif ".original_module." not in bare:  # the parameter that modules_to_save replaced
             whole[bare.replace(".base_layer.", ".")] = tensor
     if len(called) > 1:
         raise CheckpointError(

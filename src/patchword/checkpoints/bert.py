@@ -19,31 +19,31 @@ POSITIONS, TYPES = "position_embeddings.weight", "token_type_embeddings.weight"
 
 
 def text_config(
-    stated: ConfigReader, tensors: Mapping[str, Stored], part: str, heads: int, why: str
+    reader: ConfigReader, tensors: Mapping[str, Stored], part: str, heads: int, why: str
 ) -> TextConfig:
     """The tower whose tensors begin with `part`, an encoder that may cross-attend to images.
 
-    heads: their number where it is not stated, for the reason `why`. End and start token are left
-    to the format.
+    heads: the default number of heads, for the reason `why`. End and start token are left to the
+    format.
     """
     words, first = f"{part}{WORDS}", f"{part}encoder.layer.0."
     positions = f"{part}embeddings.position_embeddings.weight"
     cross = f"{first}crossattention.self.key.weight"
-    width = stated.size("hidden_size", tensors, words, 1)
+    width = reader.size("hidden_size", tensors, words, 1)
     return TextConfig(
-        vocab_size=stated.size("vocab_size", tensors, words),
-        context=stated.size("max_position_embeddings", tensors, positions),
+        vocab_size=reader.size("vocab_size", tensors, words),
+        context=reader.size("max_position_embeddings", tensors, positions),
         width=width,
-        depth=stated.depth("num_hidden_layers", tensors, f"{part}encoder.layer."),
-        heads=stated.heads(width, "num_attention_heads", heads, "text.heads", why),
-        mlp_width=stated.size("intermediate_size", tensors, f"{first}intermediate.dense.weight"),
-        activation=stated.choice("hidden_act", ACTIVATIONS, "gelu", "text.activation", why),
-        eps=stated.get("layer_norm_eps", EPS, "text.eps", why),
+        depth=reader.depth("num_hidden_layers", tensors, f"{part}encoder.layer."),
+        heads=reader.heads(width, "num_attention_heads", heads, "text.heads", why),
+        mlp_width=reader.size("intermediate_size", tensors, f"{first}intermediate.dense.weight"),
+        activation=reader.choice("hidden_act", ACTIVATIONS, "gelu", "text.activation", why),
+        eps=reader.get("layer_norm_eps", EPS, "text.eps", why),
         causal=False,
         post_norm=True,
         pool="first",
         head_bias=True,
-        # Files of transformers may state another, which it does not read (BlipConfig).
+        # Files of transformers may have another value, which it does not read (BlipConfig).
         cross_width=shape_of(tensors, cross, 2)[1] if cross in tensors else 0,
     )
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's files state, checked against its tensors; what they leave out, noted down."""
+"""Reads a checkpoint's config values, checks them against its tensors, and notes each default."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN = 100  # characters of a value in an error
 class ConfigReader:
     """One object of a JSON file.
 
-    where: how errors call it. assumed: gathers the values that stand in for what is not stated.
+    where: its name in errors. assumed: collects the defaults that were taken for missing values.
     """
 
     where: str
@@ -39,7 +39,7 @@ class ConfigReader:
     def get(self, key: str, default: T, name: str, why: str) -> T:
         """The value under `key`, of the type of `default`.
 
-        Unstated (or null), it is `default`, noted as config value `name` with `why`.
+        Where it is missing or null: `default`, noted as config value `name` with `why`.
         """
         if self.values.get(key) is None:
             self.assume(name, default, why)
@@ -47,7 +47,7 @@ class ConfigReader:
         return self._typed(key, type(default))
 
     def optional(self, key: str, default: T) -> T:
-        """The value under `key`, or `default` where the format itself means that by leaving out."""
+        """The value under `key`, or `default` where the format defines that for a missing key."""
         return default if self.values.get(key) is None else self._typed(key, type(default))
 
     def assume(self, name: str, value: object, why: str) -> None:
@@ -57,7 +57,8 @@ class ConfigReader:
     def choice(
         self, key: str, choices: Mapping[Any, str], default: str, name: str, why: str
     ) -> Any:
-        """`choices` by the value under `key`; unstated, `default`, noted as in `get`."""
+        """The entry of `choices` for the value under `key`; where that is missing, `default`, noted
+        as in `get`."""
         value = self.values.get(key)
         if value is None:
             self.assume(name, default, why)
@@ -68,9 +69,9 @@ class ConfigReader:
         return choices[value]
 
     def size(self, key: str, tensors: Mapping[str, Stored], tensor: str, axis: int = 0) -> int:
-        """A dimension: as stated, and as `tensor` has it along `axis`.
+        """A dimension, from the value under `key` and from `axis` of the shape of `tensor`.
 
-        Raises CheckpointError when the two disagree, or neither is there.
+        Raises CheckpointError when the two disagree, or both are missing.
         """
         shape = tensors[tensor].shape if tensor in tensors else ()
         found = shape[axis] if -len(shape) <= axis < len(shape) else None
@@ -78,13 +79,13 @@ class ConfigReader:
             if found is None:
                 raise CheckpointError(f"neither {self.where} states {key} nor is there {tensor}")
             return found
-        stated = self._typed(key, int)
-        if found is not None and stated != found:
+        value = self._typed(key, int)
+        if found is not None and value != found:
             self.fail(key, f"but {tensor} is {shape}, which makes it {found}")
-        return stated
+        return value
 
     def depth(self, key: str, keys: Collection[str], prefix: str) -> int:
-        """A number of layers: as stated, and as the names under `prefix` (before the number) say.
+        """A number of layers, from the value under `key` and from the tensor names under `prefix`.
 
         Raises CheckpointError when the two disagree.
         """
@@ -108,10 +109,12 @@ class ConfigReader:
         patch: int,
         extra: int = 1,
     ) -> tuple[int, int]:
-        """An image size (H, W) in pixels: as stated, one number or two, and as positions have it.
+        """An image size (H, W) in pixels, from the value under `key`, one number or two, and from
+        the number of learned positions.
 
-        tensor: learned positions (..., N, D), `extra` of them not of patches. Unstated, the grid
-        is square. Raises CheckpointError when the two disagree, or neither is there.
+        tensor: the positions (..., N, D), `extra` of them not of patches. Where the value is
+        missing, the grid is square. Raises CheckpointError when the two disagree, or both are
+        missing.
         """
         shape = tensors[tensor].shape if tensor in tensors else ()
         count = shape[-2] - extra if len(shape) > 1 else None
@@ -204,7 +207,7 @@ def shape_of(tensors: Mapping[str, Stored], name: str, rank: int) -> tuple[int, 
 def scale_limit(tensors: Mapping[str, Stored]) -> float:
     """100, as in CLIP's paper, or the checkpoint's own scale if it was trained without a limit.
 
-    The original libraries hold the scale in training only.
+    The original libraries clamp the scale in training only.
     """
     stored = tensors.get("logit_scale")
     value = stored.read() if stored and stored.shape in ((), (1,)) else None
@@ -212,10 +215,10 @@ def scale_limit(tensors: Mapping[str, Stored]) -> float:
 
 
 def end_of(files: Mapping[str, Any], vocab_size: int) -> tuple[int, Literal["end", "highest"]]:
-    """The end token of texts that are pooled at their highest id, and how they are pooled.
+    """The end token of texts that are pooled at their highest id, and the kind of pooling.
 
-    That is CLIP's end token, the last of its vocabulary; where the tokenizer has gained tokens
-    after it, a text with one of them is pooled there. Without a tokenizer, the last id ends a text.
+    The end token is CLIP's, the last of its vocabulary; if tokens were added to the tokenizer after
+    it, a text with one of them is pooled there. Without a tokenizer, the last id is the end token.
     """
     ids = vocabulary(files)
     last = max(ids.values(), default=vocab_size - 1)
@@ -237,8 +240,8 @@ def special_word(files: Mapping[str, Any], name: str) -> tuple[str | None, str]:
     if isinstance(whole, dict) and whole.get("added_tokens_decoder"):
         order = order[1:]
     for file in order:
-        stated = files.get(file)
-        token = stated.get(name) if isinstance(stated, dict) else None
+        content = files.get(file)
+        token = content.get(name) if isinstance(content, dict) else None
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str):
             return token, file
@@ -246,7 +249,7 @@ def special_word(files: Mapping[str, Any], name: str) -> tuple[str | None, str]:
 
 
 def special_id(files: Mapping[str, Any], name: str) -> int | None:
-    """The id of that token; None when the checkpoint states none."""
+    """The id of that token; None when the checkpoint's files do not name it."""
     word, _ = special_word(files, name)
     return None if word is None else vocabulary(files).get(word)
 

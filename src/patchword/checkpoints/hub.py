@@ -19,16 +19,16 @@ TIMEOUT = 10  # seconds until the hub counts as out of reach
 
 
 def is_id(source: str) -> bool:
-    """Whether `source` reads like "organisation/name", not like a path."""
+    """Whether `source` looks like "organisation/name", not like a path."""
     return (
         bool(ID.fullmatch(source)) and not source.startswith(".") and not source.endswith(SUFFIXES)
     )
 
 
 class Listed(Mapping[str, Any]):
-    """The JSON files of a repository that is somewhere else, each fetched when it is asked for.
+    """The JSON files of a remote repository, each fetched when it is read.
 
-    names: of all its files. fetch: brings one here.
+    names: of all its files. fetch: downloads one and returns its path.
     """
 
     def __init__(self, names: Sequence[str], fetch: Callable[[str], str | Path]) -> None:

@@ -52,10 +52,10 @@ RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL.Imag
 
 @dataclass(frozen=True)
 class Processor:
-    """An image processor class of transformers and the defaults that its code states."""
+    """An image processor class of transformers and the defaults of its code."""
 
     name: str = "CLIPImageProcessor"
-    size: int | tuple[int, int] | None = None  # None: what the network takes
+    size: int | tuple[int, int] | None = None  # None: the network's size
     crop: bool = True
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = PreprocessConfig().mean
@@ -85,29 +85,29 @@ def as_saved(names: Collection[str], files: Mapping[str, Any]) -> dict[str, str]
 
 def model_type(files: Mapping[str, Any]) -> str:
     """ "model_type" of config.json, "" where there is none."""
-    stated = files.get(CONFIG_FILE)
-    return str(stated.get("model_type", "")) if isinstance(stated, dict) else ""
+    content = files.get(CONFIG_FILE)
+    return str(content.get("model_type", "")) if isinstance(content, dict) else ""
 
 
 def config_file(files: Mapping[str, Any], *types: str) -> ConfigReader:
     """config.json, whose model_type must be one of `types`."""
     if CONFIG_FILE not in files:
-        raise CheckpointError("config.json, which states its heads and activation, is missing")
-    stated = ConfigReader(CONFIG_FILE, files[CONFIG_FILE])
-    if stated.values.get("model_type") not in types:
+        raise CheckpointError("config.json, with its heads and activation, is missing")
+    reader = ConfigReader(CONFIG_FILE, files[CONFIG_FILE])
+    if reader.values.get("model_type") not in types:
         known = " or ".join(f'"{name}"' for name in types)
-        stated.fail("model_type", f"and only {known} has these tensors")
-    return stated
+        reader.fail("model_type", f"and only {known} has these tensors")
+    return reader
 
 
-def tower(stated: ConfigReader, key: str) -> ConfigReader:
-    """The object of one tower. Old files repeat it as `key`_dict, which then counts alone."""
-    return stated.part(f"{key}_dict" if stated.values.get(f"{key}_dict") is not None else key)
+def tower(reader: ConfigReader, key: str) -> ConfigReader:
+    """The object of one tower. In old files it is also under `key`_dict, which is then used."""
+    return reader.part(f"{key}_dict" if reader.values.get(f"{key}_dict") is not None else key)
 
 
-def labels(stated: ConfigReader, classes: int) -> tuple[str, ...]:
+def labels(reader: ConfigReader, classes: int) -> tuple[str, ...]:
     """Names of the classes from id2label; none when they are not as many, or only numbered."""
-    names = stated.values.get("id2label")
+    names = reader.values.get("id2label")
     if not isinstance(names, dict) or len(names) != classes:
         return ()
     words = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(classes))
@@ -132,32 +132,32 @@ def preprocess(
     processor: Processor = Processor(),
 ) -> PreprocessConfig:
     """preprocessor_config.json, or processor_config.json as transformers 5 writes it."""
-    stated = _image_processor(files, assumed)
+    reader = _image_processor(files, assumed)
     square = image_size[0] == image_size[1]
-    size = _sides(stated, "size", processor.size or (image_size[0] if square else image_size))
-    if not stated.optional("do_resize", True):
-        stated.fail("do_resize", "but without resizing photos of different sizes make no batch")
+    size = _sides(reader, "size", processor.size or (image_size[0] if square else image_size))
+    if not reader.optional("do_resize", True):
+        reader.fail("do_resize", "but without resizing photos of different sizes make no batch")
     squash = isinstance(size, tuple)
     crop: int | tuple[int, int] = size
-    if stated.optional("do_center_crop", processor.crop):
-        crop = _sides(stated, "crop_size", image_size)
+    if reader.optional("do_center_crop", processor.crop):
+        crop = _sides(reader, "crop_size", image_size)
     elif not squash:
-        stated.fail("do_center_crop", "so that the network would get photos of different shapes")
+        reader.fail("do_center_crop", "so that the network would get photos of different shapes")
     final = crop if isinstance(crop, tuple) else (crop, crop)
     resize: Literal["shortest", "square", "squash"] = "squash" if squash else "shortest"
     if isinstance(size, tuple) and size != final:
         if size[0] != size[1] or final[0] != final[1]:
-            stated.fail("crop_size", f"a crop from photos squashed to {size}: not supported")
+            reader.fail("crop_size", f"a crop from photos squashed to {size}: not supported")
         resize = "square"
     if final != image_size:
-        stated.fail("crop_size", f"but the network takes {image_size}", final)
+        reader.fail("crop_size", f"but the network takes {image_size}", final)
     return PreprocessConfig(
         size=final,
         resize=resize,
         resize_to=min(size) if isinstance(size, tuple) else size,
-        interpolation=_interpolation(stated, processor),
+        interpolation=_interpolation(reader, processor),
         crop_rounding="floor",
-        **_levels(stated, processor),
+        **_levels(reader, processor),
     )
 
 
@@ -168,58 +168,58 @@ def in_patches(
     assumed: dict[str, str],
     processor: Processor,
 ) -> PreprocessConfig:
-    """The same of a processor that keeps each image's shape: at most `max_num_patches` of them."""
-    stated = _image_processor(files, assumed)
-    if not stated.optional("do_resize", True):
-        stated.fail("do_resize", "so that the network would get photos of parts of patches")
+    """The same for a processor that keeps each image's shape: at most `max_num_patches` patches."""
+    reader = _image_processor(files, assumed)
+    if not reader.optional("do_resize", True):
+        reader.fail("do_resize", "so that the network would get photos of parts of patches")
     default = processor.default
-    stated_patch = stated.get("patch_size", patch_size, "preprocess.patch_size", "the network's")
+    stated_patch = reader.get("patch_size", patch_size, "preprocess.patch_size", "the network's")
     if stated_patch != patch_size:
-        stated.fail("patch_size", f"but the network's are of {patch_size} pixels")
-    most = stated.get("max_num_patches", 256, "preprocess.max_patches", default)
+        reader.fail("patch_size", f"but the network's are of {patch_size} pixels")
+    most = reader.get("max_num_patches", 256, "preprocess.max_patches", default)
     if most < 1:
-        stated.fail("max_num_patches", "which leaves nothing to see")
+        reader.fail("max_num_patches", "which leaves no patches")
     return PreprocessConfig(
         size=image_size,
         resize="patches",
         resize_to=min(image_size),
-        interpolation=_interpolation(stated, processor),
+        interpolation=_interpolation(reader, processor),
         max_patches=most,
         patch_size=patch_size,
-        **_levels(stated, processor),
+        **_levels(reader, processor),
     )
 
 
 def _image_processor(files: Mapping[str, Any], assumed: dict[str, str]) -> ConfigReader:
-    """What the image processor's file says, of transformers 4 or 5."""
+    """The content of the image processor's file, of transformers 4 or 5."""
     if "preprocessor_config.json" in files:
         return ConfigReader("preprocessor_config.json", files["preprocessor_config.json"], assumed)
     whole = ConfigReader("processor_config.json", files.get("processor_config.json", {}), assumed)
     return whole.part("image_processor")
 
 
-def _sides(stated: ConfigReader, key: str, default: int | tuple[int, int]) -> int | tuple[int, int]:
+def _sides(reader: ConfigReader, key: str, default: int | tuple[int, int]) -> int | tuple[int, int]:
     """A size: the shortest side, or (H, W). Written {"shortest_edge": 224}, {"height": 224,
     "width": 224}, or, in old files, 224: a square where the default is (H, W)."""
-    value = stated.values.get(key)
+    value = reader.values.get(key)
     if value is None:
-        stated.assume(f"preprocess.{key}", default, "the size that the network takes")
+        reader.assume(f"preprocess.{key}", default, "the size that the network takes")
         return default
     if isinstance(value, dict):
-        part = stated.part(key)
+        part = reader.part(key)
         if set(value) == {"shortest_edge"}:
             return part.pair("shortest_edge")[0]
         if set(value) == {"height", "width"}:
             return part.pair("height")[0], part.pair("width")[0]
     if type(value) is not int:
-        stated.fail(key, "not a number, a shortest_edge, or a height and a width")
+        reader.fail(key, "not a number, a shortest_edge, or a height and a width")
     return (value, value) if isinstance(default, tuple) else value
 
 
 def _interpolation(
-    stated: ConfigReader, processor: Processor
+    reader: ConfigReader, processor: Processor
 ) -> Literal["nearest", "bilinear", "bicubic", "lanczos"]:
-    return stated.choice(  # type: ignore[no-any-return]
+    return reader.choice(  # type: ignore[no-any-return]
         "resample",
         RESAMPLE,
         processor.interpolation,
@@ -228,13 +228,13 @@ def _interpolation(
     )
 
 
-def _levels(stated: ConfigReader, processor: Processor) -> dict[str, Any]:
+def _levels(reader: ConfigReader, processor: Processor) -> dict[str, Any]:
     """Rescaling and normalising."""
     why = processor.default
     out: dict[str, Any] = {"rescale": 1.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    if stated.optional("do_rescale", True):
-        out["rescale"] = stated.optional("rescale_factor", 1 / 255)
-    if stated.optional("do_normalize", True):
-        out["mean"] = stated.triple("image_mean", processor.mean, "preprocess.mean", why)
-        out["std"] = stated.triple("image_std", processor.std, "preprocess.std", why)
+    if reader.optional("do_rescale", True):
+        out["rescale"] = reader.optional("rescale_factor", 1 / 255)
+    if reader.optional("do_normalize", True):
+        out["mean"] = reader.triple("image_mean", processor.mean, "preprocess.mean", why)
+        out["std"] = reader.triple("image_std", processor.std, "preprocess.std", why)
     return out

@@ -1,7 +1,7 @@
-"""Folders that hold a model in a folder of theirs: sentence-transformers' and diffusers' layouts.
+"""Folders with a model in a subfolder: the layouts of sentence-transformers and diffusers.
 
-Which folder it is, and which files of it are needed, is answered for a folder here and for a
-repository that is somewhere else alike: from the names of its files and its small JSON files.
+The subfolder and the files that are needed are found in the same way for a local folder and for a
+remote repository: from the names of its files and its small JSON files.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"  # senten
 PIPELINE = "model_index.json"  # diffusers
 ADAPTER = "adapter_config.json"  # peft
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-# What is needed beside weights: configurations and tokenizers.
+# Files that are needed beside weights: configurations and tokenizers.
 BESIDE = ("*.json", "merges.txt", "vocab.txt", "bpe_simple_vocab_16e6.txt.gz")
-# Where a pipeline keeps what belongs to a model: beside "text_encoder_2", in "tokenizer_2".
+# The folder of a pipeline with a model's other files: for "text_encoder_2" it is "tokenizer_2".
 WORDS_OF, PIXELS_OF = ("text_encoder", "tokenizer"), ("image_encoder", "feature_extractor")
 
 MODEL_MODULES = ("CLIPModel", "Transformer")
 METHODS = {"text": "get_text_features", "image": "get_image_features"}
 
 
-def part(stated: Mapping[str, Any], where: str, subfolder: str | None) -> str:
-    """The folder, inside a repository or folder, that holds the model: "" for itself.
+def part(configs: Mapping[str, Any], where: str, subfolder: str | None) -> str:
+    """The folder with the model, relative to a repository or folder: "" for itself.
 
-    stated: its JSON files by path. Raises CheckpointError for a pipeline whose `subfolder` is not
+    configs: its JSON files by path. Raises CheckpointError for a pipeline whose `subfolder` is not
     given, and for what sentence-transformers computes and patchword does not.
     """
     if subfolder is not None:
@@ -39,23 +39,23 @@ def part(stated: Mapping[str, Any], where: str, subfolder: str | None) -> str:
         if inside.startswith(("..", "/")):
             raise CheckpointError(f"subfolder {subfolder!r} is not inside {where}")
         return "" if inside == "." else inside
-    modules = stated.get(MODULES)
+    modules = configs.get(MODULES)
     if isinstance(modules, list):
-        return _model_module(modules, stated, where)
-    if PIPELINE in stated:
+        return _model_module(modules, configs, where)
+    if PIPELINE in configs:
         raise CheckpointError(
             f"{where} is a pipeline of several models; say which with subfolder=, or --subfolder: "
-            f"{', '.join(_encoders(stated[PIPELINE])) or 'none of them is an encoder'}"
+            f"{', '.join(_encoders(configs[PIPELINE])) or 'none of them is an encoder'}"
         )
     return ""
 
 
 def wanted(
-    names: Collection[str], stated: Mapping[str, Any], where: str, subfolder: str | None
+    names: Collection[str], configs: Mapping[str, Any], where: str, subfolder: str | None
 ) -> list[str]:
-    """Of all files of a repository, those that loading the model needs. Raises CheckpointError when
+    """The files of a repository that are needed to load the model. Raises CheckpointError when
     there are no weights among them, and as `part`."""
-    inside = part(stated, where, subfolder)
+    inside = part(configs, where, subfolder)
     start = f"{inside}/" if inside else ""
     here = [name.removeprefix(start) for name in names if posixpath.dirname(name) == inside]
     loose = [n for n in here if may_be_weights(n) and n not in ADAPTER_WEIGHTS]
@@ -67,7 +67,7 @@ def wanted(
     files = [*adapter[:1], *([weights] if weights else [])]
     files += [name for name in here if any(fnmatch(name, pattern) for pattern in BESIDE)]
     if weights and weights.endswith(".index.json"):
-        files += shard_names(stated[start + weights], f"{where}/{start}{weights}")
+        files += shard_names(configs[start + weights], f"{where}/{start}{weights}")
     out = [start + name for name in files]
     folders = {companion(inside, pair) for pair in (WORDS_OF, PIXELS_OF)} - {""}
     out += [name for name in names if posixpath.dirname(name) in folders]
@@ -76,8 +76,8 @@ def wanted(
 
 
 def inside(folder: Path, where: str, subfolder: str | None) -> Path:
-    """The folder that holds the model of a folder that is here. Raises CheckpointError as `part`,
-    and when `subfolder` is not there."""
+    """The folder with the model, in a local folder. Raises CheckpointError as `part`, and for a
+    `subfolder` that does not exist."""
     found = folder / part(Files(folder), where, subfolder)
     if not found.is_dir():
         there = [p.name for p in sorted(folder.iterdir()) if p.is_dir()]
@@ -89,7 +89,7 @@ def inside(folder: Path, where: str, subfolder: str | None) -> Path:
 
 
 def companion(folder: str, pair: tuple[str, str]) -> str:
-    """Where a pipeline keeps what belongs to the model in `folder`: "tokenizer_2" for
+    """The folder of a pipeline with the other files of the model in `folder`: "tokenizer_2" for
     "text_encoder_2"; "" for a folder that is not of that kind."""
     above, name = posixpath.split(folder)
     if not name.startswith(pair[0]):
@@ -98,7 +98,7 @@ def companion(folder: str, pair: tuple[str, str]) -> str:
 
 
 def companion_path(folder: Path, pair: tuple[str, str]) -> Path | None:
-    """The same of a folder that is here; None where there is none."""
+    """The same for a local folder; None where there is none."""
     here = folder.absolute()
     found = companion(here.name, pair)
     return here.with_name(found) if found and here.with_name(found).is_dir() else None
@@ -113,9 +113,9 @@ def _encoders(index: Any) -> Iterator[str]:
                 yield f"{name} ({kind})"
 
 
-def _model_module(modules: list[Any], stated: Mapping[str, Any], where: str) -> str:
-    """The folder of the first module of modules.json, the model, after the others were judged:
-    Normalize is what patchword does anyway, and nothing else is computed."""
+def _model_module(modules: list[Any], configs: Mapping[str, Any], where: str) -> str:
+    """The folder of the first module of modules.json, the model. The others must be Normalize,
+    which patchword does anyway. Raises CheckpointError for any other."""
     kinds = [str(m.get("type", "")) if isinstance(m, dict) else "" for m in modules]
     names = [kind.rpartition(".")[2] for kind in kinds]
     if not names or names[0] not in MODEL_MODULES:
@@ -132,21 +132,21 @@ def _model_module(modules: list[Any], stated: Mapping[str, Any], where: str) -> 
                 f"{where}: {MODULES} puts {kind} after the model, which patchword does not "
                 f"compute; {there}"
             )
-    _plain(stated, where, inside)
+    _plain(configs, where, inside)
     return inside
 
 
-def _plain(stated: Mapping[str, Any], where: str, inside: str) -> None:
-    """Raise CheckpointError for what sentence-transformers would do to texts or outputs that
-    patchword does not."""
-    whole = _object(stated.get(PROMPTS))
+def _plain(configs: Mapping[str, Any], where: str, inside: str) -> None:
+    """Raise CheckpointError for settings by which sentence-transformers changes texts or outputs in
+    a way that patchword does not."""
+    whole = _object(configs.get(PROMPTS))
     prompt = _object(whole.get("prompts")).get(whole.get("default_prompt_name"))
     if prompt:
         raise CheckpointError(
             f"{where}: {PROMPTS} puts {prompt!r} before every text; patchword does not: put "
             f'it there yourself and load with subfolder="{inside or "."}"'
         )
-    settings = _object(stated.get(posixpath.join(inside, "sentence_bert_config.json")))
+    settings = _object(configs.get(posixpath.join(inside, "sentence_bert_config.json")))
     kinds = _object(settings.get("modality_config"))
     for kind, method in METHODS.items():
         found = _object(kinds.get(kind)).get("method", method)

@@ -1,8 +1,7 @@
 """open_clip's architectures by name, for checkpoints of its trainer without open_clip_config.json.
 
-Their tensors are called as OpenAI's are, and say nothing of activation and heads: both change every
-answer. Numbers are those of open_clip/model_configs; names are the names of its files.
-"""
+Their tensors have OpenAI's names, and do not show activation and heads, which change every output.
+Numbers are those of open_clip/model_configs; names are the names of its files."""
 
 from __future__ import annotations
 
@@ -58,13 +57,13 @@ NAMES = (*VITS, *RESNETS)
 
 
 class Known(NamedTuple):
-    """What is known without a file: in words, and as the file that would state it."""
+    """An architecture that is known without a file: in words, and as open_clip_config.json."""
 
     title: str
     files: dict[str, Any]
 
 
-def stated(opened: Source, given: str | None) -> Known | None:
+def architecture_of(opened: Source, given: str | None) -> Known | None:
     """The architecture of weights of open_clip's without open_clip_config.json; None for others.
 
     given: its name. Weights that may be OpenAI's or open_clip's count as OpenAI's; see `doubt`.
@@ -80,7 +79,7 @@ def stated(opened: Source, given: str | None) -> Known | None:
                 f"{CONFIG_FILE}; leave out {given!r}"
             )
         return None
-    run = opened.entry.stated.get("name") if opened.entry.name == "state_dict" else None
+    run = opened.entry.metadata.get("name") if opened.entry.name == "state_dict" else None
     options = None if run is None else open_clip_runs.options(opened.weights, run)
     if given is not None:
         return _known(given, "as given", options)
@@ -137,8 +136,8 @@ def model_cfg(name: str, why: str = "") -> dict[str, Any]:
 
 
 def doubt(opened: Source) -> None:
-    """Warn of weights that were read as OpenAI's, with QuickGELU, and may be another's, with GELU:
-    of all but archives of TorchScript, which OpenAI alone publishes."""
+    """Warn of weights that were read as OpenAI's, with QuickGELU, and may be from another trainer,
+    with GELU: all but TorchScript archives, which OpenAI alone publishes."""
     if opened.entry.archive:
         return
     warnings.warn(

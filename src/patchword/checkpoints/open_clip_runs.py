@@ -1,4 +1,5 @@
-"""What open_clip's trainer states of a run: its name in each checkpoint, its options in params.txt.
+"""Reads what open_clip's trainer writes of a run: its name in each checkpoint, its options in
+params.txt.
 
 `open_clip_train/main.py` saves logs/NAME/checkpoints/epoch_N.pt and writes every option of the run
 into logs/NAME/params.txt, one "option: value" a line; unless a run is named, its name is made of
@@ -26,7 +27,7 @@ PIXELS = {
     "interpolation": "image_interpolation",
     "resize_mode": "image_resize_mode",
 }
-# What the tags of open_clip/pretrained.py change of preprocessing; the others change nothing.
+# Tags of open_clip/pretrained.py with another preprocessing; the other tags have the default.
 TAGS: dict[str, dict[str, Any]] = {
     "laion2b_s32b_b82k": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
     "dfn5b": {"resize_mode": "squash"},

@@ -21,29 +21,29 @@ def borrowed(vision: ViTConfig) -> bool:
     return vision.patch_bias or not vision.class_token
 
 
-def config(stated: ConfigReader, tensors: Mapping[str, Stored], embed_dim: int) -> ViTConfig:
-    """From vision_cfg, whose timm_model_name stands for heads, activation and eps.
+def config(reader: ConfigReader, tensors: Mapping[str, Stored], embed_dim: int) -> ViTConfig:
+    """From vision_cfg, whose timm_model_name determines heads, activation and eps.
 
-    timm's towers keep their activation whatever quick_gelu says. Raises CheckpointError for
+    timm's towers keep their activation whatever the value of quick_gelu. Raises CheckpointError for
     another kind of tower, pooling or projection.
     """
-    name = stated.optional("timm_model_name", "")
+    name = reader.optional("timm_model_name", "")
     known = ARCHITECTURES.get(name)
     if known is None:
-        stated.fail("timm_model_name", "which is no Vision Transformer that patchword reads")
+        reader.fail("timm_model_name", "which is no Vision Transformer that patchword reads")
     if not any(key.startswith(TRUNK) for key in tensors):
-        stated.fail("timm_model_name", f"but the weights have no {TRUNK}*")
-    if stated.optional("timm_pool", "avg") not in ("", known.global_pool):
-        stated.fail("timm_pool", f"and patchword computes {known.global_pool} alone after {name}")
-    _projection(stated, known.global_pool)
-    arguments = {"img_size": stated.values.get("image_size", 224), "global_pool": known.global_pool}
+        reader.fail("timm_model_name", f"but the weights have no {TRUNK}*")
+    if reader.optional("timm_pool", "avg") not in ("", known.global_pool):
+        reader.fail("timm_pool", f"and patchword computes {known.global_pool} alone after {name}")
+    _projection(reader, known.global_pool)
+    arguments = {"img_size": reader.values.get("image_size", 224), "global_pool": known.global_pool}
     vision = vit_config(
-        known, ConfigReader(stated.where, arguments, stated.assumed), tensors, theirs=TRUNK
+        known, ConfigReader(reader.where, arguments, reader.assumed), tensors, theirs=TRUNK
     )
     if not borrowed(vision):
-        stated.fail("timm_model_name", "which patchword reads under open_clip's own names alone")
+        reader.fail("timm_model_name", "which patchword reads under open_clip's own names alone")
     if vision.pool == "map" and vision.width != embed_dim:
-        stated.fail("timm_proj", f"but {vision.width} channels are not {embed_dim} (embed_dim)")
+        reader.fail("timm_proj", f"but {vision.width} channels are not {embed_dim} (embed_dim)")
     return vision
 
 
@@ -54,10 +54,10 @@ def rules(vision: ViTConfig) -> Iterator[Rule]:
         yield Rename("visual.head.proj.weight", "image.head.weight")
 
 
-def _projection(stated: ConfigReader, pool: str) -> None:
+def _projection(reader: ConfigReader, pool: str) -> None:
     """Raise CheckpointError unless it is linear without bias, or none after attention pooling."""
     wanted = "none" if pool == "map" else "linear"
-    if stated.values.get("timm_proj", "linear") != wanted:
-        stated.fail("timm_proj", f'and patchword computes "{wanted}" alone after pooling by {pool}')
-    if stated.optional("timm_proj_bias", False):
-        stated.fail("timm_proj_bias", "which patchword does not support")
+    if reader.values.get("timm_proj", "linear") != wanted:
+        reader.fail("timm_proj", f'and patchword computes "{wanted}" alone after pooling by {pool}')
+    if reader.optional("timm_proj_bias", False):
+        reader.fail("timm_proj_bias", "which patchword does not support")

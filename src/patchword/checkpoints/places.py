@@ -1,4 +1,4 @@
-"""Where a model is: embedded, at a path, on the hub or in another store; and its adapter."""
+"""Finds a model: embedded, at a path, on the hub or in another store; and its adapter."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def locate(
     adapter: str | None = None,
     weights: Weights | None = None,
 ) -> Source:
-    """The opened files of what the user named, an adapter merged into its weights.
+    """The opened files of the model that the user named, an adapter merged into its weights.
 
-    subfolder: the folder inside that holds the model. adapter: a folder or hub id to take the
-    adapter from instead of that which lies beside. weights: of a file with two sets.
-    Raises CheckpointError if something is nowhere.
+    subfolder: the folder inside with the model. adapter: a folder or hub id to take the adapter
+    from instead of the one beside the weights. weights: of a file with two sets.
+    Raises CheckpointError if something does not exist.
     """
     path, name = place(source, token, subfolder)
     if adapter is None:
@@ -46,8 +46,8 @@ def locate(
 def place(
     source: str, token: str | None = None, subfolder: str | None = None, revision: str | None = None
 ) -> tuple[Path, str]:
-    """The folder or file of what the user named, here after it was fetched where it was not, and
-    the name under which another process finds it again."""
+    """The local folder or file of the model that the user named, downloaded if need be, and the
+    name by which another process finds it again."""
     if source in EMBEDDED:
         path, name = Path(str(importlib.resources.files("patchword"))) / "assets" / source, source
     elif Path(source).expanduser().exists():
@@ -81,17 +81,17 @@ def _opened(
     weights: Weights | None,
     above: tuple[Path, ...] = (),
 ) -> Source:
-    """The weights of a path, with the adapter in them or beside them merged; above: adapters of
-    which it is the base."""
+    """The weights of a path, with the adapter in them or beside them merged; above: the adapters
+    that are based on it."""
     folder = _folder(path)
     file = adapters.found(folder if folder.is_dir() else folder.parent)
     if folder.is_dir() and file is not None:
         return _on_base(file, name, token, weights, above)
-    stated = folder.is_dir() and (folder / layouts.ADAPTER).is_file()
-    if stated and not any(path.name.endswith(SUFFIXES) for path in folder.iterdir()):
+    has_config = folder.is_dir() and (folder / layouts.ADAPTER).is_file()
+    if has_config and not any(path.name.endswith(SUFFIXES) for path in folder.iterdir()):
         raise CheckpointError(f"{name} has {NO_ADAPTER}")
     opened = adapters.unmixed(open_path(folder, name, weights))
-    if stated and opened.adapter is None:
+    if has_config and opened.adapter is None:
         raise CheckpointError(f"{name} has {NO_ADAPTER}, and none is in {opened.weights.name}")
     if file is not None and opened.adapter is None:
         warnings.warn(
@@ -122,21 +122,21 @@ def _on_base(
     if file in above:
         raise CheckpointError(f"{name} is an adapter whose base is itself; {advice}")
     try:
-        base, called = place(_meant(lora.base, folder), token, revision=lora.revision)
+        base, called = place(_base_path(lora.base, folder), token, revision=lora.revision)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{name} is an adapter whose base, {lora.base}, is not to be had ({error}); {advice}"
+            f"{name} is an adapter whose base, {lora.base}, cannot be loaded ({error}); {advice}"
         ) from error
     opened = _opened(base, called, token, weights, (*above, file))
     return replace(adapters.merge(opened, file), name=name)
 
 
-def _meant(base: str, folder: Path) -> str:
+def _base_path(base: str, folder: Path) -> str:
     """A base as the adapter names it; a path may also be relative to the adapter's folder."""
     beside = folder / base
     return str(beside) if not Path(base).exists() and beside.exists() else base
 
 
 def _is_here(base: str, folder: Path) -> bool:
-    path = Path(_meant(base, folder)).expanduser()
+    path = Path(_base_path(base, folder)).expanduser()
     return path.is_dir() and os.path.samefile(path, folder)

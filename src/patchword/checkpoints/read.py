@@ -1,7 +1,7 @@
-"""Open a checkpoint as names, shapes and tensors that are read when asked for. Nothing is run.
+"""Open a checkpoint as names, shapes and tensors that are read when needed. No code in it is run.
 
-Weights are memory-mapped. Pages that were read count as memory in use for as long as their
-mapping lives, so a file is mapped afresh after every `FRESH` bytes.
+Weights are memory-mapped. Pages that were read count as memory in use until their mapping is
+closed, so a file is mapped again after every `FRESH` bytes.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ WEIGHTS = (
     "open_clip_pytorch_model.bin",
 )
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # of images
-# What a tokenizer states in JSON.
+# JSON files of a tokenizer.
 WORDS = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "vocab.json",
 )
-# What trainers write beside the weights in files of the same kinds.
+# Files of the same kinds that trainers write beside the weights.
 NO_WEIGHTS = (
     "optimizer.", "optimizer_", "scheduler.", "scheduler_", "scaler.", "sampler", "rng_state",
     "training_args.", "random_states",
@@ -62,11 +62,11 @@ class Stored:
 
 
 class Files(Mapping[str, Any]):
-    """The JSON files of a folder by name, parsed when asked for.
+    """The JSON files of a folder by name, parsed when read.
 
     words, pixels: other folders that the files of the tokenizer (`WORDS`) and of the image
     processor (`PROCESSORS`) are taken from, where they have any. known: contents of files that are
-    not there. Raises CheckpointError for a file that is not JSON.
+    missing. Raises CheckpointError for a file that is not JSON.
     """
 
     def __init__(
@@ -104,12 +104,12 @@ class Files(Mapping[str, Any]):
         return self.pixels if name in PROCESSORS else self.folder
 
     def anew(self) -> Files:
-        """The same files, of which none has been asked for."""
+        """The same files, none of them read yet."""
         return Files(self.folder, self.words, self.pixels, self.known)
 
     @property
     def parsed(self) -> tuple[str, ...]:
-        """The files that were asked for so far, in order."""
+        """The files that were read so far, in order."""
         return tuple(self._parsed)
 
     def __iter__(self) -> Iterator[str]:
@@ -123,7 +123,7 @@ class Files(Mapping[str, Any]):
 class Source:
     """An opened checkpoint: its tensors by name, and the folder with the files beside them."""
 
-    name: str  # as the user knows it
+    name: str  # as the user named it
     weights: Path
     tensors: Mapping[str, Stored]
     metadata: Mapping[str, str]  # of a safetensors file
@@ -133,7 +133,7 @@ class Source:
 
     @property
     def folder(self) -> Path:
-        """Where the other files are."""
+        """The folder of the other files."""
         return self.files.folder
 
 
@@ -234,7 +234,7 @@ class Mapped:
     def read(self, name: str) -> Tensor:
         """The tensor as a view of the file."""
         if self.opened is None or self.count > self.limit:
-            self.opened = None  # first, so that the old pages go before new ones come
+            self.opened = None  # first, so that the old pages are released before new ones are read
             self.opened, self.count = self.opener(), 0
         tensor = self.opened.get_tensor(name)
         self.count += tensor.nbytes
@@ -249,7 +249,7 @@ class StateDict(dict[str, Tensor]):
 
 
 def _size(path: Path) -> int:
-    """The bytes of a file of weights. Raises CheckpointError for a file that is none."""
+    """The size in bytes of a file of weights. Raises CheckpointError for any other file."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -312,13 +312,13 @@ def _pickled(path: Path, size: int, wanted: Weights | None) -> tuple[dict[str, S
 
 
 def _refuse_bomb(path: Path, size: int) -> None:
-    """Raise CheckpointError for an archive that unpacks to much more than it is: weights are stored
-    as they are, and only the code of TorchScript is compressed."""
+    """Raise CheckpointError for an archive that unpacks to much more than its size: weights are
+    stored uncompressed, and only the code of TorchScript is compressed."""
     try:
         with zipfile.ZipFile(path) as archive:
             whole = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
-        return  # torch says what is wrong
+        return  # torch raises the error
     if whole > 2 * size + SPARE:
         raise CheckpointError(
             f"{path} has {size:,} bytes and unpacks to {whole:,}: no library writes weights so"
@@ -333,7 +333,7 @@ def _stored(mapped: Mapped, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
 
 
 def _load(path: Path, mmap: bool) -> Any:
-    """What a PyTorch file holds. Raises CheckpointError for one that is not safe to read."""
+    """The content of a PyTorch file. Raises CheckpointError for one that is not safe to read."""
     try:
         return wrappers.load(path, mmap)
     except pickle.UnpicklingError as error:
@@ -352,7 +352,7 @@ def _load(path: Path, mmap: bool) -> Any:
 
 
 def _unpacked(path: Path) -> str | None:
-    """What to do with an archive of tar; None for a file that is none."""
+    """The advice for a tar archive; None for any other file."""
     try:
         with tarfile.open(path, "r:") as archive:
             names = archive.getnames()

@@ -1,6 +1,6 @@
-"""Rules: which of a checkpoint's tensors become which of ours, as data.
+"""Rules that map a checkpoint's tensors to ours, as data.
 
-`fit` compares them all with what is there before a byte is read; `assemble` then reads.
+`fit` compares names and shapes before a byte is read; `assemble` then reads.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Const:
-    """Ours, which they do not have, filled with one value; diagonal: there, with zeros beside."""
+    """Ours, which they do not have, filled with one value; diagonal: only the diagonal, else 0."""
 
     ours: str
     value: float
@@ -228,7 +228,7 @@ Rule = Made | Const | Drop | Same | OrZero | OrIdentity | Either
 def fit(
     rules: Iterable[Rule], tensors: Mapping[str, Stored], shapes: Mapping[str, Shape], what: str
 ) -> dict[str, Made | Const]:
-    """The rule that makes each of our tensors, after all have been compared with what is there.
+    """The rule that makes each of our tensors, after all were compared with the checkpoint.
 
     shapes: of each tensor of ours. what: the checkpoint and its format, for the error. Raises
     CheckpointError naming every missing, extra and misshapen tensor.
@@ -309,22 +309,22 @@ def assemble(
 
 
 def _finite(values: Tensor) -> bool:
-    """True if all numbers are finite. Otherwise their sum is not finite either, and to sum takes a
-    tenth of the time of testing each."""
+    """True if all numbers are finite. The sum of others is not finite either, and summing takes a
+    tenth of the time of testing each number."""
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def _refuse_infinite(names: Sequence[str], made: Tensor, dtype: torch.dtype) -> NoReturn:
     """Raise CheckpointError for a tensor with numbers that are not finite in memory."""
-    told = ", ".join(names)
+    sources = ", ".join(names)
     if _finite(made):
         largest = made.abs().max().item()
         raise CheckpointError(
-            f"{told} holds {largest:.6g}, which {dtype} cannot: load it as float32 or bfloat16"
+            f"{sources} holds {largest:.6g}, which {dtype} cannot: load it as float32 or bfloat16"
         )
     bad = made.numel() - int(made.isfinite().sum())
     raise CheckpointError(
-        f"{told}: {bad} of its {made.numel()} numbers are NaN or infinite; it was saved after a "
+        f"{sources}: {bad} of its {made.numel()} numbers are NaN or infinite; it was saved after a "
         "training that diverged, or the file is damaged"
     )
 
@@ -335,6 +335,6 @@ def _unmatched(missing: Mapping[str, Shape], extra: Mapping[str, Shape]) -> list
     for name, shape in missing.items():
         lines.append(f"  missing   {name}  {shape}")
         alike = [n for n, s in left.items() if s == shape]
-        for twin in difflib.get_close_matches(name, alike, n=1, cutoff=0.8):
-            lines.append(f"  extra     {twin}  {left.pop(twin)}  did you rename it?")
+        for close in difflib.get_close_matches(name, alike, n=1, cutoff=0.8):
+            lines.append(f"  extra     {close}  {left.pop(close)}  did you rename it?")
     return lines + [f"  extra     {name}  {shape}" for name, shape in left.items()]

@@ -24,8 +24,8 @@ def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
     """Write our own format: config.json, model.safetensors and, with a tokenizer, tokenizer.json;
     with a scope, scope.json and scope.safetensors.
 
-    Other files of the folder stay. Each file is written beside its place, then moved there;
-    config.json comes last and names the weights by hash, so that half a save is never loaded.
+    Other files of the folder stay. Each file is written atomically; config.json comes last and has
+    a hash of the weights, so that an interrupted save is never loaded.
     Raises CheckpointError for a folder that holds something other than a patchword model.
     """
     folder = Path(folder)
@@ -60,8 +60,8 @@ def _digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _in_order(path: Path) -> None:
-    """Put the metadata of a safetensors file in order: the library writes it in any, so that the
-    bytes of two equal files would differ."""
+    """Sort the metadata of a safetensors file: the library's order varies, so that the bytes of two
+    equal files would differ."""
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))

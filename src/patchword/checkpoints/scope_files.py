@@ -45,7 +45,7 @@ def read(folder: Path) -> Scope | None:
         *(re.error, safetensors.SafetensorError),
     ) as error:
         raise CheckpointError(
-            f"{folder / TEXT_FILE} and {VECTOR_FILE} do not state the scope of a model ({error}); "
+            f"{folder / TEXT_FILE} and {VECTOR_FILE} are not the scope of a model ({error}); "
             "take both from where the model came from, or delete both"
         ) from error
 

@@ -22,7 +22,7 @@ from patchword.optional import optional
 
 MODELSCOPE = "modelscope:"
 URL = re.compile(r"([a-z][a-z0-9+.-]*)://.+")
-PAGES = {  # of hubs, and what to give instead of their addresses
+PAGES = {  # addresses of hubs, and what to give instead of them
     r"https?://(?:www\.)?(?:huggingface\.co|hf-mirror\.com)/([\w.-]+/[\w.-]+).*": r"\1",
     r"hf://(?:models/)?([\w.-]+/[\w.-]+).*": r"\1",
     r"https?://(?:www\.)?modelscope\.(?:cn|ai)/models/([\w.-]+/[\w.-]+).*": rf"{MODELSCOPE}\1",
@@ -40,10 +40,11 @@ def is_url(source: str) -> bool:
 
 
 def fetch(source: str, token: str | None = None, subfolder: str | None = None) -> Path:
-    """The folder, or for the address of a file the file, with what loading needs, here.
+    """A local copy of the folder, or of the file for a file's address, with the files that are
+    needed.
 
-    Raises CheckpointError for a store that cannot be reached, an address of no model, and web
-    addresses: what is there can change under the same name, so it is not fetched unasked.
+    Raises CheckpointError for a store that cannot be reached, an address without a model, and web
+    addresses: their content can change under the same name, so they are never fetched.
     """
     if source.startswith(MODELSCOPE):
         return _modelscope(source, token, subfolder)
@@ -71,7 +72,8 @@ def _reason(error: Exception) -> str:
 
 
 def _modelscope(source: str, token: str | None, subfolder: str | None) -> Path:
-    """A repository of ModelScope, small files first, for they say which weights are needed."""
+    """A repository of ModelScope; small files first, which determine the weights that are
+    needed."""
     repository = source.removeprefix(MODELSCOPE)
     library = optional("modelscope", "modelscope", source, CheckpointError)
     more = {"token": token} if token else {}
@@ -81,7 +83,7 @@ def _modelscope(source: str, token: str | None, subfolder: str | None) -> Path:
             return Path(library.snapshot_download(repository, allow_patterns=[*patterns], **more))
         except Exception as error:  # its own, and those of the network below it
             raise CheckpointError(
-                f"{source} is not to be had ({_reason(error)}); is it a repository of "
+                f"{source} cannot be downloaded ({_reason(error)}); is it a repository of "
                 "modelscope.cn, owner/name?"
             ) from error
 
@@ -100,8 +102,8 @@ def _modelscope(source: str, token: str | None, subfolder: str | None) -> Path:
 
 
 def _bucket(url: str, subfolder: str | None) -> Path:
-    """What loading needs of a folder or file of a store, in our cache: streamed there, each file
-    checked by its size, and in place all at once."""
+    """A copy in our cache of the files of a store's folder that are needed, or of one file:
+    streamed, each file checked by its size, and moved into place all at once."""
     fsspec = optional("fsspec", "cloud", url, CheckpointError)
     store, root = fsspec.core.url_to_fs(url)
     lone = posixpath.basename(root) if store.isfile(root) else ""
@@ -141,7 +143,7 @@ def _size(about: Mapping[str, Any]) -> int:
 
 
 def _copied(store: Any, source: str, to: Path, size: int) -> Path:
-    """A file of a store under another path here, where it may be already."""
+    """Copies a file of a store to a local path, unless it is there already."""
     if to.is_file():
         return to
     to.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the names of timm's Vision Transformers stand for.
+"""The arguments of timm's Vision Transformers by architecture name.
 
 A checkpoint of timm names an architecture; its heads, norm and activation are in timm's code alone
 (timm/models/vision_transformer.py and deit.py), so that this table repeats them.
@@ -17,9 +17,10 @@ from patchword.config import Activation
 
 @dataclass(frozen=True)
 class Architecture:
-    """Arguments of timm's VisionTransformer, by its names, beside sizes that tensors show."""
+    """Arguments of timm's VisionTransformer, by timm's names; sizes that tensors show are left
+    out."""
 
-    num_heads: int = 0  # 0 in a family: as HEADS has it
+    num_heads: int = 0  # 0 in a family: the value in HEADS
     eps: float = 1e-6  # of its LayerNorms
     act_layer: Activation = "gelu"
     global_pool: Literal["token", "avg", "map"] = "token"

@@ -1,4 +1,4 @@
-"""What every timm format states beside its tensors: input size, preprocessing, names of classes."""
+"""The config values that all timm formats share: input size, preprocessing, names of classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXAMPLE = '"pretrained_cfg": {"input_size": [3, 224, 224], "mean": [...], "std":
 
 
 def unnamed(architecture: str = "vit_base_patch16_224") -> str:
-    """What to do without config.json."""
+    """The advice for a checkpoint without config.json."""
     return (
         "config.json, which names its architecture, is missing: timm.models.save_for_hf(model, "
         f'folder) writes it, or write {{"architecture": "{architecture}", {EXAMPLE}}} yourself'
@@ -56,13 +56,13 @@ def preprocess(data: ConfigReader, size: tuple[int, int]) -> PreprocessConfig:
     )
 
 
-def labels(stated: ConfigReader, classes: int) -> tuple[str, ...]:
+def labels(reader: ConfigReader, classes: int) -> tuple[str, ...]:
     """Names of the classes, described where the file does so; none when they are not as many."""
-    names = stated.values.get("label_names") or stated.values.get("labels")
-    said = stated.values.get("label_descriptions")
+    names = reader.values.get("label_names") or reader.values.get("labels")
+    descriptions = reader.values.get("label_descriptions")
     if isinstance(names, dict):  # by index, with gaps
         names = [names.get(str(i), str(i)) for i in range(classes)]
     if not isinstance(names, list) or len(names) != classes:
         return ()
-    words = said if isinstance(said, dict) else {}
+    words = descriptions if isinstance(descriptions, dict) else {}
     return tuple(str(words.get(str(name), name)) for name in names)

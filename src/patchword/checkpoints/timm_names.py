@@ -1,5 +1,5 @@
-"""timm's Vision Transformers, wherever their tensors stand: in timm's own files, and in the image
-towers that open_clip borrows from timm (`visual.trunk.*`)."""
+"""timm's Vision Transformers, in timm's own files and in the image towers that open_clip takes from
+timm (`visual.trunk.*`)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEUTRAL = {
     "norm_layer": None,
 }
 
-# What shows in the tensors that an argument is set.
+# Tensors that exist if an argument is set.
 SHOWN_BY = {
     "class_token": "cls_token",
     "reg_tokens": "reg_token",
@@ -56,10 +56,10 @@ def vit_config(
     image_size: tuple[int, int] | None = None,
     theirs: str = "",
 ) -> ViTConfig:
-    """The tower that `known` stands for, changed by keyword arguments, checked against tensors.
+    """The tower of the architecture `known`, changed by keyword arguments, checked against tensors.
 
-    image_size: (H, W) pixels where the arguments state no img_size; None: by the positions, as a
-    square. theirs: what stands before each tensor's name. Raises CheckpointError for arguments
+    image_size: (H, W) pixels where the arguments have no img_size; None: by the positions, as a
+    square. theirs: the prefix of each tensor's name. Raises CheckpointError for arguments
     that contradict the tensors, or that patchword does not compute.
     """
     arguments.only(KNOWN, NEUTRAL)
@@ -109,7 +109,7 @@ def vit_rules(
 ) -> Iterator[Rule]:
     """timm -> patchword, whose names are timm's but for the last norm and the query of "map".
 
-    theirs, ours: what stands before each name, its dot included. classes: 0 without a head.
+    theirs, ours: the prefix of each name, its dot included. classes: 0 without a head.
     may_lack_biases: of queries, keys and values, all of them; for formats whose `config` has found
     that this is so, as `vit_config` does.
     """
@@ -135,16 +135,16 @@ def vit_rules(
 def _contradictions(
     known: Architecture, arguments: ConfigReader, tensors: Mapping[str, Stored], theirs: str
 ) -> None:
-    """Raise CheckpointError for an argument that the tensors deny.
+    """Raise CheckpointError for an argument that contradicts the tensors.
 
-    Where the architecture's name alone says so, the tensors that do not fit are named later; but
-    for the biases, which may be absent.
+    Where only the architecture's name contradicts them, the tensors that do not fit are named
+    later, except biases, which may be absent.
     """
     for key, name in SHOWN_BY.items():
         value: Any = arguments.optional(key, getattr(known, key))
-        stated = arguments.values.get(key) is not None
-        if bool(value) != (f"{theirs}{name}" in tensors) and (stated or key == "qkv_bias"):
-            where = arguments if stated else ConfigReader("its architecture", {})
+        given = arguments.values.get(key) is not None
+        if bool(value) != (f"{theirs}{name}" in tensors) and (given or key == "qkv_bias"):
+            where = arguments if given else ConfigReader("its architecture", {})
             has = "no " if value else ""
             where.fail(key, f"but the weights have {has}{theirs}{name}", value)
 
@@ -152,7 +152,7 @@ def _contradictions(
 def _pool(
     known: Architecture, arguments: ConfigReader, tensors: Mapping[str, Stored], theirs: str
 ) -> Any:
-    """The pool, with the last norm before or after it as its name tells."""
+    """The pooling; its name includes whether the last norm is before or after it."""
     pool = arguments.choice("global_pool", POOLS, POOLS[known.global_pool], "vision.pool", CODE)
     if known.distilled:
         if pool != "cls":
@@ -188,7 +188,7 @@ def _parameters(vision: ViTConfig) -> Iterator[str]:
 
 
 def _modules(vision: ViTConfig, classes: int) -> Iterator[str]:
-    """Modules of a weight and a bias that both sides call the same."""
+    """Modules with a weight and a bias that have the same name on both sides."""
     yield PATCHES
     if vision.pre_norm:
         yield "norm_pre"

@@ -37,18 +37,18 @@ LARGEST_TREE = 64 << 20  # bytes of data.pkl; CLIP's largest takes less than one
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a zip is TorchScript's: those alone have constants (torch.serialization tells them
-    by that too). Raises CheckpointError for a damaged zip."""
+    """Whether a zip is TorchScript's: only those have constants (torch.serialization recognises
+    them in the same way). Raises CheckpointError for a damaged zip."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except Exception as error:  # damage shows as errors of any kind
-        # Not left to torch: what it makes of such a file, older versions would have run.
+        # Not left to torch: older versions would run code of a file that newer ones refuse.
         raise CheckpointError(f"{path} is not a whole PyTorch file: {error}") from error
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Every tensor by its place in the module tree, mapped from the file.
+    """Every tensor by its path in the module tree, mapped from the file.
 
     Raises CheckpointError for an archive that is damaged or names anything unexpected.
     """
@@ -67,7 +67,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def _records(archive: zipfile.ZipFile, path: Path, prefix: str) -> dict[str, tuple[int, int]]:
-    """Where the bytes of each storage are in the file: key -> (offset, length)."""
+    """The bytes of each storage in the file: key -> (offset, length)."""
     records = {}
     with path.open("rb") as file:
         for info in archive.infolist():
@@ -91,7 +91,7 @@ class _Module:
 
 
 def _walk(value: Any, place: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor under `value` with its dotted name; a module met before is not entered again."""
+    """Every tensor under `value` with its dotted name; a module is visited once."""
     if isinstance(value, Tensor):
         yield place, value
     elif isinstance(value, _Module) and id(value) not in seen:
@@ -108,9 +108,9 @@ class _Unpickler(pickle.Unpickler):
         self.file: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
 
     def find_class(self, module: str, name: str) -> Any:
-        """The few things that a module tree is made of.
+        """The few types of a module tree; any other raises.
 
-        Each is made for this archive alone: a pickle can set attributes of what it names.
+        Each is created for this archive alone: a pickle can set attributes of the types it names.
         """
         if module == "__torch__" or module.startswith("__torch__."):
             return type("Module", (_Module,), {})
@@ -140,7 +140,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(flat: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    """What torch._utils._rebuild_tensor_v2 makes, kept inside its storage."""
+    """As torch._utils._rebuild_tensor_v2, but a tensor beyond its storage is an error."""
     size, stride = tuple(size), tuple(stride)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= len(flat)):

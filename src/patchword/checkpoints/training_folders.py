@@ -1,5 +1,5 @@
-"""Folders that training leaves behind, which are no model as they are: what they are, and what to
-give instead."""
+"""Folders that training leaves behind and that are no model by themselves: what they contain, and
+what to give instead."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def without_weights(folder: Path) -> str | None:
 
 
 def distributed(folder: Path) -> str:
-    """What to do with a checkpoint of torch.distributed.checkpoint."""
+    """The advice for a checkpoint of torch.distributed.checkpoint."""
     return (
         f"{folder} is a checkpoint of torch.distributed.checkpoint, a part of each tensor in each "
         f"file: join them with `{CONVERT} {folder} pytorch_model.bin`, and give that file, with "
@@ -47,14 +47,14 @@ def distributed(folder: Path) -> str:
 
 
 def one_of(folder: Path, names: Sequence[str]) -> str:
-    """What to do with a folder with several files of weights."""
+    """The advice for a folder with several files of weights."""
     likely = next((n for best in BEST for n in names if n.split(".")[0].split("-")[0] == best), "")
     advice = f", such as {folder / likely}" if likely else ""
     return f"{folder} has several files of weights; give the path of one{advice}: {_few(names)}"
 
 
 def warn_of_others(weights: Path) -> None:
-    """Say which other models of accelerate's `save_state` lie beside a model in one folder."""
+    """Warn of the other models of accelerate's `save_state` that are in the same folder."""
     stem = weights.name.split(".")[0]
     names = sorted(path.name for path in weights.parent.iterdir())
     others = [name for name in names if (m := SECOND.fullmatch(name)) and m[1] == stem]

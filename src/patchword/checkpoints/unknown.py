@@ -1,8 +1,8 @@
-"""One report on a checkpoint of no known format: what it looks like, the nearest format, the first
+"""The error for a checkpoint of no known format: what it looks like, the nearest format, the first
 difference from it, what to do.
 
-The nearest format is found by trying: without what stands before its names, with another
-config.json, each format is asked again whether it knows the tensors.
+The nearest format is found by trying: each format's `matches` is called again without prefixes of
+the names, and with another config.json.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ NOTHING = (
 
 @dataclass(frozen=True)
 class Guess:
-    """A format that would know the tensors, if one or two things were otherwise.
+    """A format that would match the tensors after one or two changes.
 
-    prefix: what stands before its names. kind: the model_type of config.json, None for as it is.
-    share: of the format's usual names that is there, 0 to 1. count: its tensors.
+    prefix: the prefix to remove from the names. kind: the model_type that config.json should have,
+    None for no change. share: how many of the format's usual names exist, 0 to 1. count: its
+    tensors.
     """
 
     form: ModuleType
@@ -67,7 +68,7 @@ class Guess:
 def report(opened: Source, formats: Sequence[ModuleType]) -> str:
     """The error for a checkpoint that none of the formats matches, in at most eight lines."""
     names = sorted(opened.tensors)
-    found = [f"tensors {', '.join(names[:3])} ... ({len(names)} in all)", *_stated(opened)]
+    found = [f"tensors {', '.join(names[:3])} ... ({len(names)} in all)", *_configured(opened)]
     lines = [f"{opened.weights} is no format that patchword reads.", f"Found {'; '.join(found)}."]
     kind, other = _kind(opened), _other(names)
     guess = min(_guesses(names, opened.files, formats), key=lambda g: g.order, default=None)
@@ -88,21 +89,21 @@ def report(opened: Source, formats: Sequence[ModuleType]) -> str:
 def _guesses(
     names: Collection[str], files: Mapping[str, Any], formats: Sequence[ModuleType]
 ) -> Iterator[Guess]:
-    """What would match, were the names or config.json otherwise."""
+    """The formats that would match with other names or another config.json."""
     for prefix in ("", *_prefixes(names)):
         bare = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
         beside: list[tuple[str | None, Mapping[str, Any]]]
         beside = [(kind, {"config.json": {"model_type": kind}}) for kind in TYPES]
         if prefix:
             beside += [(None, files), (None, {**files, "open_clip_config.json": {}})]
-        for kind, stated in beside:
+        for kind, files in beside:
             for form in formats:
-                if form.matches(bare, stated):
+                if form.matches(bare, files):
                     yield Guess(form, prefix, kind, _share(form, bare), len(bare))
 
 
 def _prefixes(names: Collection[str]) -> list[str]:
-    """What may stand before the names of a model: their first part, and their first two."""
+    """Possible prefixes of the names of a model: their first part, and their first two."""
     parts = [name.split(".") for name in names]
     found = {f"{'.'.join(p[:n])}." for p in parts for n in (1, 2) if len(p) > n + 1}
     return sorted(found, key=lambda prefix: (prefix.count("."), prefix))[:MOST]
@@ -130,7 +131,7 @@ def _near(guess: Guess, opened: Source) -> Iterator[str]:
 
 
 def _by_names(names: Collection[str], formats: Sequence[ModuleType]) -> Iterator[str]:
-    """The format most of whose usual names are there."""
+    """The format with the largest share of its usual names."""
     form = _closest(names, formats)
     if not _share(form, names):
         yield "It looks like no model that patchword knows: none has such names."
@@ -147,13 +148,13 @@ def _closest(names: Collection[str], formats: Sequence[ModuleType]) -> ModuleTyp
 
 
 def _share(form: ModuleType, names: Collection[str]) -> float:
-    """How much of a format's usual names there is: 0 to 1."""
+    """The share of a format's usual names that exist: 0 to 1."""
     usual: tuple[str, ...] = form.NAMES
     return sum(_has(name, names) for name in usual) / max(len(usual), 1)
 
 
 def _has(usual: str, names: Collection[str]) -> bool:
-    """Whether a name is there; one that ends in a dot begins others."""
+    """Whether a name exists; one that ends in a dot is a prefix."""
     if usual.endswith("."):
         return any(name.startswith(usual) for name in names)
     return usual in names
@@ -168,17 +169,19 @@ def _other(names: Collection[str]) -> str | None:
 
 
 def _kind(opened: Source) -> str | None:
-    """The model_type that config.json states."""
-    stated = opened.files.get("config.json")
+    """The model_type of config.json."""
+    content = opened.files.get("config.json")
     return (
-        str(stated["model_type"]) if isinstance(stated, dict) and "model_type" in stated else None
+        str(content["model_type"])
+        if isinstance(content, dict) and "model_type" in content
+        else None
     )
 
 
-def _stated(opened: Source) -> Iterator[str]:
-    """What the usual configuration files say that the model is."""
+def _configured(opened: Source) -> Iterator[str]:
+    """The kind of model in each of the usual configuration files."""
     for name in CONFIGS:
-        stated = opened.files.get(name)
-        if isinstance(stated, dict):
-            kinds = [f"{k} {stated[k]!r}" for k in ("model_type", "architecture") if k in stated]
-            yield f"{name} with {' and '.join(kinds) or 'keys ' + ', '.join(list(stated)[:5])}"
+        content = opened.files.get(name)
+        if isinstance(content, dict):
+            kinds = [f"{k} {content[k]!r}" for k in ("model_type", "architecture") if k in content]
+            yield f"{name} with {' and '.join(kinds) or 'keys ' + ', '.join(list(content)[:5])}"

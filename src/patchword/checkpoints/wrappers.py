@@ -1,8 +1,8 @@
-"""What training code writes around weights: dicts in dicts, prefixes, and things beside them.
+"""Finds the weights in what training code saves: nested dicts, prefixes, and other objects.
 
 A trainer saves its optimiser, its arguments and its best score in the same file. Their types are
-read as `Inert`, so that nothing of what a file names is ever called; the tensors are found under
-the names that trainers use, and the names are freed of what wrappers of modules put before them.
+read as `Inert`, so that nothing that a file names is ever called; the tensors are found under the
+names that trainers use, and the prefixes that wrappers of modules add are removed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from patchword.options import nearest
 
 Weights = Literal["ema", "raw"]
 KINDS: tuple[Weights, ...] = ("ema", "raw")
-# Where trainers put weights, in the order of timm's load_state_dict (timm/models/_helpers.py);
-# "module" is DeepSpeed's.
+# Keys under which trainers save weights, in the order of timm's load_state_dict
+# (timm/models/_helpers.py); "module" is DeepSpeed's.
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict")
 RAW = ("state_dict", "model_state_dict", "model", "module")
 # Where Lightning's WeightAveraging puts the weights; "state_dict" is their average then.
 CURRENT = "current_model_state"
 DEEPEST = 4  # wrappers in each other
-# What DDP and averages, torch.compile, FSDP and activation checkpointing put into names, anywhere.
+# What DDP and averages, torch.compile, FSDP and activation checkpointing insert into names.
 WRAPPERS = re.compile(
     r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
@@ -47,7 +47,7 @@ _one_at_a_time = threading.Lock()  # torch's list of allowed names is one for th
 
 
 class Inert:
-    """Stands for an object beside the weights: made of anything, it keeps nothing."""
+    """Replaces an object beside the weights: it takes any arguments and ignores them."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -71,19 +71,19 @@ ALLOWED: list[Any] = [
 
 @dataclass(frozen=True)
 class Entry:
-    """Where in a file a set of weights is.
+    """The place of a set of weights in a file.
 
     name    "state_dict", "model.module", ...; "" for the file itself
     kind    "ema" for a moving average, else "raw"
     others  names of the sets beside it, which are not read; "[]" after that of a mere list
-    stated  texts that the trainer wrote beside them: the run's "name", timm's "arch"
+    metadata  texts that the trainer wrote beside them: the run's "name", timm's "arch"
     archive whether the file is one of TorchScript
     """
 
     name: str = ""
     kind: Weights = "raw"
     others: tuple[str, ...] = ()
-    stated: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     archive: bool = False
 
 
@@ -91,7 +91,8 @@ Set = tuple[dict[str, Tensor], Entry]
 
 
 def load(path: Path, mmap: bool) -> Any:
-    """What a PyTorch file holds, read by torch's weights-only unpickler with `ALLOWED` as inert.
+    """The content of a PyTorch file, read by torch's weights-only unpickler with `ALLOWED` as
+    inert.
 
     Raises what torch raises.
     """
@@ -118,7 +119,7 @@ def checked(weights: Any) -> Weights | None:
 def unwrap(
     loaded: Any, path: Path, wanted: Weights | None = None
 ) -> tuple[dict[str, Tensor], Entry]:
-    """The weights in what a file holds; of two sets the wanted one, by default the average.
+    """The weights in the content of a file; of two sets the wanted one, by default the average.
 
     Raises CheckpointError when there are none, when there is the average alone and the weights are
     wanted, and for a set with something in it that is no tensor.
@@ -137,7 +138,7 @@ def unwrap(
         )
     others = [each.name for _, each in sets if each is not entry]
     others += _unnamed(loaded, tensors, {entry.name, *others})
-    return tensors, replace(entry, others=tuple(others), stated=_texts(loaded))
+    return tensors, replace(entry, others=tuple(others), metadata=_texts(loaded))
 
 
 def missing(path: Path, wanted: Weights) -> str:
@@ -147,7 +148,7 @@ def missing(path: Path, wanted: Weights) -> str:
 
 
 def described(file: str, entry: Entry) -> str:
-    """A file and where in it the weights are, for `patchword info`."""
+    """A file and the place of the weights in it, for `patchword info`."""
     words = [entry.name] if entry.name else []
     if entry.kind == "ema":
         words.append("the moving average")
@@ -157,7 +158,8 @@ def described(file: str, entry: Entry) -> str:
 
 
 def warn(file: str, entry: Entry) -> None:
-    """Say which of several sets of weights is read, and how to read another, when nobody chose."""
+    """Warn which of several sets of weights is read, and how to read another, if none was
+    chosen."""
     if not entry.others:
         return
     kind, advice = "weights", 'weights="raw" (--weights raw) reads the weights themselves'
@@ -183,8 +185,8 @@ def warn(file: str, entry: Entry) -> None:
 def part(
     names: Collection[str], entry: Entry, wanted: Weights | None
 ) -> tuple[dict[str, str], Entry]:
-    """Of a module of two networks, the weights and their average, the names of the wanted one, by
-    default the average, each with that name inside its network; the whole of any other set.
+    """The names of one network in a module of two, the weights and their average, mapped to the
+    names inside that network; by default the average. All names of any other set.
 
     entry: where the names are.
     """
@@ -206,7 +208,7 @@ def part(
 
 
 def bare_names(names: Collection[str], where: Path) -> dict[str, str]:
-    """Each name of a set of weights, and that name without what wrappers put into it.
+    """Each name of a set of weights, and that name without what wrappers insert.
 
     Raises CheckpointError when two names become one.
     """
@@ -238,10 +240,10 @@ def _sets(loaded: Any, entry: Entry = Entry(), depth: int = 0) -> Iterator[Set]:
 
 
 def _unnamed(loaded: dict[Any, Any], tensors: dict[str, Tensor], known: set[str]) -> list[str]:
-    """Where in the file most of the tensors are once more, under a name that says nothing.
+    """The places in the file where most of the tensors are once more, under an unknown name.
 
-    Averages are often of the parameters alone, inside an object of their own ("ema.shadow"), named
-    as another wrapper names them, or a list without names ("ema.shadow_params").
+    Averages are often of the parameters alone, inside an object of their own ("ema.shadow"), with
+    the names of another wrapper, or a list without names ("ema.shadow_params").
     """
     shapes = {_plain(name): tensor.shape for name, tensor in tensors.items()}
     return [
@@ -252,7 +254,7 @@ def _unnamed(loaded: dict[Any, Any], tensors: dict[str, Tensor], known: set[str]
 
 
 def _averages(names: Collection[str]) -> list[str]:
-    """What may stand before the names of an average, the longer ones first."""
+    """Possible prefixes of the names of an average, the longer ones first."""
     parts = [name.split(".") for name in names]
     found = {f"{p[0]}." for p in parts if AVERAGED.search(p[0])}
     found |= {f"{p[0]}.{p[1]}." for p in parts if len(p) > 2 and all(map(AVERAGED.search, p[:2]))}
@@ -286,13 +288,13 @@ def _repeats(value: dict[Any, Any] | list[Any], shapes: dict[str, torch.Size]) -
 
 
 def _texts(loaded: Any) -> dict[str, str]:
-    """What a trainer states in words beside the weights."""
+    """The texts that a trainer wrote beside the weights."""
     items = loaded.items() if isinstance(loaded, dict) else ()
     return {str(k): v for k, v in items if isinstance(v, str)}
 
 
 def _without(loaded: Any) -> str:
-    """What is in a file without weights, in words."""
+    """The content of a file without weights, in words."""
     if not isinstance(loaded, dict):
         return f"is not a dict of tensors but a {type(loaded).__name__}"
     if "param_groups" in loaded and "state" in loaded:

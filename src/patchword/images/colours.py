@@ -53,7 +53,7 @@ def _over_white(picture: Any, profile: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=8)
 def _to_srgb(profile: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform] | None:
-    """(the mode to convert to first, the transform from there to sRGB), perceptual intent.
+    """(the mode to convert to first, the transform from it to sRGB), perceptual intent.
 
     None where colours are to be taken as sRGB already: the profile is sRGB, it is damaged, or it
     describes other colours than an image of `mode` has.

@@ -1,7 +1,7 @@
 """Open any image: file, URL, bytes, PIL image, array or tensor -> RGB uint8 (H, W, 3), upright, in
 sRGB.
 
-What is done on the way, in this order: first frame of an animation, or the page that is named (see
+The steps, in this order: first frame of an animation, or the page that is named (see
 `pages`); samples of more than 8 bits scaled to 8 (see `high_bit_depth`); embedded colour profile to
 sRGB; transparency over white; EXIF orientation applied. Everything that cannot be opened is an
 ImageError that names image and reason.
@@ -64,7 +64,7 @@ _UPRIGHT: dict[int, Callable[[RGB], RGB]] = {  # EXIF orientation (tag 0x0112) -
 
 
 def name_of(image: ImageLike) -> str:
-    """What to call `image` in a message: its path as given, or what it is."""
+    """The name of `image` in messages: its path as given, or a description of its type."""
     if isinstance(image, (str, os.PathLike)):
         return os.fspath(image)
     if isinstance(image, (bytes, bytearray, memoryview)):
@@ -133,19 +133,18 @@ def open(
 
     at_least: the shorter side, in pixels, that the caller needs. A JPEG is then decoded at its
     smallest DCT scale (1, 1/2, 1/4 or 1/8) whose shorter side is at least twice that, unless
-    `exact`. Samples of more than 8 bits are scaled from the range the file states, else from that
-    of their type. stretch: scale from the 0.5 and 99.5 percentiles of the image instead, whatever
-    its depth. max_pixels: a file of more, as it would be decoded, is refused. urls=False refuses
-    addresses. Raises ImageError; an ImageWarning says that further pages were not read, or that
-    the image is nearly black.
-    """
+    `exact`. Samples of more than 8 bits are scaled from the range in the file's tags, else from
+    that of their type. stretch: scale from the 0.5 and 99.5 percentiles of the image instead,
+    whatever its depth. max_pixels: a file with more, after the DCT scaling, is refused. urls=False
+    refuses addresses. Raises ImageError; an ImageWarning says that further pages were not read, or
+    that the image is nearly black."""
     return Opener(stretch, max_pixels, urls)(image, at_least=at_least, exact=exact)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What is opened, and how; target as `at_least` of `open`. longest: where the longer side of
-    the file, in pixels, is left."""
+    """How one image is opened; target: `at_least` of `open`. longest: a list that receives the
+    longer side of the file, in pixels."""
 
     name: str
     target: int | None
@@ -188,7 +187,7 @@ def _opened_as(image: Any, job: _Job, web: bool) -> RGB:
 
 
 def _reason(error: Exception, max_pixels: int) -> str:
-    """One short line: what is wrong with the image and, where something helps, what to do."""
+    """The error of an image in one short line and, where something helps, what to do."""
     if isinstance(error, TooManyPixelsError):
         width, height = error.size
         return (
@@ -226,8 +225,8 @@ def _readable(path: str) -> Path:
 
 
 def _whole(file: Any) -> bytes:
-    """The content of an open file, from its start where it can go there; it is left where it was,
-    so that it can be opened again."""
+    """The content of an open file, from its start where it can seek; its position is restored, so
+    that it can be read again."""
     seekable = hasattr(file, "seekable") and file.seekable()
     position = file.tell() if seekable else 0
     if seekable:
@@ -264,7 +263,7 @@ def _from_file(
 
 
 def _frame(found: list[int], page: int | None, job: _Job) -> int:
-    """Which of the pages of a file is meant, as the number that the file's reader knows it by."""
+    """The number by which a file's reader knows the page that is named."""
     count = len(found)
     if page is None and count > 1:
         job.warn(f"page 1 of {count} is opened; #2 behind its name is the second (file.tif#2)")

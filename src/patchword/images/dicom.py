@@ -1,9 +1,9 @@
 """DICOM, read by pydicom: rescaled, windowed, dark where low.
 
-What a monitor would show (DICOM PS3.3, C.7.6.3.1.2 and C.11.2): stored values are rescaled (slope
-and intercept, or a table), and the first window, or else the table of values of interest, says what
-is black and white; without either all stored values that the bits allow lie between. MONOCHROME1 is
-inverted. Colours come as RGB.
+The grey levels of a monitor (DICOM PS3.3, C.7.6.3.1.2 and C.11.2): stored values are rescaled
+(slope and intercept, or a table), and the first window, or else the table of values of interest,
+defines black and white; without either, they are the least and the greatest value of the stored
+bits. MONOCHROME1 is inverted. Colours are RGB.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ Values = NDArray[np.float64]
 
 
 def pages(file: BinaryIO) -> list[int]:
-    """The frames, from 0. Of a file that cannot be read one: opening it says what is wrong."""
+    """The numbers of the frames, from 0; a single 0 for a file that cannot be read, so that opening
+    it raises the error."""
     if not kinds.opens(kinds.DICOM):
         return [0]
     from pydicom import dcmread
@@ -37,7 +38,7 @@ def pages(file: BinaryIO) -> list[int]:
 
 
 def read(file: BinaryIO, frame: int, stretch: bool) -> Samples:
-    """One frame. stretch: as it is rescaled, without its window, to be scaled otherwise."""
+    """One frame. stretch: only rescaled, without its window, to be scaled by the caller."""
     from pydicom import dcmread
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
@@ -83,8 +84,8 @@ def _grey(
 
 
 def _functional(data: Dataset, frame: int, name: str) -> Dataset:
-    """Where the attributes of a frame stand: in its functional group, in that which frames share,
-    or in the data set itself (PS3.3, C.7.6.16)."""
+    """The part of a data set with the attributes of a frame: its functional group, the one that
+    frames share, or the data set itself (PS3.3, C.7.6.16)."""
     own = data.get("PerFrameFunctionalGroupsSequence") or []
     shared = data.get("SharedFunctionalGroupsSequence") or []
     for group in (*own[frame : frame + 1], *shared[:1]):

@@ -1,4 +1,4 @@
-"""Which files are meant: those named, and the images in folders; and which have changed."""
+"""Lists the files that are named and the images in folders, and finds those that have changed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ UNPRINTABLE = "its name is not valid Unicode; rename it"
 # data, film, print or vector graphics rather than photos that cannot be read.
 _NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
-# Folders that are no one's photos: thumbnails, snapshots and bins of Synology's and QNAP's drives,
-# resource forks of macOS in zip files, and bins of Windows. (.Trashes and .@__thumb are hidden.)
+# Folders without photos of a person's own: thumbnails, snapshots and bins of Synology's and QNAP's
+# drives, resource forks of macOS in zip files, and bins of Windows. (.Trashes and .@__thumb are
+# hidden.)
 LEFT_OUT = {
     "@eaDir", "#recycle", "#snapshot", "@tmp", "@Recycle", "@Recently-Snapshot", "__MACOSX",
     "$RECYCLE.BIN", "System Volume Information",
@@ -89,8 +90,8 @@ def _real(path: str, folders: dict[str, str]) -> str:
 
 
 def hashed(file: File) -> File:
-    """`file` with the hash of its content; with none where it cannot be read or is no longer of
-    that size and time, so that what was read before cannot be taken for what is there now."""
+    """`file` with the hash of its content; with none where it cannot be read, or where its size or
+    time has changed since, so that a vector of the old content is never kept for the new one."""
     try:
         with open(pages.split(file.path)[0], "rb") as content:
             digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16))
@@ -115,7 +116,7 @@ def gone(path: str) -> bool:
 
 
 def picture_suffixes() -> set[str]:
-    """The suffixes, lower case with their dot, by which a picture in a folder is known."""
+    """The suffixes, lower case with their dot, by which pictures in folders are recognised."""
     Image.init()
     formats = Image.registered_extensions().items()
     openable = (Image.OPEN.keys() | {"MPO"}) - _NOT_PICTURES  # an MPO is opened as a JPEG
@@ -154,8 +155,8 @@ def pictures_in(
 def warn_of(skipped: Skipped) -> None:
     """Say how many files were skipped, by kind, in one SkippedFilesWarning."""
     if skipped:
-        told = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
-        message = f"files that look like photos and cannot be opened: {told}"
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
+        message = f"files that look like photos and cannot be opened: {counts}"
         warnings.warn(message, SkippedFilesWarning, stacklevel=2)
 
 

@@ -1,9 +1,9 @@
 """Samples of more than 8 bits, as industrial and scientific cameras write them, to 8 bits.
 
 Pillow clips such samples to 255 or drops their low byte; here they are read whole and scaled from
-black..white to 0..255, rounded to nearest. White is the maximum that the file states (TIFF
+black..white to 0..255, rounded to nearest. White is the maximum that the file gives (TIFF
 MaxSampleValue and SMaxSampleValue, the maxval of a PGM, the sBIT of a PNG), else the greatest
-value of their type; black is 0, or for negative samples the stated or the least value of the type.
+value of their type; black is 0, or for negative samples the file's minimum or that of the type.
 
 tifffile, which writes files for the tests, is not used here: it reads TIFF alone; Pillow's decoders
 give the samples of PNG and PGM too; LZW and JPEG inside would need imagecodecs (45 MB) besides.
@@ -30,9 +30,9 @@ _MIN_VALUE, _MAX_VALUE, _S_MIN_VALUE, _S_MAX_VALUE = 280, 281, 340, 341  # TIFF 
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # TIFF SampleFormat
 
 
-_DARK = 4  # white is so many times the greatest sample, or more: the range is another one
+_DARK = 4  # if white is that many times the greatest sample, or more, the range is probably wrong
 
-Warn = Callable[[str], None]  # told what is odd about an image
+Warn = Callable[[str], None]  # called with a warning about an image
 
 
 class RefusedError(Exception):
@@ -57,13 +57,13 @@ def refuse_if(condition: bool, reason: str) -> None:
 class Samples:
     """Samples as read: values (H, W) or (H, W, C), C = 2 and 4 with alpha last.
 
-    limits: the least and greatest value of their type. stated: those that the file states, where
+    limits: the least and greatest value of their type. declared: those in the file's tags, where
     it does. inverted: 0 is white. clear: the value (per channel) that means transparent.
     """
 
     values: NDArray[Any]
     limits: tuple[float, float]
-    stated: tuple[float | None, float | None] = (None, None)
+    declared: tuple[float | None, float | None] = (None, None)
     inverted: bool = False
     clear: int | tuple[int, ...] | None = None
 
@@ -77,7 +77,7 @@ class Samples:
         if values.ndim == 3 and values.shape[2] in (2, 4):
             alpha = _scale(values[..., -1:], *self.limits)
             values = values[..., 0] if values.shape[2] == 2 else values[..., :3]
-        if values.dtype == np.uint8 and self.stated == (None, None) and not stretch:
+        if values.dtype == np.uint8 and self.declared == (None, None) and not stretch:
             out: NDArray[np.uint8] = values
         else:
             out = _scale(values, *(_percentiles(values) if stretch else self._range(values, warn)))
@@ -92,16 +92,16 @@ class Samples:
         return np.concatenate([out[..., None] if out.ndim == 2 else out, alpha], axis=-1)
 
     def _range(self, values: NDArray[Any], warn: Warn) -> tuple[float, float]:
-        """(black, white). A stated limit that the samples exceed is not one, and is passed over."""
+        """(black, white). A declared limit that the samples exceed is ignored."""
         least, greatest = _extent(values)
-        low, high = self.stated
+        low, high = self.declared
         white = high if high is not None and high > 0 and greatest <= high else self.limits[1]
         black = low if low is not None and low <= least else self.limits[0]
         black = black if least < 0 else 0.0
         if values.dtype.kind == "f" and not (black <= least and greatest <= white):
             raise RefusedError(
-                f"its floats span {least:g} to {greatest:g} and no range is stated: scale them "
-                f"to 0..1, or {STRETCH}"
+                f"its floats span {least:g} to {greatest:g} and the file gives no range: scale "
+                f"them to 0..1, or {STRETCH}"
             )
         if high is None and least < greatest <= white / _DARK and least >= 0:
             warn(
@@ -126,14 +126,14 @@ def read_encoded(picture: Any, reopen: Callable[[], AbstractContextManager[Any]]
         _is_colour16(_raw_mode(picture, tile)) for tile in picture.tile
     )
     if colour and picture.format == "TIFF":
-        stated = _stated(picture.tag_v2)
+        declared = _declared(picture.tag_v2)
         planes = picture.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
         if planes and picture.tile[0].codec_name == "libtiff":
             # Pillow unpacks compressed planes in one way only, the high byte.
-            if stated[1] not in (None, 65535):
+            if declared[1] not in (None, 65535):
                 raise RefusedError("compressed 16-bit planes; save it with interleaved colours")
             return None
-        return Samples(_colour16(picture, reopen), (0, 65535), stated)
+        return Samples(_colour16(picture, reopen), (0, 65535), declared)
     if picture.format == "PNG" and (colour or picture.mode == "I;16"):
         bits = _significant_bits(picture.fp)
         values = _colour16(picture, reopen) if colour else np.asarray(picture)
@@ -161,12 +161,12 @@ def read_decoded(picture: Any) -> Samples | None:
     if bits == 32 and kind == _UNSIGNED and values.dtype == np.int32:
         values = values.view(np.uint32)  # Pillow has no unsigned 32-bit image
     inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
-    return Samples(values, limits, _stated(tags), inverted, _clear(picture))
+    return Samples(values, limits, _declared(tags), inverted, _clear(picture))
 
 
 def of_array(array: NDArray[Any], stretch: bool) -> Samples:
-    """Samples of a user's array. Raises RefusedError for a type whose range is anyone's guess, if
-    it is not stretched, and for what are no numbers."""
+    """Samples of a user's array. Raises RefusedError for a type whose range is unknown, unless it
+    is stretched, and for values that are no numbers."""
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype == np.bool_:
@@ -282,8 +282,8 @@ def _number(tags: Any, tag: int) -> float | None:
     return float(max(value) if isinstance(value, tuple) else value)
 
 
-def _stated(tags: Any) -> tuple[float | None, float | None]:
-    """The least and greatest sample that TIFF tags state."""
+def _declared(tags: Any) -> tuple[float | None, float | None]:
+    """The least and greatest sample by the tags of a TIFF; None where a tag is missing."""
     low, high = _number(tags, _S_MIN_VALUE), _number(tags, _S_MAX_VALUE)
     return (
         _number(tags, _MIN_VALUE) if low is None else low,
@@ -316,8 +316,8 @@ def _significant_bits(file: Any) -> int | None:
 def _png_white(values: NDArray[Any], bits: int | None) -> float | None:
     """White of 16-bit PNG samples that come from `bits` significant ones.
 
-    A sound writer has scaled them to 16 bits, where the low bits of a dark image stay 0 (or 1 by
-    rounding). Cameras write them unscaled: all small, with busy low bits.
+    A correct writer has scaled them to 16 bits, where the low bits of a dark image are 0 (or 1 by
+    rounding). Cameras write them unscaled: all values are small, and the low bits vary.
     """
     if bits is None or not 8 < bits < 16:
         return None

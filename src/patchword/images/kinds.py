@@ -1,5 +1,5 @@
-"""What a file is, by its first bytes and by its suffix, where that is no matter of Pillow alone;
-and what to do about one that cannot be opened."""
+"""Kinds of files that Pillow alone does not read, recognised by their first bytes and suffix, and
+what to do about those that cannot be opened."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image, features
 
-HEAD = 2048  # bytes that tell a kind
+HEAD = 2048  # bytes read to recognise a kind
 
 # Brands of ISO base media files (ISO/IEC 23008-12, annex B; AVIF 1.1, section 8).
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
@@ -52,15 +52,15 @@ VIDEO = Kind(
     "save frames as images first: ffmpeg -i FILE -vf fps=1 frame-%04d.jpg",
 )
 WEB_PAGE = Kind("web page", (), "download the image itself, not the page that shows it")
-POINTER = Kind("Git LFS pointer", (), "fetch the file that it stands for: git lfs pull")
+POINTER = Kind("Git LFS pointer", (), "fetch the file that it points to: git lfs pull")
 
 _KINDS = (HEIC, AVIF, RAW, DICOM, PDF, SVG, POSTSCRIPT, JPEG_XL, VIDEO)
 BY_SUFFIX = {suffix: kind for kind in _KINDS for suffix in kind.suffixes}
 
 
 def of(head: bytes) -> Kind | None:
-    """The kind of a file that begins with `head`; None for what is left to Pillow, and for raws
-    that are TIFFs (see `tiff.is_raw`)."""
+    """The kind of a file that begins with `head`; None for files that are left to Pillow, and for
+    raws that are TIFFs (see `tiff.is_raw`)."""
     if head[4:8] == b"ftyp":
         return _of_brands(head)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -101,8 +101,8 @@ def _of_brands(head: bytes) -> Kind:
 
 
 def opens(kind: Kind) -> bool:
-    """Whether what opens files of a kind is installed; of JPEG XL, whether a plugin of Pillow's
-    was imported."""
+    """Whether the library that opens files of a kind is installed; for JPEG XL, whether a plugin of
+    Pillow was imported."""
     if kind is JPEG_XL:
         return ".jxl" in Image.registered_extensions()
     return bool(kind.needs) and _installed(kind.needs)
@@ -117,7 +117,7 @@ def refusal(kind: Kind | None) -> str:
 
 
 def counted_as(kind: Kind) -> str:
-    """What files of a kind are called where they are counted."""
+    """The name of a kind where its files are counted."""
     return f"{kind.name} (install patchword[{kind.extra}])" if kind.extra else kind.name
 
 

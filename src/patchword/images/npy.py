@@ -21,13 +21,13 @@ def pages(file: BinaryIO) -> list[int]:
 
 
 def is_picture(path: str) -> bool:
-    """Whether a file in a folder is one or more images beyond doubt: a matrix of floats may well
-    be vectors that were saved there."""
+    """Whether a file in a folder is certainly one or more images: a matrix of floats may be
+    vectors that were saved there."""
     try:
         with open(path, "rb") as file:
             shape, _, kind = _header(file)
     except (OSError, ValueError):
-        return True  # opening it says what is wrong
+        return True  # opening it raises the error
     return len(shape) > 2 or (len(shape) == 2 and kind.kind != "f")
 
 
@@ -48,7 +48,7 @@ def read(file: BinaryIO, page: int, max_pixels: int) -> NDArray[Any]:
         )
     if own[0] * own[1] > max_pixels:
         raise TooManyPixelsError(own[1], own[0])
-    alone = bool(counts) and not by_columns  # then an image lies in one piece
+    alone = bool(counts) and not by_columns  # then the bytes of an image are contiguous
     count = math.prod(own if alone else shape)
     if alone:
         file.seek(page * count * kind.itemsize, 1)

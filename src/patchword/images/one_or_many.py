@@ -1,4 +1,4 @@
-"""One image is one image, whatever its type, also where several are wanted."""
+"""A single image of any type, given where several are expected, is taken as a list of one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Images = ImageLike | Iterable[ImageLike]  # one image is a list of one
 
 
 def as_images(images: Images) -> Iterable[ImageLike]:
-    """Images as something to go through: a single one becomes a list of one.
+    """Images as an iterable: a single one becomes a list of one.
 
-    An array (H, W) or (H, W, C) is one image, and a tensor (C, H, W) too; of one with more axes
-    the first counts images.
+    An array (H, W) or (H, W, C) is one image, and a tensor (C, H, W) too; with more axes, the
+    first is that of the images.
     Raises UnsupportedError for what is neither an image nor a collection of them.
     """
     if is_one(images):

@@ -22,7 +22,7 @@ _READERS = {
 
 
 def split(path: str) -> tuple[str, int | None]:
-    """ "stack.tif#3" -> ("stack.tif", 3). A file that is really called so is that file: None."""
+    """ "stack.tif#3" -> ("stack.tif", 3). If a file has that whole name, None."""
     found = _PAGE.match(path) if "#" in path else None
     if found is None or os.path.lexists(path):
         return path, None
@@ -43,12 +43,12 @@ def every(path: str) -> list[str]:
     try:
         with open(path, "rb") as file:
             count = len(read(file))
-    except (OSError, ValueError):  # opening it as an image says what is wrong
+    except (OSError, ValueError):  # opening it as an image raises the error
         return [path]
     return [path] if count < 2 else [join(path, number + 1) for number in range(count)]
 
 
 def order(path: str) -> tuple[str, int]:
-    """What to sort paths by: page 10 follows page 9."""
+    """The sort key of paths: page 10 follows page 9."""
     name, page = split(path)
     return name, page or 0

@@ -1,5 +1,5 @@
-"""Files that Pillow reads, opened without its limit of pixels, its warnings, and what it would
-open wrong."""
+"""Files that Pillow reads, opened without its limit of pixels and its warnings; those that it would
+open wrong are refused."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def opened(start: Callable[[], BinaryIO], frame: int) -> Iterator[Any]:
 
 
 def _identify(file: BinaryIO) -> Any:
-    """What Pillow makes of the header: `PIL.Image.open` but for its limit of pixels, which is one
-    of the whole process and holds before a JPEG is scaled; ours is `max_pixels`."""
+    """The picture by its header, as `PIL.Image.open` gives it but without Pillow's limit of pixels,
+    which is global and applies before a JPEG is scaled; ours is `max_pixels`."""
     prefix = file.read(16)
     tried: set[str] = set()
     for initialise in (Image.preinit, Image.init):
@@ -74,9 +74,8 @@ def refuse_unsound(picture: Any) -> None:
 def _quieten() -> None:
     """Keep Pillow's warnings (damaged EXIF, bombs: both handled here) from the user.
 
-    Filters belong to the whole process, and images are opened in threads: this one is put there to
-    stay. To put it there and take it away again would, now and then, undo what another thread has
-    done to the filters meanwhile.
+    Filters are global, and images are opened in threads, so this one is added for good. To add and
+    remove it around each image would sometimes undo a change by another thread in between.
     """
     if FILTER not in warnings.filters:
         warnings.filterwarnings("ignore", module=_FROM_PILLOW)

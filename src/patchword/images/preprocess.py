@@ -1,8 +1,8 @@
-"""From RGB uint8 (H, W, 3) to a network's float32 (3, h, w), and the geometry to go back.
+"""From RGB uint8 (H, W, 3) to a network's float32 (3, h, w), and the geometry to map it back.
 
 Equal to transformers' PIL processors (crop_rounding "floor") and to torchvision's transforms as
 open_clip and timm use them ("round"): resize with Pillow's antialiased filters, centre crop with
-black, or the level that is stated, where the resized image is smaller, rescale, normalise.
+black, or the level `fill`, where the resized image is smaller, rescale, normalise.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _FILTERS = {
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the pixels of a network's input come from. All (height, width), in pixels.
+    """The part of the source that a network's input shows. All (height, width), in pixels.
 
-    The source is resized to `resized`; the input is the window of `size` whose top left corner
-    lies at `crop` (top, left) in it, negative where padding was added.
+    The source is resized to `resized`; the input is the window of `size` with its top left corner
+    at `crop` (top, left) in it, negative where padding was added.
     """
 
     source: tuple[int, int]
@@ -84,8 +84,8 @@ class Geometry:
 def at_size(config: PreprocessConfig, size: int | tuple[int, int]) -> PreprocessConfig:
     """The same preprocessing to another size, pixels (H, W) or one number for a square.
 
-    A square keeps the share of the resized image that is cropped away; to anything else the whole
-    image is squashed, but for preprocessing that knows two sides ("cover", "contain"). Where images
+    A square keeps the share of the resized image that is cropped away; for any other size the whole
+    image is squashed, except by preprocessing with two sides ("cover", "contain"). Where images
     keep their own shape, `size` says how many patches they may have: as many as an image of that
     size has.
     """
@@ -160,13 +160,14 @@ class Preprocess:
         return (config.resize_to, longer) if height == short else (longer, config.resize_to)
 
     def _margin(self, spare: int) -> int:
-        """Half of the spare pixels, or minus half of the missing ones, as the reference rounds."""
+        """Half of the spare pixels, or minus half of the missing ones, rounded as the reference
+        does."""
         if self.config.crop_rounding == "floor":
             return spare // 2
         return round(spare / 2) if spare >= 0 else -(-spare // 2)
 
     def _window(self, image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
-        """The input (h, w, 3) before normalising: resized, cropped, padded where nothing is."""
+        """The input (h, w, 3) before normalising: resized, cropped, padded outside the image."""
         (source_h, source_w), (height, width) = geometry.source, geometry.resized
         (top, left), (window_h, window_w) = geometry.crop, geometry.size
         y0, y1 = max(top, 0), min(top + window_h, height)

@@ -1,5 +1,5 @@
-"""Camera raws, read by rawpy (LibRaw): the photo that the camera itself made of them, which is
-embedded; where that is a thumbnail alone, what LibRaw makes of the sensor's samples."""
+"""Camera raws, read by rawpy (LibRaw): the photo that the camera embedded in them; where that is
+only a thumbnail, LibRaw's own rendering of the sensor's samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TURNS = {3: 2, 5: 1, 6: 3}  # LibRaw's flip -> quarter turns to the left
 
 
 def read(file: BinaryIO, max_pixels: int) -> bytes | NDArray[np.uint8]:
-    """The embedded JPEG, whose EXIF says how it lies; or RGB uint8 (H, W, 3), upright. Raises
+    """The embedded JPEG, with its orientation in EXIF; or RGB uint8 (H, W, 3), upright. Raises
     RefusedError for a damaged file, and TooManyPixelsError."""
     import rawpy
 
@@ -30,7 +30,7 @@ def read(file: BinaryIO, max_pixels: int) -> bytes | NDArray[np.uint8]:
             developed: NDArray[np.uint8] = raw.postprocess(use_camera_wb=True)
             return developed
     except rawpy.LibRawError as error:
-        reason = f"a damaged raw file, or of an unknown camera: {_said(error)}"
+        reason = f"a damaged raw file, or of an unknown camera: {_message(error)}"
         raise RefusedError(reason) from error
 
 
@@ -53,7 +53,7 @@ def _embedded(raw: Any) -> bytes | NDArray[np.uint8] | None:
     return None if small else photo
 
 
-def _said(error: Exception) -> str:
-    """What LibRaw says; rawpy gives it as bytes."""
+def _message(error: Exception) -> str:
+    """LibRaw's message; rawpy gives it as bytes."""
     reason = error.args[0] if error.args else ""
     return reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)

@@ -1,4 +1,4 @@
-"""Tensors as arrays, without importing what makes them."""
+"""Tensors as arrays, without importing torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from patchword.images.npy import CHANNELS
 
 
 class Tensor(Protocol):
-    """What is used of a torch tensor."""
+    """The methods of a torch tensor that are used."""
 
     @property
     def shape(self) -> Any: ...
@@ -24,7 +24,7 @@ class Tensor(Protocol):
 
 
 def is_tensor(value: Any) -> TypeGuard[Tensor]:
-    """Whether it is a torch tensor, by what it can do."""
+    """Whether it is a torch tensor, by its methods."""
     return hasattr(value, "detach") and hasattr(value, "is_floating_point")
 
 

@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 _SUBFILE, _OLD_SUBFILE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 255, 262, 330, 50706
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
-_CFA, _LINEAR_RAW = 32803, 34892  # what the samples of a sensor are called
-_FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # field types that matter here
+_CFA, _LINEAR_RAW = 32803, 34892
+_FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # field types that are read here
 _MOST = 100_000  # directories, after which a file is taken to be damaged
 
 Tags = dict[int, tuple[int, ...]]  # the numbers of those tags that are read
@@ -63,7 +63,7 @@ def directories(file: BinaryIO, start: int | None = None) -> Iterator[Tags]:
 def _tags(
     file: BinaryIO, table: bytes, order: str, word: str, entry: int
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """The tags of a directory that matter here."""
+    """The tags of a directory that are used here."""
     wide = struct.calcsize(word)
     for place in range(0, len(table) - entry + 1, entry):
         tag, kind, count = struct.unpack_from(order + "HH" + word, table, place)

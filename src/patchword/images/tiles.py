@@ -29,7 +29,8 @@ GRIDS: tuple[Size, ...] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a photo of `source` pixels lies on a `canvas` that is cut into tiles of `tile` pixels."""
+    """The placement of a photo of `source` pixels on a `canvas` that is cut into tiles of `tile`
+    pixels."""
 
     source: Size
     canvas: Size
@@ -51,7 +52,7 @@ class Tiling:
 
     @property
     def corner(self) -> Size:
-        """Where the photo's top left corner lies on the canvas."""
+        """The position of the photo's top left corner on the canvas."""
         (height, width), (canvas_h, canvas_w) = self.resized, self.canvas
         return (canvas_h - height) // 2, (canvas_w - width) // 2
 
@@ -151,10 +152,10 @@ def cut(
     candidates: Sequence[Sequence[int]] | None = None,
 ) -> tuple[NDArray[np.float32], Tiling]:
     """RGB uint8 (H, W, 3) -> (1 + rows * columns, 3, S, S), the thumbnail and then the tiles row by
-    row, normalised; and how they lie.
+    row, normalised; and their tiling.
 
-    The thumbnail is the whole photo, squashed. A margin that the preprocessing would crop away is
-    left to neither. Raises ImageError, and as `tiling` does.
+    The thumbnail is the whole photo, squashed. Nothing is cropped away, whatever the preprocessing
+    crops. Raises ImageError, and the errors of `tiling`.
     """
     plan = tiling((image.shape[0], image.shape[1]), preprocess, candidates)
     config = preprocess.config

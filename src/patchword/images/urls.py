@@ -13,7 +13,7 @@ from patchword.images.high_bit_depth import RefusedError
 
 SCHEMES = ("https://", "http://")
 MAX_BYTES = 256 << 20
-SILENCE = 20.0  # seconds to wait for a server to say anything
+SILENCE = 20.0  # seconds to wait for a server's next bytes
 MAX_SECONDS = 120.0  # for all of an image
 MAX_REDIRECTS = 5
 
@@ -26,8 +26,8 @@ def is_url(text: str) -> bool:
 
 
 def fetch(url: str) -> bytes:
-    """What the address holds, whatever the server calls it: the content decides if it is an image.
-    Raises RefusedError with what went wrong."""
+    """The content at an address, whatever type the server gives it.
+    Raises RefusedError with the reason."""
     deadline = time.monotonic() + MAX_SECONDS
     request = urllib.request.Request(url, headers={"User-Agent": "patchword", "Accept": "image/*"})
     try:
@@ -39,14 +39,14 @@ def fetch(url: str) -> bytes:
     except urllib.error.URLError as error:
         raise RefusedError(f"cannot be fetched: {error.reason}") from error
     except TimeoutError as error:
-        raise RefusedError(f"the server said nothing for {SILENCE:g} seconds") from error
+        raise RefusedError(f"the server sent nothing for {SILENCE:g} seconds") from error
     except (http.client.HTTPException, OSError, ValueError) as error:
         raise RefusedError(f"cannot be fetched: {error or type(error).__name__}") from error
 
 
 def _content(answer: http.client.HTTPResponse, deadline: float) -> bytes:
     content = bytearray()
-    while chunk := answer.read1(_CHUNK):  # what has come, so that a slow server is noticed
+    while chunk := answer.read1(_CHUNK):  # what has arrived: a slow server is noticed
         content += chunk
         if len(content) > MAX_BYTES:
             raise RefusedError(f"more than {MAX_BYTES >> 20} MB; download it and give its path")
@@ -58,7 +58,7 @@ def _content(answer: http.client.HTTPResponse, deadline: float) -> bytes:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Few, and never to a file, or from https to http."""
+    """Allows few redirects, and none to a file or from https to http."""
 
     max_redirections = MAX_REDIRECTS
 
@@ -78,7 +78,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Of the web alone: no files, no FTP."""
+    """Opens http and https alone: no files, no FTP."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),

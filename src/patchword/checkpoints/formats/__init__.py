@@ -53,7 +53,8 @@ FORMATS: tuple[ModuleType, ...] = (
 
 
 def recognise(opened: Source) -> ModuleType:
-    """The one format that matches. Raises CheckpointError, naming what was found, otherwise."""
+    """The one format that matches. Raises CheckpointError, with what was found, for none or
+    several."""
     found = [form for form in FORMATS if form.matches(opened.tensors, opened.files)]
     if len(found) == 1:
         _refuse_unnamed(opened, found[0])
@@ -69,7 +70,7 @@ def recognise(opened: Source) -> ModuleType:
 def _refuse_unnamed(opened: Source, form: ModuleType) -> None:
     """Raise CheckpointError for a checkpoint of timm's trainer without config.json: it names its
     architecture, and not its preprocessing; without a head it has the names of an MAE."""
-    name = opened.entry.stated.get("arch")
+    name = opened.entry.metadata.get("arch")
     if name is not None and "config.json" not in opened.files and form in (timm, timm_swin, mae):
         raise CheckpointError(
             f"{opened.weights} is a checkpoint of timm's trainer, a {name}, but {unnamed(name)}"

@@ -37,20 +37,20 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """From shapes alone."""
-    said = ConfigReader("the file", {})
-    vision = _vision(said, tensors)
+    reader = ConfigReader("the file", {})
+    vision = _vision(reader, tensors)
     size = vision.image_size
-    said.assume("preprocess", "bicubic, squashed, CLIP's mean and std", "cn_clip/clip/utils.py")
+    reader.assume("preprocess", "bicubic, squashed, CLIP's mean and std", "cn_clip/clip/utils.py")
     return ModelConfig(
         vision=vision,
-        text=_text(said, tensors),
+        text=_text(reader, tensors),
         preprocess=PreprocessConfig(
             size=size, resize="squash", resize_to=min(size), crop_rounding="round"
         ),
         embed_dim=shape_of(tensors, "text_projection", 2)[1],
         scale_limit=scale_limit(tensors),
         source="chinese_clip",
-        assumed=said.assumed,
+        assumed=reader.assumed,
     )
 
 
@@ -62,27 +62,29 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
     yield from openai.image_rules(config)
     yield from bert.plain_tower(TEXT, "text", config.text.depth, TYPES)
     for kind in bert.KINDS:
-        yield Drop(f"{TEXT}pooler.dense.{kind}", why="features are of the first token as it is")
+        yield Drop(
+            f"{TEXT}pooler.dense.{kind}", why="features are of the first token, without this layer"
+        )
 
 
-def _vision(said: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig | ResNetConfig:
+def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig | ResNetConfig:
     if any(key.startswith("visual.layer1.") for key in tensors):
-        return openai.resnet(said, tensors, HEAD_WIDTH)
+        return openai.resnet(reader, tensors, HEAD_WIDTH)
     vision = openai.vit(tensors)
     head = HEAD_WIDTHS.get(vision.width, HEAD_WIDTH)
-    said.assume("vision.activation", vision.activation, CODE)
-    said.assume("vision.heads", vision.width // head, f"{CODE}, width / {head}")
-    said.assume("vision.eps", vision.eps, CODE)
+    reader.assume("vision.activation", vision.activation, CODE)
+    reader.assume("vision.heads", vision.width // head, f"{CODE}, width / {head}")
+    reader.assume("vision.eps", vision.eps, CODE)
     return replace(vision, heads=vision.width // head)
 
 
-def _text(said: ConfigReader, tensors: Mapping[str, Stored]) -> TextConfig:
+def _text(reader: ConfigReader, tensors: Mapping[str, Stored]) -> TextConfig:
     width = shape_of(tensors, f"{TEXT}{bert.WORDS}", 2)[1]
     if width % HEAD_WIDTH:
         raise CheckpointError(f"{TEXT}{bert.WORDS} has width {width}, not a multiple of 64 a head")
     why = f"{CODE}, width / {HEAD_WIDTH}"
-    found = bert.text_config(said, tensors, TEXT, width // HEAD_WIDTH, why)
-    said.assume("text.activation", found.activation, CODE)
-    said.assume("text.eps", found.eps, CODE)
-    said.assume("text.pad_token", 0, "[PAD], the first line of its vocab.txt")
+    found = bert.text_config(reader, tensors, TEXT, width // HEAD_WIDTH, why)
+    reader.assume("text.activation", found.activation, CODE)
+    reader.assume("text.eps", found.eps, CODE)
+    reader.assume("text.pad_token", 0, "[PAD], the first line of its vocab.txt")
     return replace(found, head_bias=False, pad_token=0, end_token=NO_TOKEN)

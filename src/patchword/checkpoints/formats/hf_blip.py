@@ -38,7 +38,7 @@ WORDS = "embeddings.word_embeddings.weight"
 TEXT_DEFAULT = "transformers' BlipTextConfig default"
 VISION_DEFAULT = "transformers' BlipVisionConfig default"
 SCALE = 1 / 0.07
-SCALE_LIMIT = 1000.0  # salesforce/BLIP holds the temperature at or above 0.001
+SCALE_LIMIT = 1000.0  # salesforce/BLIP clamps the temperature to 0.001 or more
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
@@ -48,14 +48,15 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """config.json and preprocessor_config.json, checked against the tensors."""
-    stated = config_file(files, "blip")
-    vision = _vision(tower(stated, "vision_config"), tensors)
-    said = tower(stated, "text_config")
-    text = _text(said, tensors, TEXT) if f"{TEXT}{WORDS}" in tensors else None
+    reader = config_file(files, "blip")
+    vision = _vision(tower(reader, "vision_config"), tensors)
+    text_reader = tower(reader, "text_config")
+    text = _text(text_reader, tensors, TEXT) if f"{TEXT}{WORDS}" in tensors else None
     decoder = None
     if f"{DECODER}{WORDS}" in tensors:
-        start = _id(said, "bos_token_id", 30522, "decoder.start_token", tensors[DECODER + WORDS])
-        decoder = bert.writing(_text(said, tensors, DECODER), start)
+        words = tensors[DECODER + WORDS]
+        start = _id(text_reader, "bos_token_id", 30522, "decoder.start_token", words)
+        decoder = bert.writing(_text(text_reader, tensors, DECODER), start)
     if text is None and decoder is None:
         raise CheckpointError(
             "it is neither a BlipForConditionalGeneration, a BlipForQuestionAnswering nor a "
@@ -63,7 +64,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         )
     matching = "itm_head.weight" in tensors
     if matching:
-        stated.assume("logit_scale", round(SCALE, 4), "BLIP's first temperature, 0.07")
+        reader.assume("logit_scale", round(SCALE, 4), "BLIP's first temperature, 0.07")
     key = "image_text_hidden_size"
     return ModelConfig(
         vision=vision,
@@ -74,16 +75,16 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
             answers_questions=decoder is not None and text is not None,
             matching=matching,
         ),
-        embed_dim=stated.size(key, tensors, "vision_proj.weight") if matching else 0,
+        embed_dim=reader.size(key, tensors, "vision_proj.weight") if matching else 0,
         preprocess=preprocess(
             files,
             vision.image_size,
-            stated.assumed,
+            reader.assumed,
             Processor("BlipImageProcessor", size=vision.image_size, crop=False),
         ),
         scale_limit=SCALE_LIMIT,
         source="huggingface",
-        assumed=stated.assumed,
+        assumed=reader.assumed,
     )
 
 
@@ -104,39 +105,39 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
             yield Rename(f"itm_head.{kind}", f"match_head.{kind}")
 
 
-def _vision(stated: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
+def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
     patches = f"{VISION}.embeddings.patch_embedding.weight"
     positions = f"{VISION}.embeddings.position_embedding"
-    width = stated.size("hidden_size", tensors, patches)
-    patch = stated.size("patch_size", tensors, patches, -1)
+    width = reader.size("hidden_size", tensors, patches)
+    patch = reader.size("patch_size", tensors, patches, -1)
     why = VISION_DEFAULT
     return ViTConfig(
-        image_size=stated.grid("image_size", tensors, positions, patch),
+        image_size=reader.grid("image_size", tensors, positions, patch),
         patch_size=patch,
         width=width,
-        depth=stated.depth("num_hidden_layers", tensors, f"{VISION}.encoder.layers."),
-        heads=stated.heads(width, "num_attention_heads", 12, "vision.heads", why),
-        mlp_width=stated.size("intermediate_size", tensors, f"{FIRST}.mlp.fc1.weight"),
-        activation=stated.choice("hidden_act", ACTIVATIONS, "gelu", "vision.activation", why),
-        eps=stated.get("layer_norm_eps", 1e-5, "vision.eps", why),
+        depth=reader.depth("num_hidden_layers", tensors, f"{VISION}.encoder.layers."),
+        heads=reader.heads(width, "num_attention_heads", 12, "vision.heads", why),
+        mlp_width=reader.size("intermediate_size", tensors, f"{FIRST}.mlp.fc1.weight"),
+        activation=reader.choice("hidden_act", ACTIVATIONS, "gelu", "vision.activation", why),
+        eps=reader.get("layer_norm_eps", 1e-5, "vision.eps", why),
     )
 
 
-def _text(stated: ConfigReader, tensors: Mapping[str, Stored], part: str) -> TextConfig:
-    found = bert.text_config(stated, tensors, part, heads=8, why=TEXT_DEFAULT)
+def _text(reader: ConfigReader, tensors: Mapping[str, Stored], part: str) -> TextConfig:
+    found = bert.text_config(reader, tensors, part, heads=8, why=TEXT_DEFAULT)
     words = tensors[part + WORDS]
     return replace(
         found,
-        end_token=_id(stated, "sep_token_id", 102, "text.end_token", words),
-        pad_token=_id(stated, "pad_token_id", 0, "text.pad_token", words),
+        end_token=_id(reader, "sep_token_id", 102, "text.end_token", words),
+        pad_token=_id(reader, "pad_token_id", 0, "text.pad_token", words),
     )
 
 
-def _id(stated: ConfigReader, key: str, default: int, name: str, words: Stored) -> int:
-    """An id, as stated, that the vocabulary has."""
-    found = stated.get(key, default, name, TEXT_DEFAULT)
+def _id(reader: ConfigReader, key: str, default: int, name: str, words: Stored) -> int:
+    """An id of config.json. Raises CheckpointError for one that is not in the vocabulary."""
+    found = reader.get(key, default, name, TEXT_DEFAULT)
     if not 0 <= found < words.shape[0]:
-        stated.fail(key, f"but there are only {words.shape[0]} ids", found)
+        reader.fail(key, f"but there are only {words.shape[0]} ids", found)
     return found
 
 

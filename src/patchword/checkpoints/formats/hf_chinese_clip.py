@@ -41,18 +41,18 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """config.json and preprocessor_config.json, checked against the tensors."""
-    stated = config_file(files, KIND)
-    vision = hf_clip.vision_config(tower(stated, "vision_config"), tensors, hf_clip.VISION)
+    reader = config_file(files, KIND)
+    vision = hf_clip.vision_config(tower(reader, "vision_config"), tensors, hf_clip.VISION)
     return ModelConfig(
         vision=vision,
-        text=_text(tower(stated, "text_config"), tensors),
+        text=_text(tower(reader, "text_config"), tensors),
         preprocess=preprocess(
-            files, vision.image_size, stated.assumed, Processor("ChineseCLIPImageProcessor")
+            files, vision.image_size, reader.assumed, Processor("ChineseCLIPImageProcessor")
         ),
-        embed_dim=stated.size("projection_dim", tensors, hf_clip.VISUAL_HEAD),
+        embed_dim=reader.size("projection_dim", tensors, hf_clip.VISUAL_HEAD),
         scale_limit=scale_limit(tensors),
         source="huggingface",
-        assumed=stated.assumed,
+        assumed=reader.assumed,
     )
 
 
@@ -64,16 +64,18 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
     yield from hf_clip.vision_rules(config, hf_clip.VISION)
     yield from bert.plain_tower(TEXT, "text", config.text.depth, TYPES)
     for kind in bert.KINDS:
-        yield Drop(f"{TEXT}pooler.dense.{kind}", why="features are of the first token as it is")
+        yield Drop(
+            f"{TEXT}pooler.dense.{kind}", why="features are of the first token, without this layer"
+        )
 
 
-def _text(stated: ConfigReader, tensors: Mapping[str, Stored]) -> TextConfig:
-    if stated.optional("position_embedding_type", "absolute") != "absolute":
-        stated.fail("position_embedding_type", "which patchword does not support")
-    if stated.optional("type_vocab_size", TYPES) != TYPES:
-        stated.fail("type_vocab_size", f"and only {TYPES} are supported")
-    found = bert.text_config(stated, tensors, TEXT, 12, DEFAULT)
-    pad = stated.get("pad_token_id", 0, "text.pad_token", DEFAULT)
+def _text(reader: ConfigReader, tensors: Mapping[str, Stored]) -> TextConfig:
+    if reader.optional("position_embedding_type", "absolute") != "absolute":
+        reader.fail("position_embedding_type", "which patchword does not support")
+    if reader.optional("type_vocab_size", TYPES) != TYPES:
+        reader.fail("type_vocab_size", f"and only {TYPES} are supported")
+    found = bert.text_config(reader, tensors, TEXT, 12, DEFAULT)
+    pad = reader.get("pad_token_id", 0, "text.pad_token", DEFAULT)
     if not 0 <= pad < found.vocab_size:
-        stated.fail("pad_token_id", f"but there are only {found.vocab_size} ids", pad)
+        reader.fail("pad_token_id", f"but there are only {found.vocab_size} ids", pad)
     return replace(found, head_bias=False, pad_token=pad, end_token=NO_TOKEN)

@@ -58,8 +58,8 @@ TOKENIZER_DEFAULT = "transformers' CLIPTokenizer default, the end token"
 # A tower without projection carries its prefix in files of transformers 4, and none in those of 5.
 SOURCE, BARE = "huggingface", "huggingface, names without prefix"
 
-# Before transformers 4.32 every configuration said 2, whatever the tokenizer, and the text was
-# pooled at its highest id; transformers still reads 2 so (modeling_clip.py, CLIPTextModel).
+# Before transformers 4.32 every config.json had 2 here, whatever the tokenizer, and the text was
+# pooled at its highest id; transformers still does so for a 2 (modeling_clip.py, CLIPTextModel).
 LEGACY_END = 2
 
 
@@ -79,19 +79,19 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """config.json, preprocessor_config.json and the tokenizer's files, checked against the
     tensors."""
-    stated = config_file(files, BOTH, TEXT_ALONE, VISION_ALONE)
-    kind = stated.values["model_type"]
+    reader = config_file(files, BOTH, TEXT_ALONE, VISION_ALONE)
+    kind = reader.values["model_type"]
     bare = any(key.startswith(LAYERS) for key in tensors)
     vision, text, pixels = None, None, PreprocessConfig()
     if kind != TEXT_ALONE:
-        part = tower(stated, "vision_config") if kind == BOTH else stated
+        part = tower(reader, "vision_config") if kind == BOTH else reader
         vision = vision_config(part, tensors, "" if bare else VISION)
-        pixels = preprocess(files, vision.image_size, stated.assumed)
+        pixels = preprocess(files, vision.image_size, reader.assumed)
     classes = shape_of(tensors, CLASSIFIER, 2)[0] if CLASSIFIER in tensors else 0
     if vision is not None and classes:
         vision = replace(vision, pool="raw_avg")
     if kind != VISION_ALONE and not classes:
-        part = tower(stated, "text_config") if kind == BOTH else stated
+        part = tower(reader, "text_config") if kind == BOTH else reader
         text = _text(part, tensors, files, "" if bare else TEXT)
     head = TEXT_HEAD if kind == TEXT_ALONE else VISUAL_HEAD
     projected = not classes and (kind == BOTH or head in tensors)
@@ -99,12 +99,12 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         vision=vision,
         text=text,
         preprocess=pixels,
-        embed_dim=stated.size("projection_dim", tensors, head) if projected else 0,
+        embed_dim=reader.size("projection_dim", tensors, head) if projected else 0,
         classes=classes,
-        labels=labels(stated, classes),
+        labels=labels(reader, classes),
         scale_limit=scale_limit(tensors),
         source=BARE if bare else SOURCE,
-        assumed=stated.assumed,
+        assumed=reader.assumed,
     )
 
 
@@ -119,7 +119,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
 
 
 def vision_rules(config: ModelConfig, part: str) -> Iterator[Rule]:
-    """The image tower; part: what stands before each of its names."""
+    """The image tower; part: the prefix of its names."""
     assert isinstance(config.vision, ViTConfig)
     if config.embed_dim:
         yield Rename(VISUAL_HEAD, "image.head.weight")
@@ -128,7 +128,7 @@ def vision_rules(config: ModelConfig, part: str) -> Iterator[Rule]:
     yield Unsqueeze(f"{part}embeddings.position_embedding.weight", "image.pos_embed")
     yield _positions(part)
     for kind in ("weight", "bias"):
-        yield Rename(f"{part}pre_layrnorm.{kind}", f"image.norm_pre.{kind}")  # their spelling
+        yield Rename(f"{part}pre_layrnorm.{kind}", f"image.norm_pre.{kind}")  # spelt so there
         if config.classes:
             yield Drop(
                 f"{part}post_layernorm.{kind}", why="a classifier averages the patches before"
@@ -157,60 +157,60 @@ def _positions(part: str) -> Drop:
     return Drop(f"{part}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
 
 
-def vision_config(stated: ConfigReader, tensors: Mapping[str, Stored], part: str) -> ViTConfig:
-    """The image tower, as its object of config.json states it; part: as in `vision_rules`."""
+def vision_config(reader: ConfigReader, tensors: Mapping[str, Stored], part: str) -> ViTConfig:
+    """The image tower, from its object of config.json; part: as in `vision_rules`."""
     patches = f"{part}embeddings.patch_embedding.weight"
     positions = f"{part}embeddings.position_embedding.weight"
-    stated.size("num_channels", tensors, patches, 1)
-    width = stated.size("hidden_size", tensors, patches)
-    patch = stated.size("patch_size", tensors, patches, -1)
+    reader.size("num_channels", tensors, patches, 1)
+    width = reader.size("hidden_size", tensors, patches)
+    patch = reader.size("patch_size", tensors, patches, -1)
     why = VISION_DEFAULT
     return ViTConfig(
-        image_size=stated.grid("image_size", tensors, positions, patch),
+        image_size=reader.grid("image_size", tensors, positions, patch),
         patch_size=patch,
         width=width,
-        depth=stated.depth("num_hidden_layers", tensors, f"{part}{LAYERS}"),
-        heads=stated.heads(width, "num_attention_heads", 12, "vision.heads", why),
-        mlp_width=stated.size("intermediate_size", tensors, f"{part}{LAYERS}0.mlp.fc1.weight"),
-        activation=stated.choice("hidden_act", ACTIVATIONS, "quick_gelu", "vision.activation", why),
-        eps=stated.get("layer_norm_eps", 1e-5, "vision.eps", why),
+        depth=reader.depth("num_hidden_layers", tensors, f"{part}{LAYERS}"),
+        heads=reader.heads(width, "num_attention_heads", 12, "vision.heads", why),
+        mlp_width=reader.size("intermediate_size", tensors, f"{part}{LAYERS}0.mlp.fc1.weight"),
+        activation=reader.choice("hidden_act", ACTIVATIONS, "quick_gelu", "vision.activation", why),
+        eps=reader.get("layer_norm_eps", 1e-5, "vision.eps", why),
         pre_norm=True,
         patch_bias=False,
     )
 
 
 def _text(
-    stated: ConfigReader, tensors: Mapping[str, Stored], files: Mapping[str, Any], part: str
+    reader: ConfigReader, tensors: Mapping[str, Stored], files: Mapping[str, Any], part: str
 ) -> TextConfig:
     tokens = f"{part}embeddings.token_embedding.weight"
     positions = f"{part}embeddings.position_embedding.weight"
-    width = stated.size("hidden_size", tensors, tokens, 1)
-    vocab_size = stated.size("vocab_size", tensors, tokens)
+    width = reader.size("hidden_size", tensors, tokens, 1)
+    vocab_size = reader.size("vocab_size", tensors, tokens)
     why = TEXT_DEFAULT
-    end = stated.get("eos_token_id", 49407, "text.end_token", why)
+    end = reader.get("eos_token_id", 49407, "text.end_token", why)
     pool: Literal["end", "highest"] = "end"
     if end == LEGACY_END:
         end, pool = end_of(files, vocab_size)
         words = "eos_token_id 2 stands for the highest id of each text, which is pooled"
-        stated.assumed["text.end_token"] = f"{end}: {words}"
+        reader.assumed["text.end_token"] = f"{end}: {words}"
     if not 0 <= end < vocab_size:
-        stated.fail("eos_token_id", f"but there are only {vocab_size} ids")
+        reader.fail("eos_token_id", f"but there are only {vocab_size} ids")
     return TextConfig(
         vocab_size=vocab_size,
-        context=stated.size("max_position_embeddings", tensors, positions),
+        context=reader.size("max_position_embeddings", tensors, positions),
         width=width,
-        depth=stated.depth("num_hidden_layers", tensors, f"{part}{LAYERS}"),
-        heads=stated.heads(width, "num_attention_heads", 8, "text.heads", why),
-        mlp_width=stated.size("intermediate_size", tensors, f"{part}{LAYERS}0.mlp.fc1.weight"),
-        activation=stated.choice("hidden_act", ACTIVATIONS, "quick_gelu", "text.activation", why),
-        eps=stated.get("layer_norm_eps", 1e-5, "text.eps", why),
+        depth=reader.depth("num_hidden_layers", tensors, f"{part}{LAYERS}"),
+        heads=reader.heads(width, "num_attention_heads", 8, "text.heads", why),
+        mlp_width=reader.size("intermediate_size", tensors, f"{part}{LAYERS}0.mlp.fc1.weight"),
+        activation=reader.choice("hidden_act", ACTIVATIONS, "quick_gelu", "text.activation", why),
+        eps=reader.get("layer_norm_eps", 1e-5, "text.eps", why),
         pool=pool,
         end_token=end,
-        pad_token=_pad_token(stated, files, end, vocab_size),
+        pad_token=_pad_token(reader, files, end, vocab_size),
     )
 
 
-def _pad_token(stated: ConfigReader, files: Mapping[str, Any], end: int, vocab_size: int) -> int:
+def _pad_token(reader: ConfigReader, files: Mapping[str, Any], end: int, vocab_size: int) -> int:
     """The id that the checkpoint's own tokenizer pads with.
 
     It cannot change a text's vector, but it does change the states of the padding, which a
@@ -218,11 +218,11 @@ def _pad_token(stated: ConfigReader, files: Mapping[str, Any], end: int, vocab_s
     """
     token, where = special_word(files, "pad_token")
     if token is None:
-        stated.assume("text.pad_token", end, TOKENIZER_DEFAULT)
+        reader.assume("text.pad_token", end, TOKENIZER_DEFAULT)
         return end
     ids = vocabulary(files)
     if not ids:
-        stated.assume("text.pad_token", end, f"{where} says {token!r}, but there is no vocabulary")
+        reader.assume("text.pad_token", end, f"{where} says {token!r}, but there is no vocabulary")
         return end
     pad = ids.get(token, -1)
     if not 0 <= pad < vocab_size:

@@ -47,18 +47,18 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """config.json and preprocessor_config.json, checked against the tensors."""
-    stated = config_file(files, "vit_mae")
-    if not stated.optional("qkv_bias", True):
-        stated.fail("qkv_bias", "which patchword does not support for a masked autoencoder")
+    reader = config_file(files, "vit_mae")
+    if not reader.optional("qkv_bias", True):
+        reader.fail("qkv_bias", "which patchword does not support for a masked autoencoder")
     whole = f"{HEAD}.weight" in tensors
-    vision = _vision(stated, tensors, "vit." if whole else "")
+    vision = _vision(reader, tensors, "vit." if whole else "")
     processor = Processor("ViTImageProcessor", vision.image_size, False, "bilinear", HALF, HALF)
     return ModelConfig(
         vision=vision,
-        preprocess=preprocess(files, vision.image_size, stated.assumed, processor),
-        masked=_masked(stated, tensors) if whole else None,
+        preprocess=preprocess(files, vision.image_size, reader.assumed, processor),
+        masked=_masked(reader, tensors) if whole else None,
         source="huggingface",
-        assumed=stated.assumed,
+        assumed=reader.assumed,
     )
 
 
@@ -96,38 +96,38 @@ def _layer(theirs: str, ours: str, kind: str) -> Iterator[Fuse | Rename]:
         yield Rename(f"{theirs}.{name}.{kind}", f"{ours}.{part}.{kind}")
 
 
-def _vision(stated: ConfigReader, tensors: Mapping[str, Stored], whole: str) -> ViTConfig:
-    """The encoder; whole: what stands before its names."""
+def _vision(reader: ConfigReader, tensors: Mapping[str, Stored], whole: str) -> ViTConfig:
+    """The encoder; whole: the prefix of its names."""
     patches = f"{whole}{PATCHES}.weight"
-    stated.size("num_channels", tensors, patches, 1)
-    width = stated.size("hidden_size", tensors, patches)
-    patch = stated.size("patch_size", tensors, patches, -1)
+    reader.size("num_channels", tensors, patches, 1)
+    width = reader.size("hidden_size", tensors, patches)
+    patch = reader.size("patch_size", tensors, patches, -1)
     mlp = f"{whole}encoder.layer.0.intermediate.dense.weight"
     positions = f"{whole}embeddings.position_embeddings"
     return ViTConfig(
-        image_size=stated.grid("image_size", tensors, positions, patch),
+        image_size=reader.grid("image_size", tensors, positions, patch),
         patch_size=patch,
         width=width,
-        depth=stated.depth("num_hidden_layers", tensors, f"{whole}encoder.layer."),
-        heads=stated.heads(width, "num_attention_heads", 12, "vision.heads", WHY),
-        mlp_width=stated.size("intermediate_size", tensors, mlp),
-        activation=stated.choice("hidden_act", ACTIVATIONS, "gelu", "vision.activation", WHY),
-        eps=stated.get("layer_norm_eps", 1e-12, "vision.eps", WHY),
+        depth=reader.depth("num_hidden_layers", tensors, f"{whole}encoder.layer."),
+        heads=reader.heads(width, "num_attention_heads", 12, "vision.heads", WHY),
+        mlp_width=reader.size("intermediate_size", tensors, mlp),
+        activation=reader.choice("hidden_act", ACTIVATIONS, "gelu", "vision.activation", WHY),
+        eps=reader.get("layer_norm_eps", 1e-12, "vision.eps", WHY),
         positions="sincos",
     )
 
 
-def _masked(stated: ConfigReader, tensors: Mapping[str, Stored]) -> MaskedConfig:
+def _masked(reader: ConfigReader, tensors: Mapping[str, Stored]) -> MaskedConfig:
     """The decoder."""
-    width = stated.size("decoder_hidden_size", tensors, f"{HEAD}.weight", 1)
+    width = reader.size("decoder_hidden_size", tensors, f"{HEAD}.weight", 1)
     blocks = BLOCKS if f"{BLOCKS}.0.layernorm_before.weight" in tensors else BLOCKS_5
     fc1 = f"{blocks}.0.intermediate.dense.weight"
     heads = "decoder_num_attention_heads"
     return MaskedConfig(
         width=width,
-        depth=stated.depth("decoder_num_hidden_layers", tensors, f"{blocks}."),
-        heads=stated.heads(width, heads, 16, "masked.heads", WHY),
-        mlp_width=stated.size("decoder_intermediate_size", tensors, fc1),
-        mask_ratio=stated.get("mask_ratio", 0.75, "masked.mask_ratio", WHY),
-        norm_pixels=stated.get("norm_pix_loss", False, "masked.norm_pixels", WHY),
+        depth=reader.depth("decoder_num_hidden_layers", tensors, f"{blocks}."),
+        heads=reader.heads(width, heads, 16, "masked.heads", WHY),
+        mlp_width=reader.size("decoder_intermediate_size", tensors, fc1),
+        mask_ratio=reader.get("mask_ratio", 0.75, "masked.mask_ratio", WHY),
+        norm_pixels=reader.get("norm_pix_loss", False, "masked.norm_pixels", WHY),
     )

@@ -51,8 +51,8 @@ HALF = (0.5, 0.5, 0.5)
 VISION_DEFAULT = "default of transformers' SiglipVisionConfig and Siglip2VisionConfig"
 TEXT_DEFAULT = "default of transformers' SiglipTextConfig and Siglip2TextConfig"
 
-# The special tokens of the two vocabularies, for a checkpoint without a tokenizer. Its config.json
-# does not know them: it repeats CLIP's ids, whatever the vocabulary.
+# The special tokens of the two vocabularies, for a checkpoint without a tokenizer. They are not in
+# its config.json, which repeats CLIP's ids, whatever the vocabulary.
 GEMMA_VOCABULARY = 256_000
 SENTENCEPIECE_TOKENS = {"pad_token": 1, "eos_token": 1}  # both "</s>" (SiglipTokenizer)
 GEMMA_TOKENS = {"pad_token": 0, "eos_token": 1}  # "<pad>", "<eos>" (Siglip2Tokenizer)
@@ -68,34 +68,34 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """config.json, preprocessor_config.json and the tokenizer's files, checked against the
-    tensors. Which towers there are the tensors say."""
-    stated = config_file(files, *WHOLE, *VISION_ALONE, *TEXT_ALONE)
+    tensors, which also decide which towers there are."""
+    reader = config_file(files, *WHOLE, *VISION_ALONE, *TEXT_ALONE)
     bare = any(key.startswith(LAYERS) for key in tensors)
-    whole = stated.values["model_type"] in WHOLE
-    eye, reader = ("", "") if bare else (VISION, TEXT)
-    seeing = f"{eye}embeddings.patch_embedding.weight" in tensors
-    reading = f"{reader}embeddings.token_embedding.weight" in tensors
+    whole = reader.values["model_type"] in WHOLE
+    image_prefix, text_prefix = ("", "") if bare else (VISION, TEXT)
+    seeing = f"{image_prefix}embeddings.patch_embedding.weight" in tensors
+    reading = f"{text_prefix}embeddings.token_embedding.weight" in tensors
     if not seeing and not reading:
         raise CheckpointError("it has neither patch nor token embeddings")
     vision, text, pixels = None, None, PreprocessConfig()
     classes = shape_of(tensors, CLASSIFIER, 2)[0] if CLASSIFIER in tensors else 0
     if seeing:
-        part = tower(stated, "vision_config") if whole else stated
-        vision = _vision(part, tensors, eye, classes > 0)
-        pixels = _pixels(files, vision, stated.assumed)
+        part = tower(reader, "vision_config") if whole else reader
+        vision = _vision(part, tensors, image_prefix, classes > 0)
+        pixels = _pixels(files, vision, reader.assumed)
     if reading:
-        part = tower(stated, "text_config") if whole else stated
-        text = _text(part, tensors, files, reader)
+        part = tower(reader, "text_config") if whole else reader
+        text = _text(part, tensors, files, text_prefix)
     return ModelConfig(
         vision=vision,
         text=text,
         preprocess=pixels,
-        embed_dim=_joint(tensors, vision, f"{reader}head.weight") if reading else 0,
+        embed_dim=_joint(tensors, vision, f"{text_prefix}head.weight") if reading else 0,
         classes=classes,
-        labels=labels(stated, classes),
+        labels=labels(reader, classes),
         score="sigmoid" if seeing and reading else "softmax",
         source=BARE if bare else SOURCE,
-        assumed=stated.assumed,
+        assumed=reader.assumed,
     )
 
 
@@ -155,32 +155,32 @@ def _text_rules(depth: int, part: str) -> Iterator[Rule]:
 
 
 def _vision(
-    stated: ConfigReader, tensors: Mapping[str, Stored], part: str, classifies: bool
+    reader: ConfigReader, tensors: Mapping[str, Stored], part: str, classifies: bool
 ) -> ViTConfig:
     weight = f"{part}embeddings.patch_embedding.weight"
     positions = f"{part}embeddings.position_embedding.weight"
     linear = len(tensors[weight].shape) == 2
-    width = stated.size("hidden_size", tensors, weight)
+    width = reader.size("hidden_size", tensors, weight)
     if linear:
-        size, patch = _square(stated, tensors, weight, positions)
+        size, patch = _square(reader, tensors, weight, positions)
     else:
-        stated.size("num_channels", tensors, weight, 1)
-        patch = stated.size("patch_size", tensors, weight, -1)
-        size = stated.grid("image_size", tensors, positions, patch, extra=0)
+        reader.size("num_channels", tensors, weight, 1)
+        patch = reader.size("patch_size", tensors, weight, -1)
+        size = reader.grid("image_size", tensors, positions, patch, extra=0)
     pooled = f"{part}head.probe" in tensors and not classifies
     if not pooled and not classifies:
         why = "the tower has no pooling of its own, so its patches are averaged"
-        stated.assume("vision.pool", "norm_avg", why)
+        reader.assume("vision.pool", "norm_avg", why)
     why = VISION_DEFAULT
     return ViTConfig(
         image_size=size,
         patch_size=patch,
         width=width,
-        depth=stated.depth("num_hidden_layers", tensors, f"{part}{LAYERS}"),
-        heads=stated.heads(width, "num_attention_heads", 12, "vision.heads", why),
-        mlp_width=stated.size("intermediate_size", tensors, f"{part}{LAYERS}0.mlp.fc1.weight"),
-        activation=stated.choice("hidden_act", ACTIVATIONS, "gelu_tanh", "vision.activation", why),
-        eps=stated.get("layer_norm_eps", 1e-6, "vision.eps", why),
+        depth=reader.depth("num_hidden_layers", tensors, f"{part}{LAYERS}"),
+        heads=reader.heads(width, "num_attention_heads", 12, "vision.heads", why),
+        mlp_width=reader.size("intermediate_size", tensors, f"{part}{LAYERS}0.mlp.fc1.weight"),
+        activation=reader.choice("hidden_act", ACTIVATIONS, "gelu_tanh", "vision.activation", why),
+        eps=reader.get("layer_norm_eps", 1e-6, "vision.eps", why),
         pool="map" if pooled else "norm_avg",
         class_token=False,
         positions="flexible" if linear else "patches",
@@ -188,7 +188,7 @@ def _vision(
 
 
 def _square(
-    stated: ConfigReader, tensors: Mapping[str, Stored], weight: str, positions: str
+    reader: ConfigReader, tensors: Mapping[str, Stored], weight: str, positions: str
 ) -> tuple[tuple[int, int], int]:
     """NaFlex: the image size (H, W) at which positions are as learned, and the patch size."""
     values = shape_of(tensors, weight, 2)[1]
@@ -196,12 +196,12 @@ def _square(
     if 3 * patch * patch != values:
         raise CheckpointError(f"{weight} reads {values} values, which are no square RGB patch")
     for key, found in (("patch_size", patch), ("num_channels", 3)):
-        if stated.values.get(key) not in (None, found):
-            stated.fail(key, f"but {weight} makes it {found}")
-    count = stated.size("num_patches", tensors, positions)
+        if reader.values.get(key) not in (None, found):
+            reader.fail(key, f"but {weight} makes it {found}")
+    count = reader.size("num_patches", tensors, positions)
     side = math.isqrt(count)
     if side * side != count:
-        stated.fail("num_patches", "which makes no square grid of positions", count)
+        reader.fail("num_patches", "which makes no square grid of positions", count)
     return (side * patch, side * patch), patch
 
 
@@ -217,7 +217,7 @@ def _pixels(
 
 
 def _joint(tensors: Mapping[str, Stored], vision: ViTConfig | None, head: str) -> int:
-    """The dimension of the joint space, in which a pooled image lies as it is."""
+    """The dimension of the joint space, in which pooled images are used without a projection."""
     dim = shape_of(tensors, head, 2)[0]
     if vision is not None and vision.pool != "map":
         raise CheckpointError(f"without {VISION}head.* its images have no place beside its texts")
@@ -227,25 +227,25 @@ def _joint(tensors: Mapping[str, Stored], vision: ViTConfig | None, head: str) -
 
 
 def _text(
-    stated: ConfigReader, tensors: Mapping[str, Stored], files: Mapping[str, Any], part: str
+    reader: ConfigReader, tensors: Mapping[str, Stored], files: Mapping[str, Any], part: str
 ) -> TextConfig:
     tokens = f"{part}embeddings.token_embedding.weight"
     positions = f"{part}embeddings.position_embedding.weight"
-    width = stated.size("hidden_size", tensors, tokens, 1)
-    vocab_size = stated.size("vocab_size", tensors, tokens)
-    stated.size("projection_size", tensors, f"{part}head.weight")
+    width = reader.size("hidden_size", tensors, tokens, 1)
+    vocab_size = reader.size("vocab_size", tensors, tokens)
+    reader.size("projection_size", tensors, f"{part}head.weight")
     gemma = _gemma(files, vocab_size)
-    ids = _special_ids(files, vocab_size, gemma, stated.assumed)
+    ids = _special_ids(files, vocab_size, gemma, reader.assumed)
     why = TEXT_DEFAULT
     return TextConfig(
         vocab_size=vocab_size,
-        context=stated.size("max_position_embeddings", tensors, positions),
+        context=reader.size("max_position_embeddings", tensors, positions),
         width=width,
-        depth=stated.depth("num_hidden_layers", tensors, f"{part}{LAYERS}"),
-        heads=stated.heads(width, "num_attention_heads", 12, "text.heads", why),
-        mlp_width=stated.size("intermediate_size", tensors, f"{part}{LAYERS}0.mlp.fc1.weight"),
-        activation=stated.choice("hidden_act", ACTIVATIONS, "gelu_tanh", "text.activation", why),
-        eps=stated.get("layer_norm_eps", 1e-6, "text.eps", why),
+        depth=reader.depth("num_hidden_layers", tensors, f"{part}{LAYERS}"),
+        heads=reader.heads(width, "num_attention_heads", 12, "text.heads", why),
+        mlp_width=reader.size("intermediate_size", tensors, f"{part}{LAYERS}0.mlp.fc1.weight"),
+        activation=reader.choice("hidden_act", ACTIVATIONS, "gelu_tanh", "text.activation", why),
+        eps=reader.get("layer_norm_eps", 1e-6, "text.eps", why),
         causal=False,
         pool="last",
         head_bias=True,
@@ -273,27 +273,29 @@ def _special_ids(
     Padding is attended to, so its id and its side count: the right one (big_vision,
     pp/ops_text.py).
     """
-    said = ConfigReader(TOKENIZER_CONFIG, _part(files, TOKENIZER_CONFIG), assumed)
-    if said.values.get("padding_side") == "left":
-        said.fail("padding_side", "but SigLIP was trained with padding on the right")
+    reader = ConfigReader(TOKENIZER_CONFIG, _part(files, TOKENIZER_CONFIG), assumed)
+    if reader.values.get("padding_side") == "left":
+        reader.fail("padding_side", "but SigLIP was trained with padding on the right")
     known = vocabulary(files)
     ids = {}
     for key, default in (GEMMA_TOKENS if gemma else SENTENCEPIECE_TOKENS).items():
         word, _ = special_word(files, key)
         if word is None or not known:
             name = "text.end_token" if key == "eos_token" else "text.pad_token"
-            said.assume(name, default, f"of {'Gemma' if gemma else 'the SentencePiece'} vocabulary")
+            vocabulary_of = "Gemma" if gemma else "the SentencePiece"
+            reader.assume(name, default, f"of {vocabulary_of} vocabulary")
         ids[key] = known.get(word, -1) if word is not None and known else default
         if not 0 <= ids[key] < vocab_size:
-            said.fail(key, f"which is none of the model's {vocab_size} ids", word)
+            reader.fail(key, f"which is none of the model's {vocab_size} ids", word)
     return ids
 
 
 def _cleaning(files: Mapping[str, Any], gemma: bool) -> Cleaning:
     """The text cleaning of SigLIP's training: lower case, the first also without punctuation.
 
-    A tokenizer.json that lowers case itself says everything. Where it does not, transformers'
-    Siglip2Tokenizer does that beside the file, its SiglipTokenizer also the rest.
+    A tokenizer.json that lowers case needs no further cleaning. For one that does not,
+    transformers' Siglip2Tokenizer lowers case outside the file, and its SiglipTokenizer also
+    removes punctuation.
     """
     normalizer = _part(files, "tokenizer.json").get("normalizer")
     if '"Lowercase"' in json.dumps(normalizer):

@@ -39,16 +39,16 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """config.json and preprocessor_config.json, checked against the tensors."""
-    stated = config_file(files, "swin")
+    reader = config_file(files, "swin")
     classes = shape_of(tensors, "classifier.weight", 2)[0] if "classifier.weight" in tensors else 0
-    vision = _vision(stated, tensors, "swin." if f"swin.{PATCHES}" in tensors else "")
+    vision = _vision(reader, tensors, "swin." if f"swin.{PATCHES}" in tensors else "")
     return ModelConfig(
         vision=vision,
-        preprocess=preprocess(files, vision.image_size, stated.assumed, PROCESSOR),
+        preprocess=preprocess(files, vision.image_size, reader.assumed, PROCESSOR),
         classes=classes,
-        labels=labels(stated, classes),
+        labels=labels(reader, classes),
         source="huggingface",
-        assumed=stated.assumed,
+        assumed=reader.assumed,
     )
 
 
@@ -88,13 +88,13 @@ def _block(theirs: str, ours: str) -> Iterator[Rule]:
         yield Rename(f"{theirs}.output.dense.{kind}", f"{ours}.mlp.fc2.{kind}")
 
 
-def _vision(stated: ConfigReader, tensors: Mapping[str, Stored], whole: str) -> SwinConfig:
+def _vision(reader: ConfigReader, tensors: Mapping[str, Stored], whole: str) -> SwinConfig:
     patches, first = f"{whole}{PATCHES}", f"{whole}encoder.layers.0.blocks.0"
     for key, neutral in (("use_absolute_embeddings", False), ("qkv_bias", True)):
-        if stated.optional(key, neutral) is not neutral:
-            stated.fail(key, "which patchword does not support")
-    stated.size("num_channels", tensors, patches, 1)
-    width = stated.size("embed_dim", tensors, patches)
+        if reader.optional(key, neutral) is not neutral:
+            reader.fail(key, "which patchword does not support")
+    reader.size("num_channels", tensors, patches, 1)
+    width = reader.size("embed_dim", tensors, patches)
     names, where = list(tensors), f"{whole}encoder.layers."
     stages = tuple(depth(names, f"{where}{i}.blocks.") for i in range(depth(names, where)))
     table = f"{first}.attention.self.relative_position_bias_table"
@@ -107,19 +107,19 @@ def _vision(stated: ConfigReader, tensors: Mapping[str, Stored], whole: str) -> 
         "window_size": (math.isqrt(places) + 1) // 2,
     }
     for key, value in found.items():
-        if stated.values.get(key, value) != value:
-            stated.fail(key, f"but the weights have {value}")
-    if "image_size" not in stated.values:
-        stated.assume("vision.image_size", 224, WHY)
+        if reader.values.get(key, value) != value:
+            reader.fail(key, f"but the weights have {value}")
+    if "image_size" not in reader.values:
+        reader.assume("vision.image_size", 224, WHY)
     return SwinConfig(
-        image_size=stated.pair("image_size") if "image_size" in stated.values else (224, 224),
-        patch_size=stated.size("patch_size", tensors, patches, -1),
+        image_size=reader.pair("image_size") if "image_size" in reader.values else (224, 224),
+        patch_size=reader.size("patch_size", tensors, patches, -1),
         width=width,
         heads=heads[0],
         stage_heads=tuple(heads),
         mlp_width=shape_of(tensors, f"{first}.intermediate.dense.weight", 2)[0],
-        activation=stated.choice("hidden_act", ACTIVATIONS, "gelu", "vision.activation", WHY),
-        eps=stated.get("layer_norm_eps", 1e-5, "vision.eps", WHY),
+        activation=reader.choice("hidden_act", ACTIVATIONS, "gelu", "vision.activation", WHY),
+        eps=reader.get("layer_norm_eps", 1e-5, "vision.eps", WHY),
         stages=stages,
         window=found["window_size"],
     )

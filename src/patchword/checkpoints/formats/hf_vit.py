@@ -42,20 +42,20 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """config.json and preprocessor_config.json, checked against the tensors."""
-    stated = config_file(files, *TYPES)
+    reader = config_file(files, *TYPES)
     head = next((f"{name}.weight" for name in HEADS if f"{name}.weight" in tensors), "")
     classes = shape_of(tensors, head, 2)[0] if head else 0
-    kind = stated.values["model_type"]
-    vision = _vision(stated, tensors, f"{kind}." if classes else "", kind == "deit")
+    kind = reader.values["model_type"]
+    vision = _vision(reader, tensors, f"{kind}." if classes else "", kind == "deit")
     return ModelConfig(
         vision=vision,
         preprocess=preprocess(
-            files, vision.image_size, stated.assumed, _processor(kind, vision.image_size)
+            files, vision.image_size, reader.assumed, _processor(kind, vision.image_size)
         ),
         classes=classes,
-        labels=labels(stated, classes),
+        labels=labels(reader, classes),
         source="huggingface",
-        assumed=stated.assumed,
+        assumed=reader.assumed,
     )
 
 
@@ -101,37 +101,37 @@ def _layer(theirs: str, ours: str, kind: str) -> Iterator[Rule]:
 
 
 def _processor(kind: str, size: tuple[int, int]) -> Processor:
-    """What its class does; the sizes themselves stand in every file."""
+    """The defaults of its class; the sizes themselves are in every file."""
     if kind == "vit":
         return Processor("ViTImageProcessor", size, False, "bilinear", HALF, HALF)
     return Processor("DeiTImageProcessor", (256, 256), True, "bicubic", HALF, HALF)
 
 
 def _vision(
-    stated: ConfigReader, tensors: Mapping[str, Stored], whole: str, deit: bool
+    reader: ConfigReader, tensors: Mapping[str, Stored], whole: str, deit: bool
 ) -> ViTConfig:
-    """whole: what stands before the tower's names. deit: it has a distillation token, which
+    """whole: the prefix of the tower's names. deit: it has a distillation token, which
     without a head of its own is a register."""
     patches, first = f"{whole}{PATCHES}", f"{whole}encoder.layer.0"
-    stated.size("num_channels", tensors, patches, 1)
-    width = stated.size("hidden_size", tensors, patches)
-    patch = stated.size("patch_size", tensors, patches, -1)
+    reader.size("num_channels", tensors, patches, 1)
+    width = reader.size("hidden_size", tensors, patches)
+    patch = reader.size("patch_size", tensors, patches, -1)
     query = f"{first}.attention.attention.query.bias"
-    if stated.optional("qkv_bias", True) != (query in tensors):
+    if reader.optional("qkv_bias", True) != (query in tensors):
         has = "a" if query in tensors else "no"
-        stated.fail("qkv_bias", f"but the weights have {has} {query}")
+        reader.fail("qkv_bias", f"but the weights have {has} {query}")
     taught = deit and "distillation_classifier.weight" in tensors
     positions = f"{whole}embeddings.position_embeddings"
     act, mlp = "hidden_act", f"{first}.intermediate.dense.weight"
     return ViTConfig(
-        image_size=stated.grid("image_size", tensors, positions, patch, 1 + deit),
+        image_size=reader.grid("image_size", tensors, positions, patch, 1 + deit),
         patch_size=patch,
         width=width,
-        depth=stated.depth("num_hidden_layers", tensors, f"{whole}encoder.layer."),
-        heads=stated.heads(width, "num_attention_heads", 12, "vision.heads", WHY),
-        mlp_width=stated.size("intermediate_size", tensors, mlp),
-        activation=stated.choice(act, ACTIVATIONS, "gelu", "vision.activation", WHY),
-        eps=stated.get("layer_norm_eps", 1e-12, "vision.eps", WHY),
+        depth=reader.depth("num_hidden_layers", tensors, f"{whole}encoder.layer."),
+        heads=reader.heads(width, "num_attention_heads", 12, "vision.heads", WHY),
+        mlp_width=reader.size("intermediate_size", tensors, mlp),
+        activation=reader.choice(act, ACTIVATIONS, "gelu", "vision.activation", WHY),
+        eps=reader.get("layer_norm_eps", 1e-12, "vision.eps", WHY),
         pool="distilled" if taught else "cls",
         registers=int(deit and not taught),
     )

@@ -1,9 +1,9 @@
 """BLIP's original files (salesforce/BLIP and LAVIS): a .pth with {"model": ...} and nothing else.
 
-Which parts are there says what the model is for: `model_base.pth` has them all, its decoder
-sharing the text encoder's weights but for self-attention (models/blip_pretrain.py); captioners
-have no text encoder; models for questions have two text towers of their own; those for retrieval
-no decoder. What that code fixes for every model is noted as assumed.
+The task of a model follows from its parts: `model_base.pth` has them all, its decoder sharing the
+text encoder's weights except self-attention (models/blip_pretrain.py); captioners have no text
+encoder; models for question answering have two separate text towers; those for retrieval no
+decoder. What that code fixes for every model is noted as assumed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CODE = "as every model of salesforce/BLIP"
 HEAD_WIDTH = 64
 EPS = 1e-6  # models/vit.py: of the image tower
 SEP = 102  # "[SEP]" of bert-base-uncased
-SCALE_LIMIT = 1000.0  # the temperature is held at or above 0.001 in training
+SCALE_LIMIT = 1000.0  # the temperature is clamped to 0.001 or more in training
 MOMENTUM = "a copy that follows the weights in training"
 QUEUES = ("image_queue", "text_queue", "queue_ptr", "idx_queue", "ptr_queue")
 
@@ -45,23 +45,23 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """From shapes alone."""
-    said = ConfigReader("the file", {})
-    vision = _vision(said, tensors)
-    text = _text(said, tensors, TEXT) if f"{TEXT}{WORDS}" in tensors else None
+    reader = ConfigReader("the file", {})
+    vision = _vision(reader, tensors)
+    text = _text(reader, tensors, TEXT) if f"{TEXT}{WORDS}" in tensors else None
     decoder = None
     if f"{DECODER}{WORDS}" in tensors:
-        found = _text(said, tensors, DECODER)
+        found = _text(reader, tensors, DECODER)
         decoder = bert.writing(found, found.vocab_size - 2)
-        said.assume("decoder.start_token", decoder.start_token, "[DEC], last but one of all ids")
+        reader.assume("decoder.start_token", decoder.start_token, "[DEC], last but one of all ids")
     if text is not None:
         text = replace(text, start_token=text.vocab_size - 1)
-        said.assume("text.start_token", text.start_token, "[ENC], the last of all ids")
+        reader.assume("text.start_token", text.start_token, "[ENC], the last of all ids")
     matching = "itm_head.weight" in tensors
     shared = text is not None and decoder is not None and matching
     if shared and text is not None:
         _check_shared(tensors, text.depth)
-    said.assume("text.end_token", SEP, "[SEP] of bert-base-uncased")
-    said.assume("preprocess", "bicubic to a square, CLIP's mean and std", f"demo.ipynb, {CODE}")
+    reader.assume("text.end_token", SEP, "[SEP] of bert-base-uncased")
+    reader.assume("preprocess", "bicubic to a square, CLIP's mean and std", f"demo.ipynb, {CODE}")
     return ModelConfig(
         vision=vision,
         text=text,
@@ -81,7 +81,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         ),
         scale_limit=SCALE_LIMIT,
         source="lavis",
-        assumed=said.assumed,
+        assumed=reader.assumed,
     )
 
 
@@ -128,7 +128,7 @@ def _shared(theirs: str, ours: str, depth: int) -> Iterator[Rule]:
 
 
 def _lent(depth: int) -> Iterator[str]:
-    """What a text encoder shares with its decoder, by the original names."""
+    """The tensors that a text encoder shares with its decoder, by the original names."""
     rules = list(bert.embeddings("", ""))
     for i in range(depth):
         rules += bert.cross_and_mlp(f"encoder.layer.{i}", "")
@@ -137,7 +137,7 @@ def _lent(depth: int) -> Iterator[str]:
 
 
 def _check_shared(tensors: Mapping[str, Stored], depth: int) -> None:
-    """Raise CheckpointError for a decoder that has been trained apart from its text encoder."""
+    """Raise CheckpointError for a decoder whose shared weights differ from its text encoder's."""
     for name in _lent(depth):
         pair = [tensors.get(part + name) for part in (TEXT, DECODER)]
         if all(pair) and not torch.equal(*(stored.read() for stored in pair if stored)):
@@ -146,14 +146,14 @@ def _check_shared(tensors: Mapping[str, Stored], depth: int) -> None:
             )
 
 
-def _vision(said: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
+def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
     width, _, patch, _ = shape_of(tensors, f"{VISION}.patch_embed.proj.weight", 4)
     heads = _heads(width)
-    said.assume("vision.heads", heads, f"{CODE}, width / {HEAD_WIDTH}")
-    said.assume("vision.eps", EPS, CODE)
-    said.assume("vision.activation", "gelu", CODE)
+    reader.assume("vision.heads", heads, f"{CODE}, width / {HEAD_WIDTH}")
+    reader.assume("vision.eps", EPS, CODE)
+    reader.assume("vision.activation", "gelu", CODE)
     return ViTConfig(
-        image_size=said.grid("image_size", tensors, f"{VISION}.pos_embed", patch),
+        image_size=reader.grid("image_size", tensors, f"{VISION}.pos_embed", patch),
         patch_size=patch,
         width=width,
         depth=depth(tensors, f"{VISION}.blocks."),
@@ -163,9 +163,9 @@ def _vision(said: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
     )
 
 
-def _text(said: ConfigReader, tensors: Mapping[str, Stored], part: str) -> TextConfig:
+def _text(reader: ConfigReader, tensors: Mapping[str, Stored], part: str) -> TextConfig:
     heads = _heads(shape_of(tensors, f"{part}{WORDS}", 2)[1])
-    found = bert.text_config(said, tensors, part, heads, f"{CODE}, configs/med_config.json")
+    found = bert.text_config(reader, tensors, part, heads, f"{CODE}, configs/med_config.json")
     if found.vocab_size <= SEP + 2:
         raise CheckpointError(f"{part}{WORDS} has {found.vocab_size} ids; [SEP] alone is {SEP}")
     return replace(found, end_token=SEP)

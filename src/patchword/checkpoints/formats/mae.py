@@ -1,7 +1,7 @@
 """The original masked autoencoder of He et al. 2022: a .pth alone, whole or its encoder.
 
-No file states heads, eps, preprocessing or how it was trained; what the original code fixes (its
-models_mae.py and main_pretrain.py, and main_finetune.py for photos) stands in for it.
+No file has heads, eps, preprocessing or training options; they are taken from the original code
+(its models_mae.py and main_pretrain.py, and main_finetune.py for photos).
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ DECODER = {"decoder_embed": "embed", "decoder_norm": "norm", "decoder_pred": "he
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
-    """timm's names of a Vision Transformer without a head, and nothing that says more."""
+    """timm's names of a Vision Transformer without a head, and no config.json."""
     names = {PATCHES, POSITIONS, "cls_token", "blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias"}
     return names <= set(keys) and "head.weight" not in keys and "config.json" not in files
 
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
-    """What the tensors say, and what the original code fixes."""
+    """The config, from the tensors and the constants of the original code."""
     _check_positions(tensors)
-    stated = ConfigReader("its file", {})
-    vision = _vision(stated, tensors)
+    reader = ConfigReader("its file", {})
+    vision = _vision(reader, tensors)
     size = vision.image_size
     # Images above 224 pixels are not cropped (util/datasets.py).
     resize_to = size[0] * 256 // 224 if size[0] <= 224 else size[0]
@@ -52,7 +52,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         ("preprocess.mean", IMAGENET_MEAN),
         ("preprocess.std", IMAGENET_STD),
     ):
-        stated.assume(name, value, CODE)
+        reader.assume(name, value, CODE)
     return ModelConfig(
         vision=vision,
         preprocess=PreprocessConfig(
@@ -62,9 +62,9 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
         ),
-        masked=_masked(stated, tensors) if "mask_token" in tensors else None,
+        masked=_masked(reader, tensors) if "mask_token" in tensors else None,
         source="mae",
-        assumed=stated.assumed,
+        assumed=reader.assumed,
     )
 
 
@@ -87,18 +87,18 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
             yield Rename(f"{theirs}.{kind}", f"decoder.{ours}.{kind}")
 
 
-def _vision(stated: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
+def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
     """The encoder."""
     width, _, _, patch = shape_of(tensors, PATCHES, 4)
     if width not in HEADS:
         known = ", ".join(map(str, HEADS))
         raise CheckpointError(f"{PATCHES} is {width} wide, and the original code has {known}")
-    stated.assume("vision.heads", HEADS[width], CODE)
-    stated.assume("vision.eps", EPS, CODE)
-    stated.assume("vision.activation", "gelu", CODE)
-    stated.assume("vision.pool", "cls", f"{CODE} for linear probing (main_linprobe.py)")
+    reader.assume("vision.heads", HEADS[width], CODE)
+    reader.assume("vision.eps", EPS, CODE)
+    reader.assume("vision.activation", "gelu", CODE)
+    reader.assume("vision.pool", "cls", f"{CODE} for linear probing (main_linprobe.py)")
     return ViTConfig(
-        image_size=stated.grid("img_size", tensors, POSITIONS, patch),
+        image_size=reader.grid("img_size", tensors, POSITIONS, patch),
         patch_size=patch,
         width=width,
         depth=depth(tensors, "blocks."),
@@ -109,8 +109,8 @@ def _vision(stated: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
     )
 
 
-def _masked(stated: ConfigReader, tensors: Mapping[str, Stored]) -> MaskedConfig:
-    """The decoder. Whether its targets were normalised nothing says; by default they are not."""
+def _masked(reader: ConfigReader, tensors: Mapping[str, Stored]) -> MaskedConfig:
+    """The decoder. No file has whether its targets were normalised; by default they are not."""
     width = shape_of(tensors, "mask_token", 3)[-1]
     if width % DECODER_HEADS:
         raise CheckpointError(f"mask_token is {width} wide, not a multiple of {DECODER_HEADS}")
@@ -120,14 +120,14 @@ def _masked(stated: ConfigReader, tensors: Mapping[str, Stored]) -> MaskedConfig
         heads=DECODER_HEADS,
         mlp_width=shape_of(tensors, "decoder_blocks.0.mlp.fc1.weight", 2)[0],
     )
-    stated.assume("masked.heads", masked.heads, CODE)
-    stated.assume("masked.mask_ratio", masked.mask_ratio, CODE)
-    stated.assume("masked.norm_pixels", masked.norm_pixels, f"{CODE} unless --norm_pix_loss")
+    reader.assume("masked.heads", masked.heads, CODE)
+    reader.assume("masked.mask_ratio", masked.mask_ratio, CODE)
+    reader.assume("masked.norm_pixels", masked.norm_pixels, f"{CODE} unless --norm_pix_loss")
     return masked
 
 
 def _check_positions(tensors: Mapping[str, Stored]) -> None:
-    """Raise CheckpointError for learned positions: another ViT, whose heads nobody states.
+    """Raise CheckpointError for learned positions: another ViT, whose heads are unknown.
 
     An MAE's are fixed: the class token's are 0, and the first patch's sin 0 and cos 0.
     """

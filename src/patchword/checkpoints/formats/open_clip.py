@@ -1,4 +1,5 @@
-"""open_clip: open_clip_config.json with safetensors or .bin. Names are OpenAI's, sizes are stated.
+"""open_clip: open_clip_config.json with safetensors or .bin. Names are OpenAI's, sizes are in the
+config.
 
 Defaults are those of CLIPVisionCfg and CLIPTextCfg (open_clip/model.py) and PreprocessCfg
 (open_clip/transform.py).
@@ -78,7 +79,7 @@ CLEANINGS = {kind: kind for kind in ("whitespace", "lower", "canonicalize")}  # 
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
-    """Its configuration file, and a text tower that is not apart (see open_clip_custom.py)."""
+    """Its configuration file, and a text tower without a prefix (see open_clip_custom.py)."""
     images = any(key.startswith("visual.") for key in keys)
     return CONFIG_FILE in files and images and not any(key.startswith("text.") for key in keys)
 
@@ -88,16 +89,16 @@ def config(
 ) -> ModelConfig:
     """open_clip_config.json, checked against the tensors.
 
-    theirs: what stands before the names of the text tower's tensors, its dot included.
+    theirs: the prefix of the text tower's tensors, its dot included.
     """
     whole = ConfigReader(CONFIG_FILE, files[CONFIG_FILE])
-    stated = whole.part("model_cfg")
-    vision_cfg, text_cfg = stated.part("vision_cfg"), stated.part("text_cfg")
-    stated.only(KNOWN_MODEL, NEUTRAL_MODEL)
+    reader = whole.part("model_cfg")
+    vision_cfg, text_cfg = reader.part("vision_cfg"), reader.part("text_cfg")
+    reader.only(KNOWN_MODEL, NEUTRAL_MODEL)
     text_cfg.only(KNOWN_TEXT, NEUTRAL_TEXT)
     vision_cfg.only(KNOWN_VISION, NEUTRAL_VISION)
-    quick = stated.get("quick_gelu", False, "quick_gelu", DEFAULT)
-    width = stated.size("embed_dim", tensors, f"{theirs}text_projection", 1)
+    quick = reader.get("quick_gelu", False, "quick_gelu", DEFAULT)
+    width = reader.size("embed_dim", tensors, f"{theirs}text_projection", 1)
     vision: VisionConfig
     if vision_cfg.values.get("timm_model_name") is not None:
         vision = open_clip_timm.config(vision_cfg, tensors, width)
@@ -108,7 +109,7 @@ def config(
         text=_text(text_cfg, tensors, files, quick, width, theirs),
         preprocess=_preprocess(whole.part("preprocess_cfg"), vision.image_size),
         embed_dim=width,
-        score="softmax" if stated.values.get("init_logit_bias") is None else "sigmoid",
+        score="softmax" if reader.values.get("init_logit_bias") is None else "sigmoid",
         scale_limit=scale_limit(tensors),
         source="open_clip",
         assumed=whole.assumed,
@@ -131,116 +132,116 @@ def rules(config: ModelConfig, theirs: str = "") -> Iterator[Rule]:
         yield from openai.image_rules(config)
 
 
-def _vision(stated: ConfigReader, tensors: Mapping[str, Stored], quick: bool) -> VisionConfig:
-    head_width = stated.get("head_width", HEAD_WIDTH, "vision.head_width", DEFAULT)
-    if isinstance(stated.values.get("layers"), list):
-        return _resnet(stated, tensors, head_width)
-    width = stated.size("width", tensors, "visual.conv1.weight")
-    patch = stated.size("patch_size", tensors, "visual.conv1.weight", -1)
+def _vision(reader: ConfigReader, tensors: Mapping[str, Stored], quick: bool) -> VisionConfig:
+    head_width = reader.get("head_width", HEAD_WIDTH, "vision.head_width", DEFAULT)
+    if isinstance(reader.values.get("layers"), list):
+        return _resnet(reader, tensors, head_width)
+    width = reader.size("width", tensors, "visual.conv1.weight")
+    patch = reader.size("patch_size", tensors, "visual.conv1.weight", -1)
     if head_width < 1 or width % head_width:
-        stated.fail("head_width", f"which does not divide the width {width}", head_width)
+        reader.fail("head_width", f"which does not divide the width {width}", head_width)
     positions: Any = "learned"
-    if stated.values.get("pos_embed_type") is not None:
-        positions = stated.choice("pos_embed_type", POSITIONS, "", "", "")
+    if reader.values.get("pos_embed_type") is not None:
+        positions = reader.choice("pos_embed_type", POSITIONS, "", "", "")
     return ViTConfig(
-        image_size=stated.grid("image_size", tensors, "visual.positional_embedding", patch),
+        image_size=reader.grid("image_size", tensors, "visual.positional_embedding", patch),
         patch_size=patch,
         width=width,
-        depth=stated.depth("layers", tensors, f"visual.{BLOCKS}"),
+        depth=reader.depth("layers", tensors, f"visual.{BLOCKS}"),
         heads=width // head_width,
-        mlp_width=_mlp_width(stated, tensors, f"visual.{BLOCKS}0.mlp.c_fc.weight", width),
-        activation=_activation(stated, quick),
-        eps=_eps(stated, "vision.eps"),
-        pool=_pool(stated),
-        pre_norm=not stated.optional("no_ln_pre", False),
+        mlp_width=_mlp_width(reader, tensors, f"visual.{BLOCKS}0.mlp.c_fc.weight", width),
+        activation=_activation(reader, quick),
+        eps=_eps(reader, "vision.eps"),
+        pool=_pool(reader),
+        pre_norm=not reader.optional("no_ln_pre", False),
         patch_bias=False,
-        layer_scale=stated.values.get("ls_init_value") is not None,
+        layer_scale=reader.values.get("ls_init_value") is not None,
         positions=positions,
     )
 
 
-def _pool(stated: ConfigReader) -> Any:
+def _pool(reader: ConfigReader) -> Any:
     """The class token, or the average of patches normed before or after."""
-    pool = stated.optional("pool_type", "tok")
+    pool = reader.optional("pool_type", "tok")
     if pool not in ("tok", "avg"):
-        stated.fail("pool_type", "which patchword does not support")
+        reader.fail("pool_type", "which patchword does not support")
     if pool == "tok":
         return "cls"
-    return "avg" if stated.optional("final_ln_after_pool", False) else "norm_avg"
+    return "avg" if reader.optional("final_ln_after_pool", False) else "norm_avg"
 
 
-def _resnet(stated: ConfigReader, tensors: Mapping[str, Stored], head_width: int) -> ResNetConfig:
-    stated.size("width", tensors, "visual.layer1.0.conv1.weight")
-    vision = openai.resnet(stated, tensors, head_width)
-    if stated.values["layers"] != list(vision.stages):
-        stated.fail("layers", f"but the weights have {list(vision.stages)} (visual.layer*)")
+def _resnet(reader: ConfigReader, tensors: Mapping[str, Stored], head_width: int) -> ResNetConfig:
+    reader.size("width", tensors, "visual.layer1.0.conv1.weight")
+    vision = openai.resnet(reader, tensors, head_width)
+    if reader.values["layers"] != list(vision.stages):
+        reader.fail("layers", f"but the weights have {list(vision.stages)} (visual.layer*)")
     return vision
 
 
 def _text(
-    stated: ConfigReader,
+    reader: ConfigReader,
     tensors: Mapping[str, Stored],
     files: Mapping[str, Any],
     quick: bool,
     out: int,
     theirs: str,
 ) -> TextConfig:
-    width = stated.size("width", tensors, f"{theirs}token_embedding.weight", 1)
-    vocab_size = stated.size("vocab_size", tensors, f"{theirs}token_embedding.weight")
-    causal = not stated.optional("no_causal_mask", False)
-    pool = stated.optional("pool_type", "argmax")
+    width = reader.size("width", tensors, f"{theirs}token_embedding.weight", 1)
+    vocab_size = reader.size("vocab_size", tensors, f"{theirs}token_embedding.weight")
+    causal = not reader.optional("no_causal_mask", False)
+    pool = reader.optional("pool_type", "argmax")
     if pool not in TEXT_POOLS:
-        stated.fail("pool_type", "which patchword does not support")
+        reader.fail("pool_type", "which patchword does not support")
     if causal and pool == "last":
-        stated.fail("pool_type", "which patchword supports without a causal mask alone")
+        reader.fail("pool_type", "which patchword supports without a causal mask alone")
     blocks = f"{theirs}{BLOCKS}"
     return TextConfig(
         vocab_size=vocab_size,
-        context=stated.size("context_length", tensors, f"{theirs}positional_embedding"),
+        context=reader.size("context_length", tensors, f"{theirs}positional_embedding"),
         width=width,
-        depth=stated.depth("layers", tensors, blocks),
-        heads=stated.heads(width, "heads", 8, "text.heads", DEFAULT),
-        mlp_width=_mlp_width(stated, tensors, f"{blocks}0.mlp.c_fc.weight", width),
-        activation=_activation(stated, quick),
-        eps=_eps(stated, "text.eps"),
+        depth=reader.depth("layers", tensors, blocks),
+        heads=reader.heads(width, "heads", 8, "text.heads", DEFAULT),
+        mlp_width=_mlp_width(reader, tensors, f"{blocks}0.mlp.c_fc.weight", width),
+        activation=_activation(reader, quick),
+        eps=_eps(reader, "text.eps"),
         causal=causal,
-        head_bias=_projection(stated, tensors, f"{theirs}text_projection", width == out),
+        head_bias=_projection(reader, tensors, f"{theirs}text_projection", width == out),
         padding="masked" if causal else "attended",
-        **_tokens(stated, files, vocab_size, causal),
+        **_tokens(reader, files, vocab_size, causal),
     )
 
 
 def _projection(
-    stated: ConfigReader, tensors: Mapping[str, Stored], name: str, square: bool
+    reader: ConfigReader, tensors: Mapping[str, Stored], name: str, square: bool
 ) -> bool:
     """Whether the projection `name` has a bias.
 
     Raises CheckpointError when its kind is not that of the tensors; "none" is the identity, which
     must be square.
     """
-    bias = stated.optional("proj_bias", False)
-    kind = stated.optional("proj_type", "linear")
+    bias = reader.optional("proj_bias", False)
+    kind = reader.optional("proj_type", "linear")
     if kind not in ("linear", "none"):
-        stated.fail("proj_type", "which patchword does not support")
+        reader.fail("proj_type", "which patchword does not support")
     if kind == "none" and not square:
-        stated.fail("proj_type", "though images are of another width than texts")
+        reader.fail("proj_type", "though images are of another width than texts")
     if (kind == "none") == any(key.startswith(name) for key in tensors):
         has = "" if kind == "none" else "no "
-        stated.fail("proj_type", f"but the weights have {has}{name}", kind)
+        reader.fail("proj_type", f"but the weights have {has}{name}", kind)
     return bias and kind == "linear"
 
 
 def _tokens(
-    stated: ConfigReader, files: Mapping[str, Any], vocab_size: int, causal: bool
+    reader: ConfigReader, files: Mapping[str, Any], vocab_size: int, causal: bool
 ) -> dict[str, Any]:
     """pool, end_token, pad_token and cleaning, as get_tokenizer of open_clip/factory.py has it."""
-    pool = stated.optional("pool_type", "argmax")
+    pool = reader.optional("pool_type", "argmax")
     end, kind = end_of(files, vocab_size)
     pooled = kind if pool == "argmax" else TEXT_POOLS[pool]
     if pool == "eos":
-        end = stated.get("eos_id", 2, "text.end_token", DEFAULT)
-    arguments = stated.part("tokenizer_kwargs")
-    if not stated.optional("hf_tokenizer_name", ""):  # its own, of CLIP's merges
+        end = reader.get("eos_id", 2, "text.end_token", DEFAULT)
+    arguments = reader.part("tokenizer_kwargs")
+    if not reader.optional("hf_tokenizer_name", ""):  # its own, of CLIP's merges
         arguments.only((), {"clean": "lower", "reduction_mask": "", "context_length": None})
         return {"pool": pooled, "end_token": end, "pad_token": 0, "cleaning": "ftfy"}
     arguments.only(("clean", "strip_sep_token"), {"language": None})
@@ -249,7 +250,7 @@ def _tokens(
         cleaning = arguments.choice("clean", CLEANINGS, "", "", "")
     pad = special_id(files, "pad_token")
     if not causal:
-        _attended(stated, files, pad, vocab_size)
+        _attended(reader, files, pad, vocab_size)
     if arguments.optional("strip_sep_token", False):
         if pool in ("argmax", "eos") or pad != 0:
             arguments.fail("strip_sep_token", "which patchword supports for padding 0 alone")
@@ -260,31 +261,31 @@ def _tokens(
 
 
 def _attended(
-    stated: ConfigReader, files: Mapping[str, Any], pad: int | None, vocab_size: int
+    reader: ConfigReader, files: Mapping[str, Any], pad: int | None, vocab_size: int
 ) -> None:
     """Raise CheckpointError unless files say how a tokenizer not open_clip's own pads its texts.
 
     Padding that is attended to changes every answer.
     """
     if pad is None or not 0 <= pad < vocab_size:
-        stated.fail("hf_tokenizer_name", "but no tokenizer_config.json beside says what pads texts")
-    said = ConfigReader("tokenizer_config.json", files.get("tokenizer_config.json") or {})
-    if said.values.get("padding_side") not in (None, "right"):
-        said.fail("padding_side", "which patchword does not support")
+        reader.fail("hf_tokenizer_name", "but no tokenizer_config.json beside says what pads texts")
+    settings = ConfigReader("tokenizer_config.json", files.get("tokenizer_config.json") or {})
+    if settings.values.get("padding_side") not in (None, "right"):
+        settings.fail("padding_side", "which patchword does not support")
 
 
-def _mlp_width(stated: ConfigReader, tensors: Mapping[str, Stored], tensor: str, width: int) -> int:
+def _mlp_width(reader: ConfigReader, tensors: Mapping[str, Stored], tensor: str, width: int) -> int:
     """As the weights have it, which must be int(width * mlp_ratio)."""
-    ratio = stated.optional("mlp_ratio", 4.0)
+    ratio = reader.optional("mlp_ratio", 4.0)
     found = shape_of(tensors, tensor, 2)[0]
     if not found <= width * ratio < found + 1:
-        stated.fail("mlp_ratio", f"but {tensor} is {tensors[tensor].shape}", ratio)
+        reader.fail("mlp_ratio", f"but {tensor} is {tensors[tensor].shape}", ratio)
     return found
 
 
-def _activation(stated: ConfigReader, quick: bool) -> Activation:
+def _activation(reader: ConfigReader, quick: bool) -> Activation:
     """One flag for both towers; GELU takes `approximate`."""
-    arguments = stated.part("act_kwargs")
+    arguments = reader.part("act_kwargs")
     if quick:
         arguments.only((), {})
         return "quick_gelu"
@@ -295,32 +296,35 @@ def _activation(stated: ConfigReader, quick: bool) -> Activation:
     return arguments.choice("approximate", kinds, "gelu", "", "")  # type: ignore[no-any-return]
 
 
-def _eps(stated: ConfigReader, name: str) -> float:
-    arguments = stated.part("norm_kwargs")
+def _eps(reader: ConfigReader, name: str) -> float:
+    arguments = reader.part("norm_kwargs")
     arguments.only(("eps",), {})
     return arguments.get("eps", EPS, name, DEFAULT)
 
 
-def _preprocess(stated: ConfigReader, size: tuple[int, int]) -> PreprocessConfig:
-    """preprocess_cfg; open_clip itself takes the size from the network, whatever is said here."""
-    stated.only(
+def _preprocess(reader: ConfigReader, size: tuple[int, int]) -> PreprocessConfig:
+    """preprocess_cfg; open_clip itself takes the size from the network, whatever it is here."""
+    reader.only(
         ("size", "mean", "std", "interpolation", "resize_mode", "fill_color"), {"mode": "RGB"}
     )
     filters = {"bicubic": "bicubic", "bilinear": "bilinear"}
     modes = {"shortest": "shortest", "longest": "contain", "squash": "squash"}
-    resize = stated.choice("resize_mode", modes, "shortest", "preprocess.resize", DEFAULT)
-    interpolation = stated.choice(
+    resize = reader.choice("resize_mode", modes, "shortest", "preprocess.resize", DEFAULT)
+    interpolation = reader.choice(
         "interpolation", filters, "bicubic", "preprocess.interpolation", DEFAULT
     )
     if resize == "shortest" and size[0] != size[1]:
-        resize, interpolation = "cover", "bicubic"  # whatever is said: image_transform passes none
+        resize, interpolation = (
+            "cover",
+            "bicubic",
+        )  # whatever the config: image_transform passes none
     return PreprocessConfig(
         size=size,
         resize=resize,
         resize_to=min(size),
         interpolation=interpolation,
-        fill=stated.optional("fill_color", 0),
+        fill=reader.optional("fill_color", 0),
         crop_rounding="round",
-        mean=stated.triple("mean", MEAN, "preprocess.mean", DEFAULT),
-        std=stated.triple("std", STD, "preprocess.std", DEFAULT),
+        mean=reader.triple("mean", MEAN, "preprocess.mean", DEFAULT),
+        std=reader.triple("std", STD, "preprocess.std", DEFAULT),
     )

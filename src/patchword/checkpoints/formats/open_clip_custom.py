@@ -1,4 +1,4 @@
-"""open_clip's CustomTextCLIP, as SigLIP's: like its CLIP, but for a text tower called `text.*`."""
+"""open_clip's CustomTextCLIP, as SigLIP's: like its CLIP, but with a text tower called `text.*`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT = "text."
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
-    """open_clip's configuration, and a text tower apart."""
+    """open_clip's configuration, and a text tower with a prefix of its own."""
     return open_clip.CONFIG_FILE in files and any(key.startswith(TEXT) for key in keys)
 
 

@@ -30,7 +30,7 @@ BLOCKS = "transformer.resblocks."
 HEAD_WIDTH = 64  # build_model: transformer_width // 64
 RESNET_STRIDE = 32
 WIDTHS = (768, 1024)  # of OpenAI's ViTs (Radford et al. 2021, table 20)
-# Narrower ones are nobody's that is published: those of experiments with that code, which sets the
+# No published model is narrower: such files are from experiments with that code, which sets the
 # heads by the width. Wider ones are other libraries', and may have other heads.
 NARROWEST = 256
 EPS = 1e-5  # torch.nn.LayerNorm's default
@@ -117,7 +117,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
 
 
 def text_rules(config: ModelConfig, theirs: str = "") -> Iterator[Rule]:
-    """The text tower; theirs: what stands before each of its names, its dot included."""
+    """The text tower; theirs: the prefix of its names, its dot included."""
     text = config.text
     assert text is not None
     yield Rename(f"{theirs}token_embedding.weight", "text.token_embed.weight")
@@ -131,7 +131,7 @@ def text_rules(config: ModelConfig, theirs: str = "") -> Iterator[Rule]:
         yield from _block(f"{theirs}{BLOCKS}{i}", f"text.blocks.{i}")
         yield Drop(f"{theirs}{BLOCKS}{i}.attn_mask", why="the causal mask, made anew")
     for name in ("input_resolution", "context_length", "vocab_size"):
-        yield Drop(name, why="a size, which the tensors state too")
+        yield Drop(name, why="a size, which the tensors show too")
 
 
 def image_rules(config: ModelConfig) -> Iterator[Rule]:
@@ -141,15 +141,15 @@ def image_rules(config: ModelConfig) -> Iterator[Rule]:
     yield from _resnet_rules(vision) if isinstance(vision, ResNetConfig) else _vit_rules(vision)
 
 
-def resnet(stated: ConfigReader, tensors: Mapping[str, Stored], head_width: int) -> ResNetConfig:
-    """A ModifiedResNet; `stated` may state its image_size. heads: of its attention pool."""
+def resnet(reader: ConfigReader, tensors: Mapping[str, Stored], head_width: int) -> ResNetConfig:
+    """A ModifiedResNet; `reader` may have its image_size. head_width: of its attention pooling."""
     width = shape_of(tensors, "visual.layer1.0.conv1.weight", 4)[0]
     positions = "visual.attnpool.positional_embedding"
     pooled = width * RESNET_STRIDE  # channels of the last stage
     if head_width < 1 or pooled % head_width:
-        stated.fail("head_width", f"which does not divide the width {pooled}", head_width)
+        reader.fail("head_width", f"which does not divide the width {pooled}", head_width)
     return ResNetConfig(
-        image_size=stated.grid("image_size", tensors, positions, RESNET_STRIDE),
+        image_size=reader.grid("image_size", tensors, positions, RESNET_STRIDE),
         width=width,
         heads=pooled // head_width,
         stages=tuple(depth(tensors, f"visual.layer{i}.") for i in (1, 2, 3, 4)),
@@ -157,11 +157,11 @@ def resnet(stated: ConfigReader, tensors: Mapping[str, Stored], head_width: int)
 
 
 def vit(tensors: Mapping[str, Stored]) -> ViTConfig:
-    """A ViT; its heads are of `HEAD_WIDTH`."""
+    """A ViT; each head has a width of `HEAD_WIDTH`."""
     width, _, patch, _ = shape_of(tensors, "visual.conv1.weight", 4)
-    stated, positions = ConfigReader("the file", {}), "visual.positional_embedding"
+    reader, positions = ConfigReader("the file", {}), "visual.positional_embedding"
     return ViTConfig(
-        image_size=stated.grid("image_size", tensors, positions, patch),
+        image_size=reader.grid("image_size", tensors, positions, patch),
         patch_size=patch,
         width=width,
         depth=depth(tensors, f"visual.{BLOCKS}"),

@@ -16,8 +16,8 @@ TITLE = "a patchword model"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 VERSION = 2  # of the format, in config.json under MARK
 MARK = "patchword"
-# Fields of version 1 that version 2 has elsewhere, and those of its image tower that say nothing of
-# a tower of that kind.
+# Fields of version 1 that version 2 has elsewhere, and those of its image tower that do not apply
+# to a tower of that kind.
 BLIP_1 = ("decoder", "shared", "answers", "sight", "matching")
 UNUSED_1 = {
     "vit": ("window",),
@@ -32,26 +32,26 @@ UNUSED_1 = {
     ),
 }  # fmt: skip
 EXPECTS = f'{CONFIG_FILE} with "{MARK}": {VERSION}, and {WEIGHTS_FILE}'
-NAMES: tuple[str, ...] = ()  # it is known by its mark
+NAMES: tuple[str, ...] = ()  # it is recognised by its mark
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
     """Whether config.json carries our mark."""
-    stated = files.get(CONFIG_FILE)
-    return isinstance(stated, dict) and MARK in stated
+    content = files.get(CONFIG_FILE)
+    return isinstance(content, dict) and MARK in content
 
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
-    """What config.json says. Raises CheckpointError when it is of a later version or broken."""
-    stated = files[CONFIG_FILE]
-    version, model = stated[MARK], stated.get("model")
+    """The config of config.json. Raises CheckpointError for a later version or a broken file."""
+    content = files[CONFIG_FILE]
+    version, model = content[MARK], content.get("model")
     if type(version) is not int or not 1 <= version <= VERSION:
         raise CheckpointError(
             f"{CONFIG_FILE} is of version {version!r} of the format, and this patchword reads "
             f"versions 1 to {VERSION}: upgrade patchword"
         )
     if not isinstance(model, dict):
-        raise CheckpointError(f'{CONFIG_FILE} has no "model", which says what the model is')
+        raise CheckpointError(f'{CONFIG_FILE} has no "model", the architecture')
     read = from_dict(ModelConfig, upgraded(model) if version == 1 else model)
     if read.decoder is not None and read.decoder.start_token < 0:
         raise CheckpointError(f"{CONFIG_FILE}: the decoder has no start_token to begin texts with")
@@ -59,15 +59,15 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """Every tensor is called what the network calls it."""
+    """Every tensor has the network's own name."""
     yield Same()
 
 
 def upgraded(model: Mapping[str, Any]) -> dict[str, Any]:
-    """What version 1 said of a model, as version 2 says it.
+    """The config of a model in version 1 of the format, converted to version 2.
 
     Version 1 had one image tower with the fields of every kind, "none" among them, and the parts
-    of a BLIP beside the others. Values are passed on as they are: `from_dict` judges them.
+    of a BLIP beside the others. Values are passed on unchecked: `from_dict` checks them.
     """
     out = {name: value for name, value in model.items() if name not in BLIP_1}
     vision, text, decoder = (model.get(name) for name in ("vision", "text", "decoder"))
@@ -92,7 +92,7 @@ def upgraded(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _vision_1(vision: Mapping[str, Any]) -> dict[str, Any] | None:
-    """An image tower of version 1, without the fields that say nothing of its kind."""
+    """An image tower of version 1, without the fields that do not apply to its kind."""
     kind = vision.get("kind", "vit")
     if kind == "none":
         return None
@@ -113,9 +113,9 @@ def describe(config: ModelConfig, weights: str) -> dict[str, Any]:
 
 
 def check(metadata: Mapping[str, str], files: Mapping[str, Any]) -> None:
-    """Raise CheckpointError when weights and config.json state different saves."""
-    stated = files.get(CONFIG_FILE)
-    weights = stated.get("weights") if isinstance(stated, dict) else None
+    """Raise CheckpointError when weights and config.json are of different saves."""
+    content = files.get(CONFIG_FILE)
+    weights = content.get("weights") if isinstance(content, dict) else None
     if MARK in metadata and weights is not None and metadata[MARK] != weights:
         raise CheckpointError(
             f"{WEIGHTS_FILE} and {CONFIG_FILE} are of two different saves; one was interrupted, or "

@@ -32,21 +32,21 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     """config.json, checked against the tensors."""
     if "config.json" not in files:
         raise CheckpointError(unnamed())
-    stated = ConfigReader("config.json", files["config.json"])
-    name = stated.values.get("architecture")
+    reader = ConfigReader("config.json", files["config.json"])
+    name = reader.values.get("architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
-        stated.fail(
+        reader.fail(
             "architecture",
             f"which is none of the {len(ARCHITECTURES)} Vision Transformers of timm that patchword "
             "knows, such as vit_base_patch16_224",
         )
-    arguments = stated.part("model_args")
-    pool = stated.values.get("global_pool")
+    arguments = reader.part("model_args")
+    pool = reader.values.get("global_pool")
     if arguments.values.get("global_pool") is None and pool is not None:
         arguments.values = {**arguments.values, "global_pool": pool}
-    data = stated.part("pretrained_cfg") if "pretrained_cfg" in stated.values else stated
+    data = reader.part("pretrained_cfg") if "pretrained_cfg" in reader.values else reader
     classes = shape_of(tensors, "head.weight", 2)[0] if "head.weight" in tensors else 0
-    for where in (stated, arguments):
+    for where in (reader, arguments):
         if where.values.get("num_classes") not in (None, classes):
             where.fail("num_classes", f"but the weights have {classes}")
     vision = vit_config(ARCHITECTURES[name], arguments, tensors, input_size(data))
@@ -54,9 +54,9 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         vision=vision,
         preprocess=preprocess(data, vision.image_size),
         classes=classes,
-        labels=labels(stated, classes),
+        labels=labels(reader, classes),
         source="timm",
-        assumed=stated.assumed,
+        assumed=reader.assumed,
     )
 
 

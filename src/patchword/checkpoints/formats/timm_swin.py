@@ -1,6 +1,6 @@
 """timm's Swin Transformers, version 1: config.json and safetensors or .bin.
 
-config.json names an architecture; its norm and activation stand in timm's code
+config.json names an architecture; its norm and activation are in timm's code
 (timm/models/swin_transformer.py), and are the same for all.
 """
 
@@ -51,13 +51,13 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     """config.json, checked against the tensors."""
     if "config.json" not in files:
         raise CheckpointError(unnamed("swin_tiny_patch4_window7_224"))
-    stated = ConfigReader("config.json", files["config.json"])
-    arguments = stated.part("model_args")
+    reader = ConfigReader("config.json", files["config.json"])
+    arguments = reader.part("model_args")
     arguments.only(KNOWN, NEUTRAL)
-    data = stated.part("pretrained_cfg") if "pretrained_cfg" in stated.values else stated
+    data = reader.part("pretrained_cfg") if "pretrained_cfg" in reader.values else reader
     head = "head.fc.weight"
     classes = shape_of(tensors, head, 2)[0] if head in tensors else 0
-    for where in (stated, arguments):
+    for where in (reader, arguments):
         if where.values.get("num_classes") not in (None, classes):
             where.fail("num_classes", f"but the weights have {classes}")
     vision = _vision(arguments, data, tensors)
@@ -65,9 +65,9 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         vision=vision,
         preprocess=preprocess(data, vision.image_size),
         classes=classes,
-        labels=labels(stated, classes),
+        labels=labels(reader, classes),
         source="timm",
-        assumed=stated.assumed,
+        assumed=reader.assumed,
     )
 
 
@@ -92,49 +92,49 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
             yield Rename(f"{theirs}.{kind}", f"image.{ours}.{kind}")
 
 
-def _vision(stated: ConfigReader, data: ConfigReader, tensors: Mapping[str, Stored]) -> SwinConfig:
+def _vision(reader: ConfigReader, data: ConfigReader, tensors: Mapping[str, Stored]) -> SwinConfig:
     patches, first = "patch_embed.proj.weight", "layers.0.blocks.0"
     names = list(tensors)
     stages = tuple(depth(names, f"layers.{i}.blocks.") for i in range(depth(names, "layers.")))
     tables = [f"layers.{i}.blocks.0.attn.{TABLE}" for i in range(len(stages))]
     heads = [shape_of(tensors, table, 2)[1] for table in tables]
     for key, found in (("depths", list(stages)), ("num_heads", heads)):
-        said = stated.values.get(key, found)
-        each = [said] * len(stages) if key == "num_heads" and isinstance(said, int) else said
+        value = reader.values.get(key, found)
+        each = [value] * len(stages) if key == "num_heads" and isinstance(value, int) else value
         if each != found:
-            stated.fail(key, f"but the weights have {found}")
-    where, key = stated, "img_size"
-    if stated.values.get(key) is None:
+            reader.fail(key, f"but the weights have {found}")
+    where, key = reader, "img_size"
+    if reader.values.get(key) is None:
         size = input_size(data)
         where, key = ConfigReader("config.json, pretrained_cfg", {"input_size": size}), "input_size"
     if where.values[key] is None:
         raise CheckpointError("config.json states neither img_size nor input_size")
     for name, value in (("activation", "gelu"), ("eps", EPS)):
-        stated.assume(f"vision.{name}", value, CODE)
-    image_size, patch = where.pair(key), stated.size("patch_size", tensors, patches, -1)
+        reader.assume(f"vision.{name}", value, CODE)
+    image_size, patch = where.pair(key), reader.size("patch_size", tensors, patches, -1)
     return SwinConfig(
         image_size=image_size,
         patch_size=patch,
-        width=stated.size("embed_dim", tensors, patches),
+        width=reader.size("embed_dim", tensors, patches),
         heads=heads[0],
         stage_heads=tuple(heads),
         mlp_width=shape_of(tensors, f"{first}.mlp.fc1.weight", 2)[0],
         eps=EPS,
         stages=stages,
         padded="after_shift",
-        window=_window(stated, tensors, min(image_size) // patch),
+        window=_window(reader, tensors, min(image_size) // patch),
     )
 
 
-def _window(stated: ConfigReader, tensors: Mapping[str, Stored], side: int) -> int:
-    """The window's side: as stated, else that of the first stage's table of biases.
+def _window(reader: ConfigReader, tensors: Mapping[str, Stored], side: int) -> int:
+    """The window's side: from the config, else from the first stage's table of biases.
 
-    side: of the first stage's grid, patches. A window is cut to its grid, so a table may be of
-    less than is stated.
+    side: of the first stage's grid, patches. A window is cut to its grid, so a table may be smaller
+    than the config has it.
     """
     places = shape_of(tensors, f"layers.0.blocks.0.attn.{TABLE}", 2)[0]
     found = (math.isqrt(places) + 1) // 2
-    window = stated.optional("window_size", found)
+    window = reader.optional("window_size", found)
     if min(window, side) != min(found, side):
-        stated.fail("window_size", f"but the weights have {found}")
+        reader.fail("window_size", f"but the weights have {found}")
     return window
