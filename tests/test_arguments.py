@@ -256,7 +256,7 @@ def test_labels_of_an_array_come_back_as_plain_texts(models: dict[str, patchword
         ("caption", "num_beams", "it is called beams here"),
         ("caption", "max_new_tokens", "it is called max_length here"),
         ("caption", "num_return_sequences", "it is called count here"),
-        ("caption", "do_sample", "texts are drawn where temperature, top_k or top_p is given"),
+        ("caption", "do_sample", "texts are sampled where temperature, top_k or top_p is given"),
         ("classify", "candidate_labels", "it is called labels here"),
         ("classify", "hypothesis_template", "it is called templates here"),
         ("embed_texts", "return_tensors", "torch.from_numpy"),

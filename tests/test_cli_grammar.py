@@ -122,7 +122,7 @@ WRONG = [
     (["heatmap", RING, "a hat", STAR], f"{STAR} is a file and comes after a text"),
     (["match", RING, "-t", STAR], f"{STAR} is a file and stands where a text is wanted"),
     (["caption", RING, "--num_beams", "3"], "--num_beams is called --beams here"),
-    (["caption", RING, "--do-sample"], "texts are drawn where temperature"),
+    (["caption", RING, "--do-sample"], "texts are sampled where temperature"),
 ]
 
 

@@ -139,7 +139,7 @@ def test_a_teacher_of_classes_talks_to_the_distillation_token(tmp_path: Path, ki
 
 def test_teachers_that_cannot_answer(tmp_path: Path, trained: Path) -> None:
     file = write(tmp_path)
-    with pytest.raises(RecipeError, match="demo cannot be the teacher: it sees images as"):
+    with pytest.raises(RecipeError, match="demo cannot be the teacher: it preprocesses as"):
         loop.train(load(file, "teacher.model=demo", "teacher.kind=logits"))
     other = loop.train(load(file, f"out={tmp_path / 'other'}", "data.0.only=wafer", "steps=1"))
     with pytest.raises(RecipeError, match="its tokenizer is another"):

@@ -225,7 +225,7 @@ def test_the_architecture_of_init(base: Path) -> None:
         load_init(recipe.load(base, ["architecture=ViT-B-32"]))
     text = BASE.replace('init = "demo"', 'architecture = "ViT-B-32"')
     base.write_text(text + "[model.vision]\ndepth = 1\n")
-    with pytest.raises(RecipeError, match="architecture say how to read init, and there is no"):
+    with pytest.raises(RecipeError, match="architecture are options of init, and there is no"):
         recipe.load(base)
 
 

@@ -1,5 +1,5 @@
-"""The one way in which files are written: whole. Whoever reads a file sees the old content or the
-new one, never a part, whatever happens to the process or the disk meanwhile."""
+"""Atomic writing, used for all files: a reader sees the old content or the new one, never a part,
+whatever happens to the process or the disk meanwhile."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PART = ".part"  # in the name of a file that is being written
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new, empty file beside `path`, with its suffix, to be written; on disk and in its place
-    when all went well, and gone when anything did not.
+    """A new, empty file beside `path`, with its suffix, to be written; it is synced and renamed to
+    `path` at the end, and deleted after any error.
 
     Folders that are missing are made. A link is followed; what is no ordinary file, such as
     /dev/stdout, is written itself. Raises OSError where there is no room or no permission.

@@ -32,8 +32,8 @@ from patchword.text.tokenizer import Tokenizer
 from patchword.unseen import Sight, noted
 
 DECODERS = 4  # threads that open images while the network runs
-AS_THEY_ARE = Opener()  # how images are opened unless it is said otherwise
-# Behind the fingerprint of a model that is shown images otherwise.
+AS_THEY_ARE = Opener()  # how images are opened by default
+# Suffixes of the fingerprint of a model that stretches or squashes its images.
 STRETCHED, SQUASHED = "-stretched", "-squashed"
 FINGERPRINT = "2"  # which version of what is hashed: "2-" and 16 digits; in the first, digits alone
 
@@ -338,7 +338,7 @@ def as_texts(texts: str | Sequence[str]) -> list[str]:
 
 
 def unit(rows: Vector) -> Vector:
-    """Rows (N, D) divided by their lengths, in float64: float32 sums depend on where a row lies in
+    """Rows (N, D) divided by their lengths, in float64: float32 sums depend on where a row is in
     memory."""
     exact = rows.astype(np.float64)
     lengths = np.linalg.norm(exact, axis=-1, keepdims=True)
@@ -376,16 +376,16 @@ def converted(model: Bundle, device: torch.device, dtype: torch.dtype) -> Bundle
 def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:
     """A hash of everything that determines a model's vectors: weights and their type, architecture,
     preprocessing, tokenizer. Its name, its files and the names of its classes do not count."""
-    stated = to_dict(config)
+    values = to_dict(config)
     for name in ("assumed", "read_from", "source", "labels"):
-        del stated[name]
+        del values[name]
     if config.preprocess.resize != "patches":  # these two mean nothing then
-        del stated["preprocess"]["max_patches"], stated["preprocess"]["patch_size"]
+        del values["preprocess"]["max_patches"], values["preprocess"]["patch_size"]
     if config.preprocess.resize != "contain":  # nor does this
-        del stated["preprocess"]["fill"]
-    if not (stated["vision"] or {}).get("stage_heads", True):  # as it was without this field
-        del stated["vision"]["stage_heads"]
-    digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
+        del values["preprocess"]["fill"]
+    if not (values["vision"] or {}).get("stage_heads", True):  # as it was without this field
+        del values["vision"]["stage_heads"]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     if tokenizer:
         digest.update((tokenizer.to_json() + tokenizer.cleaning).encode())
     for name, value in sorted(network.state_dict().items()):

@@ -5,14 +5,14 @@
     ├── CheckpointError   a checkpoint that is missing, unknown, unsafe, or does not fit
     ├── ConfigError       a configuration that contradicts itself
     ├── TokenizerError    a tokenizer that is missing or does not fit the model
-    ├── UnsupportedError  a model asked for a job it cannot do: names one that can
+    ├── UnsupportedError  a job or option that a model does not have: names one that does
     ├── IndexStoreError   an index that is missing, damaged, or made by another model
     └── RecipeError       a training recipe, or its data, that cannot be run
 
 Each message says what was found, where, and what to do. Beside them, warnings:
 
     LongTextWarning       texts that do not fit the context and are cut
-    ImageWarning          an image that is opened otherwise than may be expected
+    ImageWarning          an image that may not be opened as expected
     SkippedFilesWarning   files of a folder that look like photos and are not opened
     ScopeWarning          images and texts that a model knows nothing about
     UnseenWarning         photos of which a model does not see all, or all very small
@@ -49,7 +49,7 @@ class TokenizerError(PatchwordError):
 
 
 class UnsupportedError(PatchwordError):
-    """A model asked for a job it cannot do."""
+    """A job or an option that a model does not have."""
 
 
 class IndexStoreError(PatchwordError):
@@ -65,8 +65,8 @@ class LongTextWarning(UserWarning):
 
 
 class ImageWarning(UserWarning):
-    """An image that is opened otherwise than may be expected: its first page alone, or so dark
-    that its range must be another one."""
+    """An image that may not be opened as expected: its first page alone, or so dark that its range
+    is probably another."""
 
 
 class SkippedFilesWarning(UserWarning):
@@ -74,7 +74,7 @@ class SkippedFilesWarning(UserWarning):
 
 
 class ScopeWarning(UserWarning):
-    """Images, words or questions that are unlike all that the model was trained on."""
+    """Images, words or questions unlike those that the model was trained on."""
 
 
 class UnseenWarning(UserWarning):

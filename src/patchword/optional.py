@@ -1,5 +1,5 @@
-"""Libraries that only some jobs need: imported when such a job begins, and told apart when they
-cannot be, for what is not installed and what is broken need different remedies."""
+"""Libraries that only some jobs need: imported when such a job begins. The error distinguishes a
+library that is not installed from one that is broken: they need different remedies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def optional(name: str, extra: str, purpose: str, error: type[PatchwordError]) -
     """The module `name`.
 
     extra    the optional dependencies of patchword that its library is among: "train"
-    purpose  what asks for it, which begins the message: "lora", "monitor.tensorboard"
+    purpose  the option that needs it, which begins the message: "lora", "monitor.tensorboard"
 
     Raises `error` when it cannot be imported. One that is not installed is answered with the
     command that installs it; one that is installed and fails, with the first cause of that.

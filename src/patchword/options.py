@@ -33,7 +33,7 @@ LARGEST = 2**62  # whole number that memory and files can count
 LEAST = dict.fromkeys(
     ("batch", "batch_size", "count", "height", "k", "shortlist", "top", "width"), 1
 )
-# Judged where they are used, by errors that say what a model and an image may be.
+# Checked where they are used, by errors that say what a model and an image may be.
 LEFT = ("self", "return", "source", "image_size", "sources", "image", "images")
 WANTED = {"Bundle": "a model, as patchword.load gives it", "Found": "a hit of a search"}
 
@@ -66,12 +66,12 @@ SYNONYMS = {
     "select_layer": "layer",
     "vision_feature_layer": "layer",
 }
-# And those that there is no need of here, with the reason.
+# Options of other libraries that are not needed here, with the reason.
 NEEDLESS = {
-    "do_sample": "texts are drawn where temperature, top_k or top_p is given",
+    "do_sample": "texts are sampled where temperature, top_k or top_p is given",
     "return_tensors": "arrays are NumPy's; torch.from_numpy makes tensors of them",
     "normalize": "vectors always have length 1",
-    "trust_remote_code": "nothing of a checkpoint is ever run",
+    "trust_remote_code": "no code of a checkpoint is ever run",
     "use_safetensors": "the file that is there is read",
     "cache_dir": "set the environment variable HF_HOME",
     "padding": "texts are padded as the model was trained",
@@ -120,7 +120,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _habit(name: str, known: Sequence[str]) -> str:
-    """What is called otherwise here, why it is not needed, or the nearest of the known names; in
+    """The name of an option here, why it is not needed, or the nearest of the known names; in
     brackets."""
     if SYNONYMS.get(name) in known:
         return f" (it is called {SYNONYMS[name]} here)"
@@ -162,7 +162,7 @@ class Kind(NamedTuple):
 
 
 def _kinds_of(function: Callable[..., Any]) -> dict[str, list[Kind]]:
-    """By name, the kinds of value that each argument may be; without those that others judge."""
+    """By name, the kinds of value that each argument may be; without those checked elsewhere."""
     hints = {n: h for n, h in typing.get_type_hints(function).items() if n not in LEFT}
     found = {name: _kinds(hint, name) for name, hint in hints.items()}
     return {name: kinds for name, kinds in found.items() if kinds is not None}

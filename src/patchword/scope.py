@@ -1,7 +1,7 @@
-"""What a small model knows: which images, words and questions are like those of its training.
+"""The scope of a small model: which images, words and questions are like those of its training.
 
-A model answers whatever it is asked, and about things that it never saw its answers mean nothing.
-One that comes with a scope says so.
+A model answers every question, also about things that it was never trained on, where its answers
+mean nothing. One with a scope warns of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORD = re.compile(r"[^\W_]+")
 BEFORE_VOWEL = re.compile(r"\ba (?=[aeiou])")
 
 I = TypeVar("I")  # noqa: E741  # an image
-R = TypeVar("R")  # what was made of it
+R = TypeVar("R")  # its result
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +75,11 @@ class Understood(NamedTuple):
 class Scope:
     """What a model was trained on.
 
-    knows      the same in a few words, for messages
+    knows      a summary in a few words, for messages
     domains    its kinds of images
     words      every word of its training texts, in lower case
     questions  the forms of its questions, each with an example; none for a model that answers none
-    slots      words that stand for each other in a question, by the name of their kind
+    slots      words that can replace each other in a question, by the name of their kind
     substitutions  made in the words of an unknown question, in this order, before
     rewordings     say which known question it is
     """
@@ -133,7 +133,7 @@ class Scope:
 
 
 class Check:
-    """Collects what lies outside of a model's scope, and says it in one ScopeWarning of a kind.
+    """Collects what is outside a model's scope, and gives one ScopeWarning of each kind.
     Without a scope nothing does."""
 
     def __init__(self, scope: Scope | None, name: str) -> None:

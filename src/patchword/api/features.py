@@ -70,7 +70,7 @@ class Features(Bundle):
         """Features (N, tokens, D), float32, of the patches of images, row by row.
 
         layer        as for `encode_texts`; -2 is that of LLaVA
-        class_token  with all tokens that stand before the patches
+        class_token  with all tokens before the patches
         norm         with the final norm
 
         Raises the ImageError of the first image that fails, and UnsupportedError for a model

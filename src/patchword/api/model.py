@@ -79,11 +79,11 @@ class Model(Features):
         templates    sentences with "{}" for the label; None is "a photo of a {}"; "imagenet" and
                      "chinese" stand for sets of them
         multi_label  each label by itself: probabilities need not sum to one
-        reject       0 to 1: "none of these" comes first where even the best label, judged by
+        reject       0 to 1: "none of these" comes first where even the best label, scored by
                      itself, is less probable
 
         Raises the ImageError of the first image that fails, and UnsupportedError for labels that
-        are none, empty or twice the same. The formulas: `tasks.classify`.
+        are none, empty or repeated. The formulas: `tasks.classify`.
         """
         model = self.opening(stretch, squash=squash)
         return classify(model, images, labels, templates, multi_label, reject)

@@ -126,8 +126,8 @@ class BlipConfig:
 class ModelConfig:
     """A whole model: an image tower, a text tower, or both, and what is built on them.
 
-    `assumed` names each value that no file of the checkpoint states, and where the default that
-    stands in for it comes from; `read_from` the files that state the others, which is no part of
+    `assumed` names each value that is in no file of the checkpoint, and the source of the default
+    that is used for it; `read_from` the files of the others, which is no part of
     what a model is. `patchword info` prints both.
     """
 
@@ -138,7 +138,7 @@ class ModelConfig:
     masked: MaskedConfig | None = None  # a masked autoencoder's decoder
     embed_dim: Output = 0  # of the joint space of images and texts; 0 without one
     classes: Output = 0  # outputs of a classification head; 0 without one
-    labels: tuple[str, ...] = ()  # their names, where the checkpoint states them
+    labels: tuple[str, ...] = ()  # their names, where the checkpoint has them
     score: Literal["softmax", "sigmoid"] = "softmax"  # "sigmoid": a learned bias too (SigLIP)
     # the logit scale is clipped to this (Radford et al., 2.5)
     scale_limit: Annotated[float, Within(1e-3, 1e9)] = 100.0

@@ -46,9 +46,9 @@ def settle(config: Any) -> None:
 
 def contradictions(config: Any, *found: tuple[object, str]) -> None:
     """Raise ConfigError for the first of (condition, what is wrong) whose condition is true."""
-    for wrong, said in found:
+    for wrong, message in found:
         if wrong:
-            raise ConfigError(f"{type(config).__name__}: {said}")
+            raise ConfigError(f"{type(config).__name__}: {message}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _inside(bounds: Within, value: Any, name: str) -> Any:
 
 
 def _one_of(hints: tuple[Any, ...], value: Any, name: str) -> Any:
-    """`_typed` of "this, or None", or of one of several dataclasses, told apart by their `kind`."""
+    """`_typed` of "this, or None", or of one of several dataclasses, distinguished by `kind`."""
     some = [hint for hint in hints if hint is not type(None)]
     if value is None and len(some) < len(hints):
         return None

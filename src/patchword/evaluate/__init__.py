@@ -1,7 +1,7 @@
-"""How good a model is: zero-shot classes, retrieval, probes, and models between two others.
+"""Evaluation of a model: zero-shot classification, retrieval, probes, and blends of two models.
 
-`Evaluation` runs a model on folders. What it computes stands alone and takes arrays: `metrics`
-(accuracy, recall), `probe` (logistic regression, nearest neighbours), `blend` (weights).
+`Evaluation` runs a model on folders. The computations are independent of it and take arrays:
+`metrics` (accuracy, recall), `probe` (logistic regression, nearest neighbours), `blend` (weights).
 """
 
 from patchword.evaluate.blend import blend

@@ -13,7 +13,7 @@ from patchword.bundle import Bundle, make
 from patchword.config import to_dict
 from patchword.errors import UnsupportedError
 
-# Say where a config was read, or follow from weights, not what the model is.
+# Fields about the origin of a config, or that follow from weights; no part of the architecture.
 UNALIKE = ("source", "assumed", "read_from", "scale_limit")
 NAMED = 4  # differences that an error lists
 
@@ -24,7 +24,7 @@ def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
 
     Computed in float64 and rounded once to the type of `start`; alpha 0 and 1 are `start` and `end`
     bit for bit. Counters, which are integers, are those of the nearer model. Where their scales are
-    held at different limits, the result has the higher one; the rest (config, preprocessing,
+    clamped at different limits, the result has the higher one; the rest (config, preprocessing,
     tokenizer) is that of `start`. Raises UnsupportedError, naming what differs, for models that are
     not of one config and one tokenizer, and for an alpha outside 0 to 1.
     """
@@ -49,14 +49,14 @@ def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
 
 
 def differences(start: Bundle, end: Bundle) -> Iterator[str]:
-    """What keeps two models from being blended, each in a few words: fields of their configs;
-    where those are alike, tensors."""
+    """The differences that prevent blending of two models, each in a few words: fields of their
+    configs; where those are equal, tensors."""
     ours, theirs = _flat(to_dict(start.config)), _flat(to_dict(end.config))
-    unlike = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-    for key in unlike:
+    different = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+    for key in different:
         yield f"{key} is {_short(ours.get(key))} and {_short(theirs.get(key))}"
     shapes = [{n: tuple(t.shape) for n, t in m.network.state_dict().items()} for m in (start, end)]
-    for name in () if unlike else sorted({*shapes[0], *shapes[1]}):
+    for name in () if different else sorted({*shapes[0], *shapes[1]}):
         first, second = (shape.get(name, "missing") for shape in shapes)
         if first != second:
             yield f"{name} is {first} and {second}"
@@ -73,7 +73,7 @@ def _between(ours: Tensor, theirs: Tensor, alpha: float) -> Tensor:
 
 
 def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """A config as dotted names and values, without what does not say what the model is."""
+    """A config as dotted names and values, without fields that are no part of the architecture."""
     out: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and key not in UNALIKE:

@@ -1,5 +1,5 @@
-"""What a model is evaluated on: folders of classes, or a table of images with captions or classes,
-such as the metadata file of Hugging Face's imagefolder."""
+"""Data to evaluate on: folders of classes, or a table of images with captions or classes, such as
+the metadata file of Hugging Face's imagefolder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TableImages(Sequence[ImageLike]):
         return self.table.opened(self.rows[index])[1]
 
     def name(self, index: int) -> str:
-        """What to call image `index` in a message."""
+        """The name of image `index` in messages."""
         return self.table.opened(self.rows[index])[0]
 
 
@@ -60,12 +60,12 @@ class Captioned:
 
 
 def name_of(images: Sequence[ImageLike], index: int) -> str | None:
-    """What to call an image of a table in a message; None for another, which names itself."""
+    """The name in messages of an image of a table; None for another, whose path is its name."""
     return images.name(index) if isinstance(images, TableImages) else None
 
 
 def splits(path: Path) -> tuple[Path, Path | None]:
-    """(what to evaluate on, what to train a probe on): of a folder whose folders are splits
+    """(folder to evaluate on, folder to train a probe on): of a folder whose folders are splits
     ("train", "validation", ...) two of those, else the folder itself and None."""
     found = folders.splits(path)
     known = next((found[name] for name in TRAIN if name in found), None)
@@ -111,9 +111,8 @@ def captioned(path: Path) -> Captioned:
     """The images and captions that a table lists, or the metadata file of a folder.
 
     Every row has an image, its path being relative to the table's folder, and a caption or a list
-    of them. Rows with the same image add up. Raises PatchwordError, with the number of the line or
-    row, for one that lacks either.
-    """
+    of them. The captions of rows with the same image are put together. Raises PatchwordError, with
+    the number of the line or row, for one that lacks either."""
     file = table_in(path)
     if file is None:
         raise PatchwordError(f"{path}: no {' or '.join(METADATA)} with captions")

@@ -1,7 +1,7 @@
 """Scores -> accuracy and recall, as CLIP_benchmark defines them (LAION-AI/CLIP_benchmark,
 clip_benchmark/metrics/zeroshot_classification.py and zeroshot_retrieval.py).
 
-Where two scores are equal the lower index comes first: CLIP_benchmark leaves that to chance.
+Of two equal scores the one with the lower index comes first; in CLIP_benchmark that is undefined.
 scikit-learn's `confusion_matrix` and `balanced_accuracy_score` give the same numbers, and the tests
 compare with them; for a line of numpy each, patchword does not depend on it.
 """

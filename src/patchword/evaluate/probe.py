@@ -67,7 +67,7 @@ def linear_probe(features: Scores, targets: Indices, classes: int) -> Probe:
 
 
 def held_out(targets: Indices, classes: int) -> NDArray[np.bool_]:
-    """Which images C is chosen on, (N,): of each class `HELD_OUT`, rounded, drawn with a fixed
+    """Which images C is chosen on, (N,): of each class `HELD_OUT`, rounded, sampled with a fixed
     seed; of a class with a single image, none."""
     out = np.zeros(len(targets), bool)
     rng = np.random.default_rng(0)
@@ -94,12 +94,12 @@ def fit(
 
 @dataclass(frozen=True)
 class Samples:
-    """Features in the coordinates that L-BFGS runs in, which leave the solution as it is.
+    """Features in the coordinates that L-BFGS runs in, which do not change the solution.
 
-    They are centred, which the bias takes up, and turned to the axes of their covariance, which
-    leaves |W| as it is. There each axis of spread s has a curvature of about h s + 1 / (C N), h
-    that of the cross-entropy at equal probabilities, and is scaled by its root: many steps fewer,
-    above all for a small or a large C.
+    They are centred, which changes only the bias, and rotated to the axes of their covariance,
+    which does not change |W|. There each axis of variance s has a curvature of about h s + 1 / (C
+    N), where h is that of the cross-entropy at equal probabilities, and is scaled by its root: this
+    saves many steps, above all for a small or a large C.
     """
 
     z: Tensor  # (N, D) float64

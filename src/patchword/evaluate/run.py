@@ -1,4 +1,4 @@
-"""A model and data in, what it gets right out: one function per task, and one for all of them."""
+"""Evaluation of a model on data: one function per task, and one for all of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Advance = Callable[[int, int], None]  # called with (images done, images in all)
 
 @dataclass(frozen=True)
 class Classified:
-    """How many images were classified right, and which."""
+    """The result of a classification: how many images were right, and the confusion matrix."""
 
     task: str
     classes: tuple[str, ...]
@@ -63,7 +63,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class Retrieved:
-    """How well images and captions found each other: recall by k."""
+    """The result of a retrieval in both directions: recall by k."""
 
     images: int
     captions: int
@@ -87,7 +87,7 @@ Answer = Classified | Retrieved
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is evaluated."""
+    """Options of an evaluation."""
 
     templates: Sequence[str] | None = None  # see `tasks.templates.named`
     words: Sequence[str] | None = None  # for the classes, in the order of their folders
@@ -96,7 +96,7 @@ class Options:
 
 @dataclass
 class Evaluation:
-    """A model before its data. Images that cannot be opened are left out and listed in `broken`."""
+    """Evaluates a model. Images that cannot be opened are left out and listed in `broken`."""
 
     model: Bundle
     options: Options = Options()
@@ -264,7 +264,7 @@ class Evaluation:
 def classified(
     task: str, scores: Scores, targets: Indices, names: tuple[str, ...], details: dict[str, Any]
 ) -> Classified:
-    """What scores (N, C) say against targets (N,)."""
+    """The result of scores (N, C) for targets (N,)."""
     rank = metrics.ranks(scores, targets)
     counts = metrics.confusion(targets, scores.argmax(axis=1), len(names))
     top5 = metrics.within(rank, 5) if len(names) >= metrics.TOP_CLASSES else None
@@ -280,5 +280,5 @@ def quality(answer: Answer) -> float:
 
 
 def plain(label: str) -> str:
-    """A class as it is compared: lower case, spaces for underscores."""
+    """A class name for comparison: lower case, spaces for underscores."""
     return label.replace("_", " ").strip().lower()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from patchword.index.table import Block, Store
 
-NEAR = 1e-5  # of cosine: more than a float32 product of unit vectors is ever off
+NEAR = 1e-5  # of cosine: more than the error of a float32 product of unit vectors
 PIECE = 4096  # vectors held in float64 at a time
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -42,7 +42,7 @@ def _best(block: Block, query: NDArray[np.float64], k: int) -> list[tuple[float,
     """(-score, path, modified) of the rows of a block that may be among the k best.
 
     A fast product in float32 chooses them. Their scores are computed again in float64, each by the
-    same additions in the same order, so that equal vectors get equal scores wherever they lie.
+    same additions in the same order, so that equal vectors get equal scores wherever they are.
     """
     rows = block.kept
     scores = (block.vectors @ query.astype(np.float32))[rows]

@@ -28,8 +28,8 @@ from patchword.options import at_least, checked
 
 BATCH = 128  # files a commit: what a killed process loses at most
 HASHERS = 4  # threads that hash files
-FRAGMENTS = 16  # the store's files, above which they are merged when a change ends
-FRAGMENTS_ADDING = 256  # and above which they are merged while a long one goes on
+FRAGMENTS = 16  # files of the store; with more, they are merged when a change ends
+FRAGMENTS_ADDING = 256  # and with more than that, they are merged during a long change
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -206,7 +206,7 @@ class Index:
 
     def _unchanged(self, files: Sequence[File], known: dict[str, File]) -> set[str]:
         """Paths of the files that need no new vector. Where only the time differs, the content
-        decides, and the new time is stored."""
+        hash decides, and the new time is stored."""
         pairs = [(file, known[file.path]) for file in files if file.path in known]
         same = {new.path for new, old in pairs if (new.size, new.mtime) == (old.size, old.mtime)}
         later = [new for new, old in pairs if new.path not in same and new.size == old.size]
@@ -232,7 +232,7 @@ class Index:
             good: list[File] = []
             bad: list[ImageError] = []
             vectors: list[NDArray[np.float32]] = []
-            # zip takes the file first, so that it asks for no result beyond the batch
+            # zip takes the file first, so that it computes no result beyond the batch
             files = todo[start : start + batch]
             for done, (file, (_, result)) in enumerate(zip(files, results, strict=False), 1):
                 if isinstance(result, ImageError):
@@ -277,7 +277,7 @@ def _query(
 
 
 def _array(query: Any) -> NDArray[Any]:
-    """A query of numbers as an array; one of no numbers where it cannot be."""
+    """A query of numbers as an array; an empty one where it cannot be converted."""
     try:
         return np.asarray(query)
     except (TypeError, ValueError, RuntimeError):  # lists in lists; a tensor elsewhere

@@ -1,4 +1,4 @@
-"""A LanceDB table of files and vectors: the folder of an index, and nothing about models.
+"""A LanceDB table of files and vectors, in the folder of an index; independent of models.
 
 Every change is one commit, whole or not at all. Several processes may read and write at once.
 """
@@ -32,7 +32,7 @@ _VERSION = "version.json"  # beside the table: its newest version, and the rows 
 SUMS = ("time_sum", "vector_sum")  # columns of checksums
 _UNIT = 1e-3  # how far from 1 the length of a vector may be
 _PAUSES = (0.02, 0.05, 0.1, 0.2)  # seconds between attempts
-_ODD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: neighbours get numbers far apart
+_ODD = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: neighbouring places get very different numbers
 _DELETED_AT_ONCE = 1000  # paths in one condition
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class Block(NamedTuple):
 
 
 class Store:
-    """The table in a folder, which need not exist yet. Raises IndexStoreError."""
+    """The table in a folder, which need not exist yet. Methods raise IndexStoreError."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -61,11 +61,11 @@ class Store:
         self._cache: tuple[int, _Rows] | None = None  # all rows of a version of the table
 
     def open(self) -> bool:
-        """Whether there is a table. One left half-made by a killed process counts as none."""
+        """Whether there is a table; an incomplete one of a killed process does not count."""
         if not os.path.isdir(os.path.join(self.path, f"{_TABLE}.lance")):
             self._table = self._cache = None
         elif self._table is None:
-            import lancedb  # here, for it takes a second
+            import lancedb  # imported here, because it takes a second
 
             try:
                 table = lancedb.connect(self.path).open_table(_TABLE)
@@ -82,7 +82,7 @@ class Store:
         return self._table is not None
 
     def _described(self, table: Table) -> dict[str, Any]:
-        """What the table was created with."""
+        """The metadata that the table was created with."""
         about = json.loads((table.schema.metadata or {}).get(b"patchword", b"{}"))
         if not isinstance(about, dict) or about.get("format") != _FORMAT:
             earlier = isinstance(about, dict) and about.get("format") == 1
@@ -94,7 +94,8 @@ class Store:
         return about
 
     def create(self, dim: int, about: Mapping[str, Any]) -> None:
-        """An empty table that remembers `about`. Keeps the one that another process just made."""
+        """Create an empty table with the metadata `about`, or keep one that another process just
+        made."""
         import lancedb
 
         try:
@@ -127,7 +128,7 @@ class Store:
         return int(self._do(lambda table: table.count_rows()))
 
     def known(self) -> dict[str, File]:
-        """The files by path, as they were when they were put."""
+        """The files by path, with size, time and hash at the time they were stored."""
         rows = self._do(lambda table: table.search().select(list(File._fields)).to_arrow())
         columns = (rows.column(name).to_pylist() for name in File._fields)
         return {file.path: file for file in map(File, *columns)}
@@ -144,7 +145,7 @@ class Store:
             self._do(merge)
 
     def touch(self, files: Sequence[File]) -> None:
-        """Put the size, time and hash of files whose vectors stay."""
+        """Store the size, time and hash of files whose vectors stay."""
         rows = _arrow(files)
         if files:
             self._do(lambda t: t.merge_insert("path").when_matched_update_all().execute(rows))
@@ -157,7 +158,7 @@ class Store:
             self._delete_where(f"path IN ({quoted})")
 
     def compact(self, most: int) -> None:
-        """Merge the table's files where there are more than `most`, and forget past versions."""
+        """Merge the table's files where there are more than `most`, and delete past versions."""
 
         def compact(table: Table) -> None:
             if table.stats()["fragment_stats"]["num_fragments"] > most:
@@ -166,7 +167,8 @@ class Store:
         self._do(compact)
 
     def visit(self, work: Callable[[Block], T], where: str | None = None) -> list[T]:
-        """`work` of every block of rows of the newest version, in memory where they fit."""
+        """The results of `work` on every block of rows of the newest version, which is kept in
+        memory where it fits."""
         if where is not None:
             condition.check(where)
 
@@ -192,9 +194,9 @@ class Store:
     def _do(self, action: Callable[[Table], T]) -> T:
         """action(table) at its newest version, tried again where that version vanishes.
 
-        `compact` deletes the files of past versions at once, lest every vector lies there twice;
-        an action of another process that was using them fails, and is repeated on the new ones.
-        Every action may be repeated: it reads, or puts or deletes the same again.
+        `compact` deletes the files of past versions at once, so that no vector is stored twice; an
+        action of another process that was using them fails, and is repeated on the new ones. Every
+        action may be repeated: it reads, or stores or deletes the same again.
         """
         self.described()
         with self._lock:  # one version at a time: row ids belong to one
@@ -258,7 +260,7 @@ def _of_library(error: BaseException) -> bool:
 
 
 class _Rows(NamedTuple):
-    """As they come from the table, with LanceDB's row ids."""
+    """Rows as they are read from the table, with LanceDB's row ids."""
 
     ids: NDArray[np.uint64]
     paths: Any
@@ -307,8 +309,8 @@ def checksums(
 
 
 def _joined(parts: Iterable[_Rows], count: int, dim: int) -> _Rows:
-    """All rows as one, the vectors as one matrix: its product with a query is five times as fast
-    as those of its parts, each in Arrow's own memory."""
+    """All rows as one block, the vectors as one matrix: its product with a query is five times as
+    fast as those of parts in Arrow's memory."""
     import pyarrow as pa  # type: ignore[import-untyped]
 
     vectors = np.empty((count, dim), np.float32)
@@ -331,7 +333,7 @@ def _row_ids(table: Table, where: str) -> NDArray[np.uint64]:
     try:
         found = rows.where(f"({where})").to_arrow()
     except (ValueError, RuntimeError) as error:
-        # What reads without the condition fails by the condition; what does not raises here.
+        # A table that can be read without the condition fails because of it; any other raises here.
         table.search().select(["path", "modified"]).to_arrow()
         raise condition.refused(where, "is no condition") from error
     return np.sort(found.column("_rowid").to_numpy())

@@ -60,7 +60,7 @@ class Calibration:
     first, end   the blocks whose sum goes through the same attention
     class_share  of the class token, where there is one, that is added to every patch
     least        cosines below count as 0 where patches are averaged
-    neighbours   of a patch, by which it is told whether it is an outlier
+    neighbours   of a patch, with which it is compared to find outliers
     outliers     the share of patches that are
     """
 

@@ -99,7 +99,7 @@ class GenerationOptions:
 
     @property
     def beam_width(self) -> int:
-        """The beam width: `beams`, or what None stands for."""
+        """The beam width: `beams`, or the default for None."""
         default = 1 if self.sampled else BEAMS
         return default if self.beams is None else self.beams
 

@@ -1,6 +1,6 @@
 """What the rest of patchword may expect of a network, whatever its architecture; checked by mypy.
 
-Nobody outside this room asks which kind of tower a network has, or reaches into its blocks: a tower
+No code outside this package depends on the kind of a tower, or uses its blocks: a tower
 says itself where its patches are, which layers it has, and what each patch means in the joint
 space.
 """

@@ -41,7 +41,7 @@ class VisionTransformer(nn.Module):
     different sizes come as a list and run in one batch, the shorter ones padded and the padding
     masked. With `config.stem_stages` the patches come from a convolutional stem (the hybrid of
     section 3.1). With positions "pyramid", patches of the image scaled down follow its own h * w.
-    What the fields of `config` stand for is said there.
+    The fields of `config` are explained there.
 
     Taps: "tokens" (B, N, D) enter the first block; "blocks.{i}" leave block i;
     "blocks.{i}.attn" (B, H, N, N), ".attn.q", ".k", ".v"; "attn_pool.attn" (B, H, 1, N);

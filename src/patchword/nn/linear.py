@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 # With AVX-512 and float32 oneDNN's product took 0.45 to 0.70 of the time of torch's (MKL's) on an
 # AMD EPYC, for 2 to 1,600 rows and weights of 768 x 768 to 768 x 30,522; in bfloat16, where torch
-# asks oneDNN itself, 0.93 to 1.03. Without AVX-512 neither gains.
+# calls oneDNN itself, 0.93 to 1.03. Without AVX-512 neither gains.
 X86 = platform.machine() in ("x86_64", "AMD64")
 AVX512 = X86 and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 ONEDNN = AVX512 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

@@ -20,8 +20,8 @@ from patchword.show.config_summary import family
 
 
 def make(bundle: Bundle) -> dict[str, Any]:
-    """The receipt of a model as JSON values. Raises TokenizerError for one that should read texts
-    and came without a tokenizer."""
+    """The receipt of a model as JSON values. Raises TokenizerError for one that reads texts and has
+    no tokenizer."""
     answers, config = Answers(bundle), bundle.config
     return {
         "receipt": VERSION,
@@ -63,11 +63,11 @@ class Answers:
 
     @property
     def end(self) -> int:
-        """The id behind every text: padding may follow it."""
+        """The id at the end of every text: padding may follow it."""
         return self.bundle.reader().rows([""])[0][-1]
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Each text by itself, so that none is padded for the sake of another."""
+        """The ids of each text by itself, so that none is padded to the length of another."""
         read = self.bundle.reader()
         return [read([text])[0].tolist() for text in texts]
 

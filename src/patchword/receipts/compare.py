@@ -56,7 +56,7 @@ STAGES: dict[Stage, str] = {  # in order, with what is usually wrong
 
 @dataclass(frozen=True)
 class Difference:
-    """A stage in which a model and a receipt do not agree."""
+    """A stage in which a model and a receipt differ."""
 
     stage: Stage
     reason: str  # what was found where
@@ -67,7 +67,7 @@ class Difference:
 def verify(
     bundle: Bundle, receipt: Mapping[str, Any], rtol: float = RTOL, atol: float = ATOL
 ) -> list[Difference]:
-    """The stages of a receipt in which a model differs, the first first; [] for the same model.
+    """The stages of a receipt in which a model differs, in order; [] for the same model.
 
     Numbers may differ by atol * m + rtol * |number|, where m is the largest |number| of their row,
     or 1 if that is more; pair logits by COSINE times the scale besides.
@@ -110,7 +110,7 @@ def compare(
 
 
 def _missing(stage: Stage, ours: Answers) -> Found | None:
-    """What a model must have for a stage, where it has not."""
+    """The part that a stage needs, if the model does not have it."""
     config = ours.bundle.config
     lacks = {
         "an image tower": not ours.sees and stage not in ("tokens", "text_tower"),
@@ -201,7 +201,7 @@ def _tokens(ours: Answers, known: Receipt) -> Found:
 
 
 def _ids_apart(ours: list[int], theirs: list[int], end: int, attended: bool) -> tuple[str, str]:
-    """Where two rows of ids differ and what is likely wrong; "" twice when nothing does.
+    """The first difference of two rows of ids and its likely cause; "" twice without one.
 
     One may be longer by padding behind the end token, unless padding is attended to.
     """

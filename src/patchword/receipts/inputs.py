@@ -1,6 +1,6 @@
 """The fixed inputs: two test cards, some texts, and noise for a tower.
 
-All of it is made of integers, so that it is the same everywhere.
+They are computed from integers, so that they are the same on every machine.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ Ids = list[list[int]]
 
 @dataclass(frozen=True)
 class Card:
-    """What becomes of a test card: all numbers float32 as the network sees them."""
+    """A test card after preprocessing: all numbers float32, as the network gets them."""
 
     shape: tuple[int, ...]  # (3, H, W)
     mean: Row  # of each channel, summed in float64
@@ -56,7 +56,7 @@ class Tokens:
 
     @property
     def whole(self) -> list[int]:
-        """The ids as a tower is fed them."""
+        """The ids as a tower gets them."""
         return [*self.ids, *[self.pad] * (self.length - len(self.ids))]
 
 

@@ -26,7 +26,7 @@ THUMB = 120  # of one in a table
 
 @dataclass(frozen=True)
 class Card:
-    """A picture and what is said about it. `verdict` colours the title."""
+    """A picture with a title and texts. `verdict` colours the title."""
 
     picture: Photo | Image.Image
     title: str

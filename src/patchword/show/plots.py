@@ -52,7 +52,7 @@ CJK = (
 
 @dataclass(frozen=True)
 class Tile:
-    """One photo of a panel and what stands under it."""
+    """One photo of a panel and the text under it."""
 
     photo: Photo
     caption: str = ""
@@ -149,12 +149,12 @@ def classify_panel(
 def search_panel(
     photos: Sequence[Photo], names: Sequence[str], ranks: Sequence[str], title: str
 ) -> Image.Image:
-    """Hits, best first, each with its name, and under it its rank, under what was asked."""
+    """Hits, best first, each with its name, and under it its rank; the query as title."""
     return panel([Tile(*each) for each in zip(photos, names, ranks, strict=True)], title)
 
 
 def empty() -> Photo:
-    """What stands in the place of a photo that cannot be opened."""
+    """The placeholder of a photo that cannot be opened."""
     return np.full((TILE, TILE, 3), LINE, np.uint8)
 
 
@@ -304,7 +304,7 @@ def picture(tile: Tile) -> Image.Image:
 
 
 def _foot(draw: ImageDraw.ImageDraw | None, tile: Tile, left: int, top: int, width: int) -> int:
-    """Write what stands under a photo, or only measure it: its height."""
+    """Write the text under a photo, or only measure it: its height."""
     start = top
     top += 8
     lines = wrap(tile.caption, font(TEXT, tile.caption), width, LINES)

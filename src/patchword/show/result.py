@@ -16,7 +16,7 @@ from patchword.show import plots
 
 
 class Brief:
-    """A dataclass whose repr tells an array's type and shape instead of its numbers."""
+    """A dataclass whose repr has an array's type and shape instead of its numbers."""
 
     def __repr__(self) -> str:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]

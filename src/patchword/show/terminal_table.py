@@ -18,7 +18,7 @@ _LEAST = ((_WORD, 30), (_PART, 20), (_PART, 1), (re.compile("."), 1))
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """An empty table of the house's looks; columns in `right` are set flush right.
+    """An empty table in patchword's style; columns in `right` are right-aligned.
 
     In a narrow terminal texts break between words; then names after a slash, a hyphen or an
     underscore; elsewhere in a word only where nothing else fits.

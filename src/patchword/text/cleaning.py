@@ -13,7 +13,7 @@ from itertools import pairwise
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)  # of ASCII
 
-# A sentence ends behind . ! ? and white space, behind 。！？ at once, and with the line. Closing
+# A sentence ends after . ! ? and white space, after 。！？ without any, and with the line. Closing
 # quotes and brackets belong to it, and so does the white space that follows.
 CLOSING = "[\"'”’»)\\]」』）】》]*"
 SENTENCE_END = re.compile(rf"(?<![.!?])[.!?]+{CLOSING}\s+|[。！？]+{CLOSING}\s*|\n\s*")
@@ -23,7 +23,7 @@ WORD = re.compile(r"\s*\S+\s*|\s+")
 def clean(text: str, kind: str) -> str:
     """`text` as the tokenizer gets it; kind: TextConfig.cleaning.
 
-    "none"          as it is
+    "none"          unchanged
     "whitespace"    mojibake repaired, HTML entities resolved, white space collapsed
     "lower", "ftfy" the same in lower case
     "canonicalize"  and "_" a space, and no ASCII punctuation (big_vision, prompt_engineering.py)
@@ -38,7 +38,7 @@ def clean(text: str, kind: str) -> str:
         return " ".join(text.lower().translate(PUNCTUATION).split())
     # Printable ASCII without entities is what ftfy returns unchanged, so most prompts skip it.
     if not (text.isascii() and text.isprintable() and "&" not in text):
-        import ftfy  # only odd texts pay for loading it
+        import ftfy  # loaded only for the texts that need it
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     if kind == "canonicalize":
@@ -48,7 +48,7 @@ def clean(text: str, kind: str) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, each with the white space behind it: joined, they are the text."""
+    """The sentences of a text, each with the white space after it: joined, they are the text."""
     cuts = [0, *(end.end() for end in SENTENCE_END.finditer(text)), len(text)]
     return [text[a:b] for a, b in pairwise(cuts) if a < b]
 

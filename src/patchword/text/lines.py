@@ -79,7 +79,7 @@ def _opened(path: Path) -> io.BufferedReader:
     if raw.peek(2)[:2] != GZIP:
         return raw
     raw.close()
-    return cast(io.BufferedReader, gzip.open(path, "rb"))  # which has its methods
+    return cast(io.BufferedReader, gzip.open(path, "rb"))  # which has the same methods
 
 
 def encoding_of(content: bytes) -> str:

@@ -33,7 +33,7 @@ class Parts:
     count: int
 
     def joined(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Unit vectors (P, D) of the pieces -> unit vectors (N, D) of the texts: of a text in
+        """Unit vectors (P, D) of the pieces -> unit vectors (N, D) of the texts: for a text in
         several pieces the unit mean of theirs, each weighted by its tokens."""
         if len(vectors) == self.count:
             return vectors
@@ -49,7 +49,7 @@ class Parts:
 def split(tokenizer: Tokenizer, texts: Sequence[str], policy: str, stacklevel: int = 3) -> Parts:
     """The pieces of texts.
 
-    policy "truncate": a text is one piece, whose end is cut off, which one LongTextWarning says.
+    policy "truncate": a text is one piece, whose end is cut off, with one LongTextWarning for all.
     "mean": it is cut into chunks that fit, between sentences where it can (`Tokenizer.chunks`).
     Raises UnsupportedError for another policy.
     """

@@ -13,8 +13,8 @@ _BETWEEN = re.compile(  # button - up -> button-up, 3 . 5 -> 3.5
 
 
 def spaced(text: str) -> str:
-    """BERT's tokenizer parts punctuation from words and decodes it with spaces around; this leaves
-    them out where English has none."""
+    """BERT's tokenizer separates punctuation from words and decodes it with spaces around; this
+    removes them where English has none."""
     text = _APOSTROPHE.sub(r"'\1", text)
     text = _BETWEEN.sub(lambda found: found[0].strip(), text)
     return _AFTER.sub(r"\1", _BEFORE.sub(r"\1", text))

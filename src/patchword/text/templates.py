@@ -123,6 +123,6 @@ def named(templates: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def filled(template: str, label: str) -> str:
-    """A template with the label in every place of "{}"; other braces stay as they are. Spaces that
-    an empty label leaves are taken out."""
+    """A template with the label in place of every "{}"; other braces are kept. Spaces that an empty
+    label leaves are removed."""
     return " ".join(template.replace("{}", label).split())

@@ -1,9 +1,9 @@
 """Text -> token ids: one interface over the `tokenizers` library.
 
-A tokenizer is read from the checkpoint's own files and always becomes one `tokenizer.json`. What
-is done to a text before it, `TextConfig.cleaning`, is what the Python code around the checkpoint
-does: "none" in transformers, "ftfy" in OpenAI's and open_clip's CLIP (with a word pattern of their
-own), the others in open_clip's HFTokenizer; see `cleaning.clean`.
+A tokenizer is read from the checkpoint's own files and always becomes one `tokenizer.json`. Before
+it, a text is cleaned as in the Python code of the checkpoint's library, `TextConfig.cleaning`:
+"none" in transformers, "ftfy" in OpenAI's and open_clip's CLIP (with a word pattern of their own),
+the others in open_clip's HFTokenizer; see `cleaning.clean`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Tokenizer:
     """
 
     def __init__(self, source: Backend, config: TextConfig, name: str) -> None:
-        """Wrap a tokenizer of the `tokenizers` library; `name` stands for it in errors.
+        """Wrap a tokenizer of the `tokenizers` library; `name` is its name in errors.
 
         Raises TokenizerError when its ids or its end token are not those of `config`.
         """
@@ -174,8 +174,8 @@ class Tokenizer:
         return out
 
     def lengths(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The length (N,) of each row of ids (N, L) that the network needs: all of it where padding
-        is attended to, else the ids before the padding."""
+        """How many ids of each row (N, L) the network needs, (N,): all where padding is attended
+        to, else those before the padding."""
         if self._full:
             return np.full(len(ids), ids.shape[1])
         padding = (ids != self.pad_token)[:, ::-1].argmax(axis=1)
@@ -205,7 +205,7 @@ class Tokenizer:
         return text.replace(word_end, " ").strip() if word_end else text
 
     def _packed(self, text: str, levels: Sequence[Callable[[str], list[str]]]) -> list[str]:
-        """`text` in pieces that fit, cut as levels[0] says, where need be as the next ones say."""
+        """`text` in pieces that fit, cut by levels[0], and where need be by the next levels."""
         if not levels or self.count(text) <= self.context:
             return [text]
         split, *finer = levels
@@ -226,8 +226,8 @@ class Tokenizer:
     def _fitting(
         self, piece: str, units: Sequence[str], start: int, sizes: NDArray[np.int64]
     ) -> int:
-        """The end of the units from `start` on that fit behind a piece. sizes: tokens up to the end
-        of each unit, had they been counted one by one: where the search begins."""
+        """The end of the units from `start` on that fit into one piece. sizes: tokens up to the end
+        of each unit, counted unit by unit: an estimate from which the search begins."""
 
         def fits(end: int) -> bool:
             return self.count(piece + "".join(units[start:end])) <= self.context

@@ -1,7 +1,7 @@
 """Tokenizers of the `tokenizers` library, made from the files that checkpoints bring.
 
-A tokenizer.json says everything itself. Older checkpoints have a vocabulary alone, and the code
-around it is rebuilt here: CLIP's byte-pair encoding (Sennrich et al. 2016; Radford et al. 2021,
+A tokenizer.json is complete. Older checkpoints have a vocabulary alone, and the rest of the
+tokenizer is rebuilt here: CLIP's byte-pair encoding (Sennrich et al. 2016; Radford et al. 2021,
 section 2.4) and BERT's WordPiece (Devlin et al. 2019, section 3).
 """
 
@@ -42,8 +42,9 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
 WORDS = r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-# open_clip ignores case, which tells in two places after lower(): a long s makes a contraction, and
-# U+0345, a mark whose capital is a letter, is neither letter nor non-letter to `regex`: left out.
+# open_clip ignores case, which matters in two places after lower(): a long s makes a contraction,
+# and U+0345, a mark whose capital is a letter, is neither letter nor non-letter to `regex`: left
+# out.
 OPEN_CLIP_WORDS = f"(?i:{CONTRACTIONS})" + r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}\x{345}]+"
 # The 256 bytes as printable characters. Sorted they are in OpenAI's order, on which ids depend.
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -62,7 +63,7 @@ BERT_TOKENS = {  # by its name in tokenizer_config.json
     "pad_token": "[PAD]",
     "mask_token": "[MASK]",
 }
-# What stands first in a text that BLIP writes, or reads with an image in sight, in place of [CLS]
+# The first token, instead of [CLS], of a text that BLIP generates, or encodes with an image
 # (salesforce/BLIP, models/blip.py `init_tokenizer`).
 DECODER_START, ENCODER_START = "[DEC]", "[ENC]"
 BLIP_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", DECODER_START, ENCODER_START]
@@ -76,11 +77,11 @@ def present(folder: Path) -> bool:
 
 
 def read(path: Path, vocab_size: int) -> tuple[Tokenizer, str]:
-    """A tokenizer and the name that stands for it in errors.
+    """A tokenizer and its name in errors.
 
     path: a file, or a folder with tokenizer.json, else vocab.json + merges.txt, else BERT's
-    vocab.txt, else OpenAI's merges file. vocab_size: of the model, which says how many of OpenAI's
-    merges it knows. Raises TokenizerError when none is there, or it is broken.
+    vocab.txt, else OpenAI's merges file. vocab_size: of the model, which determines how many of
+    OpenAI's merges it has. Raises TokenizerError when none is there, or it is broken.
     """
     if path.is_file():
         return _file(path, vocab_size), str(path)
@@ -287,9 +288,9 @@ def _surround(start: tuple[str, int], end: tuple[str, int]) -> processors.PostPr
     return processors.RobertaProcessing(end, start, trim_offsets=False, add_prefix_space=False)
 
 
-def _token(stated: Any, usual: str) -> str:
-    """A special token as tokenizer_config.json states it: a string, or an object around one."""
-    content = stated.get("content") if isinstance(stated, dict) else stated
+def _token(value: Any, usual: str) -> str:
+    """A special token of tokenizer_config.json: a string, or an object around one."""
+    content = value.get("content") if isinstance(value, dict) else value
     return content if isinstance(content, str) else usual
 
 
@@ -342,7 +343,7 @@ def _vocab(path: Path) -> dict[str, int]:
 
 
 def _merges(lines: Sequence[str], path: Path) -> list[tuple[str, str]]:
-    """Merges, "left right" a line, best first. The first line may state a version instead."""
+    """Merges, "left right" a line, best first. The first line may be a version instead."""
     pairs = []
     for number_, line in enumerate(lines, start=1):
         words = line.split()

@@ -23,12 +23,12 @@ Values = NDArray[np.float64]
 
 WIDTH, DPI = 12.0, 100  # inches, and pixels of one: 1200 pixels wide
 TALL, LOW = 3.2, 2.1  # height of the panel of the loss and of the others, inches
-POINTS = 1000  # bins that a longer curve is drawn in
+POINTS = 1000  # bins of a longer curve
 DOTS = 40  # points up to which each is marked
 ROUND = (1, 2, 2.5, 5, 10)  # ticks are of these, times a power of ten
 INK, FAINT, GRID = "#1a1a20", "#70707a", "#e2e2e8"
 RAW, SMOOTH = "#b9cdea", "#406ebe"
-# Okabe & Ito 2008: told apart with any colour vision; on white, without yellow.
+# Okabe & Ito 2008: distinguishable with any colour vision; on white, without yellow.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 STEPS = (
     ("loss", "loss"),
@@ -92,7 +92,7 @@ def draw(series: Mapping[str, Series]) -> Figure:
 
 
 def collect(rows: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
-    """What is drawn, by name, in the order in which it first came."""
+    """The series to draw by name, in the order of their first values."""
     known = {key for key, _ in STEPS}
     out: dict[str, Series] = {}
     for row in rows:
@@ -164,7 +164,7 @@ def evaluated(ax: Axes, title: str, lines: Sequence[tuple[str, Series]]) -> None
 
 
 def dress(ax: Axes, title: str) -> None:
-    """The looks of a panel."""
+    """Set the style of a panel."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)

@@ -18,7 +18,7 @@ from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ImageError, PatchwordError, RecipeError
 from patchword.evaluate import Answer, Evaluation, Options, folders, quality
 
-# What the metrics have of a task's result; the same names as in `patchword eval --json`.
+# The numbers of a task's result that are metrics; named as in `patchword eval --json`.
 NUMBERS = (
     "acc1",
     "acc5",
@@ -40,7 +40,7 @@ class EvaluateConfig:
 
     @property
     def title(self) -> str:
-        """What it is called in the metrics."""
+        """Its name in the metrics."""
         return self.name or Path(self.path).name or self.path
 
 
@@ -66,9 +66,9 @@ class Evaluator:
         return fmean(mean_quality(self.answers(model, config)) for config in configs)
 
     def check(self, model: Bundle, config: EvaluateConfig, where: str) -> None:
-        """Raise RecipeError, beginning with `where`, for what could not be evaluated later: data
-        that is not there, a task that the model cannot do, labels that do not fit. Opens the first
-        images and does not run the network."""
+        """Raise RecipeError, beginning with `where`, for an evaluation that would fail later: data
+        that does not exist, a task that the model cannot do, labels that do not fit. Opens the
+        first images and does not run the network."""
         run = _evaluation(replace(model, engine=TorchEngine(_Stub())), config)
         try:
             _until_network(lambda: list(_started(run, config)))
@@ -112,11 +112,11 @@ def _started(run: Evaluation, config: EvaluateConfig) -> Iterator[Answer]:
 
 
 class _ReachedError(Exception):
-    """The network would be run now: everything before that was in order."""
+    """The network would run now: all checks before it passed."""
 
 
 class _Stub(nn.Module):
-    """Stands in for a network with both towers, and raises when it is run."""
+    """Replaces a network with both towers, and raises when it is run."""
 
     image = text = None
 

@@ -1,6 +1,6 @@
-"""The forgetting monitor: measures again and again what a model could do before fine-tuning, warns
-when it falls, and keeps the best blend of the weights before and now (WiSE-FT, Wortsman et al.
-2022)."""
+"""The forgetting monitor: evaluates a model during fine-tuning on data that it could handle before,
+warns when that quality falls, and keeps the best blend of the weights before and now (WiSE-FT,
+Wortsman et al. 2022)."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ class ForgettingConfig:
 
 @dataclass(frozen=True)
 class Qualities:
-    """How good one model is, 0 to 1."""
+    """The qualities of one model, 0 to 1."""
 
     forgetting: float  # on the data of [monitor.forgetting]
     evaluation: float | None  # on that of [[monitor.evaluate]]; None without any
 
     @property
     def score(self) -> float:
-        """What blends are compared by."""
+        """The number by which blends are compared."""
         if self.evaluation is None:
             return self.forgetting
         return fmean((self.forgetting, self.evaluation))

@@ -1,4 +1,4 @@
-"""What a run starts from: a network, its config and its tokenizer."""
+"""The model that a run starts from: a network, its config and its tokenizer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Shape = tuple[int, ...] | None  # of a tensor that may be missing
 
 @dataclass(frozen=True)
 class InitialModel:
-    """A network to train, and what belongs to it."""
+    """A network to train, with its config and tokenizer."""
 
     network: nn.Module
     config: ModelConfig
@@ -182,7 +182,7 @@ def load_weights(
     parts = tuple(fresh)
     ours, theirs = network.state_dict(), init.network.state_dict()
     state: dict[str, Tensor] = dict(ours)
-    unlike: list[tuple[str, Shape, Shape]] = []
+    different: list[tuple[str, Shape, Shape]] = []
     for name in sorted({*ours, *theirs}):
         if within(name, parts):
             continue
@@ -190,14 +190,14 @@ def load_weights(
         if mine == other:
             state[name] = theirs[name]
         else:
-            unlike.append((name, mine, other))
-    if unlike:
+            different.append((name, mine, other))
+    if different:
         lines = [
             f"{name} is {_shape(mine)} here and {_shape(other)} there"
-            for name, mine, other in unlike[:NAMED]
+            for name, mine, other in different[:NAMED]
         ]
-        more = [f"and {len(unlike) - NAMED} more"] if len(unlike) > NAMED else []
-        heads = sorted({".".join(name.split(".")[:2]) for name, _, _ in unlike})
+        more = [f"and {len(different) - NAMED} more"] if len(different) > NAMED else []
+        heads = sorted({".".join(name.split(".")[:2]) for name, _, _ in different})
         raise RecipeError(
             f"{init.name} does not fit the recipe's model: {'; '.join([*lines, *more])}. To start "
             f"these parts from random weights, set fresh = {heads}"

@@ -35,8 +35,8 @@ from patchword.train.parallel import World
 from patchword.train.recipe import Recipe, check_rows
 
 Report = Callable[[int, dict[str, float]], None]
-# What may change when a run continues: how it is computed and monitored, not what it learns. How
-# init is read shows in the fingerprint of its weights, which must stay.
+# Keys that may change when a run continues: computation and monitoring, not what is learned. The
+# keys of how init is read may change too: the fingerprint of its weights must not.
 MAY_CHANGE = (
     "out", "until", "micro_batch", "checkpoint_every", "keep", "max_broken", "engine", "monitor",
     "weights", "architecture",
@@ -320,11 +320,11 @@ class Run:
         path = found[max(found)]
         checkpoint = state.load(path)
         theirs, ours = json.loads(checkpoint["run"]), json.loads(json.dumps(self.identity()))
-        unlike = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
-        if unlike:
+        different = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+        if different:
             raise RecipeError(
-                f"{path} is of another run: {', '.join(unlike)} differ. Give the run a new out, or "
-                f"delete {path.parent}"
+                f"{path} is of another run: {', '.join(different)} differ. Give the run a new out, "
+                f"or delete {path.parent}"
             )
         options = optimizers.StateDictOptions(full_state_dict=True)
         for name, parameter in self.network.named_parameters():
@@ -344,7 +344,7 @@ class Run:
         return int(checkpoint["step"])
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be of this run."""
+        """The values that must be equal for a checkpoint to be of this run."""
         values = {k: v for k, v in to_dict(self.recipe).items() if k not in MAY_CHANGE}
         values["data read"] = [len(source) for source in self.sources]
         values["init's weights"] = self.init.fingerprint if self.init else ""
@@ -353,7 +353,7 @@ class Run:
 
 def training_mode(network: nn.Module) -> None:
     """Training mode for all modules but those that are frozen, so that the statistics of a frozen
-    batch norm stay as they are."""
+    batch norm do not change."""
     network.train()
     for module in network.modules():
         parameters = list(module.parameters())

@@ -54,10 +54,10 @@ def layers(network: nn.Module, config: LoraConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class Folder:
-    """What an adapter is called in a folder as peft writes it, for the library that `init` is from.
+    """The names of an adapter in a folder as peft writes it, for the library of `init`.
 
-    base: what `init` is called, as another process finds it. modules: of each of our layers, those
-    of that library, with their rows of our weight.
+    base: the name of `init` by which another process finds it. modules: for each of our layers, the
+    modules of that library, with their rows of our weight.
     """
 
     base: str
@@ -91,8 +91,8 @@ class Folder:
 def folder_of(
     recipe: Recipe, init: Bundle | None, config: ModelConfig, network: nn.Module
 ) -> Folder | None:
-    """How the adapter of a run can be written beside its model; None, after a warning that says
-    why, where what a run leaves is more than its base and an adapter."""
+    """The writer of a run's adapter; None, after a warning that says why, for a run that changes
+    more than an adapter can hold."""
     lora = recipe.lora
     assert lora is not None
     try:

@@ -68,7 +68,7 @@ class Monitor:
         self.broken_ones = Journal(out / BROKEN, self._known_broken)
 
     def check(self, model: Bundle, initial: Bundle | None = None) -> None:
-        """Raise RecipeError for what could not be evaluated later. To be called before training;
+        """Raise RecipeError for an evaluation that would fail later. To be called before training;
         with [monitor.forgetting] it evaluates `initial` on all data, once in a run.
 
         model: what is trained, its weights do not matter. initial: what it was before the first
@@ -164,7 +164,7 @@ class Monitor:
             self.board.flush()  # what is not on disk when a run is killed is never written again
 
     def _stays(self, row: Row) -> bool:
-        """Whether a row of metrics stays when the run continues."""
+        """Whether a row of metrics is kept when the run continues."""
         step = row.get("step")
         if not isinstance(step, int) or step > self.start or self.start == 0:
             return False
@@ -181,6 +181,7 @@ class Monitor:
 
 def _board(folder: Path, start: int) -> Any:
     """TensorBoard's writer, which hides what was written of steps after `start`."""
-    optional("tensorboard", "train", "monitor.tensorboard", RecipeError)  # or torch's has no reason
+    # Imported first: torch's writer fails without a reason where it is missing.
+    optional("tensorboard", "train", "monitor.tensorboard", RecipeError)
     boards = optional("torch.utils.tensorboard", "train", "monitor.tensorboard", RecipeError)
     return boards.SummaryWriter(str(folder), purge_step=start + 1)

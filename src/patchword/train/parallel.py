@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, and this one's place among them."""
+    """The processes of a run, and the rank of this one."""
 
     device: torch.device
     rank: int = 0
@@ -74,7 +74,7 @@ class World:
 
 @contextmanager
 def world(device: str) -> Iterator[World]:
-    """The processes that `torchrun` started, or this one alone; ended with the block."""
+    """Context of the processes that `torchrun` started, or of this one alone."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():

@@ -90,8 +90,8 @@ class BlipLosses:
     answer: float = 0.0  # language modelling of answers to questions
     texts: int = 1  # captions, and questions, for each image at a step
     # sine and cosine position embeddings of this size are added to the learned ones of the image
-    # tower before the first step: patch features that were only ever pooled hardly contain their
-    # position
+    # tower before the first step: patch features of a tower trained by its pooling hardly contain
+    # their position
     sincos_positions: float = 0.0
     # initial scale of the query weights of cross-attention that `init` does not give: with uniform
     # attention all tokens read the same mean of the image, and training takes long to leave that
@@ -133,7 +133,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a run depends on. Paths are relative to where the command is run."""
+    """Everything that a run depends on. Paths are relative to the current folder."""
 
     out: str  # folder for checkpoints, metrics and the finished model
     data: tuple[SourceConfig, ...]
@@ -230,17 +230,17 @@ def text(path: str | Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
-        told = f"{path}: {error.strerror}; shipped recipes: {', '.join(known)}"
-        raise RecipeError(told) from error
+        message = f"{path}: {error.strerror}; shipped recipes: {', '.join(known)}"
+        raise RecipeError(message) from error
 
 
 def _check(recipe: Recipe) -> None:
-    """Raise RecipeError for what contradicts itself whatever the data."""
+    """Raise RecipeError for a recipe that contradicts itself whatever the data."""
     if recipe.model is None and not recipe.init:
         raise RecipeError("a recipe needs a [model], or init = a model to start from")
     given = [name for name in ("weights", "architecture") if getattr(recipe, name)]
     if given and not recipe.init:
-        raise RecipeError(f"{' and '.join(given)} say how to read init, and there is no init")
+        raise RecipeError(f"{' and '.join(given)} are options of init, and there is no init")
     if not recipe.data:
         raise RecipeError("a recipe needs data: one [[data]] or more")
     if recipe.batch < 2 and recipe.objective in ("contrastive", "sigmoid"):
@@ -285,7 +285,7 @@ def check_rows(recipe: Recipe, processes: int) -> None:
 
 
 def _check_blip(recipe: Recipe) -> None:
-    """`_check` of what a BLIP learns."""
+    """The checks of `_check` for a BLIP's losses."""
     blip = recipe.blip
     if max(blip.contrast, blip.match, blip.caption, blip.answer) <= 0:
         raise RecipeError("[blip] learns nothing: all its weights are 0")

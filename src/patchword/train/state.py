@@ -31,13 +31,13 @@ def saved(out: Path) -> dict[int, Path]:
 def save(out: Path, step: int, state: State, keep: int) -> Path:
     """Write a checkpoint as a whole, then delete those before the last `keep`.
 
-    Raises RecipeError if it cannot be written; the checkpoints before it stay as they were.
+    Raises RecipeError if it cannot be written; the checkpoints before it are unharmed.
     """
     path = out / FOLDER / f"step-{step:08d}.pt"
     try:
         with replacing(path) as part:
             torch.save(state, part)
-    except (OSError, RuntimeError) as error:  # torch's zip writer tells a full disk by the latter
+    except (OSError, RuntimeError) as error:  # at a full disk torch's zip writer raises the latter
         last = max(saved(out), default=None)
         kept = "there is none before it" if last is None else f"that of step {last} is unharmed"
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]

@@ -17,7 +17,7 @@ SIGLIP_SIZES = {
 SENTENCEPIECE = TextConfig(vocab_size=32_000, end_token=1, pad_token=1, cleaning="canonicalize")
 MULTILINGUAL = replace(SENTENCEPIECE, vocab_size=250_000)
 GEMMA = TextConfig(vocab_size=256_000, end_token=1, pad_token=0, cleaning="lowercase")
-# Size, patch, image sizes. The first so400m of 224 px reads 16 tokens: it stands apart.
+# Size, patch, image sizes. The first so400m of 224 px is an exception: it reads 16 tokens.
 SIGLIPS = (
     ("base", 16, (224, 256, 384, 512)),
     ("large", 16, (256, 384)),

@@ -1,9 +1,9 @@
-"""What a network can be trained for, one file each: an objective turns a batch into tensors, and
-those into a loss.
+"""Training objectives, one file each: an objective turns a batch into tensors, and those into a
+loss.
 
 An objective is a module around the network, so that DistributedDataParallel or FSDP can wrap it:
 called with its `Work` it returns tensors, the rows of its samples or scalars. It holds no
-parameters of its own, and is a function of the seed and the step: what is random is drawn in
+parameters of its own, and is a function of the seed and the step: all random numbers are sampled in
 `prepare`.
 """
 
@@ -43,8 +43,8 @@ WITH_TEACHER: dict[str, Callable[[InitialModel, Recipe, World, Teacher], AnyObje
 
 
 def make(student: InitialModel, recipe: Recipe, world: World) -> AnyObjective:
-    """The recipe's objective for that network. Raises RecipeError for a teacher that cannot answer
-    what the student learns."""
+    """The recipe's objective for that network. Raises RecipeError for a teacher that does not have
+    the outputs that the student learns."""
     if recipe.teacher:
         bundle = checkpoints.load(recipe.teacher.model, device=world.device)
         _check_teacher(bundle, student, recipe.teacher)
@@ -57,16 +57,16 @@ def make(student: InitialModel, recipe: Recipe, world: World) -> AnyObjective:
 
 def _check_teacher(teacher: Bundle, student: InitialModel, config: TeacherConfig) -> None:
     ours, theirs = student.config, teacher.config
-    unlike = ""
+    different = ""
     if ours.preprocess != theirs.preprocess:
-        unlike = f"it sees images as {theirs.preprocess}, the student as {ours.preprocess}"
+        different = f"it preprocesses as {theirs.preprocess}, the student as {ours.preprocess}"
     elif ours.labels != theirs.labels:
-        unlike = f"its classes are {', '.join(theirs.labels) or 'none'}"
+        different = f"its classes are {', '.join(theirs.labels) or 'none'}"
     elif ours.text and (theirs.text is None or not theirs.embed_dim):
-        unlike = "it does not have two towers"
+        different = "it does not have two towers"
     elif ours.text and teacher.reader().to_json() != student.reader().to_json():
-        unlike = "its tokenizer is another"
+        different = "its tokenizer is another"
     elif config.kind == "features" and ours.feature_dim != theirs.feature_dim:
-        unlike = f"its features have {theirs.feature_dim} dimensions, not {ours.feature_dim}"
-    if unlike:
-        raise RecipeError(f"{config.model} cannot be the teacher: {unlike}")
+        different = f"its features have {theirs.feature_dim} dimensions, not {ours.feature_dim}"
+    if different:
+        raise RecipeError(f"{config.model} cannot be the teacher: {different}")

@@ -1,4 +1,4 @@
-"""What stands between the loop and a network that is trained: the base of all objectives."""
+"""The base of all objectives, through which the training loop runs a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from patchword.train.initial_model import InitialModel
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe, TeacherConfig
 
-# Metadata of a field of `Work`: how many of its first axes count samples; one if nothing is said.
+# Metadata of a field of `Work`: how many of its first axes count samples; one by default.
 SHARED = {"sample_axes": 0}  # the same for all samples
 SQUARE = {"sample_axes": 2}  # each sample with each
 
@@ -24,7 +24,7 @@ SQUARE = {"sample_axes": 2}  # each sample with each
 @dataclass(frozen=True)
 class Work:
     """One process's share of a step, ready for the network. Objectives add the fields that they
-    need; this is all that the loop knows of them."""
+    need; the loop uses only this class."""
 
     pixels: Tensor  # (n, 3, S, S)
 
@@ -71,19 +71,21 @@ class Objective(nn.Module, Generic[BatchT, WorkT]):
 
     @staticmethod
     def reads(recipe: Recipe) -> frozenset[str]:
-        """What is read of a sample besides its image: "captions", "labels", "questions"."""
+        """The parts of a sample that are read besides its image: "captions", "labels",
+        "questions"."""
         return frozenset()
 
     def collate(self) -> Collate[BatchT]:
-        """What makes a batch of samples; it goes to other processes, and knows no network."""
+        """The function that makes a batch of samples; it is pickled for worker processes, and uses
+        no network."""
         raise NotImplementedError
 
     def prepare(self, batch: BatchT, step: int) -> WorkT:
-        """A batch as this objective's network takes it."""
+        """A batch as the input of this objective's network."""
         raise NotImplementedError
 
     def forward(self, work: WorkT) -> tuple[Tensor, ...]:
-        """What `loss` is computed from: a row per sample, or scalars."""
+        """The tensors from which `loss` is computed: a row per sample, or scalars."""
         raise NotImplementedError
 
     def loss(self, work: WorkT, *outputs: Tensor) -> Tensor:
@@ -95,11 +97,11 @@ class Objective(nn.Module, Generic[BatchT, WorkT]):
         return {}
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint needs of it besides the weights."""
+        """Its state in a checkpoint besides the weights."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `state` gave."""
+        """Restore what `state` returned."""
 
     def precision(self) -> AbstractContextManager[Any]:
         """Context in which the network computes in the recipe's precision."""

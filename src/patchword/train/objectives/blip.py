@@ -1,4 +1,4 @@
-"""What a BLIP is trained for (Li et al. 2022, section 3.2): contrastive image and text features,
+"""A BLIP's objective (Li et al. 2022, section 3.2): contrastive image and text features,
 image-text matching, captions, answers to questions; from one encoding of each image.
 """
 
@@ -52,11 +52,11 @@ WorkT = TypeVar("WorkT", bound=BlipWork)
 
 
 class BlipBase(Objective[TextBatch, WorkT]):
-    """A BLIP and the losses of `BlipLosses`; subclasses say what features are compared with.
+    """A BLIP and the losses of `BlipLosses`; subclasses define what features are compared with.
 
-    Hard negatives are drawn among the samples of one process that are in memory at a time, in
+    Hard negatives are sampled among the samples of one process that are in memory at a time, in
     proportion to the softmax of their cosines, and never a text that is true of the image. Every
-    token of all captions of a batch weighs the same, and so does every answer.
+    token of all captions of a batch has the same weight, and so has every answer.
     """
 
     network: Blip
@@ -66,8 +66,8 @@ class BlipBase(Objective[TextBatch, WorkT]):
         blip, model = recipe.blip, recipe.model
         captions = {"captions"} if blip.contrast or blip.match or blip.caption else set()
         # A new model that is to answer later has the words of questions in its vocabulary.
-        asks = blip.answer or (model is not None and model.answers_questions)
-        return frozenset(captions | ({"questions"} if asks else set()))
+        questions = blip.answer or (model is not None and model.answers_questions)
+        return frozenset(captions | ({"questions"} if questions else set()))
 
     def __init__(self, initial: InitialModel, recipe: Recipe, world: World) -> None:
         super().__init__(initial, recipe, world)
@@ -238,9 +238,9 @@ class BlipObjective(BlipBase[BlipWork]):
 
 
 def hard_negatives(logits: Tensor | None, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of n rows a column (n,) among the `allowed` (n, n) bool, drawn by the softmax of
+    """For each of n rows a column (n,) among the `allowed` (n, n) bool, sampled by the softmax of
     logits (n, n), or evenly without them; and whether the row has one (n,)."""
     weights = allowed.float() if logits is None else (logits.softmax(dim=1) + LEAST) * allowed
     has = allowed.any(dim=1)
-    weights[~has] = 1.0  # something to draw from
+    weights[~has] = 1.0  # something to sample from
     return torch.multinomial(weights, 1)[:, 0], has

@@ -77,7 +77,8 @@ class Classification(ClassObjective[ClassWork]):
 
 
 class DistilledClassification(ClassObjective[DistilledClassWork]):
-    """DeiT's distillation (Touvron et al. 2021): cross-entropy, and what a teacher answers."""
+    """DeiT's distillation (Touvron et al. 2021): cross-entropy with the labels and with a teacher's
+    outputs."""
 
     def __init__(
         self, initial: InitialModel, recipe: Recipe, world: World, teacher: Teacher

@@ -38,8 +38,8 @@ class MomentumWork(BlipWork):
 class MomentumBlipObjective(BlipBase[MomentumWork]):
     """A BLIP whose features are compared with those of momentum encoders: the EMA of its weights.
 
-    The queue holds their features of earlier steps, newest first, and a key for what each text
-    states: texts of the same key are positives.
+    The queue holds their features of earlier steps, newest first, and a key for the facts of each
+    text: texts with the same key are positives.
     """
 
     def __init__(self, initial: InitialModel, recipe: Recipe, world: World) -> None:
@@ -76,7 +76,7 @@ class MomentumBlipObjective(BlipBase[MomentumWork]):
     @torch.no_grad()
     def _features(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """The momentum encoders' features of this process's images and texts; the statistics of
-        their batch norms stay as they are."""
+        their batch norms do not change."""
         buffers = {name for name, _ in self.network.named_buffers()}
         weights = {
             f"network.{name}": value.clone() if name in buffers else value
@@ -129,7 +129,7 @@ class _Encoders(nn.Module):
 
 
 def _keys(caption_facts: Sequence[frozenset[str]]) -> Tensor:
-    """A number (n,) for what each caption states, the same in every process and run."""
+    """A number (n,) for the facts of each caption, the same in every process and run."""
     texts = ["\n".join(sorted(facts)) for facts in caption_facts]
     digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
     return torch.tensor([int.from_bytes(each, "big", signed=True) for each in digests])
