@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchword.api import Model, load, open_index, save
+    from patchword.api import Model, inspector, load, open_index, save
     from patchword.errors import (
         CheckpointError,
         CheckpointWarning,
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     )
     from patchword.images.tiles import Tiling
     from patchword.index import AddReport, Hit, Index
+    from patchword.inspect.inspector import Inspector
+    from patchword.inspect.result import Inspection
     from patchword.tasks.ask import Answer, Choice
     from patchword.tasks.attention import AttentionMap
     from patchword.tasks.caption import Caption
@@ -54,6 +56,8 @@ __all__ = [
     "ImageWarning",
     "Index",
     "IndexStoreError",
+    "Inspection",
+    "Inspector",
     "LongTextWarning",
     "Match",
     "Model",
@@ -70,6 +74,7 @@ __all__ = [
     "TokenizerError",
     "UnseenWarning",
     "UnsupportedError",
+    "inspector",
     "load",
     "open_index",
     "save",
@@ -83,6 +88,8 @@ _HOMES = {  # of results
     "AddReport": "index",
     "Hit": "index",
     "Index": "index",
+    "Inspector": "inspect.inspector",
+    "Inspection": "inspect.result",
     "Answer": "tasks.ask",
     "Choice": "tasks.ask",
     "AttentionMap": "tasks.attention",

@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 
 from patchword import checkpoints, index
+from patchword.api.inspecting import inspector
 from patchword.api.model import Model, with_methods
 from patchword.bundle import Bundle
 from patchword.images import MAX_PIXELS
 from patchword.index import Index
 from patchword.options import checked
 
-__all__ = ["Model", "load", "open_index", "save"]
+__all__ = ["Model", "inspector", "load", "open_index", "save"]
 
 
 @checked

@@ -1,7 +1,8 @@
 """The command line: one module per group of commands.
 
 Exit codes: 0 all done; 1 some items failed, each named on stderr with its reason, and the rest
-done; 2 wrong usage, or nothing could be done. Results go to stdout, everything else to stderr.
+done; 2 wrong usage, or nothing could be done; 3 with --check: something was rejected. Results go
+to stdout, everything else to stderr.
 Whatever is slow to import (torch, LanceDB, matplotlib) is imported inside the commands, so that
 `patchword --help` answers at once.
 """
@@ -26,6 +27,7 @@ from patchword.cli import (
     heatmap,
     index_search,
     info_models,
+    inspect,
     receipt_verify,
     segment,
     train,
@@ -44,6 +46,7 @@ GROUPS = {  # the headings of `patchword --help`, and the files whose commands s
         segment,
         attention,
         caption_ask_match,
+        inspect,
     ),
     "Collections of images": (index_search,),
     "Make a model": (train, eval_blend, capfilt),

@@ -22,6 +22,7 @@ COLUMNS = {
     "caption": ("image", "caption", "log_probability", "error"),
     "ask": ("image", "question", "answer", "probability", "log_probability", "error"),
     "match": ("image", "text", "match", "cosine", "error"),
+    "inspect": ("path", "score", "p_value", "rejected", "boxes", "error"),
     "search": ("rank", "image", "cosine", "match", "modified", "gone", "error"),
     "index": (
         "index",

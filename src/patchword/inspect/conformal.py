@@ -54,6 +54,11 @@ def needed(rate: float, confidence: float | None = None) -> int:
     return math.ceil(math.log(1 - confidence) / math.log1p(-rate))
 
 
+def lowest(count: int, confidence: float | None = None) -> float:
+    """The lowest rate that `count` calibration scores can guarantee, by their largest."""
+    return 1 / (count + 1) if confidence is None else 1 - (1 - confidence) ** (1 / count)
+
+
 def threshold(scores: Sequence[float] | Values, rate: float, confidence: float | None) -> float:
     """The largest score that is accepted: what is above it is rejected. Infinite where there are
     too few calibration scores for the rate."""

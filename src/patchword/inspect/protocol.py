@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patchword.bundle import Bundle
+from patchword.errors import UnsupportedError
 from patchword.images.preprocess import Geometry
 
 RGB = NDArray[np.uint8]  # (H, W, 3), a photo as `model.opener(source, exact=True)` opens it
@@ -23,12 +24,14 @@ class Needs:
     """What a method has to be given.
 
     good   at least so many good photos; 0: none
+    most   good photos that it learns from at most; None: all
     batch  whether photos are compared with each other: all of them come in one call of `score`,
            and a score is of its batch alone
     words  whether the model must read texts
     """
 
     good: int = 1
+    most: int | None = None
     batch: bool = False
     words: bool = False
 
@@ -45,6 +48,10 @@ class View:
 
     layers: tuple[int, ...] = ()
     short_side: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.short_side is not None and self.short_side < 1:
+            raise UnsupportedError(f"short_side is {self.short_side}; it is 1 pixel or more")
 
 
 WHOLE = View()  # the photo at once, the last layer's tokens

@@ -1,0 +1,102 @@
+"""Defects from photos of good products, as a function of the public face."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from patchword.bundle import Bundle
+from patchword.errors import ImageError, UnsupportedError
+from patchword.images.files import pictures_in
+from patchword.images.one_or_many import Images
+from patchword.inspect.calibration import Rule
+from patchword.inspect.fitting import fit
+from patchword.inspect.inspector import Inspector, reopened
+from patchword.inspect.methods import chosen
+from patchword.options import checked
+
+
+@checked
+def inspector(
+    model: Bundle,
+    good: Images | None = None,
+    method: str = "memory",
+    false_alarms: float | None = None,
+    *,
+    confidence: float | None = None,
+    threshold: float | None = None,
+    calibration: Images | None = None,
+    by_folder: bool = False,
+    fitted: str | os.PathLike[str] | None = None,
+    layers: Sequence[int] | None = None,
+    short_side: int | None = None,
+    neighbours: int | None = None,
+    rotations: bool | None = None,
+    coreset: float | None = None,
+    reweight: bool | None = None,
+    half: bool | None = None,
+    variance: float | None = None,
+    components: int | None = None,
+    subject: str | None = None,
+    exact: bool | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Inspector:
+    """What has learned from good photos how others should look: `.inspect(images)` gives score,
+    p-value, verdict, map and boxes of each.
+
+    good          photos, or a folder of them; 4 are enough to begin
+    method        "memory": far from every good patch (AnomalyDINO); "subspace": what the principal
+                  components of good patches leave over (SubspaceAD); "winclip": by sentences about
+                  good and bad things, and by the good photos (WinCLIP); "mutual": unlike the other
+                  photos of a batch (MuSc), which good ones are part of
+    false_alarms  the share of good photos that may be rejected, 0.01; that takes 99 good photos
+                  that nothing is learned from, and where there are not so many the threshold is
+                  not calibrated: `.guarantee()` says so
+    confidence    the share holds with this probability for the good photos that were held out
+                  instead of in the mean over all that might have been
+    threshold     reject scores above it instead
+    calibration   good photos to hold out; None: drawn from `good`
+    by_folder     a threshold for each name of the folders that photos lie in
+    fitted        instead of good photos and options of the method: a folder that `.save` wrote
+    layers        blocks whose patch tokens are taken, 0 the first and -1 the last; None: the last,
+                  after the final norm
+    short_side    pixels to which a photo's shorter side is resized, seen in tiles of the network's
+                  own size; None: one tile
+
+    Of some methods alone: neighbours, coreset, reweight, half (`memory`), variance, components
+    (`subspace`), rotations (both); subject, what photos show, and exact, every window by itself
+    (`winclip`).
+    progress: called with the photos done and all of them.
+    Raises ImageError, and UnsupportedError for options that cannot be; CheckpointError for a
+    folder of `fitted` that is damaged, or was fitted with another model.
+    """
+    own = {
+        "layers": layers, "short_side": short_side, "neighbours": neighbours,
+        "rotations": rotations, "coreset": coreset, "reweight": reweight, "half": half,
+        "variance": variance, "components": components, "subject": subject, "exact": exact,
+    }  # fmt: skip
+    given = Rule(0.01 if false_alarms is None else false_alarms, confidence, threshold)
+    if fitted is not None:
+        extra = [name for name, value in own.items() if value is not None]
+        if good is not None or calibration is not None or extra:
+            raise UnsupportedError("fitted stands for good photos and the options of the method")
+        asked = any(value is not None for value in (false_alarms, confidence, threshold))
+        return reopened(model, fitted, given if asked else None)
+    if good is None:
+        raise UnsupportedError("give good photos, or fitted, the folder of a saved inspector")
+    return fit(
+        model, _photos(good), chosen(method, **own), given,
+        calibration=None if calibration is None else _photos(calibration), grouped=by_folder,
+        progress=progress,
+    )  # fmt: skip
+
+
+def _photos(images: Images) -> Images:
+    """Images, or those in a folder. Raises the ImageError of what cannot be listed."""
+    if not isinstance(images, (str, os.PathLike)) or not os.path.isdir(images):
+        return images
+    failed: list[ImageError] = []
+    found = pictures_in(images, failed)
+    if failed:
+        raise failed[0]
+    return found

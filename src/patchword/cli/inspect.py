@@ -1,0 +1,369 @@
+"""inspect: defects, from photos of good products."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from patchword.cli.held import Source
+from patchword.cli.inputs import expand, load
+from patchword.cli.options import (
+    EMBEDDED,
+    SOURCES,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MaxPixelsOption,
+    ModelOption,
+    StretchOption,
+)
+from patchword.cli.output import (
+    complain,
+    emit,
+    notes,
+    print_saved,
+    progress,
+    saving,
+    screen,
+    stderr,
+    wrong,
+)
+from patchword.cli.pictures import stem
+from patchword.errors import ImageError
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from patchword.api import Model
+    from patchword.inspect.inspector import Inspector
+    from patchword.inspect.protocol import Method
+    from patchword.inspect.result import Inspection
+
+COLUMNS = ("path", "score", "p_value", "rejected", "boxes", "error")
+
+
+def inspect(
+    photos: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="GOOD IMAGES...",
+            help="A folder of good photos, a glob in quotes or @FILE; then what to inspect. "
+            f"{SOURCES} With --fitted there is no GOOD.",
+        ),
+    ],
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="METHOD", help="memory (the default), subspace, winclip or mutual."),
+    ] = None,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(help="The share of good photos that may be rejected, by default 0.01."),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="0 to 1: the share holds with this probability for the good photos that were "
+            "held out, instead of in the mean over all that might have been."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Reject scores above it, whatever good photos say.")
+    ] = None,
+    false_discoveries: Annotated[
+        float | None,
+        typer.Option(
+            help="Judge all photos as one list: in the mean at most this share of those that are "
+            "rejected is good (Benjamini-Hochberg)."
+        ),
+    ] = None,
+    calibration: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GOOD",
+            help="Good photos to hold out for the threshold; by default drawn from GOOD.",
+        ),
+    ] = None,
+    by_folder: Annotated[
+        bool,
+        typer.Option("--by-folder", help="A threshold for each name of a folder with photos."),
+    ] = False,
+    fitted: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Go on with what --save-fitted wrote, without GOOD."),
+    ] = None,
+    save_fitted: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write what was learned from GOOD, for --fitted."),
+    ] = None,
+    layer: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="The block whose patches are compared, 0 the first and -1 the last; repeat for "
+            "more. By default the last one's, after the final norm."
+        ),
+    ] = None,
+    short_side: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels: resize photos' shorter side, and look at them in tiles of the network's "
+            "size. By default the whole photo is one tile: take more for small defects."
+        ),
+    ] = None,
+    neighbours: Annotated[
+        int | None, typer.Option(help="memory: the mean distance to so many good patches.")
+    ] = None,
+    rotations: Annotated[
+        bool, typer.Option("--rotations", help="Good parts lie in any direction: learn from 8.")
+    ] = False,
+    coreset: Annotated[
+        float | None,
+        typer.Option(help="memory: keep this share of the good patches, spread out."),
+    ] = None,
+    reweight: Annotated[
+        bool, typer.Option("--reweight", help="memory: PatchCore's score of a photo.")
+    ] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="memory: keep good patches as float16.")
+    ] = False,
+    variance: Annotated[
+        float | None,
+        typer.Option(help="subspace: the share of the variance that components keep, 0.99."),
+    ] = None,
+    components: Annotated[
+        int | None, typer.Option(help="subspace: how many there are instead.")
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="winclip: what the photos show, in a word or two.")
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write a report (index.html), results.csv and maps in full resolution (16-bit "
+            "TIFF).",
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with code 3 when a photo is rejected.")
+    ] = False,
+    stretch: StretchOption = False,
+    max_pixels: MaxPixelsOption = None,
+    model: ModelOption = EMBEDDED,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Find defects, from photos of good products: 4 are enough to begin.
+
+    For each photo a score, a map and boxes of what is not found in good photos, and a verdict. With
+    enough good photos (103 for 1%) some are held out, and then no more than --false-alarms of good
+    photos are rejected in the mean; with fewer the threshold is not calibrated, and that is said.
+    """
+    if fitted is None and len(photos) < 2:
+        wrong("give a folder of good photos, and then the images to inspect")
+    own = {
+        "layers": layer, "short_side": short_side, "neighbours": neighbours,
+        "rotations": rotations or None, "coreset": coreset, "reweight": reweight or None,
+        "half": half or None, "variance": variance, "components": components,
+        "subject": subject,
+    }  # fmt: skip
+    fresh = [save_fitted, method, calibration, by_folder or None, *own.values()]
+    if fitted and any(value is not None for value in fresh):
+        wrong("--fitted stands for GOOD, --calibration, --by-folder, --method and its options")
+    if false_discoveries is not None and not 0 < false_discoveries < 1:
+        wrong(f"--false-discoveries {false_discoveries:g}: it is a share, between 0 and 1")
+    saving.set(save is not None)
+    failed: list[ImageError] = []
+    rule = {"false_alarms": false_alarms, "confidence": confidence, "threshold": threshold}
+    rule = {name: value for name, value in rule.items() if value is not None}
+    if fitted:
+        sources = expand(photos)
+        inspector = reopen(load(model, device, dtype, None, stretch, max_pixels), fitted, rule)
+    else:
+        good, sources = expand(photos[:1]), expand(photos[1:])
+        held = expand(calibration) if calibration else None
+        bundle = load(model, device, dtype, None, stretch, max_pixels)
+        how = chosen_method(method or "memory", own)
+        inspector = learn(bundle, good, held, how, rule, by_folder, failed)
+    if save_fitted:
+        print_saved(inspector.save(save_fitted))
+    run = Run(inspector, sources, false_discoveries, save, as_json)
+    run.failed = failed
+    run.all()
+    run.finish(check)
+
+
+def chosen_method(name: str, options: dict[str, Any]) -> Method:
+    """The method of that name with its options. Raises UnsupportedError for those of another."""
+    from patchword.inspect.methods import chosen
+
+    return chosen(name, **options)
+
+
+def reopen(bundle: Model, folder: Path, rule: dict[str, Any]) -> Inspector:
+    """What --save-fitted wrote, with another rule where one is given."""
+    from patchword.inspect.calibration import Rule
+    from patchword.inspect.inspector import reopened
+
+    return reopened(bundle, folder, Rule(**rule) if rule else None)
+
+
+def learn(
+    bundle: Model,
+    good: Sequence[Source],
+    held: Sequence[Source] | None,
+    method: Method,
+    rule: dict[str, Any],
+    by_folder: bool,
+    failed: list[ImageError],
+) -> Inspector:
+    """What good photos teach; those that cannot be opened are added to `failed`."""
+    from patchword.inspect.calibration import Rule
+    from patchword.inspect.fitting import fit
+
+    with progress("good photos") as advance:
+        return fit(
+            bundle, good, method, Rule(**rule), calibration=held, grouped=by_folder, failed=failed,
+            progress=advance,
+        )  # fmt: skip
+
+
+class Run:
+    """The photos to inspect, one after the other: printed, and saved where that is asked."""
+
+    def __init__(
+        self,
+        inspector: Inspector,
+        sources: Sequence[Source],
+        false_discoveries: float | None,
+        save: Path | None,
+        as_json: bool,
+    ) -> None:
+        from patchword.inspect.report import Report
+
+        self.inspector, self.sources, self.save, self.as_json = inspector, sources, save, as_json
+        self.false_discoveries = false_discoveries
+        self.failed: list[ImageError] = []
+        self.rows: list[dict[str, Any]] = []
+        self.remarks: list[str] = []
+        self.report = Report(inspector) if save else None
+        self.maps = maps_of(sources, save)
+
+    def all(self) -> None:
+        """Inspect all photos."""
+        for error in self.failed:
+            self._record({"path": error.image, "error": error.reason})
+        found = self._each()
+        if self.false_discoveries is not None:  # verdicts depend on all the others
+            from patchword.inspect.inspector import listed
+
+            found = iter(listed(list(found), self.false_discoveries))
+        for each in found:
+            self._record(each.record())
+            if self.report:
+                self.report.add(each, stem(each.path))
+        self._remark()
+        if not self.as_json:
+            screen().print(verdicts(self.rows))
+        if self.save:
+            self._write(self.save)
+
+    def finish(self, check: bool) -> None:
+        """Say what the verdicts mean and what failed, and end with the exit code for that."""
+        for sentence in [*self.inspector.guarantee(), *self.remarks]:
+            notes().print(sentence)
+        for error in self.failed:
+            complain(str(error))
+        done = sum("error" not in row for row in self.rows)
+        if self.failed:
+            stderr().print(f"{len(self.failed)} of {len(self.failed) + done} images failed")
+        if check and any(row.get("rejected") for row in self.rows):
+            raise typer.Exit(3)
+        if check and any(row.get("rejected", False) is None for row in self.rows):
+            complain("--check: there are photos without a verdict")
+            raise typer.Exit(2)
+        if self.failed:
+            raise typer.Exit(1 if done else 2)
+
+    def _each(self) -> Iterator[Inspection]:
+        """Each that can be opened, its map written; the others fail."""
+        from patchword.inspect.maps import save_map
+
+        clipped = 0
+        with progress("photos", len(self.sources)) as advance:
+            for number, (source, found) in enumerate(self.inspector.inspect_each(self.sources), 1):
+                advance(number, len(self.sources))
+                if isinstance(found, ImageError):
+                    error = ImageError(str(source), found.reason)
+                    self.failed.append(error)
+                    self._record({"path": error.image, "error": error.reason})
+                    continue
+                if self.save:
+                    clipped += not save_map(found, self.maps[cast("Source", source)])
+                yield found
+        if clipped:
+            self.remarks.append(f"{clipped} maps have values too large for the file: 65535 there.")
+
+    def _record(self, record: dict[str, Any]) -> None:
+        self.rows.append(record)
+        if self.as_json:
+            emit(record)
+
+    def _remark(self) -> None:
+        drift = self.inspector.drift
+        if drift.at:
+            self.remarks.append(
+                f"Drift: from photo {drift.at} of {drift.seen} on, scores are no longer like those "
+                "of the good photos that were held out. Either far more photos are bad than one "
+                "in ten, or product, light or camera changed; then the rate does not hold, and "
+                "good photos must be taken anew."
+            )
+
+    def _write(self, folder: Path) -> None:
+        from patchword.atomic_write import write
+
+        assert self.report is not None
+        table = io.StringIO()
+        out = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+        out.writeheader()
+        out.writerows(self.rows)
+        write(folder / "results.csv", table.getvalue())
+        failed = [str(error) for error in self.failed]
+        print_saved(write(folder / "index.html", self.report.page(failed, self.remarks)))
+
+
+def maps_of(sources: Sequence[Source], folder: Path | None) -> dict[Source, Path]:
+    """The file for the map of each photo, whose names differ."""
+    out: dict[Source, Path] = {}
+    taken: set[str] = set()
+    for source in dict.fromkeys(sources) if folder else ():
+        name, number = stem(str(source)), 1
+        while (unique := name if number == 1 else f"{name}-{number}") in taken:
+            number += 1
+        taken.add(unique)
+        out[source] = (folder or Path()) / "maps" / f"{unique}.tif"
+    return out
+
+
+def verdicts(rows: Sequence[dict[str, Any]]) -> Table:
+    """A row for each photo, the worst first."""
+    numbers = ("score", "p-value", "boxes")
+    out = table("image", "score", "p-value", "verdict", "boxes", right=numbers)
+    known = sorted((row for row in rows if "error" not in row), key=lambda row: -row["score"])
+    for row in known:
+        p = "-" if row["p_value"] is None else f"{row['p_value']:.3g}"
+        verdict = {True: "rejected", False: "good", None: "no verdict"}[row["rejected"]]
+        first = ", ".join(map(str, row["boxes"][0])) if row["boxes"] else ""
+        more = f" (+{len(row['boxes']) - 1})" if len(row["boxes"]) > 1 else ""
+        style = "bold" if row["rejected"] else ""
+        out.add_row(row["path"], f"{row['score']:.4g}", p, verdict, first + more, style=style)
+    return out
+
+
+COMMANDS = (inspect,)

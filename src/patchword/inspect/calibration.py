@@ -1,0 +1,163 @@
+"""What scores of good photos say of a threshold, and what they do not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from patchword.errors import UnsupportedError
+from patchword.inspect import conformal
+from patchword.show.plots import CLEAR
+
+Kind = Literal["held out", "cross-validated", "none"]
+LIMITS = (
+    "It says nothing about defects that are missed, and it holds only while product, light and "
+    "camera stay as they were in the good photos."
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is rejected.
+
+    false_alarms  the share of good photos that may be rejected
+    confidence    None: that share in the mean over all calibrations that might have been drawn;
+                  else with this probability for the one that was
+    threshold     scores above it, whatever good photos say
+    """
+
+    false_alarms: float = 0.01
+    confidence: float | None = None
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        conformal.needed(self.false_alarms, self.confidence)  # raises for what is not a share
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise UnsupportedError(f"threshold is {self.threshold!r}; it is a finite number")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of good photos.
+
+    kind    "held out": nothing was learned from them; "cross-validated": each was scored after
+            learning from others, and then all were learned from; "none": there are none
+    peaks   the largest value of each photo's map
+    groups  the group of each; empty: all are one
+    """
+
+    kind: Kind
+    scores: tuple[float, ...] = ()
+    peaks: tuple[float, ...] = ()
+    groups: tuple[str, ...] = ()
+
+    def of(self, group: str) -> Calibration:
+        """The scores of one group."""
+        if not self.groups:
+            return self
+        chosen = [number for number, each in enumerate(self.groups) if each == group]
+        scores = tuple(self.scores[n] for n in chosen)
+        peaks = tuple(self.peaks[n] for n in chosen)
+        return Calibration(self.kind if chosen else "none", scores, peaks)
+
+
+class Judge:
+    """Verdicts by one rule and one calibration without groups.
+
+    limit  scores above it are rejected; infinite: none is
+    edge   values of a map above it are not found in good photos
+    rate   of false alarms that is guaranteed; None: none is
+    """
+
+    def __init__(self, calibration: Calibration, rule: Rule) -> None:
+        self.calibration, self.rule = calibration, rule
+        count = len(calibration.scores)
+        self.enough = conformal.rank(count, rule.false_alarms, rule.confidence) <= count
+        self.limit = self._highest(calibration.scores)
+        self.edge = self._highest(calibration.peaks)
+        if rule.threshold is not None:
+            self.limit = rule.threshold
+        sure = calibration.kind == "held out" and count and rule.threshold is None
+        lowest = conformal.lowest(count, rule.confidence) if count else None
+        self.rate = (rule.false_alarms if self.enough else lowest) if sure else None
+
+    def _highest(self, values: Sequence[float]) -> float:
+        """Of good photos: the conformal threshold where there are enough, else the largest."""
+        if not values:
+            return math.inf
+        if not self.enough:
+            return max(values)
+        return conformal.threshold(values, self.rule.false_alarms, self.rule.confidence)
+
+    def p_value(self, score: float) -> float | None:
+        """None where no good photos were held out."""
+        if self.calibration.kind != "held out":
+            return None
+        return float(conformal.p_values(self.calibration.scores, [score])[0])
+
+    def rejected(self, score: float) -> bool | None:
+        """None where nothing says what is too much."""
+        return None if math.isinf(self.limit) else score > self.limit
+
+    def guarantee(self) -> list[str]:
+        """What the verdicts guarantee and what they do not, in sentences."""
+        rule, count, kind = self.rule, len(self.calibration.scores), self.calibration.kind
+        if rule.threshold is not None:
+            return [
+                f"The threshold {rule.threshold:g} was given: no rate of false alarms is known."
+            ]
+        if kind == "none":
+            return [
+                "There is no verdict: no good photo was left to compare scores with. Two good "
+                "photos are enough for a rough threshold.",
+                self._needed(),
+            ]
+        if kind == "cross-validated":
+            return [
+                f"The threshold is not calibrated: it is the score that the {count} good photos "
+                "reached when each was scored after learning from others. No rate of false alarms "
+                "is guaranteed, and no p-value is given.",
+                self._needed(),
+            ]
+        return [*self._held_out(), LIMITS]
+
+    def _held_out(self) -> list[str]:
+        rule, count = self.rule, len(self.calibration.scores)
+        rate = self.rate or 0.0
+        short = [] if self.enough else [self._needed()]
+        if rule.confidence is not None:
+            return [
+                f"With {rule.confidence:g} confidence in the {count} good photos of the "
+                f"calibration, at most {rate:.2%} of good photos like them are rejected.",
+                *short,
+            ]
+        said = (
+            f"At most {rate:.2%} of good photos like the {count} of the calibration are rejected, "
+            "in the mean over all calibrations that might have been drawn."
+        )
+        from scipy.stats import beta  # type: ignore[import-untyped]
+
+        k = conformal.rank(count, rule.false_alarms) if self.enough else count
+        most = float(beta.ppf(0.95, count + 1 - k, k))
+        return [said, f"With this one it is at most {most:.2%}, with 95% confidence.", *short]
+
+    def _needed(self) -> str:
+        rule = self.rule
+        count = conformal.needed(rule.false_alarms, rule.confidence)
+        return (
+            f"A rate of {rule.false_alarms:.3g} takes {count} good photos that nothing is learned "
+            "from, beside those for learning."
+        )
+
+
+def colours(edge: float, highest: float = 0.0) -> tuple[float, float] | None:
+    """The ends of the colours of maps, which are logarithmic: they begin at `edge`, above which
+    nothing is in good photos, and end at the highest value, four times `edge` or more. None where
+    no good photos tell the edge."""
+    if math.isinf(edge) or edge <= 0:
+        return None
+    high = max(highest, 4 * edge)
+    # Colours begin at the share CLEAR of the scale: log(edge / low) = CLEAR log(high / low).
+    return edge * (edge / high) ** (CLEAR / (1 - CLEAR)), high

@@ -1,0 +1,228 @@
+"""From good photos to verdicts on others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from patchword.bundle import Bundle
+from patchword.config import to_dict
+from patchword.errors import CheckpointError, ImageError, UnsupportedError
+from patchword.images import ImageLike, name_of
+from patchword.images.one_or_many import as_images
+from patchword.inspect import conformal
+from patchword.inspect.calibration import Calibration, Judge, Kind, Rule, colours
+from patchword.inspect.drift import Drift
+from patchword.inspect.methods import options_of, with_options
+from patchword.inspect.photos import Found, found_each
+from patchword.inspect.protocol import Finding, Method, State
+from patchword.inspect.result import Inspection
+from patchword.inspect.saved import damaged, read_folder, write_folder
+from patchword.options import checked
+
+Sources = Sequence[ImageLike]
+
+
+@dataclass(eq=False, repr=False)
+class Inspector:
+    """A method that has learned from good photos, and what their scores say of a threshold.
+
+    calibration  of a method that compares photos with each other: that of the last batch
+    learned      from how many photos
+    good         of such a method: the good ones, which are scored with each batch
+    grouped      whether photos are judged by those of their own folder's name alone
+    """
+
+    model: Bundle
+    method: Method
+    state: State
+    calibration: Calibration
+    rule: Rule
+    learned: int = 0
+    good: tuple[ImageLike, ...] = ()
+    grouped: bool = False
+    drift: Drift = field(default_factory=lambda: Drift(()))
+
+    def __repr__(self) -> str:
+        held = f"{len(self.calibration.scores)} {self.calibration.kind}"
+        return f"Inspector({self.method}, {self.model.name!r}, {self.learned} learned from, {held})"
+
+    @checked
+    def inspect(
+        self, images: ImageLike | Iterable[ImageLike], false_discoveries: float | None = None
+    ) -> list[Inspection]:
+        """What is said of each photo. false_discoveries: see `listed`. Raises the ImageError of
+        the first that cannot be opened."""
+        found = []
+        for _, each in self.inspect_each(images):
+            if isinstance(each, ImageError):
+                raise each
+            found.append(each)
+        found = on_one_scale(found)
+        return found if false_discoveries is None else listed(found, false_discoveries)
+
+    @checked
+    def inspect_each(
+        self, images: ImageLike | Iterable[ImageLike]
+    ) -> Iterator[tuple[ImageLike, Inspection | ImageError]]:
+        """Each photo in order with what is said of it, or the ImageError that says why nothing
+        is."""
+        if self.method.needs.batch:
+            yield from self._batch(list(as_images(images)))
+            return
+        yield from self._said_each(
+            found_each(self.model, self.method, self.state, as_images(images))
+        )
+
+    @property
+    def watched(self) -> bool:
+        """Whether the drift alarm can say something: where photos of one group were held out."""
+        return self.calibration.kind == "held out" and not self.grouped
+
+    @checked
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a folder from which `patchword.inspector(model, fitted=folder)` goes on. Returns
+        it. Raises UnsupportedError for a method that compares photos with each other, which learns
+        nothing, and for a folder that holds something else."""
+        method, model = self.method, self.model
+        if method.needs.batch:
+            raise UnsupportedError(
+                f"{method.name} compares photos with each other: there is nothing to save"
+            )
+        about = {
+            "method": method.name,
+            "options": options_of(method),
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "preprocess": to_dict(model.preprocess.config),
+            "learned": self.learned,
+            "grouped": self.grouped,
+            "rule": asdict(self.rule),
+            "calibration": asdict(self.calibration),
+        }
+        return write_folder(folder, about, self.state)
+
+    def guarantee(self) -> list[str]:
+        """What the verdicts guarantee and what they do not, in sentences, for each group."""
+        return [
+            f"{name}: {sentence}" if name else sentence
+            for name, judge in self.judges().items()
+            for sentence in judge.guarantee()
+        ]
+
+    def judges(self) -> dict[str, Judge]:
+        """By the name of the group; that of all is empty."""
+        names = sorted(set(self.calibration.groups)) if self.grouped else [""]
+        return {name: Judge(self.calibration.of(name), self.rule) for name in names}
+
+    def _batch(self, sources: Sources) -> Iterator[tuple[ImageLike, Inspection | ImageError]]:
+        """Good photos are scored as the others are, in one batch with them; those of them that
+        cannot be opened come first."""
+        every = list(found_each(self.model, self.method, self.state, [*self.good, *sources]))
+        first = every[: len(self.good)]
+        good = [(source, f[1]) for source, f in first if not isinstance(f, ImageError)]
+        self.calibration = calibrated(good, "held out", self.grouped)
+        self.drift = Drift(self.calibration.scores)
+        yield from ((source, found) for source, found in first if isinstance(found, ImageError))
+        yield from self._said_each(every[len(self.good) :])
+
+    def _said_each(
+        self, every: Iterable[tuple[ImageLike, Found | ImageError]]
+    ) -> Iterator[tuple[ImageLike, Inspection | ImageError]]:
+        judges, none = self.judges(), Judge(Calibration("none"), self.rule)
+        for source, found in every:
+            if isinstance(found, ImageError):
+                yield source, found
+            else:
+                group = group_of(source) if self.grouped else ""
+                yield source, self._said(source, found, judges.get(group, none), group)
+
+    def _said(self, source: ImageLike, found: Found, judge: Judge, group: str) -> Inspection:
+        photo, finding = found
+        if self.watched:
+            self.drift.add([finding.score])
+        return Inspection(
+            path=named(source),
+            photo=photo,
+            score=finding.score,
+            p_value=judge.p_value(finding.score),
+            rejected=judge.rejected(finding.score),
+            limit=judge.limit,
+            edge=judge.edge,
+            grid=finding.grid,
+            geometry=finding.geometry,
+            scale=colours(judge.edge),
+            group=group,
+        )
+
+
+def reopened(model: Bundle, folder: str | os.PathLike[str], rule: Rule | None = None) -> Inspector:
+    """The inspector that `save` wrote. rule: instead of the one that it was saved with.
+
+    Raises CheckpointError for a folder that holds none or a damaged one, and for one that was
+    fitted with another model.
+    """
+    about, state = read_folder(folder)
+    if about["fingerprint"] != model.fingerprint:
+        raise CheckpointError(
+            f"{os.fspath(folder)} was fitted with {about['model']} (fingerprint "
+            f"{about['fingerprint']}), and this is {model.name} ({model.fingerprint}): scores of "
+            "two models cannot be compared"
+        )
+    try:
+        stated = about["calibration"]
+        lists = {name: tuple(stated[name]) for name in ("scores", "peaks", "groups")}
+        calibration = Calibration(stated["kind"], **lists)
+        method = with_options(about["method"], about["options"])
+        rule = rule or Rule(**about["rule"])
+    except (KeyError, TypeError, AttributeError, UnsupportedError) as error:
+        raise damaged(folder, f"{type(error).__name__}: {error}") from error
+    return Inspector(
+        model, method, state, calibration, rule, about["learned"], (), about["grouped"],
+        Drift(calibration.scores),
+    )  # fmt: skip
+
+
+def on_one_scale(found: Sequence[Inspection]) -> list[Inspection]:
+    """The same, the colours of their maps up to the highest value of all."""
+    highest = max((float(each.grid.max()) for each in found), default=0.0)
+    return [replace(each, scale=colours(each.edge, highest)) for each in found]
+
+
+def listed(found: Sequence[Inspection], rate: float) -> list[Inspection]:
+    """The same, rejected as a list: in the mean at most `rate` of those that are rejected are good
+    (Benjamini and Hochberg 1995). Raises UnsupportedError where there are no p-values."""
+    known = [each.p_value for each in found if each.p_value is not None]
+    if len(known) < len(found):
+        raise UnsupportedError(
+            "a list is judged by p-values, and there are none: no good photos were held out"
+        )
+    chosen = conformal.benjamini_hochberg(known, rate)
+    return [replace(each, rejected=bool(bad)) for each, bad in zip(found, chosen, strict=True)]
+
+
+def calibrated(
+    found: Iterable[tuple[ImageLike, Finding]], kind: Kind, grouped: bool
+) -> Calibration:
+    """The scores of good photos."""
+    pairs = list(found)
+    return Calibration(
+        kind if pairs else "none",
+        tuple(each.score for _, each in pairs),
+        tuple(float(np.max(each.grid)) for _, each in pairs),
+        tuple(group_of(source) for source, _ in pairs) if grouped else (),
+    )
+
+
+def group_of(source: ImageLike) -> str:
+    """The name of the folder that a photo lies in."""
+    return Path(named(source)).parent.name
+
+
+def named(source: ImageLike) -> str:
+    """What to call a photo."""
+    return str(source) if isinstance(source, os.PathLike) else name_of(source)

@@ -1,0 +1,111 @@
+"""What is said of one photo."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from patchword.images.preprocess import Geometry
+from patchword.inspect.boxes import Box, around
+from patchword.options import checked
+from patchword.show import plots
+from patchword.show.result import Pictured
+
+FRAME = (0, 190, 255)  # the colour of boxes
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Inspection(Pictured):
+    """A photo beside good ones.
+
+    score     large is bad
+    p_value   of a good photo it is at most p with probability p at most; None where no good photos
+              were held out
+    rejected  whether the score is above `limit`; None where nothing says what is too much
+    edge      values of the map above it are not found in good photos
+    grid      (h, w) float32, a value for each place
+    scale     the ends of the colours of all maps, which are logarithmic; None: each has its own
+    """
+
+    path: str
+    photo: NDArray[np.uint8]  # (H, W, 3), at most 1024 pixels long
+    score: float
+    p_value: float | None
+    rejected: bool | None
+    limit: float
+    edge: float
+    grid: NDArray[np.float32]
+    geometry: Geometry
+    scale: tuple[float, float] | None = None
+    group: str = ""
+
+    @cached_property
+    def values(self) -> NDArray[np.float32]:
+        """The map (H, W) in the photo's own pixels, bilinear between places."""
+        return self.geometry.to_source(self.grid)
+
+    @cached_property
+    def boxes(self) -> tuple[Box, ...]:
+        """Of a photo that is rejected: (x1, y1, x2, y2) in its pixels around what is not found in
+        good photos, the worst first."""
+        return around(self.grid, self.geometry, self.edge) if self.rejected else ()
+
+    @property
+    def verdict(self) -> str:
+        """In a word or two."""
+        return {True: "rejected", False: "good", None: "no verdict"}[self.rejected]
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "path": self.path,
+            "score": self.score,
+            "p_value": self.p_value,
+            "rejected": self.rejected,
+            "boxes": [list(box) for box in self.boxes],
+        }
+
+    @checked
+    def picture(self, title: str = "") -> Image.Image:
+        """The photo, and over it the map and the boxes, on the scale that all photos share."""
+        words = f"{self.verdict}, score {self.score:.4g}"
+        if self.p_value is not None:
+            words += f", p {self.p_value:.3g}"
+        photo = plots.shown(self.photo)
+        own = "" if self.scale else "own scale"
+        over = plots.Tile(
+            np.asarray(self.overlay(plots.TILE)),
+            words,
+            own,
+        )
+        return plots.panel([plots.Tile(photo, self.path), over], title)
+
+    def overlay(self, side: int) -> Image.Image:
+        """The photo at most `side` pixels long, under its map and boxes."""
+        photo = plots.fit(self.photo, side)
+        size = photo.height, photo.width
+        values = replace(self.geometry, source=size).to_source(self.grid)
+        if self.scale:
+            low, high = self.scale
+            values, scale = np.log(np.maximum(values, low)), (math.log(low), math.log(high))
+        else:
+            scale = plots.ends_of(values)
+        picture = plots.overlay(np.asarray(photo), values, scale)
+        draw = ImageDraw.Draw(picture)
+        height, width = self.geometry.source
+        for x1, y1, x2, y2 in self.boxes:
+            corners = (
+                max(x1 * size[1] // width - 2, 0),
+                max(y1 * size[0] // height - 2, 0),
+                min(-(-x2 * size[1] // width) + 1, size[1] - 1),
+                min(-(-y2 * size[0] // height) + 1, size[0] - 1),
+            )
+            draw.rectangle(corners, outline=(0, 0, 0), width=4)
+            draw.rectangle(corners, outline=FRAME, width=2)
+        return picture

@@ -1,0 +1,56 @@
+"""A folder with what an inspector is: inspect.json, and state.safetensors with what its method has
+learned."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from patchword.atomic_write import write
+from patchword.errors import CheckpointError, UnsupportedError
+from patchword.inspect.protocol import State
+
+FORMAT = 1
+ABOUT, STATE = "inspect.json", "state.safetensors"
+KEYS = ("method", "options", "model", "fingerprint", "learned", "grouped", "rule", "calibration")
+
+
+def write_folder(folder: str | os.PathLike[str], about: Mapping[str, Any], state: State) -> Path:
+    """Write a folder, over one of the same kind. Raises UnsupportedError where something else is
+    there."""
+    place = Path(folder)
+    if place.exists() and not (place.is_dir() and {*os.listdir(place)} <= {ABOUT, STATE}):
+        raise UnsupportedError(f"{place}: it holds something other than a fitted inspector")
+    write(place / STATE, save({name: value.contiguous() for name, value in state.items()}))
+    write(place / ABOUT, json.dumps({"format": FORMAT, **about}, indent=1) + "\n")
+    return place
+
+
+def read_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
+    """What `write_folder` wrote. Raises CheckpointError where it is missing or damaged."""
+    place = Path(folder)
+    try:
+        about = json.loads((place / ABOUT).read_text(encoding="utf-8"))
+        state = load((place / STATE).read_bytes())
+    except OSError as error:
+        raise CheckpointError(
+            f"{place}: no fitted inspector is there: {error.filename}: {error.strerror}"
+        ) from error
+    except (ValueError, SafetensorError) as error:
+        raise damaged(place, str(error)) from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise CheckpointError(f"{place}: {ABOUT} is not of format {FORMAT}; fit it anew")
+    if missing := [key for key in KEYS if key not in about]:
+        raise damaged(place, f"{ABOUT} has no {', '.join(missing)}")
+    return about, state
+
+
+def damaged(folder: str | os.PathLike[str], reason: str) -> CheckpointError:
+    """The error for a folder that is not as it was written."""
+    return CheckpointError(f"{os.fspath(folder)}: a damaged inspector ({reason}); fit it anew")

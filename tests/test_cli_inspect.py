@@ -1,0 +1,123 @@
+"""`patchword inspect`: verdicts, files, exit codes."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from ran import Run
+
+SIDE = 96
+
+
+def plate(path: Path, seed: int, spot: tuple[int, int] | None = None) -> None:
+    """A grey plate with a little noise, and a dark spot of 14 pixels at (x, y)."""
+    grey = np.random.default_rng(seed).normal(150, 4, (SIDE, SIDE)).clip(0, 255).astype(np.uint8)
+    if spot:
+        grey[spot[1] : spot[1] + 14, spot[0] : spot[0] + 14] = 20
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(grey).save(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """good: 23 plates; test: two good ones, a bad one and a broken file."""
+    place = tmp_path_factory.mktemp("plates")
+    for seed in range(23):
+        plate(place / "good" / f"{seed:02}.png", seed)
+    plate(place / "test" / "a.png", 100)
+    plate(place / "test" / "b.png", 101, (60, 20))
+    (place / "test" / "c.png").write_bytes(b"no image")
+    plate(place / "more" / "a.png", 102)
+    return place
+
+
+def test_json_report_csv_maps_and_exit_code(run: Run, folder: Path, tmp_path: Path) -> None:
+    out, fitted = tmp_path / "out", tmp_path / "fitted"
+    ran = run(
+        "inspect", folder / "good", folder / "test", folder / "more", "--false-alarms", "0.05",
+        "--layer", "0", "--json", "--save", out, "--save-fitted", fitted, "--check",
+    )  # fmt: skip
+    assert ran.code == 3
+    found = [json.loads(line) for line in ran.out.splitlines()]
+    assert [Path(each["path"]).name for each in found] == ["a.png", "b.png", "c.png", "a.png"]
+    a, b, c, _ = found
+    assert set(a) == {"path", "score", "p_value", "rejected", "boxes"}
+    assert (a["rejected"], a["boxes"]) == (False, [])
+    assert (b["rejected"], b["p_value"]) == (True, 0.05)
+    x1, y1, x2, y2 = b["boxes"][0]
+    assert 50 <= x1 <= 67 < x2 <= 84
+    assert 10 <= y1 <= 27 < y2 <= 44
+    assert set(c) == {"path", "error"}
+    assert "c.png" in ran.err
+    assert "At most 5.00% of good photos like the 19" in ran.err
+    assert "1 of 4 images failed" in ran.err
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert [row["rejected"] for row in rows] == ["False", "True", "", "False"]
+    page = (out / "index.html").read_text()
+    assert "1 of 3 photos rejected by memory" in page
+    assert page.index("b: rejected") < page.index("a: good")
+    assert "At most 5.00%" in page
+    assert "c.png" in page
+    maps = sorted(path.name for path in (out / "maps").iterdir())
+    assert maps == ["a-2.tif", "a.tif", "b.tif"]
+    with Image.open(out / "maps" / "b.tif") as opened:
+        values = np.asarray(opened)
+        full = float(opened.tag_v2[270].rsplit(" ", 1)[1])
+    assert values.dtype == np.uint16
+    assert values.shape == (SIDE, SIDE)
+    assert values.max() / 65535 * full == pytest.approx(b["score"], rel=0.05)
+    again = run("inspect", folder / "test" / "b.png", "--fitted", fitted, "--json")
+    assert json.loads(again.out) == b
+    assert again.code == 0
+    other = run("inspect", folder / "test", "--fitted", fitted, "-m", "demo-blip")
+    assert other.code == 2
+    assert "was fitted with demo" in other.err
+
+
+def test_few_good_photos_are_said(run: Run, folder: Path) -> None:
+    ran = run("inspect", str(folder / "good" / "0[0-3].png"), folder / "test" / "b.png", "--json")
+    assert json.loads(ran.out)["p_value"] is None
+    assert json.loads(ran.out)["rejected"] is True
+    assert "The threshold is not calibrated" in ran.err
+    assert "takes 99 good photos" in ran.err
+    one = run("inspect", folder / "good" / "00.png", folder / "test" / "a.png", "--csv", "--check")
+    assert one.code == 2
+    assert one.out.splitlines()[0] == "path,score,p_value,rejected,boxes,error"
+    assert "photos without a verdict" in one.err
+    assert "There is no verdict" in one.err
+
+
+def test_broken_good_photos_are_named(run: Run, folder: Path) -> None:
+    ran = run("inspect", folder / "test", folder / "more")
+    assert ran.code == 1
+    assert "c.png" in ran.err
+    assert "good" in ran.out or "rejected" in ran.out
+    nothing = run("inspect", folder / "test" / "c.png", folder / "more")
+    assert nothing.code == 2
+    assert "c.png" in nothing.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["good"], "give a folder of good photos, and then the images to inspect"),
+        (["good", "test", "--method", "memry"], "do you mean memory?"),
+        (["good", "test", "--method", "subspace", "--coreset", "0.1"], "coreset is of memory"),
+        (["good", "test", "--false-alarms", "2"], "more than 0 and less than 1"),
+        (["good", "test", "--false-discoveries", "1"], "it is a share, between 0 and 1"),
+        (["good", "test", "--layer", "99"], "no layer 99"),
+        (["test", "--fitted", "nowhere"], "no fitted inspector is there"),
+        (["test", "--fitted", "nowhere", "--method", "memory"], "--fitted stands for GOOD"),
+        (["good", "test", "--short-side", "0"], "short_side is 0"),
+    ],
+)
+def test_wrong_usage(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
+) -> None:
+    monkeypatch.chdir(folder)
+    ran = run("inspect", *options)
+    assert ran.code == 2
+    assert said in " ".join(ran.err.split())
