@@ -48,7 +48,8 @@ def inspector(
     method        "memory": far from every good patch (AnomalyDINO); "subspace": what the principal
                   components of good patches leave over (SubspaceAD); "winclip": by sentences about
                   good and bad things, and by the good photos (WinCLIP); "mutual": unlike the other
-                  photos of a batch (MuSc), which good ones are part of
+                  photos of a batch (MuSc), which good ones are part of; "reference": unlike
+                  the same place of the first good photos, up to four
     false_alarms  the share of good photos that may be rejected, 0.01; that takes 99 good photos
                   that nothing is learned from, and where there are not so many the threshold is
                   not calibrated: `.guarantee()` says so

@@ -59,7 +59,9 @@ def inspect(
     ],
     method: Annotated[
         str | None,
-        typer.Option(metavar="METHOD", help="memory (the default), subspace, winclip or mutual."),
+        typer.Option(
+            metavar="METHOD", help="memory (the default), subspace, winclip, mutual or reference."
+        ),
     ] = None,
     false_alarms: Annotated[
         float | None,
@@ -104,8 +106,9 @@ def inspect(
     layer: Annotated[
         list[int] | None,
         typer.Option(
+            metavar="NUMBER",
             help="The block whose patches are compared, 0 the first and -1 the last; repeat for "
-            "more. By default the last one's, after the final norm."
+            "more. By default the last one's, after the final norm.",
         ),
     ] = None,
     short_side: Annotated[
@@ -195,6 +198,8 @@ def inspect(
         print_saved(inspector.save(save_fitted))
     run = Run(inspector, sources, false_discoveries, save, as_json)
     run.failed = failed
+    if not fitted:
+        run.remarks += known(good, sources)
     run.all()
     run.finish(check)
 
@@ -232,6 +237,14 @@ def learn(
             bundle, good, method, Rule(**rule), calibration=held, grouped=by_folder, failed=failed,
             progress=advance,
         )  # fmt: skip
+
+
+def known(good: Sequence[Source], sources: Sequence[Source]) -> list[str]:
+    """What to say of photos that are among the good ones."""
+    both = {str(each) for each in good} & {str(each) for each in sources}
+    if not both:
+        return []
+    return [f"{len(both)} of the photos inspected are among the good ones: they say nothing."]
 
 
 class Run:

@@ -15,7 +15,9 @@ from patchword.inspect.subspace import Subspace
 from patchword.inspect.winclip import WinCLIP
 from patchword.options import nearest
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Memory, Subspace, WinCLIP, Mutual, Reference)}
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in (Memory, Subspace, WinCLIP, Mutual, Reference)
+}
 
 
 def chosen(name: str, **options: Any) -> Method:

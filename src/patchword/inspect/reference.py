@@ -38,7 +38,7 @@ class Reference:
     """
 
     name: ClassVar[str] = "reference"
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(most=4)
 
     view: View = WHOLE
     radius: int = 1
