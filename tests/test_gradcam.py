@@ -16,8 +16,9 @@ from torch.testing import assert_close
 from patchword import checkpoints, images
 from patchword.bundle import Bundle
 from patchword.errors import LongTextWarning, UnsupportedError
+from patchword.text.words import words_of
 from patchword.where.heatmap import heatmap
-from patchword.where.relevance import gradcam, split
+from patchword.where.relevance import gradcam
 
 PHOTO = CAT
 TEXTS = ["two small birds in a green tree, with a red dog", "a cat", "is it flying?"]
@@ -77,7 +78,7 @@ def test_maps_are_lavis(pair: Pair) -> None:
             assert names[at] == text
             found = torch.from_numpy(maps[at]).flatten()
             assert_close(found, expected.mean(0), rtol=1e-4, atol=1e-8)
-            words = split(model, model.tokenizer([text])[0, 1:-1].tolist())
+            words = words_of(model.tokenizer, model.tokenizer([text])[0, 1:-1].tolist())
             for i, (word, place) in enumerate(words, start=1):
                 assert names[at + i] == word
                 found = torch.from_numpy(maps[at + i]).flatten()
@@ -96,7 +97,7 @@ def test_the_8th_of_12(tmp_path: Path) -> None:
 
 def test_words_of_several_tokens(model: Bundle) -> None:
     def words(text: str) -> list[tuple[str, slice]]:
-        return split(model, model.tokenizer([text])[0, 1:-1].tolist())
+        return words_of(model.tokenizer, model.tokenizer([text])[0, 1:-1].tolist())
 
     assert words("a red cat") == [("a", slice(0, 1)), ("red", slice(1, 2)), ("cat", slice(2, 3))]
     assert [word for word, _ in words("a zebra, flying")] == ["a", "zebra,", "flying"]

@@ -14,11 +14,14 @@ from matplotlib import colormaps
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image, ImageDraw
 
-from patchword.show import html_page, plots
+from patchword.show import html_page, lettering, plots
 from patchword.show.answers_picture import SIDE, Answer, answers_picture
+from patchword.show.colours import CHOICES as COLOURS
+from patchword.show.colours import SHARES, shade
+from patchword.show.lettering import PAPER
 from patchword.show.matrix_picture import CELL, LABEL, LEAST, side_by_side, similarity_matrix
 from patchword.show.peak import peak
-from patchword.show.plots import GAP, PAPER, TILE, Tile
+from patchword.show.plots import GAP, TILE, Tile
 
 LONG = "a wafer with a scratch that runs from the notch to the other side " * 5
 WORDS = "pneumonoultramicroscopicsilicovolcanoconiosis" * 4
@@ -245,7 +248,7 @@ def test_similarity_matrix_of_any_size(images: int, texts: int) -> None:
 
 
 def test_one_value_has_a_colour() -> None:
-    assert plots.shade(0.3, (0.3, 0.3)) == plots.shade(0.0, (0.0, 1.0))
+    assert shade(0.3, (0.3, 0.3)) == shade(0.0, (0.0, 1.0))
 
 
 def test_bars_are_as_long_as_probabilities() -> None:
@@ -274,8 +277,8 @@ def test_search_panel_writes_its_title() -> None:
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(), width=st.integers(5, 300), lines=st.integers(1, 5))
 def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int, lines: int) -> None:
-    face = plots.font(18)
-    out = plots.wrap(text, face, width, lines)
+    face = lettering.font(18)
+    out = lettering.wrap(text, face, width, lines)
     assert len(out) <= lines
     assert all(face.getlength(line) <= width or len(line) <= 2 for line in out)
     whole = "".join(text.split())
@@ -354,10 +357,10 @@ def test_a_page_can_be_read_in_the_light_and_in_the_dark() -> None:
         assert contrast(colours["bar"], colours["line"]) >= 3
 
 
-@pytest.mark.parametrize("colours", [plots.MATRIX, plots.SHARES])
+@pytest.mark.parametrize("colours", [*COLOURS, SHARES])
 def test_numbers_can_be_read_in_every_colour(colours: str) -> None:
     for level in range(256):
-        fill, ink = plots.shade(level / 255, (0.0, 1.0), colours)
+        fill, ink = shade(level / 255, (0.0, 1.0), colours)
         assert contrast(fill, ink) >= 4, level
 
 

@@ -29,6 +29,8 @@ JOBS: dict[str, Callable[[patchword.Model], Any]] = {
     "Heatmap": lambda model: model.heatmap(PIXELS, "a hat"),
     "Segmentation": lambda model: model.segment(PIXELS, ["hat", "shoe"]),
     "AttentionMap": lambda model: model.attention(PIXELS),
+    "TokenAttention": lambda model: model.attention(text="a red ring on a floor"),
+    "CaptionAttention": lambda model: model.caption_attention(PIXELS),
     "Match": lambda model: model.match(PIXELS, "a hat"),
     "Caption": lambda model: model.caption(PIXELS)[0],
     "Answer": lambda model: model.ask(PIXELS, "what is it?", ["hat", "shoe"]),
@@ -71,7 +73,7 @@ def test_models_are_pickled_copied_and_shared_by_threads(model: patchword.Model)
             np.testing.assert_allclose(row, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["Heatmap", "AttentionMap"])
+@pytest.mark.parametrize("name", ["Heatmap", "AttentionMap", "TokenAttention"])
 def test_notebooks_show_pictures(model: patchword.Model, name: str, tmp_path: Path) -> None:
     found = JOBS[name](model)
     shown = Image.open(io.BytesIO(found._repr_png_()))

@@ -16,7 +16,8 @@ from patchword import checkpoints, images, models
 from patchword.bundle import Bundle, make
 from patchword.config import ModelConfig, PreprocessConfig, ViTConfig
 from patchword.errors import CheckpointError, ImageError, UnsupportedError
-from patchword.tasks.attention import attention, rolled
+from patchword.tasks.attention import attention
+from patchword.tasks.attention_layers import rolled
 from patchword.tasks.classify import NONE, classify, classify_each
 from patchword.text.templates import IMAGENET
 from patchword.where.dense import EDITS, dense

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         CheckpointError,
         CheckpointWarning,
         ConfigError,
+        FontWarning,
         ImageError,
         ImageWarning,
         IndexStoreError,
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
     from patchword.tasks.ask import Answer, Choice
     from patchword.tasks.attention import AttentionMap
     from patchword.tasks.caption import Caption
+    from patchword.tasks.caption_attention import CaptionAttention
     from patchword.tasks.classify import Score
     from patchword.tasks.encoders import AnyRes, TextStates
     from patchword.tasks.match import Match, Reranked
+    from patchword.tasks.token_attention import TokenAttention
     from patchword.where.heatmap import Heatmap
     from patchword.where.segment import Segmentation, Share
 
@@ -46,10 +49,12 @@ __all__ = [
     "AnyRes",
     "AttentionMap",
     "Caption",
+    "CaptionAttention",
     "CheckpointError",
     "CheckpointWarning",
     "Choice",
     "ConfigError",
+    "FontWarning",
     "Heatmap",
     "Hit",
     "ImageError",
@@ -71,6 +76,7 @@ __all__ = [
     "SkippedFilesWarning",
     "TextStates",
     "Tiling",
+    "TokenAttention",
     "TokenizerError",
     "UnseenWarning",
     "UnsupportedError",
@@ -94,11 +100,13 @@ _HOMES = {  # of results
     "Choice": "tasks.ask",
     "AttentionMap": "tasks.attention",
     "Caption": "tasks.caption",
+    "CaptionAttention": "tasks.caption_attention",
     "Score": "tasks.classify",
     "AnyRes": "tasks.encoders",
     "TextStates": "tasks.encoders",
     "Match": "tasks.match",
     "Reranked": "tasks.match",
+    "TokenAttention": "tasks.token_attention",
     "Heatmap": "where.heatmap",
     "Segmentation": "where.segment",
     "Share": "where.segment",

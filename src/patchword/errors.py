@@ -17,6 +17,7 @@ Each message says what was found, where, and what to do. Beside them, warnings:
     ScopeWarning          images and texts that a model knows nothing about
     UnseenWarning         photos of which a model does not see all, or all very small
     CheckpointWarning     a checkpoint that can be read in two ways
+    FontWarning           signs of a text that no font can draw
 """
 
 
@@ -84,3 +85,7 @@ class UnseenWarning(UserWarning):
 
 class CheckpointWarning(UserWarning):
     """A checkpoint that can be read in two ways: says which was taken, and how to get the other."""
+
+
+class FontWarning(UserWarning):
+    """Signs of a text that no font of the system has: pictures show boxes in their places."""

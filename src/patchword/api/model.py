@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
 import torch
 
 from patchword import checkpoints
-from patchword.api.features import Features
+from patchword.api.places import Places
 from patchword.bundle import Bundle, Vector, converted
 from patchword.engines.device import DTYPES, as_device, as_dtype
 from patchword.errors import UnsupportedError
@@ -24,17 +24,13 @@ from patchword.models.generate import GenerationOptions
 from patchword.options import checked
 from patchword.tasks.ask import MAX_LENGTH as ANSWER_LENGTH
 from patchword.tasks.ask import Answer, ask
-from patchword.tasks.attention import AttentionMap, attention
 from patchword.tasks.caption import MAX_LENGTH as CAPTION_LENGTH
 from patchword.tasks.caption import Caption, caption, longest
 from patchword.tasks.classify import Score, classify
 from patchword.tasks.match import F, Match, Reranked, match, rerank
-from patchword.where.heatmap import Heatmap, heatmap, pixel
-from patchword.where.segment import Segmentation, segment
-from patchword.where.windows import Scale
 
 
-class Model(Features):
+class Model(Places):
     """A network with its preprocessing and tokenizer, and what it can do.
 
     An image is a path, "stack.tif#3" for a page, an address on the web, bytes, an open file, a PIL
@@ -87,131 +83,6 @@ class Model(Features):
         """
         model = self.opening(stretch, squash=squash)
         return classify(model, images, labels, templates, multi_label, reject)
-
-    @checked
-    def heatmap(
-        self,
-        image: ImageLike,
-        texts: str | Sequence[str] = (),
-        method: str = "auto",
-        words: bool = False,
-        layer: int | None = None,
-        stretch: bool | None = None,
-        window: int | None = None,
-        stride: int | None = None,
-        short_side: int | None = None,
-        refine: bool = False,
-        like: Sequence[int] | None = None,
-        like_image: ImageLike | None = None,
-        present: float | None = None,
-        negatives: str | Sequence[str] | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        squash: bool | None = None,
-    ) -> Heatmap:
-        """A heatmap of each text: `.grid` (T, h, w), and `.values` (T, H, W) in the image's own
-        pixels.
-
-        method      "auto", "gradcam", "legrad", "chefer", or one of `where.dense.EDITS`
-        words       of "gradcam": each text's map is followed by those of its words
-        layer       of "gradcam": the block whose cross-attention it is; of "legrad" and "chefer":
-                    the first block that counts
-        window      pixels; the photo is seen in windows of that side, `stride` pixels apart (half a
-                    window), overlaps averaged, after its shorter side was resized to `short_side`
-                    (as it is). None: the network's own size, the whole photo
-        refine      maps follow the photo's edges (PAMR)
-        like        instead of texts, (x, y) of a pixel: what looks like the patch there, of this
-                    image or of `like_image`. For a model without words, too
-        present     from which probability on a text counts as found, against `negatives`; below
-                    it no map is drawn
-        progress    called with the windows done and all of them
-
-        Raises ImageError, and UnsupportedError for an unknown method or a model without a text
-        tower. The formulas: `where.heatmap`.
-        """
-        return heatmap(
-            self.opening(stretch, squash=squash),
-            image,
-            texts,
-            method,
-            words,
-            layer,
-            Scale(window, stride, short_side),
-            refine,
-            pixel(like),
-            like_image,
-            present,
-            negatives,
-            progress,
-        )
-
-    @checked
-    def segment(
-        self,
-        image: ImageLike,
-        labels: str | Sequence[str],
-        background: str | Sequence[str] | None = None,
-        templates: str | Sequence[str] | None = None,
-        method: str = "auto",
-        logit_scale: float | None = None,
-        threshold: float = 0.0,
-        least_area: float = 0.0,
-        stretch: bool | None = None,
-        window: int | None = None,
-        stride: int | None = None,
-        short_side: int | None = None,
-        refine: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-        squash: bool | None = None,
-    ) -> Segmentation:
-        """The label of each pixel: `.map` (H, W), 0 the background, i the label number i; `.shares`
-        and `.rle()`.
-
-        labels       "dog|puppy" is a label of two words
-        background   words for what no label fits; None: "background"; []: every pixel gets a label
-        templates    sentences that words are put in, see `classify`
-        method       "auto" or one of `where.dense.EDITS`
-        logit_scale  by which cosines are multiplied before the softmax; None: the model's own
-        threshold    0 to 1: where no label is as probable, there is background
-        least_area   0 to 1: a label with no larger share of all labels' area is left out
-
-        window, stride, short_side, refine, progress: see `heatmap`. Raises ImageError, and
-        UnsupportedError for labels that cannot be or a model without a text tower. The formulas:
-        `where.segment`.
-        """
-        return segment(
-            self.opening(stretch, squash=squash),
-            image,
-            labels,
-            background,
-            templates,
-            method,
-            Scale(window, stride, short_side),
-            refine,
-            logit_scale,
-            threshold,
-            least_area,
-            progress,
-        )
-
-    @checked
-    def attention(
-        self,
-        image: ImageLike,
-        layer: int = -1,
-        head: int | None = None,
-        rollout: bool = False,
-        stretch: bool | None = None,
-        squash: bool | None = None,
-    ) -> AttentionMap:
-        """How much the pooled token attends to each patch: `.maps` (K, H, W).
-
-        layer    0 to depth - 1, or counted from the end
-        head     one of them; None: their mean, then each
-        rollout  the product of all layers instead (Abnar & Zuidema 2020)
-
-        Raises ImageError, and UnsupportedError for a layer or head that is not there.
-        """
-        return attention(self.opening(stretch, squash=squash), image, layer, head, rollout)
 
     @checked
     def caption(

@@ -2,47 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchword.cli.held import Source
 from patchword.cli.inputs import expand, load
 from patchword.cli.options import (
     EMBEDDED,
+    SOURCES,
+    ColoursOption,
     DeviceOption,
     DtypeOption,
-    ImagesArgument,
     JsonOption,
     MaxPixelsOption,
     ModelOption,
+    SameScaleOption,
     SquashOption,
     StretchOption,
+    TextsOption,
 )
-from patchword.cli.output import (
-    emit,
-    finish,
-    good,
-    one_by_one,
-    print_saved,
-    screen,
-    titled,
-)
-from patchword.cli.pictures import SaveOption, pictures
+from patchword.cli.output import emit, finish, good, one_by_one, print_saved, screen, titled, wrong
+from patchword.cli.pictures import SaveOption, common_scale, pictures
+from patchword.cli.texts import read_list
 from patchword.errors import ImageError
+from patchword.show.colours import MAP, MATRIX, known
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from PIL import Image
+
+    from patchword.tasks.attention import AttentionMap
+    from patchword.tasks.caption_attention import CaptionAttention
+    from patchword.tasks.token_attention import TokenAttention
+
+    Maps = AttentionMap | CaptionAttention
+
+Told = Iterator[tuple[dict[str, object], str]]  # of each map or matrix a record and a line
 
 
 def attention(
-    images: ImagesArgument,
-    layer: Annotated[int, typer.Option(help="The block: 0 is the first, -1 the last.")] = -1,
+    images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGES]...", help=SOURCES)] = None,
+    text: TextsOption = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="The block: 0 is the first, -1 the last, which is the default."),
+    ] = None,
     head: Annotated[
         int | None,
         typer.Option(help="One head; by default the mean of all heads, then each of them."),
     ] = None,
+    all_layers: Annotated[
+        bool,
+        typer.Option("--all-layers", help="One sheet of all layers: the mean of heads, or --head."),
+    ] = False,
     rollout: Annotated[
         bool,
         typer.Option(
@@ -50,6 +64,26 @@ def attention(
             help="Attention rollout: the product over all layers (Abnar & Zuidema 2020).",
         ),
     ] = False,
+    matrix: Annotated[
+        bool,
+        typer.Option(
+            "--matrix",
+            help="Which patch attends to which: a matrix with the patches on both axes; with "
+            "--head, beside the mean.",
+        ),
+    ] = False,
+    caption: Annotated[
+        bool,
+        typer.Option(
+            "--caption",
+            help="Of a captioner: where it looks for each word of the caption that it writes.",
+        ),
+    ] = False,
+    prompt: Annotated[
+        str, typer.Option(help="With --caption: its first words, to go on from.")
+    ] = "",
+    colours: ColoursOption = None,
+    same_scale: SameScaleOption = False,
     save: SaveOption = None,
     stretch: StretchOption = False,
     squash: SquashOption = False,
@@ -59,35 +93,115 @@ def attention(
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Show which patches the image tower attends to."""
-    from patchword.show import plots
+    """Show what a model attends to: patches of an image, words of a text.
 
-    files = expand(images)
-    targets = pictures(files, save, "attention")
+    With images: how much the token that is pooled attends to each patch. --matrix: which patch
+    attends to which. --caption: where a captioner looks for each word that it writes.
+
+    With --text instead of images: which token of the text attends to which.
+    """
+    texts = read_list(text)
+    if bool(images) == bool(texts):
+        wrong("give images, or texts by --text; --caption shows both together")
+    _check(bool(texts), matrix, caption, prompt, rollout, same_scale)
+    known(colours or MAP)
+    files: Sequence[Source] = texts or expand(images or ())
+    names = [f"text-{i + 1}" if len(texts) > 1 else "text" for i in range(len(texts))]
+    kind = "attention"
+    targets = pictures(files, save, kind, names)
     bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
-    each = one_by_one(files, lambda source: bundle.attention(source, layer, head, rollout))
+
+    def matrix_of(source: Source) -> TokenAttention:
+        if texts:
+            words = str(source)
+            return bundle.attention(
+                text=words, layer=layer, head=head, rollout=rollout, all_layers=all_layers
+            )
+        return bundle.attention(source, layer, head, rollout, all_layers=all_layers).matrix
+
+    def maps_of(source: Source) -> Maps:
+        if caption:
+            return bundle.caption_attention(source, prompt, layer, head, all_layers)
+        return bundle.attention(source, layer, head, rollout, all_layers=all_layers)
+
+    def title(name: Source) -> str:
+        return titled(bundle, str(name) if texts else Path(str(name)).name)
+
     failed: list[ImageError] = []
-    for name, found in good(each, len(files), "attention", failed, as_json):
-        title = titled(bundle, Path(str(name)).name)
-        panel = plots.maps_panel(found.image, found.maps, found.titles, title)
-        plots.save(panel, targets[name])
-        before = f"{name}, " if len(files) > 1 else ""
-        for title, values in zip(found.titles, found.maps, strict=True):
-            weight, x, y = peak(values)
-            if as_json:
-                emit({"image": str(name), "map": title, "value": weight, "x": x, "y": y})
-            else:
-                screen().print(f"{before}{title}: most on x {x}, y {y} (weight {weight:.3f})")
-        print_saved(targets[name])
+    several = len(files) > 1
+    if texts or matrix:
+        for name, found in good(one_by_one(files, matrix_of), len(files), kind, failed, as_json):
+            _print(_matrices(found), "text" if texts else "image", str(name), several, as_json)
+            _save(found.picture(title(name), colours or MATRIX), targets[name])
+        finish(failed, len(files) - len(failed))
+        return
+    later: list[tuple[Source, Maps]] = []
+    each: Iterator[tuple[Source, Maps | ImageError]] = one_by_one(files, maps_of)
+    maps: Maps
+    for name, maps in good(each, len(files), kind, failed, as_json):  # type: ignore[assignment]
+        _print(_maps(maps), "image", str(name), several, as_json)
+        if same_scale:
+            later.append((name, maps.small()))
+        else:
+            _save(maps.picture(True, title(name), colours or MAP), targets[name])
+    scale = common_scale([maps.grid for _, maps in later])
+    for name, maps in later:
+        _save(maps.picture(True, title(name), colours or MAP, scale), targets[name])
     finish(failed, len(files) - len(failed))
 
 
-def peak(values: NDArray[np.float32]) -> tuple[float, int, int]:
-    """The largest of a map (H, W), and the x and y of its pixel. NaN is passed over."""
-    import numpy as np
+def _check(
+    texts: bool, matrix: bool, caption: bool, prompt: str, rollout: bool, same_scale: bool
+) -> None:
+    """Refuse options that contradict each other."""
+    if texts and caption:
+        wrong("--caption is of the caption that the model writes itself; leave out --text")
+    if caption and (matrix or rollout):
+        wrong("--caption shows where words look; leave out --matrix and --rollout, or --caption")
+    if prompt and not caption:
+        wrong("--prompt is of --caption")
+    if same_scale and (texts or matrix):
+        wrong("--same-scale is of maps over photos, and a matrix is none")
 
-    y, x = np.unravel_index(int(np.nanargmax(values)), values.shape)
-    return float(values[y, x]), int(x), int(y)
+
+def _print(found: Told, kind: str, name: str, several: bool, as_json: bool) -> None:
+    """Each map or matrix as a record or as a line."""
+    before = f"{name}, " if several else ""
+    for record, line in found:
+        if as_json:
+            emit({kind: name, **record})
+        else:
+            screen().print(f"{before}{line}")
+
+
+def _matrices(found: TokenAttention) -> Told:
+    for title, weights in zip(found.titles, found.weights.tolist(), strict=True):
+        named = zip(found.tokens, weights, strict=True)
+        rows = [{"token": token, "weights": row} for token, row in named]
+        token, share = found.most(title)
+        line = f"{title}: all tokens together attend most to {token} ({share:.1%})"
+        yield {"map": title, "rows": rows}, line
+
+
+def _maps(found: Maps) -> Told:
+    from patchword.tasks.caption_attention import CaptionAttention
+
+    places: Sequence[tuple[str, str]] = [(title, "") for title in found.titles]
+    text: dict[str, object] = {}
+    if isinstance(found, CaptionAttention):
+        places = [(title, word) for title in found.titles for word in found.words]
+        text = {"caption": found.caption.text}
+    for (title, word), (weight, x, y) in zip(places, found.peaks(), strict=True):
+        of = {"word": word} if word else {}
+        line = f"{title}{', ' if word else ''}{word}: most on x {x}, y {y} (weight {weight:.3f})"
+        yield {**text, "map": title, **of, "value": weight, "x": x, "y": y}, line
+
+
+def _save(picture: Image.Image, target: Path) -> None:
+    from patchword.show import plots
+
+    plots.save(picture, target)
+    print_saved(target)
 
 
 COMMANDS = (attention,)

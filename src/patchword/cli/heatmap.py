@@ -13,6 +13,7 @@ from patchword.cli.held import Source
 from patchword.cli.inputs import load
 from patchword.cli.options import (
     EMBEDDED,
+    ColoursOption,
     DeviceOption,
     DtypeOption,
     ImagesTextsArgument,
@@ -20,6 +21,7 @@ from patchword.cli.options import (
     MaxPixelsOption,
     ModelOption,
     RefineOption,
+    SameScaleOption,
     ShortSideOption,
     SquashOption,
     StretchOption,
@@ -36,10 +38,12 @@ from patchword.cli.output import (
     progress,
     screen,
     titled,
+    wrong,
 )
-from patchword.cli.pictures import SaveOption, pictures
+from patchword.cli.pictures import SaveOption, common_scale, pictures
 from patchword.cli.texts import FUNCTION_WORDS, images_then_texts, no_texts, read_list
 from patchword.errors import ImageError, UnsupportedError
+from patchword.show.colours import MAP, known
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -100,6 +104,8 @@ def heatmap(
     own_scale: Annotated[
         bool, typer.Option("--own-scale", help="Stretch the colours of each map over its values.")
     ] = False,
+    same_scale: SameScaleOption = False,
+    colours: ColoursOption = None,
     save: SaveOption = None,
     stretch: StretchOption = False,
     squash: SquashOption = False,
@@ -110,11 +116,12 @@ def heatmap(
     as_json: JsonOption = False,
 ) -> None:
     """Show where in images each text applies."""
-    from patchword.show import plots
-
     files, texts = images_then_texts(images, text, "--text")
     if not texts and like is None:
         no_texts("texts", "--text")
+    if same_scale and (own_scale or words):
+        wrong("--same-scale is one scale for all; leave out --own-scale and --words, or that")
+    known(colours or MAP)
     targets = pictures(files, save, "heatmap")
     others = None if negatives is None else read_list([negatives], split=True)
     point = place(like)
@@ -136,22 +143,42 @@ def heatmap(
 
     each = one_by_one(files, run)
     failed: list[ImageError] = []
+    later: list[tuple[list[Heatmap], str, Path]] = []
     for name, maps in good(each, len(files), "heatmap", failed, as_json):
         parts = [content(found, texts) for found in maps]
         title = titled(bundle, Path(str(name)).name)
-        panels = [
-            # Words are weak beside each other: each has its own scale.
-            part.picture(own_scale or words, "" if number else title)
-            for number, part in enumerate(parts)
-        ]
-        plots.save(plots.stacked(panels), targets[name])
         for part in parts:
             for record in records(part) if as_json else ():
                 emit({"image": str(name), **record})
             if not as_json:
                 screen().print(peaks_table(str(name) if len(files) > 1 else "", part))
-        print_saved(targets[name])
+        if same_scale:
+            later.append(([part.small() for part in parts], title, targets[name]))
+        else:  # words are weak beside each other: each has its own scale
+            draw(parts, title, targets[name], own_scale or words, colours)
+    scale = common_scale([part.grid[list(part.found)] for parts, _, _ in later for part in parts])
+    for parts, title, target in later:
+        draw(parts, title, target, False, colours, scale)
     finish(failed, len(files) - len(failed))
+
+
+def draw(
+    parts: Sequence[Heatmap],
+    title: str,
+    target: Path,
+    each: bool,
+    colours: str | None,
+    scale: tuple[float, float] | None = None,
+) -> None:
+    """Save the pictures of a photo's heatmaps, one under the other."""
+    from patchword.show import plots
+
+    panels = [
+        part.picture(each, "" if number else title, colours or MAP, scale)
+        for number, part in enumerate(parts)
+    ]
+    plots.save(plots.stacked(panels), target)
+    print_saved(target)
 
 
 def content(found: Heatmap, asked: Sequence[str]) -> Heatmap:

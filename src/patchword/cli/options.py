@@ -61,6 +61,17 @@ MaxPixelsOption = Annotated[
         help="Refuse files of more pixels, after a JPEG is scaled down; by default 300 million.",
     ),
 ]
+ColoursOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="inferno|viridis|turbo|jet|gray",
+        help="The colours of a picture; by default inferno, and viridis for a matrix.",
+    ),
+]
+SameScaleOption = Annotated[
+    bool,
+    typer.Option("--same-scale", help="One colour scale for the pictures of all images."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON Lines instead of a table.")]
 SOURCES = (
     "Image files (stack.tif#3: its page 3), folders, glob patterns, .tar files, https:// "

@@ -18,7 +18,10 @@ COLUMNS = {
     "similarity": ("image", "text", "cosine", "error"),
     "heatmap": ("image", "text", "value", "x", "y", "method", "probability", "found", "error"),
     "segment": ("image", "label", "share", "probability", "error"),
-    "attention": ("image", "map", "value", "x", "y", "error"),
+    "attention": (
+        *("image", "text", "caption", "map", "word", "value", "x", "y", "token", "weights"),
+        "error",
+    ),
     "caption": ("image", "caption", "log_probability", "error"),
     "ask": ("image", "question", "answer", "probability", "log_probability", "error"),
     "match": ("image", "text", "match", "cosine", "error"),

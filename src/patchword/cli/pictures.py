@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchword.cli.held import Source
 from patchword.cli.output import check_save
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SaveOption = Annotated[
     Path | None,
@@ -21,13 +25,18 @@ SaveOption = Annotated[
 ]
 
 
-def pictures(files: Sequence[Source], save: Path | None, kind: str) -> dict[Source, Path]:
+def pictures(
+    files: Sequence[Source], save: Path | None, kind: str, names: Sequence[str] = ()
+) -> dict[Source, Path]:
     """The file for the picture of each image: that of --save, with the image's name in it where
-    there are several images, else the image's name and the kind, in the current folder."""
+    there are several images, else the image's name and the kind, in the current folder. names:
+    what they are called instead, where they are no images."""
     check_save(save)
     out: dict[Source, Path] = {}
-    for file in dict.fromkeys(files):
-        name = stem(str(file))
+    for file, given in zip(files, names or [""] * len(files), strict=True):
+        if file in out:
+            continue
+        name = given or stem(str(file))
         if save:
             name = f"{save.stem}-{name}" if len(files) > 1 else save.stem
         end = save.suffix if save else f"-{kind}.png"
@@ -45,3 +54,11 @@ def stem(image: str) -> str:
 
     name, page = split(image)
     return Path(name).stem if page is None else f"{Path(name).stem}-page-{page}"
+
+
+def common_scale(grids: Sequence[NDArray[np.float32]]) -> tuple[float, float] | None:
+    """From the smallest to the largest value of all maps; None without any."""
+    known = [grid for grid in grids if grid.size]
+    if not known:
+        return None
+    return min(float(grid.min()) for grid in known), max(float(grid.max()) for grid in known)

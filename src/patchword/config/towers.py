@@ -97,7 +97,13 @@ class ViTConfig:
     @property
     def prefix(self) -> int:
         """Tokens before the patches: class token, distillation token, registers."""
-        return int(self.class_token) + int(self.pool == "distilled") + self.registers
+        return len(self.prefix_names)
+
+    @property
+    def prefix_names(self) -> tuple[str, ...]:
+        """Of the tokens before the patches, in their order."""
+        first = ("class",) * self.class_token + ("distillation",) * (self.pool == "distilled")
+        return (*first, *(f"register {i}" for i in range(self.registers)))
 
     @property
     def out_width(self) -> int:

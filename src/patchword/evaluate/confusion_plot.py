@@ -9,19 +9,9 @@ from PIL import Image, ImageDraw
 
 from patchword.evaluate.metrics import Indices
 from patchword.evaluate.run import Classified
-from patchword.show.plots import (
-    FAINT,
-    GAP,
-    INK,
-    PAPER,
-    SHARES,
-    SMALL,
-    TEXT,
-    font,
-    shade,
-    stacked,
-    wrap,
-)
+from patchword.show.colours import SHARES, shade
+from patchword.show.lettering import FAINT, INK, PAPER, SMALL, TEXT, font, wrap
+from patchword.show.plots import GAP, stacked
 
 NAMES = 220  # most pixels at the left, and above, for the names of classes
 LARGEST, SMALLEST = 56, 4  # side of a cell, pixels

@@ -134,6 +134,12 @@ class Preprocess:
         planes = [self._levels[c][pixels[..., c]] for c in range(3)]
         return np.stack(planes), geometry
 
+    def photo(self, pixels: NDArray[np.floating]) -> NDArray[np.uint8]:
+        """Normalised pixels (3, H, W) as a photo (H, W, 3) again."""
+        std, mean = (np.array(level, np.float32) for level in (self.config.std, self.config.mean))
+        levels = (pixels.transpose(1, 2, 0) * std + mean) / self.config.rescale
+        return levels.round().clip(0, 255).astype(np.uint8)
+
     def geometry(self, height: int, width: int) -> Geometry:
         """Where a source of that many pixels is resized to and cropped."""
         config = self.config

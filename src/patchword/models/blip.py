@@ -251,6 +251,13 @@ class Blip(ImageEncoder, TextEncoder):
         """
         return self._write(tokens, prompt, options, self.image_mask(tokens), keys)
 
+    def read(self, tokens: Tensor, ids: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        """The intermediates `taps` of the decoder as it writes texts (R, L) about image tokens
+        (B, N, C); each id is written from what is at the place before it."""
+        wanted = Taps(taps)
+        self.decode(ids, tokens, self.image_mask(tokens), taps=wanted)
+        return wanted.result()
+
     def caption(self, pixels: Tensor, prompt: Tensor, options: GenerationOptions) -> Written:
         """Texts (B * count, L) about the images of pixels (B, 3, H, W); see `write`. What is
         sampled of an image follows from its pixels and the seed."""

@@ -36,6 +36,7 @@ class Tower(Protocol):
     attention_layers: tuple[str, ...]
     pool_layer: str  # of attention pooling, as taps call it; "" where tokens are pooled otherwise
     prefix: int  # tokens before the patches: class token, distillation token, registers
+    prefix_names: tuple[str, ...]  # of those, as people read them
 
     def __call__(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tensor:
         """Images -> (B, out_width), or pooled features (B, D) for a tower without a head."""
@@ -176,6 +177,9 @@ class Writer(Protocol):
     ) -> Written:
         """The best texts (B * count, L) about each image, or sampled ones. prompt (P,): ids that
         the texts continue. keys: of each image; they and the seed determine the samples."""
+
+    def read(self, tokens: Tensor, ids: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        """The intermediates `taps` of the decoder as it writes texts (R, L)."""
 
     def answer(self, tokens: Tensor, ids: Tensor, options: GenerationOptions) -> Written:
         """Answers (R * count, L) to questions (R, L')."""

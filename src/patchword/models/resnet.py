@@ -92,6 +92,7 @@ class ModifiedResNet(Trunk):
         self.config = config
         self.attnpool = AttentionPool2d(config.grid, self.channels, config.heads, out)
         self.prefix, self.out_width = 1, out
+        self.prefix_names: tuple[str, ...] = ("mean",)
         self.layer_names = tuple(f"layer{i + 1}" for i in range(self.depth))
         self.attention_layers: tuple[str, ...] = ("attnpool",)
         self.pool_layer = "attnpool"

@@ -156,6 +156,7 @@ class SwinTransformer(nn.Module):
         self.norm = nn.LayerNorm(width, config.eps)
         self.head = Linear(width, out, bias=head_bias) if out else nn.Identity()
         self.prefix, self.out_width = 0, out or width
+        self.prefix_names: tuple[str, ...] = ()
         self.layer_names = tuple(
             f"layers.{i}.blocks.{j}" for i, count in enumerate(config.stages) for j in range(count)
         )

@@ -52,6 +52,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.prefix, self.out_width = config.prefix, out or config.width
+        self.prefix_names = config.prefix_names
         self.layer_names = tuple(f"blocks.{i}" for i in range(config.depth))
         self.attention_layers = self.layer_names
         self.pool_layer = "attn_pool" if config.pool == "map" else ""

@@ -6,24 +6,21 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from patchword.show.percent import share
-from patchword.show.plots import (
-    BAR,
+from patchword.show.lettering import (
     FAINT,
-    GAP,
     INK,
     LINE,
-    LINES,
     PAPER,
     SMALL,
     TEXT,
-    Photo,
     font,
     line_height,
     text_width,
     wrap,
     write,
 )
+from patchword.show.percent import share
+from patchword.show.plots import BAR, GAP, LINES, Photo
 
 # Its text, how probable it is, and, where it was chosen, the candidates with their probabilities.
 Answer = tuple[str, float, Sequence[tuple[str, float]]]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from patchword.show import plots
+from patchword.show.colours import shade
 from patchword.show.percent import share
 from patchword.show.plots import Photo
 
@@ -116,5 +116,5 @@ def _cell(value: float, scale: tuple[float, float], best: bool) -> dict[str, Any
     """A cell of `matrix`; None where there is no number."""
     if not np.isfinite(value):
         return None
-    fill, ink = plots.shade(value, scale)
+    fill, ink = shade(value, scale)
     return {"value": f"{value:.2f}", "fill": fill, "ink": ink, "best": best}

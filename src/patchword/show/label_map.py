@@ -13,19 +13,9 @@ from PIL import Image, ImageDraw
 
 from patchword.atomic_write import replacing
 from patchword.errors import UnsupportedError
+from patchword.show.lettering import PAPER, SMALL, TEXT, font, line_height, wrap, write
 from patchword.show.percent import share
-from patchword.show.plots import (
-    GAP,
-    PAPER,
-    SMALL,
-    TEXT,
-    Photo,
-    fit,
-    font,
-    line_height,
-    wrap,
-    write,
-)
+from patchword.show.plots import GAP, Photo, fit
 
 SIDE = 480  # longer side of the photo, pixels
 NARROWEST = 320  # of the picture's halves, pixels

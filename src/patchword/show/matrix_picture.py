@@ -7,27 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from patchword.show.plots import (
-    GAP,
+from patchword.show.colours import MATRIX, Values, colour_bar, ends_of, numbered, shade
+from patchword.show.lettering import (
     INK,
     LINE,
-    MATRIX,
     PAPER,
     SMALL,
     TEXT,
-    Photo,
-    Values,
-    colour_bar,
-    ends_of,
-    fit,
     font,
     line_height,
-    numbered,
-    shade,
     text_width,
     wrap,
     write,
 )
+from patchword.show.plots import GAP, Photo, fit
 
 LABEL, LEAST, CELL, THUMB, NAME = 300, 120, 84, 76, 12  # most and least of a label; font of a name
 

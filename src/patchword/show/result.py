@@ -14,6 +14,8 @@ from PIL import Image
 from patchword.options import checked
 from patchword.show import plots
 
+SHOWN = 12  # items of a tuple
+
 
 class Brief:
     """A dataclass whose repr has an array's type and shape instead of its numbers."""
@@ -46,4 +48,8 @@ class Pictured(Brief):
 def _brief(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"<{value.dtype} {value.shape}>"
+    if isinstance(value, tuple) and len(value) > SHOWN:
+        return f"<{len(value)} of {_brief(value[0])}, ...>"
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return f"{type(value).__name__}({', '.join(map(_brief, value))})"
     return repr(value)

@@ -2,57 +2,100 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
-from patchword.models.protocols import ImageNetwork
+from patchword.images.preprocess import Geometry
+from patchword.models.protocols import ImageNetwork, Tower
+from patchword.options import checked
 from patchword.show import plots
-from patchword.show.result import Pictured
+from patchword.show.colours import MAP, ends_of, known, scale_of
+from patchword.show.token_matrix import View
+from patchword.tasks.attention_layers import chosen, layers_of, mean_of
+from patchword.tasks.grid_maps import GridMaps
+from patchword.tasks.token_attention import TokenAttention
 from patchword.unseen import Sight, noted
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class AttentionMap(Pictured):
+class AttentionMap(GridMaps):
     """How much the pooled token attends to each patch.
 
-    weights  (heads, N, N), or (heads, 1, N) for attention pooling; rows sum to 1. Rollout has one
-    maps     (K, H, W) float32 in the image's own pixels, NaN outside the crop: one per head, the
-             pooled token's row of `weights` over the patches
+    weights  (heads, N, N), or (heads, 1, N) for attention pooling; rows sum to 1. Rollout has one,
+             all layers have one each
+    mean     (1, N, N): over all heads, where it is not among the weights; else (0, N, N)
+    grid     (K, h, w) float32: the pooled token's row of `weights` over the patches, one for each
+             title; of all heads their mean comes first
+    tokens   the N names: "class", "2,5" for the patch in row 2 and column 5
+    view     what the network sees of the photo
     """
 
     image: NDArray[np.uint8]  # (H, W, 3)
     weights: NDArray[np.float32]
-    maps: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    grid: NDArray[np.float32]
     titles: tuple[str, ...]
+    tokens: tuple[str, ...]
+    view: View
+    geometry: Geometry
+    cell: int | None
 
-    def picture(self) -> Image.Image:
-        """The photo and each map over it."""
-        return plots.maps_panel(self.image, self.maps, self.titles)
+    @property
+    def matrix(self) -> TokenAttention:
+        """Which token attends to which: of one layer the mean over heads and each head, or the one
+        head. Raises UnsupportedError for attention pooling, whose one query is all on the maps."""
+        if self.weights.shape[-2] == 1:
+            raise UnsupportedError(
+                "attention pooling has one query: there is no matrix of tokens, and the map over "
+                "the photo shows all of it"
+            )
+        beside = ("mean",) if len(self.mean) and "mean" not in self.titles else ()
+        weights = np.concatenate([self.mean, self.weights])
+        return TokenAttention(self.tokens, weights, (*beside, *self.titles), self.view)
+
+    @checked
+    def picture(
+        self,
+        each: bool = True,
+        title: str = "",
+        colours: str = MAP,
+        scale: Sequence[float] | None = None,
+    ) -> Image.Image:
+        """The photo and each map over it, on a scale of its own that stands under it; without
+        `each` on one for all. colours, scale: see `Heatmap.picture`."""
+        photo, values = self._drawn
+        ends = scale_of(scale) or (None if each else ends_of(self.grid))
+        return plots.maps_panel(photo, values, self.titles, title, ends, known(colours))
 
 
 def attention(
     model: Bundle,
     image: ImageLike,
-    layer: int = -1,
+    layer: int | None = None,
     head: int | None = None,
     rollout: bool = False,
+    all_layers: bool = False,
 ) -> AttentionMap:
-    """One layer's attention, of every head or of one; or the rollout through all layers.
+    """One layer's attention, of every head or of one; that of all layers; or the rollout through
+    them.
 
-    layer    0 to depth - 1, or counted from the end. A ResNet has one, its attention pooling
-    head     0 to heads - 1; None: the mean of the heads first, then each
-    rollout  the product over the layers of (A + I) / 2, A the mean over heads, rows renormalised
-             (Abnar & Zuidema 2020, section 3)
+    layer       0 to depth - 1, or counted from the end; None: the last. A ResNet has one, its
+                attention pooling
+    head        0 to heads - 1; None: the mean of the heads first, then each
+    rollout     the product over the layers of (A + I) / 2, A the mean over heads, rows renormalised
+                (Abnar & Zuidema 2020, section 3)
+    all_layers  of each layer the mean over heads, or that head
 
-    Raises ImageError, or UnsupportedError for a layer or head that the network does not have.
+    Raises ImageError, or UnsupportedError for a layer or head that the network does not have, and
+    for options that contradict each other.
     """
     tower, network = model.image_tower, model.network
     assert isinstance(network, ImageNetwork)
@@ -60,52 +103,39 @@ def attention(
     if not names:
         raise UnsupportedError(
             f"{model.name} is a Swin, which attends inside windows and pools by the mean: it has "
-            "no map of the whole image"
+            "no map of the whole image; heatmap with like, the (x, y) of a pixel, shows what looks "
+            "like the patch there"
         )
-    _check_layer(layer, len(names), model.name)
-    if rollout and head is not None:
-        raise UnsupportedError("rollout is of the mean over heads; leave out head or rollout")
-    wanted = names if rollout else [names[layer]]
+    wanted = layers_of(names, model.name, layer, head, rollout, all_layers)
     photo = model.opener(image, exact=True)
     pixels, geometry = model.preprocess(photo)
     with noted() as sights:
         sights.note(Sight.of(image, geometry))
     with torch.inference_mode():
         _, taps = network.encode_image(model.tensor(pixels)[None], taps=wanted)
-    if rollout:
-        weights, titles = rolled([taps[name][0].float() for name in names])[None], ["rollout"]
-    else:
-        weights, titles = of_heads(taps[wanted[0]][0].float(), head)
+    maps = [taps[name][0].float() for name in wanted]
+    weights, titles = chosen(maps, head, rollout, all_layers)
     rows = tower.pooled_attention(weights, geometry.size)
     if len(titles) > len(rows):
         rows = torch.cat([rows.mean(dim=0, keepdim=True), rows])
-    grids = rows.reshape(-1, *tower.grid(geometry.size)).cpu().numpy()
-    maps = geometry.to_source(grids, model.config.image_tower.patch_size)
-    return AttentionMap(photo, weights.cpu().numpy(), maps, tuple(titles))
+    patch = model.config.image_tower.patch_size
+    return AttentionMap(
+        photo,
+        weights.cpu().numpy(),
+        mean_of(maps, rollout or all_layers).cpu().numpy(),
+        torch.unflatten(rows, -1, tower.grid(geometry.size)).cpu().numpy(),
+        tuple(titles),
+        token_names(tower, geometry.size, weights.shape[-1]),
+        View(model.preprocess.photo(pixels), patch, tower.grid(geometry.size), tower.prefix),
+        geometry,
+        patch,
+    )
 
 
-def _check_layer(layer: int, count: int, name: str) -> None:
-    """Raise UnsupportedError for a layer that is not there."""
-    if isinstance(layer, bool) or not isinstance(layer, int) or not -count <= layer < count:
-        raise UnsupportedError(
-            f"no layer {layer!r}: {name} has layers 0 to {count - 1}, or -1 to {-count} from the "
-            "end"
-        )
-
-
-def of_heads(weights: Tensor, head: int | None) -> tuple[Tensor, list[str]]:
-    """weights (heads, N, M) of one head or, for None, of all; titles, the mean's first for all."""
-    if head is None:
-        return weights, ["mean", *(f"head {i}" for i in range(len(weights)))]
-    if isinstance(head, bool) or not isinstance(head, int) or not 0 <= head < len(weights):
-        raise UnsupportedError(f"no head {head!r}: the layer has 0 to {len(weights) - 1}")
-    return weights[head : head + 1], [f"head {head}"]
-
-
-def rolled(layers: list[Tensor]) -> Tensor:
-    """Attention rollout (Abnar & Zuidema 2020, section 3) of maps (heads, N, N): (N, N)."""
-    total = torch.eye(layers[0].shape[-1], dtype=layers[0].dtype, device=layers[0].device)
-    for weights in layers:
-        mixed = weights.mean(dim=0) + torch.eye(len(total), dtype=total.dtype, device=total.device)
-        total = (mixed / mixed.sum(dim=-1, keepdim=True)) @ total
-    return total
+def token_names(tower: Tower, size: tuple[int, int], count: int) -> tuple[str, ...]:
+    """Of an image of `size` (H, W) pixels: "class", "2,5" for the patch in row 2, column 5;
+    "smaller 0" of an image pyramid's lower levels."""
+    rows, columns = tower.grid(size)
+    patches = [f"{row},{column}" for row in range(rows) for column in range(columns)]
+    smaller = range(count - tower.prefix - len(patches))
+    return (*tower.prefix_names, *patches, *(f"smaller {i}" for i in smaller))

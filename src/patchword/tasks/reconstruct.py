@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
@@ -57,14 +56,8 @@ def reconstruct(model: Bundle, image: ImageLike, seed: int = 0) -> Reconstructio
     with torch.inference_mode():
         painted, hidden = network.paint(batch, noise.to(batch.device))
     where = hidden[0, 0].cpu().numpy()
-    photo = _photo(model, batch)
+    photo, all_painted = (
+        model.preprocess.photo(each[0].float().cpu().numpy()) for each in (batch, painted)
+    )
     shown = np.where(where[..., None], np.uint8(HIDDEN), photo)
-    return Reconstruction(photo, shown, _photo(model, painted), where)
-
-
-def _photo(model: Bundle, pixels: Tensor) -> Photo:
-    """Normalised pixels (1, 3, H, W) as a photo again."""
-    config = model.config.preprocess
-    values = pixels[0].float().cpu().numpy().transpose(1, 2, 0)
-    std, mean = (np.array(level, np.float32) for level in (config.std, config.mean))
-    return ((values * std + mean) / config.rescale).round().clip(0, 255).astype(np.uint8)
+    return Reconstruction(photo, shown, all_painted, where)

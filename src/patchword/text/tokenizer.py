@@ -21,6 +21,7 @@ from patchword.config import TextConfig
 from patchword.errors import TokenizerError
 from patchword.text import tokenizer_files
 from patchword.text.cleaning import clean, sentences, words
+from patchword.text.token_names import token_names
 from patchword.text.tokenizer_files import BASE, TOKENIZER_FILE, WORD_END
 
 
@@ -145,18 +146,33 @@ class Tokenizer:
 
     def rows(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text with its special tokens, not cut."""
-        texts = [clean(text, self.cleaning) for text in texts]
-        if self.cleaning == "ftfy":
-            texts = [tokenizer_files.mark_specials(text) for text in texts]
-        for text in texts:
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise TokenizerError(f"{text!r} is not valid Unicode: {error.reason}") from error
+        texts = [self._cleaned(text) for text in texts]
         rows = [each.ids for each in tokenizer_files.encoded(self._backend, texts, self.name)]
         if self._padded_over:
             rows = [[self.pad_token if i in self._padded_over else i for i in row] for row in rows]
         return rows
+
+    def named(self, text: str) -> tuple[NDArray[np.int64], list[str]]:
+        """The ids (1, L) of one text, as `pad` gives them, and the name of each: see
+        `token_names`."""
+        row = self.rows([text])[0]
+        names = token_names(self._backend, self._cleaned(text))
+        if len(row) > self.context:
+            names = [*names[: self.context - self._tail], *names[len(row) - self._tail :]]
+        ids = self.pad([row])
+        padding = str(self._source.id_to_token(self.pad_token))
+        return ids, names + [padding] * (ids.shape[1] - len(names))
+
+    def _cleaned(self, text: str) -> str:
+        """A text as the backend takes it. Raises TokenizerError for what is not valid Unicode."""
+        text = clean(text, self.cleaning)
+        if self.cleaning == "ftfy":
+            text = tokenizer_files.mark_specials(text)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TokenizerError(f"{text!r} is not valid Unicode: {error.reason}") from error
+        return text
 
     def pad(self, rows: Sequence[Sequence[int]], to_context: bool = False) -> NDArray[np.int64]:
         """(N, L) ids of `rows`; L is the longest row, or `context` with `to_context` and where

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,12 +16,11 @@ from torch import Tensor
 from patchword.bundle import Bundle, as_texts
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
-from patchword.images.decode import MAX_PIXELS
 from patchword.images.preprocess import Geometry
 from patchword.options import checked
 from patchword.show import plots
-from patchword.show.peak import peak
-from patchword.show.result import Pictured
+from patchword.show.colours import MAP, known, scale_of
+from patchword.tasks.grid_maps import GridMaps
 from patchword.unseen import Sight, noted, untold
 from patchword.where.auto import usual
 from patchword.where.dense import EDITS, dense, edit_of
@@ -38,7 +37,7 @@ REFINED = 1024  # pixels: longer side at which maps are refined
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Heatmap(Pictured):
+class Heatmap(GridMaps):
     """A map for each text, kept as a grid until its pixels are asked for.
 
     grid    (T, h, w) float32: cosines; of the methods by gradients values of 0 or above, which
@@ -55,38 +54,6 @@ class Heatmap(Pictured):
     present: tuple[float, ...] | None = None  # how probable each text is in the photo, 0 to 1
     least: float = 0.0  # where it is less probable, no map is drawn
 
-    @cached_property
-    def values(self) -> NDArray[np.float32]:
-        """(T, H, W) float32 in the image's own pixels, bilinear between the grid's."""
-        return self.geometry.to_source(self.grid, self.cell)
-
-    @checked
-    def at(self, height: int, width: int) -> NDArray[np.float32]:
-        """The same as if the photo had that many pixels: (T, height, width). Raises
-        UnsupportedError for more than 300 million."""
-        if height * width > MAX_PIXELS:
-            raise UnsupportedError(
-                f"a map of {height:,} x {width:,} pixels; the most is {MAX_PIXELS:,}"
-            )
-        return replace(self.geometry, source=(height, width)).to_source(self.grid, self.cell)
-
-    @cached_property
-    def _drawn(self) -> tuple[plots.Photo, NDArray[np.float32]]:
-        """The photo (h, w, 3) and the maps (T, h, w), no larger than they are drawn."""
-        photo = plots.shown(self.image)
-        return photo, self.at(photo.shape[0], photo.shape[1])
-
-    def peaks(self) -> list[tuple[float, int, int]]:
-        """For each text the largest value of the map as it is drawn, and x and y in the photo of
-        the ring there, the middle of the peak (see `show.peak`)."""
-        photo, maps = self._drawn
-        (height, width), (rows, columns) = self.image.shape[:2], photo.shape[:2]
-        found = [peak(values) for values in maps]
-        return [
-            (value, int((x + 0.5) * width / columns), int((y + 0.5) * height / rows))
-            for value, x, y in found
-        ]
-
     @property
     def found(self) -> tuple[bool, ...]:
         """Which texts are probable enough to be in the photo; all where that was not asked."""
@@ -95,18 +62,31 @@ class Heatmap(Pictured):
         return tuple(value >= self.least for value in self.present)
 
     @checked
-    def picture(self, each: bool = False, title: str = "") -> Image.Image:
+    def picture(
+        self,
+        each: bool = False,
+        title: str = "",
+        colours: str = MAP,
+        scale: Sequence[float] | None = None,
+    ) -> Image.Image:
         """The photo and each text's map over it, on one colour scale; `each`: every map stretched
-        over its own, which then stands under it. Of a text that was not found there is no map."""
+        over its own, which then stands under it. Of a text that was not found there is no map.
+
+        colours  "inferno", "viridis", "turbo", "jet" or "gray"
+        scale    the values at its ends instead, (low, high): to compare pictures of several images
+        """
+        known(colours)
         photo, values = self._drawn
-        own = " (own scale)" if each and len(self.texts) > 1 else ""
+        own = " (own scale)" if each and len(self.texts) > 1 and scale is None else ""
         titles = list(self.texts)
         for number, probability in enumerate(self.present or ()):
             state = "" if self.found[number] else ", not found"
             titles[number] += f": {probability:.0%}{state}"
         titles = [f"{text}{own}" for text in titles]
         numbers = self.method in EDITS
-        return plots.heatmap_panel(photo, values, titles, self.found, each, title, numbers)
+        return plots.heatmap_panel(
+            photo, values, titles, self.found, each, title, numbers, scale_of(scale), colours
+        )
 
 
 def heatmap(

@@ -16,6 +16,7 @@ from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.models.protocols import Matcher
 from patchword.tasks.match import matcher, read
+from patchword.text.words import words_of
 from patchword.where.windows import Mapper
 
 LAYER = 7 / 12  # of the depth: the 8th of 12, as LAVIS draws BLIP's (its examples' block_num=7)
@@ -53,7 +54,7 @@ def gradcam(
             raise UnsupportedError(f"a text without words has no heatmap: {text!r}")
         names.append(text)
         places.append((which, slice(1, length - 1)))
-        for word, place in split(model, row[1 : length - 1].tolist()) if words else ():
+        for word, place in words_of(model.reader(), row[1 : length - 1].tolist()) if words else ():
             names.append(word)
             places.append((which, slice(1 + place.start, 1 + place.stop)))
 
@@ -88,21 +89,3 @@ def products(network: Matcher, pixels: Tensor, ids: Tensor, layer: int) -> Tenso
     attention = taps[name].detach().float()
     product: Tensor = attention * gradient.float().clamp(min=0)
     return product.mean(dim=1)
-
-
-def split(model: Bundle, ids: Sequence[int]) -> list[tuple[str, slice]]:
-    """The words of ids, and the word that each id belongs to: a token that follows without a space
-    belongs to the word before."""
-    decode = model.reader().decode
-    out: list[tuple[str, slice]] = []
-    before = ""
-    for place in range(len(ids)):
-        text = decode(ids[: place + 1])
-        new = text.removeprefix(before)
-        if out and text.startswith(before) and not new.startswith(" "):
-            word, where = out.pop()
-            out.append((word + new, slice(where.start, place + 1)))
-        else:
-            out.append((new.strip() or decode([ids[place]]), slice(place, place + 1)))
-        before = text
-    return out

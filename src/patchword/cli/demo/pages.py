@@ -18,6 +18,7 @@ from patchword.cli.heatmap import measure
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
 from patchword.cli.program import command, near
 from patchword.show import html_page, plots
+from patchword.show.colours import shade
 from patchword.show.percent import matched
 from patchword.show.plots import Photo, Tile
 
@@ -99,7 +100,7 @@ def matrix_table(found: Findings) -> Table:
     for t, text in enumerate(found.captions):
         cells = []
         for row in matrix:
-            fill, ink = plots.shade(float(row[t]), scale)
+            fill, ink = shade(float(row[t]), scale)
             best = bool(row[t] == row.max())
             style = Style(color=f"rgb{ink}", bgcolor=f"rgb{fill}", bold=best, underline=best)
             cells.append(Text(f"{row[t]:5.2f}", style=style))

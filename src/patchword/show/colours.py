@@ -1,0 +1,94 @@
+"""Colours of pictures: what numbers look like, and the bar that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageDraw
+
+from patchword.errors import UnsupportedError
+from patchword.show.lettering import FAINT, INK, PAPER, SMALL, font
+
+RGB = tuple[int, int, int]
+Values = NDArray[np.floating]
+
+MAP, MATRIX, SHARES = "inferno", "viridis", "Blues"  # colour maps of matplotlib
+CHOICES = ("inferno", "viridis", "turbo", "jet", "gray")  # those that may be asked for
+
+
+def known(name: str) -> str:
+    """The name of a colour map that may be asked for. Raises UnsupportedError for another."""
+    if name not in CHOICES:
+        raise UnsupportedError(f"no colours {name!r}; there are {', '.join(CHOICES)}")
+    return name
+
+
+def scale_of(ends: Sequence[float] | None) -> tuple[float, float] | None:
+    """Both ends of a scale. Raises UnsupportedError unless there are two, the lower first."""
+    if ends is None:
+        return None
+    if len(ends) != 2 or not ends[0] < ends[1]:
+        raise UnsupportedError(f"scale is {ends!r}; it is two numbers, the lower first")
+    return float(ends[0]), float(ends[1])
+
+
+@lru_cache(maxsize=8)
+def table(name: str) -> NDArray[np.float32]:
+    """A colour map of matplotlib, (256, 3) of 0 to 255."""
+    from matplotlib import colormaps
+
+    return np.asarray(colormaps[name](np.arange(256))[:, :3] * 255, np.float32)
+
+
+def ends_of(values: Values) -> tuple[float, float]:
+    """Smallest and largest finite value; (0, 0) when there is none."""
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+
+
+def unit(values: Values, low: float, high: float) -> NDArray[np.float32]:
+    """low..high -> 0..1; NaN -> 0; all 0 where low and high are the same but for rounding."""
+    span = high - low
+    if span <= 1e-6 * max(abs(low), abs(high)):
+        return np.zeros(values.shape, np.float32)
+    level: NDArray[np.float32] = np.nan_to_num((values - low) / span).clip(0, 1)
+    return level.astype(np.float32)
+
+
+def numbered(scale: tuple[float, float]) -> tuple[str, str]:
+    """The ends of a scale as words."""
+    return f"{scale[0]:.3f}", f"{scale[1]:.3f}"
+
+
+def colour_bar(
+    draw: ImageDraw.ImageDraw,
+    name: str,
+    ends: tuple[str, str],
+    left: int,
+    top: int,
+    width: int,
+    middle: str = "",
+) -> None:
+    """The colours of a map, with words at the ends and in the middle."""
+    colours = table(name).astype(int)
+    for x in range(width):
+        r, g, b = colours[x * 255 // max(1, width - 1)].tolist()
+        draw.line((left + x, top, left + x, top + 7), (r, g, b))
+    baseline = top + 10 + SMALL
+    draw.text((left, baseline), ends[0], FAINT, font(SMALL), anchor="ls")
+    draw.text((left + width, baseline), ends[1], FAINT, font(SMALL), anchor="rs")
+    draw.text((left + width // 2, baseline), middle, FAINT, font(SMALL), anchor="ms")
+
+
+def shade(value: float, scale: tuple[float, float], colours: str = MATRIX) -> tuple[RGB, RGB]:
+    """The colour in a matrix of a value between the ends of a scale, and what to write on it: the
+    ink that stands out more."""
+    level = int(unit(np.array(value), *scale) * 255)
+    r, g, b = table(colours)[level].astype(int).tolist()
+    linear = (np.array([r, g, b]) / 255) ** 2.2
+    bright = float(linear @ (0.2126, 0.7152, 0.0722))
+    # Black ink's contrast falls below white's where the luminance is under about 0.2 (WCAG 2.2).
+    return (r, g, b), INK if bright > 0.2 else PAPER

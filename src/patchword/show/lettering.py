@@ -1,0 +1,131 @@
+"""Letters in pictures: fonts, and texts broken into lines. Sizes are in pixels."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import ImageDraw, ImageFont
+
+from patchword.errors import FontWarning
+
+Font = ImageFont.FreeTypeFont
+
+TEXT, SMALL = 18, 15  # font sizes
+PAPER, INK, FAINT, LINE = (255, 255, 255), (26, 26, 32), (112, 112, 122), (226, 226, 232)
+# Families that have Chinese, Japanese and Korean signs, where a system has them.
+CJK = (
+    "Noto Sans CJK SC",
+    "Source Han Sans SC",
+    "WenQuanYi Micro Hei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "Droid Sans Fallback",
+)
+ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")  # how names of such signs begin
+
+
+def wrap(text: str, face: Font, width: int, lines: int) -> list[str]:
+    """Break text into at most `lines` lines of at most `width` pixels; a cut ends in "…"."""
+    out, rest = [], " ".join(text.split())
+    while rest:
+        cut = _cut(rest, face, width)
+        out.append(rest[:cut].rstrip())
+        rest = rest[cut:].lstrip()
+        if rest and len(out) == lines:
+            last = out[-1]
+            while last and face.getlength(last + "…") > width:
+                last = last[:-1]
+            out[-1] = last.rstrip() + "…"
+            break
+    return out
+
+
+def _cut(text: str, face: Font, width: int) -> int:
+    """How much of `text` fits a line: up to a space or after a slash if there is one, else a
+    letter; at least one."""
+    fits = len(text)
+    while fits > 1 and face.getlength(text[:fits]) > width:
+        fits -= 1 + (fits > 200) * (fits // 8)
+    if fits == len(text) or text[fits] == " ":
+        return fits
+    return max(text.rfind(" ", 0, fits), text.rfind("/", 0, fits)) + 1 or fits
+
+
+@lru_cache(maxsize=256)
+def font(size: int, text: str = "", bold: bool = False) -> Font:
+    """DejaVu Sans, which travels in matplotlib; for signs that it lacks, the family of the system
+    that has most of them. A FontWarning says which none has."""
+    import matplotlib
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+    if _missing(path, text):
+        path = min([path, *_cjk()], key=lambda other: len(_missing(other, text)))
+        for sign in _missing(path, text):
+            name = unicodedata.name(sign, "").split("-")[0].split(" ")[0]
+            _warn("Chinese, Japanese or Korean signs" if name in ASIAN else repr(sign))
+    return ImageFont.truetype(str(path), size)
+
+
+@lru_cache(maxsize=256)
+def _warn(what: str) -> None:
+    """One warning, however often something is drawn."""
+    warnings.warn(
+        f"no font of this system has {what}: boxes are drawn; install {CJK[0]}, or another that "
+        "has them",
+        FontWarning,
+        stacklevel=2,
+    )
+
+
+def _missing(path: Path, text: str) -> list[str]:
+    """The signs of a text that a font file lacks."""
+    return [sign for sign in text if ord(sign) not in _signs(str(path)) and not sign.isspace()]
+
+
+@lru_cache(maxsize=16)
+def _signs(path: str) -> frozenset[int]:
+    """The code points that a font file has."""
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(path).get_charmap())
+
+
+@lru_cache(maxsize=1)
+def _cjk() -> list[Path]:
+    """The system's font files of the `CJK` families; matplotlib's own list of fonts may be older
+    than they are."""
+    from matplotlib import font_manager
+
+    known = {entry.fname for entry in font_manager.fontManager.ttflist}
+    for path in font_manager.findSystemFonts():
+        if path not in known:
+            with suppress(OSError, RuntimeError):  # a broken file among them
+                font_manager.fontManager.addfont(path)
+    files = {entry.name: Path(entry.fname) for entry in font_manager.fontManager.ttflist}
+    return [files[name] for name in CJK if name in files]
+
+
+def write(
+    draw: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, size: int, bold: bool = False
+) -> None:
+    for number, line in enumerate(lines):
+        face = font(size, line, bold)
+        draw.text((x, y + number * line_height(size) + size), line, INK, face, anchor="ls")
+
+
+def text_width(lines: Sequence[str], size: int, bold: bool = False) -> int:
+    """Of the longest line, in pixels."""
+    return max((math.ceil(font(size, line, bold).getlength(line)) for line in lines), default=0)
+
+
+def line_height(size: int) -> int:
+    """Height of a line of text."""
+    return round(size * 1.35)

@@ -1,0 +1,129 @@
+"""Where a captioner looks for each word that it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from patchword.bundle import Bundle
+from patchword.images import ImageLike
+from patchword.images.preprocess import Geometry
+from patchword.models.generate import GenerationOptions
+from patchword.options import checked
+from patchword.scope import Check
+from patchword.show import plots
+from patchword.show.colours import MAP, ends_of, known, scale_of
+from patchword.tasks.attention_layers import layers_of, of_heads
+from patchword.tasks.caption import MAX_LENGTH, Caption, longest, packed, seen, writer
+from patchword.tasks.grid_maps import GridMaps
+from patchword.text.words import words_of
+from patchword.unseen import Sight, noted
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CaptionAttention(GridMaps):
+    """How much a captioner attends to each patch as it writes each word.
+
+    words    W of them, those after the prompt
+    titles   K: "layer 11", "layer 3, head 0"; all layers have one each
+    weights  (K, W, N), over all image tokens; rows sum to 1. Of a word of several tokens the mean
+    grid     (K, W, h, w) float32: those over the patches
+    """
+
+    image: NDArray[np.uint8]  # (H, W, 3)
+    caption: Caption
+    words: tuple[str, ...]
+    titles: tuple[str, ...]
+    weights: NDArray[np.float32]
+    grid: NDArray[np.float32]
+    geometry: Geometry
+    cell: int | None
+
+    @checked
+    def picture(
+        self,
+        each: bool = True,
+        title: str = "",
+        colours: str = MAP,
+        scale: Sequence[float] | None = None,
+    ) -> Image.Image:
+        """A filmstrip: the photo and each word's map over it, on a scale of its own that stands
+        under it; without `each` on one for all. All layers stand under one another. colours,
+        scale: see `Heatmap.picture`."""
+        known(colours)
+        photo, values = self._drawn
+        ends = scale_of(scale) or (None if each else ends_of(self.grid))
+        strips = []
+        for number, (layer, maps) in enumerate(zip(self.titles, values, strict=True)):
+            heading = f"{title} · {layer}" if title and not number else layer
+            strips.append(plots.maps_panel(photo, maps, self.words, heading, ends, colours, True))
+        return plots.stacked(strips)
+
+
+def caption_attention(
+    model: Bundle,
+    image: ImageLike,
+    prompt: str = "",
+    layer: int | None = None,
+    head: int | None = None,
+    all_layers: bool = False,
+) -> CaptionAttention:
+    """The cross-attention of a captioner for each word of the caption that it writes with beam
+    search, taken where the word is predicted: at the token before it.
+
+    layer, head, all_layers: as in `attention`; the mean over heads where none is named. Raises
+    UnsupportedError for a model that does not caption or a layer that is not there; ImageError.
+    """
+    network, tower, tokenizer = writer(model), model.image_tower, model.reader()
+    assert model.config.decoder is not None
+    names = [f"decoder.blocks.{i}.cross.attn" for i in range(model.config.decoder.depth)]
+    wanted = layers_of(names, model.name, layer, head, False, all_layers)
+    photo = model.opener(image, exact=True)
+    pixels, geometry = model.preprocess(photo)
+    with noted() as sights:
+        sights.note(Sight.of(image, geometry))
+    start = torch.from_numpy(tokenizer([prompt])[0, :-1])  # without the end token
+    check = Check(model.scope, model.name)
+    check.texts([prompt])
+    options = GenerationOptions(max_length=longest(model, MAX_LENGTH))
+    with torch.inference_mode():
+        tokens = network.image_tokens(model.tensor(pixels)[None])
+        seen(check, network, tokens)
+        written = network.write(tokens, start, options)
+        taps = network.read(tokens, written.ids, wanted)
+    rows = packed(written.ids, written.log_probabilities).cpu().numpy()
+    found = Caption.read(model, rows, len(start))
+    end = len(start) + len(found.token_log_probabilities)
+    ids = written.ids[0].tolist()[len(start) : end]
+    words = words_of(tokenizer, [id_ for id_ in ids if id_ != tokenizer.end_token])
+    layers = [of_words(taps[name][0].float(), head, len(start) - 1, words) for name in wanted]
+    maps, size = torch.stack(layers), geometry.size
+    grid = torch.unflatten(maps[..., tower.patches(size)], -1, tower.grid(size))
+    named = [f"layer {names.index(name)}" for name in wanted]
+    return CaptionAttention(
+        photo,
+        found,
+        tuple(word for word, _ in words),
+        tuple(named if head is None else [f"{name}, head {head}" for name in named]),
+        maps.cpu().numpy(),
+        grid.cpu().numpy(),
+        geometry,
+        model.config.image_tower.patch_size,
+    )
+
+
+def of_words(
+    attention: Tensor, head: int | None, first: int, words: Sequence[tuple[str, slice]]
+) -> Tensor:
+    """Cross-attention (heads, L, N) of each word (W, N): the mean over heads, or one, and over its
+    tokens, the first of which is predicted at place `first`."""
+    rows, _ = of_heads(attention, head)
+    predicted = rows.mean(dim=0)[first:]
+    means = [predicted[place].mean(dim=0) for _, place in words]
+    return torch.stack(means) if means else predicted[:0]

@@ -1,0 +1,88 @@
+"""Token-token attention: which token attends to which, in an image or in a text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from patchword.bundle import Bundle
+from patchword.errors import UnsupportedError
+from patchword.models.protocols import TextNetwork
+from patchword.options import checked
+from patchword.scope import Check
+from patchword.show.colours import MATRIX, known
+from patchword.show.result import Pictured
+from patchword.show.token_matrix import View, token_matrices
+from patchword.tasks.attention_layers import chosen, layers_of, mean_of
+from patchword.text import long_text
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TokenAttention(Pictured):
+    """Which token attends to which.
+
+    tokens   the N names: of an image "class" and "2,5", the patch in row 2 and column 5; of a text
+             what each token stands for, of parts of a character "猫 1/3"
+    weights  (K, N, N): how much row attends to column; rows sum to 1
+    titles   of those K: "mean" of the heads, "head 0"; "layer 0"; "rollout"
+    view     of an image: its patches
+    """
+
+    tokens: tuple[str, ...]
+    weights: NDArray[np.float32]
+    titles: tuple[str, ...]
+    view: View | None = None
+
+    def most(self, title: str) -> tuple[str, float]:
+        """The token that all together attend to most, and the share of all weight that it has."""
+        columns = self.weights[self.titles.index(title)].mean(axis=0)
+        place = int(columns.argmax())
+        return self.tokens[place], float(columns[place])
+
+    @checked
+    def picture(self, title: str = "", colours: str = MATRIX) -> Image.Image:
+        """A coloured matrix of each title, its tokens or their patches on both axes, on one scale.
+        Where an image has many patches, neighbours are drawn as one: the sum over the columns, the
+        mean over the rows. colours: see `Heatmap.picture`."""
+        return token_matrices(
+            self.weights, self.titles, self.tokens, self.view, title, known(colours)
+        )
+
+
+def text_attention(
+    model: Bundle,
+    text: str,
+    layer: int | None = None,
+    head: int | None = None,
+    rollout: bool = False,
+    all_layers: bool = False,
+) -> TokenAttention:
+    """Which token of a text attends to which in the text tower; the options are those of
+    `attention`, and with a head the mean of all comes before it. A causal tower's tokens attend to
+    none after them. Raises UnsupportedError for a model without a text tower and for a text without
+    words."""
+    tokenizer, network, config = model.reader(), model.network, model.config.text
+    if config is None or not isinstance(network, TextNetwork):
+        raise UnsupportedError(
+            f"{model.name} reads texts only as it writes captions; caption_attention shows where "
+            "in an image it looks for each word"
+        )
+    if not text.strip():
+        raise UnsupportedError(f"a text without words has no attention: {text!r}")
+    names = [f"text.blocks.{i}.attn" for i in range(config.depth)]
+    wanted = layers_of(names, model.name, layer, head, rollout, all_layers)
+    Check(model.scope, model.name).texts([text])
+    long_text.warn(tokenizer, tokenizer.rows([text]))
+    ids, tokens = tokenizer.named(text)
+    with torch.inference_mode():
+        _, taps = network.encode_text(model.tensor(ids), taps=wanted)
+    maps = [taps[name][0].float() for name in wanted]
+    weights, titles = chosen(maps, head, rollout, all_layers)
+    mean = mean_of(maps, rollout or all_layers)
+    if head is not None and not all_layers:
+        titles = ["mean", *titles]
+    return TokenAttention(tuple(tokens), torch.cat([mean, weights]).cpu().numpy(), tuple(titles))
