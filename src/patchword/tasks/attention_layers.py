@@ -20,10 +20,12 @@ def layers_of(
 ) -> list[str]:
     """Which of the layers are asked for. Raises UnsupportedError for one that is not there, and
     for options that contradict each other."""
-    if rollout and (head is not None or layer is not None or all_layers):
+    options = {"layer": layer is not None, "head": head is not None, "all_layers": all_layers}
+    if rollout and any(options.values()):
+        others = " and ".join(name for name, given in options.items() if given)
         raise UnsupportedError(
-            "rollout is of all layers together and of the mean over heads; leave out layer, head "
-            "and all_layers, or rollout"
+            "rollout is of all layers together and of the mean over heads; leave out "
+            f"{others} or rollout"
         )
     if all_layers and layer is not None:
         raise UnsupportedError("all_layers shows every layer; leave out layer, or all_layers")
