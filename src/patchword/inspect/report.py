@@ -11,6 +11,7 @@ import numpy as np
 from patchword.inspect.inspector import Inspector, on_one_scale
 from patchword.inspect.result import Inspection
 from patchword.show import html_page, plots
+from patchword.show.colours import MAP, shade
 
 SHOWN = 60  # photos with their maps
 BINS = 40  # of scores
@@ -110,7 +111,7 @@ def legend(low: float, high: float) -> str:
     """The colours of the maps, from where they begin."""
     ratio = high / low
     colours = [
-        "rgb({},{},{})".format(*plots.shade(level, (0, 1), plots.MAP)[0])
+        "rgb({},{},{})".format(*shade(level, (0, 1), MAP)[0])
         for level in np.linspace(plots.CLEAR, 1, STOPS).tolist()
     ]
     edge, middle = (low * ratio**level for level in (plots.CLEAR, (1 + plots.CLEAR) / 2))

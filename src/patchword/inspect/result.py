@@ -15,6 +15,7 @@ from patchword.images.preprocess import Geometry
 from patchword.inspect.boxes import Box, around
 from patchword.options import checked
 from patchword.show import plots
+from patchword.show.colours import ends_of
 from patchword.show.result import Pictured
 
 FRAME = (0, 190, 255)  # the colour of boxes
@@ -95,7 +96,7 @@ class Inspection(Pictured):
             low, high = self.scale
             values, scale = np.log(np.maximum(values, low)), (math.log(low), math.log(high))
         else:
-            scale = plots.ends_of(values)
+            scale = ends_of(values)
         picture = plots.overlay(np.asarray(photo), values, scale)
         draw = ImageDraw.Draw(picture)
         height, width = self.geometry.source
