@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pytest
-from photos import class_folders, encoded
+from photos import class_folders, encoded, tar_of
 from pyarrow import parquet
 from shrunk import tiny_bundle, tiny_clip
 
@@ -92,6 +92,33 @@ def test_captions_in_parquet(kind: str, tmp_path: Path) -> None:
     assert list(data.images) == expected
     (answer,) = Evaluation(tiny_bundle(tiny_clip())).on(tmp_path / "t.parquet")
     assert (answer.images, answer.captions) == (2, 4)
+
+
+def test_captions_and_classes_in_a_tar(tmp_path: Path) -> None:
+    content = [encoded(i) for i in range(2)]
+    texts = {"0.txt": b"a", "1.txt": b"b"}
+    pictures = {f"{i}.png": content[i] for i in range(2)}
+    captions = tar_of(tmp_path / "c.tar", dict(sorted((pictures | texts).items())))
+    data = folders.captioned(captions)
+    assert (list(data.images), data.captions) == (content, (("a",), ("b",)))
+    numbers = {"0.cls": b"1", "1.cls": b"0"}
+    classes = folders.labelled(
+        tar_of(tmp_path / "l.tar", dict(sorted((pictures | numbers).items())))
+    )
+    assert (list(classes.images), classes.targets.tolist()) == (content, [1, 0])
+    lacking = tar_of(tmp_path / "x.tar", pictures | texts | {"2.txt": b"no image beside"})
+    with pytest.raises(PatchwordError, match=r"x\.tar"):
+        folders.captioned(lacking)
+    (tmp_path / "a.png").write_bytes(content[0])
+    with pytest.raises(PatchwordError, match=r"a\.png: no folder, and no file of \.csv"):
+        folders.labelled(tmp_path / "a.png")
+
+
+def test_addresses_in_a_table_stay_what_they_are(tmp_path: Path) -> None:
+    rows = "image,caption\nhttps://here.test/a.png,a\nb.png,b\n"
+    (tmp_path / "t.csv").write_text(rows)
+    data = folders.captioned(tmp_path / "t.csv")
+    assert list(data.images) == ["https://here.test/a.png", str(tmp_path / "b.png")]
 
 
 @pytest.mark.parametrize(

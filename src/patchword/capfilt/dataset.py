@@ -14,9 +14,10 @@ from typing import Any
 from patchword.config import PreprocessConfig
 from patchword.data import SourceConfig, open_sources, tables, tars
 from patchword.data.rows import suffix_of, texts_of
-from patchword.data.table_source import FAULT, Table, TableSource
+from patchword.data.table_source import FAULT, Table, TableSource, located
 from patchword.data.tables import READERS
 from patchword.errors import PatchwordError
+from patchword.images.urls import is_url
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class Photos:
         return Photo(number, name, b"" if fault else image, texts, fault)
 
     def file_name(self, path: str) -> str:
-        """An image's path relative to the `start` folder."""
+        """An image's path relative to the `start` folder; an address as it is."""
+        if is_url(path):
+            return path
         return os.path.relpath(os.path.abspath(path), self._start)
 
     def _texts(self, row: Mapping[str, Any]) -> list[str]:
@@ -80,7 +83,7 @@ class Photos:
         cells = table.rows.column(table.caption) if table.caption else repeat(None)
         groups: dict[str | int, list[int]] = {}
         for row, (path, cell) in enumerate(zip(paths, cells, strict=False)):
-            whole = os.path.join(table.base or "", path) if path else ""
+            whole = located(path, table.base) if path else ""
             known = self.file_name(whole) if whole else ""
             groups.setdefault(known or row, []).append(row)
             digest.update(json.dumps([known, texts_of(cell)]).encode() + b"\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword import images
+from patchword.data.table_source import located
 from patchword.errors import ImageError
 from patchword.show import html_page
 from patchword.show.terminal_table import table
@@ -181,7 +182,7 @@ def _examples(found: Tally, source: str, name: str, folder: Path) -> str:
 def _card(each: Example, kept: bool, folder: Path) -> html_page.Card | None:
     """An example; None where its picture no longer exists."""
     try:
-        photo = images.open(folder / each.image, at_least=html_page.SIDE // 2)
+        photo = images.open(located(each.image, folder), at_least=html_page.SIDE // 2)
     except ImageError:
         return None
     bars = [("together", each.score)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -193,17 +192,15 @@ def _row(
     photos: Photos, photo: Photo, scored: list[ScoredText] | ImageError, pictures: dict[str, bytes]
 ) -> dict[str, Any]:
     """An image as it is stored; one that was inside a table or a tar is added to `pictures`."""
-    from PIL import Image
-
     from patchword.capfilt.store import IMAGES
+    from patchword.images.kinds import suffix_of
 
     if isinstance(scored, ImageError):
         return {"image": photo.name, "error": photo.fault or scored.reason}
     if isinstance(photo.image, str):
         name = photos.file_name(photo.image)
     else:
-        kind = Image.open(io.BytesIO(photo.image)).format or ""
-        name = f"{IMAGES}/{photo.number:07d}.{kind.lower()}"
+        name = f"{IMAGES}/{photo.number:07d}{suffix_of(photo.image)}"
         pictures[name] = photo.image
     return {"image": name, "captions": [asdict(each) for each in scored]}
 

@@ -97,8 +97,8 @@ def eval(
     “validation” or “test” of that kind, and then a linear probe and k-NN learn from the first; or
     a metadata.jsonl or metadata.csv, or its folder, with “file_name” and “caption” in each row,
     several rows or a list for an image of several captions; or any other .csv, .tsv, .json, .jsonl
-    or .parquet with a column of images and one of captions or classes. --save draws the confusion
-    matrix.
+    or .parquet with a column of images and one of captions or classes; or a webdataset .tar.
+    --save draws the confusion matrix.
     """
     if len(arguments) > 2 or (len(arguments) == 2 and model):
         wrong("give one model and one folder: patchword eval MODEL DATA")

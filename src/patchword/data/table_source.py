@@ -33,6 +33,8 @@ from patchword.data.rows import (
 )
 from patchword.data.sample import Facts, Sample, Texts, fact
 from patchword.errors import ImageError, RecipeError
+from patchword.images import pages
+from patchword.images.urls import is_url
 from patchword.text.templates import filled
 
 CHECKED = 64  # rows, of which at least one must name a file that exists
@@ -63,7 +65,7 @@ class Table:
         path = pair["path"] if isinstance(pair.get("path"), str) else ""
         content = pair["bytes"] if isinstance(pair.get("bytes"), bytes) else ""
         if path and not content:
-            whole = self._path(path)
+            whole = located(path, self.base)
             return whole, whole, row
         note = f" ({path})" if path else ""
         return row.get(NAME) or f"{self.where}, row {index + 1}{note}", content, row
@@ -80,10 +82,11 @@ class Table:
         ordered = sorted(found, key=int if all(_is_number(v) for v in found) else str)
         return tuple(map(str, ordered)), {value: n for n, value in enumerate(ordered)}
 
-    def _path(self, path: str) -> str:
-        if os.path.isabs(path) or "://" in path or self.base is None:
-            return path
-        return str(self.base / path)
+
+def located(path: str, base: Path | None) -> str:
+    """A path of a table's cell: from the folder `base`, unless it is whole or an address."""
+    whole = os.path.isabs(path) or "://" in path or base is None
+    return path if whole else os.path.join(base or "", path)
 
 
 def table_of(
@@ -340,7 +343,7 @@ class TableSource:
         rows = np.unique(np.linspace(0, len(self) - 1, CHECKED).astype(int)).tolist()
         for index in rows:
             image = self.table.opened(index)[1]
-            if isinstance(image, bytes) or os.path.exists(image):
+            if isinstance(image, bytes) or is_url(image) or os.path.exists(pages.split(image)[0]):
                 return
         base = self.table.base
         hint = f"; relative paths start at {base}" if base else "; give whole paths"

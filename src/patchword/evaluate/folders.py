@@ -1,5 +1,5 @@
 """Data to evaluate on: folders of classes, or a table of images with captions or classes, such as
-the metadata file of Hugging Face's imagefolder."""
+the metadata file of Hugging Face's imagefolder, or webdataset's tar."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.data import folders, tables
+from patchword.data import folders, tables, tars
 from patchword.data.folders import METADATA, NAME, TEST, TRAIN
-from patchword.data.rows import CAPTIONS, listed, suffix_of, texts_of
-from patchword.data.table_source import Table
+from patchword.data.rows import CAPTIONS, USUAL, listed, suffix_of, texts_of
+from patchword.data.table_source import FAULT, Table, located, table_of
 from patchword.data.text_tables import CSV, JSON
 from patchword.errors import PatchwordError
 from patchword.images import ImageLike
 
+READERS = (*tables.READERS, *tars.SUFFIXES)
 TEXT = (*CSV, *JSON)  # read row by row, without the `datasets` library
 
 
@@ -75,7 +76,7 @@ def splits(path: Path) -> tuple[Path, Path | None]:
 
 def table_in(path: Path) -> Path | None:
     """The table: `path` itself, or the metadata file in the folder; None where there is none."""
-    return path if suffix_of(path) in tables.READERS else folders.metadata_in(path)
+    return path if suffix_of(path) in READERS else folders.metadata_in(path)
 
 
 def captions_in(path: Path) -> Path | None:
@@ -99,6 +100,8 @@ def labelled(path: Path) -> Labelled:
     without its class."""
     if (file := table_in(path)) is not None:
         return _labelled_table(file)
+    if path.is_file():
+        raise PatchwordError(f"{path}: no folder, and no file of {' '.join(READERS)}")
     names, images, targets = folders.class_folders(path)
     if not images:
         raise PatchwordError(
@@ -123,7 +126,8 @@ def captioned(path: Path) -> Captioned:
                 raise PatchwordError(f"{file}, {entry.place}: no {NAME!r}; it names the image")
             if not entry.captions:
                 raise PatchwordError(f"{file}, {entry.place}: no {_either(CAPTIONS[:4])}")
-            found.setdefault(str(file.parent / entry.image), []).extend(entry.captions)
+            place = located(entry.image, file.parent)
+            found.setdefault(place, []).extend(entry.captions)
         return Captioned(file, tuple(found), tuple(map(tuple, found.values())))
     table = _table(file)
     rows: dict[bytes, int] = {}
@@ -152,6 +156,8 @@ def agreeing(known: Labelled, test: Labelled) -> NDArray[np.int64]:
 def _table(file: Path) -> Table:
     if suffix_of(file) in TEXT:
         return folders.as_table(folders.metadata(file))
+    if suffix_of(file) in tars.SUFFIXES:
+        return table_of(str(file), tars.TarRows([file], USUAL))
     rows, base = tables.open_table(str(file))
     return tables.table_of(str(file), rows, base)
 
@@ -175,7 +181,9 @@ def _captions(table: Table) -> Iterator[tuple[str | bytes, list[str]]]:
             f"{table.where}: no column of captions; it has {listed(table.columns)}"
         )
     for number in range(len(table.rows)):
-        _, image, row = table.opened(number)
+        name, image, row = table.opened(number)
+        if row.get(FAULT):
+            raise PatchwordError(f"{name}: {row[FAULT]}")
         texts = texts_of(row[table.caption])
         if not image or not texts:
             lacks = "caption" if image else "image"

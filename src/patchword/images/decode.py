@@ -244,7 +244,7 @@ def _from_file(
     """Decode the file that `start` opens; page: from 1, None: the first. suffix: of its name."""
     with start() as file:
         head = file.read(kinds.HEAD)
-        in_tiff = head[:2] in (b"II", b"MM") and head[2:4] in (b"*\0", b"\0*", b"+\0", b"\0+")
+        in_tiff = head.startswith(kinds.TIFF)
         kind = kinds.of(head)
         if in_tiff and (suffix in kinds.RAW.suffixes or tiff.is_raw(file)):
             kind = kinds.RAW

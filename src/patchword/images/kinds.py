@@ -3,6 +3,7 @@ what to do about those that cannot be opened."""
 
 from __future__ import annotations
 
+import io
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from PIL import Image, features
 
 HEAD = 2048  # bytes read to recognise a kind
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # Brands of ISO base media files (ISO/IEC 23008-12, annex B; AVIF 1.1, section 8).
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
@@ -75,6 +77,17 @@ def of(head: bytes) -> Kind | None:
         return DICOM
     old = head[4:8] in _OLD_QUICKTIME
     return VIDEO if old or (head[:4] == b"RIFF" and head[8:12] == b"AVI ") else None
+
+
+def suffix_of(content: bytes) -> str:
+    """The suffix for a file with the content of an image that opens: ".heic", ".jpeg"."""
+    kind = of(content[:HEAD])
+    if kind is not None and kind.suffixes:
+        return kind.suffixes[0]
+    if content.startswith(TIFF):  # Pillow identifies none of a sensor's samples
+        return ".tiff"
+    with Image.open(io.BytesIO(content)) as picture:
+        return f".{(picture.format or '').lower()}"
 
 
 _STARTS: dict[Kind, tuple[bytes, ...]] = {
