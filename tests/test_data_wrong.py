@@ -24,6 +24,7 @@ from layouts import (
     tar_txt,
 )
 from photos import PREPROCESS, class_folders, encoded, tar_of
+from PIL import Image
 
 from patchword.data import AugmentConfig, SourceConfig, open_sources
 from patchword.errors import ImageError, RecipeError
@@ -274,3 +275,20 @@ def test_a_key_twice_in_the_json_of_a_tar(tmp_path: Path) -> None:
     source.sample(1, rng())
     with pytest.raises(ImageError, match=r"its \.json cannot be read: an object has the key 'x'"):
         source.sample(2, rng())
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ("stack.tif#2,two\nstack.tif#3,three", "{}/stack.tif#2"),
+        ("https://here.test/a.png,a\nb.png,b", "https://here.test/a.png"),
+    ],
+)
+def test_a_table_of_pages_or_addresses(rows: str, named: str, tmp_path: Path) -> None:
+    """Neither is a file of that name; both may be there."""
+    page = Image.new("RGB", (8, 8))
+    page.save(tmp_path / "stack.tif", save_all=True, append_images=[page, page])
+    (tmp_path / "t.csv").write_text(f"image,caption\n{rows}\n")
+    config = SourceConfig("table", path=str(tmp_path / "t.csv"))
+    (source,) = open_sources([config], PREPROCESS, ["captions"])
+    assert source.name(0) == named.format(tmp_path)

@@ -388,22 +388,6 @@ def test_an_image_of_fewer_bits_than_it_has_is_said_to_be_dark(white: int) -> No
     images.open(np.zeros((4, 4), np.uint16))  # stretching would not help
 
 
-@pytest.mark.parametrize(
-    ("rows", "named"),
-    [
-        ("stack.tif#2,two\nstack.tif#3,three", "{}/stack.tif#2"),
-        ("https://here.test/a.png,a\nb.png,b", "https://here.test/a.png"),
-    ],
-)
-def test_a_table_of_pages_or_addresses(rows: str, named: str, tmp_path: Path) -> None:
-    """Neither is a file of that name; both may be there."""
-    tifffile.imwrite(tmp_path / "stack.tif", random_pixels(3, 8, 8, 3), photometric="rgb")
-    (tmp_path / "t.csv").write_text(f"image,caption\n{rows}\n")
-    config = SourceConfig("table", path=str(tmp_path / "t.csv"))
-    (source,) = open_sources([config], PREPROCESS, ["captions"])
-    assert source.name(0) == named.format(tmp_path)
-
-
 def test_what_to_call_an_image_that_was_inside_something(tmp_path: Path) -> None:
     """It opens under that name as it did before."""
     small = PHOTO.resize((32, 20))
