@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 CROPPED = 0.1  # share of a photo: what loses more is told
 SMALL = 8.0  # pixels of a photo for one of the network's: what is seen smaller is told
 NAMED = 3  # photos that a warning names
-CLOSER = "cut out what matters, or look closer with a heatmap's window (--window)"
-WHOLE = "squash=True (--squash) shows the model the whole"
+CLOSER = (
+    "tiles=True (--tiles of classify, ask, caption and match) or a heatmap's window (--window) "
+    "looks closer"
+)
+WHOLE = "squash=True (--squash) shows the model the whole, tiles=True (--tiles) all parts too"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -45,6 +46,7 @@ from patchword.cli.output import (
     wrong,
 )
 from patchword.cli.texts import images_then_texts, no_texts, read_list
+from patchword.cli.tiles import EachTileOption, TileSizeOption, TilesOption, box_of, tiles_of
 from patchword.errors import ImageError
 
 if TYPE_CHECKING:
@@ -112,6 +114,9 @@ def caption(
     save: SaveOption = None,
     stretch: StretchOption = False,
     squash: SquashOption = False,
+    tiles: TilesOption = False,
+    tile_size: TileSizeOption = None,
+    each_tile: EachTileOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED_BLIP,
     device: DeviceOption = "auto",
@@ -130,23 +135,30 @@ def caption(
     bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
     from patchword.models.generate import GenerationOptions
     from patchword.tasks.caption import caption_each
+    from patchword.tasks.tiled import caption_tiled
 
     options = GenerationOptions(
         beams=beams, count=count, max_length=max_length, min_length=min_length,
         length_penalty=length_penalty, repetition_penalty=repetition_penalty, top_p=top_p,
         top_k=top_k, temperature=temperature, seed=seed,
     )  # fmt: skip
-    each = caption_each(bundle, files, prompt, options)
+    how = tiles_of(tiles, tile_size, each_tile)
+    each: Iterable[tuple[object, Caption | ImageError]]
+    if how.wanted:
+        each = how.joined(caption_tiled(bundle, files, prompt, options, how.size))
+    else:
+        each = caption_each(bundle, files, prompt, options)
     results: list[tuple[Source, Caption]] = []
+    rows: list[tuple[Source, Caption]] = []
     failed: list[ImageError] = []
-    for name, found in good(each, len(files), "caption", failed, as_json):
-        results.append((name, found))
-        if as_json:
-            record = _written(found, "caption")
-            ranked = [record, *(_written(other, "caption") for other in found.others)]
-            emit({"image": str(name), **record} | ({"captions": ranked} if count > 1 else {}))
+    for name, one in good(each, len(files), "caption", failed, as_json):
+        results.append((name, one))
+        for called, record, found in how.rows(name, one):
+            rows.append((called, found))
+            if as_json:
+                emit(record | _captions(found, count > 1 or how.wanted))
     if results and not as_json:
-        screen().print(captions_table(results))
+        screen().print(captions_table(rows))
     if results and save:
         save_captions(results[:SHOWN], save, bundle)
     finish(failed, len(results))
@@ -184,6 +196,9 @@ def ask(
     save: PictureOption = None,
     stretch: StretchOption = False,
     squash: SquashOption = False,
+    tiles: TilesOption = False,
+    tile_size: TileSizeOption = None,
+    each_tile: EachTileOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED_BLIP,
     device: DeviceOption = "auto",
@@ -210,19 +225,29 @@ def ask(
     bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
     from patchword.models.generate import GenerationOptions
     from patchword.tasks.ask import ask_each
+    from patchword.tasks.tiled import ask_tiled
 
+    options = None if given else GenerationOptions(beams=beams, max_length=max_length)
+    how = tiles_of(tiles, tile_size, each_tile)
+    each: Iterable[tuple[object, list[Answer] | ImageError]]
+    if how.wanted:
+        told = ask_tiled(bundle, files, questions, given, shortlist, options, how.size)
+        each = how.joined(told)
+    else:
+        each = ask_each(bundle, files, questions, given, shortlist, options)
     results: list[tuple[Source, list[Answer]]] = []
+    rows: list[tuple[Source, list[Answer]]] = []
     failed: list[ImageError] = []
-    written = GenerationOptions(beams=beams, max_length=max_length)
-    each = ask_each(bundle, files, questions, given, shortlist, None if given else written)
     for name, found in good(each, len(files), "ask", failed, as_json):
         if not results:
             _note_understood(questions, found)
         results.append((name, found))
-        if as_json:
-            _emit_answers(str(name), questions, found)
+        for called, record, said in how.rows(name, found):
+            rows.append((called, said))
+            if as_json:
+                _emit_answers(record, questions, said)
     if results and not as_json:
-        screen().print(answers_table(questions, results))
+        screen().print(answers_table(questions, rows))
     if results and save:
         save_answers(questions, results[:SHOWN], save, bundle)
     finish(failed, len(results))
@@ -234,6 +259,9 @@ def match(
     save: PictureOption = None,
     stretch: StretchOption = False,
     squash: SquashOption = False,
+    tiles: TilesOption = False,
+    tile_size: TileSizeOption = None,
+    each_tile: EachTileOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED_BLIP,
     device: DeviceOption = "auto",
@@ -260,18 +288,26 @@ def match(
     check_save(save)
     bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
     from patchword.tasks.match import match_each
+    from patchword.tasks.tiled import match_tiled
 
+    how = tiles_of(tiles, tile_size, each_tile)
+    each: Iterable[tuple[object, Match | ImageError]]
     results: list[tuple[Source, Match]] = []
+    rows: list[tuple[Source, Match]] = []
     failed: list[ImageError] = []
     with warnings_said():
-        each = match_each(bundle, files, texts, start=start)
-        for name, found in good(each, len(files), "match", failed, as_json):
-            results.append((name, found))
-            if as_json:
-                pairs = [_matched(*row) for row in rows_of(found, texts)]
-                emit({"image": str(name), "texts": pairs})
+        if how.wanted:
+            each = how.joined(match_tiled(bundle, files, texts, start, how.size))
+        else:
+            each = match_each(bundle, files, texts, start=start)
+        for name, one in good(each, len(files), "match", failed, as_json):
+            results.append((name, one))
+            for called, record, found in how.rows(name, one):
+                rows.append((called, found))
+                if as_json:
+                    emit(record | {"texts": _matched(found, texts)})
     if results and not as_json:
-        screen().print(matches_table(results, texts))
+        screen().print(matches_table(rows, texts))
     if results and save:
         import numpy as np
 
@@ -281,6 +317,12 @@ def match(
         matrices = both(cosines, matches, bundle.name)
         save_matrices([name for name, _ in results[:SHOWN]], texts, matrices, save, bundle.opener)
     finish(failed, len(results))
+
+
+def _captions(found: Caption, several: bool) -> dict[str, Any]:
+    best = _written(found, "caption")
+    others = [_written(other, "caption") for other in found.others]
+    return best | ({"captions": [best, *others]} if several else {})
 
 
 def _written(found: Caption, kind: str) -> dict[str, Any]:
@@ -295,11 +337,11 @@ def _note_understood(questions: list[str], found: list[Answer]) -> None:
             notes().print(f"{question!r} was asked as {one.understood!r}")
 
 
-def _emit_answers(image: str, questions: list[str], found: list[Answer]) -> None:
-    """A record for each question about an image."""
+def _emit_answers(image: dict[str, Any], questions: list[str], found: list[Answer]) -> None:
+    """A record for each question about an image, which is named in it."""
     for question, one in zip(questions, found, strict=True):
-        record = {"image": image, "question": question, **_written(one, "answer")}
-        record["probability"] = one.probability
+        record = {**image, "question": question, **_written(one, "answer")}
+        record |= {"probability": one.probability, **box_of(one.box)}
         record |= {"understood": one.understood} if one.understood else {}
         emit(record | ({"answers": [_choice(c) for c in one.ranking]} if one.ranking else {}))
 
@@ -309,8 +351,14 @@ def _choice(found: Choice) -> dict[str, Any]:
     return {"answer": found.text, **shares}
 
 
-def _matched(text: str, probability: float, cosine: float) -> dict[str, Any]:
-    return {"text": text, "match": probability, "cosine": cosine if cosine == cosine else None}
+def _matched(found: Match, texts: list[str]) -> list[dict[str, Any]]:
+    """A record of each text, the best first."""
+    boxes = dict(zip(texts, [] if found.boxes is None else found.boxes.tolist(), strict=False))
+    return [
+        {"text": text, "match": match, "cosine": cosine if cosine == cosine else None}
+        | box_of(boxes.get(text))
+        for text, match, cosine in rows_of(found, texts)
+    ]
 
 
 COMMANDS = (caption, ask, match)

@@ -46,6 +46,7 @@ from patchword.cli.output import (
     wrong,
 )
 from patchword.cli.texts import images_then_texts, no_texts, read_list
+from patchword.cli.tiles import EachTileOption, TileSizeOption, TilesOption, box_of, tiles_of
 from patchword.cli.vectors_file import begun, check_lines, record, save_vectors
 from patchword.errors import ImageError
 from patchword.show.percent import share
@@ -95,6 +96,9 @@ def classify(
     save: SaveOption = None,
     stretch: StretchOption = False,
     squash: SquashOption = False,
+    tiles: TilesOption = False,
+    tile_size: TileSizeOption = None,
+    each_tile: EachTileOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
@@ -114,20 +118,29 @@ def classify(
     check_save(save, pages=True)
     bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
     from patchword.tasks.classify import classify_each
+    from patchword.tasks.tiled import classify_tiled
 
     sentences = read_list(template) or None
-    each = classify_each(bundle, files, words, sentences, multi_label, reject)
+    how = tiles_of(tiles, tile_size, each_tile)
+    if how.wanted and not words:
+        wrong("--tiles needs labels: what a classifier's own classes say of a part is not joined")
+    each: Iterable[tuple[object, list[Score] | ImageError]]
+    if how.wanted and words:
+        told = classify_tiled(bundle, files, words, sentences, multi_label, reject, how.size)
+        each = how.joined(told)
+    else:
+        each = classify_each(bundle, files, words, sentences, multi_label, reject)
     results: list[tuple[Source, list[Score]]] = []
+    rows: list[tuple[Source, list[Score]]] = []
     failed: list[ImageError] = []
-    for name, scores in good(each, len(files), "classify", failed, as_json):
-        results.append((name, scores[:top]))
-        if as_json:
-            pairs = [{"label": s.label, "probability": s.probability} for s in scores[:top]]
-            emit({"image": str(name), "scores": pairs})
+    for name, found in good(each, len(files), "classify", failed, as_json):
+        results.append((name, found[:top]))
+        for called, named, scores in how.rows(name, found):
+            rows.append((called, scores[:top]))
+            if as_json:
+                emit(named | {"scores": [_score(score) for score in scores[:top]]})
     if results and not as_json:
-        screen().print(scores_table(results))
-        if words and (multi_label or reject is not None):
-            notes().print("each label is judged by itself: percentages do not sum to 100")
+        screen().print(scores_table(rows))
     if results and save:
         _save_scores(results[:SHOWN], save, bundle)
     finish(failed, len(results))
@@ -251,6 +264,10 @@ def similarity(
             found.append((other, other.similarity(names[:SHOWN], texts, long_text=long_text)))
         _save_matrices(names[:SHOWN], texts, found, save)
     finish(failed, len(rows))
+
+
+def _score(score: Score) -> dict[str, Any]:
+    return {"label": score.label, "probability": score.probability, **box_of(score.box)}
 
 
 def scores_table(results: list[tuple[Source, list[Score]]]) -> Table:

@@ -14,6 +14,7 @@ from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.one_or_many import Images, is_one
+from patchword.images.views import Box
 from patchword.models.generate import GenerationOptions
 from patchword.models.protocols import Writer
 from patchword.options import at_least
@@ -45,11 +46,13 @@ class Answer(Caption):
 
     understood: the question that the model was asked instead, one of those of its training that
     means the same (see `Scope.understood`); empty where it was asked as it is. If it means the
-    opposite, yes and no have changed places here.
+    opposite, yes and no have changed places here. box: of the tile whose answer it is, (left, top,
+    right, bottom) in pixels, if the photo was looked at in tiles.
     """
 
     ranking: tuple[Choice, ...] = field(default=(), repr=False)
     understood: str = field(default="", repr=False)
+    box: Box | None = field(default=None, repr=False)
 
 
 @overload

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from patchword.bundle import Bundle, Vector, as_texts
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
+from patchword.images.views import Box
 from patchword.scope import Check
 from patchword.tasks.label_cache import label_features
 from patchword.text.templates import named
@@ -20,10 +21,12 @@ NONE = "none of these"
 
 @dataclass(frozen=True)
 class Score:
-    """A label and how probable it is, 0 to 1."""
+    """A label and how probable it is, 0 to 1. box: of the tile where it is so, (left, top, right,
+    bottom) in pixels, if the photo was looked at in tiles."""
 
     label: str
     probability: float
+    box: Box | None = field(default=None, repr=False)
 
 
 def classify(
@@ -71,6 +74,19 @@ def classify_each(
     """Each image in order with its scores as from `classify`, or the ImageError it raised."""
     if labels is None:
         return _own_labels(model, images)
+    score = scorer(model, labels, templates, multi_label, reject)
+    found = model.embed_each(images)
+    return ((image, row if isinstance(row, ImageError) else score(row)) for image, row in found)
+
+
+def scorer(
+    model: Bundle,
+    labels: Sequence[str],
+    templates: str | Sequence[str] | None = None,
+    multi_label: bool = False,
+    reject: float | None = None,
+) -> Callable[[Vector], list[Score]]:
+    """The function from an image's unit vector (D,) to its scores; see `classify`."""
     labels = _checked(labels)
     sentences = named(templates)
     if bad := [sentence for sentence in sentences if "{}" not in sentence]:
@@ -93,8 +109,7 @@ def classify_each(
             scores.insert(0, Score(NONE, float(1 - chosen.max())))
         return scores
 
-    found = model.embed_each(images)
-    return ((image, row if isinstance(row, ImageError) else score(row)) for image, row in found)
+    return score
 
 
 def _checked(labels: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from patchword.bundle import Bundle, Vector, as_texts
@@ -34,10 +35,13 @@ class Match(Brief):
                    the image (ITM; Li et al. 2022, section 3.2). Those of a row are independent
     cosines        of their vectors in the joint space, as `similarity` gives them (ITC); NaN for a
                    model without one
+    boxes          of the tiles where they are so, (left, top, right, bottom) in pixels, int (I, T,
+                   4), or (T, 4); None unless photos were looked at in tiles
     """
 
     probabilities: Vector
     cosines: Vector
+    boxes: NDArray[np.int64] | None = None
 
 
 def match(
@@ -62,9 +66,19 @@ def match(
         if isinstance(row, ImageError):
             raise row
         rows.append(row)
+    return stacked(rows, len(texts))
+
+
+def stacked(rows: Sequence[Match], texts: int) -> Match:
+    """Matches (T,) of one image each as one (I, T)."""
     if not rows:
-        return Match(*np.empty((2, 0, len(texts)), np.float32))
-    return Match(np.stack([r.probabilities for r in rows]), np.stack([r.cosines for r in rows]))
+        return Match(*np.empty((2, 0, texts), np.float32))
+    boxes = [row.boxes for row in rows if row.boxes is not None]
+    return Match(
+        np.stack([row.probabilities for row in rows]),
+        np.stack([row.cosines for row in rows]),
+        np.stack(boxes) if boxes else None,
+    )
 
 
 def match_each(

@@ -1,0 +1,73 @@
+"""Small defects on large wafers, looked at whole and in tiles: found, and false alarms.
+
+    python benchmarks/tiles.py [--each 10] [--size 1500] [--shrink 8]
+
+Perfect wafers, and wafers with a scratch, particles or a stain, each a defect of the generator
+--shrink times smaller than it draws them, on wafers of --size pixels (of which the models see 96).
+By demo-blip "is there ...?" and the match with "a wafer with ..." (found from 0.5 on); by both the
+best of five labels: found is any defect, and false alarms are those on perfect wafers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+import patchword
+from patchword.scenes import WAFER_CLASSES
+from patchword.scenes.base import finish
+from patchword.scenes.wafer import DEFECTS, draw_wafer, paint_wafer
+
+KINDS = {"scratch": "a scratch", "particles": "particles", "stain": "a stain"}
+SEED = 7000
+
+
+def wafer(seed: int, size: int, shrink: float, defect: str | None) -> NDArray[np.uint8]:
+    """A wafer without or with a small defect, anywhere within three quarters of its radius."""
+    rng = np.random.default_rng(seed)
+    whole, _ = draw_wafer(rng)
+    image, present = paint_wafer(whole, size)
+    if defect:
+        angle, out = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.75) * whole.radius
+        at = whole.centre[0] + out * np.cos(angle), whole.centre[1] + out * np.sin(angle)
+        DEFECTS[defect](
+            rng, replace(whole, radius=whole.radius / shrink, centre=at), image, present
+        )
+    return finish(image, whole.noise, np.random.default_rng(seed))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--each", type=int, default=10)
+    parser.add_argument("--size", type=int, default=1500)
+    parser.add_argument("--shrink", type=float, default=8)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    models = {name: patchword.load(name) for name in ("demo", "demo-blip")}
+    blip = models["demo-blip"]
+    found: dict[tuple[str, str, str], list[bool]] = {}
+    labels = [label.removeprefix("a ").removeprefix("an ") for label in WAFER_CLASSES]
+    questions = [f"{'are' if k == 'particles' else 'is'} there {v}?" for k, v in KINDS.items()]
+    for number, kind in enumerate([None, *KINDS] * given.each):
+        photo = wafer(SEED + number, given.size, given.shrink, kind)
+        shown = kind or "perfect"
+        for how, tiles in (("whole", False), ("tiles", True)):
+            said = blip.ask(photo, questions, tiles=tiles)
+            match = blip.match(photo, [f"a wafer with {v}" for v in KINDS.values()], tiles=tiles)
+            for name, answer, share in zip(KINDS, said, match.probabilities[0], strict=True):
+                if kind in (None, name):
+                    found.setdefault((how, "ask", shown), []).append(answer.text == "yes")
+                    found.setdefault((how, "match", shown), []).append(bool(share >= 0.5))
+            for name, model in models.items():
+                best = model.classify(photo, labels, tiles=tiles)[0][0].label
+                found.setdefault((how, f"classify, {name}", shown), []).append(best != labels[0])
+    for (how, job, shown), hits in sorted(found.items(), key=lambda item: item[0][1:]):
+        print(f"{job:20} {shown:10} {how}: {sum(hits)} of {len(hits)}")
+
+
+if __name__ == "__main__":
+    main()
