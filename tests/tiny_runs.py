@@ -80,12 +80,22 @@ heads = 2
 mlp_width = 64
 """
 
+DENSE = (
+    TOWERS
+    + """
+[model.dense_head]
+layers = [0, 1]
+size = 32
+"""
+)
+
 # Changes to RECIPE, for each objective.
 OBJECTIVES = {
     "contrastive": (TOWERS, []),
     "sigmoid": (TOWERS, ["objective=sigmoid"]),
     "masked": (MASKED, ["objective=masked"]),
     "classification": (TOWERS, ["objective=classification", "data.0.only=wafer"]),
+    "dense": (DENSE, ["objective=dense"]),
 }
 
 

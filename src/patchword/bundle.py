@@ -35,6 +35,7 @@ DECODERS = 4  # threads that open images while the network runs
 AS_THEY_ARE = Opener()  # how images are opened by default
 # Suffixes of the fingerprint of a model that stretches or squashes its images.
 STRETCHED, SQUASHED = "-stretched", "-squashed"
+DENSE_HEAD = "dense_head."  # before the names of a network's tensors of a head for maps
 FINGERPRINT = "2"  # which version of what is hashed: "2-" and 16 digits; in the first, digits alone
 
 Vector = NDArray[np.float32]
@@ -375,9 +376,10 @@ def converted(model: Bundle, device: torch.device, dtype: torch.dtype) -> Bundle
 
 def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:
     """A hash of everything that determines a model's vectors: weights and their type, architecture,
-    preprocessing, tokenizer. Its name, its files and the names of its classes do not count."""
+    preprocessing, tokenizer. Its name, its files, the names of its classes, and a head for maps do
+    not count."""
     values = to_dict(config)
-    for name in ("assumed", "read_from", "source", "labels"):
+    for name in ("assumed", "read_from", "source", "labels", "dense_head"):
         del values[name]
     if config.preprocess.resize != "patches":  # these two mean nothing then
         del values["preprocess"]["max_patches"], values["preprocess"]["patch_size"]
@@ -389,6 +391,8 @@ def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | 
     if tokenizer:
         digest.update((tokenizer.to_json() + tokenizer.cleaning).encode())
     for name, value in sorted(network.state_dict().items()):
+        if name.startswith(DENSE_HEAD):
+            continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
     return f"{FINGERPRINT}-{digest.hexdigest()[:16]}"

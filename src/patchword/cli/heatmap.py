@@ -60,7 +60,7 @@ def heatmap(
         typer.Option(
             metavar="METHOD",
             help="auto, cosine, maskclip, maskclip-paper, sclip, clearclip, value, naclip, gem, "
-            "surgery, scclip, resclip, legrad, chefer or gradcam; patchword info says "
+            "surgery, scclip, resclip, legrad, chefer, gradcam or head; patchword info says "
             "which one auto is and why.",
         ),
     ] = "auto",
@@ -126,7 +126,8 @@ def heatmap(
     others = None if negatives is None else read_list([negatives], split=True)
     point = place(like)
     bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
-    matched = bundle.config.matching and method in ("auto", "gradcam") and like is None
+    auto = method == "auto" and bundle.config.dense_head is None
+    matched = bundle.config.matching and (auto or method == "gradcam") and like is None
     if matched and present is None and not words:  # a single word is no sentence to be matched
         present = 0.0  # how probable each text is, and every map
 

@@ -182,6 +182,8 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
         yield "tokens", config_summary.token_summary(text)
     if config.text and config.embed_dim and config.vision is not None:
         yield "joint space", config_summary.joint_summary(config, model.scale, model.bias)
+    if config.dense_head:
+        yield "dense head", config_summary.dense_head_summary(config.dense_head)
     if config.matching and config.text:
         yield "matching", config_summary.matching_summary(config.text)
     if config.classes:

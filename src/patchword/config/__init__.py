@@ -3,7 +3,13 @@
 A config that contradicts itself is refused with a ConfigError when it is made.
 """
 
-from patchword.config.model import BlipConfig, MaskedConfig, ModelConfig, PreprocessConfig
+from patchword.config.model import (
+    BlipConfig,
+    DenseHeadConfig,
+    MaskedConfig,
+    ModelConfig,
+    PreprocessConfig,
+)
 from patchword.config.towers import (
     LAST_ID,
     Activation,
@@ -23,6 +29,7 @@ __all__ = [
     "Activation",
     "BlipConfig",
     "Cleaning",
+    "DenseHeadConfig",
     "MaskedConfig",
     "ModelConfig",
     "Positions",

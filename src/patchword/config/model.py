@@ -50,6 +50,28 @@ class MaskedConfig:
 
 
 @dataclass(frozen=True)
+class DenseHeadConfig:
+    """A head that decodes an image's tokens and pixels into a map of the joint space, of half the
+    image's height and width."""
+
+    layers: tuple[Annotated[int, Within(0, 499)], ...]  # blocks whose tokens it reads
+    size: Side = 128  # pixels: the shorter side of the images that it was trained on
+    token_width: Width = 64  # of the tokens' grid
+    pixel_widths: tuple[Width, Width] = (16, 32)  # of the pixels at 1/2 and at 1/4
+    widths: tuple[Width, Width] = (64, 32)  # of both joined at 1/4, and at 1/2
+    scale: Annotated[float, Within(1e-3, 1e4)] = 30.0  # cosines times it are logits
+    background: str = "background"  # the text of places where nothing is that has a name
+
+    def __post_init__(self) -> None:
+        settle(self)
+        contradictions(
+            self,
+            (not self.layers, "layers is empty: the head needs the tokens of one block or more"),
+            (self.size % 4, f"size is {self.size}; a multiple of 4 is needed"),
+        )
+
+
+@dataclass(frozen=True)
 class PreprocessConfig:
     """From RGB uint8 (H, W, 3) to normalised float (3, S, S)."""
 
@@ -136,6 +158,7 @@ class ModelConfig:
     text: TextConfig | None = None
     blip: BlipConfig | None = None  # texts cross-attend to image tokens
     masked: MaskedConfig | None = None  # a masked autoencoder's decoder
+    dense_head: DenseHeadConfig | None = None  # maps of where texts apply, trained with masks
     embed_dim: Output = 0  # of the joint space of images and texts; 0 without one
     classes: Output = 0  # outputs of a classification head; 0 without one
     labels: tuple[str, ...] = ()  # their names, where the checkpoint has them
@@ -153,6 +176,8 @@ class ModelConfig:
             contradictions(self, *_images(self.vision, self.preprocess))
         if self.masked is not None:
             contradictions(self, *_masked(self, self.masked))
+        if self.dense_head is not None:
+            contradictions(self, *_dense_head(self, self.dense_head))
         if self.blip is not None:
             contradictions(self, *_blip_parts(self, self.blip))
             contradictions(self, *_blip_widths(self, self.blip))
@@ -265,6 +290,24 @@ def _masked(config: ModelConfig, masked: MaskedConfig) -> Iterator[Found]:
     yield (
         int(count * (1 - masked.mask_ratio)) < 1,
         f"masked.mask_ratio {masked.mask_ratio} leaves none of {count} patches to see",
+    )
+
+
+def _dense_head(config: ModelConfig, head: DenseHeadConfig) -> Iterator[Found]:
+    """What is wrong with a head for maps."""
+    vision = config.vision
+    yield not (config.text and config.embed_dim), "a dense_head needs text and embed_dim"
+    if not isinstance(vision, ViTConfig) or vision.positions == "pyramid":
+        yield True, "a dense_head needs a ViT, all of whose blocks have the same patches"
+        return
+    yield config.preprocess.resize == "patches", "a dense_head needs images of a size, not NaFlex"
+    yield (
+        max(head.layers) >= vision.depth,
+        f"dense_head.layers is {list(head.layers)}, and there are {vision.depth} blocks",
+    )
+    yield (
+        head.size % vision.patch_size,
+        f"dense_head.size is {head.size}, and patches are of {vision.patch_size} pixels",
     )
 
 

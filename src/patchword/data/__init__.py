@@ -18,17 +18,19 @@ from patchword.data.batch import (
     ClassBatch,
     Collate,
     PairBatch,
+    RegionBatch,
     TextBatch,
     collate_classes,
     collate_images,
     collate_pairs,
+    collate_regions,
     collate_texts,
 )
 from patchword.data.batches import batches
 from patchword.data.config import AugmentConfig, SourceConfig
 from patchword.data.opening import open_sources
 from patchword.data.plan import Place, Plan
-from patchword.data.sample import Facts, Sample, Source, positives
+from patchword.data.sample import Facts, Region, Sample, Source, positives
 
 __all__ = [
     "AugmentConfig",
@@ -39,6 +41,8 @@ __all__ = [
     "PairBatch",
     "Place",
     "Plan",
+    "Region",
+    "RegionBatch",
     "Sample",
     "Source",
     "SourceConfig",
@@ -47,6 +51,7 @@ __all__ = [
     "collate_classes",
     "collate_images",
     "collate_pairs",
+    "collate_regions",
     "collate_texts",
     "open_sources",
     "positives",

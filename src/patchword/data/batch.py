@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from patchword.data.sample import Facts, Sample
@@ -80,6 +81,17 @@ class TextBatch(Batch):
         return self.captions[:, 0]
 
 
+@dataclass(frozen=True)
+class RegionBatch(Batch):
+    """Images and R regions of them."""
+
+    rows: list[int]  # the image of each region
+    phrases: list[tuple[str, ...]]  # what is true of each
+    asked: list[str]  # one of them
+    covers: Tensor  # (R, h, w) float32: the share of each place that it covers
+    placed: list[bool]  # False: nobody knows where it is, and it covers nothing
+
+
 def collate_images(samples: Sequence[Sample], broken: list[ImageError]) -> Batch:
     """A batch of images alone."""
     return Batch(_pixels(samples), broken)
@@ -121,6 +133,29 @@ def collate_texts(
         questions=_ids(tokenizer, [[each.question for each in some] for some in texts]),
         answers=_ids(tokenizer, [[each.answer for each in some] for some in texts]),
         has_question=torch.tensor([[bool(each.question) for each in some] for some in texts]),
+    )
+
+
+def collate_regions(
+    stride: int, samples: Sequence[Sample], broken: list[ImageError]
+) -> RegionBatch:
+    """A batch of images and regions; stride: pixels a side of a place."""
+    pixels = _pixels(samples)
+    grid = (pixels.shape[-2] // stride, pixels.shape[-1] // stride)
+    found = [(row, region) for row, sample in enumerate(samples) for region in sample.regions]
+    covers = torch.zeros(len(found), *grid)
+    for cover, (_, region) in zip(covers, found, strict=True):
+        if region.mask is not None:
+            mask = torch.from_numpy(region.mask).float()[None, None]
+            cover.copy_(F.interpolate(mask, grid, mode="area")[0, 0])
+    return RegionBatch(
+        pixels,
+        broken,
+        [row for row, _ in found],
+        [region.phrases for _, region in found],
+        [region.asked for _, region in found],
+        covers,
+        [region.mask is not None for _, region in found],
     )
 
 

@@ -20,6 +20,15 @@ class Texts(NamedTuple):
     answer: str  # to the question
 
 
+class Region(NamedTuple):
+    """Something in an image, and where it is."""
+
+    phrases: tuple[str, ...]  # that are true of it
+    asked: str  # one of them, sampled
+    # (H, W) of the image before it was resized, of the same shape; None: nobody knows where it is
+    mask: NDArray[np.bool_] | None
+
+
 @dataclass(frozen=True)
 class Sample:
     """One preprocessed image, with its texts and labels."""
@@ -31,6 +40,7 @@ class Sample:
     image_facts: Facts  # facts that are true of the image
     mix: bool  # may take part in mixup and CutMix
     wrong_caption: str = ""  # a caption that is false for the image; "" for none
+    regions: tuple[Region, ...] = ()  # where they are read
 
     @property
     def caption(self) -> str:

@@ -12,10 +12,10 @@ from patchword import scenes
 from patchword.config import PreprocessConfig
 from patchword.data.augment import Transform
 from patchword.data.config import SourceConfig
-from patchword.data.sample import Facts, Sample, Texts, fact
+from patchword.data.sample import Facts, Region, Sample, Texts, fact
 from patchword.errors import RecipeError
 from patchword.scenes import WAFER_CLASSES
-from patchword.scenes.captions import caption, truths, wrong_caption
+from patchword.scenes.captions import caption, noun_phrases, truths, wrong_caption
 
 SCENE_SIZE = 128  # pixels; scenes are rendered at this size and then resized
 SMALLEST = 32  # pixels; the texts of a scene do not depend on its size
@@ -35,6 +35,7 @@ class _Cached(NamedTuple):
     caption_facts: Facts
     image_facts: Facts
     facts: scenes.Facts
+    objects: tuple[scenes.SceneObject, ...]
 
 
 class SceneSource:
@@ -60,8 +61,16 @@ class SceneSource:
             raise RecipeError(
                 f"{' and '.join(words)} of scenes say left and right: set augment.mirror = false"
             )
+        if "regions" in reads and config.augment:
+            crop, mirror = config.augment.crop, config.augment.mirror
+            if mirror or crop != (1.0, 1.0):
+                raise RecipeError(
+                    "masks of scenes are of the whole image: set augment.crop = [1, 1] and "
+                    "augment.mirror = false"
+                )
         self.config = config
         self.labels = _classes(config)
+        self._with_regions = "regions" in reads
         self._with_questions = "questions" in reads
         self._texts = texts
         self._transform = Transform(preprocess, config.augment)
@@ -100,6 +109,12 @@ class SceneSource:
         pairs = [rendered.questions[i] if rendered.questions else ("", "") for i in order.tolist()]
         first = Texts(rendered.caption, *pairs[0])
         more = [Texts(caption(rng, rendered.facts)[0], *pair) for pair in pairs[1:]]
+        regions = []
+        for thing in rendered.objects if self._with_regions else ():
+            phrases = noun_phrases(thing.name)
+            # Half of the time its name: the other phrases are many.
+            asked = thing.name if rng.random() < 0.5 else str(rng.choice(phrases))
+            regions.append(Region(phrases, asked, thing.mask))
         wrong = ""
         if self.config.wrong_captions and rng.random() < self.config.wrong_captions:
             wrong = wrong_caption(rng, rendered.facts)
@@ -111,6 +126,7 @@ class SceneSource:
             rendered.image_facts,
             self._transform.mix,
             wrong,
+            tuple(regions),
         )
 
     def _rendered(self, index: int) -> _Cached:
@@ -124,6 +140,7 @@ class SceneSource:
             frozenset(scene.meaning.split("; ")),
             truths(scene.facts),
             scene.facts,
+            scene.objects if self._with_regions else (),
         )
         if (len(self._kept) + 1) * scene.image.nbytes <= KEPT:
             self._kept[index] = rendered

@@ -31,7 +31,7 @@ from patchword.data.rows import (
     questions_of,
     texts_of,
 )
-from patchword.data.sample import Facts, Sample, Texts, fact
+from patchword.data.sample import Facts, Region, Sample, Texts, fact
 from patchword.errors import ImageError, RecipeError
 from patchword.images import pages
 from patchword.images.urls import is_url
@@ -241,8 +241,20 @@ class TableSource:
             )
             for _ in range(self._texts - 1)
         ]
+        regions: tuple[Region, ...] = ()
+        if "regions" in self._reads:
+            regions = (Region(self._phrases(row, label), caption, None),)
         mix = self._transform.mix
-        return Sample(pixels, (first, *more), label, caption_facts, image_facts, mix)
+        return Sample(
+            pixels, (first, *more), label, caption_facts, image_facts, mix, regions=regions
+        )
+
+    def _phrases(self, row: Mapping[str, Any], label: int) -> tuple[str, ...]:
+        """All captions of an image."""
+        if self._made:
+            return tuple(self._sentences[label])
+        assert self.table.caption is not None
+        return tuple(texts_of(row[self.table.caption]))
 
     def _decoded(self, name: str, image: str | bytes) -> NDArray[np.uint8]:
         try:

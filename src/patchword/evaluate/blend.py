@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from patchword.bundle import Bundle, make
+from patchword.bundle import DENSE_HEAD, Bundle, make
 from patchword.config import to_dict
 from patchword.errors import UnsupportedError
 
-# Fields about the origin of a config, or that follow from weights; no part of the architecture.
-UNALIKE = ("source", "assumed", "read_from", "scale_limit")
+# Fields about the origin of a config, or that follow from weights; no part of the architecture. A
+# head for maps is left out where it is not of both.
+UNALIKE = ("source", "assumed", "read_from", "scale_limit", "dense_head")
 NAMED = 4  # differences that an error lists
 
 
@@ -25,11 +27,16 @@ def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
     Computed in float64 and rounded once to the type of `start`; alpha 0 and 1 are `start` and `end`
     bit for bit. Counters, which are integers, are those of the nearer model. Where their scales are
     clamped at different limits, the result has the higher one; the rest (config, preprocessing,
-    tokenizer) is that of `start`. Raises UnsupportedError, naming what differs, for models that are
-    not of one config and one tokenizer, and for an alpha outside 0 to 1.
+    tokenizer) is that of `start`. A head for maps that only one of them has is left out, with a
+    warning. Raises UnsupportedError, naming what differs, for models that are not of one config and
+    one tokenizer, and for an alpha outside 0 to 1.
     """
     if not 0 <= alpha <= 1:
         raise UnsupportedError(f"alpha is {alpha}; it goes from 0 (the first model) to 1")
+    if bool(start.config.dense_head) != bool(end.config.dense_head):
+        owner = start if start.config.dense_head else end
+        warnings.warn(f"{owner.name} alone has a head for maps, which is left out", stacklevel=2)
+        start, end = _headless(start), _headless(end)
     if found := list(differences(start, end)):
         more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
         raise UnsupportedError(
@@ -48,6 +55,15 @@ def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
     return make(network, config, start.tokenizer, name)
 
 
+def _headless(model: Bundle) -> Bundle:
+    """The same model without a head for maps."""
+    if model.config.dense_head is None:
+        return model
+    network = copy.deepcopy(model.network)
+    network.register_module("dense_head", None)
+    return make(network, replace(model.config, dense_head=None), model.tokenizer, model.name)
+
+
 def differences(start: Bundle, end: Bundle) -> Iterator[str]:
     """The differences that prevent blending of two models, each in a few words: fields of their
     configs; where those are equal, tensors."""
@@ -55,7 +71,10 @@ def differences(start: Bundle, end: Bundle) -> Iterator[str]:
     different = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
     for key in different:
         yield f"{key} is {_short(ours.get(key))} and {_short(theirs.get(key))}"
-    shapes = [{n: tuple(t.shape) for n, t in m.network.state_dict().items()} for m in (start, end)]
+    shapes = [
+        {n: tuple(t.shape) for n, t in m.network.state_dict().items() if DENSE_HEAD not in n}
+        for m in (start, end)
+    ]
     for name in () if different else sorted({*shapes[0], *shapes[1]}):
         first, second = (shape.get(name, "missing") for shape in shapes)
         if first != second:

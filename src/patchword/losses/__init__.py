@@ -15,6 +15,7 @@ from patchword.losses.language import (
 )
 from patchword.losses.pairs import attraction, check_pairs, contrastive, sigmoid, wanted
 from patchword.losses.pixels import masked_pixels
+from patchword.losses.places import places
 from patchword.losses.tiles import Gradients, log_sum_exps, pairwise_sigmoid, with_gradients
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "matching",
     "mixup",
     "pairwise_sigmoid",
+    "places",
     "sigmoid",
     "soft_contrastive",
     "soft_distillation",

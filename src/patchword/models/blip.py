@@ -118,6 +118,7 @@ class Blip(ImageEncoder, TextEncoder):
         self.image = VisionTransformer(config.vision, config.embed_dim, head_bias=True)
         if config.text is not None:
             self.text = TextTransformer(config.text, config.embed_dim)
+        self.add_dense_head(config)
         if config.embed_dim:
             self.logit_scale = nn.Parameter(torch.tensor(-math.log(TEMPERATURE)))
         if config.matching:

@@ -122,6 +122,15 @@ class ImageNetwork(Protocol):
 
 
 @runtime_checkable
+class DenseNetwork(Protocol):
+    """A network that may have a head that says where in an image texts apply."""
+
+    def dense_cosines(self, pixels: Tensor, texts: Tensor) -> Tensor:
+        """Cosines (B, T, h, w), float32, of each place of images (B, 3, H, W) with unit texts (T,
+        D). Raises UnsupportedError for a network without such a head."""
+
+
+@runtime_checkable
 class TextNetwork(Protocol):
     """A network with a text tower."""
 

@@ -9,7 +9,8 @@ from typing import overload
 from torch import Tensor, nn
 
 from patchword.config import ModelConfig, ResNetConfig, SwinConfig, VisionConfig
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, UnsupportedError
+from patchword.models.dense_head import DenseHead, decoded
 from patchword.models.protocols import Pixels, Tower
 from patchword.models.resnet import ModifiedResNet
 from patchword.models.swin import SwinTransformer
@@ -31,6 +32,23 @@ class ImageEncoder(nn.Module):
     """What every network with an image tower `image` has."""
 
     image: Tower
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense_head: DenseHead | None = None
+
+    def add_dense_head(self, config: ModelConfig) -> None:
+        """Make `dense_head`, where the config has one."""
+        if config.dense_head:
+            width = config.image_tower.out_width
+            self.dense_head = DenseHead(config.dense_head, width, config.embed_dim)
+
+    def dense_cosines(self, pixels: Tensor, texts: Tensor) -> Tensor:
+        """Cosines (B, T, H / 2, W / 2), float32, of each place of images (B, 3, H, W) with unit
+        texts (T, D), by the dense head. Raises UnsupportedError for a network without one."""
+        if self.dense_head is None:
+            raise UnsupportedError("this network has no dense head")
+        return decoded(self.image, self.dense_head, pixels, texts)
 
     @overload
     def encode_image(self, pixels: Pixels) -> Tensor: ...

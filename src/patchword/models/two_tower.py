@@ -30,6 +30,7 @@ class TwoTower(ImageEncoder, TextEncoder):
         pooled = isinstance(vision, ViTConfig) and vision.pool == "map"  # of that width already
         self.image = image_tower(vision, 0 if pooled else config.embed_dim)
         self.text = TextTransformer(config.text, config.embed_dim)
+        self.add_dense_head(config)
         sigmoid = config.score == "sigmoid"  # initial values of the papers: CLIP 2.5, SigLIP 3.2
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if sigmoid else 1 / 0.07)))
         if sigmoid:

@@ -123,6 +123,19 @@ def _thing(rng: np.random.Generator, said: Facts) -> str:
     return f"{phrase} {_pick(rng, PLACES[str(said['place'])])}" if "place" in said else phrase
 
 
+def noun_phrases(name: str) -> tuple[str, ...]:
+    """Phrases that are true of an object of a scene, its name first: "a red circle", "red circle",
+    "the red circle", "a circle", "circle", "a red shape"; of a defect also "a wafer with a
+    scratch"."""
+    if name in OBJECT_NAMES.values():
+        bare = name.removeprefix("an ").removeprefix("a ")
+        return name, bare, f"the {bare}", f"a wafer with {name}", f"{name} on a wafer"
+    _, colour, shape = name.split(" ")
+    bare = f"{colour} {shape}"
+    of_a_kind = (with_article(shape), shape, with_article(f"{colour} shape"))
+    return name, bare, f"the {bare}", *of_a_kind
+
+
 def wafer_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
     """A true caption that tells the defect and some of the facts; and its meaning."""
     said: Facts = {"defect": facts["defect"]}

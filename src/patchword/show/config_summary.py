@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from patchword.config import (
+    DenseHeadConfig,
     MaskedConfig,
     ModelConfig,
     PreprocessConfig,
@@ -127,6 +128,15 @@ def masked_summary(masked: MaskedConfig) -> str:
     return (
         f"{masked.depth} blocks, width {masked.width}, {masked.heads} heads; "
         f"{masked.mask_ratio:.0%} of the patches are masked"
+    )
+
+
+def dense_head_summary(head: DenseHeadConfig) -> str:
+    """A head for maps in one sentence."""
+    blocks = " and ".join(map(str, head.layers))
+    return (
+        f"tokens of blocks {blocks}, and pixels, decoded at half of {head.size}x{head.size}; "
+        f"logits are {head.scale:g} x cosine"
     )
 
 

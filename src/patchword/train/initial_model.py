@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -11,9 +12,16 @@ from torch import Tensor, nn
 
 from patchword import checkpoints
 from patchword.bundle import Bundle
-from patchword.config import ModelConfig, TextConfig, to_dict
+from patchword.config import (
+    DenseHeadConfig,
+    ModelConfig,
+    PreprocessConfig,
+    TextConfig,
+    ViTConfig,
+    to_dict,
+)
 from patchword.data import Source
-from patchword.errors import RecipeError
+from patchword.errors import ConfigError, RecipeError
 from patchword.images.preprocess import at_size
 from patchword.models import build, initialise
 from patchword.models.blip import Blip
@@ -56,6 +64,9 @@ def model_config(recipe: Recipe, init: Bundle | None) -> ModelConfig:
     config = recipe.model or (init.config if init else None)
     if config is None:
         raise RecipeError("a recipe needs a [model], or init = a model to start from")
+    if recipe.objective == "dense":
+        return _dense(recipe, config)
+    config = replace(config, dense_head=None)  # it fits the weights that it was trained with
     if recipe.image_size:
         config = replace(config, preprocess=at_size(config.preprocess, recipe.image_size))
     if recipe.objective == "masked":
@@ -74,6 +85,32 @@ def model_config(recipe: Recipe, init: Bundle | None) -> ModelConfig:
     if recipe.objective == "sigmoid" and config.blip:
         raise RecipeError("a BLIP has no bias for the objective sigmoid; take contrastive")
     return replace(config, score="sigmoid" if recipe.objective == "sigmoid" else "softmax")
+
+
+def _dense(recipe: Recipe, config: ModelConfig) -> ModelConfig:
+    """The config with a head for maps, by default on the tokens of the middle block and of the
+    last. Raises RecipeError for a model that cannot have one."""
+    if recipe.model is None and config.dense_head is None:
+        vision = config.image_tower
+        depth = vision.depth if isinstance(vision, ViTConfig) else 1
+        layers = tuple(dict.fromkeys([max(depth // 2 - 1, 0), depth - 1]))
+        head = DenseHeadConfig(layers, recipe.image_size or min(config.preprocess.size))
+    elif config.dense_head is None:
+        raise RecipeError("the objective dense needs [model.dense_head]")
+    else:
+        head = config.dense_head
+        head = replace(head, size=recipe.image_size or head.size)
+    try:
+        return replace(config, dense_head=head)
+    except ConfigError as error:
+        raise RecipeError(str(error)) from error
+
+
+def seen(recipe: Recipe, config: ModelConfig) -> PreprocessConfig:
+    """How images are preprocessed in training: for a head for maps at its own size."""
+    if recipe.objective == "dense" and config.dense_head:
+        return at_size(config.preprocess, config.dense_head.size)
+    return config.preprocess
 
 
 def _blip(recipe: Recipe, config: ModelConfig) -> ModelConfig:
@@ -107,7 +144,7 @@ def create(
     Raises RecipeError where `init` and the recipe do not go together.
     """
     words = None
-    if recipe.objective in ("contrastive", "sigmoid", "blip"):
+    if recipe.objective in ("contrastive", "sigmoid", "blip", "dense"):
         words = tokenizer(recipe, config, init, sources)
         config = with_vocabulary(config, words)
     elif recipe.objective == "classification":
@@ -116,7 +153,16 @@ def create(
     network = build(config)
     initialise(network)
     if init:
-        load_weights(network, config, init, recipe.fresh)
+        fresh = recipe.fresh
+        if (config.dense_head is None) != (init.config.dense_head is None):
+            fresh = (*fresh, "dense_head")
+        if config.dense_head is None and init.config.dense_head:
+            warnings.warn(
+                f"{init.name}'s head for maps is left out: it fits the weights that it was trained "
+                'with; a recipe with objective = "dense" trains another',
+                stacklevel=2,
+            )
+        load_weights(network, config, init, fresh)
     if isinstance(network, Blip):
         adapt_blip(network, recipe.blip, recipe.fresh if init else ("text", "decoder"))
     return InitialModel(network, config, words)
@@ -272,8 +318,12 @@ def within(name: str, parts: Sequence[str]) -> bool:
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
-def freeze_others(network: nn.Module, trainable: Sequence[str]) -> None:
-    """Freeze all but these parts; none if none is named. Raises RecipeError for unknown ones."""
+def freeze_others(network: nn.Module, recipe: Recipe) -> None:
+    """Freeze all but the parts that the recipe trains; none if it names none. Raises RecipeError
+    for unknown ones."""
+    trainable = recipe.trainable
+    if recipe.objective == "dense":
+        trainable = trainable or ("dense_head",)
     if not trainable:
         return
     names = [name for name, _ in network.named_parameters()]

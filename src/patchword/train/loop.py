@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -33,6 +31,7 @@ from patchword.train.objectives.base import Work
 from patchword.train.optimizer import align, groups, learning_rate
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe, check_rows
+from patchword.train.signals import stop_requested
 
 Report = Callable[[int, dict[str, float]], None]
 # Keys that may change when a run continues: computation and monitoring, not what is learned. The
@@ -78,7 +77,8 @@ class Run:
         config = initial_model.model_config(recipe, self.init)
         reads = objectives.KINDS[recipe.objective].reads(recipe)
         texts = recipe.blip.texts if recipe.objective == "blip" else 1
-        self.sources = data.open_sources(recipe.data, config.preprocess, reads, texts)
+        seen = initial_model.seen(recipe, config)
+        self.sources = data.open_sources(recipe.data, seen, reads, texts)
         self.initial = initial_model.create(recipe, config, self.init, self.sources)
         self.network = self.initial.network.to(world.device)
         if world.size == 1 or recipe.engine.parallel == "ddp":  # FSDP wants contiguous parameters
@@ -87,7 +87,7 @@ class Run:
         if recipe.lora:
             self.adapter = lora.folder_of(recipe, self.init, self.initial.config, self.network)
             lora.add(self.network, recipe.lora)
-        initial_model.freeze_others(self.network, recipe.trainable)
+        initial_model.freeze_others(self.network, recipe)
         for block in (each for each in self.network.modules() if isinstance(each, Block)):
             block.recompute = recipe.engine.gradient_checkpointing
             if recipe.engine.compile:
@@ -374,27 +374,3 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-@contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
-    """A function that returns whether SIGTERM or Ctrl-C came, which inside this context do not end
-    the process; a second Ctrl-C does."""
-    came = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield came.is_set
-        return
-
-    def note(number: int, frame: object) -> None:
-        came.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    kinds = (signal.SIGTERM, signal.SIGINT)
-    before = {kind: signal.getsignal(kind) for kind in kinds}
-    for kind in kinds:
-        signal.signal(kind, note)
-    try:
-        yield came.is_set
-    finally:
-        for kind in kinds:
-            signal.signal(kind, before[kind])

@@ -30,7 +30,7 @@ RENAMED = {
     "data.wrong": "data.wrong_captions",
 }
 
-Objective = Literal["contrastive", "sigmoid", "masked", "classification", "blip"]
+Objective = Literal["contrastive", "sigmoid", "masked", "classification", "blip", "dense"]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Recipe:
     architecture: str = ""  # of an init of open_clip that does not name its own: "ViT-B-32"
     fresh: tuple[str, ...] = ()  # parts that start from random weights: ["text", "image.head"]
     trainable: tuple[str, ...] = ()  # parts that are trained, the others are frozen; empty: all
-    image_size: int = 0  # pixels a side; 0: those of the model's preprocessing
+    image_size: int = 0  # pixels a side; 0: those of the model's preprocessing, or dense head
     until: int = 0  # stop at this step of the schedule; 0: at its end
     batch: int = 128  # samples of a step, of all processes together
     micro_batch: int = 0  # samples of a process that are in memory at a time; 0: all of them
@@ -260,12 +260,24 @@ def _check(recipe: Recipe) -> None:
     if recipe.teacher and (recipe.teacher.kind in ("hard", "soft")) != by_class:
         kinds = "hard or soft" if by_class else "features or logits"
         raise RecipeError(f"with the objective {recipe.objective} a teacher's kind is {kinds}")
-    if recipe.teacher and recipe.objective in ("masked", "blip"):
+    if recipe.teacher and recipe.objective in ("masked", "blip", "dense"):
         raise RecipeError(f"the objective {recipe.objective} has no teacher")
     if recipe.objective == "blip":
         _check_blip(recipe)
+    if recipe.objective == "dense":
+        _check_dense(recipe)
     if recipe.lora and recipe.trainable:
         raise RecipeError("lora and trainable exclude each other; lora.within says where")
+
+
+def _check_dense(recipe: Recipe) -> None:
+    """`_check` of a head for maps."""
+    if all(source.kind != "scenes" for source in recipe.data):
+        raise RecipeError(
+            'the objective dense needs masks: one source or more of kind = "scenes", which has them'
+        )
+    if recipe.lora or any(part.split(".")[0] != "dense_head" for part in recipe.trainable):
+        raise RecipeError("the objective dense trains dense_head alone: leave out lora, trainable")
 
 
 def check_rows(recipe: Recipe, processes: int) -> None:

@@ -19,6 +19,8 @@ def usual(model: Bundle, like: bool = False) -> tuple[str, str]:
             "cosine",
             "a Swin attends inside windows; its patch tokens are taken unchanged",
         )
+    if config.dense_head and not like:
+        return "head", "trained with masks for this"
     if config.matching and not like:
         return "gradcam", "what the head that matches images and texts attends to"
     if isinstance(vision, ResNetConfig):

@@ -17,6 +17,7 @@ from patchword.bundle import Bundle, as_texts
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
+from patchword.models.protocols import DenseNetwork
 from patchword.options import checked
 from patchword.show import plots
 from patchword.show.colours import MAP, known, scale_of
@@ -26,13 +27,15 @@ from patchword.where.auto import usual
 from patchword.where.dense import EDITS, dense, edit_of
 from patchword.where.gradients import chefer, legrad
 from patchword.where.pamr import pamr
+from patchword.where.present import LEAST, likely
 from patchword.where.present import present as probabilities
 from patchword.where.relevance import gradcam
 from patchword.where.windows import Grid, Mapper, Progress, Scale, seen_whole
 
 GRADCAM = "gradcam"  # of a BLIP's matching head
 RELEVANCE = {"legrad": legrad, "chefer": chefer}
-METHODS = (*EDITS, *RELEVANCE, GRADCAM)
+HEAD = "head"  # a model's own for maps, trained with masks
+METHODS = (*EDITS, *RELEVANCE, GRADCAM, HEAD)
 REFINED = 1024  # pixels: longer side at which maps are refined
 
 
@@ -83,7 +86,7 @@ class Heatmap(GridMaps):
             state = "" if self.found[number] else ", not found"
             titles[number] += f": {probability:.0%}{state}"
         titles = [f"{text}{own}" for text in titles]
-        numbers = self.method in EDITS
+        numbers = self.method in (*EDITS, HEAD)
         return plots.heatmap_panel(
             photo, values, titles, self.found, each, title, numbers, scale_of(scale), colours
         )
@@ -108,7 +111,8 @@ def heatmap(
 
     method  one of `dense.EDITS`, which says whose they are: "cosine" is the unchanged network; or
             by gradients "legrad" and "chefer" (see `gradients`), and "gradcam" for a BLIP with a
-            matching head (see `relevance`). "auto": see `auto.usual`
+            matching head (see `relevance`); "head" of a model that has one, trained with masks.
+            "auto": see `auto.usual`
     words   of "gradcam": each text's map is followed by those of its words
     layer   of "gradcam": the block whose cross-attention it is, by default the 8th of 12; of
             "legrad" and "chefer": the first of the blocks that count, by default the last but one
@@ -118,12 +122,15 @@ def heatmap(
     refine  maps follow the photo's edges (see `pamr`), at most `REFINED` pixels long
     like    (x, y) of a pixel: instead of texts, what looks like the patch there, of this image or
             of `like_image`. For a model without words, too
-    present    a probability from which on a text counts as found; else its map is not drawn
+    present    a probability from which on a text counts as found; else its map is not drawn. Of
+               "head" 0.7 unless given: it has learned what is absent
     negatives  other texts that it is compared with (see `present.present`)
 
     Raises ImageError, or UnsupportedError for an unknown method or a model that reads no text.
     """
     texts = as_texts(texts)
+    if method == "auto" and model.config.matching and (words or layer is not None):
+        method = GRADCAM  # of a text's words, of a layer
     method = resolve(model, method, like is not None)
     _check(texts, method, words, layer, like, like_image)
     if present is not None and not 0 <= present <= 1:
@@ -138,9 +145,15 @@ def heatmap(
         names, run = gradcam(model, texts, words, layer)
     else:
         names, run = texts, _of_texts(model, texts, method, layer)
-    found = mapped(model, image, photo, run, scale, refine, progress)
+    head = model.config.dense_head if method == HEAD else None
+    found = mapped(model, image, photo, run, scale, refine and not head, progress, method)
     probable = None
-    if present is not None or negatives is not None:
+    if head:
+        *values, background = found.values
+        found = replace(found, values=np.stack(values))
+        probable = likely(found.values, background, head.scale)
+        found = refined(photo, found) if refine else found
+    if negatives is not None or (present is not None and not head):
         with untold():  # the whole photo, as the maps show it
             probable = probabilities(model.opening(squash=True), photo, names, negatives)
     return Heatmap(
@@ -151,7 +164,7 @@ def heatmap(
         found.cell,
         method,
         probable,
-        0.5 if present is None else present,
+        (LEAST if head else 0.5) if present is None else present,
     )
 
 
@@ -163,9 +176,12 @@ def mapped(
     scale: Scale | None,
     refine: bool,
     progress: Progress | None,
+    method: str,
 ) -> Grid:
     """The maps of a whole photo, the pixels of an image; how it was seen is noted."""
-    found = seen_whole(model, photo, run, scale or Scale(), progress)
+    head = model.config.dense_head if method == HEAD else None
+    side = None if head is None else head.size
+    found = seen_whole(model, photo, run, scale or Scale(), progress, side)
     with noted() as sights:
         sights.note(Sight.of(image, found.geometry))
     return refined(photo, found) if refine else found
@@ -202,6 +218,10 @@ def _of_texts(model: Bundle, texts: Sequence[str], method: str, layer: int | Non
     vectors = torch.from_numpy(model.embed_texts(texts)).to(model.device)
     if method in RELEVANCE:
         return partial(_relevance, model, vectors, method, layer)
+    if method == HEAD and model.config.dense_head:  # the last map is the background's
+        ids = model.reader().rows([model.config.dense_head.background])
+        background = torch.from_numpy(model.embed_rows(ids))
+        vectors = torch.cat([vectors, background.to(model.device)])
     return partial(cosines, model, vectors, method)
 
 
@@ -212,8 +232,12 @@ def _relevance(
 
 
 def cosines(model: Bundle, vectors: Tensor, method: str, pixels: Tensor) -> Tensor:
-    """Of the patches of images (B, 3, H, W) with unit texts (T, D), by a method of EDITS:
-    (B, T, h, w)."""
+    """Of the patches of images (B, 3, H, W) with unit texts (T, D), by a method of EDITS, or of the
+    places of a head's map: (B, T, h, w)."""
+    network = model.network
+    if method == HEAD and isinstance(network, DenseNetwork):
+        with torch.inference_mode():
+            return network.dense_cosines(pixels, vectors)
     size = (pixels.shape[-2], pixels.shape[-1])
     patches = dense(model, pixels, edit_of(method), vectors)
     return torch.unflatten(patches @ vectors.mT, 1, model.image_tower.grid(size)).movedim(-1, 1)
@@ -261,6 +285,11 @@ def resolve(model: Bundle, method: str, like: bool = False) -> str:
         return usual(model, like)[0]
     if method not in METHODS:
         raise UnsupportedError(f"no heatmap method {method!r}; there are {', '.join(METHODS)}")
+    if method == HEAD and model.config.dense_head is None:
+        raise UnsupportedError(
+            f"{model.name} has no head for maps; {usual(model, like)[0]} works, and a recipe with "
+            'objective = "dense" trains one'
+        )
     return method
 
 

@@ -24,7 +24,7 @@ from patchword.show.result import Pictured
 from patchword.tasks.label_cache import label_features
 from patchword.text.templates import named
 from patchword.where.dense import EDITS
-from patchword.where.heatmap import cosines, mapped, resolve
+from patchword.where.heatmap import HEAD, cosines, mapped, resolve
 from patchword.where.rle import rle
 from patchword.where.windows import Progress, Scale
 
@@ -164,9 +164,9 @@ def segment(
     background  words for what no label fits; None: "background" itself; []: no words, so that only
                 `threshold` makes background
     templates   sentences that words are put in, see `classify`
-    method      one of `dense.EDITS`; "auto": see `auto.usual`
+    method      one of `dense.EDITS`, or "head" of a model that has one; "auto": see `auto.usual`
     scale, refine  see `heatmap`
-    logit_scale, threshold, least_area  see `Rule`; None: the model's own scale
+    logit_scale, threshold, least_area  see `Rule`; None: the head's or the model's own scale
 
     Raises ImageError, and UnsupportedError for labels that are none, empty or twice the same, for
     numbers that cannot be, and for a model that reads no text.
@@ -174,22 +174,27 @@ def segment(
     chosen = dense_method(model, method)
     names, words, owners = read_labels(labels, WORDS if background is None else background)
     Check(model.scope, model.name).texts([word for word in words if word not in WORDS])
+    head = model.config.dense_head if chosen == HEAD else None
+    if logit_scale is None and head:
+        logit_scale = head.scale
     rule = checked_rule(model, logit_scale, threshold, least_area)
     vectors = word_vectors(model, words, templates)
     photo = model.opener(image, exact=True)
     run = partial(cosines, model, vectors, chosen)
-    found = mapped(model, image, photo, run, scale, refine, progress)
+    found = mapped(model, image, photo, run, scale, refine, progress, chosen)
     return Segmentation(
         photo, names, owners, found.values, found.geometry, found.cell, chosen, rule
     )
 
 
 def dense_method(model: Bundle, method: str) -> str:
-    """The method of `dense.EDITS` that a name stands for. Raises UnsupportedError for another."""
-    found = resolve(model, method, like=True)
-    if found not in EDITS:
+    """The method that a name stands for: one of `dense.EDITS`, or a model's head for maps. Raises
+    UnsupportedError for another."""
+    found = resolve(model, method, like=method == "auto" and model.config.dense_head is None)
+    if found not in (*EDITS, HEAD):
         raise UnsupportedError(
-            f"method {found!r} has no cosines to compare labels by; there are {', '.join(EDITS)}"
+            f"method {found!r} has no cosines to compare labels by; there are "
+            f"{', '.join([*EDITS, HEAD])}"
         )
     return found
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patchword.bundle import Bundle, Vector
+from patchword.config import PreprocessConfig
 from patchword.errors import UnsupportedError
-from patchword.images.preprocess import Geometry, Preprocess, resize
+from patchword.images.preprocess import Geometry, Preprocess, at_size, resize
 
 Size = tuple[int, int]
 Mapper = Callable[[Tensor], Tensor]  # pixels (B, 3, H, W) -> maps (B, T, h, w)
@@ -58,11 +59,15 @@ def seen_whole(
     run: Mapper,
     scale: Scale,
     progress: Progress | None = None,
+    side: int | None = None,
 ) -> Grid:
     """The maps of a whole photo: in one pass where its shape and the preprocessing allow it, else
-    in windows, the last ones moved inward, overlaps averaged. Raises UnsupportedError for a scale
+    in windows, the last ones moved inward, overlaps averaged. side: of a window in pixels, where
+    the mapper was trained at another size than the network. Raises UnsupportedError for a scale
     that cannot be."""
     config, tower = model.preprocess.config, model.image_tower
+    if side is not None:
+        config = at_size(config, side)
     sizes = (scale.window, scale.stride, scale.short_side)
     height, width = photo.shape[:2]
     crops = config.resize == "cover" or (config.resize == "shortest" and height != width)
@@ -71,9 +76,10 @@ def seen_whole(
         whole = config if kept else replace(config, resize="squash")
         pixels, geometry = Preprocess(whole)(photo)
         maps = run(model.tensor(pixels)[None])[0].float().cpu().numpy()
-        cell = model.config.image_tower.patch_size if tower.attention_layers else None
+        patch = tower.attention_layers and side is None
+        cell = model.config.image_tower.patch_size if patch else None
         return Grid(maps, geometry, cell)
-    window, stride, short = _sizes(model, scale, min(height, width))
+    window, stride, short = _sizes(model, config, scale, min(height, width))
     factor = short / min(height, width)
     resized = max(window[0], round(height * factor)), max(window[1], round(width * factor))
     step = Preprocess(replace(config, resize="squash", size=window))
@@ -120,9 +126,11 @@ def stitched(
     return total.div_(count), cell
 
 
-def _sizes(model: Bundle, scale: Scale, shorter: int) -> tuple[Size, int, int]:
+def _sizes(
+    model: Bundle, config: PreprocessConfig, scale: Scale, shorter: int
+) -> tuple[Size, int, int]:
     """Window (H, W), stride and shorter side, in pixels."""
-    config, patch = model.preprocess.config, model.config.image_tower.patch_size
+    patch = model.config.image_tower.patch_size
     for name in ("window", "stride", "short_side"):
         value = getattr(scale, name)
         if value is not None and (isinstance(value, bool) or value < 1):

@@ -115,7 +115,7 @@ def write(found: Findings, model: Model, path: Path) -> None:
         f"{found.count} pictures, the model “{model.name}” ({parameters:.1f} million parameters, "
         f"{model.device}). Made by patchword demo; every number is the model's own."
     )
-    sections = [where_section(found, model), search_section(found, model)]
+    sections = [where_section(found), search_section(found, model)]
     if found.descriptions:
         sections.append(words_section(found))
     sections += [matrix_section(found, model), classes_section(found, model)]
@@ -200,16 +200,16 @@ def words_section(found: Findings) -> str:
     return section(found, "What is there?", words, [html_page.cards(cards)], lines)
 
 
-def where_section(found: Findings, model: Model) -> str:
+def where_section(found: Findings) -> str:
     cards = [card for name, heat in found.heatmaps for card in _where_cards(name, heat)]
     words = (
         "How well each place fits the text, from dark to bright; a ring marks the best place. "
-        "What is veiled lies outside the square that the model sees. The map of a small model is a "
-        "hint, not a measurement."
+        "What is veiled lies outside the square that the model sees."
     )
     name, heat = found.heatmaps[0]
-    by = found.describer if measure(heat) == "highest" else model.name
-    shown = line("heatmap", near(found.root / name), heat.texts[0], model=by)
+    if heat.method != "head":
+        words += " The map of a small model is a hint, not a measurement."
+    shown = line("heatmap", near(found.root / name), heat.texts[0], model=found.describer)
     return section(found, "Where is it?", words, [html_page.cards(cards, wide=True)], [shown])
 
 

@@ -27,13 +27,13 @@ SENTENCES = ("a blue wafer with a scratch", "a green heart", "a wafer with a sta
 # others, they are the ones whose map falls most on the object named, or within half a patch of it.
 MATCHED = (
     ("wafers/stain-3.jpg", "a wafer with a stain"),
-    ("wafers/particles-3.jpg", "a wafer with particles"),
+    ("wafers/particles-4.jpg", "a wafer with particles"),
     ("wafers/edge-chip-1.jpg", "a wafer with an edge chip"),
     ("wafers/scratch-1.jpg", "a wafer with a scratch"),
 )
 POINTED = (
-    ("shapes/green-square-left-of-green-heart.jpg", "a green heart"),
-    ("shapes/red-square-above-green-triangle.jpg", "a red square"),
+    ("shapes/green-ring-above-black-triangle.jpg", "a black triangle"),
+    ("shapes/yellow-circle-above-blue-star.jpg", "a blue star"),
 )
 COMPARED = {  # with a caption of each
     "shapes/red-ring.jpg": "a red ring",
@@ -77,9 +77,8 @@ ABOUT = {
     ),
 }
 NOTES = {
-    "Where is it?": "The four maps of wafers are a BLIP's, and show on which patches its match "
-    "probability depends; the others are the model's. For each kind of defect, and for shapes, "
-    "these are the pictures whose map falls most on the object named.",
+    "Where is it?": "The four maps of wafers are a BLIP's, the others the model's. For each kind "
+    "of defect, and for shapes, these are the pictures whose map falls most on the object named.",
     "What is there?": "The embedded BLIP knows wafers, coloured shapes and ten kinds of clothing.",
 }
 

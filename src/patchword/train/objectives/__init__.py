@@ -19,6 +19,7 @@ from patchword.train.initial_model import InitialModel
 from patchword.train.objectives.base import Objective, Teacher, Work
 from patchword.train.objectives.blip import BlipObjective
 from patchword.train.objectives.classification import Classification, DistilledClassification
+from patchword.train.objectives.dense import Dense
 from patchword.train.objectives.masked import Masked
 from patchword.train.objectives.momentum import MomentumBlipObjective
 from patchword.train.objectives.pairs import DistilledPairs, Pairs
@@ -34,6 +35,7 @@ KINDS: dict[str, type[AnyObjective]] = {
     "masked": Masked,
     "classification": Classification,
     "blip": BlipObjective,
+    "dense": Dense,
 }
 WITH_TEACHER: dict[str, Callable[[InitialModel, Recipe, World, Teacher], AnyObjective]] = {
     "contrastive": DistilledPairs,
