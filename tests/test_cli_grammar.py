@@ -110,6 +110,7 @@ WRONG = [
     (["classify", RING, "-l", "labels.txt"], "labels.txt: did you mean @labels.txt"),
     (["classify", RING, "-l", "@gone.txt"], "@gone.txt: no such file"),
     (["classify", RING, "--labels", "hat", "dress", "shirt"], '--labels "hat,dress,shirt"'),
+    (["classify", RING, "-l", "hat,hot", "dog,cat"], '--labels "hat,hot dog,cat"'),
     (["match", RING, "-t", "hat", "dress"], 'are written --text "hat" --text "dress"'),
     (["match", RING, "-t", "a", "red", "ring"], 'stands in quotes: --text "a red ring"'),
     (["heatmap", RING, "a", "red", "ring"], 'one text stand in quotes: "a red ring"'),

@@ -145,7 +145,8 @@ def _check_bare(names: Sequence[str], said: Sequence[str], option: str) -> None:
         return
     first, meant = option.split()[0], [*said, *words]
     if "label" in option:
-        hint = f'several are written {first} "{",".join(meant)}"'
+        between = " " if any("," in text for text in meant) else ","  # "cat,hot dog" has its own
+        hint = f'several are written {first} "{between.join(meant)}"'
     elif FUNCTION_WORDS & {text.lower() for text in meant}:
         hint = f'a text of several words stands in quotes: {first} "{" ".join(meant)}"'
     else:
