@@ -236,6 +236,7 @@ def test_golden_photos_of_another_size_and_several(model) -> None:
     ("options", "said"),
     [
         ({"subject": " "}, "subject is empty"),
+        ({"view": View(layers=(1,))}, "has no layers"),
         ({"bad": ()}, "at least one state"),
         ({"scales": (0,)}, "scales are"),
         ({"aggregate": "mean"}, "badness or goodness"),

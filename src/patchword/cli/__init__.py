@@ -24,6 +24,7 @@ from patchword.cli import (
     demo,
     embed_classify_similarity,
     eval_blend,
+    eval_inspect,
     heatmap,
     index_search,
     info_models,
@@ -49,7 +50,7 @@ GROUPS = {  # the headings of `patchword --help`, and the files whose commands s
         inspect,
     ),
     "Collections of images": (index_search,),
-    "Make a model": (train, eval_blend, capfilt),
+    "Make a model": (train, eval_blend, eval_inspect, capfilt),
     "Know a model": (info_models, receipt_verify, demo),
 }
 
@@ -64,9 +65,12 @@ app = typer.Typer(
 for _heading, _files in GROUPS.items():
     for _file in _files:
         for _command in _file.COMMANDS:
-            app.command(cls=Command, help=flowing(_command.__doc__), rich_help_panel=_heading)(
-                with_output_options(with_checkpoint_options(_command))
-            )
+            app.command(
+                _command.__name__.replace("_", " "),
+                cls=Command,
+                help=flowing(_command.__doc__),
+                rich_help_panel=_heading,
+            )(with_output_options(with_checkpoint_options(_command)))
 
 
 def _show_version(wanted: bool) -> None:

@@ -95,4 +95,9 @@ def _habit(name: str, known: set[str]) -> str:
 
 
 class Group(_PlainHelp, TyperGroup):
-    """Commands, the help of which is in plain words."""
+    """Commands, the help of which is in plain words; a name may have two."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command, and the arguments after its name."""
+        two = " ".join(args[:2])
+        return super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)

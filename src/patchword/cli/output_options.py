@@ -39,6 +39,7 @@ COLUMNS = {
         "error",
     ),
     "eval": ("model", "task", "measure", "value", "image", "error"),
+    "eval_inspect": ("category", "method", "measure", "value", "image", "error"),
     "blend": ("alpha", "task", "measure", "value", "model", "image", "error"),
     "verify": ("stage", "same", "largest", "reason", "hint"),
     "models": (

@@ -80,6 +80,8 @@ class WinCLIP:
     temperature: float | None = None
 
     def __post_init__(self) -> None:
+        if self.view.layers:
+            raise UnsupportedError("winclip reads what the whole network gives: it has no layers")
         if not self.subject.strip():
             raise UnsupportedError('subject is empty; say what the photos show, or "object"')
         if not self.good or not self.bad:

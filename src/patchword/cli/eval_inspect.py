@@ -1,0 +1,186 @@
+"""eval inspect: how well defects are found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from patchword.cli.inputs import load
+from patchword.cli.options import (
+    EMBEDDED,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MaxPixelsOption,
+    ModelOption,
+    StretchOption,
+)
+from patchword.cli.output import emit, finish, notes, progress, screen, wrong
+from patchword.cli.texts import read_list
+from patchword.errors import ImageError
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from patchword.evaluate.inspection import Measured
+    from patchword.inspect.protocol import Method
+
+SHOWN = {
+    "image_auroc": "image AUROC",
+    "image_ap": "AP",
+    "image_f1_max": "F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "aupro": "AUPRO@0.3",
+    "aupimo": "AUPIMO",
+}
+
+
+def eval_inspect(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="A folder as of MVTec AD: train/good, test/good, test/KIND and, with a mask for "
+            "each bad photo, ground_truth/KIND; or a folder of such.",
+        ),
+    ],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="memory|subspace|winclip|mutual|reference",
+            help="How defects are found, by default memory; repeat, or separate by commas.",
+        ),
+    ] = None,
+    layer: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N", help="The block whose patches are compared; see patchword inspect."
+        ),
+    ] = None,
+    short_side: Annotated[
+        int | None, typer.Option(help="Pixels of photos' shorter side; see patchword inspect.")
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="winclip: what the photos show, in a word or two.")
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Learn from the first so many good photos; 0, for winclip: from words alone.",
+        ),
+    ] = None,
+    side: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Compare maps and masks at this many pixels of the longer side. By default at "
+            "the photos' own.",
+        ),
+    ] = None,
+    stretch: StretchOption = False,
+    max_pixels: MaxPixelsOption = None,
+    model: ModelOption = EMBEDDED,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how well defects are found, on photos with labels and masks.
+
+    Of images: AUROC, AP and F1-max. Of pixels, against the masks: AUROC, the area under the
+    per-region overlap up to a false positive rate of 0.3 (AUPRO, by every score as threshold) and
+    under the per-image overlap from 1e-5 to 1e-4 (AUPIMO). A method learns from all of train/good;
+    mutual from the photos of the test. --json and --csv have every measure.
+    """
+    names = read_list(method, split=True) or ["memory"]
+    options = {"layers": layer, "short_side": short_side, "subject": subject}
+    methods = with_options(names, options)
+    if not folder.is_dir():
+        wrong(f"{folder}: no such folder")
+    from patchword.evaluate.inspection import Inspecting, categories, category
+
+    found = [category(each) for each in categories(folder)]
+    bundle = load(model, device, dtype, None, stretch, max_pixels)
+    done: list[Measured] = []
+    failed: dict[str, ImageError] = {}
+    for each in found:
+        for way in methods:
+            with progress(f"{each.path.name}, {way.name}") as advance:
+                run = Inspecting(bundle, side, shots, advance)
+                done.append(run.measure(each, way))
+            failed |= {error.image: error for error in run.broken}
+            if as_json:
+                record = done[-1].record()
+                emit({"model": bundle.name, "fingerprint": bundle.fingerprint, **record})
+    if not as_json:
+        screen().print(shown(done))
+    explain(done)
+    finish(list(failed.values()), sum(len(each.test) for each in found) - len(failed), as_json)
+
+
+def with_options(names: Sequence[str], options: dict[str, Any]) -> list[Method]:
+    """The methods of these names, each with the options that are meant for it: the subject is of
+    winclip, layers are of all others. Raises UnsupportedError for one that is of none of them."""
+    from patchword.inspect.methods import chosen
+
+    words = [name == "winclip" for name in names]
+    apart = {"subject": any(words), "layers": not all(words)}
+    found = []
+    for name, reads in zip(names, words, strict=True):
+        left_out = {"subject": not reads, "layers": reads}
+        own = {k: v for k, v in options.items() if not (apart.get(k) and left_out[k])}
+        found.append(chosen(name, **own))
+    return found
+
+
+def shown(done: Sequence[Measured]) -> Table:
+    """A row for each category and method; of several categories also the means."""
+    many = len({each.category for each in done}) > 1
+    names = ("method", "good", "bad of test", *SHOWN.values(), "s/photo")
+    out = table(*(["category"] if many else []), *names, right=names[1:])
+    for each in done:
+        counts = str(each.learned), f"{each.bad} of {each.images}"
+        numbers = [percent(each.values[name]) for name in SHOWN]
+        row = (each.method, *counts, *numbers, f"{each.seconds:.2f}")
+        out.add_row(*([each.category] if many else []), *row)
+    for method in dict.fromkeys(each.method for each in done) if many else ():
+        own = [each for each in done if each.method == method]
+        numbers = [percent(mean([each.values[name] for each in own])) for name in SHOWN]
+        out.add_row("mean", method, "", "", *numbers, "", style="bold")
+    return out
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """None where one of them is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def explain(done: Sequence[Measured]) -> None:
+    """What could not be measured, and with which settings the rest was."""
+    for each in done:
+        for reason in dict.fromkeys(each.missing.values()):
+            lacking = ", ".join(name for name, why in each.missing.items() if why == reason)
+            notes().print(f"{each.category}, {each.method}: no {lacking}: {reason}")
+    first = done[0].record()["settings"]
+    size = f"{first['side']} px of the longer side" if first["side"] else "the photos' own pixels"
+    low, high = first["aupimo"]["bounds"]
+    notes().print(
+        f"settings: maps {first['maps']}, at {size}; AUPRO up to {first['aupro']['limit']:g}, "
+        f"{first['aupro']['neighbours']} neighbours; AUPIMO {low:g} to {high:g}"
+    )
+    for method, options in {each.method: each.options for each in done}.items():
+        flat = {**options["view"], **options}
+        said = ", ".join(f"{name} {value}" for name, value in flat.items() if name != "view")
+        notes().print(f"{method}: {said}")
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+COMMANDS = (eval_inspect,)

@@ -1,0 +1,162 @@
+"""eval inspect: folders as of MVTec AD, each measure, and what is wrong with a folder."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from ran import Run, run  # noqa: F401
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+import patchword
+from patchword.errors import PatchwordError
+from patchword.evaluate.anomaly_metrics import aupro
+from patchword.evaluate.inspection import Inspecting, categories, category
+from patchword.inspect.memory import Memory
+from patchword.inspect.protocol import View
+from patchword.inspect.winclip import WinCLIP
+
+MEMORY = Memory(view=View(layers=(0,)))
+
+
+def save(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three good photos to learn from, two of the test, and two kinds of two bad ones."""
+    root = tmp_path_factory.mktemp("mvtec") / "board"
+    rng = np.random.default_rng(0)
+    plain = rng.integers(90, 130, (60, 80, 3))
+
+    def photo() -> np.ndarray:
+        return (plain + rng.integers(0, 20, plain.shape)).astype(np.uint8)
+
+    for number in range(3):
+        save(root / f"train/good/{number:03}.png", photo())
+    for number in range(2):
+        save(root / f"test/good/{number:03}.png", photo())
+        for kind, (tall, wide) in {"hole": (8, 9), "line": (3, 20)}.items():
+            seen, mask = photo(), np.zeros((60, 80), np.uint8)
+            y, x = rng.integers(5, 45), rng.integers(5, 55)
+            seen[y : y + tall, x : x + wide] = (250, 20, 20)
+            mask[y : y + tall, x : x + wide] = 255
+            save(root / f"test/{kind}/{number:03}.png", seen)
+            save(root / f"ground_truth/{kind}/{number:03}_mask.png", mask)
+    return root
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(made, tmp_path / "board"))
+
+
+@pytest.fixture(scope="module")
+def model() -> patchword.Model:
+    return patchword.load("demo")
+
+
+def test_measures_are_of_the_scores_and_maps_that_the_method_gives(made: Path, model) -> None:
+    found = Inspecting(model).measure(category(made), MEMORY)
+    assert (found.learned, found.images, found.bad) == (3, 6, 4)
+    good = [model.opener(path, exact=True) for path in sorted((made / "train/good").iterdir())]
+    paths = sorted((made / "test").rglob("*.png"))
+    photos = [model.opener(path, exact=True) for path in paths]
+    each = list(MEMORY.score(model, MEMORY.fit(model, good), photos))
+    bad = [path.parent.name != "good" for path in paths]
+    scores = [finding.score for finding in each]
+    maps = [finding.geometry.to_source(finding.grid) for finding in each]
+    truth = made / "ground_truth"
+    masks = [
+        np.asarray(Image.open(truth / path.parent.name / f"{path.stem}_mask.png")) > 0
+        if is_bad
+        else np.zeros((60, 80), bool)
+        for path, is_bad in zip(paths, bad, strict=True)
+    ]
+    pixels, inside = np.stack(maps).ravel(), np.stack(masks).ravel()
+    assert found.values["image_auroc"] == pytest.approx(roc_auc_score(bad, scores))
+    assert found.values["image_ap"] == pytest.approx(average_precision_score(bad, scores))
+    assert found.values["pixel_auroc"] == pytest.approx(roc_auc_score(inside, pixels))
+    assert found.values["pixel_ap"] == pytest.approx(average_precision_score(inside, pixels))
+    assert found.values["aupro"] == pytest.approx(aupro(maps, masks))
+    assert 0.9 < found.values["aupro"] <= 1
+    assert found.values["aupimo"] is None
+    assert "9,600 pixels of good images" in found.missing["aupimo"]
+
+
+def test_maps_may_be_compared_at_fewer_pixels_and_after_fewer_photos(made: Path, model) -> None:
+    found = Inspecting(model, side=40, shots=1).measure(category(made), MEMORY)
+    assert found.learned == 1
+    assert "2,400 pixels" in found.missing["aupimo"]
+    assert found.record()["settings"]["side"] == 40
+    with pytest.raises(PatchwordError, match="0 good photos, and memory needs 1"):
+        Inspecting(model, shots=0).measure(category(made), MEMORY)
+
+
+@pytest.mark.filterwarnings("ignore::patchword.errors.ScopeWarning")
+def test_without_good_photos_and_masks(folder: Path, model) -> None:
+    shutil.rmtree(folder / "train")
+    shutil.rmtree(folder / "ground_truth")
+    found = Inspecting(model).measure(category(folder), WinCLIP(exact=False))
+    assert found.learned == 0
+    assert found.values["image_auroc"] is not None
+    assert found.missing["aupro"] == "there is no folder ground_truth"
+    shutil.rmtree(folder / "test" / "good")
+    found = Inspecting(model).measure(category(folder), WinCLIP(exact=False))
+    assert found.missing["image_auroc"] == "AUROC needs good and bad: 4 of 4 are bad"
+
+
+def test_what_is_wrong_with_a_mask_names_it(folder: Path, model) -> None:
+    mask = folder / "ground_truth/line/001_mask.png"
+    save(mask, np.full((30, 40), 255, np.uint8))
+    with pytest.raises(PatchwordError, match=r"001_mask\.png: 40 x 30 px, and its photo .*80 x 60"):
+        Inspecting(model).measure(category(folder), MEMORY)
+    save(mask, np.zeros((60, 80), np.uint8))
+    with pytest.raises(PatchwordError, match=r"line/001_mask\.png: all black"):
+        Inspecting(model).measure(category(folder), MEMORY)
+    mask.write_bytes(b"no image")
+    with pytest.raises(PatchwordError, match=r"001_mask\.png: not a mask that can be read"):
+        Inspecting(model).measure(category(folder), MEMORY)
+    mask.unlink()
+    with pytest.raises(PatchwordError, match=r"line/001\.png: no mask; it must be .*001_mask\.png"):
+        category(folder)
+
+
+def test_what_is_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(PatchwordError, match="no folder 'test'"):
+        categories(tmp_path)
+    (tmp_path / "test").mkdir()
+    with pytest.raises(PatchwordError, match="no photos in its folders"):
+        category(tmp_path)
+
+
+def test_the_command(run: Run, folder: Path) -> None:  # noqa: F811
+    (folder / "test/hole/000.png").write_bytes(b"no image")
+    found = run("eval", "inspect", str(folder.parent), "--method", "memory,mutual", "--json")
+    assert found.code == 1
+    measured = [record for record in found.records if "method" in record]
+    assert [record["method"] for record in measured] == ["memory", "mutual"]
+    assert [(r["images"], r["bad"]) for r in measured] == [(5, 3), (5, 3)]
+    assert found.records[-1]["image"].endswith("000.png")
+    assert "1 of 6 images failed" in found.err
+    assert "settings: maps bilinear, not smoothed" in found.err
+    shutil.rmtree(folder / "test/hole")
+    found = run("eval", "inspect", str(folder), "--layer", "0")
+    assert found.code == 0
+    assert "AUPRO@0.3" in found.out
+    found = run("eval", "inspect", str(folder), "--csv")
+    assert found.out.startswith("category,method,measure,value,image,error\nboard,memory,images,4")
+    for words, said in (
+        (["--subject", "wafer"], "subject is of winclip"),
+        (["--method", "memories"], "do you mean memory?"),
+        (["--method", "winclip", "--layer", "1"], "it has no layers"),
+        ([], "no such folder"),
+    ):
+        place = str(folder) if words else "elsewhere"
+        found = run("eval", "inspect", place, *words)
+        assert found.code == 2
+        assert said in found.err
