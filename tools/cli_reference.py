@@ -19,7 +19,9 @@ def reference() -> str:
     parts = ["# `patchword`", group.help, "| command | |\n| --- | --- |"]
     for command in commands:
         summary = " ".join(command.help.split("\n\n")[0].split())
-        parts[-1] += f"\n| [`{command.name}`](#patchword-{command.name}) | {summary} |"
+        parts[-1] += (
+            f"\n| [`{command.name}`](#patchword-{command.name.replace(' ', '-')}) | {summary} |"
+        )
     for command in commands:
         page = get_docs_for_click(obj=command, ctx=context, indent=1, call_prefix="patchword")
         parts.append(page.strip())
