@@ -32,8 +32,8 @@ SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 SCRATCH = SAMPLES / "wafers" / "scratch-1.jpg"
 COMMANDS = [
     *("classify", "embed", "similarity", "heatmap", "segment", "attention"),
-    *("caption", "ask", "match"),
-    *("index", "search", "train", "eval", "blend", "capfilt"),
+    *("caption", "ask", "match", "inspect"),
+    *("index", "search", "train", "eval", "blend", "eval inspect", "capfilt"),
     *("info", "models", "receipt", "verify", "demo"),
 ]
 
@@ -113,7 +113,7 @@ def test_help_of_each_command(run: Run, command: str) -> None:
 
 
 def test_every_command_is_tested_and_no_other_exists(run: Run) -> None:
-    assert [command.callback.__name__ for command in app.registered_commands] == COMMANDS
+    assert [command.name for command in app.registered_commands] == COMMANDS
     assert run("caption").code == 2
 
 

@@ -284,7 +284,7 @@ def test_an_image_that_evaluation_cannot_open_is_a_record(run: Run, place: Path)
 def test_every_key_is_documented() -> None:
     told = (Path(__file__).parents[1] / "docs" / "json.md").read_text()
     for command, keys in COLUMNS.items():
-        assert f"| `{command}` |" in told
+        assert f"| `{command.replace('_', ' ')}` |" in told
         assert all(f"`{key}`" in told for key in keys)
 
 

@@ -147,7 +147,8 @@ def test_the_command(run: Run, folder: Path) -> None:  # noqa: F811
     shutil.rmtree(folder / "test/hole")
     found = run("eval", "inspect", str(folder), "--layer", "0")
     assert found.code == 0
-    assert "AUPRO@0.3" in found.out
+    assert "px AUROC AUPRO AUPIMO" in " ".join(found.out.split())
+    assert "board, memory: learned from 3 photos; 2 of 4 are bad" in found.err
     found = run("eval", "inspect", str(folder), "--csv")
     assert found.out.startswith("category,method,measure,value,image,error\nboard,memory,images,4")
     for words, said in (

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from patchword.inspect.protocol import Method
 
 SHOWN = {
-    "image_auroc": "image AUROC",
+    "image_auroc": "AUROC",
     "image_ap": "AP",
     "image_f1_max": "F1-max",
-    "pixel_auroc": "pixel AUROC",
-    "aupro": "AUPRO@0.3",
+    "pixel_auroc": "px AUROC",
+    "aupro": "AUPRO",
     "aupimo": "AUPIMO",
 }
 
@@ -140,17 +140,16 @@ def with_options(names: Sequence[str], options: dict[str, Any]) -> list[Method]:
 def shown(done: Sequence[Measured]) -> Table:
     """A row for each category and method; of several categories also the means."""
     many = len({each.category for each in done}) > 1
-    names = ("method", "good", "bad of test", *SHOWN.values(), "s/photo")
+    names = ("method", *SHOWN.values(), "s/photo")
     out = table(*(["category"] if many else []), *names, right=names[1:])
     for each in done:
-        counts = str(each.learned), f"{each.bad} of {each.images}"
         numbers = [percent(each.values[name]) for name in SHOWN]
-        row = (each.method, *counts, *numbers, f"{each.seconds:.2f}")
+        row = (each.method, *numbers, f"{each.seconds:.2f}")
         out.add_row(*([each.category] if many else []), *row)
     for method in dict.fromkeys(each.method for each in done) if many else ():
         own = [each for each in done if each.method == method]
         numbers = [percent(mean([each.values[name] for each in own])) for name in SHOWN]
-        out.add_row("mean", method, "", "", *numbers, "", style="bold")
+        out.add_row("mean", method, *numbers, "", style="bold")
     return out
 
 
@@ -163,6 +162,10 @@ def mean(values: Sequence[float | None]) -> float | None:
 def explain(done: Sequence[Measured]) -> None:
     """What could not be measured, and with which settings the rest was."""
     for each in done:
+        notes().print(
+            f"{each.category}, {each.method}: learned from {each.learned} photos; {each.bad} of "
+            f"{each.images} are bad"
+        )
         for reason in dict.fromkeys(each.missing.values()):
             lacking = ", ".join(name for name, why in each.missing.items() if why == reason)
             notes().print(f"{each.category}, {each.method}: no {lacking}: {reason}")
