@@ -294,6 +294,7 @@ def test_every_key_is_documented() -> None:
         ("heatmap --device ", {"auto", "cpu", "cuda", "mps"}),
         ("heatmap --method sc", {"sclip", "scclip"}),
         ("segment --method ma", {"maskclip", "maskclip-paper"}),
+        ("inspect --method m", {"memory", "mutual"}),
         ("embed --long-text m", {"mean"}),
         ("embed --on-error ", {"nan", "error"}),
     ],

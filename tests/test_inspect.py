@@ -10,7 +10,7 @@ from torch.testing import assert_close
 import patchword
 from patchword.errors import UnsupportedError
 from patchword.inspect.coreset import coreset, far_from_some
-from patchword.inspect.features import layout, patches_each, tiles, window
+from patchword.inspect.features import layout, patches_each, tiles, usual, window
 from patchword.inspect.memory import Memory, nearest, reweighted, unit
 from patchword.inspect.protocol import View
 from patchword.inspect.rotations import rotated
@@ -74,8 +74,9 @@ def test_a_photo_of_too_many_tiles_and_a_layer_that_is_not_there_are_refused(mod
 
 def test_memory_is_the_distance_to_the_nearest_good_patch(model) -> None:
     good, seen = [photo(i) for i in range(3)], photo(9)
-    (own,) = patches_each(model, [seen], View())
-    bank = torch.cat([each.rows for each in patches_each(model, good, View())]).double()
+    view = usual(model, View())
+    (own,) = patches_each(model, [seen], view)
+    bank = torch.cat([each.rows for each in patches_each(model, good, view)]).double()
     rows = own.rows.double()
     cosines = (rows / rows.norm(dim=1, keepdim=True)) @ (bank / bank.norm(dim=1, keepdim=True)).mT
     for method in (Memory(), Memory(neighbours=3)):
@@ -155,8 +156,9 @@ def test_a_photo_in_rotations_turns_about_its_middle() -> None:
 
 def test_what_the_principal_components_leave_over(model) -> None:
     good, seen = [photo(i) for i in range(3)], photo(9)
-    rows = torch.cat([each.rows for each in patches_each(model, good, View())]).double().numpy()
-    (own,) = patches_each(model, [seen], View())
+    view = usual(model, View())
+    rows = torch.cat([each.rows for each in patches_each(model, good, view)]).double().numpy()
+    (own,) = patches_each(model, [seen], view)
     centred = rows - rows.mean(axis=0)
     _, values, axes = np.linalg.svd(centred, full_matrices=False)
     shares = np.cumsum(values**2) / np.sum(values**2)
@@ -183,3 +185,9 @@ def test_options_that_cannot_be_are_refused() -> None:
     ):
         with pytest.raises(UnsupportedError, match="it is"):
             make()
+
+
+def test_a_network_of_words_is_read_in_its_middle(model) -> None:
+    depth = len(model.image_tower.layer_names)
+    assert usual(model, View(short_side=200)) == View((depth // 2 - 1,), 200)
+    assert usual(model, View((0,))) == View((0,))

@@ -108,7 +108,8 @@ def inspect(
         typer.Option(
             metavar="NUMBER",
             help="The block whose patches are compared, 0 the first and -1 the last; repeat for "
-            "more. By default the last one's, after the final norm.",
+            "more. By default that in the middle of a network that was trained by words or "
+            "classes, else the last.",
         ),
     ] = None,
     short_side: Annotated[

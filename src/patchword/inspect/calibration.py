@@ -154,10 +154,10 @@ class Judge:
 
 def colours(edge: float, highest: float = 0.0) -> tuple[float, float] | None:
     """The ends of the colours of maps, which are logarithmic: they begin at `edge`, above which
-    nothing is in good photos, and end at the highest value, four times `edge` or more. None where
-    no good photos tell the edge."""
+    nothing is in good photos, and end at the highest value; where none is known, at twice the edge.
+    None where no good photos tell the edge."""
     if math.isinf(edge) or edge <= 0:
         return None
-    high = max(highest, 4 * edge)
+    high = max(highest, 1.2 * edge) if highest else 2 * edge
     # Colours begin at the share CLEAR of the scale: log(edge / low) = CLEAR log(high / low).
     return edge * (edge / high) ** (CLEAR / (1 - CLEAR)), high

@@ -58,6 +58,24 @@ def patches_each(model: Bundle, photos: Iterable[RGB], view: View) -> Iterator[P
         yield from _run(model, waiting, view)
 
 
+def usual(model: Bundle, view: View) -> View:
+    """A view with layers for comparing patches, where it names none. A network that was trained for
+    one vector of an image (by words or classes) mixes its patches in its last blocks, and a defect
+    shows everywhere: the block in its middle (docs/benchmarks.md). Another, such as DINOv2: its
+    last, after the final norm."""
+    config = model.config
+    if view.layers or not (config.embed_dim or config.classes or config.blip):
+        return view
+    return replace(view, layers=middle(model))
+
+
+def middle(model: Bundle) -> tuple[int, ...]:
+    """The block in the middle of a ViT; none of another tower."""
+    tower = model.image_tower
+    depth = len(tower.layer_names)
+    return (max(depth // 2, 1) - 1,) if tower.attention_layers == tower.layer_names else ()
+
+
 def tiles(model: Bundle, photo: RGB, view: View) -> Tiles:
     """A photo resized to whole tiles of the network's own size: nothing of it is left out, and its
     proportions change by less than half a tile. Raises UnsupportedError for too many."""

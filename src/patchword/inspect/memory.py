@@ -14,7 +14,7 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.inspect.coreset import coreset, far_from_some
-from patchword.inspect.features import patches_each
+from patchword.inspect.features import patches_each, usual
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, Progress, State, View
 from patchword.inspect.rotations import rotated
 from patchword.inspect.scores import top_share
@@ -59,7 +59,7 @@ class Memory:
         views = (view for photo in good for view in (rotated(photo) if self.rotations else [photo]))
         kept: list[Tensor] = []
         waiting: list[Tensor] = []
-        for each in patches_each(model, views, self.view):
+        for each in patches_each(model, views, usual(model, self.view)):
             rows = unit(each.rows)
             waiting.append(rows.half() if self.half else rows)
             if self.coreset < 1 and _bytes(waiting) > BUFFER:
@@ -76,7 +76,7 @@ class Memory:
 
     def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
         bank = state["bank"]
-        for each in patches_each(model, photos, self.view):
+        for each in patches_each(model, photos, usual(model, self.view)):
             rows = unit(each.rows)
             found, which = nearest(rows, bank, self.neighbours)
             values = found.mean(dim=1)

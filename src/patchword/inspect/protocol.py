@@ -41,7 +41,7 @@ class View:
     """How a model looks at photos.
 
     layers      blocks whose patch tokens are taken, 0 the first and -1 the last, as they leave it;
-                empty: those of the last after the final norm
+                empty: what the method takes by itself
     short_side  pixels to which a photo's shorter side is resized, in tiles of the size that the
                 network was trained at; None: one tile
     """
@@ -54,7 +54,7 @@ class View:
             raise UnsupportedError(f"short_side is {self.short_side}; it is 1 pixel or more")
 
 
-WHOLE = View()  # the photo at once, the last layer's tokens
+WHOLE = View()  # the photo at once
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.errors import ImageWarning, UnsupportedError
 from patchword.images.preprocess import resize
-from patchword.inspect.features import Patches, patches_each
+from patchword.inspect.features import Patches, middle, patches_each
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, Progress, State, View
 from patchword.inspect.registration import Motion, register
 from patchword.inspect.scores import top_share
@@ -102,13 +102,6 @@ class Reference:
             whole = F.adaptive_avg_pool2d(covered[None, None], size)[0, 0] > 0.999
             found = torch.where(whole, torch.minimum(found, values), found)
         return found.masked_fill(found.isinf(), 0)
-
-
-def middle(model: Bundle) -> tuple[int, ...]:
-    """The block in the middle of a ViT; none of another tower."""
-    tower = model.image_tower
-    depth = len(tower.layer_names)
-    return (max(depth // 2, 1) - 1,) if tower.attention_layers == tower.layer_names else ()
 
 
 def unlike_around(rows: Tensor, golden: Tensor, radius: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
-from patchword.inspect.features import patches_each
+from patchword.inspect.features import patches_each, usual
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, Progress, State, View
 from patchword.inspect.rotations import rotated
 from patchword.inspect.scores import smooth_map, top_share
@@ -48,7 +48,7 @@ class Subspace:
         """The mean (D,) and the components (D, k)."""
         views = (view for photo in good for view in (rotated(photo) if self.rotations else [photo]))
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
-        for each in patches_each(model, views, self.view):
+        for each in patches_each(model, views, usual(model, self.view)):
             rows = _rows(each.values)
             if not count:  # differences from one row: squares of small numbers lose no digits
                 origin = rows[0]
@@ -63,7 +63,7 @@ class Subspace:
 
     def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
         mean, components = state["mean"].double(), state["components"].double()
-        for each in patches_each(model, photos, self.view):
+        for each in patches_each(model, photos, usual(model, self.view)):
             rows = _rows(each.values) - mean
             left = rows - rows @ components @ components.mT
             grid = left.square().sum(dim=1).reshape(each.values.shape[1:3]).float().numpy()
