@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import patchword
-from patchword.errors import CheckpointError, ImageError, UnsupportedError
+from patchword.errors import CheckpointError, ImageError, UnseenWarning, UnsupportedError
 from patchword.images.preprocess import Geometry
 from patchword.inspect.boxes import around
 from patchword.inspect.calibration import Calibration, Judge, Rule
@@ -252,3 +252,10 @@ def test_a_list_is_rejected_as_a_whole(model, folder: Path) -> None:
     found = inspector.inspect(several, false_discoveries=0.1)
     assert [each.rejected for each in found] == [True] * 5 + [False] * 3
     assert all(each.boxes for each in found[:5])
+
+
+def test_photos_that_are_seen_small_are_told(model) -> None:
+    inspector = fit(model, [plate(1), plate(2)], Memory(), Rule())
+    large = np.repeat(np.repeat(plate(3), 20, axis=0), 20, axis=1)
+    with pytest.warns(UnseenWarning, match=r"seen at 1:20: .*160 pixels .*--short-side"):
+        inspector.inspect(large)

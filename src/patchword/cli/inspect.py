@@ -331,6 +331,8 @@ class Run:
 
     def _remark(self) -> None:
         drift = self.inspector.drift
+        if seen := self.inspector.seen_small():
+            self.remarks.append(f"Attention: {seen}.")
         if drift.at:
             self.remarks.append(
                 f"Drift: from photo {drift.at} of {drift.seen} on, scores are no longer like those "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from patchword.bundle import Bundle
 from patchword.config import to_dict
-from patchword.errors import CheckpointError, ImageError, UnsupportedError
+from patchword.errors import CheckpointError, ImageError, UnseenWarning, UnsupportedError
 from patchword.images import ImageLike, name_of
 from patchword.images.one_or_many import as_images
 from patchword.inspect import conformal
@@ -23,6 +24,7 @@ from patchword.inspect.protocol import Finding, Method, State
 from patchword.inspect.result import Inspection
 from patchword.inspect.saved import damaged, read_folder, write_folder
 from patchword.options import checked
+from patchword.unseen import SMALL
 
 Sources = Sequence[ImageLike]
 
@@ -47,6 +49,8 @@ class Inspector:
     grouped: bool = False
     drift: Drift = field(default_factory=lambda: Drift(()))
 
+    smallest: float = 1.0  # how many pixels of a photo became one of the network's, at most
+
     def __repr__(self) -> str:
         held = f"{len(self.calibration.scores)} {self.calibration.kind}"
         return f"Inspector({self.method}, {self.model.name!r}, {self.learned} learned from, {held})"
@@ -62,6 +66,8 @@ class Inspector:
             if isinstance(each, ImageError):
                 raise each
             found.append(each)
+        if seen := self.seen_small():
+            warnings.warn(seen, UnseenWarning, stacklevel=3)
         found = on_one_scale(found)
         return found if false_discoveries is None else listed(found, false_discoveries)
 
@@ -106,6 +112,16 @@ class Inspector:
         }
         return write_folder(folder, about, self.state)
 
+    def seen_small(self) -> str:
+        """Of photos so far: what is lost where they were reduced by much; else empty."""
+        if self.smallest <= SMALL:
+            return ""
+        return (
+            f"photos were seen at 1:{self.smallest:.0f}: defects smaller than about "
+            f"{self.smallest * self.model.config.image_tower.patch_size:.0f} pixels may be missed; "
+            "a larger short_side (--short-side) looks closer"
+        )
+
     def guarantee(self) -> list[str]:
         """What the verdicts guarantee and what they do not, in sentences, for each group."""
         return [
@@ -143,6 +159,8 @@ class Inspector:
 
     def _said(self, source: ImageLike, found: Found, judge: Judge, group: str) -> Inspection:
         photo, finding = found
+        sides = zip(finding.geometry.source, finding.geometry.resized, strict=True)
+        self.smallest = max(self.smallest, *(source / size for source, size in sides))
         if self.watched:
             self.drift.add([finding.score])
         return Inspection(
