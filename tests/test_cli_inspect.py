@@ -90,6 +90,12 @@ def test_few_good_photos_are_said(run: Run, folder: Path) -> None:
     assert "There is no verdict" in one.err
 
 
+def test_folders_without_good_photos_have_no_verdict(run: Run, folder: Path) -> None:
+    ran = run("inspect", folder / "good", folder / "more", "--by-folder", "--json")
+    assert json.loads(ran.out)["rejected"] is None
+    assert "There is no verdict for more: too few good photos" in ran.err
+
+
 def test_broken_good_photos_are_named(run: Run, folder: Path) -> None:
     ran = run("inspect", folder / "test", folder / "more")
     assert ran.code == 1

@@ -283,7 +283,7 @@ class Run:
             if self.report:
                 self.report.add(each, stem(each.path))
         self._remark()
-        if not self.as_json:
+        if not self.as_json and any("error" not in row for row in self.rows):
             screen().print(verdicts(self.rows))
         if self.save:
             self._write(self.save)
@@ -309,7 +309,7 @@ class Run:
         """Each that can be opened, its map written; the others fail."""
         from patchword.inspect.maps import save_map
 
-        clipped = 0
+        clipped, without = 0, set[str]()
         with progress("photos", len(self.sources)) as advance:
             for number, (source, found) in enumerate(self.inspector.inspect_each(self.sources), 1):
                 advance(number, len(self.sources))
@@ -320,7 +320,14 @@ class Run:
                     continue
                 if self.save:
                     clipped += not save_map(found, self.maps[cast("Source", source)])
+                if found.group and found.rejected is None:
+                    without.add(found.group)
                 yield found
+        if without:
+            self.remarks.append(
+                f"There is no verdict for {', '.join(sorted(without))}: too few good photos lie in "
+                "a folder of that name."
+            )
         if clipped:
             self.remarks.append(f"{clipped} maps have values too large for the file: 65535 there.")
 
