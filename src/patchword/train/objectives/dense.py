@@ -26,7 +26,7 @@ class DenseWork(Work):
 
     covers: Tensor  # (n, T, h, w): the share of each place that a text's mask covers
     somewhere: Tensor  # (n, T) bool: a text that is true of the image, at an unknown place
-    texts: Tensor = field(metadata=SHARED)  # (T + 1, D), unit; the last is the background's
+    ids: Tensor = field(metadata=SHARED)  # (T + 1, L) of the texts; the last is the background's
 
 
 class Dense(Objective[RegionBatch, DenseWork]):
@@ -47,7 +47,6 @@ class Dense(Objective[RegionBatch, DenseWork]):
     def collate(self) -> Collate[RegionBatch]:
         return partial(collate_regions, STRIDE)
 
-    @torch.no_grad()
     def prepare(self, batch: RegionBatch, step: int) -> DenseWork:
         texts = sorted({text for asked in self.world.gather(batch.asked) for text in asked})
         columns = {text: number for number, text in enumerate(texts)}
@@ -59,11 +58,12 @@ class Dense(Objective[RegionBatch, DenseWork]):
             covers[row, true] = torch.maximum(covers[row, true], cover)
             somewhere[row, true] |= not placed
         ids = torch.from_numpy(self.tokenizer([*texts, self.head.background])).to(covers.device)
-        vectors = F.normalize(self.network.text(ids).float(), dim=-1)
-        return DenseWork(batch.pixels, covers, somewhere, vectors)
+        return DenseWork(batch.pixels, covers, somewhere, ids)
 
     def forward(self, work: DenseWork) -> tuple[Tensor, ...]:
-        return (self.network.dense_cosines(work.pixels, work.texts),)
+        with torch.no_grad():
+            texts = F.normalize(self.network.text(work.ids).float(), dim=-1)
+        return (self.network.dense_cosines(work.pixels, texts),)
 
     def loss(self, work: DenseWork, *outputs: Tensor) -> Tensor:
         texts, background = outputs[0][:, :-1], outputs[0][:, -1]
