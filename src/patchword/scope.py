@@ -72,6 +72,27 @@ class Understood(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Boundary:
+    """A perceptron with one hidden layer, trained to tell other images from those of the model's
+    training.
+
+    weight (H, D), bias (H,): from unit vectors to the hidden units (ReLU)
+    out    (H,): from there to the logit of another image
+    limit  the logit above which an image counts as another
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    out: NDArray[np.float32]
+    limit: float
+
+    def novelty(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(N,) of unit vectors (N, D): the odds of another image, over those at the limit."""
+        hidden = np.maximum(vectors.astype(np.float64) @ self.weight.T + self.bias, 0)
+        return np.exp((hidden @ self.out - self.limit).clip(-50, 50))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
 class Scope:
     """What a model was trained on.
 
@@ -82,6 +103,7 @@ class Scope:
     slots      words that can replace each other in a question, by the name of their kind
     substitutions  made in the words of an unknown question, in this order, before
     rewordings     say which known question it is
+    boundary       what tells other images from those of the domains
     """
 
     knows: str
@@ -91,12 +113,16 @@ class Scope:
     slots: Mapping[str, str]
     substitutions: tuple[tuple[re.Pattern[str], str], ...] = ()
     rewordings: tuple[Rewording, ...] = ()
+    boundary: Boundary | None = None
 
     def novelty(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
         """How unlike the training images each unit vector (N, D) is, (N,): above 1 it is outside
-        of every domain. The residual of principal components (Ndiour et al. 2020), each domain
-        with its own."""
-        return np.min([domain.novelty(vectors) for domain in self.domains], axis=0)  # type: ignore[no-any-return]
+        of every domain, or beyond the boundary. Of a domain it is the residual of its principal
+        components (Ndiour et al. 2020)."""
+        least: NDArray[np.float64] = np.min(
+            [each.novelty(vectors) for each in self.domains], axis=0
+        )
+        return least if self.boundary is None else np.maximum(least, self.boundary.novelty(vectors))
 
     def unknown(self, texts: Iterable[str]) -> list[str]:
         """The words that are in none of the training texts, each once, in order."""

@@ -1,17 +1,21 @@
 """The scope of a model, what it was trained on, as two files beside its weights: words and limits
-in scope.json, means and bases of its images' vectors in scope.safetensors."""
+in scope.json, means and bases of its images' vectors and what tells others apart in
+scope.safetensors."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import safetensors.numpy
+from numpy.typing import NDArray
 
 from patchword.atomic_write import replacing, write
 from patchword.errors import CheckpointError
-from patchword.scope import Domain, Rewording, Scope
+from patchword.scope import Boundary, Domain, Rewording, Scope
 
 TEXT_FILE, VECTOR_FILE = "scope.json", "scope.safetensors"
 
@@ -39,6 +43,7 @@ def read(folder: Path) -> Scope | None:
                 Rewording(re.compile(pattern), known, bool(opposite))
                 for pattern, known, opposite in stated.get("rewordings", ())
             ),
+            _boundary(vectors, stated["boundary"]) if "boundary" in stated else None,
         )
     except (
         *(OSError, ValueError, KeyError, TypeError),
@@ -50,6 +55,11 @@ def read(folder: Path) -> Scope | None:
         ) from error
 
 
+def _boundary(vectors: Mapping[str, NDArray[np.float32]], limit: float) -> Boundary:
+    weight, bias, out = (vectors[f"boundary.{part}"] for part in ("weight", "bias", "out"))
+    return Boundary(weight, bias, out, float(limit))
+
+
 def save(scope: Scope | None, folder: Path) -> None:
     """Write the files of a scope; for None, delete those that are there."""
     if scope is None:
@@ -59,11 +69,17 @@ def save(scope: Scope | None, folder: Path) -> None:
     vectors = {}
     for domain in scope.domains:
         vectors[f"{domain.name}.mean"], vectors[f"{domain.name}.basis"] = domain.mean, domain.basis
+    if edge := scope.boundary:
+        parts = {"weight": edge.weight, "bias": edge.bias, "out": edge.out}
+        vectors |= {f"boundary.{name}": values for name, values in parts.items()}
     with replacing(folder / VECTOR_FILE) as part:
-        safetensors.numpy.save_file(vectors, part)
+        # Whose memory is in another order would be written as it lies there.
+        rows = {name: np.ascontiguousarray(values) for name, values in vectors.items()}
+        safetensors.numpy.save_file(rows, part)
     stated = {
         "knows": scope.knows,
         "limits": {domain.name: domain.limit for domain in scope.domains},
+        **({"boundary": scope.boundary.limit} if scope.boundary else {}),
         "words": sorted(scope.words),
         "questions": dict(sorted(scope.questions.items())),
         "slots": dict(sorted(scope.slots.items())),
