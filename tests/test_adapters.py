@@ -420,7 +420,7 @@ def edit(folder: Path, **values: Any) -> None:
         ({"alpha_pattern": [1]}, "no object of patterns"),
         ({"peft_type": None}, "peft_type None"),
         ({"base_model_name_or_path": None}, "names no base_model_name_or_path"),
-        ({"base_model_name_or_path": f"{MODELSCOPE}a/b"}, "not to be had"),
+        ({"base_model_name_or_path": f"{MODELSCOPE}a/b"}, "cannot be loaded"),
     ],
 )
 def test_a_config_that_does_not_fit(

@@ -112,7 +112,7 @@ def test_info(run: Run) -> None:
     assert "an image of 96x96 0.93" in words
     assert "preprocessing: config.json" in words
     assert "tokens: tokenizer.json" in words
-    assert "nothing: every value is stated" in words
+    assert "nothing: every value is in the checkpoint's own files" in words
     (record,) = records(run("info", "--model", "demo", "--json")[1])
     assert record["fingerprint"] == model.fingerprint
     assert record["parameters"]["all"] == sum(p.numel() for p in model.network.parameters())

@@ -75,7 +75,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (TextConfig, {"pool": "first"}, "every text would be the same"),
     (TextConfig, {"padding": "attended"}, "without causal mask"),
     (TextConfig, {"pool": "last", "causal": False}, "reads the padding of a short text"),
-    (TextConfig, {"end_token": -1}, "needs the end_token"),
+    (TextConfig, {"end_token": -1}, "needs an end_token"),
     (TextConfig, {"vocab_size": 50, "end_token": 50}, "end_token is 50, and there are 50 ids"),
     (TextConfig, {"pad_token": -1}, "pad_token is -1"),
     (TextConfig, {"start_token": 49408}, "start_token is 49408"),

@@ -111,7 +111,7 @@ def test_limits(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImageError, match=r"not here after 0\.2 seconds"):
         images.open(f"{server}/slow")
     monkeypatch.setattr(urls, "SILENCE", 0.01)
-    with pytest.raises(ImageError, match=r"said nothing for 0\.01 seconds|timed out"):
+    with pytest.raises(ImageError, match=r"sent nothing for 0\.01 seconds|timed out"):
         images.open(f"{server}/slow")
     monkeypatch.undo()
     monkeypatch.setattr(urls, "MAX_BYTES", 1000)

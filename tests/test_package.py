@@ -41,6 +41,8 @@ PUBLIC = [
     "ImageWarning",
     "Index",
     "IndexStoreError",
+    "Inspection",
+    "Inspector",
     "LongTextWarning",
     "Match",
     "Model",
@@ -58,6 +60,7 @@ PUBLIC = [
     "TokenizerError",
     "UnseenWarning",
     "UnsupportedError",
+    "inspector",
     "load",
     "open_index",
     "save",
@@ -71,8 +74,8 @@ MADE = {
     "docs/defect.png": "docs/pictures.md",
     "docs/similarity.png": "docs/pictures.md",
     "docs/where.png": "docs/pictures.md",
-    f"{ASSETS}/demo/model.safetensors": f"{ASSETS}/demo/4-final.toml",
-    f"{ASSETS}/demo-blip/model.safetensors": f"{ASSETS}/demo-blip/6-hear.toml",
+    f"{ASSETS}/demo/model.safetensors": f"{ASSETS}/demo/5-where.toml",
+    f"{ASSETS}/demo-blip/model.safetensors": f"{ASSETS}/demo-blip/7-where.toml",
     f"{ASSETS}/demo/scope.safetensors": "tools/scope.py",
     f"{ASSETS}/demo-blip/scope.safetensors": "tools/scope.py",
 } | {
@@ -253,7 +256,12 @@ def test_the_version_has_one_source(wheel: Path) -> None:
 def test_public_names() -> None:
     assert patchword.__all__ == PUBLIC
     functions = [name for name in PUBLIC if inspect.isfunction(getattr(patchword, name))]
-    assert functions == ["load", "open_index", "save"]  # all else are types that these lead to
+    assert functions == [
+        "inspector",
+        "load",
+        "open_index",
+        "save",
+    ]  # all else are types that these lead to
     raised = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
     assert raised <= set(PUBLIC)
     assert set(PUBLIC) <= set(dir(patchword))

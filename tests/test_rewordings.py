@@ -127,7 +127,7 @@ def test_rules_are_kept_and_damaged_ones_refused(scope: Scope, tmp_path: Path) -
     stated = json.loads((tmp_path / "model" / "scope.json").read_text())
     stated["rewordings"][0][0] = "("
     (tmp_path / "model" / "scope.json").write_text(json.dumps(stated))
-    with pytest.raises(CheckpointError, match="do not state the scope"):
+    with pytest.raises(CheckpointError, match="are not the scope of a model"):
         patchword.load(tmp_path / "model")
     bare = replace(scope, rewordings=(), substitutions=())
     assert bare.understood("is there a defect?") is None

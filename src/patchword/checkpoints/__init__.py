@@ -7,6 +7,7 @@ only module that uses both formats and networks.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -35,7 +36,7 @@ from patchword.checkpoints.rules import assemble, fit
 from patchword.checkpoints.saving import save
 from patchword.config import ModelConfig
 from patchword.engines.device import as_device, as_dtype
-from patchword.errors import CheckpointError, ConfigError, UnsupportedError
+from patchword.errors import CheckpointError, CheckpointWarning, ConfigError, UnsupportedError
 from patchword.images.preprocess import at_size
 from patchword.text import tokenizer_files
 from patchword.text.tokenizer import Tokenizer
@@ -106,12 +107,22 @@ def load(
     plan = fit(form.rules(config), opened.tensors, shapes, f"{opened.weights} is {form.TITLE}")
     state = dict(assemble(plan, opened.tensors, like, where, number))
     network.load_state_dict(state, assign=True)
+    if opened.adapter and config.dense_head:
+        config = _headless(network, config, opened.name)
     kind = None if number == torch.float32 else str(number).removeprefix("torch.")
     given = {"image_size": size and list(size), "subfolder": subfolder, "adapter": lora}
     given |= {"dtype": kind, "weights": weights, "architecture": architecture}
     options = {name: value for name, value in given.items() if value is not None}
     scope = None if size or opened.adapter else scope_files.read(opened.folder)
     return bundle.make(network, config, _tokenizer(words, config), opened.name, options, scope)
+
+
+def _headless(network: nn.Module, config: ModelConfig, name: str) -> ModelConfig:
+    """Take its head for maps from a network that an adapter has changed; the config without it."""
+    network.register_module("dense_head", None)
+    said = "the base's head for maps is left out: it fits the weights without the adapter"
+    warnings.warn(f"{name}: {said}", CheckpointWarning, stacklevel=4)
+    return replace(config, dense_head=None)
 
 
 def _outlined(form: ModuleType, opened: Source, title: str) -> tuple[ModelConfig, nn.Module]:

@@ -28,7 +28,6 @@ from patchword.cli.output import emit, finish, good, one_by_one, print_saved, sc
 from patchword.cli.pictures import SaveOption, common_scale, pictures
 from patchword.cli.texts import read_list
 from patchword.errors import ImageError
-from patchword.show.colours import MAP, MATRIX, known
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -100,6 +99,8 @@ def attention(
 
     With --text instead of images: which token of the text attends to which.
     """
+    from patchword.show.colours import MAP, MATRIX, known
+
     texts = read_list(text)
     if bool(images) == bool(texts):
         wrong("give images, or texts by --text; --caption shows both together")

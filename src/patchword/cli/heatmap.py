@@ -43,7 +43,6 @@ from patchword.cli.output import (
 from patchword.cli.pictures import SaveOption, common_scale, pictures
 from patchword.cli.texts import FUNCTION_WORDS, images_then_texts, no_texts, read_list
 from patchword.errors import ImageError, UnsupportedError
-from patchword.show.colours import MAP, known
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -116,6 +115,8 @@ def heatmap(
     as_json: JsonOption = False,
 ) -> None:
     """Show where in images each text applies."""
+    from patchword.show.colours import MAP, known
+
     files, texts = images_then_texts(images, text, "--text")
     if not texts and like is None:
         no_texts("texts", "--text")
@@ -173,6 +174,7 @@ def draw(
 ) -> None:
     """Save the pictures of a photo's heatmaps, one under the other."""
     from patchword.show import plots
+    from patchword.show.colours import MAP
 
     panels = [
         part.picture(each, "" if number else title, colours or MAP, scale)

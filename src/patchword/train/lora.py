@@ -102,7 +102,9 @@ def folder_of(
             raise CheckpointError(
                 "an adapter cannot say with which weights or architecture of init"
             )
-        ours, theirs = (replace(c, source="", assumed={}) for c in (config, init.config))
+        ours, theirs = (
+            replace(c, source="", assumed={}, dense_head=None) for c in (config, init.config)
+        )
         if ours != theirs:
             raise CheckpointError("the model is not that of init: its config differs")
         modules = checkpoints.modules_of(recipe.init, init, layers(network, lora))
