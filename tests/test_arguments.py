@@ -109,7 +109,7 @@ def methods(kind: type) -> list[str]:
     ]
 
 
-RESULTS = ("Heatmap", "AttentionMap", "Segmentation")
+RESULTS = ("Heatmap", "AttentionMap", "Segmentation", "Located")
 PUBLIC = [
     *(name for name in patchword.__all__ if inspect.isfunction(getattr(patchword, name))),
     *methods(patchword.Model),
@@ -128,6 +128,7 @@ def bound(name: str, place: Path, models: dict[str, patchword.Model]) -> Callabl
         "Index": lambda: patchword.open_index(place / "index"),
         "Heatmap": lambda: models["demo"].heatmap(PIXELS, ["hat"]),
         "AttentionMap": lambda: models["demo"].attention(PIXELS),
+        "Located": lambda: models["demo"].locate(PIXELS, ["hat"], present=0),
         "Segmentation": lambda: models["demo"].segment(PIXELS, ["hat", "shoe"]),
     }
     return getattr(objects[owner](), method)  # type: ignore[no-any-return]

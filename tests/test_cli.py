@@ -31,8 +31,8 @@ pytestmark = pytest.mark.slow
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 SCRATCH = SAMPLES / "wafers" / "scratch-1.jpg"
 COMMANDS = [
-    *("classify", "embed", "similarity", "heatmap", "segment", "attention"),
-    *("caption", "ask", "match", "inspect"),
+    *("classify", "embed", "similarity", "heatmap", "segment", "locate"),
+    *("attention", "caption", "ask", "match", "inspect"),
     *("index", "search", "train", "eval", "blend", "eval inspect", "capfilt"),
     *("info", "models", "receipt", "verify", "demo"),
 ]

@@ -30,7 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_command_that_takes_images_takes_their_options() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
     takes = {"classify", "embed", "similarity", "heatmap", "attention", "caption", "ask", "match"}
-    for name in takes | {"segment", "index", "eval", "capfilt"}:
+    for name in takes | {"segment", "locate", "index", "eval", "capfilt"}:
         options = {option for each in commands[name].params for option in each.opts}
         assert {"--stretch", "--squash", "--max-pixels"} <= options, name
 

@@ -33,7 +33,7 @@ PAGES = [
 
 JOBS = (
     *("embed", "classify", "similarity", "index", "search", "info"),
-    *("heatmap", "segment", "attention", "inspect"),
+    *("heatmap", "segment", "locate", "attention", "inspect"),
     *("train", "eval", "blend", "caption", "ask", "match", "capfilt"),
 )
 SETUP = re.compile(r"(git clone|cd|make|pip install|python3? -m venv|\. \.venv)\b")

@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 JOBS: dict[str, Callable[[patchword.Model], Any]] = {
     "Heatmap": lambda model: model.heatmap(PIXELS, "a hat"),
+    "Located": lambda model: model.locate(PIXELS, "hat", present=0),
+    "Region": lambda model: model.locate(PIXELS, "hat", present=0).regions[0],
     "Segmentation": lambda model: model.segment(PIXELS, ["hat", "shoe"]),
     "AttentionMap": lambda model: model.attention(PIXELS),
     "TokenAttention": lambda model: model.attention(text="a red ring on a floor"),

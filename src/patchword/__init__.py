@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from patchword.tasks.match import Match, Reranked
     from patchword.tasks.token_attention import TokenAttention
     from patchword.where.heatmap import Heatmap
+    from patchword.where.locate import Located, Region
     from patchword.where.segment import Segmentation, Share
 
 __all__ = [
@@ -63,11 +64,13 @@ __all__ = [
     "IndexStoreError",
     "Inspection",
     "Inspector",
+    "Located",
     "LongTextWarning",
     "Match",
     "Model",
     "PatchwordError",
     "RecipeError",
+    "Region",
     "Reranked",
     "ScopeWarning",
     "Score",
@@ -108,6 +111,8 @@ _HOMES = {  # of results
     "Reranked": "tasks.match",
     "TokenAttention": "tasks.token_attention",
     "Heatmap": "where.heatmap",
+    "Located": "where.locate",
+    "Region": "where.locate",
     "Segmentation": "where.segment",
     "Share": "where.segment",
 }

@@ -14,6 +14,7 @@ from patchword.tasks.attention import AttentionMap, attention
 from patchword.tasks.caption_attention import CaptionAttention, caption_attention
 from patchword.tasks.token_attention import TokenAttention, text_attention
 from patchword.where.heatmap import Heatmap, heatmap, pixel
+from patchword.where.locate import PRESENT, Located, locate
 from patchword.where.segment import Segmentation, segment
 from patchword.where.windows import Scale
 
@@ -123,6 +124,49 @@ class Places(Features):
             logit_scale,
             threshold,
             least_area,
+            progress,
+        )
+
+    @checked
+    def locate(
+        self,
+        image: ImageLike,
+        texts: str | Sequence[str],
+        boxes: Sequence[Sequence[int]] | None = None,
+        method: str = "auto",
+        present: float = PRESENT,
+        negatives: str | Sequence[str] | None = None,
+        stretch: bool | None = None,
+        window: int | None = None,
+        stride: int | None = None,
+        short_side: int | None = None,
+        refine: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+        squash: bool | None = None,
+    ) -> Located:
+        """Where each text is: `.regions`, the largest first, each with `.text`, `.score`, `.box`,
+        `.area`, `.mask`; none of a text that is not there.
+
+        boxes      (x1, y1, x2, y2) in pixels: instead of looking for regions, score these: by the
+                   dense features inside, `.score`, and cut out and encoded, `.crop`
+        method     "auto" or one of `where.dense.EDITS`
+        present    from which probability on a text is in the photo, against `negatives`, which say
+                   what else there could be; 0: every text is looked for
+
+        window, stride, short_side, refine, progress: see `heatmap`. Raises ImageError, and
+        UnsupportedError for texts or boxes that cannot be or a model without a text tower. How a
+        region is cut out of a map: `where.locate`.
+        """
+        return locate(
+            self.opening(stretch, squash=squash),
+            image,
+            texts,
+            boxes,
+            method,
+            Scale(window, stride, short_side),
+            refine,
+            present,
+            negatives,
             progress,
         )
 

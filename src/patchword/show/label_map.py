@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw
 from patchword.atomic_write import replacing
 from patchword.errors import UnsupportedError
 from patchword.show.lettering import PAPER, SMALL, TEXT, font, line_height, wrap, write
-from patchword.show.percent import share
 from patchword.show.plots import GAP, Photo, fit
 
 SIDE = 480  # longer side of the photo, pixels
@@ -33,19 +32,26 @@ FIRST = (
 
 
 def picture(
-    image: Photo, labels: NDArray[np.integer], rows: Sequence[tuple[str, float]], title: str = ""
+    image: Photo,
+    labels: NDArray[np.integer],
+    legend: Sequence[tuple[int, str]],
+    title: str = "",
+    boxes: Sequence[tuple[int, Sequence[int]]] = (),
 ) -> Image.Image:
-    """The photo, beside it the same under the colours of its labels (H, W), and below both the name
-    and the share of each label that is there. rows: of the background, number 0, and of each."""
+    """The photo, and beside it the same under the colours of its labels (H, W).
+
+    legend  the number of a label, 0 for the background, and what stands beside its colour
+    boxes   the number of a label, and x1, y1, x2, y2 in the photo's pixels
+    """
     photo = fit(image, SIDE)
     coloured = overlay(photo, labels)
+    _boxes(coloured, boxes, photo.width / image.shape[1])
     cell = max(photo.width, NARROWEST)
     width = 3 * GAP + 2 * cell
     heading = wrap(title, font(TEXT, title, bold=True), width - 2 * GAP, 4) if title else []
     top = GAP + len(heading) * line_height(TEXT) + (GAP // 2 if heading else 0)
-    present = [number for number, (_, part) in enumerate(rows) if part > 0]
-    columns = max(min((width - GAP) // (NARROWEST + GAP), len(present)), 1)
-    lines = -(-len(present) // columns)
+    columns = max(min((width - GAP) // (NARROWEST + GAP), len(legend)), 1)
+    lines = -(-len(legend) // columns)
     height = top + photo.height + GAP + lines * (SWATCH + 10) + GAP
     out = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(out)
@@ -53,21 +59,29 @@ def picture(
     out.paste(photo, (GAP, top))
     out.paste(coloured, (2 * GAP + cell, top))
     room = (width - GAP) // columns - GAP
-    for place, number in enumerate(present):
+    for place, row in enumerate(legend):
         x = GAP + place // lines * (room + GAP)
         y = top + photo.height + GAP + place % lines * (SWATCH + 10)
-        _row(draw, number, rows[number], (x, y), room)
+        _row(draw, row, (x, y), room)
     return out
 
 
-def _row(
-    draw: ImageDraw.ImageDraw, number: int, row: tuple[str, float], at: tuple[int, int], room: int
-) -> None:
-    """A line of the legend: the colour, the label, its share."""
-    x, y = at
+def _boxes(picture: Image.Image, boxes: Sequence[tuple[int, Sequence[int]]], zoom: float) -> None:
+    """Draw boxes, light outside and their label's colour inside."""
+    draw = ImageDraw.Draw(picture)
+    for number, box in boxes:
+        x1, y1, x2, y2 = (round(side * zoom) for side in box)
+        outer = (x1 - 1, y1 - 1, max(x2, x1 + 2), max(y2, y1 + 2))
+        draw.rectangle(outer, outline=PAPER, width=4)
+        inner = (outer[0] + 1, outer[1] + 1, max(outer[2] - 1, x1 + 1), max(outer[3] - 1, y1 + 1))
+        draw.rectangle(inner, outline=tuple(palette()[_entry(number)].tolist()), width=2)
+
+
+def _row(draw: ImageDraw.ImageDraw, row: tuple[int, str], at: tuple[int, int], room: int) -> None:
+    """A line of the legend: the colour and the words."""
+    (number, words), (x, y) = row, at
     colour = tuple(palette()[_entry(number)].tolist()) if number else PAPER
     draw.rectangle((x, y, x + SWATCH, y + SWATCH), colour, outline=(112, 112, 122))
-    words = f"{row[0]} {share(row[1])}"
     left = x + SWATCH + 10
     write(draw, wrap(words, font(SMALL, words), room - SWATCH - 10, 1), left, y, SMALL)
 

@@ -20,6 +20,7 @@ from patchword.images.preprocess import Geometry
 from patchword.options import checked
 from patchword.scope import Check
 from patchword.show import label_map
+from patchword.show.percent import share as percent
 from patchword.show.result import Pictured
 from patchword.tasks.label_cache import label_features
 from patchword.text.templates import named
@@ -131,8 +132,9 @@ class Segmentation(Pictured):
     @checked
     def picture(self, title: str = "") -> Image.Image:
         """The photo, the labels' colours over it, and which colour is whose."""
-        rows = [(each.label, each.share) for each in self.shares]
-        return label_map.picture(self.image, self.map, rows, title)
+        shares = enumerate(self.shares)
+        legend = [(n, f"{each.label} {percent(each.share)}") for n, each in shares if each.share]
+        return label_map.picture(self.image, self.map, legend, title)
 
     @checked
     def save_map(self, path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,288 @@
+"""Boxes and masks of what texts name, in a photo's own pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from patchword.bundle import Bundle, as_texts
+from patchword.errors import UnsupportedError
+from patchword.images import ImageLike
+from patchword.options import checked
+from patchword.show import label_map
+from patchword.show.result import Brief, Pictured
+from patchword.unseen import untold
+from patchword.where.dense import dense, edit_of
+from patchword.where.heatmap import cosines, mapped
+from patchword.where.present import present as probabilities
+from patchword.where.rle import rle
+from patchword.where.segment import dense_method
+from patchword.where.windows import Grid, Progress, Scale
+
+HALF = 0.5  # of the way from a map's median up to its peak, above which a region is
+LEAST = 0.1  # of the largest region of a text: smaller ones are left out
+PRESENT = 0.5  # how probable a text must be
+AROUND = 0.25  # of a region's longer side: what is shown around it, for judging it by itself
+
+Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 lie beyond the last pixel
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Region(Brief):
+    """A part of a photo that a text names.
+
+    score  the highest cosine of the text's map in it; of a box that was given, the cosine of the
+           text with the mean of the dense features inside
+    box    (x1, y1, x2, y2), in pixels of the photo; x2 and y2 lie beyond the last pixel
+    area   pixels
+    mask   (y2 - y1, x2 - x1): which pixels of the box; None for a box that was given
+    crop   of a box that was given: the cosine of the text with the box cut out and encoded
+    """
+
+    text: str
+    score: float
+    box: Box
+    area: int
+    mask: Mask | None = None
+    crop: float | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Located(Pictured):
+    """Where the texts are: `regions`, the largest first; of boxes that were given, each box with
+    each text.
+
+    present  how probable each text is in the photo, 0 to 1; None where boxes were given
+    least    a text that is less probable is not found
+    """
+
+    image: NDArray[np.uint8]  # (H, W, 3)
+    texts: tuple[str, ...]
+    regions: tuple[Region, ...]
+    method: str
+    present: tuple[float, ...] | None
+    least: float
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The texts that were not found."""
+        found = {region.text for region in self.regions}
+        return tuple(text for text in self.texts if text not in found)
+
+    def mask(self, region: Region) -> Mask:
+        """A region's mask in the whole photo, (H, W)."""
+        out = np.zeros(self.image.shape[:2], np.bool_)
+        x1, y1, x2, y2 = region.box
+        out[y1:y2, x1:x2] = True if region.mask is None else region.mask
+        return out
+
+    def rle(self, region: Region) -> dict[str, Any]:
+        """A region's mask as COCO's run lengths."""
+        return rle(self.mask(region))
+
+    @checked
+    def picture(self, title: str = "") -> Image.Image:
+        """The photo, beside it the regions in their texts' colours with their boxes, and below what
+        was found."""
+        numbers = {text: number for number, text in enumerate(self.texts, start=1)}
+        labels = np.zeros(self.image.shape[:2], np.uint16)
+        for region in reversed(self.regions):  # small ones above large ones
+            if region.mask is not None:
+                x1, y1, x2, y2 = region.box
+                labels[y1:y2, x1:x2][region.mask] = numbers[region.text]
+        # A box that was given has the colour of the text that fits it best.
+        best = {region.box: region for region in sorted(self.regions, key=lambda r: r.score)}
+        drawn = [r for r in self.regions if r.mask is not None] or best.values()
+        boxes = [(numbers[region.text], region.box) for region in drawn]
+        legend = [(numbers[text], words) for text, words in self._told()]
+        return label_map.picture(self.image, labels, legend, title, boxes)
+
+    def _told(self) -> Iterator[tuple[str, str]]:
+        """Of each text what the legend says."""
+        for text in self.texts:
+            scores = [f"{region.score:.3f}" for region in self.regions if region.text == text]
+            yield text, f"{text}: {', '.join(scores) or 'not found'}"
+
+
+def locate(
+    model: Bundle,
+    image: ImageLike,
+    texts: str | Sequence[str],
+    boxes: Sequence[Sequence[int]] | None = None,
+    method: str = "auto",
+    scale: Scale | None = None,
+    refine: bool = False,
+    present: float = PRESENT,
+    negatives: str | Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Located:
+    """The regions of each text that is in a photo.
+
+    A region is a connected part of the photo, by sides or corners, where the text's map is more
+    than half of the way up from its median to its peak (`HALF`, measured: docs/benchmarks.md), and
+    at least a tenth as large as the text's largest.
+
+    boxes    (x1, y1, x2, y2) in pixels: no regions are looked for; each of these is scored
+    method   one of `dense.EDITS`; "auto": see `auto.usual`
+    scale, refine  see `heatmap`
+    present  how probable a text must be in the photo, or in what is cut out around its largest
+             region, against `negatives` (see `present.present`); 0: it is looked for wherever it
+             may be
+
+    Raises ImageError, and UnsupportedError for texts and boxes that cannot be, and for a model that
+    reads no text.
+    """
+    names, chosen = _texts(texts), dense_method(model, method)
+    if not 0 <= present <= 1:
+        raise UnsupportedError(f"present is {present!r}; it is a probability, 0 to 1")
+    vectors = torch.from_numpy(model.embed_texts(names)).to(model.device)
+    photo = model.opener(image, exact=True)
+    if boxes is not None:
+        given = _boxes(boxes, photo)
+        run = partial(_features, model, chosen)
+        found = mapped(model, image, photo, run, scale, False, progress)
+        scored = _scored(model, photo, names, vectors, given, found)
+        return Located(photo, names, scored, chosen, None, present)
+    run = partial(cosines, model, vectors, chosen)
+    found = mapped(model, image, photo, run, scale, refine, progress)
+    regions = [regions_of(name, n, found) for n, name in enumerate(names)]
+    probable = _probable(model, photo, names, regions, negatives)
+    kept = [each for each, p in zip(regions, probable, strict=True) if p >= present]
+    flat = sorted((region for each in kept for region in each), key=lambda each: -each.area)
+    return Located(photo, names, tuple(flat), chosen, probable, present)
+
+
+def _texts(texts: str | Sequence[str]) -> tuple[str, ...]:
+    given = as_texts(texts)
+    if not given:
+        raise UnsupportedError("locate needs at least one text")
+    if empty := [text for text in given if not text.strip()]:
+        raise UnsupportedError(f"a text without words is nowhere: {empty[0]!r}")
+    if len(set(given)) < len(given):
+        raise UnsupportedError(f"a text is given twice: {given!r}")
+    return tuple(given)
+
+
+def _boxes(boxes: Sequence[Sequence[int]], photo: NDArray[np.uint8]) -> list[Box]:
+    """The boxes. Raises UnsupportedError for one that is none, or lies outside the photo."""
+    height, width = photo.shape[:2]
+    out: list[Box] = []
+    for box in boxes:
+        if len(box) != 4:
+            raise UnsupportedError(f"box {list(box)!r}: it is x1, y1, x2, y2 in pixels")
+        x1, y1, x2, y2 = box
+        if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+            raise UnsupportedError(
+                f"box {list(box)!r}: x1 < x2 and y1 < y2 lie within the photo, {width} x {height}"
+            )
+        out.append((x1, y1, x2, y2))
+    return out
+
+
+def regions_of(text: str, number: int, found: Grid) -> list[Region]:
+    """The regions of the map with that number, the largest first."""
+    from scipy.ndimage import find_objects, label  # type: ignore[import-untyped]
+
+    grid = found.values[number]
+    low, high = float(np.median(grid)), float(grid.max())
+    if high <= low:  # flat
+        return []
+    values = found.geometry.to_source(grid, found.cell)
+    parts, _ = label(values > low + HALF * (high - low), np.ones((3, 3)))
+    out = []
+    for name, (rows, columns) in enumerate(find_objects(parts), start=1):
+        mask = parts[rows, columns] == name
+        box = (columns.start, rows.start, columns.stop, rows.stop)
+        score = float(values[rows, columns][mask].max())
+        out.append(Region(text, score, box, int(mask.sum()), mask))
+    out.sort(key=lambda region: -region.area)
+    return [region for region in out if region.area >= LEAST * out[0].area]
+
+
+def _probable(
+    model: Bundle,
+    photo: NDArray[np.uint8],
+    names: Sequence[str],
+    regions: Sequence[Sequence[Region]],
+    negatives: str | Sequence[str] | None,
+) -> tuple[float, ...]:
+    """How probable each text is in the whole photo, or in what its largest region shows, whichever
+    is more."""
+    with untold():  # the whole is seen, as the maps show it
+        whole = probabilities(model.opening(squash=True), photo, names, negatives)
+        parts = [
+            probabilities(_of_parts(model), _around(photo, own[0].box), [name], negatives)[0]
+            if own
+            else 0
+            for name, own in zip(names, regions, strict=True)
+        ]
+    return tuple(map(max, whole, parts))
+
+
+def _of_parts(model: Bundle) -> Bundle:
+    """The model for parts of a photo: of a whole that it knows, they may look unlike what it was
+    trained on."""
+    return replace(model.opening(squash=True), scope=None)
+
+
+def _around(photo: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+    """A square around a box, as far as the photo goes."""
+    x1, y1, x2, y2 = box
+    half = round(max(x2 - x1, y2 - y1) * (0.5 + AROUND)) + 1
+    x, y = (x1 + x2) // 2, (y1 + y2) // 2
+    top, left = max(y - half, 0), max(x - half, 0)
+    return np.ascontiguousarray(photo[top : y + half, left : x + half])
+
+
+def _features(model: Bundle, method: str, pixels: Tensor) -> Tensor:
+    """Dense features (B, D, h, w) of images (B, 3, H, W)."""
+    size = (pixels.shape[-2], pixels.shape[-1])
+    found = dense(model, pixels, edit_of(method))
+    return torch.unflatten(found, 1, model.image_tower.grid(size)).movedim(-1, 1)
+
+
+def _scored(
+    model: Bundle,
+    photo: NDArray[np.uint8],
+    names: Sequence[str],
+    vectors: Tensor,
+    boxes: Sequence[Box],
+    features: Grid,
+) -> tuple[Region, ...]:
+    """Each box with each text: by the mean of the dense features in it, each cell counting by how
+    much of it the box covers, and by what is cut out and encoded."""
+    texts = vectors.cpu().numpy()
+    crops = [np.ascontiguousarray(photo[y1:y2, x1:x2]) for x1, y1, x2, y2 in boxes]
+    with untold():
+        encoded = _of_parts(model).embed_images(crops) @ texts.T
+    out = []
+    for box, crop in zip(boxes, encoded, strict=True):
+        x1, y1, x2, y2 = box
+        rows, columns = _covered(features, 0, y1, y2), _covered(features, 1, x1, x2)
+        mean = np.einsum("dhw,h,w->d", features.values, rows, columns)
+        pooled = texts @ (mean / np.linalg.norm(mean))
+        for name, score, own in zip(names, pooled, crop, strict=True):
+            out.append(Region(name, float(score), box, (x2 - x1) * (y2 - y1), crop=float(own)))
+    return tuple(out)
+
+
+def _covered(grid: Grid, axis: int, start: int, stop: int) -> NDArray[np.float64]:
+    """How much of each cell along an axis lies between two pixels of the photo, in pixels of the
+    network's input."""
+    geometry, cells = grid.geometry, grid.values.shape[1 + axis]
+    factor = geometry.resized[axis] / geometry.source[axis]
+    side = grid.cell or geometry.size[axis] / cells
+    edges = np.arange(cells + 1) * side
+    edges[-1] = max(edges[-1], geometry.size[axis])  # patches that do not divide the input
+    ends = np.array([start, stop]) * factor - geometry.crop[axis]
+    inside = edges.clip(*ends)
+    return np.diff(inside)

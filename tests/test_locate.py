@@ -1,0 +1,168 @@
+"""Regions of what texts name: boxes, masks, boxes that are given, and what is not there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from ran import Run, run  # noqa: F401
+from scipy import ndimage
+from shrunk import tiny_bundle, tiny_clip, tiny_vit
+
+import patchword
+from patchword import models
+from patchword.bundle import Bundle, make
+from patchword.errors import UnsupportedError
+from patchword.images.preprocess import Geometry
+from patchword.scenes import scene
+from patchword.where.locate import locate, regions_of
+from patchword.where.windows import Grid
+
+RNG = np.random.default_rng(0)
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    return RNG.integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def clip() -> Bundle:
+    return tiny_bundle(tiny_clip())
+
+
+@pytest.fixture(scope="module")
+def blip() -> patchword.Model:
+    return patchword.load("demo-blip")
+
+
+def test_regions_are_above_half_of_the_way_to_the_peak() -> None:
+    """Two plateaus, one that only touches by a corner, one too low, one too small."""
+    values = np.full((40, 60), 0.1, np.float32)
+    values[5:15, 10:30] = 0.9
+    values[15:20, 30:36] = 0.8  # joined by a corner
+    values[25:35, 5:25] = 0.7
+    values[30:38, 40:58] = 0.45  # below half of the way
+    values[2:4, 50:55] = 0.9  # smaller than a tenth of the largest
+    geometry = Geometry((40, 60), (40, 60), (0, 0), (40, 60))
+    found = regions_of("a hat", 0, Grid(values[None], geometry, 1))
+    assert [(r.box, r.area) for r in found] == [((10, 5, 36, 20), 230), ((5, 25, 25, 35), 200)]
+    assert [r.score for r in found] == pytest.approx([0.9, 0.7])
+    parts, _ = ndimage.label(values > 0.5, np.ones((3, 3)))
+    np.testing.assert_array_equal(found[0].mask, parts[5:20, 10:36] == parts[10, 20])
+    assert regions_of("a hat", 0, Grid(np.ones((1, 4, 4), np.float32), geometry, 10)) == []
+
+
+@pytest.mark.parametrize("shape", [(30, 1500), (1500, 30), (3, 3), (97, 64)])
+def test_boxes_are_in_the_pixels_of_a_photo_of_any_shape(clip: Bundle, shape: tuple) -> None:
+    found = locate(clip, photo(*shape), ["a cat", "a dog"], present=0)
+    assert found.missing == ()
+    assert [r.area for r in found.regions] == sorted((r.area for r in found.regions), reverse=True)
+    for region in found.regions:
+        x1, y1, x2, y2 = region.box
+        assert 0 <= x1 < x2 <= shape[1]
+        assert 0 <= y1 < y2 <= shape[0]
+        assert region.mask.shape == (y2 - y1, x2 - x1)
+        whole = found.mask(region)
+        assert whole.shape == shape
+        assert whole.sum() == region.area
+        rows, columns = np.flatnonzero(whole.any(axis=1)), np.flatnonzero(whole.any(axis=0))
+        assert (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) == region.box
+    assert found.picture().width > 600
+
+
+def test_what_is_there_is_found_and_what_is_not_is_not(blip: patchword.Model) -> None:
+    """On scenes that it was not trained on."""
+    overlap, absent, total = [], 0, 0
+    for index in range(12):
+        seen = scene(91, index, kind="wafer")
+        for name in ("a scratch", "a stain", "an edge chip", "particles"):
+            regions = blip.locate(seen.image, name).regions
+            if name in [thing.name for thing in seen.objects]:
+                x1, y1, x2, y2 = regions[0].box
+                overlap.append(seen.objects[0].mask[y1:y2, x1:x2].any())
+            else:
+                total += 1
+                absent += bool(regions)
+    assert absent <= 0.1 * total
+    assert np.mean(overlap) >= 0.5
+    missing = blip.locate(scene(91, 0, kind="shapes").image, ["a hat", "an ankle boot"])
+    assert missing.regions == ()
+    assert missing.missing == ("a hat", "an ankle boot")
+    assert max(missing.present) < 0.5
+    assert missing.picture().width > 600
+
+
+def test_boxes_that_are_given_are_scored(clip: Bundle) -> None:
+    """Of a box that is the photo: the mean of all features; the crop is the photo itself."""
+    model = patchword.api.model.with_methods(clip)
+    image, texts = photo(48, 48), ["a cat", "a dog"]
+    boxes = [(0, 0, 48, 48), (0, 0, 16, 32), (4, 0, 12, 20)]
+    found = model.locate(image, texts, boxes, method="value")
+    assert [(r.box, r.text) for r in found.regions] == [(b, t) for b in boxes for t in texts]
+    assert found.present is None
+    from patchword.where.dense import dense, edit_of
+
+    pixels = clip.tensor(clip.open(image)[0])[None]
+    features = dense(clip, pixels, edit_of("value"))[0].reshape(3, 3, -1).numpy().astype(np.float64)
+    vectors = model.embed_texts(texts).astype(np.float64)
+    weights = [np.ones((3, 3)), np.zeros((3, 3)), np.zeros((3, 3))]
+    weights[1][:2, 0] = 256
+    weights[2][:2, 0] = 8 * 16, 8 * 4  # what each patch of 16 pixels shares with the box
+    for number, weight in enumerate(weights):
+        mean = (features * weight[..., None]).sum(axis=(0, 1))
+        expected = vectors @ (mean / np.linalg.norm(mean))
+        own = found.regions[2 * number : 2 * number + 2]
+        np.testing.assert_allclose([r.score for r in own], expected, atol=1e-5)
+        x1, y1, x2, y2 = boxes[number]
+        crop = model.similarity(np.ascontiguousarray(image[y1:y2, x1:x2]), texts, squash=True)
+        np.testing.assert_allclose([r.crop for r in own], crop[0], atol=1e-5)
+
+
+def test_what_cannot_be_asked_for(clip: Bundle) -> None:
+    image = photo(20, 30)
+    for texts, options, says in (
+        ([], {}, "at least one text"),
+        ([" "], {}, "a text without words"),
+        (["a", "a"], {}, "given twice"),
+        (["a"], {"present": 2}, "present is 2"),
+        (["a"], {"method": "legrad"}, "'legrad' has no cosines"),
+        (["a"], {"boxes": [(0, 0, 5)]}, "x1, y1, x2, y2 in pixels"),
+        (["a"], {"boxes": [(0, 0, 31, 5)]}, "within the photo, 30 x 20"),
+        (["a"], {"boxes": [(5, 0, 5, 5)]}, "x1 < x2"),
+    ):
+        with pytest.raises(UnsupportedError, match=says):
+            locate(clip, image, texts, **options)
+    config = tiny_vit("learned")
+    with pytest.raises(UnsupportedError, match=r"has an image tower only.*load a CLIP"):
+        locate(make(models.build(config), config, None, "tiny"), image, ["a cat"])
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    Image.fromarray(scene(91, 0, kind="shapes").image).save("0.png")
+    return tmp_path
+
+
+def test_the_command(run: Run, place: Path, blip: patchword.Model) -> None:  # noqa: F811
+    name = scene(91, 0, kind="shapes").objects[0].name
+    found = run("locate", "0.png", "gone.png", name, "--present", "0", "-m", "demo-blip", "--json")
+    assert found.code == 1
+    direct = blip.locate("0.png", name, present=0).regions
+    assert found.records[:-1] == [
+        {"path": "0.png", "text": r.text, "score": r.score, "box": list(r.box), "area": r.area}
+        for r in direct
+    ]
+    assert found.records[-1] == {"image": "gone.png", "error": "no such file"}
+    found = run("locate", "0.png", "a hat", "-m", "demo-blip", "--json")
+    assert (found.code, found.out) == (0, "")
+    found = run("locate", "0.png", "a hat", "-m", "demo-blip", "--save", "x.png")
+    assert "a hat" in found.out
+    assert "not found" in found.out
+    assert Image.open("x.png").width > 600
+    found = run("locate", "0.png", name, "--box", "0,0,64,64", "-m", "demo-blip", "--csv")
+    assert found.out.splitlines()[0] == "path,text,score,crop,box,area,image,error"
+    assert '"[0, 0, 64, 64]",4096' in found.out
+    assert "x1,y1,x2,y2" in run("locate", "0.png", "a hat", "--box", "1,2,3").err
+    assert "give texts after the images" in run("locate", "0.png").err
