@@ -16,12 +16,13 @@ from torch import Tensor
 from patchword.bundle import Bundle, as_texts
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
+from patchword.models.edits import DenseEdit
 from patchword.options import checked
 from patchword.show import label_map
 from patchword.show.result import Brief, Pictured
 from patchword.unseen import untold
 from patchword.where.dense import dense, edit_of
-from patchword.where.heatmap import cosines, mapped
+from patchword.where.heatmap import cosines, mapped, resolve
 from patchword.where.present import present as probabilities
 from patchword.where.rle import rle
 from patchword.where.segment import dense_method
@@ -132,7 +133,7 @@ def locate(
     at least a tenth as large as the text's largest.
 
     boxes    (x1, y1, x2, y2) in pixels: no regions are looked for; each of these is scored
-    method   one of `dense.EDITS`; "auto": see `auto.usual`
+    method   one of `dense.EDITS`, or without `boxes` "head"; "auto": see `auto.usual`
     scale, refine  see `heatmap`
     present  how probable a text must be in the photo, or in what is cut out around its largest
              region, against `negatives` (see `present.present`); 0: it is looked for wherever it
@@ -141,19 +142,21 @@ def locate(
     Raises ImageError, and UnsupportedError for texts and boxes that cannot be, and for a model that
     reads no text.
     """
-    names, chosen = _texts(texts), dense_method(model, method)
+    names = _texts(texts)
+    # Features of a box are those of patches, which a head for maps does not have.
+    chosen = dense_method(model, method) if boxes is None else resolve(model, method, like=True)
     if not 0 <= present <= 1:
         raise UnsupportedError(f"present is {present!r}; it is a probability, 0 to 1")
     vectors = torch.from_numpy(model.embed_texts(names)).to(model.device)
     photo = model.opener(image, exact=True)
     if boxes is not None:
         given = _boxes(boxes, photo)
-        run = partial(_features, model, chosen)
-        found = mapped(model, image, photo, run, scale, False, progress)
+        run = partial(_features, model, edit_of(chosen))
+        found = mapped(model, image, photo, run, scale, False, progress, chosen)
         scored = _scored(model, photo, names, vectors, given, found)
         return Located(photo, names, scored, chosen, None, present)
     run = partial(cosines, model, vectors, chosen)
-    found = mapped(model, image, photo, run, scale, refine, progress)
+    found = mapped(model, image, photo, run, scale, refine, progress, chosen)
     regions = [regions_of(name, n, found) for n, name in enumerate(names)]
     probable = _probable(model, photo, names, regions, negatives)
     kept = [each for each, p in zip(regions, probable, strict=True) if p >= present]
@@ -243,10 +246,10 @@ def _around(photo: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
     return np.ascontiguousarray(photo[top : y + half, left : x + half])
 
 
-def _features(model: Bundle, method: str, pixels: Tensor) -> Tensor:
+def _features(model: Bundle, edit: DenseEdit, pixels: Tensor) -> Tensor:
     """Dense features (B, D, h, w) of images (B, 3, H, W)."""
     size = (pixels.shape[-2], pixels.shape[-1])
-    found = dense(model, pixels, edit_of(method))
+    found = dense(model, pixels, edit)
     return torch.unflatten(found, 1, model.image_tower.grid(size)).movedim(-1, 1)
 
 
