@@ -85,11 +85,28 @@ def test_what_is_there_is_found_and_what_is_not_is_not(blip: patchword.Model) ->
                 absent += bool(regions)
     assert absent <= 0.1 * total
     assert np.mean(overlap) >= 0.5
-    missing = blip.locate(scene(91, 0, kind="shapes").image, ["a hat", "an ankle boot"])
+    nothing = np.full((128, 128, 3), 120, np.uint8)
+    missing = blip.locate(nothing, ["a hat", "a red ring"], method="surgery")
     assert missing.regions == ()
-    assert missing.missing == ("a hat", "an ankle boot")
+    assert missing.missing == ("a hat", "a red ring")
     assert max(missing.present) < 0.5
     assert missing.picture().width > 600
+
+
+def test_regions_of_a_head_are_above_the_background(blip: patchword.Model) -> None:
+    seen = scene(91, 0, kind="shapes")
+    name = seen.objects[0].name
+    found = blip.locate(seen.image, name, method="head")
+    assert found.present is None
+    maps = blip.heatmap(seen.image, [name, "background"], "head").values
+    above = maps[0] > maps[1]
+    for region in found.regions:
+        assert above[found.mask(region)].all()
+    mask = found.mask(found.regions[0])
+    assert (mask & seen.objects[0].mask).sum() > 0.5 * (mask | seen.objects[0].mask).sum()
+    asked = blip.locate(seen.image, name, method="head", present=1.0)
+    assert asked.missing == (name,)
+    assert asked.present is not None
 
 
 def test_boxes_that_are_given_are_scored(clip: Bundle) -> None:
@@ -157,7 +174,7 @@ def test_the_command(run: Run, place: Path, blip: patchword.Model) -> None:  # n
     assert found.records[-1] == {"image": "gone.png", "error": "no such file"}
     found = run("locate", "0.png", "a hat", "-m", "demo-blip", "--json")
     assert (found.code, found.out) == (0, "")
-    found = run("locate", "0.png", "a hat", "-m", "demo-blip", "--save", "x.png")
+    found = run("locate", "0.png", "a hat", "--present", "1", "-m", "demo-blip", "--save", "x.png")
     assert "a hat" in found.out
     assert "not found" in found.out
     assert Image.open("x.png").width > 600

@@ -14,7 +14,7 @@ from patchword.tasks.attention import AttentionMap, attention
 from patchword.tasks.caption_attention import CaptionAttention, caption_attention
 from patchword.tasks.token_attention import TokenAttention, text_attention
 from patchword.where.heatmap import Heatmap, heatmap, pixel
-from patchword.where.locate import PRESENT, Located, locate
+from patchword.where.locate import Located, locate
 from patchword.where.segment import Segmentation, segment
 from patchword.where.windows import Scale
 
@@ -134,7 +134,7 @@ class Places(Features):
         texts: str | Sequence[str],
         boxes: Sequence[Sequence[int]] | None = None,
         method: str = "auto",
-        present: float = PRESENT,
+        present: float | None = None,
         negatives: str | Sequence[str] | None = None,
         stretch: bool | None = None,
         window: int | None = None,
@@ -151,7 +151,8 @@ class Places(Features):
                    dense features inside, `.score`, and cut out and encoded, `.crop`
         method     "auto" or one of `where.dense.EDITS`
         present    from which probability on a text is in the photo, against `negatives`, which say
-                   what else there could be; 0: every text is looked for
+                   what else there could be. None: 0.5; of a model with a head for maps that is not
+                   asked
 
         window, stride, short_side, refine, progress: see `heatmap`. Raises ImageError, and
         UnsupportedError for texts or boxes that cannot be or a model without a text tower. How a

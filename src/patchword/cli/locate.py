@@ -62,9 +62,12 @@ def locate(
     ] = None,
     method: DenseMethodOption = "auto",
     present: Annotated[
-        float,
-        typer.Option(help="0 to 1: a text that is less probable is not found; 0: look anyway."),
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="0 to 1: a text that is less probable is not found; 0: look anyway. By default "
+            "0.5, and not asked of a model with a head for maps."
+        ),
+    ] = None,
     negatives: Annotated[
         str | None,
         typer.Option(
@@ -140,8 +143,8 @@ def regions_table(name: str, found: Located) -> Table:
         box = ", ".join(map(str, region.box))
         out.add_row(region.text, box, f"{region.score:.3f}", *crop, f"{region.area:,}")
     for text in found.missing:
-        sure = found.present[found.texts.index(text)] if found.present else 0.0
-        out.add_row(text, f"not found ({share(sure)} probable)")
+        sure = found.present and share(found.present[found.texts.index(text)])
+        out.add_row(text, f"not found ({sure} probable)" if sure else "not found")
     return out
 
 

@@ -144,7 +144,7 @@ def heatmap(
     elif method == GRADCAM:
         names, run = gradcam(model, texts, words, layer)
     else:
-        names, run = texts, _of_texts(model, texts, method, layer)
+        names, run = texts, of_texts(model, texts, method, layer)
     head = model.config.dense_head if method == HEAD else None
     found = mapped(model, image, photo, run, scale, refine and not head, progress, method)
     probable = None
@@ -213,7 +213,7 @@ def _check(
         raise UnsupportedError(f"layer is of methods {able}, not of {method!r}")
 
 
-def _of_texts(model: Bundle, texts: Sequence[str], method: str, layer: int | None) -> Mapper:
+def of_texts(model: Bundle, texts: Sequence[str], method: str, layer: int | None) -> Mapper:
     """Pixels (B, 3, H, W) -> maps (B, T, h, w) of texts."""
     vectors = torch.from_numpy(model.embed_texts(texts)).to(model.device)
     if method in RELEVANCE:

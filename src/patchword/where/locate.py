@@ -22,15 +22,15 @@ from patchword.show import label_map
 from patchword.show.result import Brief, Pictured
 from patchword.unseen import untold
 from patchword.where.dense import dense, edit_of
-from patchword.where.heatmap import cosines, mapped, resolve
+from patchword.where.heatmap import HEAD, mapped, of_texts, resolve
 from patchword.where.present import present as probabilities
 from patchword.where.rle import rle
 from patchword.where.segment import dense_method
-from patchword.where.windows import Grid, Progress, Scale
+from patchword.where.windows import Grid, Mapper, Progress, Scale
 
 HALF = 0.5  # of the way from a map's median up to its peak, above which a region is
 LEAST = 0.1  # of the largest region of a text: smaller ones are left out
-PRESENT = 0.5  # how probable a text must be
+PRESENT = 0.5  # how probable a text must be where no head says what is not there
 AROUND = 0.25  # of a region's longer side: what is shown around it, for judging it by itself
 
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 lie beyond the last pixel
@@ -62,7 +62,7 @@ class Located(Pictured):
     """Where the texts are: `regions`, the largest first; of boxes that were given, each box with
     each text.
 
-    present  how probable each text is in the photo, 0 to 1; None where boxes were given
+    present  how probable each text is in the photo, 0 to 1; None where that was not asked
     least    a text that is less probable is not found
     """
 
@@ -122,22 +122,23 @@ def locate(
     method: str = "auto",
     scale: Scale | None = None,
     refine: bool = False,
-    present: float = PRESENT,
+    present: float | None = None,
     negatives: str | Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Located:
     """The regions of each text that is in a photo.
 
-    A region is a connected part of the photo, by sides or corners, where the text's map is more
-    than half of the way up from its median to its peak (`HALF`, measured: docs/benchmarks.md), and
-    at least a tenth as large as the text's largest.
+    A region is a connected part of the photo, by sides or corners, where the text's map is above
+    the background's, of a model that has a head for maps; of others where it is more than half of
+    the way up from its median to its peak. It is at least a tenth as large as the text's largest.
+    Both measured: docs/benchmarks.md.
 
     boxes    (x1, y1, x2, y2) in pixels: no regions are looked for; each of these is scored
     method   one of `dense.EDITS`, or without `boxes` "head"; "auto": see `auto.usual`
     scale, refine  see `heatmap`
     present  how probable a text must be in the photo, or in what is cut out around its largest
-             region, against `negatives` (see `present.present`); 0: it is looked for wherever it
-             may be
+             region, against `negatives` (see `present.present`). None: 0.5; where there is a head,
+             which tells what is not there, and no `negatives`: that is not asked
 
     Raises ImageError, and UnsupportedError for texts and boxes that cannot be, and for a model that
     reads no text.
@@ -145,19 +146,23 @@ def locate(
     names = _texts(texts)
     # Features of a box are those of patches, which a head for maps does not have.
     chosen = dense_method(model, method) if boxes is None else resolve(model, method, like=True)
-    if not 0 <= present <= 1:
+    if present is not None and not 0 <= present <= 1:
         raise UnsupportedError(f"present is {present!r}; it is a probability, 0 to 1")
-    vectors = torch.from_numpy(model.embed_texts(names)).to(model.device)
     photo = model.opener(image, exact=True)
     if boxes is not None:
         given = _boxes(boxes, photo)
-        run = partial(_features, model, edit_of(chosen))
+        run: Mapper = partial(_features, model, edit_of(chosen))
         found = mapped(model, image, photo, run, scale, False, progress, chosen)
-        scored = _scored(model, photo, names, vectors, given, found)
-        return Located(photo, names, scored, chosen, None, present)
-    run = partial(cosines, model, vectors, chosen)
+        scored = _scored(model, photo, names, given, found)
+        return Located(photo, names, scored, chosen, None, 0.0)
+    run = of_texts(model, names, chosen, None)
     found = mapped(model, image, photo, run, scale, refine, progress, chosen)
-    regions = [regions_of(name, n, found) for n, name in enumerate(names)]
+    against = len(names) if chosen == HEAD else None  # the map of the background
+    regions = [regions_of(name, n, found, against) for n, name in enumerate(names)]
+    if present is None and negatives is None and chosen == HEAD:
+        flat = sorted((region for each in regions for region in each), key=lambda each: -each.area)
+        return Located(photo, names, tuple(flat), chosen, None, 0.0)
+    present = PRESENT if present is None else present
     probable = _probable(model, photo, names, regions, negatives)
     kept = [each for each, p in zip(regions, probable, strict=True) if p >= present]
     flat = sorted((region for each in kept for region in each), key=lambda each: -each.area)
@@ -191,16 +196,19 @@ def _boxes(boxes: Sequence[Sequence[int]], photo: NDArray[np.uint8]) -> list[Box
     return out
 
 
-def regions_of(text: str, number: int, found: Grid) -> list[Region]:
-    """The regions of the map with that number, the largest first."""
+def regions_of(text: str, number: int, found: Grid, against: int | None = None) -> list[Region]:
+    """The regions of the map with that number, the largest first; against: the number of the map
+    that it must be above."""
     from scipy.ndimage import find_objects, label  # type: ignore[import-untyped]
 
     grid = found.values[number]
-    low, high = float(np.median(grid)), float(grid.max())
-    if high <= low:  # flat
-        return []
     values = found.geometry.to_source(grid, found.cell)
-    parts, _ = label(values > low + HALF * (high - low), np.ones((3, 3)))
+    if against is None:
+        low, high = float(np.median(grid)), float(grid.max())
+        above = values > low + HALF * (high - low) if high > low else np.zeros(values.shape)
+    else:
+        above = values > found.geometry.to_source(found.values[against], found.cell)
+    parts, _ = label(above, np.ones((3, 3)))
     out = []
     for name, (rows, columns) in enumerate(find_objects(parts), start=1):
         mask = parts[rows, columns] == name
@@ -257,13 +265,12 @@ def _scored(
     model: Bundle,
     photo: NDArray[np.uint8],
     names: Sequence[str],
-    vectors: Tensor,
     boxes: Sequence[Box],
     features: Grid,
 ) -> tuple[Region, ...]:
     """Each box with each text: by the mean of the dense features in it, each cell counting by how
     much of it the box covers, and by what is cut out and encoded."""
-    texts = vectors.cpu().numpy()
+    texts = model.embed_texts(names)
     crops = [np.ascontiguousarray(photo[y1:y2, x1:x2]) for x1, y1, x2, y2 in boxes]
     with untold():
         encoded = _of_parts(model).embed_images(crops) @ texts.T
