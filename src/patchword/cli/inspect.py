@@ -60,7 +60,8 @@ def inspect(
     method: Annotated[
         str | None,
         typer.Option(
-            metavar="METHOD", help="memory (the default), subspace, winclip, mutual or reference."
+            metavar="METHOD",
+            help="memory, subspace, winclip, mutual or reference; by default memory.",
         ),
     ] = None,
     false_alarms: Annotated[
