@@ -1,12 +1,14 @@
 """Samples of more than 8 bits against exact integer arithmetic."""
 
+import warnings
+
 import numpy as np
 import pytest
 from pictures import encoded, grey, png16, random_pixels, tiff, to_levels
 from PIL import Image
 
 from patchword import images
-from patchword.errors import ImageError
+from patchword.errors import ImageError, ImageWarning
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -44,6 +46,17 @@ def test_a_tiff_that_pillow_wrote_with_its_maximum():
     values = random_pixels(20, 30, kind=np.uint16, limit=4095)
     data = encoded(Image.fromarray(values), "TIFF", tiffinfo={281: 4095})
     np.testing.assert_array_equal(images.open(data), grey(to_levels(values, 4095)))
+
+
+def test_a_maximum_that_is_always_stated_states_nothing():
+    """Twelve bits in sixteen, of a writer that puts the type's maximum into every file."""
+    values = random_pixels(20, 30, kind=np.uint16, limit=4095)
+    data = encoded(Image.fromarray(values), "TIFF", tiffinfo={281: 65535})
+    with pytest.warns(ImageWarning, match="is seen nearly black.*--stretch"):
+        images.open(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images.open(encoded(Image.fromarray(values * 16), "TIFF", tiffinfo={281: 65535}))
 
 
 def test_a_stated_maximum_below_the_samples_is_passed_over():

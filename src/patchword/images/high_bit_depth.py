@@ -103,7 +103,9 @@ class Samples:
                 f"its floats span {least:g} to {greatest:g} and the file gives no range: scale "
                 f"them to 0..1, or {STRETCH}"
             )
-        if high is None and least < greatest <= white / _DARK and least >= 0:
+        greatest_of_type = self.limits[1] > 255 and high == self.limits[1]
+        unstated = high is None or greatest_of_type  # some writers always put that there
+        if unstated and least < greatest <= white / _DARK and least >= 0:
             warn(
                 f"its samples reach {greatest:g} and {white:g} is taken for white, so that it is "
                 f"seen nearly black; state the maximum in the file, or {STRETCH}"
