@@ -330,7 +330,9 @@ class Run:
                 "a folder of that name."
             )
         if clipped:
-            self.remarks.append(f"{clipped} maps have values too large for the file: 65535 there.")
+            self.remarks.append(
+                f"In {clipped} of the maps values are too large for the file: 65535."
+            )
 
     def _record(self, record: dict[str, Any]) -> None:
         self.rows.append(record)

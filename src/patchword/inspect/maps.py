@@ -17,8 +17,8 @@ DESCRIPTION = 270  # the TIFF tag ImageDescription
 
 def full_scale(edge: float) -> float:
     """The value that 65535 stands for in all maps of one threshold: a power of two, 256 times
-    `edge` or more; 1 where there is no threshold."""
-    return 2.0 ** math.ceil(math.log2(256 * edge)) if 0 < edge < math.inf else 1.0
+    `edge` or more and at least 1/4; 1 where there is no threshold."""
+    return 2.0 ** max(math.ceil(math.log2(256 * edge)), -2) if 0 < edge < math.inf else 1.0
 
 
 def save_map(found: Inspection, path: str | os.PathLike[str]) -> bool:
