@@ -88,6 +88,15 @@ def test_what_is_held_out_is_never_learned_from(model, folder: Path, monkeypatch
     assert not set(learned) & set(held)
 
 
+def test_a_photo_that_is_named_twice_is_not_learned_from_and_held_out(model, folder: Path) -> None:
+    several = paths(folder)[:6]
+    twice = fit(model, [*several, *several], Memory(), Rule(0.5))
+    assert twice.learned + len(twice.calibration.scores) == 6
+    given = fit(model, several, Memory(), Rule(0.5), calibration=several[:2])
+    assert (given.learned, len(given.calibration.scores)) == (4, 2)
+    assert min(given.calibration.scores) > 1e-5
+
+
 def test_few_good_photos_give_a_threshold_that_is_called_uncalibrated(model, folder: Path) -> None:
     inspector = fit(model, paths(folder)[:4], Memory(), Rule())
     assert inspector.calibration.kind == "cross-validated"

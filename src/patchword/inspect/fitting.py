@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -36,16 +37,17 @@ def fit(
 ) -> Inspector:
     """Learn from good photos, and calibrate on those of them that nothing is learned from.
 
-    calibration  photos to calibrate on; None: some of `good`, see `split`. Where none can be held
-                 out all are learned from, and the threshold comes from cross-validation
+    calibration  photos to calibrate on, which nothing is learned from, also where they are among
+                 `good`; None: some of `good`, see `split`. Where none can be held out all are
+                 learned from, and the threshold comes from cross-validation
     grouped      a threshold for each name of a folder that photos lie in
     failed       what cannot be opened is added here; None: the first raises its ImageError
     progress     of photos
 
     Raises UnsupportedError where there are fewer good photos than the method needs.
     """
-    sources = list(as_images(good))
-    held = None if calibration is None else list(as_images(calibration))
+    held = None if calibration is None else _once(as_images(calibration))
+    sources = _once(as_images(good), held or ())
     broken: dict[int, ImageError] = {}
     while True:
         run = _Run(model, method, rule, grouped, progress)
@@ -134,6 +136,24 @@ class _Run:
         self.done += 1
         if self.progress:
             self.progress(self.done, self.total)
+
+
+def _once(sources: Iterable[ImageLike], without: Sources = ()) -> list[ImageLike]:
+    """Each file once, so that none is both learned from and held out; and none of `without`."""
+    seen = {_file(source) for source in without}
+    kept = []
+    for source in sources:
+        if (file := _file(source)) not in seen:
+            seen.add(file)
+            kept.append(source)
+    return kept
+
+
+def _file(source: ImageLike) -> object:
+    """What two sources of the same photo have in common: the path, or the thing itself."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.path.realpath(named(source))
+    return id(source)
 
 
 def _folds(sources: Sources, method: Method) -> list[range]:
