@@ -25,6 +25,7 @@ from patchword.cli import (
     embed_classify_similarity,
     eval_blend,
     eval_inspect,
+    eval_segment,
     heatmap,
     index_search,
     info_models,
@@ -52,7 +53,7 @@ GROUPS = {  # the headings of `patchword --help`, and the files whose commands s
         inspect,
     ),
     "Collections of images": (index_search,),
-    "Make a model": (train, eval_blend, eval_inspect, capfilt),
+    "Make a model": (train, eval_blend, eval_inspect, eval_segment, capfilt),
     "Know a model": (info_models, receipt_verify, demo),
 }
 

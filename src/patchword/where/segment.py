@@ -176,16 +176,30 @@ def segment(
     chosen = dense_method(model, method)
     names, words, owners = read_labels(labels, WORDS if background is None else background)
     Check(model.scope, model.name).texts([word for word in words if word not in WORDS])
-    head = model.config.dense_head if chosen == HEAD else None
-    if logit_scale is None and head:
-        logit_scale = head.scale
-    rule = checked_rule(model, logit_scale, threshold, least_area)
+    rule = checked_rule(model, chosen, logit_scale, threshold, least_area)
     vectors = word_vectors(model, words, templates)
+    return segmented(model, image, names, owners, vectors, chosen, rule, scale, refine, progress)
+
+
+def segmented(
+    model: Bundle,
+    image: ImageLike,
+    names: tuple[str, ...],
+    owners: tuple[int, ...],
+    vectors: torch.Tensor,
+    method: str,
+    rule: Rule,
+    scale: Scale | None = None,
+    refine: bool = False,
+    progress: Progress | None = None,
+) -> Segmentation:
+    """What `segment` gives, of the unit vectors (W, D) of words that belong to `owners`: 0, the
+    background, or the names from 1 on. Raises ImageError."""
     photo = model.opener(image, exact=True)
-    run = partial(cosines, model, vectors, chosen)
-    found = mapped(model, image, photo, run, scale, refine, progress, chosen)
+    run = partial(cosines, model, vectors, method)
+    found = mapped(model, image, photo, run, scale, refine, progress, method)
     return Segmentation(
-        photo, names, owners, found.values, found.geometry, found.cell, chosen, rule
+        photo, names, owners, found.values, found.geometry, found.cell, method, rule
     )
 
 
@@ -229,15 +243,18 @@ def read_labels(
 
 
 def checked_rule(
-    model: Bundle, logit_scale: float | None, threshold: float, least_area: float
+    model: Bundle, method: str, logit_scale: float | None, threshold: float, least_area: float
 ) -> Rule:
-    """The rule of these numbers. Raises UnsupportedError for ones that cannot be."""
+    """The rule of these numbers; no logit scale is that of the head, or of the model. Raises
+    UnsupportedError for ones that cannot be."""
     for name, value in (("threshold", threshold), ("least_area", least_area)):
         if not 0 <= value <= 1:
             raise UnsupportedError(f"{name} is {value!r}; it is a share, 0 to 1")
     if logit_scale is not None and logit_scale <= 0:
         raise UnsupportedError(f"logit_scale is {logit_scale!r}; it must be above 0")
-    return Rule(logit_scale or model.scale, threshold, least_area)
+    head = model.config.dense_head if method == HEAD else None
+    usual = model.scale if head is None else head.scale
+    return Rule(logit_scale or usual, threshold, least_area)
 
 
 def word_vectors(

@@ -1,0 +1,144 @@
+"""eval segment: how well a model tells the class of each pixel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchword.cli.inputs import load
+from patchword.cli.options import (
+    EMBEDDED,
+    DenseMethodOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MaxPixelsOption,
+    ModelOption,
+    RefineOption,
+    ShortSideOption,
+    SquashOption,
+    StretchOption,
+    StrideOption,
+    TemplateOption,
+    WindowOption,
+)
+from patchword.cli.output import emit, finish, notes, progress, screen, wrong
+from patchword.cli.texts import read_list
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from patchword.evaluate.segmentation import Segmented
+
+
+def eval_segment(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="JPEGImages and SegmentationClass, as in Pascal VOC, or images and masks: PNG, in "
+            "each pixel the number of its class, 255 where none counts.",
+        ),
+    ],
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A class a line, in the order of their numbers, synonyms separated by commas; by "
+            "default FOLDER/classes.txt.",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Only the photos in FOLDER/ImageSets/Segmentation/SPLIT.txt, as val."),
+    ] = None,
+    template: TemplateOption = None,
+    method: DenseMethodOption = "auto",
+    window: WindowOption = None,
+    stride: StrideOption = None,
+    short_side: ShortSideOption = None,
+    refine: RefineOption = False,
+    logit_scale: Annotated[
+        float | None,
+        typer.Option(help="What cosines are multiplied by; by default the model's own."),
+    ] = None,
+    threshold: Annotated[
+        float,
+        typer.Option(help="0 to 1: where no class is as probable, it is the first class."),
+    ] = 0.0,
+    least_area: Annotated[
+        float,
+        typer.Option(
+            help="0 to 1: a class with no larger share of the area of all but the first is left "
+            "out."
+        ),
+    ] = 0.0,
+    reduce_zero_label: Annotated[
+        bool,
+        typer.Option(
+            "--reduce-zero-label", help="0 in a mask does not count, and 1 is the first class."
+        ),
+    ] = False,
+    stretch: StretchOption = False,
+    squash: SquashOption = False,
+    max_pixels: MaxPixelsOption = None,
+    model: ModelOption = EMBEDDED,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how well a model segments photos that have masks.
+
+    Mean IoU, pixel accuracy and each class, as mmsegmentation defines them: pixels are counted over
+    all photos together. The settings that a number depends on are told with it. Numbers of CLIP
+    papers have --template imagenet, --logit-scale 40, --short-side 336, --window 224 --stride 112.
+    """
+    if not folder.is_dir():
+        wrong(f"{folder}: no such folder")
+    from patchword.evaluate import segmentation
+    from patchword.where.windows import Scale
+
+    data = segmentation.masked(folder, split)
+    words = segmentation.read_classes(classes or folder / segmentation.CLASSES)
+    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    settings = segmentation.settled(
+        bundle, words, read_list(template) or None, method, logit_scale, threshold, least_area,
+        Scale(window, stride, short_side), refine, reduce_zero_label,
+    )  # fmt: skip
+    with progress("photos") as advance:
+        run = segmentation.Segmenting(bundle, advance)
+        found = run.measure(data, settings)
+    if as_json:
+        emit({"model": bundle.name, "fingerprint": bundle.fingerprint, **found.record()})
+    else:
+        screen().print(classes_table(found))
+        screen().print(
+            f"mean IoU {found.mean_iou:.1%}, pixel accuracy {found.pixel_accuracy:.1%}, mean "
+            f"accuracy {found.mean_accuracy:.1%}, of {found.images} photos"
+        )
+    if data.unmasked:
+        notes().print(f"{data.unmasked} photos have no mask and are left out")
+    explain(found)
+    finish(run.broken, found.images, as_json)
+
+
+def classes_table(found: Segmented) -> Table:
+    """A row per class."""
+    out = table("class", "IoU", "accuracy", right=("IoU", "accuracy"))
+    for words, iou, accuracy in zip(found.settings.classes, found.iou, found.accuracy, strict=True):
+        out.add_row(words[0], *("-" if n != n else f"{n:.1%}" for n in (iou, accuracy)))
+    return out
+
+
+def explain(found: Segmented) -> None:
+    """With which settings it was measured."""
+    known = found.settings.record()
+    names = known.pop("classes")
+    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items())
+    notes().print(f"settings: {said}; {len(names)} classes: {', '.join(names)}")
+
+
+COMMANDS = (eval_segment,)
