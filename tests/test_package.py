@@ -51,6 +51,7 @@ PUBLIC = [
     "RecipeError",
     "Region",
     "Reranked",
+    "SameMapWarning",
     "ScopeWarning",
     "Score",
     "Segmentation",

@@ -12,12 +12,15 @@ from torch.testing import assert_close
 
 from patchword import checkpoints, models, variants
 from patchword.bundle import Bundle, make
-from patchword.errors import UnsupportedError
+from patchword.errors import SameMapWarning, UnsupportedError
 from patchword.images.preprocess import Geometry
+from patchword.models.protocols import Tokens
 from patchword.nn.taps import Taps
+from patchword.nn.transformer import run
 from patchword.show import plots
 from patchword.tasks.match import match
 from patchword.where.auto import usual, warning
+from patchword.where.dense import EDITS, dense
 from patchword.where.gradients import chefer, legrad
 from patchword.where.heatmap import Heatmap, heatmap, resolve
 from patchword.where.present import NEGATIVES
@@ -352,3 +355,91 @@ def test_what_is_not_found_is_not_drawn() -> None:
     assert colourful(drawn((0.9, 0.9), each=True)) == [False, True, True]
     assert colourful(drawn((0.2, 0.9), each=False)) == [False, False, True]
     assert colourful(drawn((0.2, 0.3))) == [False, False, False]
+
+
+# --- methods of other kinds -----------------------------------------------------------------------
+
+
+def test_rollout_is_of_no_text(clip: Bundle, siglip: Bundle) -> None:
+    """In float64 from the attention of every layer; the same for every text, which is said."""
+    image = photo(64, 64)
+    for model in (clip, siglip, tiny_bundle(tiny_clip_resnet())):
+        found = heatmap(model, image, method="rollout")
+        assert found.texts == ("rollout",)
+        pixels = torch.from_numpy(model.preprocess(image)[0])[None]
+        tower = model.image_tower
+        names = [f"image.{name}.attn" for name in tower.attention_layers]
+        _, taps = model.network.encode_image(pixels, taps=names)
+        layers = [taps[name][0].mean(0).double().detach().numpy() for name in names]
+        if len(layers[0]) == 1:
+            row = layers[0][0, 1:]
+        else:
+            product = np.eye(len(layers[0]))
+            for weights in layers:
+                product = (weights + np.eye(len(product))) / 2 @ product
+            row = product[0, 1:] if tower.prefix else product.mean(0)
+        np.testing.assert_allclose(found.grid.ravel(), row, rtol=1e-4, atol=1e-7)
+    with pytest.warns(SameMapWarning, match="rollout is of no text"):
+        two = heatmap(clip, image, ["a cat", "a dog"], "rollout")
+    assert two.texts == ("a cat", "a dog")
+    np.testing.assert_array_equal(two.grid[0], two.grid[1])
+
+
+def test_what_texts_have_in_common_is_subtracted(clip: Bundle) -> None:
+    image, texts = photo(64, 64), ["a cat", "a dog", "a wafer"]
+    plain = heatmap(clip, image, texts, "surgery").grid
+    vectors = clip.embed_texts(texts)
+    shares = np.exp(2 * clip.embed_images([image])[0] @ vectors.T)
+    weighted = plain * (shares / shares.mean())[:, None, None]
+    found = heatmap(clip, image, texts, "surgery-features").grid
+    np.testing.assert_allclose(found, weighted - weighted.mean(0), atol=1e-5)
+    np.testing.assert_allclose(found.sum(0), 0, atol=1e-6)
+    one = heatmap(clip, image, "a cat", "surgery-features").grid
+    empty = heatmap(clip, image, "a cat", "surgery").grid - one
+    ids = clip.tokenizer([""])
+    vector = clip.network.encode_text(torch.from_numpy(ids))[0].detach().numpy()
+    features = dense(clip, torch.from_numpy(clip.preprocess(image)[0])[None], EDITS["surgery"])[0]
+    expected = features.numpy() @ (vector / np.linalg.norm(vector))
+    np.testing.assert_allclose(empty.ravel(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["siglip2-base-16-naflex", "chinese-clip-vit-base-16"])
+@pytest.mark.parametrize("method", ["maskclip", "clearclip", "naclip", "value"])
+def test_edits_of_other_towers(name: str, method: str) -> None:
+    """NaFlex and Chinese-CLIP: the last block by its formula in float64, then the tower's own norm
+    and head, of a pooling the head with the patch as its only key."""
+    model = tiny_bundle(shrunk(variants.VARIANTS[name].config))
+    tower, patch = model.image_tower, model.config.image_tower.patch_size
+    pixels = torch.randn(1, 3, 3 * patch, 4 * patch, generator=torch.Generator().manual_seed(9))
+    taps = Taps(["blocks.0"])
+    block = tower.blocks[-1]
+    run(tower.blocks[:-1], tower._tokens(pixels, EDITS[method].positions), None, taps)
+    x = taps.result()["blocks.0"].detach().double()[0]
+    norm = block.norm1
+    h = F.layer_norm(x, x.shape[-1:], norm.weight.double(), norm.bias.double(), norm.eps)
+    weight, bias = block.attn.qkv.weight.double(), block.attn.qkv.bias.double()
+    parts = (h @ weight.T + bias).unflatten(-1, (3, block.attn.heads, -1)).permute(1, 2, 0, 3)
+    q, k, v = parts  # (heads, N, d)
+    places = torch.cartesian_prod(torch.arange(3.0), torch.arange(4.0)).double()
+    near = torch.exp(-(torch.cdist(places, places) ** 2) / 50)
+    near = F.pad(near, (tower.prefix, 0, tower.prefix, 0))
+    scale = q.shape[-1] ** -0.5
+    mixed = {
+        "maskclip": v,
+        "clearclip": torch.softmax(q @ q.mT * scale, -1) @ v,
+        "naclip": torch.softmax(k @ k.mT * scale + near, -1) @ v,
+        "value": torch.softmax(v @ v.mT * scale, -1) @ v,
+    }[method]
+    out = block.attn.proj
+    y = mixed.transpose(0, 1).flatten(1) @ out.weight.double().T + out.bias.double()
+    if method == "maskclip":
+        y = block.double().feed(x + y)
+    tower.double()
+    tokens = y[tower.prefix :]
+    if tower.pool_layer or tower.prefix == 0:
+        expected = torch.stack([tower.head(tower.pool(Tokens(t[None, None])))[0] for t in tokens])
+    else:
+        expected = tower.head(tower.norm(tokens))
+    tower.float()
+    found = tower.dense(pixels, EDITS[method])[0].double()
+    assert_close(found, expected.detach(), rtol=1e-4, atol=1e-5)

@@ -18,6 +18,7 @@ Each message says what was found, where, and what to do. Beside them, warnings:
     UnseenWarning         photos of which a model does not see all, or all very small
     CheckpointWarning     a checkpoint that can be read in two ways
     FontWarning           signs of a text that no font can draw
+    SameMapWarning        texts given to a heatmap method that is of no text
 """
 
 
@@ -89,3 +90,7 @@ class CheckpointWarning(UserWarning):
 
 class FontWarning(UserWarning):
     """Signs of a text that no font of the system has: pictures show boxes in their places."""
+
+
+class SameMapWarning(UserWarning):
+    """Texts given to a heatmap method that is of no text: each has the same map."""

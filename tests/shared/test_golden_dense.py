@@ -16,6 +16,7 @@ from patchword.models.edits import Calibration, DenseEdit, Earlier, Normalised, 
 from patchword.where.dense import EDITS, dense
 from patchword.where.pamr import pamr
 from patchword.where.resclip import blurred, label_map, majority, probabilities, same
+from patchword.where.surgery import class_weights, without_common
 
 PLAIN = DenseEdit(positions="offset")
 ALONE = {"residual": False, "mlp": False}
@@ -94,6 +95,37 @@ def test_cosines_of_every_variant(clip: Bundle, method: str, variant: str) -> No
     assert expected
     for name, values in expected.items():
         assert_close(cosines(clip, image(name), VARIANTS[method][variant]), values)
+
+
+@torch.no_grad()
+def test_what_texts_have_in_common_is_subtracted(clip: Bundle) -> None:
+    """CLIP Surgery's feature step: its weights, its maps, and the points that its code takes from
+    them at 100 x 140 pixels."""
+    golden, texts = arrays("dense/surgery"), arrays("inputs")["text"]
+    empty = arrays("inputs")["text_empty"].flatten()
+    assert {f"v1.img1.surgery.{part}" for part in ("w", "points0", "points3")} <= set(golden)
+    for name in ("img1", "img2"):
+        known = f"v1.{name}.surgery"
+        patches = dense(clip, image(name), EDITS["surgery"])
+        whole = F.normalize(clip.network.encode_image(image(name)), dim=-1)
+        if f"{known}.w" in golden:  # of the first image alone
+            assert_close(class_weights(whole, texts)[0], golden[f"{known}.w"])
+        found = without_common(patches, whole, texts, empty)[0]
+        assert_close(found, golden[f"{known}.sim"][1:], rtol=1e-4, atol=2e-5)
+        one = without_common(patches, whole, texts[:1], empty)[0]
+        assert_close(one, golden[f"{known}.sim_single"][1:], rtol=1e-4, atol=2e-5)
+        for number, column in enumerate(found.T):
+            if f"{known}.points{number}" not in golden:
+                continue
+            small = F.interpolate(column.reshape(1, 1, 7, 7), (3, 3), mode="bilinear").flatten()
+            unit = (small - small.min()) / (small.max() - small.min())
+            order = unit.argsort().tolist()
+            count = min(int((unit >= 0.8).sum()), 9 // 2)
+            points = [
+                [int(min((i % 3 + 0.5) * 140 / 3, 139)), int(min((i // 3 + 0.5) * 100 / 3, 99))]
+                for i in (*order[-count:], *order[:count])
+            ]
+            assert points == golden[f"{known}.points{number}"].tolist()
 
 
 def test_the_unchanged_network(clip: Bundle) -> None:

@@ -45,7 +45,9 @@ class Places(Features):
         """A heatmap of each text: `.grid` (T, h, w), and `.values` (T, H, W) in the image's own
         pixels.
 
-        method      "auto", "gradcam", "legrad", "chefer", or one of `where.dense.EDITS`
+        method      "auto", "gradcam", "legrad", "chefer", one of `where.dense.EDITS`,
+                    "surgery-features": its maps less what the texts have in common; or "rollout",
+                    which is of no text
         words       of "gradcam": each text's map is followed by those of its words
         layer       of "gradcam": the block whose cross-attention it is; of "legrad" and "chefer":
                     the first block that counts

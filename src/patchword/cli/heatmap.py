@@ -59,8 +59,9 @@ def heatmap(
         typer.Option(
             metavar="METHOD",
             help="auto, cosine, maskclip, maskclip-paper, sclip, clearclip, value, naclip, gem, "
-            "surgery, scclip, resclip, legrad, chefer, gradcam or head; patchword info says "
-            "which one auto is and why.",
+            "surgery, surgery-features (less what the texts have in common), scclip, resclip, "
+            "legrad, chefer, gradcam, head or rollout (of no text); patchword info says which one auto "
+            "is and why.",
         ),
     ] = "auto",
     words: Annotated[
@@ -118,7 +119,7 @@ def heatmap(
     from patchword.show.colours import MAP, known
 
     files, texts = images_then_texts(images, text, "--text")
-    if not texts and like is None:
+    if not texts and like is None and method != "rollout":
         no_texts("texts", "--text")
     if same_scale and (own_scale or words):
         wrong("--same-scale is one scale for all; leave out --own-scale and --words, or that")
@@ -228,8 +229,10 @@ def place(like: str | None) -> list[int] | None:
 
 
 def measure(found: Heatmap) -> str:
-    """The unit of a map's values: gradients have none."""
-    return "highest" if found.method in ("gradcam", "legrad", "chefer") else "cosine"
+    """The unit of a map's values; those of some methods have none."""
+    from patchword.where.dense import EDITS
+
+    return "cosine" if found.method in EDITS else "highest"
 
 
 COMMANDS = (heatmap,)

@@ -22,7 +22,7 @@ class Seen:
     """A network as it is, run on images, up to its last block.
 
     blocks   of the tower
-    taps     "tokens", "blocks.{i}", "blocks.{i}.attn", as far as `wanted`
+    taps     "tokens", "blocks.{i}", "blocks.{i}.attn" and its ".q", ".k", ".v", as far as `wanted`
     patches  which tokens are patches, row by row of `grid`
     rotary   what turns queries and keys, or None
     """
@@ -36,6 +36,15 @@ class Seen:
     def entering(self, block: int) -> Tensor:
         """Tokens (B, N, D) that enter a block."""
         return self.taps[entering(block)]
+
+    def heads(self, block: int, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, H, N, d) of a block from its normed tokens h (B, N, D), or
+        from the taps of one that was run."""
+        names = [f"blocks.{block}.attn.{part}" for part in "qkv"]
+        if names[0] in self.taps:
+            q, k, v = (self.taps[name] for name in names)
+            return q, k, v
+        return self.blocks[block].attn.queries_keys_values(h, None, None, self.rotary)
 
 
 def entering(block: int) -> str:
@@ -51,7 +60,10 @@ def counted(block: int, depth: int) -> int:
 def wanted(edit: DenseEdit, depth: int) -> set[str]:
     """The taps that an edit reads of a network of so many blocks."""
     last = depth - 1
-    names = {entering(block) for block in range(depth - min(edit.blocks, depth), depth)}
+    edited_ones = range(depth - min(edit.blocks, depth), depth)
+    names = {entering(block) for block in edited_ones}
+    # The last block is not run; what the others compute is not computed twice.
+    names |= {f"blocks.{i}.attn.{part}" for i in edited_ones if i < last for part in "qkv"}
     if edit.earlier:
         names |= {f"blocks.{i}.attn" for i in earlier_blocks(edit.earlier, depth)}
     if plan := edit.calibration:
@@ -84,8 +96,8 @@ def edited(seen: Seen, edit: DenseEdit, semantic: Tensor | None = None) -> Tenso
     for number in range(first, depth):
         block = seen.blocks[number]
         h = block.norm1(seen.entering(number))
-        q, k, v = block.attn.queries_keys_values(h, None, None, seen.rotary)
-        x = x + block.ls1(block.attn.out(attended(seen, edit, block.attn, h, (q, k, v), semantic)))
+        heads = seen.heads(number, h)
+        x = x + block.ls1(block.attn.out(attended(seen, edit, block.attn, h, heads, semantic)))
     if edit.mlp:
         x = seen.blocks[-1].feed(x)
     return x[:, seen.patches]
@@ -108,14 +120,14 @@ def attended(
         q, k, values, scale = smoothed(edit.normalised, h, heads, layer.scale)
     else:
         values = v
-    weights = mixing(edit, (q, k, values), scale, seen, semantic)
+    mixed = mixing(edit, (q, k, values), v, scale, seen, semantic)
     if edit.earlier:
         depth = len(seen.blocks)
         names = [f"blocks.{i}.attn" for i in earlier_blocks(edit.earlier, depth)]
-        other = torch.stack([seen.taps[name] for name in names]).mean(dim=0)
+        other = torch.stack([seen.taps[name] for name in names]).mean(dim=0) @ v
         share = edit.earlier.share
-        weights = edit.earlier.total * ((1 - share) * weights + share * other)
-    return weights @ v
+        mixed = edit.earlier.total * ((1 - share) * mixed + share * other)
+    return mixed
 
 
 def smoothed(
@@ -132,7 +144,7 @@ def smoothed(
     for z in heads:
         z = F.normalize(z, dim=-1)
         for _ in range(plan.steps):
-            z = F.normalize(torch.softmax(z @ z.mT * t, dim=-1) @ z, dim=-1)
+            z = F.normalize(F.scaled_dot_product_attention(z * t, z, z, scale=1.0), dim=-1)
         parts.append(z)
     q, k, v = parts
     return q, k, v, t
@@ -141,25 +153,30 @@ def smoothed(
 def mixing(
     edit: DenseEdit,
     heads: tuple[Tensor, Tensor, Tensor],
+    values: Tensor,
     scale: Tensor | float,
     seen: Seen,
     semantic: Tensor | None,
 ) -> Tensor:
-    """Attention (B, H, N, N), the mean over the edit's rules; rows sum to `edit.row_sum`."""
+    """Values (B, H, N, d) mixed by the mean of the attention of the edit's rules, whose rows sum to
+    `edit.row_sum`."""
     q, k, v = heads
     pairs = {"qk": (q, k), "qq": (q, q), "kk": (k, k), "vv": (v, v)}
-    near = neighbours(seen.grid, edit.gaussian, q) if edit.gaussian else None
-    total = torch.zeros((), dtype=q.dtype, device=q.device)
+    added = None  # to the logits of all tokens
+    if edit.gaussian:
+        added = _between(seen.patches, neighbours(seen.grid, edit.gaussian, q), q.shape[-2])
+    if semantic is not None and edit.semantic:
+        plan = edit.semantic
+        among = plan.total * (plan.share * semantic).to(q.dtype)
+        among = _between(seen.patches, among, q.shape[-2])[:, None]
+        added = among if added is None else among + added
+        scale = scale * plan.total * (1 - plan.share)
+    total = torch.zeros_like(values)
     for rule in edit.attention:
         left, right = pairs[rule]
-        logits = left @ right.mT * scale
-        if semantic is not None and edit.semantic:
-            share = edit.semantic.share
-            among = _between(seen.patches, (share * semantic).to(logits.dtype), logits.shape[-1])
-            logits = edit.semantic.total * ((1 - share) * logits + among[:, None])
-        if near is not None:
-            logits = logits + _between(seen.patches, near, logits.shape[-1])
-        total = total + torch.softmax(logits, dim=-1)
+        total = total + F.scaled_dot_product_attention(
+            left * scale, right, values, added, scale=1.0
+        )
     return total * (edit.row_sum / len(edit.attention))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from patchword.bundle import Bundle, as_texts
-from patchword.errors import UnsupportedError
+from patchword.errors import SameMapWarning, UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.protocols import DenseNetwork
@@ -30,12 +31,16 @@ from patchword.where.pamr import pamr
 from patchword.where.present import LEAST, likely
 from patchword.where.present import present as probabilities
 from patchword.where.relevance import gradcam
+from patchword.where.rollout import rollout
+from patchword.where.surgery import without_common
 from patchword.where.windows import Grid, Mapper, Progress, Scale, seen_whole
 
 GRADCAM = "gradcam"  # of a BLIP's matching head
 RELEVANCE = {"legrad": legrad, "chefer": chefer}
 HEAD = "head"  # a model's own for maps, trained with masks
-METHODS = (*EDITS, *RELEVANCE, GRADCAM, HEAD)
+SURGERY = "surgery-features"  # the edit "surgery", less what texts have in common
+ROLLOUT = "rollout"  # of no text
+METHODS = (*EDITS, SURGERY, *RELEVANCE, GRADCAM, HEAD, ROLLOUT)
 REFINED = 1024  # pixels: longer side at which maps are refined
 
 
@@ -141,6 +146,9 @@ def heatmap(
     if like is not None:
         other = photo if like_image is None else model.opener(like_image, exact=True)
         names, run = [f"like {like[0]}, {like[1]}"], _alike(model, other, like, method)
+    elif method == ROLLOUT:
+        names = texts or [ROLLOUT]
+        run = partial(_whatever, model, len(names))
     elif method == GRADCAM:
         names, run = gradcam(model, texts, words, layer)
     else:
@@ -202,13 +210,19 @@ def _check(
         )
     if like is None and like_image is not None:
         raise UnsupportedError("like_image needs like, the (x, y) of a pixel in it")
-    if like is None and not texts:
+    if like is None and not texts and method != ROLLOUT:
         raise UnsupportedError("a heatmap needs at least one text, or like, the (x, y) of a pixel")
+    if texts and method == ROLLOUT:
+        warnings.warn(
+            "rollout is of no text: it shows where the image tower looks, the same for every text",
+            SameMapWarning,
+            stacklevel=4,
+        )
     if empty := [text for text in texts if not text.strip()]:
         raise UnsupportedError(f"a text without words has no heatmap: {empty[0]!r}")
     if words and method != GRADCAM:
         raise UnsupportedError(f"words is of method {GRADCAM!r}, not of {method!r}")
-    if layer is not None and method in EDITS:
+    if layer is not None and method not in (GRADCAM, *RELEVANCE):
         able = ", ".join([GRADCAM, *RELEVANCE])
         raise UnsupportedError(f"layer is of methods {able}, not of {method!r}")
 
@@ -218,6 +232,9 @@ def of_texts(model: Bundle, texts: Sequence[str], method: str, layer: int | None
     vectors = torch.from_numpy(model.embed_texts(texts)).to(model.device)
     if method in RELEVANCE:
         return partial(_relevance, model, vectors, method, layer)
+    if method == SURGERY:
+        empty = torch.from_numpy(model.embed_rows(model.reader().rows([""]))[0])
+        return partial(_without_common, model, vectors, empty.to(model.device))
     if method == HEAD and model.config.dense_head:  # the last map is the background's
         ids = model.reader().rows([model.config.dense_head.background])
         background = torch.from_numpy(model.embed_rows(ids))
@@ -241,6 +258,19 @@ def cosines(model: Bundle, vectors: Tensor, method: str, pixels: Tensor) -> Tens
     size = (pixels.shape[-2], pixels.shape[-1])
     patches = dense(model, pixels, edit_of(method), vectors)
     return torch.unflatten(patches @ vectors.mT, 1, model.image_tower.grid(size)).movedim(-1, 1)
+
+
+def _without_common(model: Bundle, vectors: Tensor, empty: Tensor, pixels: Tensor) -> Tensor:
+    size = (pixels.shape[-2], pixels.shape[-1])
+    patches = dense(model, pixels, EDITS["surgery"], vectors)
+    with torch.inference_mode():
+        image = F.normalize(model.image_tower(pixels).float(), dim=-1)
+    found = without_common(patches, image, vectors, empty)
+    return torch.unflatten(found, 1, model.image_tower.grid(size)).movedim(-1, 1)
+
+
+def _whatever(model: Bundle, count: int, pixels: Tensor) -> Tensor:
+    return rollout(model, pixels)[:, None].expand(-1, count, -1, -1)
 
 
 def _alike(model: Bundle, photo: NDArray[np.uint8], like: tuple[int, int], method: str) -> Mapper:
