@@ -60,8 +60,8 @@ def heatmap(
             metavar="METHOD",
             help="auto, cosine, maskclip, maskclip-paper, sclip, clearclip, value, naclip, gem, "
             "surgery, surgery-features (less what the texts have in common), scclip, resclip, "
-            "legrad, chefer, gradcam, head or rollout (of no text); patchword info says which one auto "
-            "is and why.",
+            "legrad, chefer, gradcam, head or rollout (of no text); patchword info says which one "
+            "auto is and why.",
         ),
     ] = "auto",
     words: Annotated[
@@ -230,9 +230,8 @@ def place(like: str | None) -> list[int] | None:
 
 def measure(found: Heatmap) -> str:
     """The unit of a map's values; those of some methods have none."""
-    from patchword.where.dense import EDITS
-
-    return "cosine" if found.method in EDITS else "highest"
+    without = ("gradcam", "legrad", "chefer", "surgery-features", "rollout")
+    return "highest" if found.method in without else "cosine"
 
 
 COMMANDS = (heatmap,)
