@@ -1,0 +1,94 @@
+"""How well `segment` and `locate` cut out what they are asked for.
+
+    python benchmarks/regions.py [--model demo] [--scenes 60] [--methods auto surgery]
+
+On unseen scenes with masks, of coloured shapes and of wafers, each asked for what is there and for
+two things that are not. segment: the mean over the things of the intersection over union of their
+pixels. locate: the same of all regions of a text together; the share of things whose largest region
+has a box with an intersection over union of 0.5 or more with the thing's; and the share of absent
+texts that were found.
+
+Scenes have a seed that training did not use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+
+import numpy as np
+import torch
+from embedded_model import SEED
+from numpy.typing import NDArray
+
+import patchword
+from patchword.scenes import Scene, scene
+from patchword.where.locate import Box
+
+ABSENT = 2  # texts asked for that are not there
+RECALLED = 0.5
+
+Mask = NDArray[np.bool_]
+
+
+def overlap(found: Mask, right: Mask) -> float:
+    """Intersection over union."""
+    return float((found & right).sum() / max((found | right).sum(), 1))
+
+
+def box_overlap(box: Box, mask: Mask) -> float:
+    """Intersection over union of a box with that of a mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    given, right = np.zeros_like(mask), np.zeros_like(mask)
+    given[box[1] : box[3], box[0] : box[2]] = True
+    right[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    return overlap(given, right)
+
+
+def asked(seen: Scene, names: list[str], rng: np.random.Generator) -> list[str]:
+    """What is there, and some of the names that are not."""
+    there = [thing.name for thing in seen.objects]
+    others = [name for name in names if name not in there]
+    return [*there, *rng.permutation(others)[:ABSENT].tolist()]
+
+
+def measured(model: patchword.Model, method: str, kind: str, count: int) -> list[float]:
+    """The four measures."""
+    rng = np.random.default_rng(0)
+    scenes = [scene(SEED, index, kind=kind) for index in range(count)]
+    names = sorted({thing.name for seen in scenes for thing in seen.objects})
+    segments, masks, boxes, wrong = [], [], [], []
+    for seen in scenes:
+        texts = asked(seen, names, rng)
+        drawn = model.segment(seen.image, texts, method=method, templates="{}")
+        found = model.locate(seen.image, texts, method=method)
+        wrong += [text not in found.missing for text in texts[len(seen.objects) :]]
+        for number, thing in enumerate(seen.objects, start=1):
+            own = [region for region in found.regions if region.text == thing.name]
+            whole = np.zeros_like(thing.mask)
+            for region in own:
+                whole |= found.mask(region)
+            segments.append(overlap(drawn.map == number, thing.mask))
+            masks.append(overlap(whole, thing.mask))
+            boxes.append(bool(own) and box_overlap(own[0].box, thing.mask) >= RECALLED)
+    return [float(np.mean(each)) for each in (segments, masks, boxes, wrong)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--scenes", type=int, default=60)
+    parser.add_argument("--methods", nargs="+", default=["auto", "surgery"])
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    model = patchword.load(chosen.model)
+    print("method     scenes  segment IoU  locate IoU  box recall  absent found")
+    for method in chosen.methods:
+        for kind in ("shapes", "wafer"):
+            numbers = "  ".join(f"{n:10.1%}" for n in measured(model, method, kind, chosen.scenes))
+            print(f"{method:10} {kind:6}  {numbers}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
