@@ -13,6 +13,7 @@ was fitted on, and of any --outside folders, lie outside.
 import argparse
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,9 @@ def main() -> None:
         asked = [CLOTHING_QUESTION, *(question for one in seen for question, _ in one.questions)]
         forms = {scope.form(question): question for question in asked}
         scope = Scope(KNOWS, domains, scope.words, forms, scope.slots, boundary=edge)
+    before = scope_files.read(ASSETS / given.model)
+    if before is not None:  # rules are made by tools/rewordings.py
+        scope = replace(scope, substitutions=before.substitutions, rewordings=before.rewordings)
     scope_files.save(scope, ASSETS / given.model)
     print(f"{len(scope.words)} words, {len(scope.questions)} forms of questions")
     told = {
