@@ -45,12 +45,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture(scope="module")
+def inspector(model, folder: Path) -> patchword.Inspector:
+    """19 of the good plates held out, 11 learned from."""
+    return fit(model, paths(folder), Memory(), Rule(0.05))
+
+
 def paths(folder: Path) -> list[str]:
     return sorted(map(str, folder.glob("*.png")))
 
 
-def test_a_spot_is_found_where_it_is(model, folder: Path) -> None:
-    inspector = fit(model, paths(folder), Memory(), Rule(0.05))
+def test_a_spot_is_found_where_it_is(inspector) -> None:
     told = inspector.calibration
     assert (told.kind, len(told.scores), inspector.learned) == ("held out", 19, 11)
     good, bad = inspector.inspect([plate(100), plate(101, (60, 20))])
@@ -182,7 +187,7 @@ def test_groups_have_thresholds_of_their_own(model, tmp_path: Path) -> None:
 
 def test_a_fitted_inspector_is_the_same_again(model, folder: Path, tmp_path: Path) -> None:
     method = Memory(coreset=0.5, half=True, neighbours=2)
-    inspector = fit(model, paths(folder), method, Rule(0.05))
+    inspector = fit(model, paths(folder)[:3], method, Rule(0.05))
     inspector.save(tmp_path / "fitted")
     inspector.save(tmp_path / "fitted")  # over itself
     again = reopened(model, tmp_path / "fitted")
@@ -255,8 +260,7 @@ def test_what_a_threshold_guarantees_is_said() -> None:
         Rule(1)
 
 
-def test_a_list_is_rejected_as_a_whole(model, folder: Path) -> None:
-    inspector = fit(model, paths(folder), Memory(), Rule(0.05))
+def test_a_list_is_rejected_as_a_whole(inspector) -> None:
     several = [plate(200 + i, (10 * i, 40)) for i in range(5)] + [plate(300 + i) for i in range(3)]
     found = inspector.inspect(several, false_discoveries=0.1)
     assert [each.rejected for each in found] == [True] * 5 + [False] * 3

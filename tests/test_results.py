@@ -38,6 +38,9 @@ JOBS: dict[str, Callable[[patchword.Model], Any]] = {
     "Answer": lambda model: model.ask(PIXELS, "what is it?", ["hat", "shoe"]),
     "Score": lambda model: model.classify(PIXELS, ["hat", "shoe"])[0][0],
     "AnyRes": lambda model: model.anyres_features(PIXELS),
+    "Inspection": lambda model: patchword.inspector(model, [PIXELS, 255 - PIXELS]).inspect(PIXELS)[
+        0
+    ],
     "Model": lambda model: model,
     "Index": lambda model: patchword.open_index("index"),
 }
