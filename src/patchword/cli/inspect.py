@@ -345,8 +345,8 @@ class Run:
             self.remarks.append(f"Attention: {seen}.")
         if drift.at:
             self.remarks.append(
-                f"Drift: from photo {drift.at} of {drift.seen} on, scores are no longer like those "
-                "of the good photos that were held out. Either far more photos are bad than one "
+                f"Drift: by photo {drift.at} of {drift.seen} it is clear that scores are not like "
+                "those of the good photos held out. Either far more photos are bad than one "
                 "in ten, or product, light or camera changed; then the rate does not hold, and "
                 "good photos must be taken anew."
             )
