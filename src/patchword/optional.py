@@ -53,6 +53,6 @@ def _first(error: BaseException) -> str:
     first = error
     while first.__cause__ is not None:
         first = first.__cause__
-    said = [f"{type(each).__name__}: {str(each).strip()}" for each in (error, first)]
-    lines = [words.splitlines()[0] for words in said]
+    messages = [f"{type(each).__name__}: {str(each).strip()}" for each in (error, first)]
+    lines = [words.splitlines()[0] for words in messages]
     return lines[0] if first is error else f"{lines[0]}; the cause is {lines[1]}"

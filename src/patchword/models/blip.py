@@ -317,7 +317,7 @@ class Blip(ImageEncoder, TextEncoder):
         kept = shortlist if 0 < shortlist < len(answers) else len(answers)
         chosen = likely.topk(kept, dim=1).indices.sort(dim=1).values
         count = max(SCORED_AT_ONCE // (len(states) * answers.shape[1]), 1)
-        said = likely.new_zeros(*chosen.shape, answers.shape[1] - 1, dtype=torch.float32)
+        logprobs = likely.new_zeros(*chosen.shape, answers.shape[1] - 1, dtype=torch.float32)
         for start in range(0, kept, count):
             some = answers[chosen[:, start : start + count]].flatten(0, 1)
             some = some[:, : int((some != config.pad_token).sum(dim=1).max())]
@@ -327,8 +327,8 @@ class Blip(ImageEncoder, TextEncoder):
             each = logits.log_softmax(dim=-1).gather(2, some[:, 1:, None])[..., 0]
             each = each.masked_fill(some[:, 1:] == config.pad_token, 0)
             each = torch.unflatten(each, 0, (len(states), -1))
-            said[:, start : start + count, : each.shape[2]] = each
-        return Ranked(chosen, said)
+            logprobs[:, start : start + count, : each.shape[2]] = each
+        return Ranked(chosen, logprobs)
 
     def forward(self, pixels: Tensor, ids: Tensor, answers: Tensor | None = None) -> Answers:
         """All outputs for pairs of images and texts: pixels (B, 3, H, W), ids (B, L). A model that

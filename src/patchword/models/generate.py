@@ -187,7 +187,7 @@ def _one_by_one(
     """At each step the most probable id; or, with `chance` (B, max_length), the one whose part of
     the distribution holds that number."""
     ids, new = prompt, prompt
-    said = torch.zeros(prompt.shape, device=prompt.device)
+    logprobs = torch.zeros(prompt.shape, device=prompt.device)
     open_ = torch.ones(len(prompt), dtype=torch.bool, device=prompt.device)
     while bool(open_.any()) and ids.shape[1] < search.max_length:
         logits = step(new, cache).float()  # (B, V)
@@ -201,9 +201,9 @@ def _one_by_one(
         likely = logits.log_softmax(dim=-1).gather(1, best)
         new = best.where(open_[:, None], pad)
         ids = torch.cat([ids, new], dim=1)
-        said = torch.cat([said, likely * open_[:, None]], dim=1)
+        logprobs = torch.cat([logprobs, likely * open_[:, None]], dim=1)
         open_ = open_ & (new[:, 0] != end)
-    return Written(ids, said)
+    return Written(ids, logprobs)
 
 
 class _Beams:
@@ -214,12 +214,12 @@ class _Beams:
         rows, self.start = prompt.shape
         self.end, self.pad, self.search = end, pad, search
         self.ids = prompt[:, None]  # (B, K, L); one unfinished text each, to begin with
-        self.said = torch.zeros(self.ids.shape, device=prompt.device)
+        self.logprobs = torch.zeros(self.ids.shape, device=prompt.device)
         self.scores = torch.zeros(rows, 1, device=prompt.device)  # (B, K) log probabilities
         self.beams = search.beam_width
         empty = (rows, self.beams)
         self.ended = self.ids.expand(*empty, -1)
-        self.ended_said = self.said.expand(*empty, -1)
+        self.ended_logprobs = self.logprobs.expand(*empty, -1)
         self.ended_scores = self.scores.new_full(empty, NEVER)
         self.searching = torch.ones(rows, 1, dtype=torch.bool, device=prompt.device)
 
@@ -231,7 +231,7 @@ class _Beams:
             if self.ids.shape[2] == self.search.max_length or not bool(self.searching.any()):
                 best = slice(self.search.count)
                 return Written(
-                    self.ended[:, best].flatten(0, 1), self.ended_said[:, best].flatten(0, 1)
+                    self.ended[:, best].flatten(0, 1), self.ended_logprobs[:, best].flatten(0, 1)
                 )
             # Texts stay with their image: keys and values of cross-attention do not change.
             for own, _ in cache:
@@ -249,13 +249,13 @@ class _Beams:
         # At most every second of these ends, so that enough are left to continue.
         scores, places = total.flatten(1).topk(2 * self.beams)
         parents, new = places // logits.shape[1], places % logits.shape[1]  # (B, 2 K)
-        said = likely.reshape(rows, -1).gather(1, places)
+        logprobs = likely.reshape(rows, -1).gather(1, places)
         ids = torch.cat([_pick(self.ids, parents), new[..., None]], dim=2)
-        said = torch.cat([_pick(self.said, parents), said[..., None]], dim=2)
+        logprobs = torch.cat([_pick(self.logprobs, parents), logprobs[..., None]], dim=2)
         ends = (new == self.end) | (length + 1 == self.search.max_length)
-        self._end(ids, said, scores, ends)
+        self._end(ids, logprobs, scores, ends)
         self.scores, kept = scores.masked_fill(ends, NEVER).topk(self.beams)
-        self.ids, self.said = _pick(ids, kept), _pick(said, kept)
+        self.ids, self.logprobs = _pick(ids, kept), _pick(logprobs, kept)
         best_open = self.scores[:, :1] / (length + 1 - self.start) ** self.search.length_penalty
         worst = self.ended_scores[:, -1:]  # -inf while there are fewer than K
         self.searching = self.searching & (best_open > worst)
@@ -264,7 +264,7 @@ class _Beams:
         offset = torch.arange(rows, device=ids.device)[:, None] * beams
         return (parents.gather(1, kept) + offset).flatten()
 
-    def _end(self, ids: Tensor, said: Tensor, scores: Tensor, ends: Tensor) -> None:
+    def _end(self, ids: Tensor, logprobs: Tensor, scores: Tensor, ends: Tensor) -> None:
         """Add those of the best K candidates that end to the finished texts, best first."""
         count = self.beams
         scores = scores / (ids.shape[2] - self.start) ** self.search.length_penalty
@@ -273,8 +273,8 @@ class _Beams:
         self.ended_scores, kept = merged.topk(count)
         padded = F.pad(self.ended, (0, 1), value=self.pad)
         self.ended = _pick(torch.cat([padded, ids[:, :count]], dim=1), kept)
-        padded = F.pad(self.ended_said, (0, 1))
-        self.ended_said = _pick(torch.cat([padded, said[:, :count]], dim=1), kept)
+        padded = F.pad(self.ended_logprobs, (0, 1))
+        self.ended_logprobs = _pick(torch.cat([padded, logprobs[:, :count]], dim=1), kept)
 
 
 def _pick(texts: Tensor, beams: Tensor) -> Tensor:

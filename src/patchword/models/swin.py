@@ -19,7 +19,7 @@ from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import Mlp
 
 EPS = 1e-5  # of the norms between stages, whatever the config says of the others
-APART = -100.0  # added to the score of two places that are neighbours only after the shift
+SEPARATED = -100.0  # added to the score of two places that are neighbours only after the shift
 
 
 class WindowAttention(Attention):
@@ -35,7 +35,7 @@ class WindowAttention(Attention):
         nn.init.normal_(self.relative_position_bias_table, std=0.02)
 
     def bias(self) -> Tensor:
-        """(1, H, M, M): the table's entry for how far apart two places of the window are."""
+        """(1, H, M, M): the table's entry for the offset between two places of the window."""
         rows, columns = self.window
         table = self.relative_position_bias_table
         y = torch.arange(rows, device=table.device).repeat_interleave(columns)
@@ -90,8 +90,8 @@ class SwinBlock(nn.Module):
         grid = (x.shape[1] // rows, x.shape[2] // columns)  # windows down and across
         mask = self.attn.bias().to(x.dtype)
         if any(shift):
-            apart = _apart((x.shape[1], x.shape[2]), self.window, shift, x)
-            mask = mask + apart.repeat(len(x), 1, 1)[:, None]
+            regions = _region_mask((x.shape[1], x.shape[2]), self.window, shift, x)
+            mask = mask + regions.repeat(len(x), 1, 1)[:, None]
         x = self.attn(_windows(x, self.window), mask=mask, taps=taps)
         x = _whole(x, grid, self.window)
         if self.pads_first:
@@ -240,9 +240,9 @@ def _whole(x: Tensor, grid: Size, window: Size) -> Tensor:
     return x.transpose(2, 3).flatten(1, 2).flatten(2, 3)
 
 
-def _apart(size: Size, window: Size, shift: Size, like: Tensor) -> Tensor:
-    """Additive (windows, M, M): 0 for two places of one region, `APART` for places that the shift
-    brought together from opposite edges (figure 4)."""
+def _region_mask(size: Size, window: Size, shift: Size, like: Tensor) -> Tensor:
+    """Additive (windows, M, M): 0 for two places of one region, `SEPARATED` for places that the
+    shift brought together from opposite edges (figure 4)."""
     regions = []
     for length, side, moved in zip(size, window, shift, strict=True):
         place = torch.arange(length, device=like.device)
@@ -250,4 +250,4 @@ def _apart(size: Size, window: Size, shift: Size, like: Tensor) -> Tensor:
         regions.append(first + (place >= length - moved).long() if moved else first)
     region = (regions[0][:, None] * 3 + regions[1])[None, :, :, None]  # (1, h, w, 1)
     inside = _windows(region, window)  # (windows, M, 1)
-    return (inside != inside.mT).to(like.dtype) * APART
+    return (inside != inside.mT).to(like.dtype) * SEPARATED

@@ -106,17 +106,17 @@ class Attention(nn.Module):
             taps.keep(name, value)
         # Rows of x that one row of the context serves.
         shared = 1 if len(q) == len(k) else len(q) // len(k)
-        q = _beside(q, shared)
+        q = _merge_queries(q, shared)
         if taps.wants("attn"):
             scores = q @ k.mT * self.scale  # (B, H, N, M)
             weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
-            taps.keep("attn", _apart(weights, shared))
+            taps.keep("attn", _split_queries(weights, shared))
             out = weights @ v
         elif _slow(q) and torch.is_inference_mode_enabled():
             out = _in_parts(q, k, v, mask, self.scale)
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
-        return self.out(_apart(out, shared))  # (B, N, D)
+        return self.out(_split_queries(out, shared))  # (B, N, D)
 
     def queries_keys_values(
         self,
@@ -184,15 +184,15 @@ def _in_parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
     return out
 
 
-def _beside(q: Tensor, count: int) -> Tensor:
+def _merge_queries(q: Tensor, count: int) -> Tensor:
     """(B, H, N, d) -> (B / count, H, count * N, d): the queries of `count` rows in one."""
     if count == 1:
         return q
     return torch.unflatten(q, 0, (-1, count)).transpose(1, 2).flatten(2, 3)
 
 
-def _apart(x: Tensor, count: int) -> Tensor:
-    """The inverse of `_beside`."""
+def _split_queries(x: Tensor, count: int) -> Tensor:
+    """The inverse of `_merge_queries`."""
     if count == 1:
         return x
     return torch.unflatten(x, 2, (count, -1)).transpose(1, 2).flatten(0, 1)

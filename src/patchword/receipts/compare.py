@@ -37,7 +37,7 @@ COSINE = 4 * 2**-24  # pair logits besides: a cosine's last bits, times the scal
 # What networks raise at inputs of another model's shapes: sizes, ids, a list where one tensor goes.
 UNFIT = (RuntimeError, IndexError, ValueError, TypeError, AttributeError)
 
-Apart = Callable[[Sequence[float], Sequence[float]], tuple[float, int]]
+Differ = Callable[[Sequence[float], Sequence[float]], tuple[float, int]]
 Found = tuple[float, str, str]  # largest difference, what differs ("" for nothing), hint
 STAGES: dict[Stage, str] = {  # in order, with what is usually wrong
     "pixels": "resizing (shortest side, squash, patches), crop, interpolation, rescale, mean, std",
@@ -82,20 +82,20 @@ def compare(
 ) -> Iterator[tuple[Stage, float, Difference | None]]:
     """Each stage that a receipt has: its name, the largest difference, and whether that counts."""
     known, ours = parse(receipt), Answers(bundle)
-    apart = partial(_apart, rtol=rtol, atol=atol)
-    scaled = partial(_apart, rtol=rtol, atol=atol + COSINE * bundle.scale)
+    differ = partial(_difference, rtol=rtol, atol=atol)
+    scaled = partial(_difference, rtol=rtol, atol=atol + COSINE * bundle.scale)
     inputs, rows = noises(known.pixels), [each.whole for each in known.tokens]
     ways: dict[Stage, Callable[[], Found]] = {
-        "pixels": lambda: _pixels(ours, known, apart),
+        "pixels": lambda: _pixels(ours, known, differ),
         "tokens": lambda: _tokens(ours, known),
-        "image_tower": lambda: _rows(ours.image_tower(inputs), known.image_tower, apart),
-        "text_tower": lambda: _rows(ours.text_tower(rows), known.text_tower, apart),
-        "class_logits": lambda: _rows(ours.class_logits(inputs), known.class_logits, apart),
+        "image_tower": lambda: _rows(ours.image_tower(inputs), known.image_tower, differ),
+        "text_tower": lambda: _rows(ours.text_tower(rows), known.text_tower, differ),
+        "class_logits": lambda: _rows(ours.class_logits(inputs), known.class_logits, differ),
         "pair_logits": lambda: _rows(ours.pair_logits(inputs, rows), known.pair_logits, scaled),
-        "match_logits": lambda: _rows(ours.match_logits(inputs, rows), known.match_logits, apart),
-        "word_logits": lambda: _rows(ours.word_logits(inputs, rows), known.word_logits, apart),
+        "match_logits": lambda: _rows(ours.match_logits(inputs, rows), known.match_logits, differ),
+        "word_logits": lambda: _rows(ours.word_logits(inputs, rows), known.word_logits, differ),
         "painted_patches": lambda: _rows(
-            ours.painted_patches(inputs), known.painted_patches, apart
+            ours.painted_patches(inputs), known.painted_patches, differ
         ),
     }
     for stage, way in ways.items():
@@ -127,7 +127,7 @@ def _missing(stage: Stage, ours: Answers) -> Found | None:
     return None
 
 
-def _apart(
+def _difference(
     ours: Sequence[float], theirs: Sequence[float], rtol: float, atol: float
 ) -> tuple[float, int]:
     """The largest difference of two rows of one length, and how many are beyond the tolerance."""
@@ -140,7 +140,7 @@ def _apart(
     return largest, int(beyond.sum())
 
 
-def _rows(ours: Tensor, theirs: Sequence[Row], apart: Apart) -> Found:
+def _rows(ours: Tensor, theirs: Sequence[Row], differ: Differ) -> Found:
     """Rows of features or logits."""
     if len(ours) != len(theirs):
         return np.inf, f"{len(ours)} rows, and {len(theirs)} in the receipt", ""
@@ -148,12 +148,12 @@ def _rows(ours: Tensor, theirs: Sequence[Row], apart: Apart) -> Found:
     for mine, row in zip(map(held, ours), theirs, strict=True):
         if len(mine) != len(row):
             return np.inf, f"{len(mine)} numbers an input, and {len(row)} in the receipt", ""
-        most, beyond = apart(mine, row)
+        most, beyond = differ(mine, row)
         largest, wrong = max(largest, most), wrong + (beyond > 0)
     return largest, f"{wrong} of {len(theirs)} inputs differ" if wrong else "", ""
 
 
-def _pixels(ours: Answers, known: Receipt, apart: Apart) -> Found:
+def _pixels(ours: Answers, known: Receipt, differ: Differ) -> Found:
     """The test cards."""
     largest, wrong, pairs = 0.0, [], []
     for size, theirs in zip(CARDS, known.pixels, strict=True):
@@ -163,7 +163,7 @@ def _pixels(ours: Answers, known: Receipt, apart: Apart) -> Found:
             found = ["x".join(map(str, shape)) for shape in (mine.shape, theirs.shape)]
             return np.inf, f"{name} becomes {found[0]}, and {found[1]} in the receipt", ""
         numbers = [(*each.values, *each.mean, *each.std) for each in (mine, theirs)]
-        most, beyond = apart(*numbers)
+        most, beyond = differ(*numbers)
         largest = max(largest, most)
         pairs.append((mine, theirs))
         if beyond:
@@ -194,13 +194,15 @@ def _tokens(ours: Answers, known: Receipt) -> Found:
     is attended to, or where it would be taken for something else."""
     texts = [each.text for each in known.tokens]
     for theirs, row in zip(known.tokens, ours.ids(texts), strict=True):
-        reason, hint = _ids_apart(row, theirs.whole, ours.end, known.padding == "attended")
+        reason, hint = _first_difference(row, theirs.whole, ours.end, known.padding == "attended")
         if reason:
             return np.inf, f"{json.dumps(theirs.text[:30], ensure_ascii=False)}: {reason}", hint
     return 0.0, "", ""
 
 
-def _ids_apart(ours: list[int], theirs: list[int], end: int, attended: bool) -> tuple[str, str]:
+def _first_difference(
+    ours: list[int], theirs: list[int], end: int, attended: bool
+) -> tuple[str, str]:
     """The first difference of two rows of ids and its likely cause; "" twice without one.
 
     One may be longer by padding behind the end token, unless padding is attended to.

@@ -76,7 +76,7 @@ class Receipt:
     text_tower: tuple[Row, ...] = ()  # raw features of the ids in `tokens`
     class_logits: tuple[Row, ...] = ()  # of the same noise
     pair_logits: tuple[Row, ...] = ()  # of each noise with each text, before softmax or sigmoid
-    match_logits: tuple[Row, ...] = ()  # apart and together, of each noise with each text (BLIP)
+    match_logits: tuple[Row, ...] = ()  # no match and match, of each noise with each text
     word_logits: tuple[Row, ...] = ()  # of the next word about each noise after the first text
     painted_patches: tuple[Row, ...] = ()  # of each noise, hidden in the order of `order` (MAE)
 

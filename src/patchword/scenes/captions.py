@@ -105,22 +105,24 @@ def _perfect(rng: np.random.Generator, film: str) -> str:
     return with_article(_pick(rng, PERFECT).format(f"{film} wafer" if film else "wafer"))
 
 
-def _thing(rng: np.random.Generator, said: Facts) -> str:
-    """The defect as a noun phrase with whatever else is said of it."""
-    defect = str(said["defect"])
+def _thing(rng: np.random.Generator, mentioned: Facts) -> str:
+    """The defect as a noun phrase with whatever else is mentioned of it."""
+    defect = str(mentioned["defect"])
     if defect == "particles":
-        amount = AMOUNTS.get(str(said.get("amount")), "")
+        amount = AMOUNTS.get(str(mentioned.get("amount")), "")
         noun = _pick(rng, NOUNS[defect])
-        if said.get("spread") == "clustered":
+        if mentioned.get("spread") == "clustered":
             phrase = f"a cluster of {amount.removeprefix('a ')} {noun}"
         else:
-            phrase = f"{amount} {said.get('spread', '')} {noun}"
+            phrase = f"{amount} {mentioned.get('spread', '')} {noun}"
         phrase = " ".join(phrase.split())
     else:
-        size = SIZES.get((defect, str(said.get("size"))))
+        size = SIZES.get((defect, str(mentioned.get("size"))))
         adjective = f"{_pick(rng, size)} " if size else ""
         phrase = with_article(adjective + _pick(rng, NOUNS[defect]))
-    return f"{phrase} {_pick(rng, PLACES[str(said['place'])])}" if "place" in said else phrase
+    if "place" not in mentioned:
+        return phrase
+    return f"{phrase} {_pick(rng, PLACES[str(mentioned['place'])])}"
 
 
 def noun_phrases(name: str) -> tuple[str, ...]:
@@ -138,26 +140,26 @@ def noun_phrases(name: str) -> tuple[str, ...]:
 
 def wafer_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
     """A true caption that tells the defect and some of the facts; and its meaning."""
-    said: Facts = {"defect": facts["defect"]}
+    mentioned: Facts = {"defect": facts["defect"]}
     chatty = rng.random() < 0.6
     for key in ("film", "size", "amount", "spread", "place"):
         if rng.random() < 0.5 and chatty and key in facts:
-            said[key] = facts[key]
-    film = str(said.get("film", ""))
+            mentioned[key] = facts[key]
+    film = str(mentioned.get("film", ""))
     wafer = with_article(_pick(rng, SILICON).format(film).strip())
-    if said["defect"] == "none":
+    if mentioned["defect"] == "none":
         text = _perfect(rng, film)
     else:
-        thing = _thing(rng, said)
+        thing = _thing(rng, mentioned)
         text = _pick(rng, (f"{wafer} with {thing}", f"{wafer} with {thing}", f"{thing} on {wafer}"))
-    meaning = "; ".join(f"{key}={value}" for key, value in sorted(said.items()))
+    meaning = "; ".join(f"{key}={value}" for key, value in sorted(mentioned.items()))
     return _pick(rng, TEMPLATES).format(text), meaning
 
 
 def wafer_questions(facts: Facts) -> Questions:
     """Every question that the facts answer."""
     defect = str(facts["defect"])
-    asked = [
+    pairs = [
         ("what defect does the wafer have?", defect),
         ("is the wafer perfect?", "yes" if defect == "none" else "no"),
         ("what colour is the wafer?", str(facts["film"])),
@@ -165,17 +167,17 @@ def wafer_questions(facts: Facts) -> Questions:
     ]
     for name, phrase in OBJECT_NAMES.items():
         verb = "are" if name == "particles" else "is"
-        asked.append((f"{verb} there {phrase}?", "yes" if name == defect else "no"))
+        pairs.append((f"{verb} there {phrase}?", "yes" if name == defect else "no"))
     noun = {"particles": "cluster"}.get(defect, defect)
     if "place" in facts:
-        asked.append((f"where is the {noun}?", str(facts["place"])))
+        pairs.append((f"where is the {noun}?", str(facts["place"])))
     if "size" in facts:
         word = SIZES[defect, str(facts["size"])][0]
-        asked.append((f"how {'long' if defect == 'scratch' else 'large'} is the {noun}?", word))
+        pairs.append((f"how {'long' if defect == 'scratch' else 'large'} is the {noun}?", word))
     if "amount" in facts:
-        asked.append(("are there few or many particles?", str(facts["amount"])))
-        asked.append(("are the particles clustered or scattered?", str(facts["spread"])))
-    return tuple(asked)
+        pairs.append(("are there few or many particles?", str(facts["amount"])))
+        pairs.append(("are the particles clustered or scattered?", str(facts["spread"])))
+    return tuple(pairs)
 
 
 # --- shapes -------------------------------------------------------------------------------------
@@ -242,26 +244,26 @@ def shapes_label(facts: Facts) -> str:
 
 
 def _single(rng: np.random.Generator, facts: Facts, name: str) -> tuple[str, list[str]]:
-    text, said = name, [name]
+    text, mentioned = name, [name]
     if rng.random() < 0.4:
-        said.append(f"{name} size={facts['size 1']}")
+        mentioned.append(f"{name} size={facts['size 1']}")
         text = f"{_pick(rng, SIZES['stain', str(facts['size 1'])])} {text}"
     text = with_article(text)
     if rng.random() < 0.5 and "place 1" in facts:
-        said.append(f"{name} place={facts['place 1']}")
+        mentioned.append(f"{name} place={facts['place 1']}")
         text = f"{text} {_pick(rng, PLACES[str(facts['place 1'])])}"
-    return text, said
+    return text, mentioned
 
 
 def shapes_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
     """A true caption that names every shape, often with a relation; and its meaning."""
     names, relations = _names(facts), _relations(facts)
-    said = list(names)
+    mentioned = list(names)
     if len(names) == 1:
-        text, said = _single(rng, facts, names[0])
+        text, mentioned = _single(rng, facts, names[0])
     elif relations and rng.random() < 0.75:
         one, word, other = relations[int(rng.integers(len(relations)))]
-        said.append(canonical(one, word, other))
+        mentioned.append(canonical(one, word, other))
         if rng.random() < 0.5:
             one, word, other = other, _CONVERSE[word], one
         rest = [with_article(name) for name in names if name not in (one, other)]
@@ -272,7 +274,7 @@ def shapes_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
         if rng.random() < 0.3:
             text = f"{NUMBERS[len(names)]} shapes: {text}"
     opening = "{}" if text.startswith(NUMBERS) else _pick(rng, TEMPLATES)
-    return opening.format(text), "; ".join(sorted(said))
+    return opening.format(text), "; ".join(sorted(mentioned))
 
 
 def caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
@@ -299,25 +301,25 @@ def shapes_questions(facts: Facts) -> Questions:
     count, names, relations = _count(facts), _names(facts), _relations(facts)
     colours = [str(facts[f"colour {i + 1}"]) for i in range(count)]
     shapes = [str(facts[f"shape {i + 1}"]) for i in range(count)]
-    asked = [("how many shapes are there?", NUMBERS[count])]
+    pairs = [("how many shapes are there?", NUMBERS[count])]
     for i, (colour, shape) in enumerate(zip(colours, shapes, strict=True)):
-        asked.append((f"is there {with_article(names[i])}?", "yes"))
+        pairs.append((f"is there {with_article(names[i])}?", "yes"))
         if shapes.count(shape) == 1:
-            asked.append((f"what colour is the {shape}?", colour))
+            pairs.append((f"what colour is the {shape}?", colour))
         if colours.count(colour) == 1:
-            asked.append((f"what shape is {colour}?", shape))
+            pairs.append((f"what shape is {colour}?", shape))
         other = f"{colours[i - 1]} {shape}"
         if other not in names:
-            asked.append((f"is there {with_article(other)}?", "no"))
+            pairs.append((f"is there {with_article(other)}?", "no"))
     for one, word, other in relations:
-        for a, said, b in ((one, word, other), (other, _CONVERSE[word], one)):
-            asked.append((f"is the {a} {said} the {b}?", "yes"))
-            asked.append((f"is the {a} {_CONVERSE[said]} the {b}?", "no"))
-            asked.append((f"what side of the {b} is the {a} on?", _SIDE[said]))
+        for a, relation, b in ((one, word, other), (other, _CONVERSE[word], one)):
+            pairs.append((f"is the {a} {relation} the {b}?", "yes"))
+            pairs.append((f"is the {a} {_CONVERSE[relation]} the {b}?", "no"))
+            pairs.append((f"what side of the {b} is the {a} on?", _SIDE[relation]))
             if count == 2:
-                asked.append((f"what is {said} the {b}?", a))
+                pairs.append((f"what is {relation} the {b}?", a))
     for key in ("size", "place"):
         if f"{key} 1" in facts:
             lead = "how large" if key == "size" else "where"
-            asked.append((f"{lead} is the {shapes[0]}?", str(facts[f"{key} 1"])))
-    return tuple(asked)
+            pairs.append((f"{lead} is the {shapes[0]}?", str(facts[f"{key} 1"])))
+    return tuple(pairs)
