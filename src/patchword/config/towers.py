@@ -266,7 +266,7 @@ class TextConfig:
             ),
             (
                 self.pool == "end" and self.end_token < 0,
-                'pool "end" needs the end_token that it looks for',
+                'pool "end" needs an end_token',
             ),
             (
                 self.pool == "highest" and not 0 <= self.pad_token <= self.end_token,
