@@ -154,6 +154,6 @@ DenseMethodOption = Annotated[
     typer.Option(
         metavar="METHOD",
         help="auto, cosine, maskclip, maskclip-paper, sclip, clearclip, value, naclip, gem, "
-        "surgery, scclip or resclip; patchword info says which one auto is.",
+        "surgery, scclip, resclip or head; patchword info says which one auto is.",
     ),
 ]

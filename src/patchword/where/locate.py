@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -37,7 +37,7 @@ Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 lie beyon
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, repr=False)
 class Region(Brief):
     """A part of a photo that a text names.
 
@@ -53,7 +53,7 @@ class Region(Brief):
     score: float
     box: Box
     area: int
-    mask: Mask | None = None
+    mask: Mask | None = field(default=None, compare=False)
     crop: float | None = None
 
 
