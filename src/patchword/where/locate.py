@@ -79,6 +79,7 @@ class Located(Pictured):
         found = {region.text for region in self.regions}
         return tuple(text for text in self.texts if text not in found)
 
+    @checked
     def mask(self, region: Region) -> Mask:
         """A region's mask in the whole photo, (H, W)."""
         out = np.zeros(self.image.shape[:2], np.bool_)
@@ -86,6 +87,7 @@ class Located(Pictured):
         out[y1:y2, x1:x2] = True if region.mask is None else region.mask
         return out
 
+    @checked
     def rle(self, region: Region) -> dict[str, Any]:
         """A region's mask as COCO's run lengths."""
         return rle(self.mask(region))
