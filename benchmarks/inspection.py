@@ -72,7 +72,7 @@ def boards(folder: Path) -> tuple[Photos, Photos]:
 
 def measured(model: patchword.Model, name: str, good: Photos, test: Photos, **how: object) -> None:
     """One line of a method's measures."""
-    method, start = chosen(name, **how), time.perf_counter()
+    method, start = chosen(name, how), time.perf_counter()
     state = method.fit(model, good.images)
     found = list(method.score(model, state, test.images))
     took = time.perf_counter() - start
@@ -104,7 +104,7 @@ def rates(scores: np.ndarray, held: int, rate: float) -> tuple[float, float]:
 
 
 def asked_and_got(model: patchword.Model, name: str, good: Photos, others: Photos) -> None:
-    method = chosen(name)
+    method = chosen(name, {})
     state = method.fit(model, good.images)
     scores = np.array([each.score for each in method.score(model, state, others.images)])
     for rate, held in ((0.05, 19), (0.05, 99), (0.01, 99), (0.01, 199)):

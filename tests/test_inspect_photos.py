@@ -214,14 +214,16 @@ def test_a_fitted_inspector_is_the_same_again(model, folder: Path, tmp_path: Pat
 
 
 def test_methods_are_chosen_by_name_and_refuse_options_of_others() -> None:
-    method = chosen("memory", coreset=0.1, layers=[3, 5], short_side=448, variance=None)
+    method = chosen(
+        "memory", {"coreset": 0.1, "layers": [3, 5], "short_side": 448, "variance": None}
+    )
     assert method == Memory(method.view, coreset=0.1)
     assert method.view.layers == (3, 5)
     assert with_options("memory", json.loads(json.dumps(options_of(method)))) == method
     with pytest.raises(UnsupportedError, match="coreset is of memory, not of subspace"):
-        chosen("subspace", coreset=0.1)
+        chosen("subspace", {"coreset": 0.1})
     with pytest.raises(UnsupportedError, match=r"no method 'memori' \(do you mean memory\?\)"):
-        chosen("memori")
+        chosen("memori", {})
 
 
 def test_boxes_are_around_what_stands_out_the_worst_first() -> None:

@@ -86,7 +86,7 @@ def inspector(
     if good is None:
         raise UnsupportedError("give good photos, or fitted, the folder of a saved inspector")
     return fit(
-        model, _photos(good), chosen(method, **own), given,
+        model, _photos(good), chosen(method, own), given,
         calibration=None if calibration is None else _photos(calibration), grouped=by_folder,
         progress=progress,
     )  # fmt: skip

@@ -210,7 +210,7 @@ def chosen_method(name: str, options: dict[str, Any]) -> Method:
     """The method of that name with its options. Raises UnsupportedError for those of another."""
     from patchword.inspect.methods import chosen
 
-    return chosen(name, **options)
+    return chosen(name, options)
 
 
 def reopen(bundle: Model, folder: Path, rule: dict[str, Any]) -> Inspector:

@@ -20,7 +20,7 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def chosen(name: str, **options: Any) -> Method:
+def chosen(name: str, options: Mapping[str, Any]) -> Method:
     """A method with those of the options that are given; None: as the method has it. Options of its
     `View` are among them. Raises UnsupportedError for an unknown method, and for an option that it
     does not have."""
