@@ -229,7 +229,7 @@ def test_embedded_models_say_where(name: str, kind: str) -> None:
             continue
         maps = model.heatmap(seen.image, [*names, *absent])
         assert maps.method == "head"
-        for thing, (_, x, y) in zip(seen.objects, maps.peaks(), strict=False):
+        for thing, (_, x, y) in zip(seen.objects, maps.peaks()[: len(names)], strict=True):
             on.append(thing.mask[y, x])
         found += maps.found[: len(names)]
         lit += maps.found[len(names) :]

@@ -353,7 +353,7 @@ def _choice(found: Choice) -> dict[str, Any]:
 
 def _matched(found: Match, texts: list[str]) -> list[dict[str, Any]]:
     """A record of each text, the best first."""
-    boxes = dict(zip(texts, [] if found.boxes is None else found.boxes.tolist(), strict=False))
+    boxes = {} if found.boxes is None else dict(zip(texts, found.boxes.tolist(), strict=True))
     return [
         {"text": text, "match": match, "cosine": cosine if cosine == cosine else None}
         | box_of(boxes.get(text))
