@@ -59,9 +59,8 @@ def heatmap(
         typer.Option(
             metavar="METHOD",
             help="auto, cosine, maskclip, maskclip-paper, sclip, clearclip, value, naclip, gem, "
-            "surgery, surgery-features (less what the texts have in common), scclip, resclip, "
-            "legrad, chefer, gradcam, head or rollout (of no text); patchword info says which one "
-            "auto is and why.",
+            "surgery, surgery-features, scclip, resclip, legrad, chefer, gradcam, head or rollout; "
+            "patchword info says which one auto is and why; rollout is of no text.",
         ),
     ] = "auto",
     words: Annotated[

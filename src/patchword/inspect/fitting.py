@@ -152,7 +152,8 @@ def _once(sources: Iterable[ImageLike], without: Sources = ()) -> list[ImageLike
 def _file(source: ImageLike) -> object:
     """What two sources of the same photo have in common: the path, or the thing itself."""
     if isinstance(source, (str, os.PathLike)):
-        return os.path.realpath(named(source))
+        name = named(source)
+        return name if "\0" in name else os.path.realpath(name)  # opening it raises the error
     return id(source)
 
 
