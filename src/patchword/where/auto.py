@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from patchword.bundle import Bundle
-from patchword.config import ModelConfig, ResNetConfig, SwinConfig, ViTConfig
+from patchword.config import ModelConfig, ViTConfig
 
 LARGE = 336  # pixels: at and above it, edits by queries were reported to collapse in a ViT-L/14
 RISKY = ("sclip", "clearclip")
@@ -14,16 +14,13 @@ def usual(model: Bundle, like: bool = False) -> tuple[str, str]:
     a model without an image tower."""
     tower = model.image_tower  # refuses a model that sees no images
     config, vision = model.config, model.config.image_tower
-    if isinstance(vision, SwinConfig):
-        return (
-            "cosine",
-            "a Swin attends inside windows; its patch tokens are taken unchanged",
-        )
+    if not tower.attention_layers:
+        return "cosine", "a Swin attends inside windows; its patch tokens are taken unchanged"
     if config.dense_head and not like:
         return "head", "trained with masks for this"
     if config.matching and not like:
         return "gradcam", "what the head that matches images and texts attends to"
-    if isinstance(vision, ResNetConfig):
+    if tower.pool_layer in tower.attention_layers:  # a ResNet attends nowhere else
         return "maskclip", "its pooling's values, place by place (MaskCLIP)"
     if tower.pool_layer:
         return "cosine", "each patch through the attention pooling as its only key; not measured"
