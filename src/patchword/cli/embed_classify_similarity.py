@@ -113,7 +113,7 @@ def classify(
     words = given or None
     if labels and not words:
         wrong("--labels names no label")
-    if words and len(set(words)) == 1 and not multi_label:
+    if words and len(set(words)) == 1 and not multi_label and reject is None:
         warn(f"one label is always sure: give others beside {words[0]!r}")
     check_save(save, pages=True)
     bundle = load(model, device, dtype, None, stretch, max_pixels, squash)

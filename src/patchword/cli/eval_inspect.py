@@ -133,7 +133,7 @@ def with_options(names: Sequence[str], options: dict[str, Any]) -> list[Method]:
     for name, reads in zip(names, words, strict=True):
         left_out = {"subject": not reads, "layers": reads}
         own = {k: v for k, v in options.items() if not (apart.get(k) and left_out[k])}
-        found.append(chosen(name, **own))
+        found.append(chosen(name, own))
     return found
 
 

@@ -332,7 +332,8 @@ class TableSource:
 
     @property
     def _columns(self) -> str:
-        return listed(self.table.columns or self.table.rows.columns)
+        columns = self.table.columns or self.table.rows.columns
+        return listed([name for name in columns if name != FAULT])
 
     @cached_property
     def _sentences(self) -> list[list[str]]:

@@ -190,6 +190,9 @@ def mapped(
     head = model.config.dense_head if method == HEAD else None
     side = None if head is None else head.size
     found = seen_whole(model, photo, run, scale or Scale(), progress, side)
+    if model.scope is not None:  # which warns of photos that are unlike its training
+        with untold():
+            model.embed_images([photo])
     with noted() as sights:
         sights.note(Sight.of(image, found.geometry))
     return refined(photo, found) if refine else found
