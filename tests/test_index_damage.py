@@ -194,7 +194,9 @@ def test_searches_see_what_others_commit(
     for hits in searches[1::2]:
         assert all("wafer's" in hit.path for hit in hits)
     assert len(index.search("a dog", 99)) == 12
-    assert len(list((tmp_path / "index" / "images.lance" / "data").iterdir())) == 1
+    # Files of the last version may still lie beside, if it was not a millisecond old.
+    table = lancedb.connect(tmp_path / "index").open_table("images")
+    assert table.stats()["fragment_stats"]["num_fragments"] == 1
 
 
 def test_two_that_put_the_same_file_at_once_put_it_once(tmp_path: Path) -> None:
