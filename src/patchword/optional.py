@@ -44,7 +44,7 @@ def _hide_broken_torchvision() -> None:
         return
     try:
         importlib.import_module("torchvision")
-    except Exception:  # as above: of any kind
+    except Exception:  # a build for another torch fails with errors of any kind
         sys.modules["torchvision"] = None  # type: ignore[assignment]
 
 
