@@ -27,11 +27,12 @@ from patchword.cli import (
     eval_inspect,
     eval_segment,
     heatmap,
-    index_search,
+    index,
     info_models,
     inspect,
     locate,
     receipt_verify,
+    search,
     segment,
     train,
 )
@@ -52,7 +53,7 @@ GROUPS = {  # the headings of `patchword --help`, and the files whose commands s
         caption_ask_match,
         inspect,
     ),
-    "Collections of images": (index_search,),
+    "Collections of images": (index, search),
     "Make a model": (train, eval_blend, eval_inspect, eval_segment, capfilt),
     "Know a model": (info_models, receipt_verify, demo),
 }
