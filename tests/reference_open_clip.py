@@ -21,7 +21,7 @@ from open_clip.model import set_model_preprocess_cfg
 from open_clip.push_to_hf_hub import save_for_hf
 from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from tiny_tokenizers import clip_tokenizer
+from tiny_tokenizers import clip_tokenizer, open_clip_tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
@@ -125,7 +125,7 @@ def open_clip_hub(folder: Path, config: dict[str, Any], images: dict[str, Any]) 
         else:
             clip_tokenizer().save_pretrained(scratch)
             written = HFTokenizer(scratch)
-            tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
+            tokenizer = open_clip_tokenizer(text["context_length"])
         save_for_hf(network, written, config, str(folder), safe_serialization=True)
     return Reference(
         folder,

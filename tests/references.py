@@ -34,7 +34,7 @@ from clip.model import CLIP, convert_weights
 from open_clip.push_to_hf_hub import save_config_for_hf
 from PIL import Image
 from timm.models import save_for_hf
-from tiny_tokenizers import clip_tokenizer
+from tiny_tokenizers import clip_tokenizer, open_clip_tokenizer
 from torch import Tensor, nn
 
 from patchword import checkpoints
@@ -132,7 +132,7 @@ def open_clip_model(
     clip_tokenizer().save_pretrained(folder)
     size = network.visual.image_size
     transform = open_clip.image_transform(size, is_train=False, **preprocess_cfg)
-    tokenizer = open_clip.SimpleTokenizer(context_length=text.get("context_length", 77))
+    tokenizer = open_clip_tokenizer(text.get("context_length", 77))
     return Reference(
         folder,
         transform,
