@@ -16,7 +16,7 @@ from shrunk import tiny_bundle, tiny_clip, tiny_hybrid
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError, UnsupportedError
 from patchword.images.files import File
-from patchword.index import AddReport, open_index
+from patchword.index import AddReport, blocks, open_index
 from patchword.index import table as store_room
 from patchword.index.index import nearest
 from patchword.index.table import Store
@@ -39,7 +39,7 @@ def anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """The same answers are wanted where the vectors fit in memory and where they do not."""
     if request.param == "read each time":
         monkeypatch.setattr(store_room, "IN_MEMORY", 0)
-        monkeypatch.setattr(store_room, "BLOCK", 7)
+        monkeypatch.setattr(blocks, "BLOCK", 7)
 
 
 def brute_force(path: Path, query: np.ndarray, k: int) -> tuple[list[str], np.ndarray]:

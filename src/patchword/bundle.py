@@ -128,10 +128,11 @@ class Bundle:
         squash      resize the whole of every image to the network's size, its shape not kept,
                     where the preprocessing would crop it: another fingerprint too
         """
-        opener = Opener(
-            self.opener.stretch if stretch is None else stretch,
-            self.opener.max_pixels if max_pixels is None else max_pixels,
-            self.opener.urls if urls is None else urls,
+        opener = replace(
+            self.opener,
+            stretch=self.opener.stretch if stretch is None else stretch,
+            max_pixels=self.opener.max_pixels if max_pixels is None else max_pixels,
+            urls=self.opener.urls if urls is None else urls,
         )
         pixels = self.preprocess if squash is None else whole(self.config.preprocess, squash)
         if opener == self.opener and pixels.config == self.preprocess.config:

@@ -36,6 +36,18 @@ def index(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove entries whose files are gone.")
     ] = False,
+    reindex: Annotated[
+        bool,
+        typer.Option(
+            "--reindex",
+            help="Begin anew: delete what an index of another model or version holds, and embed "
+            "all.",
+        ),
+    ] = False,
+    thumbnails: Annotated[
+        bool,
+        typer.Option(" /--no-thumbnails", help="Store no small JPEG of each image, for pages."),
+    ] = True,
     stretch: StretchOption = False,
     squash: SquashOption = False,
     max_pixels: MaxPixelsOption = None,
@@ -50,6 +62,8 @@ def index(
     """
     if not paths and not prune:
         wrong("give files or folders to index, or --prune")
+    if reindex and not paths:
+        wrong("--reindex needs the files or folders to index")
     from patchword.index import open_index
 
     paths = files_and_folders(paths or [])
@@ -58,7 +72,9 @@ def index(
     if paths:
         bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
         with progress("index") as advance:
-            report = store.add(paths, bundle, progress=advance)
+            report = store.add(
+                paths, bundle, progress=advance, thumbnails=thumbnails, reindex=reindex
+            )
         added, unchanged, failed = report.added, report.unchanged, report.failed
     pruned = store.prune() if prune and (len(store) or not paths) else []
     if paths and not (added or unchanged or failed or pruned):

@@ -161,10 +161,11 @@ def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:
     """The index of a folder of images, brought up to date, and the errors of images that are not
     in it. It is kept in the user's cache, one for each folder and model."""
     from patchword.index import open_index
+    from patchword.index.schema import FORMAT
     from patchword.tasks import label_cache
 
     real = os.path.realpath(folder)
-    mark = hashlib.sha256(f"{real}\0{model.fingerprint}".encode(errors="surrogateescape"))
+    mark = hashlib.sha256(f"{real}\0{model.fingerprint}\0{FORMAT}".encode(errors="surrogateescape"))
     place = label_cache.folder().parent / "indexes" / f"{Path(real).name}-{mark.hexdigest()[:12]}"
     store = open_index(place)
     with progress("index") as advance:

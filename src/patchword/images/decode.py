@@ -103,10 +103,17 @@ class Opener:
     ) -> tuple[RGB, float]:
         """The same, and how many pixels of the file's side make one of it: more than 1 for a JPEG
         that was decoded smaller."""
+        found, size = self.measured(image, at_least=at_least, exact=exact)
+        return found, max(size) / max(found.shape[:2])
+
+    def measured(
+        self, image: ImageLike, *, at_least: int | None = None, exact: bool = False
+    ) -> tuple[RGB, tuple[int, int]]:
+        """The same, and the upright (height, width) of the file's image in pixels."""
         job = _Job(name_of(image), None if exact else at_least, self.stretch, self.max_pixels)
         try:
             found = _opened_as(image, job, self.urls)
-            return found, max([*job.longest, *found.shape[:2]]) / max(found.shape[:2])
+            return found, job.upright(found)
         except ImageWarning:  # where the user has made errors of warnings
             raise
         # Pillow's plugins raise whatever a damaged header makes of them: KeyError, struct.error,
@@ -150,10 +157,16 @@ class _Job:
     target: int | None
     stretch: bool
     max_pixels: int
-    longest: list[int] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # (height, width) in the file
 
     def warn(self, message: str) -> None:
         warnings.warn(f"{self.name}: {message}", ImageWarning, stacklevel=2)
+
+    def upright(self, found: RGB) -> tuple[int, int]:
+        """(height, width) of the image in the file, turned as `found`."""
+        height, width = max([*self.sizes, found.shape[:2]], key=max)
+        turned = (height > width) != (found.shape[0] > found.shape[1])
+        return (width, height) if turned else (height, width)
 
     def check_size(self, width: int, height: int) -> None:
         if width * height > self.max_pixels:
@@ -309,7 +322,7 @@ def _by_pillow(start: Callable[[], BinaryIO], job: _Job, frame: int) -> RGB:
         pillow.refuse_unsound(picture)
         if picture.info.get("progressive"):  # all its coefficients are held, however it is scaled
             job.check_size(*picture.size)
-        job.longest.append(max(picture.size))
+        job.sizes.append(picture.size[::-1])
         if job.target:
             picture.draft(None, (2 * job.target, 2 * job.target))
         job.check_size(*picture.size)

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.index.table import Block, Store
+from patchword.index.blocks import Block
+from patchword.index.table import Store
 
 NEAR = 1e-5  # of cosine: more than the error of a float32 product of unit vectors
 PIECE = 4096  # vectors held in float64 at a time

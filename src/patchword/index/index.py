@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,18 @@ from patchword.errors import ImageError, IndexStoreError
 from patchword.images import ImageLike
 from patchword.images.files import File, Path, find, gone, hashed, several
 from patchword.index.exact_search import Hit, nearest
+from patchword.index.reading import Reader
+from patchword.index.schema import id_of
 from patchword.index.table import Store
 from patchword.options import at_least, checked
+from patchword.options import nearest as nearest_name
 
 BATCH = 128  # files a commit: what a killed process loses at most
 HASHERS = 4  # threads that hash files
 FRAGMENTS = 16  # files of the store; with more, they are merged when a change ends
-FRAGMENTS_ADDING = 256  # and with more than that, they are merged during a long change
+LARGE = {"thumbnail", "vector"}  # columns that `rows` gives only when they are named
+ROWS = 1000  # ids in one condition
+FRAGMENTS_ADDING = 64  # and with more than that, they are merged during a long change
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -104,6 +109,8 @@ class Index:
         progress: Progress | None = None,
         *,
         batch: int = BATCH,
+        thumbnails: bool = True,
+        reindex: bool = False,
     ) -> AddReport:
         """Embed the files, and the pictures in the folders and theirs, that are new or changed.
 
@@ -111,8 +118,11 @@ class Index:
         is unchanged when its size and modification time are what they were, or its size and
         content. progress(done, total) counts the files to embed. Files that cannot be read are
         reported and everything else is indexed; one that could be read before is dropped.
+        thumbnails: store a JPEG of 256 pixels of each. reindex: begin anew, whatever there is.
         Raises IndexStoreError when the index is another model's.
         """
+        if reindex:
+            self._store.clear()
         exists = self._store.open()
         if exists:
             self._check(model)
@@ -121,11 +131,48 @@ class Index:
         known = self._store.known() if exists else {}
         same = self._unchanged(files, known) if exists else set()
         todo = [file for file in files if file.path not in same]
-        unread = self._embed(todo, model, known, progress, batch)
+        unread = self._embed(todo, model, known, progress, batch, thumbnails)
         if self._store.open():
             self._store.compact(FRAGMENTS)
         self._model = model
         return AddReport(len(todo) - len(unread), len(same), failed + unread)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns, and what each holds: text, number, boolean, time, list, vector or bytes."""
+        return self._store.columns()
+
+    @checked
+    def rows(
+        self, ids: Iterable[int], columns: Iterable[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows of these ids, in their order, each with the values of its columns by name; by
+        default of all but thumbnail and vector. Raises IndexStoreError for an id or a column that
+        is not there."""
+        wanted, known = list(ids), self.columns
+        names = [n for n in known if n not in LARGE] if columns is None else list(columns)
+        for name in names:
+            if name not in known:
+                raise IndexStoreError(
+                    f"{self.path}: no column {name}{nearest_name(name, known)}; it has "
+                    f"{', '.join(known)}"
+                )
+        found: dict[int, dict[str, Any]] = {}
+        for start in range(0, len(wanted), ROWS):
+            some = ", ".join(str(int(each)) for each in wanted[start : start + ROWS])
+            table = self._store.select(f"id IN ({some})", list(dict.fromkeys(["id", "path", *names])))
+            for row in table.to_pylist():
+                if id_of(row["path"]) != row["id"]:
+                    raise IndexStoreError(f"{self.path}: the entry of {row['path']!r} is damaged")
+                found[row["id"]] = {name: row[name] for name in names}
+        if lost := [each for each in wanted if each not in found]:
+            raise IndexStoreError(f"{self.path}: no row of id {lost[0]}")
+        return [found[each] for each in wanted]
+
+    @checked
+    def row(self, number: int, columns: Iterable[str] | None = None) -> dict[str, Any]:
+        """The row of one id, see `rows`."""
+        return self.rows([number], columns)[0]
 
     @checked
     def remove(self, paths: Path | Iterable[Path]) -> int:
@@ -188,7 +235,8 @@ class Index:
             raise IndexStoreError(
                 f"{self.path}: holds vectors of {self.model_name} ({self.fingerprint}), which "
                 f"cannot be compared with those of {model.name} ({model.fingerprint}); "
-                f"use {self.model_name}, or index into another folder"
+                f"use {self.model_name}, index into another folder, or begin anew: --reindex "
+                "(reindex=True)"
             )
 
     def _searcher(self, model: Bundle | None) -> Bundle:
@@ -223,11 +271,14 @@ class Index:
         known: Collection[str],
         progress: Progress | None,
         batch: int,
+        thumbnails: bool,
     ) -> list[ImageError]:
         """Embed and commit batch by batch. Returns the errors; entries in `known` of files that
         cannot be read any more are dropped."""
         failed: list[ImageError] = []
-        results = model.embed_each(file.path for file in todo)
+        opener = model.opener
+        reader = Reader(opener.stretch, opener.max_pixels, opener.urls, thumbnails)
+        results = replace(model, opener=reader).embed_each(file.path for file in todo)
         for start in range(0, len(todo), batch):
             good: list[File] = []
             bad: list[ImageError] = []
@@ -248,9 +299,11 @@ class Index:
                 if not self._store.open():
                     self._create(model)
                 with ThreadPoolExecutor(HASHERS) as pool:
-                    self._store.put(list(pool.map(hashed, good)), np.stack(vectors))
+                    self._store.put(list(pool.map(hashed, good)), np.stack(vectors), reader.seen)
                 self._store.compact(FRAGMENTS_ADDING)
             self._store.delete([error.image for error in bad if error.image in known])
+            for file in files:
+                reader.seen.pop(file.path, None)
             failed += bad
         return failed
 

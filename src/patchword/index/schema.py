@@ -1,0 +1,146 @@
+"""The columns of an index's table, and rows for it."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.images.files import File
+
+FORMAT = 3  # 1 had no checksums; 2 no ids, sizes, thumbnails, captions, tags
+SUMS = ("time_sum", "vector_sum")  # columns of checksums
+PRIVATE = {"mtime", *SUMS}  # columns that serve the index alone
+ID_BITS = 53  # a number of JSON holds as many in every language
+
+_ODD = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: neighbouring places get very different numbers
+
+Vectors = NDArray[np.float32]  # (N, D)
+
+
+class Seen(NamedTuple):
+    """What is stored of an opened image: its upright size in pixels, and a small JPEG of it."""
+
+    width: int
+    height: int
+    thumbnail: bytes | None
+
+
+def id_of(path: str) -> int:
+    """The id of the row of a path: 53 bits of its hash, so that several writers need not agree on
+    one, and it stays when the file changes."""
+    digest = hashlib.blake2b(path.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> (64 - ID_BITS)
+
+
+def schema(dim: int) -> Any:
+    """The pyarrow.Schema of a new table of vectors (D,)."""
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    # With a primary key, two processes that add the same file at once do not both insert it.
+    key = {"lance-schema:unenforced-primary-key": "true"}
+    return pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False, metadata=key),
+            pa.field("id", pa.int64()),
+            pa.field("modified", pa.timestamp("us", tz="UTC")),
+            pa.field("size", pa.int64()),
+            pa.field("mtime", pa.int64()),
+            pa.field("hash", pa.string()),
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("thumbnail", pa.binary()),
+            pa.field("caption", pa.string()),
+            pa.field("tags", pa.list_(pa.string())),
+            pa.field("vector", pa.list_(pa.float32(), dim)),
+            *(pa.field(name, pa.int64()) for name in SUMS),
+        ]
+    )
+
+
+def file_columns(files: Sequence[File]) -> dict[str, Any]:
+    """The columns of files that change with them, and with nothing else."""
+    import pyarrow as pa
+
+    times = pa.array([file.mtime // 1000 for file in files], pa.int64())
+    paths = [file.path for file in files]
+    return {
+        "path": paths,
+        "modified": times.cast(pa.timestamp("us", tz="UTC")),
+        "size": [file.size for file in files],
+        "mtime": [file.mtime for file in files],
+        "hash": [file.digest for file in files],
+        "time_sum": checksums(paths, times.to_numpy(), None)["time_sum"],
+    }
+
+
+def row_columns(
+    files: Sequence[File], vectors: Vectors, seen: Mapping[str, Seen]
+) -> dict[str, Any]:
+    """All columns of new rows; vectors (N, D). seen: by path, of those that were opened. What was
+    said of an earlier content, captions and tags, is emptied."""
+    import pyarrow as pa
+
+    columns = file_columns(files)
+    paths = columns["path"]
+    times = columns["modified"].cast(pa.int64()).to_numpy()
+    none = Seen(0, 0, None)
+    sights = [seen.get(path, none) for path in paths]
+    columns |= {
+        "id": [id_of(path) for path in paths],
+        "width": [sight.width or None for sight in sights],
+        "height": [sight.height or None for sight in sights],
+        "thumbnail": [sight.thumbnail for sight in sights],
+        "caption": [None] * len(paths),
+        "tags": [None] * len(paths),
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
+    }
+    return columns | checksums(paths, times, vectors)
+
+
+def arrow(columns: Mapping[str, Any], dim: int = 1) -> Any:
+    """A pyarrow.Table of some columns of the schema."""
+    import pyarrow as pa
+
+    whole = schema(dim)
+    return pa.table(
+        {name: pa.array(values) if isinstance(values, np.ndarray) else values
+         for name, values in columns.items()},
+        schema=pa.schema([whole.field(name) for name in columns]),
+    )  # fmt: skip
+
+
+def checksums(
+    paths: Sequence[str], modified: NDArray[np.int64], vectors: Vectors | None
+) -> dict[str, NDArray[np.int64]]:
+    """Numbers (N,) of each row by the name of their column: "time_sum" changes with any bit of its
+    path or time, "vector_sum" with any of its path or vector. A sum of words, each times an odd
+    number of its place, modulo 2^64."""
+    names = np.array([zlib.crc32(path.encode()) for path in paths], np.uint64) * np.uint64(_ODD)
+    out = {"time_sum": names + modified.astype(np.uint64) * np.uint64(3)}
+    if vectors is not None:
+        words = np.ascontiguousarray(vectors).view(np.uint32)
+        places = np.arange(words.shape[1], dtype=np.uint64)
+        out["vector_sum"] = names + words @ (places * np.uint64(_ODD) | np.uint64(1))
+    return {name: values.astype(np.int64) for name, values in out.items()}
+
+
+def kind(arrow_type: Any) -> str:
+    """What a column holds, for people: text, number, boolean, time, list, vector or bytes."""
+    import pyarrow as pa
+
+    tests = {
+        "text": (pa.types.is_string, pa.types.is_large_string),
+        "number": (pa.types.is_integer, pa.types.is_floating),
+        "boolean": (pa.types.is_boolean,),
+        "time": (pa.types.is_timestamp, pa.types.is_date),
+        "vector": (pa.types.is_fixed_size_list,),
+        "list": (pa.types.is_list, pa.types.is_large_list),
+    }
+    return next(
+        (name for name, each in tests.items() if any(test(arrow_type) for test in each)), "bytes"
+    )
