@@ -34,6 +34,7 @@ from patchword.cli import (
     receipt_verify,
     search,
     segment,
+    serve,
     train,
 )
 from patchword.cli.checkpoint_options import with_checkpoint_options
@@ -53,7 +54,7 @@ GROUPS = {  # the headings of `patchword --help`, and the files whose commands s
         caption_ask_match,
         inspect,
     ),
-    "Collections of images": (index, search),
+    "Collections of images": (index, search, serve),
     "Make a model": (train, eval_blend, eval_inspect, eval_segment, capfilt),
     "Know a model": (info_models, receipt_verify, demo),
 }

@@ -219,6 +219,10 @@ class Index:
         searcher = self._searcher(model)
         return nearest(self._store, _query(searcher, query, image, long_text), k, where)
 
+    def paths(self) -> list[str]:
+        """The paths of all entries, sorted."""
+        return sorted(self._store.known())
+
     def _create(self, model: Bundle) -> None:
         """An empty table that remembers the model; unless another process just made one."""
         about = {

@@ -108,11 +108,22 @@ def save(labels: NDArray[np.integer], path: str | os.PathLike[str]) -> None:
     UnsupportedError for another suffix."""
     if Path(path).suffix.lower() != ".png":
         raise UnsupportedError(f"a label map is saved as .png, which keeps numbers: {str(path)!r}")
+    with replacing(path) as part:
+        numbered(labels).save(part, "PNG")
+
+
+def numbered(labels: NDArray[np.integer]) -> Image.Image:
+    """A label map (H, W), uint8 or uint16, as a picture whose pixels are the numbers, of up to 255
+    labels in their colours."""
     out = Image.fromarray(labels)
     if labels.dtype == np.uint8:
         out.putpalette(palette().ravel().tolist())
-    with replacing(path) as part:
-        out.save(part, "PNG")
+    return out
+
+
+def colour_of(number: int) -> str:
+    """The colour of a label, 0 the background's, as CSS writes it: "#rrggbb"."""
+    return "#{:02x}{:02x}{:02x}".format(*palette()[_entry(number)].tolist())
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,141 @@
+"""serve: models and an index of photos over HTTP, with a page for the browser."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchword.cli.options import DeviceOption, DtypeOption
+from patchword.cli.output import notes
+from patchword.errors import PatchwordError
+
+if TYPE_CHECKING:
+    from patchword.serve.settings import Settings
+
+MIB = 1 << 20
+
+
+def serve(
+    index: Annotated[
+        Path | None,
+        typer.Argument(metavar="[INDEX]", help="An index of photos, to be searched and shown."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="A model; repeat for more. By default that of the index, or demo and demo-blip.",
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(help="Where to listen; any address but this machine's own needs --api-key."),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where to listen; 0 is any free port.")
+    ] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PATCHWORD_API_KEY",
+            show_envvar=True,
+            show_default=False,
+            help="The key that clients must show.",
+        ),
+    ] = None,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", help="Fetch images that clients name by https address.")
+    ] = False,
+    max_megabytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 64,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image.")] = 100_000_000,
+    max_items: Annotated[int, typer.Option(min=1, help="Images and texts of a request.")] = 256,
+    seconds: Annotated[float, typer.Option(min=0.1, help="A request may take.")] = 60.0,
+    waiting: Annotated[
+        int, typer.Option(min=1, help="Images and texts that may wait; more are refused at once.")
+    ] = 1024,
+    batch: Annotated[int, typer.Option(min=1, help="Images that a model is given at once.")] = 32,
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="MIB",
+            help="MiB of weights to hold; of more models the ones that were "
+            "not used for longest are closed.",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Serve models and an index of photos over HTTP, to programs and to the browser.
+
+    Programs written for OpenAI's API or Hugging Face's find theirs; the rest is in /openapi.json.
+    """
+    from patchword.serve.settings import Settings
+
+    settings = Settings(
+        index=index, models=tuple(model or ()), device=device, dtype=dtype, host=host, port=port,
+        api_key=api_key or None, allow_urls=allow_urls, max_bytes=max_megabytes * MIB,
+        max_pixels=max_pixels, max_items=max_items, seconds=seconds, waiting=waiting, batch=batch,
+        memory=None if memory is None else memory * MIB,
+    )  # fmt: skip
+    listening = listen(host, port)
+    with listening:
+        run(settings, listening)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises PatchwordError where that cannot be."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        found = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise PatchwordError(f"{host}: no address of this machine: {error}") from error
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        found.listen(2048)
+    except OSError as error:
+        found.close()
+        raise PatchwordError(
+            f"port {port} of {host} cannot be had: {error.strerror}; another one: --port 8001"
+        ) from error
+    return found
+
+
+def run(settings: Settings, listening: socket.socket) -> None:
+    """Serve until the process is told to end."""
+    from patchword.optional import optional
+
+    uvicorn = optional("uvicorn", "serve", "serve", PatchwordError)
+    optional("fastapi", "serve", "serve", PatchwordError)
+    from patchword.checkpoints import locate
+    from patchword.serve.app import create_app
+
+    handler = logging.StreamHandler()  # stderr
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log = logging.getLogger("patchword.serve")
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+    app = create_app(settings)
+    for name in app.state.server.models.names:
+        locate(name)  # a name that is wrong ends it here, not a client's request
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    models = ", ".join(app.state.server.models.names)
+    notes().print(f"serving {models} on http://{shown}:{port} (Ctrl+C ends it)")
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, lifespan="on",
+        timeout_graceful_shutdown=10,
+    )  # fmt: skip
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+COMMANDS = (serve,)

@@ -1,0 +1,131 @@
+"""The photos of an index: searched, and shown by their numbers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from fastapi import Request, Response
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from patchword.errors import ImageError
+from patchword.serve.decoding import Image
+from patchword.serve.heard import said
+from patchword.serve.models import Opened
+from patchword.serve.photos import Collection
+from patchword.serve.refusals import RefusalError, refusal_of
+from patchword.serve.server import Answer, Server, router, server_of
+
+MOST_HITS = 10_000
+DAY = {"Cache-Control": "private, max-age=86400"}
+
+routes = router("photos")
+
+
+class Weights(BaseModel):
+    """How much text and image of a query count."""
+
+    model_config = ConfigDict(extra="forbid")
+    text: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    image: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+
+
+class Search(BaseModel):
+    """What to look for: words, an image, or both."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"text": "a scratch on a wafer", "k": 3}]}
+    )
+    text: str | None = None
+    image: Image | None = None
+    without: str | None = Field(None, description="Words that hits should not be like.")
+    weights: Weights = Field(default_factory=Weights)
+    k: int = Field(20, ge=1, le=1000)
+    offset: int = Field(0, ge=0, le=MOST_HITS)
+    where: str | None = Field(None, description="A condition in SQL on columns of the index.")
+
+
+@routes.get("/v1/index", summary="The index that is open")
+async def index(request: Request) -> Answer:
+    server = server_of(request)
+    photos = of(server)
+    count = await server.decoder.run(lambda: len(photos.index))
+    return Answer(
+        {
+            "images": count,
+            "name": photos.index.path.rpartition("/")[2],
+            "model": photos.index.model_name,
+            "columns": ["path", "modified"],
+            "where": True,
+        }
+    )
+
+
+@routes.post("/v1/search", summary="Photos of the index, by words, an image, or both")
+async def search(request: Request, body: Search) -> Answer:
+    server = server_of(request)
+    photos = of(server)
+    opened = await server.models.get(photos.index.model_name, "embed")
+    with server.admission.of(1):
+        vector = await query(server, opened, body)
+        hits = await server.decoder.run(
+            lambda: photos.search(opened.model, vector, body.k, body.offset, body.where)
+        )
+        total = await server.decoder.run(lambda: len(photos.index))
+    return Answer({"hits": hits, "total": total, "warnings": list(said())})
+
+
+async def query(server: Server, opened: Opened, body: Search) -> NDArray[np.float64]:
+    """The unit vector (D,) of what is looked for: the weighted sum of those of text and image, less
+    that of what hits should not be like."""
+    if body.text is None and body.image is None:
+        raise RefusalError(400, "empty", "give text, image, or both to look for", "text")
+    total = np.zeros(opened.model.dim)
+    if body.text is not None:
+        total += body.weights.text * (await server.text_rows(opened, [body.text]))[0]
+    if body.image is not None:
+        row = (await server.image_rows(opened, [body.image]))[0]
+        if isinstance(row, ImageError):
+            raise refusal_of(row, "image")
+        if isinstance(row, Exception):
+            raise row
+        total += body.weights.image * row
+    if body.without is not None:
+        total -= (await server.text_rows(opened, [body.without]))[0]
+    length = float(np.linalg.norm(total))
+    if length < 1e-6:
+        raise RefusalError(400, "empty", "what is looked for and what is not cancel out", "weights")
+    return total / length
+
+
+PhotoNumber = Annotated[int, Field(ge=0, lt=1 << 53)]
+
+
+@routes.get("/v1/images/{number}", summary="A photo of the index", response_class=Response)
+async def photo(request: Request, number: PhotoNumber) -> Response:
+    server = server_of(request)
+    photos = of(server)
+    try:
+        content, kind = await server.decoder.run(lambda: photos.photo(number))
+    except OSError as error:
+        raise RefusalError(404, "gone", f"photo {number}: {error.strerror}") from error
+    return Response(content, media_type=kind, headers=DAY)
+
+
+@routes.get(
+    "/v1/images/{number}/thumbnail", summary="A photo of the index, small", response_class=Response
+)
+async def thumbnail(request: Request, number: PhotoNumber) -> Response:
+    server = server_of(request)
+    photos = of(server)
+    content = await server.decoder.run(lambda: photos.thumbnail(number))
+    return Response(content, media_type="image/jpeg", headers=DAY)
+
+
+def of(server: Server) -> Collection:
+    """The photos of a server. Raises RefusalError where it has none."""
+    if server.collection is None:
+        message = "this server has no index; start it with one: patchword serve photos.index"
+        raise RefusalError(404, "no_index", message)
+    return server.collection

@@ -1,0 +1,161 @@
+"""What every request passes: checks, limits of its body, its number in the log; and the end of all
+work for a client that left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from patchword.serve import security
+from patchword.serve.heard import heard
+from patchword.serve.queue import deadline
+from patchword.serve.refusals import RefusalError
+from patchword.serve.settings import Settings
+
+ID = re.compile(r"[\w.-]{1,64}")
+GONE = 499  # as nginx logs a client that left
+
+log = logging.getLogger("patchword.serve")
+
+
+class LeftError(Exception):
+    """The client left before its request was whole."""
+
+
+class Gate:
+    """An ASGI application around another."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await _Passage(self, scope, receive, send).run()
+        elif scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        else:  # a web socket, of which there are none
+            await send({"type": "websocket.close", "code": 1008})
+
+
+class _Passage:
+    """One request."""
+
+    def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send) -> None:
+        self.app, self.settings = gate.app, gate.settings
+        self.scope, self.receive, self.out = scope, receive, send
+        self.headers = Headers(scope=scope)
+        given = self.headers.get("x-request-id", "")
+        self.id = given if ID.fullmatch(given) else secrets.token_hex(8)
+        self.status = GONE
+        self.begun = False
+
+    async def run(self) -> None:
+        """Answer the request, and log it without what it holds."""
+        started = time.monotonic()
+        path = self.scope["path"]
+        deadline.set(started + self.settings.seconds)
+        self.scope.setdefault("state", {})["request_id"] = self.id
+        try:
+            security.check(self.settings, path, self.headers)
+            body = await self._body()
+            with heard():
+                await self._answer(body)
+        except RefusalError as refusal:
+            await self._refuse(refusal)
+        except LeftError:
+            pass
+        finally:
+            spent = (time.monotonic() - started) * 1000
+            log.info(
+                "%s %s %s %d %.1f ms", self.id, self.scope["method"], _plain(path), self.status,
+                spent,
+            )  # fmt: skip
+
+    async def _body(self) -> bytes:
+        """The body, within the limits of size and time."""
+        most = self.settings.max_bytes
+        too_large = RefusalError(413, "too_large", f"a request may have {most} bytes")
+        length = self.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > most:
+            raise too_large
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self.settings.seconds):
+                while True:
+                    message = await self.receive()
+                    if message["type"] == "http.disconnect":
+                        raise LeftError
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > most:
+                        raise too_large
+                    if not message.get("more_body"):
+                        return b"".join(parts)
+        except TimeoutError:
+            seconds = self.settings.seconds
+            raise RefusalError(
+                408, "slow", f"the request was not whole after {seconds:g} seconds"
+            ) from None
+
+    async def _answer(self, body: bytes) -> None:
+        """Let the application answer; when the client leaves it is stopped."""
+        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        left = asyncio.Event()
+
+        async def receive() -> Message:
+            if whole:
+                return whole.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def leave() -> None:
+            while (await self.receive())["type"] != "http.disconnect":
+                pass
+            left.set()
+
+        work = asyncio.ensure_future(self.app(self.scope, receive, self._send))
+        leaving = asyncio.ensure_future(leave())
+        try:
+            await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            leaving.cancel()
+            if not work.done():
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.begun, self.status = True, message["status"]
+            present = {name for name, _ in message["headers"]}
+            more = [pair for pair in security.HEADERS if pair[0] not in present]
+            message["headers"] = [
+                *message["headers"], *more, (b"x-request-id", self.id.encode()),
+            ]  # fmt: skip
+            if b"cache-control" not in present:
+                message["headers"].append((b"cache-control", b"no-store"))
+        await self.out(message)
+
+    async def _refuse(self, refusal: RefusalError) -> None:
+        if self.begun:
+            return
+        from patchword.serve.server import Answer
+
+        headers = refusal.headers | {"Connection": "close"}  # what of the body comes is not read
+        answer = Answer(refusal.body, refusal.status, headers)
+        await answer(self.scope, self.receive, self._send)
+
+
+def _plain(path: Any) -> str:
+    """A path for one line of a log."""
+    return ascii(path)[1:-1][:200]

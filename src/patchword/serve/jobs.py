@@ -1,0 +1,269 @@
+"""What models say of images: labels, similarity, matches, captions, answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from patchword.bundle import Vector
+from patchword.errors import ImageError, PatchwordError
+from patchword.images.decode import RGB
+from patchword.models.generate import GenerationOptions
+from patchword.serve.decoding import Image
+from patchword.serve.models import Opened
+from patchword.serve.refusals import RefusalError, refusal_of
+from patchword.serve.server import (
+    Answer,
+    Failed,
+    Server,
+    each,
+    items,
+    large_answer,
+    router,
+    server_of,
+    with_warnings,
+)
+from patchword.tasks.ask import Answer as Said
+from patchword.tasks.ask import ask_each
+from patchword.tasks.caption import MAX_LENGTH, Caption, caption_each, longest
+from patchword.tasks.classify import NONE, Score, classify_each, scorer
+from patchword.tasks.label_cache import label_features
+from patchword.tasks.match import Match, match_each
+from patchword.text.templates import named
+
+# A picture of 8 x 8 pixels, for the examples of the documentation.
+TINY = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGP4z8CAFWEXHbQS"
+    "ACj/P8Fu7N9hAAAAAElFTkSuQmCC"
+)
+
+routes = router("jobs")
+
+
+def example(**values: Any) -> ConfigDict:
+    """Of a request: nothing unknown, and an example for the documentation."""
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [values]})
+
+
+class Body(BaseModel):
+    model: str | None = Field(None, description="By default the first model that can do it.")
+
+
+class Classify(Body):
+    """Labels to choose from for each image."""
+
+    model_config = example(images=[TINY], labels=["a scratched wafer", "a red circle"])
+    images: list[Image]
+    labels: list[str] | None = Field(None, description="None: the classes of a classifier.")
+    templates: list[str] | str | None = None
+    multi_label: bool = False
+    reject: float | None = None
+
+
+class Similarity(Body):
+    """Images and texts to compare."""
+
+    model_config = example(images=[TINY], texts=["a red circle"])
+    images: list[Image]
+    texts: list[str]
+
+
+class MatchBody(Body):
+    """Images and texts that may belong together."""
+
+    model_config = example(images=[TINY], texts=["a red circle"])
+    images: list[Image]
+    texts: list[str]
+
+
+class CaptionBody(Body):
+    """Images to describe."""
+
+    model_config = example(images=[TINY])
+    images: list[Image]
+    n: int = Field(1, ge=1, le=10, description="Captions of each image.")
+
+
+class Ask(Body):
+    """A question about an image."""
+
+    model_config = example(image=TINY, question="is there a red circle?")
+    image: Image
+    question: str
+    answers: list[str] | None = Field(None, description="To choose from.")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels that images are compared with: what scores a unit vector, and theirs (L, D)."""
+
+    names: tuple[str, ...]
+    score: Callable[[Vector], list[Score]]
+    vectors: Vector
+
+    def told(self, row: Vector) -> dict[str, Any]:
+        """What is said of an image's unit vector (D,)."""
+        cosines = dict(zip(self.names, (self.vectors @ row).tolist(), strict=True))
+        return scores_of(self.score(row), cosines)
+
+
+@routes.post("/v1/classify", summary="Which of several labels fits each image")
+async def classify(request: Request, body: Classify) -> Answer:
+    server = server_of(request)
+    labels = {} if body.labels is None else {"labels": body.labels}
+    count = server.checked(images=body.images, **labels)
+    opened = await server.models.get(body.model, "classify")
+    with server.admission.of(count):
+        if body.labels is None:
+            own = await own_classes(server, opened, body.images)
+            return Answer(with_warnings({"data": items(own, scores_of)}))
+        known = await labels_of(opened, body)
+        rows = await server.image_rows(opened, body.images)
+        return Answer(with_warnings({"data": items(rows, known.told)}))
+
+
+async def labels_of(opened: Opened, body: Classify) -> Labels:
+    """The labels of a request, embedded."""
+    names = tuple(body.labels or ())
+    given = body.templates
+    templates = (given,) if isinstance(given, str) else given and tuple(given)
+    multi_label, reject = body.multi_label, body.reject
+    model = opened.model
+
+    def make() -> Labels:
+        score = scorer(model, names, templates, multi_label, reject)
+        return Labels(names, score, label_features(model, names, named(templates)))
+
+    return await opened.once((names, templates, multi_label, reject), make)
+
+
+def scores_of(
+    scores: Sequence[Score], cosines: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Labels, the best first, and whether all of them are rejected."""
+    labels = [
+        {"label": each.label, "probability": each.probability}
+        | ({"cosine": cosines[each.label]} if cosines and each.label in cosines else {})
+        for each in scores
+    ]
+    return {"labels": labels, "rejected": bool(scores) and scores[0].label == NONE}
+
+
+async def own_classes(
+    server: Server, opened: Opened, images: Sequence[Any]
+) -> list[list[Score] | Failed]:
+    """A classifier's own classes of each image."""
+    run = partial(classify_each, opened.model)
+    return await of_photos(server, opened, images, "classes", run)
+
+
+async def of_photos(
+    server: Server,
+    opened: Opened,
+    images: Sequence[Any],
+    key: Hashable,
+    run: Callable[[list[RGB]], Iterable[tuple[object, Any]]],
+) -> list[Any]:
+    """What a task says of each image, run together with the same of other requests; of a model
+    that warns of what it does not know, by itself, so that each request hears its own."""
+    alone = opened.model.scope is not None
+
+    def batch(photos: list[RGB]) -> list[Any]:
+        return [found for _, found in run(photos)]
+
+    async def one(number: int, given: Any) -> Any:
+        photo = await server.decoder.photo(given, opened.model, f"image {number}")
+        return await opened.queue.run(object() if alone else key, batch, photo)
+
+    return await each(one(number, given) for number, given in enumerate(images, 1))
+
+
+@routes.post("/v1/similarity", summary="The cosine of each image with each text")
+async def similarity(request: Request, body: Similarity) -> Answer:
+    server = server_of(request)
+    count = server.checked(images=body.images, texts=body.texts)
+    opened = await server.models.get(body.model, "similarity")
+    with server.admission.of(count):
+        columns = await server.text_rows(opened, body.texts)
+        rows = await server.image_rows(opened, body.images)
+    cosines = [None if isinstance(row, Exception) else (columns @ row).tolist() for row in rows]
+    failed = [one for one in items(rows, lambda _: {}) if "error" in one]
+    return await large_answer(with_warnings({"cosines": cosines, "data": failed}))
+
+
+@routes.post("/v1/match", summary="How probable it is that each image and text belong together")
+async def match(request: Request, body: MatchBody) -> Answer:
+    server = server_of(request)
+    count = server.checked(images=body.images, texts=body.texts)
+    opened = await server.models.get(body.model, "match")
+    texts = list(body.texts)
+    run = partial(match_each, opened.model, texts=texts)
+    with server.admission.of(count):
+        found = await of_photos(server, opened, body.images, ("match", *texts), run)
+    return Answer(with_warnings({"data": items(found, matched)}))
+
+
+def matched(found: Match) -> dict[str, Any]:
+    cosines = [None if math.isnan(value) else value for value in found.cosines.tolist()]
+    return {"probabilities": found.probabilities.tolist(), "cosines": cosines}
+
+
+@routes.post("/v1/caption", summary="A description of each image")
+async def caption(request: Request, body: CaptionBody) -> Answer:
+    server = server_of(request)
+    count = server.checked(images=body.images)
+    opened = await server.models.get(body.model, "caption")
+    with server.admission.of(count):
+        found = await captions(server, opened, body.images, body.n)
+    return Answer(with_warnings({"data": items(found, captioned)}))
+
+
+async def captions(
+    server: Server, opened: Opened, images: Sequence[Any], count: int = 1, prompt: str = ""
+) -> list[Caption | Failed]:
+    """A caption of each image."""
+    options = GenerationOptions(max_length=longest(opened.model, MAX_LENGTH), count=count)
+    run = partial(caption_each, opened.model, prompt=prompt, options=options)
+    return await of_photos(server, opened, images, ("caption", count, prompt), run)
+
+
+def captioned(found: Caption) -> dict[str, Any]:
+    first = {"caption": found.text, "score": found.log_probability}
+    others = [{"caption": each.text, "score": each.log_probability} for each in found.others]
+    return first | ({"captions": [first, *others]} if others else {})
+
+
+@routes.post("/v1/ask", summary="The answer to a question about an image")
+async def ask(request: Request, body: Ask) -> Answer:
+    server = server_of(request)
+    opened = await server.models.get(body.model, "ask")
+    count = 1 if body.answers is None else server.checked(answers=body.answers)
+    with server.admission.of(count):
+        found = await answer(server, opened, body.image, body.question, body.answers)
+    said = {"answer": found.text, "probability": found.probability}
+    if found.ranking:
+        ranking = [{"answer": c.text, "probability": c.probability} for c in found.ranking]
+        said |= {"answers": ranking, "probability": found.ranking[0].probability}
+    said |= {"understood": found.understood} if found.understood else {}
+    return Answer(with_warnings(said))
+
+
+async def answer(
+    server: Server, opened: Opened, image: Any, question: str, answers: Sequence[str] | None
+) -> Said:
+    """The answer to a question about one image. Raises RefusalError."""
+    given = None if answers is None else tuple(answers)
+    run = partial(ask_each, opened.model, questions=[question], answers=given)
+    found = (await of_photos(server, opened, [image], ("ask", question, given), run))[0]
+    if isinstance(found, PatchwordError):
+        raise refusal_of(found, "image" if isinstance(found, ImageError) else None)
+    if isinstance(found, RefusalError):
+        raise found
+    said: Said = found[0]
+    return said

@@ -1,0 +1,75 @@
+"""Who may ask, and what an answer allows a browser to do.
+
+On loopback anybody on this machine may ask, but no page of the web: a page that has made its name
+point to 127.0.0.1 still sends that name as Host, and one that sends a form says its own Origin.
+Anywhere else a key is needed.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from patchword.serve.refusals import RefusalError
+from patchword.serve.settings import Settings
+
+LOCAL = {"localhost", "127.0.0.1", "::1"}
+OPEN = re.compile(r"/|/health|/ready|/static/.*")  # paths that need no key: they tell nothing
+COOKIE = "patchword_key"  # in which a page that was given the key sends it with every image
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        b"img-src 'self' data: blob:; font-src 'self'; manifest-src 'self'; base-uri 'none'; "
+        b"form-action 'none'; frame-ancestors 'none'",
+    ),
+)
+
+
+def check(settings: Settings, path: str, headers: Headers) -> None:
+    """Raise RefusalError for a request that may not be answered."""
+    host = headers.get("host", "")
+    if settings.on_loopback and _hostname(host) not in LOCAL:
+        message = "this server answers to localhost and 127.0.0.1 alone; Host names another"
+        raise RefusalError(403, "host", message)
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        raise RefusalError(403, "origin", "requests of another site's pages are not answered")
+    if settings.api_key is None or OPEN.fullmatch(path):
+        return
+    if not any(_equal(key, settings.api_key) for key in _keys(headers)):
+        message = "a key is needed: Authorization: Bearer KEY (the server's --api-key)"
+        raise RefusalError(401, "invalid_api_key", message)
+
+
+def _hostname(host: str) -> str:
+    """The name in a Host header, without its port."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _keys(headers: Headers) -> list[str]:
+    """The keys that a request shows."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    found = [key.strip()] if scheme.lower() == "bearer" else []
+    found += headers.getlist("x-api-key")
+    try:
+        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        cookie = None
+    return found + ([cookie.value] if cookie else [])
+
+
+def _equal(given: str, key: str) -> bool:
+    """Compared in a time that says nothing of how much of it is right."""
+    return hmac.compare_digest(given.encode(errors="replace"), key.encode())

@@ -1,0 +1,191 @@
+"""What all requests of a server share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
+
+from patchword.bundle import Vector
+from patchword.errors import ImageError, PatchwordError
+from patchword.scope import Check
+from patchword.serve.decoding import Decoder
+from patchword.serve.heard import said
+from patchword.serve.models import Models, Opened
+from patchword.serve.photos import Collection
+from patchword.serve.queue import Admission
+from patchword.serve.refusals import RefusalError, item
+from patchword.serve.settings import Settings
+from patchword.text import long_text as long_texts
+from patchword.unseen import Sights
+
+T = TypeVar("T")
+LARGE = 1 << 16  # bytes of JSON, or numbers of an answer: more is read and written in a thread
+
+Failed = PatchwordError | RefusalError
+
+
+class Server:
+    """Models, photos and threads of one server."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        models: Models,
+        collection: Collection | None,
+        decoder: Decoder,
+    ) -> None:
+        self.settings = settings
+        self.models = models
+        self.collection = collection
+        self.decoder = decoder
+        self.admission = Admission(settings.waiting)
+
+    def checked(self, **lists: Sequence[Any]) -> int:
+        """How many items the lists of a request have. Raises RefusalError for an empty one,
+        and where they are more than a request may have."""
+        for name, items in lists.items():
+            if not items:
+                raise RefusalError(400, "empty", f"{name} must be a list of one or more", name)
+        count = sum(map(len, lists.values()))
+        if count > self.settings.max_items:
+            names = " and ".join(lists)
+            raise RefusalError(
+                413, "too_many_items",
+                f"{count} items in {names}; a request may have {self.settings.max_items}: send "
+                "several requests", next(iter(lists)),
+            )  # fmt: skip
+        return count
+
+    async def image_rows(self, opened: Opened, images: Sequence[Any]) -> list[Vector | Failed]:
+        """The unit vector (D,) of each image, or why it has none. What of them is not seen, and
+        which are unlike the model's training, is warned of."""
+        sights = Sights()
+
+        async def row(number: int, given: Any) -> Vector:
+            pixels, sight = await self.decoder.pixels(given, opened.model, f"image {number}")
+            sights.note(sight)
+            return await opened.image_vector(pixels)
+
+        found = await each(row(number, given) for number, given in enumerate(images, 1))
+        sights.tell()
+        warn_of_scope(opened, found)
+        return found
+
+    async def text_rows(
+        self, opened: Opened, texts: Sequence[str], long_text: str = "truncate"
+    ) -> Vector:
+        """Unit vectors (N, D) of texts. What of them is cut or unknown is warned of."""
+        model = opened.model
+
+        def read() -> long_texts.Parts:
+            Check(model.scope, model.name).texts(texts)
+            return long_texts.split(model.reader(), texts, long_text)
+
+        parts = await self.decoder.run(read)
+        return parts.joined(await opened.text_vectors(parts.rows))
+
+    def close(self) -> None:
+        self.models.close()
+        self.decoder.close()
+
+
+def warn_of_scope(opened: Opened, rows: Sequence[Vector | Failed]) -> None:
+    """Warn of images whose vectors are unlike those of a model's training."""
+    check = Check(opened.model.scope, opened.model.name)
+    pairs: list[tuple[str, Vector | ImageError]] = []
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, Exception):
+            continue
+        check.vectors(row[None])
+        pairs.append((f"image {number}", row))
+    for _ in check.each(pairs):
+        pass
+
+
+async def each(work: Any) -> list[Any]:
+    """What each of several pieces of work gives, done at once, or the error that is its own. Any
+    other error is raised, and the rest is not done."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+
+    async def own(task: asyncio.Future[Any]) -> Any:
+        try:
+            return await task
+        except PatchwordError as error:
+            return error
+        except RefusalError as error:
+            if error.status in (429, 503):
+                raise
+            return error
+
+    try:
+        return await asyncio.gather(*map(own, tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def items(found: Sequence[T | Failed], told: Callable[[T], dict[str, Any]]) -> list[dict[str, Any]]:
+    """A record of each item of a list by its number, or of its error."""
+    return [
+        item(number, one)
+        if isinstance(one, (PatchwordError, RefusalError))
+        else {"index": number, **told(one)}
+        for number, one in enumerate(found)
+    ]
+
+
+def with_warnings(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer and the warnings of its request, if any."""
+    return answer | ({"warnings": list(said())} if said() else {})
+
+
+class Answer(Response):
+    """JSON in ASCII, so that no file name can break it."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+async def large_answer(content: dict[str, Any]) -> Answer:
+    """An answer of many numbers, written in a thread."""
+    return await asyncio.to_thread(Answer, content)
+
+
+class _Request(Request):
+    """A request whose JSON is read in a thread where it is long: the event loop goes on."""
+
+    async def json(self) -> Any:
+        body = await self.body()
+        if len(body) < LARGE:
+            return json.loads(body)
+        return await asyncio.to_thread(json.loads, body)
+
+
+class Route(APIRoute):
+    """A route of ours."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            return await handle(_Request(request.scope, request.receive))
+
+        return handler
+
+
+def router(tag: str) -> APIRouter:
+    """A group of endpoints."""
+    return APIRouter(route_class=Route, tags=[tag], default_response_class=Answer)
+
+
+def server_of(request: Request) -> Server:
+    """The server that a request came to."""
+    server: Server = request.app.state.server
+    return server

@@ -1,0 +1,71 @@
+"""What a server is started with."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from patchword.errors import ConfigError
+from patchword.options import at_least, in_range
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server runs.
+
+    index       the folder of an index of photos, which is searched; None: there is none
+    models      names as `patchword.load` takes them; without any, that of the index or "demo", and
+                "demo-blip" beside "demo"
+    device, dtype  where models are computed, and the number type of their weights
+    host, port  where the server listens
+    api_key     what clients must show; needed unless the host is this machine alone
+    allow_urls  whether images may be named by their address on the web
+    max_bytes   of the body of a request, and of an image that is fetched
+    max_pixels  of an image, as it is decoded
+    max_items   images and texts of one request
+    seconds     a request takes at most
+    waiting     images and texts that are decoded, wait or are computed; beyond them a request is
+                refused at once
+    batch       images that a network is given at once
+    memory      bytes of weights that are held; models beyond that are closed, and opened again
+                when they are needed. None: no limit
+    """
+
+    index: Path | None = None
+    models: tuple[str, ...] = ()
+    device: str = "auto"
+    dtype: str = "float32"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = field(default=None, repr=False)
+    allow_urls: bool = False
+    max_bytes: int = 64 << 20
+    max_pixels: int = 100_000_000
+    max_items: int = 256
+    seconds: float = 60.0
+    waiting: int = 1024
+    batch: int = 32
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_pixels", "max_items", "waiting", "batch"):
+            at_least(name, getattr(self, name))
+        in_range("seconds", self.seconds, 0, above=True)
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):
+            raise ConfigError("api_key is a word of ASCII characters, and must not be empty")
+        if not self.on_loopback and self.api_key is None:
+            raise ConfigError(
+                f"host {self.host} can be reached by others: give an API key that clients must "
+                "show (--api-key, or PATCHWORD_API_KEY), or listen on 127.0.0.1"
+            )
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,237 @@
+"""The server's own endpoints: each says what the same call in Python says."""
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+from fastapi.testclient import TestClient
+from PIL import Image
+
+import patchword
+from patchword.api import Model
+from patchword.serve.app import create_app
+from patchword.serve.settings import Settings
+
+SAMPLES = Path(__file__).parents[1] / "src/patchword/assets/samples"
+RING, SCRATCH = SAMPLES / "shapes/red-ring.jpg", SAMPLES / "wafers/scratch-1.jpg"
+SHAPES = [SAMPLES / f"shapes/{name}.jpg" for name in ("red-ring", "white-square", "green-heart")]
+AT = "http://127.0.0.1:8000"
+
+
+def sent(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+@pytest.fixture(scope="module")
+def demo() -> Model:
+    return patchword.load("demo")
+
+
+@pytest.fixture(scope="module")
+def blip() -> Model:
+    return patchword.load("demo-blip")
+
+
+@pytest.fixture(scope="module")
+def folder(demo: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("served") / "photos.index"
+    patchword.open_index(path).add([*SHAPES, SCRATCH], demo)
+    return path
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(Settings(index=folder)), base_url=AT) as found:
+        yield found
+
+
+def ask(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
+    answer = client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def refused(client: TestClient, path: str, **body: Any) -> tuple[int, str, str]:
+    answer = client.post(path, json=body)
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return answer.status_code, error["code"], error["message"]
+
+
+def test_models_say_what_they_can_do(client: TestClient) -> None:
+    found = {one["id"]: one for one in client.get("/v1/models").json()["data"]}
+    assert list(found) == ["demo", "demo-blip"]
+    assert "heatmap" in found["demo"]["can"]
+    assert "caption" not in found["demo"]["can"]
+    assert "demo does not caption images" in found["demo"]["why_not"]["caption"]
+    assert found["demo-blip"]["why_not"] == {}
+    assert client.get("/ready").json()["ready"]
+    assert client.get("/health").json() == {"healthy": True, "model": "demo"}
+
+
+def test_labels_are_those_of_python(client: TestClient, demo: Model) -> None:
+    labels = ["a red ring", "a wafer"]
+    paths = [RING, SCRATCH]
+    found = ask(client, "/v1/classify", images=[sent(p) for p in paths], labels=labels)["data"]
+    scored = demo.classify(paths, labels)
+    cosines = demo.similarity(paths, [f"a photo of a {label}" for label in labels])
+    for one, scores, row in zip(found, scored, cosines, strict=True):
+        assert [each["label"] for each in one["labels"]] == [each.label for each in scores]
+        np.testing.assert_allclose(
+            [each["probability"] for each in one["labels"]],
+            [each.probability for each in scores], rtol=1e-3, atol=1e-7,
+        )  # fmt: skip
+        by_label = {each["label"]: each["cosine"] for each in one["labels"]}
+        np.testing.assert_allclose([by_label[x] for x in labels], row, atol=1e-5)
+
+
+def test_one_bad_image_is_its_own_error(client: TestClient) -> None:
+    broken = base64.b64encode(b"not an image").decode()
+    images = [sent(RING), broken, "/etc/passwd", {"id": 5}, "https://example.com/x.jpg"]
+    found = ask(client, "/v1/classify", images=images, labels=["a red ring", "a wafer"])["data"]
+    assert [one["index"] for one in found] == [0, 1, 2, 3, 4]
+    assert found[0]["labels"][0]["label"] == "a red ring"
+    codes = [one["error"]["code"] for one in found[1:]]
+    assert codes == ["image", "image", "no_photo", "urls"]
+    assert found[1]["error"]["message"].startswith("image 2: not an image")
+
+
+def test_warnings_are_heard_by_their_request_alone(client: TestClient) -> None:
+    unknown = ask(client, "/v1/similarity", images=[sent(RING)], texts=["a giraffe"])
+    assert "does not know giraffe" in unknown["warnings"][0]
+    out = io.BytesIO()
+    Image.fromarray(skimage.data.astronaut()).resize((512, 200)).save(out, "PNG")
+    image = base64.b64encode(out.getvalue()).decode()
+    said = " ".join(ask(client, "/v1/classify", images=[image], labels=["a red ring"])["warnings"])
+    assert "the photo is seen in part: " in said
+    assert "of image 1 is cropped away" in said
+    assert "1 of 1 images looks unlike what demo was trained on: image 1" in said
+    known = ask(client, "/v1/similarity", images=[sent(RING)], texts=["a red ring"])
+    assert "warnings" not in known
+
+
+def test_cosines_and_vectors_are_those_of_python(client: TestClient, demo: Model) -> None:
+    texts = ["a red ring", "a white square"]
+    expected = demo.similarity(SHAPES, texts)
+    found = ask(client, "/v1/similarity", images=[sent(p) for p in SHAPES], texts=texts)
+    np.testing.assert_allclose(found["cosines"], expected, atol=1e-5)
+    mixed = ask(client, "/v1/embeddings", input=[texts[0], f"data:image/jpeg;base64,{sent(RING)}"])
+    rows = [one["embedding"] for one in mixed["data"]]
+    np.testing.assert_allclose(rows[0], demo.embed_texts(texts)[0], atol=1e-6)
+    np.testing.assert_allclose(rows[1], demo.embed_images([RING])[0], atol=1e-5)
+
+
+def test_a_search_finds_what_the_index_finds(client: TestClient, folder: Path) -> None:
+    hits = patchword.open_index(folder).search("a white square", 3)
+    found = ask(client, "/v1/search", text="a white square", k=2)
+    assert found["total"] == 4
+    assert [one["path"] for one in found["hits"]] == [hit.path for hit in hits[:2]]
+    np.testing.assert_allclose([one["score"] for one in found["hits"]], [h.score for h in hits[:2]])
+    assert (found["hits"][0]["width"], found["hits"][0]["height"]) == (256, 256)
+    later = ask(client, "/v1/search", text="a white square", k=1, offset=2)["hits"]
+    assert later[0]["path"] == hits[2].path
+    number = found["hits"][0]["id"]
+    similar = ask(client, "/v1/search", image={"id": number}, k=1)["hits"][0]
+    assert similar["id"] == number
+    assert similar["score"] == pytest.approx(1, abs=1e-4)
+    both = {"image": sent(SCRATCH), "text": "a white square"}
+    pulled = [ask(client, "/v1/search", **both, weights={"text": w})["hits"] for w in (0, 9)]
+    assert [Path(hits[0]["path"]).name for hits in pulled] == [SCRATCH.name, "white-square.jpg"]
+    pushed = ask(client, "/v1/search", text="a red ring", without="a white square", k=4)["hits"]
+    assert pushed[-1]["id"] == number
+    cancelled = refused(client, "/v1/search", text="a red ring", without="a red ring")
+    assert cancelled[:2] == (400, "empty")
+    assert client.get("/v1/index").json()["images"] == 4
+    assert client.get(f"/v1/images/{number}").content == Path(hits[0].path).read_bytes()
+    with Image.open(io.BytesIO(client.get(f"/v1/images/{number}/thumbnail").content)) as small:
+        assert (small.format, small.size) == ("JPEG", (256, 256))
+    assert client.get("/v1/images/1").status_code == 404
+    where = refused(client, "/v1/search", text="a ring", where="path = 'x'; drop table")
+    assert where[:2] == (400, "index")
+    assert refused(client, "/v1/search")[1] == "empty"
+
+
+def test_maps_cover_the_photo(client: TestClient, demo: Model) -> None:
+    wide = Image.open(RING).resize((512, 256))
+    out = io.BytesIO()
+    wide.save(out, "PNG")
+    image = base64.b64encode(out.getvalue()).decode()
+    found = ask(
+        client, "/v1/heatmap", image=image, texts=["a red ring", "a blue star"], format="numbers"
+    )
+    assert found["size"] == [512, 256]
+    ring, star = found["maps"]
+    expected = demo.heatmap(np.asarray(wide), ["a red ring", "a blue star"])
+    assert (ring["found"], star["found"]) == expected.found
+    grid = np.array(ring["grid"], float)
+    assert grid.shape == expected.grid.shape[1:]
+    left, top, right, bottom = ring["box"]
+    row, column = np.unravel_index(np.nanargmax(grid), grid.shape)
+    x = left + (column + 0.5) * (right - left) / grid.shape[1]
+    y = top + (row + 0.5) * (bottom - top) / grid.shape[0]
+    values = expected.values[0]
+    assert values[int(y), int(x)] > np.quantile(values, 0.99)
+    assert np.isnan(grid).any() == (left < 0 or top < 0 or right > 512 or bottom > 256)
+    picture = client.post("/v1/heatmap", json={"image": image, "texts": ["a red ring"]})
+    assert Image.open(io.BytesIO(picture.content)).format == "PNG"
+
+
+def test_regions_and_labels_of_pixels(client: TestClient, demo: Model) -> None:
+    found = ask(client, "/v1/locate", image=sent(RING), texts=["a red ring", "a blue star"])
+    expected = demo.locate(RING, ["a red ring", "a blue star"])
+    assert [one["found"] for one in found["data"]] == [True, False]
+    assert found["data"][0]["regions"][0]["box"] == list(expected.regions[0].box)
+    assert found["data"][0]["regions"][0]["rle"] == expected.rle(expected.regions[0])
+    answer = ask(client, "/v1/segment", image=sent(RING), labels=["a red ring"])
+    segmented = demo.segment(RING, ["a red ring"])
+    picture = base64.b64decode(answer["png"].partition(",")[2])
+    assert (np.asarray(Image.open(io.BytesIO(picture))) == segmented.map).all()
+    assert [one["label"] for one in answer["legend"]] == ["background", "a red ring"]
+    assert answer["legend"][1]["share"] == segmented.shares[1].share
+
+
+def test_words_of_a_model_that_writes(client: TestClient, blip: Model) -> None:
+    images = [sent(RING), sent(SCRATCH)]
+    captions = ask(client, "/v1/caption", images=images)["data"]
+    expected = blip.caption([RING, SCRATCH])
+    assert [one["caption"] for one in captions] == [one.text for one in expected]
+    assert len(ask(client, "/v1/caption", images=images[:1], n=2)["data"][0]["captions"]) == 2
+    question = "what colour is the ring?"
+    assert ask(client, "/v1/ask", image=images[0], question=question)["answer"] == "red"
+    choice = ask(client, "/v1/ask", image=images[0], question=question, answers=["red", "blue"])
+    ranking = blip.ask(RING, question, ["red", "blue"]).ranking
+    assert [one["answer"] for one in choice["answers"]] == [one.text for one in ranking]
+    assert choice["probability"] == pytest.approx(ranking[0].probability, rel=1e-3)
+    texts = ["a red ring", "a blue star"]
+    matched = ask(client, "/v1/match", images=images[:1], texts=texts)["data"][0]
+    found = blip.match(RING, texts)
+    np.testing.assert_allclose(matched["probabilities"], found.probabilities[0], rtol=1e-3)
+
+
+def test_wrong_requests_are_answered_in_openai_s_form(client: TestClient) -> None:
+    assert refused(client, "/v1/classify", images="x")[:2] == (400, "invalid_request")
+    unknown = refused(client, "/v1/classify", images=["x"], labels=["a"], lables=["a"])
+    assert unknown == (400, "invalid_request", "lables: Extra inputs are not permitted")
+    assert refused(client, "/v1/classify", images=[], labels=["a"])[:2] == (400, "empty")
+    twice = refused(client, "/v1/classify", images=[sent(RING)], labels=["a", "a"])
+    assert twice[:2] == (400, "unsupported")
+    assert refused(client, "/v1/caption", images=[sent(RING)], model="demo")[1] == "unsupported"
+    assert refused(client, "/v1/caption", images=[sent(RING)], model="x")[:2] == (
+        404, "model_not_found",
+    )  # fmt: skip
+    assert refused(client, "/v1/nothing")[:2] == (404, "not_found")
+    assert refused(client, "/v1/ask", image="x", question="is it red?")[:2] == (400, "image")
+    many = ["x"] * 257
+    assert refused(client, "/v1/classify", images=many, labels=["a"])[:2] == (413, "too_many_items")
+    for body in (b"{", b"[" * 200_000, b'{"input": "\\ud800"}', b"\xff\xfe", b"1" * 5000):
+        answer = client.post(
+            "/v1/embeddings", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code == 400
+        assert answer.json()["error"]["type"] == "invalid_request_error"
