@@ -15,7 +15,7 @@ import pytest
 from ran import Run, run  # noqa: F401
 
 import patchword
-from patchword.cli import app
+from patchword.cli import app, main
 from patchword.cli.output_options import COLUMNS
 
 SHAPES = Path(patchword.__file__).parent / "assets" / "samples" / "shapes"
@@ -312,3 +312,76 @@ def test_the_shell_completes_choices(
     with pytest.raises(SystemExit):
         app(prog_name="patchword")
     assert set(capsys.readouterr().out.split()) == choices
+
+
+def test_vectors_fill_no_terminal(
+    run: Run,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = run("embed", RING, STAR, "--json")
+    assert [len(record["vector"]) for record in found.records] == [192, 192]
+    assert run("embed", RING, STAR).out == found.out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    shown = run("embed", RING, STAR)
+    assert run("embed", RING, STAR, "--json").out == found.out
+    first = " ".join(f"{value:.3f}" for value in found.records[0]["vector"][:4])
+    assert f"{RING} {first} ..." in " ".join(shown.out.split())
+    assert "2 x 192, unit vectors" in shown.out
+    assert "-o vectors.npz, or --json" in shown.err
+
+
+UNREAD = [
+    ["models"], ["models", "--json"], ["--help"], ["embed", "--help"], ["embed", RING],
+    ["classify", RING, "a ring, a star"], ["train", "lora", "--show"], ["--version"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", UNREAD, ids=" ".join)
+def test_where_nobody_reads_a_command_ends_in_silence(
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """As `ls | head` does, with the exit code that shells give to it."""
+    left, right = os.pipe()
+    os.close(left)
+    with open(right, "w") as nobody:
+        monkeypatch.setattr("sys.stdout", nobody)
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+    assert ended.value.code == 141
+    assert capfd.readouterr().err == ""
+
+
+def test_outputs_make_their_folders_and_say_so(run: Run, place: Path) -> None:  # noqa: F811
+    found = run("similarity", RING, "a ring", "--save", "new/deep/a.png")
+    assert found.err.splitlines() == ["made folder new/deep", "wrote new/deep/a.png"]
+    assert "made folder" not in run("similarity", RING, "a ring", "--save", "new/deep/b.png").err
+    assert "made folder runs" in run("index", RING, "--into", "runs/a").err
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a folder in which nobody may write")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["classify", RING, "a ring, a star", "--save", "/proc/a.png"],
+        ["embed", RING, "-o", "/proc/a/b.npz"],
+        ["index", RING, "--into", "/proc/a"],
+        ["receipt", "-o", "/proc/a.json"],
+        ["blend", "demo", "demo", "-o", "/proc/a"],
+        ["capfilt", "data.csv", "/proc/a"],
+        ["train", "probe", "out=/proc/a"],
+        ["inspect", RING, STAR, "--save", "/proc/a"],
+        ["demo", "--out", "/proc/a"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_place_that_takes_no_files_is_refused_before_any_work(
+    run: Run,  # noqa: F811
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("patchword.api.load", None)  # no model is loaded
+    found = run(*words)
+    assert (found.code, found.out) == (2, "")
+    assert "cannot be written there" in " ".join(found.err.split())

@@ -1,8 +1,8 @@
 """The command line: one module per group of commands.
 
 Exit codes: 0 all done; 1 some items failed, each named on stderr with its reason, and the rest
-done; 2 wrong usage, or nothing could be done; 3 with --check: something was rejected. Results go
-to stdout, everything else to stderr.
+done; 2 wrong usage, or nothing could be done; 3 with --check: something was rejected; 141 nobody
+read on (`| head`). Results go to stdout, everything else to stderr.
 Whatever is slow to import (torch, LanceDB, matplotlib) is imported inside the commands, so that
 `patchword --help` answers at once.
 """
@@ -38,6 +38,7 @@ from patchword.cli import (
     train,
 )
 from patchword.cli.checkpoint_options import with_checkpoint_options
+from patchword.cli.closing import code_of, saving
 from patchword.cli.help import Command, Group, flowing
 from patchword.cli.output import complain, warnings_said
 from patchword.cli.output_options import with_output_options
@@ -101,9 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may be any bytes
             stream.reconfigure(errors="backslashreplace")
+    saving.set(False)
     try:
         with warnings_said(last=True), together():
             app(arguments)
+    except SystemExit as ended:
+        sys.exit(code_of(ended))
     except PatchwordError as error:
         complain(str(error))
     except OSError as error:  # a result that cannot be written: no folder, no room, no permission

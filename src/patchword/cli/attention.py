@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchword.cli.closing import saving
 from patchword.cli.held import Source
 from patchword.cli.inputs import expand, load
 from patchword.cli.options import (
@@ -110,6 +111,7 @@ def attention(
     names = [f"text-{i + 1}" if len(texts) > 1 else "text" for i in range(len(texts))]
     kind = "attention"
     targets = pictures(files, save, kind, names)
+    saving.set(True)  # without --save too
     bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
 
     def matrix_of(source: Source) -> TokenAttention:

@@ -25,6 +25,7 @@ from patchword.cli.options import (
 from patchword.cli.output import (
     emit,
     finish,
+    make_folder,
     notes,
     print_saved,
     progress,
@@ -116,6 +117,7 @@ def capfilt(
     the same command continues. With --json, one line per image.
     """
     part = _shard(shard)
+    make_folder(out, itself=True)
     from patchword.capfilt.dataset import open_photos
     from patchword.capfilt.filtering import BATCH
     from patchword.capfilt.store import Store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -47,7 +48,7 @@ from patchword.cli.output import (
 )
 from patchword.cli.texts import images_then_texts, no_texts, read_list
 from patchword.cli.tiles import EachTileOption, TileSizeOption, TilesOption, box_of, tiles_of
-from patchword.cli.vectors_file import begun, check_lines, record, save_vectors
+from patchword.cli.vectors_file import begun, check_lines, record, save_vectors, show_vectors
 from patchword.errors import ImageError
 from patchword.show.percent import share
 from patchword.show.terminal_table import table
@@ -178,9 +179,9 @@ def embed(
     Each image or text gives one row, in the order given. If an image fails, its row is NaN (null
     in JSON) and the exit code is 1; with --on-error error, nothing is written.
 
-    Without --out they are printed, one line of JSON each. An .npz holds “vectors” (N, D), “names”,
-    “model” and “fingerprint”. The names of the rows of x.npy are in x.paths.txt (x.texts.txt for
-    texts), one per line.
+    Without --out a terminal shows a summary; a pipe, or with --json a terminal too, gets one line
+    of JSON for each. An .npz holds “vectors” (N, D), “names”, “model” and “fingerprint”. The names
+    of the rows of x.npy are in x.paths.txt (x.texts.txt for texts), one per line.
     """
     texts = read_list(text)
     if bool(images) == bool(texts):
@@ -200,10 +201,12 @@ def embed(
     else:
         each = zip(texts, embed_texts(bundle, texts, long_text), strict=True)
     width, rows = begun(each)
-    if out is None:
+    if out is None and (as_json or not sys.stdout.isatty()):
         for name, row in rows:
             emit(record(kind, name, row))
-    elif width:
+    elif out is None and width:
+        show_vectors(kind, rows, bundle)
+    elif out and width:
         save_vectors(out, kind, rows, (len(names), width), bundle)
         if as_json:
             emit({"file": str(out), "vectors": len(names), "dim": width})

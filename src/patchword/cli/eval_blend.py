@@ -27,6 +27,7 @@ from patchword.cli.output import (
     complain,
     emit,
     finish,
+    make_folder,
     notes,
     print_saved,
     progress,
@@ -185,6 +186,7 @@ def blend(
         wrong("give -o FOLDER for the result, or --eval DATA")
     if data is not None and not data.exists():
         wrong(f"--eval {data}: no such file or folder")
+    make_folder(out, itself=True)
     start, end = load(first, device, dtype), load(second, device, dtype)
     from patchword import api, evaluate
     from patchword.checkpoints.formats import own

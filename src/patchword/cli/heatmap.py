@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchword.cli.closing import saving
 from patchword.cli.held import Source
 from patchword.cli.inputs import load
 from patchword.cli.options import (
@@ -124,6 +125,7 @@ def heatmap(
         wrong("--same-scale is one scale for all; leave out --own-scale and --words, or that")
     known(colours or MAP)
     targets = pictures(files, save, "heatmap")
+    saving.set(True)  # without --save too
     others = None if negatives is None else read_list([negatives], split=True)
     point = place(like)
     bundle = load(model, device, dtype, None, stretch, max_pixels, squash)

@@ -18,7 +18,7 @@ from patchword.cli.options import (
     SquashOption,
     StretchOption,
 )
-from patchword.cli.output import emit, finish, progress, screen, wrong
+from patchword.cli.output import emit, finish, make_folder, progress, screen, wrong
 from patchword.errors import PatchwordError
 
 
@@ -64,6 +64,7 @@ def index(
         wrong("give files or folders to index, or --prune")
     if reindex and not paths:
         wrong("--reindex needs the files or folders to index")
+    make_folder(into, itself=True)
     from patchword.index import open_index
 
     paths = files_and_folders(paths or [])

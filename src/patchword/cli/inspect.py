@@ -25,10 +25,10 @@ from patchword.cli.options import (
 from patchword.cli.output import (
     complain,
     emit,
+    make_folder,
     notes,
     print_saved,
     progress,
-    saving,
     screen,
     stderr,
     wrong,
@@ -183,7 +183,8 @@ def inspect(
         wrong("--fitted stands for GOOD, --calibration, --by-folder, --method and its options")
     if false_discoveries is not None and not 0 < false_discoveries < 1:
         wrong(f"--false-discoveries {false_discoveries:g}: it is a share, between 0 and 1")
-    saving.set(save is not None)
+    for place in (save, save_fitted):
+        make_folder(place, itself=True)
     failed: list[ImageError] = []
     rule = {"false_alarms": false_alarms, "confidence": confidence, "threshold": threshold}
     rule = {name: value for name, value in rule.items() if value is not None}

@@ -7,6 +7,7 @@ import difflib
 import json
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar, cast
 
 import typer
 
+from patchword.cli.closing import console, saving, unread
 from patchword.errors import (
     ImageError,
     LongTextWarning,
@@ -36,8 +38,6 @@ T = TypeVar("T")
 
 quiet: ContextVar[bool] = ContextVar("quiet", default=False)  # whether --quiet is given
 
-saving: ContextVar[bool] = ContextVar("saving", default=False)  # whether --save is given
-
 SHOWN = 60  # images in a picture or page that a command saves
 MOST_NAMES = 10_000  # in a folder, among which a misspelt one is looked for
 PICTURES = ".png, .jpg, .webp, .tif, .pdf"
@@ -46,10 +46,7 @@ WIDE = 200  # columns of a table in a pipe, where no terminal says how many ther
 
 def screen() -> Console:
     """stdout, for results. In a pipe tables are as wide as they need, unless COLUMNS is set."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
-    return Console(markup=False, highlight=False, emoji=False, width=width)
+    return console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
 
 
 def notes() -> Console:
@@ -59,11 +56,7 @@ def notes() -> Console:
 
 def stderr(silent: bool = False) -> Console:
     """stderr, for errors and warnings."""
-    from rich.console import Console
-
-    return Console(
-        stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True, quiet=silent
-    )
+    return console(stderr=True, soft_wrap=True, quiet=silent)
 
 
 def warn(message: str) -> None:
@@ -174,14 +167,11 @@ rows: ContextVar[Rows | None] = ContextVar("rows", default=None)  # where --csv 
 
 @contextmanager
 def readers() -> Iterator[None]:
-    """Where nobody reads stdout any more (`| head`), a command that --save is given to goes on in
-    silence, for what it saves; others end."""
+    """Where nobody reads stdout any more (`| head`), what `unread` says is done."""
     try:
         yield
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not saving.get():
-            raise typer.Exit(1) from None
+        unread(sys.stdout)
 
 
 def wrong(message: str) -> NoReturn:
@@ -191,7 +181,6 @@ def wrong(message: str) -> NoReturn:
 
 def check_save(path: Path | None, pages: bool = False) -> None:
     """Refuse, before any work is done, a file that could not be written."""
-    saving.set(path is not None)
     if path is None:
         return
     from PIL import Image
@@ -203,13 +192,24 @@ def check_save(path: Path | None, pages: bool = False) -> None:
     make_folder(path)
 
 
-def make_folder(path: Path | None) -> None:
-    """Make the folder of a file that will be written, before any work is done."""
-    if path is not None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            wrong(f"{path}: its folder cannot be made: {error.strerror}")
+def make_folder(path: Path | None, itself: bool = False) -> None:
+    """Make the folder that a file will be written in, and say so; refuse a place where nothing can
+    be written. Before any work is done. itself: the result is a folder, which may be there."""
+    if path is None:
+        return
+    saving.set(True)
+    if path.is_dir() and not itself:
+        wrong(f"{path}: a folder; give a file in it")
+    new = not path.parent.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() or path.is_file() or not path.exists():
+            # nothing is left of a file without a name; os.access knows less
+            tempfile.TemporaryFile(dir=path if path.is_dir() else path.resolve().parent).close()
+    except OSError as error:
+        wrong(f"{path}: cannot be written there ({error.strerror}); give another place")
+    if new:
+        notes().print(f"made folder {path.parent}")
 
 
 def titled(bundle: Model, *words: str) -> str:

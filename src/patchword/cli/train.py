@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.options import JsonOption
-from patchword.cli.output import complain, emit, notes, screen, warnings_said
+from patchword.cli.output import complain, emit, make_folder, notes, screen, warnings_said
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -74,6 +74,8 @@ def train(
     settings += [f"init={model}"] if model else []
     settings += [f"engine.device={device}"] if device else []
     plan = recipes.load(recipe, settings)
+    if os.environ.get("RANK", "0") == "0":
+        make_folder(Path(plan.out), itself=True)
     from patchword.train.loop import train as run
     from patchword.train.malloc import keep_memory
 

@@ -1,17 +1,19 @@
-"""What embed writes: vectors with their names, as .npz, .npy or lines of JSON."""
+"""What embed writes and shows: vectors with their names, as .npz, .npy or lines of JSON; a summary
+of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword.atomic_write import replacing, write
 from patchword.cli.held import Source
-from patchword.cli.output import wrong
+from patchword.cli.output import notes, screen, shortened, wrong
 from patchword.errors import ImageError
+from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from patchword.api import Model
 
     Row = tuple[Source, NDArray[Any] | ImageError]  # its name, and its vector or why there is none
+
+ROWS, NUMBERS = 10, 4  # that a summary shows
 
 
 def check_lines(names: Sequence[Source]) -> None:
@@ -42,6 +46,25 @@ def begun(each: Iterator[Row]) -> tuple[int, Iterator[Row]]:
             return len(row), chain(failed, [(name, row)], each)
         failed.append((name, row))
     return 0, iter(failed)
+
+
+def show_vectors(kind: str, rows: Iterator[Row], bundle: Model) -> None:
+    """Show how many vectors there are and how long, the first ones' names and their first numbers;
+    and how to get all."""
+    good = ((name, row) for name, row in rows if not isinstance(row, ImageError))
+    first = list(islice(good, ROWS))
+    heading, names = shortened([name for name, _ in first])
+    if kind == "text":
+        heading, names = kind, [str(name) for name, _ in first]
+    out = table(heading, "first numbers", right=("first numbers",))
+    for name, (_, row) in zip(names, first, strict=True):
+        out.add_row(name, " ".join(f"{value:.3f}" for value in row[:NUMBERS]) + " ...")
+    screen().print(out)
+    more = sum(1 for _ in good)
+    if more:
+        screen().print(f"... and {more} more")
+    screen().print(f"{len(first) + more} x {bundle.dim}, unit vectors")
+    notes().print("all numbers: -o vectors.npz, or --json")
 
 
 def save_vectors(

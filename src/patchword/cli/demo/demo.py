@@ -18,7 +18,7 @@ from patchword.cli.options import (
     LabelsOption,
     ModelOption,
 )
-from patchword.cli.output import emit, finish, notes, progress, screen, wrong
+from patchword.cli.output import emit, finish, make_folder, notes, progress, screen, wrong
 from patchword.cli.program import command
 from patchword.cli.texts import read_list
 
@@ -54,17 +54,16 @@ def demo(
     """
     started = time.perf_counter()
     words = read_list(labels, split=True)
+    make_folder(out, itself=True)
     if photos is None:
         if words:
             wrong("--labels needs --photos; the samples have labels of their own")
-        out.mkdir(parents=True, exist_ok=True)
         bundle = load(model, device, dtype)
         found = _of_samples(bundle, (device, dtype), out)
     else:
         from patchword.cli.demo import own_photos
 
         own_photos.check(photos, words)
-        out.mkdir(parents=True, exist_ok=True)
         bundle = load(model, device, dtype)
         if model in (EMBEDDED, EMBEDDED_BLIP):
             notes().print(f"{model} knows shapes, wafers and clothes alone: for others give -m")

@@ -1,0 +1,60 @@
+"""Where nobody reads what is printed any more: `patchword models | head`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from contextvars import ContextVar
+from typing import IO, TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CLOSED = 141  # the exit code that shells give to `ls` in `ls | head`
+
+saving: ContextVar[bool] = ContextVar("saving", default=False)  # whether a result is to be kept
+
+
+def unread(stream: IO[str]) -> None:
+    """Nobody reads this stream: what is still printed goes nowhere. A command that saves something
+    goes on in silence; others end."""
+    silence(stream)
+    if not saving.get():
+        raise typer.Exit(CLOSED)
+
+
+def silence(*streams: IO[str]) -> None:
+    """Let what is printed there, and what waits to be, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def console(**how: Any) -> Console:
+    """A rich console that does as `unread` says where it is closed."""
+    from rich.console import Console
+
+    class Closing(Console):
+        def on_broken_pipe(self) -> None:
+            unread(self.file)
+
+    return Closing(markup=False, highlight=False, emoji=False, **how)
+
+
+def code_of(ended: SystemExit) -> int | str | None:
+    """The exit code of a program that ends: CLOSED where typer or rich ended it, with code 1, for
+    a stream that nobody reads, or where that shows only when the last lines are printed."""
+    why = ended.__context__
+    closed = isinstance(why, OSError) and why.errno == errno.EPIPE
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        closed = closed or not saving.get()
+        silence(sys.stdout)
+    if closed:
+        silence(sys.stdout, sys.stderr)
+    return CLOSED if closed else ended.code
