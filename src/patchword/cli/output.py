@@ -207,7 +207,9 @@ def make_folder(path: Path | None, itself: bool = False) -> None:
             # nothing is left of a file without a name; os.access knows less
             tempfile.TemporaryFile(dir=path if path.is_dir() else path.resolve().parent).close()
     except OSError as error:
-        wrong(f"{path}: cannot be written there ({error.strerror}); give another place")
+        there = path.parent.is_dir()
+        why = "nothing can be written there" if there else "its folder cannot be made"
+        wrong(f"{path}: {why}: {error.strerror}")
     if new:
         notes().print(f"made folder {path.parent}")
 
