@@ -16,9 +16,10 @@ from shrunk import tiny_bundle, tiny_clip, tiny_hybrid
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError, UnsupportedError
 from patchword.images.files import File
-from patchword.index import AddReport, blocks, open_index
-from patchword.index import table as store_room
-from patchword.index.index import nearest
+from patchword.index import AddReport, open_index
+from patchword.index import matrix as matrix_room
+from patchword.index import nearest as nearest_room
+from patchword.index.nearest import Nearest
 from patchword.index.table import Store
 
 PHOTO = CAT
@@ -34,12 +35,14 @@ def photos(tmp_path: Path) -> Path:
     return twelve_photos(tmp_path / "my photos")
 
 
-@pytest.fixture(params=["in memory", "read each time"])
+@pytest.fixture(params=["in memory", "mapped"])
 def anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same answers are wanted where the vectors fit in memory and where they do not."""
-    if request.param == "read each time":
-        monkeypatch.setattr(store_room, "IN_MEMORY", 0)
-        monkeypatch.setattr(blocks, "BLOCK", 7)
+    """The same answers are wanted where the vectors are held in memory and where a file of them is
+    mapped."""
+    if request.param == "mapped":
+        monkeypatch.setattr(matrix_room, "IN_MEMORY", 0)
+        monkeypatch.setattr(matrix_room, "BLOCK", 7)
+        monkeypatch.setattr(nearest_room, "PIECE", 7)
 
 
 def brute_force(path: Path, query: np.ndarray, k: int) -> tuple[list[str], np.ndarray]:
@@ -99,7 +102,7 @@ def test_nearest_of_random_vectors_with_ties(tmp_path: Path, k: int) -> None:
         files = [File(name, 0, 0) for name in names[start : start + 60]]
         store.put(files, vectors[start : start + 60])
     query = vectors[0].astype(np.float64)
-    hits = nearest(store, query, k)
+    (hits,) = Nearest(store).find(query[None], k)
     paths, scores = brute_force(tmp_path / "store", query, k)
     assert [hit.path for hit in hits] == paths
     assert_allclose([hit.score for hit in hits], scores, atol=1e-12)

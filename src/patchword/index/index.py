@@ -22,7 +22,7 @@ from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
 from patchword.images import ImageLike
 from patchword.images.files import File, Path, find, gone, hashed, several
-from patchword.index.exact_search import Hit, nearest
+from patchword.index.nearest import Hit, Nearest
 from patchword.index.reading import Reader
 from patchword.index.schema import id_of
 from patchword.index.table import Store
@@ -69,6 +69,7 @@ class Index:
     def __init__(self, path: Path, load: Callable[..., Bundle] | None = None) -> None:
         self.path = os.path.abspath(path)
         self._store = Store(self.path)
+        self._nearest = Nearest(self._store)
         self._load = load
         self._model: Bundle | None = None
 
@@ -160,7 +161,9 @@ class Index:
         found: dict[int, dict[str, Any]] = {}
         for start in range(0, len(wanted), ROWS):
             some = ", ".join(str(int(each)) for each in wanted[start : start + ROWS])
-            table = self._store.select(f"id IN ({some})", list(dict.fromkeys(["id", "path", *names])))
+            table = self._store.select(
+                f"id IN ({some})", list(dict.fromkeys(["id", "path", *names]))
+            )
             for row in table.to_pylist():
                 if id_of(row["path"]) != row["id"]:
                     raise IndexStoreError(f"{self.path}: the entry of {row['path']!r} is damaged")
@@ -217,7 +220,8 @@ class Index:
         """
         at_least("k", k)
         searcher = self._searcher(model)
-        return nearest(self._store, _query(searcher, query, image, long_text), k, where)
+        unit = _query(searcher, query, image, long_text)
+        return self._nearest.find(unit[None], k, where)[0]
 
     def paths(self) -> list[str]:
         """The paths of all entries, sorted."""

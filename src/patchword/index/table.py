@@ -8,18 +8,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from patchword.atomic_write import write
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
-from patchword.index import condition
-from patchword.index.blocks import Block, Rows, joined, row_ids, scan
 from patchword.index.schema import (
     FORMAT,
     PRIVATE,
@@ -32,12 +31,11 @@ from patchword.index.schema import (
     schema,
 )
 
-IN_MEMORY = 2 << 30  # bytes of vectors kept between searches; a larger table is read each time
-
 _TABLE = "images"
 ERRORS = "errors"  # the table of files that could not be read
 _VERSION = "version.json"  # beside the table: its newest version, and the rows of that
 OWN = {f"{_TABLE}.lance", f"{ERRORS}.lance", _VERSION}  # what there may be in an index's folder
+MATRIX = ".f16"  # ends the names of files that searches make, see `matrix`
 _PAUSES = (0.02, 0.05, 0.1, 0.2)  # seconds between attempts
 _DELETED_AT_ONCE = 1000  # paths in one condition
 
@@ -53,12 +51,11 @@ class Store:
         self.about: dict[str, Any] = {}  # what it was created with, and `dim`
         self._lock = threading.Lock()
         self._table: Table | None = None
-        self._cache: tuple[int, Rows] | None = None  # all rows of a version of the table
 
     def open(self) -> bool:
         """Whether there is a table; an incomplete one of a killed process does not count."""
         if not os.path.isdir(os.path.join(self.path, f"{_TABLE}.lance")):
-            self._table = self._cache = None
+            self._table = None
         elif self._table is None:
             import lancedb  # imported here, because it takes a second
 
@@ -99,7 +96,8 @@ class Store:
 
         try:
             self._check_own()
-            text = json.dumps({"format": FORMAT, "dim": dim, **about})
+            mark = secrets.token_hex(8)  # no other table has it
+            text = json.dumps({"format": FORMAT, "dim": dim, "mark": mark, **about})
             columns = schema(dim).with_metadata({"patchword": text})
             lancedb.connect(self.path).create_table(_TABLE, schema=columns, exist_ok=True)
         except (RuntimeError, ValueError, OSError) as error:
@@ -110,14 +108,15 @@ class Store:
     def clear(self) -> None:
         """Delete the index, of whatever format, and keep the folder."""
         self._check_own()
-        self._table = self._cache = None
+        self._table = None
         for name in os.listdir(self.path) if os.path.isdir(self.path) else ():
             place = os.path.join(self.path, name)
             shutil.rmtree(place) if os.path.isdir(place) else os.unlink(place)
 
     def _check_own(self) -> None:
         """Raise where the folder holds anything but an index."""
-        if os.path.isdir(self.path) and set(os.listdir(self.path)) - OWN:
+        names = set(os.listdir(self.path)) if os.path.isdir(self.path) else set()
+        if any(os.path.splitext(name)[1] != MATRIX for name in names - OWN):
             raise IndexStoreError(
                 f"{self.path}: holds other files; an index needs a folder of its own"
             )
@@ -133,25 +132,25 @@ class Store:
 
     def count(self) -> int:
         """Rows."""
-        return int(self._do(lambda table: table.count_rows()))
+        return int(self.do(lambda table: table.count_rows()))
 
     def known(self) -> dict[str, File]:
         """The files by path, with size, time and hash at the time they were stored."""
         names = ["path", "size", "mtime", "hash"]
-        rows = self._do(lambda table: table.search().select(names).to_arrow())
+        rows = self.do(lambda table: table.search().select(names).to_arrow())
         columns = (rows.column(name).to_pylist() for name in names)
         return {file.path: file for file in map(File, *columns)}
 
     def columns(self) -> dict[str, str]:
         """What each column holds, see `schema.kind`; without those that serve the index alone."""
-        fields = self._do(lambda table: table.schema)
+        fields = self.do(lambda table: table.schema)
         return {field.name: kind(field.type) for field in fields if field.name not in PRIVATE}
 
     def select(self, where: str, columns: Sequence[str]) -> Any:
         """A pyarrow.Table of some columns of the rows that fulfil a condition, which is not
         checked: it must not come from somebody else."""
         names = list(columns)
-        return self._do(lambda table: table.search().where(where).select(names).to_arrow())
+        return self.do(lambda table: table.search().where(where).select(names).to_arrow())
 
     def put(
         self, files: Sequence[File], vectors: Vectors, seen: Mapping[str, Seen] | None = None
@@ -167,7 +166,7 @@ class Store:
             merge = table.merge_insert("path").when_matched_update_all()
             merge.when_not_matched_insert_all().execute(rows)
 
-        self._do(merge)
+        self.do(merge)
 
     def touch(self, files: Sequence[File]) -> None:
         """Store the size, time and hash of files whose vectors stay."""
@@ -190,7 +189,7 @@ class Store:
             table.merge_insert("path").when_matched_update_all().execute(rows)
 
         if len(rows):
-            self._do(update)
+            self.do(update)
 
     def delete(self, paths: Sequence[str]) -> None:
         """Drop the rows of these paths."""
@@ -206,34 +205,12 @@ class Store:
             if table.stats()["fragment_stats"]["num_fragments"] > most:
                 table.optimize(cleanup_older_than=timedelta(milliseconds=1))
 
-        self._do(compact)
-
-    def visit(self, work: Callable[[Block], T], where: str | None = None) -> list[T]:
-        """The results of `work` on every block of rows of the newest version, which is kept in
-        memory where it fits."""
-        if where is not None:
-            condition.check(where)
-
-        def visit(table: Table) -> list[T]:
-            wanted = None if where is None else row_ids(table, where)
-            return [work(rows.block(wanted)) for rows in self._rows(table)]
-
-        return self._do(visit)
-
-    def _rows(self, table: Table) -> Iterable[Rows]:
-        dim, count = int(self.about["dim"]), table.count_rows()
-        if not 0 < count * dim * 4 <= IN_MEMORY:
-            return scan(table, dim)
-        cache = self._cache
-        if cache is None or cache[0] != table.version:
-            self._cache = None  # the old rows go before the new ones come
-            cache = self._cache = (table.version, joined(scan(table, dim), count, dim))
-        return [cache[1]]
+        self.do(compact)
 
     def _delete_where(self, condition: str) -> None:
-        self._do(lambda table: table.delete(condition))
+        self.do(lambda table: table.delete(condition))
 
-    def _do(self, action: Callable[[Table], T]) -> T:
+    def do(self, action: Callable[[Table], T]) -> T:
         """action(table) at its newest version, tried again where that version vanishes.
 
         `compact` deletes the files of past versions at once, so that no vector is stored twice; an

@@ -1,0 +1,63 @@
+"""The nearest rows of a matrix, every one compared: no neighbour is missed.
+
+One product in float16 finds those that may be among the best, and those are scored again in float64
+from the stored float32. The product of a row v and a query q, both of length 1, is off by at most
+
+    |v - half(v)| + |q - half(q)|     by Cauchy and Schwarz: known, the first from the matrix
+    + D / 2^24                        sums in float32, D of them, at most 2^-24 each
+    + 2^-11 * score                   the result rounded to float16
+
+and so whatever is more than twice that below the kth best score is not among the k best.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from patchword.index.matrix import Half, Matrix
+
+GATHERED = 8  # a condition that keeps less than one row in so many: only those are multiplied
+
+
+def candidates(
+    matrix: Matrix,
+    query: NDArray[np.float64],
+    k: int,
+    kept: NDArray[np.intp] | None = None,
+) -> NDArray[np.intp]:
+    """The rows that may be among the k nearest to a unit vector (D,), in no order.
+
+    kept: the rows (M,) to choose from; None: all.
+    """
+    rows = None if kept is None or len(kept) > len(matrix.ids) // GATHERED else kept
+    half = matrix.half if rows is None else matrix.half[rows]
+    if kept is not None and rows is None:
+        scores = product(half, query)[torch.from_numpy(kept)]
+    else:
+        scores = product(half, query)
+    if k >= len(scores):
+        return np.arange(len(scores)) if kept is None else kept
+    best = float(torch.topk(scores, k, sorted=False).values.min())
+    least = best - 2 * bound(matrix.error, query)
+    found = (scores >= _below(least)).nonzero().numpy()[:, 0]
+    return found if kept is None else kept[found]
+
+
+def product(half: Half, query: NDArray[np.float64]) -> torch.Tensor:
+    """float16 scores (N,) of rows (N, D) with a query (D,): sums in float32."""
+    return torch.mv(torch.from_numpy(half), torch.from_numpy(query.astype(np.float16)))
+
+
+def bound(error: float, query: NDArray[np.float64]) -> float:
+    """How far a score of `product` may be from that of the stored vector, whose float16 is off by
+    at most `error`."""
+    rounded = float(np.linalg.norm(query - query.astype(np.float16)))
+    return 1.001 * (error + rounded + len(query) * 2.0**-24 + 2.0**-11)
+
+
+def _below(value: float) -> float:
+    """The largest float16 that is not above a value, as a float."""
+    half = np.float16(value)
+    return float(half if half <= value else np.nextafter(half, np.float16(-np.inf)))
