@@ -19,11 +19,12 @@ from patchword import ScopeWarning
 from patchword.checkpoints import scope_files
 from patchword.cli import main
 from patchword.scenes import scene
-from patchword.scope import Boundary, Domain, Scope
+from patchword.scope import Boundary, Domain, Scope, together
 from patchword.tasks.classify import NONE
 
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 PHOTO = str(Path(skimage.data_dir) / "chelsea.png")  # a cat
+COFFEE = str(Path(skimage.data_dir) / "coffee.png")
 WAFER = str(SAMPLES / "wafers" / "scratch-1.jpg")
 
 
@@ -131,7 +132,7 @@ def test_what_is_known_is_answered_without_a_word(
 
 def test_what_is_not_known_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
     model = patchword.load("demo-blip")
-    model.classify([PHOTO, WAFER, PHOTO], ["a dog", "a wafer"])
+    model.classify([PHOTO, WAFER, COFFEE], ["a dog", "a wafer"])
     first, second = told(recwarn)
     assert first.startswith("demo-blip does not know dog. It knows wafers, coloured shapes")
     assert second.startswith("2 of 3 images look unlike what demo-blip was trained on: ")
@@ -190,12 +191,33 @@ def test_damaged(tmp_path: Path) -> None:
         patchword.load(folder)
 
 
+def test_many_jobs_say_once_what_each_found(recwarn: pytest.WarningsRecorder) -> None:
+    """As a command does that draws a map of each photo, then classifies and describes it."""
+    model = patchword.load("demo")
+    with together() as found:
+        for image in (PHOTO, WAFER, PHOTO):
+            model.classify([image], ["a dog", "a wafer"])
+            model.embed_images(image)
+        assert found.outside(PHOTO)
+        assert not found.outside(WAFER)
+        assert not found.outside("another")
+    first, second = told(recwarn)
+    assert first.startswith("demo does not know dog. It knows")
+    assert second.startswith(
+        f"1 of 2 images looks unlike what demo was trained on: {PHOTO}. It knows"
+    )
+    (sentence,) = found.sentences()
+    assert second.startswith(sentence)
+
+
 def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["classify", PHOTO, "-l", "帽子,hat", "--json"])
     assert ended.value.code == 0
     said = capsys.readouterr()
-    assert json.loads(said.out)["image"] == PHOTO
+    record = json.loads(said.out)
+    assert record["image"] == PHOTO
+    assert record["outside"] is True
     lines = " ".join(said.err.split())
     assert lines.count("warning: demo does not know 帽子.") == 1
     assert lines.count("warning: 1 of 1 images looks unlike what demo was trained on") == 1

@@ -86,7 +86,7 @@ def test_a_jpeg_is_judged_by_its_own_size(
     told = [str(one.message) for one in recwarn if one.category is UnseenWarning]
     assert len(told) == 2
     for message in told:
-        assert "at 1:21 (2000 x 2000 pixels as 96 x 96)" in message
+        assert "at 1:21: tiles=True" in message
 
 
 def test_said_once_with_counts(
@@ -100,10 +100,10 @@ def test_said_once_with_counts(
     told = [str(one.message) for one in recwarn if one.category is UnseenWarning]
     assert len(told) == 4
     for message in told[::2]:
-        assert message.startswith("2 of 4 photos are seen in part: 67% of ")
-        assert "wide.png, 49% of image 2 is cropped away and not looked at; squash=" in message
+        assert message.startswith("2 of 4 photos are seen in part, 67% of ")
+        assert "67% of wide.png, 49% of image 2 is cropped away: squash=" in message
     for message in told[1::2]:
-        assert message.startswith("1 of 4 photos is seen very small: ")
+        assert message.startswith("1 of 4 photos is seen very small, large.jpg at 1:21: ")
 
 
 def test_what_is_seen_whole_is_passed_over(
@@ -168,8 +168,12 @@ def test_commands(
         done = run(name, wide, large, *options, *(() if name == "embed" else ("--json",)))
         warned = [line for line in done.err.splitlines() if "seen" in line]
         assert len(warned) == 2, (name, done.err)
-        assert warned[0].startswith("warning: 1 of 2 photos is seen in part: 67% of")
-        assert "at 1:21 (2000 x 2000 pixels as 96 x 96)" in warned[1]
+        assert warned[0].startswith("warning: 1 of 2 photos is seen in part, 67% of wide.png is")
+        assert warned[1].startswith("warning: 1 of 2 photos is seen very small, large.jpg at 1:21")
+        assert max(map(len, warned)) < 130
+        tiles = name in ("classify", "ask", "caption", "match")
+        assert ("--tiles" in warned[0]) is ("--tiles looks closer" in warned[1]) is tiles
+        assert ("--squash shows the whole" in warned[0]) and "=True" not in done.err
         first, second = done.records[0], done.records[-1]
         assert first["cropped"] == pytest.approx(2 / 3)
         assert second["scale"] == pytest.approx(2000 / 96)
@@ -177,4 +181,7 @@ def test_commands(
         assert "cropped" not in second
     done = run("classify", wide, "-l", "wafer,ring", "--squash", "--json")
     assert "seen" not in done.err
-    assert done.records[0].keys() == {"image", "scores"}
+    assert done.records[0].keys() - {"outside"} == {
+        "image",
+        "scores",
+    }  # three wafers are unlike one

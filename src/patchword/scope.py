@@ -7,12 +7,14 @@ mean nothing. One with a scope warns of them.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -158,6 +160,83 @@ class Scope:
         return self.questions[near[0]]
 
 
+class Told:
+    """What one task, or many that are told together, found outside the scopes of models: each image
+    once, by its name, and each remark on texts once."""
+
+    def __init__(self) -> None:
+        self._scopes: dict[str, Scope] = {}
+        self._images: dict[str, dict[str, bool]] = {}
+        self._texts: set[str] = set()
+
+    def image(self, model: str, scope: Scope, name: str, outside: bool) -> None:
+        """An image that a model was shown; an empty name is one without."""
+        self._scopes[model] = scope
+        images = self._images.setdefault(model, {})
+        images[name or f"image {len(images) + 1}"] = outside
+
+    def text(self, scope: Scope, what: str) -> None:
+        """Say of a text what is outside, unless that was said."""
+        if what not in self._texts:
+            self._texts.add(what)
+            _warn(what, scope)
+
+    def outside(self, name: str) -> bool:
+        """True if an image of this name is unlike the training of a model that was shown it."""
+        return any(images.get(name, False) for images in self._images.values())
+
+    def sentences(self) -> list[str]:
+        """What `tell` says, without the advice."""
+        return [f"{said}. It knows {scope.knows}" for said, scope in self._unlike()]
+
+    def tell(self) -> None:
+        """Warn of the images that are outside, once for each model."""
+        for said, scope in self._unlike():
+            _warn(said, scope)
+
+    def _unlike(self) -> Iterator[tuple[str, Scope]]:
+        for model, images in self._images.items():
+            if outside := [name for name, is_outside in images.items() if is_outside]:
+                verb = "looks" if len(outside) == 1 else "look"
+                yield (
+                    f"{len(outside)} of {len(images)} images {verb} unlike what {model} was "
+                    f"trained on: {_listed(outside)}",
+                    self._scopes[model],
+                )
+
+
+_together: ContextVar[Told | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def together() -> Iterator[Told]:
+    """What many tasks find outside is told once, at the end, instead of by each."""
+    found = Told()
+    token = _together.set(found)
+    try:
+        yield found
+    finally:
+        _together.reset(token)
+        found.tell()
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """What is outside here is told elsewhere."""
+    token = _together.set(Told())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ScopeWarning)
+            yield
+    finally:
+        _together.reset(token)
+
+
+def current() -> Told:
+    """What is told `together`, for commands that print or draw it; else nothing."""
+    return _together.get() or Told()
+
+
 class Check:
     """Collects what is outside a model's scope, and gives one ScopeWarning of each kind.
     Without a scope nothing does."""
@@ -171,7 +250,7 @@ class Check:
         if self.scope is None:
             return
         if unknown := self.scope.unknown(texts):
-            self._warn(f"{self.name} does not know {_listed(unknown)}")
+            self._text(f"{self.name} does not know {_listed(unknown)}")
 
     def questions(
         self, questions: Sequence[str], answers: Sequence[str] | None = None
@@ -194,7 +273,7 @@ class Check:
                 continue
             unknown = self.scope.unknown([question])
             words = f" (the words {_listed(unknown)} are unknown to it)" if unknown else ""
-            self._warn(
+            self._text(
                 f"{self.name} was not trained on questions like {question!r}{words}, but on such "
                 f"as {self.scope.nearest(question)!r}"
             )
@@ -208,34 +287,33 @@ class Check:
     def each(self, found: Iterable[tuple[I, R | ImageError]]) -> Iterator[tuple[I, R | ImageError]]:
         """The same images and results; when the last was taken, or the iterator is closed, warn of
         those that are unlike the training images. The vectors of each must be known by then."""
-        outside: list[str] = []
-        count = 0
+        together = _together.get()
+        told = together or Told()
         try:
-            for number, (image, result) in enumerate(found, 1):
+            for image, result in found:
                 if self.scope is not None and not isinstance(result, ImageError):
-                    count += 1
-                    if self._novelty.popleft() > 1:
-                        outside.append(_called(image, number))
+                    outside = self._novelty.popleft() > 1
+                    told.image(self.name, self.scope, _called(image), outside)
                 yield image, result
         finally:
-            if outside:
-                verb = "looks" if len(outside) == 1 else "look"
-                self._warn(
-                    f"{len(outside)} of {count} images {verb} unlike what {self.name} was trained "
-                    f"on: {_listed(outside)}"
-                )
+            if together is None:
+                told.tell()
 
-    def _warn(self, what: str) -> None:
+    def _text(self, what: str) -> None:
         assert self.scope is not None
-        warnings.warn(
-            f"{what}. It knows {self.scope.knows}, in English; for others load a public checkpoint",
-            ScopeWarning,
-            stacklevel=4,
-        )
+        current().text(self.scope, what)
 
 
-def _called(image: object, number: int) -> str:
-    return str(image) if isinstance(image, (str, Path)) else f"image {number}"
+def _warn(what: str, scope: Scope) -> None:
+    warnings.warn(
+        f"{what}. It knows {scope.knows}, in English; for others load a public checkpoint",
+        ScopeWarning,
+        stacklevel=5,
+    )
+
+
+def _called(image: object) -> str:
+    return str(image) if isinstance(image, (str, os.PathLike)) else ""
 
 
 def _listed(items: Sequence[str]) -> str:

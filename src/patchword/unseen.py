@@ -23,11 +23,18 @@ if TYPE_CHECKING:
 CROPPED = 0.1  # share of a photo: what loses more is told
 SMALL = 8.0  # pixels of a photo for one of the network's: what is seen smaller is told
 NAMED = 3  # photos that a warning names
-CLOSER = (
-    "tiles=True (--tiles of classify, ask, caption and match) or a heatmap's window (--window) "
-    "looks closer"
-)
-WHOLE = "squash=True (--squash) shows the model the whole, tiles=True (--tiles) all parts too"
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """How whoever reads a warning gets more of a photo seen; empty where nothing does."""
+
+    whole: str = (
+        "squash=True shows the whole, tiles=True of classify, ask, caption and match all parts"
+    )
+    closer: str = (
+        "tiles=True of classify, ask, caption and match, or a heatmap's window, looks closer"
+    )
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ class Sights:
 
     def __init__(self) -> None:
         self._of: dict[str, Sight] = {}
+        self.remedies = Remedies()
 
     def note(self, sight: Sight) -> None:
         """A photo that was shown to a network."""
@@ -92,9 +100,13 @@ class Sights:
         """Warn of the photos that were seen in part, and of those that were seen small."""
         sights = list(self._of.values())
         if in_part := sorted((s for s in sights if s.in_part), key=lambda s: -s.cropped):
-            warnings.warn(_in_part(in_part, len(sights)), UnseenWarning, stacklevel=5)
+            warnings.warn(
+                _in_part(in_part, len(sights), self.remedies.whole), UnseenWarning, stacklevel=5
+            )
         if small := sorted((s for s in sights if s.small), key=lambda s: -s.scale):
-            warnings.warn(_small(small, len(sights)), UnseenWarning, stacklevel=5)
+            warnings.warn(
+                _small(small, len(sights), self.remedies.closer), UnseenWarning, stacklevel=5
+            )
 
 
 _together: ContextVar[Sights | None] = ContextVar("sights", default=None)
@@ -139,19 +151,19 @@ def current() -> Sights:
     return _together.get() or Sights()
 
 
-def _in_part(found: Sequence[Sight], total: int) -> str:
-    lost = _listed([f"{sight.cropped:.0%} of {sight.name}" for sight in found])
-    return f"{_count(found, total)} in part: {lost} is cropped away and not looked at; {WHOLE}"
+def _in_part(found: Sequence[Sight], total: int, remedy: str) -> str:
+    lost = _listed([f"{sight.cropped:.0%} of {_short(sight.name)}" for sight in found])
+    return f"{_count(found, total)} in part, {lost} is cropped away{remedy and ': '}{remedy}"
 
 
-def _small(found: Sequence[Sight], total: int) -> str:
-    first = found[0]
-    (height, width), (rows, columns) = first.source, first.size
-    scales = _listed([f"{sight.name} at 1:{sight.scale:.0f}" for sight in found])
-    return (
-        f"{_count(found, total)} very small: {scales} ({width} x {height} pixels as {columns} x "
-        f"{rows}), so that what is smaller than {first.scale:.0f} pixels is lost; {CLOSER}"
-    )
+def _small(found: Sequence[Sight], total: int, remedy: str) -> str:
+    scales = _listed([f"{_short(sight.name)} at 1:{sight.scale:.0f}" for sight in found])
+    return f"{_count(found, total)} very small, {scales}{remedy and ': '}{remedy}"
+
+
+def _short(name: str) -> str:
+    """A photo's name without its folder."""
+    return os.path.basename(name) or name
 
 
 def _count(found: Sequence[Sight], total: int) -> str:

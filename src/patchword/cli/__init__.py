@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from patchword import scope, unseen
 from patchword.cli import (
     attention,
     capfilt,
@@ -43,7 +44,6 @@ from patchword.cli.help import Command, Group, flowing
 from patchword.cli.output import complain, warnings_said
 from patchword.cli.output_options import with_output_options
 from patchword.errors import PatchwordError
-from patchword.unseen import together
 
 GROUPS = {  # the headings of `patchword --help`, and the files whose commands stand under each
     "Use a model": (
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     saving.set(False)
     try:
-        with warnings_said(last=True), together():
+        with warnings_said(last=True), scope.together(), unseen.together():
             app(arguments)
     except SystemExit as ended:
         sys.exit(code_of(ended))

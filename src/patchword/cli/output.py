@@ -26,7 +26,8 @@ from patchword.errors import (
     SkippedFilesWarning,
     UnseenWarning,
 )
-from patchword.unseen import current
+from patchword.scope import current as outside
+from patchword.unseen import current as sights
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,10 +116,13 @@ def complain(message: str) -> None:
 
 
 def emit(record: dict[str, Any]) -> None:
-    """One line of JSON on stdout, or with --csv its rows; of an image that was not seen whole, or
-    very small, also that. JSON is ASCII, so that no terminal or file name can break it."""
+    """One line of JSON on stdout, or with --csv its rows; of an image that was not seen whole,
+    very small, or unlike the model's training, also that. JSON is ASCII, so that no terminal or
+    file name can break it."""
     table = rows.get()
-    record |= current().record(str(record.get("image")))
+    record |= sights().record(str(record.get("image")))
+    if outside().outside(str(record.get("image", record.get("path")))):
+        record["outside"] = True
     with readers():
         if table:
             table.write(record)

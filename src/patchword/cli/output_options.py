@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from patchword.cli.output import Rows, quiet, rows, wrong
+from patchword.unseen import Remedies, current
 
 # The columns of each command: keys of its JSON records, or of the list in them.
 COLUMNS = {
@@ -74,6 +75,7 @@ def with_output_options(command: Callable[..., None]) -> Callable[..., None]:
         if given.get("as_csv") and values["as_json"]:
             wrong("give --json or --csv")
         values |= {"as_json": True} if given.get("as_csv") else {}
+        current().remedies = _remedies(set(own.parameters))
         table = Rows(columns) if columns and given.get("as_csv") else None
         before = rows.set(table), quiet.set(given["silent"])
         try:
@@ -94,3 +96,13 @@ def with_output_options(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {**command.__annotations__, **{p.name: p.annotation for p in added}}
     run.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
     return run
+
+
+def _remedies(options: set[str]) -> Remedies:
+    """What of a command's own options shows a model more of a photo."""
+    whole = {"squash": "--squash shows the whole", "tiles": "--tiles all parts"}
+    closer = [f"--{name}" for name in ("tiles", "window") if name in options]
+    return Remedies(
+        ", ".join(words for name, words in whole.items() if name in options),
+        f"{' or '.join(closer)} looks closer" if closer else "",
+    )

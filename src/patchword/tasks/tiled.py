@@ -21,7 +21,6 @@ from patchword.bundle import Bundle, as_texts
 from patchword.errors import (
     ImageError,
     LongTextWarning,
-    ScopeWarning,
     UnseenWarning,
     UnsupportedError,
 )
@@ -30,6 +29,7 @@ from patchword.images.one_or_many import as_images
 from patchword.images.views import Box, views
 from patchword.models.generate import GenerationOptions
 from patchword.scope import Check
+from patchword.scope import untold as scope_untold
 from patchword.tasks.ask import Answer, ask_each
 from patchword.tasks.caption import Caption, caption_each
 from patchword.tasks.classify import NONE, Score, scorer
@@ -263,8 +263,7 @@ def _known(model: Bundle, check: Check, pixels: list[ImageLike]) -> list[bool]:
 @contextmanager
 def _told_elsewhere(first: bool) -> Iterator[None]:
     """Warnings of views alone: of the scope of a tile, and from the second photo on of texts."""
-    with untold(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ScopeWarning)
+    with untold(), scope_untold(), warnings.catch_warnings():
         if not first:
             warnings.simplefilter("ignore", LongTextWarning)
         yield
