@@ -58,7 +58,8 @@ class Places(Features):
         like        instead of texts, (x, y) of a pixel: what looks like the patch there, of this
                     image or of `like_image`. For a model without words, too
         present     from which probability on a text counts as found, against `negatives`; below
-                    it no map is drawn
+                    it no map is drawn. None: 0.7 with "head", 0.5 against negatives, else 0.1 among
+                    the words that a photo may show; 0: every map is
         progress    called with the windows done and all of them
 
         Raises ImageError, and UnsupportedError for an unknown method or a model without a text
@@ -153,8 +154,8 @@ class Places(Features):
                    dense features inside, `.score`, and cut out and encoded, `.crop`
         method     "auto" or one of `where.dense.EDITS`
         present    from which probability on a text is in the photo, against `negatives`, which say
-                   what else there could be. None: 0.5; of a model with a head for maps that is not
-                   asked
+                   what else there could be. None: 0.5 against them, else 0.1 among the words that a
+                   photo may show; of a model with a head for maps that is not asked
 
         window, stride, short_side, refine, progress: see `heatmap`. Raises ImageError, and
         UnsupportedError for texts or boxes that cannot be or a model without a text tower. How a

@@ -95,7 +95,11 @@ def heatmap(
     ] = None,
     present: Annotated[
         float | None,
-        typer.Option(help="0 to 1: a text that is less probable is not found, and has no map."),
+        typer.Option(
+            help="0 to 1: a text that is less probable is not found, and has no map; 0: every map. "
+            "By default 0.7 with head, 0.5 with --negatives, else 0.1 among the words that a photo "
+            "may show."
+        ),
     ] = None,
     negatives: Annotated[
         str | None,
@@ -129,10 +133,6 @@ def heatmap(
     others = None if negatives is None else read_list([negatives], split=True)
     point = place(like)
     bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
-    auto = method == "auto" and bundle.config.dense_head is None
-    matched = bundle.config.matching and (auto or method == "gradcam") and like is None
-    if matched and present is None and not words:  # a single word is no sentence to be matched
-        present = 0.0  # how probable each text is, and every map
 
     def run(source: Source) -> list[Heatmap]:
         # With words one text at a time, so that each has a panel with its own words.
@@ -194,7 +194,7 @@ def content(found: Heatmap, asked: Sequence[str]) -> Heatmap:
         return found
     present = found.present and tuple(found.present[n] for n in kept)
     texts = tuple(found.texts[n] for n in kept)
-    return replace(found, texts=texts, grid=found.grid[kept], present=present)
+    return replace(found, texts=texts, grid=found.grid[kept], probable=present)
 
 
 def records(found: Heatmap) -> Iterator[dict[str, object]]:

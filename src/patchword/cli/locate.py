@@ -65,15 +65,15 @@ def locate(
         float | None,
         typer.Option(
             help="0 to 1: a text that is less probable is not found; 0: look anyway. By default "
-            "0.5, and not asked of a model with a head for maps."
+            "0.5 against --negatives, else 0.1 among the words that a photo may show; not asked of "
+            "a model with a head for maps."
         ),
     ] = None,
     negatives: Annotated[
         str | None,
         typer.Option(
             metavar="A,B,...",
-            help="What else there could be, for --present; without it a CLIP finds nearly every "
-            "text.",
+            help="What else there could be, for --present.",
         ),
     ] = None,
     window: WindowOption = None,

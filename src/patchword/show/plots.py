@@ -58,6 +58,7 @@ class Tile:
     ends: tuple[str, str] | None = None  # words at the ends of the scale; None: its numbers
     colours: str = MAP  # of the values
     ring: bool = False  # mark the peak of the values, where it has colour
+    extent: NDArray[np.bool_] | None = None  # (H, W): a line runs around it
     bars: Sequence[tuple[str, float]] = ()  # words and how probable they are, 0 to 1
 
 
@@ -104,6 +105,7 @@ def heatmap_panel(
     numbers: bool = True,
     scale: tuple[float, float] | None = None,
     colours: str = MAP,
+    extents: Sequence[NDArray[np.bool_] | None] | None = None,
 ) -> Image.Image:
     """The photo, and over it the map of each text: values (T, H, W), NaN where nothing is known.
 
@@ -112,14 +114,17 @@ def heatmap_panel(
              marks the peak of a map that has colour there
     numbers  the ends of the scale are numbers, else "low" and "high"
     scale    the ends of the colours of every map, whatever its values
+    extents  of each text where it is (H, W); a line runs around it
     """
     kept = [True] * len(texts) if drawn is None else drawn
     if scale is None and not each and any(kept):
         scale = ends_of(values[np.array(kept)])
     ends = None if numbers else ("low", "high")
     maps = [
-        Tile(image, text, "", v if show else None, scale, ends, colours, ring=True)
-        for text, v, show in zip(texts, values, kept, strict=True)
+        Tile(image, text, "", v if show else None, scale, ends, colours, ring=True, extent=within)
+        for text, v, show, within in zip(
+            texts, values, kept, extents or [None] * len(texts), strict=True
+        )
     ]
     return panel([Tile(image, "photo"), *maps], title)
 
@@ -228,6 +233,8 @@ def picture(tile: Tile, side: int = TILE) -> Image.Image:
         (height, width), (rows, columns) = photo.shape[:2], values.shape
         values = values[np.arange(height) * rows // height][:, np.arange(width) * columns // width]
     picture = fit(overlay(photo, values, tile.scale, tile.colours), side)
+    if tile.extent is not None:
+        picture = outlined(picture, tile.extent)
     low, high = tile.scale or ends_of(values)
     if tile.ring and np.nanmax(values, initial=low) > low + CLEAR * (high - low):
         _, x, y = peak(values)
@@ -241,6 +248,29 @@ def picture(tile: Tile, side: int = TILE) -> Image.Image:
         draw.circle(centre, RING, outline=INK, width=5)
         draw.circle(centre, RING - 1, outline=PAPER, width=3)
     return picture
+
+
+def outlined(picture: Image.Image, extent: NDArray[np.bool_]) -> Image.Image:
+    """A picture with a line around an extent (H, W) of it: light, with a dark one outside, so that
+    it is seen on any colour; none along the picture's own border."""
+    mask = Image.fromarray(extent.astype(np.uint8) * 255)
+    inner = np.asarray(mask.resize(picture.size, Image.Resampling.BILINEAR)) > 127
+    middle = _wider(inner)
+    out = np.array(picture)
+    out[_wider(middle) & ~middle] = INK
+    out[middle & ~inner] = PAPER
+    return Image.fromarray(out)
+
+
+def _wider(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask (H, W) and all pixels beside it, at its corners too."""
+    rows = mask.copy()
+    rows[1:] |= mask[:-1]
+    rows[:-1] |= mask[1:]
+    out = rows.copy()
+    out[:, 1:] |= rows[:, :-1]
+    out[:, :-1] |= rows[:, 1:]
+    return out
 
 
 def _foot(draw: ImageDraw.ImageDraw | None, tile: Tile, left: int, top: int, width: int) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -26,9 +26,10 @@ from patchword.tasks.grid_maps import GridMaps
 from patchword.unseen import Sight, noted, untold
 from patchword.where.auto import usual
 from patchword.where.dense import EDITS, dense, edit_of
+from patchword.where.extent import Mask, extent
 from patchword.where.gradients import chefer, legrad
 from patchword.where.pamr import pamr
-from patchword.where.present import LEAST, likely
+from patchword.where.present import LEAST, least, likely
 from patchword.where.present import present as probabilities
 from patchword.where.relevance import gradcam
 from patchword.where.rollout import rollout
@@ -42,6 +43,7 @@ SURGERY = "surgery-features"  # the edit "surgery", less what texts have in comm
 ROLLOUT = "rollout"  # of no text
 METHODS = (*EDITS, SURGERY, *RELEVANCE, GRADCAM, HEAD, ROLLOUT)
 REFINED = 1024  # pixels: longer side at which maps are refined
+Probable = tuple[float, ...] | Callable[[], tuple[float, ...]] | None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,8 +61,19 @@ class Heatmap(GridMaps):
     geometry: Geometry
     cell: int | None  # pixels of the network's input a side of what a value is of
     method: str
-    present: tuple[float, ...] | None = None  # how probable each text is in the photo, 0 to 1
+    probable: Probable = None  # how probable each text is in the photo, or what computes that
     least: float = 0.0  # where it is less probable, no map is drawn
+    background: NDArray[np.float32] | None = None  # (h, w): of a head its map of the background
+
+    @property
+    def present(self) -> tuple[float, ...] | None:
+        """How probable each text is in the photo, 0 to 1, computed when it is first asked for: it
+        takes one more encoding of the photo. None where there is no text to look for."""
+        return self.probable() if callable(self.probable) else self.probable
+
+    def __getstate__(self) -> dict[str, object]:
+        """For copies and pickles, without the model that computes `present`."""
+        return {**self.__dict__, "probable": self.present}
 
     @property
     def found(self) -> tuple[bool, ...]:
@@ -78,7 +91,8 @@ class Heatmap(GridMaps):
         scale: Sequence[float] | None = None,
     ) -> Image.Image:
         """The photo and each text's map over it, on one colour scale; `each`: every map stretched
-        over its own, which then stands under it. Of a text that was not found there is no map.
+        over its own, which then stands under it. Of a text that was not found there is no map. A
+        line runs around where the text is, as `locate` has it (see `extent.parts`).
 
         colours  "inferno", "viridis", "turbo", "jet" or "gray"
         scale    the values at its ends instead, (low, high): to compare pictures of several images
@@ -93,8 +107,19 @@ class Heatmap(GridMaps):
         titles = [f"{text}{own}" for text in titles]
         numbers = self.method in (*EDITS, HEAD)
         return plots.heatmap_panel(
-            photo, values, titles, self.found, each, title, numbers, scale_of(scale), colours
-        )
+            photo, values, titles, self.found, each, title, numbers, scale_of(scale), colours,
+            [self._extent(number, drawn) for number, drawn in enumerate(values)],
+        )  # fmt: skip
+
+    def _extent(self, number: int, drawn: NDArray[np.float32]) -> Mask | None:
+        """Where a text is that was found, in its map as it is drawn."""
+        if self.method == ROLLOUT or not self.found[number]:
+            return None
+        below = None
+        if self.background is not None:
+            size = replace(self.geometry, source=(drawn.shape[0], drawn.shape[1]))
+            below = size.to_source(self.background, self.cell)
+        return extent(drawn, self.grid[number], below)
 
 
 def heatmap(
@@ -127,9 +152,10 @@ def heatmap(
     refine  maps follow the photo's edges (see `pamr`), at most `REFINED` pixels long
     like    (x, y) of a pixel: instead of texts, what looks like the patch there, of this image or
             of `like_image`. For a model without words, too
-    present    a probability from which on a text counts as found; else its map is not drawn. Of
-               "head" 0.7 unless given: it has learned what is absent
-    negatives  other texts that it is compared with (see `present.present`)
+    present    a probability from which on a text counts as found; else its map is not drawn. None:
+               0.7 of "head", which has learned what is absent; 0.5 against `negatives`; else 0.1,
+               among the words that a photo may show (see `present.present`)
+    negatives  other texts that it is compared with
 
     Raises ImageError, or UnsupportedError for an unknown method or a model that reads no text.
     """
@@ -155,15 +181,15 @@ def heatmap(
         names, run = texts, of_texts(model, texts, method, layer)
     head = model.config.dense_head if method == HEAD else None
     found = mapped(model, image, photo, run, scale, refine and not head, progress, method)
-    probable = None
+    probable: Probable = None
+    background = None
+    if negatives is not None or (not head and _asked(present, method, like, words)):
+        probable = cache(partial(_probable, model, photo, names, negatives))
     if head:
-        *values, background = found.values
-        found = replace(found, values=np.stack(values))
-        probable = likely(found.values, background, head.scale)
+        probable = probable or likely(found.values[:-1], found.values[-1], head.scale)
         found = refined(photo, found) if refine else found
-    if negatives is not None or (present is not None and not head):
-        with untold():  # the whole photo, as the maps show it
-            probable = probabilities(model.opening(squash=True), photo, names, negatives)
+        background, found = found.values[-1], replace(found, values=found.values[:-1])
+    limit = LEAST if head and negatives is None else least(negatives)
     return Heatmap(
         photo,
         tuple(names),
@@ -172,8 +198,24 @@ def heatmap(
         found.cell,
         method,
         probable,
-        (LEAST if head else 0.5) if present is None else present,
+        limit if present is None else present,
+        background,
     )
+
+
+def _asked(present: float | None, method: str, like: tuple[int, int] | None, words: bool) -> bool:
+    """Whether texts are looked for in the photo: single words are not unless told to."""
+    return present is not None or not (words or like or method == ROLLOUT)
+
+
+def _probable(
+    model: Bundle,
+    photo: NDArray[np.uint8],
+    texts: Sequence[str],
+    negatives: str | Sequence[str] | None,
+) -> tuple[float, ...]:
+    with untold():  # the whole photo, as the maps show it
+        return probabilities(model.opening(squash=True), photo, texts, negatives)
 
 
 def mapped(

@@ -22,19 +22,15 @@ from patchword.show import label_map
 from patchword.show.result import Brief, Pictured
 from patchword.unseen import untold
 from patchword.where.dense import dense, edit_of
+from patchword.where.extent import Mask, parts
 from patchword.where.heatmap import HEAD, mapped, of_texts, resolve
+from patchword.where.present import least
 from patchword.where.present import present as probabilities
 from patchword.where.rle import rle
 from patchword.where.segment import dense_method
 from patchword.where.windows import Grid, Mapper, Progress, Scale
 
-HALF = 0.5  # of the way from a map's median up to its peak, above which a region is
-LEAST = 0.1  # of the largest region of a text: smaller ones are left out
-PRESENT = 0.5  # how probable a text must be where no head says what is not there
-AROUND = 0.25  # of a region's longer side: what is shown around it, for judging it by itself
-
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 lie beyond the last pixel
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, repr=False)
@@ -138,9 +134,9 @@ def locate(
     boxes    (x1, y1, x2, y2) in pixels: no regions are looked for; each of these is scored
     method   one of `dense.EDITS`, or without `boxes` "head"; "auto": see `auto.usual`
     scale, refine  see `heatmap`
-    present  how probable a text must be in the photo, or in what is cut out around its largest
-             region, against `negatives` (see `present.present`). None: 0.5; where there is a head,
-             which tells what is not there, and no `negatives`: that is not asked
+    present  how probable a text must be in the photo, against `negatives` (see `present.present`).
+             None: 0.5 against them, else 0.1; where there is a head, which tells what is not there,
+             and no `negatives`: that is not asked
 
     Raises ImageError, and UnsupportedError for texts and boxes that cannot be, and for a model that
     reads no text.
@@ -164,8 +160,9 @@ def locate(
     if present is None and negatives is None and chosen == HEAD:
         flat = sorted((region for each in regions for region in each), key=lambda each: -each.area)
         return Located(photo, names, tuple(flat), chosen, None, 0.0)
-    present = PRESENT if present is None else present
-    probable = _probable(model, photo, names, regions, negatives)
+    present = least(negatives) if present is None else present
+    with untold():  # the whole is seen, as the maps show it
+        probable = probabilities(model.opening(squash=True), photo, names, negatives)
     kept = [each for each, p in zip(regions, probable, strict=True) if p >= present]
     flat = sorted((region for each in kept for region in each), key=lambda each: -each.area)
     return Located(photo, names, tuple(flat), chosen, probable, present)
@@ -201,59 +198,22 @@ def _boxes(boxes: Sequence[Sequence[int]], photo: NDArray[np.uint8]) -> list[Box
 def regions_of(text: str, number: int, found: Grid, against: int | None = None) -> list[Region]:
     """The regions of the map with that number, the largest first; against: the number of the map
     that it must be above."""
-    from scipy.ndimage import find_objects, label  # type: ignore[import-untyped]
-
-    grid = found.values[number]
-    values = found.geometry.to_source(grid, found.cell)
-    if against is None:
-        low, high = float(np.median(grid)), float(grid.max())
-        above = values > low + HALF * (high - low) if high > low else np.zeros(values.shape)
-    else:
-        above = values > found.geometry.to_source(found.values[against], found.cell)
-    parts, _ = label(above, np.ones((3, 3)))
+    values = found.geometry.to_source(found.values[number], found.cell)
+    below = None
+    if against is not None:
+        below = found.geometry.to_source(found.values[against], found.cell)
     out = []
-    for name, (rows, columns) in enumerate(find_objects(parts), start=1):
-        mask = parts[rows, columns] == name
+    for (rows, columns), mask in parts(values, found.values[number], below):
         box = (columns.start, rows.start, columns.stop, rows.stop)
         score = float(values[rows, columns][mask].max())
         out.append(Region(text, score, box, int(mask.sum()), mask))
-    out.sort(key=lambda region: -region.area)
-    return [region for region in out if region.area >= LEAST * out[0].area]
-
-
-def _probable(
-    model: Bundle,
-    photo: NDArray[np.uint8],
-    names: Sequence[str],
-    regions: Sequence[Sequence[Region]],
-    negatives: str | Sequence[str] | None,
-) -> tuple[float, ...]:
-    """How probable each text is in the whole photo, or in what its largest region shows, whichever
-    is more."""
-    with untold():  # the whole is seen, as the maps show it
-        whole = probabilities(model.opening(squash=True), photo, names, negatives)
-        parts = [
-            probabilities(_of_parts(model), _around(photo, own[0].box), [name], negatives)[0]
-            if own
-            else 0
-            for name, own in zip(names, regions, strict=True)
-        ]
-    return tuple(map(max, whole, parts))
+    return out
 
 
 def _of_parts(model: Bundle) -> Bundle:
     """The model for parts of a photo: of a whole that it knows, they may look unlike what it was
     trained on."""
     return replace(model.opening(squash=True), scope=None)
-
-
-def _around(photo: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
-    """A square around a box, as far as the photo goes."""
-    x1, y1, x2, y2 = box
-    half = round(max(x2 - x1, y2 - y1) * (0.5 + AROUND)) + 1
-    x, y = (x1 + x2) // 2, (y1 + y2) // 2
-    top, left = max(y - half, 0), max(x - half, 0)
-    return np.ascontiguousarray(photo[top : y + half, left : x + half])
 
 
 def _features(model: Bundle, edit: DenseEdit, pixels: Tensor) -> Tensor:

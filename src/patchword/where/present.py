@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchword.bundle import Bundle, Vector, as_texts
+from patchword.scope import WORD
+from patchword.tasks.label_cache import label_features
 from patchword.tasks.match import match
 
 # From which on a text counts as found by a head trained with masks. Of `demo`, on 100 unseen scenes
 # of each kind: 99.5% of coloured shapes, all wafer defects; of absent ones 5% and 16%.
 LEAST = 0.7
-NEGATIVES = ("a photo", "background", "nothing")
+AMONG_WORDS = 0.1  # the same among the words that a photo may show; docs/benchmarks.md
+AMONG_NEGATIVES = 0.5  # and among negatives that were named
+# What a photo may show instead of a text, for a model that does not say which words it knows.
+ORDINARY = (
+    "person", "face", "hand", "crowd", "animal", "dog", "cat", "bird", "horse", "insect", "car",
+    "bus", "train", "bicycle", "boat", "aeroplane", "tree", "flower", "leaf", "grass", "sky",
+    "cloud", "mountain", "river", "sea", "beach", "snow", "road", "street", "house", "building",
+    "bridge", "room", "window", "door", "table", "chair", "bed", "sofa", "shelf", "book", "paper",
+    "text", "logo", "screen", "phone", "computer", "lamp", "clock", "bottle", "cup", "plate",
+    "food", "fruit", "bread", "cake", "shirt", "shoe", "hat", "bag", "toy", "ball", "knife", "tool",
+    "machine", "wall", "floor", "stone", "sand", "water", "fire", "wood", "metal", "glass",
+    "plastic", "cloth", "pattern", "drawing", "painting", "map",
+)  # fmt: skip
 
 
 def present(
@@ -24,19 +38,25 @@ def present(
 ) -> tuple[float, ...]:
     """How probable each text is in a photo (H, W, 3), 0 to 1, whatever the other texts are.
 
-    With `negatives` a softmax of the text's scaled cosine against theirs. Without: the probability
-    of a BLIP's matching head; the sigmoid of a SigLIP, which was trained for that; and of other
-    models the softmax against `NEGATIVES`, which is too willing: name what else there could be.
+    A softmax of the text's scaled cosine against those of `negatives`. Without: against the words
+    that the model was trained on, where it says which, else `ORDINARY`, in both less the text's
+    own. Of a SigLIP, which was trained for that, the sigmoid; of a BLIP without a joint space the
+    probability of its matching head.
     """
-    if negatives is None and model.config.matching:
+    if negatives is None and not model.config.embed_dim:
         return tuple(match(model, [photo], texts).probabilities[0].tolist())
     row = model.embed_images([photo])[0]
     cosines = model.embed_texts(texts) @ row
     if negatives is None and model.config.score == "sigmoid":
         return tuple((1 / (1 + np.exp(-(model.scale * cosines + model.bias)))).tolist())
-    against = model.embed_texts(as_texts(NEGATIVES if negatives is None else negatives))
-    logits = model.scale * (against @ row - cosines[:, None])  # (T, negatives)
-    return tuple((1 / (1 + np.exp(logits).sum(axis=1))).tolist())
+    counted = np.array(list(_counted(model, texts))) if negatives is None else 1.0
+    logits = model.scale * (_others(model, negatives) @ row - cosines[:, None])  # (T, negatives)
+    return tuple((1 / (1 + (counted * np.exp(logits)).sum(axis=1))).tolist())
+
+
+def least(negatives: str | Sequence[str] | None) -> float:
+    """From which probability on `present` counts as found."""
+    return AMONG_WORDS if negatives is None else AMONG_NEGATIVES
 
 
 def likely(maps: Vector, background: Vector, scale: float) -> tuple[float, ...]:
@@ -45,3 +65,22 @@ def likely(maps: Vector, background: Vector, scale: float) -> tuple[float, ...]:
     sigmoid of `scale` times a text's cosine less the background's."""
     highest = (maps - background).max(axis=(1, 2))
     return tuple((1 / (1 + np.exp(-scale * highest))).tolist())
+
+
+def _words(model: Bundle) -> Sequence[str]:
+    return sorted(model.scope.words) if model.scope else ORDINARY
+
+
+def _others(model: Bundle, negatives: str | Sequence[str] | None) -> Vector:
+    """Unit vectors of what else there could be."""
+    if negatives is not None:
+        return model.embed_texts(as_texts(negatives))
+    return label_features(model, _words(model), ["{}"])
+
+
+def _counted(model: Bundle, texts: Sequence[str]) -> Iterator[list[bool]]:
+    """Of each text the words that are not its own."""
+    words = _words(model)
+    for text in texts:
+        own = set(WORD.findall(text.lower()))
+        yield [word not in own for word in words]
