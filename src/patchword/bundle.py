@@ -282,14 +282,14 @@ class Bundle:
 
     def embed_rows(self, rows: Sequence[Sequence[int]], batch_size: int = 256) -> Vector:
         """Unit vectors (N, D) of ids, cut to the context. The shortest run first, each batch
-        trimmed to its longest."""
+        trimmed to its longest; those that begin alike are neighbours, for `PrefixTree`."""
         tokenizer = self.reader()
         out = np.empty((len(rows), self.dim), np.float32)
         if not rows:
             return out
         ids = tokenizer.pad(rows)  # (N, L)
         lengths = tokenizer.lengths(ids)
-        order = np.argsort(lengths, kind="stable")
+        order = np.lexsort((*ids.T[::-1], lengths))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             out[batch] = unit(self.engine.encode_text(ids[batch, : lengths[batch].max()]))

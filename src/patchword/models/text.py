@@ -8,8 +8,11 @@ from torch import Tensor, nn
 from patchword.config import TextConfig
 from patchword.nn.linear import Linear
 from patchword.nn.pooling import end_place
+from patchword.nn.prefix_tree import PrefixTree, batches
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import Block, at, causal_mask, layer_tap, padding_mask, run
+
+NODES = 800  # of a PrefixTree that run together, per thread: their activations stay in the cache
 
 
 class TextTransformer(nn.Module):
@@ -48,9 +51,11 @@ class TextTransformer(nn.Module):
         self.head = Linear(width, out, bias=config.head_bias) if out else nn.Identity()
 
     def forward(self, ids: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+        place = self.place(ids)
+        if self.config.causal and not taps.names and _on_cpu(ids):
+            return self.head(self.norm(self.ends(ids, place[:, 0])))  # type: ignore[no-any-return]
         x = self.embed(ids)
         taps.keep("tokens", x)
-        place = self.place(ids)
         # With "hidden" all are wanted; else the last block computes only the token that is pooled.
         only = None if taps.wants("hidden") else place
         x = self.norm(run(self.blocks, x, self.mask(ids, x), taps, only=only))
@@ -58,6 +63,18 @@ class TextTransformer(nn.Module):
         x = (x if only is not None else at(x, place))[:, 0]
         taps.keep("features", x)
         return self.head(x)  # type: ignore[no-any-return]
+
+    def ends(self, ids: Tensor, ends: Tensor) -> Tensor:
+        """The states (N, D) of causal texts (N, L) at the positions `ends` (N,), before the final
+        norm; what texts have in common is computed once."""
+        parts = batches(ids, ends, NODES * torch.get_num_threads())
+        return torch.cat([self._ends(*part) for part in parts])
+
+    def _ends(self, ids: Tensor, ends: Tensor) -> Tensor:
+        tree = PrefixTree(ids, ends)
+        x = self.token_embed(ids.flatten()[tree.first])
+        x = self.norm_pre(x + self.pos_embed[0, tree.place].to(x.dtype))
+        return run(self.blocks, x[None], only=tree.only, tree=tree)[0]
 
     def hidden_states(self, ids: Tensor, layer: int, norm: bool) -> tuple[Tensor, Tensor]:
         name = layer_tap(len(self.blocks), layer)
@@ -89,3 +106,10 @@ class TextTransformer(nn.Module):
             return ids.argmax(dim=1, keepdim=True)
         at = 0 if self.config.pool == "first" else ids.shape[1] - 1
         return ids.new_full((len(ids), 1), at)
+
+
+def _on_cpu(ids: Tensor) -> bool:
+    """Whether `PrefixTree`, whose shapes depend on the values, is for these: not where gradients
+    are recorded, a graph is compiled, or a GPU would wait for each shape."""
+    eager = torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()
+    return eager and ids.is_cpu and len(ids) > 0

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from patchword.errors import ConfigError
 from patchword.nn.linear import Linear
 from patchword.nn.positions import rotate
+from patchword.nn.prefix_tree import PrefixTree
 from patchword.nn.taps import NO_TAPS, Taps
 
 SCORES = 2**19  # of attention at a time and thread: 1 MiB in bfloat16, a core's own cache
@@ -58,7 +59,8 @@ class Attention(nn.Module):
     share it. `cache` keeps keys and values between calls. `qk_norm` normalises queries and
     keys head by head (Henry et al. 2020; Dehghani et al. 2023, section 2). `rotary` rotates those
     of self-attention (see `positions.rotate`). With `only` (B, K), positions in x, queries come
-    from those tokens alone: the output is (B, K, D).
+    from those tokens alone: the output is (B, K, D). With `tree` x is (1, T, D), the nodes of
+    causal texts, and `only` is that of their last tokens (1, N); nothing is tapped.
 
     Taps: "attn" (B, H, N, M), whose rows sum to 1 and which is computed explicitly, without a fused
     kernel, when it is wanted; "attn.q" (B, H, N, d), "attn.k" and "attn.v" (B, H, M, d).
@@ -96,8 +98,11 @@ class Attention(nn.Module):
         taps: Taps = NO_TAPS,
         rotary: Tensor | None = None,
         only: Tensor | None = None,
+        tree: PrefixTree | None = None,
     ) -> Tensor:
         q, k, v = self.queries_keys_values(x, context, cache, rotary)
+        if tree is not None:
+            return self.out(tree.attend(q, k, v, self.scale, ends=only is not None))
         if only is not None:
             q = q.gather(2, only[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
             if mask is not None and mask.ndim == 2:  # a row for each query

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from patchword.errors import UnsupportedError
 from patchword.nn.attention import Attention, KVCache
 from patchword.nn.linear import Linear
+from patchword.nn.prefix_tree import PrefixTree
 from patchword.nn.taps import NO_TAPS, Taps
 
 TOKENS = 1280  # per thread that go through the blocks together: 1 to 3 MB a layer
@@ -110,11 +111,13 @@ class Block(nn.Module):
         rotary: Tensor | None = None,
         only: Tensor | None = None,
         first: nn.Module | None = None,
+        tree: PrefixTree | None = None,
     ) -> Tensor:
         own, other = (None, None) if cache is None else cache
         if first is None:
             before = x if self.post_norm else self.norm1(x)
-            x = at(x, only) + self.ls1(self.attn(before, None, mask, own, taps, rotary, only))
+            seen = self.attn(before, None, mask, own, taps, rotary, only, tree)
+            x = at(x, only) + self.ls1(seen)
             x = self.norm1(x) if self.post_norm else x
         else:
             x = first(x, mask, own, taps)
@@ -167,9 +170,11 @@ def run(
     rotary: Tensor | None = None,
     only: Tensor | None = None,
     firsts: nn.ModuleList | None = None,
+    tree: PrefixTree | None = None,
 ) -> Tensor:
     """x (B, N, D) through the blocks in turn. Taps: "blocks.{i}" is the output of block i and
-    "blocks.{i}.attn" its attention map. firsts: what replaces the self-attention of each.
+    "blocks.{i}.attn" its attention map. firsts: what replaces the self-attention of each. tree: of
+    which x (1, T, D) are the nodes.
 
     only: positions (B, K) of the tokens that are wanted, (B, K, D): the last block computes no
     others; where a tap requests that block, it computes all of them. The numbers are the same.
@@ -177,7 +182,7 @@ def run(
     Many images on a CPU run in chunks, whose activations stay in the processor's cache.
     """
     rows = max(TOKENS * torch.get_num_threads() // x.shape[1], 1)
-    others = (mask, context, cache, context_mask, rotary, firsts)
+    others = (mask, context, cache, context_mask, rotary, firsts, tree)
     if (
         len(x) > rows
         and x.is_cpu
@@ -203,6 +208,7 @@ def run(
             rotary=rotary,
             only=only if early and i == last else None,
             first=None if firsts is None else firsts[i],
+            tree=tree,
         )
         taps.keep(f"blocks.{i}", x)
     return x if early else at(x, only)
