@@ -52,6 +52,7 @@ bench: $(TESTING)
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/encode.py --dtype bfloat16
+	$(BIN)/python benchmarks/prompts.py
 	$(BIN)/python benchmarks/index.py
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/train_step.py
