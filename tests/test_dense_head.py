@@ -193,9 +193,18 @@ def test_training_changes_the_head_alone(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="alone has a head for maps, which is left out"):
         assert blend(after, before, 0.5).config.dense_head is None
     changes = (f"init={done.folder}", f"out={tmp_path / 'other'}", "steps=1")
-    with pytest.warns(UserWarning, match="head for maps is left out: it fits the weights"):
+    with pytest.warns(UserWarning, match="head for maps is left out: it fits the towers"):
         other = loop.train(replace(load(write(tmp_path), *changes), model=None))
     assert patchword.load(other.folder).config.dense_head is None
+    scale = next(name for name in theirs if "scale" in name)
+    changes = (f"init={done.folder}", f"out={tmp_path / 'kept'}", f"trainable=['{scale}']")
+    recipe = replace(load(write(tmp_path), *changes, "steps=2", "warmup=0"), model=None)
+    kept = patchword.load(loop.train(recipe).folder)  # what the head stands on stays as it is
+    assert kept.config.dense_head == after.config.dense_head
+    changed = [
+        n for n, value in kept.network.state_dict().items() if not torch.equal(value, ours[n])
+    ]
+    assert changed == [scale]
 
 
 @pytest.mark.slow

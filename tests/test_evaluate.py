@@ -525,6 +525,11 @@ def test_models_that_differ_are_refused() -> None:
     deeper = replace(model.config, text=replace(text, depth=3))
     other = make(models.build(deeper), deeper, model.tokenizer, "deeper")
     assert list(differences(model, other)) == ["text.depth is 2 and 3"]
+    images = replace(model.config, text=None, embed_dim=0, classes=3)
+    classifier = make(models.build(images), images, None, "classes")
+    assert list(differences(model, classifier)) == [
+        "classes has no text tower", "tiny has no layer that names classes",
+    ]  # fmt: skip
     odd = make(other.network, model.config, model.tokenizer, "odd")
     assert "text.blocks.2.attn.proj.bias is missing and (32,)" in list(differences(model, odd))
     with pytest.raises(

@@ -63,6 +63,7 @@ PUBLIC = [
     "TokenizerError",
     "UnseenWarning",
     "UnsupportedError",
+    "find_images",
     "inspector",
     "load",
     "open_index",
@@ -260,6 +261,7 @@ def test_public_names() -> None:
     assert patchword.__all__ == PUBLIC
     functions = [name for name in PUBLIC if inspect.isfunction(getattr(patchword, name))]
     assert functions == [
+        "find_images",
         "inspector",
         "load",
         "open_index",

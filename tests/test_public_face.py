@@ -207,3 +207,38 @@ def test_a_long_text_is_cut_in_a_number_of_steps_that_grows_with_its_length(
         assert "".join(tokenizer.chunks(text)) == text
         work.append(sum(counted))
     assert work[1] < 12 * work[0]
+
+
+def test_images_of_folders_globs_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/b.png", "photos/deep/a.png", "c.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(name)
+    Path("photos/notes.txt").write_text("no image")
+    Path("list.txt").write_text("photos/*.png\nc.png\n")
+    inside = ["photos/b.png", "photos/deep/a.png"]
+    assert patchword.find_images("photos") == inside
+    assert patchword.find_images(["photos/**/*.png", Path("c.png")]) == [*inside, "c.png"]
+    assert patchword.find_images("@list.txt") == ["photos/b.png", "c.png"]
+    model = patchword.load("demo")
+    for several in ("photos", "photos/*.png", "@list.txt"):
+        with pytest.raises(patchword.ImageError, match=r"patchword\.find_images lists them"):
+            model.embed_images(several)
+    with pytest.raises(patchword.ImageError, match=r"gone\*\.png: no such file"):
+        patchword.find_images("gone*.png")
+    Path("empty").mkdir()
+    with pytest.raises(patchword.UnsupportedError, match="no images in empty"):
+        patchword.find_images("empty")
+
+
+def test_arguments_that_are_missing_or_too_many() -> None:
+    model = patchword.load("demo")
+    use = r'index = open_index\(path\); index\.add\(photos, model\); index\.search\("words"\)'
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: patchword.open_index("a", model), f"takes path and no more .*: {use}"),  # type: ignore[call-arg]
+        (lambda: patchword.load(), "load needs source"),  # type: ignore[call-arg]
+        (lambda: model.classify("a.png", ["a"], images="b.png"), "is given images twice"),  # type: ignore[misc]
+    ]
+    for call, said in calls:
+        with pytest.raises(patchword.UnsupportedError, match=said):
+            call()

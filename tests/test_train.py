@@ -148,8 +148,16 @@ def test_a_file_that_is_no_checkpoint_is_named(path: Path, tmp_path: Path) -> No
 )
 def test_the_checkpoint_of_another_run(path: Path, change: str, named: str) -> None:
     loop.train(load(path, "until=2"))
-    with pytest.raises(RecipeError, match=f"is of another run: {named} differ"):
+    with pytest.raises(RecipeError, match=f"is of another run: {named} differ") as error:
         loop.train(load(path, change))
+    assert "a new out, or delete" in str(error.value)
+    assert ("falls to zero over steps" in str(error.value)) == (named == "steps")
+
+
+def test_a_finished_run_says_how_to_go_on_from_what_it_learned(path: Path, tmp_path: Path) -> None:
+    done = loop.train(load(path, "steps=2", "warmup=0"))
+    with pytest.raises(RecipeError, match=f"init={done.folder} and a new out"):
+        loop.train(load(path, "steps=4", "warmup=0"))
 
 
 def test_the_checkpoint_of_another_version(path: Path, tmp_path: Path) -> None:

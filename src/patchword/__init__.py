@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchword.api import Model, inspector, load, open_index, save
+    from patchword.api import Model, find_images, inspector, load, open_index, save
     from patchword.errors import (
         CheckpointError,
         CheckpointWarning,
@@ -85,6 +85,7 @@ __all__ = [
     "TokenizerError",
     "UnseenWarning",
     "UnsupportedError",
+    "find_images",
     "inspector",
     "load",
     "open_index",

@@ -76,16 +76,20 @@ NEEDLESS = {
     "cache_dir": "set the environment variable HF_HOME",
     "padding": "texts are padded as the model was trained",
     "use_fast": "there is one tokenizer",
+    "resume": "the same command goes on where a run was stopped",
 }
+# How functions are used whose first argument alone says little.
+USED = {"open_index": 'index = open_index(path); index.add(photos, model); index.search("words")'}
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """The same function, which raises UnsupportedError before it is called for an option that it
-    does not have, with the nearest of those that it has, and for a value that does not fit its
-    annotation."""
+    does not have, with the nearest of those that it has, for arguments that are missing or too
+    many, and for a value that does not fit its annotation."""
     parameters = inspect.signature(function).parameters.values()
     order = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     known = [p.name for p in parameters if p.name != "self"]
+    needed = [p.name for p in parameters if p.default is p.empty]
 
     @functools.cache  # when first called: annotations may name what is defined further down
     def kinds() -> dict[str, list[Kind]]:
@@ -99,6 +103,10 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                     f"{function.__name__} has no option {name}{_habit(name, known)}; it has "
                     f"{', '.join(known)}"
                 )
+        missing = [n for n in needed if n not in options and n not in order[: len(arguments)]]
+        twice = [n for n in order[: len(arguments)] if n in options]
+        if missing or twice or len(arguments) > len(order):
+            raise _misused(function.__name__, missing, twice, [n for n in order if n != "self"])
         by_name = kinds()
         ordered: Any = list(arguments)
         for place, name in enumerate(order[: len(ordered)]):
@@ -111,6 +119,16 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         return function(*ordered, **named)
 
     return call
+
+
+def _misused(
+    name: str, missing: Sequence[str], twice: Sequence[str], order: Sequence[str]
+) -> UnsupportedError:
+    """The error for a call without arguments that are needed, or with more than there are."""
+    said = f"takes {', '.join(order)} and no more without a name"
+    said = f"is given {', '.join(twice)} twice" if twice else said
+    said = f"needs {', '.join(missing)}" if missing else said
+    return UnsupportedError(f"{name} {said}{': ' if name in USED else ''}{USED.get(name, '')}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from patchword import checkpoints, index
+from patchword.api.finding import find_images
 from patchword.api.inspecting import inspector
 from patchword.api.model import Model, with_methods
 from patchword.bundle import Bundle
@@ -19,7 +20,7 @@ from patchword.images import MAX_PIXELS
 from patchword.index import Index
 from patchword.options import checked
 
-__all__ = ["Model", "inspector", "load", "open_index", "save"]
+__all__ = ["Model", "find_images", "inspector", "load", "open_index", "save"]
 
 
 @checked

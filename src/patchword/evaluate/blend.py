@@ -18,6 +18,13 @@ from patchword.errors import UnsupportedError
 # head for maps is left out where it is not of both.
 UNALIKE = ("source", "assumed", "read_from", "scale_limit", "dense_head")
 NAMED = 4  # differences that an error lists
+PARTS = {  # fields of a config that say what a model is made of; what is said without one
+    "vision": "has no image tower",
+    "text": "has no text tower",
+    "blip": "is no BLIP",
+    "masked": "has no decoder of masked patches",
+    "classes": "has no layer that names classes",
+}
 
 
 def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
@@ -65,8 +72,11 @@ def _headless(model: Bundle) -> Bundle:
 
 
 def differences(start: Bundle, end: Bundle) -> Iterator[str]:
-    """The differences that prevent blending of two models, each in a few words: fields of their
-    configs; where those are equal, tensors."""
+    """The differences that prevent blending of two models, each in a few words: parts that one of
+    them lacks; else fields of their configs; where those are equal, tensors."""
+    if lacking := list(_parts(start, end)):
+        yield from lacking
+        return
     ours, theirs = _flat(to_dict(start.config)), _flat(to_dict(end.config))
     different = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
     for key in different:
@@ -82,6 +92,22 @@ def differences(start: Bundle, end: Bundle) -> Iterator[str]:
     words = [m.tokenizer and m.tokenizer.to_json() + m.tokenizer.cleaning for m in (start, end)]
     if words[0] != words[1]:
         yield "their tokenizers differ"
+
+
+def _parts(start: Bundle, end: Bundle) -> Iterator[str]:
+    """What one of two models has and the other lacks, or each has of another kind, in words."""
+    for name, words in PARTS.items():
+        ours, theirs = getattr(start.config, name), getattr(end.config, name)
+        if bool(ours) != bool(theirs):
+            yield f"{(start if theirs else end).name} {words}"
+    ours, theirs = start.config.vision, end.config.vision
+    if ours and theirs and type(ours) is not type(theirs):
+        yield f"their image towers are a {_kind(ours)} and a {_kind(theirs)}"
+
+
+def _kind(config: object) -> str:
+    """ViTConfig -> "ViT"."""
+    return type(config).__name__.removesuffix("Config")
 
 
 def _between(ours: Tensor, theirs: Tensor, alpha: float) -> Tensor:

@@ -9,6 +9,7 @@ ImageError that names image and reason.
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 import stat
@@ -50,6 +51,7 @@ RGB = NDArray[np.uint8]  # (H, W, 3)
 
 MAX_PIXELS = 300_000_000  # of an image as it is decoded; phones make 200 million
 
+_SEVERAL = "not one image, but maybe several: patchword.find_images lists them"
 _TRUNCATED = ("truncated", "end of file", "not enough image data", "reached eof")
 
 _UPRIGHT: dict[int, Callable[[RGB], RGB]] = {  # EXIF orientation (tag 0x0112) -> how to undo it
@@ -230,8 +232,9 @@ def _readable(path: str) -> Path:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        raise RefusedError("no such file") from None
-    refuse_if(stat.S_ISDIR(status.st_mode), "a directory, not an image")
+        several = glob.glob(path, recursive=True) or (path[:1] == "@" and os.path.isfile(path[1:]))
+        raise RefusedError(_SEVERAL if several else "no such file") from None
+    refuse_if(stat.S_ISDIR(status.st_mode), _SEVERAL)
     refuse_if(not stat.S_ISREG(status.st_mode), "not a regular file")
     refuse_if(status.st_size == 0, "empty: 0 bytes")
     return Path(path)

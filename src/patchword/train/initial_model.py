@@ -66,7 +66,8 @@ def model_config(recipe: Recipe, init: Bundle | None) -> ModelConfig:
         raise RecipeError("a recipe needs a [model], or init = a model to start from")
     if recipe.objective == "dense":
         return _dense(recipe, config)
-    config = replace(config, dense_head=None)  # it fits the weights that it was trained with
+    if not (recipe.model is None and _leaves_towers(recipe, config)):
+        config = replace(config, dense_head=None)  # it fits the weights that it was trained with
     if recipe.image_size:
         config = replace(config, preprocess=at_size(config.preprocess, recipe.image_size))
     if recipe.objective == "masked":
@@ -74,7 +75,9 @@ def model_config(recipe: Recipe, init: Bundle | None) -> ModelConfig:
             raise RecipeError("the objective masked needs [model.masked], its decoder")
         return config
     if recipe.objective == "classification":
-        return replace(config, text=None, blip=None, masked=None, embed_dim=0, score="softmax")
+        return replace(
+            config, text=None, blip=None, masked=None, dense_head=None, embed_dim=0, score="softmax"
+        )
     if recipe.objective == "blip":
         return _blip(recipe, config)
     if config.text is None or not config.embed_dim:
@@ -85,6 +88,17 @@ def model_config(recipe: Recipe, init: Bundle | None) -> ModelConfig:
     if recipe.objective == "sigmoid" and config.blip:
         raise RecipeError("a BLIP has no bias for the objective sigmoid; take contrastive")
     return replace(config, score="sigmoid" if recipe.objective == "sigmoid" else "softmax")
+
+
+def _leaves_towers(recipe: Recipe, config: ModelConfig) -> bool:
+    """Whether the image tower and the text tower stay as they are, bit for bit, and with them what
+    a head for maps stands on."""
+    changed = (*recipe.trainable, *recipe.fresh)
+    towers = any(within(part, ("image", "text", "dense_head")) for part in changed)
+    copied = recipe.blip.sincos_positions or recipe.blip.text_from_decoder
+    shared = config.blip and config.blip.shared_decoder
+    others = recipe.lora or recipe.image_size or copied or shared
+    return bool(recipe.trainable) and not (towers or others)
 
 
 def _dense(recipe: Recipe, config: ModelConfig) -> ModelConfig:
@@ -158,8 +172,8 @@ def create(
             fresh = (*fresh, "dense_head")
         if config.dense_head is None and init.config.dense_head:
             warnings.warn(
-                f"{init.name}'s head for maps is left out: it fits the weights that it was trained "
-                'with; a recipe with objective = "dense" trains another',
+                f"{init.name}'s head for maps is left out: it fits the towers that it was trained "
+                'on, and they change; objective = "dense" trains a new one on the result',
                 stacklevel=2,
             )
         load_weights(network, config, init, fresh)

@@ -6,7 +6,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -322,10 +322,7 @@ class Run:
         theirs, ours = json.loads(checkpoint["run"]), json.loads(json.dumps(self.identity()))
         different = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
         if different:
-            raise RecipeError(
-                f"{path} is of another run: {', '.join(different)} differ. Give the run a new out, "
-                f"or delete {path.parent}"
-            )
+            raise RecipeError(_other_run(path, self.out, different))
         options = optimizers.StateDictOptions(full_state_dict=True)
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad:  # one without a gradient so far has no optimiser state
@@ -349,6 +346,16 @@ class Run:
         values["data read"] = [len(source) for source in self.sources]
         values["init's weights"] = self.init.fingerprint if self.init else ""
         return values
+
+
+def _other_run(path: Path, out: Path, different: Sequence[str]) -> str:
+    """The error for a checkpoint of another run: what differs, and how to go on."""
+    said = f"{path} is of another run: {', '.join(different)} differ. "
+    if "steps" in different:
+        said += "The learning rate falls to zero over steps, so other steps are another run. "
+    on = f", or go on from what it learned: init={out / 'model'} and a new out"
+    on = on if (out / "model").is_dir() else ""
+    return f"{said}Give the run a new out{on}, or delete {path.parent} to begin anew"
 
 
 def training_mode(network: nn.Module) -> None:
