@@ -1,8 +1,12 @@
 """The server's own endpoints: each says what the same call in Python says."""
 
+import asyncio
 import base64
 import io
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +15,15 @@ import pytest
 import skimage.data
 from fastapi.testclient import TestClient
 from PIL import Image
+from prometheus_client import parser
+from served import AT, RING, SAMPLES, SCRATCH, SHAPES, sent
 
 import patchword
 from patchword.api import Model
 from patchword.serve.app import create_app
+from patchword.serve.models import Models
+from patchword.serve.refusals import RefusalError
 from patchword.serve.settings import Settings
-
-SAMPLES = Path(__file__).parents[1] / "src/patchword/assets/samples"
-RING, SCRATCH = SAMPLES / "shapes/red-ring.jpg", SAMPLES / "wafers/scratch-1.jpg"
-SHAPES = [SAMPLES / f"shapes/{name}.jpg" for name in ("red-ring", "white-square", "green-heart")]
-AT = "http://127.0.0.1:8000"
-
-
-def sent(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
 
 
 @pytest.fixture(scope="module")
@@ -235,3 +234,112 @@ def test_wrong_requests_are_answered_in_openai_s_form(client: TestClient) -> Non
         )
         assert answer.status_code == 400
         assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_photos_unlike_good_ones(client: TestClient, demo: Model) -> None:
+    good = sorted((SAMPLES / "wafers").glob("perfect-*"))
+    bad = base64.b64encode(b"no image").decode()
+    images = [sent(SCRATCH), bad, sent(good[0])]
+    found = ask(client, "/v1/inspect", good=[*map(sent, good), bad], images=images)
+    expected = patchword.inspector(demo, good, false_alarms=0.05).inspect([SCRATCH, good[0]])
+    scratch, broken, perfect = found["data"]
+    assert broken["error"]["code"] == "image"
+    assert found["good"][0]["index"] == 3
+    scores = [scratch["score"], perfect["score"]]
+    np.testing.assert_allclose(scores, [one.score for one in expected], rtol=1e-4, atol=1e-5)
+    assert scratch["rejected"]
+    assert scratch["boxes"]
+    picture = base64.b64decode(scratch["map"].partition(",")[2])
+    assert Image.open(io.BytesIO(picture)).size == (256, 256)
+    assert "No rate of false alarms is guaranteed" in found["note"]
+    again = {"fitted": found["fitted"], "images": images[:1], "false_alarms": 0.2}
+    later = ask(client, "/v1/inspect", **again)
+    assert later["data"][0]["score"] == pytest.approx(scratch["score"])
+    assert "0.2" in later["note"]
+    assert refused(client, "/v1/inspect", images=images, fitted="x")[:2] == (404, "not_fitted")
+    assert refused(client, "/v1/inspect", images=images)[1] == "empty"
+
+
+def test_every_example_of_the_documentation_works(client: TestClient) -> None:
+    api = client.get("/openapi.json").json()
+    tried = []
+    for path, methods in api["paths"].items():
+        content = methods.get("post", {}).get("requestBody", {}).get("content", {})
+        if not content:
+            continue
+        kind = content["application/json"]
+        if "schema" in kind:
+            name = kind["schema"]["$ref"].rpartition("/")[2]
+            examples = api["components"]["schemas"][name]["examples"]
+        else:
+            examples = [kind["example"]]
+        for example in examples:
+            answer = client.post(path, json=example)
+            assert answer.status_code == 200, (path, answer.text)
+            assert "error" not in answer.text[:200]
+            tried.append(path)
+    assert len(tried) >= 14
+    assert not [path for path, methods in api["paths"].items() if "summary" not in str(methods)]
+
+
+def test_counts_for_prometheus(client: TestClient) -> None:
+    client.get("/v1/nowhere/1")
+    families = {
+        f.name: f for f in parser.text_string_to_metric_families(client.get("/metrics").text)
+    }
+    requests = {
+        (s.labels["route"], s.labels["status"]): s.value
+        for s in families["patchword_requests"].samples
+        if s.name.endswith("_total")
+    }
+    assert requests["/v1/search", "200"] >= 1
+    assert requests["other", "404"] >= 1
+    batches = families["patchword_batch_items"].samples
+    assert any(s.labels.get("model") == "demo" and s.value for s in batches)
+    assert families["patchword_items"].samples[0].value == 0
+    assert families["patchword_models_open"].samples[0].value == 2
+    assert "process_resident_memory_bytes" in families
+
+
+def test_models_that_do_not_fit_are_closed(demo: Model) -> None:
+    settings = Settings(models=("demo", "demo-blip"), memory=1)
+
+    async def work() -> None:
+        models = Models(settings, {})
+        first = await models.get("demo", "classify")
+        assert list(models.opened()) == ["demo"]
+        await models.get(None, "caption")
+        assert list(models.opened()) == ["demo-blip"]
+        with pytest.raises(RefusalError, match="was closed"):
+            await first.queue.call(lambda: None)
+        assert (await models.get(None, "classify")).name == "demo"  # opened again
+        models.close()
+
+    asyncio.run(work())
+
+
+def test_a_busy_server_says_so_at_once(folder: Path) -> None:
+    app = create_app(Settings(index=folder, waiting=2, seconds=0.3))
+    with TestClient(app, base_url=AT) as client:
+        server = app.state.server
+        opened = client.portal.call(server.models.first)
+        free = threading.Event()
+        with ThreadPoolExecutor(3) as pool:
+            blocked = pool.submit(client.portal.call, opened.queue.call, free.wait)
+            asked = [
+                pool.submit(
+                    client.post, "/v1/similarity", json={"images": [sent(RING)], "texts": ["a"]}
+                )
+                for _ in range(1)
+            ]
+            while not server.admission.items:
+                time.sleep(0.005)
+            busy = client.post("/v1/search", json={"text": "a ring"})
+            assert busy.status_code == 429
+            assert int(busy.headers["retry-after"]) >= 1
+            assert busy.json()["error"]["type"] == "rate_limit_error"
+            late = asked[0].result()
+            assert (late.status_code, late.json()["error"]["code"]) == (503, "deadline")
+            free.set()
+            blocked.result()
+        assert client.post("/v1/search", json={"text": "a ring"}).status_code == 200

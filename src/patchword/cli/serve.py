@@ -1,4 +1,4 @@
-"""serve: models and an index of photos over HTTP, with a page for the browser."""
+"""serve, mcp: models and an index of photos over HTTP, and as tools of assistants."""
 
 from __future__ import annotations
 
@@ -89,6 +89,45 @@ def serve(
         run(settings, listening)
 
 
+def mcp(
+    index: Annotated[
+        Path | None, typer.Argument(metavar="[INDEX]", help="An index of photos, to be searched.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="A model; repeat for more. By default that of the index, or demo and demo-blip.",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Give assistants tools over the Model Context Protocol, on standard input and output.
+
+    Search, classify, caption, ask and locate. The assistant starts this command by itself: name it
+    in its settings. `patchword serve` has the same tools at /mcp, for others.
+    """
+    import asyncio
+
+    from patchword.optional import optional
+
+    optional("mcp", "mcp", "mcp", PatchwordError)
+    optional("fastapi", "serve", "mcp", PatchwordError)
+    from patchword.checkpoints import locate
+    from patchword.serve.app import make_server
+    from patchword.serve.mcp import tools_server
+    from patchword.serve.settings import Settings
+
+    settings = Settings(index=index, models=tuple(model or ()), device=device, dtype=dtype)
+    server = make_server(settings)
+    for name in server.models.names:
+        locate(name)
+    asyncio.run(tools_server(server, paths=True).run_stdio_async())
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises PatchwordError where that cannot be."""
     try:
@@ -138,4 +177,4 @@ def run(settings: Settings, listening: socket.socket) -> None:
     uvicorn.Server(config).run(sockets=[listening])
 
 
-COMMANDS = (serve,)
+COMMANDS = (serve, mcp)

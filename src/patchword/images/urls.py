@@ -25,33 +25,43 @@ def is_url(text: str) -> bool:
     return text[:8].lower().startswith(SCHEMES)
 
 
-def fetch(url: str) -> bytes:
-    """The content at an address, whatever type the server gives it.
-    Raises RefusedError with the reason."""
-    deadline = time.monotonic() + MAX_SECONDS
+def fetch(
+    url: str,
+    web: urllib.request.OpenerDirector | None = None,
+    max_bytes: int | None = None,
+    max_seconds: float | None = None,
+) -> bytes:
+    """The content at an address, whatever type the server gives it. web: what connects, by default
+    `opener()`; max_bytes, max_seconds: by default `MAX_BYTES`, `MAX_SECONDS`. Raises RefusedError
+    with the reason."""
+    max_bytes, max_seconds = max_bytes or MAX_BYTES, max_seconds or MAX_SECONDS
+    deadline = time.monotonic() + max_seconds
+    silence = min(SILENCE, max_seconds)
     request = urllib.request.Request(url, headers={"User-Agent": "patchword", "Accept": "image/*"})
     try:
-        with _opener().open(request, timeout=SILENCE) as answer:
-            return _content(answer, deadline)
+        with (web or opener()).open(request, timeout=silence) as answer:
+            return _content(answer, deadline, max_bytes, max_seconds)
     except urllib.error.HTTPError as error:
         reason = " ".join(str(error.reason).split())
         raise RefusedError(f"the server answers {error.code} {reason}") from error
     except urllib.error.URLError as error:
         raise RefusedError(f"cannot be fetched: {error.reason}") from error
     except TimeoutError as error:
-        raise RefusedError(f"the server sent nothing for {SILENCE:g} seconds") from error
+        raise RefusedError(f"the server sent nothing for {silence:g} seconds") from error
     except (http.client.HTTPException, OSError, ValueError) as error:
         raise RefusedError(f"cannot be fetched: {error or type(error).__name__}") from error
 
 
-def _content(answer: http.client.HTTPResponse, deadline: float) -> bytes:
+def _content(
+    answer: http.client.HTTPResponse, deadline: float, max_bytes: int, max_seconds: float
+) -> bytes:
     content = bytearray()
     while chunk := answer.read1(_CHUNK):  # what has arrived: a slow server is noticed
         content += chunk
-        if len(content) > MAX_BYTES:
-            raise RefusedError(f"more than {MAX_BYTES >> 20} MB; download it and give its path")
+        if len(content) > max_bytes:
+            raise RefusedError(f"more than {max_bytes >> 20} MB; download it and give its path")
         if time.monotonic() > deadline:
-            raise RefusedError(f"not here after {MAX_SECONDS:g} seconds; download it first")
+            raise RefusedError(f"not here after {max_seconds:g} seconds; download it first")
     if answer.length:  # bytes that were announced and did not come
         raise RefusedError("the connection ended before the image did; try again")
     return bytes(content)
@@ -77,16 +87,20 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """Opens http and https alone: no files, no FTP."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
+def opener(*connecting: urllib.request.BaseHandler) -> urllib.request.OpenerDirector:
+    """Opens http and https alone: no files, no FTP. connecting: the handlers that connect; by
+    default urllib's own, by the proxies of the environment."""
+    found = urllib.request.OpenerDirector()
+    usual = (
         urllib.request.ProxyHandler(),
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(),
+    )
+    for handler in (
+        *(connecting or usual),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _Redirects(),
     ):
-        opener.add_handler(handler)
-    return opener
+        found.add_handler(handler)
+    return found

@@ -223,10 +223,6 @@ class Index:
         unit = _query(searcher, query, image, long_text)
         return self._nearest.find(unit[None], k, where)[0]
 
-    def paths(self) -> list[str]:
-        """The paths of all entries, sorted."""
-        return sorted(self._store.known())
-
     def _create(self, model: Bundle) -> None:
         """An empty table that remembers the model; unless another process just made one."""
         about = {

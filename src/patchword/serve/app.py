@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -18,28 +20,47 @@ from starlette.exceptions import HTTPException
 from patchword import api
 from patchword.errors import PatchwordError
 from patchword.images import Opener
-from patchword.serve import collection, jobs, openai, places
+from patchword.serve import (
+    chat,
+    collection,
+    hugging_face,
+    inspection,
+    jobs,
+    metrics,
+    openai,
+    places,
+)
 from patchword.serve.decoding import Decoder
+from patchword.serve.fetching import fetched
 from patchword.serve.gate import Gate
+from patchword.serve.inspection import Fitted
+from patchword.serve.metrics import Metrics
 from patchword.serve.models import Models
 from patchword.serve.photos import Collection
+from patchword.serve.queue import Observe
 from patchword.serve.refusals import RefusalError, refusal_of
 from patchword.serve.server import Answer, Server, router, server_of
 from patchword.serve.settings import Settings
 
-GROUPS = (openai.routes, jobs.routes, places.routes, collection.routes)
+GROUPS = (
+    openai.routes, chat.routes, hugging_face.routes, jobs.routes, places.routes, inspection.routes,
+    collection.routes, metrics.routes,
+)  # fmt: skip
 log = logging.getLogger("patchword.serve")
 health = router("health")
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The server's application. Raises IndexStoreError for an index that cannot be read."""
-    server = make_server(settings)
+    counts = Metrics()
+    server = make_server(settings, counts.of_model)
+    counts.watch(lambda: server.admission.items, lambda: len(server.models.opened()))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         opening = asyncio.ensure_future(open_first(server))
-        yield
+        async with tools() if tools else nullcontext():
+            yield
         opening.cancel()
         server.close()
 
@@ -51,16 +72,38 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # which would load scripts from elsewhere
         redoc_url=None,
     )
-    app.state.server = server
+    tools = add_tools(app, server)
+    app.state.server, app.state.metrics = server, counts
+    app.state.fitted = Fitted()
     for group in (health, *GROUPS):
         app.include_router(group)
     app.add_exception_handler(RefusalError, refused)
     app.add_exception_handler(PatchwordError, raised)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, unknown)
-    app.add_exception_handler(Exception, broken)
-    app.add_middleware(Gate, settings=server.settings)
+    app.add_middleware(Gate, settings=server.settings, count=counts.request)
     return app
+
+
+def add_tools(
+    app: FastAPI, server: Server
+) -> Callable[[], AbstractAsyncContextManager[None]] | None:
+    """Answer the Model Context Protocol at /mcp, where its library is installed; what it needs to
+    run."""
+    if find_spec("mcp") is None:
+        return None
+    from mcp.server.transport_security import TransportSecuritySettings
+
+    from patchword.serve.mcp import tools_server
+
+    tools = tools_server(server)
+    unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # the gate does
+    inner = tools.streamable_http_app(
+        stateless_http=True, json_response=True, transport_security=unchecked,
+        max_request_body_size=server.settings.max_bytes,
+    )  # fmt: skip
+    app.router.routes += inner.routes
+    return tools.session_manager.run
 
 
 async def open_first(server: Server) -> None:
@@ -71,8 +114,10 @@ async def open_first(server: Server) -> None:
         log.error("%s", error)
 
 
-def make_server(settings: Settings) -> Server:
-    """Models and photos as the settings say."""
+def make_server(
+    settings: Settings, observe: Callable[[str], Observe | None] = lambda name: None
+) -> Server:
+    """Models and photos as the settings say. observe: what hears of the batches of a model."""
     photos, names, options = None, list(settings.models), {}
     if settings.index is not None:
         index = api.open_index(settings.index)
@@ -83,12 +128,13 @@ def make_server(settings: Settings) -> Server:
     if not settings.models and names[0] == "demo":
         names.append("demo-blip")
     settings = replace(settings, models=tuple(dict.fromkeys(names)))
-    models = Models(settings, options)
+    models = Models(settings, options, observe)
 
     def path_of(number: int) -> str:
         return collection.of(server).path_of(number)
 
-    server = Server(settings, models, photos, Decoder(path_of, None))
+    fetch = partial(fetched, settings=settings) if settings.allow_urls else None
+    server = Server(settings, models, photos, Decoder(path_of, fetch))
     return server
 
 
@@ -144,11 +190,3 @@ async def unknown(request: Request, error: Exception) -> Answer:
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     message = f"{request.method} {request.url.path}: {error.detail}"
     return await refused(request, RefusalError(error.status_code, code, message))
-
-
-async def broken(request: Request, error: Exception) -> Answer:
-    """A fault of ours: what it was stands in the log, by the request's number."""
-    number = request.scope.get("state", {}).get("request_id", "")
-    log.error("%s failed: %s", number, type(error).__name__, exc_info=error)
-    message = f"the server failed; its log says more of request {number}"
-    return await refused(request, RefusalError(500, "internal", message))

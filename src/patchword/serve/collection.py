@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from patchword.errors import ImageError
 from patchword.serve.decoding import Image
 from patchword.serve.heard import said
+from patchword.serve.jobs import only
 from patchword.serve.models import Opened
 from patchword.serve.photos import Collection
-from patchword.serve.refusals import RefusalError, refusal_of
+from patchword.serve.refusals import RefusalError
 from patchword.serve.server import Answer, Server, router, server_of
 
 MOST_HITS = 10_000
@@ -56,7 +56,7 @@ async def index(request: Request) -> Answer:
             "images": count,
             "name": photos.index.path.rpartition("/")[2],
             "model": photos.index.model_name,
-            "columns": ["path", "modified"],
+            "columns": sorted(photos.index.columns),
             "where": True,
         }
     )
@@ -65,15 +65,20 @@ async def index(request: Request) -> Answer:
 @routes.post("/v1/search", summary="Photos of the index, by words, an image, or both")
 async def search(request: Request, body: Search) -> Answer:
     server = server_of(request)
+    with server.admission.of(1):
+        answer = await found(server, body)
+    return Answer(answer | {"warnings": list(said())})
+
+
+async def found(server: Server, body: Search) -> dict[str, Any]:
+    """The hits of a search, and how many photos there are."""
     photos = of(server)
     opened = await server.models.get(photos.index.model_name, "embed")
-    with server.admission.of(1):
-        vector = await query(server, opened, body)
-        hits = await server.decoder.run(
-            lambda: photos.search(opened.model, vector, body.k, body.offset, body.where)
-        )
-        total = await server.decoder.run(lambda: len(photos.index))
-    return Answer({"hits": hits, "total": total, "warnings": list(said())})
+    vector = await query(server, opened, body)
+    hits = await server.decoder.run(
+        lambda: photos.search(opened.model, vector, body.k, body.offset, body.where)
+    )
+    return {"hits": hits, "total": await server.decoder.run(lambda: len(photos.index))}
 
 
 async def query(server: Server, opened: Opened, body: Search) -> NDArray[np.float64]:
@@ -85,11 +90,7 @@ async def query(server: Server, opened: Opened, body: Search) -> NDArray[np.floa
     if body.text is not None:
         total += body.weights.text * (await server.text_rows(opened, [body.text]))[0]
     if body.image is not None:
-        row = (await server.image_rows(opened, [body.image]))[0]
-        if isinstance(row, ImageError):
-            raise refusal_of(row, "image")
-        if isinstance(row, Exception):
-            raise row
+        row = only(await server.image_rows(opened, [body.image]))
         total += body.weights.image * row
     if body.without is not None:
         total -= (await server.text_rows(opened, [body.without]))[0]

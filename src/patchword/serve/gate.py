@@ -8,6 +8,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -25,6 +26,9 @@ GONE = 499  # as nginx logs a client that left
 log = logging.getLogger("patchword.serve")
 
 
+Count = Callable[[str, int, float], None]
+
+
 class LeftError(Exception):
     """The client left before its request was whole."""
 
@@ -32,9 +36,11 @@ class LeftError(Exception):
 class Gate:
     """An ASGI application around another."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, count: Count) -> None:
+        """count: is told route, status and seconds of each request."""
         self.app = app
         self.settings = settings
+        self.count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -49,7 +55,7 @@ class _Passage:
     """One request."""
 
     def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send) -> None:
-        self.app, self.settings = gate.app, gate.settings
+        self.app, self.settings, self.count = gate.app, gate.settings, gate.count
         self.scope, self.receive, self.out = scope, receive, send
         self.headers = Headers(scope=scope)
         given = self.headers.get("x-request-id", "")
@@ -72,8 +78,15 @@ class _Passage:
             await self._refuse(refusal)
         except LeftError:
             pass
+        except Exception as error:  # a fault of ours, which the log explains and an answer does not
+            log.error("%s failed", self.id, exc_info=error)
+            message = f"the server failed; its log says more of request {self.id}"
+            await self._refuse(RefusalError(500, "internal", message))
         finally:
-            spent = (time.monotonic() - started) * 1000
+            seconds = time.monotonic() - started
+            spent = seconds * 1000
+            route = getattr(self.scope.get("route"), "path", "other")
+            self.count(route, self.status, seconds)
             log.info(
                 "%s %s %s %d %.1f ms", self.id, self.scope["method"], _plain(path), self.status,
                 spent,

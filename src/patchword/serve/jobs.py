@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from patchword.bundle import Vector
 from patchword.errors import ImageError, PatchwordError
 from patchword.images.decode import RGB
-from patchword.models.generate import GenerationOptions
+from patchword.models.generate import BEAMS, GenerationOptions
 from patchword.serve.decoding import Image
 from patchword.serve.models import Opened
 from patchword.serve.refusals import RefusalError, refusal_of
@@ -29,6 +29,7 @@ from patchword.serve.server import (
     server_of,
     with_warnings,
 )
+from patchword.tasks.ask import MAX_LENGTH as ANSWER_LENGTH
 from patchword.tasks.ask import Answer as Said
 from patchword.tasks.ask import ask_each
 from patchword.tasks.caption import MAX_LENGTH, Caption, caption_each, longest
@@ -123,24 +124,28 @@ async def classify(request: Request, body: Classify) -> Answer:
         if body.labels is None:
             own = await own_classes(server, opened, body.images)
             return Answer(with_warnings({"data": items(own, scores_of)}))
-        known = await labels_of(opened, body)
+        known = await labels_of(opened, body.labels, body.templates, body.multi_label, body.reject)
         rows = await server.image_rows(opened, body.images)
         return Answer(with_warnings({"data": items(rows, known.told)}))
 
 
-async def labels_of(opened: Opened, body: Classify) -> Labels:
-    """The labels of a request, embedded."""
-    names = tuple(body.labels or ())
-    given = body.templates
-    templates = (given,) if isinstance(given, str) else given and tuple(given)
-    multi_label, reject = body.multi_label, body.reject
+async def labels_of(
+    opened: Opened,
+    labels: Sequence[str],
+    templates: str | Sequence[str] | None = None,
+    multi_label: bool = False,
+    reject: float | None = None,
+) -> Labels:
+    """The labels of a request, embedded; see `tasks.classify`."""
+    names = tuple(labels)
+    sentences = templates if templates is None or isinstance(templates, str) else tuple(templates)
     model = opened.model
 
     def make() -> Labels:
-        score = scorer(model, names, templates, multi_label, reject)
-        return Labels(names, score, label_features(model, names, named(templates)))
+        score = scorer(model, names, sentences, multi_label, reject)
+        return Labels(names, score, label_features(model, names, named(sentences)))
 
-    return await opened.once((names, templates, multi_label, reject), make)
+    return await opened.once((names, sentences, multi_label, reject), make)
 
 
 def scores_of(
@@ -225,12 +230,14 @@ async def caption(request: Request, body: CaptionBody) -> Answer:
 
 
 async def captions(
-    server: Server, opened: Opened, images: Sequence[Any], count: int = 1, prompt: str = ""
+    server: Server, opened: Opened, images: Sequence[Any], count: int = 1, **sampled: Any
 ) -> list[Caption | Failed]:
-    """A caption of each image."""
-    options = GenerationOptions(max_length=longest(opened.model, MAX_LENGTH), count=count)
-    run = partial(caption_each, opened.model, prompt=prompt, options=options)
-    return await of_photos(server, opened, images, ("caption", count, prompt), run)
+    """A caption of each image; sampled: temperature, top_p and seed of `GenerationOptions`."""
+    length = longest(opened.model, MAX_LENGTH)
+    beams = None if sampled or count <= BEAMS else count
+    options = GenerationOptions(beams=beams, max_length=length, count=count, **sampled)
+    run = partial(caption_each, opened.model, options=options)
+    return await of_photos(server, opened, images, ("caption", options), run)
 
 
 def captioned(found: Caption) -> dict[str, Any]:
@@ -255,15 +262,28 @@ async def ask(request: Request, body: Ask) -> Answer:
 
 
 async def answer(
-    server: Server, opened: Opened, image: Any, question: str, answers: Sequence[str] | None
+    server: Server,
+    opened: Opened,
+    image: Any,
+    question: str,
+    answers: Sequence[str] | None = None,
+    **sampled: Any,
 ) -> Said:
-    """The answer to a question about one image. Raises RefusalError."""
+    """The answer to a question about one image; sampled: as in `captions`. Raises RefusalError."""
     given = None if answers is None else tuple(answers)
-    run = partial(ask_each, opened.model, questions=[question], answers=given)
-    found = (await of_photos(server, opened, [image], ("ask", question, given), run))[0]
-    if isinstance(found, PatchwordError):
-        raise refusal_of(found, "image" if isinstance(found, ImageError) else None)
-    if isinstance(found, RefusalError):
-        raise found
-    said: Said = found[0]
+    length = longest(opened.model, ANSWER_LENGTH)
+    options = GenerationOptions(max_length=length, **sampled) if sampled else None
+    run = partial(ask_each, opened.model, questions=[question], answers=given, options=options)
+    key = ("ask", question, given, options)
+    said: Said = only(await of_photos(server, opened, [image], key, run))[0]
     return said
+
+
+def only(found: Sequence[Any]) -> Any:
+    """What was found of the one image of a request. Raises RefusalError where that is an error."""
+    first = found[0]
+    if isinstance(first, PatchwordError):
+        raise refusal_of(first, "image" if isinstance(first, ImageError) else None)
+    if isinstance(first, RefusalError):
+        raise first
+    return first

@@ -123,10 +123,16 @@ class Opened:
 class Models:
     """The models that a server was started with, by name."""
 
-    def __init__(self, settings: Settings, options: Mapping[str, Mapping[str, Any]]) -> None:
-        """options: of `patchword.load` for some of the names, which an index remembers."""
+    def __init__(
+        self,
+        settings: Settings,
+        options: Mapping[str, Mapping[str, Any]],
+        observe: Callable[[str], Observe | None] = lambda name: None,
+    ) -> None:
+        """options: of `patchword.load` for some of the names, which an index remembers; observe:
+        what hears of the batches of a model."""
         self.names = settings.models
-        self.observe: Callable[[str], Observe | None] = lambda name: None
+        self._observe = observe
         self._settings = settings
         self._options = options
         self._opened: dict[str, Opened] = {}
@@ -200,7 +206,7 @@ class Models:
             ) from error
         model = model.opening(max_pixels=settings.max_pixels, urls=False)
         size = sum(p.numel() * p.element_size() for p in model.network.parameters())
-        queue = Queue(name, settings.batch, self.observe(name))
+        queue = Queue(name, settings.batch, self._observe(name))
         return Opened(name, model, queue, settings.batch, size, why_not(model))
 
     def _make_room(self, newest: Opened) -> None:

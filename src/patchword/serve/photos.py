@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections import OrderedDict
 from typing import Any
@@ -11,20 +10,22 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from patchword.bundle import Bundle
+from patchword.errors import IndexStoreError
 from patchword.images import Opener
 from patchword.images.files import gone
-from patchword.index import Hit, Index
+from patchword.index import Index
+from patchword.index.schema import id_of
 from patchword.serve.refusals import RefusalError
 from patchword.show.plots import fit
 
 SIDE = 256  # of a thumbnail, pixels
 THUMBNAILS = 4096  # kept in memory, some 10 kB each
+SAID = ("width", "height", "caption", "tags")  # columns that a hit shows
 SHOWN_AS_THEY_ARE = {"JPEG", "PNG", "WEBP", "GIF"}  # formats that every browser shows
 
 
 class Collection:
-    """An index, whose photos have numbers that stay the same: hashes of their paths, 53 bits, which
-    JavaScript holds exactly."""
+    """An index, and its photos by the ids that it gives them."""
 
     def __init__(self, index: Index, opener: Opener) -> None:
         self.index = index
@@ -32,20 +33,10 @@ class Collection:
         self._paths: dict[int, str] = {}
         self._thumbnails: OrderedDict[int, bytes] = OrderedDict()
 
-    def id_of(self, path: str) -> int:
-        """The number of a photo."""
-        digest = hashlib.blake2b(path.encode(errors="surrogateescape"), digest_size=8).digest()
-        number = int.from_bytes(digest) >> 11
-        self._paths[number] = path
-        return number
-
     def path_of(self, number: int) -> str:
-        """The photo with a number. Raises RefusalError where there is none."""
+        """The photo with an id. Raises RefusalError where there is none."""
         if number not in self._paths:
-            for path in self.index.paths():
-                self.id_of(path)
-        if number not in self._paths:
-            raise RefusalError(404, "no_photo", f"the index has no photo {number}", "id")
+            self._paths[number] = self._row(number, "path")
         path = self._paths[number]
         if gone(path):
             raise RefusalError(404, "gone", f"the file of photo {number} is gone: {path}", "id")
@@ -55,29 +46,48 @@ class Collection:
         self, model: Bundle, vector: NDArray[Any], k: int, offset: int, where: str | None
     ) -> list[dict[str, Any]]:
         """The hits from `offset` on, as records."""
-        hits = self.index.search(vector, k + offset, where=where, model=model)
-        return [self._record(hit) for hit in hits[offset:]]
+        hits = self.index.search(vector, k + offset, where=where, model=model)[offset:]
+        ids = [id_of(hit.path) for hit in hits]
+        self._paths |= {number: hit.path for number, hit in zip(ids, hits, strict=True)}
+        known = self._known(ids)
+        return [
+            {
+                "id": number,
+                "path": hit.path,
+                "score": hit.score,
+                "modified": hit.modified.isoformat(),
+                "width": None,
+                "height": None,
+                **{name: value for name, value in columns.items() if value is not None},
+            }
+            for number, hit, columns in zip(ids, hits, known, strict=True)
+        ]
 
-    def _record(self, hit: Hit) -> dict[str, Any]:
-        width, height = size_of(hit.path)
-        return {
-            "id": self.id_of(hit.path),
-            "path": hit.path,
-            "score": hit.score,
-            "modified": hit.modified.isoformat(),
-            "width": width,
-            "height": height,
-        }
+    def _known(self, ids: list[int]) -> list[dict[str, Any]]:
+        """What the index says of each photo; nothing where one of them was just removed."""
+        try:
+            return self.index.rows(ids, SAID)
+        except IndexStoreError:
+            return [{}] * len(ids)
+
+    def _row(self, number: int, column: str) -> Any:
+        try:
+            return self.index.row(number, [column])[column]
+        except IndexStoreError as error:
+            if "no row of id" not in str(error):
+                raise
+            message = f"the index has no photo {number}"
+            raise RefusalError(404, "no_photo", message, "id") from error
 
     def thumbnail(self, number: int) -> bytes:
         """A JPEG at most `SIDE` pixels long."""
-        found = self._thumbnails.get(number)
+        found = self._thumbnails.get(number) or self._row(number, "thumbnail")
         if found is None:
             found = jpeg(fit(self._opener(self.path_of(number), at_least=SIDE // 2), SIDE))
-            self._thumbnails[number] = found
-            while len(self._thumbnails) > THUMBNAILS:
-                self._thumbnails.popitem(last=False)
-        return found
+        self._thumbnails[number] = found
+        while len(self._thumbnails) > THUMBNAILS:
+            self._thumbnails.popitem(last=False)
+        return bytes(found)
 
     def photo(self, number: int) -> tuple[bytes, str]:
         """A photo as browsers show it, and its type: its file where they can, else a JPEG."""
@@ -103,13 +113,3 @@ def format_of(path: str) -> str:
             return picture.format or ""
     except (OSError, ValueError, SyntaxError):  # no file, a page of one, or another reader's
         return ""
-
-
-def size_of(path: str) -> tuple[int | None, int | None]:
-    """Width and height of a photo upright, from its header; None where that says nothing."""
-    try:
-        with Pillow.open(path) as picture:
-            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return (picture.height, picture.width) if turned else picture.size
-    except (OSError, ValueError, SyntaxError):
-        return None, None

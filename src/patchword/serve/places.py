@@ -175,13 +175,14 @@ async def locate(request: Request, body: LocateBody) -> Answer:
         return await large_answer(with_warnings(answer))
 
 
-def located(found: Located) -> dict[str, Any]:
-    """A record of each text, with its regions."""
+def located(found: Located, masks: bool = True) -> dict[str, Any]:
+    """A record of each text, with its regions; masks: with their run lengths."""
     height, width = found.image.shape[:2]
     data = []
     for number, text in enumerate(found.texts):
         regions = [
-            {"score": r.score, "box": list(r.box), "area": r.area, "rle": found.rle(r)}
+            {"score": r.score, "box": list(r.box), "area": r.area}
+            | ({"rle": found.rle(r)} if masks else {})
             for r in found.regions
             if r.text == text
         ]

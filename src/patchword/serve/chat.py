@@ -1,0 +1,185 @@
+"""Captions and answers as OpenAI's chat with images has them.
+
+A text that asks something is a question about the image, any other asks for a caption. The models
+here know one image and no conversation: the last user's message with an image counts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from patchword.serve.heard import say
+from patchword.serve.jobs import TINY, answer, captions, only
+from patchword.serve.models import Opened
+from patchword.serve.refusals import RefusalError
+from patchword.serve.server import Answer, Server, router, server_of, with_warnings
+from patchword.tasks.caption import Caption
+
+# English words that a question begins with, where it does not end in a question mark.
+ASKS = re.compile(
+    r"(what|which|who|whose|where|when|why|how|is|are|was|were|do|does|did|can|has|have)\b", re.I
+)
+DESCRIBES = re.compile(r"descri|caption|image|photo|picture|see\b", re.I)
+SILENT = {"user", "store", "metadata", "service_tier", "n", "stream_options", "detail"}
+
+routes = router("openai")
+
+
+class Message(BaseModel):
+    """A turn of a conversation."""
+
+    model_config = ConfigDict(extra="ignore")
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+
+class Chat(BaseModel):
+    """A conversation whose last words are about an image."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "messages": [
+                        {
+                            "role": "user",
+                            "content": [
+                                {"type": "text", "text": "what colour is the ring?"},
+                                {"type": "image_url", "image_url": {"url": TINY}},
+                            ],
+                        }
+                    ]
+                }
+            ]
+        },
+    )
+    model: str | None = None
+    messages: list[Message]
+    stream: bool = False
+    stream_options: dict[str, Any] | None = None
+    n: int = Field(1, ge=1, le=1, description="One answer.")
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2, description="0: beam search.")
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = None
+
+
+@routes.post("/v1/chat/completions", summary="A caption, or the answer to a question")
+async def chat(request: Request, body: Chat) -> Response:
+    server = server_of(request)
+    image, text = asked(body.messages)
+    question = text.rstrip().endswith(("?", "？")) or bool(ASKS.match(text.lstrip()))
+    opened = await server.models.get(body.model, "ask" if question else "caption")
+    unused(body, question, text)
+    with server.admission.of(1):
+        found = await written(server, opened, image, text if question else None, body)
+    tokens = len(found.token_log_probabilities)
+    most = body.max_completion_tokens or body.max_tokens
+    if most is not None and tokens > most:
+        say([f"max_tokens is {most}, and the text has {tokens}: texts here are not cut"])
+    prompt = await server.decoder.run(lambda: len(opened.model.reader().rows([text])[0]))
+    usage = {
+        "prompt_tokens": prompt,
+        "completion_tokens": tokens,
+        "total_tokens": prompt + tokens,
+    }
+    head = {
+        "id": f"chatcmpl-{secrets.token_hex(12)}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": opened.name,
+    }
+    if body.stream:
+        wanted = bool((body.stream_options or {}).get("include_usage"))
+        events = streamed(with_warnings(head), found.text, usage if wanted else None)
+        return StreamingResponse(events, media_type="text/event-stream")
+    message = {"role": "assistant", "content": found.text, "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    return Answer(with_warnings(head | {"choices": [choice], "usage": usage}))
+
+
+def asked(messages: Sequence[Message]) -> tuple[str, str]:
+    """The image, and the last user's text. Raises RefusalError where there is not one image."""
+    image, text = None, ""
+    for message in messages:
+        if message.role != "user":
+            continue
+        content = message.content
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+        images = [address(part) for part in parts if part.get("type") == "image_url"]
+        if len(images) > 1:
+            said = f"a message has one image; here are {len(images)}: send one at a time"
+            raise RefusalError(400, "images", said, "messages")
+        image = images[0] if images else image
+        words = [str(part.get("text", "")) for part in parts if part.get("type") == "text"]
+        text = " ".join(words).strip()
+    if image is None:
+        said = "no image: a user's message needs a part of type image_url, a data URI"
+        raise RefusalError(400, "no_image", said, "messages")
+    return image, text
+
+
+def address(part: dict[str, Any]) -> str:
+    """Where the image of a part is. Raises RefusalError where that is not said."""
+    found = part.get("image_url")
+    url = found.get("url") if isinstance(found, dict) else found
+    if not isinstance(url, str):
+        raise RefusalError(400, "image", "image_url needs a url: a data URI", "messages")
+    return url
+
+
+def unused(body: Chat, question: bool, text: str) -> None:
+    """Say what of a request means nothing here."""
+    names = sorted(set(body.model_extra or {}) - SILENT)
+    said = [f"not used here: {', '.join(names)}"] if names else []
+    if any(message.role in ("system", "developer", "assistant") for message in body.messages):
+        said.append("only the last user's message is read, and no instructions or earlier turns")
+    if not question and text and not DESCRIBES.search(text):
+        said.append("the text was taken for a request for a caption; a question ends in ?")
+    say(said)
+
+
+async def written(
+    server: Server, opened: Opened, image: str, question: str | None, body: Chat
+) -> Caption:
+    """The answer to a question, or a caption where there is none."""
+    sampled: dict[str, Any] = {}
+    if body.temperature or body.top_p is not None:
+        sampled = {"temperature": body.temperature or None, "top_p": body.top_p}
+        sampled |= {"seed": body.seed or 0}
+    if question is not None:
+        return await answer(server, opened, image, question, None, **sampled)
+    found: Caption = only(await captions(server, opened, [image], 1, **sampled))
+    return found
+
+
+async def streamed(
+    head: dict[str, Any], text: str, usage: dict[str, int] | None
+) -> AsyncIterator[str]:
+    """Server-sent events: the text word by word, as clients that stream want it."""
+    head = head | {"object": "chat.completion.chunk"}
+    deltas: list[tuple[dict[str, Any], str | None]] = [({"role": "assistant", "content": ""}, None)]
+    deltas += [({"content": word}, None) for word in re.findall(r"\s*\S+", text)]
+    deltas.append(({}, "stop"))
+    for delta, reason in deltas:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        yield event(head | {"choices": [choice]})
+    if usage is not None:
+        yield event(head | {"choices": [], "usage": usage})
+    yield "data: [DONE]\n\n"
+
+
+def event(content: dict[str, Any]) -> str:
+    """One server-sent event."""
+    return f"data: {json.dumps(content)}\n\n"

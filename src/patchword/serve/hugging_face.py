@@ -1,0 +1,118 @@
+"""Tasks as Hugging Face's inference endpoints have them, for huggingface_hub's InferenceClient,
+which takes an address of each as its model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from patchword.serve.jobs import TINY, answer, captions, example, labels_of, only
+from patchword.serve.refusals import RefusalError
+from patchword.serve.server import Answer, router, server_of
+
+routes = router("hugging face")
+
+
+class ZeroShotOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    candidate_labels: list[str]
+    hypothesis_template: str | None = None
+
+
+class ZeroShot(BaseModel):
+    """An image and labels to choose from."""
+
+    model_config = example(inputs=TINY, parameters={"candidate_labels": ["a red ring", "a wafer"]})
+    inputs: str
+    parameters: ZeroShotOptions
+
+
+class QuestionOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    top_k: int | None = Field(None, ge=1, le=1, description="One answer.")
+
+
+class Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    image: str
+    question: str
+
+
+class Question(BaseModel):
+    """An image and a question about it."""
+
+    model_config = example(inputs={"image": TINY, "question": "what colour is the ring?"})
+    inputs: Asked | str
+    image: str | None = None
+    question: str | None = None
+    parameters: QuestionOptions | None = None
+
+
+@routes.post("/zero-shot-image-classification", summary="Labels of an image, by its content")
+async def zero_shot(request: Request, body: ZeroShot) -> Answer:
+    server = server_of(request)
+    options = body.parameters
+    count = server.checked(candidate_labels=options.candidate_labels)
+    opened = await server.models.get(None, "classify")
+    with server.admission.of(count):
+        known = await labels_of(opened, options.candidate_labels, options.hypothesis_template)
+        row = only(await server.image_rows(opened, [body.inputs]))
+    scores = known.score(row)
+    return Answer([{"label": one.label, "score": one.probability} for one in scores])
+
+
+@routes.post("/visual-question-answering", summary="The answer to a question about an image")
+async def question_answering(request: Request, body: Question) -> Answer:
+    server = server_of(request)
+    inside = body.inputs if isinstance(body.inputs, Asked) else None
+    image = body.inputs if inside is None else inside.image
+    question = body.question if inside is None else inside.question
+    if not question:
+        raise RefusalError(400, "empty", "give a question", "question")
+    opened = await server.models.get(None, "ask")
+    with server.admission.of(1):
+        found = await answer(server, opened, image, question)
+    return Answer([{"answer": found.text, "score": found.probability}])
+
+
+@routes.post(
+    "/image-to-text",
+    summary="A description of an image",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"example": {"inputs": TINY}},
+                "image/*": {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    },
+)
+async def image_to_text(request: Request) -> Answer:
+    server = server_of(request)
+    body = await request.body()
+    opened = await server.models.get(None, "caption")
+    given = await asyncio.to_thread(image_of, body, request.headers.get("content-type", ""))
+    with server.admission.of(1):
+        found = only(await captions(server, opened, [given]))
+    return Answer([{"generated_text": found.text}])
+
+
+def image_of(body: bytes, kind: str) -> Any:
+    """The image of a request: its body, or "inputs" of its JSON. Raises RefusalError."""
+    if not kind.startswith("application/json"):
+        if not body:
+            raise RefusalError(400, "empty", "the body is an image, and is empty")
+        return body
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        raise RefusalError(400, "invalid_request", "the body is not JSON") from None
+    inputs = found.get("inputs") if isinstance(found, dict) else None
+    if not isinstance(inputs, str):
+        raise RefusalError(400, "invalid_request", "inputs: an image as base64", "inputs")
+    return inputs

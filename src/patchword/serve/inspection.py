@@ -1,0 +1,133 @@
+"""Defects, from photos of good products."""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from fastapi import Request
+from pydantic import Field
+
+from patchword import api
+from patchword.inspect.inspector import Inspector, on_one_scale
+from patchword.inspect.result import Inspection
+from patchword.serve.decoding import Image
+from patchword.serve.jobs import TINY, Body, example
+from patchword.serve.models import Opened
+from patchword.serve.places import data_uri, png
+from patchword.serve.refusals import RefusalError, refusal_of
+from patchword.serve.server import (
+    Answer,
+    Server,
+    each,
+    items,
+    large_answer,
+    router,
+    server_of,
+    with_warnings,
+)
+
+KEPT = 8  # inspectors; those that were not used for longest are forgotten
+SIDE = 512  # of a picture of what was found, pixels
+
+routes = router("inspect")
+
+
+class Inspect(Body):
+    """Photos of good products, or what was fitted to some before; and photos to judge."""
+
+    model_config = example(good=[TINY, TINY, TINY, TINY], images=[TINY])
+    good: list[Image] | None = None
+    fitted: str | None = Field(None, description="As an earlier answer gave it, instead of good.")
+    images: list[Image]
+    method: Literal["memory", "subspace", "winclip", "mutual", "reference"] = "memory"
+    false_alarms: float = Field(0.05, gt=0, lt=1, description="Share of good photos, at most.")
+
+
+class Fitted:
+    """The inspectors that a server keeps, by their names."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, tuple[Opened, Inspector]] = OrderedDict()
+
+    def keep(self, opened: Opened, inspector: Inspector) -> str:
+        """The name that it gets."""
+        name = secrets.token_hex(8)
+        self._known[name] = (opened, inspector)
+        while len(self._known) > KEPT:
+            self._known.popitem(last=False)
+        return name
+
+    def find(self, name: str) -> tuple[Opened, Inspector]:
+        """The one of that name. Raises RefusalError where there is none."""
+        if name not in self._known:
+            message = f"nothing fitted is called {name!r} (any more): send the good photos again"
+            raise RefusalError(404, "not_fitted", message, "fitted")
+        self._known.move_to_end(name)
+        return self._known[name]
+
+
+@routes.post("/v1/inspect", summary="Which photos differ from good ones, and where")
+async def inspect(request: Request, body: Inspect) -> Answer:
+    server = server_of(request)
+    fitted: Fitted = request.app.state.fitted
+    if (body.good is None) == (body.fitted is None):
+        raise RefusalError(400, "empty", "give good photos, or fitted", "good")
+    good = {} if body.good is None else {"good": body.good}
+    with server.admission.of(server.checked(images=body.images, **good)):
+        if body.good is not None:
+            opened = await server.models.get(body.model, "inspect")
+            bad, inspector = await fit(server, opened, body.good, body)
+            name = fitted.keep(opened, inspector)
+        else:
+            name, bad = str(body.fitted), []
+            opened, inspector = fitted.find(name)
+        rule = replace(inspector.rule, false_alarms=body.false_alarms)
+        judge = replace(inspector, rule=rule)
+        found = await photos_of(server, opened, body.images)
+        said = await judged(opened, judge, found)
+        data = await server.decoder.run(lambda: items(said, told))
+    limits = [each.limit for each in judge.judges().values()]
+    answer = {
+        "fitted": name,
+        "threshold": limits[0] if limits and limits[0] != float("inf") else None,
+        "note": " ".join(judge.guarantee()),
+        "data": data,
+    }
+    return await large_answer(with_warnings(answer | ({"good": bad} if bad else {})))
+
+
+async def photos_of(server: Server, opened: Opened, images: Sequence[Any]) -> list[Any]:
+    """All pixels of each image, or why there are none."""
+    photo = server.decoder.photo
+    return await each(photo(one, opened.model, f"image {n}") for n, one in enumerate(images, 1))
+
+
+async def fit(
+    server: Server, opened: Opened, good: Sequence[Any], body: Inspect
+) -> tuple[list[dict[str, Any]], Inspector]:
+    """What has learned from good photos, and the errors of those that cannot be opened."""
+    photos = await photos_of(server, opened, good)
+    kept = [photo for photo in photos if not isinstance(photo, Exception)]
+    if not kept:
+        raise photos[0] if isinstance(photos[0], RefusalError) else refusal_of(photos[0], "good")
+    bad = [one for one in items(photos, lambda _: {}) if "error" in one]
+    method, rate = body.method, body.false_alarms
+    made = await opened.queue.call(lambda: api.inspector(opened.model, kept, method, rate))
+    return bad, made
+
+
+async def judged(opened: Opened, inspector: Inspector, photos: Sequence[Any]) -> list[Any]:
+    """What is said of each photo that could be opened, and the errors of the others."""
+    kept = [photo for photo in photos if not isinstance(photo, Exception)]
+    found = iter(await opened.queue.call(lambda: on_one_scale(inspector.inspect(kept))))
+    return [photo if isinstance(photo, Exception) else next(found) for photo in photos]
+
+
+def told(found: Inspection) -> dict[str, Any]:
+    record = found.record()
+    del record["path"]
+    return record | {"map": data_uri(png(found.overlay(SIDE)))}

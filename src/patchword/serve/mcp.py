@@ -1,0 +1,132 @@
+"""The models and the photos as tools of assistants: the Model Context Protocol."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from patchword.errors import PatchwordError
+from patchword.optional import optional
+from patchword.serve import collection
+from patchword.serve.decoding import PhotoId
+from patchword.serve.heard import heard
+from patchword.serve.jobs import answer, captions, labels_of, only
+from patchword.serve.places import located, photo_of
+from patchword.serve.queue import deadline
+from patchword.serve.refusals import RefusalError
+from patchword.serve.server import Server
+
+if TYPE_CHECKING:
+    from mcp.server import MCPServer
+
+INSTRUCTIONS = (
+    "Looks at images with small vision-language models: finds photos of an index by words, says "
+    "which labels fit, where things are, describes, answers questions. Answers are short; where a "
+    "model says in `warnings` that it was not trained on such images or words, do not rely on them."
+)
+IMAGE = "An image is a data URI, base64, or the id of a photo that a search gave"
+
+
+class Tools:
+    """What assistants may do. paths: whether images may be files of this machine, as they may for
+    an assistant that runs on it."""
+
+    def __init__(self, server: Server, paths: bool) -> None:
+        self.server = server
+        self.paths = paths
+
+    async def search(self, text: str, k: int = 5, where: str | None = None) -> dict[str, Any]:
+        """Find photos of the index by words, the best first: id, path, and the cosine as score.
+        where: a condition in SQL on its columns."""
+        body = collection.Search(text=text, k=k, where=where, without=None, offset=0)
+        return await self._said(collection.found(self.server, body))
+
+    async def classify(self, image: str, labels: list[str]) -> dict[str, Any]:
+        """How probable each of the labels is for an image, the best first."""
+
+        async def work() -> dict[str, Any]:
+            opened = await self.server.models.get(None, "classify")
+            known = await labels_of(opened, labels)
+            return known.told(only(await self.server.image_rows(opened, [self._image(image)])))
+
+        return await self._said(work(), len(labels))
+
+    async def caption(self, image: str) -> dict[str, Any]:
+        """Describe an image in a sentence."""
+
+        async def work() -> dict[str, Any]:
+            opened = await self.server.models.get(None, "caption")
+            found = only(await captions(self.server, opened, [self._image(image)]))
+            return {"caption": found.text}
+
+        return await self._said(work())
+
+    async def ask(
+        self, image: str, question: str, answers: list[str] | None = None
+    ) -> dict[str, Any]:
+        """Answer a question about an image in a few words. answers: to choose from."""
+
+        async def work() -> dict[str, Any]:
+            opened = await self.server.models.get(None, "ask")
+            given = self._image(image)
+            found = await answer(self.server, opened, given, question, answers)
+            ranking = found.ranking[0].probability if found.ranking else found.probability
+            return {"answer": found.text, "probability": ranking}
+
+        return await self._said(work())
+
+    async def locate(self, image: str, texts: list[str]) -> dict[str, Any]:
+        """Where in an image each text is: boxes (x1, y1, x2, y2) in pixels; none where it is not
+        there."""
+
+        async def work() -> dict[str, Any]:
+            opened = await self.server.models.get(None, "locate")
+            photo = await photo_of(self.server, opened, self._image(image))
+            return located(
+                await opened.queue.call(lambda: opened.model.locate(photo, texts)), masks=False
+            )
+
+        return await self._said(work(), len(texts))
+
+    def _image(self, given: str) -> Any:
+        """An image as endpoints take it."""
+        if given.isdecimal() and len(given) <= 16:
+            return PhotoId(id=int(given))
+        if self.paths and len(given) < 4096 and os.path.exists(given):
+            try:
+                with open(given, "rb") as file:
+                    return file.read(self.server.settings.max_bytes)
+            except OSError as error:
+                raise RefusalError(400, "image", f"{given}: {error.strerror}") from error
+        if self.paths and len(given) < 4096 and os.sep in given and not given.startswith("data:"):
+            raise RefusalError(400, "image", f"{given}: no such file")
+        return given
+
+    async def _said(self, work: Awaitable[dict[str, Any]], items: int = 1) -> dict[str, Any]:
+        """What a tool answers, with its warnings. Raises the protocol's error."""
+        from mcp.server.mcpserver.exceptions import ToolError
+
+        deadline.set(time.monotonic() + self.server.settings.seconds)
+        try:
+            with heard() as warnings, self.server.admission.of(items):
+                found = await work
+        except (PatchwordError, RefusalError) as error:
+            raise ToolError(str(error)) from error
+        return found | ({"warnings": warnings} if warnings else {})
+
+
+def tools_server(server: Server, paths: bool = False) -> MCPServer:
+    """A server of the protocol with these tools; paths: see `Tools`."""
+    mcp = optional("mcp.server", "mcp", "mcp", PatchwordError)
+    found: MCPServer = mcp.MCPServer("patchword", instructions=INSTRUCTIONS, log_level="WARNING")
+    tools = Tools(server, paths)
+    files = ", or the path of a file" if paths else ""
+    named: Sequence[Any] = (tools.classify, tools.caption, tools.ask, tools.locate)
+    for tool in named:
+        words = " ".join((tool.__doc__ or "").split())
+        found.add_tool(tool, description=f"{words} {IMAGE}{files}.")
+    if server.collection is not None:
+        found.add_tool(tools.search, description=" ".join((tools.search.__doc__ or "").split()))
+    return found

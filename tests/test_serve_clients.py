@@ -1,0 +1,217 @@
+"""Programs that were written for other servers: OpenAI's client, Hugging Face's, MCP's."""
+
+import asyncio
+import base64
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import openai
+import pytest
+from huggingface_hub import InferenceClient
+from mcp import Client, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from served import RING, SCRATCH, SHAPES, running, sent, uri
+
+import patchword
+from patchword.api import Model
+from patchword.serve.app import create_app
+from patchword.serve.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def demo() -> Model:
+    return patchword.load("demo")
+
+
+@pytest.fixture(scope="module")
+def folder(demo: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("served") / "photos.index"
+    patchword.open_index(path).add([*SHAPES, SCRATCH], demo)
+    return path
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    with running(create_app(Settings(index=folder, api_key="secret"))) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="secret", max_retries=0)
+
+
+def question(text: str, path: Path = RING) -> Any:
+    picture = {"type": "image_url", "image_url": {"url": uri(path)}}
+    return [{"role": "user", "content": [{"type": "text", "text": text}, picture]}]
+
+
+def test_openai_embeddings(client: openai.OpenAI, demo: Model) -> None:
+    texts = ["a red ring", "a white square"]
+    expected = demo.embed_texts(texts)
+    found = client.embeddings.create(model="demo", input=texts)  # base64, unless told
+    np.testing.assert_allclose([one.embedding for one in found.data], expected, atol=1e-6)
+    plain = client.embeddings.create(model="demo", input=texts, encoding_format="float")
+    assert [one.embedding for one in plain.data] == [one.embedding for one in found.data]
+    ids = demo.tokenizer.rows(texts)
+    bare = [row[1:-1] for row in ids]
+    for tokens in (ids, bare):
+        rows = client.embeddings.create(model="demo", input=tokens).data
+        np.testing.assert_allclose([one.embedding for one in rows], expected, atol=1e-6)
+    one = client.embeddings.create(model="demo", input=bare[0], dimensions=demo.dim)
+    np.testing.assert_allclose(one.data[0].embedding, expected[0], atol=1e-6)
+    assert found.usage.prompt_tokens == sum(map(len, ids))
+    with pytest.raises(openai.BadRequestError, match="vectors of 192 numbers"):
+        client.embeddings.create(model="demo", input="x", dimensions=64)
+
+
+def test_images_as_other_servers_of_embeddings_take_them(
+    client: openai.OpenAI, address: str, demo: Model
+) -> None:
+    expected = demo.embed_images([RING])[0]
+    infinity = client.embeddings.create(
+        model="demo", input=[uri(RING)], extra_body={"modality": "image"}
+    )
+    bodies: list[dict[str, Any]] = [
+        {"input": [{"image": sent(RING)}], "embedding_type": "float", "normalized": True},  # Jina
+        {"messages": question(""), "encoding_format": "float"},  # vLLM
+        {"input": sent(RING), "modality": "image"},
+    ]
+    rows = [infinity.data[0].embedding]
+    for body in bodies:
+        answer = httpx2.post(
+            f"{address}/v1/embeddings", json=body, headers={"x-api-key": "secret"}
+        ).json()
+        rows += [answer["data"][0]["embedding"]]
+    np.testing.assert_allclose(rows, [expected] * 4, atol=1e-5)
+    bad = base64.b64encode(b"no image").decode()
+    with pytest.raises(openai.BadRequestError, match="not an image") as caught:
+        client.embeddings.create(model="demo", input=bad, extra_body={"modality": "image"})
+    assert caught.value.code == "image"
+    both = client.embeddings.create(
+        model="demo", input=[uri(RING), bad], encoding_format="float",
+        extra_body={"modality": "image"},
+    )  # fmt: skip
+    assert both.data[1].model_extra["error"]["code"] == "image"
+
+
+def test_openai_chat(client: openai.OpenAI) -> None:
+    asked = question("what colour is the ring?")
+    answer = client.chat.completions.create(model="demo-blip", messages=asked)
+    assert answer.choices[0].message.content == "red"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 2
+    described = question("Describe this image.", SCRATCH)
+    whole = client.chat.completions.create(model="demo-blip", messages=described)
+    text = patchword.load("demo-blip").caption(SCRATCH)[0].text
+    assert whole.choices[0].message.content == text
+    with client.chat.completions.create(
+        model="demo-blip", messages=described, stream=True, stream_options={"include_usage": True}
+    ) as stream:
+        events = list(stream)
+    words = [event.choices[0].delta.content for event in events if event.choices]
+    assert "".join(word or "" for word in words) == text
+    assert len(words) > 4
+    assert events[-1].usage == whole.usage
+    said = client.chat.completions.create(
+        model="demo-blip", messages=described, temperature=0.5, seed=3, tool_choice="none"
+    )
+    assert said.model_extra is not None
+    assert "not used here: tool_choice" in said.model_extra["warnings"]
+    with pytest.raises(openai.BadRequestError, match="demo answers no questions"):
+        client.chat.completions.create(model="demo", messages=asked)
+    with pytest.raises(openai.BadRequestError, match="no image"):
+        client.chat.completions.create(
+            model="demo-blip", messages=[{"role": "user", "content": "hello"}]
+        )
+
+
+def test_openai_models_and_keys(client: openai.OpenAI, address: str) -> None:
+    assert [model.id for model in client.models.list()] == ["demo", "demo-blip"]
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
+        client.embeddings.create(model="gpt", input="x")
+    other = openai.OpenAI(base_url=f"{address}/v1", api_key="wrong", max_retries=0)
+    with pytest.raises(openai.AuthenticationError, match="a key is needed"):
+        other.models.list()
+
+
+def test_hugging_face(address: str, demo: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # loopback alone
+
+    def client(task: str) -> InferenceClient:
+        return InferenceClient(f"{address}/{task}", token="secret")
+
+    labels = ["a red ring", "a wafer"]
+    found = client("zero-shot-image-classification").zero_shot_image_classification(
+        str(RING), candidate_labels=labels, hypothesis_template="a picture of {}"
+    )
+    expected = demo.classify([RING], labels, "a picture of {}")[0]
+    assert [one.label for one in found] == [one.label for one in expected]
+    assert found[0].score == pytest.approx(expected[0].probability, abs=1e-6)
+    answers = client("visual-question-answering").visual_question_answering(
+        image=str(RING), question="what colour is the ring?"
+    )
+    assert answers[0].answer == "red"
+    written = client("image-to-text").image_to_text(str(SCRATCH))
+    assert "scratch" in str(written.generated_text)
+    with pytest.raises(Exception, match="not an image"):
+        client("image-to-text").image_to_text(b"no image at all")
+
+
+async def _tools(client: Client, image: str) -> dict[str, Any]:
+    async with client:
+        tools = {tool.name for tool in (await client.list_tools()).tools}
+        calls = {
+            "search": {"text": "a white square", "k": 1},
+            "classify": {"image": image, "labels": ["a red ring", "a wafer"]},
+            "caption": {"image": image},
+            "ask": {"image": image, "question": "what colour is the ring?"},
+            "locate": {"image": image, "texts": ["a red ring"]},
+        }
+        found: dict[str, Any] = {"tools": tools}
+        for name, arguments in calls.items():
+            answer = await client.call_tool(name, arguments)
+            assert not answer.is_error, answer
+            found[name] = answer.structured_content or json.loads(answer.content[0].text)
+        bad = await client.call_tool("caption", {"image": "/nowhere.jpg"})
+        found["error"] = (bad.is_error, bad.content[0].text)
+    return found
+
+
+def _told(found: dict[str, Any]) -> None:
+    assert found["tools"] == {"search", "classify", "caption", "ask", "locate"}
+    assert found["search"]["hits"][0]["path"].endswith("white-square.jpg")
+    assert found["classify"]["labels"][0]["label"] == "a red ring"
+    assert "red ring" in found["caption"]["caption"]
+    assert found["ask"]["answer"] == "red"
+    assert found["locate"]["data"][0]["regions"][0]["area"] > 500
+
+
+def test_tools_over_http(address: str) -> None:
+    from mcp.client.streamable_http import streamable_http_client
+
+    async def work() -> dict[str, Any]:
+        async with httpx2.AsyncClient(headers={"Authorization": "Bearer secret"}) as http:
+            return await _tools(
+                Client(streamable_http_client(f"{address}/mcp", http_client=http)), uri(RING)
+            )
+
+    found = asyncio.run(work())
+    _told(found)
+    assert found["error"][0]
+    assert "a server opens no paths" in found["error"][1]
+
+
+def test_tools_over_stdio(folder: Path) -> None:
+    command = StdioServerParameters(
+        command=sys.executable, args=["-m", "patchword", "mcp", str(folder)], env=dict(os.environ)
+    )
+    found = asyncio.run(_tools(Client(stdio_client(command)), str(RING)))
+    _told(found)
+    assert found["error"] == (True, "Error executing tool caption: /nowhere.jpg: no such file")
