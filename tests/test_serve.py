@@ -108,9 +108,10 @@ def test_warnings_are_heard_by_their_request_alone(client: TestClient) -> None:
     Image.fromarray(skimage.data.astronaut()).resize((512, 200)).save(out, "PNG")
     image = base64.b64encode(out.getvalue()).decode()
     said = " ".join(ask(client, "/v1/classify", images=[image], labels=["a red ring"])["warnings"])
-    assert "the photo is seen in part: " in said
+    assert "seen in part" in said
     assert "of image 1 is cropped away" in said
-    assert "1 of 1 images looks unlike what demo was trained on: image 1" in said
+    assert "unlike what demo was trained on" in said
+    assert said.count("image 1") == 2
     known = ask(client, "/v1/similarity", images=[sent(RING)], texts=["a red ring"])
     assert "warnings" not in known
 
@@ -247,10 +248,11 @@ def test_photos_unlike_good_ones(client: TestClient, demo: Model) -> None:
     assert found["good"][0]["index"] == 3
     scores = [scratch["score"], perfect["score"]]
     np.testing.assert_allclose(scores, [one.score for one in expected], rtol=1e-4, atol=1e-5)
-    assert scratch["rejected"]
-    assert scratch["boxes"]
+    assert scratch["rejected"] == expected[0].rejected
+    assert scratch["boxes"] == [list(box) for box in expected[0].boxes]
+    assert scratch["score"] > 10 * perfect["score"]
     picture = base64.b64decode(scratch["map"].partition(",")[2])
-    assert Image.open(io.BytesIO(picture)).size == (256, 256)
+    assert Image.open(io.BytesIO(picture)).size == (512, 512)
     assert "No rate of false alarms is guaranteed" in found["note"]
     again = {"fitted": found["fitted"], "images": images[:1], "false_alarms": 0.2}
     later = ask(client, "/v1/inspect", **again)
@@ -284,9 +286,8 @@ def test_every_example_of_the_documentation_works(client: TestClient) -> None:
 
 def test_counts_for_prometheus(client: TestClient) -> None:
     client.get("/v1/nowhere/1")
-    families = {
-        f.name: f for f in parser.text_string_to_metric_families(client.get("/metrics").text)
-    }
+    text = client.get("/metrics").text
+    families = {family.name: family for family in parser.text_string_to_metric_families(text)}
     requests = {
         (s.labels["route"], s.labels["status"]): s.value
         for s in families["patchword_requests"].samples
@@ -326,19 +327,15 @@ def test_a_busy_server_says_so_at_once(folder: Path) -> None:
         free = threading.Event()
         with ThreadPoolExecutor(3) as pool:
             blocked = pool.submit(client.portal.call, opened.queue.call, free.wait)
-            asked = [
-                pool.submit(
-                    client.post, "/v1/similarity", json={"images": [sent(RING)], "texts": ["a"]}
-                )
-                for _ in range(1)
-            ]
+            body = {"images": [sent(RING)], "texts": ["a"]}
+            asked = pool.submit(client.post, "/v1/similarity", json=body)
             while not server.admission.items:
                 time.sleep(0.005)
             busy = client.post("/v1/search", json={"text": "a ring"})
             assert busy.status_code == 429
             assert int(busy.headers["retry-after"]) >= 1
             assert busy.json()["error"]["type"] == "rate_limit_error"
-            late = asked[0].result()
+            late = asked.result()
             assert (late.status_code, late.json()["error"]["code"]) == (503, "deadline")
             free.set()
             blocked.result()
