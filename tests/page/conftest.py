@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from driving import ODD_NAMES, SAMPLES, Visit
+from photos import ASTRONAUT, CAT, COFFEE, ROCKET
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 import patchword
 from patchword.serve.app import create_app
 from patchword.serve.settings import Settings
-from driving import ODD_NAMES, SAMPLES, Visit
-from photos import ASTRONAUT, CAT, COFFEE, ROCKET
-
 
 
 @pytest.fixture(scope="session")

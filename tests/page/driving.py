@@ -1,9 +1,12 @@
 """What tests of the page do with it."""
 
+import base64
 import io
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Page
 
@@ -11,6 +14,7 @@ SAMPLES = Path(__file__).parents[2] / "samples"
 ODD_NAMES = ("100%_done.png", '<img src=x onerror="document.title=1">.png', "晶圆 é.png")
 
 Visit = Callable[..., Page]
+Pixels = NDArray[np.uint8]
 
 
 def give(page: Page, field: str, *files: Path) -> None:
@@ -33,7 +37,8 @@ def errors(page: Page, tab: str) -> list[str]:
     return page.locator(f"#panel-{tab} .errors p").all_text_contents()
 
 
-def png(pixels: object) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
+def drawn(page: Page, selector: str) -> Pixels:
+    """What a canvas shows, (H, W, 4) uint8."""
+    address = page.locator(selector).evaluate("canvas => canvas.toDataURL()")
+    with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
+        return np.asarray(picture.convert("RGBA"))

@@ -17,9 +17,9 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from patchword.serve.photos import jpeg
 from patchword.serve.decoding import Image
 from patchword.serve.jobs import TINY, Body, example
+from patchword.serve.photos import jpeg
 from patchword.serve.places import photo_of
 from patchword.serve.server import router, server_of
 from patchword.show.plots import fit

@@ -72,22 +72,6 @@ export function coloured(grid, width, height) {
   return canvas;
 }
 
-/** A grey picture's values, 0 to 1, as a grid of at most 256 a side. */
-export async function gridOf(url) {
-  const image = new Image();
-  image.src = url;
-  await image.decode();
-  const shrink = Math.min(1, 256 / Math.max(image.naturalWidth, image.naturalHeight));
-  const canvas = document.createElement("canvas");
-  canvas.width = Math.max(1, Math.round(image.naturalWidth * shrink));
-  canvas.height = Math.max(1, Math.round(image.naturalHeight * shrink));
-  const context = canvas.getContext("2d");
-  context.drawImage(image, 0, 0, canvas.width, canvas.height);
-  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
-  return Array.from({ length: canvas.height }, (_, y) =>
-    Array.from({ length: canvas.width }, (__, x) => data[(y * canvas.width + x) * 4] / 255));
-}
-
 /** The scale of a map: a bar with what its ends mean. */
 export function scale(low, high) {
   const canvas = document.createElement("canvas");

@@ -5,6 +5,14 @@ import { coloured } from "./heat.js";
 export const COLOURS = ["#e6550d", "#1f9ede", "#31a354", "#c44fc9", "#e0b400", "#5b6ee1", "#d6336c", "#14a098"];
 const SIDE = 768; // pixels, the longer one of what is drawn: small photos are shown larger than they are
 
+/** A picture of an answer, ready to be drawn. */
+export async function pictureOf(address) {
+  const picture = new Image();
+  picture.src = address;
+  await picture.decode();
+  return picture;
+}
+
 export class Stage {
   constructor(root) {
     this.root = root;

@@ -1,12 +1,11 @@
 // Inspect: what is unlike good photos, and what a verdict guarantees.
 
 import { el, settled, slider } from "../dom.js";
-import { gridOf, scale } from "../heat.js";
 import { current, onModel, explain } from "../models.js";
 import { Panel } from "../panel.js";
 import { PhotoField } from "../photos.js";
 import { post } from "../server.js";
-import { Stage } from "../stage.js";
+import { pictureOf, Stage } from "../stage.js";
 import { number, percent, t } from "../words.js";
 
 export class Inspect extends Panel {
@@ -36,12 +35,13 @@ export class Inspect extends Panel {
     this.warn(answer.warnings);
     this.fitted = answer.fitted;
     this.answer = answer;
+    for (const one of answer.good ?? []) this.fail(`${this.good.photos[one.index].name}: ${one.error.message}`);
     const found = answer.data.filter((one) => !one.error).sort((a, b) => b.score - a.score);
     for (const one of answer.data) {
-      if (one.error) this.fail(`${photos[one.index]?.name ?? t("good_photos")}: ${one.error.message}`);
+      if (one.error) this.fail(`${photos[one.index].name}: ${one.error.message}`);
       else this.warn(one.warnings, photos[one.index].name);
     }
-    this.cards = await Promise.all(found.map((one) => this.card(photos[one.index], one, answer.map_top)));
+    this.cards = await Promise.all(found.map((one) => this.card(photos[one.index], one)));
     this.find(".cards").replaceChildren(...this.cards.map(({ root }) => root));
     return this.verdicts(answer);
   }
@@ -66,18 +66,16 @@ export class Inspect extends Panel {
     return t("rejected_of", { rejected, all: this.cards.length, threshold: number(threshold) });
   }
 
-  async card(photo, one, top) {
+  async card(photo, one) {
     const figure = el("figure", { class: "stage" },
       el("div", { class: "layers" }, el("img"), el("canvas", { "aria-hidden": "true" })), el("figcaption"));
     const stage = new Stage(figure);
     await stage.show(photo, Number(this.opacity.value));
-    stage.setMap({ grid: await gridOf(one.map), box: [0, 0, ...one.size] });
-    stage.boxes = (one.boxes ?? []).map((box) => ({ box, colour: "#ff4d4d" }));
-    stage.draw(one.size);
-    stage.caption.append(scale("0", number(top)));
+    stage.mask = await pictureOf(one.map); // the photo under its map and boxes
+    stage.draw([stage.mask.naturalWidth, stage.mask.naturalHeight]);
     const verdict = el("p", { class: "verdict" });
     const p = one.p_value === null ? t("no_p") : t("p_value", { p: number(one.p_value) });
-    const said = `${t("score")} ${number(one.score)}, ${p}, ${t("places", { places: stage.boxes.length })}`;
+    const said = `${t("score")} ${number(one.score)}, ${p}, ${t("places", { places: one.boxes.length })}`;
     return { root: el("article", { class: "card" }, figure, el("h3", {}, photo.name), verdict, el("p", {}, said)), one, verdict, stage };
   }
 

@@ -6,7 +6,7 @@ import { current, explain, onModel } from "../models.js";
 import { Panel } from "../panel.js";
 import { PhotoField } from "../photos.js";
 import { post } from "../server.js";
-import { COLOURS, Stage } from "../stage.js";
+import { COLOURS, pictureOf, Stage } from "../stage.js";
 import { number, percent, t } from "../words.js";
 
 const JOBS = { heatmap: "heatmap", boxes: "locate", masks: "segment" };
@@ -22,6 +22,7 @@ export class Where extends Panel {
       this.stage.draw();
     });
     this.form.addEventListener("submit", () => this.run((signal) => this.look(signal)));
+    this.field("method").addEventListener("change", () => this.offerLayers());
     onModel(() => this.offer());
   }
 
@@ -34,17 +35,25 @@ export class Where extends Panel {
     const able = explain(this.notice, "heatmap");
     this.enable(able);
     if (!able) return;
-    const { methods = ["auto"], layers = 0 } = current().heatmap ?? {};
-    this.field("method").replaceChildren(...methods.map((name) => el("option", { value: name }, name === "auto" ? t("best_method") : name)));
-    this.field("layer").replaceChildren(
-      el("option", { value: "" }, t("usual_layer")),
-      ...Array.from({ length: layers }, (_, layer) => el("option", { value: layer }, String(layer))));
+    const methods = current().heatmaps;
+    this.field("method").replaceChildren(
+      ...Object.keys(methods).map((name) => el("option", { value: name }, name === "auto" ? t("best_method") : name)));
+    this.offerLayers();
     for (const [name, job] of Object.entries(JOBS)) {
       const can = current().can.includes(job);
       this.field(name).disabled = !can;
       this.field(name).closest("label").title = can ? "" : current().why_not?.[job] ?? "";
       if (!can) this.field(name).checked = false;
     }
+  }
+
+  /** The layers that the chosen method has. */
+  offerLayers() {
+    const count = current().heatmaps[this.field("method").value];
+    this.field("layer").replaceChildren(
+      el("option", { value: "" }, t("usual_layer")),
+      ...Array.from({ length: count }, (_, layer) => el("option", { value: layer }, String(layer))));
+    this.field("layer").disabled = count === 0;
   }
 
   async look(signal) {
@@ -110,10 +119,7 @@ export class Where extends Panel {
   async masks(asked, texts, signal) {
     const answer = await post("/v1/segment", { ...asked, labels: texts }, signal);
     this.warn(answer.warnings);
-    const mask = new Image();
-    mask.src = answer.png;
-    await mask.decode();
-    this.stage.mask = mask;
+    this.stage.mask = await pictureOf(answer.png);
     for (const { label, colour, share } of answer.legend) this.list(colour, t("share", { label: label || t("background"), share: percent(share) }));
     this.stage.draw(answer.size);
   }
