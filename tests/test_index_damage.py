@@ -25,7 +25,7 @@ from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError, UnsupportedError
 from patchword.images.files import File
 from patchword.index import AddReport, Index, open_index
-from patchword.index import index as index_room
+from patchword.index import lance as lance_room
 from patchword.index.table import Store
 
 pytestmark = pytest.mark.slow
@@ -178,7 +178,7 @@ def test_searches_see_what_others_commit(
     tmp_path: Path, photos: Path, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Searches in four threads while another user of the folder adds, and merges its files."""
-    monkeypatch.setattr(index_room, "FRAGMENTS_ADDING", 1)
+    monkeypatch.setattr(lance_room, "FRAGMENTS", 1)
     index = open_index(tmp_path / "index", lambda name: model)
     open_index(tmp_path / "index").add(photos / "plain.png", model)
     assert len(index.search("a dog", 99)) == 1

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from patchword.errors import IndexStoreError
 from patchword.images.files import File
 
 FORMAT = 3  # 1 had no checksums; 2 no ids, sizes, thumbnails, captions, tags
@@ -23,11 +24,13 @@ Vectors = NDArray[np.float32]  # (N, D)
 
 
 class Seen(NamedTuple):
-    """What is stored of an opened image: its upright size in pixels, and a small JPEG of it."""
+    """What is stored of an opened image: its upright size in pixels, a small JPEG of it, and the
+    hash of its content where that was inside another file."""
 
     width: int
     height: int
     thumbnail: bytes | None
+    digest: str = ""
 
 
 def id_of(path: str) -> int:
@@ -92,6 +95,7 @@ def row_columns(
     sights = [seen.get(path, none) for path in paths]
     columns |= {
         "id": [id_of(path) for path in paths],
+        "hash": [sight.digest or each.digest for sight, each in zip(sights, files, strict=True)],
         "width": [sight.width or None for sight in sights],
         "height": [sight.height or None for sight in sights],
         "thumbnail": [sight.thumbnail for sight in sights],
@@ -144,3 +148,45 @@ def kind(arrow_type: Any) -> str:
     return next(
         (name for name, each in tests.items() if any(test(arrow_type) for test in each)), "bytes"
     )
+
+
+def renamed(rows: Any, pairs: Sequence[tuple[File, str]]) -> Any:
+    """Rows of a table, of the second path of each pair, as rows of its file."""
+    import pyarrow as pa
+
+    places = {path: row for row, path in enumerate(rows.column("path").to_pylist())}
+    files = [file for file, old in pairs if old in places]
+    rows = rows.take(pa.array([places[old] for _, old in pairs if old in places], pa.int64()))
+    vectors = rows.column("vector").combine_chunks()
+    dim = vectors.type.list_size
+    vectors = vectors.flatten().to_numpy().reshape(-1, dim)
+    new = row_columns(files, vectors, {})
+    changed = ("path", "id", "modified", "mtime", *SUMS)
+    columns = {
+        field.name: pa.array(new[field.name], field.type)
+        if field.name in changed
+        else rows.column(field.name)
+        for field in rows.schema
+    }
+    return fitting(pa.table(columns), rows.schema)
+
+
+def fitting(rows: Any, known: Any) -> Any:
+    """A pyarrow.Table of the types that a table's schema, `known`, has for its columns. Raises
+    IndexStoreError for values that do not fit."""
+    import pyarrow as pa
+
+    columns = {}
+    for name in rows.schema.names:
+        wanted = known.field(name) if name in known.names else rows.schema.field(name)
+        values = rows.column(name)
+        try:
+            columns[name] = values.cast(wanted.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise IndexStoreError(
+                f"column {name} of the index holds {kind(wanted.type)}s of type {wanted.type}, and "
+                f"these values do not fit: {error}"
+            ) from error
+    path = schema(1).field("path")
+    fields = [path if name == "path" else pa.field(name, columns[name].type) for name in columns]
+    return pa.table(list(columns.values()), schema=pa.schema(fields))

@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from patchword.atomic_write import write
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
+from patchword.index import lance
+from patchword.index.lance import (
+    line,
+    no_room,
+    of_library,
+    path_conditions,
+    remove_stale,
+)
 from patchword.index.schema import (
     FORMAT,
     PRIVATE,
@@ -26,6 +33,7 @@ from patchword.index.schema import (
     Vectors,
     arrow,
     file_columns,
+    fitting,
     kind,
     row_columns,
     schema,
@@ -37,7 +45,8 @@ _VERSION = "version.json"  # beside the table: its newest version, and the rows 
 OWN = {f"{_TABLE}.lance", f"{ERRORS}.lance", _VERSION}  # what there may be in an index's folder
 MATRIX = ".f16"  # ends the names of files that searches make, see `matrix`
 _PAUSES = (0.02, 0.05, 0.1, 0.2)  # seconds between attempts
-_DELETED_AT_ONCE = 1000  # paths in one condition
+
+REPAIR = "if this stays: patchword index --into {path} --repair, and index again"
 
 T = TypeVar("T")
 Table = Any  # lancedb.table.LanceTable, half of whose methods are untyped
@@ -65,11 +74,11 @@ class Store:
             except ValueError as error:
                 if "was not found" in str(error):
                     return False
-                raise self._damaged(error) from error
-            except BaseException as error:  # see `_of_library`
-                if not _of_library(error):
+                raise self._failed(error) from error
+            except BaseException as error:  # see `of_library`
+                if not of_library(error):
                     raise
-                raise self._damaged(error) from error
+                raise self._failed(error) from error
             self._table = table
         return self._table is not None
 
@@ -96,14 +105,37 @@ class Store:
 
         try:
             self._check_own()
-            mark = secrets.token_hex(8)  # no other table has it
-            text = json.dumps({"format": FORMAT, "dim": dim, "mark": mark, **about})
-            columns = schema(dim).with_metadata({"patchword": text})
+            columns = schema(dim)
+            columns = columns.with_metadata({"patchword": self._about_text(columns, about)})
             lancedb.connect(self.path).create_table(_TABLE, schema=columns, exist_ok=True)
         except (RuntimeError, ValueError, OSError) as error:
-            raise IndexStoreError(f"{self.path}: cannot be made: {_line(error)}") from error
+            raise IndexStoreError(f"{self.path}: cannot be made: {line(error)}") from error
         if not self.open():
             raise IndexStoreError(f"{self.path}: was deleted while it was made")
+
+    def load(self, batches: Iterator[Any], columns: Any, about: Mapping[str, Any]) -> None:
+        """Create the table with all its rows in one commit. batches: pyarrow.RecordBatch of the
+        schema `columns`, whose paths are all different. Raises where there is a table."""
+        import lancedb
+        import pyarrow as pa  # type: ignore[import-untyped]
+
+        self._check_own()
+        whole = columns.with_metadata({"patchword": self._about_text(columns, about)})
+        reader = pa.RecordBatchReader.from_batches(whole, batches)
+        try:
+            if not self.open():
+                remove_stale(os.path.join(self.path, f"{_TABLE}.lance"), "")
+            lancedb.connect(self.path).create_table(_TABLE, data=reader)
+        except BaseException as error:
+            if not of_library(error):
+                raise
+            raise self._failed(error) from error
+        self.compact()
+
+    def _about_text(self, columns: Any, about: Mapping[str, Any]) -> str:
+        dim = columns.field("vector").type.list_size
+        mark = secrets.token_hex(8)  # no other table has it
+        return json.dumps({"format": FORMAT, "dim": dim, "mark": mark, **about})
 
     def clear(self) -> None:
         """Delete the index, of whatever format, and keep the folder."""
@@ -146,6 +178,10 @@ class Store:
         fields = self.do(lambda table: table.schema)
         return {field.name: kind(field.type) for field in fields if field.name not in PRIVATE}
 
+    def names(self) -> list[str]:
+        """All columns."""
+        return list(self.do(lambda table: table.schema.names))
+
     def select(self, where: str, columns: Sequence[str]) -> Any:
         """A pyarrow.Table of some columns of the rows that fulfil a condition, which is not
         checked: it must not come from somebody else."""
@@ -158,9 +194,10 @@ class Store:
         """Insert or replace the rows of these files; vectors (N, D). seen: what is known of the
         images themselves, by path."""
         if files:
-            self._put(arrow(row_columns(files, vectors, seen or {}), vectors.shape[1]))
+            self.put_rows(arrow(row_columns(files, vectors, seen or {}), vectors.shape[1]))
 
-    def _put(self, rows: Any) -> None:
+    def put_rows(self, rows: Any) -> None:
+        """Insert or replace rows, a pyarrow.Table."""
 
         def merge(table: Table) -> None:
             merge = table.merge_insert("path").when_matched_update_all()
@@ -176,33 +213,29 @@ class Store:
     def update(self, rows: Any) -> None:
         """Replace the values of some columns: a pyarrow.Table with `path`; of paths that have no
         row nothing is stored. Columns that are new are added, empty for all other rows."""
-        import pyarrow as pa  # type: ignore[import-untyped]
-
-        path = schema(1).field("path")
-        fields = [path if field.name == "path" else field for field in rows.schema]
-        rows = pa.table(rows.columns, schema=pa.schema(fields))
+        import pyarrow as pa
 
         def update(table: Table) -> None:
-            known = set(table.schema.names)
-            if new := [field for field in fields if field.name not in known]:
+            known = table.schema
+            if new := [field for field in rows.schema if field.name not in known.names]:
                 table.add_columns(pa.schema(new))
-            table.merge_insert("path").when_matched_update_all().execute(rows)
+            table.merge_insert("path").when_matched_update_all().execute(fitting(rows, known))
 
         if len(rows):
             self.do(update)
 
     def delete(self, paths: Sequence[str]) -> None:
         """Drop the rows of these paths."""
-        for start in range(0, len(paths), _DELETED_AT_ONCE):
-            some = paths[start : start + _DELETED_AT_ONCE]
-            quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in some)
-            self._delete_where(f"path IN ({quoted})")
+        for each in path_conditions(paths):
+            self._delete_where(each)
 
-    def compact(self, most: int) -> None:
-        """Merge the table's files where there are more than `most`, and delete past versions."""
+    def compact(self, most: int | None = None) -> None:
+        """Merge the table's files where there are more than `most`, by default `FRAGMENTS`, and
+        delete past versions and what killed processes left."""
+        remove_stale(os.path.join(self.path, f"{_TABLE}.lance"))
 
         def compact(table: Table) -> None:
-            if table.stats()["fragment_stats"]["num_fragments"] > most:
+            if table.stats()["fragment_stats"]["num_fragments"] > (most or lance.FRAGMENTS):
                 table.optimize(cleanup_older_than=timedelta(milliseconds=1))
 
         self.do(compact)
@@ -223,11 +256,11 @@ class Store:
             for pause in (*_PAUSES, None):
                 try:
                     return self._newest(table, action)
-                except BaseException as error:  # see `_of_library`
-                    if not _of_library(error):
+                except BaseException as error:  # see `of_library`
+                    if not of_library(error):
                         raise
                     if pause is None:
-                        raise self._damaged(error) from error
+                        raise self._failed(error) from error
                 time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
@@ -239,13 +272,13 @@ class Store:
         if noted and noted["version"] > before:
             raise IndexStoreError(
                 f"{self.path}: its newest version, {noted['version']}, is gone, and version "
-                f"{before} is an older one: a file of the folder was deleted or damaged. Delete "
-                "the folder and index again"
+                f"{before} is an older one: a file of the folder was deleted or damaged; "
+                f"{REPAIR.format(path=self.path)}"
             )
         if noted and noted["version"] == before and noted["rows"] != table.count_rows():
             raise IndexStoreError(
                 f"{self.path}: has {table.count_rows()} rows instead of {noted['rows']}: a file of "
-                "the folder is damaged. Delete the folder and index again"
+                f"the folder is damaged; {REPAIR.format(path=self.path)}"
             )
         result = action(table)
         table.checkout_latest()
@@ -263,22 +296,16 @@ class Store:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            raise self._damaged(error) from error
+            raise self._failed(error) from error
 
-    def _damaged(self, error: BaseException) -> IndexStoreError:
+    def _failed(self, error: BaseException) -> IndexStoreError:
+        """The error for what LanceDB raised."""
+        if no_room(error):
+            return IndexStoreError(
+                f"{self.path}: no room on the disk: {line(error)}; what was committed is kept: "
+                "make room, and run it again"
+            )
         return IndexStoreError(
-            f"{self.path}: the index cannot be read or written: {_line(error)}; "
-            "if this stays, delete the folder and index again"
+            f"{self.path}: the index cannot be read or written: {line(error)}; "
+            f"{REPAIR.format(path=self.path)}"
         )
-
-
-def _of_library(error: BaseException) -> bool:
-    """Whether LanceDB raised this. A panic of its code is no `Exception` in Python."""
-    panics = type(error).__name__ in ("PanicException", "RustPanic")
-    return panics or isinstance(error, (RuntimeError, ValueError, OSError))
-
-
-def _line(error: BaseException) -> str:
-    """LanceDB's message on one line, without the places in its source."""
-    text = re.sub(r",? ?/\S+\.rs:\d+:\d+", "", str(error))
-    return " ".join(text.split())[:300]

@@ -1,0 +1,227 @@
+"""Embed what is new or changed into an index's table, batch by batch.
+
+Every batch is one commit: a process killed at any moment loses the batch it was working on, and
+adding again continues where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from patchword.bundle import Bundle, Vector
+from patchword.errors import ImageError
+from patchword.images.files import File, hashed
+from patchword.index import inside
+from patchword.index.failures import Failure, Failures
+from patchword.index.lance import path_conditions
+from patchword.index.matrix import intact
+from patchword.index.metadata import told_table
+from patchword.index.reading import Reader
+from patchword.index.schema import renamed
+from patchword.index.sources import Listing
+from patchword.index.table import Store, Table
+
+BATCH = 128  # files a commit, of a small index
+SHARE = 64  # a commit is this part of a large one, so that merging all stays as cheap per file
+MOST = 8192  # files a commit
+COPIED = 1000  # rows that are copied in one commit
+HASHERS = 4  # threads that hash files
+
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """The result of `add`.
+
+    added        how many files were embedded, new or changed
+    unchanged    how many were as they had been
+    failed       an error for each that could not be read
+    moved        how many had the content of one that was there, and got its vector
+    not_retried  how many of `failed` are as they were when they failed before, and were not tried
+                 again
+    """
+
+    added: int
+    unchanged: int
+    failed: list[ImageError]
+    moved: int = 0
+    not_retried: int = 0
+
+
+@dataclass
+class Adding:
+    """One run of `add`. begin: creates the table."""
+
+    store: Store
+    failures: Failures
+    model: Bundle
+    begin: Callable[[], None]
+    progress: Progress | None = None
+    batch: int | None = None
+    thumbnails: bool = True
+    retry: bool = False
+    failed: list[ImageError] = field(default_factory=list)
+
+    def run(self, found: Listing) -> AddReport:
+        """Add the files of a listing."""
+        exists = self.store.open()
+        known = self.store.known() if exists else {}
+        same = self._unchanged(found.files, known)
+        before = self.failures.known() if exists and not self.retry else {}
+        left = [
+            before[file.path]
+            for file in found.files
+            if file.path in before and before[file.path].is_of(file)
+        ]
+        done = same | {each.path for each in left}
+        moved = self._moved([file for file in found.files if file.path not in done], known)
+        done |= moved
+        todo = [file for file in found.files if file.path not in done]
+        before = before or (self.failures.known() if exists else {})
+        bad = self._embed(todo, found, known, before)
+        if self.store.open():
+            self._tell(found)
+            self.store.compact()
+        old = [ImageError(each.path, each.reason) for each in left]
+        return AddReport(
+            len(todo) - bad, len(same), self.failed + old, len(moved), not_retried=len(left)
+        )
+
+    def _unchanged(self, files: Sequence[File], known: Mapping[str, File]) -> set[str]:
+        """Paths of the files that need no new vector. Where only the time differs, the content
+        hash decides, and the new time is stored."""
+        pairs = [(file, known[file.path]) for file in files if file.path in known]
+        same = {new.path for new, old in pairs if (new.size, new.mtime) == (old.size, old.mtime)}
+        later = [new for new, old in pairs if new.path not in same and new.size == old.size]
+        touched = [f for f in _hashed(later) if f.digest and f.digest == known[f.path].digest]
+        if touched:
+            self.store.touch(touched)
+        return same | {file.path for file in touched}
+
+    def _moved(self, files: Sequence[File], known: Mapping[str, File]) -> set[str]:
+        """Paths of the new files with the content of one in the index: they get all that is stored
+        of it. The entries of files that are gone are dropped."""
+        sizes = {file.size for file in known.values() if file.digest}
+        likely = [f for f in files if f.path not in known and f.size in sizes]
+        contents = {file.digest: file.path for file in known.values() if file.digest}
+        pairs = [(f, contents[f.digest]) for f in _hashed(likely) if f.digest in contents]
+        if pairs:
+            _copy(self.store, pairs)
+            self.store.delete(sorted({old for _, old in pairs if inside.gone(old)}))
+        return {new.path for new, _ in pairs}
+
+    def _embed(
+        self,
+        todo: Sequence[File],
+        found: Listing,
+        known: Collection[str],
+        before: Collection[str],
+    ) -> int:
+        """Embed and commit; returns how many failed. Entries in `known` of files that cannot be
+        read any more are dropped. before: paths of those that failed before."""
+        opener = self.model.opener
+        reader = Reader(opener.stretch, opener.max_pixels, opener.urls, self.thumbnails, found.read)
+        results = replace(self.model, opener=reader).embed_each(file.path for file in todo)
+        bad = start = 0
+        while files := todo[start : start + self._size(len(known) + start)]:
+            good: list[File] = []
+            vectors: list[Vector] = []
+            errors: list[ImageError] = []
+            for file, result in self._results(files, results, start, len(todo)):
+                if isinstance(result, ImageError):
+                    errors.append(result)
+                else:
+                    good.append(file)
+                    vectors.append(result)
+            if good:
+                if not self.store.open():
+                    self.begin()
+                self.store.put(_hashed(good), np.stack(vectors), reader.seen)
+                self.store.compact()
+            self._fail(files, errors, known, before)
+            for file in files:
+                reader.seen.pop(file.path, None)
+            bad += len(errors)
+            start += len(files)
+        return bad
+
+    def _size(self, rows: int) -> int:
+        """Files of the next commit."""
+        return self.batch or max(BATCH, min(MOST, rows // SHARE))
+
+    def _results(
+        self,
+        files: Sequence[File],
+        results: Iterator[tuple[object, Vector | ImageError]],
+        start: int,
+        total: int,
+    ) -> Iterator[tuple[File, Vector | ImageError]]:
+        """The next results, those of these files."""
+        for done, (file, (_, result)) in enumerate(
+            zip(files, islice(results, len(files)), strict=True), start + 1
+        ):
+            if isinstance(result, ImageError):
+                yield file, result
+            elif not np.isfinite(result).all():
+                yield file, ImageError(file.path, f"{self.model.name} makes no finite vector of it")
+            else:
+                yield file, result
+            if self.progress:
+                self.progress(done, total)
+
+    def _fail(
+        self,
+        files: Sequence[File],
+        errors: Sequence[ImageError],
+        known: Collection[str],
+        before: Collection[str],
+    ) -> None:
+        """Keep the errors of a batch, and forget those that files had before."""
+        self.failed += errors
+        if not self.store.open():  # nothing is made of nothing
+            return
+        self.store.delete([error.image for error in errors if error.image in known])
+        reasons = {error.image: error.reason for error in errors}
+        new = [
+            Failure(file.path, file.size, file.mtime, reasons[file.path])
+            for file in files
+            if file.path in reasons
+        ]
+        mended = [f.path for f in files if f.path in before and f.path not in reasons]
+        self.failures.change(new, mended)
+
+    def _tell(self, found: Listing) -> None:
+        """Store what tables and tars say of their images."""
+        if found.told:
+            paths = [file.path for file in found.files]
+            self.store.update(told_table(found.told, paths))
+
+
+def _hashed(files: Sequence[File]) -> list[File]:
+    with ThreadPoolExecutor(HASHERS) as pool:
+        return list(pool.map(hashed, files))
+
+
+def _copy(store: Store, pairs: Sequence[tuple[File, str]]) -> None:
+    """Store for each file all that is stored for a path."""
+    names = store.names()
+    for start in range(0, len(pairs), COPIED):
+        some = pairs[start : start + COPIED]
+        for where in path_conditions({old for _, old in some}):
+            rows = store.do(partial(_intact, where=where, names=names))
+            store.put_rows(renamed(rows, some))
+
+
+def _intact(table: Table, where: str, names: list[str]) -> Any:
+    """Rows, of which each is what was written."""
+    rows = table.search().where(where).select(names).to_arrow()
+    intact(rows, rows.schema.field("vector").type.list_size)
+    return rows

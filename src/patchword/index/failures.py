@@ -1,0 +1,105 @@
+"""The files that could not be read, with the reasons: a second table in an index's folder, so that
+they are not tried again each time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from patchword.errors import IndexStoreError
+from patchword.images.files import File
+from patchword.index.lance import FRAGMENTS, line, of_library, path_conditions
+from patchword.index.table import ERRORS
+
+
+class Failure(NamedTuple):
+    """A file as it was when it could not be read, and why not."""
+
+    path: str
+    size: int
+    mtime: int
+    reason: str
+
+    def is_of(self, file: File) -> bool:
+        """Whether a file is still as it was then."""
+        return (self.size, self.mtime) == (file.size, file.mtime)
+
+
+class Failures:
+    """The table in the folder of an index. Methods raise IndexStoreError."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def known(self) -> dict[str, Failure]:
+        """All of them by path."""
+        table = self._table()
+        if table is None:
+            return {}
+        try:
+            rows = table.search().select(list(Failure._fields)).to_arrow()
+        except BaseException as error:  # a panic of LanceDB's code is no `Exception`
+            raise self._unreadable(error) from error
+        columns = (rows.column(name).to_pylist() for name in Failure._fields)
+        return {each.path: each for each in map(Failure, *columns)}
+
+    def change(self, new: Sequence[Failure], mended: Iterable[str]) -> None:
+        """Store some, and drop those of files that can be read now."""
+        table = self._table(make=bool(new))
+        if table is None:
+            return
+        try:
+            if new:
+                columns: dict[str, Any] = {
+                    name: [getattr(each, name) for each in new] for name in Failure._fields
+                }
+                columns["tried"] = [datetime.now(UTC)] * len(new)
+                merge = table.merge_insert("path").when_matched_update_all()
+                merge.when_not_matched_insert_all().execute(_arrow(columns))
+            for condition in path_conditions(mended):
+                table.delete(condition)
+            if table.stats()["fragment_stats"]["num_fragments"] > FRAGMENTS:
+                table.optimize(cleanup_older_than=timedelta(milliseconds=1))
+        except BaseException as error:
+            raise self._unreadable(error) from error
+
+    def _table(self, make: bool = False) -> Any:
+        if not make and not os.path.isdir(os.path.join(self.path, f"{ERRORS}.lance")):
+            return None
+        import lancedb
+
+        folder = lancedb.connect(self.path)
+        try:
+            if make:
+                return folder.create_table(ERRORS, schema=_arrow({}).schema, exist_ok=True)
+            return folder.open_table(ERRORS)
+        except BaseException as error:
+            if "was not found" in str(error):  # half made by a process that was killed
+                return None
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: BaseException) -> BaseException:
+        if not of_library(error):
+            return error
+        return IndexStoreError(
+            f"{self.path}: the table of files that could not be read is damaged: {line(error)}; "
+            "patchword index --repair makes a new one"
+        )
+
+
+def _arrow(columns: dict[str, Any]) -> Any:
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    key = {"lance-schema:unenforced-primary-key": "true"}
+    schema = pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False, metadata=key),
+            pa.field("size", pa.int64()),
+            pa.field("mtime", pa.int64()),
+            pa.field("reason", pa.string()),
+            pa.field("tried", pa.timestamp("us", tz="UTC")),
+        ]
+    )
+    return pa.table(columns, schema=schema) if columns else schema.empty_table()

@@ -1,0 +1,113 @@
+"""Images inside other files: "photos.tar/cat.jpg", a member of a tar, and "shop.parquet#17", the
+image in the 17th row of a table."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from patchword.data.rows import IMAGES, called, suffix_of
+from patchword.data.tar_files import DamagedError, Member, Tar
+from patchword.errors import ImageError, PatchwordError
+from patchword.images import ImageLike, files, urls
+
+TARS = (".tar", ".tar.gz", ".tgz")
+TABLES = (".parquet", ".csv", ".tsv")
+PLACES = (*IMAGES, "image_url", "img_url", "url", "uri")  # columns of images, in this order
+
+Read = Callable[[], bytes]
+
+_IN_TAR = re.compile(r"(.+?\.(?:tar|tar\.gz|tgz))/(.+)", re.IGNORECASE | re.DOTALL)
+_IN_TABLE = re.compile(r"(.+\.parquet)#(\d+)", re.IGNORECASE | re.DOTALL)
+
+
+def is_tar(path: str) -> bool:
+    """Whether a file is a tar, by its name."""
+    return path.lower().endswith(TARS) and os.path.isfile(path)
+
+
+def is_table(path: str) -> bool:
+    """Whether a file is a table, by its name."""
+    return suffix_of(path) in TABLES and os.path.isfile(path)
+
+
+def split(path: str) -> tuple[str, str] | None:
+    """The tar and its member, or the table and its row, that a path stands for; else None."""
+    for pattern in (_IN_TAR, _IN_TABLE):
+        found = pattern.fullmatch(path)
+        if found and not os.path.isdir(found[1]) and not os.path.lexists(path):
+            return found[1], found[2]
+    return None
+
+
+def gone(path: str) -> bool:
+    """Whether there is certainly no such file, of what is inside a file no such file around it. An
+    address on the web is never gone."""
+    if urls.is_url(path):
+        return False
+    parts = split(path)
+    return files.gone(parts[0] if parts else path)
+
+
+def content(path: str) -> ImageLike:
+    """What `images.open` takes for a path of an index: the path itself, or the bytes of what is
+    inside another file. Raises ImageError where it is not there any more."""
+    parts = split(path)
+    if parts is None:
+        return path
+    place, name = parts
+    try:
+        if place.lower().endswith(".parquet"):
+            return TableImages(place).read(int(name) - 1)
+        for member in members(Tar(Path(place))):
+            if member.name == name:
+                return Tar(Path(place)).read(member)
+    except (PatchwordError, IndexError, OSError, ValueError) as error:
+        raise ImageError(path, f"cannot be read: {error}") from error
+    raise ImageError(path, "not in the tar any more")
+
+
+def members(tar: Tar) -> Iterator[Member]:
+    """The files in a tar, those before any damage. Raises PatchwordError behind the last where
+    there is damage."""
+    try:
+        yield from tar.members()
+    except DamagedError as error:
+        raise PatchwordError(f"{tar.path}: damaged: {error}; what stands before is read") from error
+
+
+class TableImages:
+    """The bytes of images in a column of a parquet file, read a row group at a time."""
+
+    def __init__(self, path: str) -> None:
+        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+        self._file = pq.ParquetFile(path)
+        columns = called(self._file.schema_arrow.names, PLACES)
+        if not columns:
+            raise PatchwordError(f"{path}: no column of images")
+        self._column = columns[0]
+        self._ends: list[int] = []
+        for number in range(self._file.num_row_groups):
+            rows = self._file.metadata.row_group(number).num_rows
+            self._ends.append(rows + (self._ends[-1] if self._ends else 0))
+        self._lock = Lock()
+        self._held: tuple[int, Any] = (-1, None)
+
+    def read(self, row: int) -> bytes:
+        """The bytes in a row, from 0; none for an empty cell."""
+        group = next((n for n, end in enumerate(self._ends) if row < end), None)
+        if group is None:
+            raise IndexError(f"no row {row + 1}")
+        with self._lock:
+            if self._held[0] != group:
+                table = self._file.read_row_group(group, columns=[self._column])
+                self._held = group, table.column(0)
+            start = self._ends[group - 1] if group else 0
+            value = self._held[1][row - start].as_py()
+        found = value.get("bytes") if isinstance(value, Mapping) else value
+        return found or b""

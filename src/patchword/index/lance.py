@@ -1,0 +1,52 @@
+"""What the tables of an index share: LanceDB's errors, conditions on paths, leftovers."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+FRAGMENTS = 64  # files of a table; with more, they are merged, because each commit looks at all
+STALE = 3600.0  # seconds after which a temporary file belongs to no process any more
+
+_AT_ONCE = 1000  # paths in one condition
+_NO_ROOM = re.compile(r"os error (28|122|27)\b|no space left|quota exceeded", re.IGNORECASE)
+
+
+def of_library(error: BaseException) -> bool:
+    """Whether LanceDB raised this. A panic of its code is no `Exception` in Python."""
+    panics = type(error).__name__ in ("PanicException", "RustPanic")
+    return panics or isinstance(error, (RuntimeError, ValueError, OSError))
+
+
+def line(error: BaseException) -> str:
+    """LanceDB's message on one line, without the places in its source."""
+    text = re.sub(r",? ?/\S+\.rs:\d+:\d+", "", str(error))
+    return " ".join(text.split())[:300]
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether the disk is full, or a quota is."""
+    return bool(_NO_ROOM.search(str(error)))
+
+
+def path_conditions(paths: Iterable[str]) -> Iterator[str]:
+    """Conditions in SQL that together name the rows of these paths."""
+    names = list(paths)
+    for start in range(0, len(names), _AT_ONCE):
+        some = names[start : start + _AT_ONCE]
+        quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in some)
+        yield f"path IN ({quoted})"
+
+
+def remove_stale(table: str, prefix: str = ".tmp") -> None:
+    """Delete the temporary files in a table's folder that a killed process left: LanceDB never
+    does, and those of a merge are as large as the table. prefix: of their names; "" of all, in the
+    folder of a table that was never finished."""
+    data = os.path.join(table, "data")
+    with suppress(OSError):  # somebody else may delete them too
+        for entry in os.scandir(data):
+            if entry.name.startswith(prefix) and entry.stat().st_mtime < time.time() - STALE:
+                os.unlink(entry.path)

@@ -1,0 +1,201 @@
+"""The caller's own columns: read from tables, given types and names of an index, and joined."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from patchword.data.csv_files import csv_records
+from patchword.data.rows import called, listed, suffix_of
+from patchword.errors import IndexStoreError
+from patchword.index.schema import schema
+
+FILLED = {"caption", "tags"}  # columns of every index that tables may fill
+
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")  # "007" is a text
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+
+
+def read_table(path: str, but: Collection[str] = ()) -> Any:
+    """A pyarrow.Table of a .csv, .tsv or .parquet. but: names of columns of images, which are not
+    read from a parquet file where they hold bytes: their cells are empty."""
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    if suffix_of(path) != ".parquet":
+        records = csv_records(Path(path))
+        _, names = next(records)
+        rows = [cells for _, cells in records]
+        return pa.table(
+            {name: _of_texts([cells[i] for cells in rows]) for i, name in enumerate(names)}
+        )
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    file = pq.ParquetFile(path)
+    images = [
+        field.name
+        for field in file.schema_arrow
+        if field.name.lower() in but and not _is_text(field.type)
+    ]
+    kept = [name for name in file.schema_arrow.names if name not in images]
+    table = file.read(columns=kept)
+    for name in images:
+        table = table.append_column(name, pa.nulls(file.metadata.num_rows, pa.string()))
+    return table
+
+
+def _is_text(arrow_type: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type))
+
+
+def _of_texts(texts: Sequence[str]) -> Any:
+    """A column of a csv: numbers where all cells are, else texts; empty cells are null."""
+    filled = [text for text in texts if text]
+    for pattern, convert in ((_WHOLE, int), (_NUMBER, float)):
+        if filled and all(map(pattern.fullmatch, filled)):
+            return column([convert(text) if text else None for text in texts])
+    return column([text or None for text in texts])
+
+
+def column(values: Sequence[Any]) -> Any:
+    """Values as a pyarrow array of a type that an index stores: whole numbers, numbers, booleans,
+    times, texts or lists of texts; what is mixed, or none of these, as texts, of JSON where they
+    are no texts."""
+    import pyarrow as pa
+
+    filled = [value for value in values if value is not None]
+    kinds = {
+        pa.bool_(): lambda v: isinstance(v, bool),
+        pa.int64(): lambda v: isinstance(v, int) and abs(v) < 2**63 and not isinstance(v, bool),
+        pa.float64(): lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),
+        pa.string(): lambda v: isinstance(v, str),
+        pa.timestamp("us", tz="UTC"): lambda v: isinstance(v, datetime),
+        pa.list_(pa.string()): (
+            lambda v: isinstance(v, (list, tuple)) and all(isinstance(t, str) for t in v)
+        ),
+    }
+    for arrow_type, fits in kinds.items():
+        if filled and all(map(fits, filled)):
+            return pa.array(values, arrow_type)
+    texts = [v if v is None or isinstance(v, str) else json.dumps(v, default=str) for v in values]
+    return pa.array(texts, pa.string())
+
+
+def columns_of(table: Any) -> Any:
+    """A pyarrow.Table with columns as an index has them. A UserWarning names those that are called
+    otherwise here, because of their signs or because the index has such a column of its own, and
+    those of bytes, which are left out."""
+    import pyarrow as pa
+
+    names: dict[str, str] = {}
+    left: list[str] = []
+    for field in table.schema:
+        if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+            left.append(field.name)
+            continue
+        name = _own_name(field.name)
+        if name in names:
+            raise IndexStoreError(
+                f"columns {names[name]!r} and {field.name!r} are both called {name} in an index; "
+                "rename one of them"
+            )
+        names[name] = field.name
+    renamed = [f"{old!r} is {new}" for new, old in names.items() if old != new]
+    for what, said in (("columns are renamed", renamed), ("columns of bytes are left out", left)):
+        if said:
+            warnings.warn(f"{what}: {', '.join(said)}", UserWarning, stacklevel=3)
+    found = {new: _stored(table.column(old)) for new, old in names.items()}
+    if "tags" in found and not pa.types.is_list(found["tags"].type):
+        found["tags"] = column([_tags(cell) for cell in found["tags"].to_pylist()])
+    return pa.table(found)
+
+
+def _tags(cell: Any) -> list[str] | None:
+    """Words between commas as a list."""
+    return None if cell is None else [t.strip() for t in str(cell).split(",") if t.strip()]
+
+
+def _stored(values: Any) -> Any:
+    """A column of a type that an index stores, without a loop where Arrow knows how."""
+    import pyarrow as pa
+
+    kind = values.type
+    if pa.types.is_boolean(kind) or kind == pa.list_(pa.string()):
+        return values
+    if pa.types.is_integer(kind):
+        return values.cast(pa.int64())
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return values.cast(pa.float64())
+    if _is_text(kind):
+        return values.cast(pa.string())
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return values.cast(pa.timestamp("us", tz="UTC"))
+    return column(values.to_pylist())
+
+
+def _own_name(name: str) -> str:
+    """The name of a column in an index: small letters, digits and _, as conditions have them."""
+    plain = re.sub(r"\W+", "_", name.strip().lower()).strip("_") or "column"
+    plain = f"_{plain}" if plain[0].isdigit() else plain
+    own = schema(1).names
+    return f"table_{plain}" if plain in own and plain not in FILLED else plain
+
+
+def told_table(told: Mapping[str, Mapping[str, Any]], paths: Collection[str]) -> Any:
+    """What tables and tars say of images, {column: {path: value}}, as a pyarrow.Table with `path`,
+    of these paths alone."""
+    import pyarrow as pa
+
+    about = [path for path in paths if any(path in values for values in told.values())]
+    found = {name: column([values.get(p) for p in about]) for name, values in told.items()}
+    named = columns_of(pa.table(found))
+    return named.add_column(0, "path", pa.array(about, pa.string()))
+
+
+def joined(table: Any, key: str, folder: str, known: Collection[str]) -> tuple[Any, list[str]]:
+    """A table of the caller as one with `path` for an index that has the paths `known`, and a line
+    for each row that belongs to none: its file name, or what is wrong with it.
+
+    key: the column of paths, from `folder`, or file names.
+    """
+    import pyarrow as pa
+
+    by_name: dict[str, list[str]] = {}
+    for path in known:
+        by_name.setdefault(os.path.basename(path), []).append(path)
+    paths: list[str] = []
+    rows: list[int] = []
+    lost: list[str] = []
+    taken: set[str] = set()
+    for row, cell in enumerate(table.column(key).to_pylist()):
+        name = str(cell or "")
+        whole = os.path.join(folder, name)
+        found = [p for p in (name, whole, os.path.realpath(whole)) if p in known][:1]
+        found = found or by_name.get(os.path.basename(name) if name else "", [])
+        if len(found) != 1 or found[0] in taken:
+            why = f"{len(found)} files of that name" if len(found) > 1 else "twice" * bool(found)
+            lost.append(f"{name or f'row {row + 1}, which is empty'}{f' ({why})' * bool(why)}")
+            continue
+        taken.add(found[0])
+        paths.append(found[0])
+        rows.append(row)
+    named = columns_of(table.drop_columns([key])).take(pa.array(rows, pa.int64()))
+    return named.add_column(0, "path", pa.array(paths, pa.string())), lost
+
+
+def key_of(table: Any, usual: Sequence[str], where: str) -> str:
+    """The column of paths or file names. Raises IndexStoreError where there is none."""
+    names = called(table.schema.names, usual)
+    if not names:
+        raise IndexStoreError(
+            f"{where}: no column of paths or file names; it has {listed(table.schema.names)}; "
+            "call that one path"
+        )
+    return names[0]

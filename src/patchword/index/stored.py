@@ -1,0 +1,116 @@
+"""What is in an index: its rows by number, its columns, the model that made it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from patchword.bundle import Bundle
+from patchword.errors import ImageError, IndexStoreError
+from patchword.images import ImageLike
+from patchword.images.files import Path
+from patchword.index import inside
+from patchword.index.failures import Failures
+from patchword.index.schema import id_of
+from patchword.index.table import Store
+from patchword.options import checked, nearest
+
+LARGE = {"thumbnail", "vector"}  # columns that `rows` gives only when they are named
+ROWS = 1000  # ids in one condition
+
+
+class Stored:
+    """An index that is read."""
+
+    def __init__(self, path: Path, load: Callable[..., Bundle] | None = None) -> None:
+        self.path = os.path.abspath(path)
+        self._store = Store(self.path)
+        self._failures = Failures(self.path)
+        self._load = load
+        self._model: Bundle | None = None
+
+    def __len__(self) -> int:
+        return self._store.count() if self._store.open() else 0
+
+    def __repr__(self) -> str:
+        return f"Index({self.path!r})"
+
+    def __bool__(self) -> bool:
+        return True
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model that made the vectors."""
+        return str(self._store.described()["model"])
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of that model."""
+        return str(self._store.described()["fingerprint"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that the model was loaded with, where they change vectors."""
+        return dict(self._store.described().get("options", {}))
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a vector."""
+        return int(self._store.described()["dim"])
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns, and what each holds: text, number, boolean, time, list, vector or bytes."""
+        return self._store.columns()
+
+    @checked
+    def rows(
+        self, ids: Iterable[int], columns: Iterable[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows of these ids, in their order, each with the values of its columns by name; by
+        default of all but thumbnail and vector. Raises IndexStoreError for an id or a column that
+        is not there."""
+        wanted, known = list(ids), self.columns
+        names = [n for n in known if n not in LARGE] if columns is None else list(columns)
+        for name in names:
+            if name not in known:
+                raise IndexStoreError(
+                    f"{self.path}: no column {name}{nearest(name, known)}; it has "
+                    f"{', '.join(known)}"
+                )
+        read = list(dict.fromkeys(["id", "path", *names]))
+        found: dict[int, dict[str, Any]] = {}
+        for start in range(0, len(wanted), ROWS):
+            some = ", ".join(str(int(each)) for each in wanted[start : start + ROWS])
+            for row in self._store.select(f"id IN ({some})", read).to_pylist():
+                if id_of(row["path"]) != row["id"]:
+                    raise IndexStoreError(f"{self.path}: the entry of {row['path']!r} is damaged")
+                found[row["id"]] = {name: row[name] for name in names}
+        if lost := [each for each in wanted if each not in found]:
+            raise IndexStoreError(f"{self.path}: no row of id {lost[0]}")
+        return [found[each] for each in wanted]
+
+    @checked
+    def row(self, number: int, columns: Iterable[str] | None = None) -> dict[str, Any]:
+        """The row of one id, see `rows`."""
+        return self.rows([number], columns)[0]
+
+    @checked
+    def content(self, number: int) -> ImageLike:
+        """The image of one id as models take it: the path of its file, or its bytes where it is
+        inside a tar or a table. Raises ImageError where it is not there any more."""
+        return inside.content(self.row(number, ["path"])["path"])
+
+    @checked
+    def gone(self) -> list[str]:
+        """The paths of the entries whose files are gone, sorted."""
+        return sorted(path for path in self._store.known() if inside.gone(path))
+
+    @checked
+    def errors(self) -> list[ImageError]:
+        """The files that could not be read when they were added, and why, by path. They are tried
+        again when they have changed, or with `retry`."""
+        self._store.described()
+        known = self._failures.known().values()
+        return [ImageError(each.path, each.reason) for each in sorted(known)]

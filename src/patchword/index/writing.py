@@ -1,0 +1,174 @@
+"""What changes an index: images are added, put, described and removed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.bundle import Bundle
+from patchword.errors import ImageError, IndexStoreError
+from patchword.images.files import Path, several
+from patchword.index import imports, inside, metadata, putting
+from patchword.index.adding import Adding, AddReport, Progress
+from patchword.index.sources import listing
+from patchword.index.stored import Stored
+from patchword.options import checked
+
+
+class Writing(Stored):
+    """An index that is written."""
+
+    @checked
+    def add(
+        self,
+        paths: Path | Iterable[Path],
+        model: Bundle,
+        progress: Progress | None = None,
+        *,
+        batch: int | None = None,
+        thumbnails: bool = True,
+        retry: bool = False,
+        reindex: bool = False,
+    ) -> AddReport:
+        """Embed what is new or changed: files, the pictures in folders and in theirs, those in tars
+        (.tar, .tar.gz), and those that the rows of tables (.csv, .tsv, .parquet) name or hold.
+
+        In a folder or tar a picture is known by its suffix; a file named itself is always tried. A
+        file is unchanged when its size and modification time are what they were, or its size and
+        content. One that was moved keeps its vector, known by its content. What a table says of its
+        images, in its other columns, and a tar, in .txt and .json beside them, is stored too.
+
+        progress(done, total) counts the files to embed. Files that cannot be read are reported and
+        everything else is indexed; one that could be read before is dropped. They are not tried
+        again before they change, but with `retry`. batch: files in one commit; by default 128, and
+        more in a large index. thumbnails: store a JPEG of 256 pixels of each. reindex: begin anew,
+        whatever there is. Raises IndexStoreError when the index is another model's.
+        """
+        if reindex:
+            self._store.clear()
+        if self._store.open():
+            self._check(model)
+        failed: list[ImageError] = []
+        found = listing(several(paths), failed)
+        run = Adding(
+            self._store, self._failures, model, lambda: self._create(model), progress, batch,
+            thumbnails, retry, failed,
+        )  # fmt: skip
+        report = run.run(found)
+        self._model = model
+        return report
+
+    @checked
+    def put(
+        self,
+        paths: Sequence[Path],
+        vectors: NDArray[Any],
+        model: Bundle | None = None,
+        columns: Any = None,
+    ) -> int:
+        """Store vectors (N, D) that were made elsewhere for N paths, or addresses on the web; rows
+        of the same paths are replaced. They need not have length 1, nor the files be there.
+
+        model: the one that made them, which may be left out where an index is there; eight of the
+        files that are there are embedded and compared. columns: a pyarrow.Table, or {name: values},
+        of N rows to store too. Returns how many of the files are there. Raises IndexStoreError, and
+        stores nothing, for a path named twice, a vector that is 0 or not finite, and for vectors of
+        another model.
+        """
+        import pyarrow as pa  # type: ignore[import-untyped]
+
+        vectors = np.asarray(vectors)
+        exists = self._store.open()
+        if exists and vectors.ndim == 2 and vectors.shape[1] != self.dim:
+            raise IndexStoreError(
+                f"{self.path}: holds vectors of {self.dim} numbers, and these have "
+                f"{vectors.shape[1]}"
+            )
+        if model is None and not exists:
+            raise IndexStoreError("name the model that made the vectors: model=load(NAME)")
+        if model is not None:
+            if exists:
+                self._check(model)
+            putting.check_model(model, paths, vectors)
+            self._model = model
+        if columns is not None and not isinstance(columns, pa.Table):
+            columns = pa.table({name: metadata.column(each) for name, each in columns.items()})
+        about = {} if model is None else _about(model)
+        return putting.put(self._store, paths, vectors, columns, about)
+
+    @checked
+    def take_over(self, folder: Path, model: Bundle) -> int:
+        """Store the vectors and metadata that clip-retrieval or autofaiss wrote into a folder
+        (img_emb/img_emb_*.npy, metadata/metadata_*.parquet), which `model` made. Returns how many.
+        """
+        parts = imports.parts(folder)
+        if not parts:
+            raise IndexStoreError(f"{folder}: no img_emb_*.npy in it, nor in its folder img_emb")
+        for part in parts:
+            self.put(part.paths, part.vectors, model, part.columns)
+        return sum(len(part.paths) for part in parts)
+
+    @checked
+    def describe(self, table: Path) -> list[str]:
+        """Store the columns of a table (.csv, .tsv, .parquet) for the images that its column of
+        paths or file names names. Returns a line for each row that names none here, or several:
+        its name, and why. Raises IndexStoreError for a table without such a column."""
+        name = os.path.realpath(table)
+        if not inside.is_table(name):
+            raise IndexStoreError(f"{table}: not a table: a .csv, .tsv or .parquet that is there")
+        read = metadata.read_table(name)
+        key = metadata.key_of(read, inside.PLACES, str(table))
+        known = self._store.known()
+        rows, lost = metadata.joined(read, key, os.path.dirname(name), known)
+        self._store.update(rows)
+        self._store.compact()
+        return lost
+
+    @checked
+    def remove(self, paths: Path | Iterable[Path]) -> int:
+        """Drop files, and everything below folders and inside tars. Returns how many entries that
+        were."""
+        targets = {os.path.realpath(path) for path in several(paths)}
+        below = tuple(os.path.join(target, "") for target in targets)
+        known = self._store.known()
+        return self._drop([path for path in known if path in targets or path.startswith(below)])
+
+    @checked
+    def prune(self) -> list[str]:
+        """Drop the entries whose files are gone. Returns their paths."""
+        lost = self.gone()
+        self._drop(lost)
+        self._failures.change([], [path for path in self._failures.known() if inside.gone(path)])
+        return lost
+
+    def _drop(self, paths: Sequence[str]) -> int:
+        self._store.delete(paths)
+        self._store.compact()
+        return len(paths)
+
+    def _create(self, model: Bundle) -> None:
+        """An empty table that remembers the model; unless another process just made one."""
+        self._store.create(model.dim, _about(model))
+        self._check(model)
+
+    def _check(self, model: Bundle) -> None:
+        """Raise unless `model` made the vectors."""
+        if model.fingerprint != self.fingerprint:
+            raise IndexStoreError(
+                f"{self.path}: holds vectors of {self.model_name} ({self.fingerprint}), which "
+                f"cannot be compared with those of {model.name} ({model.fingerprint}); "
+                f"use {self.model_name}, index into another folder, or begin anew: --reindex "
+                "(reindex=True)"
+            )
+
+
+def _about(model: Bundle) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "options": dict(model.options),
+    }
