@@ -74,7 +74,8 @@ def test_index_takes_globs_and_lists_and_counts_what_is_gone(run: Run, photos: P
     assert done.records == [
         {
             "index": "patchword.index", "added": done.records[0]["added"], "unchanged": 0,
-            "pruned": 0, "gone": 0, "failed": 0, "images": done.records[0]["added"],
+            "moved": 0, "pruned": 0, "put": 0, "not_retried": 0, "gone": 0, "failed": 0,
+            "images": done.records[0]["added"],
         }
     ]  # fmt: skip
     assert done.records[0]["added"] >= 2

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from patchword.cli.index_columns import add_captions, add_metadata
 from patchword.cli.inputs import files_and_folders, load
 from patchword.cli.options import (
     EMBEDDED,
@@ -18,8 +19,37 @@ from patchword.cli.options import (
     SquashOption,
     StretchOption,
 )
-from patchword.cli.output import emit, finish, make_folder, progress, screen, wrong
-from patchword.errors import PatchwordError
+from patchword.cli.output import (
+    emit,
+    finish,
+    make_folder,
+    notes,
+    progress,
+    screen,
+    stderr,
+    warn,
+    wrong,
+)
+from patchword.errors import ImageError, PatchwordError
+
+if TYPE_CHECKING:
+    from patchword.api import Model
+    from patchword.index import Index
+
+
+class How(NamedTuple):
+    """The options of `Index.add`."""
+
+    thumbnails: bool
+    retry: bool
+    reindex: bool
+
+
+class Done(NamedTuple):
+    """What was done: counts by their names in JSON, and the errors of images that were tried."""
+
+    counts: dict[str, int]
+    failed: list[ImageError]
 
 
 def index(
@@ -27,12 +57,54 @@ def index(
         list[str] | None,
         typer.Argument(
             metavar="[IMAGES]...",
-            help="Image files, folders, glob patterns; @FILE: names, one a line.",
+            help="Image files, folders, glob patterns; .tar files (webdataset); tables (.csv, "
+            ".tsv, .parquet) with a column of paths, addresses or images; folders of "
+            "clip-retrieval's or autofaiss's vectors; @FILE: names, one a line.",
         ),
     ] = None,
     into: Annotated[
         Path, typer.Option(metavar="INDEX", help="The index, a folder; made if it is not there.")
     ] = Path("patchword.index"),
+    metadata: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="TABLE",
+            help="A .csv, .tsv or .parquet, whose columns are stored for the images that its "
+            "column of paths or file names names; repeat for more.",
+        ),
+    ] = None,
+    caption: Annotated[
+        bool, typer.Option("--caption", help="Store a caption of each image that has none.")
+    ] = False,
+    captioner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A BLIP that captions, for --caption. By default the index's own model, or "
+            "demo-blip where that is demo.",
+        ),
+    ] = None,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npy",
+            help="Vectors (N, D) that --model made elsewhere, for the images of --paths.",
+        ),
+    ] = None,
+    paths_file: Annotated[
+        Path | None,
+        typer.Option("--paths", metavar="FILE", help="The N paths of --vectors, one a line."),
+    ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Go on until Ctrl-C: add what is new, remove what is deleted."
+        ),
+    ] = False,
+    retry: Annotated[
+        bool,
+        typer.Option("--retry", help="Try files again that failed and have not changed since."),
+    ] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove entries whose files are gone.")
     ] = False,
@@ -43,6 +115,10 @@ def index(
             help="Begin anew: delete what an index of another model or version holds, and embed "
             "all.",
         ),
+    ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Keep what is whole of a damaged index, and drop the rest."),
     ] = False,
     thumbnails: Annotated[
         bool,
@@ -58,41 +134,150 @@ def index(
 ) -> None:
     """Embed images into an index; only new and changed files are opened.
 
-    Interrupted, it continues where it stopped when it is run again.
+    Interrupted, it continues where it stopped when it is run again. Files that could not be read
+    are kept with the reason, and tried again when they change.
     """
-    if not paths and not prune:
-        wrong("give files or folders to index, or --prune")
-    if reindex and not paths:
-        wrong("--reindex needs the files or folders to index")
+    if not (paths or prune or vectors or metadata or caption or repair):
+        wrong(
+            "give files or folders to index, or --prune, --metadata, --caption, --vectors, --repair"
+        )
+    if (reindex or watch or retry) and not paths:
+        wrong("--reindex, --watch and --retry need the files or folders to index")
+    if (vectors is None) != (paths_file is None):
+        wrong("--vectors and --paths belong together")
+    if captioner and not caption:
+        wrong("--captioner needs --caption")
     make_folder(into, itself=True)
     from patchword.index import open_index
 
-    paths = files_and_folders(paths or [])
     store = open_index(into)
-    added, unchanged, failed = 0, 0, []
-    if paths:
+    if repair:
+        _repair(store, into, as_json)
+        if not (paths or prune or vectors or metadata or caption):
+            return
+    names = files_and_folders(paths or [])
+    bundle = None
+    if names or vectors:
         bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    done = _stored(store, names, vectors, paths_file, bundle, How(thumbnails, retry, reindex))
+    for table in metadata or ():
+        add_metadata(store, table)
+    failed = done.failed
+    if caption:
+        failed += add_captions(store, captioner, model, device, dtype)
+    pruned = store.prune() if prune and (len(store) or not names) else []
+    done.counts["pruned"] = len(pruned)
+    if names and not (any(done.counts.values()) or failed):
+        raise PatchwordError(f"no images in {', '.join(map(str, names))}")
+    _print(store, into, done, prune, as_json)
+    if watch and bundle:
+        _watch(store, into, names, bundle, thumbnails)
+    finish(failed, sum(done.counts.values()) - done.counts["not_retried"])
+    if done.counts["not_retried"]:
+        raise typer.Exit(1)
+
+
+def _repair(store: Index, into: Path, as_json: bool) -> None:
+    found = store.repair()
+    if as_json:
+        emit({"index": str(into), "kept": found.kept, "of": found.of})
+    elif found.kept == found.of:
+        screen().print(f"{into}: all {found.kept} images are whole")
+    else:
+        screen().print(
+            f"{into}: {found.kept} of {found.of} images are whole and kept; index their files "
+            "again for the others"
+        )
+
+
+def _stored(
+    store: Index,
+    names: list[str],
+    vectors: Path | None,
+    paths_file: Path | None,
+    bundle: Model | None,
+    how: How,
+) -> Done:
+    """Add what is named, and put vectors that were made elsewhere."""
+    from patchword.index.imports import vector_files
+
+    counts = dict.fromkeys(("added", "unchanged", "moved", "pruned", "put", "not_retried"), 0)
+    if bundle is None:
+        return Done(counts, [])
+    folders = [name for name in names if vector_files(name)]
+    images = [name for name in names if name not in folders]
+    failed: list[ImageError] = []
+    if images:
         with progress("index") as advance:
-            report = store.add(
-                paths, bundle, progress=advance, thumbnails=thumbnails, reindex=reindex
-            )
-        added, unchanged, failed = report.added, report.unchanged, report.failed
-    pruned = store.prune() if prune and (len(store) or not paths) else []
-    if paths and not (added or unchanged or failed or pruned):
-        raise PatchwordError(f"no images in {', '.join(map(str, paths))}")
+            report = store.add(images, bundle, advance, **how._asdict())
+        counts |= {name: getattr(report, name) for name in ("added", "unchanged", "moved")}
+        counts["not_retried"] = report.not_retried
+        failed = report.failed[: len(report.failed) - report.not_retried]
+    for folder in folders:
+        counts["put"] += store.take_over(folder, bundle)
+    if vectors and paths_file:
+        counts["put"] += _put(store, vectors, paths_file, bundle)
+    return Done(counts, failed)
+
+
+def _put(store: Index, vectors: Path, paths_file: Path, bundle: Model) -> int:
+    import numpy as np
+
+    from patchword.text.lines import list_lines
+
+    try:
+        rows: Any = np.load(vectors, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise PatchwordError(f"{vectors}: not an array of NumPy (.npy): {error}") from error
+    names = list_lines(paths_file)
+    there = store.put(names, rows, bundle)
+    if there < len(names):
+        warn(f"{len(names) - there} of {len(names)} paths name no file that is here")
+    return len(names)
+
+
+def _print(store: Index, into: Path, done: Done, prune: bool, as_json: bool) -> None:
+    counts, failed = done
     lost = len(store.gone()) if len(store) else 0
+    left = counts["not_retried"]
     if as_json:
         for error in failed:
             emit({"image": error.image, "error": error.reason})
-        counts = {"added": added, "unchanged": unchanged, "pruned": len(pruned), "gone": lost}
-        emit({"index": str(into), **counts, "failed": len(failed), "images": len(store)})
+        rest = {"gone": lost, "failed": len(failed), "images": len(store)}
+        emit({"index": str(into), **counts, **rest})
     else:
-        parts = [f"{added} added", f"{unchanged} unchanged"]
-        parts += [f"{len(pruned)} pruned"] * prune
+        always = {"added", "unchanged", *(["pruned"] * prune)}
+        shown = {name: counts[name] for name in ("added", "unchanged", "moved", "put", "pruned")}
+        parts = [f"{count} {name}" for name, count in shown.items() if count or name in always]
         parts += [f"{len(failed)} failed"] * bool(failed)
         parts += [f"{lost} gone: --prune"] * bool(lost)
         screen().print(f"{into}: {len(store)} images ({', '.join(parts)})")
-    finish(failed, added + unchanged + len(pruned))
+    if left:
+        stderr().print(
+            f"{left} files that failed before have not changed and were not tried again: --retry"
+        )
+
+
+def _watch(store: Index, into: Path, names: list[str], bundle: Model, thumbnails: bool) -> None:
+    """Keep the index up to date until Ctrl-C."""
+    from patchword.index.watching import changes
+
+    notes().print("watching; Ctrl-C ends")
+    try:
+        for change in changes(store, names, bundle, thumbnails):
+            report = change.report
+            counts = {"added": report.added, "moved": report.moved, "removed": len(change.removed)}
+            said = [f"{count} {name}" for name, count in counts.items() if count]
+            if said:
+                screen().print(f"{into}: {len(store)} images ({', '.join(said)})")
+            new = report.failed[: len(report.failed) - report.not_retried]
+            for error in new:
+                stderr().print(f"error: {error}")
+            for folder in change.missing:
+                warn(f"nothing of {folder} is there; its entries stay: --prune removes them")
+    except KeyboardInterrupt:
+        notes().print(f"{into}: {len(store)} images; ended")
+        raise typer.Exit(0) from None
 
 
 COMMANDS = (index,)

@@ -78,8 +78,8 @@ def files_and_folders(names: Sequence[str]) -> list[str]:
     """The files and folders that are named, by themselves, by globs or in lists, see `expand`."""
     out: list[str] = []
     for name in _named(names):
-        if name == STDIN or (name.lower().endswith(TARS) and os.path.isfile(name)):
-            wrong(f"{name}: an index holds files; save the images as files first")
+        if name == STDIN:
+            wrong(f"{name}: an index holds files; save the image as a file first")
         out += [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True)) or [name]
     return out
 

@@ -71,6 +71,14 @@ def content(path: str) -> ImageLike:
     raise ImageError(path, "not in the tar any more")
 
 
+def content_or_path(path: str) -> ImageLike:
+    """The same; of what is not there any more the path, so that opening it raises the error."""
+    try:
+        return content(path)
+    except ImageError:
+        return path
+
+
 def members(tar: Tar) -> Iterator[Member]:
     """The files in a tar, those before any damage. Raises PatchwordError behind the last where
     there is damage."""

@@ -166,15 +166,27 @@ def _remove_others(folder: str, version: int) -> None:
 def intact(rows: Any, dim: int) -> Vectors:
     """The vectors (N, D) of a pyarrow batch or table with the columns path, modified, vector and
     `SUMS`. Raises ValueError for a row that is not what was written."""
-    paths, times, vectors, *stored = (rows.column(n) for n in ("path", "modified", "vector", *SUMS))
-    flat = vectors.combine_chunks() if hasattr(vectors, "combine_chunks") else vectors
-    found: Vectors = flat.flatten().to_numpy().reshape(-1, dim)
+    bad = damaged(rows, dim)
+    if bad.any():
+        path = rows.column("path")[int(bad.argmax())].as_py()
+        raise ValueError(f"the entry of {path!r} is not what was written")
+    return _vectors(rows, dim)
+
+
+def damaged(rows: Any, dim: int) -> NDArray[np.bool_]:
+    """Which rows (N,) are not what was written."""
+    paths, times, *stored = (rows.column(name) for name in ("path", "modified", *SUMS))
+    found = _vectors(rows, dim)
     sums = checksums(paths.to_pylist(), times.cast("int64").to_numpy(), found)
     with np.errstate(over="ignore", invalid="ignore"):
-        bad = ~(np.abs(np.linalg.norm(found, axis=1) - 1) < _UNIT)
+        bad: NDArray[np.bool_] = ~(np.abs(np.linalg.norm(found, axis=1) - 1) < _UNIT)
     for name, column in zip(SUMS, stored, strict=True):
         bad |= sums[name] != column.to_numpy()
-    if bad.any():
-        path = paths[int(bad.argmax())].as_py()
-        raise ValueError(f"the entry of {path!r} is not what was written")
+    return bad
+
+
+def _vectors(rows: Any, dim: int) -> Vectors:
+    vectors = rows.column("vector")
+    flat = vectors.combine_chunks() if hasattr(vectors, "combine_chunks") else vectors
+    found: Vectors = flat.flatten().to_numpy().reshape(-1, dim)
     return found

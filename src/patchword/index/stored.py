@@ -103,6 +103,13 @@ class Stored:
         return inside.content(self.row(number, ["path"])["path"])
 
     @checked
+    def empty(self, column: str) -> list[str]:
+        """The paths of the rows whose value of a column is empty, sorted."""
+        if column not in self.columns:
+            raise IndexStoreError(f"{self.path}: no column {column}")
+        return sorted(self._store.select(f"{column} IS NULL", ["path"])["path"].to_pylist())
+
+    @checked
     def gone(self) -> list[str]:
         """The paths of the entries whose files are gone, sorted."""
         return sorted(path for path in self._store.known() if inside.gone(path))

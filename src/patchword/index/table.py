@@ -39,10 +39,10 @@ from patchword.index.schema import (
     schema,
 )
 
-_TABLE = "images"
+TABLE = "images"
 ERRORS = "errors"  # the table of files that could not be read
-_VERSION = "version.json"  # beside the table: its newest version, and the rows of that
-OWN = {f"{_TABLE}.lance", f"{ERRORS}.lance", _VERSION}  # what there may be in an index's folder
+VERSION = "version.json"  # beside the table: its newest version, and the rows of that
+OWN = {f"{TABLE}.lance", f"{ERRORS}.lance", VERSION}  # what there may be in an index's folder
 MATRIX = ".f16"  # ends the names of files that searches make, see `matrix`
 _PAUSES = (0.02, 0.05, 0.1, 0.2)  # seconds between attempts
 
@@ -63,14 +63,14 @@ class Store:
 
     def open(self) -> bool:
         """Whether there is a table; an incomplete one of a killed process does not count."""
-        if not os.path.isdir(os.path.join(self.path, f"{_TABLE}.lance")):
+        if not os.path.isdir(os.path.join(self.path, f"{TABLE}.lance")):
             self._table = None
         elif self._table is None:
             import lancedb  # imported here, because it takes a second
 
             try:
-                table = lancedb.connect(self.path).open_table(_TABLE)
-                self.about = self._described(table)
+                table = lancedb.connect(self.path).open_table(TABLE)
+                self.about = self.check_format(table)
             except ValueError as error:
                 if "was not found" in str(error):
                     return False
@@ -82,8 +82,8 @@ class Store:
             self._table = table
         return self._table is not None
 
-    def _described(self, table: Table) -> dict[str, Any]:
-        """The metadata that the table was created with."""
+    def check_format(self, table: Table) -> dict[str, Any]:
+        """The metadata that the table was created with. Raises for another format."""
         about = json.loads((table.schema.metadata or {}).get(b"patchword", b"{}"))
         number = about.get("format") if isinstance(about, dict) else None
         if isinstance(about, dict) and number == FORMAT:
@@ -107,7 +107,7 @@ class Store:
             self._check_own()
             columns = schema(dim)
             columns = columns.with_metadata({"patchword": self._about_text(columns, about)})
-            lancedb.connect(self.path).create_table(_TABLE, schema=columns, exist_ok=True)
+            lancedb.connect(self.path).create_table(TABLE, schema=columns, exist_ok=True)
         except (RuntimeError, ValueError, OSError) as error:
             raise IndexStoreError(f"{self.path}: cannot be made: {line(error)}") from error
         if not self.open():
@@ -124,8 +124,8 @@ class Store:
         reader = pa.RecordBatchReader.from_batches(whole, batches)
         try:
             if not self.open():
-                remove_stale(os.path.join(self.path, f"{_TABLE}.lance"), "")
-            lancedb.connect(self.path).create_table(_TABLE, data=reader)
+                remove_stale(os.path.join(self.path, f"{TABLE}.lance"), "")
+            lancedb.connect(self.path).create_table(TABLE, data=reader)
         except BaseException as error:
             if not of_library(error):
                 raise
@@ -137,10 +137,14 @@ class Store:
         mark = secrets.token_hex(8)  # no other table has it
         return json.dumps({"format": FORMAT, "dim": dim, "mark": mark, **about})
 
+    def close(self) -> None:
+        """Forget the table; it is opened again when it is needed."""
+        self._table = None
+
     def clear(self) -> None:
         """Delete the index, of whatever format, and keep the folder."""
         self._check_own()
-        self._table = None
+        self.close()
         for name in os.listdir(self.path) if os.path.isdir(self.path) else ():
             place = os.path.join(self.path, name)
             shutil.rmtree(place) if os.path.isdir(place) else os.unlink(place)
@@ -232,7 +236,7 @@ class Store:
     def compact(self, most: int | None = None) -> None:
         """Merge the table's files where there are more than `most`, by default `FRAGMENTS`, and
         delete past versions and what killed processes left."""
-        remove_stale(os.path.join(self.path, f"{_TABLE}.lance"))
+        remove_stale(os.path.join(self.path, f"{TABLE}.lance"))
 
         def compact(table: Table) -> None:
             if table.stats()["fragment_stats"]["num_fragments"] > (most or lance.FRAGMENTS):
@@ -266,7 +270,7 @@ class Store:
 
     def _newest(self, table: Table, action: Callable[[Table], T]) -> T:
         """action(table) at the newest version, which is noted when the action made it."""
-        noted = self._noted()  # first: what is noted was committed before
+        noted = self.noted()  # first: what is noted was committed before
         table.checkout_latest()
         before = table.version
         if noted and noted["version"] > before:
@@ -284,13 +288,13 @@ class Store:
         table.checkout_latest()
         if table.version > max(before, noted["version"] if noted else 0):
             note = {"version": int(table.version), "rows": int(table.count_rows())}
-            write(os.path.join(self.path, _VERSION), json.dumps(note))
+            write(os.path.join(self.path, VERSION), json.dumps(note))
         return result
 
-    def _noted(self) -> dict[str, int] | None:
+    def noted(self) -> dict[str, int] | None:
         """The newest version that was noted, and its rows; None where none was."""
         try:
-            with open(os.path.join(self.path, _VERSION), encoding="utf-8") as file:
+            with open(os.path.join(self.path, VERSION), encoding="utf-8") as file:
                 note = json.load(file)
             return {"version": int(note["version"]), "rows": int(note["rows"])}
         except FileNotFoundError:

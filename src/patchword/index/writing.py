@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from patchword.errors import ImageError, IndexStoreError
 from patchword.images.files import Path, several
 from patchword.index import imports, inside, metadata, putting
 from patchword.index.adding import Adding, AddReport, Progress
+from patchword.index.repair import Repaired, repair
 from patchword.index.sources import listing
 from patchword.index.stored import Stored
 from patchword.options import checked
@@ -129,6 +130,18 @@ class Writing(Stored):
         return lost
 
     @checked
+    def fill(self, paths: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> None:
+        """Store values of columns, {name: N values}, for the rows of N paths. Columns that are new
+        are added; paths that have no row are passed over."""
+        import pyarrow as pa
+
+        found = metadata.columns_of(
+            pa.table({name: metadata.column(values) for name, values in columns.items()})
+        )
+        self._store.update(found.add_column(0, "path", pa.array(paths, pa.string())))
+        self._store.compact()
+
+    @checked
     def remove(self, paths: Path | Iterable[Path]) -> int:
         """Drop files, and everything below folders and inside tars. Returns how many entries that
         were."""
@@ -144,6 +157,13 @@ class Writing(Stored):
         self._drop(lost)
         self._failures.change([], [path for path in self._failures.known() if inside.gone(path)])
         return lost
+
+    @checked
+    def repair(self) -> Repaired:
+        """Make a damaged index one of its whole rows; returns how many were kept, and of how many.
+        What was lost is embedded again when its files are added."""
+        self._store.close()
+        return repair(self.path)
 
     def _drop(self, paths: Sequence[str]) -> int:
         self._store.delete(paths)

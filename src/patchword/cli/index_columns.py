@@ -1,0 +1,58 @@
+"""Columns that `index` stores beside vectors: the caller's own, and captions."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patchword.cli.inputs import load
+from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
+from patchword.cli.output import progress, warn
+from patchword.errors import ImageError
+
+if TYPE_CHECKING:
+    from patchword.index import Index
+
+COMMIT = 32  # captions that are stored together
+NAMED = 10  # rows of a table that a warning names
+
+
+def add_metadata(store: Index, table: Path) -> None:
+    """Store the columns of a table; a warning names the rows that belong to no image."""
+    lost = store.describe(table)
+    if lost:
+        more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+        warn(
+            f"{table}: {len(lost)} rows belong to no image of the index: "
+            f"{', '.join(lost[:NAMED])}{more}"
+        )
+
+
+def add_captions(
+    store: Index, captioner: str | None, model: str, device: str, dtype: str
+) -> list[ImageError]:
+    """Caption the images that have no caption; a few are stored at a time. Returns the errors of
+    those that cannot be opened any more."""
+    from patchword.index import inside
+    from patchword.tasks.caption import caption_each
+
+    default = EMBEDDED_BLIP if store.model_name == EMBEDDED else store.model_name
+    bundle = load(captioner or default, device, dtype)
+    todo = store.empty("caption")
+    failed: list[ImageError] = []
+    images = iter(todo)
+    done = 0
+    with progress("caption", len(todo)) as advance:
+        while paths := list(islice(images, COMMIT)):
+            told: dict[str, str] = {}
+            sources = map(inside.content_or_path, paths)
+            for path, (_, found) in zip(paths, caption_each(bundle, sources), strict=True):
+                if isinstance(found, ImageError):
+                    failed.append(ImageError(path, found.reason))
+                else:
+                    told[path] = found.text
+                done += 1
+                advance(done, len(todo))
+            store.fill(list(told), {"caption": list(told.values())})
+    return failed

@@ -1,0 +1,148 @@
+"""Recover the whole rows of a damaged index."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.errors import IndexStoreError
+from patchword.index.failures import Failures
+from patchword.index.lance import line, of_library
+from patchword.index.matrix import damaged
+from patchword.index.schema import id_of
+from patchword.index.table import ERRORS, TABLE, VERSION, Store, Table
+
+_NEW = "repaired"  # the table that becomes the index's
+_PIECE = 1024  # rows read at a time; of a piece that cannot be read, its halves
+_FRAGMENT = np.uint64(32)  # bits of a row's id below the number of its file
+_LEAST = 16  # rows that are given up together
+
+
+class Repaired(NamedTuple):
+    """How many rows were whole and kept, and how many there had been; -1 where that is unknown."""
+
+    kept: int
+    of: int
+
+
+def repair(path: str) -> Repaired:
+    """Make a damaged index one of its whole rows. What was lost is embedded again when its files
+    are added. Nothing is changed where all is whole. Raises IndexStoreError where nothing can be
+    recovered."""
+    images, new = (os.path.join(path, f"{name}.lance") for name in (TABLE, _NEW))
+    if os.path.isdir(new):  # of a repair that was killed
+        if os.path.isdir(images):
+            shutil.rmtree(new)
+        else:
+            os.rename(new, images)
+    if not os.path.isdir(images):
+        raise IndexStoreError(f"{path}: no index there")
+    _mend_errors(path)
+    noted = _noted(path)
+    table = _opened(path)
+    try:
+        found = np.sort(_row_ids(table))
+        pieces = list(_whole(table, found))
+    except BaseException as error:
+        if not of_library(error):
+            raise
+        raise IndexStoreError(
+            f"{path}: nothing can be recovered: {line(error)}; index again with --reindex"
+        ) from error
+    kept = sum(map(len, pieces))
+    of = max(noted, len(found))
+    if kept == len(found) == noted:
+        return Repaired(kept, of)
+    if kept < len(found):
+        _replace(path, table, pieces)
+    if os.path.exists(os.path.join(path, VERSION)):
+        os.unlink(os.path.join(path, VERSION))
+    Store(path).compact(1)  # notes the version
+    return Repaired(kept, of)
+
+
+def _noted(path: str) -> int:
+    """The rows that were noted last; -1 where that note is damaged or missing."""
+    try:
+        note = Store(path).noted()
+    except IndexStoreError:
+        return -1
+    return note["rows"] if note else -1
+
+
+def _mend_errors(path: str) -> None:
+    """Drop the table of files that could not be read, where it is damaged."""
+    try:
+        Failures(path).known()
+    except IndexStoreError:
+        shutil.rmtree(os.path.join(path, f"{ERRORS}.lance"))
+
+
+def _opened(path: str) -> Table:
+    """The table at its newest version that can be opened; the versions after that are dropped."""
+    import lancedb
+
+    versions = os.path.join(path, f"{TABLE}.lance", "_versions")
+    manifests = sorted(os.listdir(versions)) if os.path.isdir(versions) else []
+    for name in manifests:  # Lance numbers them downwards: the newest comes first
+        try:
+            table = lancedb.connect(path).open_table(TABLE)
+            Store(path).check_format(table)
+            return table
+        except IndexStoreError:
+            raise
+        except BaseException as error:
+            if not of_library(error):
+                raise
+            os.unlink(os.path.join(versions, name))
+    raise IndexStoreError(f"{path}: no version of it can be read; index again with --reindex")
+
+
+def _row_ids(table: Table) -> NDArray[np.uint64]:
+    found = table.search().with_row_id(True).select(["_rowid"]).to_arrow()
+    ids: NDArray[np.uint64] = found.column("_rowid").to_numpy()
+    return ids
+
+
+def _whole(table: Table, ids: NDArray[np.uint64]) -> Iterator[Any]:
+    """The rows that can be read and are what was written, as pyarrow.Tables."""
+    for each in np.split(ids, np.flatnonzero(np.diff(ids >> _FRAGMENT)) + 1):  # files of the table
+        for start in range(0, len(each), _PIECE):
+            yield from _read(table, each[start : start + _PIECE])
+
+
+def _read(table: Table, ids: NDArray[np.uint64]) -> Iterator[Any]:
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    try:
+        rows = table.take_row_ids(ids.tolist()).to_arrow()
+        bad = damaged(rows, rows.schema.field("vector").type.list_size)
+        numbers = zip(rows.column("path").to_pylist(), rows.column("id").to_pylist(), strict=True)
+        bad |= np.array([id_of(path) != number for path, number in numbers], bool)
+        yield rows.filter(pa.array(~bad))
+    except BaseException as error:
+        if not of_library(error):
+            raise
+        if len(ids) > _LEAST:
+            yield from _read(table, ids[: len(ids) // 2])
+            yield from _read(table, ids[len(ids) // 2 :])
+
+
+def _replace(path: str, table: Table, pieces: list[Any]) -> None:
+    """Write the rows into a new table, and put that in the place of the old one."""
+    import lancedb
+    import pyarrow as pa
+
+    images, new = (os.path.join(path, f"{name}.lance") for name in (TABLE, _NEW))
+    batches = (batch for piece in pieces for batch in piece.cast(table.schema).to_batches())
+    reader = pa.RecordBatchReader.from_batches(table.schema, batches)
+    lancedb.connect(path).create_table(_NEW, data=reader)
+    if os.path.exists(os.path.join(path, VERSION)):
+        os.unlink(os.path.join(path, VERSION))
+    shutil.rmtree(images)
+    os.rename(new, images)

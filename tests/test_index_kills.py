@@ -1,0 +1,162 @@
+"""An index whose process is killed again and again, and one that is damaged and repaired."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from indexed import picture, rows
+from shrunk import tiny_bundle, tiny_clip
+
+import patchword
+from patchword.bundle import Bundle
+from patchword.errors import IndexStoreError
+from patchword.index import Index, open_index
+from patchword.index.schema import id_of
+
+KILLED = """
+import json, os, random, signal, sys, threading
+from dataclasses import replace
+import lancedb, numpy as np  # once for all: importing takes seconds
+sys.path.insert(0, os.environ["TESTS"])
+from shrunk import tiny_bundle, tiny_clip
+from patchword.bundle import Bundle
+from patchword.errors import ImageError
+from patchword.index import open_index
+
+class Fast(Bundle):
+    def embed_each(self, sources):
+        for source in sources:
+            try:
+                pixels = self.opener.sized(source)[0]
+                vector = np.resize(pixels, 24).astype(np.float32) + 1
+                yield source, vector / np.linalg.norm(vector)
+            except ImageError as error:
+                yield source, error
+
+folder, photos, kills = json.load(sys.stdin)
+plain = tiny_bundle(tiny_clip())
+model = Fast(**{name: getattr(plain, name) for name in plain.__dataclass_fields__})
+draw = random.Random(1)
+counts, codes = [], []
+for kill in [*range(kills), None]:
+    last, seconds = draw.randint(1, 12), draw.choice([0, 0, 0.002, 0.005, 0.01, 0.02])
+    out, into = os.pipe()
+    child = os.fork()
+    if not child:
+        index = open_index(folder)
+        os.write(into, json.dumps([len(index), len(index.errors()) if len(index) else 0]).encode())
+        os.close(into)
+        def progress(done, total):
+            if kill is not None and done == last:
+                threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        report = index.add(photos, model, progress, batch=4)
+        while kill is not None:
+            signal.pause()  # all was done before the kill
+        os._exit(len(report.failed))
+    os.close(into)
+    with open(out) as told:
+        counts.append(json.loads(told.read()))
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps([counts, codes]))
+"""
+
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def model() -> Bundle:
+    return tiny_bundle(tiny_clip())
+
+
+@pytest.mark.slow
+def test_twenty_kills_lose_nothing_and_store_nothing_twice(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for i in range(152):
+        picture(photos / f"{i:03d}.png", i)
+    for i in range(0, 152, 19):
+        (photos / f"{i:03d}.png").write_text("broken")
+    env = {**os.environ, "TESTS": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    job = json.dumps([str(tmp_path / "index"), str(photos), KILLS])
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED], env=env, input=job, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    counts, codes = json.loads(done.stdout)
+    assert codes == [-9] * KILLS + [8]
+    stored = [count for count, _ in counts]
+    assert stored == sorted(stored)  # what was committed stays
+    assert len(set(stored)) > KILLS // 3, stored  # the kills came at many places
+    assert [errors for _, errors in counts] == sorted(errors for _, errors in counts)
+    paths, vectors = rows(tmp_path / "index")
+    whole = sorted(str(p) for i, p in enumerate(sorted(photos.iterdir())) if i % 19)
+    assert sorted(paths) == whole
+    for path, vector in zip(paths, vectors, strict=True):
+        own = np.resize(patchword.images.open(path), 24).astype(np.float64) + 1
+        np.testing.assert_allclose(vector, own / np.linalg.norm(own), atol=1e-6)
+    index = open_index(tmp_path / "index")
+    assert len(index.errors()) == 8
+    assert index.row(id_of(paths[0]), ["width", "height"]) == {"width": 40, "height": 36}
+
+
+@pytest.fixture
+def index(tmp_path: Path, model: Bundle) -> Index:
+    """Twelve photos in three commits."""
+    for i in range(12):
+        picture(tmp_path / "photos" / f"{i:02d}.png", i)
+    found = open_index(tmp_path / "index")
+    found.add(tmp_path / "photos", model, batch=4)
+    return found
+
+
+def test_repair_keeps_what_is_whole(tmp_path: Path, index: Index, model: Bundle) -> None:
+    before = dict(zip(*rows(tmp_path / "index"), strict=True))
+    assert index.repair() == (12, 12)
+    data = sorted((tmp_path / "index" / "images.lance" / "data").iterdir())
+    broken = bytearray(data[0].read_bytes())
+    place = broken.find(np.float32(before[index.paths()[1]][0]).tobytes())  # within a vector
+    candidates = [np.float32(vector[3]).tobytes() for vector in before.values()]
+    place = max(broken.find(each) for each in candidates)
+    assert place > 0
+    broken[place + 1] ^= 8
+    data[0].write_bytes(broken)
+    data[1].write_bytes(data[1].read_bytes()[:50])
+    with pytest.raises(IndexStoreError, match=r"--repair"):
+        open_index(tmp_path / "index").search("a dog", model=model)
+    assert index.repair() == (7, 12)
+    after = dict(zip(*rows(tmp_path / "index"), strict=True))
+    assert len(after) == 7
+    assert all((before[path] == vector).all() for path, vector in after.items())
+    report = index.add(tmp_path / "photos", model)
+    assert (report.added, report.unchanged) == (5, 7)
+    assert len(index.search("a dog", 99, model=model)) == 12
+    assert index.repair() == (12, 12)
+
+
+def test_repair_of_the_newest_version_and_of_errors(
+    tmp_path: Path, index: Index, model: Bundle
+) -> None:
+    (tmp_path / "photos" / "bad.png").write_text("bad")
+    index.add(tmp_path / "photos", model)
+    folder = tmp_path / "index"
+    shutil.rmtree(folder / "errors.lance" / "_versions")
+    (folder / "errors.lance" / "_versions").mkdir()
+    (folder / "version.json").write_text("{")
+    newest = min((folder / "images.lance" / "_versions").iterdir(), key=lambda file: file.name)
+    newest.write_bytes(newest.read_bytes()[:10])
+    found = index.repair()
+    assert (found.kept, len(index)) == (8, 8)
+    assert index.errors() == []
+    again = index.add(tmp_path / "photos", model)
+    assert (again.added, len(again.failed), again.not_retried) == (4, 1, 0)
+    for manifest in (folder / "images.lance" / "_versions").iterdir():
+        manifest.write_bytes(b"")
+    with pytest.raises(IndexStoreError, match=r"no version of it can be read; .*--reindex"):
+        index.repair()
+    assert index.add(tmp_path / "photos", model, reindex=True).added == 12
+    with pytest.raises(IndexStoreError, match="no index there"):
+        open_index(tmp_path / "nowhere").repair()
