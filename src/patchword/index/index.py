@@ -71,7 +71,6 @@ class Index(Writing):
         unit = _query(searcher, query, image, long_text)
         return self._nearest.find(unit[None], k, where)[0]
 
-
     def _searcher(self, model: Bundle | None) -> Bundle:
         """The model that embeds queries."""
         model = model or self._model

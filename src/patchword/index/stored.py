@@ -103,6 +103,11 @@ class Stored:
         return inside.content(self.row(number, ["path"])["path"])
 
     @checked
+    def paths(self) -> list[str]:
+        """The paths of all entries, sorted."""
+        return sorted(self._store.known())
+
+    @checked
     def empty(self, column: str) -> list[str]:
         """The paths of the rows whose value of a column is empty, sorted."""
         if column not in self.columns:
