@@ -185,7 +185,7 @@ def _print_hits(
     answers: list[Reranked[Hit]], reranked: bool, failed: list[ImageError], as_json: bool
 ) -> None:
     """A table, or JSON Lines with those of `failed` that are not among the hits first."""
-    from patchword.images.files import gone
+    from patchword.index.inside import gone
 
     lost = {each.hit.path for each in answers if gone(each.hit.path)}
     if as_json:
