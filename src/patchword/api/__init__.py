@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from patchword import checkpoints, index
+from patchword.api.engines import on_engine
 from patchword.api.finding import find_images
 from patchword.api.inspecting import inspector
 from patchword.api.model import Model, with_methods
@@ -39,6 +40,7 @@ def load(
     stretch: bool = False,
     max_pixels: int = MAX_PIXELS,
     squash: bool = False,
+    engine: str = "torch",
 ) -> Model:
     """Open a model.
 
@@ -58,6 +60,8 @@ def load(
     max_pixels    files of more, as they would be decoded, are refused
     squash        show the model the whole of each image, its shape not kept, where its
                   preprocessing would crop it
+    engine        what computes vectors: "torch"; "compile", torch.compile; on a CPU "openvino" and
+                  "onnx", which give vectors alone (see `engines.choose`)
 
     Raises CheckpointError where nothing is there or it does not fit whole, TokenizerError, and
     UnsupportedError for a device that is not there.
@@ -67,7 +71,8 @@ def load(
         image_size=image_size, subfolder=subfolder, adapter=adapter, weights=weights,
         architecture=architecture,
     )  # fmt: skip
-    return with_methods(bundle).opening(stretch, max_pixels, squash=squash)
+    model = with_methods(bundle).opening(stretch, max_pixels, squash=squash)
+    return model if engine == "torch" else on_engine(model, engine)
 
 
 @checked

@@ -1,7 +1,7 @@
-"""--weights, --architecture, --subfolder and --adapter, which every command that loads a model
-takes.
+"""--weights, --architecture, --subfolder, --adapter and --engine, which every command that loads a
+model takes.
 
-They say how a checkpoint is read, and go from here to `inputs.load` by themselves.
+They say how a checkpoint is read and run, and go from here to `inputs.load` by themselves.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ OPTIONS: dict[str, Any] = {
     "subfolder": typer.Option(
         metavar="FOLDER",
         help="The folder inside that holds the model: text_encoder, ... of a diffusion pipeline.",
+    ),
+    "engine": typer.Option(
+        metavar="torch|compile|openvino|onnx",
+        help="What computes vectors; openvino and onnx, on a CPU, do so alone: no heatmaps, "
+        "captions or training.",
     ),
     "adapter": typer.Option(
         metavar="FOLDER",

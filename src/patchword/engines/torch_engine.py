@@ -18,13 +18,16 @@ from patchword.models.protocols import ImageNetwork, PairNetwork, TextNetwork
 class TorchEngine:
     """`network` in evaluation mode, on its device and in its type, without gradients."""
 
-    name = "torch"
-
-    def __init__(self, network: nn.Module, own_shapes: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, own_shapes: bool = False, compiled: bool = False
+    ) -> None:
         """own_shapes: true if each image keeps its own shape (NaFlex), so that they cannot be
-        stacked."""
+        stacked. compiled: vectors are computed by the kernels that torch.compile makes at the first
+        batch, and once more, for any number, at the first of another size."""
         self.network = network.eval()
         self.own_shapes = own_shapes
+        self.name = "compile" if compiled else "torch"
+        self._compiled: dict[str, Callable[[Any], Tensor]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -48,14 +51,23 @@ class TorchEngine:
         network = self.network
         if not isinstance(network, ImageNetwork):
             raise UnsupportedError("this network has no image tower")
-        return self.run(network.encode_image, pixels)
+        return self.run(self._quick(network.encode_image), pixels)
 
     def encode_text(self, ids: Ids) -> Rows:
         network = self.network
         if not isinstance(network, TextNetwork):
             raise UnsupportedError("this network has no text tower")
         with torch.inference_mode():
-            return _rows(network.encode_text(self.tensor(ids)))
+            return _rows(self._quick(network.encode_text)(self.tensor(ids)))
+
+    def _quick(self, function: Callable[..., Any]) -> Callable[[Any], Tensor]:
+        """A method of the network, compiled if it is to be."""
+        if self.name == "torch":
+            return function
+        name = function.__name__
+        if name not in self._compiled:
+            self._compiled[name] = torch.compile(function, fullgraph=True)
+        return self._compiled[name]
 
     def run(self, function: Callable[[Any], Tensor], pixels: Pixels) -> Rows:
         """`function` of images as the network takes them: (B, 3, H, W), or a list of (3, H, W)."""

@@ -91,7 +91,7 @@ class SwinBlock(nn.Module):
         mask = self.attn.bias().to(x.dtype)
         if any(shift):
             regions = _region_mask((x.shape[1], x.shape[2]), self.window, shift, x)
-            mask = mask + regions.repeat(len(x), 1, 1)[:, None]
+            mask = mask + regions.repeat(x.shape[0], 1, 1)[:, None]
         x = self.attn(_windows(x, self.window), mask=mask, taps=taps)
         x = _whole(x, grid, self.window)
         if self.pads_first:

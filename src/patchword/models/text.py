@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from patchword.config import TextConfig
 from patchword.nn.linear import Linear
+from patchword.nn.mode import eager_inference
 from patchword.nn.pooling import end_place
 from patchword.nn.prefix_tree import PrefixTree, batches
 from patchword.nn.taps import NO_TAPS, Taps
@@ -105,11 +106,10 @@ class TextTransformer(nn.Module):
         if self.config.pool == "highest":
             return ids.argmax(dim=1, keepdim=True)
         at = 0 if self.config.pool == "first" else ids.shape[1] - 1
-        return ids.new_full((len(ids), 1), at)
+        return ids.new_full((ids.shape[0], 1), at)
 
 
 def _on_cpu(ids: Tensor) -> bool:
     """Whether `PrefixTree`, whose shapes depend on the values, is for these: not where gradients
     are recorded, a graph is compiled, or a GPU would wait for each shape."""
-    eager = torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()
-    return eager and ids.is_cpu and len(ids) > 0
+    return eager_inference() and ids.is_cpu and len(ids) > 0

@@ -145,7 +145,7 @@ class VisionTransformer(nn.Module):
 
     def windows(self, pixels: Tensor, patches: Tensor) -> Tensor:
         x = self._tokens(pixels)
-        front = torch.arange(self.prefix, device=x.device).expand(len(patches), -1)
+        front = torch.arange(self.prefix, device=x.device).expand(patches.shape[0], -1)
         chosen = torch.cat([front, self.prefix + patches.to(x.device)], dim=1)  # (W, K')
         rotary = self.rotary(pixels)
         if rotary is not None:
@@ -182,7 +182,8 @@ class VisionTransformer(nn.Module):
         x, present = tokens
         mask = None if present is None else padding_mask(present, x)
         read = {"cls": 1, "distilled": 2}.get(self.config.pool, 0)  # the first ones
-        only = torch.arange(read, device=x.device).expand(len(x), -1) if pooled and read else None
+        count = read if pooled else 0
+        only = torch.arange(read, device=x.device).expand(x.shape[0], -1) if count else None
         return Tokens(run(self.blocks, x, mask, taps, rotary=rotary, only=only), present)
 
     def embed(self, pixels: Pixels) -> Tokens:
@@ -225,7 +226,7 @@ class VisionTransformer(nn.Module):
         if apart and positions is not None:
             x = x + positions.to(x.dtype)
         front = [
-            getattr(self, name).to(x.dtype).expand(len(x), -1, -1)
+            getattr(self, name).to(x.dtype).expand(x.shape[0], -1, -1)
             for name in ("cls_token", "dist_token", "reg_token")
             if hasattr(self, name)
         ]

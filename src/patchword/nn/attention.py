@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from patchword.errors import ConfigError
 from patchword.nn.linear import Linear
+from patchword.nn.mode import eager_inference
 from patchword.nn.positions import rotate
 from patchword.nn.prefix_tree import PrefixTree
 from patchword.nn.taps import NO_TAPS, Taps
@@ -110,14 +111,14 @@ class Attention(nn.Module):
         for name, value in (("attn.q", q), ("attn.k", k), ("attn.v", v)):
             taps.keep(name, value)
         # Rows of x that one row of the context serves.
-        shared = 1 if len(q) == len(k) else len(q) // len(k)
+        shared = 1 if context is None else q.shape[0] // k.shape[0]
         q = _merge_queries(q, shared)
         if taps.wants("attn"):
             scores = q @ k.mT * self.scale  # (B, H, N, M)
             weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
             taps.keep("attn", _split_queries(weights, shared))
             out = weights @ v
-        elif _slow(q) and torch.is_inference_mode_enabled():
+        elif eager_inference() and _slow(q):
             out = _in_parts(q, k, v, mask, self.scale)
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)

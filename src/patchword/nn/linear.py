@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from patchword.nn.mode import eager_inference
+
 # With AVX-512 and float32 oneDNN's product took 0.45 to 0.70 of the time of torch's (MKL's) on an
 # AMD EPYC, for 2 to 1,600 rows and weights of 768 x 768 to 768 x 30,522; in bfloat16, where torch
 # calls oneDNN itself, 0.93 to 1.03. Without AVX-512 neither gains.
@@ -40,7 +42,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _faster(x: Tensor, weight: Tensor) -> bool:
     return (
-        torch.is_inference_mode_enabled()
+        eager_inference()
         and x.is_cpu
         and x.dtype in TYPES
         and x.dtype == weight.dtype
@@ -49,7 +51,6 @@ def _faster(x: Tensor, weight: Tensor) -> bool:
         and type(weight) is nn.Parameter  # not what an adapter or a sharded run makes of it
         and weight.is_contiguous()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 

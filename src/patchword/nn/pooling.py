@@ -61,6 +61,6 @@ class MapPool(nn.Module):
         self.mlp = Mlp(width, mlp_width, act)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, taps: Taps = NO_TAPS) -> Tensor:
-        query = self.latent.to(x.dtype).expand(len(x), -1, -1)
+        query = self.latent.to(x.dtype).expand(x.shape[0], -1, -1)
         pooled = self.attn(query, context=x, mask=mask, taps=taps)[:, 0]
         return pooled + self.mlp(self.norm(pooled))  # type: ignore[no-any-return]

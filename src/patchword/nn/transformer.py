@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from patchword.errors import UnsupportedError
 from patchword.nn.attention import Attention, KVCache
 from patchword.nn.linear import Linear
+from patchword.nn.mode import eager_inference
 from patchword.nn.prefix_tree import PrefixTree
 from patchword.nn.taps import NO_TAPS, Taps
 
@@ -181,19 +182,15 @@ def run(
 
     Many images on a CPU run in chunks, whose activations stay in the processor's cache.
     """
-    rows = max(TOKENS * torch.get_num_threads() // x.shape[1], 1)
     others = (mask, context, cache, context_mask, rotary, firsts, tree)
-    if (
-        len(x) > rows
-        and x.is_cpu
-        and torch.is_inference_mode_enabled()
-        and not taps.names
-        and all(other is None for other in others)
-    ):
-        parts = [slice(i, i + rows) for i in range(0, len(x), rows)]
-        wanted = [None if only is None else only[part] for part in parts]
-        pairs = zip(parts, wanted, strict=True)
-        return torch.cat([run(blocks, x[part], only=places) for part, places in pairs])
+    plain = not taps.names and all(other is None for other in others)
+    if plain and x.is_cpu and eager_inference():
+        rows = max(TOKENS * torch.get_num_threads() // x.shape[1], 1)
+        if len(x) > rows:
+            parts = [slice(i, i + rows) for i in range(0, len(x), rows)]
+            wanted = [None if only is None else only[part] for part in parts]
+            pairs = zip(parts, wanted, strict=True)
+            return torch.cat([run(blocks, x[part], only=places) for part, places in pairs])
     last = len(blocks) - 1
     early = only is not None and last >= 0 and not taps.wants_inside(f"blocks.{last}")
     for i, block in enumerate(blocks):

@@ -42,7 +42,7 @@ class Inspect(Body):
     model_config = example(good=[TINY, TINY, TINY, TINY], images=[TINY])
     good: list[Image] | None = None
     fitted: str | None = Field(None, description="As an earlier answer gave it, instead of good.")
-    images: list[Image] = Field(description="With fitted also none: only what its rate tells.")
+    images: list[Image]
     method: Literal["memory", "subspace", "winclip", "mutual", "reference"] = "memory"
     false_alarms: float = Field(0.05, gt=0, lt=1, description="Share of good photos, at most.")
 
@@ -76,9 +76,8 @@ async def inspect(request: Request, body: Inspect) -> Answer:
     fitted: Fitted = request.app.state.fitted
     if (body.good is None) == (body.fitted is None):
         raise RefusalError(400, "empty", "give good photos, or fitted", "good")
-    lists = {} if body.good is None else {"good": body.good}
-    lists |= {"images": body.images} if body.images or lists else {}
-    with server.admission.of(server.checked(**lists)):
+    good = {} if body.good is None else {"good": body.good}
+    with server.admission.of(server.checked(images=body.images, **good)):
         if body.good is not None:
             opened = await server.models.get(body.model, "inspect")
             bad, inspector = await fit(server, opened, body.good, body)

@@ -40,7 +40,8 @@ from patchword.text.templates import named
 
 # A picture of 8 x 8 pixels, for the examples of the documentation.
 TINY = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGP4z8CAFWEXHbQS"
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAI"
+    "CAIAAABLbSncAAAAEklEQVR4nGP4z8CAFWEXHbQS"
     "ACj/P8Fu7N9hAAAAAElFTkSuQmCC"
 )
 

@@ -1,0 +1,130 @@
+"""Engines that run a network's graphs elsewhere than in torch: OpenVINO and onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from patchword.engines.graph import Shapes, graphs, kept
+from patchword.engines.protocol import Ids, Pixels, Rows
+from patchword.errors import UnsupportedError
+from patchword.models.protocols import PairNetwork
+from patchword.optional import optional
+
+Run = Callable[[Any], Any]  # of one graph: an array in, an array out
+
+
+class GraphEngine:
+    """A network's graphs, run on the CPU by another library. It gives vectors alone."""
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self, name: str, runs: Mapping[str, Run], dtype: torch.dtype, scale: float, bias: float
+    ) -> None:
+        """runs: "image" and "text", of those that the network has."""
+        self.name, self.dtype, self.scale, self.bias = name, dtype, scale, bias
+        self._runs = runs
+
+    def encode_image(self, pixels: Pixels) -> Rows:
+        if "image" not in self._runs:
+            raise UnsupportedError("this network has no image tower")
+        return self._run("image", np.stack(pixels))
+
+    def encode_text(self, ids: Ids) -> Rows:
+        if "text" not in self._runs:
+            raise UnsupportedError("this network has no text tower")
+        return self._run("text", ids)
+
+    def _run(self, part: str, values: Any) -> Rows:
+        return np.asarray(self._runs[part](np.ascontiguousarray(values)), np.float32)
+
+
+def openvino(network: nn.Module, shapes: Shapes, dtype: torch.dtype, folder: Path) -> GraphEngine:
+    """By OpenVINO, in float32 or bfloat16. folder: where its graphs are kept; made if need be."""
+    library = optional("openvino", "fast", "engine openvino", UnsupportedError)
+    hint = {torch.float32: "f32", torch.bfloat16: "bf16"}.get(dtype)
+    if hint is None:
+        raise UnsupportedError(_no_type("openvino", dtype, "float32 and bfloat16"))
+
+    def save(program: ExportedProgram, place: Path) -> None:
+        library.save_model(
+            library.convert_model(program), place.with_suffix(".xml"), compress_to_fp16=False
+        )
+
+    def read(place: Path) -> Run:
+        # Without a hint OpenVINO takes bfloat16 where the processor has it.
+        options = {"INFERENCE_PRECISION_HINT": hint}
+        compiled = library.Core().compile_model(place.with_suffix(".xml"), "CPU", options)
+        return lambda values: compiled(values)[0]
+
+    return _made("openvino", network, shapes, dtype, folder, save, read)
+
+
+def onnx(network: nn.Module, shapes: Shapes, dtype: torch.dtype, folder: Path) -> GraphEngine:
+    """By onnxruntime, in float32. folder: where its graphs are kept; made if need be."""
+    library = optional("onnxruntime", "fast", "engine onnx", UnsupportedError)
+    optional("onnxscript", "fast", "engine onnx", UnsupportedError)
+    if dtype != torch.float32:
+        raise UnsupportedError(_no_type("onnx", dtype, "float32"))
+
+    def save(program: ExportedProgram, place: Path) -> None:
+        model = torch.onnx.export(program, dynamo=True, verbose=False)
+        assert model is not None  # only without dynamo it is
+        model.save(str(place.with_suffix(".onnx")), external_data=True)
+
+    def read(place: Path) -> Run:
+        session = library.InferenceSession(place.with_suffix(".onnx"))
+        (given,) = (each.name for each in session.get_inputs())
+        return lambda values: session.run(None, {given: values})[0]
+
+    return _made("onnx", network, shapes, dtype, folder, save, read)
+
+
+def _no_type(name: str, dtype: torch.dtype, known: str) -> str:
+    return f"engine {name} computes in {known}, not in {str(dtype).removeprefix('torch.')}"
+
+
+def _made(
+    name: str,
+    network: nn.Module,
+    shapes: Shapes,
+    dtype: torch.dtype,
+    folder: Path,
+    save: Callable[[ExportedProgram, Path], None],
+    read: Callable[[Path], Run],
+) -> GraphEngine:
+    """An engine of the graphs in `folder`, which are made first where they are not there."""
+
+    def make(place: Path) -> None:
+        for part, program in graphs(network, shapes).items():
+            save(program, place / part)
+
+    try:
+        place = kept(folder, make)
+    except OSError as error:
+        raise UnsupportedError(
+            f"engine {name} cannot keep its graphs in {folder}: {error.strerror or error}; name "
+            "another place in the environment variable PATCHWORD_CACHE"
+        ) from error
+    parts = [part for part in ("image", "text") if any(place.glob(f"{part}.*"))]
+    runs: dict[str, Run] = {}
+    for part in parts:
+        try:
+            runs[part] = read(place / part)
+        except Exception as error:  # each library has its own for a file that is damaged
+            raise UnsupportedError(
+                f"engine {name} cannot read {place / part} ({str(error).splitlines()[0]}): delete "
+                f"{place}, and it is made again"
+            ) from error
+    scale, bias = 1.0, 0.0
+    if isinstance(network, PairNetwork):
+        with torch.no_grad():
+            scale, bias = float(network.scale), float(network.bias)
+    return GraphEngine(name, runs, dtype, scale, bias)

@@ -1,0 +1,120 @@
+"""Networks as graphs: whole, for any batch, the same numbers; and the engines that run them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from shrunk import ids, pixels, tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
+from test_conformance import CONFIGS, embeds_text
+from torch import Tensor
+from torch.testing import assert_close
+
+from patchword import models
+from patchword.api.engines import on_engine
+from patchword.api.model import Model, with_methods
+from patchword.bundle import make
+from patchword.errors import UnsupportedError
+
+# One of each kind of tower; every other variant was compiled and exported once in the same way.
+KINDS = ["vit-tiny-16", "swin-tiny-7-224", "clip-rn50", "siglip-base-16-224", "blip-base-224"]
+KINDS += ["chinese-clip-vit-base-16", "rope"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_graph_for_every_batch(kind: str) -> None:
+    """torch.compile meets nothing that it must leave out, and makes no third graph. By its own
+    tracer with eager kernels: which kernels it would make does not matter here."""
+    torch.manual_seed(0)
+    config = CONFIGS[kind]
+    network = models.build(config).eval()
+    jobs: list[tuple[Callable[[Tensor], Tensor], Tensor]] = [
+        (network.encode_image, pixels(config, 5))
+    ]
+    if embeds_text(config):
+        jobs.append((network.encode_text, ids(config).repeat(2, 1)[:5]))
+    for encode, x in jobs:
+        torch._dynamo.reset()
+        compiled = torch.compile(encode, fullgraph=True, backend="eager")
+        with torch.inference_mode():
+            compiled(x[:1])
+            compiled(x[:3])
+            with torch._dynamo.config.patch(error_on_recompile=True):
+                for count in (5, 4, 2):
+                    assert_close(compiled(x[:count]), encode(x[:count]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def vectors(model: Model, count: int, length: int) -> tuple[Tensor, Tensor]:
+    """Of random images and of texts of that many ids."""
+    torch.manual_seed(count)
+    images = [each.numpy() for each in torch.randn(count, 3, *model.config.preprocess.size)]
+    texts = torch.randint(5, 500, (count, length)).numpy()
+    texts[:, -1] = model.config.text.end_token
+    rows = model.engine.encode_image(images), model.engine.encode_text(texts)
+    return torch.from_numpy(rows[0]), torch.from_numpy(rows[1])
+
+
+@pytest.mark.parametrize(
+    ("engine", "config"), [("openvino", tiny_clip()), ("onnx", tiny_clip_resnet())]
+)
+def test_other_engines_give_the_same(engine: str, config: models.ModelConfig) -> None:
+    bundle = tiny_bundle(config)
+    ours, other = with_methods(bundle), on_engine(with_methods(bundle), engine)
+    assert (other.engine.name, other.engine.scale) == (engine, ours.engine.scale)
+    for count, length in ((1, 2), (4, 7), (3, config.text.context)):
+        expected = vectors(ours, count, length)
+        for found, right in zip(vectors(other, count, length), expected, strict=True):
+            assert_close(found, right, rtol=1e-4, atol=1e-5)
+    photo = np.full((48, 48, 3), 200, np.uint8)
+    both = [[each.probability for each in m.classify(photo, ["a", "b"])[0]] for m in (other, ours)]
+    assert both[0] == pytest.approx(both[1], rel=1e-5)
+    with pytest.raises(UnsupportedError, match=f'engine {engine}.*engine="torch"'):
+        other.heatmap(photo, "a")
+
+
+def test_bfloat16_by_openvino() -> None:
+    ours = with_methods(tiny_bundle(tiny_clip()))
+    other = on_engine(ours.to("bfloat16"), "openvino")
+    assert other.engine.dtype == torch.bfloat16
+    for found, right in zip(vectors(other, 3, 5), vectors(ours, 3, 5), strict=True):
+        assert torch.cosine_similarity(found, right).min() > 0.999
+
+
+def test_graphs_are_kept_and_damaged_ones_named(cache: Path) -> None:
+    model = with_methods(tiny_bundle(tiny_clip()))
+    before = vectors(on_engine(model, "onnx"), 2, 3)
+    (graph,) = cache.rglob("image.onnx")
+    made = graph.stat().st_mtime_ns
+    assert_close(vectors(on_engine(model, "onnx"), 2, 3), before)
+    assert graph.stat().st_mtime_ns == made
+    graph.write_bytes(b"no graph")
+    with pytest.raises(UnsupportedError, match=rf"cannot read.*delete {graph.parent}"):
+        on_engine(model, "onnx")
+    assert [each.name for each in graph.parent.parent.iterdir()] == ["onnx"]  # nothing half made
+
+
+def test_what_an_engine_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_methods(tiny_bundle(tiny_clip()))
+    with pytest.raises(UnsupportedError, match=r"no engine 'openvine'.*openvino"):
+        on_engine(model, "openvine")
+    with pytest.raises(UnsupportedError, match="float32, not in bfloat16"):
+        on_engine(model.to("bfloat16"), "onnx")
+    with pytest.raises(UnsupportedError, match="in its own shape"):
+        on_engine(with_methods(tiny_bundle(CONFIGS["siglip2-base-16-naflex"])), "openvino")
+    monkeypatch.setenv("PATCHWORD_CACHE", "/dev/null")
+    with pytest.raises(UnsupportedError, match=r"cannot keep its graphs.*PATCHWORD_CACHE"):
+        on_engine(model, "onnx")
+
+
+def test_a_tower_that_is_not_there() -> None:
+    config = tiny_vit("patches")
+    other = on_engine(with_methods(make(models.build(config), config, None, "vit")), "onnx")
+    with pytest.raises(UnsupportedError, match="no text tower"):
+        other.engine.encode_text(np.ones((1, 4), np.int64))
