@@ -89,7 +89,14 @@ def test_images_as_other_servers_of_embeddings_take_them(
             f"{address}/v1/embeddings", json=body, headers={"x-api-key": "secret"}
         ).json()
         rows += [answer["data"][0]["embedding"]]
-    np.testing.assert_allclose(rows, [expected] * 4, atol=1e-5)
+    cohere = {"images": [uri(RING)], "input_type": "image", "embedding_types": ["float"]}
+    voyage = {"inputs": [{"content": [{"type": "image_base64", "image_base64": uri(RING)}]}]}
+    key = {"x-api-key": "secret"}
+    answer = httpx2.post(f"{address}/v2/embed", json=cohere, headers=key).json()
+    rows += answer["embeddings"]["float"]
+    answer = httpx2.post(f"{address}/v1/multimodalembeddings", json=voyage, headers=key).json()
+    rows += [answer["data"][0]["embedding"]]
+    np.testing.assert_allclose(rows, [expected] * 6, atol=1e-5)
     bad = base64.b64encode(b"no image").decode()
     with pytest.raises(openai.BadRequestError, match="not an image") as caught:
         client.embeddings.create(model="demo", input=bad, extra_body={"modality": "image"})

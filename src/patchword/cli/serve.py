@@ -158,14 +158,14 @@ def run(settings: Settings, listening: socket.socket) -> None:
     from patchword.checkpoints import locate
     from patchword.serve.app import create_app
 
+    app = create_app(settings)
+    for name in app.state.server.models.names:
+        locate(name)  # a name that is wrong ends it here, not a client's request
     handler = logging.StreamHandler()  # stderr
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log = logging.getLogger("patchword.serve")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
-    app = create_app(settings)
-    for name in app.state.server.models.names:
-        locate(name)  # a name that is wrong ends it here, not a client's request
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     models = ", ".join(app.state.server.models.names)

@@ -22,6 +22,7 @@ from patchword.errors import PatchwordError
 from patchword.images import Opener
 from patchword.serve import (
     chat,
+    cohere_voyage,
     collection,
     hugging_face,
     inspection,
@@ -34,6 +35,7 @@ from patchword.serve.decoding import Decoder
 from patchword.serve.fetching import fetched
 from patchword.serve.gate import Gate
 from patchword.serve.inspection import Fitted
+from patchword.serve.memory import tidy
 from patchword.serve.metrics import Metrics
 from patchword.serve.models import Models
 from patchword.serve.photos import Collection
@@ -43,8 +45,8 @@ from patchword.serve.server import Answer, Server, router, server_of
 from patchword.serve.settings import Settings
 
 GROUPS = (
-    openai.routes, chat.routes, hugging_face.routes, jobs.routes, places.routes, inspection.routes,
-    collection.routes, metrics.routes,
+    openai.routes, chat.routes, cohere_voyage.routes, hugging_face.routes, jobs.routes,
+    places.routes, inspection.routes, collection.routes, metrics.routes,
 )  # fmt: skip
 log = logging.getLogger("patchword.serve")
 health = router("health")
@@ -58,10 +60,12 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        opening = asyncio.ensure_future(open_first(server))
+        beside = [open_first(server), tidy(lambda: counts.answered)]
+        tasks = [asyncio.ensure_future(work) for work in beside]
         async with tools() if tools else nullcontext():
             yield
-        opening.cancel()
+        for task in tasks:
+            task.cancel()
         server.close()
 
     app = FastAPI(

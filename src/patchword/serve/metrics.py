@@ -27,6 +27,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.answered = 0
         ProcessCollector(registry=self.registry)
         self._requests = Counter(
             "patchword_requests", "Requests answered.", ["route", "status"], registry=self.registry
@@ -50,6 +51,7 @@ class Metrics:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
+        self.answered += 1
         self._requests.labels(route, status).inc()
         self._seconds.labels(route).observe(seconds)
 

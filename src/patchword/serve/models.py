@@ -98,6 +98,13 @@ class Opened:
         result: T = found
         return result
 
+    def check_dimension(self, dimension: int | None) -> None:
+        """Raise RefusalError for vectors of another length than the model's."""
+        full = self.model.dim
+        if dimension not in (None, full):
+            message = f"{self.name} gives vectors of {full} numbers, and was not trained for fewer"
+            raise RefusalError(400, "dimensions", message, "dimensions")
+
     async def image_vector(self, pixels: Vector) -> Vector:
         """The unit vector (D,) of an image as the network takes it."""
         row: Vector = await self.queue.run("image", self._embed_pixels, pixels)

@@ -80,10 +80,7 @@ async def embeddings(request: Request, body: Embeddings) -> Answer:
     given = items_of(body)
     count = server.checked(input=given)
     opened = await server.models.get(body.model, "embed")
-    full = opened.model.dim
-    if body.dimensions not in (None, full):
-        message = f"{opened.name} gives vectors of {full} numbers, and was not trained for fewer"
-        raise RefusalError(400, "dimensions", message, "dimensions")
+    opened.check_dimension(body.dimensions)
     with server.admission.of(count):
         rows, tokens = await vectors(server, opened, given)
     failed = [row for row in rows if isinstance(row, Exception)]

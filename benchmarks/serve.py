@@ -1,0 +1,398 @@
+"""The server under load: 64 clients, and 20,000 requests of which some are bad.
+
+    python benchmarks/serve.py [--model demo] [--clients 64] [--requests 640] [--rounds 3]
+    python benchmarks/serve.py --soak 20000
+
+The first runs one mixed list of requests (half image embeddings, the rest text embeddings and
+labels for an image) four ways: by the batch engine alone, in one process; by `patchword serve` with
+that many clients; by the same model behind FastAPI with one forward for each request; and by one
+client, beside the model called directly. The second sends good and bad requests (fuzzed images,
+wrong types, huge ones, slow ones, cut off ones) and says what was answered, how the server's memory
+grew, and whether answers to the good ones changed.
+"""
+
+import argparse
+import asyncio
+import base64
+import collections
+import contextlib
+import io
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import patchword
+
+SAMPLES = Path(patchword.__file__).parent / "assets/samples"
+LABELS = ["a red ring", "a blue star", "a white square", "a scratch on a wafer", "a perfect wafer"]
+BAD = 0.05  # of the requests of a soak
+SIZE = (640, 480)  # of the photos that are sent
+
+ONE_BY_ONE = """
+import base64, sys
+import patchword, uvicorn
+from fastapi import Body, FastAPI
+model = patchword.load(sys.argv[1])
+app = FastAPI()
+@app.get("/ready")
+def ready(): return True
+@app.post("/v1/embeddings")
+def embed(body: dict = Body()):
+    given = body["input"]
+    if body.get("modality") == "image":
+        row = model.embed_images([base64.b64decode(given.partition(",")[2])])[0]
+    else:
+        row = model.embed_texts([given])[0]
+    return {"data": [{"embedding": base64.b64encode(row.tobytes()).decode()}]}
+@app.post("/v1/classify")
+def classify(body: dict = Body()):
+    photo = base64.b64decode(body["images"][0].partition(",")[2])
+    return [[s.label, s.probability] for s in model.classify([photo], body["labels"])[0]]
+uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
+"""
+
+Request = tuple[str, dict[str, Any]]
+
+
+def photos() -> list[bytes]:
+    """JPEGs of the size of a web page's."""
+    found = []
+    for path in sorted((SAMPLES / "shapes").glob("*.jpg")) + sorted(SAMPLES.glob("wafers/*.jpg")):
+        out = io.BytesIO()
+        with Image.open(path) as picture:
+            picture.resize(SIZE).save(out, "JPEG", quality=90)
+        found.append(out.getvalue())
+    return found
+
+
+def uri(content: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+
+
+def mixed(count: int, pictures: list[bytes], rng: random.Random) -> list[Request]:
+    """Half images, a quarter texts, a quarter labels of an image."""
+    found: list[Request] = []
+    for number in range(count):
+        photo = uri(pictures[number % len(pictures)])
+        kind = number % 4
+        if kind in (0, 2):
+            body = {"input": photo, "modality": "image", "encoding_format": "base64"}
+            found.append(("/v1/embeddings", body))
+        elif kind == 1:
+            text = f"a photo of a {rng.choice(LABELS)} number {number}"
+            found.append(("/v1/embeddings", {"input": text, "encoding_format": "base64"}))
+        else:
+            found.append(("/v1/classify", {"images": [photo], "labels": LABELS}))
+    return found
+
+
+def packed(request: Request) -> bytes:
+    """A request as it is sent."""
+    path, body = request
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+class Client:
+    """A connection that is kept, without a library that would take the server's processor."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.reader: asyncio.StreamReader | None = None
+
+    async def send(self, content: bytes) -> tuple[int, bytes]:
+        """Status and body of the answer; status 0 where the connection was closed instead."""
+        if self.reader is None:
+            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            self.writer.write(content)
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            fields = dict(
+                line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:] if b": " in line
+            )
+            body = await self.reader.readexactly(int(fields.get(b"content-length", b"0")))
+        except (OSError, asyncio.IncompleteReadError):
+            self.close()
+            return 0, b""
+        if fields.get(b"connection") == b"close":
+            self.close()
+        return int(head[9:12]), body
+
+    def close(self) -> None:
+        if self.reader is not None:
+            self.writer.close()
+            self.reader = None
+
+
+@contextlib.contextmanager
+def server(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that answers on a port."""
+    environment = dict(os.environ, HF_HUB_OFFLINE="1")
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+        try:
+            for _ in range(1200):
+                if process.poll() is not None:
+                    log.seek(0)
+                    raise SystemExit(f"the server ended: {log.read().decode()[-2000:]}")
+                if asyncio.run(_ready(port)):
+                    break
+                time.sleep(0.1)
+            yield process
+        finally:
+            process.terminate()
+            process.wait()
+
+
+async def _ready(port: int) -> bool:
+    try:
+        status, _ = await Client(port).send(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    except OSError:
+        return False
+    return status == 200
+
+
+async def load(port: int, requests: list[bytes], clients: int) -> tuple[float, list[float]]:
+    """Seconds for all requests, and of each."""
+    todo = iter(requests)
+    spent: list[float] = []
+
+    async def one() -> None:
+        client = Client(port)
+        for content in todo:
+            start = time.perf_counter()
+            status, body = await client.send(content)
+            assert status == 200, (status, body[:300])
+            spent.append(time.perf_counter() - start)
+        client.close()
+
+    start = time.perf_counter()
+    await asyncio.gather(*(one() for _ in range(clients)))
+    return time.perf_counter() - start, spent
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def engine(model: Any, requests: list[Request]) -> float:
+    """Seconds for the same work in batches, the images from the bytes of their files."""
+    given = [(path, body) for path, body in requests]
+    images = [
+        base64.b64decode(body.get("input", body.get("images", [""])[0]).partition(",")[2])
+        for path, body in given
+        if body.get("modality") == "image"
+    ]
+    texts = [body["input"] for _, body in given if "input" in body and "modality" not in body]
+    labelled = [
+        base64.b64decode(body["images"][0].partition(",")[2]) for _, body in given
+        if "images" in body
+    ]  # fmt: skip
+    start = time.perf_counter()
+    model.embed_images(images)
+    model.embed_texts(texts)
+    model.classify(labelled, LABELS)
+    return time.perf_counter() - start
+
+
+def throughput(name: str, clients: int, count: int, rounds: int) -> None:
+    """The ways in turn; medians."""
+    pictures = photos()
+    requests = mixed(count, pictures, random.Random(0))
+    content = [packed(request) for request in requests]
+    images = [one for one in requests if "modality" in one[1]][:30]
+    model = patchword.load(name)
+    ports = {"patchword serve": free_port(), "one forward for each": free_port()}
+    commands = {
+        "patchword serve": ["-m", "patchword", "serve", "-m", name, "--port"],
+        "one forward for each": ["-c", ONE_BY_ONE, name],
+    }
+    times: dict[str, list[float]] = collections.defaultdict(list)
+    spent: dict[str, list[float]] = collections.defaultdict(list)
+    with contextlib.ExitStack() as stack:
+        for title, port in ports.items():
+            stack.enter_context(server([sys.executable, *commands[title], str(port)], port))
+            asyncio.run(load(port, content[:64], 8))
+        engine(model, requests[:64])
+        for _ in range(rounds):
+            times["engine"].append(engine(model, requests))
+            times["direct"] += one_by_one(model, images)
+            for title, port in ports.items():
+                took, each = asyncio.run(load(port, content, clients))
+                times[title].append(took)
+                spent[title] += each
+                _, alone = asyncio.run(load(port, list(map(packed, images)), 1))
+                times[f"{title} alone"] += alone
+    best, bare = (statistics.median(times[key]) for key in ("engine", "direct"))
+    print(f"{name}, {count} requests, photos of {SIZE[0]} x {SIZE[1]}, median of {rounds} rounds")
+    print(f"batch engine: {count / best:.1f} items/s; called for one image {bare * 1000:.1f} ms")
+    for title in ports:
+        took, alone = (statistics.median(times[key]) for key in (title, f"{title} alone"))
+        p50, p99 = np.quantile(spent[title], (0.5, 0.99)) * 1000
+        print(
+            f"{title}: {clients} clients {count / took:.1f} requests/s ({best / took:.2f} of the "
+            f"engine), p50 {p50:.0f} ms, p99 {p99:.0f} ms; one client {alone * 1000:.1f} ms"
+        )
+
+
+def one_by_one(model: Any, images: list[Request]) -> list[float]:
+    """Seconds of the model called directly for each image."""
+    found = []
+    for _, body in images:
+        content = base64.b64decode(body["input"].partition(",")[2])
+        start = time.perf_counter()
+        model.embed_images([content])
+        found.append(time.perf_counter() - start)
+    return found
+
+
+@lru_cache(maxsize=1)
+def huge() -> str:
+    """A small file of 900 million pixels."""
+    out = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def bad(good: bytes, rng: random.Random) -> tuple[str, bytes]:
+    """A bad request, and of which kind."""
+    kind = rng.choice(("fuzzed", "types", "huge", "slow", "cut"))
+    if kind == "fuzzed":
+        photo = bytearray(rng.choice(photos_held))
+        for _ in range(rng.randrange(1, 60)):
+            photo[rng.randrange(len(photo))] = rng.randrange(256)
+        photo = photo[: rng.randrange(1, len(photo))] if rng.random() < 0.3 else photo
+        return kind, packed(("/v1/classify", {"images": [uri(bytes(photo))], "labels": LABELS}))
+    if kind == "types":
+        odd_ones = (None, 7, [[]], {"a": 1}, "\ud800", "x" * 5000, ["", None], [1e400], True)
+        wrong = rng.choice(odd_ones)
+        field = rng.choice(("input", "images", "labels", "model", "texts", "dimensions"))
+        path = rng.choice(("/v1/embeddings", "/v1/classify", "/v1/similarity", "/v1/nothing"))
+        body = {"input": "x", "images": ["x"], "labels": ["y"], "texts": ["z"]}
+        return kind, packed((path, {**body, field: wrong}))
+    if kind == "huge":
+        return kind, packed(("/v1/classify", {"images": [huge()], "labels": LABELS}))
+    return kind, good
+
+
+async def soak(port: int, pid: int, count: int, clients: int) -> None:
+    """Good and bad requests, mixed; a summary."""
+    rng = random.Random(1)
+    huge()
+    good = mixed(len(photos_held) * 4, photos_held, rng)
+    content = [packed(request) for request in good]
+    first: dict[int, Any] = {}
+    for number, one in enumerate(content):
+        status, body = await Client(port).send(one)
+        assert status == 200, body[:300]
+        first[number] = numbers(body)
+    answered: collections.Counter[str] = collections.Counter()
+    memory = [(0, resident(pid))]
+    todo = iter(range(count))
+    farthest = 0.0
+    started = time.perf_counter()
+
+    async def one() -> None:
+        nonlocal farthest
+        client = Client(port)
+        for done in todo:
+            number = rng.randrange(len(content))
+            if rng.random() < BAD:
+                kind, sent = bad(content[number], rng)
+                status = await odd(port, client, kind, sent)
+                answered[f"{kind} {status}"] += 1
+            else:
+                status, body = await client.send(content[number])
+                answered[f"good {status}"] += 1
+                if status == 200:
+                    distance = float(np.abs(numbers(body) - first[number]).max())
+                    farthest = max(farthest, distance)
+            if done % (count // 10) == 0:
+                memory.append((done, resident(pid)))
+        client.close()
+
+    await asyncio.gather(*(one() for _ in range(clients)))
+    took = time.perf_counter() - started
+    memory.append((count, resident(pid)))
+    print(f"{count} requests by {clients} clients in {took:.0f} s: {count / took:.0f} a second")
+    print("answers:", ", ".join(f"{name}: {n}" for name, n in sorted(answered.items())))
+    print("memory, MiB:", ", ".join(f"{mib} at {done}" for done, mib in memory))
+    print(f"largest change of an answer: {farthest:.1e}")
+
+
+async def odd(port: int, client: Client, kind: str, content: bytes) -> int:
+    """Send a bad request. Status of its answer; 0: none."""
+    if kind not in ("slow", "cut"):
+        return (await client.send(content))[0]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    half = len(content) // 2
+    writer.write(content[:half])
+    await writer.drain()
+    if kind == "cut":
+        writer.close()
+        return 0
+    await asyncio.sleep(2)
+    status = 0
+    with contextlib.suppress(OSError):
+        writer.write(content[half:])
+        await writer.drain()
+        line = await reader.readline()
+        status = int(line[9:12] or 0)
+    writer.close()
+    return status
+
+
+def numbers(body: bytes) -> np.ndarray[Any, Any]:
+    """The numbers of an answer."""
+    found = json.loads(body)["data"][0]
+    if "embedding" in found:
+        return np.frombuffer(base64.b64decode(found["embedding"]), "<f4")
+    by_label = {one["label"]: one["probability"] for one in found["labels"]}
+    return np.array([by_label[label] for label in LABELS])
+
+
+def resident(pid: int) -> int:
+    """MiB that a process has in memory."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) // 1024
+
+
+photos_held: list[bytes] = []
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    arguments.add_argument("--model", default="demo")
+    arguments.add_argument("--clients", type=int, default=64)
+    arguments.add_argument("--requests", type=int, default=640)
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--soak", type=int, default=0)
+    given = arguments.parse_args()
+    if not given.soak:
+        throughput(given.model, given.clients, given.requests, given.rounds)
+        return
+    photos_held.extend(photos())
+    port = free_port()
+    command = [sys.executable, "-m", "patchword", "serve", "-m", given.model, "--seconds", "20"]
+    with server([*command, "--port", str(port)], port) as process:
+        asyncio.run(soak(port, process.pid, given.soak, given.clients))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Vectors of images and texts as Cohere's and Voyage's APIs have them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict
+
+from patchword.bundle import Vector
+from patchword.serve.jobs import TINY
+from patchword.serve.openai import Item, numbers, vectors
+from patchword.serve.refusals import RefusalError, refusal_of
+from patchword.serve.server import Server, large_answer, router, server_of, with_warnings
+
+routes = router("cohere, voyage")
+
+
+class Input(BaseModel):
+    """One text or one image, in parts of a type."""
+
+    content: list[dict[str, Any]]
+
+
+class Cohere(BaseModel):
+    """Texts, images, or both as inputs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"images": [TINY], "embedding_types": ["float"]}]}
+    )
+    model: str | None = None
+    texts: list[str] | None = None
+    images: list[str] | None = None
+    inputs: list[Input] | None = None
+    embedding_types: list[Literal["float", "base64"]] = ["float"]
+    output_dimension: int | None = None
+
+
+class Voyage(BaseModel):
+    """Inputs, each one text or one image."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"inputs": [{"content": [{"type": "text", "text": "a red ring"}]}]}]
+        }
+    )
+    model: str | None = None
+    inputs: list[Input]
+    output_encoding: Literal["base64"] | None = None
+    output_dimension: int | None = None
+
+
+@routes.post("/v2/embed", summary="Unit vectors, as Cohere has them")
+async def cohere(request: Request, body: Cohere) -> Any:
+    given: list[Item] = [("text", text) for text in body.texts or ()]
+    given += [("image", image) for image in body.images or ()]
+    given += [part_of(one) for one in body.inputs or ()]
+    server = server_of(request)
+    name, rows, tokens = await embedded(server, body.model, given, body.output_dimension)
+    kinds = {
+        kind: [numbers(row, kind == "base64") for row in rows] for kind in body.embedding_types
+    }
+    units = {"input_tokens": tokens, "images": sum(kind == "image" for kind, _ in given)}
+    answer = {
+        "id": secrets.token_hex(8),
+        "model": name,
+        "embeddings": kinds,
+        "texts": body.texts or [],
+        "meta": {"api_version": {"version": "2"}, "billed_units": units},
+    }
+    return await large_answer(with_warnings(answer))
+
+
+@routes.post("/v1/multimodalembeddings", summary="Unit vectors, as Voyage has them")
+async def voyage(request: Request, body: Voyage) -> Any:
+    given = [part_of(one) for one in body.inputs]
+    server = server_of(request)
+    name, rows, tokens = await embedded(server, body.model, given, body.output_dimension)
+    packed = body.output_encoding == "base64"
+    data = [
+        {"object": "embedding", "index": number, "embedding": numbers(row, packed)}
+        for number, row in enumerate(rows)
+    ]
+    usage = {"text_tokens": tokens, "total_tokens": tokens}
+    answer = {"object": "list", "data": data, "model": name, "usage": usage}
+    return await large_answer(with_warnings(answer))
+
+
+def part_of(given: Input) -> Item:
+    """The one text or image of an input. Raises RefusalError for more."""
+    if len(given.content) != 1:
+        said = f"an input has one text or one image; here are {len(given.content)} parts"
+        raise RefusalError(400, "input", said, "inputs")
+    part = given.content[0]
+    kind = str(part.get("type"))
+    value = part.get(kind)
+    value = value.get("url") if isinstance(value, dict) else value
+    if kind not in ("text", "image_url", "image_base64") or not isinstance(value, str):
+        said = "the type of a part is text, image_url or image_base64, and its value beside it"
+        raise RefusalError(400, "input", said, "inputs")
+    return ("text" if kind == "text" else "image"), value
+
+
+async def embedded(
+    server: Server, model: str | None, given: Sequence[Item], dimension: int | None
+) -> tuple[str, list[Vector], int]:
+    """The model's name, a vector for each, and the tokens of all texts. Raises RefusalError for
+    the first that cannot be embedded: these forms have no errors of items."""
+    count = server.checked(inputs=given)
+    opened = await server.models.get(model, "embed")
+    opened.check_dimension(dimension)
+    with server.admission.of(count):
+        rows, tokens = await vectors(server, opened, given)
+    for row in rows:
+        if isinstance(row, Exception):
+            raise row if isinstance(row, RefusalError) else refusal_of(row, "inputs")
+    return opened.name, [row for row in rows if not isinstance(row, Exception)], tokens
