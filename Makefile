@@ -55,6 +55,7 @@ bench: $(TESTING)
 	$(BIN)/python benchmarks/prompts.py
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/index.py
+	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/caption.py

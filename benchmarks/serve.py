@@ -18,20 +18,18 @@ import collections
 import contextlib
 import io
 import json
-import os
 import random
-import socket
 import statistics
-import subprocess
 import sys
-import tempfile
+import threading
 import time
-from collections.abc import Iterator
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from http_load import Client, Request, free_port, load, packed, resident, server
 from PIL import Image
 
 import patchword
@@ -63,8 +61,6 @@ def classify(body: dict = Body()):
     return [[s.label, s.probability] for s in model.classify([photo], body["labels"])[0]]
 uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
 """
-
-Request = tuple[str, dict[str, Any]]
 
 
 def photos() -> list[bytes]:
@@ -99,97 +95,6 @@ def mixed(count: int, pictures: list[bytes], rng: random.Random) -> list[Request
     return found
 
 
-def packed(request: Request) -> bytes:
-    """A request as it is sent."""
-    path, body = request
-    content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
-
-
-class Client:
-    """A connection that is kept, without a library that would take the server's processor."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.reader: asyncio.StreamReader | None = None
-
-    async def send(self, content: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer; status 0 where the connection was closed instead."""
-        if self.reader is None:
-            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            self.writer.write(content)
-            head = await self.reader.readuntil(b"\r\n\r\n")
-            fields = dict(
-                line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:] if b": " in line
-            )
-            body = await self.reader.readexactly(int(fields.get(b"content-length", b"0")))
-        except (OSError, asyncio.IncompleteReadError):
-            self.close()
-            return 0, b""
-        if fields.get(b"connection") == b"close":
-            self.close()
-        return int(head[9:12]), body
-
-    def close(self) -> None:
-        if self.reader is not None:
-            self.writer.close()
-            self.reader = None
-
-
-@contextlib.contextmanager
-def server(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that answers on a port."""
-    environment = dict(os.environ, HF_HUB_OFFLINE="1")
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
-        try:
-            for _ in range(1200):
-                if process.poll() is not None:
-                    log.seek(0)
-                    raise SystemExit(f"the server ended: {log.read().decode()[-2000:]}")
-                if asyncio.run(_ready(port)):
-                    break
-                time.sleep(0.1)
-            yield process
-        finally:
-            process.terminate()
-            process.wait()
-
-
-async def _ready(port: int) -> bool:
-    try:
-        status, _ = await Client(port).send(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-    except OSError:
-        return False
-    return status == 200
-
-
-async def load(port: int, requests: list[bytes], clients: int) -> tuple[float, list[float]]:
-    """Seconds for all requests, and of each."""
-    todo = iter(requests)
-    spent: list[float] = []
-
-    async def one() -> None:
-        client = Client(port)
-        for content in todo:
-            start = time.perf_counter()
-            status, body = await client.send(content)
-            assert status == 200, (status, body[:300])
-            spent.append(time.perf_counter() - start)
-        client.close()
-
-    start = time.perf_counter()
-    await asyncio.gather(*(one() for _ in range(clients)))
-    return time.perf_counter() - start, spent
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
-
-
 def engine(model: Any, requests: list[Request]) -> float:
     """Seconds for the same work in batches, the images from the bytes of their files."""
     given = [(path, body) for path, body in requests]
@@ -215,7 +120,6 @@ def throughput(name: str, clients: int, count: int, rounds: int) -> None:
     pictures = photos()
     requests = mixed(count, pictures, random.Random(0))
     content = [packed(request) for request in requests]
-    images = [one for one in requests if "modality" in one[1]][:30]
     model = patchword.load(name)
     ports = {"patchword serve": free_port(), "one forward for each": free_port()}
     commands = {
@@ -231,34 +135,63 @@ def throughput(name: str, clients: int, count: int, rounds: int) -> None:
         engine(model, requests[:64])
         for _ in range(rounds):
             times["engine"].append(engine(model, requests))
-            times["direct"] += one_by_one(model, images)
             for title, port in ports.items():
                 took, each = asyncio.run(load(port, content, clients))
                 times[title].append(took)
                 spent[title] += each
-                _, alone = asyncio.run(load(port, list(map(packed, images)), 1))
-                times[f"{title} alone"] += alone
-    best, bare = (statistics.median(times[key]) for key in ("engine", "direct"))
+    best = statistics.median(times["engine"])
     print(f"{name}, {count} requests, photos of {SIZE[0]} x {SIZE[1]}, median of {rounds} rounds")
-    print(f"batch engine: {count / best:.1f} items/s; called for one image {bare * 1000:.1f} ms")
+    print(f"batch engine: {count / best:.1f} items/s")
     for title in ports:
-        took, alone = (statistics.median(times[key]) for key in (title, f"{title} alone"))
+        took = statistics.median(times[title])
         p50, p99 = np.quantile(spent[title], (0.5, 0.99)) * 1000
         print(
             f"{title}: {clients} clients {count / took:.1f} requests/s ({best / took:.2f} of the "
-            f"engine), p50 {p50:.0f} ms, p99 {p99:.0f} ms; one client {alone * 1000:.1f} ms"
+            f"engine), p50 {p50:.0f} ms, p99 {p99:.0f} ms"
         )
 
 
-def one_by_one(model: Any, images: list[Request]) -> list[float]:
-    """Seconds of the model called directly for each image."""
-    found = []
-    for _, body in images:
-        content = base64.b64decode(body["input"].partition(",")[2])
-        start = time.perf_counter()
-        model.embed_images([content])
-        found.append(time.perf_counter() - start)
-    return found
+def latency(name: str, requests: int = 150, first: int = 20) -> None:
+    """One client beside the model called directly, in turn and in one process, so that both have
+    the same threads and caches; medians, without the first."""
+    import uvicorn
+
+    from patchword.cli.serve import listen
+    from patchword.serve.app import create_app
+    from patchword.serve.heard import heard
+    from patchword.serve.settings import Settings
+
+    pictures, model = photos(), patchword.load(name)
+    times: dict[str, list[float]] = {"called": [], "asked": []}
+
+    async def work(port: int) -> None:
+        client = Client(port)
+        for number in range(requests):
+            picture = pictures[number % len(pictures)]
+            body = {"input": uri(picture), "modality": "image", "encoding_format": "base64"}
+            content = packed(("/v1/embeddings", body))
+            start = time.perf_counter()
+            with heard():  # what it warns of is said to nobody
+                await asyncio.to_thread(model.embed_images, [picture])
+            middle = time.perf_counter()
+            status, answer = await client.send(content)
+            times["asked"].append(time.perf_counter() - middle)
+            times["called"].append(middle - start)
+            assert status == 200, answer[:300]
+        client.close()
+
+    with listen("127.0.0.1", 0) as listening:
+        app = create_app(Settings(models=(name,)))
+        running = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+        thread.start()
+        while not running.started:
+            time.sleep(0.01)
+        asyncio.run(work(listening.getsockname()[1]))
+        running.should_exit = True
+        thread.join()
+    called, asked = (statistics.median(times[key][first:]) * 1000 for key in times)
+    print(f"one client: {asked:.1f} ms for an image, the model called directly {called:.1f} ms")
 
 
 @lru_cache(maxsize=1)
@@ -366,13 +299,6 @@ def numbers(body: bytes) -> np.ndarray[Any, Any]:
     return np.array([by_label[label] for label in LABELS])
 
 
-def resident(pid: int) -> int:
-    """MiB that a process has in memory."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) // 1024
-
-
 photos_held: list[bytes] = []
 
 
@@ -384,8 +310,10 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--soak", type=int, default=0)
     given = arguments.parse_args()
+    warnings.simplefilter("ignore")  # of photos unlike the model's training
     if not given.soak:
         throughput(given.model, given.clients, given.requests, given.rounds)
+        latency(given.model)
         return
     photos_held.extend(photos())
     port = free_port()
