@@ -41,23 +41,22 @@ def _one(seen: Seen, plan: Calibration, image: int) -> Tensor:
     averaging = shares(detail, plan.least)
     x = shares(like, plan.least) @ repair(last[patches], wrong, seen.grid)
     sums = torch.stack([block(i) for i in summed_blocks(plan, depth)]).sum(dim=0)
-    total = torch.zeros_like(x)
-    for tokens, pooled in ((x, last[0]), (sums[patches], sums[0])):
-        y = _attended(seen, tokens, like)
-        total = total + averaging @ (y + plan.class_share * pooled if patches.start else y)
-    return total
+    y = _attended(seen, torch.stack([x, sums[patches]]), like).sum(dim=0)
+    if patches.start:
+        y = y + plan.class_share * (last[0] + sums[0])
+    return averaging @ y
 
 
 def _attended(seen: Seen, tokens: Tensor, like: Tensor) -> Tensor:
-    """The last block's attention of patches (n, D), half to those that are alike, half by keys: no
-    residual, no MLP."""
+    """The last block's attention of patches (B, n, D), half to those that are alike, half by keys:
+    no residual, no MLP."""
     block = seen.blocks[-1]
     rotary = None if seen.rotary is None else seen.rotary[:, seen.patches]
-    _, k, v = block.attn.queries_keys_values(block.norm1(tokens)[None], None, None, rotary)
+    _, k, v = block.attn.queries_keys_values(block.norm1(tokens), None, None, rotary)
     logits = SHARPNESS * (like - like.mean())
     by_likeness = torch.softmax(logits.masked_fill(logits < 0, float("-inf")), dim=-1)
     by_keys = torch.softmax(k @ k.mT * block.attn.scale, dim=-1)
-    return block.ls1(block.attn.out((by_likeness + by_keys) / 2 @ v))[0]  # type: ignore[no-any-return]
+    return block.ls1(block.attn.out((by_likeness + by_keys) / 2 @ v))  # type: ignore[no-any-return]
 
 
 def alike(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,21 +30,27 @@ def pamr(
     sampled = torch.cat([around, *[centre] * len(dilations)], dim=2)
     spread = sampled.std(dim=2, keepdim=True)
     distance = ((around - centre).abs() / (TINY + SOFT * spread)).mean(dim=1)
-    weights = torch.softmax(-distance, dim=1)[:, None]  # (B, 1, 8 D, H, W)
+    weights = torch.softmax(-distance, dim=1)  # (B, 8 D, H, W)
     for _ in range(steps):
-        maps = (neighbours(maps, dilations) * weights).sum(dim=2)
+        out = torch.zeros_like(maps)
+        for number, beside in enumerate(shifted(maps, dilations)):
+            out.addcmul_(beside, weights[:, number, None])
+        maps = out
     return maps
 
 
 def neighbours(x: Tensor, dilations: Sequence[int]) -> Tensor:
-    """Of x (B, C, H, W) the eight pixels around each, at each dilation: (B, C, 8 D, H, W); beyond
-    the border the nearest pixel there is."""
+    """All of `shifted`: (B, C, 8 D, H, W)."""
+    return torch.stack(list(shifted(x, dilations)), dim=2)
+
+
+def shifted(x: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
+    """Of x (B, C, H, W) each of the eight pixels around, at each dilation, (B, C, H, W); beyond the
+    border the nearest pixel there is."""
     height, width = x.shape[-2:]
-    out = []
     for step in dilations:
         padded = F.pad(x, (step, step, step, step), mode="replicate")
         for down in (0, step, 2 * step):
             for across in (0, step, 2 * step):
                 if (down, across) != (step, step):
-                    out.append(padded[..., down : down + height, across : across + width])
-    return torch.stack(out, dim=2)
+                    yield padded[..., down : down + height, across : across + width]
