@@ -1,6 +1,8 @@
 """eval segment: the measures of mmsegmentation, folders of photos and masks, and what is wrong with
 them."""
 
+import csv
+import io
 import shutil
 from pathlib import Path
 
@@ -146,6 +148,13 @@ def test_the_command(
     assert {name: record[name] for name in expected} == expected
     assert record["settings"]["classes"] == ["background|wall", "a cat|cat", "a dog", "a bus"]
     assert record["settings"]["threshold"] == 0.2
+    rows = list(csv.DictReader(io.StringIO(run("eval", "segment", voc, *options, "--csv").out)))
+    told = found.records[0]
+    for row, own in zip(rows, told["classes"], strict=True):
+        assert row["label"] == own["label"]
+        for name in ("iou", "accuracy"):
+            assert (float(row[name]) if row[name] else None) == own[name]
+        assert float(row["mean_iou"]) == told["mean_iou"]
     table = run("eval", "segment", voc, *options)
     assert f"mean IoU {expected['mean_iou']:.1%}" in table.out
     assert "settings: templates" in table.err

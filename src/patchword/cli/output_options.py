@@ -44,6 +44,10 @@ COLUMNS = {
         "error",
     ),
     "eval": ("model", "task", "measure", "value", "image", "error"),
+    "eval_segment": (
+        *("label", "iou", "accuracy", "mean_iou", "pixel_accuracy", "mean_accuracy", "images"),
+        *("image", "error"),
+    ),
     "eval_inspect": ("category", "method", "measure", "value", "image", "error"),
     "blend": ("alpha", "task", "measure", "value", "model", "image", "error"),
     "verify": ("stage", "same", "largest", "reason", "hint"),
