@@ -72,6 +72,8 @@ def test_json_report_csv_maps_and_exit_code(run: Run, folder: Path, tmp_path: Pa
     again = run("inspect", folder / "test" / "b.png", "--fitted", fitted, "--json")
     assert json.loads(again.out) == b
     assert again.code == 0
+    stream = json.loads((fitted / "drift.json").read_text())["scores"]
+    assert [b["score"], b["score"]] == [stream[1], stream[3]]
     other = run("inspect", folder / "test", "--fitted", fitted, "-m", "demo-blip")
     assert other.code == 2
     assert "was fitted with demo" in other.err

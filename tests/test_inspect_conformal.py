@@ -103,3 +103,9 @@ def test_the_capital_is_the_product_of_the_bets() -> None:
         kept = [0.99 * part + 0.01 * total / 3 for part in parts]
         parts = [kept[0] * (1.5 - p), kept[1], kept[2] * (0.5 + p)]
     assert drift.capital == pytest.approx(sum(parts), rel=1e-12)
+    again = Drift([1.0, 2.0, 3.0])
+    again.add(drift.stream[:1])
+    other = Drift([1.0, 2.0, 3.0])
+    other.add(again.stream)  # goes on where it was kept
+    other.add([0.5])
+    assert other.capital == drift.capital

@@ -8,11 +8,11 @@ from torch.testing import assert_close
 
 import patchword
 from patchword.errors import ImageWarning, ScopeWarning, UnsupportedError
-from patchword.inspect.features import window
-from patchword.inspect.mutual import Mutual, alike, mutual_scores, neighbourhood, quarters
+from patchword.inspect.features import quarters, window
+from patchword.inspect.mutual import Mutual, alike, mutual_scores, neighbourhood
 from patchword.inspect.prompts import BAD, GOOD, TEMPLATES, sentences
 from patchword.inspect.protocol import View
-from patchword.inspect.reference import Reference, middle, unlike_around
+from patchword.inspect.reference import Reference, unlike_around
 from patchword.inspect.registration import Motion, register
 from patchword.inspect.winclip import WinCLIP, prototypes
 from patchword.inspect.windows import sliding
@@ -201,7 +201,7 @@ def test_what_a_golden_photo_lacks_is_found_where_it_is(model) -> None:
     bad[120:132, 60:72] = 160
     method = Reference(view=View(layers=(0,)))
     state = method.fit(model, [golden])
-    assert middle(model) == (2,)
+    assert quarters(model)[:1] == (0,)
     (same,) = method.score(model, state, [golden])
     assert same.score == pytest.approx(0, abs=1e-6)
     moved = Motion(1.0, 0.04, -0.06)
@@ -220,6 +220,14 @@ def test_what_a_golden_photo_lacks_is_found_where_it_is(model) -> None:
     fixed = Reference(view=View(layers=(0,)), align=False)
     (loose,) = fixed.score(model, state, [moved.apply(bad)])
     assert loose.score > 2 * found.score or loose.grid[:, -1].max() > 0
+
+
+def test_a_shift_alone_blurs_nothing() -> None:
+    """By whole pixels: 2.4 of 240 to the right is 2, and a turned photo is interpolated."""
+    golden = board(5)
+    moved = Motion(0.0, 0.0, 2.4 / 240).apply(golden)
+    np.testing.assert_array_equal(moved[:, 2:], golden[:, :-2])
+    assert not moved[:, :2].any()
 
 
 def test_golden_photos_of_another_size_and_several(model) -> None:

@@ -198,6 +198,9 @@ def test_a_fitted_inspector_is_the_same_again(model, folder: Path, tmp_path: Pat
     about = json.loads((tmp_path / "fitted" / "inspect.json").read_text())
     assert about["fingerprint"] == model.fingerprint
     assert about["preprocess"]["size"] == list(model.preprocess.config.size)
+    (tmp_path / "fitted" / "drift.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"drift.json: damaged .*delete it"):
+        reopened(model, tmp_path / "fitted")
     other = patchword.load("demo", image_size=64)
     with pytest.raises(CheckpointError, match=r"was fitted with demo .*scores of two models"):
         reopened(other, tmp_path / "fitted")

@@ -33,7 +33,7 @@ from patchword.cli.output import (
     stderr,
     wrong,
 )
-from patchword.cli.pictures import stem
+from patchword.cli.pictures import maps_of, stem
 from patchword.errors import ImageError
 from patchword.show.terminal_table import table
 
@@ -204,6 +204,8 @@ def inspect(
     if not fitted:
         run.remarks += known(good, sources)
     run.all()
+    if place := fitted or save_fitted:
+        run.keep_drift(place)
     run.finish(check)
 
 
@@ -307,6 +309,13 @@ class Run:
         if self.failed:
             raise typer.Exit(1 if done else 2)
 
+    def keep_drift(self, fitted: Path) -> None:
+        """The drift alarm goes on with these photos next time."""
+        try:
+            self.inspector.keep_drift(fitted)
+        except OSError as error:
+            self.remarks.append(f"The drift alarm forgets these photos: {fitted}: {error.strerror}")
+
     def _each(self) -> Iterator[Inspection]:
         """Each that can be opened, its map written; the others fail."""
         from patchword.inspect.maps import save_map
@@ -363,19 +372,6 @@ class Run:
         write(folder / "results.csv", table.getvalue())
         failed = [str(error) for error in self.failed]
         print_saved(write(folder / "index.html", self.report.page(failed, self.remarks)))
-
-
-def maps_of(sources: Sequence[Source], folder: Path | None) -> dict[Source, Path]:
-    """The file for the map of each photo, whose names differ."""
-    out: dict[Source, Path] = {}
-    taken: set[str] = set()
-    for source in dict.fromkeys(sources) if folder else ():
-        name, number = stem(str(source)), 1
-        while (unique := name if number == 1 else f"{name}-{number}") in taken:
-            number += 1
-        taken.add(unique)
-        out[source] = (folder or Path()) / "maps" / f"{unique}.tif"
-    return out
 
 
 def verdicts(rows: Sequence[dict[str, Any]]) -> Table:

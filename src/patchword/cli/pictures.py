@@ -56,6 +56,19 @@ def stem(image: str) -> str:
     return Path(name).stem if page is None else f"{Path(name).stem}-page-{page}"
 
 
+def maps_of(sources: Sequence[Source], folder: Path | None) -> dict[Source, Path]:
+    """The file for the map of each photo, whose names differ."""
+    out: dict[Source, Path] = {}
+    taken: set[str] = set()
+    for source in dict.fromkeys(sources) if folder else ():
+        name, number = stem(str(source)), 1
+        while (unique := name if number == 1 else f"{name}-{number}") in taken:
+            number += 1
+        taken.add(unique)
+        out[source] = (folder or Path()) / "maps" / f"{unique}.tif"
+    return out
+
+
 def common_scale(grids: Sequence[NDArray[np.float32]]) -> tuple[float, float] | None:
     """From the smallest to the largest value of all maps; None without any."""
     known = [grid for grid in grids if grid.size]

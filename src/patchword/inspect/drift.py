@@ -14,15 +14,18 @@ from collections.abc import Iterable, Sequence
 
 STAKES = (-1.0, 0.0, 1.0)  # that p-values are too small, uniform, too large
 JUMP = 0.01  # the share of the capital that is spread over the stakes anew before each bet
+LONGEST = 100_000  # scores of a stream that is kept; then it begins anew
 ALARM = 100.0  # a capital that exchangeable photos reach once in a hundred streams
 
 
 class Drift:
     """The capital of a stream of scores, 1 at its start. `at` is the number of the photo, from 1,
-    at which it first reached `ALARM`; 0: not yet."""
+    at which it first reached `ALARM`; 0: not yet. `stream` are the scores: another one with the
+    same calibration to which they are added goes on from here."""
 
     def __init__(self, calibration: Sequence[float]) -> None:
         self.capital, self.at, self.seen = 1.0, 0, 0
+        self.stream: list[float] = []
         self._known = sorted(calibration)
         self._parts = [1 / len(STAKES)] * len(STAKES)
         self._random = random.Random(0)  # breaks ties, always in the same way
@@ -31,6 +34,7 @@ class Drift:
         """The scores of more photos, in the order in which they were taken."""
         for score in scores:
             self.seen += 1
+            self.stream.append(score)
             self._bet(self._p_value(score))
             if not self.at and self.capital >= ALARM:
                 self.at = self.seen

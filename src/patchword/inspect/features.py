@@ -76,6 +76,15 @@ def middle(model: Bundle) -> tuple[int, ...]:
     return (max(depth // 2, 1) - 1,) if tower.attention_layers == tower.layer_names else ()
 
 
+def quarters(model: Bundle) -> tuple[int, ...]:
+    """The last block of each quarter of a ViT; none of another tower."""
+    tower = model.image_tower
+    depth = len(tower.layer_names)
+    if tower.attention_layers != tower.layer_names:
+        return ()
+    return tuple(sorted({max(depth * part // 4, 1) - 1 for part in range(1, 5)}))
+
+
 def tiles(model: Bundle, photo: RGB, view: View) -> Tiles:
     """A photo resized to whole tiles of the network's own size: nothing of it is left out, and its
     proportions change by less than half a tile. Raises UnsupportedError for too many."""

@@ -17,12 +17,18 @@ from patchword.images import ImageLike, name_of
 from patchword.images.one_or_many import as_images
 from patchword.inspect import conformal
 from patchword.inspect.calibration import Calibration, Judge, Kind, Rule, colours
-from patchword.inspect.drift import Drift
+from patchword.inspect.drift import LONGEST, Drift
 from patchword.inspect.methods import options_of, with_options
 from patchword.inspect.photos import Found, found_each
 from patchword.inspect.protocol import Finding, Method, State
 from patchword.inspect.result import Inspection
-from patchword.inspect.saved import damaged, read_folder, write_folder
+from patchword.inspect.saved import (
+    damaged,
+    read_folder,
+    read_stream,
+    write_folder,
+    write_stream,
+)
 from patchword.options import checked
 from patchword.unseen import SMALL
 
@@ -110,7 +116,17 @@ class Inspector:
             "rule": asdict(self.rule),
             "calibration": asdict(self.calibration),
         }
-        return write_folder(folder, about, self.state)
+        place = write_folder(folder, about, self.state)
+        self.keep_drift(place)
+        return place
+
+    @checked
+    def keep_drift(self, folder: str | os.PathLike[str]) -> None:
+        """Keep the scores of photos so far in a folder that `save` wrote, so that the drift alarm
+        goes on from there; beyond 100,000 it begins anew. Raises OSError where nothing can be
+        written."""
+        stream = self.drift.stream
+        write_stream(folder, stream if len(stream) < LONGEST else ())
 
     def seen_small(self) -> str:
         """Of photos so far: what is lost where they were reduced by much; else empty."""
@@ -199,10 +215,11 @@ def reopened(model: Bundle, folder: str | os.PathLike[str], rule: Rule | None = 
         rule = rule or Rule(**about["rule"])
     except (KeyError, TypeError, AttributeError, UnsupportedError) as error:
         raise damaged(folder, f"{type(error).__name__}: {error}") from error
+    drift = Drift(calibration.scores)
+    drift.add(read_stream(folder))
     return Inspector(
-        model, method, state, calibration, rule, about["learned"], (), about["grouped"],
-        Drift(calibration.scores),
-    )  # fmt: skip
+        model, method, state, calibration, rule, about["learned"], (), about["grouped"], drift
+    )
 
 
 def on_one_scale(found: Sequence[Inspection]) -> list[Inspection]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images.preprocess import Geometry
-from patchword.inspect.features import joined, tiles, tokens
+from patchword.inspect.features import joined, quarters, tiles, tokens
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, Progress, State, View
 
 LARGEST = 4 << 30  # bytes of the patches of a batch
@@ -103,15 +103,6 @@ class Mutual:
                     "fewer photos, fewer layers or a smaller short side"
                 )
         return found
-
-
-def quarters(model: Bundle) -> tuple[int, ...]:
-    """The last block of each quarter of a ViT; none of another tower."""
-    tower = model.image_tower
-    depth = len(tower.layer_names)
-    if tower.attention_layers != tower.layer_names:
-        return ()
-    return tuple(sorted({max(depth * part // 4, 1) - 1 for part in range(1, 5)}))
 
 
 def mutual_maps(

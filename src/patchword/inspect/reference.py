@@ -15,7 +15,7 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.errors import ImageWarning, UnsupportedError
 from patchword.images.preprocess import resize
-from patchword.inspect.features import Patches, middle, patches_each
+from patchword.inspect.features import Patches, patches_each, quarters
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, Progress, State, View
 from patchword.inspect.registration import Motion, register
 from patchword.inspect.scores import top_share
@@ -29,8 +29,8 @@ class Reference:
     """One golden photo, or a few, of the same thing in the same place. Each is moved to lie on the
     photo; a patch's value is 1 - cosine with the most like of the golden patches around its own
     place, the photo's score the mean of the top 1%. What no golden photo shows, at a margin, counts
-    as good. Without layers in the view: the block in the middle of a ViT, which still sees detail;
-    of another tower the last.
+    as good. Without layers in the view: the last block of the first quarter of a ViT, before a
+    defect shows in the patches around it; of another tower the last.
 
     radius  how many patches around: 1 looks at 3 x 3 places
     align   whether the golden photo is moved; else it lies on the photo as it is
@@ -54,12 +54,12 @@ class Reference:
     def fit(self, model: Bundle, good: Iterable[RGB], progress: Progress | None = None) -> State:
         """The photos themselves (H, W, 3)."""
         photos = enumerate(good)
-        return {f"photo.{n}": torch.from_numpy(np.ascontiguousarray(each)) for n, each in photos}
+        return {f"photo.{n}": torch.from_numpy(np.array(each)) for n, each in photos}
 
     def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
         """Warns of a photo whose proportions are others, and of one that is moved by much."""
         golden = [state[name].numpy() for name in sorted(state)]
-        view = self.view if self.view.layers else replace(self.view, layers=middle(model))
+        view = self.view if self.view.layers else replace(self.view, layers=quarters(model)[:1])
         for number, photo in enumerate(photos, 1):
             beside = [self._laid(model, each, photo, f"photo {number}") for each in golden]
             seen, *known = patches_each(model, [photo, *(each for each, _ in beside)], view)

@@ -40,6 +40,8 @@ class Motion:
 
     def _moved(self, image: Image.Image, how: Image.Resampling) -> Image.Image:
         shift = (self.right * image.width, self.down * image.height)
+        if not self.turn:  # by whole pixels, so that nothing is blurred
+            shift = (round(shift[0]), round(shift[1]))
         return image.rotate(self.turn, resample=how, translate=shift)  # type: ignore[arg-type]
 
 

@@ -1,11 +1,11 @@
-"""A folder with what an inspector is: inspect.json, and state.safetensors with what its method has
-learned."""
+"""A folder with what an inspector is: inspect.json, state.safetensors with what its method has
+learned, and drift.json with the scores of photos inspected so far."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from patchword.errors import CheckpointError, UnsupportedError
 from patchword.inspect.protocol import State
 
 FORMAT = 1
-ABOUT, STATE = "inspect.json", "state.safetensors"
+ABOUT, STATE, STREAM = "inspect.json", "state.safetensors", "drift.json"
 KEYS = ("method", "options", "model", "fingerprint", "learned", "grouped", "rule", "calibration")
 
 
@@ -25,7 +25,7 @@ def write_folder(folder: str | os.PathLike[str], about: Mapping[str, Any], state
     """Write a folder, over one of the same kind. Raises UnsupportedError where something else is
     there."""
     place = Path(folder)
-    if place.exists() and not (place.is_dir() and {*os.listdir(place)} <= {ABOUT, STATE}):
+    if place.exists() and not (place.is_dir() and {*os.listdir(place)} <= {ABOUT, STATE, STREAM}):
         raise UnsupportedError(f"{place}: it holds something other than a fitted inspector")
     write(place / STATE, save({name: value.contiguous() for name, value in state.items()}))
     write(place / ABOUT, json.dumps({"format": FORMAT, **about}, indent=1) + "\n")
@@ -49,6 +49,26 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
     if missing := [key for key in KEYS if key not in about]:
         raise damaged(place, f"{ABOUT} has no {', '.join(missing)}")
     return about, state
+
+
+def write_stream(folder: str | os.PathLike[str], scores: Sequence[float]) -> None:
+    """Keep the scores of photos inspected so far. Raises OSError where nothing can be written."""
+    write(Path(folder) / STREAM, json.dumps({"format": FORMAT, "scores": list(scores)}) + "\n")
+
+
+def read_stream(folder: str | os.PathLike[str]) -> list[float]:
+    """What `write_stream` wrote; none where it did not. Raises CheckpointError for a damaged
+    one."""
+    place = Path(folder) / STREAM
+    if not place.exists():
+        return []
+    try:
+        return [float(score) for score in json.loads(place.read_text(encoding="utf-8"))["scores"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{place}: damaged ({type(error).__name__}: {error}); delete it, and the drift alarm "
+            "begins anew"
+        ) from error
 
 
 def damaged(folder: str | os.PathLike[str], reason: str) -> CheckpointError:
