@@ -48,6 +48,10 @@ def test_images_come_first_and_texts_follow_in_every_command(run: Run, place: Pa
         assert [r["image"] for r in positional] == [RING, STAR]
         assert [t["text"] for t in positional[0]["texts"]] == ["a red ring", "a hat"]
 
+    given = run("segment", RING, "red ring,purple star", "--json")
+    for option in ("-l", "-t", "--text"):
+        assert run("segment", RING, option, "red ring,purple star", "--json").out == given.out
+
     found = run("heatmap", RING, STAR, "a red ring", "--json")
     assert [(r["image"], r["text"]) for r in found.records] == [
         (RING, "a red ring"), (STAR, "a red ring"),

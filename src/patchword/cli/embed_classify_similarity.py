@@ -17,6 +17,7 @@ from patchword.cli.options import (
     SOURCES,
     DeviceOption,
     DtypeOption,
+    ImagesLabelsArgument,
     ImagesTextsArgument,
     JsonOption,
     LabelsOption,
@@ -67,13 +68,7 @@ OnError = Literal["nan", "error"]
 
 
 def classify(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGES... [LABELS]...",
-            help=f"{SOURCES} Then labels, or by --labels.",
-        ),
-    ],
+    images: ImagesLabelsArgument,
     labels: LabelsOption = None,
     template: TemplateOption = None,
     multi_label: Annotated[

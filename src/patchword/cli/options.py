@@ -78,6 +78,13 @@ SOURCES = (
     "addresses; @FILE: names, one a line; -: standard input."
 )
 ImagesArgument = Annotated[list[str], typer.Argument(metavar="IMAGES...", help=SOURCES)]
+ImagesLabelsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGES... [LABELS]...",
+        help=f"{SOURCES} Then labels, or by --labels.",
+    ),
+]
 ImagesTextsArgument = Annotated[
     list[str],
     typer.Argument(

@@ -19,7 +19,7 @@ COLUMNS = {
     "similarity": ("image", "text", "cosine", "error"),
     "heatmap": ("image", "text", "value", "x", "y", "method", "probability", "found", "error"),
     "segment": ("image", "label", "share", "probability", "error"),
-    "locate": ("path", "text", "score", "crop", "box", "area", "image", "error"),
+    "locate": ("image", "text", "score", "crop", "box", "area", "error"),
     "attention": (
         *("image", "text", "caption", "map", "word", "value", "x", "y", "token", "weights"),
         "error",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.atomic_write import write
-from patchword.cli.inputs import KEEP_ALL, load
+from patchword.cli.held import Source
+from patchword.cli.inputs import KEEP_ALL, expand, load
 from patchword.cli.options import (
     EMBEDDED,
     EMBEDDED_BLIP,
@@ -32,6 +33,7 @@ from patchword.cli.output import (
     warnings_said,
     wrong,
 )
+from patchword.cli.program import command
 from patchword.errors import ImageError, PatchwordError
 from patchword.show.percent import matched, share
 from patchword.show.terminal_table import table
@@ -116,6 +118,7 @@ def search(
     if rerank and not query:
         wrong("--rerank needs words to look for")
     check_save(save, pages=True)
+    picture = _only(image) if image else None
     from patchword.tasks.match import Reranked, matcher
 
     store, bundle, failed = _index_and_model(index, model, device, dtype)
@@ -125,7 +128,7 @@ def search(
         matcher(scorer)
     with warnings_said(KEEP_ALL):
         hits = store.search(
-            query, max(k, rerank), image=image, where=condition, model=bundle, long_text=long_text
+            query, max(k, rerank), image=picture, where=condition, model=bundle, long_text=long_text
         )
     answers = [Reranked(hit, None) for hit in hits]
     if rerank and query:
@@ -138,6 +141,14 @@ def search(
         failed += _save_hits(answers, " + ".join(filter(None, [query, image])), save, bundle.opener)
     by_name = {error.image: error for error in failed}
     finish(list(by_name.values()), sum(each.hit.path not in by_name for each in answers))
+
+
+def _only(name: str) -> Source:
+    """The one image that --image names, in any of the ways of `expand`."""
+    found = expand([name])
+    if len(found) > 1:
+        wrong(f"--image {name}: {len(found)} images; give one")
+    return found[0]
 
 
 def _index_and_model(
@@ -167,6 +178,9 @@ def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:
     real = os.path.realpath(folder)
     mark = hashlib.sha256(f"{real}\0{model.fingerprint}\0{FORMAT}".encode(errors="surrogateescape"))
     place = label_cache.folder().parent / "indexes" / f"{Path(real).name}-{mark.hexdigest()[:12]}"
+    if not place.exists():
+        own = command("index", str(folder), "--into", "photos.index")
+        notes().print(f"makes an index in {place} ($PATCHWORD_CACHE); in a place of yours: {own}")
     store = open_index(place)
     with progress("index") as advance:
         report = store.add(folder, model, progress=advance)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.cli.held import Source
-from patchword.cli.inputs import expand, load
+from patchword.cli.inputs import load
 from patchword.cli.options import (
     EMBEDDED,
     DenseMethodOption,
     DeviceOption,
     DtypeOption,
-    ImagesArgument,
+    ImagesLabelsArgument,
     JsonOption,
     MaxPixelsOption,
     ModelOption,
@@ -41,7 +41,7 @@ from patchword.cli.output import (
     wrong,
 )
 from patchword.cli.pictures import pictures
-from patchword.cli.texts import read_list
+from patchword.cli.texts import images_then_texts, read_list
 from patchword.errors import ImageError
 from patchword.show.percent import share
 from patchword.show.terminal_table import table
@@ -53,12 +53,14 @@ if TYPE_CHECKING:
 
 
 def segment(
-    images: ImagesArgument,
+    images: ImagesLabelsArgument,
     labels: Annotated[
         list[str] | None,
         typer.Option(
             "--labels",
             "-l",
+            "--text",
+            "-t",
             metavar="LABELS",
             help="Separated by commas, synonyms by |: “cat, dog|puppy”; repeat for more. @FILE "
             "reads one label per line.",
@@ -106,7 +108,7 @@ def segment(
     """
     from patchword.show import plots
 
-    files, names = expand(images), read_list(labels, split=True)
+    files, names = images_then_texts(images, labels, "--labels", split=True)
     if not names:
         wrong('give labels: --labels "cat, dog"')
     words = read_list(background, split=True)

@@ -50,8 +50,8 @@ def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str
 
 def folder() -> Path:
     """Where label vectors are kept: $PATCHWORD_CACHE, or `patchword` in the user's cache."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "patchword"
-    return Path(os.environ.get("PATCHWORD_CACHE", default)) / "texts"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("PATCHWORD_CACHE") or Path(base) / "patchword") / "texts"
 
 
 def _kept(path: Path, shape: tuple[int, int], compute: Callable[[], Vector]) -> Vector:
