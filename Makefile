@@ -3,6 +3,7 @@
 # make check     lint, types, import contracts and the fast half of the tests
 # make check-recipes  the shipped recipes, each run whole
 # make check-shared   the tests that need the corpora at DATA
+# make check-page  the server's page, in an installed Chromium
 # make venv      .venv with everything that tests and benchmarks need
 # make bench     the benchmarks, peers beside ours; needs the data at DATA
 # make docs      write docs/cli.md and docs/api.md anew
@@ -16,9 +17,12 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 TESTING := .venv/.testing
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+BROWSER := .venv/.browser
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+NO_CHROMIUM := make check-page needs Chromium: apt-get install chromium, or make CHROMIUM=PATH
 TOO_OLD := patchword needs Python 3.11 or newer: say make PYTHON=python3.12
 
-.PHONY: demo test check check-recipes check-shared lint venv bench docs samples receipts
+.PHONY: demo test check check-recipes check-shared check-page lint venv bench docs samples receipts
 
 demo: $(RUNTIME)
 	$(BIN)/patchword demo
@@ -35,6 +39,10 @@ check-recipes: $(TESTING)
 
 check-shared: $(TESTING)
 	DATA="$(DATA)" OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile tests/shared
+
+check-page: $(BROWSER)
+	@test -n "$(CHROMIUM)" || { echo "$(NO_CHROMIUM)"; exit 1; }
+	CHROMIUM="$(CHROMIUM)" OMP_NUM_THREADS=1 $(BIN)/pytest tests/page
 
 # What the repository holds, and not what else may lie in the folder.
 lint: $(TESTING)
@@ -75,7 +83,7 @@ receipts: $(TESTING)
 	$(BIN)/python tests/original_receipts.py
 
 # None may reach the hub: what they need is here.
-test check check-recipes check-shared bench receipts: export HF_HUB_OFFLINE := 1
+test check check-recipes check-shared check-page bench receipts: export HF_HUB_OFFLINE := 1
 
 # torch goes first and alone, so that its version is settled before anything else asks for one.
 $(RUNTIME): pyproject.toml constraints.txt
@@ -91,4 +99,8 @@ $(RUNTIME): pyproject.toml constraints.txt
 $(TESTING): $(RUNTIME)
 	$(PIP) --no-build-isolation --editable '.[test]'
 	$(PIP) --no-build-isolation --no-deps open_clip_torch timm openai-clip torchvision
+	touch $@
+
+$(BROWSER): $(TESTING)
+	$(PIP) playwright
 	touch $@

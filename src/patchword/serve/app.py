@@ -38,6 +38,7 @@ from patchword.serve.inspection import Fitted
 from patchword.serve.memory import tidy
 from patchword.serve.metrics import Metrics
 from patchword.serve.models import Models
+from patchword.serve.page import add_page
 from patchword.serve.photos import Collection
 from patchword.serve.queue import Observe
 from patchword.serve.refusals import RefusalError, refusal_of
@@ -81,6 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.fitted = Fitted()
     for group in (health, *GROUPS):
         app.include_router(group)
+    add_page(app)
     app.add_exception_handler(RefusalError, refused)
     app.add_exception_handler(PatchwordError, raised)
     app.add_exception_handler(RequestValidationError, invalid)

@@ -50,13 +50,13 @@ class Search(BaseModel):
 async def index(request: Request) -> Answer:
     server = server_of(request)
     photos = of(server)
-    count = await server.decoder.run(lambda: len(photos.index))
+    count, columns = await server.decoder.run(lambda: (len(photos.index), photos.columns()))
     return Answer(
         {
             "images": count,
             "name": photos.index.path.rpartition("/")[2],
             "model": photos.index.model_name,
-            "columns": sorted(photos.index.columns),
+            "columns": columns,
             "where": True,
         }
     )
@@ -112,6 +112,13 @@ async def photo(request: Request, number: PhotoNumber) -> Response:
     except OSError as error:
         raise RefusalError(404, "gone", f"photo {number}: {error.strerror}") from error
     return Response(content, media_type=kind, headers=DAY)
+
+
+@routes.get("/v1/images/{number}/info", summary="What the index knows of a photo")
+async def info(request: Request, number: PhotoNumber) -> Answer:
+    server = server_of(request)
+    photos = of(server)
+    return Answer(await server.decoder.run(lambda: photos.about(number)))
 
 
 @routes.get(

@@ -42,7 +42,7 @@ class Inspect(Body):
     model_config = example(good=[TINY, TINY, TINY, TINY], images=[TINY])
     good: list[Image] | None = None
     fitted: str | None = Field(None, description="As an earlier answer gave it, instead of good.")
-    images: list[Image]
+    images: list[Image] = Field(description="With fitted also none: only what its rate tells.")
     method: Literal["memory", "subspace", "winclip", "mutual", "reference"] = "memory"
     false_alarms: float = Field(0.05, gt=0, lt=1, description="Share of good photos, at most.")
 
@@ -76,8 +76,9 @@ async def inspect(request: Request, body: Inspect) -> Answer:
     fitted: Fitted = request.app.state.fitted
     if (body.good is None) == (body.fitted is None):
         raise RefusalError(400, "empty", "give good photos, or fitted", "good")
-    good = {} if body.good is None else {"good": body.good}
-    with server.admission.of(server.checked(images=body.images, **good)):
+    lists = {} if body.good is None else {"good": body.good}
+    lists |= {"images": body.images} if body.images or lists else {}
+    with server.admission.of(server.checked(**lists)):
         if body.good is not None:
             opened = await server.models.get(body.model, "inspect")
             bad, inspector = await fit(server, opened, body.good, body)

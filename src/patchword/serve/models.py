@@ -17,6 +17,7 @@ from patchword.api import Model
 from patchword.bundle import Vector, unit
 from patchword.errors import PatchwordError
 from patchword.serve.heard import heard, say
+from patchword.serve.offers import heatmaps
 from patchword.serve.queue import Observe, Queue
 from patchword.serve.refusals import RefusalError
 from patchword.serve.settings import Settings
@@ -69,6 +70,7 @@ class Opened:
 
     size  bytes of its weights
     used  when it was last asked for
+    heatmaps  the methods that it can, with how many layers each has to choose from
     """
 
     name: str
@@ -77,6 +79,7 @@ class Opened:
     batch: int
     size: int
     why_not: Mapping[str, str]
+    heatmaps: Mapping[str, int]
     used: float = 0.0
     kept: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
 
@@ -144,6 +147,7 @@ class Models:
         self._options = options
         self._opened: dict[str, Opened] = {}
         self._why_not: dict[str, Mapping[str, str]] = {}
+        self._heatmaps: dict[str, Mapping[str, int]] = {}
         self._locks = {name: asyncio.Lock() for name in self.names}
 
     async def get(self, name: str | None, job: str) -> Opened:
@@ -169,12 +173,13 @@ class Models:
         """The first model."""
         return await self._open(self.names[0])
 
-    async def described(self) -> list[tuple[str, Mapping[str, str]]]:
-        """Each name, and why it cannot do what it cannot. Those never opened are opened to know."""
+    async def described(self) -> list[tuple[str, Mapping[str, str], Mapping[str, int]]]:
+        """Each name, why it cannot do what it cannot, and its methods of heatmaps. Those never
+        opened are opened to know."""
         for name in self.names:
             if name not in self._why_not:
                 await self._open(name)
-        return [(name, self._why_not[name]) for name in self.names]
+        return [(name, self._why_not[name], self._heatmaps[name]) for name in self.names]
 
     def opened(self) -> dict[str, Opened]:
         """Those that are ready, by name."""
@@ -198,6 +203,7 @@ class Models:
                 found = await asyncio.to_thread(self._load, name)
                 self._opened[name] = found
                 self._why_not[name] = found.why_not
+                self._heatmaps[name] = found.heatmaps
                 self._make_room(found)
             found.used = time.monotonic()
             return found
@@ -214,7 +220,9 @@ class Models:
         model = model.opening(max_pixels=settings.max_pixels, urls=False)
         size = sum(p.numel() * p.element_size() for p in model.network.parameters())
         queue = Queue(name, settings.batch, self._observe(name))
-        return Opened(name, model, queue, settings.batch, size, why_not(model))
+        cannot = why_not(model)
+        maps = {} if "heatmap" in cannot else heatmaps(model)
+        return Opened(name, model, queue, settings.batch, size, cannot, maps)
 
     def _make_room(self, newest: Opened) -> None:
         """Close those that were not used for longest, until the weights fit. What a closed one is

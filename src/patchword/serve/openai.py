@@ -41,8 +41,9 @@ async def models(request: Request) -> Answer:
             "owned_by": "patchword",
             "can": [job for job in JOBS if job not in why_not],
             "why_not": dict(why_not),
+            "heatmaps": dict(heatmaps),
         }
-        for name, why_not in await server.models.described()
+        for name, why_not, heatmaps in await server.models.described()
     ]
     return Answer({"object": "list", "data": data})
 

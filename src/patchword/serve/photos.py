@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import OrderedDict
+from datetime import datetime
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from patchword.errors import IndexStoreError
 from patchword.images import Opener
 from patchword.images.files import gone
 from patchword.index import Index
+from patchword.index.condition import check
 from patchword.index.schema import id_of
 from patchword.serve.refusals import RefusalError
 from patchword.show.plots import fit
@@ -79,6 +82,19 @@ class Collection:
             message = f"the index has no photo {number}"
             raise RefusalError(404, "no_photo", message, "id") from error
 
+    def columns(self) -> list[dict[str, str]]:
+        """Name and type of the columns that conditions may name."""
+        return [
+            {"name": name, "type": kind}
+            for name, kind in self.index.columns.items()
+            if _allowed(name)
+        ]
+
+    def about(self, number: int) -> dict[str, Any]:
+        """All that the index knows of a photo, but its vector. Raises RefusalError."""
+        self._row(number, "id")
+        return {name: _plain(value) for name, value in self.index.row(number).items()}
+
     def thumbnail(self, number: int) -> bytes:
         """A JPEG at most `SIDE` pixels long."""
         found = self._thumbnails.get(number) or self._row(number, "thumbnail")
@@ -97,6 +113,22 @@ class Collection:
             with open(path, "rb") as file:
                 return file.read(), Pillow.MIME[kind]
         return jpeg(Pillow.fromarray(self._opener(path, exact=True)), 92), "image/jpeg"
+
+
+def _allowed(column: str) -> bool:
+    """Whether a condition may name a column."""
+    try:
+        check(f"{column} IS NULL")
+    except IndexStoreError:
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """A value of a column as JSON has it: times in ISO 8601, no numbers but finite ones."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def jpeg(picture: Pillow.Image, quality: int = 85) -> bytes:

@@ -1,0 +1,18 @@
+"""What a model lets people choose."""
+
+from __future__ import annotations
+
+from patchword.api import Model
+from patchword.where.dense import EDITS
+from patchword.where.heatmap import GRADCAM, HEAD, RELEVANCE, SURGERY
+
+
+def heatmaps(model: Model) -> dict[str, int]:
+    """By the methods of heatmaps that a model can, how many layers may be chosen: 0 to that less
+    one; 0 where a method has no such choice."""
+    config, attention = model.config, model.image_tower.attention_layers
+    methods = {"auto": 0} | dict.fromkeys((*EDITS, SURGERY) if attention else ("cosine",), 0)
+    methods |= dict.fromkeys(RELEVANCE if attention else (), len(attention))
+    if config.matching and config.text is not None:
+        methods[GRADCAM] = config.text.depth - 1  # in the last only the first token counts
+    return methods | ({HEAD: 0} if config.dense_head else {})

@@ -1,0 +1,69 @@
+// What all tabs share: one request at a time, its progress, its errors and warnings.
+
+import { el } from "./dom.js";
+import { t } from "./words.js";
+
+export class Panel {
+  /** Of an element with .status, .errors and .warnings. */
+  constructor(root) {
+    this.root = root;
+    this.form = root.querySelector("form");
+    this.notice = root.querySelector(".cannot");
+    this.running = null;
+    this.form?.addEventListener("submit", (event) => event.preventDefault());
+  }
+
+  find(selector) {
+    return this.root.querySelector(selector);
+  }
+
+  /** Whether its fields can be used. */
+  enable(able) {
+    for (const field of this.form.elements) field.disabled = !able;
+  }
+
+  clear() {
+    this.find(".status").textContent = "";
+    this.find(".errors").replaceChildren();
+    this.find(".warnings").replaceChildren();
+  }
+
+  say(text) {
+    this.find(".status").textContent = text;
+  }
+
+  fail(sentence) {
+    this.find(".errors").append(el("p", {}, sentence));
+  }
+
+  /** Warnings that came with an answer, each once. */
+  warn(warnings = [], about = "") {
+    const list = this.find(".warnings");
+    const shown = new Set([...list.children].map((item) => item.textContent));
+    for (const warning of warnings) {
+      const text = about ? `${about}: ${warning}` : warning;
+      if (!shown.has(text)) list.append(el("li", {}, text));
+      shown.add(text);
+    }
+  }
+
+  /** Do `work(signal)`; what still runs for this panel is given up. Says what goes wrong. */
+  async run(work, { keep = false } = {}) {
+    this.running?.abort();
+    const mine = (this.running = new AbortController());
+    if (!keep) this.clear();
+    this.find(".errors").replaceChildren();
+    this.root.setAttribute("aria-busy", "true");
+    this.say(t("working"));
+    try {
+      const said = await work(mine.signal);
+      if (this.running === mine) this.say(said ?? "");
+    } catch (error) {
+      if (error.name === "AbortError" || this.running !== mine) return;
+      this.say("");
+      this.fail(error.message);
+    } finally {
+      if (this.running === mine) this.root.removeAttribute("aria-busy");
+    }
+  }
+}

@@ -1,0 +1,77 @@
+// Requests to the server, and what it says when it refuses.
+
+import { t } from "./words.js";
+
+const STORED = "patchword-key";
+let key = sessionStorage.getItem(STORED) || "";
+
+/** What the server said: message is its sentence. */
+export class ServerError extends Error {
+  constructor(message, status, code) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+async function refusal(response) {
+  let said;
+  try {
+    said = (await response.json()).error;
+  } catch {
+    said = null; // not of this server: a proxy's page
+  }
+  return new ServerError(said?.message || t("not_answered", { status: response.status }), response.status, said?.code);
+}
+
+let asking = null; // one dialog, however many requests wait for the key
+
+function askForKey() {
+  asking ??= new Promise((resolve) => {
+    const dialog = document.getElementById("key");
+    dialog.addEventListener("close", () => {
+      key = dialog.querySelector("input").value;
+      sessionStorage.setItem(STORED, key);
+      asking = null;
+      resolve(key !== "");
+    }, { once: true });
+    dialog.querySelector("input").value = "";
+    dialog.showModal();
+  });
+  return asking;
+}
+
+async function fetched(path, options) {
+  const tried = key;
+  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ServerError(t("unreachable"), 0, "unreachable");
+  }
+  if (response.status === 401 && (tried !== key || (await askForKey()))) return fetched(path, options);
+  if (!response.ok) throw await refusal(response);
+  return response;
+}
+
+export async function get(path, signal) {
+  return (await fetched(path, { signal })).json();
+}
+
+function posted(path, body, signal) {
+  const headers = { "Content-Type": "application/json" };
+  return fetched(path, { method: "POST", body: JSON.stringify(body), headers, signal });
+}
+
+export async function post(path, body, signal) {
+  return (await posted(path, body, signal)).json();
+}
+
+/** An address that <img> can show of what the server answers with a picture. */
+export async function picture(path, body) {
+  if (!body && !key) return path;
+  const response = body ? await posted(path, body) : await fetched(path, {});
+  return URL.createObjectURL(await response.blob());
+}

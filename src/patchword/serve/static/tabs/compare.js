@@ -1,0 +1,68 @@
+// Compare: a matrix of photos and texts.
+
+import { el, lines } from "../dom.js";
+import { shade } from "../heat.js";
+import { current, explain, onModel } from "../models.js";
+import { Panel } from "../panel.js";
+import { PhotoField } from "../photos.js";
+import { post } from "../server.js";
+import { number, percent, t } from "../words.js";
+
+export class Compare extends Panel {
+  constructor(root) {
+    super(root);
+    this.photos = new PhotoField(this.find("[data-photos]"));
+    this.matrix = this.find(".matrix");
+    this.form.addEventListener("submit", () => this.run((signal) => this.compare(signal)));
+    onModel(() => this.offer());
+  }
+
+  offer() {
+    const able = explain(this.notice, "similarity");
+    this.enable(able);
+    const [cosine, match] = this.form.elements.namedItem("measure");
+    match.disabled = !able || !current().can.includes("match");
+    match.closest("label").title = match.disabled ? current()?.why_not?.match ?? "" : "";
+    if (match.disabled) cosine.checked = true;
+  }
+
+  async compare(signal) {
+    const photos = this.photos.photos;
+    const texts = lines(this.form.elements.namedItem("texts"));
+    const match = this.form.elements.namedItem("measure").value === "match";
+    if (!photos.length) throw new Error(t("no_photo"));
+    if (!texts.length) throw new Error(t("no_texts"));
+    const asked = { model: current().id, images: await this.photos.inRequest(), texts };
+    const answer = await post(match ? "/v1/match" : "/v1/similarity", asked, signal);
+    this.warn(answer.warnings);
+    const data = answer.data ?? [];
+    for (const one of data.filter((each) => each.error)) this.fail(`${photos[one.index].name}: ${one.error.message}`);
+    const failed = new Set(data.filter((each) => each.error).map((each) => each.index));
+    const rows = match ? photos.map((_, i) => data.find((each) => each.index === i)?.probabilities) : answer.cosines;
+    this.draw(photos, texts, photos.map((_, i) => (failed.has(i) ? null : rows[i])), match);
+  }
+
+  /** Cosines are coloured between the lowest and the highest, probabilities between 0 and 1. */
+  draw(photos, texts, rows, match) {
+    const values = rows.filter(Boolean).flat();
+    const [low, high] = match ? [0, 1] : [Math.min(...values), Math.max(...values)];
+    const cell = (value, best) => {
+      const { ground, ink } = shade(high > low ? (value - low) / (high - low) : 0.5);
+      const made = el("td", { class: best && "best", title: best && t("best_of_row") }, match ? percent(value) : number(value));
+      made.style.background = ground;
+      made.style.color = ink;
+      return made;
+    };
+    const line = (photo, row) => el("tr", {},
+      el("th", { scope: "row" }, photo.image(true), el("span", { title: photo.name }, photo.name)),
+      ...(row ? row.map((value) => cell(value, value === Math.max(...row))) : [el("td", { colspan: texts.length }, t("failed"))]));
+    this.matrix.replaceChildren(el("table", {},
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, t("photo")), ...texts.map((text) => el("th", { scope: "col" }, text)))),
+      el("tbody", {}, ...photos.map((photo, i) => line(photo, rows[i])))));
+    this.matrix.hidden = false;
+  }
+
+  receive(photo) {
+    this.photos.add([photo]);
+  }
+}

@@ -1,0 +1,55 @@
+// Explore: groups of photos that are alike, and photos that are nearly the same.
+
+import { el, slider } from "../dom.js";
+import { append, arrows } from "../gallery.js";
+import { Panel } from "../panel.js";
+import { post } from "../server.js";
+import { percent, t } from "../words.js";
+
+const SHOWN = 12; // photos of a group at first
+
+export class Explore extends Panel {
+  constructor(root, { openHit }) {
+    super(root);
+    this.openHit = openHit;
+    this.groups = this.find(".groups");
+    this.threshold = slider(this.form, "threshold", (value) => percent(value, 0));
+    this.form.addEventListener("submit", () => this.run((signal) => this.clusters(signal)));
+    this.find(".duplicates").addEventListener("click", () => this.run((signal) => this.duplicates(signal)));
+  }
+
+  async clusters(signal) {
+    this.groups.replaceChildren();
+    const count = Number(this.form.elements.namedItem("clusters").value);
+    const { clusters, warnings } = await post("/v1/explore", count ? { clusters: count } : {}, signal);
+    this.warn(warnings);
+    for (const { name, count: photos, ids } of clusters) this.group(t("cluster", { name, photos }), ids);
+    return t("clusters_found", { clusters: clusters.length });
+  }
+
+  async duplicates(signal) {
+    this.groups.replaceChildren();
+    const { groups, warnings } = await post("/v1/duplicates", { threshold: Number(this.threshold.value) }, signal);
+    this.warn(warnings);
+    groups.forEach(({ keep, ids, score }, i) => {
+      const others = ids.filter((id) => id !== keep);
+      this.group(t("duplicate", { number: i + 1, photos: others.length + 1, score: percent(score) }), [keep, ...others], t("keep"));
+    });
+    return groups.length ? t("groups_found", { groups: groups.length }) : t("no_groups");
+  }
+
+  /** A heading and the first photos of a group; `first` is written on the first of them. */
+  group(name, ids, first = "") {
+    const hits = ids.map((id) => ({ id, path: `#${id}` }));
+    const list = el("ul", { class: "gallery small", "aria-label": name });
+    const open = (_, place) => this.openHit(hits, place);
+    append(list, hits.slice(0, SHOWN), open);
+    if (first) list.querySelector("span").textContent = first;
+    arrows(list);
+    const more = el("button", { type: "button", hidden: hits.length <= SHOWN, onclick: () => {
+      append(list, hits.slice(SHOWN), open);
+      more.remove();
+    } }, t("all_of_group", { photos: hits.length }));
+    this.groups.append(el("section", { class: "group" }, el("h2", {}, name), list, more));
+  }
+}
