@@ -1,0 +1,161 @@
+"""Seconds, memory and disk to build an index: of vectors made elsewhere, and of photos with damage
+and kills.
+
+    python benchmarks/index_build.py vectors [--rows 1000000] [--dim 512]
+    python benchmarks/index_build.py photos [--photos 10000] [--kills 10]
+
+vectors: `Index.put` of random unit vectors in float16, mapped from a file, into a new index in one
+commit; then 10,000 more into that; then two of them changed. photos: generated JPEGs of 640 x 480,
+5% of them damaged in four ways, indexed with the embedded model by `patchword index` in processes
+that are killed at random moments; then a last run to the end, and one more that finds all as it
+was.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from patchword.index import open_index, putting
+from patchword.index.schema import id_of
+
+PIECE = 100_000  # rows made at a time
+BAD = 20  # one photo in so many is damaged
+CPU = resource.getrusage
+
+
+def report(words: str, start: float, cpu: float) -> None:
+    seconds = time.perf_counter() - start
+    used = CPU(resource.RUSAGE_SELF)
+    print(
+        f"  {words:<44}{seconds:8.1f} s {used.ru_utime + used.ru_stime - cpu:8.1f} s CPU"
+        f"   peak {used.ru_maxrss / 2**20:5.2f} GiB"
+    )
+
+
+def measured(words: str, work: object, *arguments: object) -> None:
+    used = CPU(resource.RUSAGE_SELF)
+    start, cpu = time.perf_counter(), used.ru_utime + used.ru_stime
+    work(*arguments)
+    report(words, start, cpu)
+
+
+def size_of(folder: Path) -> float:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+
+
+def vectors(folder: Path, rows: int, dim: int) -> None:
+    rng = np.random.default_rng(0)
+    file = folder / "v.npy"
+    whole = np.lib.format.open_memmap(file, "w+", np.float16, (rows, dim))
+    for start in range(0, rows, PIECE):
+        some = rng.standard_normal((min(PIECE, rows - start), dim), np.float32)
+        whole[start : start + len(some)] = some / np.linalg.norm(some, axis=1, keepdims=True)
+    whole.flush()
+    del whole
+    paths = [f"/photos/{i // 1000:05d}/{i:07d}.jpg" for i in range(rows)]
+    index = open_index(folder / "index")
+    about = {"model": "random", "fingerprint": "0", "options": {}}
+    print(f"{rows} x {dim} float16 vectors, {size_of(folder):.0f} MB")
+    mapped = np.load(file, mmap_mode="r")
+    measured("put all", putting.put, index._store, paths, mapped, None, about)
+    print(f"  on disk {size_of(folder / 'index'):.0f} MB")
+    more = [f"/more/{i}.jpg" for i in range(10_000)]
+    measured("put 10,000 more", putting.put, index._store, more, mapped[:10_000], None, about)
+    measured("replace 10,000", putting.put, index._store, more, mapped[5:10_005], None, about)
+    measured("one column for 10,000", index.fill, more, {"price": list(range(10_000))})
+    measured("paths, sizes and times of all", index.paths)
+    ids = [id_of(path) for path in paths[::50_000]]
+    measured("20 rows by id, first", index.rows, ids)
+    measured("20 rows by id, again", index.rows, ids)
+    print(f"  {len(index)} rows, {size_of(folder / 'index'):.0f} MB")
+
+
+def make_photos(folder: Path, count: int) -> int:
+    """Returns how many of them are damaged."""
+    rng = np.random.default_rng(0)
+    bad = 0
+    for i in range(count):
+        place = folder / f"{i // 1000:02d}" / f"{i:05d}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        small = rng.integers(0, 256, (6, 8, 3), np.uint8)
+        Image.fromarray(small).resize((640, 480), Image.Resampling.BICUBIC).save(place, quality=85)
+        if i % BAD == 7:
+            whole = place.read_bytes()
+            kinds = (b"", whole[: len(whole) // 2], b"no photo", whole[:200] + bytes(2000))
+            place.write_bytes(kinds[i // BAD % 4])
+            bad += 1
+    return bad
+
+
+def run(folder: Path, kill_after: float | None) -> tuple[float, dict[str, object]]:
+    """Seconds of `patchword index`, and the counts that it printed; killed after so many."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "patchword", "index", str(folder / "photos"), "--into",
+         str(folder / "index"), "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        out, _ = process.communicate(timeout=kill_after)
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        return time.perf_counter() - start, {}
+    return time.perf_counter() - start, json.loads(out.splitlines()[-1])
+
+
+def photos(folder: Path, count: int, kills: int) -> None:
+    bad = make_photos(folder / "photos", count)
+    draw = random.Random(0)
+    index = open_index(folder / "index")
+    killed, last = 0, 0
+    for _ in range(kills):
+        seconds, done = run(folder, draw.uniform(4, 12))
+        killed += not done
+        now = len(index)
+        assert now >= last, "rows were lost"
+        print(f"  {'killed' if not done else 'done'} after {seconds:5.1f} s: {now} rows")
+        last = now
+    seconds, done = run(folder, None)
+    print(f"  the rest, in {seconds:.1f} s: {done}")
+    print(f"  that is {(done['added']) / seconds:.0f} images a second with start and end")
+    again, done = run(folder, None)
+    print(f"  once more, nothing to do, in {again:.1f} s: {done}")
+    paths = index.paths()
+    assert len(paths) == len(set(paths)) == count - bad, (len(paths), count - bad)
+    assert len(index.errors()) == bad
+    print(
+        f"  {len(paths)} rows of {count} photos, {bad} damaged and all named, {killed} kills; "
+        f"on disk {size_of(folder / 'index'):.0f} MB"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("vectors", "photos"))
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--photos", type=int, default=10_000)
+    parser.add_argument("--kills", type=int, default=10)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if given.what == "vectors":
+            vectors(folder, given.rows, given.dim)
+        else:
+            photos(folder, given.photos, given.kills)
+
+
+if __name__ == "__main__":
+    main()
