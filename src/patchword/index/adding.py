@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
@@ -20,13 +18,11 @@ from patchword.errors import ImageError
 from patchword.images.files import File, hashed
 from patchword.index import inside
 from patchword.index.failures import Failure, Failures
-from patchword.index.lance import path_conditions
-from patchword.index.matrix import intact
 from patchword.index.metadata import told_table
 from patchword.index.reading import Reader
 from patchword.index.schema import renamed
 from patchword.index.sources import Listing
-from patchword.index.table import Store, Table
+from patchword.index.table import Store
 
 BATCH = 128  # files a commit, of a small index
 SHARE = 64  # a commit is this part of a large one, so that merging all stays as cheap per file
@@ -212,16 +208,6 @@ def _hashed(files: Sequence[File]) -> list[File]:
 
 def _copy(store: Store, pairs: Sequence[tuple[File, str]]) -> None:
     """Store for each file all that is stored for a path."""
-    names = store.names()
     for start in range(0, len(pairs), COPIED):
         some = pairs[start : start + COPIED]
-        for where in path_conditions({old for _, old in some}):
-            rows = store.do(partial(_intact, where=where, names=names))
-            store.put_rows(renamed(rows, some))
-
-
-def _intact(table: Table, where: str, names: list[str]) -> Any:
-    """Rows, of which each is what was written."""
-    rows = table.search().where(where).select(names).to_arrow()
-    intact(rows, rows.schema.field("vector").type.list_size)
-    return rows
+        store.put_rows(renamed(store.whole(sorted({old for _, old in some})), some))

@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.atomic_write import PART, replacing
-from patchword.index.schema import SUMS, Vectors, checksums
+from patchword.index.checks import intact
+from patchword.index.schema import SUMS
 from patchword.index.table import MATRIX, Table
 
 IN_MEMORY = (
     32 << 20
 )  # bytes of a matrix that is made anew by each process rather than kept in a file
 BLOCK = 1024  # rows read at a time
-_UNIT = 1e-3  # how far from 1 the length of a vector may be
 _NAME = "vectors-"  # begins the name of the file
 _PAGE = 4096  # bytes of the header, and what the matrix is filled up to
 _STALE = 600  # seconds after which a file that nobody goes on writing is of a killed process
@@ -161,32 +161,3 @@ def _remove_others(folder: str, version: int) -> None:
             left = name.startswith(PART) and time.time() - entry.stat().st_mtime > _STALE
             if suffix == MATRIX and (past or left):
                 os.unlink(entry.path)
-
-
-def intact(rows: Any, dim: int) -> Vectors:
-    """The vectors (N, D) of a pyarrow batch or table with the columns path, modified, vector and
-    `SUMS`. Raises ValueError for a row that is not what was written."""
-    bad = damaged(rows, dim)
-    if bad.any():
-        path = rows.column("path")[int(bad.argmax())].as_py()
-        raise ValueError(f"the entry of {path!r} is not what was written")
-    return _vectors(rows, dim)
-
-
-def damaged(rows: Any, dim: int) -> NDArray[np.bool_]:
-    """Which rows (N,) are not what was written."""
-    paths, times, *stored = (rows.column(name) for name in ("path", "modified", *SUMS))
-    found = _vectors(rows, dim)
-    sums = checksums(paths.to_pylist(), times.cast("int64").to_numpy(), found)
-    with np.errstate(over="ignore", invalid="ignore"):
-        bad: NDArray[np.bool_] = ~(np.abs(np.linalg.norm(found, axis=1) - 1) < _UNIT)
-    for name, column in zip(SUMS, stored, strict=True):
-        bad |= sums[name] != column.to_numpy()
-    return bad
-
-
-def _vectors(rows: Any, dim: int) -> Vectors:
-    vectors = rows.column("vector")
-    flat = vectors.combine_chunks() if hasattr(vectors, "combine_chunks") else vectors
-    found: Vectors = flat.flatten().to_numpy().reshape(-1, dim)
-    return found

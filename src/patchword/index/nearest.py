@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.index import condition
+from patchword.index.checks import intact
 from patchword.index.exact import candidates
-from patchword.index.matrix import Matrix, intact, matrix
+from patchword.index.matrix import Matrix, matrix
 from patchword.index.schema import SUMS
 from patchword.index.table import Store, Table
 

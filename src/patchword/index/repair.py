@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.errors import IndexStoreError
+from patchword.index.checks import damaged
 from patchword.index.failures import Failures
 from patchword.index.lance import line, of_library
-from patchword.index.matrix import damaged
 from patchword.index.schema import id_of
 from patchword.index.table import ERRORS, TABLE, VERSION, Store, Table
 

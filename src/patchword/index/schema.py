@@ -171,6 +171,20 @@ def renamed(rows: Any, pairs: Sequence[tuple[File, str]]) -> Any:
     return fitting(pa.table(columns), rows.schema)
 
 
+def overlaid(rows: Any, new: Any) -> Any:
+    """Rows with some columns replaced by those that `new` has for the same paths."""
+    import pyarrow as pa
+
+    places = {path: row for row, path in enumerate(new.column("path").to_pylist())}
+    order = pa.array([places[path] for path in rows.column("path").to_pylist()], pa.int64())
+    found = fitting(new, rows.schema).take(order)
+    columns = {
+        name: (found if name in found.schema.names else rows).column(name)
+        for name in rows.schema.names
+    }
+    return fitting(pa.table(columns), rows.schema)
+
+
 def fitting(rows: Any, known: Any) -> Any:
     """A pyarrow.Table of the types that a table's schema, `known`, has for its columns. Raises
     IndexStoreError for values that do not fit."""

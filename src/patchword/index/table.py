@@ -19,6 +19,7 @@ from patchword.atomic_write import write
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
 from patchword.index import lance
+from patchword.index.checks import intact
 from patchword.index.lance import (
     line,
     no_room,
@@ -35,6 +36,7 @@ from patchword.index.schema import (
     file_columns,
     fitting,
     kind,
+    overlaid,
     row_columns,
     schema,
 )
@@ -44,6 +46,8 @@ ERRORS = "errors"  # the table of files that could not be read
 VERSION = "version.json"  # beside the table: its newest version, and the rows of that
 OWN = {f"{TABLE}.lance", f"{ERRORS}.lance", VERSION}  # what there may be in an index's folder
 MATRIX = ".f16"  # ends the names of files that searches make, see `matrix`
+_FEW = 8  # an update of fewer than one row in so many is written as whole rows
+_WHOLE = 8192  # of which so many at a time
 _PAUSES = (0.02, 0.05, 0.1, 0.2)  # seconds between attempts
 
 REPAIR = "if this stays: patchword index --into {path} --repair, and index again"
@@ -182,10 +186,6 @@ class Store:
         fields = self.do(lambda table: table.schema)
         return {field.name: kind(field.type) for field in fields if field.name not in PRIVATE}
 
-    def names(self) -> list[str]:
-        """All columns."""
-        return list(self.do(lambda table: table.schema.names))
-
     def select(self, where: str, columns: Sequence[str]) -> Any:
         """A pyarrow.Table of some columns of the rows that fulfil a condition, which is not
         checked: it must not come from somebody else."""
@@ -202,6 +202,8 @@ class Store:
 
     def put_rows(self, rows: Any) -> None:
         """Insert or replace rows, a pyarrow.Table."""
+        if not len(rows):
+            return
 
         def merge(table: Table) -> None:
             merge = table.merge_insert("path").when_matched_update_all()
@@ -216,17 +218,41 @@ class Store:
 
     def update(self, rows: Any) -> None:
         """Replace the values of some columns: a pyarrow.Table with `path`; of paths that have no
-        row nothing is stored. Columns that are new are added, empty for all other rows."""
+        row nothing is stored. Columns that are new are added, empty for all other rows.
+
+        Few rows are read and written whole: LanceDB's merge of some columns reads the table.
+        """
         import pyarrow as pa
 
-        def update(table: Table) -> None:
-            known = table.schema
-            if new := [field for field in rows.schema if field.name not in known.names]:
+        def add(table: Table) -> int:
+            new = [field for field in rows.schema if field.name not in table.schema.names]
+            if new:
                 table.add_columns(pa.schema(new))
-            table.merge_insert("path").when_matched_update_all().execute(fitting(rows, known))
+            return int(table.count_rows())
 
-        if len(rows):
-            self.do(update)
+        if not len(rows):
+            return
+        if len(rows) * _FEW < self.do(add):
+            for start in range(0, len(rows), _WHOLE):
+                some = rows.slice(start, _WHOLE)
+                self.put_rows(overlaid(self.whole(some["path"].to_pylist()), some))
+        else:
+            self.do(lambda table: _merge_columns(table, rows))
+
+    def whole(self, paths: Sequence[str]) -> Any:
+        """A pyarrow.Table of the rows of these paths, all columns, checked."""
+        import pyarrow as pa
+
+        def read(table: Table) -> Any:
+            scans = (
+                table.search().where(each).select(table.schema.names).to_arrow()
+                for each in path_conditions(paths)
+            )
+            found = pa.concat_tables(scans)
+            intact(found, int(self.about["dim"]))
+            return found
+
+        return self.do(read)
 
     def delete(self, paths: Sequence[str]) -> None:
         """Drop the rows of these paths."""
@@ -313,3 +339,8 @@ class Store:
             f"{self.path}: the index cannot be read or written: {line(error)}; "
             f"{REPAIR.format(path=self.path)}"
         )
+
+
+def _merge_columns(table: Table, rows: Any) -> None:
+    rows = fitting(rows, table.schema)
+    table.merge_insert("path").when_matched_update_all().execute(rows)
