@@ -1,0 +1,188 @@
+"""Indexes of folders that are empty, unreadable or vanish, of odd names, on a full disk; watched
+folders; the options of `index`."""
+
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from indexed import picture
+from ran import Run, run  # noqa: F401
+from shrunk import tiny_bundle, tiny_clip
+
+import patchword
+from patchword.bundle import Bundle
+from patchword.errors import IndexStoreError
+from patchword.index import Index, open_index
+from patchword.index.schema import id_of
+from patchword.index.watching import changes
+
+
+@pytest.fixture(scope="module")
+def model() -> Bundle:
+    return tiny_bundle(tiny_clip())
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    return open_index(tmp_path / "index")
+
+
+def test_names_as_they_come(tmp_path: Path, index: Index, model: Bundle) -> None:
+    names = ["two\nlines.png", "x" * 251 + ".png", "晶圆 é 🦊.png", "'; DROP TABLE images; --.png"]
+    photos = [picture(tmp_path / "photos" / name, i) for i, name in enumerate(names)]
+    (tmp_path / "photos" / "nothing.png").touch()
+    (tmp_path / "photos" / "loop").symlink_to(tmp_path / "photos")
+    report = index.add(tmp_path / "photos", model)
+    assert (report.added, [error.reason for error in report.failed]) == (4, ["empty: 0 bytes"])
+    assert index.paths() == sorted(map(str, photos))
+    for photo in photos:
+        assert index.search(image=photo, k=1)[0].path == str(photo)
+        assert index.row(id_of(str(photo)), ["path"]) == {"path": str(photo)}
+        index.fill([str(photo)], {"price": [1]})
+        moved = photo.rename(photo.with_name(f"m{photo.name[2:]}"))
+        assert index.add(tmp_path / "photos", model).moved == 1
+        moved.unlink()
+        assert index.prune() == [str(moved)]
+    assert len(index) == 0
+
+
+def test_a_folder_that_is_empty_or_vanishes(tmp_path: Path, index: Index, model: Bundle) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    assert index.add(photos, model).added == 0
+    for i in range(6):
+        picture(photos / f"{i}.png", i)
+
+    def vanish(done: int, total: int) -> None:
+        if done == 2:
+            shutil.rmtree(photos)
+
+    report = index.add(photos, model, vanish, batch=2)
+    assert report.added >= 2
+    assert {error.reason for error in report.failed} <= {"no such file"}
+    assert len(index) == report.added
+    (missing,) = index.add(photos, model).failed
+    assert missing.reason == "no such file"
+    assert len(index) == report.added  # nothing is removed but by prune
+    assert len(index.prune()) == report.added
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, model: Bundle) -> None:
+    """In a process that may write no file of more than 40 kB: the error is that of a full disk."""
+    for i in range(12):
+        picture(tmp_path / "photos" / f"{i:02d}.png", i)
+    index = open_index(tmp_path / "index")
+    index.add(tmp_path / "photos" / "00.png", model)
+    out, into = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        try:
+            open_index(tmp_path / "index").add(tmp_path / "photos", model, thumbnails=False)
+            os.write(into, b"no error")
+        except IndexStoreError as error:
+            os.write(into, str(error).encode())
+        except BaseException as error:
+            os.write(into, repr(error).encode())
+        os._exit(0)
+    os.close(into)
+    with open(out) as told:
+        message = told.read()
+    os.waitpid(child, 0)
+    assert "no room on the disk" in message
+    assert "what was committed is kept" in message
+    assert index.add(tmp_path / "photos", model).added == 11
+    assert len(index.search("a dog", 99)) == 12
+
+
+def test_a_watched_folder_and_its_index_stay_together(
+    tmp_path: Path, index: Index, model: Bundle
+) -> None:
+    photos = tmp_path / "photos"
+    first = picture(photos / "a.png", 1)
+    steps: list[Callable[[], object]] = [
+        lambda: picture(photos / "b.png", 2),
+        lambda: None,
+        lambda: (first.rename(photos / "c.png"), (photos / "bad.png").write_text("bad")),
+        lambda: (photos / "b.png").unlink(),
+        lambda: photos.rename(tmp_path / "away"),
+        lambda: (tmp_path / "away").rename(photos),
+        lambda: (picture(photos / "d.png", 4), (photos / "bad.png").unlink()),
+    ]
+
+    def pause(seconds: float) -> None:
+        assert seconds >= 2
+        if not steps:
+            raise KeyboardInterrupt
+        steps.pop(0)()
+
+    seen = []
+
+    def watch() -> None:
+        for each in changes(index, [photos], model, pause=pause):
+            removed = [Path(path).name for path in each.removed]
+            seen.append((each.report.added, each.report.moved, removed, each.missing))
+
+    with pytest.raises(KeyboardInterrupt):
+        watch()
+    assert seen == [
+        (1, 0, [], []),
+        (1, 0, [], []),
+        (0, 1, [], []),
+        (0, 0, ["b.png"], []),
+        (0, 0, [], [str(photos)]),  # a drive that is not mounted: nothing is removed
+        (0, 0, [], []),
+        (1, 0, [], []),
+    ]
+    assert [Path(path).name for path in index.paths()] == ["c.png", "d.png"]
+
+
+def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    shapes = Path(patchword.__file__).parent / "assets" / "samples" / "shapes"
+    for path in sorted(shapes.glob("*.jpg"))[:2]:
+        Path("photos").mkdir(exist_ok=True)
+        shutil.copy(path, "photos")
+    names = sorted(os.listdir("photos"))
+    Path("photos/bad.jpg").write_text("bad")
+    Path("about.csv").write_text(f"file,price\n{names[0]},3\nno.jpg,4\n")
+    done = run("index", "photos", "--metadata", "about.csv", "--caption")
+    assert done.code == 1
+    assert "1 rows belong to no image of the index: no.jpg" in done.err
+    index = patchword.open_index("patchword.index")
+    first, second = index.rows([id_of(path) for path in index.paths()], ["price", "caption"])
+    assert (first["price"], second["price"]) == (3, None)
+    model = patchword.load("demo-blip")
+    assert first["caption"] == model.caption(f"photos/{names[0]}")[0].text
+    assert second["caption"]
+    again = run("index", "photos")
+    assert again.code == 1
+    assert "1 files that failed before have not changed and were not tried again" in again.err
+    assert "bad.jpg" not in again.err
+    assert "bad.jpg: not an image" in run("index", "photos", "--retry").err
+    assert "all 2 images are whole" in run("index", "--repair").out
+
+    np.save("v.npy", patchword.load("demo").embed_images([f"photos/{name}" for name in names]))
+    Path("p.txt").write_text("".join(f"photos/{name}\n" for name in names))
+    put = run("index", "--vectors", "v.npy", "--paths", "p.txt", "--into", "other", "--json")
+    assert (put.code, put.records[-1]["put"], put.records[-1]["images"]) == (0, 2, 2)
+    refused = run(
+        "index", "--vectors", "v.npy", "--paths", "p.txt", "-m", "demo-blip", "--into", "x"
+    )
+    assert refused.code == 2
+    for wrong, said in {
+        ("--vectors", "v.npy"): "--vectors and --paths belong together",
+        ("--watch",): "give files or folders",
+        ("--prune", "--retry"): "need the files or folders",
+        ("photos", "--captioner", "demo-blip"): "--captioner needs --caption",
+        ("--metadata", "no.csv"): "not a table",
+    }.items():
+        found = run("index", *wrong)
+        assert found.code == 2
+        assert said in " ".join(found.err.split())
