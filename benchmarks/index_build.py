@@ -2,7 +2,7 @@
 and kills.
 
     python benchmarks/index_build.py vectors [--rows 1000000] [--dim 512]
-    python benchmarks/index_build.py photos [--photos 10000] [--kills 10]
+    python benchmarks/index_build.py photos [--photos 10000] [--kills 5]
 
 vectors: `Index.put` of random unit vectors in float16, mapped from a file, into a new index in one
 commit; then 10,000 more into that; then two of them changed. photos: generated JPEGs of 640 x 480,
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -98,21 +99,25 @@ def make_photos(folder: Path, count: int) -> int:
     return bad
 
 
-def run(folder: Path, kill_after: float | None) -> tuple[float, dict[str, object]]:
-    """Seconds of `patchword index`, and the counts that it printed; killed after so many."""
+def run(folder: Path, kill: random.Random | None = None) -> tuple[float, dict[str, Any]]:
+    """Seconds of `patchword index`, and the counts that it printed; killed at a random moment
+    after its first commit, where that is wanted."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "patchword", "index", str(folder / "photos"), "--into",
          str(folder / "index"), "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    try:
-        out, _ = process.communicate(timeout=kill_after)
-    except subprocess.TimeoutExpired:
+    index = open_index(folder / "index")
+    before = len(index)
+    while kill and process.poll() is None and len(index) == before:
+        time.sleep(0.1)
+    if kill and process.poll() is None:
+        time.sleep(kill.uniform(0, 3))
         os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        return time.perf_counter() - start, {}
-    return time.perf_counter() - start, json.loads(out.splitlines()[-1])
+    out, _ = process.communicate()
+    done = {} if process.returncode < 0 else json.loads(out.splitlines()[-1])
+    return time.perf_counter() - start, done
 
 
 def photos(folder: Path, count: int, kills: int) -> None:
@@ -121,16 +126,16 @@ def photos(folder: Path, count: int, kills: int) -> None:
     index = open_index(folder / "index")
     killed, last = 0, 0
     for _ in range(kills):
-        seconds, done = run(folder, draw.uniform(4, 12))
+        seconds, done = run(folder, draw)
         killed += not done
         now = len(index)
         assert now >= last, "rows were lost"
         print(f"  {'killed' if not done else 'done'} after {seconds:5.1f} s: {now} rows")
         last = now
-    seconds, done = run(folder, None)
+    seconds, done = run(folder)
     print(f"  the rest, in {seconds:.1f} s: {done}")
     print(f"  that is {(done['added']) / seconds:.0f} images a second with start and end")
-    again, done = run(folder, None)
+    again, done = run(folder)
     print(f"  once more, nothing to do, in {again:.1f} s: {done}")
     paths = index.paths()
     assert len(paths) == len(set(paths)) == count - bad, (len(paths), count - bad)
@@ -147,7 +152,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--photos", type=int, default=10_000)
-    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=5)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -20,6 +20,7 @@ from patchword.cli.options import (
     StretchOption,
 )
 from patchword.cli.output import (
+    complain,
     emit,
     finish,
     make_folder,
@@ -171,6 +172,8 @@ def index(
         raise PatchwordError(f"no images in {', '.join(map(str, names))}")
     _print(store, into, done, prune, as_json)
     if watch and bundle:
+        for error in failed:
+            complain(str(error))
         _watch(store, into, names, bundle, thumbnails)
     finish(failed, sum(done.counts.values()) - done.counts["not_retried"])
     if done.counts["not_retried"]:
@@ -272,7 +275,7 @@ def _watch(store: Index, into: Path, names: list[str], bundle: Model, thumbnails
                 screen().print(f"{into}: {len(store)} images ({', '.join(said)})")
             new = report.failed[: len(report.failed) - report.not_retried]
             for error in new:
-                stderr().print(f"error: {error}")
+                complain(str(error))
             for folder in change.missing:
                 warn(f"nothing of {folder} is there; its entries stay: --prune removes them")
     except KeyboardInterrupt:
