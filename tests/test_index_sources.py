@@ -128,7 +128,9 @@ def test_tables_of_paths_and_of_bytes(
     )  # fmt: skip
     assert row(index, f"{parquet}#3", "label", "width") == ("z", 40)
     assert index.content(id_of(f"{parquet}#3")) == images[2]
+    version = index._store.do(lambda table: table.version)
     assert index.add([table, parquet], model).unchanged == 5
+    assert index._store.do(lambda table: table.version) == version  # nothing is written again
     (tmp_path / "other.csv").write_text("colour,weight\nred,3\n")
     (report,) = index.add(tmp_path / "other.csv", model).failed
     assert "no column of images; it has colour, weight" in str(report)

@@ -18,7 +18,7 @@ from patchword.errors import ImageError
 from patchword.images.files import File, hashed
 from patchword.index import inside
 from patchword.index.failures import Failure, Failures
-from patchword.index.metadata import told_table
+from patchword.index.metadata import differing, told_table
 from patchword.index.reading import Reader
 from patchword.index.schema import renamed
 from patchword.index.sources import Listing
@@ -71,17 +71,16 @@ class Adding:
         exists = self.store.open()
         known = self.store.known() if exists else {}
         same = self._unchanged(found.files, known)
-        before = self.failures.known() if exists and not self.retry else {}
+        before = self.failures.known() if exists else {}
         left = [
             before[file.path]
             for file in found.files
-            if file.path in before and before[file.path].is_of(file)
+            if not self.retry and file.path in before and before[file.path].is_of(file)
         ]
         done = same | {each.path for each in left}
         moved = self._moved([file for file in found.files if file.path not in done], known)
         done |= moved
         todo = [file for file in found.files if file.path not in done]
-        before = before or (self.failures.known() if exists else {})
         bad = self._embed(todo, found, known, before)
         if self.store.open():
             self._tell(found)
@@ -195,10 +194,12 @@ class Adding:
         self.failures.change(new, mended)
 
     def _tell(self, found: Listing) -> None:
-        """Store what tables and tars say of their images."""
-        if found.told:
-            paths = [file.path for file in found.files]
-            self.store.update(told_table(found.told, paths))
+        """Store what tables and tars say of their images, where it is not stored yet."""
+        if not found.told:
+            return
+        told = told_table(found.told, [file.path for file in found.files])
+        stored = self.store.values(told.schema.names)
+        self.store.update(told.filter(differing(told, stored)))
 
 
 def _hashed(files: Sequence[File]) -> list[File]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,29 @@ def parts(folder: str | os.PathLike[str]) -> list[Part]:
             )
         out.append(_part(file, table, Path(folder)))
     return out
+
+
+class Joined:
+    """Several arrays of vectors as one, of which only the rows that are asked for are read."""
+
+    def __init__(self, arrays: Sequence[NDArray[Any]]) -> None:
+        self._arrays = arrays
+        self.dtype, self.ndim = arrays[0].dtype, arrays[0].ndim
+        self.shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
+        if any(each.shape[1:] != self.shape[1:] for each in arrays):
+            raise IndexStoreError("the files of vectors have vectors of different lengths")
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        start, stop, _ = rows.indices(len(self))
+        found = []
+        for each in self._arrays:
+            if start < len(each) and stop > 0:
+                found.append(each[max(start, 0) : stop])
+            start, stop = start - len(each), stop - len(each)
+        return np.concatenate(found)
 
 
 def _part(file: Path, metadata: Path, folder: Path) -> Part:

@@ -159,6 +159,18 @@ def told_table(told: Mapping[str, Mapping[str, Any]], paths: Collection[str]) ->
     return named.add_column(0, "path", pa.array(about, pa.string()))
 
 
+def differing(new: Any, stored: Any) -> Any:
+    """Which rows (N,) of a table with `path` say something else than the stored row of that path,
+    or more; not those of paths that are not stored."""
+    import pyarrow as pa
+
+    old = {row["path"]: row for row in stored.to_pylist()}
+    empty = dict.fromkeys(new.schema.names)
+    rows = new.to_pylist()
+    found = [row["path"] in old and row != {**empty, **old[row["path"]]} for row in rows]
+    return pa.array(found, pa.bool_())
+
+
 def joined(table: Any, key: str, folder: str, known: Collection[str]) -> tuple[Any, list[str]]:
     """A table of the caller as one with `path` for an index that has the paths `known`, and a line
     for each row that belongs to none: its file name, or what is wrong with it.

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from patchword.bundle import Bundle, unit
 from patchword.errors import ImageError, IndexStoreError
@@ -24,7 +23,7 @@ COMMIT = 65536  # rows of a commit into a table that has rows already
 SAMPLED = 8  # files that are embedded to see whether the vectors are the model's
 LIKE = 0.9  # cosine that such files have with their vectors
 
-Numbers = NDArray[Any]
+Numbers = Any  # an array (N, D), or what gives slices of rows, shape and dtype as one does
 
 
 def put(

@@ -15,9 +15,8 @@ from patchword.index.checks import damaged
 from patchword.index.failures import Failures
 from patchword.index.lance import line, of_library
 from patchword.index.schema import id_of
-from patchword.index.table import ERRORS, TABLE, VERSION, Store, Table
+from patchword.index.table import ERRORS, REPAIRED, TABLE, VERSION, Store, Table
 
-_NEW = "repaired"  # the table that becomes the index's
 _PIECE = 1024  # rows read at a time; of a piece that cannot be read, its halves
 _FRAGMENT = np.uint64(32)  # bits of a row's id below the number of its file
 _LEAST = 16  # rows that are given up together
@@ -34,7 +33,7 @@ def repair(path: str) -> Repaired:
     """Make a damaged index one of its whole rows. What was lost is embedded again when its files
     are added. Nothing is changed where all is whole. Raises IndexStoreError where nothing can be
     recovered."""
-    images, new = (os.path.join(path, f"{name}.lance") for name in (TABLE, _NEW))
+    images, new = (os.path.join(path, f"{name}.lance") for name in (TABLE, REPAIRED))
     if os.path.isdir(new):  # of a repair that was killed
         if os.path.isdir(images):
             shutil.rmtree(new)
@@ -138,10 +137,10 @@ def _replace(path: str, table: Table, pieces: list[Any]) -> None:
     import lancedb
     import pyarrow as pa
 
-    images, new = (os.path.join(path, f"{name}.lance") for name in (TABLE, _NEW))
+    images, new = (os.path.join(path, f"{name}.lance") for name in (TABLE, REPAIRED))
     batches = (batch for piece in pieces for batch in piece.cast(table.schema).to_batches())
     reader = pa.RecordBatchReader.from_batches(table.schema, batches)
-    lancedb.connect(path).create_table(_NEW, data=reader)
+    lancedb.connect(path).create_table(REPAIRED, data=reader)
     if os.path.exists(os.path.join(path, VERSION)):
         os.unlink(os.path.join(path, VERSION))
     shutil.rmtree(images)

@@ -44,7 +44,8 @@ from patchword.index.schema import (
 TABLE = "images"
 ERRORS = "errors"  # the table of files that could not be read
 VERSION = "version.json"  # beside the table: its newest version, and the rows of that
-OWN = {f"{TABLE}.lance", f"{ERRORS}.lance", VERSION}  # what there may be in an index's folder
+REPAIRED = "repaired"  # the table that replaces a damaged one
+OWN = {f"{name}.lance" for name in (TABLE, ERRORS, REPAIRED)} | {VERSION}  # in an index's folder
 MATRIX = ".f16"  # ends the names of files that searches make, see `matrix`
 _FEW = 8  # an update of fewer than one row in so many is written as whole rows
 _WHOLE = 8192  # of which so many at a time
@@ -191,6 +192,15 @@ class Store:
         checked: it must not come from somebody else."""
         names = list(columns)
         return self.do(lambda table: table.search().where(where).select(names).to_arrow())
+
+    def values(self, names: Sequence[str]) -> Any:
+        """A pyarrow.Table of those of the columns that there are, of all rows."""
+
+        def read(table: Table) -> Any:
+            known = [name for name in names if name in table.schema.names]
+            return table.search().select(known).to_arrow()
+
+        return self.do(read)
 
     def put(
         self, files: Sequence[File], vectors: Vectors, seen: Mapping[str, Seen] | None = None

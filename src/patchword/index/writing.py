@@ -82,7 +82,11 @@ class Writing(Stored):
         """
         import pyarrow as pa  # type: ignore[import-untyped]
 
-        vectors = np.asarray(vectors)
+        if columns is not None and not isinstance(columns, pa.Table):
+            columns = pa.table({name: metadata.column(each) for name, each in columns.items()})
+        return self._put(paths, np.asarray(vectors), model, columns)
+
+    def _put(self, paths: Sequence[Path], vectors: Any, model: Bundle | None, columns: Any) -> int:
         exists = self._store.open()
         if exists and vectors.ndim == 2 and vectors.shape[1] != self.dim:
             raise IndexStoreError(
@@ -96,8 +100,6 @@ class Writing(Stored):
                 self._check(model)
             putting.check_model(model, paths, vectors)
             self._model = model
-        if columns is not None and not isinstance(columns, pa.Table):
-            columns = pa.table({name: metadata.column(each) for name, each in columns.items()})
         about = {} if model is None else _about(model)
         return putting.put(self._store, paths, vectors, columns, about)
 
@@ -106,12 +108,16 @@ class Writing(Stored):
         """Store the vectors and metadata that clip-retrieval or autofaiss wrote into a folder
         (img_emb/img_emb_*.npy, metadata/metadata_*.parquet), which `model` made. Returns how many.
         """
+        import pyarrow as pa
+
         parts = imports.parts(folder)
         if not parts:
             raise IndexStoreError(f"{folder}: no img_emb_*.npy in it, nor in its folder img_emb")
-        for part in parts:
-            self.put(part.paths, part.vectors, model, part.columns)
-        return sum(len(part.paths) for part in parts)
+        paths = [path for part in parts for path in part.paths]
+        vectors = imports.Joined([part.vectors for part in parts])
+        columns = [part.columns for part in parts]
+        self._put(paths, vectors, model, pa.concat_tables(columns, promote_options="permissive"))
+        return len(paths)
 
     @checked
     def describe(self, table: Path) -> list[str]:
