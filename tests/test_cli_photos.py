@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from photos import CAT
+from photos import CAT, FLOWER
 from PIL import Image
 from ran import Run, run  # noqa: F401
 from shrunk import tiny_bundle, tiny_clip
 from typer.main import get_command
 
+import patchword
 from patchword import checkpoints
 from patchword.cli import app
 
@@ -32,7 +33,7 @@ def test_every_command_that_takes_images_takes_their_options() -> None:
     takes = {"classify", "embed", "similarity", "heatmap", "attention", "caption", "ask", "match"}
     for name in takes | {"segment", "locate", "index", "eval", "capfilt"}:
         options = {option for each in commands[name].params for option in each.opts}
-        assert {"--stretch", "--squash", "--max-pixels"} <= options, name
+        assert {"--stretch", "--squash", "--max-pixels", "--exact"} <= options, name
 
 
 def test_a_folder_of_photos_says_at_the_end_what_is_left_out(
@@ -90,6 +91,15 @@ def test_remedies_that_are_named_exist(run: Run, model: str) -> None:  # noqa: F
     assert (large.code, ["error" in r for r in large.records]) == (1, [True, False])
     assert "are more than 1200 pixels" in large.err
     assert "--max-pixels" in large.err
+
+
+def test_exact_goes_to_the_model_of_every_command(run: Run, model: str) -> None:  # noqa: F811
+    row = [run("embed", FLOWER, "-m", model, *each).records[0] for each in ([], ["--exact"])]
+    expected = patchword.load(model, exact=True)
+    np.testing.assert_allclose(row[1]["vector"], expected.embed_images(FLOWER)[0], atol=1e-6)
+    assert run("index", FLOWER, "-m", model, "--exact", "--into", "ix").code == 0
+    found = run("search", "ix", "--image", FLOWER, "--json").records[0]
+    assert found["cosine"] == pytest.approx(1, abs=1e-6)
 
 
 def test_an_index_of_stretched_images_stays_one(run: Run, model: str) -> None:  # noqa: F811

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
-from photos import CAT
+from photos import CAT, FLOWER
 from PIL import Image
 from shrunk import tiny_bundle, tiny_clip
 
@@ -111,6 +111,16 @@ def test_how_a_model_opens_images(model: Bundle) -> None:
     back = stretched.opening(stretch=False)
     assert (back.fingerprint, back.options) == (model.fingerprint, model.options)
     assert model.opening() is model
+    exact = model.opening(exact=True)
+    np.testing.assert_array_equal(
+        exact.embed_images(FLOWER), model.embed_images(FLOWER, exact=True)
+    )
+    assert np.abs(exact.embed_images(FLOWER) - model.embed_images(FLOWER)).max() > 1e-6
+    both = exact.opening(stretch=True)
+    assert both.fingerprint == f"{model.fingerprint}-stretched-exact"
+    assert both.options == {**model.options, "stretch": True, "exact": True}
+    assert both.opening(stretch=False).fingerprint == f"{model.fingerprint}-exact"
+    assert both.opening(stretch=False, exact=False).fingerprint == model.fingerprint
     with pytest.raises(ImageError, match="more than 100 pixels"):
         model.opening(max_pixels=100).embed_images(DATA)
     with pytest.raises(UnsupportedError, match=r"max_pixels is 1\.5"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from photos import REAL
+from photos import FLOWER, HOPPER, REAL
 from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -20,6 +20,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import (
     get_image_size_for_max_num_patches,
 )
 
+import patchword
 from patchword import images
 from patchword.config import PreprocessConfig
 from patchword.errors import ImageError
@@ -59,6 +60,38 @@ def test_equals_transformers(photos, size, resize_to):
         assert pixels.dtype == np.float32
         assert pixels.flags.c_contiguous
         np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-5, err_msg=str(geometry))
+
+
+def test_exact_equals_transformers_from_the_file_on():
+    """Byte for byte with `exact`; a JPEG that is decoded smaller is within 2 levels of 255."""
+    demo = patchword.load("demo")
+    config = demo.config.preprocess
+    size, level = config.size[0], 1 / 255 / config.std[0]
+    reference = CLIPImageProcessorPil(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size},
+        image_mean=config.mean, image_std=config.std,
+    )  # fmt: skip
+    exact = patchword.load("demo", exact=True)
+    for path in (FLOWER, HOPPER):
+        expected = reference(Image.open(path), return_tensors="np")["pixel_values"][0]
+        np.testing.assert_allclose(exact.open(path)[0], expected, rtol=0, atol=1e-5)
+        moved = np.abs(demo.open(path)[0] - expected) / level
+        assert 0.1 < moved.mean() < 1, path
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_that_is_decoded_smaller_lies_where_it_lay(tmp_path, orientation):
+    """427 pixels at half the size are 213.5 of 214, wherever the side with the half is turned to;
+    taken for 214 they would be 3 levels from the whole photo's on average, and up to 168."""
+    turned, exif = Image.open(FLOWER).crop((0, 0, 639, 427)), Image.Exif()
+    exif[0x0112] = orientation
+    turned.save(tmp_path / "a.jpg", quality=95, exif=exif)
+    ours = Preprocess(PreprocessConfig((96, 96), "squash", interpolation="bicubic"))
+    whole, small = (images.Opener(exact=e).sized(tmp_path / "a.jpg", at_least=96) for e in (1, 0))
+    assert (whole.size, small.size) == (whole.shape, whole.shape)
+    assert sorted(small.shape) == [214, 320]
+    seen, expected = (ours.seen(photo)[0].astype(int) for photo in (small, whole))
+    assert np.abs(seen - expected).mean() < 0.7
 
 
 @pytest.mark.parametrize("size", [224, 97])

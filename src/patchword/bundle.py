@@ -33,12 +33,13 @@ from patchword.unseen import Sight, noted
 
 DECODERS = 4  # threads that open images while the network runs
 AS_THEY_ARE = Opener()  # how images are opened by default
-# Suffixes of the fingerprint of a model that stretches or squashes its images.
-STRETCHED, SQUASHED = "-stretched", "-squashed"
+# Suffixes of the fingerprint of a model that opens its images otherwise, by the option's name.
+MARKS = {"stretch": "-stretched", "squash": "-squashed", "exact": "-exact"}
 DENSE_HEAD = "dense_head."  # before the names of a network's tensors of a head for maps
 FINGERPRINT = "2"  # which version of what is hashed: "2-" and 16 digits; in the first, digits alone
 
 Vector = NDArray[np.float32]
+Levels = NDArray[np.uint8]  # (3, S, S)
 Opened = tuple[Vector, Geometry]
 
 
@@ -103,13 +104,13 @@ class Bundle:
         Raises ImageError for one that cannot be opened.
         """
         pixels, geometry, _ = self._look(image, exact)
-        return pixels, geometry
+        return self.preprocess.normalised(pixels), geometry
 
-    def _look(self, image: ImageLike, exact: bool) -> tuple[Vector, Geometry, Sight]:
-        """The same, and what is seen of the image."""
-        photo, reduced = self.opener.sized(image, at_least=self.preprocess.at_least, exact=exact)
-        pixels, geometry = self.preprocess(photo)
-        return pixels, geometry, Sight.of(image, geometry, reduced)
+    def _look(self, image: ImageLike, exact: bool) -> tuple[Levels, Geometry, Sight]:
+        """The same before it is normalised, which engines do; and what is seen of the image."""
+        photo = self.opener.sized(image, at_least=self.preprocess.at_least, exact=exact)
+        pixels, geometry = self.preprocess.seen(photo)
+        return pixels, geometry, Sight.of(image, geometry)
 
     @checked
     def opening(
@@ -118,6 +119,7 @@ class Bundle:
         max_pixels: int | None = None,
         urls: bool | None = None,
         squash: bool | None = None,
+        exact: bool | None = None,
     ) -> Self:
         """The same model, which opens images otherwise; None: as now.
 
@@ -127,24 +129,29 @@ class Bundle:
         urls        False refuses addresses on the web, as a server must
         squash      resize the whole of every image to the network's size, its shape not kept,
                     where the preprocessing would crop it: another fingerprint too
+        exact       decode every JPEG whole, as the reference processors do, and not at the smallest
+                    scale that is at least twice what the network needs: another fingerprint too
         """
         opener = replace(
             self.opener,
             stretch=self.opener.stretch if stretch is None else stretch,
             max_pixels=self.opener.max_pixels if max_pixels is None else max_pixels,
             urls=self.opener.urls if urls is None else urls,
+            exact=self.opener.exact if exact is None else exact,
         )
         pixels = self.preprocess if squash is None else whole(self.config.preprocess, squash)
         if opener == self.opener and pixels.config == self.preprocess.config:
             return self
         squashed = pixels.config.resize != self.config.preprocess.resize
-        marks = {"stretch": (opener.stretch, STRETCHED), "squash": (squashed, SQUASHED)}
-        options = {name: value for name, value in self.options.items() if name not in marks}
-        digest = self.fingerprint.partition(STRETCHED)[0].partition(SQUASHED)[0]
-        for name, (given, mark) in marks.items():
-            if given:
+        given = {"stretch": opener.stretch, "squash": squashed, "exact": opener.exact}
+        options = {name: value for name, value in self.options.items() if name not in MARKS}
+        digest = self.fingerprint
+        for name, mark in MARKS.items():
+            digest = digest.replace(mark, "")
+            if given[name]:
                 options[name] = True
-                digest += mark if digest else ""
+        if digest:
+            digest += "".join(mark for name, mark in MARKS.items() if given[name])
         return replace(self, opener=opener, preprocess=pixels, options=options, fingerprint=digest)
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
@@ -170,7 +177,7 @@ class Bundle:
     def _each(
         self,
         sources: ImageLike | Iterable[ImageLike],
-        run: Callable[[list[Vector]], Vector],
+        run: Callable[[list[Levels]], Vector],
         batch_size: int,
         exact: bool,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
@@ -183,11 +190,11 @@ class Bundle:
     def _rows(
         self,
         sources: Iterable[ImageLike],
-        run: Callable[[list[Vector]], Vector],
+        run: Callable[[list[Levels]], Vector],
         batch_size: int,
         exact: bool,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-        def attempt(source: ImageLike) -> tuple[ImageLike, tuple[Vector, Sight] | ImageError]:
+        def attempt(source: ImageLike) -> tuple[ImageLike, tuple[Levels, Sight] | ImageError]:
             try:
                 pixels, _, sight = self._look(source, exact)
                 return source, (pixels, sight)
@@ -220,7 +227,7 @@ class Bundle:
 
         check = Check(self.scope, self.name)
 
-        def run(pixels: list[Vector]) -> Vector:
+        def run(pixels: list[Levels]) -> Vector:
             rows = unit(self.engine.encode_image(pixels))
             check.vectors(rows)
             return rows
@@ -242,8 +249,8 @@ class Bundle:
         first that fails.
 
         exact=True decodes a JPEG whole, as the reference processors do; by default it is decoded
-        at the smallest scale that is at least twice what the network needs. stretch, squash: see
-        `opening`.
+        at the smallest scale that is at least twice what the network needs, unless the model was
+        loaded with exact=True. stretch, squash: see `opening`.
         """
         rows = []
         for _, row in self.embed_each(sources, batch_size, exact, stretch, squash):
@@ -356,9 +363,9 @@ def make(
     scope: Scope | None = None,
 ) -> Bundle:
     """A bundle that torch runs, in evaluation mode, fingerprinted."""
-    engine = TorchEngine(network, own_shapes=config.preprocess.resize == "patches")
-    digest = fingerprint(network, config, tokenizer)
     pixels = Preprocess(config.preprocess)
+    engine = TorchEngine(network, pixels.levels, own_shapes=config.preprocess.resize == "patches")
+    digest = fingerprint(network, config, tokenizer)
     return Bundle(engine, pixels, tokenizer, config, digest, name, options or {}, scope)
 
 
@@ -372,7 +379,7 @@ def converted(model: Bundle, device: torch.device, dtype: torch.dtype) -> Bundle
     bundle = make(network, model.config, model.tokenizer, model.name, options, model.scope)
     opener = model.opener
     squashed = bool(options.get("squash"))
-    return bundle.opening(opener.stretch, opener.max_pixels, opener.urls, squashed)
+    return bundle.opening(opener.stretch, opener.max_pixels, opener.urls, squashed, opener.exact)
 
 
 def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:

@@ -54,16 +54,14 @@ class Sight:
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, image: object, geometry: Geometry, reduced: float = 1.0) -> Sight:
-        """reduced: how many pixels of the file's side make one of the source that `geometry` is of,
-        where it was decoded smaller."""
+    def of(cls, image: object, geometry: Geometry) -> Sight:
+        """geometry: from the size of the photo in its file."""
         shown = 1.0
         for whole, start, size in zip(geometry.resized, geometry.crop, geometry.size, strict=True):
             shown *= (min(start + size, whole) - max(start, 0)) / whole
         factors = [s / r for s, r in zip(geometry.source, geometry.resized, strict=True)]
-        height, width = (round(side * reduced) for side in geometry.source)
         name = str(image) if isinstance(image, (str, os.PathLike)) else ""
-        return cls(name, (height, width), 1 - shown, max(factors) * reduced, geometry.size)
+        return cls(name, geometry.source, 1 - shown, max(factors), geometry.size)
 
     @property
     def in_part(self) -> bool:

@@ -40,6 +40,7 @@ def load(
     stretch: bool = False,
     max_pixels: int = MAX_PIXELS,
     squash: bool = False,
+    exact: bool = False,
     engine: str = "torch",
 ) -> Model:
     """Open a model.
@@ -60,6 +61,9 @@ def load(
     max_pixels    files of more, as they would be decoded, are refused
     squash        show the model the whole of each image, its shape not kept, where its
                   preprocessing would crop it
+    exact         decode every JPEG whole, as the reference processors do, byte for byte; else at
+                  the smallest scale that is at least twice what the network needs, which is
+                  faster, and half a level of 255 from it on average
     engine        what computes vectors: "torch"; "compile", torch.compile; on a CPU "openvino" and
                   "onnx", which give vectors alone (see `engines.choose`)
 
@@ -71,7 +75,7 @@ def load(
         image_size=image_size, subfolder=subfolder, adapter=adapter, weights=weights,
         architecture=architecture,
     )  # fmt: skip
-    model = with_methods(bundle).opening(stretch, max_pixels, squash=squash)
+    model = with_methods(bundle).opening(stretch, max_pixels, squash=squash, exact=exact)
     return model if engine == "torch" else on_engine(model, engine)
 
 

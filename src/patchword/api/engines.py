@@ -20,6 +20,7 @@ def on_engine(model: Model, name: str) -> Model:
         context=text.context if text else None,
         full=text is not None and text.padding == "attended",
         own=config.preprocess.resize == "patches",
+        levels=model.preprocess.levels,
     )
     folder = label_cache.folder().parent / "graphs" / model.fingerprint
     return replace(model, engine=choose.engine(name, model.network, shapes, folder))

@@ -247,7 +247,10 @@ def _scorer(writer: Model, filter: str | None, device: str, dtype: str) -> Model
 
     scorer = load(filter, device, dtype) if filter else writer
     scorer = scorer.opening(
-        writer.opener.stretch, writer.opener.max_pixels, squash=bool(writer.options.get("squash"))
+        writer.opener.stretch,
+        writer.opener.max_pixels,
+        squash=bool(writer.options.get("squash")),
+        exact=writer.opener.exact,
     )
     try:
         matcher(scorer)

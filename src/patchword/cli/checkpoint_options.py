@@ -1,7 +1,8 @@
 """--weights, --architecture, --subfolder, --adapter and --engine, which every command that loads a
-model takes.
+model takes, and --exact, which every one takes that opens images with it.
 
-They say how a checkpoint is read and run, and go from here to `inputs.load` by themselves.
+They say how a checkpoint is read and run and how a photo is decoded, and go from here to
+`inputs.load` by themselves.
 """
 
 from __future__ import annotations
@@ -42,6 +43,14 @@ OPTIONS: dict[str, Any] = {
         help="Folder or hub id of a LoRA adapter to merge; one beside the weights is anyway.",
     ),
 }
+EXACT = Annotated[
+    bool,
+    typer.Option(
+        "--exact",
+        help="Decode every JPEG whole, as the reference processors do, byte for byte: slower; "
+        "without it pixels are half a level of 255 from theirs on average.",
+    ),
+]
 OF_ONE = ("subfolder", "adapter")  # apply to one model only, in a command that loads two
 
 
@@ -49,10 +58,10 @@ OF_ONE = ("subfolder", "adapter")  # apply to one model only, in a command that 
 class Chosen:
     """The options of a command, and the first model that it loaded."""
 
-    options: dict[str, str]
+    options: dict[str, Any]
     model: str | None = None
 
-    def of(self, model: str) -> dict[str, str]:
+    def of(self, model: str) -> dict[str, Any]:
         """The options for a model. Wrong usage: those of one model in a command that loads two."""
         once = [f"--{name}" for name in OF_ONE if name in self.options]
         if once and self.model not in (None, model):
@@ -73,8 +82,8 @@ def with_checkpoint_options(command: Callable[..., None]) -> Callable[..., None]
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        given = {name: values.pop(name) for name in OPTIONS}
-        options = {name: value for name, value in given.items() if value is not None}
+        given = {each.name: values.pop(each.name) for each in added}
+        options = {name: value for name, value in given.items() if value not in (None, False)}
         before = chosen.set(Chosen(options))
         try:
             command(**values)
@@ -85,6 +94,8 @@ def with_checkpoint_options(command: Callable[..., None]) -> Callable[..., None]
         Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, how])
         for name, how in OPTIONS.items()
     ]
+    if "max_pixels" in own.parameters:
+        added.append(Parameter("exact", Parameter.KEYWORD_ONLY, default=False, annotation=EXACT))
     run.__annotations__ = {**command.__annotations__, **{p.name: p.annotation for p in added}}
     run.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
     return run

@@ -34,7 +34,7 @@ def engine(name: str, network: nn.Module, shapes: Shapes, folder: Path) -> Engin
             f"no engine {name!r}{nearest(name, ENGINES)}; there are {', '.join(ENGINES)}"
         )
     if name in ("torch", "compile"):
-        return TorchEngine(network, shapes.own, compiled=name == "compile")
+        return TorchEngine(network, shapes.levels, shapes.own, compiled=name == "compile")
     device, dtype = _of(network)
     if device.type != "cpu":
         raise UnsupportedError(f"engine {name} runs on the CPU, not on {device}")

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from patchword.engines.protocol import Rows
 from patchword.errors import UnsupportedError
 from patchword.models.protocols import ImageNetwork, TextNetwork
 
@@ -29,12 +30,14 @@ class Shapes:
     context  ids of a text at most; None for a model that embeds no text
     full     every text is padded to the context
     own      each image keeps its own shape (NaFlex), for which there is no graph
+    levels   (3, 256): what each level of a channel is for the network
     """
 
     size: tuple[int, int] | None
     context: int | None
     full: bool = False
     own: bool = False
+    levels: Rows | None = field(default=None, compare=False)
 
 
 class Images(nn.Module):

@@ -12,6 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from patchword.engines.graph import Shapes, graphs, kept
+from patchword.engines.levels import looked_up
 from patchword.engines.protocol import Ids, Pixels, Rows
 from patchword.errors import UnsupportedError
 from patchword.models.protocols import PairNetwork
@@ -26,16 +27,25 @@ class GraphEngine:
     device = torch.device("cpu")
 
     def __init__(
-        self, name: str, runs: Mapping[str, Run], dtype: torch.dtype, scale: float, bias: float
+        self,
+        name: str,
+        runs: Mapping[str, Run],
+        dtype: torch.dtype,
+        scale: float,
+        bias: float,
+        levels: Rows | None = None,
     ) -> None:
-        """runs: "image" and "text", of those that the network has."""
+        """runs: "image" and "text", of those that the network has. levels: as of TorchEngine."""
         self.name, self.dtype, self.scale, self.bias = name, dtype, scale, bias
-        self._runs = runs
+        self._runs, self._levels = runs, levels
 
     def encode_image(self, pixels: Pixels) -> Rows:
         if "image" not in self._runs:
             raise UnsupportedError("this network has no image tower")
-        return self._run("image", np.stack(pixels))
+        batch = np.stack(pixels)
+        if batch.dtype == np.uint8 and self._levels is not None:
+            batch = looked_up(torch.from_numpy(batch), torch.from_numpy(self._levels)).numpy()
+        return self._run("image", batch)
 
     def encode_text(self, ids: Ids) -> Rows:
         if "text" not in self._runs:
@@ -127,4 +137,4 @@ def _made(
     if isinstance(network, PairNetwork):
         with torch.no_grad():
             scale, bias = float(network.scale), float(network.bias)
-    return GraphEngine(name, runs, dtype, scale, bias)
+    return GraphEngine(name, runs, dtype, scale, bias, shapes.levels)

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 Rows = NDArray[np.float32]  # (B, ...)
-Pixels = Sequence[NDArray[np.float32]]  # images (3, H, W), of one size or each of its own
+# Images (3, H, W), of one size or each of its own: levels 0 to 255, or normalised already.
+Pixels = Sequence[NDArray[np.uint8]] | Sequence[NDArray[np.float32]]
 Ids = NDArray[np.int64]  # (B, L)
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from patchword.engines.levels import looked_up
 from patchword.engines.protocol import Ids, Pixels, Rows
 from patchword.errors import UnsupportedError
 from patchword.models.protocols import ImageNetwork, PairNetwork, TextNetwork
@@ -19,12 +20,18 @@ class TorchEngine:
     """`network` in evaluation mode, on its device and in its type, without gradients."""
 
     def __init__(
-        self, network: nn.Module, own_shapes: bool = False, compiled: bool = False
+        self,
+        network: nn.Module,
+        levels: Rows | None = None,
+        own_shapes: bool = False,
+        compiled: bool = False,
     ) -> None:
-        """own_shapes: true if each image keeps its own shape (NaFlex), so that they cannot be
-        stacked. compiled: vectors are computed by the kernels that torch.compile makes at the first
-        batch, and once more, for any number, at the first of another size."""
+        """levels: (3, 256), what each level of a channel is for the network; None: it is given
+        floats alone. own_shapes: true if each image keeps its own shape (NaFlex), so that they
+        cannot be stacked. compiled: vectors are computed by the kernels that torch.compile makes at
+        the first batch, and once more, for any number, at the first of another size."""
         self.network = network.eval()
+        self.levels = levels
         self.own_shapes = own_shapes
         self.name = "compile" if compiled else "torch"
         self._compiled: dict[str, Callable[[Any], Tensor]] = {}
@@ -73,11 +80,18 @@ class TorchEngine:
         """`function` of images as the network takes them: (B, 3, H, W), or a list of (3, H, W)."""
         batch: Any
         if self.own_shapes:
-            batch = [self.tensor(each) for each in pixels]
+            batch = [self._pixels(each[None])[0] for each in pixels]
         else:
-            batch = self.tensor(np.stack(pixels))
+            batch = self._pixels(np.stack(pixels))
         with torch.inference_mode():
             return _rows(function(batch))
+
+    def _pixels(self, batch: NDArray[Any]) -> Tensor:
+        """Images (B, 3, H, W) as the network takes them. One byte a pixel goes to its device."""
+        pixels = self.tensor(batch)
+        if pixels.is_floating_point() or self.levels is None:
+            return pixels
+        return looked_up(pixels, self.tensor(self.levels))
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
         """An array as the network takes it: on its device, floating-point numbers in its type."""

@@ -14,6 +14,13 @@ _BAND = 1 << 24  # pixels converted at a time: no second copy of a large image i
 _SAME = 2  # levels of 255: a profile that moves no colour further is sRGB under another name
 
 
+def to_picture(picture: Any, profile: bytes | None) -> Image.Image | NDArray[np.uint8]:
+    """The same as `to_rgb` as a PIL picture, of which no copy is made where it is RGB already; a
+    large one as an array."""
+    small = picture.width * picture.height <= _BAND
+    return _over_white(picture, profile) if small else to_rgb(picture, profile)
+
+
 def to_rgb(picture: Any, profile: bytes | None) -> NDArray[np.uint8]:
     """An 8-bit PIL image of any mode in sRGB over white, (H, W, 3), a band of rows at a time."""
     width, height = picture.size

@@ -15,7 +15,7 @@ import os
 import stat
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -36,8 +36,9 @@ from patchword.images import (
     tiff,
     urls,
 )
-from patchword.images.colours import to_rgb
+from patchword.images.colours import to_picture, to_rgb
 from patchword.images.high_bit_depth import RefusedError, Samples, TooManyPixelsError, refuse_if
+from patchword.images.photo import RGB, Photo
 from patchword.images.preprocess import Geometry, Preprocess
 from patchword.options import at_least as checked_least
 
@@ -47,22 +48,10 @@ Content = bytes | bytearray | memoryview
 ImageLike = (
     str | os.PathLike[str] | Content | IO[bytes] | Image.Image | NDArray[Any] | tensors.Tensor
 )
-RGB = NDArray[np.uint8]  # (H, W, 3)
-
 MAX_PIXELS = 300_000_000  # of an image as it is decoded; phones make 200 million
 
 _SEVERAL = "not one image, but maybe several: patchword.find_images lists them"
 _TRUNCATED = ("truncated", "end of file", "not enough image data", "reached eof")
-
-_UPRIGHT: dict[int, Callable[[RGB], RGB]] = {  # EXIF orientation (tag 0x0112) -> how to undo it
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
-    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
-    8: lambda a: a.swapaxes(0, 1)[::-1],
-}
 
 
 def name_of(image: ImageLike) -> str:
@@ -85,11 +74,12 @@ def name_of(image: ImageLike) -> str:
 @dataclass(frozen=True)
 class Opener:
     """How images are opened. `open` has the meaning of its options; urls=False refuses addresses,
-    as a server must."""
+    as a server must; exact=True decodes every JPEG whole."""
 
     stretch: bool = False
     max_pixels: int = MAX_PIXELS
     urls: bool = True
+    exact: bool = False
 
     def __post_init__(self) -> None:
         checked_least("max_pixels", self.max_pixels)
@@ -98,24 +88,14 @@ class Opener:
         self, image: ImageLike, *, at_least: int | None = None, exact: bool = False
     ) -> RGB:
         """RGB uint8 (H, W, 3) of one image; see `open`."""
-        return self.sized(image, at_least=at_least, exact=exact)[0]
+        return self.sized(image, at_least=at_least, exact=exact).array
 
-    def sized(
-        self, image: ImageLike, *, at_least: int | None = None, exact: bool = False
-    ) -> tuple[RGB, float]:
-        """The same, and how many pixels of the file's side make one of it: more than 1 for a JPEG
-        that was decoded smaller."""
-        found, size = self.measured(image, at_least=at_least, exact=exact)
-        return found, max(size) / max(found.shape[:2])
-
-    def measured(
-        self, image: ImageLike, *, at_least: int | None = None, exact: bool = False
-    ) -> tuple[RGB, tuple[int, int]]:
-        """The same, and the upright (height, width) of the file's image in pixels."""
-        job = _Job(name_of(image), None if exact else at_least, self.stretch, self.max_pixels)
+    def sized(self, image: ImageLike, *, at_least: int | None = None, exact: bool = False) -> Photo:
+        """The same with the image's size in its file."""
+        target = None if exact or self.exact else at_least
+        job = _Job(name_of(image), target, self.stretch, self.max_pixels)
         try:
-            found = _opened_as(image, job, self.urls)
-            return found, job.upright(found)
+            return _opened_as(image, job, self.urls)
         except ImageWarning:  # where the user has made errors of warnings
             raise
         # Pillow's plugins raise whatever a damaged header makes of them: KeyError, struct.error,
@@ -152,30 +132,22 @@ def open(
 
 @dataclass(frozen=True)
 class _Job:
-    """How one image is opened; target: `at_least` of `open`. longest: a list that receives the
-    longer side of the file, in pixels."""
+    """How one image is opened; target: `at_least` of `open`."""
 
     name: str
     target: int | None
     stretch: bool
     max_pixels: int
-    sizes: list[tuple[int, int]] = field(default_factory=list)  # (height, width) in the file
 
     def warn(self, message: str) -> None:
         warnings.warn(f"{self.name}: {message}", ImageWarning, stacklevel=2)
-
-    def upright(self, found: RGB) -> tuple[int, int]:
-        """(height, width) of the image in the file, turned as `found`."""
-        height, width = max([*self.sizes, found.shape[:2]], key=max)
-        turned = (height > width) != (found.shape[0] > found.shape[1])
-        return (width, height) if turned else (height, width)
 
     def check_size(self, width: int, height: int) -> None:
         if width * height > self.max_pixels:
             raise TooManyPixelsError(width, height)
 
 
-def _opened_as(image: Any, job: _Job, web: bool) -> RGB:
+def _opened_as(image: Any, job: _Job, web: bool) -> Photo:
     """An image of any type."""
     if isinstance(image, Image.Image):
         return _from_picture(image, job)
@@ -256,7 +228,7 @@ def _whole(file: Any) -> bytes:
 
 def _from_file(
     start: Callable[[], BinaryIO], job: _Job, page: int | None = None, suffix: str = ""
-) -> RGB:
+) -> Photo:
     """Decode the file that `start` opens; page: from 1, None: the first. suffix: of its name."""
     with start() as file:
         head = file.read(kinds.HEAD)
@@ -290,13 +262,13 @@ def _frame(found: list[int], page: int | None, job: _Job) -> int:
     return found[number - 1]
 
 
-def _from_npy(file: BinaryIO, page: int | None, job: _Job) -> RGB:
+def _from_npy(file: BinaryIO, page: int | None, job: _Job) -> Photo:
     number = _frame(npy.pages(file), page, job)
     file.seek(0)
     return _from_array(npy.read(file, number, job.max_pixels), job)
 
 
-def _from_dicom(file: BinaryIO, page: int | None, job: _Job) -> RGB:
+def _from_dicom(file: BinaryIO, page: int | None, job: _Job) -> Photo:
     frame = _frame(dicom.pages(file), page, job)
     file.seek(0)
     job.check_size(*dicom.size(file))
@@ -304,7 +276,7 @@ def _from_dicom(file: BinaryIO, page: int | None, job: _Job) -> RGB:
     return _of_samples(dicom.read(file, frame, job.stretch), job)
 
 
-def _from_raw(file: BinaryIO, page: int | None, job: _Job) -> RGB:
+def _from_raw(file: BinaryIO, page: int | None, job: _Job) -> Photo:
     _frame([0], page, job)
     photo = raws.read(file, job.max_pixels)
     if isinstance(photo, bytes):
@@ -312,27 +284,27 @@ def _from_raw(file: BinaryIO, page: int | None, job: _Job) -> RGB:
     return _from_array(photo, job)
 
 
-_OWN_READERS: dict[kinds.Kind | None, Callable[[BinaryIO, int | None, _Job], RGB]] = {
+_OWN_READERS: dict[kinds.Kind | None, Callable[[BinaryIO, int | None, _Job], Photo]] = {
     kinds.NPY: _from_npy,
     kinds.DICOM: _from_dicom,
     kinds.RAW: _from_raw,
 }
 
 
-def _by_pillow(start: Callable[[], BinaryIO], job: _Job, frame: int) -> RGB:
+def _by_pillow(start: Callable[[], BinaryIO], job: _Job, frame: int) -> Photo:
     """Decode one frame, from 0, of a file that Pillow reads."""
     with pillow.opened(start, frame) as picture:
         pillow.refuse_unsound(picture)
         if picture.info.get("progressive"):  # all its coefficients are held, however it is scaled
             job.check_size(*picture.size)
-        job.sizes.append(picture.size[::-1])
+        stored = picture.size
         if job.target:
             picture.draft(None, (2 * job.target, 2 * job.target))
         job.check_size(*picture.size)
         first_gif = picture.format == "GIF" and picture.tile and not frame
         cover = picture.tile[0].extents if first_gif else None
         samples = high_bit_depth.read_encoded(picture, lambda: pillow.opened(start, frame))
-        return _from_picture(picture, job, cover, samples)
+        return _from_picture(picture, job, cover, samples, stored)
 
 
 def _from_picture(
@@ -340,11 +312,13 @@ def _from_picture(
     job: _Job,
     cover: tuple[int, int, int, int] | None = None,
     samples: Samples | None = None,
-) -> RGB:
-    """RGB of a decoded PIL image of any mode.
+    stored: tuple[int, int] | None = None,
+) -> Photo:
+    """The photo that is a decoded PIL image of any mode.
 
     cover: the box (left, top, right, bottom) of a GIF's first frame; what lies outside is white.
-    samples: those of more than 8 bits, where they were read beside Pillow.
+    samples: those of more than 8 bits, where they were read beside Pillow. stored: (width, height)
+    in the file, where it was decoded smaller.
     """
     refuse_if(0 in picture.size, "it has no pixels")
     if samples is None:
@@ -355,15 +329,15 @@ def _from_picture(
         samples = high_bit_depth.read_decoded(picture)
     if samples is not None:
         picture = Image.fromarray(samples.to_eight_bits(job.stretch, job.warn))
-    rgb = to_rgb(picture, profile)
+    pixels = to_picture(picture, profile)
     if cover is not None:
+        covered = np.asarray(pixels)
+        pixels = np.full_like(covered, 255)
         left, top, right, bottom = cover
-        covered, rgb = rgb, np.full_like(rgb, 255)
-        rgb[top:bottom, left:right] = covered[top:bottom, left:right]
+        pixels[top:bottom, left:right] = covered[top:bottom, left:right]
     if job.stretch and samples is None:
-        rgb = high_bit_depth.stretched(rgb)
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return np.ascontiguousarray(turn(rgb)) if turn else rgb
+        pixels = high_bit_depth.stretched(np.asarray(pixels))
+    return Photo.of(pixels, stored or picture.size, orientation)
 
 
 def _loaded(picture: Any) -> Any:
@@ -379,8 +353,8 @@ def _loaded(picture: Any) -> Any:
     return picture
 
 
-def _from_array(array: NDArray[Any], job: _Job) -> RGB:
-    """RGB of a (H, W) or (H, W, C) array."""
+def _from_array(array: NDArray[Any], job: _Job) -> Photo:
+    """The photo that is a (H, W) or (H, W, C) array."""
     refuse_if(0 in array.shape, "it has no pixels")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in npy.CHANNELS):
         first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
@@ -389,8 +363,8 @@ def _from_array(array: NDArray[Any], job: _Job) -> RGB:
     return _of_samples(high_bit_depth.of_array(array, job.stretch), job)
 
 
-def _of_samples(samples: Samples, job: _Job) -> RGB:
+def _of_samples(samples: Samples, job: _Job) -> Photo:
     eight = samples.to_eight_bits(job.stretch, job.warn)
     if eight.ndim == 3 and eight.shape[2] == 3:
-        return np.ascontiguousarray(eight)
-    return to_rgb(Image.fromarray(eight), None)
+        return Photo.whole(np.ascontiguousarray(eight))
+    return Photo.whole(to_rgb(Image.fromarray(eight), None))

@@ -17,6 +17,7 @@ from PIL import Image
 
 from patchword.config import PreprocessConfig
 from patchword.errors import ImageError
+from patchword.images.photo import Photo
 
 _WHOLE = 1 << 24  # pixels: up to here the image is resized whole, beyond only what the crop keeps
 
@@ -108,7 +109,7 @@ class Preprocess:
         self.config = config
         levels = np.arange(256) * config.rescale
         mean, std = np.array(config.mean)[:, None], np.array(config.std)[:, None]
-        self._levels = ((levels - mean) / std).astype(np.float32)  # (3, 256): normalised levels
+        self.levels = ((levels - mean) / std).astype(np.float32)  # (3, 256): normalised levels
 
     @property
     def at_least(self) -> int:
@@ -129,10 +130,18 @@ class Preprocess:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             name = f"<{image.dtype} array {'x'.join(map(str, image.shape))}>"
             raise ImageError(name, "not RGB uint8 (H, W, 3); images.open makes it so")
-        geometry = self.geometry(image.shape[0], image.shape[1])
-        pixels = self._window(image, geometry)
-        planes = [self._levels[c][pixels[..., c]] for c in range(3)]
-        return np.stack(planes), geometry
+        pixels, geometry = self.seen(Photo.whole(image))
+        return self.normalised(pixels), geometry
+
+    def seen(self, photo: Photo) -> tuple[NDArray[np.uint8], Geometry]:
+        """What a network sees of a photo, before it is normalised: uint8 (3, *geometry.size); and
+        its Geometry, from the size of the photo in its file."""
+        geometry = self.geometry(*photo.size)
+        return np.ascontiguousarray(self._window(photo, geometry).transpose(2, 0, 1)), geometry
+
+    def normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (3, h, w) as float32."""
+        return np.stack([self.levels[c][pixels[c]] for c in range(3)])
 
     def photo(self, pixels: NDArray[np.floating]) -> NDArray[np.uint8]:
         """Normalised pixels (3, H, W) as a photo (H, W, 3) again."""
@@ -172,22 +181,25 @@ class Preprocess:
             return spare // 2
         return round(spare / 2) if spare >= 0 else -(-spare // 2)
 
-    def _window(self, image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    def _window(self, photo: Photo, geometry: Geometry) -> NDArray[np.uint8]:
         """The input (h, w, 3) before normalising: resized, cropped, padded outside the image."""
-        (source_h, source_w), (height, width) = geometry.source, geometry.resized
+        height, width = geometry.resized
         (top, left), (window_h, window_w) = geometry.crop, geometry.size
         y0, y1 = max(top, 0), min(top + window_h, height)
         x0, x1 = max(left, 0), min(left + window_w, width)
-        picture, method = Image.fromarray(image), _FILTERS[self.config.interpolation]
+        picture, method = photo.picture, _FILTERS[self.config.interpolation]
         if height * width <= _WHOLE:
-            seen = np.asarray(picture.resize((width, height), method))[y0:y1, x0:x1]
+            seen = np.asarray(picture.resize((width, height), method, photo.box))[y0:y1, x0:x1]
         else:
             # A strip of extreme aspect would take gigabytes whole. Only what the crop keeps is
             # computed: the same filter at the same places, up to the rounding of its weights.
-            down, across = source_h / height, source_w / width
-            low, high = _reach(y0 * down, y1 * down, down, source_h)
-            first, last = _reach(x0 * across, x1 * across, across, source_w)
-            box = (x0 * across - first, y0 * down - low, x1 * across - first, y1 * down - low)
+            first_column, first_row, last_column, last_row = photo.box
+            down, across = (last_row - first_row) / height, (last_column - first_column) / width
+            above, below = first_row + y0 * down, first_row + y1 * down
+            before, behind = first_column + x0 * across, first_column + x1 * across
+            low, high = _reach(above, below, down, picture.height)
+            first, last = _reach(before, behind, across, picture.width)
+            box = (before - first, above - low, behind - first, below - low)
             part = picture.crop((first, low, last, high))
             seen = np.asarray(part.resize((x1 - x0, y1 - y0), method, box))
         if (y1 - y0, x1 - x0) == geometry.size:

@@ -123,7 +123,14 @@ class Adding:
         """Embed and commit; returns how many failed. Entries in `known` of files that cannot be
         read any more are dropped. before: paths of those that failed before."""
         opener = self.model.opener
-        reader = Reader(opener.stretch, opener.max_pixels, opener.urls, self.thumbnails, found.read)
+        reader = Reader(
+            opener.stretch,
+            opener.max_pixels,
+            opener.urls,
+            opener.exact,
+            self.thumbnails,
+            found.read,
+        )
         results = replace(self.model, opener=reader).embed_each(file.path for file in todo)
         bad = start = 0
         while files := todo[start : start + self._size(len(known) + start)]:

@@ -8,18 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from patchword.errors import ImageError
 from patchword.images import ImageLike, Opener, name_of
+from patchword.images.photo import Photo
 from patchword.index.schema import Seen
 
 THUMBNAIL = 256  # pixels of its longer side
 QUALITY = 80  # of its JPEG
-
-RGB = NDArray[np.uint8]  # (H, W, 3)
 
 
 @dataclass(frozen=True)
@@ -32,9 +29,7 @@ class Reader(Opener):
     inside: Mapping[str, Callable[[], bytes]] = field(default_factory=dict, compare=False)
     seen: dict[str, Seen] = field(default_factory=dict, compare=False)
 
-    def sized(
-        self, image: ImageLike, *, at_least: int | None = None, exact: bool = False
-    ) -> tuple[RGB, float]:
+    def sized(self, image: ImageLike, *, at_least: int | None = None, exact: bool = False) -> Photo:
         name = name_of(image)
         read = self.inside.get(name)
         if read is None:
@@ -48,21 +43,21 @@ class Reader(Opener):
 
     def _noted(
         self, name: str, image: ImageLike, digest: str, at_least: int | None, exact: bool
-    ) -> tuple[RGB, float]:
-        found, size = self.measured(image, at_least=at_least, exact=exact)
+    ) -> Photo:
+        photo = super().sized(image, at_least=at_least, exact=exact)
         small: Any = None
         if self.thumbnails:
-            source = found
-            if max(found.shape[:2]) < min(THUMBNAIL, max(size)):  # decoded for a small network
-                source = self.measured(image, at_least=THUMBNAIL // 2)[0]
-            small = thumbnail(source)
-        self.seen[name] = Seen(size[1], size[0], small, digest)
-        return found, max(size) / max(found.shape[:2])
+            source = photo
+            if max(photo.shape) < min(THUMBNAIL, max(photo.size)):  # decoded for a small network
+                source = super().sized(image, at_least=THUMBNAIL // 2)
+            small = thumbnail(source.picture)
+        self.seen[name] = Seen(photo.size[1], photo.size[0], small, digest)
+        return photo
 
 
-def thumbnail(photo: RGB) -> bytes:
+def thumbnail(picture: Image.Image) -> bytes:
     """A JPEG of a photo, at most `THUMBNAIL` pixels wide and high."""
-    picture = Image.fromarray(photo)
+    picture = picture.copy()
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     out = io.BytesIO()
     picture.save(out, "JPEG", quality=QUALITY)

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from patchword import api
 from patchword.errors import PatchwordError
 from patchword.images import Opener
+from patchword.images.photo import Photo
 from patchword.serve import (
     chat,
     cohere_voyage,
@@ -158,7 +159,7 @@ async def healthy(request: Request) -> Answer:
     server = server_of(request)
     opened = await server.models.first()
     preprocess = opened.model.preprocess
-    pixels, _ = preprocess(np.zeros((8, 8, 3), np.uint8))
+    pixels, _ = preprocess.seen(Photo.whole(np.zeros((8, 8, 3), np.uint8)))
     row = await opened.image_vector(pixels)
     if not np.isfinite(row).all():
         raise RefusalError(503, "model", f"{opened.name} computes what is no number")

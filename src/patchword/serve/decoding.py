@@ -18,9 +18,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from patchword.api import Model
-from patchword.bundle import Vector
+from patchword.bundle import Levels
 from patchword.errors import ImageError
-from patchword.images.decode import RGB
+from patchword.images.photo import RGB
 from patchword.images.urls import is_url
 from patchword.serve.queue import in_time
 from patchword.serve.refusals import RefusalError
@@ -68,16 +68,16 @@ class Decoder:
             lambda: _named(name, lambda: model.opener(self.content(given), exact=True))
         )
 
-    async def pixels(self, given: Any, model: Model, name: str) -> tuple[Vector, Sight]:
-        """An image as the network takes it, float32 (3, S, S), and how it is seen. Raises
+    async def pixels(self, given: Any, model: Model, name: str) -> tuple[Levels, Sight]:
+        """What the network sees of an image, uint8 (3, S, S), and how it is seen. Raises
         ImageError, RefusalError."""
         return await self.run(lambda: _named(name, lambda: self._look(given, model, name)))
 
-    def _look(self, given: Any, model: Model, name: str) -> tuple[Vector, Sight]:
+    def _look(self, given: Any, model: Model, name: str) -> tuple[Levels, Sight]:
         found = self.content(given)
-        photo, reduced = model.opener.sized(found, at_least=model.preprocess.at_least)
-        pixels, geometry = model.preprocess(photo)
-        return pixels, Sight.of(name, geometry, reduced)
+        photo = model.opener.sized(found, at_least=model.preprocess.at_least)
+        pixels, geometry = model.preprocess.seen(photo)
+        return pixels, Sight.of(name, geometry)
 
     def content(self, given: Any) -> Content:
         """The content of an image that a request names."""

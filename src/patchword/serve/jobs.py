@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from patchword.bundle import Vector
 from patchword.errors import ImageError, PatchwordError
-from patchword.images.decode import RGB
+from patchword.images.photo import RGB
 from patchword.models.generate import BEAMS, GenerationOptions
 from patchword.serve.decoding import Image
 from patchword.serve.models import Opened

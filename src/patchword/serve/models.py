@@ -14,7 +14,7 @@ import numpy as np
 
 from patchword import api
 from patchword.api import Model
-from patchword.bundle import Vector, unit
+from patchword.bundle import Levels, Vector, unit
 from patchword.errors import PatchwordError
 from patchword.serve.heard import heard, say
 from patchword.serve.offers import heatmaps
@@ -108,8 +108,8 @@ class Opened:
             message = f"{self.name} gives vectors of {full} numbers, and was not trained for fewer"
             raise RefusalError(400, "dimensions", message, "dimensions")
 
-    async def image_vector(self, pixels: Vector) -> Vector:
-        """The unit vector (D,) of an image as the network takes it."""
+    async def image_vector(self, pixels: Levels) -> Vector:
+        """The unit vector (D,) of what the network sees of an image."""
         row: Vector = await self.queue.run("image", self._embed_pixels, pixels)
         return row
 
@@ -121,7 +121,7 @@ class Opened:
         found: Vector = await self.queue.run("text", self._embed_rows, rows, len(rows))
         return found
 
-    def _embed_pixels(self, batch: list[Vector]) -> list[Vector]:
+    def _embed_pixels(self, batch: list[Levels]) -> list[Vector]:
         return list(unit(self.model.engine.encode_image(batch)))
 
     def _embed_rows(self, batch: list[Sequence[Sequence[int]]]) -> list[Vector]:

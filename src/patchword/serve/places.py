@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from patchword.errors import ImageError
-from patchword.images.decode import RGB
+from patchword.images.photo import RGB
 from patchword.serve.decoding import Image
 from patchword.serve.jobs import TINY, Body, example
 from patchword.serve.models import Opened

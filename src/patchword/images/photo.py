@@ -1,0 +1,90 @@
+"""An image as it was decoded, and the size that it has in its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+RGB = NDArray[np.uint8]  # (H, W, 3)
+
+_UPRIGHT = {  # EXIF orientation (tag 0x0112) -> how to undo it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An upright image in sRGB.
+
+    pixels  as decoded: a PIL picture of mode RGB, or an array (h, w, 3), whichever decoding gave
+    size    (height, width) in the file: more than decoded for a JPEG that was decoded smaller
+    box     (left, top, right, bottom) of what the image covers of `pixels`: a JPEG of 427 pixels
+            that is decoded at half its size has 214, of which it covers 213.5
+    """
+
+    pixels: RGB | Image.Image
+    size: tuple[int, int]
+    box: tuple[float, float, float, float]
+
+    @classmethod
+    def whole(cls, pixels: RGB | Image.Image) -> Photo:
+        """A photo that has the size of its pixels."""
+        height, width = _shape(pixels)
+        return cls(pixels, (height, width), (0, 0, width, height))
+
+    @classmethod
+    def of(cls, pixels: RGB | Image.Image, stored: tuple[int, int], orientation: object) -> Photo:
+        """Decoded pixels, turned upright; stored: (width, height) in the file, orientation: in its
+        EXIF data."""
+        height, width = _shape(pixels)
+        scale = max(1, round(max(stored) / max(height, width)))
+        covered = stored[0] / scale, stored[1] / scale
+        size = stored[1], stored[0]
+        turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+        if turn is None:
+            return cls(pixels, size, (0, 0, *covered))
+        if isinstance(pixels, Image.Image):
+            pixels = pixels.transpose(turn)
+        else:
+            pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
+        if orientation in (5, 6, 7, 8):
+            size, covered = size[::-1], covered[::-1]
+        height, width = _shape(pixels)  # what is not covered was right and below before the turn
+        left = width - covered[0] if orientation in (2, 3, 6, 7) else 0
+        top = height - covered[1] if orientation in (3, 4, 7, 8) else 0
+        return cls(pixels, size, (left, top, left + covered[0], top + covered[1]))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(h, w) as decoded."""
+        return _shape(self.pixels)
+
+    @property
+    def array(self) -> RGB:
+        """As decoded, RGB uint8 (h, w, 3)."""
+        if isinstance(self.pixels, Image.Image):
+            return np.array(self.pixels)
+        return np.ascontiguousarray(self.pixels)
+
+    @property
+    def picture(self) -> Image.Image:
+        """The same as a PIL picture."""
+        if isinstance(self.pixels, Image.Image):
+            return self.pixels
+        return Image.fromarray(self.pixels)
+
+
+def _shape(pixels: RGB | Image.Image) -> tuple[int, int]:
+    """(height, width)"""
+    if isinstance(pixels, Image.Image):
+        return pixels.height, pixels.width
+    return pixels.shape[0], pixels.shape[1]
