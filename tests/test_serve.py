@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -340,3 +341,18 @@ def test_a_busy_server_says_so_at_once(folder: Path) -> None:
             free.set()
             blocked.result()
         assert client.post("/v1/search", json={"text": "a ring"}).status_code == 200
+
+
+def test_a_photo_in_a_tar_is_shown_as_any_other(demo: Model, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(RING, "ring.jpg")
+    patchword.open_index(tmp_path / "index").add([tmp_path / "photos.tar"], demo)
+    with TestClient(create_app(Settings(index=tmp_path / "index")), base_url=AT) as client:
+        hit = ask(client, "/v1/search", text="a red ring")["hits"][0]
+        assert hit["path"].endswith("photos.tar/ring.jpg")
+        assert client.get(f"/v1/images/{hit['id']}").content == RING.read_bytes()
+        labels = {"labels": ["a red ring", "a wafer"]}
+        found = ask(client, "/v1/classify", images=[{"id": hit["id"]}], **labels)
+        assert found["data"][0]["labels"][0]["label"] == "a red ring"
+        (tmp_path / "photos.tar").unlink()
+        assert client.get(f"/v1/images/{hit['id']}").json()["error"]["code"] == "gone"

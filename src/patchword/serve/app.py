@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from patchword import api
 from patchword.errors import PatchwordError
-from patchword.images import Opener
+from patchword.images import ImageLike, Opener
 from patchword.images.photo import Photo
 from patchword.serve import (
     chat,
@@ -137,11 +137,11 @@ def make_server(
     settings = replace(settings, models=tuple(dict.fromkeys(names)))
     models = Models(settings, options, observe)
 
-    def path_of(number: int) -> str:
-        return collection.of(server).path_of(number)
+    def photo(number: int) -> ImageLike:
+        return collection.of(server).content_of(number)
 
     fetch = partial(fetched, settings=settings) if settings.allow_urls else None
-    server = Server(settings, models, photos, Decoder(path_of, fetch))
+    server = Server(settings, models, photos, Decoder(photo, fetch))
     return server
 
 

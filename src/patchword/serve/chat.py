@@ -29,7 +29,7 @@ ASKS = re.compile(
     r"(what|which|who|whose|where|when|why|how|is|are|was|were|do|does|did|can|has|have)\b", re.I
 )
 DESCRIBES = re.compile(r"descri|caption|image|photo|picture|see\b", re.I)
-SILENT = {"user", "store", "metadata", "service_tier", "n", "stream_options", "detail"}
+SILENT = {"user", "store", "metadata", "service_tier"}  # change no answer of any server
 
 routes = router("openai")
 

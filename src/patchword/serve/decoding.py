@@ -13,6 +13,7 @@ import contextvars
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from patchword.api import Model
 from patchword.bundle import Levels
 from patchword.errors import ImageError
+from patchword.images import ImageLike
 from patchword.images.photo import RGB
 from patchword.images.urls import is_url
 from patchword.serve.queue import in_time
@@ -44,15 +46,16 @@ Image = Annotated[
         "where the server allows that, an address on the web."
     ),
 ]
-Content = bytes | str  # of a file, or the path of a photo of the index
 
 
 class Decoder:
     """Threads that open images."""
 
-    def __init__(self, path_of: Callable[[int], str], fetch: Callable[[str], bytes] | None) -> None:
-        """path_of: of a photo of the index; fetch: an address, None where that is not allowed."""
-        self._path_of = path_of
+    def __init__(
+        self, photo: Callable[[int], ImageLike], fetch: Callable[[str], bytes] | None
+    ) -> None:
+        """photo: one of the index; fetch: an address, None where that is not allowed."""
+        self._photo = photo
         self._fetch = fetch
         self._pool = ThreadPoolExecutor(THREADS, "decode")
 
@@ -79,11 +82,12 @@ class Decoder:
         pixels, geometry = model.preprocess.seen(photo)
         return pixels, Sight.of(name, geometry)
 
-    def content(self, given: Any) -> Content:
-        """The content of an image that a request names."""
+    def content(self, given: Any) -> ImageLike:
+        """An image that a request names, as `images.open` takes it. A Path is none of a request,
+        but of an assistant on this machine."""
         if isinstance(given, PhotoId):
-            return self._path_of(given.id)
-        if isinstance(given, bytes):
+            return self._photo(given.id)
+        if isinstance(given, (bytes, Path)):
             return given
         if is_url(given):
             if self._fetch is None:

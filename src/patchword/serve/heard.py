@@ -13,7 +13,6 @@ from contextvars import ContextVar
 from typing import Any
 
 from patchword.errors import (
-    CheckpointWarning,
     ImageWarning,
     LongTextWarning,
     SameMapWarning,
@@ -22,7 +21,6 @@ from patchword.errors import (
 )
 
 KINDS = (LongTextWarning, ImageWarning, ScopeWarning, UnseenWarning, SameMapWarning)
-SILENT = (CheckpointWarning,)  # of loading: for whoever runs the server
 
 _said: ContextVar[list[str] | None] = ContextVar("said", default=None)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword.errors import PatchwordError
+from patchword.images.urls import is_url
 from patchword.optional import optional
 from patchword.serve import collection
 from patchword.serve.decoding import PhotoId
@@ -26,6 +28,8 @@ INSTRUCTIONS = (
     "which labels fit, where things are, describes, answers questions. Answers are short; where a "
     "model says in `warnings` that it was not trained on such images or words, do not rely on them."
 )
+LONGEST = 4096  # characters of a path
+JPEG = "/9j/"  # what the base64 of a JPEG begins with, which looks like a path
 IMAGE = "An image is a data URI, base64, or the id of a photo that a search gave"
 
 
@@ -94,13 +98,11 @@ class Tools:
         """An image as endpoints take it."""
         if given.isdecimal() and len(given) <= 16:
             return PhotoId(id=int(given))
-        if self.paths and len(given) < 4096 and os.path.exists(given):
-            try:
-                with open(given, "rb") as file:
-                    return file.read(self.server.settings.max_bytes)
-            except OSError as error:
-                raise RefusalError(400, "image", f"{given}: {error.strerror}") from error
-        if self.paths and len(given) < 4096 and os.sep in given and not given.startswith("data:"):
+        if not self.paths or len(given) > LONGEST or given.startswith("data:") or is_url(given):
+            return given
+        if os.path.exists(given):
+            return Path(given)
+        if os.sep in given and not given.startswith(JPEG):
             raise RefusalError(400, "image", f"{given}: no such file")
         return given
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections import OrderedDict
 from datetime import datetime
 from typing import Any
@@ -13,9 +14,8 @@ from PIL import Image as Pillow
 
 from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError
-from patchword.images import Opener
-from patchword.images.files import gone
-from patchword.index import Index
+from patchword.images import ImageLike, Opener
+from patchword.index import Index, inside
 from patchword.index.condition import check
 from patchword.index.schema import id_of
 from patchword.serve.refusals import RefusalError
@@ -36,12 +36,17 @@ class Collection:
         self._paths: dict[int, str] = {}
         self._thumbnails: OrderedDict[int, bytes] = OrderedDict()
 
+    def content_of(self, number: int) -> ImageLike:
+        """The photo with an id, as `images.open` takes it. Raises RefusalError where there is none,
+        ImageError for one that is not in its tar or table any more."""
+        return inside.content(self.path_of(number))
+
     def path_of(self, number: int) -> str:
-        """The photo with an id. Raises RefusalError where there is none."""
+        """The path of the photo with an id. Raises RefusalError where there is none."""
         if number not in self._paths:
             self._paths[number] = self._row(number, "path")
         path = self._paths[number]
-        if gone(path):
+        if inside.gone(path):
             raise RefusalError(404, "gone", f"the file of photo {number} is gone: {path}", "id")
         return path
 
@@ -99,7 +104,7 @@ class Collection:
         """A JPEG at most `SIDE` pixels long."""
         found = self._thumbnails.get(number) or self._row(number, "thumbnail")
         if found is None:
-            found = jpeg(fit(self._opener(self.path_of(number), at_least=SIDE // 2), SIDE))
+            found = jpeg(fit(self._opener(self.content_of(number), at_least=SIDE // 2), SIDE))
         self._thumbnails[number] = found
         while len(self._thumbnails) > THUMBNAILS:
             self._thumbnails.popitem(last=False)
@@ -107,12 +112,12 @@ class Collection:
 
     def photo(self, number: int) -> tuple[bytes, str]:
         """A photo as browsers show it, and its type: its file where they can, else a JPEG."""
-        path = self.path_of(number)
-        kind = format_of(path)
+        given = self.content_of(number)
+        content = given if isinstance(given, bytes) else whole_file(self.path_of(number))
+        kind = format_of(content)
         if kind in SHOWN_AS_THEY_ARE:
-            with open(path, "rb") as file:
-                return file.read(), Pillow.MIME[kind]
-        return jpeg(Pillow.fromarray(self._opener(path, exact=True)), 92), "image/jpeg"
+            return content, Pillow.MIME[kind]
+        return jpeg(Pillow.fromarray(self._opener(given, exact=True)), 92), "image/jpeg"
 
 
 def _allowed(column: str) -> bool:
@@ -138,10 +143,18 @@ def jpeg(picture: Pillow.Image, quality: int = 85) -> bytes:
     return out.getvalue()
 
 
-def format_of(path: str) -> str:
+def whole_file(path: str) -> bytes:
+    """The content of a file; empty where the path is that of a page of one."""
+    if not os.path.isfile(path):
+        return b""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def format_of(content: bytes) -> str:
     """Pillow's name of a file's format; empty where Pillow knows none."""
     try:
-        with Pillow.open(path) as picture:
+        with Pillow.open(io.BytesIO(content)) as picture:
             return picture.format or ""
-    except (OSError, ValueError, SyntaxError):  # no file, a page of one, or another reader's
+    except (OSError, ValueError, SyntaxError):
         return ""

@@ -184,6 +184,6 @@ class Admission:
         try:
             yield
         finally:
-            busy = self.items / max(time.monotonic() - started, 1e-3)
-            self.rate += 0.1 * (busy - self.rate)
+            spent = max(time.monotonic() - started, 1e-3)
+            self.rate += 0.1 * (self.items / spent - self.rate)  # Little's law
             self.items -= count
