@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,8 @@ from patchword.text import long_text as long_texts
 from patchword.text.tokenizer import Tokenizer
 from patchword.unseen import Sight, noted
 
-DECODERS = 4  # threads that open images while the network runs
+# Threads that open images while the network runs. Decoding and resizing let go of Python's lock.
+DECODERS = min(max(os.cpu_count() or 1, 4), 16)
 AS_THEY_ARE = Opener()  # how images are opened by default
 # Suffixes of the fingerprint of a model that opens its images otherwise, by the option's name.
 MARKS = {"stretch": "-stretched", "squash": "-squashed", "exact": "-exact"}

@@ -4,10 +4,11 @@ of them."""
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from patchword.atomic_write import replacing, write
 from patchword.cli.held import Source
@@ -70,8 +71,8 @@ def show_vectors(kind: str, rows: Iterator[Row], bundle: Model) -> None:
 def save_vectors(
     path: Path, kind: str, rows: Iterator[Row], shape: tuple[int, int], bundle: Model
 ) -> None:
-    """Write rows, one for each image or text, as the file's suffix says; NaN for those that failed.
-    An array is made once and filled as they come."""
+    """Write rows, one for each image or text, as the file's suffix says, as they come; NaN for
+    those that failed."""
     import numpy as np
 
     if path.suffix == ".jsonl":
@@ -79,19 +80,31 @@ def save_vectors(
             file.writelines(json.dumps(record(kind, name, row)) + "\n" for name, row in rows)
         return
     names: list[str] = []
-    vectors = np.full(shape, np.nan, np.float32)
-    for number, (name, row) in enumerate(rows):
-        names.append(str(name))
-        if not isinstance(row, ImageError):
-            vectors[number] = row
     if path.suffix == ".npy":
+        with replacing(path) as part, part.open("wb") as file:
+            _write_rows(file, rows, shape, names)
         beside = path.with_suffix(".paths.txt" if kind == "image" else ".texts.txt")
         lines = "".join(f"{name}\n" for name in names)
         write(beside, lines.encode("utf-8", "surrogateescape"))
-        with replacing(path) as part:
-            np.save(part, vectors)
         return
-    made_by = {"model": bundle.name, "fingerprint": bundle.fingerprint}
-    arrays: dict[str, Any] = {"vectors": vectors, "names": np.array(names), **made_by}
-    with replacing(path) as part:
-        np.savez(part, **arrays)
+    with replacing(path) as part, zipfile.ZipFile(part, "w") as archive:  # as np.savez writes it
+        with archive.open("vectors.npy", "w", force_zip64=True) as member:
+            _write_rows(member, rows, shape, names)
+        about = {"names": names, "model": bundle.name, "fingerprint": bundle.fingerprint}
+        for name, value in about.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.array(value))
+
+
+def _write_rows(
+    file: IO[bytes], rows: Iterator[Row], shape: tuple[int, int], names: list[str]
+) -> None:
+    """Write rows as an .npy of that shape; their names go into `names`."""
+    import numpy as np
+
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    missing = np.full(shape[1], np.nan, "<f4")
+    for name, row in rows:
+        names.append(str(name))
+        file.write((missing if isinstance(row, ImageError) else row.astype("<f4")).tobytes())
