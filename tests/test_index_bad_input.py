@@ -21,6 +21,8 @@ from patchword.index import Index, open_index
 from patchword.index.schema import id_of
 from patchword.index.watching import changes
 
+LABELS = "a black circle, a red ring, a dog"
+
 
 @pytest.fixture(scope="module")
 def model() -> Bundle:
@@ -152,7 +154,7 @@ def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     names = sorted(os.listdir("photos"))
     Path("photos/bad.jpg").write_text("bad")
     Path("about.csv").write_text(f"file,price\n{names[0]},3\nno.jpg,4\n")
-    done = run("index", "photos", "--metadata", "about.csv", "--caption")
+    done = run("index", "photos", "--metadata", "about.csv", "--caption", "--tags", LABELS)
     assert done.code == 1
     assert "1 rows belong to no image of the index: no.jpg" in done.err
     index = patchword.open_index("patchword.index")
@@ -161,6 +163,11 @@ def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     model = patchword.load("demo-blip")
     assert first["caption"] == model.caption(f"photos/{names[0]}")[0].text
     assert second["caption"]
+    tags = index.rows([id_of(path) for path in index.paths()], ["tags"])
+    shown = patchword.load("demo").classify(index.paths(), LABELS.split(", "), multi_label=True)
+    for row, scores in zip(tags, shown, strict=True):
+        assert row["tags"] == [each.label for each in scores if each.probability >= 0.5]
+    assert any(row["tags"] for row in tags)
     again = run("index", "photos")
     assert again.code == 1
     assert "1 files that failed before have not changed and were not tried again" in again.err

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from patchword.cli.index_columns import add_captions, add_metadata
+from patchword.cli.index_columns import add_captions, add_metadata, add_tags
 from patchword.cli.inputs import files_and_folders, load
 from patchword.cli.options import (
     EMBEDDED,
@@ -31,6 +31,7 @@ from patchword.cli.output import (
     warn,
     wrong,
 )
+from patchword.cli.texts import read_list
 from patchword.errors import ImageError, PatchwordError
 
 if TYPE_CHECKING:
@@ -83,6 +84,15 @@ def index(
             metavar="MODEL",
             help="A BLIP that captions, for --caption. By default the index's own model, or "
             "demo-blip where that is demo.",
+        ),
+    ] = None,
+    tags: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tags",
+            metavar="LABELS",
+            help="Store for each image without tags those of these labels that it probably shows: "
+            "“cat, dog”; @FILE: one a line.",
         ),
     ] = None,
     vectors: Annotated[
@@ -138,9 +148,11 @@ def index(
     Interrupted, it continues where it stopped when it is run again. Files that could not be read
     are kept with the reason, and tried again when they change.
     """
-    if not (paths or prune or vectors or metadata or caption or repair):
+    asked = bool(paths or prune or vectors or metadata or caption or tags)
+    if not (asked or repair):
         wrong(
-            "give files or folders to index, or --prune, --metadata, --caption, --vectors, --repair"
+            "give files or folders to index, or --prune, --metadata, --caption, --tags, --vectors, "
+            "--repair"
         )
     if (reindex or watch or retry) and not paths:
         wrong("--reindex, --watch and --retry need the files or folders to index")
@@ -154,11 +166,12 @@ def index(
     store = open_index(into)
     if repair:
         _repair(store, into, as_json)
-        if not (paths or prune or vectors or metadata or caption):
+        if not asked:
             return
     names = files_and_folders(paths or [])
+    labels = read_list(tags, split=True)
     bundle = None
-    if names or vectors:
+    if names or vectors or labels:
         bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
     done = _stored(store, names, vectors, paths_file, bundle, How(thumbnails, retry, reindex))
     for table in metadata or ():
@@ -166,6 +179,8 @@ def index(
     failed = done.failed
     if caption:
         failed += add_captions(store, captioner, model, device, dtype)
+    if labels and bundle:
+        add_tags(store, labels, bundle)
     pruned = store.prune() if prune and (len(store) or not names) else []
     done.counts["pruned"] = len(pruned)
     if names and not (any(done.counts.values()) or failed):

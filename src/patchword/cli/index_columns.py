@@ -1,4 +1,4 @@
-"""Columns that `index` stores beside vectors: the caller's own, and captions."""
+"""Columns that `index` stores beside vectors: the caller's own, captions and tags."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 from patchword.cli.inputs import load
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
-from patchword.cli.output import progress, warn
+from patchword.cli.output import progress, warn, warnings_said
 from patchword.errors import ImageError
 
 if TYPE_CHECKING:
+    from patchword.api import Model
     from patchword.index import Index
 
 COMMIT = 32  # captions that are stored together
+TAGGED = 1000  # images whose tags are stored together
+PROBABLE = 0.5  # the probability from which on an image is given a label
 NAMED = 10  # rows of a table that a warning names
 
 
@@ -56,3 +59,24 @@ def add_captions(
                 advance(done, len(todo))
             store.fill(list(told), {"caption": list(told.values())})
     return failed
+
+
+def add_tags(store: Index, labels: list[str], bundle: Model) -> None:
+    """Give the images that have no tags those of the labels that each is probable to show, each
+    label by itself."""
+    import numpy as np
+
+    from patchword.index.schema import id_of
+    from patchword.tasks.classify import scorer
+
+    with warnings_said():
+        score = scorer(bundle, labels, multi_label=True)
+    todo = store.empty("tags")
+    with progress("tag", len(todo)) as advance:
+        for start in range(0, len(todo), TAGGED):
+            paths = todo[start : start + TAGGED]
+            rows = store.rows([id_of(path) for path in paths], ["vector"])
+            scores = [score(np.array(row["vector"], np.float32)) for row in rows]
+            tags = [[one.label for one in each if one.probability >= PROBABLE] for each in scores]
+            store.fill(paths, {"tags": tags})
+            advance(start + len(paths), len(todo))
