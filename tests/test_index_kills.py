@@ -32,7 +32,7 @@ class Fast(Bundle):
     def embed_each(self, sources):
         for source in sources:
             try:
-                pixels = self.opener.sized(source)[0]
+                pixels = np.asarray(self.opener.sized(source).picture)
                 vector = np.resize(pixels, 24).astype(np.float32) + 1
                 yield source, vector / np.linalg.norm(vector)
             except ImageError as error:

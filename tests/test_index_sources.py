@@ -45,13 +45,13 @@ def row(index: Index, path: str | Path, *columns: str) -> tuple[object, ...]:
 def count_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the images that are opened from now on."""
     opened: list[str] = []
-    measured = patchword.images.Opener.measured
+    sized = patchword.images.Opener.sized
 
     def counting(self: object, image: object, **options: object) -> object:
         opened.append(str(image))
-        return measured(self, image, **options)
+        return sized(self, image, **options)
 
-    monkeypatch.setattr(patchword.images.Opener, "measured", counting)
+    monkeypatch.setattr(patchword.images.Opener, "sized", counting)
     return opened
 
 
