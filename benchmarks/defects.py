@@ -145,10 +145,8 @@ def main() -> None:
             except UnsupportedError as error:
                 print(f"{name:10} {error}")
                 continue
-            *shares, seconds = row
-            print(
-                f"{name:10}", *(f"{share:11.1%}" for share in shares), f"{seconds:9.2f}", flush=True
-            )
+            shares = (f"{share:11.1%}" for share in row)
+            print(f"{name:10}", *shares, f"{seconds:9.2f}", flush=True)
 
 
 if __name__ == "__main__":
