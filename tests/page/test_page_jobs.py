@@ -7,7 +7,7 @@ import pytest
 from driving import SAMPLES, Visit, drawn, errors, give, percent, submit
 from matplotlib import colormaps
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 from scipy import ndimage
 
 import patchword
@@ -57,7 +57,7 @@ def test_classify(visit: Visit, demo: patchword.Model, tmp_path: Path) -> None:
     ]
 
 
-STAGE = "#panel-where .stage canvas"
+STAGE = "#panel-where .layers canvas"
 
 
 def test_where_draws_the_models_own_map(visit: Visit, demo: patchword.Model) -> None:
@@ -209,24 +209,8 @@ def test_a_file_that_browsers_cannot_open(
     give(page, "classify", tiff)
     page.fill("#panel-classify [name=labels]", "red ring, red star")
     submit(page, "classify")
-    page.wait_for_function(
-        "document.querySelector('#panel-classify .card img').naturalWidth === 256"
-    )
+    expect(page.locator("#panel-classify .card img")).to_have_js_property("naturalWidth", 256)
     scores = demo.classify([tiff], ["red ring", "red star"])[0]
     assert bars(page, "#panel-classify .card") == [
         [s.label, percent(s.probability)] for s in scores
     ]
-
-
-def test_what_is_missing_is_said(visit: Visit) -> None:
-    page = visit("classify")
-    for tab, sentence in (
-        ("search", "Write words or choose a photo."),
-        ("classify", "Choose a photo first."),
-        ("where", "Choose a photo first."),
-        ("compare", "Choose a photo first."),
-        ("inspect", "Choose photos of good parts first."),
-    ):
-        page.click(f"#tab-{tab}")
-        submit(page, tab)
-        assert errors(page, tab) == [sentence]

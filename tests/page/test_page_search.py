@@ -151,7 +151,7 @@ def test_a_hit_opens_large(visit: Visit, expected, folder: Path, demo: patchword
 def brightest(page: Page) -> tuple[float, float]:
     """Where the map of the open hit is brightest, in pixels of a photo of 256; the ring around its
     peak is opaque, and left out."""
-    shown = drawn(page, "#hit canvas").astype(int)
+    shown = drawn(page, "#hit .layers canvas").astype(int)
     light = np.where(shown[..., 3] < 200, shown[..., :3].sum(-1), 0)
     y, x = np.unravel_index(light.argmax(), light.shape)
     return x / light.shape[1] * 256, y / light.shape[0] * 256

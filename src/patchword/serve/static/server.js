@@ -26,9 +26,11 @@ async function refusal(response) {
 
 let asking = null; // one dialog, however many requests wait for the key
 
-function askForKey() {
+function askForKey(sentence) {
   asking ??= new Promise((resolve) => {
     const dialog = document.getElementById("key");
+    dialog.querySelector(".error").textContent = sentence;
+    dialog.querySelector(".error").hidden = !key; // of the key that was tried
     dialog.addEventListener("close", () => {
       key = dialog.querySelector("input").value;
       sessionStorage.setItem(STORED, key);
@@ -51,9 +53,10 @@ async function fetched(path, options) {
     if (error.name === "AbortError") throw error;
     throw new ServerError(t("unreachable"), 0, "unreachable");
   }
-  if (response.status === 401 && (tried !== key || (await askForKey()))) return fetched(path, options);
-  if (!response.ok) throw await refusal(response);
-  return response;
+  if (response.ok) return response;
+  const refused = await refusal(response);
+  if (response.status === 401 && (tried !== key || (await askForKey(refused.message)))) return fetched(path, options);
+  throw refused;
 }
 
 export async function get(path, signal) {

@@ -1,0 +1,65 @@
+"""The page's Inspect tab: verdicts, maps and the guarantee of Python's inspector."""
+
+import numpy as np
+import pytest
+from driving import SAMPLES, Visit, drawn, errors, give, submit
+from PIL import Image
+
+import patchword
+
+GOOD = sorted((SAMPLES / "wafers").glob("perfect-*.jpg"))
+PARTS = [SAMPLES / "wafers" / f"{name}.jpg" for name in ("stain-1", "perfect-2", "scratch-2")]
+
+
+def test_inspect(visit: Visit, demo: patchword.Model) -> None:
+    page = visit("inspect")
+    give(page, "good", *GOOD)
+    give(page, "parts", *PARTS)
+    submit(page, "inspect")
+    assert errors(page, "inspect") == []
+    inspector = patchword.inspector(demo, GOOD, false_alarms=0.05)
+    found = sorted(inspector.inspect(PARTS), key=lambda one: -one.score)
+    cards = page.locator("#panel-inspect .card")
+    assert cards.locator("h3").all_text_contents() == [one.path.rsplit("/")[-1] for one in found]
+    verdicts = cards.locator(".verdict").all_text_contents()
+    assert verdicts == ["✗ rejected" if one.rejected else "✓ passed" for one in found]
+    assert "✗ rejected" in verdicts
+    assert "✓ passed" in verdicts
+    said = cards.nth(0).locator("p").last.inner_text()
+    assert said == f"Score {found[0].score:.3f}, no p-value, places marked: {len(found[0].boxes)}"
+    assert page.inner_text("#panel-inspect .note") == " ".join(inspector.guarantee())
+    shown = drawn(page, "#panel-inspect .card:nth-child(1) .layers canvas")
+    assert (shown[..., 3] == 255).all()
+    with Image.open(PARTS[0]) as photo:
+        plain = np.asarray(photo.convert("RGB").resize((768, 768))).astype(int)
+    assert np.abs(shown[..., :3] - plain).max() > 100  # a frame around what is unlike good ones
+
+
+def test_the_slider_asks_for_another_guarantee(visit: Visit, demo: patchword.Model) -> None:
+    page = visit("inspect")
+    give(page, "good", *GOOD)
+    give(page, "parts", PARTS[0])
+    submit(page, "inspect")
+    sent = []
+    page.on("request", lambda request: sent.append(request.post_data or ""))
+    with page.expect_response("**/v1/inspect"):
+        page.fill("#panel-inspect [name=false_alarms]", "0.2")
+    page.wait_for_selector("#panel-inspect:not([aria-busy])")
+    inspector = patchword.inspector(demo, GOOD, false_alarms=0.2)
+    assert page.inner_text("#panel-inspect .note") == " ".join(inspector.guarantee())
+    assert page.inner_text("#panel-inspect [name=false_alarms] + output") == "20%"
+    assert len(sent) == 1
+    assert len(sent[0]) < 200  # no photo is sent again
+    assert page.locator("#panel-inspect .card .verdict").inner_text() == "✗ rejected"
+
+
+@pytest.mark.parametrize("field", ["good", "parts"])
+def test_a_broken_photo_is_named(visit: Visit, tmp_path, field: str) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(GOOD[0].read_bytes()[:300])
+    page = visit("inspect")
+    give(page, "good", *GOOD, *([broken] if field == "good" else []))
+    give(page, "parts", PARTS[0], *([broken] if field == "parts" else []))
+    submit(page, "inspect")
+    assert [error[:12] for error in errors(page, "inspect")] == ["broken.jpg: "]
+    assert page.locator("#panel-inspect .card").count() == 1
