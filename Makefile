@@ -8,6 +8,7 @@
 # make bench     the benchmarks, peers beside ours; needs the data at DATA
 # make docs      write docs/cli.md and docs/api.md anew
 # make samples   draw the samples anew
+# make page-pictures  take docs/page/ again, in an installed Chromium
 # make receipts  ask the original libraries again what tests/receipts holds
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || comman
 NO_CHROMIUM := make check-page needs Chromium: apt-get install chromium, or make CHROMIUM=PATH
 TOO_OLD := patchword needs Python 3.11 or newer: say make PYTHON=python3.12
 
-.PHONY: demo test check check-recipes check-shared check-page lint venv bench docs samples receipts
+.PHONY: demo test check check-recipes check-shared check-page lint venv bench docs samples page-pictures receipts
 
 demo: $(RUNTIME)
 	$(BIN)/patchword demo
@@ -78,6 +79,9 @@ docs: $(RUNTIME)
 
 samples: $(RUNTIME)
 	$(BIN)/python tools/samples.py samples
+
+page-pictures: $(BROWSER)
+	CHROMIUM="$(CHROMIUM)" $(BIN)/python tools/page_pictures.py docs/page
 
 receipts: $(TESTING)
 	$(BIN)/python tests/original_receipts.py

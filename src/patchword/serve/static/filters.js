@@ -8,6 +8,10 @@ const quoted = (text) => `'${text.replaceAll("'", "''")}'`;
 // In LIKE a backslash makes %, _ and itself mean themselves.
 const holds = (text) => quoted(`%${text.replace(/[\\%_]/g, "\\$&")}%`);
 
+// A column as conditions name it.
+const named = (name) => (/^[A-Za-z_]\w*$/.test(name) ? name : `\`${name}\``);
+const HIDDEN = new Set(["id", "hash"]); // nobody searches by these
+
 function field(column, part, type, said) {
   const label = [KNOWN[column.name] ? t(KNOWN[column.name]) : column.name, said].filter(Boolean).join(" ");
   return el("label", {}, label, " ", el("input", { type, name: `filter:${column.name}:${part}`, step: "any", autocomplete: "off" }));
@@ -15,8 +19,9 @@ function field(column, part, type, said) {
 
 /** Fields for those columns that can be filtered by. */
 export function fields(columns) {
-  return columns.flatMap((column) => {
+  return columns.filter(({ name }) => !HIDDEN.has(name)).flatMap((column) => {
     if (column.type === "text") return [field(column, "has", "text")];
+    if (column.type === "list") return [field(column, "holds", "text")];
     const type = { number: "number", time: "date" }[column.type];
     return type ? [field(column, "from", type, t("from")), field(column, "to", type, t("to"))] : [];
   });
@@ -28,8 +33,10 @@ export function condition(form, own) {
   for (const input of form.querySelectorAll("[name^='filter:']")) {
     const value = input.value.trim();
     if (!value) continue;
-    const [, column, part] = input.name.split(":");
+    const [, name, part] = input.name.match(/^filter:(.*):(\w+)$/s);
+    const column = named(name);
     if (part === "has") parts.push(`${column} ILIKE ${holds(value)}`);
+    else if (part === "holds") parts.push(`array_has(${column}, ${quoted(value)})`);
     else if (input.type === "date") parts.push(part === "from" ? `${column} >= date ${quoted(value)}` : `${column} < date ${quoted(after(value))}`);
     else parts.push(`${column} ${part === "from" ? ">=" : "<="} ${Number(value)}`);
   }

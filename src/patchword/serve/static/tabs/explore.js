@@ -7,6 +7,7 @@ import { post } from "../server.js";
 import { percent, t } from "../words.js";
 
 const SHOWN = 12; // photos of a group at first
+const EXAMPLES = 48; // of a cluster, at most
 
 export class Explore extends Panel {
   constructor(root, { openHit }) {
@@ -21,9 +22,9 @@ export class Explore extends Panel {
   async clusters(signal) {
     this.groups.replaceChildren();
     const count = Number(this.form.elements.namedItem("clusters").value);
-    const { clusters, warnings } = await post("/v1/explore", count ? { clusters: count } : {}, signal);
+    const { clusters, warnings } = await post("/v1/explore", { ...(count && { clusters: count }), examples: EXAMPLES }, signal);
     this.warn(warnings);
-    for (const { name, count: photos, ids } of clusters) this.group(t("cluster", { name, photos }), ids);
+    for (const { name, count: all, photos } of clusters) this.group(t("cluster", { name, photos: all }), photos);
     return t("clusters_found", { clusters: clusters.length });
   }
 
@@ -31,25 +32,24 @@ export class Explore extends Panel {
     this.groups.replaceChildren();
     const { groups, warnings } = await post("/v1/duplicates", { threshold: Number(this.threshold.value) }, signal);
     this.warn(warnings);
-    groups.forEach(({ keep, ids, score }, i) => {
-      const others = ids.filter((id) => id !== keep);
-      this.group(t("duplicate", { number: i + 1, photos: others.length + 1, score: percent(score) }), [keep, ...others], t("keep"));
+    groups.forEach(({ keep, others }, i) => {
+      const photos = [{ id: keep.id, path: keep.path }, ...others];
+      this.group(t("duplicate", { number: i + 1, photos: photos.length }), photos, t("keep"));
     });
     return groups.length ? t("groups_found", { groups: groups.length }) : t("no_groups");
   }
 
   /** A heading and the first photos of a group; `first` is written on the first of them. */
-  group(name, ids, first = "") {
-    const hits = ids.map((id) => ({ id, path: `#${id}` }));
+  group(name, photos, first = "") {
     const list = el("ul", { class: "gallery small", "aria-label": name });
-    const open = (_, place) => this.openHit(hits, place);
-    append(list, hits.slice(0, SHOWN), open);
-    if (first) list.querySelector("span").textContent = first;
+    const open = (_, place) => this.openHit(photos, place);
+    append(list, photos.slice(0, SHOWN), open);
+    if (first) list.querySelector(".hit").lastChild.textContent = first;
     arrows(list);
-    const more = el("button", { type: "button", hidden: hits.length <= SHOWN, onclick: () => {
-      append(list, hits.slice(SHOWN), open);
+    const more = el("button", { type: "button", hidden: photos.length <= SHOWN, onclick: () => {
+      append(list, photos.slice(SHOWN), open);
       more.remove();
-    } }, t("all_of_group", { photos: hits.length }));
+    } }, t("all_of_group", { photos: photos.length }));
     this.groups.append(el("section", { class: "group" }, el("h2", {}, name), list, more));
   }
 }

@@ -71,7 +71,7 @@ export class Search extends Panel {
     const answer = await post("/v1/search", { ...asked, k: PAGE, offset: this.hits.length }, signal);
     this.hits.push(...answer.hits);
     append(this.gallery, answer.hits, (_, place) => this.openHit(this.hits, place, asked.text));
-    this.more.hidden = answer.hits.length === 0 || this.hits.length >= answer.total;
+    this.more.hidden = answer.hits.length < PAGE || this.hits.length >= answer.total;
     this.warn(answer.warnings);
     return t("shown", { shown: this.hits.length, total: answer.total });
   }
