@@ -59,6 +59,10 @@ def inspect(page: Page) -> None:
     send(page, "inspect")
 
 
+LOADED = """() => Promise.all([...document.images].filter((image) => image.src).map((image) => {
+  image.loading = "eager";
+  return image.decode().catch(() => {});
+}))"""
 # Of each picture: its tab, width and height, colours, language, and what is done there.
 PICTURES: dict[str, tuple[str, tuple[int, int], str, str, Callable[[Page], None]]] = {
     "search": ("search", WIDE, "light", "en", search),
@@ -81,9 +85,7 @@ def take(address: str, folder: Path) -> None:
             page.wait_for_selector("body[data-ready]")
             work(page)
             page.mouse.click(1, height - 1)  # no field shows that it is written in
-            images = page.locator("img:visible").all()
-            for image in images:
-                image.evaluate("image => image.decode().catch(() => {})")
+            page.evaluate(LOADED)
             file = folder / f"{name}.png"
             page.screenshot(path=file, full_page=width == PHONE[0])
             with Image.open(file) as picture:
