@@ -16,9 +16,9 @@ from pathlib import Path
 
 import lancedb
 import numpy as np
-from patchword.index.exact_search import nearest
 
 from patchword.images.files import File
+from patchword.index.nearest import Nearest
 from patchword.index.table import Store
 
 K = 10

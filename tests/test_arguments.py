@@ -152,6 +152,8 @@ def good(name: str, place: Path, models: dict[str, patchword.Model]) -> dict[str
         "paths": [place / "photo.png"],
         "folder": place / "model",
         "query": "hat",
+        "queries": ["hat"],
+        "choose": lambda vector: ["hat"],
         "region": patchword.Region("hat", 0.5, (0, 0, 4, 4), 16),
         "height": 8,
         "width": 8,

@@ -28,7 +28,13 @@ COLUMNS = {
     "ask": ("image", "question", "answer", "probability", "log_probability", "error"),
     "match": ("image", "text", "match", "cosine", "error"),
     "inspect": ("path", "score", "p_value", "rejected", "boxes", "error"),
-    "search": ("rank", "image", "cosine", "match", "modified", "gone", "error"),
+    "search": ("query", "rank", "image", "cosine", "match", "modified", "id", "gone", "error"),
+    "dedupe": (
+        *("group", "keep", "image", "cosine", "size", "width", "height", "modified", "id"),
+        "error",
+    ),
+    "explore": ("cluster", "images", "examples", "image", "error"),
+    "tag": ("image", "tags", "error"),
     "index": (
         "index",
         "added",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Collection
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.atomic_write import write
 from patchword.cli.held import Source
+from patchword.cli.hits import Found, print_hits, save_hits
+from patchword.cli.indexes import (
+    IndexArgument,
+    OwnDtypeOption,
+    OwnModelOption,
+    WhereOption,
+    index_and_model,
+)
 from patchword.cli.inputs import KEEP_ALL, expand, load
 from patchword.cli.options import (
     EMBEDDED,
@@ -21,41 +25,39 @@ from patchword.cli.options import (
     LongTextOption,
     SaveOption,
 )
-from patchword.cli.output import (
-    check_save,
-    emit,
-    finish,
-    notes,
-    print_saved,
-    progress,
-    screen,
-    shortened,
-    warnings_said,
-    wrong,
-)
-from patchword.cli.program import command
-from patchword.errors import ImageError, PatchwordError
-from patchword.show.percent import matched, share
-from patchword.show.terminal_table import table
+from patchword.cli.output import check_save, finish, notes, warnings_said, wrong
+from patchword.cli.texts import read_list
+from patchword.show.percent import share
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from patchword.api import Model
-    from patchword.images import Opener
-    from patchword.index import Hit, Index
+    from patchword.index import Explained, Hit, Index
     from patchword.tasks.match import Reranked
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """The options of a search that are the same for each of its queries."""
+
+    k: int
+    offset: int
+    image: Source | None
+    without: list[str]
+    weights: tuple[float, float, float]
+    where: str | None
+    exact: bool
+    long_text: str
+    rerank: int
+
+
 def search(
-    index: Annotated[
-        Path,
-        typer.Argument(
-            metavar="INDEX", help="The index, a folder; or a folder of images, indexed on the way."
-        ),
-    ],
+    index: IndexArgument,
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[QUERY]", help="What to look for, in words.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[QUERY]",
+            help="What to look for, in words; @FILE: many queries, one a line.",
+        ),
     ] = None,
     text: Annotated[
         str | None,
@@ -67,15 +69,28 @@ def search(
             "--image", "-i", metavar="IMAGE", help="An image to look for, with or without words."
         ),
     ] = None,
-    condition: Annotated[
-        str | None,
-        typer.Option(
-            "--where",
-            metavar="CONDITION",
-            help="Only images that meet it: “path LIKE '%hat%' AND modified > date '2026-01-31'”.",
-        ),
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="What is not wanted: “a dog”; repeat for more."),
     ] = None,
+    text_weight: Annotated[
+        float, typer.Option(metavar="W", help="Weight of the words beside --image and --without.")
+    ] = 1.0,
+    image_weight: Annotated[float, typer.Option(metavar="W", help="Weight of --image.")] = 1.0,
+    without_weight: Annotated[float, typer.Option(metavar="W", help="Weight of --without.")] = 1.0,
+    condition: WhereOption = None,
     k: Annotated[int, typer.Option("-k", min=1, metavar="K", help="Number of images.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, help="Leave out the N best.")] = 0,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="Compare all images, in an index so large that a search is approximate."
+        ),
+    ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Say whether the search is exact, and what it may miss."),
+    ] = False,
     rerank: Annotated[
         int, typer.Option(min=0, help="Rerank the N best with a model that matches; 0 is off.")
     ] = 0,
@@ -87,60 +102,50 @@ def search(
             "demo-blip where that is demo.",
         ),
     ] = None,
+    heatmap: Annotated[
+        bool,
+        typer.Option("--heatmap", help="Draw where the words apply over each hit of --save."),
+    ] = False,
     long_text: LongTextOption = "truncate",
     save: SaveOption = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="By default the model of the index."),
-    ] = None,
+    model: OwnModelOption = None,
     device: DeviceOption = "auto",
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="float32|bfloat16|float16",
-            help="Number type of the weights; by default that of the index.",
-        ),
-    ] = None,
+    dtype: OwnDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find images by words, by an image, or by both.
+    """Find images by words, by an image, or by both, and without what is not wanted.
 
-    The score is a cosine of vectors. With --rerank, a BLIP with a matching head reorders the best
-    hits by the probability that image and query belong together.
+    The score is the cosine with the sum of the weighed queries. With --rerank, a BLIP with a
+    matching head reorders the best hits by the probability that image and query belong together.
     """
     if words and text:
         wrong("give the words to look for once")
-    query = text or " ".join(words or ()) or None
-    if not query and not image:
-        wrong("give words to look for, or --image")
-    if reranker and not rerank:
-        wrong("--reranker needs --rerank N, the number of hits to rerank")
-    if rerank and not query:
-        wrong("--rerank needs words to look for")
+    queries = _queries(text or " ".join(words or ()))
+    _check(queries, image, rerank, reranker, heatmap and not save)
     check_save(save, pages=True)
     picture = _only(image) if image else None
-    from patchword.tasks.match import Reranked, matcher
+    from patchword.tasks.match import matcher
 
-    store, bundle, failed = _index_and_model(index, model, device, dtype)
+    store, bundle, failed = index_and_model(index, model, device, dtype)
     reranker = reranker or (EMBEDDED_BLIP if bundle.name == EMBEDDED else None)
     scorer = load(reranker, device, dtype or "float32") if rerank and reranker else bundle
     if rerank:
         matcher(scorer)
-    with warnings_said(KEEP_ALL):
-        hits = store.search(
-            query, max(k, rerank), image=picture, where=condition, model=bundle, long_text=long_text
-        )
-    answers = [Reranked(hit, None) for hit in hits]
-    if rerank and query:
-        with warnings_said():
-            answers = scorer.rerank(hits, query, rerank)
-    failed += [each.error for each in answers if each.error]
-    answers = answers[:k]
-    _print_hits(answers, rerank > 0, failed, as_json)
-    if answers and save:
-        failed += _save_hits(answers, " + ".join(filter(None, [query, image])), save, bundle.opener)
+    weights = text_weight, image_weight, without_weight
+    asked = _Asked(k, offset, picture, without or [], weights, condition, exact, long_text, rerank)
+    each: list[str | None] = [*queries] or [None]
+    found = [_find(store, bundle, scorer, query, asked) for query in each]
+    if explain:
+        notes().print(explained(store.explain(k + offset, where=condition, exact=exact)))
+    failed += [each.error for one in found for each in one.answers if each.error]
+    print_hits(found, failed, as_json)
+    hits = [one for one in found if one.answers]
+    if hits and save:
+        texts = [one.query if heatmap else None for one in hits]
+        failed += save_hits(hits, save, bundle, texts)
     by_name = {error.image: error for error in failed}
-    finish(list(by_name.values()), sum(each.hit.path not in by_name for each in answers))
+    done = sum(each.hit.path not in by_name for one in found for each in one.answers)
+    finish(list(by_name.values()), done)
 
 
 def _only(name: str) -> Source:
@@ -151,133 +156,60 @@ def _only(name: str) -> Source:
     return found[0]
 
 
-def _index_and_model(
-    index: Path, model: str | None, device: str, dtype: str | None
-) -> tuple[Index, Model, list[ImageError]]:
-    """The index to search and its model; of a folder, also the errors of images not indexed."""
-    from patchword.index import open_index
-
-    if index.is_dir() and not any(index.glob("*.lance")):
-        bundle = load(model or EMBEDDED, device, dtype or "float32")
-        store, failed = index_of(index, bundle)
-        return store, bundle, failed
-    store = open_index(index)
-    if model:
-        return store, load(model, device, dtype or "float32"), []
-    options = store.options | ({"dtype": dtype} if dtype else {})
-    return store, load(store.model_name, device, **{"dtype": "float32", **options}), []
+def _queries(text: str) -> list[str]:
+    """The words to look for; the lines of a file of "@FILE"."""
+    return read_list([text]) if text.startswith("@") else [text] if text else []
 
 
-def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:
-    """The index of a folder of images, brought up to date, and the errors of images that are not
-    in it. It is kept in the user's cache, one for each folder and model."""
-    from patchword.index import open_index
-    from patchword.index.schema import FORMAT
-    from patchword.tasks import label_cache
-
-    real = os.path.realpath(folder)
-    mark = hashlib.sha256(f"{real}\0{model.fingerprint}\0{FORMAT}".encode(errors="surrogateescape"))
-    place = label_cache.folder().parent / "indexes" / f"{Path(real).name}-{mark.hexdigest()[:12]}"
-    if not place.exists():
-        own = command("index", str(folder), "--into", "photos.index")
-        notes().print(f"makes an index in {place} ($PATCHWORD_CACHE); in a place of yours: {own}")
-    store = open_index(place)
-    with progress("index") as advance:
-        report = store.add(folder, model, progress=advance)
-    if not len(store) and not report.failed:
-        raise PatchwordError(f"{folder}: neither an index nor a folder with images in it")
-    pruned = len(store.prune()) if len(store) else 0
-    if report.added or pruned:
-        counts = f"{report.added} added, {report.unchanged} unchanged, {pruned} pruned"
-        notes().print(f"{folder} is indexed in {place}: {len(store)} images ({counts})")
-    if not len(store):
-        finish(report.failed, 0)
-    return store, report.failed
-
-
-def _print_hits(
-    answers: list[Reranked[Hit]], reranked: bool, failed: list[ImageError], as_json: bool
+def _check(
+    queries: list[str], image: str | None, rerank: int, reranker: str | None, unsaved: bool
 ) -> None:
-    """A table, or JSON Lines with those of `failed` that are not among the hits first."""
-    from patchword.index.inside import gone
-
-    lost = {each.hit.path for each in answers if gone(each.hit.path)}
-    if as_json:
-        shown = {each.hit.path for each in answers}
-        for error in failed:
-            if error.image not in shown:
-                emit({"image": error.image, "error": error.reason})
-        for rank, each in enumerate(answers, start=1):
-            emit(_record(rank, each, reranked, lost))
-    elif answers:
-        screen().print(hits_table(answers, reranked, lost))
-    if not answers:
-        notes().print("nothing found")
+    if not queries and not image:
+        wrong("give words to look for, or --image")
+    if reranker and not rerank:
+        wrong("--reranker needs --rerank N, the number of hits to rerank")
+    if rerank and not queries:
+        wrong("--rerank needs words to look for")
+    if unsaved:
+        wrong("--heatmap draws over the hits: give --save FILE too")
 
 
-def _record(
-    rank: int, each: Reranked[Hit], reranked: bool, lost: Collection[str]
-) -> dict[str, object]:
-    match = {"match": each.probability} if reranked else {}
-    found = {"rank": rank, "image": each.hit.path, "cosine": each.hit.score}
-    since = {"gone": True} if each.hit.path in lost else {}
-    return found | match | {"modified": each.hit.modified.isoformat()} | since
+def _find(store: Index, bundle: Model, scorer: Model, query: str | None, asked: _Asked) -> Found:
+    """The answers to one query."""
+    from patchword.images import name_of
+    from patchword.tasks.match import Reranked
+
+    with warnings_said(KEEP_ALL):
+        hits = store.search(
+            query, max(asked.k, asked.rerank), offset=asked.offset, image=asked.image,
+            without=asked.without, text_weight=asked.weights[0], image_weight=asked.weights[1],
+            without_weight=asked.weights[2], where=asked.where, exact=asked.exact, model=bundle,
+            long_text=asked.long_text,
+        )  # fmt: skip
+    answers: list[Reranked[Hit]] = [Reranked(hit, None) for hit in hits]
+    if asked.rerank and query:
+        with warnings_said():
+            answers = scorer.rerank(hits, query, asked.rerank)
+    shown = None if asked.image is None else name_of(asked.image)
+    title = " + ".join(filter(None, [query, shown]))
+    title += "".join(f" − {each}" for each in asked.without)
+    reranked = asked.rerank > 0
+    return Found(title, query or str(shown), answers[: asked.k], reranked, asked.offset + 1)
 
 
-def hits_table(answers: list[Reranked[Hit]], reranked: bool, lost: Collection[str]) -> Table:
-    """Rank, match where hits were reranked, cosine and path of each hit; lost: those whose files
-    are gone."""
-    heading, names = shortened(_from_here([each.hit.path for each in answers]))
-    match = ("match",) * reranked
-    out = table("", *match, "cosine", heading, right=("", "match", "cosine"))
-    for rank, (each, name) in enumerate(zip(answers, names, strict=True), start=1):
-        hit = each.hit
-        found = "–" if each.probability is None else share(each.probability)
-        cells = [found] * reranked
-        name += " (gone)" if hit.path in lost else ""
-        out.add_row(str(rank), *cells, f"{hit.score:.3f}", name)
-    return out
-
-
-def _from_here(paths: list[str]) -> list[str]:
-    """Paths as one sees them from the current folder: below it, or below a link in it."""
-    with os.scandir() as entries:
-        links = {os.path.realpath(e.path): e.name for e in entries if e.is_symlink()}
-    places = {**links, os.path.realpath("."): ""}
-    out = []
-    for path in paths:
-        place = next((p for p in places if path.startswith(os.path.join(p, ""))), None)
-        out.append(path if place is None else os.path.join(places[place], path[len(place) + 1 :]))
-    return out
-
-
-def _save_hits(
-    answers: list[Reranked[Hit]], title: str, path: Path, opener: Opener
-) -> list[ImageError]:
-    """The hits as a picture or a page; the errors of those whose file is gone since or cannot be
-    opened, in whose place an empty picture stands."""
-    from patchword.show import html_page, plots
-
-    photos, names, ranks, failed = [], [], [], []
-    for rank, each in enumerate(answers, start=1):
-        hit = each.hit
-        name = Path(hit.path).name
-        match = "" if each.probability is None else f" · {matched(each.probability)}"
-        try:
-            photos.append(opener(hit.path, at_least=plots.TILE))
-        except ImageError as error:
-            photos.append(plots.empty())
-            name += " (cannot be opened)"
-            failed.append(error)
-        names.append(name)
-        ranks.append(f"rank {rank} · cosine {hit.score:.3f}{match}")
-    if path.suffix.lower() == ".html":
-        items = [html_page.Card(p, n, r) for p, n, r in zip(photos, names, ranks, strict=True)]
-        write(path, html_page.page(title, "", [html_page.cards(items)]))
-    else:
-        plots.save(plots.search_panel(photos, names, ranks, title), path)
-    print_saved(path)
-    return failed
+def explained(found: Explained) -> str:
+    """How an index is searched, in a line for people."""
+    line = f"{found.way} search of {found.rows} images: {found.why}"
+    if found.way == "approximate" and found.later:
+        line += f"; {found.later} came later and are all compared"
+    if found.way == "approximate" and found.recall:
+        recall = found.recall
+        line += (
+            f"; of the 10 nearest it found {share(recall.image)} for images and "
+            f"{share(recall.text)} for texts ({recall.queries} of each, texts {recall.texts}), "
+            f"measured with {recall.rows} images; --exact finds all"
+        )
+    return line
 
 
 COMMANDS = (search,)

@@ -9,19 +9,20 @@ anywhere while the pictures stay. Pictures that were moved are known by their co
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchword.bundle import Bundle
-from patchword.errors import IndexStoreError
-from patchword.images import ImageLike
+from patchword.errors import UnsupportedError
 from patchword.images.files import Path
-from patchword.index.nearest import Hit, Nearest
-from patchword.index.writing import Writing
-from patchword.options import at_least, checked
+from patchword.index import explore, tags
+from patchword.index.adding import Progress
+from patchword.index.duplicates import KEEP, Group, groups
+from patchword.index.explore import Cluster
+from patchword.index.searching import Searching
+from patchword.options import at_least, checked, nearest, text_list
 
 
 def open_index(path: Path, load: Callable[..., Bundle] | None = None) -> Index:
@@ -33,7 +34,7 @@ def open_index(path: Path, load: Callable[..., Bundle] | None = None) -> Index:
     return Index(path, load)
 
 
-class Index(Writing):
+class Index(Searching):
     """Vectors of picture files, made by one model.
 
     Several processes may add and search at once; every search sees the newest commit. Each method
@@ -41,81 +42,80 @@ class Index(Writing):
     holds no index.
     """
 
-    def __init__(self, path: Path, load: Callable[..., Bundle] | None = None) -> None:
-        super().__init__(path, load)
-        self._nearest = Nearest(self._store)
+    @checked
+    def duplicates(
+        self, threshold: float = 0.96, *, keep: str = "largest", where: str | None = None
+    ) -> list[Group]:
+        """Groups of near-duplicates, the largest first: one to keep, and those whose cosine with it
+        is `threshold` or more.
+
+        keep   of a group the "largest" (pixels, then bytes), the "oldest", or the "first" by path
+        where  a condition, see `search`: only what meets it is compared
+
+        Every pair is compared; above 100,000 entries, those in neighbouring parts of the index,
+        which misses few. Nothing is deleted. Raises IndexStoreError.
+        """
+        if keep not in KEEP:
+            raise UnsupportedError(
+                f"keep is {keep!r}{nearest(keep, KEEP)}; there are {', '.join(KEEP)}"
+            )
+        if not 0 < threshold <= 1:
+            raise UnsupportedError(f"threshold is {threshold}; it must be above 0, and at most 1")
+        return self._nearest.on_rows(
+            lambda table, matrix, rows: groups(table, matrix, rows, threshold, keep), where
+        )
 
     @checked
-    def search(
+    def explore(
         self,
-        query: str | NDArray[Any] | None = None,
-        k: int = 10,
+        clusters: int | None = None,
         *,
-        image: ImageLike | None = None,
+        words: Sequence[str] | None = None,
+        examples: int = 12,
         where: str | None = None,
         model: Bundle | None = None,
-        long_text: str = "truncate",
-    ) -> list[Hit]:
-        """The k entries nearest to a text or a vector (D,), an image, or both (the mean of their
-        unit vectors, with equal weight), best first, equal scores by path. Exact: every vector is
-        compared.
+    ) -> list[Cluster]:
+        """Clusters of entries that are alike, the largest first, each named by words.
 
-        where: a condition in SQL on path and modified, such as
-        "path LIKE '%wafer%' AND modified >= date '2026-01-01'". model: the one that made the
-        index; by default the one last used here, else the one that `load` opens by its name.
-        long_text: of a query beyond the model's context, see `Bundle.embed_texts`.
-        Raises IndexStoreError, ImageError, and UnsupportedError for a text without a text tower.
+        clusters  how many at most; None: as many as half the entries have a root, 2 to 64
+        words     to name them by; None: what photos often show, or what a model says it knows
+        examples  entries of each, nearest to its centre
+        where, model  see `search`
+
+        Raises IndexStoreError.
         """
-        at_least("k", k)
+        if clusters is not None:
+            at_least("clusters", clusters)
+        at_least("examples", examples)
         searcher = self._searcher(model)
-        unit = _query(searcher, query, image, long_text)
-        return self._nearest.find(unit[None], k, where)[0]
-
-    def _searcher(self, model: Bundle | None) -> Bundle:
-        """The model that embeds queries."""
-        model = model or self._model
-        if model is None:
-            if self._load is None:
-                raise IndexStoreError(
-                    f"{self.path}: made by {self.model_name}; pass model=load({self.model_name!r})"
-                )
-            model = self._load(self.model_name, **self.options)
-        self._check(model)
-        self._model = model
-        return model
-
-
-def _query(
-    model: Bundle, query: str | NDArray[Any] | None, image: ImageLike | None, long_text: str
-) -> NDArray[np.float64]:
-    """Unit vector (D,) of a text or vector, an image, or the mean of both."""
-    parts: list[NDArray[Any]] = []
-    if isinstance(query, str):
-        parts.append(model.embed_texts([query], long_text=long_text)[0])
-    elif query is not None:
-        parts.append(_unit(_array(query), model.dim))
-    if image is not None:
-        parts.append(model.embed_images([image])[0])
-    if not parts:
-        raise IndexStoreError("nothing to search for: give a text, a vector, an image, or both")
-    return _unit(np.array(parts, np.float64).mean(axis=0), model.dim)
-
-
-def _array(query: Any) -> NDArray[Any]:
-    """A query of numbers as an array; an empty one where it cannot be converted."""
-    try:
-        return np.asarray(query)
-    except (TypeError, ValueError, RuntimeError):  # lists in lists; a tensor elsewhere
-        return np.asarray(None)
-
-
-def _unit(vector: NDArray[Any], dim: int) -> NDArray[np.float64]:
-    """A vector (D,) of length 1. Raises IndexStoreError for anything else."""
-    numbers = vector.dtype.kind in "fiu" and vector.shape == (dim,)
-    if not numbers or not np.isfinite(vector).all():
-        raise IndexStoreError(
-            f"a query is a text, or a vector of {dim} finite numbers; this is an array of shape "
-            f"{vector.shape} and type {vector.dtype}"
+        named = explore.named(searcher, None if words is None else text_list(words))
+        return self._nearest.on_rows(
+            lambda table, matrix, rows: explore.clusters(
+                table, matrix, rows, clusters, examples, named
+            ),
+            where,
         )
-    exact = vector.astype(np.float64)
-    return exact / max(float(np.linalg.norm(exact)), 1e-12)
+
+    @checked
+    def tag(
+        self,
+        choose: Callable[[NDArray[np.float32]], Sequence[str]],
+        *,
+        where: str | None = None,
+        store: bool = True,
+        progress: Progress | None = None,
+    ) -> dict[str, list[str]]:
+        """The tags of each entry by path, chosen from its unit vector (D,), and stored in the
+        column `tags` in the place of what was there, unless `store` is False.
+
+        choose    for example from the scores of `tasks.classify.scorer`
+        where     see `search`: only what meets it is tagged
+        progress  is called with (done, total)
+        """
+        found: dict[str, list[str]] = self._nearest.on_rows(
+            lambda table, matrix, rows: tags.chosen(table, matrix, rows, choose, progress), where
+        )
+        if store and found:
+            self._store.update(tags.column(found))
+            self._store.compact()
+        return found

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from patchword.atomic_write import PART, replacing
@@ -24,10 +25,8 @@ from patchword.index.checks import intact
 from patchword.index.schema import SUMS
 from patchword.index.table import MATRIX, Table
 
-IN_MEMORY = (
-    32 << 20
-)  # bytes of a matrix that is made anew by each process rather than kept in a file
-BLOCK = 1024  # rows read at a time
+IN_MEMORY = 32 << 20  # bytes: a smaller matrix has no file, each process makes it anew
+BLOCK = 4096  # rows read at a time
 _NAME = "vectors-"  # begins the name of the file
 _PAGE = 4096  # bytes of the header, and what the matrix is filled up to
 _STALE = 600  # seconds after which a file that nobody goes on writing is of a killed process
@@ -79,13 +78,19 @@ def matrix(folder: str, table: Table, dim: int, mark: str) -> Matrix:
 
 def _rows(table: Table, dim: int) -> Iterator[tuple[NDArray[np.uint64], Half, float]]:
     """The table block by block: ids, vectors in float16, and their largest rounding error. Raises
-    ValueError for rows that are not what was written."""
+    ValueError for rows that are not what was written.
+
+    Each block is a read of its own: LanceDB's own batches pile up where they are not used at once.
+    """
     columns = ["path", "modified", "vector", *SUMS]
-    for batch in table.search().with_row_id(True).select(columns).to_batches(BLOCK):
-        vectors = intact(batch, dim)
-        half = vectors.astype(np.float16)
-        error = np.linalg.norm(vectors - half.astype(np.float32), axis=1).max(initial=0.0)
-        yield batch.column("_rowid").to_numpy(), half, float(error)
+    for start in range(0, int(table.count_rows()), BLOCK):
+        block = table.search().with_row_id(True).select(columns).limit(BLOCK).offset(start)
+        rows = block.to_arrow()
+        vectors = intact(rows, dim)
+        exact = torch.from_numpy(np.require(vectors, requirements="W"))
+        half = exact.half()  # five times as fast as NumPy's
+        error = float((exact - half.float()).norm(dim=1).max())
+        yield rows.column("_rowid").to_numpy(), half.numpy(), error
 
 
 def _in_memory(table: Table, dim: int, count: int) -> Matrix:
@@ -98,8 +103,12 @@ def _in_memory(table: Table, dim: int, count: int) -> Matrix:
 
 
 def _with_order(ids: NDArray[np.uint64], half: Half, error: float) -> Matrix:
-    ascending = bool((ids[1:] > ids[:-1]).all())
-    return Matrix(ids, half, error, None if ascending else np.argsort(ids))
+    if (ids[1:] > ids[:-1]).all():
+        return Matrix(ids, half, error, None)
+    order = np.argsort(ids)
+    if (ids[order][1:] == ids[order][:-1]).any():
+        raise ValueError("rows were read twice")
+    return Matrix(ids, half, error, order)
 
 
 def _write(path: str, table: Table, about: dict[str, Any]) -> None:
@@ -112,7 +121,7 @@ def _write(path: str, table: Table, about: dict[str, Any]) -> None:
             ids.append(some)
             largest = max(largest, error)
         file.write(bytes(-file.tell() % _PAGE))
-        file.write(np.concatenate(ids).astype("<u8").data)
+        file.write(np.concatenate(ids).data)
         file.write(bytes(-file.tell() % _PAGE))
         file.flush()
         text = json.dumps({**about, "error": largest, "sum": _sum(part)})
@@ -143,8 +152,8 @@ def _mapped(path: str, about: dict[str, Any]) -> Matrix | None:
         if header["sum"] != _sum(path):
             return None
         # Copy on write: torch takes no array that cannot be written, and none is.
-        half = np.memmap(path, np.float16, "c", _PAGE, (rows, dim))
-        ids = np.memmap(path, "<u8", "r", start, (rows,))
+        half = np.memmap(path, np.float16, "c", _PAGE, (rows, dim)).view(np.ndarray)
+        ids = np.memmap(path, np.uint64, "r", start, (rows,)).view(np.ndarray)
     except (FileNotFoundError, ValueError):
         return None
     return _with_order(ids, half, float(header["error"]))

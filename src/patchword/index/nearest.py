@@ -1,34 +1,56 @@
-"""The nearest entries of an index."""
+"""The nearest entries of an index: exact, or, in a large one, approximate."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.index import condition
+from patchword.errors import IndexStoreError
+from patchword.index import approximate, condition
 from patchword.index.checks import intact
 from patchword.index.exact import candidates
 from patchword.index.matrix import Matrix, matrix
-from patchword.index.schema import SUMS
+from patchword.index.schema import PRIVATE, SUMS, Vectors, id_of, kind
 from patchword.index.table import Store, Table
 
 PIECE = 4096  # entries whose vectors are read at a time
+
+T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer: its cosine with the query, and when the file had last been changed (UTC)."""
+    """One answer: its cosine with the query, and when the file had last been changed (UTC). id: of
+    its row, see `Index.row`."""
 
     path: str
     score: float
     modified: datetime
+    id: int = field(default=0, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """How an index is searched: "exact" or "approximate", and why.
+
+    rows    of the index
+    later   those that came after the approximate index was built, which are all compared
+    recall  of the approximate search, where one was built: the share of the true 10 nearest that
+            it found when it was built
+    """
+
+    way: str
+    why: str
+    rows: int
+    later: int = 0
+    recall: approximate.Recall | None = None
 
 
 class Nearest:
@@ -39,38 +61,100 @@ class Nearest:
         self._matrix: tuple[str, int, Matrix] | None = None  # with the table's mark and version
 
     def find(
-        self, queries: NDArray[np.float64], k: int, where: str | None = None, offset: int = 0
+        self,
+        queries: NDArray[np.float64],
+        k: int,
+        where: str | None = None,
+        offset: int = 0,
+        exact: bool = True,
     ) -> list[list[Hit]]:
         """For each of the queries, unit vectors (Q, D), the k entries with the largest products
-        with it, best first, equal ones by path, without the first `offset` of them."""
-        if where is not None:
-            condition.check(where)
+        with it, best first, equal ones by path, without the first `offset` of them. exact: never
+        approximate."""
 
         def find(table: Table) -> list[list[Hit]]:
-            kept = None if where is None else row_ids(table, where)
-            found = self._newest(table)
-            rows = None if kept is None else np.sort(found.places(kept))
-            each = (candidates(found, query, k + offset, rows) for query in queries)
-            best = (
-                _best(table, found.ids[places], query, k + offset)[offset:]
-                for query, places in zip(queries, each, strict=True)
-            )
-            return list(best)
+            wanted = None if where is None else row_ids(table, where)
+            found = self.matrix(table)
+            rows = None if wanted is None else np.sort(found.places(wanted))
+            quick = _why_exact(table, where, k + offset, exact) is None
+            hits = []
+            for query in queries:
+                kept = found.places(approximate.near(table, query, k + offset)) if quick else rows
+                places = candidates(found, query, k + offset, kept)
+                hits.append(best(table, found.ids[places], query, k + offset)[offset:])
+            return hits
 
         return self._store.do(find)
 
-    def _newest(self, table: Table) -> Matrix:
+    def on_rows(
+        self,
+        work: Callable[[Table, Matrix, NDArray[np.intp] | None], T],
+        where: str | None = None,
+    ) -> T:
+        """work(table, matrix, its rows that meet the condition, in order; None without one)."""
+
+        def on_rows(table: Table) -> T:
+            found = self.matrix(table)
+            wanted = None if where is None else np.sort(found.places(row_ids(table, where)))
+            return work(table, found, wanted)
+
+        return self._store.do(on_rows)
+
+    def explain(self, where: str | None = None, k: int = 10, exact: bool = False) -> Explained:
+        """How `find` searches."""
+
+        def explain(table: Table) -> Explained:
+            rows, why = int(table.count_rows()), _why_exact(table, where, k, exact)
+            if not approximate.built(table):
+                return Explained("exact", str(why), rows)
+            recall = approximate.noted(self._store.path, self._mark())
+            way, why = ("approximate", f"{rows} are many") if why is None else ("exact", why)
+            return Explained(way, why, rows, approximate.later(table), recall)
+
+        return self._store.do(explain)
+
+    def build(self, texts: Vectors | None = None) -> approximate.Recall:
+        """Build what approximate search reads, or bring it up to date, and measure its recall with
+        unit vectors (Q, D) of texts; None: made up."""
+        rows = self._store.count()
+        if rows < approximate.FEWEST:
+            raise IndexStoreError(
+                f"{self._store.path}: has {rows} vectors; an approximate search needs "
+                f"{approximate.FEWEST} or more"
+            )
+        self._store.do(approximate.build)
+        path, mark = self._store.path, self._mark()
+        return self._store.do(
+            lambda table: approximate.measured(table, self.matrix(table), texts, path, mark)
+        )
+
+    def due(self) -> bool:
+        """Whether an approximate search is worth building, or has too many rows that came later."""
+
+        def due(table: Table) -> bool:
+            rows = int(table.count_rows())
+            large = rows * int(self._store.about["dim"]) * 2 >= approximate.FROM
+            if approximate.built(table):
+                return approximate.later(table) > approximate.UNREAD * rows
+            return large and rows >= approximate.FEWEST
+
+        return self._store.do(due)
+
+    def matrix(self, table: Table) -> Matrix:
         """The vectors of the version that the table is at."""
-        about = self._store.about
-        mark, version = str(about.get("mark", "")), int(table.version)
+        mark, version = self._mark(), int(table.version)
         if self._matrix is None or self._matrix[:2] != (mark, version):
             self._matrix = None  # the old one goes before the new one comes
-            found = matrix(self._store.path, table, int(about["dim"]), mark)
+            dim = int(self._store.about["dim"])
+            found = matrix(self._store.path, table, dim, mark)
             self._matrix = (mark, version, found)
         return self._matrix[2]
 
+    def _mark(self) -> str:
+        return str(self._store.about.get("mark", ""))
 
-def _best(table: Table, ids: NDArray[np.uint64], query: NDArray[np.float64], k: int) -> list[Hit]:
+
+def best(table: Table, ids: NDArray[np.uint64], query: NDArray[np.float64], k: int) -> list[Hit]:
     """The k best of the entries with these ids, by the stored vectors.
 
     Their scores are computed in float64, each by the same additions in the same order, so that
@@ -83,24 +167,38 @@ def _best(table: Table, ids: NDArray[np.uint64], query: NDArray[np.float64], k: 
         paths, times = rows.column("path").to_pylist(), rows.column("modified").cast("int64")
         scored += zip(negative, paths, times.to_pylist(), strict=True)
     return [
-        Hit(path, -negative, _EPOCH + timedelta(microseconds=time))
+        Hit(path, -negative, _EPOCH + timedelta(microseconds=time), id_of(path))
         for negative, path, time in sorted(scored)[:k]
     ]
 
 
+def _why_exact(table: Table, where: str | None, k: int, exact: bool) -> str | None:
+    """Why all vectors are compared; None where an approximate search is done."""
+    reasons = {
+        "that was asked for": exact,
+        "those that meet the condition are compared": where is not None,
+        f"more than {approximate.MOST} are wanted": k > approximate.MOST,
+    }
+    why = next((reason for reason, holds in reasons.items() if holds), None)
+    return why or (None if approximate.built(table) else "nothing for another search was built")
+
+
 def taken(table: Table, ids: NDArray[np.uint64], columns: Sequence[str]) -> Any:
-    """Some columns of the rows with these ids, in any order."""
+    """A pyarrow.Table of some columns of the rows with these ids, in any order."""
     return table.take_row_ids(ids.tolist()).select(list(columns)).to_arrow()
 
 
 def row_ids(table: Table, where: str) -> NDArray[np.uint64]:
-    """LanceDB's ids of the rows that fulfil a condition, which was checked."""
-    rows = table.search().with_row_id(True).select(["path", "modified"])
+    """LanceDB's ids of the rows that fulfil a condition. Raises IndexStoreError for what is not
+    allowed in one."""
+    kinds = {each.name: kind(each.type) for each in table.schema if each.name not in PRIVATE}
+    checked = condition.check(where, kinds)
+    rows = table.search().with_row_id(True).select(["modified"])
     try:
-        found = rows.where(f"({where})").to_arrow()
+        found = rows.where(f"({checked})").to_arrow()
     except (ValueError, RuntimeError) as error:
         # A table that can be read without the condition fails because of it; any other raises here.
-        table.search().select(["path", "modified"]).to_arrow()
-        raise condition.refused(where, "is no condition") from error
+        table.search().select(list(kinds)).limit(1).to_arrow()
+        raise condition.refused(where, "is no condition", kinds) from error
     ids: NDArray[np.uint64] = found.column("_rowid").to_numpy()
     return ids

@@ -45,7 +45,9 @@ TABLE = "images"
 ERRORS = "errors"  # the table of files that could not be read
 VERSION = "version.json"  # beside the table: its newest version, and the rows of that
 REPAIRED = "repaired"  # the table that replaces a damaged one
-OWN = {f"{name}.lance" for name in (TABLE, ERRORS, REPAIRED)} | {VERSION}  # in an index's folder
+RECALL = "recall.json"  # beside the table: of approximate searches
+# What there may be in an index's folder.
+OWN = {f"{name}.lance" for name in (TABLE, ERRORS, REPAIRED)} | {VERSION, RECALL}
 MATRIX = ".f16"  # ends the names of files that searches make, see `matrix`
 _FEW = 8  # an update of fewer than one row in so many is written as whole rows
 _WHOLE = 8192  # of which so many at a time

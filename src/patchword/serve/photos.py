@@ -16,7 +16,7 @@ from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError
 from patchword.images import ImageLike, Opener
 from patchword.index import Index, inside
-from patchword.index.condition import check
+from patchword.index.condition import KINDS
 from patchword.index.schema import id_of
 from patchword.serve.refusals import RefusalError
 from patchword.show.plots import fit
@@ -92,7 +92,7 @@ class Collection:
         return [
             {"name": name, "type": kind}
             for name, kind in self.index.columns.items()
-            if _allowed(name)
+            if kind in KINDS
         ]
 
     def about(self, number: int) -> dict[str, Any]:
@@ -118,15 +118,6 @@ class Collection:
         if kind in SHOWN_AS_THEY_ARE:
             return content, Pillow.MIME[kind]
         return jpeg(Pillow.fromarray(self._opener(given, exact=True)), 92), "image/jpeg"
-
-
-def _allowed(column: str) -> bool:
-    """Whether a condition may name a column."""
-    try:
-        check(f"{column} IS NULL")
-    except IndexStoreError:
-        return False
-    return True
 
 
 def _plain(value: Any) -> Any:

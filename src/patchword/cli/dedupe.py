@@ -1,0 +1,163 @@
+"""dedupe: near-duplicates among the images of an index."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchword.atomic_write import write
+from patchword.cli.hits import from_here, shown
+from patchword.cli.indexes import (
+    IndexArgument,
+    OwnDtypeOption,
+    OwnModelOption,
+    WhereOption,
+    index_and_model,
+)
+from patchword.cli.options import DeviceOption, JsonOption
+from patchword.cli.output import (
+    check_save,
+    emit,
+    finish,
+    notes,
+    print_saved,
+    screen,
+    shortened,
+    wrong,
+)
+from patchword.errors import ImageError
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from patchword.api import Model
+    from patchword.index import Copy, Group, Index
+
+SHOWN = 200  # groups in a page
+
+
+def dedupe(
+    index: IndexArgument,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Cosine from which on two images are nearly the same; 0.99 for copies that were "
+            "only saved anew.",
+        ),
+    ] = 0.96,
+    keep: Annotated[
+        str,
+        typer.Option(
+            metavar="largest|oldest|first",
+            help="Which of a group to keep: that of the most pixels, the oldest file, or the first "
+            "by path.",
+        ),
+    ] = "largest",
+    condition: WhereOption = None,
+    delete: Annotated[
+        bool,
+        typer.Option(
+            "--delete-files",
+            help="Delete the files of all but the one to keep, and their entries. Without it "
+            "nothing is deleted.",
+        ),
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save a page (.html) of the groups.")
+    ] = None,
+    model: OwnModelOption = None,
+    device: DeviceOption = "auto",
+    dtype: OwnDtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find near-duplicates, in groups: one to keep, and those that are nearly the same as it."""
+    check_page(save)
+    store, bundle, failed = index_and_model(index, model, device, dtype)
+    found = store.duplicates(threshold, keep=keep, where=condition)
+    _print(found, as_json)
+    others = [each for group in found for each in group.others]
+    if save and found:
+        failed += _save(found[:SHOWN], save, bundle)
+    if delete:
+        failed += _delete(store, others)
+    kind = "deleted" if delete else "nothing is deleted"
+    notes().print(f"{len(found)} groups, {len(others)} images besides those to keep; {kind}")
+    finish(failed, len(store) or 1)
+
+
+def check_page(path: Path | None) -> None:
+    check_save(path, pages=True)
+    if path is not None and path.suffix.lower() != ".html":
+        wrong(f"--save {path}: the name must end in .html")
+
+
+def _print(found: Sequence[Group], as_json: bool) -> None:
+    """A row, or a JSON record, for each image, group by group, that to keep first."""
+    members = [
+        (number, each, each is group.keep)
+        for number, group in enumerate(found, 1)
+        for each in (group.keep, *group.others)
+    ]
+    if as_json:
+        for number, each, kept in members:
+            emit({
+                "group": number, "keep": kept, "image": each.path, "cosine": each.score,
+                "size": each.size, "width": each.width, "height": each.height,
+                "modified": each.modified.isoformat(), "id": each.id,
+            })  # fmt: skip
+    elif members:
+        heading, names = shortened(from_here([each.path for _, each, _ in members]))
+        out = table("group", "", "cosine", "pixels", "bytes", heading, right=("cosine", "bytes"))
+        for (number, each, kept), name in zip(members, names, strict=True):
+            pixels = f"{each.width} x {each.height}" if each.width else "–"
+            score = "" if kept else f"{each.score:.3f}"
+            out.add_row(str(number), "keep" * kept, score, pixels, str(each.size), name)
+        screen().print(out)
+
+
+def _delete(store: Index, others: Sequence[Copy]) -> list[ImageError]:
+    """Delete files and their entries. Returns an error for each that stays: one that cannot be
+    deleted, is inside another file, or has changed since it was indexed."""
+    failed, deleted = [], []
+    for each in others:
+        try:
+            if not os.path.isfile(each.path):
+                raise OSError(2, "no such file, or inside another file")
+            if os.stat(each.path).st_size != each.size:
+                raise OSError(0, "changed since it was indexed; index again")
+            os.unlink(each.path)
+            deleted.append(each.path)
+        except OSError as error:
+            failed.append(ImageError(each.path, f"not deleted: {error.strerror}"))
+    if deleted:
+        store.remove(deleted)
+    return failed
+
+
+def _save(found: Sequence[Group], path: Path, bundle: Model) -> list[ImageError]:
+    from patchword.show import html_page
+
+    failed: list[ImageError] = []
+    bodies = []
+    for number, group in enumerate(found, 1):
+        items = []
+        for each in (group.keep, *group.others):
+            photo, error = shown(each.path, bundle)
+            failed += [error] if error else []
+            kept = each is group.keep
+            note = f"{each.width} x {each.height}, {each.size} bytes"
+            note = f"keep · {note}" if kept else f"cosine {each.score:.3f} · {note}"
+            name = Path(each.path).name
+            items.append(html_page.Card(photo, name, note, verdict="right" if kept else ""))
+        bodies.append(html_page.cards(items, f"Group {number}"))
+    write(path, html_page.page("Near-duplicates", "", bodies))
+    print_saved(path)
+    return failed
+
+
+COMMANDS = (dedupe,)

@@ -1,0 +1,160 @@
+"""explore, tag: what the images of an index show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from patchword.atomic_write import write
+from patchword.cli.dedupe import check_page
+from patchword.cli.hits import from_here, shown
+from patchword.cli.indexes import (
+    IndexArgument,
+    OwnDtypeOption,
+    OwnModelOption,
+    WhereOption,
+    index_and_model,
+)
+from patchword.cli.options import DeviceOption, JsonOption, LabelsOption, TemplateOption
+from patchword.cli.output import (
+    emit,
+    finish,
+    notes,
+    print_saved,
+    progress,
+    screen,
+    warnings_said,
+)
+from patchword.cli.texts import no_texts, read_list
+from patchword.errors import ImageError
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from patchword.api import Model
+    from patchword.index import Cluster
+
+
+def explore(
+    index: IndexArgument,
+    clusters: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many clusters at most; by default more for more images, 2 to 64."
+        ),
+    ] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Words to name clusters by; @FILE reads one a line. By default what photos often "
+            "show.",
+        ),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="Images of each cluster.")] = 12,
+    condition: WhereOption = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Save a page (.html) with a contact sheet of each."),
+    ] = None,
+    model: OwnModelOption = None,
+    device: DeviceOption = "auto",
+    dtype: OwnDtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is in an index: clusters of images that are alike, named by words."""
+    check_page(save)
+    store, bundle, failed = index_and_model(index, model, device, dtype)
+    named = read_list(words, split=True) if words else None
+    with warnings_said():
+        found = store.explore(
+            clusters, words=named, examples=examples, where=condition, model=bundle
+        )
+    if as_json:
+        for each in found:
+            paths = [hit.path for hit in each.examples]
+            emit({"cluster": each.name, "images": each.count, "examples": paths})
+    elif found:
+        out = table("cluster", "images", "for example", right=("images",))
+        for each in found:
+            (path,) = from_here([each.examples[0].path])
+            out.add_row(each.name, str(each.count), path)
+        screen().print(out)
+    else:
+        notes().print("nothing found")
+    if save and found:
+        failed += _save(found, save, bundle)
+    finish(failed, len(found) or 1)
+
+
+def _save(found: Sequence[Cluster], path: Path, bundle: Model) -> list[ImageError]:
+    from patchword.show import html_page
+
+    failed: list[ImageError] = []
+    bodies = []
+    for each in found:
+        items = []
+        for hit in each.examples:
+            photo, error = shown(hit.path, bundle)
+            failed += [error] if error else []
+            items.append(html_page.Card(photo, Path(hit.path).name))
+        bodies.append(html_page.cards(items, f"{each.name}: {each.count} images"))
+    write(path, html_page.page("What is in the index", "", bodies))
+    print_saved(path)
+    return failed
+
+
+def tag(
+    index: IndexArgument,
+    labels: LabelsOption = None,
+    threshold: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Probability from which on an image is given a label."),
+    ] = 0.5,
+    templates: TemplateOption = None,
+    condition: WhereOption = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Print the tags, and store nothing.")
+    ] = False,
+    model: OwnModelOption = None,
+    device: DeviceOption = "auto",
+    dtype: OwnDtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give the images of an index those labels that each is probable to show, each by itself.
+
+    They are stored in the column tags, in the place of what was there: search --where
+    "array_has(tags, 'dog')" finds them.
+    """
+    if not labels:
+        no_texts("labels", "--labels")
+    from patchword.tasks.classify import scorer
+
+    asked = read_list(labels, split=True)
+    store, bundle, failed = index_and_model(index, model, device, dtype)
+    with warnings_said():
+        score = scorer(bundle, asked, templates, multi_label=True)
+
+    def choose(vector: Any) -> list[str]:
+        return [each.label for each in score(vector) if each.probability >= threshold]
+
+    with progress("tag") as advance:
+        found = store.tag(choose, where=condition, store=not dry, progress=advance)
+    if as_json:
+        for path, tags in found.items():
+            emit({"image": path, "tags": tags})
+    else:
+        counts = {label: sum(label in tags for tags in found.values()) for label in asked}
+        out = table("label", "images", right=("images",))
+        for label, count in counts.items():
+            out.add_row(label, str(count))
+        screen().print(out)
+    none = sum(not tags for tags in found.values())
+    kind = "nothing is stored" if dry else "stored in the column tags"
+    notes().print(f"{len(found)} images, {none} without a tag; {kind}")
+    finish(failed, len(found) or 1)
+
+
+COMMANDS = (explore, tag)

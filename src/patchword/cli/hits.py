@@ -1,0 +1,155 @@
+"""How the hits of searches are printed and saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patchword.atomic_write import write
+from patchword.cli.output import emit, notes, print_saved, screen, shortened
+from patchword.errors import ImageError
+from patchword.show.percent import matched, share
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from patchword.api import Model
+    from patchword.index import Hit
+    from patchword.tasks.match import Reranked
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one query found. title: of its pictures; query: its words, where there are several."""
+
+    title: str
+    query: str
+    answers: list[Reranked[Hit]]
+    reranked: bool
+    first: int = 1  # rank of the first answer
+
+
+def print_hits(found: Sequence[Found], failed: list[ImageError], as_json: bool) -> None:
+    """A table for each query, or JSON Lines with those of `failed` that are not among the hits
+    first."""
+    from patchword.index.inside import gone
+
+    paths = {each.hit.path for one in found for each in one.answers}
+    lost = {path for path in paths if gone(path)}
+    for error in failed if as_json else ():
+        if error.image not in paths:
+            emit({"image": error.image, "error": error.reason})
+    for one in found:
+        if not as_json and len(found) > 1:
+            screen().print(f"\n{one.query}" if one is not found[0] else one.query)
+        if as_json:
+            for rank, each in enumerate(one.answers, start=one.first):
+                asked = {"query": one.query} if len(found) > 1 else {}
+                emit(asked | _record(rank, each, one.reranked, lost))
+        elif one.answers:
+            screen().print(hits_table(one, lost))
+        if not one.answers:
+            notes().print(f"nothing found for {one.query!r}" if len(found) > 1 else "nothing found")
+
+
+def _record(
+    rank: int, each: Reranked[Hit], reranked: bool, lost: Collection[str]
+) -> dict[str, object]:
+    match = {"match": each.probability} if reranked else {}
+    found = {"rank": rank, "image": each.hit.path, "cosine": each.hit.score}
+    since = {"gone": True} if each.hit.path in lost else {}
+    return found | match | {"modified": each.hit.modified.isoformat(), "id": each.hit.id} | since
+
+
+def hits_table(found: Found, lost: Collection[str]) -> Table:
+    """Rank, match where hits were reranked, cosine and path of each hit; lost: those whose files
+    are gone."""
+    heading, names = shortened(from_here([each.hit.path for each in found.answers]))
+    match = ("match",) * found.reranked
+    out = table("", *match, "cosine", heading, right=("", "match", "cosine"))
+    for rank, (each, name) in enumerate(zip(found.answers, names, strict=True), start=found.first):
+        hit = each.hit
+        sure = "–" if each.probability is None else share(each.probability)
+        cells = [sure] * found.reranked
+        name += " (gone)" if hit.path in lost else ""
+        out.add_row(str(rank), *cells, f"{hit.score:.3f}", name)
+    return out
+
+
+def from_here(paths: list[str]) -> list[str]:
+    """Paths as one sees them from the current folder: below it, or below a link in it."""
+    with os.scandir() as entries:
+        links = {os.path.realpath(e.path): e.name for e in entries if e.is_symlink()}
+    places = {**links, os.path.realpath("."): ""}
+    out = []
+    for path in paths:
+        place = next((p for p in places if path.startswith(os.path.join(p, ""))), None)
+        out.append(path if place is None else os.path.join(places[place], path[len(place) + 1 :]))
+    return out
+
+
+def save_hits(
+    found: Sequence[Found], path: Path, model: Model, texts: Sequence[str | None]
+) -> list[ImageError]:
+    """The hits of each query as a picture, or as a page with a part for each; the errors of those
+    whose file is gone since or cannot be opened, in whose place an empty picture stands. texts: of
+    which a heatmap is drawn over each hit, one for each query."""
+    from patchword.show import html_page, plots
+
+    failed: list[ImageError] = []
+    parts = []
+    for one, text in zip(found, texts, strict=True):
+        photos, names, ranks = [], [], []
+        for rank, each in enumerate(one.answers, start=one.first):
+            match = "" if each.probability is None else f" · {matched(each.probability)}"
+            photo, error = shown(each.hit.path, model, text)
+            failed += [error] if error else []
+            photos.append(photo)
+            names.append(Path(each.hit.path).name + (" (cannot be opened)" if error else ""))
+            ranks.append(f"rank {rank} · cosine {each.hit.score:.3f}{match}")
+        parts.append((one.title, photos, names, ranks))
+    title = parts[0][0] if len(parts) == 1 else f"{len(parts)} searches"
+    if path.suffix.lower() == ".html":
+        bodies = [
+            html_page.cards(
+                [html_page.Card(p, n, r) for p, n, r in zip(photos, names, ranks, strict=True)],
+                "" if len(parts) == 1 else name,
+            )
+            for name, photos, names, ranks in parts
+        ]
+        write(path, html_page.page(title, "", bodies))
+    else:
+        pictures = [
+            plots.search_panel([_array(photo) for photo in photos], names, ranks, name)
+            for name, photos, names, ranks in parts
+        ]
+        plots.save(plots.stacked(pictures), path)
+    print_saved(path)
+    return failed
+
+
+def shown(path: str, model: Model, text: str | None = None) -> tuple[Any, ImageError | None]:
+    """A photo of an index to draw, with the heatmap of a text over it where one is given; an empty
+    one where it cannot be opened, and why."""
+    from patchword.index.inside import content_or_path
+    from patchword.show import plots
+
+    try:
+        source = content_or_path(path)
+        if text is None:
+            return model.opener(source, at_least=plots.TILE), None
+        found = model.heatmap(source, text)
+        drawn = found.values[0] if found.found[0] else None
+        return found.image if drawn is None else plots.overlay(found.image, drawn), None
+    except ImageError as error:
+        return plots.empty(), ImageError(path, error.reason)
+
+
+def _array(photo: Any) -> Any:
+    import numpy as np
+
+    return np.asarray(photo)

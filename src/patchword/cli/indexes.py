@@ -1,0 +1,91 @@
+"""Indexes that commands read, and the models that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchword.cli.inputs import load
+from patchword.cli.options import EMBEDDED
+from patchword.cli.output import finish, notes, progress
+from patchword.cli.program import command
+from patchword.errors import ImageError, PatchwordError
+
+if TYPE_CHECKING:
+    from patchword.api import Model
+    from patchword.index import Index
+
+IndexArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="INDEX", help="The index, a folder; or a folder of images, indexed on the way."
+    ),
+]
+WhereOption = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Only images that meet it: “path LIKE '%hat%' AND width > 640 AND modified > date "
+        "'2026-01-31'”.",
+    ),
+]
+OwnModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="MODEL", help="By default the model of the index."),
+]
+OwnDtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="float32|bfloat16|float16",
+        help="Number type of the weights; by default that of the index.",
+    ),
+]
+
+
+def index_and_model(
+    index: Path, model: str | None, device: str, dtype: str | None
+) -> tuple[Index, Model, list[ImageError]]:
+    """The index to read and its model; of a folder, also the errors of images not indexed."""
+    from patchword.index import open_index
+
+    if index.is_dir() and not any(index.glob("*.lance")):
+        bundle = load(model or EMBEDDED, device, dtype or "float32")
+        store, failed = index_of(index, bundle)
+        return store, bundle, failed
+    store = open_index(index)
+    if model:
+        return store, load(model, device, dtype or "float32"), []
+    options = store.options | ({"dtype": dtype} if dtype else {})
+    return store, load(store.model_name, device, **{"dtype": "float32", **options}), []
+
+
+def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:
+    """The index of a folder of images, brought up to date, and the errors of images that are not
+    in it. It is kept in the user's cache, one for each folder and model."""
+    from patchword.index import open_index
+    from patchword.index.schema import FORMAT
+    from patchword.tasks import label_cache
+
+    real = os.path.realpath(folder)
+    mark = hashlib.sha256(f"{real}\0{model.fingerprint}\0{FORMAT}".encode(errors="surrogateescape"))
+    place = label_cache.folder().parent / "indexes" / f"{Path(real).name}-{mark.hexdigest()[:12]}"
+    if not place.exists():
+        own = command("index", str(folder), "--into", "photos.index")
+        notes().print(f"makes an index in {place} ($PATCHWORD_CACHE); in a place of yours: {own}")
+    store = open_index(place)
+    with progress("index") as advance:
+        report = store.add(folder, model, progress=advance)
+    if not len(store) and not report.failed:
+        raise PatchwordError(f"{folder}: neither an index nor a folder with images in it")
+    pruned = len(store.prune()) if len(store) else 0
+    if report.added or pruned:
+        counts = f"{report.added} added, {report.unchanged} unchanged, {pruned} pruned"
+        notes().print(f"{folder} is indexed in {place}: {len(store)} images ({counts})")
+    if not len(store):
+        finish(report.failed, 0)
+    return store, report.failed

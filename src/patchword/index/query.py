@@ -1,0 +1,76 @@
+"""Queries as unit vectors: texts and images, weighed, without others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.bundle import Bundle
+from patchword.errors import IndexStoreError
+from patchword.images import ImageLike
+from patchword.options import checked
+
+Vector = NDArray[np.float64]  # (D,)
+
+
+def combined(
+    model: Bundle,
+    query: str | NDArray[Any] | None,
+    image: ImageLike | None,
+    without: Sequence[str],
+    weights: tuple[float, float, float],
+    long_text: str,
+) -> Vector:
+    """The unit vector (D,) of a text or vector, and an image, minus the mean of texts; each, of
+    length 1, times its weight. Raises IndexStoreError where nothing is left."""
+    texts = [query] if isinstance(query, str) else []
+    rows = [*texts, *without]
+    vectors = model.embed_texts(rows, long_text=long_text) if rows else None
+    parts: list[NDArray[Any]] = []
+    if texts and vectors is not None:
+        parts.append(weights[0] * vectors[0].astype(np.float64))
+    elif query is not None:
+        parts.append(weights[0] * unit(as_array(query), model.dim))
+    if image is not None:
+        parts.append(weights[1] * model.embed_images([image])[0].astype(np.float64))
+    if not parts:
+        raise IndexStoreError("nothing to search for: give a text, a vector, an image, or both")
+    if without and vectors is not None:
+        others = vectors[len(texts) :].astype(np.float64).mean(axis=0)
+        parts.append(-weights[2] * unit(others, model.dim))
+    total: Vector = np.sum(parts, axis=0)
+    if np.linalg.norm(total) < 1e-6:
+        raise IndexStoreError(
+            "nothing is left to search for: the parts of the query cancel each other, or all "
+            "their weights are 0"
+        )
+    return unit(total, model.dim)
+
+
+@checked
+def texts_of(queries: Sequence[str]) -> list[str]:
+    """Texts as a list. Raises UnsupportedError for anything else, also for a single one."""
+    return list(queries)
+
+
+def as_array(query: Any) -> NDArray[Any]:
+    """A query of numbers as an array; an empty one where it cannot be converted."""
+    try:
+        return np.asarray(query)
+    except (TypeError, ValueError, RuntimeError):  # lists in lists; a tensor elsewhere
+        return np.asarray(None)
+
+
+def unit(vector: NDArray[Any], dim: int) -> Vector:
+    """A vector (D,) of length 1. Raises IndexStoreError for anything else."""
+    numbers = vector.dtype.kind in "fiu" and vector.shape == (dim,)
+    if not numbers or not np.isfinite(vector).all():
+        raise IndexStoreError(
+            f"a query is a text, or a vector of {dim} finite numbers; this is an array of shape "
+            f"{vector.shape} and type {vector.dtype}"
+        )
+    exact = vector.astype(np.float64)
+    return exact / max(float(np.linalg.norm(exact)), 1e-12)

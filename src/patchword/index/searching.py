@@ -1,0 +1,134 @@
+"""How an index is searched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.bundle import Bundle
+from patchword.errors import IndexStoreError
+from patchword.images import ImageLike
+from patchword.images.files import Path
+from patchword.index.approximate import Recall
+from patchword.index.nearest import Explained, Hit, Nearest
+from patchword.index.query import as_array, combined, texts_of, unit
+from patchword.index.things import THINGS
+from patchword.index.writing import Writing
+from patchword.options import at_least, checked, text_list
+
+
+class Searching(Writing):
+    """An index that is searched."""
+
+    def __init__(self, path: Path, load: Callable[..., Bundle] | None = None) -> None:
+        super().__init__(path, load)
+        self._nearest = Nearest(self._store)
+
+    @checked
+    def search(
+        self,
+        query: str | NDArray[Any] | None = None,
+        k: int = 10,
+        *,
+        offset: int = 0,
+        image: ImageLike | None = None,
+        without: str | Sequence[str] = (),
+        text_weight: float = 1.0,
+        image_weight: float = 1.0,
+        without_weight: float = 1.0,
+        where: str | None = None,
+        exact: bool = False,
+        model: Bundle | None = None,
+        long_text: str = "truncate",
+    ) -> list[Hit]:
+        """The k entries nearest to a text or a vector (D,), an image, or both, best first, equal
+        scores by path, after the first `offset` of them.
+
+        without       what is not wanted, in words
+        ..._weight    of the unit vectors of text, image, and what is not wanted (their mean), which
+                      is subtracted. Each score is the cosine with their sum
+        where         a condition in SQL on columns of the index (`columns`), such as
+                      "path LIKE '%wafer%' AND modified >= date '2026-01-01' AND width > 640"
+        exact         compare every vector, also in an index that is so large that an approximate
+                      search was built; `explain` says which it is
+        model         the one that made the index; by default the one last used here, else the one
+                      that `load` opens by its name
+        long_text     of a query beyond the model's context, see `Bundle.embed_texts`
+
+        Raises IndexStoreError, ImageError, and UnsupportedError for a text without a text tower.
+        """
+        at_least("k", k)
+        at_least("offset", offset, 0)
+        searcher = self._searcher(model)
+        weights = text_weight, image_weight, without_weight
+        others = text_list(without)
+        unit = combined(searcher, query, image, others, weights, long_text)
+        return self._nearest.find(unit[None], k, where, offset, exact)[0]
+
+    @checked
+    def search_many(
+        self,
+        queries: Sequence[str] | NDArray[Any],
+        k: int = 10,
+        *,
+        offset: int = 0,
+        where: str | None = None,
+        exact: bool = False,
+        model: Bundle | None = None,
+        long_text: str = "truncate",
+    ) -> list[list[Hit]]:
+        """For each of Q texts, or of the rows of an array (Q, D), what `search` finds."""
+        at_least("k", k)
+        at_least("offset", offset, 0)
+        searcher = self._searcher(model)
+        if isinstance(queries, np.ndarray) and queries.dtype.kind in "fiu" and queries.ndim:
+            rows = queries
+        else:
+            texts: Any = queries  # of an array too
+            rows = searcher.embed_texts(texts_of(texts), long_text=long_text)
+        units = [unit(as_array(row), searcher.dim) for row in rows]
+        if not units:
+            return []
+        return self._nearest.find(np.stack(units), k, where, offset, exact)
+
+    @checked
+    def explain(self, k: int = 10, *, where: str | None = None, exact: bool = False) -> Explained:
+        """How `search` searches with these options, and why; of an approximate search, what share
+        of the true 10 nearest it found when it was measured."""
+        at_least("k", k)
+        return self._nearest.explain(where, k, exact)
+
+    def approximate_due(self) -> bool:
+        """Whether the index is so large that `build_approximate` is worth its time, or has grown
+        much since."""
+        return self._nearest.due()
+
+    @checked
+    def build_approximate(self, model: Bundle | None = None) -> Recall:
+        """Make searches of a large index approximate, or bring up to date what they read; rows that
+        come later are found too. For 1,000,000 vectors of 512 numbers this takes a minute.
+
+        Returns the recall as measured with stored images and with texts, of the model where it
+        reads texts, else made up. model: see `search`; None: texts are made up.
+        """
+        texts = None
+        if model is not None and model.config.embed_dim:
+            self._check(model)
+            texts = model.embed_texts([f"a photo of a {name}" for name in THINGS])
+        return self._nearest.build(texts)
+
+    def _searcher(self, model: Bundle | None) -> Bundle:
+        """The model that embeds queries."""
+        model = model or self._model
+        if model is None:
+            if self._load is None:
+                raise IndexStoreError(
+                    f"{self.path}: made by {self.model_name}; pass model=load({self.model_name!r})"
+                )
+            model = self._load(self.model_name, **self.options)
+        self._check(model)
+        self._model = model
+        return model

@@ -1,0 +1,268 @@
+"""Searches with weights, pages and many queries; near-duplicates, clusters, tags; the commands."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from indexed import rows, twelve_photos
+from numpy.testing import assert_allclose
+from ran import Run, run  # noqa: F401
+from shrunk import tiny_bundle, tiny_clip
+
+import patchword
+from patchword.bundle import Bundle
+from patchword.errors import IndexStoreError, UnsupportedError
+from patchword.images.files import File
+from patchword.index import Index, duplicates, open_index
+from patchword.index.duplicates import pairs
+from patchword.index.schema import id_of
+from patchword.tasks.classify import scorer
+
+SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def model() -> Bundle:
+    return tiny_bundle(tiny_clip())
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, model: Bundle) -> Index:
+    folder = tmp_path_factory.mktemp("search")
+    index = open_index(folder / "index")
+    index.add(twelve_photos(folder / "photos"), model)
+    return index
+
+
+def ranked(index: Index, query: np.ndarray) -> tuple[list[str], np.ndarray]:
+    paths, vectors = rows(Path(index.path))
+    scores = vectors @ unit(query)
+    order = np.argsort(-scores)
+    return [paths[i] for i in order], scores[order]
+
+
+def test_a_query_is_the_weighed_sum_of_its_parts(index: Index, model: Bundle) -> None:
+    photo = index.paths()[3]
+    words, *others = model.embed_texts(["a cat", "a dog", "a wafer"]).astype(np.float64)
+    image = model.embed_images([photo])[0].astype(np.float64)
+    negative = unit(np.mean(others, axis=0))
+    cases = {
+        (1.0, 1.0, 1.0): words + image - negative,
+        (0.3, 2.0, 0.0): 0.3 * words + 2 * image,
+        (0.0, 0.5, 0.25): 0.5 * image - 0.25 * negative,
+    }
+    for (text, photo_weight, without), query in cases.items():
+        hits = index.search(
+            "a cat", 12, image=photo, without=["a dog", "a wafer"], text_weight=text,
+            image_weight=photo_weight, without_weight=without,
+        )  # fmt: skip
+        paths, scores = ranked(index, query)
+        assert [hit.path for hit in hits] == paths
+        assert_allclose([hit.score for hit in hits], scores, atol=1e-9)
+        assert [hit.id for hit in hits] == [id_of(path) for path in paths]
+    only = index.search("a cat", 3, without="a dog")
+    assert [hit.path for hit in only] == ranked(index, words - others[0])[0][:3]
+    with pytest.raises(IndexStoreError, match="parts of the query cancel each other"):
+        index.search("a dog", without="a dog")
+    with pytest.raises(IndexStoreError, match="nothing to search for"):
+        index.search(without="a dog")
+    with pytest.raises(UnsupportedError, match="text_weight is nan"):
+        index.search("a cat", text_weight=float("nan"))
+
+
+def test_pages_and_many_queries(index: Index, model: Bundle) -> None:
+    every = index.search("a cat", 99)
+    assert len(every) == 12
+    pages = [index.search("a cat", 5, offset=start) for start in (0, 5, 10, 15)]
+    assert [hit for page in pages for hit in page] == every
+    texts = ["a cat", "a dog", "a wafer"]
+    many = index.search_many(texts, 4, offset=1)
+    for found in (many, index.search_many(model.embed_texts(texts), 4, offset=1)):
+        for text, hits in zip(texts, found, strict=True):
+            alone = index.search(text, 4, offset=1)  # embedded by itself: other rounding
+            assert [hit.path for hit in hits] == [hit.path for hit in alone]
+            assert_allclose([h.score for h in hits], [h.score for h in alone], atol=1e-6)
+    assert index.search_many([]) == []
+    with pytest.raises(IndexStoreError, match="vector of 24 finite numbers"):
+        index.search_many(np.ones((2, 3)))
+    with pytest.raises(UnsupportedError, match="offset is -1"):
+        index.search("a cat", offset=-1)
+    assert index.explain().way == "exact"
+    assert not index.approximate_due()
+
+
+def planted(draw: np.random.Generator, count: int, dim: int = 32) -> np.ndarray:
+    """Unit vectors (N, D), a fifth of them near-duplicates of another, cosines 0.9 to 1."""
+    centres = draw.standard_normal((20, dim))
+    vectors = unit(centres[draw.integers(0, 20, count)] + draw.standard_normal((count, dim)))
+    copies = draw.choice(count, count // 5, replace=False)
+    noise = unit(draw.standard_normal((len(copies), dim))) * draw.uniform(0, 0.45, (len(copies), 1))
+    vectors[copies] = unit(vectors[draw.integers(0, count, len(copies))] + noise)
+    return vectors.astype(np.float32)
+
+
+def test_pairs_are_all_that_are_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = planted(np.random.default_rng(1), 3000).astype(np.float16)
+    products = np.triu(half.astype(np.float32) @ half.astype(np.float32).T, 1)
+    wanted = set(map(tuple, np.argwhere(products >= 0.96).tolist()))
+    assert len(wanted) > 300
+    assert set(map(tuple, pairs(half, 0.96).tolist())) == wanted
+    monkeypatch.setattr(duplicates, "EVERY", 0)  # in cells, as in a large index
+    monkeypatch.setattr(duplicates, "BLOCK", 64)
+    found = set(map(tuple, pairs(half, 0.96).tolist()))
+    assert found <= wanted
+    assert len(found) >= 0.995 * len(wanted)
+    monkeypatch.setattr(duplicates, "MOST", 100)
+    with pytest.raises(IndexStoreError, match="give a higher threshold"):
+        pairs(half, 0.96)
+
+
+def test_groups_are_near_the_one_that_is_kept(tmp_path: Path, model: Bundle) -> None:
+    index = open_index(tmp_path / "index")
+    angles = np.radians([0, 10, 20, 30, 90, 91])  # cosine of 10 degrees 0.985, of 20 0.940
+    vectors = np.zeros((6, model.dim), np.float32)
+    vectors[:, 0], vectors[:, 1] = np.cos(angles), np.sin(angles)
+    index._create(model)
+    sizes = {"a": 5, "b": 9, "c": 1, "d": 2, "e": 3, "f": 3}
+    files = [File(f"/{name}", size, size * 10**6) for name, size in sizes.items()]
+    index._store.put(files, vectors)
+
+    def groups(**options: object) -> list[tuple[str, list[str]]]:
+        found = index.duplicates(0.97, **options)  # type: ignore[arg-type]
+        return [(g.keep.path, sorted(other.path for other in g.others)) for g in found]
+
+    # b is near to a and c; d only to c, which is gone with b
+    assert groups() == [("/b", ["/a", "/c"]), ("/e", ["/f"])]
+    assert groups(keep="first") == [("/a", ["/b"]), ("/c", ["/d"]), ("/e", ["/f"])]
+    assert groups(keep="oldest") == [("/c", ["/b", "/d"]), ("/e", ["/f"])]
+    assert groups(where="path != '/e'") == [("/b", ["/a", "/c"])]
+    assert index.duplicates(1.0) == []
+    (first, _) = index.duplicates(0.97)
+    assert_allclose([other.score for other in first.others], np.cos(np.radians(10)), atol=1e-6)
+    with pytest.raises(UnsupportedError, match=r"keep is 'larges' .do you mean largest"):
+        index.duplicates(keep="larges")
+    with pytest.raises(UnsupportedError, match=r"threshold is 1\.5"):
+        index.duplicates(1.5)
+
+
+def test_clusters_and_their_names(tmp_path: Path, model: Bundle) -> None:
+    words = ["cat", "dog", "wafer"]
+    towards = model.embed_texts([f"a photo of a {word}" for word in words])
+    draw = np.random.default_rng(0)
+    sizes = (50, 30, 20)
+    mean = towards.mean(axis=0)
+    vectors = unit(
+        np.concatenate(
+            [
+                unit(mean) + 2 * unit(each - mean) + 0.1 * draw.standard_normal((size, model.dim))
+                for each, size in zip(towards, sizes, strict=True)
+            ]
+        )
+    ).astype(np.float32)
+    index = open_index(tmp_path / "index")
+    index._create(model)
+    index._store.put([File(f"/{i:03d}", i, i) for i in range(100)], vectors)
+    found = index.explore(3, words=words, examples=4, model=model)
+    assert [(each.name, each.count) for each in found] == list(zip(words, sizes, strict=True))
+    for each, start, size in zip(found, (0, 50, 80), sizes, strict=True):
+        assert len(each.examples) == 4
+        assert {int(hit.path[1:]) for hit in each.examples} <= set(range(start, start + size))
+    some = index.explore(words=["cat"], where="size < 50", model=model)
+    assert sum(each.count for each in some) == 50
+    assert len({each.name for each in some}) == len(some)
+    assert index.explore(where="size < 0", model=model) == []
+    assert len(index.explore(1000, model=model)) <= 100
+    with pytest.raises(UnsupportedError, match="give one or more"):
+        index.explore(words=[], model=model)
+
+
+def test_tags_are_stored_and_searched(tmp_path: Path, model: Bundle) -> None:
+    index = open_index(tmp_path / "index")
+    index.add(twelve_photos(tmp_path / "photos"), model)
+    score = scorer(model, ["a cat", "a dog"], multi_label=True)
+    paths, vectors = rows(Path(index.path))
+    wanted = {
+        path: [each.label for each in score(vector) if each.probability >= 0.5]
+        for path, vector in zip(paths, vectors.astype(np.float32), strict=True)
+    }
+
+    def choose(vector: np.ndarray) -> list[str]:
+        return [each.label for each in score(vector) if each.probability >= 0.5]
+
+    steps: list[tuple[int, int]] = []
+    found = index.tag(choose, store=False, progress=lambda *step: steps.append(step))
+    assert found == wanted
+    assert steps == [(12, 12)]
+    assert {row["tags"] is None for row in index.rows(map(id_of, paths), ["tags"])} == {True}
+    index.tag(lambda vector: ["all", *choose(vector)], where="path LIKE '%plain%'")
+    got = index.search("a cat", 12, where="array_has(tags, 'all')", model=model)
+    assert {hit.path for hit in got} == {path for path in paths if "plain" in path}
+    assert len(index) == 12
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An index of six pictures, and a second, smaller copy of one of them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for path in [
+        *sorted((SAMPLES / "wafers").glob("stain*"))[:3],
+        *sorted((SAMPLES / "shapes").glob("*.jpg"))[:3],
+    ]:
+        shutil.copy(path, folder)
+    shutil.copy(SAMPLES / "wafers" / "stain-1.jpg", folder / "copy.jpg")
+    return folder
+
+
+def test_commands(run: Run, photos: Path) -> None:  # noqa: F811
+    assert run("index", "photos", "--into", "i").code == 0
+    Path("queries.txt").write_text("a wafer with a stain\na heart\n")
+    many = run("search", "i", "@queries.txt", "-k", 2, "--json")
+    assert [(each["query"], each["rank"]) for each in many.records] == [
+        (query, rank) for query in ("a wafer with a stain", "a heart") for rank in (1, 2)
+    ]
+    one = run("search", "i", "a heart", "-k", 2, "--json").records
+    assert [each["image"] for each in one] == [each["image"] for each in many.records[2:]]
+    later = run("search", "i", "a heart", "-k", 1, "--offset", 1, "--json", "--explain")
+    assert later.records == one[1:]
+    assert "exact search of 7 images" in later.err
+    away = run("search", "i", "a wafer", "--without", "a stain", "-k", 7, "--json").records
+    assert away != run("search", "i", "a wafer", "-k", 7, "--json").records
+    sheet = run("search", "i", "@queries.txt", "--heatmap", "--save", "hits.html", "-k", 2)
+    assert sheet.code == 0
+    assert Path("hits.html").read_text().count("data:image/jpeg") == 4
+    assert run("search", "i", "a heart", "--heatmap").code == 2
+
+    groups = run("dedupe", "i", "--threshold", 0.999, "--json", "--save", "d.html")
+    assert [(each["keep"], Path(each["image"]).name) for each in groups.records] == [
+        (True, "copy.jpg"), (False, "stain-1.jpg"),
+    ]  # fmt: skip
+    assert "nothing is deleted" in groups.err
+    assert (photos / "stain-1.jpg").exists()
+    (photos / "stain-1.jpg").write_bytes(b"changed")
+    kept = run("dedupe", "i", "--threshold", 0.999, "--delete-files", "--json")
+    assert kept.code == 1
+    assert "changed since it was indexed" in kept.err
+    shutil.copy(photos / "copy.jpg", photos / "stain-1.jpg")
+    assert run("dedupe", "i", "--threshold", 0.999, "--delete-files").code == 0
+    assert not (photos / "stain-1.jpg").exists()
+    assert "6 images" in run("index", "photos", "--into", "i").out
+
+    found = run("explore", "i", "--clusters", 2, "--json", "--save", "e.html").records
+    assert sum(each["images"] for each in found) == 6
+    assert Path("e.html").read_text().count("data:image/jpeg") == 6
+    tags = run("tag", "i", "-l", "a wafer, a heart", "--threshold", 0.5, "--json").records
+    assert {Path(each["image"]).name for each in tags} == {path.name for path in photos.iterdir()}
+    wafers = {each["image"] for each in tags if "a wafer" in each["tags"]}
+    hits = run("search", "i", "a heart", "--where", "array_has(tags, 'a wafer')", "--json").records
+    assert {each["image"] for each in hits} == wafers
+    assert run("tag", "i").code == 2
+    assert run("explore", "i", "--save", "e.png").code == 2
