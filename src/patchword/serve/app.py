@@ -25,6 +25,7 @@ from patchword.serve import (
     chat,
     cohere_voyage,
     collection,
+    exploring,
     hugging_face,
     inspection,
     jobs,
@@ -48,7 +49,7 @@ from patchword.serve.settings import Settings
 
 GROUPS = (
     openai.routes, chat.routes, cohere_voyage.routes, hugging_face.routes, jobs.routes,
-    places.routes, inspection.routes, collection.routes, metrics.routes,
+    places.routes, inspection.routes, collection.routes, exploring.routes, metrics.routes,
 )  # fmt: skip
 log = logging.getLogger("patchword.serve")
 health = router("health")

@@ -1,0 +1,72 @@
+"""What is in the index: clusters of photos that are alike, and groups of near-duplicates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from patchword.index.schema import id_of
+from patchword.serve.collection import of
+from patchword.serve.server import Answer, router, server_of, with_warnings
+
+MOST = 200  # clusters
+
+routes = router("photos")
+
+
+class Explore(BaseModel):
+    """How many clusters are wanted."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"clusters": 2}]})
+    clusters: int | None = Field(None, ge=1, le=MOST, description="At most; by default by size.")
+    examples: int = Field(12, ge=1, le=MOST, description="Photos of each that are named.")
+
+
+class Duplicates(BaseModel):
+    """How much alike near-duplicates are."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"threshold": 0.96}]})
+    threshold: float = Field(0.96, gt=0, le=1, description="The least cosine.")
+
+
+@routes.post("/v1/explore", summary="Clusters of the index's photos, named by words")
+async def explore(request: Request, body: Explore) -> Answer:
+    server = server_of(request)
+    index = of(server).index
+    opened = await server.models.get(index.model_name, "embed")
+    with server.admission.of(1):
+        found = await opened.queue.call(
+            lambda: index.explore(body.clusters, examples=body.examples, model=opened.model)
+        )
+    clusters = [
+        {
+            "name": each.name,
+            "count": each.count,
+            "photos": [photo(hit.path, hit.score) for hit in each.examples],
+        }
+        for each in found
+    ]
+    return Answer(with_warnings({"clusters": clusters}))
+
+
+@routes.post("/v1/duplicates", summary="Groups of photos that are nearly the same")
+async def duplicates(request: Request, body: Duplicates) -> Answer:
+    server = server_of(request)
+    index = of(server).index
+    with server.admission.of(1):
+        found = await server.decoder.run(lambda: index.duplicates(body.threshold))
+    groups = [
+        {
+            "keep": photo(group.keep.path, 1.0),
+            "others": [photo(each.path, each.score) for each in group.others],
+        }
+        for group in found
+    ]
+    return Answer(with_warnings({"groups": groups}))
+
+
+def photo(path: str, score: float) -> dict[str, Any]:
+    """A photo by its id, and its cosine with the middle of a cluster or the one that is kept."""
+    return {"id": id_of(path), "path": path, "score": score}
