@@ -24,6 +24,7 @@ from PIL import Image
 
 import patchword
 from patchword.images.tensors import Tensor as TensorLike
+from patchword.index.schema import id_of
 from patchword.options import SYNONYMS, checked
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
@@ -157,6 +158,12 @@ def good(name: str, place: Path, models: dict[str, patchword.Model]) -> dict[str
         "region": patchword.Region("hat", 0.5, (0, 0, 4, 4), 16),
         "height": 8,
         "width": 8,
+        "number": id_of(str(place / "photo.png")),
+        "ids": [id_of(str(place / "photo.png"))],
+        "column": "caption",
+        "columns": {"price": [1]},
+        "table": place / "about.csv",
+        "vectors": np.ones((1, models["demo"].dim), np.float32),
     }
     needed = {"heatmap": ("texts",), "classify": ("labels",), "search": ("query",)}
     parameters = inspect.signature(bound(name, place, models)).parameters.values()

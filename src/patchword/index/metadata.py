@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from patchword.data.csv_files import csv_records
 from patchword.data.rows import called, listed, suffix_of
 from patchword.errors import IndexStoreError
@@ -86,6 +88,23 @@ def column(values: Sequence[Any]) -> Any:
             return pa.array(values, arrow_type)
     texts = [v if v is None or isinstance(v, str) else json.dumps(v, default=str) for v in values]
     return pa.array(texts, pa.string())
+
+
+def table_of(columns: Any, count: int) -> Any:
+    """{name: values} as a pyarrow.Table. Raises IndexStoreError unless it is that, of `count`
+    values each."""
+    import pyarrow as pa
+
+    if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns):
+        raise IndexStoreError("columns are {name: values}, or a pyarrow.Table")
+    values = {}
+    for name, each in columns.items():
+        if not isinstance(each, (Sequence, np.ndarray)) or isinstance(each, (str, bytes)):
+            raise IndexStoreError(f"column {name!r}: not a list of values")
+        values[name] = list(each)
+        if len(values[name]) != count:
+            raise IndexStoreError(f"column {name!r}: {len(values[name])} values for {count} paths")
+    return pa.table({name: column(each) for name, each in values.items()})
 
 
 def columns_of(table: Any) -> Any:

@@ -82,9 +82,13 @@ class Writing(Stored):
         """
         import pyarrow as pa  # type: ignore[import-untyped]
 
+        try:
+            numbers = np.asarray(vectors)
+        except (TypeError, ValueError, RuntimeError) as error:  # lists in lists; a tensor elsewhere
+            raise IndexStoreError(f"vectors are floats (N, D); these are none: {error}") from error
         if columns is not None and not isinstance(columns, pa.Table):
-            columns = pa.table({name: metadata.column(each) for name, each in columns.items()})
-        return self._put(paths, np.asarray(vectors), model, columns)
+            columns = metadata.table_of(columns, len(paths))
+        return self._put(paths, numbers, model, columns)
 
     def _put(self, paths: Sequence[Path], vectors: Any, model: Bundle | None, columns: Any) -> int:
         exists = self._store.open()
@@ -141,9 +145,7 @@ class Writing(Stored):
         are added; paths that have no row are passed over."""
         import pyarrow as pa
 
-        found = metadata.columns_of(
-            pa.table({name: metadata.column(values) for name, values in columns.items()})
-        )
+        found = metadata.columns_of(metadata.table_of(columns, len(paths)))
         self._store.update(found.add_column(0, "path", pa.array(paths, pa.string())))
         self._store.compact()
 
