@@ -222,6 +222,20 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def test_a_large_index_is_made_fast_when_it_is_built(
+    run: Run,  # noqa: F811
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built: list[str] = []
+    monkeypatch.setattr(Index, "approximate_due", lambda index: len(index) > 6)
+    monkeypatch.setattr(Index, "build_approximate", lambda index, model: built.append(model.name))
+    assert "approximate" not in run("index", next(photos.iterdir()), "--into", "i").err
+    assert built == []
+    assert "makes searches of 7 images approximate" in run("index", "photos", "--into", "i").err
+    assert built == ["demo"]
+
+
 def test_commands(run: Run, photos: Path) -> None:  # noqa: F811
     assert run("index", "photos", "--into", "i").code == 0
     Path("queries.txt").write_text("a wafer with a stain\na heart\n")

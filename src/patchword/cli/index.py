@@ -31,6 +31,7 @@ from patchword.cli.output import (
     warn,
     wrong,
 )
+from patchword.cli.search import explained
 from patchword.cli.texts import read_list
 from patchword.errors import ImageError, PatchwordError
 
@@ -186,6 +187,10 @@ def index(
     if names and not (any(done.counts.values()) or failed):
         raise PatchwordError(f"no images in {', '.join(map(str, names))}")
     _print(store, into, done, prune, as_json)
+    if len(store) and store.approximate_due():
+        notes().print(f"{into}: makes searches of {len(store)} images approximate, and fast")
+        store.build_approximate(bundle)
+        notes().print(explained(store.explain()))
     if watch and bundle:
         for error in failed:
             complain(str(error))
