@@ -46,15 +46,11 @@ export class HitDialog {
       if (event.key === "ArrowLeft") this.step(-1);
       if (event.key === "ArrowRight") this.step(1);
     });
-    this.dialog.addEventListener("close", () => {
-      this.panel.running?.abort();
-      this.opener?.focus();
-    });
+    this.dialog.addEventListener("close", () => this.panel.running?.abort());
   }
 
   /** Open one of the hits; `text` is what was searched for. */
   open(hits, place, text) {
-    if (!this.dialog.open) this.opener = document.activeElement;
     this.hits = hits;
     this.place = place;
     this.text = text;
@@ -107,7 +103,6 @@ export class HitDialog {
 
   actions(photo) {
     const go = (tab) => () => {
-      this.opener = null;
       this.dialog.close();
       this.send(tab, photo);
     };
