@@ -1,20 +1,25 @@
 """Write the scope of an embedded model: what it was trained on, so that it can say what is not.
 
-    python tools/scope.py demo-blip --clothing clothing-dataset-small --others coco/images
+    python tools/scope.py demo-blip --clothing clothing-dataset-small --halves coco/images \
+        --others PHOTOS --cut-outs STAMPS
 
 The domains are generated scenes and the clothing photos: each a mean and the K main directions of
 the unit vectors of training images. A domain's limit is a quantile of held-out images: 99% of new
-scenes, and 95% of every second validation photo. A boundary is trained to tell both from plain
-drawings and every second photo of --others (outlier exposure, Hendrycks et al. 2019), each whole
-and in random crops; 88% of the same validation photos are inside. Prints how many of what neither
-was fitted on, and of any --outside folders, lie outside.
+scenes, and of every second validation photo. Two boundaries are
+trained to tell both from others (outlier exposure, Hendrycks et al. 2019), whole and in random
+crops: one of vectors, for where there is nothing else, from plain drawings and every second photo
+of --halves; and one of a layer in the middle, also from all of --others, and from --cut-outs,
+things on a transparent ground, pasted on those. Of the same validation photos 88% and 90% are
+inside. Prints how many of what neither was fitted on, and of any --outside folders, lie outside.
 """
 
 import argparse
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +27,10 @@ from PIL import Image, ImageDraw
 from sklearn.neural_network import MLPClassifier
 
 import patchword
+from patchword.bundle import unit
 from patchword.checkpoints import EMBEDDED, scope_files
 from patchword.errors import ImageError
+from patchword.images import ImageLike
 from patchword.images.files import pictures_in
 from patchword.scenes import COLOURS, Scene, scene
 from patchword.scenes.shapes import SHAPES
@@ -39,11 +46,13 @@ LAST = {
 CLOTHING_QUESTION = "what is this?"
 K = 96  # directions of a domain
 SCENES, NEW_SCENES = (5, 3000), (6, 1000)  # seed and count
-SCENE_SHARE, CLOTHING_SHARE = 0.99, 0.95  # of held-out images that are inside
-BOUNDED_SHARE = 0.88  # of held-out clothing within the boundary
-CROPS, SMALL = 10, 160  # of a photo of others; shorter side of half of them, as clothing has
+SCENE_SHARE, CLOTHING_SHARE = 0.99, 0.99  # of held-out images that are inside
+LAYER = "blocks.1"  # that `inner` looks at
+CROPS, FEWER = 10, 4  # of a photo of which every second is taken; of one of all
+SMALL, LARGE = 160, 900  # shorter side of half of them, as clothing has; longer side at first
+PASTED = 3  # pictures of a thing that is cut out, the first on white
 DRAWINGS, SHADES = 100, 256
-HIDDEN, DECAY = 64, 1.0
+DECAY = 1.0
 # In braces, for "what colour is the shape?" is another question than that of a circle's.
 SLOTS = dict.fromkeys((*COLOURS, *FILMS), "{colour}") | dict.fromkeys(SHAPES, "{shape}")
 ARTICLES = {"an": "a"}
@@ -51,11 +60,26 @@ ARTICLES = {"an": "a"}
 Rows = NDArray[np.float32]
 
 
+class Fit(NamedTuple):
+    """How a boundary is trained: of which layer, by how many hidden units, how long, and which
+    share of held-out clothing is inside."""
+
+    layer: str
+    hidden: int
+    epochs: int
+    share: float
+
+
+VECTORS, INNER = Fit("", 64, 300, 0.88), Fit(LAYER, 16, 25, 0.9)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=EMBEDDED)
     parser.add_argument("--clothing", type=Path, required=True, help="with train and validation")
+    parser.add_argument("--halves", type=Path, nargs="+", required=True, help="folders of photos")
     parser.add_argument("--others", type=Path, nargs="+", required=True, help="folders of photos")
+    parser.add_argument("--cut-outs", type=Path, required=True, help="pictures cut out")
     parser.add_argument("--outside", type=Path, nargs="*", default=[], help="folders of others")
     given = parser.parse_args()
     model = patchword.load(given.model)
@@ -66,39 +90,55 @@ def main() -> None:
     worn, validation = (pictures(given.clothing / name) for name in ("train", "validation"))
     clothes, held = embed(model, worn), embed(model, validation)
     domains = (
-        domain("scenes", known, new[::2], SCENE_SHARE),
-        domain("clothing", clothes, held[::2], CLOTHING_SHARE),
+        domain("scenes", known.vectors, new.vectors[::2], SCENE_SHARE),
+        domain("clothing", clothes.vectors, held.vectors[::2], CLOTHING_SHARE),
     )
-    cut = [crop(opened(name), rng) for name in worn[::2]]
-    inside = np.concatenate([known, clothes[1::2], embed(model, cut)])
+    cut = embed(model, [crop(opened(name), rng) for name in worn[::2]])
     drawn = embed(model, [drawing(rng) for _ in range(2 * DRAWINGS)])
-    folders = {str(folder): pictures(folder) for folder in given.others}
-    crops = [one for names in folders.values() for name in names[::2] for one in parts(name, rng)]
-    others = np.concatenate([drawn[:DRAWINGS], embed(model, crops)])
-    edge = boundary(inside, others, held[::2])
+    folders = {str(folder): pictures(folder) for folder in given.halves}
+    halves = [one for names in folders.values() for name in names[::2] for one in parts(name, rng)]
+    photos = [opened(name) for folder in given.others for name in pictures(folder)]
+    foreign = [one for photo in photos for one in fewer(photo, rng)]
+    things = [one for name in pictures(given.cut_outs) for one in pasted(name, photos, rng)]
+    others = embed(model, [*halves, *foreign, *things])
+    inside = [np.concatenate([known[part], clothes[part], cut[part]]) for part in (0, 1)]
+    foreign_too = np.concatenate([drawn.summaries[:DRAWINGS], others.summaries])
+    plain = np.concatenate([drawn.vectors[:DRAWINGS], others.vectors[: len(halves)]])
+    edge = boundary(inside[0], plain, held.vectors[::2], VECTORS)
+    inner = boundary(inside[1], foreign_too, held.summaries[::2], INNER)
+    print(f"{len(halves)} crops, {len(foreign)} pictures of others, {len(things)} of things")
     asks = model.config.answers_questions
     scope = Scope(
-        KNOWS, domains, words(given.model, seen, asks), {}, SLOTS | ARTICLES, boundary=edge
+        KNOWS,
+        domains,
+        words(given.model, seen, asks),
+        {},
+        SLOTS | ARTICLES,
+        boundary=edge,
+        inner=inner,
     )
     if asks:
         asked = [CLOTHING_QUESTION, *(question for one in seen for question, _ in one.questions)]
         forms = {scope.form(question): question for question in asked}
-        scope = Scope(KNOWS, domains, scope.words, forms, scope.slots, boundary=edge)
+        scope = Scope(KNOWS, domains, scope.words, forms, scope.slots, boundary=edge, inner=inner)
     before = scope_files.read(ASSETS / given.model)
     if before is not None:  # rules are made by tools/rewordings.py
         scope = replace(scope, substitutions=before.substitutions, rewordings=before.rewordings)
     scope_files.save(scope, ASSETS / given.model)
     print(f"{len(scope.words)} words, {len(scope.questions)} forms of questions")
     told = {
-        "new scenes": new[1::2],
-        "clothing, validation": held[1::2],
-        "drawings": drawn[DRAWINGS:],
+        "new scenes": new.odd(),
+        "clothing, validation": held.odd(),
+        "drawings": Seen(drawn.vectors[DRAWINGS:], drawn.summaries[DRAWINGS:]),
     }
     told |= {f"{name}, the other half": embed(model, rest[1::2]) for name, rest in folders.items()}
     told |= {str(folder): embed(model, pictures(folder)) for folder in given.outside}
-    for name, rows in told.items():
-        share = (scope.novelty(rows) > 1).mean()
-        print(f"{name}: {share:.1%} of {len(rows)} lie outside")
+    for name, found in told.items():
+        share = (scope.novelty(found.vectors, found.summaries) > 1).mean()
+        alone = (scope.novelty(found.vectors) > 1).mean()
+        print(
+            f"{name}: {share:.1%} of {len(found.vectors)} lie outside; by vectors alone {alone:.1%}"
+        )
 
 
 def scenes(seed: int, count: int) -> list[Scene]:
@@ -110,10 +150,22 @@ def pictures(folder: Path) -> list[str]:
     return sorted(map(str, pictures_in(folder, failed)))
 
 
-def embed(model: patchword.Model, images: Sequence[object]) -> Rows:
-    """Unit vectors (N, D) of those that can be opened."""
-    rows = [row for _, row in model.embed_each(images) if not isinstance(row, ImageError)]
-    return np.stack(rows)
+class Seen(NamedTuple):
+    """Unit vectors (N, D) of pictures, and summaries (N, S) of a layer."""
+
+    vectors: Rows
+    summaries: Rows
+
+    def odd(self) -> "Seen":
+        """Every second one."""
+        return Seen(self.vectors[1::2], self.summaries[1::2])
+
+
+def embed(model: patchword.Model, images: Sequence[ImageLike]) -> Seen:
+    """Those that can be opened."""
+    each = model.run_each(images, partial(model.summarised, LAYER))
+    rows = np.stack([row for _, row in each if not isinstance(row, ImageError)])
+    return Seen(unit(rows[:, : model.dim]), rows[:, model.dim :])
 
 
 def domain(name: str, rows: Rows, held: Rows, share: float) -> Domain:
@@ -125,23 +177,25 @@ def domain(name: str, rows: Rows, held: Rows, share: float) -> Domain:
     return Domain(name, mean, basis, float(np.quantile(unlimited.novelty(held), share)))
 
 
-def boundary(inside: Rows, others: Rows, held: Rows) -> Boundary:
-    """Trained on rows of both kinds; `BOUNDED_SHARE` of the held-out rows are within its limit."""
+def boundary(inside: Rows, others: Rows, held: Rows, how: Fit) -> Boundary:
+    """Trained on rows of both kinds; a share of the held-out rows is within its limit."""
     rows = np.concatenate([inside, others]).astype(np.float64)
     kinds = np.repeat([0, 1], [len(inside), len(others)])
-    mean, spread = rows.mean(axis=0), rows.std(axis=0)
-    found = MLPClassifier((HIDDEN,), alpha=DECAY, max_iter=300, random_state=0)
+    mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
+    found = MLPClassifier((how.hidden,), alpha=DECAY, max_iter=how.epochs, random_state=0)
     found.fit((rows - mean) / spread, kinds)
     first, last = found.coefs_
     weight = np.ascontiguousarray((first / spread[:, None]).T.astype(np.float32))
     bias = (found.intercepts_[0] - mean / spread @ first).astype(np.float32)
-    free = Boundary(weight, bias, last[:, 0].astype(np.float32), 0.0)
-    limit = float(np.log(np.quantile(free.novelty(held), BOUNDED_SHARE)))
-    return Boundary(free.weight, free.bias, free.out, limit)
+    free = Boundary(weight, bias, last[:, 0].astype(np.float32), 0.0, how.layer)
+    limit = float(np.log(np.quantile(free.novelty(held), how.share)))
+    return replace(free, limit=limit)
 
 
 def opened(name: str) -> Image.Image:
-    return Image.fromarray(patchword.images.open(name))
+    photo = Image.fromarray(patchword.images.open(name))
+    photo.thumbnail((LARGE, LARGE))
+    return photo
 
 
 def parts(name: str, rng: np.random.Generator) -> list[Image.Image]:
@@ -149,6 +203,31 @@ def parts(name: str, rng: np.random.Generator) -> list[Image.Image]:
     photo = opened(name)
     out = [photo, *(crop(photo, rng) for _ in range(CROPS - 1))]
     return out + [small(one) for one in out]
+
+
+def fewer(photo: Image.Image, rng: np.random.Generator) -> list[Image.Image]:
+    """A photo whole and in random crops, each as small as the clothing photos or not."""
+    out = [photo, *(crop(photo, rng) for _ in range(FEWER - 1))]
+    return [small(one) if rng.random() < 0.5 else one for one in out]
+
+
+def pasted(name: str, photos: Sequence[Image.Image], rng: np.random.Generator) -> list[Image.Image]:
+    """A thing that is cut out on white, and on parts of photos."""
+    thing = Image.open(name).convert("RGBA")
+    thing.thumbnail((300, 300))
+    out = []
+    for number in range(PASTED):
+        size = [(240, 320), (320, 240), (300, 300)][rng.integers(3)]
+        ground = Image.new("RGB", size, "white")
+        if number:
+            ground = crop(photos[rng.integers(len(photos))], rng).resize(size)
+        share = rng.uniform(0.5, 1) * min(size[0] / thing.width, size[1] / thing.height)
+        width, height = max(int(thing.width * share), 8), max(int(thing.height * share), 8)
+        place = rng.integers(size[0] - width + 1), rng.integers(size[1] - height + 1)
+        shown = thing.resize((width, height))
+        ground.paste(shown, (int(place[0]), int(place[1])), shown)
+        out.append(ground)
+    return out
 
 
 def crop(photo: Image.Image, rng: np.random.Generator) -> Image.Image:

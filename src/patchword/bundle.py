@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any, NoReturn, Self
 
@@ -226,17 +227,40 @@ class Bundle:
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         """Each image in order with its unit vector (D,), or the ImageError that it raised. stretch,
         squash: see `opening`."""
-
         check = Check(self.scope, self.name)
+        return self.opening(stretch, squash=squash).embed_checked(check, sources, batch_size, exact)
+
+    def embed_checked(
+        self,
+        check: Check,
+        sources: ImageLike | Iterable[ImageLike],
+        batch_size: int = 32,
+        exact: bool = False,
+    ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
+        """As `embed_each`, by a check that then says of each image whether it is outside."""
+        engine = self.engine
+        layer = check.layer if isinstance(engine, TorchEngine) else ""
 
         def run(pixels: list[Levels]) -> Vector:
-            rows = unit(self.engine.encode_image(pixels))
-            check.vectors(rows)
+            if not layer:
+                rows, summaries = unit(engine.encode_image(pixels)), None
+            else:
+                both = self._torch().run(partial(self.summarised, layer), pixels)
+                rows, summaries = unit(both[:, : self.dim]), both[:, self.dim :]
+            check.vectors(rows, summaries)
             return rows
 
-        return check.each(
-            self.opening(stretch, squash=squash)._each(sources, run, batch_size, exact)
-        )
+        return check.each(self._each(sources, run, batch_size, exact))
+
+    def summarised(self, layer: str, pixels: Tensor) -> Tensor:
+        """Features (B, D), not normalised, and a summary of a layer of the image tower, side by
+        side."""
+        network = self.network
+        if not isinstance(network, ImageNetwork):
+            self._no_images()
+        tap = f"image.{layer}"
+        features, taps = network.encode_image(pixels, [tap])
+        return torch.cat([features, summary(taps[tap])], dim=1)
 
     @checked
     def embed_images(
@@ -340,6 +364,13 @@ class Bundle:
         """The bias that is added to a scaled cosine before a sigmoid (SigLIP); 0 for other
         models."""
         return self.engine.bias
+
+
+def summary(tokens: Tensor) -> Tensor:
+    """Tokens (B, N, D), the class token first -> (B, 3 * D): it, and the mean and the standard
+    deviation of the others."""
+    patches = tokens[:, 1:]
+    return torch.cat([tokens[:, 0], patches.mean(dim=1), patches.std(dim=1)], dim=1)
 
 
 def as_texts(texts: str | Sequence[str]) -> list[str]:

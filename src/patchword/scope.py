@@ -78,18 +78,21 @@ class Boundary:
     """A perceptron with one hidden layer, trained to tell other images from those of the model's
     training.
 
-    weight (H, D), bias (H,): from unit vectors to the hidden units (ReLU)
+    weight (H, D), bias (H,): from unit vectors, or from what `layer` gives, to the hidden units
+           (ReLU)
     out    (H,): from there to the logit of another image
     limit  the logit above which an image counts as another
+    layer  of the image tower, whose summary (`Bundle.summarised`) is judged; "": the unit vectors
     """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     out: NDArray[np.float32]
     limit: float
+    layer: str = ""
 
     def novelty(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(N,) of unit vectors (N, D): the odds of another image, over those at the limit."""
+        """(N,) of vectors (N, D): the odds of another image, over those at the limit."""
         hidden = np.maximum(vectors.astype(np.float64) @ self.weight.T + self.bias, 0)
         return np.exp((hidden @ self.out - self.limit).clip(-50, 50))  # type: ignore[no-any-return]
 
@@ -105,7 +108,8 @@ class Scope:
     slots      words that can replace each other in a question, by the name of their kind
     substitutions  made in the words of an unknown question, in this order, before
     rewordings     say which known question it is
-    boundary       what tells other images from those of the domains
+    boundary what tells other images from those of the domains by their vectors
+    inner      what tells them better, by a layer in the middle, where that is known
     """
 
     knows: str
@@ -116,15 +120,27 @@ class Scope:
     substitutions: tuple[tuple[re.Pattern[str], str], ...] = ()
     rewordings: tuple[Rewording, ...] = ()
     boundary: Boundary | None = None
+    inner: Boundary | None = None
 
-    def novelty(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+    @property
+    def layer(self) -> str:
+        """The layer of the image tower that `inner` looks at; "" for none."""
+        return self.inner.layer if self.inner else ""
+
+    def novelty(
+        self, vectors: NDArray[np.floating], summaries: NDArray[np.floating] | None = None
+    ) -> NDArray[np.float64]:
         """How unlike the training images each unit vector (N, D) is, (N,): above 1 it is outside
         of every domain, or beyond the boundary. Of a domain it is the residual of its principal
-        components (Ndiour et al. 2020)."""
+        components (Ndiour et al. 2020).
+
+        summaries: (N, S) of `layer`; None where vectors are all that there is."""
         least: NDArray[np.float64] = np.min(
             [each.novelty(vectors) for each in self.domains], axis=0
         )
-        return least if self.boundary is None else np.maximum(least, self.boundary.novelty(vectors))
+        if self.inner and summaries is not None:
+            return np.maximum(least, self.inner.novelty(summaries))
+        return np.maximum(least, self.boundary.novelty(vectors)) if self.boundary else least
 
     def unknown(self, texts: Iterable[str]) -> list[str]:
         """The words that are in none of the training texts, each once, in order."""
@@ -243,6 +259,7 @@ class Check:
 
     def __init__(self, scope: Scope | None, name: str) -> None:
         self.scope, self.name = scope, name
+        self.outside = False  # whether the last image of `each` is
         self._novelty: deque[float] = deque()
 
     def texts(self, texts: Sequence[str]) -> None:
@@ -279,10 +296,21 @@ class Check:
             )
         return asked
 
-    def vectors(self, vectors: NDArray[np.floating]) -> None:
-        """Unit vectors (N, D) of the next images."""
+    @property
+    def layer(self) -> str:
+        """The layer whose summaries `vectors` needs; "" for none."""
+        return self.scope.layer if self.scope else ""
+
+    def vectors(
+        self, vectors: NDArray[np.floating], summaries: NDArray[np.floating] | None = None
+    ) -> None:
+        """Unit vectors (N, D) of the next images, and the summaries (N, S) of `layer`."""
         if self.scope is not None:
-            self._novelty.extend(self.scope.novelty(vectors).tolist())
+            self._novelty.extend(self.scope.novelty(vectors, summaries).tolist())
+
+    def judged(self, outside: bool) -> None:
+        """The next image, which another check has judged."""
+        self._novelty.append(2.0 if outside else 0.0)
 
     def each(self, found: Iterable[tuple[I, R | ImageError]]) -> Iterator[tuple[I, R | ImageError]]:
         """The same images and results; when the last was taken, or the iterator is closed, warn of
@@ -292,8 +320,8 @@ class Check:
         try:
             for image, result in found:
                 if self.scope is not None and not isinstance(result, ImageError):
-                    outside = self._novelty.popleft() > 1
-                    told.image(self.name, self.scope, _called(image), outside)
+                    self.outside = self._novelty.popleft() > 1
+                    told.image(self.name, self.scope, _called(image), self.outside)
                 yield image, result
         finally:
             if together is None:

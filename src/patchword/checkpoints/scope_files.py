@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -43,7 +44,8 @@ def read(folder: Path) -> Scope | None:
                 Rewording(re.compile(pattern), known, bool(opposite))
                 for pattern, known, opposite in stated.get("rewordings", ())
             ),
-            _boundary(vectors, stated["boundary"]) if "boundary" in stated else None,
+            _boundary(vectors, stated, "boundary"),
+            _boundary(vectors, stated, "inner"),
         )
     except (
         *(OSError, ValueError, KeyError, TypeError),
@@ -55,9 +57,14 @@ def read(folder: Path) -> Scope | None:
         ) from error
 
 
-def _boundary(vectors: Mapping[str, NDArray[np.float32]], limit: float) -> Boundary:
-    weight, bias, out = (vectors[f"boundary.{part}"] for part in ("weight", "bias", "out"))
-    return Boundary(weight, bias, out, float(limit))
+def _boundary(
+    vectors: Mapping[str, NDArray[np.float32]], stated: Mapping[str, Any], name: str
+) -> Boundary | None:
+    if name not in stated:
+        return None
+    weight, bias, out = (vectors[f"{name}.{part}"] for part in ("weight", "bias", "out"))
+    layer = str(stated["layer"]) if name == "inner" else ""
+    return Boundary(weight, bias, out, float(stated[name]), layer)
 
 
 def save(scope: Scope | None, folder: Path) -> None:
@@ -69,9 +76,12 @@ def save(scope: Scope | None, folder: Path) -> None:
     vectors = {}
     for domain in scope.domains:
         vectors[f"{domain.name}.mean"], vectors[f"{domain.name}.basis"] = domain.mean, domain.basis
-    if edge := scope.boundary:
-        parts = {"weight": edge.weight, "bias": edge.bias, "out": edge.out}
-        vectors |= {f"boundary.{name}": values for name, values in parts.items()}
+    limits: dict[str, float | str] = {}
+    for name, edge in (("boundary", scope.boundary), ("inner", scope.inner)):
+        if edge:
+            parts = {"weight": edge.weight, "bias": edge.bias, "out": edge.out}
+            vectors |= {f"{name}.{part}": values for part, values in parts.items()}
+            limits |= {name: edge.limit} | ({"layer": edge.layer} if edge.layer else {})
     with replacing(folder / VECTOR_FILE) as part:
         # Whose memory is in another order would be written as it lies there.
         rows = {name: np.ascontiguousarray(values) for name, values in vectors.items()}
@@ -79,7 +89,7 @@ def save(scope: Scope | None, folder: Path) -> None:
     stated = {
         "knows": scope.knows,
         "limits": {domain.name: domain.limit for domain in scope.domains},
-        **({"boundary": scope.boundary.limit} if scope.boundary else {}),
+        **limits,
         "words": sorted(scope.words),
         "questions": dict(sorted(scope.questions.items())),
         "slots": dict(sorted(scope.slots.items())),

@@ -110,7 +110,10 @@ def classify(
     if labels and not words:
         wrong("--labels names no label")
     if words and len(set(words)) == 1 and not multi_label and reject is None:
-        warn(f"one label is always sure: give others beside {words[0]!r}")
+        warn(
+            f"one label is always 100%, for probabilities of labels sum to one: give others beside "
+            f"{words[0]!r}, or --multi-label, which judges it by itself"
+        )
     check_save(save, pages=True)
     bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
     from patchword.tasks.classify import classify_each
@@ -336,10 +339,11 @@ def _save_matrices(
 
 def _save_scores(results: list[tuple[Source, list[Score]]], path: Path, bundle: Model) -> None:
     """The images with their labels as a picture or a page."""
+    from patchword.cli.language_tables import noted
     from patchword.show import html_page, plots
 
     photos = [bundle.opener(name, at_least=plots.TILE) for name, _ in results]
-    names = [Path(str(name)).name for name, _ in results]
+    names = [noted(name) for name, _ in results]
     bars = [[(score.label, score.probability) for score in scores] for _, scores in results]
     if path.suffix.lower() == ".html":
         items = [html_page.Card(p, n, bars=b) for p, n, b in zip(photos, names, bars, strict=True)]

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from patchword.evaluate import Answer, Classified, Evaluation, Options, Retrieved
 
 CLASSES = 40  # rows of the table of classes; what is more is in --json
+NAMED = 4  # labels that a hint names
 
 TaskOption = Annotated[
     list[str] | None,
@@ -122,16 +123,13 @@ def eval(
     with progress("images") as advance:
         run = Evaluation(bundle, options, advance)
         answers = answered(run, data, train, read_list(task, split=True) or None)
+    if not (template or labels):
+        _hint(answers)
     if as_json:
         for answer in answers:
             emit({"model": bundle.name, "fingerprint": bundle.fingerprint, **answer.record()})
     else:
         show(answers)
-    if not (template or labels) and any(answer.task == "zero-shot" for answer in answers):
-        notes().print(
-            "zero-shot read the classes' names as labels; sentences may do better: "
-            '--template "a photo of a {}", or --labels with a name for each'
-        )
     by_class = [answer for answer in answers if isinstance(answer, Classified)]
     if save and not by_class:
         notes().print("no picture: retrieval has no confusion matrix")
@@ -141,6 +139,18 @@ def eval(
         plots.save(confusion_picture(by_class), save)
         print_saved(save)
     finish(run.broken, sum(answer.images for answer in answers), as_json)
+
+
+def _hint(answers: Sequence[Answer]) -> None:
+    """Before the numbers of zero-shot classification by the classes' names: what was compared."""
+    for answer in answers:
+        if answer.task == "zero-shot":
+            names = ", ".join(answer.record()["labels"][:NAMED])
+            notes().print(
+                f"zero-shot took the folders' names for labels ({names}): words that say what is "
+                'on the photos do better, --labels "a name for each" or --template "a photo of a '
+                '{}"'
+            )
 
 
 def blend(

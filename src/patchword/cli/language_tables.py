@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchword.atomic_write import write
 from patchword.cli.output import print_saved, shortened, titled
+from patchword.scope import current
 from patchword.show.percent import share
 from patchword.show.terminal_table import table
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Titled = tuple[str, "NDArray[Any]"]  # a matrix of images and texts
 ITM = "probability of a match (ITM)"  # what one of them holds
 
+UNLIKE = "unlike the model's training: its answer says little"
 SHOWN_ANSWERS = 5  # of a ranking, in a table and a picture
 
 
@@ -109,7 +111,7 @@ def save_answers(
     pictures = []
     for name, found in results:
         rows = [(a.text, a.probability, _bars(a)) for a in found]
-        title = titled(bundle, Path(str(name)).name)
+        title = titled(bundle, noted(name))
         photo = bundle.opener(name, at_least=SIDE)
         pictures.append(answers_picture(photo, questions, rows, title))
     plots.save(side_by_side(pictures), path)
@@ -123,13 +125,13 @@ def save_captions(results: list[tuple[Source, Caption]], path: Path, bundle: Mod
     photos = [bundle.opener(name, at_least=plots.TILE) for name, _ in results]
     if path.suffix.lower() == ".html":
         cards = [
-            html_page.Card(photo, found.text, Path(str(name)).name)
+            html_page.Card(photo, found.text, noted(name))
             for photo, (name, found) in zip(photos, results, strict=True)
         ]
         write(path, html_page.page("Captions", titled(bundle), [html_page.cards(cards)]))
     else:
         tiles = [
-            plots.Tile(photo, f"{Path(str(name)).name}: {found.text}")
+            plots.Tile(photo, f"{Path(str(name)).name}: {found.text}", caveat(name))
             for photo, (name, found) in zip(photos, results, strict=True)
         ]
         plots.save(plots.panel(tiles, titled(bundle)), path)
@@ -139,6 +141,16 @@ def save_captions(results: list[tuple[Source, Caption]], path: Path, bundle: Mod
 def _bars(answer: Answer) -> list[tuple[str, float]]:
     """The best candidate answers with their probabilities."""
     return [(choice.text, choice.probability) for choice in answer.ranking[:SHOWN_ANSWERS]]
+
+
+def caveat(name: Source | Path) -> str:
+    """What a picture of an image says where it is unlike what the model was trained on."""
+    return UNLIKE if current().outside(str(name)) else ""
+
+
+def noted(name: Source) -> str:
+    """An image's name, with its caveat."""
+    return " · ".join(filter(None, [Path(str(name)).name, caveat(name)]))
 
 
 def _number(cosine: float) -> str:

@@ -151,7 +151,7 @@ class TableSource:
             if table.label is None:
                 named = "labels" in reads or not self._made
                 needs = "class names" if named else "captions or class names"
-                raise RecipeError(f"{table.where}: no column of {needs}; it has {self._columns}")
+                raise RecipeError(f"{table.where}: {_unclassed(table, needs)}")
             self.labels, self._numbers = table.classes()
         if "captions" in reads and table.caption is not None:
             self._require_texts(table.caption)
@@ -382,3 +382,14 @@ def _is_class(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
+
+
+def _unclassed(table: Table, needs: str) -> str:
+    """What is wrong with a table without classes: of a folder, how it should be laid out."""
+    if not Path(table.where).is_dir():
+        return f"no column of {needs}; it has {listed(table.columns or ())}"
+    return (
+        f"{len(table.rows)} images and no folders of classes; wanted is one folder per class, "
+        "PHOTOS/cat/1.jpg, PHOTOS/dog/2.jpg, ..., or a metadata.csv with a column of "
+        f"{needs}"
+    )

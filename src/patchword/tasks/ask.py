@@ -159,8 +159,7 @@ def ask_each(
     search = options or GenerationOptions(max_length=longest(model, MAX_LENGTH))
 
     def run(pixels: Tensor) -> Tensor:
-        tokens = network.image_tokens(pixels)
-        seen(check, network, tokens)
+        tokens = seen(check, network, pixels)
         written = network.answer(tokens, ids.repeat(len(pixels), 1), search)
         rows = packed(written.ids, written.log_probabilities)
         return torch.unflatten(rows, 0, (len(pixels), len(ids), -1))
@@ -234,8 +233,7 @@ def _ranked(
     _check_distinct(answers, given)
 
     def run(pixels: Tensor) -> Tensor:
-        tokens = network.image_tokens(pixels)
-        seen(check, network, tokens)
+        tokens = seen(check, network, pixels)
         ranked = network.rank(tokens, ids.repeat(len(pixels), 1), given, shortlist or 0)
         rows = torch.cat([ranked.chosen[..., None], ranked.log_probabilities], dim=-1)
         return torch.unflatten(rows, 0, (len(pixels), -1))

@@ -10,11 +10,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from patchword.bundle import Bundle, Vector
+from patchword.bundle import Bundle, Vector, summary
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.models.generate import GenerationOptions
 from patchword.models.protocols import Matcher, Writer
+from patchword.nn.taps import Taps
 from patchword.scope import Check
 from patchword.text.spacing import spaced
 
@@ -97,8 +98,7 @@ def caption_each(
     check.texts([prompt])
 
     def run(pixels: Tensor) -> Tensor:
-        tokens = network.image_tokens(pixels)
-        seen(check, network, tokens)
+        tokens = seen(check, network, pixels)
         written = network.write(tokens, start, search, pixels)
         rows = packed(written.ids, written.log_probabilities)
         return torch.unflatten(rows, 0, (len(pixels), -1))
@@ -110,10 +110,19 @@ def caption_each(
     )
 
 
-def seen(check: Check, network: object, tokens: Tensor) -> None:
-    """Give a check of the model's scope the images whose tokens (B, N, C) these are."""
+def seen(check: Check, network: Writer | Matcher, pixels: Tensor) -> Tensor:
+    """The tokens (B, N, C) of images (B, 3, H, W), which a check of the model's scope is given."""
+    tap = f"image.{check.layer}"
+    taps = Taps([tap] if check.layer else [])
+    tokens = network.image_tokens(pixels, taps)
     if check.scope is not None and isinstance(network, Matcher):
-        check.vectors(network.image_features(tokens).float().cpu().numpy())
+        summaries = _array(summary(taps.kept[tap])) if check.layer else None
+        check.vectors(_array(network.image_features(tokens)), summaries)
+    return tokens
+
+
+def _array(values: Tensor) -> Vector:
+    return values.float().cpu().numpy()
 
 
 def writer(model: Bundle) -> Writer:

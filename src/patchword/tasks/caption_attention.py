@@ -93,8 +93,7 @@ def caption_attention(
     check.texts([prompt])
     options = GenerationOptions(max_length=longest(model, MAX_LENGTH))
     with torch.inference_mode():
-        tokens = network.image_tokens(model.tensor(pixels)[None])
-        seen(check, network, tokens)
+        tokens = seen(check, network, model.tensor(pixels)[None])
         written = network.write(tokens, start, options)
         taps = network.read(tokens, written.ids, wanted)
     rows = packed(written.ids, written.log_probabilities).cpu().numpy()

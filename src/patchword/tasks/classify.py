@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,12 @@ class Score:
     label: str
     probability: float
     box: Box | None = field(default=None, repr=False)
+
+
+class Scorer(Protocol):
+    """What `scorer` gives."""
+
+    def __call__(self, row: Vector, outside: bool | None = None) -> list[Score]: ...
 
 
 def classify(
@@ -75,8 +82,12 @@ def classify_each(
     if labels is None:
         return _own_labels(model, images)
     score = scorer(model, labels, templates, multi_label, reject)
-    found = model.embed_each(images)
-    return ((image, row if isinstance(row, ImageError) else score(row)) for image, row in found)
+    check = Check(model.scope, model.name)
+    found = model.embed_checked(check, images)
+    return (
+        (image, row if isinstance(row, ImageError) else score(row, check.outside))
+        for image, row in found
+    )
 
 
 def scorer(
@@ -85,8 +96,9 @@ def scorer(
     templates: str | Sequence[str] | None = None,
     multi_label: bool = False,
     reject: float | None = None,
-) -> Callable[[Vector], list[Score]]:
-    """The function from an image's unit vector (D,) to its scores; see `classify`."""
+) -> Scorer:
+    """The function to an image's scores from its unit vector (D,), and from whether it is unlike
+    what the model was trained on, which is else told by the vector; see `classify`."""
     labels = _checked(labels)
     sentences = named(templates)
     if bad := [sentence for sentence in sentences if "{}" not in sentence]:
@@ -98,10 +110,10 @@ def scorer(
     alone = multi_label or reject is not None
     probability = _alone(model, sentences) if alone else None
 
-    def score(row: Vector) -> list[Score]:
+    def score(row: Vector, outside: bool | None = None) -> list[Score]:
         cosines = features @ row
         single = probability(row, cosines) if probability is not None else None
-        if reject is not None and _outside(model, row):
+        if reject is not None and (_outside(model, row) if outside is None else outside):
             single = np.zeros_like(cosines)
         chosen = _softmax(model.scale * cosines) if single is None else single
         scores = _ranked(labels, chosen)

@@ -105,8 +105,7 @@ def match_each(
         words = torch.from_numpy(model.embed_rows(rows)).to(model.device)  # (T, D)
 
     def run(pixels: Tensor) -> Tensor:
-        tokens = network.image_tokens(pixels)
-        seen(check, network, tokens)
+        tokens = seen(check, network, pixels)
         out = torch.empty(len(pixels), len(texts), device=pixels.device)
         cosines = torch.full_like(out, float("nan"))
         if words is not None:

@@ -86,7 +86,9 @@ def classify_tiled(
     alone = multi_label or reject is not None
 
     def run(shown: Bundle, parts: list[ImageLike]) -> list[list[Score]]:
-        return [score(row) for row in shown.embed_images(parts)]
+        check = Check(shown.scope, shown.name)
+        found = shown.embed_checked(check, parts)
+        return [score(row, check.outside) for row in _good(found)]
 
     def join(
         answers: Sequence[list[Score]], boxes: Sequence[Box], known: Sequence[bool]
@@ -207,12 +209,14 @@ def _yes(answer: Answer) -> float:
 
 def _all(found: Iterable[tuple[ImageLike, R | ImageError]]) -> list[R]:
     """Results alone. Raises the ImageError of the first that has none."""
-    results = []
+    return list(_good(found))
+
+
+def _good(found: Iterable[tuple[ImageLike, R | ImageError]]) -> Iterator[R]:
     for _, result in found:
         if isinstance(result, ImageError):
             raise result
-        results.append(result)
-    return results
+        yield result
 
 
 def _each(
@@ -255,9 +259,10 @@ def _known(model: Bundle, check: Check, pixels: list[ImageLike]) -> list[bool]:
     checked, and tiles inside its scope."""
     if model.scope is None:
         return [True] * len(pixels)
-    rows = model.embed_images(pixels)
-    check.vectors(rows[:1])
-    return [True, *(model.scope.novelty(rows[1:]) <= 1).tolist()]
+    views = Check(model.scope, model.name)
+    inside = [not views.outside for _ in _good(model.embed_checked(views, pixels))]
+    check.judged(not inside[0])
+    return [True, *inside[1:]]
 
 
 @contextmanager

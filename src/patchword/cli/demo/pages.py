@@ -15,8 +15,10 @@ from patchword import atomic_write, images
 from patchword.cli.demo.findings import Answer, Findings
 from patchword.cli.embed_classify_similarity import scores_table
 from patchword.cli.heatmap import measure
+from patchword.cli.language_tables import caveat
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
 from patchword.cli.program import command, near
+from patchword.scope import current
 from patchword.show import html_page, plots
 from patchword.show.colours import shade
 from patchword.show.percent import matched
@@ -115,6 +117,7 @@ def write(found: Findings, model: Model, path: Path) -> None:
         f"{found.count} pictures, the model “{model.name}” ({parameters:.1f} million parameters, "
         f"{model.device}). Made by patchword demo; every number is the model's own."
     )
+    intro = " ".join([intro, *(f"Beware: {said}." for said in current().sentences())])
     sections = [where_section(found), search_section(found, model)]
     if found.descriptions:
         sections.append(words_section(found))
@@ -145,7 +148,11 @@ def classes_section(found: Findings, model: Model) -> str:
             html_page.Card(
                 photo(answer.path),
                 answer.scores[0].label,
-                "" if answer.truth in (None, answer.scores[0].label) else f"it is: {answer.truth}",
+                (
+                    caveat(answer.path)
+                    if answer.truth in (None, answer.scores[0].label)
+                    else f"it is: {answer.truth}"
+                ),
                 [(score.label, score.probability) for score in answer.scores[:3]],
                 "" if answer.truth is None else "right" if answer.right else "wrong",
             )
@@ -181,7 +188,11 @@ def words_section(found: Findings) -> str:
         html_page.Card(
             photo(found.root / each.name),
             each.caption or Path(each.name).name,
-            Path(each.name).name if each.caption else "",
+            " · ".join(
+                filter(
+                    None, [each.caption and Path(each.name).name, caveat(found.root / each.name)]
+                )
+            ),
             each.matches,
             answers=each.answers,
         )
