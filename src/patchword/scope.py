@@ -321,7 +321,9 @@ class Check:
             for image, result in found:
                 if self.scope is not None and not isinstance(result, ImageError):
                     self.outside = self._novelty.popleft() > 1
-                    told.image(self.name, self.scope, _called(image), self.outside)
+                    name = _called(image)
+                    if name or together is None:  # what a command shows without one is a part
+                        told.image(self.name, self.scope, name, self.outside)
                 yield image, result
         finally:
             if together is None:
