@@ -5,12 +5,12 @@
 
 The domains are generated scenes and the clothing photos: each a mean and the K main directions of
 the unit vectors of training images. A domain's limit is a quantile of held-out images: 99% of new
-scenes, and of every second validation photo. Two boundaries are
-trained to tell both from others (outlier exposure, Hendrycks et al. 2019), whole and in random
-crops: one of vectors, for where there is nothing else, from plain drawings and every second photo
-of --halves; and one of a layer in the middle, also from all of --others, and from --cut-outs,
-things on a transparent ground, pasted on those. Of the same validation photos 88% and 90% are
-inside. Prints how many of what neither was fitted on, and of any --outside folders, lie outside.
+scenes, and of every second validation photo. Two boundaries are trained to tell both from others
+(outlier exposure, Hendrycks et al. 2019), whole and in random crops: one of vectors, for where
+there is nothing else, from plain drawings and every second photo of --halves; and one of a layer in
+the middle, also from all of --others, and from --cut-outs, things on a transparent ground, pasted
+on those; `tools/scope_photos.py` gets both. Of the same validation photos 88% and 90% are inside.
+Prints how many of what neither was fitted on, and of any --outside folders, lie outside.
 """
 
 import argparse

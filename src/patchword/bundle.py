@@ -239,7 +239,7 @@ class Bundle:
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         """As `embed_each`, by a check that then says of each image whether it is outside."""
         engine = self.engine
-        layer = check.layer if isinstance(engine, TorchEngine) else ""
+        layer = check.layer if engine.name == "torch" else ""  # others give vectors alone
 
         def run(pixels: list[Levels]) -> Vector:
             if not layer:
@@ -399,6 +399,8 @@ def make(
     pixels = Preprocess(config.preprocess)
     engine = TorchEngine(network, pixels.levels, own_shapes=config.preprocess.resize == "patches")
     digest = fingerprint(network, config, tokenizer)
+    if scope is not None:
+        scope = scope.rounded(torch.finfo(engine.dtype).eps)
     return Bundle(engine, pixels, tokenizer, config, digest, name, options or {}, scope)
 
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -38,19 +38,21 @@ class Domain:
     basis  (K, D), orthonormal: the K main directions in which they vary
     limit  the share of a vector's squared distance from the mean that lies outside the subspace,
            above which an image counts as another kind
+    noise  the squared length of what rounding takes out of the subspace, which does not count
     """
 
     name: str
     mean: NDArray[np.float32]
     basis: NDArray[np.float32]
     limit: float
+    noise: float = 0.0
 
     def novelty(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
         """(N,) of unit vectors (N, D): that share over the limit."""
         away = vectors.astype(np.float64) - self.mean
         inside = np.square(away @ self.basis.astype(np.float64).T).sum(axis=1)
-        whole = np.square(away).sum(axis=1)
-        return (1 - inside / np.maximum(whole, 1e-12)) / self.limit  # type: ignore[no-any-return]
+        whole = np.maximum(np.square(away).sum(axis=1), 1e-12)
+        return (1 - (inside + self.noise) / whole) / self.limit  # type: ignore[no-any-return]
 
 
 class Rewording(NamedTuple):
@@ -141,6 +143,13 @@ class Scope:
         if self.inner and summaries is not None:
             return np.maximum(least, self.inner.novelty(summaries))
         return np.maximum(least, self.boundary.novelty(vectors)) if self.boundary else least
+
+    def rounded(self, epsilon: float) -> Scope:
+        """The same for vectors of a network whose numbers have this relative spacing. The last
+        layer's weights and what it gives are each rounded by half of it at most, so its square is
+        more than what leaves the subspace of a domain by that: 2e-6 of 6e-5 in bfloat16."""
+        domains = tuple(replace(domain, noise=epsilon**2) for domain in self.domains)
+        return replace(self, domains=domains)
 
     def unknown(self, texts: Iterable[str]) -> list[str]:
         """The words that are in none of the training texts, each once, in order."""
