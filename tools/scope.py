@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw
 from sklearn.neural_network import MLPClassifier
 
 import patchword
-from patchword.bundle import unit
+from patchword.bundle import summarised, unit
 from patchword.checkpoints import EMBEDDED, scope_files
 from patchword.errors import ImageError
 from patchword.images import ImageLike
@@ -163,7 +163,7 @@ class Seen(NamedTuple):
 
 def embed(model: patchword.Model, images: Sequence[ImageLike]) -> Seen:
     """Those that can be opened."""
-    each = model.run_each(images, partial(model.summarised, LAYER))
+    each = model.run_each(images, partial(summarised, model, LAYER))
     rows = np.stack([row for _, row in each if not isinstance(row, ImageError)])
     return Seen(unit(rows[:, : model.dim]), rows[:, model.dim :])
 

@@ -228,39 +228,8 @@ class Bundle:
         """Each image in order with its unit vector (D,), or the ImageError that it raised. stretch,
         squash: see `opening`."""
         check = Check(self.scope, self.name)
-        return self.opening(stretch, squash=squash).embed_checked(check, sources, batch_size, exact)
-
-    def embed_checked(
-        self,
-        check: Check,
-        sources: ImageLike | Iterable[ImageLike],
-        batch_size: int = 32,
-        exact: bool = False,
-    ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-        """As `embed_each`, by a check that then says of each image whether it is outside."""
-        engine = self.engine
-        layer = check.layer if engine.name == "torch" else ""  # others give vectors alone
-
-        def run(pixels: list[Levels]) -> Vector:
-            if not layer:
-                rows, summaries = unit(engine.encode_image(pixels)), None
-            else:
-                both = self._torch().run(partial(self.summarised, layer), pixels)
-                rows, summaries = unit(both[:, : self.dim]), both[:, self.dim :]
-            check.vectors(rows, summaries)
-            return rows
-
-        return check.each(self._each(sources, run, batch_size, exact))
-
-    def summarised(self, layer: str, pixels: Tensor) -> Tensor:
-        """Features (B, D), not normalised, and a summary of a layer of the image tower, side by
-        side."""
-        network = self.network
-        if not isinstance(network, ImageNetwork):
-            self._no_images()
-        tap = f"image.{layer}"
-        features, taps = network.encode_image(pixels, [tap])
-        return torch.cat([features, summary(taps[tap])], dim=1)
+        shown = self.opening(stretch, squash=squash)
+        return embed_checked(shown, check, sources, batch_size, exact)
 
     @checked
     def embed_images(
@@ -364,6 +333,39 @@ class Bundle:
         """The bias that is added to a scaled cosine before a sigmoid (SigLIP); 0 for other
         models."""
         return self.engine.bias
+
+
+def embed_checked(
+    model: Bundle,
+    check: Check,
+    sources: ImageLike | Iterable[ImageLike],
+    batch_size: int = 32,
+    exact: bool = False,
+) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
+    """As `Bundle.embed_each`, by a check that then says of each image whether it is outside."""
+    layer = check.layer if model.engine.name == "torch" else ""  # others give vectors alone
+
+    def embed(pixels: list[Levels]) -> Vector:
+        if not layer:
+            rows, summaries = unit(model.engine.encode_image(pixels)), None
+        else:
+            both = model._torch().run(partial(summarised, model, layer), pixels)
+            rows, summaries = unit(both[:, : model.dim]), both[:, model.dim :]
+        check.vectors(rows, summaries)
+        return rows
+
+    return check.each(model._each(sources, embed, batch_size, exact))
+
+
+def summarised(model: Bundle, layer: str, pixels: Tensor) -> Tensor:
+    """Features (B, D), not normalised, and a summary of a layer of the image tower, side by
+    side."""
+    network = model.network
+    if not isinstance(network, ImageNetwork):
+        model._no_images()
+    tap = f"image.{layer}"
+    features, taps = network.encode_image(pixels, [tap])
+    return torch.cat([features, summary(taps[tap])], dim=1)
 
 
 def summary(tokens: Tensor) -> Tensor:

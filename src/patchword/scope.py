@@ -84,7 +84,7 @@ class Boundary:
            (ReLU)
     out    (H,): from there to the logit of another image
     limit  the logit above which an image counts as another
-    layer  of the image tower, whose summary (`Bundle.summarised`) is judged; "": the unit vectors
+    layer  of the image tower, whose summary (`bundle.summarised`) is judged; "": the unit vectors
     """
 
     weight: NDArray[np.float32]

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.bundle import Bundle, Vector, as_texts
+from patchword.bundle import Bundle, Vector, as_texts, embed_checked
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.views import Box
@@ -83,7 +83,7 @@ def classify_each(
         return _own_labels(model, images)
     score = scorer(model, labels, templates, multi_label, reject)
     check = Check(model.scope, model.name)
-    found = model.embed_checked(check, images)
+    found = embed_checked(model, check, images)
     return (
         (image, row if isinstance(row, ImageError) else score(row, check.outside))
         for image, row in found

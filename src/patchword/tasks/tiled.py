@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from patchword.bundle import Bundle, as_texts
+from patchword.bundle import Bundle, as_texts, embed_checked
 from patchword.errors import (
     ImageError,
     LongTextWarning,
@@ -87,7 +87,7 @@ def classify_tiled(
 
     def run(shown: Bundle, parts: list[ImageLike]) -> list[list[Score]]:
         check = Check(shown.scope, shown.name)
-        found = shown.embed_checked(check, parts)
+        found = embed_checked(shown, check, parts)
         return [score(row, check.outside) for row in _good(found)]
 
     def join(
@@ -260,7 +260,7 @@ def _known(model: Bundle, check: Check, pixels: list[ImageLike]) -> list[bool]:
     if model.scope is None:
         return [True] * len(pixels)
     views = Check(model.scope, model.name)
-    inside = [not views.outside for _ in _good(model.embed_checked(views, pixels))]
+    inside = [not views.outside for _ in _good(embed_checked(model, views, pixels))]
     check.judged(not inside[0])
     return [True, *inside[1:]]
 
