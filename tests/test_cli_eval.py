@@ -199,5 +199,5 @@ def test_blend_of_other_shapes_names_what_differs(run: Run, pair: tuple[str, str
     ran = run("blend", pair[0], "resnet", "-o", "out")
     assert ran.code == 2
     assert "cannot be blended" in ran.err
-    assert "vision.kind is vit and resnet" in ran.err
+    assert "their image towers are a ViT and a ResNet" in ran.err
     assert not Path("out").exists()

@@ -176,4 +176,4 @@ def test_a_model_that_reads_no_text(
     vit = checkpoints.save(make(network, config, None, "tiny vit"), tmp_path / "vit")
     assert demo("--photos", photos, "-l", "dog,cat", "-m", vit) == 2
     assert "has an image tower only" in capsys.readouterr().err
-    assert list(Path("demo-report").iterdir()) == []
+    assert not Path("demo-report").exists()

@@ -58,7 +58,8 @@ def classify(
     reject       "none of these" comes first when even the best label is less probable than this,
                  each scored by itself as above; those are then the probabilities that are given.
                  For an image unlike all that the model was trained on (`Scope.novelty`) they
-                 are 0
+                 are 0. Labels that are like each other may all be near 1, for each is compared
+                 with a sentence without one and not with the others; their order holds
 
     Raises the ImageError of the first image that cannot be opened; `classify_each` never stops.
     """
