@@ -33,7 +33,8 @@ SCRATCH = SAMPLES / "wafers" / "scratch-1.jpg"
 COMMANDS = [
     *("classify", "embed", "similarity", "heatmap", "segment", "locate"),
     *("attention", "caption", "ask", "match", "inspect"),
-    *("index", "search", "train", "eval", "blend", "eval inspect", "eval segment", "capfilt"),
+    *("index", "search", "dedupe", "explore", "tag", "serve", "mcp"),
+    *("train", "eval", "blend", "eval inspect", "eval segment", "capfilt"),
     *("info", "models", "receipt", "verify", "demo"),
 ]
 

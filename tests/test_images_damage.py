@@ -60,7 +60,7 @@ def test_unusable_paths(tmp_path):
     os.mkfifo(pipe)
     for path, reason in [
         (tmp_path / "missing.png", "no such file"),
-        (tmp_path, "a directory"),
+        (tmp_path, "not one image, but maybe several: patchword.find_images lists them"),
         (pipe, "not a regular file"),
         ("nul\0.png", "null byte"),
         ("x" * 5000, "too long"),

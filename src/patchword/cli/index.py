@@ -132,10 +132,10 @@ def index(
         bool,
         typer.Option("--repair", help="Keep what is whole of a damaged index, and drop the rest."),
     ] = False,
-    thumbnails: Annotated[
+    no_thumbnails: Annotated[
         bool,
-        typer.Option(" /--no-thumbnails", help="Store no small JPEG of each image, for pages."),
-    ] = True,
+        typer.Option("--no-thumbnails", help="Store no small JPEG of each image, for pages."),
+    ] = False,
     stretch: StretchOption = False,
     squash: SquashOption = False,
     max_pixels: MaxPixelsOption = None,
@@ -174,7 +174,7 @@ def index(
     bundle = None
     if names or vectors or labels:
         bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
-    done = _stored(store, names, vectors, paths_file, bundle, How(thumbnails, retry, reindex))
+    done = _stored(store, names, vectors, paths_file, bundle, How(not no_thumbnails, retry, reindex))
     for table in metadata or ():
         add_metadata(store, table)
     failed = done.failed
@@ -194,7 +194,7 @@ def index(
     if watch and bundle:
         for error in failed:
             complain(str(error))
-        _watch(store, into, names, bundle, thumbnails)
+        _watch(store, into, names, bundle, not no_thumbnails)
     finish(failed, sum(done.counts.values()) - done.counts["not_retried"])
     if done.counts["not_retried"]:
         raise typer.Exit(1)

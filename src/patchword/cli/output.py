@@ -26,7 +26,6 @@ from patchword.errors import (
     SkippedFilesWarning,
     UnseenWarning,
 )
-from patchword.scope import current as outside
 from patchword.unseen import current as sights
 
 if TYPE_CHECKING:
@@ -121,7 +120,9 @@ def emit(record: dict[str, Any]) -> None:
     file name can break it."""
     table = rows.get()
     record |= sights().record(str(record.get("image")))
-    if outside().outside(str(record.get("image", record.get("path")))):
+    from patchword.scope import current  # with NumPy, which --help does without
+
+    if current().outside(str(record.get("image", record.get("path")))):
         record["outside"] = True
     with readers():
         if table:
