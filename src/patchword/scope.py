@@ -15,12 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from patchword.errors import ImageError, ScopeWarning
+
+if TYPE_CHECKING:  # commands import this, and --help does without NumPy
+    import numpy as np
+    from numpy.typing import NDArray
 
 SHOWN = 3  # items that a warning names
 WORD = re.compile(r"[^\W_]+")
@@ -49,6 +50,8 @@ class Domain:
 
     def novelty(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
         """(N,) of unit vectors (N, D): that share over the limit."""
+        import numpy as np
+
         away = vectors.astype(np.float64) - self.mean
         inside = np.square(away @ self.basis.astype(np.float64).T).sum(axis=1)
         whole = np.maximum(np.square(away).sum(axis=1), 1e-12)
@@ -95,6 +98,8 @@ class Boundary:
 
     def novelty(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
         """(N,) of vectors (N, D): the odds of another image, over those at the limit."""
+        import numpy as np
+
         hidden = np.maximum(vectors.astype(np.float64) @ self.weight.T + self.bias, 0)
         return np.exp((hidden @ self.out - self.limit).clip(-50, 50))  # type: ignore[no-any-return]
 
@@ -137,6 +142,8 @@ class Scope:
         components (Ndiour et al. 2020).
 
         summaries: (N, S) of `layer`; None where vectors are all that there is."""
+        import numpy as np
+
         least: NDArray[np.float64] = np.min(
             [each.novelty(vectors) for each in self.domains], axis=0
         )

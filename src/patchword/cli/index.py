@@ -174,7 +174,8 @@ def index(
     bundle = None
     if names or vectors or labels:
         bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
-    done = _stored(store, names, vectors, paths_file, bundle, How(not no_thumbnails, retry, reindex))
+    how = How(not no_thumbnails, retry, reindex)
+    done = _stored(store, names, vectors, paths_file, bundle, how)
     for table in metadata or ():
         add_metadata(store, table)
     failed = done.failed

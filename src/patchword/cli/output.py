@@ -26,6 +26,7 @@ from patchword.errors import (
     SkippedFilesWarning,
     UnseenWarning,
 )
+from patchword.scope import current as outside
 from patchword.unseen import current as sights
 
 if TYPE_CHECKING:
@@ -120,9 +121,7 @@ def emit(record: dict[str, Any]) -> None:
     file name can break it."""
     table = rows.get()
     record |= sights().record(str(record.get("image")))
-    from patchword.scope import current  # with NumPy, which --help does without
-
-    if current().outside(str(record.get("image", record.get("path")))):
+    if outside().outside(str(record.get("image", record.get("path")))):
         record["outside"] = True
     with readers():
         if table:
