@@ -147,9 +147,9 @@ def test_what_people_type_from_habit_is_answered(
 
 def test_what_may_be_meant_otherwise_is_said(run: Run, place: Path) -> None:  # noqa: F811
     found = run("classify", RING, "-l", "hat")
-    assert "warning: one label is always sure" in found.err
+    assert "warning: one label is always 100%" in found.err
     assert "100.0%" in found.out
-    assert "always sure" not in run("classify", RING, "-l", "hat", "--multi-label").err
+    assert "always 100%" not in run("classify", RING, "-l", "hat", "--multi-label").err
     (place / "tags.txt").write_text("#hat\n#shoe\n")
     found = run("classify", RING, "-l", "@tags.txt", "--json")
     assert "'#hat' is taken as a text" in found.err
