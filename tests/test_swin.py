@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from patchword import checkpoints, images
-from patchword.bundle import Bundle, fingerprint
+from patchword.bundle import Bundle
 from patchword.config import ModelConfig, PreprocessConfig, SwinConfig
 from patchword.errors import ConfigError, UnsupportedError
+from patchword.fingerprint import fingerprint
 from patchword.show.config_summary import vision_summary
 from patchword.tasks.attention import attention
 from patchword.variants import VARIANTS

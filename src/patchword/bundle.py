@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from patchword.config import ModelConfig, to_dict
+from patchword.config import ModelConfig
 from patchword.engines.protocol import Engine
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ImageError, TokenizerError, UnsupportedError
+from patchword.fingerprint import fingerprint
 from patchword.images import ImageLike, Opener
 from patchword.images.ahead import ahead
 from patchword.images.one_or_many import as_images
@@ -38,8 +36,6 @@ DECODERS = min(max(os.cpu_count() or 1, 4), 16)
 AS_THEY_ARE = Opener()  # how images are opened by default
 # Suffixes of the fingerprint of a model that opens its images otherwise, by the option's name.
 MARKS = {"stretch": "-stretched", "squash": "-squashed", "exact": "-exact"}
-DENSE_HEAD = "dense_head."  # before the names of a network's tensors of a head for maps
-FINGERPRINT = "2"  # which version of what is hashed: "2-" and 16 digits; in the first, digits alone
 
 Vector = NDArray[np.float32]
 Levels = NDArray[np.uint8]  # (3, S, S)
@@ -227,9 +223,8 @@ class Bundle:
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         """Each image in order with its unit vector (D,), or the ImageError that it raised. stretch,
         squash: see `opening`."""
-        check = Check(self.scope, self.name)
         shown = self.opening(stretch, squash=squash)
-        return embed_checked(shown, check, sources, batch_size, exact)
+        return embed_checked(shown, Check(self.scope, self.name), sources, batch_size, exact)
 
     @checked
     def embed_images(
@@ -376,8 +371,7 @@ def summary(tokens: Tensor) -> Tensor:
 
 
 def as_texts(texts: str | Sequence[str]) -> list[str]:
-    """Texts as a list; a single one becomes a list of one. Raises UnsupportedError for what is not
-    a text, by its number."""
+    """Texts as a list, one as a list of one. Raises UnsupportedError for what is no text."""
     return text_list(texts)
 
 
@@ -404,40 +398,3 @@ def make(
     if scope is not None:
         scope = scope.rounded(torch.finfo(engine.dtype).eps)
     return Bundle(engine, pixels, tokenizer, config, digest, name, options or {}, scope)
-
-
-def converted(model: Bundle, device: torch.device, dtype: torch.dtype) -> Bundle:
-    """A copy of a bundle on that device, its weights of that type. Raises UnsupportedError for one
-    that torch does not run."""
-    network = copy.deepcopy(model.network).to(device=device, dtype=dtype)
-    options = {name: value for name, value in model.options.items() if name != "dtype"}
-    if dtype != torch.float32:
-        options["dtype"] = str(dtype).removeprefix("torch.")
-    bundle = make(network, model.config, model.tokenizer, model.name, options, model.scope)
-    opener = model.opener
-    squashed = bool(options.get("squash"))
-    return bundle.opening(opener.stretch, opener.max_pixels, opener.urls, squashed, opener.exact)
-
-
-def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:
-    """A hash of everything that determines a model's vectors: weights and their type, architecture,
-    preprocessing, tokenizer. Its name, its files, the names of its classes, and a head for maps do
-    not count."""
-    values = to_dict(config)
-    for name in ("assumed", "read_from", "source", "labels", "dense_head"):
-        del values[name]
-    if config.preprocess.resize != "patches":  # these two mean nothing then
-        del values["preprocess"]["max_patches"], values["preprocess"]["patch_size"]
-    if config.preprocess.resize != "contain":  # nor does this
-        del values["preprocess"]["fill"]
-    if not (values["vision"] or {}).get("stage_heads", True):  # as it was without this field
-        del values["vision"]["stage_heads"]
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
-    if tokenizer:
-        digest.update((tokenizer.to_json() + tokenizer.cleaning).encode())
-    for name, value in sorted(network.state_dict().items()):
-        if name.startswith(DENSE_HEAD):
-            continue
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
-    return f"{FINGERPRINT}-{digest.hexdigest()[:16]}"

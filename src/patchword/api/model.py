@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from patchword import checkpoints
+from patchword.api.conversion import converted
 from patchword.api.language import Language
 from patchword.api.places import Places
-from patchword.bundle import Bundle, Vector, converted
+from patchword.bundle import Bundle, Vector
 from patchword.engines.device import DTYPES, as_device, as_dtype
 from patchword.errors import UnsupportedError
 from patchword.images.one_or_many import Images

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from patchword.bundle import DENSE_HEAD, Bundle, make
+from patchword.bundle import Bundle, make
 from patchword.config import to_dict
 from patchword.errors import UnsupportedError
+from patchword.fingerprint import DENSE_HEAD
 
 # Fields about the origin of a config, or that follow from weights; no part of the architecture. A
 # head for maps is left out where it is not of both.
