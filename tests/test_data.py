@@ -138,7 +138,7 @@ def test_images_alone(folder: Path) -> None:
     assert (len(source), source.labels) == (4, ())
     sample = source.sample(0, rng())
     assert (sample.caption, sample.label, sample.caption_facts) == ("", -1, frozenset())
-    with pytest.raises(RecipeError, match=r"no column of captions or class names; it has image"):
+    with pytest.raises(RecipeError, match=r"4 images and no folders of classes; .*of captions or"):
         opened("folder", flat, ("captions",))
 
 
