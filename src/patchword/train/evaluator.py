@@ -124,7 +124,7 @@ class _Stub(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, taps: Sequence[str] = ()) -> Tensor:
         raise _ReachedError
 
     encode_image = encode_text = forward
