@@ -199,6 +199,16 @@ def test_searches_see_what_others_commit(
     assert table.stats()["fragment_stats"]["num_fragments"] == 1
 
 
+def test_one_that_comes_too_late_to_make_the_table_uses_it(tmp_path: Path) -> None:
+    """Also where the other has added columns by then."""
+    first, second = (Store(str(tmp_path / "store")) for _ in range(2))
+    assert not second.open()
+    first.create(8, {"model": "a"})
+    first.do(lambda table: table.add_columns({"price": "1.5"}))
+    second.create(8, {"model": "b"})
+    assert second.described()["model"] == "a"
+
+
 def test_two_that_put_the_same_file_at_once_put_it_once(tmp_path: Path) -> None:
     stores = [Store(str(tmp_path / "store")) for _ in range(2)]
     stores[0].create(8, {})

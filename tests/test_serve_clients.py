@@ -141,6 +141,9 @@ def test_openai_chat(client: openai.OpenAI) -> None:
 
 def test_openai_models_and_keys(client: openai.OpenAI, address: str) -> None:
     assert [model.id for model in client.models.list()] == ["demo", "demo-blip"]
+    assert client.models.retrieve("demo").id == "demo"
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
+        client.models.retrieve("gpt")
     with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
         client.embeddings.create(model="gpt", input="x")
     other = openai.OpenAI(base_url=f"{address}/v1", api_key="wrong", max_retries=0)

@@ -14,6 +14,7 @@ from patchword import UnseenWarning
 from patchword.config import PreprocessConfig
 from patchword.images.preprocess import Preprocess, whole
 from patchword.scenes import scene
+from patchword.scope import together as scopes
 from patchword.unseen import Sight, together
 
 SHAPES = ((96, 96), (100, 131), (30, 300), (300, 30), (777, 500), (64, 64))
@@ -186,3 +187,21 @@ def test_commands(
         "image",
         "scores",
     }  # three wafers are unlike one
+
+
+def test_a_link_to_a_photo_is_that_photo(tmp_path: Path) -> None:
+    """An index knows files by where they are, commands as they were named."""
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (300, 100)).save(photo)
+    (tmp_path / "link.png").symlink_to(photo)
+    model = patchword.load("demo")
+
+    def twice() -> None:
+        with scopes(), together():
+            model.embed_images([photo])
+            model.embed_images([tmp_path / "link.png"])
+
+    with pytest.warns() as told:
+        twice()
+    said = [str(one.message) for one in told]
+    assert [one.split(" ")[:3] for one in said] == [["the", "photo", "is"], ["1", "of", "1"]]

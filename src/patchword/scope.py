@@ -192,20 +192,26 @@ class Scope:
         return self.questions[near[0]]
 
 
+def same(name: str) -> str:
+    """What the names of one file have in common, also of a link to it."""
+    return os.path.realpath(name) if os.path.lexists(name) else name
+
+
 class Told:
     """What one task, or many that are told together, found outside the scopes of models: each image
     once, by its name, and each remark on texts once."""
 
     def __init__(self) -> None:
         self._scopes: dict[str, Scope] = {}
-        self._images: dict[str, dict[str, bool]] = {}
+        self._images: dict[str, dict[str, tuple[str, bool]]] = {}  # by model and file
         self._texts: set[str] = set()
 
     def image(self, model: str, scope: Scope, name: str, outside: bool) -> None:
         """An image that a model was shown; an empty name is one without."""
         self._scopes[model] = scope
         images = self._images.setdefault(model, {})
-        images[name or f"image {len(images) + 1}"] = outside
+        name = name or f"image {len(images) + 1}"
+        images[same(name)] = (name, outside)
 
     def text(self, scope: Scope, what: str) -> None:
         """Say of a text what is outside, unless that was said."""
@@ -215,7 +221,8 @@ class Told:
 
     def outside(self, name: str) -> bool:
         """True if an image of this name is unlike the training of a model that was shown it."""
-        return any(images.get(name, False) for images in self._images.values())
+        key = same(name)
+        return any(key in images and images[key][1] for images in self._images.values())
 
     def sentences(self) -> list[str]:
         """What `tell` says, without the advice."""
@@ -228,7 +235,7 @@ class Told:
 
     def _unlike(self) -> Iterator[tuple[str, Scope]]:
         for model, images in self._images.items():
-            if outside := [name for name, is_outside in images.items() if is_outside]:
+            if outside := [name for name, is_outside in images.values() if is_outside]:
                 verb = "looks" if len(outside) == 1 else "look"
                 yield (
                     f"{len(outside)} of {len(images)} images {verb} unlike what {model} was "

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from patchword.errors import UnseenWarning
+from patchword.scope import same
 
 if TYPE_CHECKING:
     from patchword.images.preprocess import Geometry
@@ -84,11 +85,11 @@ class Sights:
     def note(self, sight: Sight) -> None:
         """A photo that was shown to a network."""
         name = sight.name or f"image {len(self._of) + 1}"
-        self._of[name] = replace(sight, name=name)
+        self._of[same(name)] = replace(sight, name=name)
 
     def record(self, name: str) -> dict[str, float]:
         """Of a photo "cropped" and "scale" where they are told."""
-        sight = self._of.get(name)
+        sight = self._of.get(same(name))
         if sight is None:
             return {}
         cropped = {"cropped": sight.cropped} if sight.in_part else {}

@@ -116,7 +116,8 @@ class Store:
             columns = columns.with_metadata({"patchword": self._about_text(columns, about)})
             lancedb.connect(self.path).create_table(TABLE, schema=columns, exist_ok=True)
         except (RuntimeError, ValueError, OSError) as error:
-            raise IndexStoreError(f"{self.path}: cannot be made: {line(error)}") from error
+            if not self.open():  # else another process was sooner, and added columns of its own
+                raise IndexStoreError(f"{self.path}: cannot be made: {line(error)}") from error
         if not self.open():
             raise IndexStoreError(f"{self.path}: was deleted while it was made")
 

@@ -32,8 +32,19 @@ STARTED = int(time.time())
 
 @routes.get("/v1/models", summary="The models, and what each can do")
 async def models(request: Request) -> Answer:
-    server = server_of(request)
-    data = [
+    return Answer({"object": "list", "data": await _described(server_of(request))})
+
+
+@routes.get("/v1/models/{name:path}", summary="One of them")
+async def model(request: Request, name: str) -> Answer:
+    for each in await _described(server_of(request)):
+        if each["id"] == name:
+            return Answer(each)
+    raise RefusalError(404, "model_not_found", f"no model {name!r}", "model")
+
+
+async def _described(server: Server) -> list[dict[str, Any]]:
+    return [
         {
             "id": name,
             "object": "model",
@@ -45,7 +56,6 @@ async def models(request: Request) -> Answer:
         }
         for name, why_not, heatmaps in await server.models.described()
     ]
-    return Answer({"object": "list", "data": data})
 
 
 class Part(BaseModel):
