@@ -52,7 +52,13 @@ def writer() -> patchword.Model:
 @pytest.fixture(scope="session")
 def index(folder: Path, demo: patchword.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("collection") / "photos.index"
-    patchword.open_index(path).add(folder, demo)
+    index = patchword.open_index(path)
+    index.add(folder, demo)
+    table = path.parent / "lots.csv"
+    table.write_text(
+        "path,lot\n" + "".join(f"{one},lot of {Path(one).name}\n" for one in index.paths())
+    )
+    assert index.describe(table) == []
     return path
 
 

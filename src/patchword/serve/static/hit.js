@@ -11,7 +11,7 @@ import { Stage } from "./stage.js";
 import { number, percent, t, time } from "./words.js";
 
 const SIMILAR = 12;
-const HIDDEN = new Set(["id", "path", "score", "modified", "width", "height", "caption", "tags"]);
+const HIDDEN = new Set(["id", "path", "score", "modified", "width", "height", "caption", "tags", "known"]);
 
 export class HitDialog {
   /** `send(tab, photo)` takes a photo to another tab; `index` is what /v1/index says. */
@@ -78,10 +78,10 @@ export class HitDialog {
     });
   }
 
-  /** A photo of which only the id is known gets the rest. */
+  /** What the index knows beyond what a search gives: the caller's own columns. */
   async known(hit, signal) {
-    if (hit.modified !== undefined) return;
-    Object.assign(hit, await get(`/v1/images/${hit.id}/info`, signal));
+    if (hit.known) return;
+    Object.assign(hit, await get(`/v1/images/${hit.id}/info`, signal), { known: true });
     this.dialog.querySelector("#hit-name").textContent = new Photo(hit).name;
     this.facts(hit);
   }
