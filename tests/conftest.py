@@ -16,7 +16,6 @@ def pytest_collection_finish() -> None:
     fifth of the tests' time goes into looking whether they are garbage."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 50, 50)
 
 
 @pytest.fixture(scope="session")
