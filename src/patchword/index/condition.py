@@ -68,7 +68,7 @@ def _token(match: re.Match[str], where: str, columns: Mapping[str, str]) -> _Tok
 
 def _check_types(tokens: list[_Token], where: str, columns: Mapping[str, str]) -> None:
     """LanceDB compares a text with a number as texts, and finds nothing: a text with '3'."""
-    for left, sign, right in zip(tokens, tokens[1:], tokens[2:], strict=False):
+    for left, sign, right in zip(tokens[:-2], tokens[1:-1], tokens[2:], strict=True):
         if left.kind != "column" or sign.text.lower() not in _COMPARE:
             continue
         kind = columns[left.text.strip("`")]

@@ -62,7 +62,7 @@ class Failures:
                 table.delete(condition)
             if table.stats()["fragment_stats"]["num_fragments"] > FRAGMENTS:
                 table.optimize(cleanup_older_than=timedelta(milliseconds=1))
-        except BaseException as error:
+        except BaseException as error:  # see `of_library`
             raise self._unreadable(error) from error
 
     def _table(self, make: bool = False) -> Any:
@@ -75,7 +75,7 @@ class Failures:
             if make:
                 return folder.create_table(ERRORS, schema=_arrow({}).schema, exist_ok=True)
             return folder.open_table(ERRORS)
-        except BaseException as error:
+        except BaseException as error:  # see `of_library`
             if "was not found" in str(error):  # half made by a process that was killed
                 return None
             raise self._unreadable(error) from error

@@ -93,9 +93,10 @@ def check_model(model: Bundle, paths: Sequence[Path], vectors: Numbers) -> int:
         )
     spread = np.linspace(0, len(paths) - 1, 8 * SAMPLED).astype(int) if len(paths) else ()
     rows = [row for row in dict.fromkeys(map(int, spread)) if os.path.isfile(paths[row])]
+    rows = rows[:SAMPLED]
     cosines: dict[str, float] = {}
-    names = [os.fspath(paths[row]) for row in rows[:SAMPLED]]
-    for row, (_, own) in zip(rows, model.embed_each(names), strict=False):
+    names = [os.fspath(paths[row]) for row in rows]
+    for row, (_, own) in zip(rows, model.embed_each(names), strict=True):
         if not isinstance(own, ImageError):
             theirs = unit(np.asarray(vectors[row : row + 1]))[0]
             cosines[os.fspath(paths[row])] = float(own @ theirs)

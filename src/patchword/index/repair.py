@@ -47,7 +47,7 @@ def repair(path: str) -> Repaired:
     try:
         found = np.sort(_row_ids(table))
         pieces = list(_whole(table, found))
-    except BaseException as error:
+    except BaseException as error:  # see `of_library`
         if not of_library(error):
             raise
         raise IndexStoreError(
@@ -95,7 +95,7 @@ def _opened(path: str) -> Table:
             return table
         except IndexStoreError:
             raise
-        except BaseException as error:
+        except BaseException as error:  # see `of_library`
             if not of_library(error):
                 raise
             os.unlink(os.path.join(versions, name))
@@ -124,7 +124,7 @@ def _read(table: Table, ids: NDArray[np.uint64]) -> Iterator[Any]:
         numbers = zip(rows.column("path").to_pylist(), rows.column("id").to_pylist(), strict=True)
         bad |= np.array([id_of(path) != number for path, number in numbers], bool)
         yield rows.filter(pa.array(~bad))
-    except BaseException as error:
+    except BaseException as error:  # see `of_library`
         if not of_library(error):
             raise
         if len(ids) > _LEAST:
