@@ -1,5 +1,6 @@
 """Networks as graphs: whole, for any batch, the same numbers; and the engines that run them."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +86,20 @@ def test_bfloat16_by_openvino() -> None:
     assert other.engine.dtype == torch.bfloat16
     for found, right in zip(vectors(other, 3, 5), vectors(ours, 3, 5), strict=True):
         assert torch.cosine_similarity(found, right).min() > 0.999
+
+
+def test_signals_outlive_engines_of_openvino() -> None:
+    """Each engine gone in the order they came, as users replace one model by the next. A signal
+    whose stack went with them would end this process."""
+    model = with_methods(tiny_bundle(tiny_clip()))
+    first, second = (on_engine(model, "openvino") for _ in range(2))
+    del first
+    del second
+    told: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: told.append(number))
+    signal.raise_signal(signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+    assert told == [signal.SIGUSR1]
 
 
 def test_graphs_are_kept_and_damaged_ones_named(cache: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -71,10 +73,18 @@ def openvino(network: nn.Module, shapes: Shapes, dtype: torch.dtype, folder: Pat
     def read(place: Path) -> Run:
         # Without a hint OpenVINO takes bfloat16 where the processor has it.
         options = {"INFERENCE_PRECISION_HINT": hint}
-        compiled = library.Core().compile_model(place.with_suffix(".xml"), "CPU", options)
+        compiled = _core(library).compile_model(place.with_suffix(".xml"), "CPU", options)
         return lambda values: compiled(values)[0]
 
     return _made("openvino", network, shapes, dtype, folder, save, read)
+
+
+@cache
+def _core(openvino: ModuleType) -> Any:
+    """OpenVINO's one core of this process, kept to its end. A core gives signals a stack of its own
+    and takes it away when it goes: where two of them go, the older first, signals are left with a
+    stack that is no more, and the next signal ends the process."""
+    return openvino.Core()
 
 
 def onnx(network: nn.Module, shapes: Shapes, dtype: torch.dtype, folder: Path) -> GraphEngine:
