@@ -1,6 +1,7 @@
 """Networks as graphs: whole, for any batch, the same numbers; and the engines that run them."""
 
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,10 +47,15 @@ def test_one_graph_for_every_batch(kind: str) -> None:
                     assert_close(compiled(x[:count]), encode(x[:count]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("graphs")
+
+
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path))
-    return tmp_path
+def cache(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for all tests: a graph takes seconds to make."""
+    monkeypatch.setenv("PATCHWORD_CACHE", str(graphs))
 
 
 def vectors(model: Model, count: int, length: int) -> tuple[Tensor, Tensor]:
@@ -95,6 +101,7 @@ def test_signals_outlive_engines_of_openvino() -> None:
     first, second = (on_engine(model, "openvino") for _ in range(2))
     del first
     del second
+    assert sys.modules["openvino_telemetry"] is None  # and nothing was told to others
     told: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, _: told.append(number))
     signal.raise_signal(signal.SIGUSR1)
@@ -102,10 +109,13 @@ def test_signals_outlive_engines_of_openvino() -> None:
     assert told == [signal.SIGUSR1]
 
 
-def test_graphs_are_kept_and_damaged_ones_named(cache: Path) -> None:
+def test_graphs_are_kept_and_damaged_ones_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path))
     model = with_methods(tiny_bundle(tiny_clip()))
     before = vectors(on_engine(model, "onnx"), 2, 3)
-    (graph,) = cache.rglob("image.onnx")
+    (graph,) = tmp_path.rglob("image.onnx")
     made = graph.stat().st_mtime_ns
     assert_close(vectors(on_engine(model, "onnx"), 2, 3), before)
     assert graph.stat().st_mtime_ns == made

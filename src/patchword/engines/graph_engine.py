@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -60,6 +61,9 @@ class GraphEngine:
 
 def openvino(network: nn.Module, shapes: Shapes, dtype: torch.dtype, folder: Path) -> GraphEngine:
     """By OpenVINO, in float32 or bfloat16. folder: where its graphs are kept; made if need be."""
+    # It would tell its makers of each import and each graph, by a process each time; where it is
+    # not there, OpenVINO tells nobody.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     library = optional("openvino", "fast", "engine openvino", UnsupportedError)
     hint = {torch.float32: "f32", torch.bfloat16: "bf16"}.get(dtype)
     if hint is None:
