@@ -6,11 +6,13 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from indexed import picture
+from processes import started
 from ran import Run, run  # noqa: F401
 from shrunk import tiny_bundle, tiny_clip
 
@@ -74,29 +76,27 @@ def test_a_folder_that_is_empty_or_vanishes(tmp_path: Path, index: Index, model:
     assert len(index.prune()) == report.added
 
 
+def add_on_a_full_disk(folder: Path, photos: Path) -> None:
+    """To an index, in a process that may write no file of more than 2 kB: the error is that of a
+    full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    try:
+        open_index(folder).add(photos, tiny_bundle(tiny_clip()), thumbnails=False)
+    except IndexStoreError as error:
+        print(error, flush=True)
+
+
 def test_a_full_disk_loses_nothing(tmp_path: Path, model: Bundle) -> None:
-    """In a process that may write no file of more than 40 kB: the error is that of a full disk."""
     for i in range(12):
         picture(tmp_path / "photos" / f"{i:02d}.png", i)
     index = open_index(tmp_path / "index")
     index.add(tmp_path / "photos" / "00.png", model)
-    out, into = os.pipe()
-    child = os.fork()
-    if not child:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-        try:
-            open_index(tmp_path / "index").add(tmp_path / "photos", model, thumbnails=False)
-            os.write(into, b"no error")
-        except IndexStoreError as error:
-            os.write(into, str(error).encode())
-        except BaseException as error:
-            os.write(into, repr(error).encode())
-        os._exit(0)
-    os.close(into)
-    with open(out) as told:
-        message = told.read()
-    os.waitpid(child, 0)
+    adding = partial(add_on_a_full_disk, tmp_path / "index", tmp_path / "photos")
+    process = started(tmp_path / "said", adding)
+    process.join()
+    message = (tmp_path / "said.out").read_text()
+    assert process.exitcode == 0, (tmp_path / "said.err").read_text()
     assert "no room on the disk" in message
     assert "what was committed is kept" in message
     assert index.add(tmp_path / "photos", model).added == 11
