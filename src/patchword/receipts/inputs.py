@@ -6,6 +6,7 @@ They are computed from integers, so that they are the same on every machine.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ TEXTS = (
 )
 
 
+@cache
 def card(height: int, width: int) -> NDArray[np.uint8]:
-    """The test card of that many pixels, RGB uint8 (H, W, 3).
+    """The test card of that many pixels, RGB uint8 (H, W, 3); drawn once, and not to be written to.
 
     Three gradients, as in a photo; circles that grow finer outwards, which show every resampling
     filter; lines of strokes and gaps with hard edges, as in text.
@@ -37,7 +39,9 @@ def card(height: int, width: int) -> NDArray[np.uint8]:
     line, letter = y // 13, x // 5
     strokes = (line % 5 == 2) & (scattered(line * 9973 + letter) % 3 == 0)
     picture[:, strokes] = (scattered(line) % 256)[strokes]
-    return np.ascontiguousarray(picture.transpose(1, 2, 0).astype(np.uint8))
+    drawn = np.ascontiguousarray(picture.transpose(1, 2, 0).astype(np.uint8))
+    drawn.setflags(write=False)
+    return drawn
 
 
 def noise(shape: Sequence[int], seed: int) -> NDArray[np.float32]:
