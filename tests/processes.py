@@ -18,7 +18,9 @@ import torchvision_cpu  # noqa: F401  # before peft, which imports transformers 
 from patchword.cli import main
 
 FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(["torch.distributed.fsdp", "patchword.api", "patchword.train.loop"])
+# What takes long to import, once for all.
+SLOW = ("torch.distributed.fsdp", "patchword.api", "patchword.train.loop", "patchword.cli")
+FORKING.set_forkserver_preload([*SLOW, "lancedb", "matplotlib.pyplot"])
 
 
 def free_ports(count: int) -> list[int]:

@@ -39,6 +39,9 @@ JOBS = (
 SETUP = re.compile(r"(git clone|cd|make|pip install|python3? -m venv|\. \.venv)\b")
 # What only a shell understands, or may; quoted, a shell does no harm either.
 SHELL = re.compile(r"[|&;<>$`*~\n]")
+# Training stops after so many steps, and its model is written as at the end; how well it learns is
+# measured elsewhere, and takes half a minute.
+FEW = " until=4"
 BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n+)?```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.S | re.M
 )
@@ -91,6 +94,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def process_of(step: tuple[str, str], said: Path, place: Callable[[], object]) -> BaseProcess:
     """A step in a process of its own: a shell where it needs one."""
     kind, text = step
+    if text.startswith("patchword train "):
+        text += FEW
     if kind == "python":
         return started(said, place, partial(exec, text, {"__name__": "__main__"}))
     if text.startswith("patchword ") and not SHELL.search(text):
