@@ -6,7 +6,9 @@ For each method, and for what `auto` is, the pointing game (Zhang et al. 2018) o
 unseen scenes: how often the best patch's middle lies in the named object's mask, and how often
 there or as near as the paper grants, 15 of 224 pixels. The mean intersection over union of the
 objects' pixels, as `segment` gives them for the names of a scene's objects; of methods that have
-cosines. And the time of one heatmap against one encoding of the same image: of one text, and of 20;
+cosines. And the time of one heatmap, of one text and of 20, against one encoding of the pixels that
+it sees: of a head, which sees another size than the network, of that size. Beside it the least that
+its formula can cost: its multiplications in the network against those of one encoding. Both are
 without the check that the embedded models make of whether they know such photos, which is one more
 encoding. With --photo the time and the memory of 20 maps of a 24-megapixel photo, and of a windowed
 one of 8,000 x 8,000 pixels, each in a process of its own.
@@ -31,12 +33,15 @@ from regions import overlap
 
 import patchword
 from patchword.errors import UnsupportedError
+from patchword.images.preprocess import Preprocess, at_size
 from patchword.scenes import scene
 from patchword.where.auto import usual
+from patchword.where.cost import least
 from patchword.where.dense import EDITS
-from patchword.where.heatmap import HEAD, METHODS
+from patchword.where.heatmap import HEAD, METHODS, resolve
 
 ROUNDS = 15
+AUTO = "auto"
 TWENTY = [f"a photo of thing {i}" for i in range(20)]
 
 
@@ -55,7 +60,7 @@ def pointing(model: patchword.Model, method: str, kind: str, count: int) -> tupl
 
 def segmented(model: patchword.Model, method: str, kind: str, count: int) -> float | None:
     """The mean intersection over union of objects; None for a method without cosines."""
-    if method not in (*EDITS, HEAD):
+    if resolve(model, method) not in (*EDITS, HEAD):
         return None
     shares = []
     for seen in (scene(SEED, i, kind=kind) for i in range(count)):
@@ -69,15 +74,24 @@ def segmented(model: patchword.Model, method: str, kind: str, count: int) -> flo
 
 def costs(model: patchword.Model, method: str, image: np.ndarray) -> list[float]:
     """Seconds of one text's map and of 20 texts', whose vectors are left out, by those of one
-    encoding of the image: medians of rounds in which all take turns."""
+    encoding of the pixels that the method sees: medians of rounds in which all take turns."""
     model = replace(model, scope=None)
-    jobs: list[Callable[[], object]] = [lambda: model.embed_images([image])]
+    seen = at_side(model, method)
+    jobs: list[Callable[[], object]] = [lambda: seen.embed_images([image])]
     for texts in (TWENTY[:1], TWENTY):
         jobs.append(lambda texts=texts: model.heatmap(image, texts, method))
         jobs.append(lambda texts=texts: model.embed_texts(texts))
     times = np.array([[took(job) for job in jobs] for _ in range(ROUNDS + 1)])[1:]
     plain, *rest = np.median(times, axis=0)
     return [(rest[i] - rest[i + 1]) / plain for i in (0, 2)]
+
+
+def at_side(model: patchword.Model, method: str) -> patchword.Model:
+    """The model, which sees images at the size at which the method sees them."""
+    head = model.config.dense_head
+    if head is None or resolve(model, method) != HEAD:
+        return model
+    return replace(model, preprocess=Preprocess(at_size(model.preprocess.config, head.size)))
 
 
 def took(work: Callable[[], object]) -> float:
@@ -107,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="demo")
     parser.add_argument("--scenes", type=int, default=60)
-    parser.add_argument("--methods", nargs="+", choices=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=(AUTO, *METHODS))
     parser.add_argument("--photo", action="store_true")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -125,8 +139,9 @@ def main() -> None:
     model = patchword.load(chosen.model)
     image = scene(SEED, 0, kind="shapes").image
     print(f"auto is {usual(model)[0]}, of patches with each other {usual(model, like=True)[0]}")
-    print("method            shapes on (near), IoU      wafers on (near), IoU   cost of 1, of 20")
-    for method in chosen.methods or METHODS:
+    print("method            shapes on (near), IoU      wafers on (near), IoU   ", end="")
+    print("cost of 1, of 20, at least")
+    for method in chosen.methods or (AUTO, *METHODS):
         try:
             columns = []
             for kind in ("shapes", "wafer"):
@@ -135,10 +150,12 @@ def main() -> None:
                 shown = "     -" if share is None else f"{share:6.2f}"
                 columns.append(f"{on:8.1%} ({near:5.1%}) {shown}")
             one, twenty = costs(model, method, image)
+            bound = least(model.config, resolve(model, method))
         except UnsupportedError as error:
             print(f"{method:16} {error}")
             continue
-        print(f"{method:16} {'   '.join(columns)}   {one:6.2f} {twenty:6.2f}", flush=True)
+        counted = "     -" if bound is None else f"{bound:6.2f}"
+        print(f"{method:16} {'   '.join(columns)}   {one:6.2f} {twenty:6.2f} {counted}", flush=True)
 
 
 if __name__ == "__main__":

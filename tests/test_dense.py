@@ -19,6 +19,7 @@ from patchword.models.edits import Calibration, Earlier
 from patchword.models.vit import VisionTransformer
 from patchword.nn.positions import resample
 from patchword.nn.taps import Taps
+from patchword.where.cost import least
 from patchword.where.dense import EDITS, dense
 from patchword.where.pamr import pamr
 from patchword.where.resclip import blurred, majority, same
@@ -257,3 +258,34 @@ def test_the_last_block_is_not_run_for_nothing() -> None:
     tower.encode(torch.randn(1, 3, 64, 64))
     assert ran
     handle.remove()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pool", ["cls", "distilled", "norm_avg"])
+def test_one_pass_gives_patches_and_the_image(pool: str) -> None:
+    torch.manual_seed(0)
+    vision = ViTConfig((48, 56), 8, 32, depth=3, heads=2, mlp_width=64, pool=pool)
+    tower = VisionTransformer(vision, 16).eval()
+    patches, whole = tower.dense_pooled(pixels(), EDITS["surgery"])
+    assert_close(patches, tower.dense(pixels(), EDITS["surgery"]))
+    assert_close(whole, tower(pixels()))
+
+
+def test_the_least_that_a_map_can_cost() -> None:
+    """Counted by hand: GEM attends six times in each block beside the network, whose last block's
+    own attention and MLP it does not run."""
+    config = tiny_clip()
+    vision = config.image_tower
+    depth, width, tokens = vision.depth, vision.width, 1 + vision.grid[0] * vision.grid[1]
+    patches = 3 * vision.patch_size**2 * width * (tokens - 1)
+    qkv, out, mlp = (n * width * tokens for n in (3 * width, width, 2 * vision.mlp_width))
+    attention = 2 * tokens**2 * width
+    one = qkv + out + mlp + attention
+    # Of the last block an encoding computes the class token alone, but all queries.
+    last = qkv + (out + mlp + attention) // tokens
+    plain = patches + (depth - 1) * one + last + width * config.embed_dim
+    edited = min(depth, 6) * (6 * attention + out)
+    gem = patches + (depth - 1) * one + qkv + edited + (tokens - 1) * width * config.embed_dim
+    assert least(config, "gem") == pytest.approx(gem / plain, rel=1e-9)
+    assert least(config, "surgery-features") > least(config, "surgery")
+    assert least(config, "legrad") is None

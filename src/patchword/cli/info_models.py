@@ -205,13 +205,20 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
 
 def heatmaps(model: Model) -> Iterator[tuple[str, str]]:
     """Which heatmap method is taken by default and why; what is known to go wrong."""
+    from patchword.config import ViTConfig
     from patchword.where.auto import usual, warning
+    from patchword.where.cost import least
 
     words = bool(model.config.text and (model.config.embed_dim or model.config.matching))
     method, why = usual(model, like=not words)
     yield "heatmap", f"{method}{'' if words else ' with --like'}: {why}"
     if found := warning(model.config):
         yield "", found
+    dear = ["gem"] if isinstance(model.config.vision, ViTConfig) else []
+    dear += ["head"] if model.config.dense_head else []
+    costs = [f"{name} {least(model.config, name):.3g}" for name in dear]
+    if costs:
+        yield "", f"encodings of the same pixels that a map costs at least: {', '.join(costs)}"
 
 
 def origins(model: Model) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from patchword.nn.attention import Attention
 from patchword.nn.transformer import Block
 
 Grid = tuple[int, int]
+Heads = tuple[Tensor, Tensor, Tensor]
 OF = 12  # blocks that edits count as of: those of a ViT-B
 
 
@@ -25,6 +26,7 @@ class Seen:
     taps     "tokens", "blocks.{i}", "blocks.{i}.attn" and its ".q", ".k", ".v", as far as `wanted`
     patches  which tokens are patches, row by row of `grid`
     rotary   what turns queries and keys, or None
+    made     queries, keys and values that were computed here, by block
     """
 
     blocks: Sequence[Block]
@@ -32,19 +34,24 @@ class Seen:
     patches: slice
     grid: Grid
     rotary: Tensor | None = None
+    made: dict[int, Heads] = field(default_factory=dict)
 
     def entering(self, block: int) -> Tensor:
         """Tokens (B, N, D) that enter a block."""
         return self.taps[entering(block)]
 
-    def heads(self, block: int, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B, H, N, d) of a block from its normed tokens h (B, N, D), or
-        from the taps of one that was run."""
+    def heads(self, block: int) -> Heads:
+        """Queries, keys and values (B, H, N, d) of a block: the taps of one that was run, else
+        computed, once."""
         names = [f"blocks.{block}.attn.{part}" for part in "qkv"]
         if names[0] in self.taps:
             q, k, v = (self.taps[name] for name in names)
             return q, k, v
-        return self.blocks[block].attn.queries_keys_values(h, None, None, self.rotary)
+        if block not in self.made:
+            layer = self.blocks[block]
+            h = layer.norm1(self.entering(block))
+            self.made[block] = layer.attn.queries_keys_values(h, None, None, self.rotary)
+        return self.made[block]
 
 
 def entering(block: int) -> str:
@@ -95,28 +102,38 @@ def edited(seen: Seen, edit: DenseEdit, semantic: Tensor | None = None) -> Tenso
     x = seen.entering(first) if edit.residual else torch.zeros_like(seen.entering(first))
     for number in range(first, depth):
         block = seen.blocks[number]
-        h = block.norm1(seen.entering(number))
-        heads = seen.heads(number, h)
+        h = block.norm1(seen.entering(number)) if edit.normalised else None
+        heads = seen.heads(number)
         x = x + block.ls1(block.attn.out(attended(seen, edit, block.attn, h, heads, semantic)))
     if edit.mlp:
         x = seen.blocks[-1].feed(x)
     return x[:, seen.patches]
 
 
+def unedited(seen: Seen, count: int | None) -> Tensor:
+    """The first `count` tokens (B, count, D), or all, as the last block itself leaves them."""
+    last = len(seen.blocks) - 1
+    block = seen.blocks[last]
+    q, k, v = seen.heads(last)
+    mixed = F.scaled_dot_product_attention(q[:, :, :count], k, v, scale=block.attn.scale)
+    return block.feed(seen.entering(last)[:, :count] + block.ls1(block.attn.out(mixed)))
+
+
 def attended(
     seen: Seen,
     edit: DenseEdit,
     layer: Attention,
-    h: Tensor,
-    heads: tuple[Tensor, Tensor, Tensor],
+    h: Tensor | None,
+    heads: Heads,
     semantic: Tensor | None,
 ) -> Tensor:
-    """Heads (B, H, N, d) of one layer's values under the edit's attention."""
+    """Heads (B, H, N, d) of one layer's values under the edit's attention. h: the tokens (B, N, D)
+    that they come from, normed, for an edit that compares unit vectors."""
     q, k, v = heads
     if edit.attention == ("identity",):
         return v * edit.row_sum
     scale: Tensor | float = layer.scale
-    if edit.normalised:
+    if edit.normalised and h is not None:
         q, k, values, scale = smoothed(edit.normalised, h, heads, layer.scale)
     else:
         values = v
@@ -131,7 +148,7 @@ def attended(
 
 
 def smoothed(
-    plan: Normalised, h: Tensor, heads: tuple[Tensor, Tensor, Tensor], scale: float
+    plan: Normalised, h: Tensor, heads: Heads, scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | float]:
     """Queries, keys and values of unit length after the plan's steps, and what their products are
     multiplied by: one number, or one for each image (B, 1, 1, 1)."""
@@ -152,7 +169,7 @@ def smoothed(
 
 def mixing(
     edit: DenseEdit,
-    heads: tuple[Tensor, Tensor, Tensor],
+    heads: Heads,
     values: Tensor,
     scale: Tensor | float,
     seen: Seen,

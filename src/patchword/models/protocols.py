@@ -72,6 +72,10 @@ class Tower(Protocol):
         which patches belong together (B, h * w, h * w). Raises UnsupportedError for an edit that
         this kind of tower does not have."""
 
+    def dense_pooled(self, pixels: Tensor, edit: DenseEdit) -> tuple[Tensor, Tensor]:
+        """`dense`, and what the unchanged network gives for the images (B, out_width), for which
+        they are not encoded again."""
+
     def windows(self, pixels: Tensor, patches: Tensor) -> Tensor:
         """Parts of images (B, 3, H, W), as if their other patches were not there: (B, W, out_width)
         of windows that are given by the numbers (W, K) of their patches. Patches keep their

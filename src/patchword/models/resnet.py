@@ -149,7 +149,10 @@ class ModifiedResNet(Trunk):
             plain = torch.cat([plain.mean(dim=1, keepdim=True), plain], dim=1)
             v = self._heads(plain)[2]
         seen = Seen((), {}, slice(self.prefix, tokens.shape[1]), grid)
-        return layer.out(attended(seen, edit, layer, tokens, (q, k, v), None))[:, self.prefix :]
+        return layer.out(attended(seen, edit, layer, None, (q, k, v), None))[:, self.prefix :]
+
+    def dense_pooled(self, pixels: Tensor, edit: DenseEdit) -> tuple[Tensor, Tensor]:
+        return self.dense(pixels, edit), self(pixels)
 
     def windows(self, pixels: Tensor, patches: Tensor) -> Tensor:
         raise UnsupportedError(

@@ -212,6 +212,9 @@ class SwinTransformer(nn.Module):
         tokens = self.encode(pixels).values
         return self.project(tokens) if project else self.norm(tokens)
 
+    def dense_pooled(self, pixels: Tensor, edit: DenseEdit) -> tuple[Tensor, Tensor]:
+        return self.dense(pixels, edit), self(pixels)
+
     def windows(self, pixels: Tensor, patches: Tensor) -> Tensor:
         raise UnsupportedError(
             "a Swin attends in windows of a whole grid: no patch can be left out"

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from patchword.config import ViTConfig
 from patchword.errors import UnsupportedError
 from patchword.models.calibrated import calibrated
-from patchword.models.dense import Seen, edited, wanted
+from patchword.models.dense import Seen, edited, unedited, wanted
 from patchword.models.edits import DenseEdit, Positions
 from patchword.models.protocols import Pixels, Size, Tokens
 from patchword.models.resnet import Trunk
@@ -125,6 +125,17 @@ class VisionTransformer(nn.Module):
         project: bool = True,
         semantic: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
+        tokens = self._edited(self._seen(pixels, edit), edit, semantic)
+        return self.project(tokens) if project else self.norm(tokens)
+
+    def dense_pooled(self, pixels: Tensor, edit: DenseEdit) -> tuple[Tensor, Tensor]:
+        """Of the last block nothing is computed twice. The positions are the edit's."""
+        seen = self._seen(pixels, edit)
+        whole = unedited(seen, self._pooled_ones or None)
+        pooled = self._mean_head(self._heads(self._pool(Tokens(whole), NO_TAPS)))
+        return self.project(self._edited(seen, edit)), pooled
+
+    def _seen(self, pixels: Tensor, edit: DenseEdit) -> Seen:
         """Where the last block's own output is not read, it is not run."""
         depth = len(self.blocks)
         taps = Taps(wanted(edit, depth))
@@ -135,13 +146,18 @@ class VisionTransformer(nn.Module):
         run(self.blocks[:needed], x, None, taps, rotary=rotary)
         size = (pixels.shape[-2], pixels.shape[-1])
         blocks = [block for block in self.blocks if isinstance(block, Block)]
-        seen = Seen(blocks, taps.result(), self.patches(size), self.grid(size), rotary)
+        return Seen(blocks, taps.result(), self.patches(size), self.grid(size), rotary)
+
+    def _edited(
+        self, seen: Seen, edit: DenseEdit, semantic: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Patch tokens (B, h * w, D) before the final norm."""
         tokens = calibrated(seen, edit.calibration) if edit.calibration else edited(seen, edit)
         if edit.semantic:
             if semantic is None:
                 raise UnsupportedError("this method needs texts, whose places it sharpens")
             tokens = edited(seen, edit, semantic(self.project(tokens)))
-        return self.project(tokens) if project else self.norm(tokens)
+        return tokens
 
     def windows(self, pixels: Tensor, patches: Tensor) -> Tensor:
         x = self._tokens(pixels)
@@ -181,10 +197,15 @@ class VisionTransformer(nn.Module):
         """Tokens through the blocks; with `pooled`, only those that `_pool` uses."""
         x, present = tokens
         mask = None if present is None else padding_mask(present, x)
-        read = {"cls": 1, "distilled": 2}.get(self.config.pool, 0)  # the first ones
+        read = self._pooled_ones
         count = read if pooled else 0
         only = torch.arange(read, device=x.device).expand(x.shape[0], -1) if count else None
         return Tokens(run(self.blocks, x, mask, taps, rotary=rotary, only=only), present)
+
+    @property
+    def _pooled_ones(self) -> int:
+        """How many of the first tokens `_pool` uses alone; 0: all."""
+        return {"cls": 1, "distilled": 2}.get(self.config.pool, 0)
 
     def embed(self, pixels: Pixels) -> Tokens:
         """Tokens (B, prefix + h * w, D) with their positions, before the first block. A pyramid's

@@ -23,6 +23,7 @@ from patchword.options import checked
 from patchword.show import plots
 from patchword.show.colours import MAP, known, scale_of
 from patchword.tasks.grid_maps import GridMaps
+from patchword.tasks.label_cache import label_features
 from patchword.unseen import Sight, noted, untold
 from patchword.where.auto import usual
 from patchword.where.dense import EDITS, dense, edit_of
@@ -278,13 +279,15 @@ def of_texts(model: Bundle, texts: Sequence[str], method: str, layer: int | None
     if method in RELEVANCE:
         return partial(_relevance, model, vectors, method, layer)
     if method == SURGERY:
-        empty = torch.from_numpy(model.embed_rows(model.reader().rows([""]))[0])
-        return partial(_without_common, model, vectors, empty.to(model.device))
+        return partial(_without_common, model, vectors, _kept(model, "")[0])
     if method == HEAD and model.config.dense_head:  # the last map is the background's
-        ids = model.reader().rows([model.config.dense_head.background])
-        background = torch.from_numpy(model.embed_rows(ids))
-        vectors = torch.cat([vectors, background.to(model.device)])
+        vectors = torch.cat([vectors, _kept(model, model.config.dense_head.background)])
     return partial(cosines, model, vectors, method)
+
+
+def _kept(model: Bundle, text: str) -> Tensor:
+    """The unit vector (1, D) of a text that is asked for again and again."""
+    return torch.from_numpy(label_features(model, [text], ["{}"])).to(model.device)
 
 
 def _relevance(
@@ -307,10 +310,10 @@ def cosines(model: Bundle, vectors: Tensor, method: str, pixels: Tensor) -> Tens
 
 def _without_common(model: Bundle, vectors: Tensor, empty: Tensor, pixels: Tensor) -> Tensor:
     size = (pixels.shape[-2], pixels.shape[-1])
-    patches = dense(model, pixels, EDITS["surgery"], vectors)
     with torch.inference_mode():
-        image = F.normalize(model.image_tower(pixels).float(), dim=-1)
-    found = without_common(patches, image, vectors, empty)
+        both = model.image_tower.dense_pooled(pixels, EDITS["surgery"])
+        patches, image = (F.normalize(each.float(), dim=-1) for each in both)
+        found = without_common(patches, image, vectors, empty)
     return torch.unflatten(found, 1, model.image_tower.grid(size)).movedim(-1, 1)
 
 

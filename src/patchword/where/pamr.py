@@ -25,18 +25,26 @@ def pamr(
     height, width = image.shape[-2:]
     if maps.shape[-2:] != image.shape[-2:]:
         maps = F.interpolate(maps, (height, width), mode="bilinear", align_corners=True)
-    around = neighbours(image, dilations)  # (B, C, 8 D, H, W)
-    centre = image[:, :, None]
-    sampled = torch.cat([around, *[centre] * len(dilations)], dim=2)
-    spread = sampled.std(dim=2, keepdim=True)
-    distance = ((around - centre).abs() / (TINY + SOFT * spread)).mean(dim=1)
-    weights = torch.softmax(-distance, dim=1)  # (B, 8 D, H, W)
+    weights = alike(image, dilations)
     for _ in range(steps):
         out = torch.zeros_like(maps)
         for number, beside in enumerate(shifted(maps, dilations)):
             out.addcmul_(beside, weights[:, number, None])
         maps = out
     return maps
+
+
+def alike(image: Tensor, dilations: Sequence[int]) -> Tensor:
+    """How much each pixel of images (B, C, H, W) takes of each of its `neighbours`, (B, 8 D, H, W):
+    a softmax of minus their difference, in tenths of the deviation of all of them and, once for
+    each dilation, of the pixel itself."""
+    apart = neighbours(image, dilations).sub_(image[:, :, None])  # the pixel's own would be 0
+    count = 9 * len(dilations)
+    total = apart.sum(dim=2)
+    variance = (apart.square().sum(dim=2) - total.square() / count) / (count - 1)
+    spread = variance.clamp_(min=0).sqrt_()
+    distance = (apart.abs_() / (TINY + SOFT * spread)[:, :, None]).mean(dim=1)
+    return torch.softmax(-distance, dim=1)
 
 
 def neighbours(x: Tensor, dilations: Sequence[int]) -> Tensor:

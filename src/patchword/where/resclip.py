@@ -37,6 +37,8 @@ def probabilities(image: Tensor, cosines: Tensor, scale: float) -> Tensor:
 
 def label_map(image: Tensor, cosines: Tensor, plan: Semantic) -> Tensor:
     """The most probable text of each pixel (H, W); the first where none is probable enough."""
+    if len(cosines) == 1:
+        return torch.zeros(image.shape[-2:], dtype=torch.long, device=image.device)
     best, labels = probabilities(image, cosines, plan.scale).max(dim=0)
     return labels.masked_fill(best < plan.threshold, 0)
 
@@ -63,13 +65,17 @@ def same(labels: Tensor, paths: bool) -> Tensor:
     equal = labels.flatten()[:, None] == labels.flatten()
     if not paths:
         return equal.float()
+    if bool(equal.all()):  # as for a single text: no line leaves the label
+        return equal.float()
     distance = torch.maximum((row - row[:, None]).abs(), (column - column[:, None]).abs())
     longest = int(distance.max())
     inside = torch.ones_like(equal)
+    rows, columns = row[::width], column[:width]
     for step, share in enumerate(torch.linspace(0, 1, longest + 1, device=labels.device)):
-        y = ((1 - share) * row[:, None] + share * row).round().long()
-        x = ((1 - share) * column[:, None] + share * column).round().long()
-        inside &= (labels[y, x] == labels.flatten()[:, None]) | (distance < step)
+        y = ((1 - share) * rows[:, None] + share * rows).round().long()  # (h, h)
+        x = ((1 - share) * columns[:, None] + share * columns).round().long()  # (w, w)
+        passed = labels.take(y[:, None, :, None] * width + x[None, :, None, :]).reshape(equal.shape)
+        inside &= (passed == labels.flatten()[:, None]) | (distance < step)
     fading = torch.exp(-distance / max(longest, 1))
     return equal * torch.where(inside, 1.0, fading)
 

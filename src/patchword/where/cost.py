@@ -1,0 +1,47 @@
+"""What a heatmap costs, in encodings of the same pixels: the least that its formula can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from patchword.config import ModelConfig
+from patchword.models import outline
+from patchword.where.dense import EDITS
+from patchword.where.heatmap import HEAD, SURGERY
+
+
+def least(config: ModelConfig, method: str) -> float | None:
+    """The multiplications in the network of one text's map by those of one encoding of the same
+    pixels: of convolutions, linear layers and attention. Nothing is computed. None for a method by
+    gradients or of no text. Raises UnsupportedError for an edit that the tower does not have."""
+    if method not in (*EDITS, SURGERY, HEAD):
+        return None
+    network: Any = outline(config).eval().requires_grad_(False)
+    head = config.dense_head if method == HEAD else None
+    size = (head.size, head.size) if head else config.image_tower.image_size
+    pixels = torch.empty(1, 3, *size, device="meta")
+
+    def alike(patches: Tensor) -> Tensor:
+        return patches.new_empty(1, patches.shape[1], patches.shape[1])
+
+    def mapped() -> object:
+        if head:
+            return network.dense_cosines(pixels, pixels.new_empty(1, config.embed_dim))
+        if method == SURGERY:
+            return network.image.dense_pooled(pixels, EDITS["surgery"])
+        return network.image.dense(pixels, EDITS[method], True, alike)
+
+    return multiplications(mapped) / multiplications(lambda: network.image(pixels))
+
+
+def multiplications(work: Callable[[], object]) -> int:
+    """Those of matrices and convolutions, in attention too."""
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops()) // 2
