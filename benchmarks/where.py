@@ -34,6 +34,7 @@ from regions import overlap
 import patchword
 from patchword.errors import UnsupportedError
 from patchword.images.preprocess import Preprocess, at_size
+from patchword.models import outline
 from patchword.scenes import scene
 from patchword.where.auto import usual
 from patchword.where.cost import least
@@ -138,6 +139,7 @@ def main() -> None:
         return
     model = patchword.load(chosen.model)
     image = scene(SEED, 0, kind="shapes").image
+    network = outline(model.config).eval()
     print(f"auto is {usual(model)[0]}, of patches with each other {usual(model, like=True)[0]}")
     print("method            shapes on (near), IoU      wafers on (near), IoU   ", end="")
     print("cost of 1, of 20, at least")
@@ -150,7 +152,7 @@ def main() -> None:
                 shown = "     -" if share is None else f"{share:6.2f}"
                 columns.append(f"{on:8.1%} ({near:5.1%}) {shown}")
             one, twenty = costs(model, method, image)
-            bound = least(model.config, resolve(model, method))
+            bound = least(network, model.config, resolve(model, method))
         except UnsupportedError as error:
             print(f"{method:16} {error}")
             continue

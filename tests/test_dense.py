@@ -11,6 +11,7 @@ from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
 from torch import Tensor
 from torch.testing import assert_close
 
+from patchword import models
 from patchword.config import ViTConfig
 from patchword.errors import UnsupportedError
 from patchword.models.calibrated import repair
@@ -286,6 +287,7 @@ def test_the_least_that_a_map_can_cost() -> None:
     plain = patches + (depth - 1) * one + last + width * config.embed_dim
     edited = min(depth, 6) * (6 * attention + out)
     gem = patches + (depth - 1) * one + qkv + edited + (tokens - 1) * width * config.embed_dim
-    assert least(config, "gem") == pytest.approx(gem / plain, rel=1e-9)
-    assert least(config, "surgery-features") > least(config, "surgery")
-    assert least(config, "legrad") is None
+    network = models.outline(config).eval()
+    assert least(network, config, "gem") == pytest.approx(gem / plain, rel=1e-9)
+    assert least(network, config, "surgery-features") > least(network, config, "surgery")
+    assert least(network, config, "legrad") is None

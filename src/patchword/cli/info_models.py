@@ -206,6 +206,7 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
 def heatmaps(model: Model) -> Iterator[tuple[str, str]]:
     """Which heatmap method is taken by default and why; what is known to go wrong."""
     from patchword.config import ViTConfig
+    from patchword.models import outline
     from patchword.where.auto import usual, warning
     from patchword.where.cost import least
 
@@ -216,8 +217,9 @@ def heatmaps(model: Model) -> Iterator[tuple[str, str]]:
         yield "", found
     dear = ["gem"] if isinstance(model.config.vision, ViTConfig) else []
     dear += ["head"] if model.config.dense_head else []
-    costs = [f"{name} {least(model.config, name):.3g}" for name in dear]
-    if costs:
+    if dear:
+        network = outline(model.config).eval()
+        costs = [f"{name} {least(network, model.config, name):.3g}" for name in dear]
         yield "", f"encodings of the same pixels that a map costs at least: {', '.join(costs)}"
 
 

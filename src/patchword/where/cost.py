@@ -11,18 +11,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from patchword.config import ModelConfig
-from patchword.models import outline
 from patchword.where.dense import EDITS
 from patchword.where.heatmap import HEAD, SURGERY
 
 
-def least(config: ModelConfig, method: str) -> float | None:
+def least(network: Any, config: ModelConfig, method: str) -> float | None:
     """The multiplications in the network of one text's map by those of one encoding of the same
-    pixels: of convolutions, linear layers and attention. Nothing is computed. None for a method by
-    gradients or of no text. Raises UnsupportedError for an edit that the tower does not have."""
+    pixels: of convolutions, linear layers and attention. None for a method by gradients or of no
+    text. Raises UnsupportedError for an edit that the tower does not have.
+
+    network: of that config, on the meta device (`models.outline`), where nothing is computed.
+    """
     if method not in (*EDITS, SURGERY, HEAD):
         return None
-    network: Any = outline(config).eval().requires_grad_(False)
     head = config.dense_head if method == HEAD else None
     size = (head.size, head.size) if head else config.image_tower.image_size
     pixels = torch.empty(1, 3, *size, device="meta")
