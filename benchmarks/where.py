@@ -139,7 +139,7 @@ def main() -> None:
         return
     model = patchword.load(chosen.model)
     image = scene(SEED, 0, kind="shapes").image
-    network = outline(model.config).eval()
+    network = outline(model.config).eval().requires_grad_(False)
     print(f"auto is {usual(model)[0]}, of patches with each other {usual(model, like=True)[0]}")
     print("method            shapes on (near), IoU      wafers on (near), IoU   ", end="")
     print("cost of 1, of 20, at least")

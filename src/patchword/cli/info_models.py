@@ -215,10 +215,10 @@ def heatmaps(model: Model) -> Iterator[tuple[str, str]]:
     yield "heatmap", f"{method}{'' if words else ' with --like'}: {why}"
     if found := warning(model.config):
         yield "", found
-    dear = ["gem"] if isinstance(model.config.vision, ViTConfig) else []
+    dear = ["gem"] if words and isinstance(model.config.vision, ViTConfig) else []
     dear += ["head"] if model.config.dense_head else []
     if dear:
-        network = outline(model.config).eval()
+        network = outline(model.config).eval().requires_grad_(False)
         costs = [f"{name} {least(network, model.config, name):.3g}" for name in dear]
         yield "", f"encodings of the same pixels that a map costs at least: {', '.join(costs)}"
 
