@@ -4,6 +4,7 @@
 # make check-recipes  the shipped recipes, each run whole
 # make check-shared   the tests that need the corpora at DATA
 # make check-page  the server's page, in an installed Chromium
+# make check-ray   indexes in object storage and on a Ray cluster, both on this machine
 # make venv      .venv with everything that tests and benchmarks need
 # make bench     the benchmarks, peers beside ours; needs the data at DATA
 # make docs      write docs/cli.md and docs/api.md anew
@@ -19,11 +20,12 @@ RUNTIME := .venv/.runtime
 TESTING := .venv/.testing
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 BROWSER := .venv/.browser
+CLUSTER := .venv/.cluster
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 NO_CHROMIUM := make check-page needs Chromium: apt-get install chromium, or make CHROMIUM=PATH
 TOO_OLD := patchword needs Python 3.11 or newer: say make PYTHON=python3.12
 
-.PHONY: demo test check check-recipes check-shared check-page lint venv bench docs samples page-pictures receipts
+.PHONY: demo test check check-recipes check-shared check-page check-ray lint venv bench docs samples page-pictures receipts
 
 demo: $(RUNTIME)
 	$(BIN)/patchword demo
@@ -44,6 +46,9 @@ check-shared: $(TESTING)
 check-page: $(BROWSER)
 	@test -n "$(CHROMIUM)" || { echo "$(NO_CHROMIUM)"; exit 1; }
 	CHROMIUM="$(CHROMIUM)" OMP_NUM_THREADS=1 $(BIN)/pytest tests/page
+
+check-ray: $(CLUSTER)
+	MOTO_SERVER=$(CLUSTER)/bin/moto_server OMP_NUM_THREADS=1 $(BIN)/pytest tests/ray
 
 # What the repository holds, and not what else may lie in the folder.
 lint: $(TESTING)
@@ -87,7 +92,7 @@ receipts: $(TESTING)
 	$(BIN)/python tests/original_receipts.py
 
 # None may reach the hub: what they need is here.
-test check check-recipes check-shared check-page bench receipts: export HF_HUB_OFFLINE := 1
+test check check-recipes check-shared check-page check-ray bench receipts: export HF_HUB_OFFLINE := 1
 
 # torch goes first and alone, so that its version is settled before anything else asks for one.
 $(RUNTIME): pyproject.toml constraints.txt
@@ -108,3 +113,9 @@ $(TESTING): $(RUNTIME)
 $(BROWSER): $(TESTING)
 	$(PIP) playwright
 	touch $@
+
+# The object store has an environment of its own: botocore wants an older dateutil.
+$(CLUSTER): $(TESTING)
+	$(PIP) --no-build-isolation --editable '.[ray]'
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip --disable-pip-version-check install --quiet 'moto[server]==5.2.5' || { rm -r $@; exit 1; }

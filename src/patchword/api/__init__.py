@@ -81,11 +81,13 @@ def load(
 
 @checked
 def open_index(path: str | os.PathLike[str]) -> Index:
-    """Open the index of images in a folder, or begin one there when something is added.
+    """Open the index of images in a folder or at s3://bucket/name, or begin one there when
+    something is added. Credentials of object storage are those of the environment:
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION; AWS_ENDPOINT_URL.
 
-    Raises IndexStoreError for a folder that cannot be read.
+    Raises IndexStoreError for a place that cannot be read.
     """
-    return index.open_index(Path(path), load)
+    return index.open_index(path, load)
 
 
 @checked

@@ -66,8 +66,12 @@ def index(
         ),
     ] = None,
     into: Annotated[
-        Path, typer.Option(metavar="INDEX", help="The index, a folder; made if it is not there.")
-    ] = Path("patchword.index"),
+        str,
+        typer.Option(
+            metavar="INDEX",
+            help="The index, a folder or s3://bucket/name; made if it is not there.",
+        ),
+    ] = "patchword.index",
     metadata: Annotated[
         list[Path] | None,
         typer.Option(
@@ -161,9 +165,11 @@ def index(
         wrong("--vectors and --paths belong together")
     if captioner and not caption:
         wrong("--captioner needs --caption")
-    make_folder(into, itself=True)
-    from patchword.index import open_index
+    from patchword.api import open_index
+    from patchword.index.place import is_remote
 
+    if not is_remote(into):
+        make_folder(Path(into), itself=True)
     store = open_index(into)
     if repair:
         _repair(store, into, as_json)
@@ -201,7 +207,7 @@ def index(
         raise typer.Exit(1)
 
 
-def _repair(store: Index, into: Path, as_json: bool) -> None:
+def _repair(store: Index, into: str, as_json: bool) -> None:
     found = store.repair()
     if as_json:
         emit({"index": str(into), "kept": found.kept, "of": found.of})
@@ -260,7 +266,7 @@ def _put(store: Index, vectors: Path, paths_file: Path, bundle: Model) -> int:
     return len(names)
 
 
-def _print(store: Index, into: Path, done: Done, prune: bool, as_json: bool) -> None:
+def _print(store: Index, into: str, done: Done, prune: bool, as_json: bool) -> None:
     counts, failed = done
     lost = len(store.gone()) if len(store) else 0
     left = counts["not_retried"]
@@ -282,7 +288,7 @@ def _print(store: Index, into: Path, done: Done, prune: bool, as_json: bool) -> 
         )
 
 
-def _watch(store: Index, into: Path, names: list[str], bundle: Model, thumbnails: bool) -> None:
+def _watch(store: Index, into: str, names: list[str], bundle: Model, thumbnails: bool) -> None:
     """Keep the index up to date until Ctrl-C."""
     from patchword.index.watching import changes
 

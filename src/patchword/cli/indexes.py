@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchword import cache
 from patchword.cli.inputs import load
 from patchword.cli.options import EMBEDDED
 from patchword.cli.output import finish, notes, progress
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from patchword.index import Index
 
 IndexArgument = Annotated[
-    Path,
+    str,
     typer.Argument(
-        metavar="INDEX", help="The index, a folder; or a folder of images, indexed on the way."
+        metavar="INDEX",
+        help="The index, a folder or s3://bucket/name; or a folder of images, indexed on the way.",
     ),
 ]
 WhereOption = Annotated[
@@ -48,14 +50,15 @@ OwnDtypeOption = Annotated[
 
 
 def index_and_model(
-    index: Path, model: str | None, device: str, dtype: str | None
+    index: str, model: str | None, device: str, dtype: str | None
 ) -> tuple[Index, Model, list[ImageError]]:
     """The index to read and its model; of a folder, also the errors of images not indexed."""
     from patchword.index import open_index
 
-    if index.is_dir() and not any(index.glob("*.lance")):
+    folder = Path(index)
+    if folder.is_dir() and not any(folder.glob("*.lance")):
         bundle = load(model or EMBEDDED, device, dtype or "float32")
-        store, failed = index_of(index, bundle)
+        store, failed = index_of(folder, bundle)
         return store, bundle, failed
     store = open_index(index)
     if model:
@@ -69,11 +72,10 @@ def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:
     in it. It is kept in the user's cache, one for each folder and model."""
     from patchword.index import open_index
     from patchword.index.schema import FORMAT
-    from patchword.tasks import label_cache
 
     real = os.path.realpath(folder)
     mark = hashlib.sha256(f"{real}\0{model.fingerprint}\0{FORMAT}".encode(errors="surrogateescape"))
-    place = label_cache.folder().parent / "indexes" / f"{Path(real).name}-{mark.hexdigest()[:12]}"
+    place = cache.folder() / "indexes" / f"{Path(real).name}-{mark.hexdigest()[:12]}"
     if not place.exists():
         own = command("index", str(folder), "--into", "photos.index")
         notes().print(f"makes an index in {place} ($PATCHWORD_CACHE); in a place of yours: {own}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,8 +20,11 @@ MIB = 1 << 20
 
 def serve(
     index: Annotated[
-        Path | None,
-        typer.Argument(metavar="[INDEX]", help="An index of photos, to be searched and shown."),
+        str | None,
+        typer.Argument(
+            metavar="[INDEX]",
+            help="An index of photos, to be searched and shown: a folder or s3://bucket/name.",
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -91,7 +93,11 @@ def serve(
 
 def mcp(
     index: Annotated[
-        Path | None, typer.Argument(metavar="[INDEX]", help="An index of photos, to be searched.")
+        str | None,
+        typer.Argument(
+            metavar="[INDEX]",
+            help="An index of photos, to be searched: a folder or s3://bucket/name.",
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,

@@ -3,7 +3,6 @@ they are not tried again each time."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
 from patchword.index.lance import FRAGMENTS, line, of_library, path_conditions
+from patchword.index.place import place_of
 from patchword.index.table import ERRORS
 
 
@@ -31,7 +31,8 @@ class Failures:
     """The table in the folder of an index. Methods raise IndexStoreError."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.place = place_of(path)
+        self.path = self.place.address
 
     def known(self) -> dict[str, Failure]:
         """All of them by path."""
@@ -66,12 +67,10 @@ class Failures:
             raise self._unreadable(error) from error
 
     def _table(self, make: bool = False) -> Any:
-        if not make and not os.path.isdir(os.path.join(self.path, f"{ERRORS}.lance")):
+        if not make and not self.place.may_hold(ERRORS):
             return None
-        import lancedb
-
-        folder = lancedb.connect(self.path)
         try:
+            folder = self.place.connect()
             if make:
                 return folder.create_table(ERRORS, schema=_arrow({}).schema, exist_ok=True)
             return folder.open_table(ERRORS)
@@ -83,6 +82,8 @@ class Failures:
     def _unreadable(self, error: BaseException) -> BaseException:
         if not of_library(error):
             return error
+        if why := self.place.cause(error):
+            return IndexStoreError(f"{self.path}: {why}")
         return IndexStoreError(
             f"{self.path}: the table of files that could not be read is damaged: {line(error)}; "
             "patchword index --repair makes a new one"

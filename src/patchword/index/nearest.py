@@ -107,7 +107,7 @@ class Nearest:
             rows, why = int(table.count_rows()), _why_exact(table, where, k, exact)
             if not approximate.built(table):
                 return Explained("exact", str(why), rows)
-            recall = approximate.noted(self._store.path, self._mark())
+            recall = approximate.noted(self._store.place.folder(), self._mark())
             way, why = ("approximate", f"{rows} are many") if why is None else ("exact", why)
             return Explained(way, why, rows, approximate.later(table), recall)
 
@@ -123,9 +123,9 @@ class Nearest:
                 f"{approximate.FEWEST} or more"
             )
         self._store.do(approximate.build)
-        path, mark = self._store.path, self._mark()
+        folder, mark = self._store.place.folder(), self._mark()
         return self._store.do(
-            lambda table: approximate.measured(table, self.matrix(table), texts, path, mark)
+            lambda table: approximate.measured(table, self.matrix(table), texts, folder, mark)
         )
 
     def due(self) -> bool:
@@ -146,7 +146,7 @@ class Nearest:
         if self._matrix is None or self._matrix[:2] != (mark, version):
             self._matrix = None  # the old one goes before the new one comes
             dim = int(self._store.about["dim"])
-            found = matrix(self._store.path, table, dim, mark)
+            found = matrix(self._store.place.folder(), table, dim, mark)
             self._matrix = (mark, version, found)
         return self._matrix[2]
 

@@ -14,6 +14,7 @@ from patchword.errors import IndexStoreError
 from patchword.index.checks import damaged
 from patchword.index.failures import Failures
 from patchword.index.lance import line, of_library
+from patchword.index.place import is_remote
 from patchword.index.schema import id_of
 from patchword.index.table import ERRORS, REPAIRED, TABLE, VERSION, Store, Table
 
@@ -33,6 +34,11 @@ def repair(path: str) -> Repaired:
     """Make a damaged index one of its whole rows. What was lost is embedded again when its files
     are added. Nothing is changed where all is whole. Raises IndexStoreError where nothing can be
     recovered."""
+    if is_remote(path):
+        raise IndexStoreError(
+            f"{path}: only an index in a folder is repaired: copy this one to a disk, repair it "
+            "there, and copy it back; or index again with --reindex"
+        )
     images, new = (os.path.join(path, f"{name}.lance") for name in (TABLE, REPAIRED))
     if os.path.isdir(new):  # of a repair that was killed
         if os.path.isdir(images):

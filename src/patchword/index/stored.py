@@ -24,8 +24,8 @@ class Stored:
     """An index that is read."""
 
     def __init__(self, path: Path, load: Callable[..., Bundle] | None = None) -> None:
-        self.path = os.path.abspath(path)
-        self._store = Store(self.path)
+        self._store = Store(os.fspath(path))
+        self.path = self._store.path
         self._failures = Failures(self.path)
         self._load = load
         self._model: Bundle | None = None

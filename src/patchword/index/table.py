@@ -1,4 +1,4 @@
-"""A LanceDB table of files and vectors, in the folder of an index; independent of models.
+"""A LanceDB table of files and vectors, in the place of an index; independent of models.
 
 Every change is one commit, whole or not at all. Several processes may read and write at once.
 """
@@ -27,6 +27,7 @@ from patchword.index.lance import (
     path_conditions,
     remove_stale,
 )
+from patchword.index.place import place_of
 from patchword.index.schema import (
     FORMAT,
     PRIVATE,
@@ -60,23 +61,22 @@ Table = Any  # lancedb.table.LanceTable, half of whose methods are untyped
 
 
 class Store:
-    """The table in a folder, which need not exist yet. Methods raise IndexStoreError."""
+    """The table in a place, which need not exist yet. Methods raise IndexStoreError."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.place = place_of(path)
+        self.path = self.place.address
         self.about: dict[str, Any] = {}  # what it was created with, and `dim`
         self._lock = threading.Lock()
         self._table: Table | None = None
 
     def open(self) -> bool:
         """Whether there is a table; an incomplete one of a killed process does not count."""
-        if not os.path.isdir(os.path.join(self.path, f"{TABLE}.lance")):
+        if not self.place.may_hold(TABLE):
             self._table = None
         elif self._table is None:
-            import lancedb  # imported here, because it takes a second
-
             try:
-                table = lancedb.connect(self.path).open_table(TABLE)
+                table = self.place.connect().open_table(TABLE)
                 self.about = self.check_format(table)
             except ValueError as error:
                 if "was not found" in str(error):
@@ -108,32 +108,30 @@ class Store:
     def create(self, dim: int, about: Mapping[str, Any]) -> None:
         """Create an empty table with the metadata `about`, or keep one that another process just
         made."""
-        import lancedb
-
         try:
             self._check_own()
             columns = schema(dim)
             columns = columns.with_metadata({"patchword": self._about_text(columns, about)})
-            lancedb.connect(self.path).create_table(TABLE, schema=columns, exist_ok=True)
+            self.place.connect().create_table(TABLE, schema=columns, exist_ok=True)
         except (RuntimeError, ValueError, OSError) as error:
             if not self.open():  # else another process was sooner, and added columns of its own
-                raise IndexStoreError(f"{self.path}: cannot be made: {line(error)}") from error
+                why = self.place.cause(error) or line(error)
+                raise IndexStoreError(f"{self.path}: cannot be made: {why}") from error
         if not self.open():
             raise IndexStoreError(f"{self.path}: was deleted while it was made")
 
     def load(self, batches: Iterator[Any], columns: Any, about: Mapping[str, Any]) -> None:
         """Create the table with all its rows in one commit. batches: pyarrow.RecordBatch of the
         schema `columns`, whose paths are all different. Raises where there is a table."""
-        import lancedb
         import pyarrow as pa  # type: ignore[import-untyped]
 
         self._check_own()
         whole = columns.with_metadata({"patchword": self._about_text(columns, about)})
         reader = pa.RecordBatchReader.from_batches(whole, batches)
         try:
-            if not self.open():
+            if not self.open() and not self.place.remote:
                 remove_stale(os.path.join(self.path, f"{TABLE}.lance"), "")
-            lancedb.connect(self.path).create_table(TABLE, data=reader)
+            self.place.connect().create_table(TABLE, data=reader)
         except BaseException as error:
             if not of_library(error):
                 raise
@@ -153,12 +151,25 @@ class Store:
         """Delete the index, of whatever format, and keep the folder."""
         self._check_own()
         self.close()
+        if self.place.remote:
+            self._drop_tables()
+            return
         for name in os.listdir(self.path) if os.path.isdir(self.path) else ():
             place = os.path.join(self.path, name)
             shutil.rmtree(place) if os.path.isdir(place) else os.unlink(place)
 
+    def _drop_tables(self) -> None:
+        try:
+            for name in (TABLE, ERRORS):
+                self.place.connect().drop_table(name, ignore_missing=True)
+        except BaseException as error:  # see `of_library`
+            if not of_library(error):
+                raise
+            raise self._failed(error) from error
+
     def _check_own(self) -> None:
-        """Raise where the folder holds anything but an index."""
+        """Raise where the folder holds anything but an index. Of an address only the tables are
+        ever touched."""
         names = set(os.listdir(self.path)) if os.path.isdir(self.path) else set()
         if any(os.path.splitext(name)[1] != MATRIX for name in names - OWN):
             raise IndexStoreError(
@@ -275,7 +286,8 @@ class Store:
     def compact(self, most: int | None = None) -> None:
         """Merge the table's files where there are more than `most`, by default `FRAGMENTS`, and
         delete past versions and what killed processes left."""
-        remove_stale(os.path.join(self.path, f"{TABLE}.lance"))
+        if not self.place.remote:
+            remove_stale(os.path.join(self.path, f"{TABLE}.lance"))
 
         def compact(table: Table) -> None:
             if table.stats()["fragment_stats"]["num_fragments"] > (most or lance.FRAGMENTS):
@@ -325,13 +337,16 @@ class Store:
             )
         result = action(table)
         table.checkout_latest()
-        if table.version > max(before, noted["version"] if noted else 0):
+        if not self.place.remote and table.version > max(before, noted["version"] if noted else 0):
             note = {"version": int(table.version), "rows": int(table.count_rows())}
             write(os.path.join(self.path, VERSION), json.dumps(note))
         return result
 
     def noted(self) -> dict[str, int] | None:
-        """The newest version that was noted, and its rows; None where none was."""
+        """The newest version that was noted, and its rows; None where none was. In object storage,
+        which loses no files, none is."""
+        if self.place.remote:
+            return None
         try:
             with open(os.path.join(self.path, VERSION), encoding="utf-8") as file:
                 note = json.load(file)
@@ -343,14 +358,16 @@ class Store:
 
     def _failed(self, error: BaseException) -> IndexStoreError:
         """The error for what LanceDB raised."""
+        if why := self.place.cause(error):
+            return IndexStoreError(f"{self.path}: {why}")
         if no_room(error):
             return IndexStoreError(
                 f"{self.path}: no room on the disk: {line(error)}; what was committed is kept: "
                 "make room, and run it again"
             )
         return IndexStoreError(
-            f"{self.path}: the index cannot be read or written: {line(error)}; "
-            f"{REPAIR.format(path=self.path)}"
+            f"{self.path}: the index cannot be read or written: {line(error)}"
+            + ("" if self.place.remote else f"; {REPAIR.format(path=self.path)}")
         )
 
 

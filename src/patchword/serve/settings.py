@@ -14,7 +14,7 @@ from patchword.options import at_least, in_range
 class Settings:
     """How a server runs.
 
-    index       the folder of an index of photos, which is searched; None: there is none
+    index       an index of photos, which is searched: its folder or address; None: there is none
     models      names as `patchword.load` takes them; without any, that of the index or "demo", and
                 "demo-blip" beside "demo"
     device, dtype  where models are computed, and the number type of their weights
@@ -32,7 +32,7 @@ class Settings:
                 when they are needed. None: no limit
     """
 
-    index: Path | None = None
+    index: str | Path | None = None
     models: tuple[str, ...] = ()
     device: str = "auto"
     dtype: str = "float32"

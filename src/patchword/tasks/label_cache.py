@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from patchword import cache
 from patchword.atomic_write import replacing
 from patchword.bundle import Bundle, Vector
 from patchword.text import long_text
@@ -49,9 +50,8 @@ def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str
 
 
 def folder() -> Path:
-    """Where label vectors are kept: $PATCHWORD_CACHE, or `patchword` in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("PATCHWORD_CACHE") or Path(base) / "patchword") / "texts"
+    """Where label vectors are kept."""
+    return cache.folder() / "texts"
 
 
 def _kept(path: Path, shape: tuple[int, int], compute: Callable[[], Vector]) -> Vector:
