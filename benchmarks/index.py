@@ -61,7 +61,7 @@ class World:
         return (0.7 * self.centres[chosen] + 0.714 * noise) @ self.basis
 
     def images(self, count: int) -> Rows:
-        return unit(np.sqrt(0.34) * self.mean + np.sqrt(0.66) * self.content(count))
+        return unit(0.34**0.5 * self.mean + 0.66**0.5 * self.content(count))
 
     def texts(self, count: int) -> Rows:
         return unit(0.9 * self.own + 0.1 * self.mean + 0.42 * self.content(count))

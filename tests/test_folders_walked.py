@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 
 from patchword.cli.inputs import expand
 from patchword.data.folders import pictures
-from patchword.errors import ImageError, PatchwordError
+from patchword.errors import ImageError, PatchwordError, SkippedFilesWarning
 from patchword.images import files
 
 
@@ -62,3 +64,34 @@ def test_what_cannot_be_listed_is_named(folder: Path, monkeypatch: pytest.Monkey
     assert str(folder / "sub") in expand([str(folder)])  # and opening it fails by name
     with pytest.raises(PatchwordError, match="cannot be listed"):
         pictures(folder)
+
+
+def test_files_that_may_hold_images_are_counted(folder: Path) -> None:
+    with tarfile.open(folder / "more.tar", "w") as tar:
+        tar.add(folder / "a.jpg", "cat.jpg")
+    for name in ("x.zip", "y.ZIP", "z.tar.xz", "shop.parquet", "shop.csv"):
+        (folder / name).write_bytes(b"")
+    start = "files that were not looked into for images: "
+    both = "name a .tar itself, unpack the others"
+    tar = str(folder / "more.tar")
+    walks: list[Callable[[], object]] = [
+        lambda: expand([str(folder)]),
+        lambda: expand([str(folder), str(folder / "*.tar")]),
+        lambda: files.find([folder], []),
+        lambda: files.find([folder], [], [tar]),
+        lambda: pictures(folder),
+    ]
+    with pytest.warns(SkippedFilesWarning) as said:
+        assert all(walk() for walk in walks)
+    assert [
+        str(each.message).removeprefix(start)
+        for each in said
+        if each.category is SkippedFilesWarning
+    ] == [
+        f"1 .tar, 1 .tar.xz, 2 .zip; {both}",
+        "1 .tar.xz, 2 .zip; unpack them",
+        "1 .csv, 1 .parquet, 1 .tar, 1 .tar.xz, 2 .zip; "
+        "name a .csv or .parquet or .tar itself, unpack the others",
+        "1 .csv, 1 .parquet, 1 .tar.xz, 2 .zip; name a .csv or .parquet itself, unpack the others",
+        "1 .tar, 1 .tar.xz, 2 .zip; unpack them",
+    ]

@@ -46,6 +46,15 @@ def ranked(index: Index, query: np.ndarray) -> tuple[list[str], np.ndarray]:
     return [paths[i] for i in order], scores[order]
 
 
+def test_texts_without_words_are_refused(index: Index, model: Bundle) -> None:
+    with pytest.raises(IndexStoreError, match="no words: ' '"):
+        index.search(" ", model=model)
+    with pytest.raises(IndexStoreError, match="no words: ''"):
+        index.search("a cat", without=["a dog", ""], model=model)
+    with pytest.raises(IndexStoreError, match="no words"):
+        index.search_many(["a cat", "\n"], model=model)
+
+
 def test_a_query_is_the_weighed_sum_of_its_parts(index: Index, model: Bundle) -> None:
     photo = index.paths()[3]
     words, *others = model.embed_texts(["a cat", "a dog", "a wafer"]).astype(np.float64)
@@ -254,6 +263,12 @@ def test_commands(run: Run, photos: Path) -> None:  # noqa: F811
     assert sheet.code == 0
     assert Path("hits.html").read_text().count("data:image/jpeg") == 4
     assert run("search", "i", "a heart", "--heatmap").code == 2
+    none = run("search", "i", "a heart", "--where", "width > 9999", "--heatmap", "--save", "0.html")
+    assert (none.code, none.out) == (0, "")
+    assert "nothing found" in none.err
+    assert "0.html: not written, because nothing was found" in none.err
+    for blank in ([" "], ["-t", "", "--image", "photos/copy.jpg"]):
+        assert "the words to look for are empty" in run("search", "i", *blank).err
 
     groups = run("dedupe", "i", "--threshold", 0.999, "--json", "--save", "d.html")
     assert [(each["keep"], Path(each["image"]).name) for each in groups.records] == [

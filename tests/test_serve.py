@@ -156,6 +156,60 @@ def test_a_search_finds_what_the_index_finds(client: TestClient, folder: Path) -
     where = refused(client, "/v1/search", text="a ring", where="path = 'x'; drop table")
     assert where[:2] == (400, "index")
     assert refused(client, "/v1/search")[1] == "empty"
+    for words in ({"text": " "}, {"text": "a ring", "without": ""}):
+        assert refused(client, "/v1/search", **words)[:2] == (400, "empty")
+
+
+def test_a_search_counts_and_weighs(client: TestClient, folder: Path) -> None:
+    index = patchword.open_index(folder)
+    squares = {"where": "path LIKE '%square%'"}
+    assert index.count(squares["where"]) == 1
+    found = ask(client, "/v1/search", text="a red ring", **squares)
+    assert (found["total"], len(found["hits"])) == (1, 1)
+    assert ask(client, "/v1/search", text="a ring", where="width > 9999")["total"] == 0
+    texts = {"text": "a red ring", "without": "a white square"}
+    for weight in (0.0, 0.3):
+        expected = index.search("a red ring", without="a white square", without_weight=weight)
+        found = ask(client, "/v1/search", **texts, weights={"without": weight})
+        assert [each["path"] for each in found["hits"]] == [hit.path for hit in expected]
+        scores = [hit.score for hit in expected]
+        np.testing.assert_allclose([each["score"] for each in found["hits"]], scores, atol=1e-6)
+
+
+def test_texts_of_a_request_are_bounded(client: TestClient) -> None:
+    """Before they are read: 20 million characters took a core for a minute."""
+    text, photo = "a red ring " * 10_000, sent(RING)
+    chat = {
+        "role": "user",
+        "content": [{"type": "text", "text": text}, {"type": "image_url", "image_url": photo}],
+    }
+    images = {"images": [photo]}
+    sentence = "{} " * 3000
+    bodies: dict[str, Any] = {
+        "/v1/embeddings": {"input": ["a", text]},
+        "/v1/search": {"text": text},
+        "/v1/similarity": {**images, "texts": [text]},
+        "/v1/match": {**images, "texts": [text]},
+        "/v1/ask": {"image": photo, "question": text},
+        "/v1/heatmap": {"image": photo, "texts": [text]},
+        "/v1/segment": {"image": photo, "labels": [text]},
+        "/v1/locate": {"image": photo, "texts": [text]},
+        "/v1/chat/completions": {"messages": [chat]},
+        "/v2/embed": {"texts": [text]},
+        "/zero-shot-image-classification": {
+            "inputs": photo,
+            "parameters": {"candidate_labels": [text, "a"]},
+        },
+        "/v1/classify": {**images, "labels": ["a" * 3000, "b"], "templates": [sentence]},
+    }
+    started = time.perf_counter()
+    for path, body in bodies.items():
+        assert refused(client, path, **body)[:2] == (413, "too_long"), path
+    for body in ({"input": [1] * 60_000}, {"input": [[1] * 30_000] * 2}):
+        assert refused(client, "/v1/embeddings", **body)[:2] == (413, "too_long")
+    assert time.perf_counter() - started < 5
+    refused_labels = refused(client, "/v1/classify", **images, labels=[text, "a"])
+    assert refused_labels[2] == "110016 characters of texts; a request may have 100000: send less"
 
 
 def test_maps_cover_the_photo(client: TestClient, demo: Model) -> None:

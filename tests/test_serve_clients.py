@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import pytest
 from huggingface_hub import InferenceClient
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from mcp.server.mcpserver.exceptions import ToolError
 from served import RING, SCRATCH, SHAPES, running, sent, uri
 
 import patchword
 from patchword.api import Model
-from patchword.serve.app import create_app
+from patchword.serve.app import create_app, make_server
+from patchword.serve.mcp import Tools
 from patchword.serve.settings import Settings
 
 
@@ -218,10 +221,37 @@ def test_tools_over_http(address: str) -> None:
     assert "a server opens no paths" in found["error"][1]
 
 
-def test_tools_over_stdio(folder: Path) -> None:
+def test_an_assistant_names_photos_as_a_search_does(demo: Model, tmp_path: Path) -> None:
+    """By id or path of the index, in a tar too; by no other path unless it runs on this machine."""
+    for name in ("in", "out"):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            tar.add(RING, "ring.jpg")
+    patchword.open_index(tmp_path / "index").add([tmp_path / "in.tar"], demo)
+    server = make_server(Settings(index=tmp_path / "index"))
+    held, other = (f"{tmp_path}/{name}.tar/ring.jpg" for name in ("in", "out"))
+
+    async def work() -> None:
+        for tools in (Tools(server, paths=False), Tools(server, paths=True)):
+            path = (await tools.search("a red ring"))["hits"][0]["path"]
+            assert path == held
+            found = await tools.classify(path, ["a wafer", "a red ring"])
+            assert found["labels"][0]["label"] == "a red ring"
+        with pytest.raises(ToolError, match="a server opens no paths"):
+            await Tools(server, paths=False).classify(other, ["a wafer"])
+        assert (await tools.classify(other, ["a wafer", "a red ring"]))["labels"] == found["labels"]
+        with pytest.raises(ToolError, match=r"out.tar/no.jpg: not in the tar"):
+            await tools.classify(f"{tmp_path}/out.tar/no.jpg", ["a wafer"])
+
+    asyncio.run(work())
+    server.close()
+
+
+def test_tools_over_stdio(folder: Path, tmp_path: Path) -> None:
     command = StdioServerParameters(
         command=sys.executable, args=["-m", "patchword", "mcp", str(folder)], env=dict(os.environ)
     )
-    found = asyncio.run(_tools(Client(stdio_client(command)), str(RING)))
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(RING, "ring.jpg")
+    found = asyncio.run(_tools(Client(stdio_client(command)), f"{tmp_path}/photos.tar/ring.jpg"))
     _told(found)
     assert found["error"] == (True, "Error executing tool caption: /nowhere.jpg: no such file")

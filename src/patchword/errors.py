@@ -13,7 +13,7 @@ Each message says what was found, where, and what to do. Beside them, warnings:
 
     LongTextWarning       texts that do not fit the context and are cut
     ImageWarning          an image that may not be opened as expected
-    SkippedFilesWarning   files of a folder that look like photos and are not opened
+    SkippedFilesWarning   files of a folder that are or hold photos, and are not opened
     ScopeWarning          images and texts that a model knows nothing about
     UnseenWarning         photos of which a model does not see all, or all very small
     CheckpointWarning     a checkpoint that can be read in two ways
@@ -72,7 +72,8 @@ class ImageWarning(UserWarning):
 
 
 class SkippedFilesWarning(UserWarning):
-    """Files of a folder that look like photos and cannot be opened: how many, by kind."""
+    """Files of a folder that look like photos and cannot be opened, or may hold photos and were not
+    looked into: how many, by kind."""
 
 
 class ScopeWarning(UserWarning):

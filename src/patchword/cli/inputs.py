@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from patchword.images.files import Skipped
 
 STDIN = "-"
-TARS = (".tar", ".tar.gz", ".tgz")
 KEEP_ALL = ": --long-text mean keeps all"
 
 
@@ -54,21 +53,23 @@ def expand(names: Sequence[str]) -> list[Source]:
     a file; an address on the web; or "-", for an image in standard input. A name that matches
     nothing stays, so that opening it reports what is wrong with it.
     """
-    from patchword.images.files import Skipped, warn_of
+    from patchword.images.files import TARS, Skipped, warn_of
     from patchword.images.urls import is_url
 
     found: list[Source] = []
     unlisted: list[ImageError] = []
     skipped = Skipped()
-    for name in _named(names):
+    every = [
+        match for name in _named(names) for match in ([name] if is_url(name) else _globbed(name))
+    ]
+    tars = {os.path.realpath(name) for name in every if _is_tar(name)}
+    for name in every:
         if name == STDIN:
             found.append(Held("stdin", sys.stdin.buffer.read))
-            continue
-        exists = os.path.exists(name) or is_url(name)
-        for match in [name] if exists else sorted(glob.glob(name, recursive=True)) or [name]:
-            found += _inside(match, unlisted, skipped)
+        else:
+            found += _inside(name, unlisted, skipped, tars)
     found += [error.image for error in unlisted]  # opening them fails again
-    warn_of(skipped)
+    warn_of(skipped, TARS)
     if not found:
         raise PatchwordError(f"no images in {', '.join(names)}")
     return found
@@ -80,8 +81,13 @@ def files_and_folders(names: Sequence[str]) -> list[str]:
     for name in _named(names):
         if name == STDIN:
             wrong(f"{name}: an index holds files; save the image as a file first")
-        out += [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True)) or [name]
+        out += _globbed(name)
     return out
+
+
+def _globbed(name: str) -> list[str]:
+    """What a glob matches; any other name as it is."""
+    return [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True)) or [name]
 
 
 def _named(names: Sequence[str]) -> list[str]:
@@ -101,14 +107,22 @@ def _named(names: Sequence[str]) -> list[str]:
     return out
 
 
-def _inside(path: str, unlisted: list[ImageError], skipped: Skipped) -> Sequence[Source]:
-    """The pages of a file; the images in a folder or a tar."""
+def _is_tar(path: str) -> bool:
+    from patchword.images.files import TARS
+
+    return path.lower().endswith(TARS) and os.path.isfile(path)
+
+
+def _inside(
+    path: str, unlisted: list[ImageError], skipped: Skipped, tars: Collection[str]
+) -> Sequence[Source]:
+    """The pages of a file; the images in a folder or a tar. tars: those that are named."""
     from patchword.images.files import pictures_in
     from patchword.images.pages import every
 
     if os.path.isdir(path):
-        return pictures_in(path, unlisted, skipped)
-    return _members(path) if path.lower().endswith(TARS) and os.path.isfile(path) else every(path)
+        return pictures_in(path, unlisted, skipped, tars)
+    return _members(path) if _is_tar(path) else every(path)
 
 
 def _members(path: str) -> list[Source]:

@@ -25,7 +25,7 @@ from patchword.cli.options import (
     LongTextOption,
     SaveOption,
 )
-from patchword.cli.output import check_save, finish, notes, warnings_said, wrong
+from patchword.cli.output import check_save, finish, notes, warn, warnings_said, wrong
 from patchword.cli.texts import read_list
 from patchword.show.percent import share
 
@@ -118,9 +118,9 @@ def search(
     The score is the cosine with the sum of the weighed queries. With --rerank, a BLIP with a
     matching head reorders the best hits by the probability that image and query belong together.
     """
-    if words and text:
+    if words and text is not None:
         wrong("give the words to look for once")
-    queries = _queries(text or " ".join(words or ()))
+    queries = _queries([*(words or []), *([] if text is None else [text])])
     _check(queries, image, rerank, reranker, heatmap and not save)
     check_save(save, pages=True)
     picture = _only(image) if image else None
@@ -143,6 +143,8 @@ def search(
     if hits and save:
         texts = [one.query if heatmap else None for one in hits]
         failed += save_hits(hits, save, bundle, texts)
+    elif save:
+        warn(f"{save}: not written, because nothing was found")
     by_name = {error.image: error for error in failed}
     done = sum(each.hit.path not in by_name for one in found for each in one.answers)
     finish(list(by_name.values()), done)
@@ -156,9 +158,12 @@ def _only(name: str) -> Source:
     return found[0]
 
 
-def _queries(text: str) -> list[str]:
+def _queries(words: list[str]) -> list[str]:
     """The words to look for; the lines of a file of "@FILE"."""
-    return read_list([text]) if text.startswith("@") else [text] if text else []
+    text = " ".join(words)
+    if words and not text.strip():
+        wrong("the words to look for are empty")
+    return read_list([text]) if text.startswith("@") else words and [text]
 
 
 def _check(

@@ -57,6 +57,9 @@ def serve(
     max_megabytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 64,
     max_pixels: Annotated[int, typer.Option(min=1, help="Of an image.")] = 100_000_000,
     max_items: Annotated[int, typer.Option(min=1, help="Images and texts of a request.")] = 256,
+    max_characters: Annotated[
+        int, typer.Option(min=1, help="Of all texts of a request.")
+    ] = 100_000,
     seconds: Annotated[float, typer.Option(min=0.1, help="A request may take.")] = 60.0,
     waiting: Annotated[
         int, typer.Option(min=1, help="Images and texts that may wait; more are refused at once.")
@@ -83,7 +86,8 @@ def serve(
     settings = Settings(
         index=index, models=tuple(model or ()), device=device, dtype=dtype, host=host, port=port,
         api_key=api_key or None, allow_urls=allow_urls, max_bytes=max_megabytes * MIB,
-        max_pixels=max_pixels, max_items=max_items, seconds=seconds, waiting=waiting, batch=batch,
+        max_pixels=max_pixels, max_items=max_items, max_characters=max_characters,
+        seconds=seconds, waiting=waiting, batch=batch,
         memory=None if memory is None else memory * MIB,
     )  # fmt: skip
     listening = listen(host, port)

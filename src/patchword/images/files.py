@@ -7,7 +7,7 @@ import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from PIL import Image
@@ -31,9 +31,14 @@ LEFT_OUT = {
     "$RECYCLE.BIN", "System Volume Information",
 }  # fmt: skip
 
+# Files that may hold images: tars and tables, which some commands read; archives, which none do.
+TARS = (".tar", ".tar.gz", ".tgz")
+TABLES = (".parquet", ".csv", ".tsv")
+_ARCHIVES = (".zip", ".7z", ".rar", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
 _VECTORS = ".npy of floats in two axes, maybe vectors (name the file to open it as an image)"
 
-Skipped = Counter[str]  # how many files look like photos and are not opened, by kind
+Skipped = Counter[str]  # how many files may be or hold photos and are not opened, by kind
 
 
 class File(NamedTuple):
@@ -51,12 +56,12 @@ def several(paths: Path | Iterable[Path]) -> list[Path]:
     return [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
 
 
-def find(paths: Iterable[Path], failed: list[ImageError]) -> list[File]:
+def find(paths: Iterable[Path], failed: list[ImageError], but: Collection[str] = ()) -> list[File]:
     """The files named and the pictures in the folders named, each once, by path; of files with
     several pages each page, see `pages`.
 
-    What cannot be indexed or listed is added to `failed`; what is skipped gives one
-    SkippedFilesWarning.
+    What cannot be indexed or listed is added to `failed`; what is skipped gives a
+    SkippedFilesWarning, unless it is among `but`: real paths of what is read by itself.
     """
     found: dict[str, File] = {}
     skipped: Skipped = Counter()
@@ -66,7 +71,8 @@ def find(paths: Iterable[Path], failed: list[ImageError]) -> list[File]:
         if urls.is_url(name):
             failed.append(ImageError(name, "a URL: download it, an index holds files"))
             continue
-        inside = pictures_in(path, failed, skipped) if os.path.isdir(path) else pages.every(name)
+        is_folder = os.path.isdir(path)
+        inside = pictures_in(path, failed, skipped, but) if is_folder else pages.every(name)
         for real in (_real(name, folders) for name in inside):
             if real in found:
                 continue
@@ -74,7 +80,7 @@ def find(paths: Iterable[Path], failed: list[ImageError]) -> list[File]:
                 found[real] = _status(real)
             except ImageError as error:
                 failed.append(error)
-    warn_of(skipped)
+    warn_of(skipped, (*TARS, *TABLES))
     return [found[name] for name in sorted(found, key=pages.order)]
 
 
@@ -126,15 +132,19 @@ def picture_suffixes() -> set[str]:
 
 
 def pictures_in(
-    folder: Path, failed: list[ImageError], skipped: Skipped | None = None
+    folder: Path,
+    failed: list[ImageError],
+    skipped: Skipped | None = None,
+    but: Collection[str] = (),
 ) -> list[str]:
     """The images below a folder, at any depth, by their suffix: their paths as the folder's was
     given, sorted; of a file with several pages each page. The one way in which folders are read.
 
     Links are followed, each folder once. Hidden files and folders are left out, and what file
     managers and network drives leave beside photos (`LEFT_OUT`). Folders that cannot be listed are
-    added to `failed`. Files that look like photos and are not opened are counted in `skipped`; for
-    None a SkippedFilesWarning says how many.
+    added to `failed`. Files that look like photos and are not opened, and files that may hold
+    photos, are counted in `skipped`, but for those of `but`, see `find`; for None a
+    SkippedFilesWarning says how many.
     """
     counted: Skipped = Counter() if skipped is None else skipped
     suffixes = picture_suffixes()
@@ -147,17 +157,39 @@ def pictures_in(
             counted[_VECTORS] += 1
         elif kind := kinds.BY_SUFFIX.get(suffix):
             counted[kinds.counted_as(kind)] += 1
+        elif (holder := _holder(path)) and os.path.realpath(path) not in but:
+            counted[holder] += 1
     if skipped is None:
         warn_of(counted)
     return [page for path in sorted(found) for page in pages.every(path)]
 
 
-def warn_of(skipped: Skipped) -> None:
-    """Say how many files were skipped, by kind, in one SkippedFilesWarning."""
-    if skipped:
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
-        message = f"files that look like photos and cannot be opened: {counts}"
+def warn_of(skipped: Skipped, named: Collection[str] = ()) -> None:
+    """Say how many files were skipped, by kind, in a SkippedFilesWarning of those that look like
+    photos, and one of those that may hold photos. named: the suffixes of those that are read where
+    they are named themselves; tables among the others are nothing to speak of."""
+    holders = {kind for kind in skipped if kind in (*TARS, *_ARCHIVES, *TABLES)}
+    if photos := _counts(skipped, skipped.keys() - holders):
+        message = f"files that look like photos and cannot be opened: {photos}"
         warnings.warn(message, SkippedFilesWarning, stacklevel=2)
+    if counts := _counts(
+        skipped, {kind for kind in holders if kind in named or kind not in TABLES}
+    ):
+        itself = sorted(holders.intersection(named))
+        advice = [f"name a {' or '.join(itself)} itself"] * bool(itself)
+        advice += ["unpack the others" if itself else "unpack them"] * bool(holders - {*itself})
+        message = f"files that were not looked into for images: {counts}; {', '.join(advice)}"
+        warnings.warn(message, SkippedFilesWarning, stacklevel=2)
+
+
+def _counts(skipped: Skipped, chosen: Collection[str]) -> str:
+    return ", ".join(f"{skipped[kind]} {kind}" for kind in sorted(chosen))
+
+
+def _holder(path: str) -> str | None:
+    """The suffix of a file that may hold images; None for any other."""
+    name = path.lower()
+    return next((end for end in (*TARS, *TABLES, *_ARCHIVES) if name.endswith(end)), None)
 
 
 def _walked(folder: str, failed: list[ImageError]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import NamedTuple
 
 from patchword.errors import IndexStoreError
@@ -33,7 +34,7 @@ def check(where: str, columns: Mapping[str, str]) -> str:
     parameters and on very long conditions; and a condition may come from somebody else. Raises
     IndexStoreError.
     """
-    found = list(_TOKENS.finditer(where))
+    found = list(islice(_TOKENS.finditer(where), _MOST_TOKENS + 1))
     if len(found) > _MOST_TOKENS:
         raise refused(where, f"more than {_MOST_TOKENS} words and signs", columns)
     tokens = [_token(match, where, columns) for match in found]

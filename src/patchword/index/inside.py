@@ -14,9 +14,8 @@ from patchword.data.rows import IMAGES, called, suffix_of
 from patchword.data.tar_files import DamagedError, Member, Tar
 from patchword.errors import ImageError, PatchwordError
 from patchword.images import ImageLike, files, urls
+from patchword.images.files import TABLES, TARS
 
-TARS = (".tar", ".tar.gz", ".tgz")
-TABLES = (".parquet", ".csv", ".tsv")
 PLACES = (*IMAGES, "image_url", "img_url", "url", "uri")  # columns of images, in this order
 
 Read = Callable[[], bytes]

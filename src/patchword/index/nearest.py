@@ -100,6 +100,12 @@ class Nearest:
 
         return self._store.do(on_rows)
 
+    def count(self, where: str) -> int:
+        """How many entries meet a condition. Raises IndexStoreError."""
+        return self._store.do(
+            lambda table: meeting(table, where, lambda sql: int(table.count_rows(sql)))
+        )
+
     def explain(self, where: str | None = None, k: int = 10, exact: bool = False) -> Explained:
         """How `find` searches."""
 
@@ -191,14 +197,20 @@ def taken(table: Table, ids: NDArray[np.uint64], columns: Sequence[str]) -> Any:
 def row_ids(table: Table, where: str) -> NDArray[np.uint64]:
     """LanceDB's ids of the rows that fulfil a condition. Raises IndexStoreError for what is not
     allowed in one."""
+    rows = table.search().with_row_id(True).select(["modified"])
+    found = meeting(table, where, lambda sql: rows.where(sql).to_arrow())
+    ids: NDArray[np.uint64] = found.column("_rowid").to_numpy()
+    return ids
+
+
+def meeting(table: Table, where: str, read: Callable[[str], T]) -> T:
+    """read(the condition as LanceDB reads it). Raises IndexStoreError for what is not allowed in
+    one."""
     kinds = {each.name: kind(each.type) for each in table.schema if each.name not in PRIVATE}
     checked = condition.check(where, kinds)
-    rows = table.search().with_row_id(True).select(["modified"])
     try:
-        found = rows.where(f"({checked})").to_arrow()
+        return read(f"({checked})")
     except (ValueError, RuntimeError) as error:
         # A table that can be read without the condition fails because of it; any other raises here.
         table.search().select(list(kinds)).limit(1).to_arrow()
         raise condition.refused(where, "is no condition", kinds) from error
-    ids: NDArray[np.uint64] = found.column("_rowid").to_numpy()
-    return ids

@@ -27,6 +27,8 @@ def combined(
     """The unit vector (D,) of a text or vector, and an image, minus the mean of texts; each, of
     length 1, times its weight. Raises IndexStoreError where nothing is left."""
     texts = [query] if isinstance(query, str) else []
+    for text in (*texts, *without):
+        check_words(text)
     rows = [*texts, *without]
     vectors = model.embed_texts(rows, long_text=long_text) if rows else None
     parts: list[NDArray[Any]] = []
@@ -52,8 +54,17 @@ def combined(
 
 @checked
 def texts_of(queries: Sequence[str]) -> list[str]:
-    """Texts as a list. Raises UnsupportedError for anything else, also for a single one."""
+    """Texts as a list. Raises UnsupportedError for anything else, also for a single one, and
+    IndexStoreError for one without words."""
+    for text in queries:
+        check_words(text)
     return list(queries)
+
+
+def check_words(text: str) -> None:
+    """Raise IndexStoreError for a text of a query that is empty, or white space alone."""
+    if not text.strip():
+        raise IndexStoreError(f"a text to search for has no words: {text[:20]!r}")
 
 
 def as_array(query: Any) -> NDArray[Any]:

@@ -95,6 +95,11 @@ class Searching(Writing):
         return self._nearest.find(np.stack(units), k, where, offset, exact)
 
     @checked
+    def count(self, where: str) -> int:
+        """How many entries meet a condition, see `search`. Raises IndexStoreError."""
+        return self._nearest.count(where)
+
+    @checked
     def explain(self, k: int = 10, *, where: str | None = None, exact: bool = False) -> Explained:
         """How `search` searches with these options, and why; of an approximate search, what share
         of the true 10 nearest it found when it was measured."""

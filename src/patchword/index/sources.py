@@ -43,20 +43,23 @@ class Listing:
 def listing(paths: Iterable[Path], failed: list[ImageError]) -> Listing:
     """All images that are named; what cannot be listed is added to `failed`."""
     plain: list[Path] = []
+    opened: set[str] = set()
     out = Listing()
     for path in paths:
         name = os.fspath(path)
         try:
             if inside.is_tar(name):
+                opened.add(os.path.realpath(name))
                 _tar(os.path.realpath(name), out)
             elif inside.is_table(name):
+                opened.add(os.path.realpath(name))
                 plain += _table(os.path.realpath(name), out)
             else:
                 plain.append(path)
         except (PatchwordError, OSError) as error:
             failed.append(ImageError(shown(name), str(error).removeprefix(f"{name}: ")))
     held = {file.path: file for file in out.files}
-    out.files = [*find(plain, failed), *held.values()]
+    out.files = [*find(plain, failed, opened), *held.values()]
     return out
 
 

@@ -195,6 +195,7 @@ def _kind(part: Any) -> bool:
 async def unknown(request: Request, error: Exception) -> Answer:
     """No such address, or not by this method."""
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    codes = {404: "not_found", 405: "method_not_allowed", 413: "too_long"}
+    code = codes.get(error.status_code, "invalid_request")
     message = f"{request.method} {request.url.path}: {error.detail}"
     return await refused(request, RefusalError(error.status_code, code, message))

@@ -79,6 +79,7 @@ class Chat(BaseModel):
 async def chat(request: Request, body: Chat) -> Response:
     server = server_of(request)
     image, text = asked(body.messages)
+    server.readable([text])
     question = text.rstrip().endswith(("?", "？")) or bool(ASKS.match(text.lstrip()))
     opened = await server.models.get(body.model, "ask" if question else "caption")
     unused(body, question, text)

@@ -24,11 +24,12 @@ routes = router("photos")
 
 
 class Weights(BaseModel):
-    """How much text and image of a query count."""
+    """How much text and image of a query count, and what hits should not be like."""
 
     model_config = ConfigDict(extra="forbid")
     text: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     image: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    without: float = Field(default=1.0, ge=0, allow_inf_nan=False)
 
 
 class Search(BaseModel):
@@ -71,14 +72,14 @@ async def search(request: Request, body: Search) -> Answer:
 
 
 async def found(server: Server, body: Search) -> dict[str, Any]:
-    """The hits of a search, and how many photos there are."""
+    """The hits of a search, and how many photos there are, of those that meet its condition."""
     photos = of(server)
     opened = await server.models.get(photos.index.model_name, "embed")
     vector = await query(server, opened, body)
     hits = await server.decoder.run(
         lambda: photos.search(opened.model, vector, body.k, body.offset, body.where)
     )
-    return {"hits": hits, "total": await server.decoder.run(lambda: len(photos.index))}
+    return {"hits": hits, "total": await server.decoder.run(lambda: photos.count(body.where))}
 
 
 async def query(server: Server, opened: Opened, body: Search) -> NDArray[np.float64]:
@@ -86,6 +87,9 @@ async def query(server: Server, opened: Opened, body: Search) -> NDArray[np.floa
     that of what hits should not be like."""
     if body.text is None and body.image is None:
         raise RefusalError(400, "empty", "give text, image, or both to look for", "text")
+    for name in ("text", "without"):
+        if (words := getattr(body, name)) is not None and not words.strip():
+            raise RefusalError(400, "empty", f"{name} has no words: {words[:20]!r}", name)
     total = np.zeros(opened.model.dim)
     if body.text is not None:
         total += body.weights.text * (await server.text_rows(opened, [body.text]))[0]
@@ -93,7 +97,8 @@ async def query(server: Server, opened: Opened, body: Search) -> NDArray[np.floa
         row = only(await server.image_rows(opened, [body.image]))
         total += body.weights.image * row
     if body.without is not None:
-        total -= (await server.text_rows(opened, [body.without]))[0]
+        row = (await server.text_rows(opened, [body.without]))[0]
+        total -= body.weights.without * row
     length = float(np.linalg.norm(total))
     if length < 1e-6:
         raise RefusalError(400, "empty", "what is looked for and what is not cancel out", "weights")

@@ -59,7 +59,9 @@ async def zero_shot(request: Request, body: ZeroShot) -> Answer:
     count = server.checked(candidate_labels=options.candidate_labels)
     opened = await server.models.get(None, "classify")
     with server.admission.of(count):
-        known = await labels_of(opened, options.candidate_labels, options.hypothesis_template)
+        known = await labels_of(
+            server, opened, options.candidate_labels, options.hypothesis_template
+        )
         row = only(await server.image_rows(opened, [body.inputs]))
     scores = known.score(row)
     return Answer([{"label": one.label, "score": one.probability} for one in scores])

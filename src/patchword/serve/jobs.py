@@ -125,12 +125,15 @@ async def classify(request: Request, body: Classify) -> Answer:
         if body.labels is None:
             own = await own_classes(server, opened, body.images)
             return Answer(with_warnings({"data": items(own, scores_of)}))
-        known = await labels_of(opened, body.labels, body.templates, body.multi_label, body.reject)
+        known = await labels_of(
+            server, opened, body.labels, body.templates, body.multi_label, body.reject
+        )
         rows = await server.image_rows(opened, body.images)
         return Answer(with_warnings({"data": items(rows, known.told)}))
 
 
 async def labels_of(
+    server: Server,
     opened: Opened,
     labels: Sequence[str],
     templates: str | Sequence[str] | None = None,
@@ -140,6 +143,7 @@ async def labels_of(
     """The labels of a request, embedded; see `tasks.classify`."""
     names = tuple(labels)
     sentences = templates if templates is None or isinstance(templates, str) else tuple(templates)
+    server.readable(names, named(sentences))
     model = opened.model
 
     def make() -> Labels:
@@ -209,6 +213,7 @@ async def match(request: Request, body: MatchBody) -> Answer:
     count = server.checked(images=body.images, texts=body.texts)
     opened = await server.models.get(body.model, "match")
     texts = list(body.texts)
+    server.readable(texts)
     run = partial(match_each, opened.model, texts=texts)
     with server.admission.of(count):
         found = await of_photos(server, opened, body.images, ("match", *texts), run)
@@ -272,6 +277,7 @@ async def answer(
 ) -> Said:
     """The answer to a question about one image; sampled: as in `captions`. Raises RefusalError."""
     given = None if answers is None else tuple(answers)
+    server.readable([question, *(given or ())])
     length = longest(opened.model, ANSWER_LENGTH)
     options = GenerationOptions(max_length=length, **sampled) if sampled else None
     run = partial(ask_each, opened.model, questions=[question], answers=given, options=options)

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword.errors import PatchwordError
+from patchword.images import pages
 from patchword.images.urls import is_url
+from patchword.index import inside
+from patchword.index.schema import id_of
 from patchword.optional import optional
 from patchword.serve import collection
 from patchword.serve.decoding import PhotoId
@@ -30,7 +33,7 @@ INSTRUCTIONS = (
 )
 LONGEST = 4096  # characters of a path
 JPEG = "/9j/"  # what the base64 of a JPEG begins with, which looks like a path
-IMAGE = "An image is a data URI, base64, or the id of a photo that a search gave"
+IMAGE = "An image is a data URI, base64, or the id or path of a photo that a search gave"
 
 
 class Tools:
@@ -52,8 +55,10 @@ class Tools:
 
         async def work() -> dict[str, Any]:
             opened = await self.server.models.get(None, "classify")
-            known = await labels_of(opened, labels)
-            return known.told(only(await self.server.image_rows(opened, [self._image(image)])))
+            known = await labels_of(self.server, opened, labels)
+            return known.told(
+                only(await self.server.image_rows(opened, [await self._image(image)]))
+            )
 
         return await self._said(work(), len(labels))
 
@@ -62,7 +67,7 @@ class Tools:
 
         async def work() -> dict[str, Any]:
             opened = await self.server.models.get(None, "caption")
-            found = only(await captions(self.server, opened, [self._image(image)]))
+            found = only(await captions(self.server, opened, [await self._image(image)]))
             return {"caption": found.text}
 
         return await self._said(work())
@@ -74,7 +79,7 @@ class Tools:
 
         async def work() -> dict[str, Any]:
             opened = await self.server.models.get(None, "ask")
-            given = self._image(image)
+            given = await self._image(image)
             found = await answer(self.server, opened, given, question, answers)
             ranking = found.ranking[0].probability if found.ranking else found.probability
             return {"answer": found.text, "probability": ranking}
@@ -87,21 +92,28 @@ class Tools:
 
         async def work() -> dict[str, Any]:
             opened = await self.server.models.get(None, "locate")
-            photo = await photo_of(self.server, opened, self._image(image))
+            self.server.readable(texts)
+            photo = await photo_of(self.server, opened, await self._image(image))
             return located(
                 await opened.queue.call(lambda: opened.model.locate(photo, texts)), masks=False
             )
 
         return await self._said(work(), len(texts))
 
-    def _image(self, given: str) -> Any:
+    async def _image(self, given: str) -> Any:
         """An image as endpoints take it."""
         if given.isdecimal() and len(given) <= 16:
             return PhotoId(id=int(given))
-        if not self.paths or len(given) > LONGEST or given.startswith("data:") or is_url(given):
+        if len(given) > LONGEST or given.startswith("data:") or is_url(given):
             return given
-        if os.path.exists(given):
-            return Path(given)
+        photos, run = self.server.collection, self.server.decoder.run
+        if photos is not None and os.sep in given and await run(lambda: photos.holds(given)):
+            return PhotoId(id=id_of(given))
+        if not self.paths:
+            return given
+        if os.path.exists((inside.split(given) or pages.split(given))[0]):
+            found = await run(lambda: inside.content(given))
+            return Path(given) if isinstance(found, str) else found
         if os.sep in given and not given.startswith(JPEG):
             raise RefusalError(400, "image", f"{given}: no such file")
         return given

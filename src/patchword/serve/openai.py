@@ -179,6 +179,7 @@ async def vectors(
         tokens += await server.decoder.run(lambda: sum(map(len, opened.model.reader().rows(words))))
         found |= zip([place for place, _ in texts], rows, strict=True)
     if lists:
+        server.short(sum(len(value) for _, value in lists), "token numbers")
         ids = [whole(opened, value) for _, value in lists]
         tokens += sum(map(len, ids))
         rows = await opened.text_vectors(ids)

@@ -50,6 +50,13 @@ class Collection:
             raise RefusalError(404, "gone", f"the file of photo {number} is gone: {path}", "id")
         return path
 
+    def holds(self, path: str) -> bool:
+        """Whether the index has a photo of exactly this path."""
+        try:
+            return bool(self._row(id_of(path), "path") == path)
+        except RefusalError:
+            return False
+
     def search(
         self, model: Bundle, vector: NDArray[Any], k: int, offset: int, where: str | None
     ) -> list[dict[str, Any]]:
@@ -70,6 +77,10 @@ class Collection:
             }
             for number, hit, columns in zip(ids, hits, known, strict=True)
         ]
+
+    def count(self, where: str | None) -> int:
+        """How many photos there are that meet a condition; None: in all."""
+        return len(self.index) if where is None else self.index.count(where)
 
     def _known(self, ids: list[int]) -> list[dict[str, Any]]:
         """What the index says of each photo; nothing where one of them was just removed."""

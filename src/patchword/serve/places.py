@@ -65,6 +65,7 @@ async def heatmap(request: Request, body: HeatmapBody) -> Response:
     count = server.checked(texts=body.texts)
     opened = await server.models.get(body.model, "heatmap")
     texts, method, layer = body.texts, body.method, body.layer
+    server.readable(texts)
     with server.admission.of(count):
         photo = await photo_of(server, opened, body.image)
         found = await opened.queue.call(
@@ -137,6 +138,7 @@ async def segment(request: Request, body: SegmentBody) -> Answer:
     count = server.checked(labels=body.labels)
     opened = await server.models.get(body.model, "segment")
     labels, background = body.labels, body.background
+    server.readable([*labels, *(background or ())])
     with server.admission.of(count):
         photo = await photo_of(server, opened, body.image)
         found = await opened.queue.call(
@@ -167,6 +169,7 @@ def segmented(found: Segmentation) -> dict[str, Any]:
 async def locate(request: Request, body: LocateBody) -> Answer:
     server = server_of(request)
     count = server.checked(texts=body.texts)
+    server.readable(body.texts)
     opened = await server.models.get(body.model, "locate")
     with server.admission.of(count):
         photo = await photo_of(server, opened, body.image)

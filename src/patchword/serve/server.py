@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from patchword.bundle import Vector
 from patchword.errors import ImageError, PatchwordError
@@ -24,6 +25,8 @@ from patchword.text import long_text as long_texts
 from patchword.unseen import Sights
 
 T = TypeVar("T")
+PROMPTS = 10  # times the characters of a request: what templates make of them
+VALUES = 50_000  # of JSON; 256 texts of 77 token numbers are 20,000
 LARGE = 1 << 16  # bytes of JSON, or numbers of an answer: more is read and written in a thread
 
 Failed = PatchwordError | RefusalError
@@ -61,6 +64,23 @@ class Server:
             )  # fmt: skip
         return count
 
+    def readable(self, texts: Sequence[str], templates: Sequence[str] = ()) -> None:
+        """Raise RefusalError for texts and templates of more characters than a request may have:
+        each takes microseconds of a core before a model cuts the text. Prompts, which are each text
+        in each template, may have `PROMPTS` times as many."""
+        own, around = sum(map(len, texts)), sum(map(len, templates))
+        self.short(own + around, "characters of texts")
+        places = sum(template.count("{}") for template in templates)
+        prompts = own * places + around * len(texts)
+        self.short(prompts, "characters of labels in templates", PROMPTS)
+
+    def short(self, count: int, what: str, times: int = 1) -> None:
+        """Raise RefusalError for more than a request may have: `times` max_characters."""
+        most = times * self.settings.max_characters
+        if count > most:
+            said = f"{count} {what}; a request may have {most}: send less"
+            raise RefusalError(413, "too_long", said)
+
     async def image_rows(self, opened: Opened, images: Sequence[Any]) -> list[Vector | Failed]:
         """The unit vector (D,) of each image, or why it has none. What of them is not seen, and
         which are unlike the model's training, is warned of."""
@@ -80,6 +100,7 @@ class Server:
         self, opened: Opened, texts: Sequence[str], long_text: str = "truncate"
     ) -> Vector:
         """Unit vectors (N, D) of texts. What of them is cut or unknown is warned of."""
+        self.readable(texts)
         model = opened.model
 
         def read() -> long_texts.Parts:
@@ -165,7 +186,22 @@ class _Request(Request):
         body = await self.body()
         if len(body) < LARGE:
             return json.loads(body)
-        return await asyncio.to_thread(json.loads, body)
+        return await asyncio.to_thread(_parsed, body)
+
+
+def _parsed(body: bytes) -> Any:
+    """What a large body holds. Raises HTTPException for so many values that their checks, which are
+    done where everybody is answered, would take seconds."""
+    found = json.loads(body)
+    waiting, count = [found], 0
+    while waiting and count <= VALUES:
+        one = waiting.pop()
+        inside = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        count += len(inside)
+        waiting += inside
+    if count > VALUES:
+        raise HTTPException(413, f"more than {VALUES} values in lists and objects: send less")
+    return found
 
 
 class Route(APIRoute):

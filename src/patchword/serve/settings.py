@@ -24,6 +24,7 @@ class Settings:
     max_bytes   of the body of a request, and of an image that is fetched
     max_pixels  of an image, as it is decoded
     max_items   images and texts of one request
+    max_characters  of its texts together, and token numbers
     seconds     a request takes at most
     waiting     images and texts that are decoded, wait or are computed; beyond them a request is
                 refused at once
@@ -43,13 +44,16 @@ class Settings:
     max_bytes: int = 64 << 20
     max_pixels: int = 100_000_000
     max_items: int = 256
+    max_characters: int = 100_000
     seconds: float = 60.0
     waiting: int = 1024
     batch: int = 32
     memory: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_pixels", "max_items", "waiting", "batch"):
+        for name in ("bytes", "pixels", "items", "characters"):
+            at_least(f"max_{name}", getattr(self, f"max_{name}"))
+        for name in ("waiting", "batch"):
             at_least(name, getattr(self, name))
         in_range("seconds", self.seconds, 0, above=True)
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):

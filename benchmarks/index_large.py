@@ -1,0 +1,107 @@
+"""An index of 10,000,000 made-up vectors: disk, memory, and milliseconds of its searches.
+
+    python benchmarks/index_large.py --folder F [--rows 10000000] [--dim 512]
+
+The vectors and queries are those of `index.py`, but drawn a million at a time, and held in the
+table alone: 33 GB of disk for 10,000,000 x 512. What was done before a kill is not done again: a
+commit is made of each part, with the true neighbours among it by float32 products beside.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from index import BLOCK, CONDITIONS, QUERIES, K, Rows, World, measure, memory, ours, truth_of
+
+from patchword.images.files import File
+from patchword.index.nearest import Nearest
+from patchword.index.schema import arrow, row_columns
+from patchword.index.table import Store
+
+PART = 500_000  # rows of a commit
+START = 1_767_225_600  # 2026-01-01 in seconds
+
+
+def fill(store: Store, world: World, rows: int, dim: int, queries: dict[str, Rows]) -> None:
+    if not store.open():
+        store.create(dim, {"model": "made up", "fingerprint": "0"})
+    for begin in range(store.count(), rows, PART):
+        best: list[dict[str, Rows]] = []
+        batches = drawn(world, begin, min(begin + PART, rows), dim, queries, best)
+        first = next(batches)
+        whole = pa.RecordBatchReader.from_batches(first.schema, chain([first], batches))
+        store.do(lambda table, whole=whole: table.add(whole))
+        found = {name: np.concatenate([each[name] for each in best], 1) for name in best[0]}
+        np.savez(Path(store.path).parent / f"truth-{begin}.npz", **found)
+        print(f"  {store.count()} rows; {memory()}", flush=True)
+
+
+def drawn(
+    world: World, begin: int, end: int, dim: int, queries: dict[str, Rows], best: list[Any]
+) -> Iterator[Any]:
+    """Rows of the table, with the neighbours of the queries among each block added to `best`."""
+    world.draw = np.random.default_rng([1, begin])
+    for start in range(begin, end, BLOCK):
+        rows = world.images(min(BLOCK, end - start))
+        found = {kind: truth_of(rows, asked) for kind, asked in queries.items()}
+        scores = {
+            f"{kind} scores": np.einsum("qd,qkd->qk", queries[kind], rows[ids])
+            for kind, ids in found.items()
+        }
+        best.append({kind: ids + start for kind, ids in found.items()} | scores)
+        names = range(start, start + len(rows))
+        files = [File(f"/photos/{i:08d}.jpg", 1, (START + i) * 10**9) for i in names]
+        yield from arrow(row_columns(files, rows, {}), dim).to_batches()
+
+
+def truth(folder: Path, kind: str, rows: int) -> Rows:
+    parts = [np.load(folder / f"truth-{begin}.npz") for begin in range(0, rows, PART)]
+    ids = np.concatenate([part[kind] for part in parts], 1)
+    scores = np.concatenate([part[f"{kind} scores"] for part in parts], 1)
+    return np.take_along_axis(ids, np.argsort(-scores, axis=1)[:, :K], 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--folder", type=Path, required=True)
+    given = parser.parse_args()
+    given.folder.mkdir(exist_ok=True)
+    world = World(given.dim)
+    queries = {"images": world.images(QUERIES), "texts": world.texts(QUERIES)}
+    queries = {kind: rows.astype(np.float32) for kind, rows in queries.items()}
+    store = Store(str(given.folder / "index"))
+    start = time.perf_counter()
+    fill(store, world, given.rows, given.dim, queries)
+    print(f"{given.rows} x {given.dim} vectors are there after {time.perf_counter() - start:.0f} s")
+    best = {kind: truth(given.folder, kind, given.rows) for kind in queries}
+    search = Nearest(store)
+    start = time.perf_counter()
+    ours(search)(queries["images"][0])
+    print(f"  first search: {time.perf_counter() - start:.1f} s; {memory()}", flush=True)
+    measure("patchword, exact", ours(search), queries, best)
+    for share, where in CONDITIONS.items():
+        middle = np.datetime64(START + given.rows // 2, "s")
+        asked = ours(search, where.format(middle=middle))
+        start = time.perf_counter()
+        for query in queries["images"][:5]:
+            asked(query)
+        took = (time.perf_counter() - start) * 200
+        print(f"  with a condition that {share} meet: {took:.0f} ms", flush=True)
+    if search.explain().way == "exact":
+        start = time.perf_counter()
+        recall = search.build()
+        print(f"  approximate: built in {time.perf_counter() - start:.0f} s; {recall}; {memory()}")
+    measure("patchword, approximate", ours(search, exact=False), queries, best)
+    size = sum(file.stat().st_size for file in Path(store.path).rglob("*") if file.is_file())
+    print(f"  {memory()}; on disk {size / 1e9:.1f} GB")
+
+
+if __name__ == "__main__":
+    main()
