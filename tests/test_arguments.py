@@ -161,6 +161,7 @@ def good(name: str, place: Path, models: dict[str, patchword.Model]) -> dict[str
         "number": id_of(str(place / "photo.png")),
         "ids": [id_of(str(place / "photo.png"))],
         "column": "caption",
+        "where": "width > 1",
         "columns": {"price": [1]},
         "table": place / "about.csv",
         "vectors": np.ones((1, models["demo"].dim), np.float32),
