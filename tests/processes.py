@@ -1,6 +1,8 @@
 """Processes of their own for tests, forked from one that has imported what is slow: torch takes
-seconds to import, a fork milliseconds."""
+seconds to import, a fork milliseconds. Each freezes what it begins with (gc.freeze): looked through
+for garbage, all that memory would be copied, which takes longer than most commands."""
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -45,7 +47,14 @@ def environment(values: dict[str, str]) -> None:
 
 def ranks(work: Callable[..., None], world: int, *arguments: Any) -> None:
     """`work(rank, *arguments)` in that many processes at once. Raises what one of them raised."""
-    torch.multiprocessing.start_processes(work, arguments, world, start_method="forkserver")
+    torch.multiprocessing.start_processes(
+        _rank, (work, *arguments), world, start_method="forkserver"
+    )
+
+
+def _rank(rank: int, work: Callable[..., None], *arguments: Any) -> None:
+    gc.freeze()
+    work(rank, *arguments)
 
 
 def started(said: Path, *work: Callable[[], object]) -> BaseProcess:
@@ -64,6 +73,7 @@ def command(
 
 
 def _saying(said: Path, work: Sequence[Callable[[], object]]) -> None:
+    gc.freeze()
     for number, kind in ((1, "out"), (2, "err")):
         with open(f"{said}.{kind}", "wb") as file:
             os.dup2(file.fileno(), number)

@@ -227,7 +227,7 @@ def test_two_that_put_the_same_file_at_once_put_it_once(tmp_path: Path) -> None:
 
 
 KILLED = """
-import json, os, signal, sys, threading
+import gc, json, os, signal, sys, threading
 sys.path.insert(0, os.environ["TESTS"])
 from shrunk import tiny_bundle, tiny_clip  # once for all: importing torch takes seconds
 from patchword.index import open_index
@@ -239,6 +239,7 @@ def add(folder, photos, kill_at, delay):
     return open_index(folder).add(photos, tiny_bundle(tiny_clip()), progress, batch=8)
 
 children = []
+gc.freeze()  # or each process would copy all that was imported
 for job in json.load(sys.stdin):
     children.append(os.fork())
     if not children[-1]:

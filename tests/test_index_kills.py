@@ -19,7 +19,7 @@ from patchword.index import Index, open_index
 from patchword.index.schema import id_of
 
 KILLED = """
-import json, os, random, signal, sys, threading
+import gc, json, os, random, signal, sys, threading
 from dataclasses import replace
 import lancedb, numpy as np  # once for all: importing takes seconds
 sys.path.insert(0, os.environ["TESTS"])
@@ -43,6 +43,7 @@ plain = tiny_bundle(tiny_clip())
 model = Fast(**{name: getattr(plain, name) for name in plain.__dataclass_fields__})
 draw = random.Random(1)
 counts, codes = [], []
+gc.freeze()  # or each process would copy all that was imported
 for kill in [*range(kills), None]:
     last, seconds = draw.randint(1, 12), draw.choice([0, 0, 0.002, 0.005, 0.01, 0.02])
     out, into = os.pipe()
