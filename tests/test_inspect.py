@@ -8,9 +8,11 @@ import torch
 from torch.testing import assert_close
 
 import patchword
-from patchword.errors import UnsupportedError
+from patchword.errors import SampledWarning, UnsupportedError
+from patchword.inspect.bank import Bank
 from patchword.inspect.coreset import coreset, far_from_some
 from patchword.inspect.features import layout, patches_each, tiles, usual, window
+from patchword.inspect.foreground import first_component, foreground
 from patchword.inspect.memory import Memory, nearest, reweighted, unit
 from patchword.inspect.protocol import View
 from patchword.inspect.rotations import rotated
@@ -122,14 +124,55 @@ def test_the_coreset_takes_the_farthest_each_time_and_bounds_the_memory(model, m
     whole = Memory().fit(model, good)["bank"]
     small = Memory(coreset=0.25, half=True)
     assert small.fit(model, good)["bank"].shape == (len(whole) // 4, whole.shape[1])
-    monkeypatch.setattr("patchword.inspect.memory.BUFFER", whole.nbytes // 5)
+    monkeypatch.setattr("patchword.inspect.bank.BLOCK", whole.nbytes // 8)
     bank = small.fit(model, good)["bank"]
     assert bank.dtype == torch.float16
     assert len(bank) == len(whole) // 4
-    monkeypatch.setattr("patchword.inspect.memory.LARGEST", whole.nbytes // 2)
-    assert Memory(coreset=0.1).fit(model, good)["bank"].nbytes < whole.nbytes // 2
-    with pytest.raises(UnsupportedError, match="a smaller coreset, half, or a smaller short side"):
-        Memory().fit(model, good)
+    assert_close(Memory().fit(model, good)["bank"], whole)
+
+
+def test_of_more_patches_than_are_kept_each_has_the_same_chance(monkeypatch) -> None:
+    monkeypatch.setattr("patchword.inspect.bank.BLOCK", 40)
+    rows, chosen = torch.arange(60.0)[:, None], torch.zeros(60)
+    for seed in range(400):
+        monkeypatch.setattr("patchword.inspect.bank.SEED", seed)
+        bank = Bank(1.0, 20, False, None)
+        for part in rows.split(15):
+            bank.add(part)
+            assert sum(map(len, bank.kept)) <= 20 + 10
+        with pytest.warns(SampledWarning, match="of 60 good patches 20 are kept"):
+            kept = bank.rows()[:, 0]
+        assert kept.tolist() == sorted({*kept.tolist()})
+        assert len(kept) == 20
+        chosen[kept.long()] += 1
+    # Binomial(400, 1/3): 133.3, standard deviation 9.4.
+    assert (chosen - 400 / 3).abs().max() < 4.5 * 9.43
+
+
+def test_what_is_not_the_object_does_not_count(model) -> None:
+    """The first component by numpy, the mask by hand."""
+    rows = torch.randn(30, 7, generator=torch.manual_seed(2)) * torch.arange(1.0, 8)
+    centred = rows.double().numpy() - rows.double().numpy().mean(axis=0)
+    axis = np.linalg.svd(centred)[2][0]
+    expected = centred @ axis * np.sign(axis[np.abs(axis).argmax()])
+    assert np.allclose(first_component(rows), expected)
+    # Four of the nine patches in the middle (3 to 11 of the first row) are on, and one at the end.
+    line = torch.zeros(30, 1)
+    line[[3, 5, 7, 9, 14]] = 100.0
+    assert foreground(line, (2, 15), 50).nonzero().flatten().tolist() == list(range(2, 16))
+    # On are those around the middle: the object is what is below.
+    around = torch.full((100, 1), 10.0)
+    around.view(10, 10)[3:7, 3:7] = 0.0
+    found = foreground(around, (10, 10), 3).reshape(10, 10)
+    assert found[5].nonzero().flatten().tolist() == [2, 3, 4, 5, 6, 7]
+    assert not found[:2].any()
+    good, seen = [photo(i) for i in range(2)], photo(9)
+    state = Memory().fit(model, good)
+    (plain,) = Memory().score(model, state, [seen])
+    (cut,) = Memory(foreground=0).score(model, state, [seen])
+    on = cut.grid > 0
+    assert 0 < on.sum() < on.size
+    assert np.array_equal(cut.grid[on], plain.grid[on])
 
 
 def test_the_score_is_reweighted_by_the_neighbours_of_the_nearest(model) -> None:
@@ -180,6 +223,8 @@ def test_options_that_cannot_be_are_refused() -> None:
     for make in (
         lambda: Memory(coreset=0),
         lambda: Memory(neighbours=0),
+        lambda: Memory(patches=0),
+        lambda: Memory(foreground=-1),
         lambda: Subspace(variance=1.5),
         lambda: Subspace(components=0),
     ):

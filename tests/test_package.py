@@ -52,6 +52,7 @@ PUBLIC = [
     "Region",
     "Reranked",
     "SameMapWarning",
+    "SampledWarning",
     "ScopeWarning",
     "Score",
     "Segmentation",

@@ -19,6 +19,7 @@ Each message says what was found, where, and what to do. Beside them, warnings:
     CheckpointWarning     a checkpoint that can be read in two ways
     FontWarning           signs of a text that no font can draw
     SameMapWarning        texts given to a heatmap method that is of no text
+    SampledWarning        more patches of good photos than are kept
 """
 
 
@@ -91,6 +92,10 @@ class CheckpointWarning(UserWarning):
 
 class FontWarning(UserWarning):
     """Signs of a text that no font of the system has: pictures show boxes in their places."""
+
+
+class SampledWarning(UserWarning):
+    """More patches of good photos than are kept: a random sample of them."""
 
 
 class SameMapWarning(UserWarning):

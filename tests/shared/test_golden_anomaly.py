@@ -15,6 +15,7 @@ from patchword.inspect import subspace as subspaces
 from patchword.inspect.conformal import benjamini_hochberg, p_values, rank, threshold
 from patchword.inspect.coreset import coreset, distances
 from patchword.inspect.features import Patches
+from patchword.inspect.foreground import first_component, foreground
 from patchword.inspect.memory import Memory, reweighted
 from patchword.inspect.rotations import rotated
 from patchword.inspect.scores import smooth_map, top_share
@@ -51,6 +52,22 @@ def test_memory(neighbours: int) -> None:
     assert_close(scores, expected[f"{key}.score"], rtol=0, atol=1e-5)
     maps = np.stack([smooth_map(grid, 84, 84)[::2, ::2] for grid in grids])
     assert_close(torch.from_numpy(maps), expected[f"{key}.map"], rtol=0, atol=1e-5)
+
+
+def test_the_mask_of_the_object() -> None:
+    expected, method = arrays("anomaly/anomalydino"), Memory(foreground=10)
+    key, good, seen = "m.L2_normalized.nn1.mask", inputs("m_train"), inputs("m_test")
+    for photo, mask, component in zip(
+        seen, expected[f"{key}.mask"], expected[f"{key}.pc1"], strict=True
+    ):
+        rows = photo.flatten(0, 1)
+        assert_close(first_component(rows).float(), component.flatten(), rtol=1e-4, atol=1e-3)
+        assert torch.equal(foreground(rows, (14, 14), 10), mask.flatten() > 0)
+    found = list(method.score(None, method.fit(None, good), seen))
+    grids = torch.from_numpy(np.stack([each.grid for each in found]))
+    assert_close(grids, expected[f"{key}.patch"], rtol=0, atol=1e-5)
+    scores = torch.tensor([each.score for each in found])
+    assert_close(scores, expected[f"{key}.score"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [99, 100, 199, 250])

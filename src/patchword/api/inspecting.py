@@ -35,6 +35,8 @@ def inspector(
     coreset: float | None = None,
     reweight: bool | None = None,
     half: bool | None = None,
+    patches: int | None = None,
+    foreground: float | None = None,
     variance: float | None = None,
     components: int | None = None,
     subject: str | None = None,
@@ -64,7 +66,8 @@ def inspector(
     short_side    pixels to which a photo's shorter side is resized, seen in tiles of the network's
                   own size; None: one tile
 
-    Of some methods alone: neighbours, coreset, reweight, half (`memory`), variance, components
+    Of some methods alone: neighbours, coreset, reweight, half, patches, how many are kept at most,
+    and foreground, above which a patch is the object (`memory`, see `Memory`); variance, components
     (`subspace`), rotations (both); subject, what photos show, and exact, every window by itself
     (`winclip`).
     progress: called with the photos done and all of them.
@@ -74,6 +77,7 @@ def inspector(
     own = {
         "layers": layers, "short_side": short_side, "neighbours": neighbours,
         "rotations": rotations, "coreset": coreset, "reweight": reweight, "half": half,
+        "patches": patches, "foreground": foreground,
         "variance": variance, "components": components, "subject": subject, "exact": exact,
     }  # fmt: skip
     given = Rule(0.01 if false_alarms is None else false_alarms, confidence, threshold)

@@ -136,6 +136,12 @@ def inspect(
     half: Annotated[
         bool, typer.Option("--half", help="memory: keep good patches as float16.")
     ] = False,
+    patches: Annotated[
+        int | None, typer.Option(help="memory: keep at most so many good patches, 100000.")
+    ] = None,
+    foreground: Annotated[
+        float | None, typer.Option(help="memory: AnomalyDINO's mask of the object; 10 for DINOv2.")
+    ] = None,
     variance: Annotated[
         float | None,
         typer.Option(help="subspace: the share of the variance that components keep, 0.99."),
@@ -175,8 +181,8 @@ def inspect(
     own = {
         "layers": layer, "short_side": short_side, "neighbours": neighbours,
         "rotations": rotations or None, "coreset": coreset, "reweight": reweight or None,
-        "half": half or None, "variance": variance, "components": components,
-        "subject": subject,
+        "half": half or None, "patches": patches, "foreground": foreground,
+        "variance": variance, "components": components, "subject": subject,
     }  # fmt: skip
     fresh = [save_fitted, method, calibration, by_folder or None, *own.values()]
     if fitted and any(value is not None for value in fresh):

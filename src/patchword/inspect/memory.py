@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,15 +12,15 @@ from torch import Tensor
 
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
-from patchword.inspect.coreset import coreset, far_from_some
+from patchword.inspect.bank import Bank
 from patchword.inspect.features import patches_each, usual
+from patchword.inspect.foreground import foreground
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, Progress, State, View
 from patchword.inspect.rotations import rotated
 from patchword.inspect.scores import top_share
 
 AT_ONCE = 1 << 24  # cosines at once: 64 MiB
-LARGEST = 1 << 31  # bytes of a bank
-BUFFER = 1 << 28  # bytes of patches that wait for the coreset
+PATCHES = 100_000  # of good photos that are kept at most
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,9 @@ class Memory:
     reweight    the score is the Euclidean distance of the worst patch, weighted by the 9 nearest
                 neighbours of its own nearest neighbour (PatchCore, equation 7)
     half        keep the patches as float16
+    patches     keep at most so many: of more a random sample, see `Bank`
+    foreground  patches count where they are the object, by their first principal component, and 0
+                elsewhere (AnomalyDINO, section 3.2): the threshold. 10, as there, is for DINOv2
     """
 
     name: ClassVar[str] = "memory"
@@ -47,32 +49,26 @@ class Memory:
     coreset: float = 1.0
     reweight: bool = False
     half: bool = False
+    patches: int = PATCHES
+    foreground: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.coreset <= 1:
             raise UnsupportedError(f"coreset is {self.coreset!r}; it is a share, above 0 to 1")
         if self.neighbours < 1:
             raise UnsupportedError(f"neighbours is {self.neighbours!r}; it is 1 or more")
+        if self.patches < 1:
+            raise UnsupportedError(f"patches is {self.patches!r}; it is 1 or more")
+        if self.foreground is not None and not self.foreground >= 0:
+            raise UnsupportedError(f"foreground is {self.foreground!r}; it is 0 or more")
 
     def fit(self, model: Bundle, good: Iterable[RGB], progress: Progress | None = None) -> State:
-        """The bank (N, L * D). Raises UnsupportedError where it would be larger than `LARGEST`."""
+        """The bank (N, L * D). Gives a SampledWarning where there are more than `patches`."""
         views = (view for photo in good for view in (rotated(photo) if self.rotations else [photo]))
-        kept: list[Tensor] = []
-        waiting: list[Tensor] = []
+        bank = Bank(self.coreset, self.patches, self.half, progress)
         for each in patches_each(model, views, usual(model, self.view)):
-            rows = unit(each.rows)
-            waiting.append(rows.half() if self.half else rows)
-            if self.coreset < 1 and _bytes(waiting) > BUFFER:
-                kept.append(self._reduced(waiting, progress))
-                waiting = []
-            if _bytes([*kept, *waiting]) > LARGEST:
-                raise UnsupportedError(
-                    f"the patches of these good photos take more than {LARGEST >> 30} GiB; give "
-                    "fewer, a smaller coreset, half, or a smaller short side"
-                )
-        if waiting:
-            kept.append(self._reduced(waiting, progress))
-        return {"bank": torch.cat(kept)}
+            bank.add(unit(each.rows))
+        return {"bank": bank.rows()}
 
     def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
         bank = state["bank"]
@@ -80,22 +76,16 @@ class Memory:
             rows = unit(each.rows)
             found, which = nearest(rows, bank, self.neighbours)
             values = found.mean(dim=1)
+            shape = each.values.shape[1], each.values.shape[2]
+            if self.foreground is not None:
+                values = values * foreground(each.rows, shape, self.foreground)
             worst = int(values.argmax())
             score = (
                 reweighted(rows[worst], bank, int(which[worst, 0]))
                 if self.reweight
                 else top_share(values)
             )
-            grid = values.reshape(each.values.shape[1:3])
-            yield Finding(score, grid.numpy(), each.geometry)
-
-    def _reduced(self, rows: list[Tensor], progress: Progress | None) -> Tensor:
-        """The coreset of some of the patches."""
-        joined = torch.cat(rows)
-        count = math.ceil(self.coreset * len(joined))
-        if count == len(joined):
-            return joined
-        return joined[coreset(joined, count, far_from_some(joined), progress)]
+            yield Finding(score, values.reshape(shape).numpy(), each.geometry)
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -128,7 +118,3 @@ def reweighted(row: Tensor, bank: Tensor, closest: int, neighbours: int = 9) -> 
     own = float(torch.linalg.vector_norm(row.double() - bank[closest].double()))
     weight = 1 - float(distances.softmax(dim=0)[0]) if neighbours > 1 else 1.0
     return weight * own
-
-
-def _bytes(rows: list[Tensor]) -> int:
-    return sum(each.nbytes for each in rows)
