@@ -10,10 +10,12 @@ from patchword.evaluate.anomaly_metrics import (
     aupimo,
     aupro,
     auroc,
+    auspro,
     average_precision,
     f1_max,
     pro_curve,
 )
+from patchword.evaluate.defect_masks import Defect
 
 
 @pytest.mark.parametrize("levels", [3, 50, 100_000])
@@ -62,6 +64,32 @@ def test_aupro_up_to_a_limit_is_a_part_of_the_whole_curve() -> None:
         assert short[0][-2] < 0.3 <= short[0][-1]
         count = len(short[0])
         assert_allclose(short, (false[:count], found[:count]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("levels", [6, 10_000])
+def test_of_a_defect_so_much_is_enough(levels: int) -> None:
+    """The saturated overlap by its formula, one threshold after the other; two defects of the
+    first image lie over each other."""
+    rng = np.random.default_rng(levels)
+    masks = [rng.random((9, 11)) < 0.15 for _ in range(3)]
+    maps = [np.floor(rng.random((9, 11)) * levels) for _ in range(3)]
+    defects = [Defect(mask, enough) for mask, enough in zip(masks, (4, 2.5, 100), strict=True)]
+    images = [masks[0] | masks[1], masks[2], np.zeros((9, 11), bool)]
+    places = [0, 0, 1]
+    false, found = [0.0], [0.0]
+    outside = np.concatenate([m[~mask] for m, mask in zip(maps, images, strict=True)])
+    for threshold in np.unique(maps)[::-1]:
+        overlaps = [
+            min((maps[place] >= threshold)[each.mask].sum() / each.enough, 1)
+            for place, each in zip(places, defects, strict=True)
+        ]
+        false.append(float((outside >= threshold).mean()))
+        found.append(float(np.mean(overlaps)))
+    end = next(i for i, rate in enumerate(false) if rate >= 0.3)
+    last = np.interp(0.3, false[end - 1 : end + 1], found[end - 1 : end + 1])
+    area = np.trapezoid([*found[:end], last], [*false[:end], 0.3]) / 0.3
+    own = [defects[:2], defects[2:], []]
+    assert_allclose(auspro(maps, images, own, 0.3), area, rtol=1e-9)
 
 
 def test_perfect_and_chance() -> None:

@@ -1,5 +1,6 @@
 """eval inspect: folders as of MVTec AD, each measure, and what is wrong with a folder."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import patchword
 from patchword.errors import PatchwordError
 from patchword.evaluate.anomaly_metrics import aupro
+from patchword.evaluate.defect_masks import read, saturations
 from patchword.evaluate.inspection import Inspecting, categories, category
 from patchword.inspect.memory import Memory
 from patchword.inspect.protocol import View
@@ -123,6 +125,41 @@ def test_what_is_wrong_with_a_mask_names_it(folder: Path, model) -> None:
         Inspecting(model).measure(category(folder), MEMORY)
     mask.unlink()
     with pytest.raises(PatchwordError, match=r"line/001\.png: no mask; it must be .*001_mask\.png"):
+        category(folder)
+
+
+def test_several_masks_and_how_much_of_each_is_enough(folder: Path, model) -> None:
+    """As MVTec LOCO AD: a folder of masks for each photo."""
+    truth, second = folder / "ground_truth", np.zeros((60, 80), np.uint8)
+    second[50:58, 2:12] = 254
+    for mask in sorted(truth.rglob("*_mask.png")):
+        place = mask.with_name(mask.stem.removesuffix("_mask"))
+        save(place / "000.png", np.asarray(Image.open(mask)))
+        save(place / "001.png", second)
+        mask.unlink()
+    whole = Inspecting(model).measure(category(folder), MEMORY)
+    assert "spro" not in whole.values
+    config = folder / "defects_config.json"
+    kinds = [
+        {"pixel_value": 255, "saturation_threshold": 30, "relative_saturation": False},
+        {"pixel_value": 254, "saturation_threshold": 0.5, "relative_saturation": True},
+    ]
+    config.write_text(json.dumps(kinds))
+    found = Inspecting(model).measure(category(folder), MEMORY)
+    assert found.values["aupro"] == whole.values["aupro"]
+    (bad,) = (photo for photo in category(folder).test if photo.path.endswith("hole/000.png"))
+    union, (hole, other) = read(bad.masks, bad.path, (60, 80), (60, 80), saturations(folder))
+    assert np.array_equal(union, hole.mask | other.mask)
+    assert (hole.mask.sum(), hole.enough) == (72, 30)
+    assert (other.mask.sum(), other.enough) == (80, 40)
+    assert 0.2 < found.values["spro"] <= 1
+    small = Inspecting(model, side=40).measure(category(folder), MEMORY)
+    assert small.values["spro"] == pytest.approx(found.values["spro"], abs=0.1)
+    save(truth / "hole/000/001.png", np.full((60, 80), 9, np.uint8))
+    with pytest.raises(PatchwordError, match=r"grey levels 9; .* has 254, 255"):
+        Inspecting(model).measure(category(folder), MEMORY)
+    config.write_text("[{}]")
+    with pytest.raises(PatchwordError, match="not as MVTec LOCO AD has it"):
         category(folder)
 
 

@@ -36,6 +36,7 @@ SHOWN = {
     "pixel_auroc": "px AUROC",
     "aupro": "AUPRO",
     "aupimo": "AUPIMO",
+    "spro": "sPRO",
 }
 
 
@@ -45,7 +46,7 @@ def eval_inspect(
         typer.Argument(
             metavar="FOLDER",
             help="A folder as of MVTec AD: train/good, test/good, test/KIND and, with a mask for "
-            "each bad photo, ground_truth/KIND; or a folder of such.",
+            "each bad photo, or a folder of masks, ground_truth/KIND; or a folder of such.",
         ),
     ],
     method: Annotated[
@@ -94,7 +95,9 @@ def eval_inspect(
     Of images: AUROC, AP and F1-max. Of pixels, against the masks: AUROC, the area under the
     per-region overlap up to a false positive rate of 0.3 (AUPRO, by every score as threshold) and
     under the per-image overlap from 1e-5 to 1e-4 (AUPIMO). A method learns from all of train/good;
-    mutual from the photos of the test. --json and --csv have every measure.
+    mutual from the photos of the test. --json and --csv have every measure. Where a
+    defects_config.json says how much of a defect is enough, as MVTec LOCO AD has it, also the area
+    under the saturated overlap up to 0.05 (sPRO).
     """
     names = read_list(method, split=True) or ["memory"]
     options = {"layers": layer, "short_side": short_side, "subject": subject}
@@ -140,15 +143,16 @@ def with_options(names: Sequence[str], options: dict[str, Any]) -> list[Method]:
 def shown(done: Sequence[Measured]) -> Table:
     """A row for each category and method; of several categories also the means."""
     many = len({each.category for each in done}) > 1
-    names = ("method", *SHOWN.values(), "s/photo")
+    measured = [name for name in SHOWN if any(name in each.values for each in done)]
+    names = ("method", *(SHOWN[name] for name in measured), "s/photo")
     out = table(*(["category"] if many else []), *names, right=names[1:])
     for each in done:
-        numbers = [percent(each.values[name]) for name in SHOWN]
+        numbers = [percent(each.values.get(name)) for name in measured]
         row = (each.method, *numbers, f"{each.seconds:.2f}")
         out.add_row(*([each.category] if many else []), *row)
     for method in dict.fromkeys(each.method for each in done) if many else ():
         own = [each for each in done if each.method == method]
-        numbers = [percent(mean([each.values[name] for each in own])) for name in SHOWN]
+        numbers = [percent(mean([each.values.get(name) for each in own])) for name in measured]
         out.add_row("mean", method, *numbers, "", style="bold")
     return out
 
@@ -174,7 +178,8 @@ def explain(done: Sequence[Measured]) -> None:
     low, high = first["aupimo"]["bounds"]
     notes().print(
         f"settings: maps {first['maps']}, at {size}; AUPRO up to {first['aupro']['limit']:g}, "
-        f"{first['aupro']['neighbours']} neighbours; AUPIMO {low:g} to {high:g}"
+        f"{first['aupro']['neighbours']} neighbours; AUPIMO {low:g} to {high:g}; sPRO up to "
+        f"{first['spro']['limit']:g}"
     )
     for method, options in {each.method: each.options for each in done}.items():
         flat = {**options["view"], **options}

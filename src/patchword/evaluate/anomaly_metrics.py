@@ -1,9 +1,9 @@
 """How well scores and maps find what is bad, as the benchmarks of anomaly detection define it.
 
 Scores are high for bad. Of images or of pixels: `auroc`, `average_precision`, `f1_max`. Of maps
-with masks, as sequences of (H, W) of any sizes: `aupro` and `aupimo`. All are computed in float64
-from every distinct score, without a grid of thresholds; `aupimo` has one, which is part of its
-definition.
+with masks, as sequences of (H, W) of any sizes: `aupro`, `auspro` and `aupimo`. All are computed in
+float64 from every distinct score, without a grid of thresholds; `aupimo` has one, which is part of
+its definition.
 
 scikit-learn's `roc_auc_score`, `average_precision_score` and `precision_recall_curve` give the same
 numbers, and the tests compare with them; patchword does not depend on it.
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.errors import PatchwordError
+from patchword.evaluate.defect_masks import Defect
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -24,6 +25,7 @@ Scores = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
 PRO_LIMIT = 0.3  # false positive rate up to which the area is taken
+SPRO_LIMIT = 0.05
 PIMO_BOUNDS = (1e-5, 1e-4)
 PIMO_THRESHOLDS = 300_000
 
@@ -76,19 +78,27 @@ def pro_curve(
         sizes = np.bincount(numbers.ravel(), minlength=count + 1)
         regions.append((1 / np.maximum(sizes, 1))[numbers].ravel() * mask.ravel())
         shares += count
+    return _overlap_curve(maps, masks, regions, shares, limit)
+
+
+def _overlap_curve(
+    maps: Sequence[Scores], masks: Sequence[Mask], gains: Sequence[Floats], total: int, limit: float
+) -> tuple[Floats, Floats]:
+    """`pro_curve` of `total` regions, from what finding each pixel of each image (H * W,) adds to
+    the sum of what is found of them."""
     scores = np.concatenate([each.ravel() for each in maps])
-    share, outside = np.concatenate(regions), ~_flat(masks)
+    gained, outside = np.concatenate(gains), ~_flat(masks)
     background = int(outside.sum())
-    if not shares or not background:
-        lacks = "pixel outside of masks" if shares else "masked pixel"
+    if not total or not background:
+        lacks = "pixel outside of masks" if total else "masked pixel"
         raise PatchwordError(f"PRO needs pixels inside and outside of masks; there is no {lacks}")
     if limit < 1:
         rank = background - max(int(np.ceil(limit * background)), 1)
         reached = scores >= np.partition(scores[outside], rank)[rank]
-        scores, share, outside = scores[reached], share[reached], outside[reached]
+        scores, gained, outside = scores[reached], gained[reached], outside[reached]
     order, ends = _descending(scores)
     false = np.cumsum(outside[order])[ends] / background
-    found = np.cumsum(share[order])[ends].clip(max=shares) / shares
+    found = np.cumsum(gained[order])[ends].clip(max=total) / total
     return np.append(0.0, false), np.append(0.0, found)
 
 
@@ -100,7 +110,34 @@ def aupro(
 ) -> float:
     """The area under `pro_curve` from FPR 0 to `limit`, with linear interpolation there, divided by
     `limit`: 1 is perfect, limit / 2 is chance. Errors as in `pro_curve`."""
-    false, found = pro_curve(maps, masks, limit, diagonal)
+    return _up_to(limit, *pro_curve(maps, masks, limit, diagonal))
+
+
+def auspro(
+    maps: Sequence[Scores],
+    masks: Sequence[Mask],
+    defects: Sequence[Sequence[Defect]],
+    limit: float = SPRO_LIMIT,
+) -> float:
+    """The area under the saturated per-region overlap up to FPR `limit`, divided by it (Bergmann et
+    al. 2022, "Beyond dents and scratches", section 5): as `aupro`, but of each defect that is
+    given, whether its parts are connected or not, and what is found of it counts as min(pixels that
+    are found / pixels that are enough, 1). masks: all defects of each image together."""
+    gains = []
+    for scores, own in zip(maps, defects, strict=True):
+        gained = np.zeros(scores.size)
+        for defect in own:
+            places = np.flatnonzero(defect.mask)
+            order = places[np.argsort(-scores.ravel()[places], kind="stable")]
+            until = np.minimum(np.arange(1, len(order) + 1) / defect.enough, 1)
+            gained[order] += np.diff(until, prepend=0.0)
+        gains.append(gained)
+    total = sum(map(len, defects))
+    return _up_to(limit, *_overlap_curve(maps, masks, gains, total, limit))
+
+
+def _up_to(limit: float, false: Floats, found: Floats) -> float:
+    """The area under a curve from FPR 0 to `limit`, by `limit`."""
     last = np.interp(limit, false, found)
     inside = false < limit
     return _area(np.append(found[inside], last), np.append(false[inside], limit)) / limit

@@ -4,7 +4,8 @@ FOLDER/train/good/*               good photos to learn from
 FOLDER/test/good/*                good photos
 FOLDER/test/KIND/*                bad ones
 FOLDER/ground_truth/KIND/*        for each bad photo a mask, NAME_mask.png or NAME.png: bad
-                                  where it is not black
+                                  where it is not black; or a folder NAME of several
+FOLDER/defects_config.json        of MVTec LOCO AD: how much of each kind of defect is enough
 """
 
 from __future__ import annotations
@@ -17,18 +18,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from patchword.bundle import Bundle
 from patchword.data import folders
 from patchword.errors import ImageError, PatchwordError
 from patchword.evaluate import anomaly_metrics as metrics
+from patchword.evaluate.defect_masks import (
+    Defect,
+    Mask,
+    Saturation,
+    Size,
+    by_photo,
+    read,
+    saturations,
+)
 from patchword.inspect.methods import options_of
 from patchword.inspect.photos import found_each, opened_each
 from patchword.inspect.protocol import RGB, Finding, Method, Progress, State
-
-Mask = NDArray[np.bool_]
-Size = tuple[int, int]
 
 GOOD, TRAIN, TEST, TRUTH = "good", "train", "test", "ground_truth"
 LARGEST = 1 << 28  # pixels of all maps: some 10 GB while they are compared
@@ -37,6 +43,7 @@ PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupimo")
 SETTINGS = {
     "maps": "bilinear, not smoothed",
     "aupro": {"limit": metrics.PRO_LIMIT, "neighbours": 8, "thresholds": "every score"},
+    "spro": {"limit": metrics.SPRO_LIMIT},
     "aupimo": {"bounds": metrics.PIMO_BOUNDS, "thresholds": metrics.PIMO_THRESHOLDS},
 }
 
@@ -47,7 +54,7 @@ class Photo:
 
     path: str
     kind: str
-    mask: Path | None  # of a good one, and where there are no masks, none
+    masks: tuple[Path, ...]  # of a good one, and where there are no masks, none
 
     @property
     def bad(self) -> bool:
@@ -62,6 +69,7 @@ class Category:
     good: tuple[str, ...]
     test: tuple[Photo, ...]
     masks: bool  # whether there are any
+    enough: dict[int, Saturation] | None = None  # of defects, by the level of their masks
 
 
 @dataclass(frozen=True)
@@ -116,27 +124,21 @@ def category(folder: Path) -> Category:
     truth = folder / TRUTH
     test: list[Photo] = []
     for kind in folders.subfolders(folder / TEST):
-        known = _masks(truth / kind.name) if truth.is_dir() and kind.name != GOOD else {}
+        needed = truth.is_dir() and kind.name != GOOD
+        known = by_photo(truth / kind.name) if needed else {}
         for path in folders.pictures(kind):
-            mask = None
-            if truth.is_dir() and kind.name != GOOD:
-                mask = known.get(Path(path).stem)
-                if mask is None:
-                    name = f"{Path(path).stem}_mask.png"
-                    raise PatchwordError(f"{path}: no mask; it must be {truth / kind.name / name}")
-            test.append(Photo(path, kind.name, mask))
+            masks = known.get(Path(path).stem, ())
+            if needed and not masks:
+                place = truth / kind.name / Path(path).stem
+                raise PatchwordError(
+                    f"{path}: no mask; it must be {place}_mask.png, or lie in the folder {place}"
+                )
+            test.append(Photo(path, kind.name, masks))
     if not test:
         raise PatchwordError(f"{folder / TEST}: no photos in its folders, one for each kind")
     train = folder / TRAIN / GOOD
     good = folders.pictures(train) if train.is_dir() else []
-    return Category(folder, tuple(good), tuple(test), truth.is_dir())
-
-
-def _masks(folder: Path) -> dict[str, Path]:
-    """By the name of the photo that each is of."""
-    if not folder.is_dir():
-        return {}
-    return {Path(path).stem.removesuffix("_mask"): Path(path) for path in folders.pictures(folder)}
+    return Category(folder, tuple(good), tuple(test), truth.is_dir(), saturations(folder))
 
 
 class Inspecting:
@@ -165,6 +167,7 @@ class Inspecting:
         bad: list[bool] = []
         maps: list[NDArray[np.float32]] = []
         masks: list[Mask] = []
+        defects: list[list[Defect]] = []
         begun = time.perf_counter()
         for photo, finding in self._found(found.test, method, state):
             scores.append(finding.score)
@@ -173,12 +176,15 @@ class Inspecting:
                 source = finding.geometry.source
                 size = _fitted(source, self.side)
                 maps.append(replace(finding.geometry, source=size).to_source(finding.grid))
-                masks.append(_mask(photo, source, size))
+                mask, each = read(photo.masks, photo.path, source, size, found.enough)
+                masks.append(mask)
+                defects.append(each)
                 self._bounded(sum(each.size for each in maps), len(maps), len(found.test))
         seconds = (time.perf_counter() - begun) / max(len(scores), 1)
         if not scores:
             raise PatchwordError(f"{found.path / TEST}: none of its photos can be opened")
-        values, missing = measures(np.array(scores), np.array(bad), maps, masks)
+        own = None if found.enough is None else defects
+        values, missing = measures(np.array(scores), np.array(bad), maps, masks, own)
         return Measured(
             found.path.name, method.name, options_of(method), learned, len(scores), sum(bad),
             seconds, values, missing, self.side,
@@ -228,10 +234,14 @@ class Inspecting:
 
 
 def measures(
-    scores: NDArray[np.float64], bad: Mask, maps: Sequence[NDArray[np.float32]], masks: list[Mask]
+    scores: NDArray[np.float64],
+    bad: Mask,
+    maps: Sequence[NDArray[np.float32]],
+    masks: list[Mask],
+    defects: Sequence[Sequence[Defect]] | None = None,
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """Every measure by its name, None for those that cannot be taken, and why not. Without maps
-    those of images alone."""
+    those of images alone. defects: of each photo, for "spro"."""
     jobs: dict[str, Callable[[], float]] = {
         "image_auroc": lambda: metrics.auroc(scores, bad),
         "image_ap": lambda: metrics.average_precision(scores, bad),
@@ -246,8 +256,11 @@ def measures(
             "aupro": lambda: metrics.aupro(maps, masks),
             "aupimo": lambda: float(np.nanmean(metrics.aupimo(maps, masks))),
         }
-    values = dict.fromkeys((*IMAGE_METRICS, *PIXEL_METRICS))
-    missing = {} if maps else dict.fromkeys(PIXEL_METRICS, f"there is no folder {TRUTH}")
+    if maps and defects is not None:
+        jobs["spro"] = lambda: metrics.auspro(maps, masks, defects)
+    of_pixels = PIXEL_METRICS if defects is None else (*PIXEL_METRICS, "spro")
+    values = dict.fromkeys((*IMAGE_METRICS, *of_pixels))
+    missing = {} if maps else dict.fromkeys(of_pixels, f"there is no folder {TRUTH}")
     for name, job in jobs.items():
         try:
             values[name] = job()
@@ -260,27 +273,3 @@ def _fitted(source: Size, side: int | None) -> Size:
     """The size whose longer side is `side`, if that is less."""
     factor = min((side or max(source)) / max(source), 1)
     return max(round(source[0] * factor), 1), max(round(source[1] * factor), 1)
-
-
-def _mask(photo: Photo, source: Size, size: Size) -> Mask:
-    """Which pixels are bad, at `size`: those of which any part is. source: the photo's own size,
-    which the mask must have."""
-    if photo.mask is None:
-        return np.zeros(size, np.bool_)
-    try:
-        with Image.open(photo.mask) as picture:
-            colours = picture.mode in ("RGB", "RGBA", "LA", "CMYK", "YCbCr")
-            values = np.asarray(picture.convert("L") if colours else picture) > 0
-    except OSError as error:
-        raise PatchwordError(f"{photo.mask}: not a mask that can be read: {error}") from error
-    if values.shape != source:
-        raise PatchwordError(
-            f"{photo.mask}: {values.shape[1]} x {values.shape[0]} px, and its photo {photo.path} "
-            f"has {source[1]} x {source[0]}; a mask must be of its photo's size"
-        )
-    if not values.any():
-        raise PatchwordError(f"{photo.mask}: all black, and {photo.path} is among the bad photos")
-    if size == source:
-        return values
-    shares = Image.fromarray(values.astype(np.float32)).resize(size[::-1], Image.Resampling.BOX)
-    return np.asarray(shares) > 0

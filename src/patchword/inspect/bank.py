@@ -35,7 +35,7 @@ class Bank:
 
     def add(self, rows: Tensor) -> None:
         size = max(BLOCK // (rows.shape[1] * (2 if self.half else 4)), 1)
-        for part in rows.split(size):
+        for part in torch.split(rows, size):
             self.waiting.append(part.half() if self.half else part)
             if sum(map(len, self.waiting)) >= size:
                 self._keep()

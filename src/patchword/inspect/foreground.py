@@ -37,7 +37,8 @@ def first_component(rows: Tensor) -> Tensor:
     loading is positive, as scikit-learn has it."""
     centred = rows.double() - rows.double().mean(dim=0)
     axis = torch.linalg.eigh(centred.mT @ centred).eigenvectors[:, -1]
-    return centred @ (axis * torch.sign(axis[axis.abs().argmax()]))
+    scores: Tensor = centred @ axis
+    return scores * axis[axis.abs().argmax()].sign()
 
 
 def _widened(values: Tensor) -> Tensor:

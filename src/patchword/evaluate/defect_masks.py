@@ -1,0 +1,127 @@
+"""Masks of defects: one for each bad photo, as MVTec AD has them, or a folder of several, as MVTec
+LOCO AD has, which also says how much of each defect has to be found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from patchword.data import folders
+from patchword.errors import PatchwordError
+
+Mask = NDArray[np.bool_]
+Size = tuple[int, int]
+
+CONFIG = "defects_config.json"
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """How much of a defect is enough: pixels, or a share of it."""
+
+    threshold: float
+    relative: bool
+
+    def pixels(self, area: int) -> float:
+        """Of a defect of `area` pixels, at most all of them."""
+        return self.threshold * area if self.relative else min(self.threshold, area)
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One defect of a photo."""
+
+    mask: Mask
+    enough: float  # pixels of it that count as all of it
+
+
+def by_photo(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """The masks in a folder by the name of the photo that they are of: NAME_mask.png or NAME.png,
+    or all in a folder NAME."""
+    found: dict[str, list[Path]] = {}
+    for path in map(Path, folders.pictures(folder) if folder.is_dir() else []):
+        inside = path.relative_to(folder).parts
+        name = inside[0] if len(inside) > 1 else path.stem.removesuffix("_mask")
+        found.setdefault(name, []).append(path)
+    return {name: tuple(sorted(paths)) for name, paths in found.items()}
+
+
+def saturations(folder: Path) -> dict[int, Saturation] | None:
+    """What `CONFIG` in the folder of a category says, by the grey level that masks of a kind of
+    defect have; None where there is no such file. Raises PatchwordError for one that is not as
+    MVTec LOCO AD has it."""
+    file = folder / CONFIG
+    if not file.exists():
+        return None
+    try:
+        return {
+            int(each["pixel_value"]): Saturation(
+                float(each["saturation_threshold"]), bool(each["relative_saturation"])
+            )
+            for each in json.loads(file.read_text(encoding="utf-8"))
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PatchwordError(
+            f"{file}: not as MVTec LOCO AD has it, a list of pixel_value, saturation_threshold and "
+            f"relative_saturation ({type(error).__name__}: {error})"
+        ) from error
+
+
+def read(
+    masks: Sequence[Path],
+    photo: str,
+    source: Size,
+    size: Size,
+    known: Mapping[int, Saturation] | None = None,
+) -> tuple[Mask, list[Defect]]:
+    """Which pixels of a photo are bad, at `size`, and, of `known` kinds, each defect by itself.
+    source: the photo's own size, which masks must have. Raises PatchwordError for a mask that is
+    none, or empty, or of a kind that is not known."""
+    bad, defects = np.zeros(size, np.bool_), []
+    for path in masks:
+        levels = _levels(path, photo, source)
+        mask = shrunk(levels > 0, size)
+        bad |= mask
+        if known is not None:
+            kinds = np.unique(levels[levels > 0]).tolist()
+            if len(kinds) != 1 or kinds[0] not in known:
+                raise PatchwordError(
+                    f"{path}: grey levels {', '.join(map(str, kinds))}; a mask is of one kind of "
+                    f"defect, and {CONFIG} has {', '.join(map(str, sorted(known)))}"
+                )
+            whole = int((levels > 0).sum())
+            share = known[kinds[0]].pixels(whole) / whole
+            defects.append(Defect(mask, share * int(mask.sum())))
+    return bad, defects
+
+
+def shrunk(mask: Mask, size: Size) -> Mask:
+    """A mask at a smaller size: what any part of is in it."""
+    if mask.shape == size:
+        return mask
+    shares = Image.fromarray(mask.astype(np.float32)).resize(size[::-1], Image.Resampling.BOX)
+    return np.asarray(shares) > 0
+
+
+def _levels(path: Path, photo: str, source: Size) -> NDArray[np.integer]:
+    """The grey levels of a mask, 0 where its photo is good."""
+    try:
+        with Image.open(path) as picture:
+            colours = picture.mode in ("RGB", "RGBA", "LA", "CMYK", "YCbCr")
+            levels = np.asarray(picture.convert("L") if colours else picture)
+    except OSError as error:
+        raise PatchwordError(f"{path}: not a mask that can be read: {error}") from error
+    if levels.shape != source:
+        raise PatchwordError(
+            f"{path}: {levels.shape[1]} x {levels.shape[0]} px, and its photo {photo} has "
+            f"{source[1]} x {source[0]}; a mask must be of its photo's size"
+        )
+    if not levels.any():
+        raise PatchwordError(f"{path}: all black, and {photo} is among the bad photos")
+    return levels.astype(np.int64)
