@@ -36,9 +36,9 @@ def first_component(rows: Tensor) -> Tensor:
     """The score of each row (n, D) on their first principal component, (n,) float64, whose largest
     loading is positive, as scikit-learn has it."""
     centred = rows.double() - rows.double().mean(dim=0)
-    axis = torch.linalg.eigh(centred.mT @ centred).eigenvectors[:, -1]
-    scores: Tensor = centred @ axis
-    return scores * axis[axis.abs().argmax()].sign()
+    axis: Tensor = torch.linalg.eigh(centred.mT @ centred).eigenvectors[:, -1]
+    turned: Tensor = axis * axis[axis.abs().argmax()].sign()
+    return centred @ turned
 
 
 def _widened(values: Tensor) -> Tensor:
