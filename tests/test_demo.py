@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -173,19 +174,47 @@ def test_the_page_is_whole_by_itself(model: str, capsys: pytest.CaptureFixture[s
     assert max(map(len, printed.out.splitlines())) <= 60
 
 
-def test_every_command_of_the_page_can_be_pasted(
+def facts(job: str, record: dict, query: str = "") -> Iterator[tuple[tuple[str, ...], object]]:
+    """What a record of the demo, or of a job, says: of what, and a number or a word."""
+    about = job, Path(record["image"]).name
+    if job == "classify":
+        best = record.get("scores", [record])[0]
+        yield (*about, best["label"]), best["probability"]
+    elif job == "search":
+        yield (*about, record.get("query", query)), record["cosine"]
+    elif job == "heatmap":
+        yield (*about, record["text"], str(record["x"]), str(record["y"])), 0
+    elif job == "similarity":
+        yield from (((*about, pair["text"]), pair["cosine"]) for pair in record["texts"])
+    elif job == "match":
+        for pair in record.get("texts", [record]):
+            yield (*about, pair["text"]), pair.get("match", pair.get("probability"))
+    else:
+        yield (*about, record.get("question", "")), record.get("answer") or record["caption"]
+
+
+def test_every_command_of_the_page_gives_what_is_beside_it(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    demo("--model", model)
+    """Pasted, they give all numbers and words of the page, and no others."""
+    demo("--model", model, "--json")
+    *records, _ = map(json.loads, capsys.readouterr().out.splitlines())
     page = Path("demo-report/index.html").read_text()
     lines = [html.unescape(each) for each in re.findall(r"<pre><code>([^<]*)</code>", page)]
-    assert len(lines) >= 10
+    given: dict[tuple[str, ...], object] = {}
     for line in lines:
         program, *words = shlex.split(line)
         assert program == "patchword" or Path(program).exists()
+        words = words[2:] if words[0] == "-m" else words
+        job = words[0] if words[0] in {record["job"] for record in records} else ""
         with pytest.raises(SystemExit) as ended:
-            main(words[2:] if words[0] == "-m" else words)
-        assert ended.value.code == 0, (line, capsys.readouterr().err)
+            main([*words, *(["--json"] if job else [])])
+        printed = capsys.readouterr()
+        assert ended.value.code == 0, (line, printed.err)
+        for record in map(json.loads, printed.out.splitlines() if job else ()):
+            given.update(facts(job, record, words[2] if job == "search" else ""))
+    told = dict(fact for record in records for fact in facts(record["job"], record))
+    assert given == {key: pytest.approx(value, abs=1e-4) for key, value in told.items()}
 
 
 def test_a_command_names_the_program_as_the_shell_finds_it(

@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,15 @@ from patchword.show.answers_picture import SIDE, Answer, answers_picture
 from patchword.show.colours import CHOICES as COLOURS
 from patchword.show.colours import SHARES, shade
 from patchword.show.lettering import PAPER
-from patchword.show.matrix_picture import CELL, LABEL, LEAST, side_by_side, similarity_matrix
+from patchword.show.matrix_picture import (
+    CELL,
+    NAMED,
+    ROW,
+    THUMB,
+    WIDEST,
+    side_by_side,
+    similarity_matrix,
+)
 from patchword.show.peak import peak
 from patchword.show.plots import GAP, TILE, Tile
 
@@ -34,6 +43,10 @@ def photo(height: int = 60, width: int = 90) -> np.ndarray:
 def ramp(height: int = 60, width: int = 90) -> np.ndarray:
     """0 at the left, 1 at the right."""
     return np.broadcast_to(np.linspace(0, 1, width, dtype=np.float32), (height, width)).copy()
+
+
+def panel_of(*of: Any, **how: Any) -> Image.Image:
+    return plots.maps_beside(plots.heatmap_tiles(*of, **how))
 
 
 def bare(image: np.ndarray) -> np.ndarray:
@@ -74,7 +87,7 @@ def test_overlay_of_nothing_known() -> None:
 @pytest.mark.parametrize("text", ["a hat", LONG, WORDS, "", "划痕"], ids=lambda t: t[:5])
 def test_heatmap_panel_holds_every_text(count: int, text: str) -> None:
     values = np.stack([ramp()] * count)
-    panel = plots.heatmap_panel(photo(), values, [text] * count)
+    panel = panel_of(photo(), values, [text] * count)
     pixels = np.array(panel)
     columns = count + 1 if count < 4 else (panel.width - GAP) // (TILE + GAP)
     assert columns in (2, 3, 4)
@@ -85,7 +98,7 @@ def test_heatmap_panel_holds_every_text(count: int, text: str) -> None:
 
 def test_captions_are_written_and_longer_ones_take_more_room() -> None:
     values = ramp()[None]
-    short, long = (plots.heatmap_panel(photo(), values, [t]) for t in ("a hat", LONG))
+    short, long = (panel_of(photo(), values, [t]) for t in ("a hat", LONG))
     assert long.height > short.height
     below = np.asarray(short)[GAP + TILE * 60 // 90 + 8 :, : GAP + TILE]
     assert (below != PAPER).any()  # "photo"
@@ -93,7 +106,7 @@ def test_captions_are_written_and_longer_ones_take_more_room() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2000), (2000, 3), (1500, 2000)])
 def test_panels_of_any_shape(shape: tuple[int, int]) -> None:
-    panel = plots.heatmap_panel(photo(*shape), ramp(*shape)[None], ["a hat"])
+    panel = panel_of(photo(*shape), ramp(*shape)[None], ["a hat"])
     assert max(panel.size) < 3 * TILE
 
 
@@ -152,7 +165,7 @@ def test_a_peak_of_a_large_map(size: tuple[int, int]) -> None:
 
 def test_texts_have_one_scale_and_no_ring_where_there_is_no_colour() -> None:
     values = np.stack([ramp(), 0.1 * ramp()])
-    panel = np.asarray(plots.heatmap_panel(photo(), values, ["a hat", "a dress"], each=False), int)
+    panel = np.asarray(panel_of(photo(), values, ["a hat", "a dress"], each=False), int)
     last = panel[GAP : GAP + TILE * 60 // 90, -GAP - TILE : -GAP]
     shown = Image.fromarray(bare(photo()).astype(np.uint8))
     expected = shown.resize((TILE, TILE * 60 // 90), Image.Resampling.LANCZOS)
@@ -187,7 +200,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Written:
 def test_no_text_of_a_matrix_lies_on_another(images: int, text: str, written: Written) -> None:
     names = ["a-long-name-of-a-photo.jpg"] * images
     matrix = np.linspace(-0.593, 0.76, 2 * images).reshape(images, 2)
-    drawn = similarity_matrix([photo()] * images, [text, "b"], matrix, 6, names, text)
+    drawn = similarity_matrix([photo()] * images, [text, "b"], matrix, 8, names, text)
     assert len(written) > 2 * images + 4
     assert not written.overlap()
     assert max(box[2] for box in written) <= drawn.width
@@ -229,21 +242,22 @@ def test_large_photos_are_coloured_at_the_size_that_is_shown() -> None:
 def test_similarity_matrix_paints_each_number_in_its_colour() -> None:
     matrix = np.array([[0.1, 0.3], [0.2, 0.15], [0.0, 0.05]])
     drawn = np.asarray(similarity_matrix([photo()] * 3, ["a hat", "a dress"], matrix), int)
+    first = drawn.shape[0] - 3 * ROW - GAP - lettering.line_height(lettering.SMALL) - 12 - GAP
     levels = (matrix / 0.3 * 255).astype(int)
     for i in range(3):
         for t in range(2):
             colour = (np.array(colormaps["viridis"](levels[i, t])[:3]) * 255).astype(int)
-            x = 2 * GAP + LEAST + CELL * i + 10
-            y = GAP + 76 + 10 + 46 * t + 10
+            x = GAP + THUMB + 10 + CELL * t + 10
+            y = first + ROW * i + 10
             assert_array_equal(drawn[y, x], colour)
 
 
-@pytest.mark.parametrize(("images", "texts"), [(1, 1), (1, 10), (13, 3), (40, 2)])
+@pytest.mark.parametrize(("images", "texts"), [(1, 1), (1, 10), (13, 3), (4, 20)])
 def test_similarity_matrix_of_any_size(images: int, texts: int) -> None:
     matrix = np.random.default_rng(1).normal(size=(images, texts))
     matrix[0, 0] = np.nan
     drawn = similarity_matrix([photo()] * images, [LONG] * texts, matrix)
-    assert drawn.width <= 3 * GAP + LABEL + 12 * CELL
+    assert drawn.width <= 3 * GAP + THUMB + NAMED + 8 * WIDEST
     assert set(np.asarray(drawn)[-GAP + 4 :].ravel().tolist()) == {255}
 
 
@@ -295,7 +309,7 @@ import numpy as np
 from patchword.show import plots
 assert "matplotlib" not in sys.modules
 photo = np.zeros((9, 9, 3), np.uint8)
-plots.heatmap_panel(photo, np.random.rand(1, 9, 9), ["a hat"])
+plots.maps_beside(plots.heatmap_tiles(photo, np.random.rand(1, 9, 9), ["a hat"]))
 sys.exit("matplotlib.pyplot" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -195,7 +195,8 @@ def test_a_picture_shows_each_label_in_its_colour(tmp_path: Path) -> None:
     labels = np.zeros((60, 90), np.uint8)
     labels[:, 30:60], labels[:, 60:] = 1, 2
     grey = np.full((60, 90, 3), 100, np.uint8)
-    panel = label_map.picture(grey, labels, [(0, "background"), (1, "hat"), (2, "shoe")])
+    names = enumerate(("background", "hat", "shoe"))
+    panel = label_map.picture(grey, labels, [(number, name, "33%") for number, name in names])
     drawn = np.asarray(panel, int)
     colours = label_map.palette().astype(int)
     right = drawn[22 + 160, 22 * 2 + label_map.SIDE :]

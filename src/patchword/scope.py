@@ -11,7 +11,7 @@ import os
 import re
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -205,6 +205,7 @@ class Told:
         self._scopes: dict[str, Scope] = {}
         self._images: dict[str, dict[str, tuple[str, bool]]] = {}  # by model and file
         self._texts: set[str] = set()
+        self._words: set[tuple[str, str]] = set()  # by model
 
     def image(self, model: str, scope: Scope, name: str, outside: bool) -> None:
         """An image that a model was shown; an empty name is one without."""
@@ -219,27 +220,35 @@ class Told:
             self._texts.add(what)
             _warn(what, scope)
 
+    def words(self, model: str, scope: Scope, texts: Sequence[str]) -> None:
+        """Say which words of texts a model does not know, each word once."""
+        unknown = [word for word in scope.unknown(texts) if (model, word) not in self._words]
+        self._words.update((model, word) for word in unknown)
+        if unknown:
+            self.text(scope, f"{model} does not know {_listed(unknown)}")
+
     def outside(self, name: str) -> bool:
         """True if an image of this name is unlike the training of a model that was shown it."""
         key = same(name)
         return any(key in images and images[key][1] for images in self._images.values())
 
     def sentences(self) -> list[str]:
-        """What `tell` says, without the advice."""
-        return [f"{said}. It knows {scope.knows}" for said, scope in self._unlike()]
+        """What `tell` says, without folders and the advice."""
+        unlike = self._unlike(os.path.basename)
+        return [f"{said}. It knows {scope.knows}" for said, scope in unlike]
 
     def tell(self) -> None:
         """Warn of the images that are outside, once for each model."""
         for said, scope in self._unlike():
             _warn(said, scope)
 
-    def _unlike(self) -> Iterator[tuple[str, Scope]]:
+    def _unlike(self, named: Callable[[str], str] = str) -> Iterator[tuple[str, Scope]]:
         for model, images in self._images.items():
             if outside := [name for name, is_outside in images.values() if is_outside]:
                 verb = "looks" if len(outside) == 1 else "look"
                 yield (
                     f"{len(outside)} of {len(images)} images {verb} unlike what {model} was "
-                    f"trained on: {_listed(outside)}",
+                    f"trained on: {_listed([named(name) for name in outside])}",
                     self._scopes[model],
                 )
 
@@ -280,17 +289,16 @@ class Check:
     """Collects what is outside a model's scope, and gives one ScopeWarning of each kind.
     Without a scope nothing does."""
 
-    def __init__(self, scope: Scope | None, name: str) -> None:
+    def __init__(self, scope: Scope | None, name: str, called: object = None) -> None:
         self.scope, self.name = scope, name
+        self._called = _called(called)  # the one image that is checked, where it comes as pixels
         self.outside = False  # whether the last image of `each` is
         self._novelty: deque[float] = deque()
 
     def texts(self, texts: Sequence[str]) -> None:
         """Warn of words that the model does not know."""
-        if self.scope is None:
-            return
-        if unknown := self.scope.unknown(texts):
-            self._text(f"{self.name} does not know {_listed(unknown)}")
+        if self.scope is not None:
+            current().words(self.name, self.scope, texts)
 
     def questions(
         self, questions: Sequence[str], answers: Sequence[str] | None = None
@@ -344,7 +352,7 @@ class Check:
             for image, result in found:
                 if self.scope is not None and not isinstance(result, ImageError):
                     self.outside = self._novelty.popleft() > 1
-                    name = _called(image)
+                    name = _called(image) or self._called
                     if name or together is None:  # what a command shows without one is a part
                         told.image(self.name, self.scope, name, self.outside)
                 yield image, result

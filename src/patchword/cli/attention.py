@@ -11,6 +11,7 @@ import typer
 from patchword.cli.closing import saving
 from patchword.cli.held import Source
 from patchword.cli.inputs import expand, load
+from patchword.cli.language_tables import headed
 from patchword.cli.options import (
     EMBEDDED,
     SOURCES,
@@ -128,7 +129,7 @@ def attention(
         return bundle.attention(source, layer, head, rollout, all_layers=all_layers)
 
     def title(name: Source) -> str:
-        return titled(bundle, str(name) if texts else Path(str(name)).name)
+        return titled(bundle, str(name)) if texts else headed(bundle, name)
 
     failed: list[ImageError] = []
     several = len(files) > 1

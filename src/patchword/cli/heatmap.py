@@ -12,6 +12,7 @@ import typer
 from patchword.cli.closing import saving
 from patchword.cli.held import Source
 from patchword.cli.inputs import load
+from patchword.cli.language_tables import headed
 from patchword.cli.options import (
     EMBEDDED,
     ColoursOption,
@@ -38,7 +39,6 @@ from patchword.cli.output import (
     print_saved,
     progress,
     screen,
-    titled,
     wrong,
 )
 from patchword.cli.pictures import SaveOption, common_scale, pictures
@@ -150,7 +150,7 @@ def heatmap(
     later: list[tuple[list[Heatmap], str, Path]] = []
     for name, maps in good(each, len(files), "heatmap", failed, as_json):
         parts = [content(found, texts) for found in maps]
-        title = titled(bundle, Path(str(name)).name)
+        title = headed(bundle, name)
         for part in parts:
             for record in records(part) if as_json else ():
                 emit({"image": str(name), **record})

@@ -86,7 +86,7 @@ def save_matrices(
     stems = [Path(str(name)).stem for name in names]
     pictures = [
         similarity_matrix(
-            thumbs, texts, each, columns=6, names=stems, scale=(0.0, 1.0) if ITM in title else None
+            thumbs, texts, each, names=stems, scale=(0.0, 1.0) if ITM in title else None
         )
         for title, each in matrices
     ]
@@ -111,7 +111,7 @@ def save_answers(
     pictures = []
     for name, found in results:
         rows = [(a.text, a.probability, _bars(a)) for a in found]
-        title = titled(bundle, noted(name))
+        title = headed(bundle, name)
         photo = bundle.opener(name, at_least=SIDE)
         pictures.append(answers_picture(photo, questions, rows, title))
     plots.save(side_by_side(pictures), path)
@@ -146,6 +146,11 @@ def _bars(answer: Answer) -> list[tuple[str, float]]:
 def caveat(name: Source | Path) -> str:
     """What a picture of an image says where it is unlike what the model was trained on."""
     return UNLIKE if current().outside(str(name)) else ""
+
+
+def headed(bundle: Model, name: Source) -> str:
+    """The title of a picture of one image, with its caveat as a remark."""
+    return "\n".join(filter(None, [titled(bundle, Path(str(name)).name), caveat(name)]))
 
 
 def noted(name: Source) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchword.cli.held import Source
 from patchword.cli.inputs import load
+from patchword.cli.language_tables import headed
 from patchword.cli.options import (
     EMBEDDED,
     DenseMethodOption,
@@ -35,7 +35,6 @@ from patchword.cli.output import (
     print_saved,
     progress,
     screen,
-    titled,
     wrong,
 )
 from patchword.cli.pictures import pictures
@@ -120,7 +119,7 @@ def locate(
         if not as_json:
             screen().print(regions_table(str(name) if len(files) > 1 else "", found))
         if save:
-            plots.save(found.picture(titled(bundle, Path(str(name)).name)), targets[name])
+            plots.save(found.picture(headed(bundle, name)), targets[name])
             print_saved(targets[name])
     finish(failed, len(files) - len(failed))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from patchword.cli.held import Source
 from patchword.cli.inputs import load
+from patchword.cli.language_tables import headed
 from patchword.cli.options import (
     EMBEDDED,
     DenseMethodOption,
@@ -37,7 +37,6 @@ from patchword.cli.output import (
     print_saved,
     progress,
     screen,
-    titled,
     wrong,
 )
 from patchword.cli.pictures import pictures
@@ -132,7 +131,7 @@ def segment(
             screen().print(shares_table(str(name) if len(files) > 1 else "", found))
         if save:
             target = targets[name]
-            plots.save(found.picture(titled(bundle, Path(str(name)).name)), target)
+            plots.save(found.picture(headed(bundle, name)), target)
             numbers = target.with_name(f"{target.stem}-map.png")
             found.save_map(numbers)
             print_saved(target)

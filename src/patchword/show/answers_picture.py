@@ -14,10 +14,9 @@ from patchword.show.lettering import (
     SMALL,
     TEXT,
     font,
-    line_height,
+    heading,
     text_width,
     wrap,
-    write,
 )
 from patchword.show.percent import share
 from patchword.show.plots import BAR, GAP, LINES, Photo
@@ -41,11 +40,11 @@ def answers_picture(
     shown = Image.fromarray(photo).resize((size[0], size[1]), Image.Resampling.LANCZOS)
     width = max(NARROWEST, shown.width)
     parts = [_answer(q, a, width) for q, a in zip(questions, answers, strict=True)]
-    heading = wrap(title, font(TEXT, title, bold=True), width, LINES)
-    above = GAP + len(heading) * line_height(TEXT) + (GAP // 2 if heading else 0)
+    head = heading(title, width, LINES)
+    above = GAP + head.height
     height = above + GAP + shown.height + sum(part.height + GAP // 2 for part in parts)
     out = Image.new("RGB", (width + 2 * GAP, height), PAPER)
-    write(ImageDraw.Draw(out), heading, GAP, GAP, TEXT, bold=True)
+    head.write(out, GAP, GAP)
     out.paste(shown, (GAP, above))
     top = above + shown.height
     for part in parts:

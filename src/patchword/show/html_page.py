@@ -22,11 +22,17 @@ if TYPE_CHECKING:
 
 SIDE = 480  # longest side of a picture in the page, pixels
 THUMB = 120  # of one in a table
+NARROW = 10.5  # rem: least width of a card, of which six stand in a row
+LEAST = {4: 16.0, 5: 13.0}  # of so many or fewer, which make one row
 
 
 @dataclass(frozen=True)
 class Card:
-    """A picture with a title and texts. `verdict` colours the title."""
+    """A picture with a title and texts. `verdict` colours the title.
+
+    beside    a second picture of the same shape; where a card has one, each is twice as wide
+    commands  that give the same in a terminal
+    """
 
     picture: Photo | Image.Image
     title: str
@@ -34,6 +40,8 @@ class Card:
     bars: Sequence[tuple[str, float]] = ()
     verdict: Literal["", "right", "wrong"] = ""
     answers: Sequence[tuple[str, str]] = ()  # with their questions before them
+    beside: Photo | Image.Image | None = None
+    commands: Sequence[str] = ()
 
 
 def page(title: str, intro: str, sections: Sequence[str]) -> str:
@@ -46,20 +54,27 @@ def section(title: str, words: str, bodies: Sequence[str], commands: Sequence[st
     return render("section", title=title, words=words, bodies=bodies, commands=commands)
 
 
-def cards(items: Sequence[Card], title: str = "", wide: bool = False) -> str:
-    """Cards side by side, as many as fit. wide: two or four, and pictures keep their shape."""
+def cards(items: Sequence[Card], title: str = "", commands: Sequence[str] = ()) -> str:
+    """Cards side by side, as many as fit. commands: that give the same in a terminal."""
+    pictures = [[card.picture] if card.beside is None else [card.picture, card.beside]
+                for card in items]  # fmt: skip
     shown = [
         {
-            "source": data_url(card.picture),
+            "sources": [data_url(each) for each in both],
             "title": card.title,
             "verdict": card.verdict,
             "note": card.note,
             "bars": card.bars,
             "answers": card.answers,
+            "commands": card.commands,
         }
-        for card in items
+        for card, both in zip(items, pictures, strict=True)
     ]
-    return render("cards", cards=shown, title=title, wide=wide, share=share)
+    pairs = any(len(both) > 1 for both in pictures)
+    least = LEAST.get(max(len(items), 4), NARROW)
+    return render(
+        "cards", cards=shown, title=title, commands=commands, pairs=pairs, least=least, share=share
+    )
 
 
 def matrix(

@@ -13,13 +13,30 @@ from PIL import Image, ImageDraw
 
 from patchword.atomic_write import replacing
 from patchword.errors import UnsupportedError
-from patchword.show.lettering import PAPER, SMALL, TEXT, font, line_height, wrap, write
-from patchword.show.plots import GAP, Photo, fit
+from patchword.show.lettering import (
+    FAINT,
+    PAPER,
+    SMALL,
+    font,
+    heading,
+    text_width,
+    wrap,
+    write,
+)
+from patchword.show.outline import FINE, between, enlarged, fine, paint
+from patchword.show.plots import GAP, Photo, fit, side_of
+
+Entry = tuple[int, str, str]  # of a legend
 
 SIDE = 480  # longer side of the photo, pixels
-NARROWEST = 320  # of the picture's halves, pixels
+WIDE = 2.0  # times as wide as high: such a photo stands above its labels, not beside them
+LEGEND = 180, 420  # least and most of the width of a column of the legend, pixels
+ROW = 28  # height of its lines, pixels
+ROWS = 16  # of a column, or as many as are as high as the photo
 OPACITY = 0.6
 SWATCH = 18  # side of a colour in the legend, pixels
+BLUR = 0.6  # pixels of a map: more would lose a label that is one pixel wide
+SMOOTHED = 40  # labels: borders between more of them keep the steps of pixels
 COLOURS = 255  # of a PNG's palette beside the background's; labels beyond them begin again
 STEPS = 9  # of each channel, among whose combinations colours are chosen
 MIDDLE, REACH = 0.67, 0.25  # of colours' lightness, 0 to 1
@@ -34,36 +51,45 @@ FIRST = (
 def picture(
     image: Photo,
     labels: NDArray[np.integer],
-    legend: Sequence[tuple[int, str]],
+    legend: Sequence[Entry],
     title: str = "",
     boxes: Sequence[tuple[int, Sequence[int]]] = (),
 ) -> Image.Image:
-    """The photo, and beside it the same under the colours of its labels (H, W).
+    """The photo, beside it the same under the colours of its labels (H, W), and which colour is
+    whose.
 
-    legend  the number of a label, 0 for the background, and what stands beside its colour
+    legend  the number of a label, 0 for the background, its name, and what stands at the right
     boxes   the number of a label, and x1, y1, x2, y2 in the photo's pixels
     """
-    photo = fit(image, SIDE)
+    photo = fit(image, side_of(image, SIDE))
     coloured = overlay(photo, labels)
     _boxes(coloured, boxes, photo.width / image.shape[1])
-    cell = max(photo.width, NARROWEST)
-    width = 3 * GAP + 2 * cell
-    heading = wrap(title, font(TEXT, title, bold=True), width - 2 * GAP, 4) if title else []
-    top = GAP + len(heading) * line_height(TEXT) + (GAP // 2 if heading else 0)
-    columns = max(min((width - GAP) // (NARROWEST + GAP), len(legend)), 1)
-    lines = -(-len(legend) // columns)
-    height = top + photo.height + GAP + lines * (SWATCH + 10) + GAP
-    out = Image.new("RGB", (width, height), PAPER)
-    draw = ImageDraw.Draw(out)
-    write(draw, heading, GAP, GAP, TEXT, bold=True)
+    below = photo.width > WIDE * photo.height
+    both = (photo.width, 2 * photo.height + GAP) if below else (2 * photo.width + GAP, photo.height)
+    lines = max(both[1] // ROW, ROWS)
+    columns = [legend[i : i + lines] for i in range(0, len(legend), lines)]
+    room = _room(legend)
+    width = 2 * GAP + both[0] + len(columns) * (GAP + room)
+    head = heading(title, width - 2 * GAP)
+    top = GAP + head.height
+    high = max([both[1], *(len(column) * ROW for column in columns)])
+    out = Image.new("RGB", (width, top + high + GAP), PAPER)
+    head.write(out, GAP, GAP)
     out.paste(photo, (GAP, top))
-    out.paste(coloured, (2 * GAP + cell, top))
-    room = (width - GAP) // columns - GAP
-    for place, row in enumerate(legend):
-        x = GAP + place // lines * (room + GAP)
-        y = top + photo.height + GAP + place % lines * (SWATCH + 10)
-        _row(draw, row, (x, y), room)
+    step = (0, photo.height + GAP) if below else (photo.width + GAP, 0)
+    out.paste(coloured, (GAP + step[0], top + step[1]))
+    draw = ImageDraw.Draw(out)
+    for number, column in enumerate(columns):
+        left = 2 * GAP + both[0] + number * (GAP + room)
+        for line, entry in enumerate(column):
+            _row(draw, entry, (left, top + line * ROW), room)
     return out
+
+
+def _room(legend: Sequence[Entry]) -> int:
+    """How wide a column of the legend is."""
+    texts = [text_width([name], SMALL) + text_width([value], SMALL) for _, name, value in legend]
+    return min(max([LEGEND[0], *(text + SWATCH + 10 + 24 for text in texts)]), LEGEND[1])
 
 
 def _boxes(picture: Image.Image, boxes: Sequence[tuple[int, Sequence[int]]], zoom: float) -> None:
@@ -77,30 +103,46 @@ def _boxes(picture: Image.Image, boxes: Sequence[tuple[int, Sequence[int]]], zoo
         draw.rectangle(inner, outline=tuple(palette()[_entry(number)].tolist()), width=2)
 
 
-def _row(draw: ImageDraw.ImageDraw, row: tuple[int, str], at: tuple[int, int], room: int) -> None:
-    """A line of the legend: the colour and the words."""
-    (number, words), (x, y) = row, at
+def _row(draw: ImageDraw.ImageDraw, entry: Entry, at: tuple[int, int], width: int) -> None:
+    """A line of the legend: the colour, the name, and what stands at the right."""
+    (number, name, value), (x, y) = entry, at
     colour = tuple(palette()[_entry(number)].tolist()) if number else PAPER
-    draw.rectangle((x, y, x + SWATCH, y + SWATCH), colour, outline=(112, 112, 122))
+    draw.rectangle((x, y, x + SWATCH, y + SWATCH), colour, outline=FAINT)
+    draw.text((x + width, y + SMALL), value, FAINT, font(SMALL, value), anchor="rs")
     left = x + SWATCH + 10
-    write(draw, wrap(words, font(SMALL, words), room - SWATCH - 10, 1), left, y, SMALL)
+    room = x + width - left - text_width([value], SMALL) - 12
+    write(draw, wrap(name, font(SMALL, name), room, 1), left, y, SMALL)
 
 
 def overlay(photo: Image.Image, labels: NDArray[np.integer]) -> Image.Image:
     """A photo under the colours of its labels (H, W), with a light line where labels meet; the
     background is left bare."""
-    rows = np.arange(photo.height) * labels.shape[0] // photo.height
-    columns = np.arange(photo.width) * labels.shape[1] // photo.width
-    small = labels[rows][:, columns]
     pixels = np.asarray(photo, np.float32)
-    grey = 0.4 * pixels + 0.6 * pixels.mean(axis=-1, keepdims=True)
-    painted = grey + OPACITY * (palette()[_entries(small)] - grey)
-    out = np.where((small > 0)[..., None], painted, grey)
-    edge = np.zeros(small.shape, np.bool_)
-    edge[:, 1:] |= small[:, 1:] != small[:, :-1]
-    edge[1:] |= small[1:] != small[:-1]
-    out[edge] = PAPER
-    return Image.fromarray(out.astype(np.uint8))
+    grey = Image.fromarray((0.4 * pixels + 0.6 * pixels.mean(axis=-1, keepdims=True)).astype("u1"))
+    numbers = _enlarged(labels, fine(photo.size))
+    colours = Image.fromarray(palette()[_entries(numbers)])
+    cover = Image.fromarray(((numbers > 0) * round(255 * OPACITY)).astype(np.uint8))
+    large = grey.resize(colours.size, Image.Resampling.NEAREST)
+    large.paste(colours, mask=cover)
+    out = large.resize(photo.size, Image.Resampling.BOX)
+    paint(out, between(numbers), PAPER)
+    return out
+
+
+def _enlarged(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.integer]:
+    """Labels (H, W) at a size (width, height), of a smaller map without steps along borders."""
+    rows = np.arange(size[1]) * labels.shape[0] // size[1]
+    columns = np.arange(size[0]) * labels.shape[1] // size[0]
+    out = labels[rows][:, columns]
+    kinds = np.unique(out)
+    if size[0] <= FINE * labels.shape[1] or len(kinds) > SMOOTHED:
+        return out
+    best = np.full(out.shape, -1, np.int16)
+    for number in kinds.tolist():
+        level = np.asarray(enlarged(labels == number, size, BLUR))
+        out[level > best] = number
+        best = np.maximum(best, level)
+    return out
 
 
 def save(labels: NDArray[np.integer], path: str | os.PathLike[str]) -> None:

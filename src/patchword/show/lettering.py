@@ -7,16 +7,20 @@ import unicodedata
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from PIL import ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from patchword.errors import FontWarning
 
 Font = ImageFont.FreeTypeFont
 
 TEXT, SMALL = 18, 15  # font sizes
+BELOW = 11  # between a heading and what it is of, pixels
+REMARKS = 3  # lines of small letters under a title
+BREAKS = " /-_"  # after which a line may end
 PAPER, INK, FAINT, LINE = (255, 255, 255), (26, 26, 32), (112, 112, 122), (226, 226, 232)
 # Families that have Chinese, Japanese and Korean signs, where a system has them.
 CJK = (
@@ -48,14 +52,14 @@ def wrap(text: str, face: Font, width: int, lines: int) -> list[str]:
 
 
 def _cut(text: str, face: Font, width: int) -> int:
-    """How much of `text` fits a line: up to a space or after a slash if there is one, else a
-    letter; at least one."""
+    """How much of `text` fits a line: up to a space, a slash, a hyphen or an underscore if there is
+    one, else a letter; at least one."""
     fits = len(text)
     while fits > 1 and face.getlength(text[:fits]) > width:
         fits -= 1 + (fits > 200) * (fits // 8)
     if fits == len(text) or text[fits] == " ":
         return fits
-    return max(text.rfind(" ", 0, fits), text.rfind("/", 0, fits)) + 1 or fits
+    return max(text.rfind(sign, 0, fits) for sign in BREAKS) + 1 or fits
 
 
 @lru_cache(maxsize=256)
@@ -119,6 +123,33 @@ def write(
     for number, line in enumerate(lines):
         face = font(size, line, bold)
         draw.text((x, y + number * line_height(size) + size), line, INK, face, anchor="ls")
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A title broken into lines, and what stands under it in small letters."""
+
+    title: Sequence[str]
+    remarks: Sequence[str]
+
+    @property
+    def height(self) -> int:
+        """Pixels, with the space below it; 0 without words."""
+        lines = len(self.title) * line_height(TEXT) + len(self.remarks) * line_height(SMALL)
+        return lines and lines + BELOW
+
+    def write(self, picture: Image.Image, x: int, y: int) -> None:
+        draw = ImageDraw.Draw(picture)
+        write(draw, self.title, x, y, TEXT, bold=True)
+        write(draw, self.remarks, x, y + len(self.title) * line_height(TEXT), SMALL)
+
+
+def heading(title: str, width: int, lines: int = 4) -> Heading:
+    """A title of at most so many lines; what follows its first line break is a remark."""
+    first, _, rest = title.partition("\n")
+    words = wrap(first, font(TEXT, first, bold=True), width, lines)
+    said = [line for each in rest.split("\n") for line in wrap(each, font(SMALL, each), width, 2)]
+    return Heading(words, said[:REMARKS])
 
 
 def text_width(lines: Sequence[str], size: int, bold: bool = False) -> int:

@@ -9,91 +9,102 @@ from PIL import Image, ImageDraw
 
 from patchword.show.colours import MATRIX, Values, colour_bar, ends_of, numbered, shade
 from patchword.show.lettering import (
+    BELOW,
     INK,
     LINE,
     PAPER,
     SMALL,
     TEXT,
     font,
+    heading,
     line_height,
     text_width,
     wrap,
     write,
 )
+from patchword.show.plots import BAR_ROOM as BAR
 from patchword.show.plots import GAP, Photo, fit
 
-LABEL, LEAST, CELL, THUMB, NAME = 300, 120, 84, 76, 12  # most and least of a label; font of a name
+THUMB, ROW = 60, 68  # side of a thumbnail, height of a row, pixels
+NAME, NAMED = 13, 150  # font of an image's name, most of its width
+CELL, WIDEST = 84, 140  # least and most of the width of a column
+HEAD = 5  # lines of a text above its column
 
 
 def similarity_matrix(
     thumbs: Sequence[Photo],
     texts: Sequence[str],
     matrix: Values,
-    columns: int = 12,
+    columns: int = 8,
     names: Sequence[str] = (),
     title: str = "",
     scale: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """Cosines (I, T) as coloured numbers: a row per text, `columns` images side by side.
+    """Cosines (I, T) as coloured numbers: a row per image, `columns` texts side by side.
 
-    The best text of each image is framed. NaN is drawn as a dash. names: of the images, under them.
-    scale: the ends of the colours; None: the smallest and the largest number, and where there is
-    but one number, no colour.
+    The best text of each image is framed. NaN is drawn as a dash. names: of the images, beside
+    them. scale: the ends of the colours; None: the smallest and the largest number, and where there
+    is but one number, no colour.
     """
-    columns = max(1, min(columns, len(thumbs)))
-    wrapped = [wrap(text, font(TEXT, text), LABEL, 3) for text in texts]
-    label = GAP + max([LEAST, *(text_width(lines, TEXT) for lines in wrapped)])
-    under = [wrap(name, font(NAME, name), CELL - 6, 2) for name in names]
-    heights = [max(46, len(lines) * line_height(TEXT) + 12) for lines in wrapped]
-    blocks = [range(i, min(i + columns, len(thumbs))) for i in range(0, len(thumbs), columns)]
-    head = THUMB + 10 + max(map(len, under), default=0) * line_height(NAME)
-    high = head + sum(heights) + GAP
-    width = 2 * GAP + label + columns * CELL
-    heading = wrap(title, font(TEXT, title, bold=True), width - 2 * GAP, 3)
-    above = len(heading) * line_height(TEXT) + (10 if heading else 0)
+    columns = max(1, min(columns, len(texts)))
+    cell = min(max(CELL, *(text_width([text], SMALL) // 2 for text in texts)), WIDEST)
+    above = [wrap(text, font(SMALL, text), cell - 8, HEAD) for text in texts]
+    beside = [wrap(name, font(NAME, name), NAMED, 3) for name in names]
+    label = THUMB + 10 + max((text_width(lines, NAME) + 12 for lines in beside), default=0)
+    blocks = [range(i, min(i + columns, len(texts))) for i in range(0, len(texts), columns)]
+    width = 2 * GAP + label + columns * cell
+    head = heading(title, width - 2 * GAP, 3)
+    high = [max(len(above[t]) for t in block) * line_height(SMALL) + 8 for block in blocks]
     scale = scale or ends_of(matrix)
-    foot = line_height(SMALL) + 16 if scale[0] < scale[1] else 0
-    out = Image.new("RGB", (width, 2 * GAP + above + high * len(blocks) + foot), PAPER)
+    foot = line_height(SMALL) + 12 + GAP if scale[0] < scale[1] else 0
+    height = GAP + head.height + sum(high) + len(blocks) * (len(thumbs) * ROW + GAP) + foot
+    out = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(out)
-    write(draw, heading, GAP, GAP, TEXT, bold=True)
-    for number, block in enumerate(blocks):
-        top = GAP + above + number * high
-        for column, i in enumerate(block):
-            picture = fit(thumbs[i], THUMB)
-            left = GAP + label + column * CELL
-            out.paste(picture, (left + (CELL - picture.width) // 2, top + THUMB - picture.height))
-            write(draw, under[i] if names else [], left + 3, top + THUMB + 4, NAME)
-        top += head
-        for t, (lines, height) in enumerate(zip(wrapped, heights, strict=True)):
-            middle = top + (height - len(lines) * line_height(TEXT)) // 2
-            write(draw, lines, GAP, middle, TEXT)
-            for column, i in enumerate(block):
-                box = (GAP + label + column * CELL, top, CELL, height)
+    head.write(out, GAP, GAP)
+    top = GAP + head.height
+    for block, room in zip(blocks, high, strict=True):
+        for place, t in enumerate(block):
+            middle = GAP + label + place * cell + cell // 2
+            _above(draw, above[t], middle, top + room - 8)
+        top += room
+        for i, thumb in enumerate(thumbs):
+            picture = fit(thumb, THUMB)
+            left = GAP + (THUMB - picture.width) // 2
+            out.paste(picture, (left, top + (ROW - picture.height) // 2))
+            lines = beside[i] if names else []
+            middle = top + (ROW - len(lines) * line_height(NAME)) // 2
+            write(draw, lines, GAP + THUMB + 10, middle, NAME)
+            for place, t in enumerate(block):
+                box = (GAP + label + place * cell, top, cell, ROW)
                 best = len(texts) > 1 and bool(np.all(~(matrix[i] > matrix[i, t])))
                 _number(draw, box, float(matrix[i, t]), scale, best)
-            top += height
+            top += ROW
+        top += GAP
     if foot:
-        bottom = out.height - GAP - line_height(SMALL) - 8
-        colour_bar(draw, MATRIX, numbered(scale), GAP, bottom, width - 2 * GAP)
+        colour_bar(draw, MATRIX, numbered(scale), GAP, top, min(width - 2 * GAP, BAR))
     return out
+
+
+def _above(draw: ImageDraw.ImageDraw, lines: Sequence[str], middle: int, bottom: int) -> None:
+    """A text over its column, whose last line stands at the bottom."""
+    for number, line in enumerate(reversed(lines)):
+        y = bottom - number * line_height(SMALL)
+        draw.text((middle, y), line, INK, font(SMALL, line), anchor="ms")
 
 
 def side_by_side(pictures: Sequence[Image.Image], titles: Sequence[str] = ()) -> Image.Image:
     """Pictures side by side, each under its title if there are any."""
-    if not titles:
-        titles = [""] * len(pictures)
-    most = max(
-        len(wrap(title, font(TEXT, title, bold=True), each.width - 2 * GAP, 3))
-        for each, title in zip(pictures, titles, strict=True)
-    )
-    top = (GAP if most else 0) + most * line_height(TEXT)
+    heads = [
+        heading(title, each.width - 2 * GAP, 3)
+        for each, title in zip(pictures, titles or [""] * len(pictures), strict=True)
+    ]
+    most = max(head.height for head in heads)
+    top = most and GAP + most - BELOW
     size = sum(each.width for each in pictures), top + max(each.height for each in pictures)
     out = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(out)
     left = 0
-    for each, title in zip(pictures, titles, strict=True):
-        lines = wrap(title, font(TEXT, title, bold=True), each.width - 2 * GAP, 3)
-        write(draw, lines, left + GAP, GAP, TEXT, bold=True)
+    for each, head in zip(pictures, heads, strict=True):
+        head.write(out, left + GAP, GAP)
         out.paste(each, (left, top))
         left += each.width
     return out

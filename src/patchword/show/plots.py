@@ -27,21 +27,27 @@ from patchword.show.lettering import (
     SMALL,
     TEXT,
     font,
+    heading,
     line_height,
     wrap,
     write,
 )
+from patchword.show.outline import outlined
 from patchword.show.peak import peak
 from patchword.show.percent import share
 
 Photo = NDArray[np.uint8]  # (H, W, 3)
 
 TILE = 360  # longer side of a photo in a panel, pixels
+LONGEST = 2  # times as long, at most, a tall or wide photo is drawn
 NARROWEST = 220  # of a cell, pixels: room for words under a tall photo
+WIDE = 2.5  # times as wide as high: such photos stand one under another
 STRIP = 9  # tiles in a row of a filmstrip
+FRAME, SLIM = 220, 120  # of a filmstrip: longer side of a photo, least width of a cell, pixels
+BAR_ROOM = 420  # most of the bar of a scale that all tiles share, pixels
 GAP = 22  # around cells, pixels
 CLEAR = 0.2  # of a scale: below it a map has no colour
-RING = 11  # radius of the mark of a peak, pixels
+RING, SMALLEST_RING = 11, 5  # radius of the mark of a peak, pixels
 LINES = 4  # of a caption; what is longer ends in an ellipsis
 BAR = (64, 110, 190)
 
@@ -95,19 +101,18 @@ def overlay(
     return Image.fromarray(out.astype(np.uint8))
 
 
-def heatmap_panel(
+def heatmap_tiles(
     image: Photo,
     values: Values,
     texts: Sequence[str],
     drawn: Sequence[bool] | None = None,
     each: bool = True,
-    title: str = "",
     numbers: bool = True,
     scale: tuple[float, float] | None = None,
     colours: str = MAP,
     extents: Sequence[NDArray[np.bool_] | None] | None = None,
-) -> Image.Image:
-    """The photo, and over it the map of each text: values (T, H, W), NaN where nothing is known.
+) -> list[Tile]:
+    """Of each text its map over the photo: values (T, H, W), NaN where nothing is known.
 
     drawn    which of the maps are; the others' photo is left bare
     each     each map has its own scale, else all have one; it is written under them, and a ring
@@ -120,13 +125,18 @@ def heatmap_panel(
     if scale is None and not each and any(kept):
         scale = ends_of(values[np.array(kept)])
     ends = None if numbers else ("low", "high")
-    maps = [
+    return [
         Tile(image, text, "", v if show else None, scale, ends, colours, ring=True, extent=within)
         for text, v, show, within in zip(
             texts, values, kept, extents or [None] * len(texts), strict=True
         )
     ]
-    return panel([Tile(image, "photo"), *maps], title)
+
+
+def maps_beside(tiles: Sequence[Tile], title: str = "") -> Image.Image:
+    """The photo of tiles that all have the same one, and beside it the tiles."""
+    image = tiles[0].photo
+    return panel([Tile(image, "photo"), *tiles], title, side_of(image), _beside(image))
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -156,8 +166,13 @@ def maps_panel(
         Tile(image, each, values=v, scale=scale, colours=colours)
         for each, v in zip(titles, maps, strict=True)
     ]
-    side, columns = (NARROWEST, STRIP) if strip else (TILE, 0)
-    return panel([Tile(image, "photo"), *tiles], title, side, columns)
+    if scale is None and len(tiles) > 1:
+        title += "\nEach map has its own scale, with its numbers under it."
+    if not strip:
+        return maps_beside(tiles, title)
+    tiles = [Tile(image, "photo"), *tiles]
+    rows = -(-len(tiles) // STRIP)
+    return panel(tiles, title, side_of(image, FRAME), -(-len(tiles) // rows), SLIM)
 
 
 def classify_panel(
@@ -184,30 +199,64 @@ def empty() -> Photo:
 
 
 def panel(
-    tiles: Sequence[Tile], title: str = "", side: int = TILE, columns: int = 0
+    tiles: Sequence[Tile],
+    title: str = "",
+    side: int = TILE,
+    columns: int = 0,
+    narrowest: int = NARROWEST,
 ) -> Image.Image:
     """Tiles in rows under a title, their photos `side` pixels long. columns: the most in a row; 0:
-    three or four."""
+    three or four. narrowest: of a tile. Where all maps share a scale, it stands once at the end."""
     pictures = [picture(tile, side) for tile in tiles]
+    shared = _shared(tiles)
+    cell = max([narrowest, *(picture.width for picture in pictures)])
     most = columns or min((4, 3), key=lambda c: -len(tiles) % c)
     columns = len(tiles) if len(tiles) <= (columns or 4) else most
-    cell = max([NARROWEST, *(picture.width for picture in pictures)])
     rows = [range(i, min(i + columns, len(tiles))) for i in range(0, len(tiles), columns)]
     tops = [max(pictures[i].height for i in row) for row in rows]
-    feet = [max(_foot(None, tiles[i], 0, 0, cell) for i in row) for row in rows]
+    feet = [max(_foot(None, tiles[i], 0, 0, cell, shared) for i in row) for row in rows]
     width = GAP + max(columns, 1) * (cell + GAP)
-    heading = wrap(title, font(TEXT, title, bold=True), width - 2 * GAP, LINES) if title else []
-    top = GAP + len(heading) * line_height(TEXT) + (GAP // 2 if heading else 0)
-    out = Image.new("RGB", (width, top + sum(tops) + sum(feet) + GAP * len(rows)), PAPER)
+    head = heading(title, width - 2 * GAP, LINES)
+    top = GAP + head.height
+    end = line_height(SMALL) + 12 + GAP if shared else 0
+    height = top + sum(tops) + sum(feet) + GAP * len(rows) + end
+    out = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(out)
-    write(draw, heading, GAP, GAP, TEXT, bold=True)
+    head.write(out, GAP, GAP)
     for row, high, foot in zip(rows, tops, feet, strict=True):
         for column, i in enumerate(row):
             left = GAP + column * (cell + GAP)
             out.paste(pictures[i], (left, top + (high - pictures[i].height)))
-            _foot(draw, tiles[i], left, top + high, cell)
+            _foot(draw, tiles[i], left, top + high, cell, shared)
         top += high + foot + GAP
+    if shared:
+        _scale(draw, shared, GAP, top, min(width - 2 * GAP, BAR_ROOM))
     return out
+
+
+def _shared(tiles: Sequence[Tile]) -> Tile | None:
+    """One of several maps that all have one scale and one set of colours; else None."""
+    maps = [tile for tile in tiles if tile.values is not None]
+    kinds = {(tile.scale, tile.ends, tile.colours) for tile in maps}
+    return maps[0] if len(maps) > 1 and len(kinds) == 1 and maps[0].scale else None
+
+
+def _scale(draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, width: int) -> None:
+    """The colours of a tile's map, with its numbers or words."""
+    assert tile.values is not None
+    ends = tile.ends or numbered(tile.scale or ends_of(tile.values))
+    colour_bar(draw, tile.colours, ends, left, top, width)
+
+
+def _beside(photo: Photo) -> int:
+    """How many of a photo stand in a row; 0: as many as of others."""
+    return int(photo.shape[1] > WIDE * photo.shape[0])
+
+
+def side_of(photo: Photo, side: int = TILE) -> int:
+    """The longer side at which a photo is drawn, pixels: more of one that is tall or wide."""
+    ratio = max(photo.shape[:2]) / min(photo.shape[:2])
+    return round(side * min(max((ratio / 2) ** 0.5, 1), LONGEST))
 
 
 def fit(photo: Photo | Image.Image, side: int) -> Image.Image:
@@ -218,8 +267,9 @@ def fit(photo: Photo | Image.Image, side: int) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS)
 
 
-def shown(photo: Photo, longest: int = TILE) -> Photo:
-    """A photo no longer than it is shown."""
+def shown(photo: Photo, longest: int = 0) -> Photo:
+    """A photo no longer than it is shown; 0: with maps over it."""
+    longest = longest or side_of(photo)
     return np.asarray(fit(photo, longest)) if max(photo.shape[:2]) > longest else photo
 
 
@@ -228,8 +278,8 @@ def picture(tile: Tile, side: int = TILE) -> Image.Image:
     if tile.values is None:
         return fit(tile.photo, side)
     photo, values = tile.photo, tile.values
-    if max(photo.shape[:2]) > TILE:  # no more pixels are coloured than are shown
-        photo = np.asarray(fit(photo, TILE))
+    if max(photo.shape[:2]) > (most := max(side, TILE)):  # as many pixels as are shown
+        photo = np.asarray(fit(photo, most))
         (height, width), (rows, columns) = photo.shape[:2], values.shape
         values = values[np.arange(height) * rows // height][:, np.arange(width) * columns // width]
     picture = fit(overlay(photo, values, tile.scale, tile.colours), side)
@@ -238,42 +288,33 @@ def picture(tile: Tile, side: int = TILE) -> Image.Image:
     low, high = tile.scale or ends_of(values)
     if tile.ring and np.nanmax(values, initial=low) > low + CLEAR * (high - low):
         _, x, y = peak(values)
-        zoom = picture.width / values.shape[1]
-        # At the border the ring is moved inwards, so that it is whole.
-        centre = [
-            min(max((place + 0.5) * zoom, RING + 1), max(side - RING - 2, RING + 1))
-            for place, side in zip((x, y), picture.size, strict=True)
-        ]
-        draw = ImageDraw.Draw(picture)
-        draw.circle(centre, RING, outline=INK, width=5)
-        draw.circle(centre, RING - 1, outline=PAPER, width=3)
+        _ring(picture, x, y, picture.width / values.shape[1])
     return picture
 
 
-def outlined(picture: Image.Image, extent: NDArray[np.bool_]) -> Image.Image:
-    """A picture with a line around an extent (H, W) of it: light, with a dark one outside, so that
-    it is seen on any colour; none along the picture's own border."""
-    mask = Image.fromarray(extent.astype(np.uint8) * 255)
-    inner = np.asarray(mask.resize(picture.size, Image.Resampling.BILINEAR)) > 127
-    middle = _wider(inner)
-    out = np.array(picture)
-    out[_wider(middle) & ~middle] = INK
-    out[middle & ~inner] = PAPER
-    return Image.fromarray(out)
+def _ring(picture: Image.Image, x: int, y: int, zoom: float) -> None:
+    """Mark a place of a map that is drawn `zoom` times as large. At the border the ring is moved
+    inwards, so that it is whole; on a strip that is lower than a ring it is as large as fits."""
+    radius = min(RING, (min(picture.size) - 3) // 2)
+    if radius < SMALLEST_RING:
+        return
+    centre = [
+        min(max((place + 0.5) * zoom, radius + 1), max(side - radius - 2, radius + 1))
+        for place, side in zip((x, y), picture.size, strict=True)
+    ]
+    draw = ImageDraw.Draw(picture)
+    draw.circle(centre, radius, outline=INK, width=5)
+    draw.circle(centre, radius - 1, outline=PAPER, width=3)
 
 
-def _wider(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """A mask (H, W) and all pixels beside it, at its corners too."""
-    rows = mask.copy()
-    rows[1:] |= mask[:-1]
-    rows[:-1] |= mask[1:]
-    out = rows.copy()
-    out[:, 1:] |= rows[:, :-1]
-    out[:, :-1] |= rows[:, 1:]
-    return out
-
-
-def _foot(draw: ImageDraw.ImageDraw | None, tile: Tile, left: int, top: int, width: int) -> int:
+def _foot(
+    draw: ImageDraw.ImageDraw | None,
+    tile: Tile,
+    left: int,
+    top: int,
+    width: int,
+    shared: Tile | None,
+) -> int:
     """Write the text under a photo, or only measure it: its height."""
     start = top
     top += 8
@@ -290,11 +331,10 @@ def _foot(draw: ImageDraw.ImageDraw | None, tile: Tile, left: int, top: int, wid
         if draw:
             _bar(draw, label, value, left, top, width)
         top += line_height(SMALL) + 12
-    if tile.values is not None:
+    if tile.values is not None and not shared:
         top += 4
         if draw:
-            ends = tile.ends or numbered(tile.scale or ends_of(tile.values))
-            colour_bar(draw, tile.colours, ends, left, top, width)
+            _scale(draw, tile, left, top, width)
         top += line_height(SMALL) + 12
     return top - start
 

@@ -18,6 +18,7 @@ from patchword.show.lettering import (
     SMALL,
     TEXT,
     font,
+    heading,
     line_height,
     text_width,
     wrap,
@@ -93,13 +94,13 @@ def _sheet(
     rows = math.ceil(len(each) / columns)
     columns = math.ceil(len(each) / rows)
     width = max(GAP + columns * (wide + GAP), BAR + 2 * GAP)
-    heading = wrap(title, font(TEXT, title, bold=True), width - 2 * GAP, 3) if title else []
+    head = heading(title, width - 2 * GAP, 3)
     said = wrap(note, font(SMALL, note), width - 2 * GAP, 4)
-    top = GAP + len(heading) * line_height(TEXT) + (GAP // 2 if heading else 0)
+    top = GAP + head.height
     foot = len(said) * line_height(SMALL) + GAP // 2 + 12 + line_height(SMALL) + GAP
     out = Image.new("RGB", (width, top + rows * (high + GAP) + foot), PAPER)
     draw = ImageDraw.Draw(out)
-    write(draw, heading, GAP, GAP, TEXT, bold=True)
+    head.write(out, GAP, GAP)
     for number, picture in enumerate(each):
         left = GAP + number % columns * (wide + GAP)
         out.paste(picture, (left, top + number // columns * (high + GAP)))

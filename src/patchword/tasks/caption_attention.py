@@ -61,7 +61,8 @@ class CaptionAttention(GridMaps):
         ends = scale_of(scale) or (None if each else ends_of(self.grid))
         strips = []
         for number, (layer, maps) in enumerate(zip(self.titles, values, strict=True)):
-            heading = f"{title} · {layer}" if title and not number else layer
+            name, line, remark = title.partition("\n")
+            heading = f"{name} · {layer}{line}{remark}" if title and not number else layer
             strips.append(plots.maps_panel(photo, maps, self.words, heading, ends, colours, True))
         return plots.stacked(strips)
 

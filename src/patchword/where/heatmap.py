@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from patchword.bundle import Bundle, as_texts
+from patchword.bundle import Bundle, as_texts, embed_checked
 from patchword.errors import SameMapWarning, UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.protocols import DenseNetwork
 from patchword.options import checked
+from patchword.scope import Check
 from patchword.show import plots
 from patchword.show.colours import MAP, known, scale_of
 from patchword.tasks.grid_maps import GridMaps
@@ -98,7 +99,11 @@ class Heatmap(GridMaps):
         colours  "inferno", "viridis", "turbo", "jet" or "gray"
         scale    the values at its ends instead, (low, high): to compare pictures of several images
         """
-        known(colours)
+        return plots.maps_beside(self._tiles(each, known(colours), scale_of(scale)), title)
+
+    def _tiles(
+        self, each: bool, colours: str, scale: tuple[float, float] | None
+    ) -> list[plots.Tile]:
         photo, values = self._drawn
         own = " (own scale)" if each and len(self.texts) > 1 and scale is None else ""
         titles = list(self.texts)
@@ -107,8 +112,8 @@ class Heatmap(GridMaps):
             titles[number] += f": {probability:.0%}{state}"
         titles = [f"{text}{own}" for text in titles]
         numbers = self.method in (*EDITS, HEAD)
-        return plots.heatmap_panel(
-            photo, values, titles, self.found, each, title, numbers, scale_of(scale), colours,
+        return plots.heatmap_tiles(
+            photo, values, titles, self.found, each, numbers, scale, colours,
             [self._extent(number, drawn) for number, drawn in enumerate(values)],
         )  # fmt: skip
 
@@ -121,6 +126,11 @@ class Heatmap(GridMaps):
             size = replace(self.geometry, source=(drawn.shape[0], drawn.shape[1]))
             below = size.to_source(self.background, self.cell)
         return extent(drawn, self.grid[number], below)
+
+
+def first_tile(found: Heatmap) -> plots.Tile:
+    """The first map over its photo, as `Heatmap.picture` draws it."""
+    return found._tiles(False, MAP, None)[0]
 
 
 def heatmap(
@@ -235,7 +245,7 @@ def mapped(
     found = seen_whole(model, photo, run, scale or Scale(), progress, side)
     if model.scope is not None:  # which warns of photos that are unlike its training
         with untold():
-            model.embed_images([photo])
+            list(embed_checked(model, Check(model.scope, model.name, image), [photo]))
     with noted() as sights:
         sights.note(Sight.of(image, found.geometry))
     return refined(photo, found) if refine else found

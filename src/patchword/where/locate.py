@@ -90,8 +90,8 @@ class Located(Pictured):
 
     @checked
     def picture(self, title: str = "") -> Image.Image:
-        """The photo, beside it the regions in their texts' colours with their boxes, and below what
-        was found."""
+        """The photo, the regions over it in their texts' colours with their boxes, and which colour
+        is whose."""
         numbers = {text: number for number, text in enumerate(self.texts, start=1)}
         labels = np.zeros(self.image.shape[:2], np.uint16)
         for region in reversed(self.regions):  # small ones above large ones
@@ -102,14 +102,15 @@ class Located(Pictured):
         best = {region.box: region for region in sorted(self.regions, key=lambda r: r.score)}
         drawn = [r for r in self.regions if r.mask is not None] or best.values()
         boxes = [(numbers[region.text], region.box) for region in drawn]
-        legend = [(numbers[text], words) for text, words in self._told()]
+        legend = [(numbers[text], text, words) for text, words in self._told()]
         return label_map.picture(self.image, labels, legend, title, boxes)
 
     def _told(self) -> Iterator[tuple[str, str]]:
-        """Of each text what the legend says."""
+        """Of each text its name and what the legend says: the highest score, of how many."""
         for text in self.texts:
-            scores = [f"{region.score:.3f}" for region in self.regions if region.text == text]
-            yield text, f"{text}: {', '.join(scores) or 'not found'}"
+            scores = [region.score for region in self.regions if region.text == text]
+            several = f"{len(scores)} regions, best " if len(scores) > 1 else ""
+            yield text, f"{several}{max(scores):.3f}" if scores else "not found"
 
 
 def locate(

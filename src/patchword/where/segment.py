@@ -131,9 +131,15 @@ class Segmentation(Pictured):
 
     @checked
     def picture(self, title: str = "") -> Image.Image:
-        """The photo, the labels' colours over it, and which colour is whose."""
-        shares = enumerate(self.shares)
-        legend = [(n, f"{each.label} {percent(each.share)}") for n, each in shares if each.share]
+        """The photo, the labels' colours over it, and which colour is whose: the largest label
+        first, the background last, and of labels without a pixel their names in the title's
+        remark."""
+        (_, background), *found = (item for item in enumerate(self.shares))
+        found.sort(key=lambda item: -item[1].share)
+        legend = [(n, each.label, percent(each.share)) for n, each in found if each.share]
+        legend += [(0, background.label, percent(background.share))] * bool(background.share)
+        if none := [each.label for _, each in found if not each.share]:
+            title += f"\nnot found: {', '.join(none)}"
         return label_map.picture(self.image, self.map, legend, title)
 
     @checked

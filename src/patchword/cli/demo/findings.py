@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchword import atomic_write
 from patchword.cli.heatmap import measure
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from patchword.where.heatmap import Heatmap
 
 HITS = 4  # of each search
+INLINE = 5  # labels in a command; more are in a file
+PLAIN = re.compile(r"[\w -]+")  # a label that needs no file
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,9 @@ class Findings:
     root: Path
     count: int  # pictures that could be read
     answers: dict[str, list[Answer]]  # by group
+    classify: dict[str, tuple[str, ...]]  # by group, the command that gives them
     hits: dict[str, list[Hit]]  # by sentence
-    heatmaps: list[tuple[str, Heatmap]]  # (name, map of one text)
+    heatmaps: list[tuple[str, Heatmap, str]]  # (name, map of one text, the model that made it)
     descriptions: list[Description]
     describer: str  # the name of the BLIP that made them
     compared: Sequence[str]  # names
@@ -65,6 +70,15 @@ class Findings:
     index: Path
     notes: Mapping[str, str] = field(default_factory=dict)  # remarks, by the title of a section
     failed: Sequence[ImageError] = ()
+
+
+def listed(words: Sequence[str], file: Path) -> str:
+    """Words as an argument of a command: by commas, or the name of a file that they are written
+    to, one a line."""
+    if len(words) <= INLINE and all(map(PLAIN.fullmatch, words)):
+        return ",".join(words)
+    atomic_write.write(file, "".join(f"{word}\n" for word in words))
+    return f"@{file}"
 
 
 def index_of(out: Path, model: Model, root: Path) -> Path:
@@ -111,7 +125,7 @@ def records(found: Findings) -> Iterator[dict[str, Any]]:
     for sentence, hits in found.hits.items():
         for hit in hits:
             yield {"job": "search", "query": sentence, "image": hit.path, "cosine": hit.score}
-    for name, heat in found.heatmaps:
+    for name, heat, _ in found.heatmaps:
         ((value, x, y),) = heat.peaks()
         where = {measure(heat): value, "x": x, "y": y}
         yield {"job": "heatmap", "image": name, "text": heat.texts[0], **where}

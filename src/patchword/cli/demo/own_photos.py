@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchword.cli.demo.findings import HITS, Answer, Findings, described, index_of, named
+from patchword.cli import program
+from patchword.cli.demo.findings import (
+    HITS,
+    Answer,
+    Findings,
+    described,
+    index_of,
+    listed,
+    named,
+)
 from patchword.cli.output import SHOWN, finish, good, progress, wrong
 from patchword.errors import PatchwordError
 
@@ -59,18 +68,20 @@ def run(model: Model, photos: Path, labels: Sequence[str], out: Path) -> Finding
     answers = [Answer(Path(path), scores) for path, scores in each]
     if not answers:
         finish(failed, 0)
-    hits = {text: store.search(text, HITS, model=model) for text in labels[:SEARCHED]}
-    nearest = {text: named(found[0].path, root) for text, found in hits.items()}
+    near = {text: store.search(text, SEARCHED, model=model) for text in labels[:SEARCHED]}
+    nearest = one_each({text: [named(h.path, root) for h in hits] for text, hits in near.items()})
     others = (named(answer.path, root) for answer in answers)
     compared = list(dict.fromkeys([*nearest.values(), *others]))[:COMPARED]
     captions = labels[:COMPARED]
+    words = listed(labels, out / "labels.txt")
     able = model.config.writes_captions or model.config.matching
     return Findings(
         root,
         len(paths),
         {"photos": answers},
-        hits,
-        [(name, model.heatmap(root / name, [text])) for text, name in nearest.items()],
+        {"photos": ("classify", program.near(root), "--labels", words)},
+        {text: hits[:HITS] for text, hits in near.items()},
+        [(name, model.heatmap(root / name, [text]), model.name) for text, name in nearest.items()],
         [described(model, root, name, (), captions) for name in compared[:DESCRIBED] if able],
         model.name,
         compared,
@@ -82,10 +93,18 @@ def run(model: Model, photos: Path, labels: Sequence[str], out: Path) -> Finding
     )
 
 
+def one_each(near: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Of each label the nearest photo that no label before it has, while there is one."""
+    out: dict[str, str] = {}
+    for label, names in near.items():
+        out[label] = next((name for name in names if name not in out.values()), names[0])
+    return out
+
+
 def notes(photos: int, labels: int) -> dict[str, str]:
     """What a page leaves out, by the title of the section."""
     few, some = f"The first {SEARCHED} of {labels} labels.", f"The first {COMPARED} of {labels}"
-    said = {"Where is it?": "Each label on the photo that is nearest to it."}
+    said = {"Where is it?": "Each label on the nearest photo that no label before it has."}
     if labels > SEARCHED:
         said["Where is it?"] += f" {few}"
         said["Find by words"] = few

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from patchword import atomic_write, images
-from patchword.cli.demo.findings import Answer, Findings
+from patchword.cli.demo.findings import HITS, Answer, Description, Findings
 from patchword.cli.embed_classify_similarity import scores_table
 from patchword.cli.heatmap import measure
 from patchword.cli.language_tables import caveat
@@ -22,14 +22,12 @@ from patchword.scope import current
 from patchword.show import html_page, plots
 from patchword.show.colours import shade
 from patchword.show.percent import matched
-from patchword.show.plots import Photo, Tile
+from patchword.show.plots import Photo
+from patchword.where.heatmap import first_tile
 
 if TYPE_CHECKING:
     from patchword.api import Model
     from patchword.where.heatmap import Heatmap
-
-
-NAMED = 5  # labels in a line for the terminal
 
 
 def show(found: Findings, console: Console) -> None:
@@ -42,12 +40,13 @@ def show(found: Findings, console: Console) -> None:
         names = ", ".join(f"{Path(hit.path).stem} {hit.score:.2f}" for hit in hits)
         console.print(Text(f"{sentence}\n", style="bold") + Text(f"  {names}", style="not bold"))
     heading(console, "Where: the best place for each text")
-    for name, heat in found.heatmaps:
+    for name, heat, _ in found.heatmaps:
         ((value, x, y),) = heat.peaks()
         height, width = heat.image.shape[:2]
         place = f"x {x} of {width}, y {y} of {height}"
         text = heat.texts[0]
-        console.print(f"{Path(name).stem}, {text}: {place} ({measure(heat)} {value:.2g})")
+        sure = "" if heat.found[0] else "not found; highest at "
+        console.print(f"{Path(name).stem}, {text}: {sure}{place} ({measure(heat)} {value:.2g})")
     if found.descriptions:
         heading(console, "In words")
     for each in found.descriptions:
@@ -55,7 +54,7 @@ def show(found: Findings, console: Console) -> None:
         for question, answer in each.answers:
             console.print(Text(f"  {question} ") + Text(answer, style="green"))
     heading(console, "Similarity of texts and images (cosine)")
-    legend = (f"{number} {Path(name).stem}" for number, name in enumerate(found.compared, start=1))
+    legend = (f"{number} {text}" for number, text in enumerate(found.captions, start=1))
     console.print(", ".join(legend), style="dim")
     console.print(matrix_table(found))
 
@@ -92,21 +91,21 @@ def classes_table(answers: Sequence[Answer]) -> Table:
 
 
 def matrix_table(found: Findings) -> Table:
-    """Cosines in colour: a row per text, a column per image, the best text of each image bold."""
+    """Cosines in colour: a row per image, a column per text, the best text of each image bold."""
     matrix = found.matrix
     scale = float(matrix.min()), float(matrix.max())
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=True)
     table.add_column(overflow="fold", min_width=12)
-    for number in range(1, len(found.compared) + 1):
+    for number in range(1, len(found.captions) + 1):
         table.add_column(str(number), justify="center", no_wrap=True)
-    for t, text in enumerate(found.captions):
+    for name, row in zip(found.compared, matrix, strict=True):
         cells = []
-        for row in matrix:
-            fill, ink = shade(float(row[t]), scale)
-            best = bool(row[t] == row.max())
+        for value in row.tolist():
+            fill, ink = shade(value, scale)
+            best = bool(value == row.max())
             style = Style(color=f"rgb{ink}", bgcolor=f"rgb{fill}", bold=best, underline=best)
-            cells.append(Text(f"{row[t]:5.2f}", style=style))
-        table.add_row(text, *cells)
+            cells.append(Text(f"{value:5.2f}", style=style))
+        table.add_row(Path(name).stem, *cells)
     return table
 
 
@@ -121,16 +120,16 @@ def write(found: Findings, model: Model, path: Path) -> None:
     sections = [where_section(found), search_section(found, model)]
     if found.descriptions:
         sections.append(words_section(found))
-    sections += [matrix_section(found, model), classes_section(found, model)]
+    sections += [matrix_section(found, model, path.parent), classes_section(found, model)]
     sections.append(next_section(found, model))
     atomic_write.write(path, html_page.page("What patchword sees", intro, sections))
 
 
 def section(
-    found: Findings, title: str, words: str, bodies: Sequence[str], commands: Sequence[str]
+    found: Findings, title: str, words: str, bodies: Sequence[str], commands: Sequence[str] = ()
 ) -> str:
-    """A part of the page, with what else is to be said of these pictures, and what gives the same
-    in a terminal."""
+    """A part of the page, with what else is to be said of these pictures. commands: that give all
+    of it in a terminal."""
     said = " ".join(filter(None, [words, found.notes.get(title)]))
     return html_page.section(title, said, bodies, commands)
 
@@ -158,13 +157,12 @@ def classes_section(found: Findings, model: Model) -> str:
             )
             for answer in answers
         ]
-        bodies.append(html_page.cards(cards, f"{group}{verdict(answers)}"))
-    labels = [score.label for score in answers[0].scores[:NAMED]]
+        shown = line(*found.classify[group], model=model.name)
+        bodies.append(html_page.cards(cards, f"{group}{verdict(answers)}", [shown]))
     words = "Each picture is compared with every label of its kind; the probabilities sum to one."
     if verdict(answers):
         words += " A wrong answer is marked ✗."
-    shown = line("classify", near(answers[0].path), "--labels", ",".join(labels), model=model.name)
-    return section(found, "Which words fit?", words, bodies, [shown])
+    return section(found, "Which words fit?", words, bodies)
 
 
 def search_section(found: Findings, model: Model) -> str:
@@ -174,13 +172,11 @@ def search_section(found: Findings, model: Model) -> str:
             html_page.Card(photo(Path(hit.path)), Path(hit.path).name, f"cosine {hit.score:.3f}")
             for hit in hits
         ]
-        bodies.append(html_page.cards(cards, f"“{sentence}”"))
+        shown = line("search", str(found.index), sentence, "-k", str(HITS))
+        bodies.append(html_page.cards(cards, f"“{sentence}”", [shown]))
     words = "All pictures are in one index; these are the nearest to each sentence, best first."
-    lines = (
-        line("index", near(found.root), "--into", str(found.index), model=model.name),
-        line("search", str(found.index), next(iter(found.hits))),
-    )
-    return section(found, "Find by words", words, bodies, lines)
+    shown = line("index", near(found.root), "--into", str(found.index), model=model.name)
+    return section(found, "Find by words", words, bodies, [shown])
 
 
 def words_section(found: Findings) -> str:
@@ -195,57 +191,70 @@ def words_section(found: Findings) -> str:
             ),
             each.matches,
             answers=each.answers,
+            commands=_describing(found, each),
         )
         for each in found.descriptions
     ]
-    first = found.descriptions[0]
-    file = near(found.root / first.name)
-    jobs: list[tuple[str, ...]] = [("caption", file)] if first.caption else []
-    jobs += [("ask", file, question) for question, _ in first.answers[:1]]
-    jobs += [("match", file, text) for text, _ in first.matches[:1]]
-    lines = [line(*job, model=found.describer, usual=EMBEDDED_BLIP) for job in jobs]
     words = (
         "A caption, answers to questions, and how probable it is that each of these sentences "
         "belongs to the picture."
     )
-    return section(found, "What is there?", words, [html_page.cards(cards)], lines)
+    return section(found, "What is there?", words, [html_page.cards(cards)])
+
+
+def _describing(found: Findings, each: Description) -> list[str]:
+    """The commands that give a picture's caption, answers and matches."""
+    file = near(found.root / each.name)
+    jobs: list[tuple[str, ...]] = [("caption", file)] if each.caption else []
+    if each.answers:
+        jobs.append(("ask", file, *(question for question, _ in each.answers)))
+    if each.matches:
+        texts = (word for text, _ in each.matches for word in ("-t", text))
+        jobs.append(("match", file, *texts))
+    return [line(*job, model=found.describer, usual=EMBEDDED_BLIP) for job in jobs]
 
 
 def where_section(found: Findings) -> str:
-    cards = [card for name, heat in found.heatmaps for card in _where_cards(name, heat)]
+    cards = [_where_card(found, *each) for each in found.heatmaps]
     words = (
-        "How well each place fits the text, from dark to bright; a ring marks the best place. "
-        "What is veiled lies outside the square that the model sees."
+        "How well each place fits the text, from dark to bright; a line runs around what was "
+        "found, a ring marks the best place. A text that was not found has no map."
     )
-    name, heat = found.heatmaps[0]
-    if heat.method != "head":
+    if any(heat.method != "head" for _, heat, _ in found.heatmaps):
         words += " The map of a small model is a hint, not a measurement."
-    shown = line("heatmap", near(found.root / name), heat.texts[0], model=found.describer)
-    return section(found, "Where is it?", words, [html_page.cards(cards, wide=True)], [shown])
+    return section(found, "Where is it?", words, [html_page.cards(cards)])
 
 
-def _where_cards(name: str, heat: Heatmap) -> Iterator[html_page.Card]:
-    yield html_page.Card(heat.image, Path(name).name)
+def _where_card(found: Findings, name: str, heat: Heatmap, model: str) -> html_page.Card:
     ((value, x, y),) = heat.peaks()
-    picture = plots.picture(Tile(heat.image, values=heat.values[0], ring=True))
     high = matched(heat.present[0]) if heat.present else f"{measure(heat)} {value:.2g}"
-    yield html_page.Card(picture, heat.texts[0], f"{high}; highest at x {x}, y {y}")
+    place = f"highest at x {x}, y {y}" if heat.found[0] else "not found"
+    file = found.root / name
+    note = " · ".join(filter(None, [f"{Path(name).name}: {high}, {place}", caveat(file)]))
+    return html_page.Card(
+        heat.image,
+        heat.texts[0],
+        note,
+        beside=plots.picture(first_tile(heat), html_page.SIDE),
+        commands=[line("heatmap", near(file), heat.texts[0], model=model)],
+    )
 
 
-def matrix_section(found: Findings, model: Model) -> str:
+def matrix_section(found: Findings, model: Model, out: Path) -> str:
     photos = [photo(found.root / name) for name in found.compared]
     table = html_page.matrix(photos, found.compared, found.captions, found.matrix)
     words = "The cosine of each picture with each sentence; the best one of a picture is framed."
-    files = [near(found.root / name) for name in found.compared[:2]]
-    shown = line("similarity", *files, *found.captions[:2], model=model.name)
+    files = [near(found.root / name) for name in found.compared]
+    atomic_write.write(out / "pictures.txt", "".join(f"{file}\n" for file in files))
+    atomic_write.write(out / "sentences.txt", "".join(f"{text}\n" for text in found.captions))
+    pictures, sentences = f"@{out / 'pictures.txt'}", f"@{out / 'sentences.txt'}"
+    shown = line("similarity", pictures, "-t", sentences, model=model.name)
     return section(found, "Pictures and sentences", words, [table], [shown])
 
 
 def next_section(found: Findings, model: Model) -> str:
     """What to do after this page."""
-    answers = next(reversed(found.answers.values()))
-    folder = near(answers[0].path.parent)
-    labels = ",".join(score.label for score in answers[0].scores[:NAMED])
+    _, folder, _, labels, *_ = next(reversed(found.classify.values()))
     words = (
         "The same page of your own photos: put their folder and your words in place of these. "
         "Then the models that there are, and all commands."

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchword.cli.demo.findings import HITS, Answer, Findings, described, index_of
+from patchword.cli.demo.findings import HITS, Answer, Findings, described, index_of, listed
+from patchword.cli.program import near
 
 if TYPE_CHECKING:
     from patchword.api import Model
@@ -99,8 +100,11 @@ def run(model: Model, describer: Model, out: Path, done: Callable[[int], None]) 
     store.prune()
     hits = {text: store.search(text, HITS, model=model) for text in SENTENCES}
     done(2)
-    maps = [(name, describer.heatmap(root / name, [text], present=0.0)) for name, text in MATCHED]
-    maps += [(name, model.heatmap(root / name, [text])) for name, text in POINTED]
+    maps = [
+        (name, by.heatmap(root / name, [text]), by.name)
+        for by, pairs in ((describer, MATCHED), (model, POINTED))
+        for name, text in pairs
+    ]
     done(3)
     found = [described(describer, root, name, *about) for name, about in ABOUT.items()]
     done(4)
@@ -111,6 +115,7 @@ def run(model: Model, describer: Model, out: Path, done: Callable[[int], None]) 
         root,
         sum(map(len, answers.values())),
         answers,
+        commands(root, answers["shapes"], out),
         hits,
         maps,
         found,
@@ -121,6 +126,15 @@ def run(model: Model, describer: Model, out: Path, done: Callable[[int], None]) 
         index,
         NOTES,
     )
+
+
+def commands(root: Path, shapes: Sequence[Answer], out: Path) -> dict[str, tuple[str, ...]]:
+    """The commands that classify the same pictures with the same labels."""
+    captions = listed([str(answer.truth) for answer in shapes], out / "shapes.txt")
+    return {
+        "shapes": ("classify", near(root / "shapes"), "--labels", captions, "--template", "{}"),
+        "wafers": ("classify", near(root / "wafers"), "--labels", ",".join(WAFERS.values())),
+    }
 
 
 def folder() -> Path:
