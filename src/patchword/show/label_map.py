@@ -133,7 +133,7 @@ def _enlarged(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.
     """Labels (H, W) at a size (width, height), of a smaller map without steps along borders."""
     rows = np.arange(size[1]) * labels.shape[0] // size[1]
     columns = np.arange(size[0]) * labels.shape[1] // size[0]
-    out = labels[rows][:, columns]
+    out: NDArray[np.integer] = labels[rows][:, columns]
     kinds = np.unique(out)
     if size[0] <= FINE * labels.shape[1] or len(kinds) > SMOOTHED:
         return out

@@ -255,7 +255,7 @@ def _beside(photo: Photo) -> int:
 
 def side_of(photo: Photo, side: int = TILE) -> int:
     """The longer side at which a photo is drawn, pixels: more of one that is tall or wide."""
-    ratio = max(photo.shape[:2]) / min(photo.shape[:2])
+    ratio: float = max(photo.shape[:2]) / min(photo.shape[:2])
     return round(side * min(max((ratio / 2) ** 0.5, 1), LONGEST))
 
 
