@@ -7,6 +7,7 @@ imported only when something is drawn.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -255,8 +256,8 @@ def _beside(photo: Photo) -> int:
 
 def side_of(photo: Photo, side: int = TILE) -> int:
     """The longer side at which a photo is drawn, pixels: more of one that is tall or wide."""
-    ratio: float = max(photo.shape[:2]) / min(photo.shape[:2])
-    return round(side * min(max((ratio / 2) ** 0.5, 1), LONGEST))
+    ratio = max(photo.shape[:2]) / min(photo.shape[:2])
+    return round(side * min(max(math.sqrt(ratio / 2), 1), LONGEST))
 
 
 def fit(photo: Photo | Image.Image, side: int) -> Image.Image:
