@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from patchword.tasks.classify import Score
 
 BAR_CELLS = 24  # columns of a bar in the terminal
+NAME_CELLS, NUMBER_CELLS = 22, 9  # of a matrix: least for names, and for each number
 
 OnError = Literal["nan", "error"]
 
@@ -294,21 +295,26 @@ def scores_table(results: list[tuple[Source, list[Score]]]) -> Table:
 
 
 def _print_matrix(sources: list[Source], texts: list[str], rows: list[NDArray[Any]]) -> None:
-    """A column per text, numbered where there are several; the best of each image is bold."""
+    """A column per text, numbered where there are several, in as many tables as they take; the best
+    of each image is bold."""
     from rich.text import Text
 
     titles = [str(i) for i in range(1, len(texts) + 1)] if len(texts) > 1 else texts
-    heading, names = shortened(sources)
-    out = table(heading, *titles, right=titles)
-    for name, row in zip(names, rows, strict=True):
-        cells = [
-            Text(f"{value:.3f}", style="bold green" if value == row.max() else "") for value in row
-        ]
-        out.add_row(name, *cells)
     if len(texts) > 1:
         for number, text in zip(titles, texts, strict=True):
             screen().print(f"{number}  {text}")
-    screen().print(out)
+    heading, names = shortened(sources)
+    some = max((screen().width - NAME_CELLS) // NUMBER_CELLS, 1)
+    for start in range(0, len(texts), some):
+        shown = slice(start, start + some)
+        out = table(heading, *titles[shown], right=titles[shown])
+        for name, row in zip(names, rows, strict=True):
+            cells = [
+                Text(f"{value:.3f}", style="bold green" if value == row.max() else "")
+                for value in row[shown]
+            ]
+            out.add_row(name, *cells)
+        screen().print(out)
 
 
 def _save_matrices(

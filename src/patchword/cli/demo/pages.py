@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +24,7 @@ from patchword.show import html_page, plots
 from patchword.show.colours import shade
 from patchword.show.percent import matched
 from patchword.show.plots import Photo
+from patchword.show.terminal_table import broken
 from patchword.where.heatmap import first_tile
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ def show(found: Findings, console: Console) -> None:
     heading(console, "Search by words")
     for sentence, hits in found.hits.items():
         names = ", ".join(f"{Path(hit.path).stem} {hit.score:.2f}" for hit in hits)
-        console.print(Text(f"{sentence}\n", style="bold") + Text(f"  {names}", style="not bold"))
+        console.print(Text(sentence, style="bold"))
+        console.print(Padding(names, (0, 0, 0, 2)))
     heading(console, "Where: the best place for each text")
     for name, heat, _ in found.heatmaps:
         ((value, x, y),) = heat.peaks()
@@ -56,7 +59,7 @@ def show(found: Findings, console: Console) -> None:
     heading(console, "Similarity of texts and images (cosine)")
     legend = (f"{number} {text}" for number, text in enumerate(found.captions, start=1))
     console.print(", ".join(legend), style="dim")
-    console.print(matrix_table(found))
+    console.print(matrix_table(found, console.width))
 
 
 def verdict(answers: Sequence[Answer]) -> str:
@@ -90,8 +93,9 @@ def classes_table(answers: Sequence[Answer]) -> Table:
     return table
 
 
-def matrix_table(found: Findings) -> Table:
-    """Cosines in colour: a row per image, a column per text, the best text of each image bold."""
+def matrix_table(found: Findings, width: int) -> Table:
+    """Cosines in colour: a row per image, a column per text, the best text of each image bold.
+    width: of the terminal, in which names break after their parts."""
     matrix = found.matrix
     scale = float(matrix.min()), float(matrix.max())
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=True)
@@ -105,7 +109,7 @@ def matrix_table(found: Findings) -> Table:
             best = bool(value == row.max())
             style = Style(color=f"rgb{ink}", bgcolor=f"rgb{fill}", bold=best, underline=best)
             cells.append(Text(f"{value:5.2f}", style=style))
-        table.add_row(Path(name).stem, *cells)
+        table.add_row(broken(Text(Path(name).stem), max(width - 6 * len(row), 12)), *cells)
     return table
 
 
