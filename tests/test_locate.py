@@ -15,6 +15,7 @@ from patchword.bundle import Bundle, make
 from patchword.errors import UnsupportedError
 from patchword.images.preprocess import Geometry
 from patchword.scenes import scene
+from patchword.where.extent import parts
 from patchword.where.locate import locate, regions_of
 from patchword.where.windows import Grid
 
@@ -50,6 +51,24 @@ def test_regions_are_above_half_of_the_way_to_the_peak() -> None:
     parts, _ = ndimage.label(values > 0.5, np.ones((3, 3)))
     np.testing.assert_array_equal(found[0].mask, parts[5:20, 10:36] == parts[10, 20])
     assert regions_of("a hat", 0, Grid(np.ones((1, 4, 4), np.float32), geometry, 10)) == []
+
+
+def test_a_line_keeps_its_faint_ends_and_a_blob_grows_no_rim() -> None:
+    """0.03 below the background's map it goes on; not farther below, nor beside the line."""
+    background = np.zeros((100, 100), np.float32)
+    values = np.full((100, 100), -1, np.float32)
+    values[46:55, 10:90] = -0.03  # around the line, and beyond it
+    values[49:52, 25:75] = 1
+    ((box, mask),) = parts(values, values, background)
+    assert (box[1].start, box[1].stop) == (10, 90)
+    assert mask[:, 25:40].sum() == 3 * 15  # of the line's middle nothing beside it
+    values[46:55, 10:90] -= 0.1
+    ((box, _),) = parts(values, values, background)
+    assert (box[1].start, box[1].stop) == (25, 75)
+    blob = np.full((100, 100), -1, np.float32)
+    blob[30:70, 30:70], blob[40:60, 40:60] = -0.03, 1
+    ((box, mask),) = parts(blob, blob, background)
+    assert (box, mask.sum()) == ((slice(40, 60), slice(40, 60)), 400)
 
 
 @pytest.mark.parametrize("shape", [(30, 1500), (1500, 30), (3, 3), (97, 64)])

@@ -128,9 +128,10 @@ def locate(
     """The regions of each text that is in a photo.
 
     A region is a connected part of the photo, by sides or corners, where the text's map is above
-    the background's, of a model that has a head for maps; of others where it is more than half of
-    the way up from its median to its peak. It is at least a tenth as large as the text's largest.
-    Both measured: docs/benchmarks.md.
+    the background's, of a model that has a head for maps; a line goes on at its ends where it is
+    nearly so (see `extent.parts`). Of others it is where the map is more than half of the way up
+    from its median to its peak. It is at least a tenth as large as the text's largest. Measured:
+    docs/benchmarks.md.
 
     boxes    (x1, y1, x2, y2) in pixels: no regions are looked for; each of these is scored
     method   one of `dense.EDITS`, or without `boxes` "head"; "auto": see `auto.usual`
