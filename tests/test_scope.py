@@ -247,6 +247,35 @@ def test_many_jobs_say_once_what_each_found(recwarn: pytest.WarningsRecorder) ->
     assert second.replace(PHOTO, Path(PHOTO).name).startswith(sentence)
 
 
+def test_a_word_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
+    """In what is told together, whichever texts it stands in."""
+    model = patchword.load("demo")
+    with together():
+        for texts in (["a dog", "a wafer"], ["a dog"], ["a dog beside a cat"]):
+            model.embed_texts(texts)
+    first, second = told(recwarn)
+    assert first.startswith("demo does not know dog. ")
+    assert second.startswith("demo does not know ")
+    assert "cat" in second
+    assert "dog" not in second
+
+
+def test_maps_of_foreign_photos_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As other answers do: in the record, on stderr and, under its title, in the picture."""
+    sizes = []
+    for image in (PHOTO, WAFER):
+        with pytest.raises(SystemExit) as ended:
+            main(["heatmap", image, "hat", "--json", "--save", str(tmp_path / "map.png")])
+        assert ended.value.code == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out).get("outside", False) is (image == PHOTO)
+        assert ("looks unlike what demo" in " ".join(said.err.split())) is (image == PHOTO)
+        with Image.open(tmp_path / "map.png") as picture:
+            rows = np.asarray(picture.convert("L"))[22:80, 22:240].min(axis=1) < 128
+        sizes.append(int((np.diff(rows.astype(int)) == 1).sum()))
+    assert sizes[0] > sizes[1]  # lines of letters
+
+
 def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["classify", PHOTO, "-l", "帽子,hat", "--json"])
