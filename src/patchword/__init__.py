@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchword.api import Model, find_images, inspector, load, open_index, save
+    from patchword.api import Model, export, find_images, inspector, load, open_index, save
     from patchword.errors import (
         CheckpointError,
         CheckpointWarning,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         UnseenWarning,
         UnsupportedError,
     )
+    from patchword.exporting import Exported
     from patchword.images.tiles import Tiling
     from patchword.index import AddReport, Hit, Index
     from patchword.inspect.inspector import Inspector
@@ -57,6 +58,7 @@ __all__ = [
     "CheckpointWarning",
     "Choice",
     "ConfigError",
+    "Exported",
     "FontWarning",
     "Heatmap",
     "Hit",
@@ -87,6 +89,7 @@ __all__ = [
     "TokenizerError",
     "UnseenWarning",
     "UnsupportedError",
+    "export",
     "find_images",
     "inspector",
     "load",
@@ -100,6 +103,7 @@ __version__ = version("patchword")
 _HOMES = {  # of results
     "Tiling": "images.tiles",
     "AddReport": "index",
+    "Exported": "exporting",
     "Hit": "index",
     "Index": "index",
     "Inspector": "inspect.inspector",

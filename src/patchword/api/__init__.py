@@ -13,6 +13,7 @@ import torch
 
 from patchword import checkpoints, index
 from patchword.api.engines import on_engine
+from patchword.api.exports import export, is_export, opened
 from patchword.api.finding import find_images
 from patchword.api.inspecting import inspector
 from patchword.api.model import Model, with_methods
@@ -21,7 +22,7 @@ from patchword.images import MAX_PIXELS
 from patchword.index import Index
 from patchword.options import checked
 
-__all__ = ["Model", "find_images", "inspector", "load", "open_index", "save"]
+__all__ = ["Model", "export", "find_images", "inspector", "load", "open_index", "save"]
 
 
 @checked
@@ -46,7 +47,7 @@ def load(
     """Open a model.
 
     source        "demo" or "demo-blip" (embedded), a folder, a file of weights, a hub id,
-                  "modelscope:owner/name", "s3://..." or "gs://..."
+                  "modelscope:owner/name", "s3://..." or "gs://..."; a folder that `export` wrote
     device        "cpu", "cuda", "cuda:1", "mps"; "auto" is cuda where there is one, else cpu
     dtype         of the weights in memory, "float32", "bfloat16", "float16", or torch's own
     tokenizer     a file or folder to take it from instead of the checkpoint
@@ -70,6 +71,13 @@ def load(
     Raises CheckpointError where nothing is there or it does not fit whole, TokenizerError, and
     UnsupportedError for a device that is not there.
     """
+    of_weights = {
+        "tokenizer": tokenizer, "image_size": image_size, "subfolder": subfolder,
+        "adapter": adapter, "weights": weights, "architecture": architecture,
+    }  # fmt: skip
+    if is_export(source):
+        model = opened(source, device, dtype, engine, of_weights)
+        return model.opening(stretch, max_pixels, squash=squash, exact=exact)
     bundle = checkpoints.load(
         source, device=device, dtype=dtype, tokenizer=tokenizer, token=token,
         image_size=image_size, subfolder=subfolder, adapter=adapter, weights=weights,

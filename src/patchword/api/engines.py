@@ -22,5 +22,5 @@ def on_engine(model: Model, name: str) -> Model:
         own=config.preprocess.resize == "patches",
         levels=model.preprocess.levels,
     )
-    folder = label_cache.folder().parent / "graphs" / model.fingerprint
+    folder = label_cache.folder().parent / "graphs-2" / model.fingerprint
     return replace(model, engine=choose.engine(name, model.network, shapes, folder))

@@ -29,6 +29,7 @@ from patchword.cli import (
     eval_inspect,
     eval_segment,
     explore_tag,
+    export,
     heatmap,
     index,
     info_models,
@@ -58,7 +59,7 @@ GROUPS = {  # the headings of `patchword --help`, and the files whose commands s
         inspect,
     ),
     "Collections of images": (index, search, dedupe, explore_tag, serve),
-    "Make a model": (train, eval_blend, eval_inspect, eval_segment, capfilt),
+    "Make a model": (train, eval_blend, eval_inspect, eval_segment, capfilt, export),
     "Know a model": (info_models, receipt_verify, demo),
 }
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from patchword.cli.info_bench import bench as measured
 from patchword.cli.inputs import load
 from patchword.cli.options import EMBEDDED, DeviceOption, DtypeOption, JsonOption, ModelTooOption
 from patchword.cli.output import emit, notes, screen, wrong
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from patchword.config import ModelConfig
     from patchword.variants.catalogue import Checkpoint, Group
 
+GRADIENTS = ("torch", "compile")  # engines that give more than vectors
 # Files of Hugging Face's with the preprocessing of images.
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
@@ -33,6 +35,20 @@ def info(
         ),
     ] = None,
     model: ModelTooOption = None,
+    bench: Annotated[
+        bool,
+        typer.Option(
+            "--bench",
+            help="Measure each engine here instead, in about a minute: images/s, and how far its "
+            "vectors are from float32.",
+        ),
+    ] = False,
+    photos: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="For --bench: photos to compare on; by default the samples."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
@@ -45,7 +61,14 @@ def info(
     """
     if source and model:
         wrong("give the model once")
+    if photos and not bench:
+        wrong("--photos is for --bench")
     bundle = load(source or model or EMBEDDED, device, dtype)
+    if bench:
+        if bundle.engine.name != "torch" or dtype != "float32":
+            wrong("--bench runs every engine of the model itself: leave out --engine and --dtype")
+        measured(bundle, photos, as_json)
+        return
     if as_json:
         from patchword.config import to_dict
         from patchword.show.config_summary import family
@@ -55,7 +78,7 @@ def info(
                 "name": bundle.name,
                 "family": family(bundle.config),
                 "fingerprint": bundle.fingerprint,
-                "parameters": parameters(bundle.network),
+                "parameters": parameters(structure(bundle)),
                 "gflops": gflops(bundle.config),
                 "tokenizer": bundle.tokenizer and Path(bundle.tokenizer.name).name,
                 "device": str(bundle.device),
@@ -165,7 +188,7 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
     """A model as rows of a name and words."""
     from patchword.show import config_summary
 
-    config, counts = model.config, parameters(model.network)
+    config, counts = model.config, parameters(structure(model))
     yield "model", model.name
     yield "family", config_summary.family(config)
     yield "parameters", ", ".join(f"{name} {short_count(count)}" for name, count in counts.items())
@@ -192,9 +215,10 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
     if config.vision is not None:
         yield "preprocessing", config_summary.preprocess_summary(config.preprocess)
         yield "normalised by", config_summary.normalisation_summary(config.preprocess)
-        yield from heatmaps(model)
+        if model.engine.name in GRADIENTS:
+            yield from heatmaps(model)
     yield "fingerprint", model.fingerprint
-    yield "device", str(model.device)
+    yield "device", f"{model.device}, engine {model.engine.name}"
     for number, words in enumerate(origins(model)):
         yield "" if number else "read from", words
     if not config.assumed:
@@ -273,6 +297,13 @@ def gflops(config: ModelConfig) -> dict[str, float]:
             network.encode_image(batch) if name == "image" else network.encode_text(batch)
         out[name] = counter.get_total_flops() / 1e9
     return out
+
+
+def structure(model: Model) -> nn.Module:
+    """A model's network, or one like it without weights where the engine has none."""
+    from patchword.models import outline
+
+    return model.network if model.engine.name in GRADIENTS else outline(model.config)
 
 
 def parameters(network: nn.Module) -> dict[str, int]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from patchword.engines import graph_engine
 from patchword.engines.graph import Shapes
+from patchword.engines.libraries import LIBRARIES
 from patchword.engines.protocol import Engine
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import UnsupportedError
@@ -38,8 +39,7 @@ def engine(name: str, network: nn.Module, shapes: Shapes, folder: Path) -> Engin
     device, dtype = _of(network)
     if device.type != "cpu":
         raise UnsupportedError(f"engine {name} runs on the CPU, not on {device}")
-    library = graph_engine.openvino if name == "openvino" else graph_engine.onnx
-    return library(network, shapes, dtype, folder / name)
+    return graph_engine.made(LIBRARIES[name], network, shapes, dtype, folder / name)
 
 
 def _of(network: nn.Module) -> tuple[torch.device, torch.dtype]:

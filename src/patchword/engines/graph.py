@@ -6,10 +6,10 @@ import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from patchword.errors import UnsupportedError
 from patchword.models.protocols import ImageNetwork, TextNetwork
 
 MOST = 1 << 16  # images or texts at a time
+LEAST = {"length": 2, "asked": 3}  # of an axis of that name; of any other 1
+FEATURES = "features"  # what a graph of one output calls it
 
 
 @dataclass(frozen=True)
@@ -41,53 +43,83 @@ class Shapes:
 
 
 class Images(nn.Module):
-    """pixels (B, 3, H, W) -> features (B, D)."""
+    """pixel_values (B, 3, H, W) -> features (B, D)."""
 
     def __init__(self, network: ImageNetwork) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.network.encode_image(pixels)
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.network.encode_image(pixel_values)
 
 
 class Texts(nn.Module):
-    """ids (B, L) -> features (B, D)."""
+    """input_ids (B, L) -> features (B, D)."""
 
     def __init__(self, network: TextNetwork) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.network.encode_text(ids)
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.network.encode_text(input_ids)
 
 
 def graphs(network: nn.Module, shapes: Shapes) -> dict[str, ExportedProgram]:
-    """The graphs of a network in float32: "image", from "pixels" (B, 3, H, W) float32 to features
-    (B, D), and "text", from "ids" (B, L) int64; of those that it has.
+    """The graphs of a network in float32: "image", from "pixel_values" (B, 3, H, W) float32 to
+    features (B, D), and "text", from "input_ids" (B, L) int64; of those that it has.
 
     Raises UnsupportedError for a network that takes images each in its own shape.
     """
+    plain = evaluated(network, shapes)
+    found: dict[str, ExportedProgram] = {}
+    if shapes.size is not None and isinstance(plain, ImageNetwork):
+        found["image"] = traced(Images(plain), {"pixel_values": images(shapes.size)})
+    if shapes.context is not None and isinstance(plain, TextNetwork):
+        found["text"] = traced(Texts(plain), {"input_ids": texts(shapes.context, shapes.full)})
+    return found
+
+
+def evaluated(network: nn.Module, shapes: Shapes) -> nn.Module:
+    """A copy of a network in float32. Raises UnsupportedError for one that takes images each in its
+    own shape."""
     if shapes.own:
         raise UnsupportedError(
             "a model that takes each image in its own shape has no graph for other engines; load "
             'it with engine="torch"'
         )
-    plain = copy.deepcopy(network).float().eval()
-    found: dict[str, ExportedProgram] = {}
-    if shapes.size is not None and isinstance(plain, ImageNetwork):
-        found["image"] = _exported(Images(plain), torch.zeros(2, 3, *shapes.size), {})
-    if shapes.context is not None and isinstance(plain, TextNetwork):
-        example = torch.ones(2, shapes.context - (not shapes.full), dtype=torch.int64)
-        lengths = {} if shapes.full else {1: Dim("length", min=2, max=shapes.context)}
-        found["text"] = _exported(Texts(plain), example, lengths)
-    return found
+    return copy.deepcopy(network).float().eval()
 
 
-def _exported(module: nn.Module, example: Tensor, dynamic: dict[int, Any]) -> ExportedProgram:
-    axes = {0: Dim("batch", min=1, max=MOST), **dynamic}
+class Given(NamedTuple):
+    """An input of a graph: an example, and the names of those axes that may have any length, each
+    with the most that it may have."""
+
+    example: Tensor
+    axes: Mapping[int, tuple[str, int]] = {0: ("batch", MOST)}
+
+
+def images(size: tuple[int, int]) -> Given:
+    """Pixels (B, 3, H, W), H and W fixed."""
+    return Given(torch.zeros(2, 3, *size))
+
+
+def texts(context: int, full: bool = False, named: str = "length", spare: int = 0) -> Given:
+    """Ids (B, L), L at most the context, less the spare positions; with `full` always that. named:
+    the axis of L."""
+    lengths = {} if full else {1: (named, context - spare)}
+    example = torch.ones(2, context - spare - (not full), dtype=torch.int64)
+    return Given(example, {0: ("batch", MOST), **lengths})
+
+
+def traced(module: nn.Module, inputs: Mapping[str, Given]) -> ExportedProgram:
+    """The graph of a module, by the names of what its `forward` takes. Axes of one name are equally
+    long."""
+    named = {name: most for each in inputs.values() for name, most in each.axes.values()}
+    sizes = {name: Dim(name, min=LEAST.get(name, 1), max=most) for name, most in named.items()}
+    axes = {n: {axis: sizes[name] for axis, (name, _) in g.axes.items()} for n, g in inputs.items()}
+    examples = {name: given.example for name, given in inputs.items()}
     with torch.no_grad():
-        return torch.export.export(module, (example,), dynamic_shapes=(axes,))
+        return torch.export.export(module, (), kwargs=examples, dynamic_shapes=axes)
 
 
 def kept(folder: Path, make: Callable[[Path], None]) -> Path:

@@ -167,10 +167,10 @@ class Blip(ImageEncoder, TextEncoder):
         text, taps = self.text, taps.inside("text")
         start = text.config.start_token if start is None else start
         if start >= 0:
-            ids = torch.cat([ids.new_full((len(ids), 1), start), ids[:, 1:]], dim=1)
+            ids = torch.cat([ids.new_full((ids.shape[0], 1), start), ids[:, 1:]], dim=1)
         x = text.embed(ids)
         taps.keep("tokens", x)
-        only = ids.new_zeros(len(ids), 1) if first else None
+        only = ids.new_zeros(ids.shape[0], 1) if first else None
         seen = self.image_mask(tokens)
         return run(text.blocks, x, text.mask(ids, x), taps, tokens, None, seen, only=only)
 

@@ -22,7 +22,7 @@ from patchword.show.config_summary import family
 def make(bundle: Bundle) -> dict[str, Any]:
     """The receipt of a model as JSON values. Raises TokenizerError for one that reads texts and has
     no tokenizer."""
-    answers, config = Answers(bundle), bundle.config
+    answers, config = Answers(bundle, bundle.network), bundle.config
     return {
         "receipt": VERSION,
         "made_by": f"patchword {version('patchword')}",
@@ -47,11 +47,12 @@ def make(bundle: Bundle) -> dict[str, Any]:
 class Answers:
     """The stages of a patchword model."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, network: Any) -> None:
+        """network: what torch runs; None where another library does."""
         config = bundle.config
         text = config.text
         self.bundle = bundle
-        self.network: Any = bundle.network
+        self.network = network
         self.sees = config.vision is not None
         # A BLIP that answers questions has a text tower that always attends to an image.
         self.reads = text is not None and (config.embed_dim > 0 or not text.cross_width)

@@ -14,6 +14,7 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.errors import PatchwordError
 from patchword.receipts.answers import Answers
+from patchword.receipts.graph_answers import answers_of
 from patchword.receipts.inputs import CARDS, card
 from patchword.receipts.receipt import (
     SAMPLED,
@@ -81,7 +82,7 @@ def compare(
     bundle: Bundle, receipt: Mapping[str, Any], rtol: float = RTOL, atol: float = ATOL
 ) -> Iterator[tuple[Stage, float, Difference | None]]:
     """Each stage that a receipt has: its name, the largest difference, and whether that counts."""
-    known, ours = parse(receipt), Answers(bundle)
+    known, ours = parse(receipt), answers_of(bundle)
     differ = partial(_difference, rtol=rtol, atol=atol)
     scaled = partial(_difference, rtol=rtol, atol=atol + COSINE * bundle.scale)
     inputs, rows = noises(known.pixels), [each.whole for each in known.tokens]

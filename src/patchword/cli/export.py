@@ -1,0 +1,74 @@
+"""export: a model for programs that run it without patchword."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchword.cli.inputs import load
+from patchword.cli.options import EMBEDDED, DtypeOption, JsonOption, ModelTooOption
+from patchword.cli.output import emit, notes, wrong
+
+TARGETS = ("onnx", "openvino")  # of --to
+
+
+def export(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] DIR", help="The model, by default demo, and the folder to write."
+        ),
+    ],
+    model: ModelTooOption = None,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="onnx|openvino", help="For onnxruntime and transformers.js, or for OpenVINO."
+        ),
+    ] = "onnx",
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="In int8; prints how far its vectors are from float32."),
+    ] = False,
+    photos: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="For --int8: 16 or more photos like those that the model is for. The embedded "
+            "models take generated scenes without.",
+        ),
+    ] = None,
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model as graphs that onnxruntime or OpenVINO runs without patchword.
+
+    Its preprocessing and tokenizer lie beside them, as transformers, transformers.js and optimum
+    read them, and receipt.json: “patchword verify DIR DIR/receipt.json” compares the graphs with
+    the model. Every command takes DIR as --model for what needs vectors alone.
+    """
+    if len(arguments) > 2 or (len(arguments) == 2 and model):
+        wrong("give one model and one folder: patchword export MODEL DIR")
+    if to not in TARGETS:
+        wrong(f"--to is {to!r}; there are {' and '.join(TARGETS)}")
+    bundle = load(arguments[0] if len(arguments) == 2 else model or EMBEDDED, "cpu", dtype)
+    from patchword import api
+
+    made = api.export(bundle, Path(arguments[-1]), to=to, int8=int8, photos=photos)
+    folder = made.folder
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if as_json:
+        sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
+        agreement = {name: vars(each) for name, each in made.agreement.items()}
+        emit({"folder": str(folder), "to": to, "files": sizes, "agreement": agreement})
+        return
+    for path in files:
+        print(f"{path.stat().st_size:>12,}  {path}")
+    for part, found in made.agreement.items():
+        print(f"{part} vectors, {found}")
+    notes().print(f"compare it with the model: patchword verify {folder} {folder}/receipt.json")
+
+
+COMMANDS = (export,)

@@ -1,0 +1,60 @@
+"""What `info --bench` prints: each engine's speed, and how far it is from float32."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patchword.cli.output import emit, notes, progress, screen, wrong
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from patchword.api import Model
+
+MOST = 32  # photos
+
+
+def bench(model: Model, photos: str | None, as_json: bool) -> None:
+    """A row for each engine, in about a minute. photos: a folder; None: the samples."""
+    import torch
+
+    from patchword.api.engine_bench import LIMIT, engine_rows
+
+    found = chosen(photos)
+    numbers = ["batch 1", "batch 32", "mean", "least", "same top-1"]
+    answer = table("engine", "", *numbers, right=numbers)
+    left_out = []
+    with progress("engines") as step:
+        for done, row in enumerate(engine_rows(model, found), start=1):
+            step(done, 6)
+            if as_json:
+                emit(asdict(row))
+            elif row.why:
+                left_out.append(f"{row.engine} {row.dtype}: {row.why}")
+            else:
+                speed = f"{row.one:.1f}", f"{row.many:.1f}"
+                near = f"{row.mean:.5f}", f"{row.least:.5f}", f"{row.same:.0%}"
+                answer.add_row(row.engine, row.dtype, *speed, *near)
+    if as_json:
+        return
+    screen().print(answer)
+    threads = torch.get_num_threads()
+    notes().print(
+        f"images/s with {threads} threads, at most {LIMIT:.0f} s in all; cosine to torch in "
+        f"float32 and same nearest other photo, over {len(found)} "
+        + ("photos" if photos else "generated samples: --photos FOLDER takes yours")
+    )
+    for words in left_out:
+        notes().print(words)
+
+
+def chosen(photos: str | None) -> list[str]:
+    """At most MOST photos of a folder, from all over it, or the samples."""
+    from patchword.api import find_images
+
+    place = photos or str(Path(__file__).parents[1] / "assets" / "samples")
+    names = find_images(place)
+    if len(names) < 2:
+        wrong(f"{place} holds one photo; --bench compares two or more")
+    return names[:: max(len(names) // MOST, 1)][:MOST]

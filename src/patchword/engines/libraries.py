@@ -1,0 +1,113 @@
+"""Libraries that run graphs on a CPU: how each writes one to a file, and runs it from there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch.export import ExportedProgram
+
+from patchword.errors import UnsupportedError
+from patchword.optional import optional
+
+Arrays = Mapping[str, NDArray[Any]]
+Graph = Callable[[Arrays], Arrays]  # inputs by their names -> outputs by theirs
+
+
+@dataclass(frozen=True)
+class Library:
+    """One of them.
+
+    name    as `load(engine=...)` calls it
+    suffix  of its files
+    dtypes  what it computes in
+    save    writes a graph to a file, its outputs called so; inputs have the names of the program
+    read    a graph from a file, to compute in that type
+    """
+
+    name: str
+    suffix: str
+    dtypes: tuple[torch.dtype, ...]
+    save: Callable[[ExportedProgram, Path, Sequence[str]], None]
+    read: Callable[[Path, torch.dtype], Graph]
+
+    def check(self, dtype: torch.dtype) -> None:
+        """Raise UnsupportedError for a type that it does not compute in."""
+        if dtype not in self.dtypes:
+            known = " and ".join(map(_short, self.dtypes))
+            raise UnsupportedError(
+                f"engine {self.name} computes in {known}, not in {_short(dtype)}"
+            )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def cause(error: Exception) -> str:
+    """What an error of one of them says in the end: OpenVINO's begin with lines of its sources."""
+    return next(reversed(str(error).strip().splitlines()), type(error).__name__)
+
+
+def unreporting(name: str, purpose: str) -> Any:
+    """openvino or nncf. They would tell their makers of each import and each graph, by a process
+    each time; where the package that does so is not there, they tell nobody. Raises
+    UnsupportedError where they are not installed."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return optional(name, "fast", purpose, UnsupportedError)
+
+
+@cache
+def core() -> Any:
+    """OpenVINO's one core of this process, kept to its end. A core gives signals a stack of its own
+    and takes it away when it goes: where two of them go, the older first, signals are left with a
+    stack that is no more, and the next signal ends the process."""
+    return unreporting("openvino", "engine openvino").Core()
+
+
+def _save_openvino(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
+    library = unreporting("openvino", "engine openvino")
+    model = library.convert_model(program)
+    for value, name in zip(model.outputs, outputs, strict=True):
+        value.get_tensor().set_names({name})
+    library.save_model(model, path, compress_to_fp16=False)
+
+
+def _read_openvino(path: Path, dtype: torch.dtype) -> Graph:
+    # Without a hint OpenVINO takes bfloat16 where the processor has it.
+    options = {"INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32"}
+    compiled = core().compile_model(path, "CPU", options)
+    names = [each.any_name for each in compiled.outputs]
+
+    def run(inputs: Arrays) -> Arrays:
+        found = compiled(dict(inputs))
+        return {name: found[i] for i, name in enumerate(names)}
+
+    return run
+
+
+def _save_onnx(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
+    optional("onnxscript", "fast", "engine onnx", UnsupportedError)
+    model = torch.onnx.export(program, dynamo=True, verbose=False, output_names=list(outputs))
+    assert model is not None  # only without dynamo it is
+    model.save(str(path))
+
+
+def _read_onnx(path: Path, dtype: torch.dtype) -> Graph:
+    library = optional("onnxruntime", "fast", "engine onnx", UnsupportedError)
+    session = library.InferenceSession(path)
+    names = [each.name for each in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(None, dict(inputs)), strict=True))
+
+
+OPENVINO = Library(
+    "openvino", ".xml", (torch.float32, torch.bfloat16), _save_openvino, _read_openvino
+)
+ONNX = Library("onnx", ".onnx", (torch.float32,), _save_onnx, _read_onnx)
+LIBRARIES = {library.name: library for library in (OPENVINO, ONNX)}

@@ -1,0 +1,8 @@
+"""Models for other programs: graphs that onnxruntime and OpenVINO run without patchword, with the
+preprocessing and the tokenizer in the files that transformers, transformers.js and optimum read."""
+
+from patchword.exporting.folder import Exported, export
+from patchword.exporting.int8 import MOST, Agreement, calibrated
+from patchword.exporting.opened import is_export, opened
+
+__all__ = ["MOST", "Agreement", "Exported", "calibrated", "export", "is_export", "opened"]

@@ -1,0 +1,188 @@
+"""A model as a folder of graphs and what belongs to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from patchword.atomic_write import write
+from patchword.bundle import Bundle, Vector
+from patchword.checkpoints import scope_files
+from patchword.config import to_dict
+from patchword.engines.libraries import LIBRARIES, Library
+from patchword.errors import CheckpointError, CheckpointWarning, UnsupportedError
+from patchword.exporting import huggingface
+from patchword.exporting.int8 import Agreement, quantise
+from patchword.exporting.parts import parts
+from patchword.options import nearest
+from patchword.receipts import make, to_text
+from patchword.receipts.inputs import TEXTS
+from patchword.text.tokenizer_files import TOKENIZER_FILE
+
+MARK_FILE = "patchword.json"  # which graphs are there, and the whole configuration
+RECEIPT_FILE = "receipt.json"
+VERSION = 1  # of MARK_FILE
+# Where transformers.js and optimum look for a graph: ONNX in a folder of its own, OpenVINO beside
+# the configuration. A model of one part is "model" in both.
+ONNX_NAMES = {
+    "image": "vision_model",
+    "text": "text_model",
+    "matching": "matching_model",
+    "question": "question_model",
+    "decoder": "decoder_model",
+}
+OPENVINO_NAMES = {
+    "image": "openvino_model_vision",
+    "text": "openvino_model_text",
+    "matching": "openvino_model_matching",
+    "question": "openvino_model_question",
+    "decoder": "openvino_decoder_model",
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the folder, the file of each graph by its part, and in int8 how each tower
+    agrees with itself in float32."""
+
+    folder: Path
+    graphs: dict[str, str]
+    agreement: dict[str, Agreement]
+
+
+def export(
+    model: Bundle,
+    folder: str | os.PathLike[str],
+    to: str = "onnx",
+    photos: Sequence[Vector] | None = None,
+) -> Exported:
+    """Write a model's graphs, see `api.exports.export`. photos: (3, H, W), as the network takes
+    them, for graphs in int8."""
+    if to not in LIBRARIES:
+        raise UnsupportedError(
+            f"to is {to!r}{nearest(to, LIBRARIES)}; there are {', '.join(LIBRARIES)}"
+        )
+    library, place = LIBRARIES[to], Path(folder)
+    if model.engine.dtype != torch.float32:
+        raise UnsupportedError("a model is exported from float32: load it without dtype")
+    with replaced(place) as beside:
+        files, found = write_graphs(model, library, beside, photos)
+        describe(model, library, files, beside, photos is not None, found)
+    for words in huggingface.differences(model.config):
+        warnings.warn(f"{place}: {words}", CheckpointWarning, stacklevel=3)
+    return Exported(place, files, found)
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """An empty folder that becomes `folder` at the end, whole or not at all.
+
+    Raises CheckpointError where something is that no export wrote.
+    """
+    place = Path(os.path.realpath(folder))
+    if place.exists() and not (place / MARK_FILE).is_file() and not _empty(place):
+        raise CheckpointError(
+            f"{folder} holds something other than an exported model; give a new or empty folder"
+        )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+    try:
+        new, old = beside / "new", beside / "old"
+        new.mkdir()
+        yield new
+        if place.exists():
+            place.rename(old)
+        new.rename(place)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _empty(place: Path) -> bool:
+    return place.is_dir() and not any(place.iterdir())
+
+
+def write_graphs(
+    model: Bundle, library: Library, folder: Path, photos: Sequence[Vector] | None
+) -> tuple[dict[str, str], dict[str, Agreement]]:
+    """Write each graph of a model: their files by their parts, and how those in int8 agree."""
+    found = list(parts(model))
+    files, agreements = {}, {}
+    texts = [model.tokenizer([text])[0] for text in TEXTS] if model.tokenizer else []
+    for part in found:
+        alone = len(found) == 1 and part.name == "image"
+        name = graph_file(library, part.name, alone, photos is not None)
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        files[part.name] = name
+        if photos is None:
+            library.save(part.traced(), path, part.outputs)
+            continue
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            whole = Path(scratch) / path.name
+            library.save(part.traced(), whole, part.outputs)
+            agreement = quantise(library, part, whole, path, photos, texts)
+        if agreement is not None:
+            agreements[part.name] = agreement
+    return files, agreements
+
+
+def graph_file(library: Library, part: str, alone: bool, int8: bool) -> str:
+    """Where the graph of a part lies in the folder. alone: it is the only one."""
+    if library.name == "onnx":
+        name = "model" if alone else ONNX_NAMES[part]
+        return f"onnx/{name}{'_quantized' * int8}{library.suffix}"
+    return f"{'openvino_model' if alone else OPENVINO_NAMES[part]}{library.suffix}"
+
+
+def describe(
+    model: Bundle,
+    library: Library,
+    files: Mapping[str, str],
+    folder: Path,
+    int8: bool,
+    agreements: Mapping[str, Agreement],
+) -> None:
+    """Write what belongs to the graphs: configuration, preprocessing, tokenizer, receipt."""
+    config = model.config
+    text = config.text_or_decoder
+    _json(folder / "config.json", huggingface.described(config, model.scale))
+    pixels = huggingface.processor(config.preprocess, paired=text is not None)
+    if config.vision is not None and pixels is not None:
+        _json(folder / "preprocessor_config.json", pixels)
+    if model.tokenizer is not None and text is not None:
+        write(folder / TOKENIZER_FILE, model.tokenizer.to_json())
+        words = huggingface.tokenizer_config(model.tokenizer, text)
+        _json(folder / "tokenizer_config.json", words)
+    if model.tokenizer is not None or text is None:
+        receipt = make(model) | {"painted_patches": []}  # no graph paints
+        write(folder / RECEIPT_FILE, to_text(receipt))
+    scope_files.save(model.scope, folder)
+    mark = {
+        "patchword": "export",
+        "version": VERSION,
+        "name": model.name,
+        "fingerprint": f"{model.fingerprint}{'-int8' * int8}",
+        "engine": library.name,
+        "dtype": "int8" if int8 else "float32",
+        "agreement": {name: vars(each) for name, each in agreements.items()},
+        "graphs": dict(files),
+        "logit_scale": model.scale,
+        "logit_bias": model.bias,
+        "options": dict(model.options),
+        "model": to_dict(config),
+    }
+    _json(folder / MARK_FILE, mark)
+
+
+def _json(path: Path, values: Mapping[str, Any]) -> None:
+    write(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

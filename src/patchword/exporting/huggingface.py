@@ -1,0 +1,187 @@
+"""A model's configuration in the files of Hugging Face's transformers: config.json,
+preprocessor_config.json, tokenizer_config.json.
+
+They are for what runs the graphs: transformers.js picks a class by "model_type", processors and
+tokenizers read the rest. Where transformers has no such architecture, config.json describes the
+nearest one by its sizes; the graphs are exact all the same.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+
+from patchword.config import (
+    ModelConfig,
+    PreprocessConfig,
+    ResNetConfig,
+    SwinConfig,
+    TextConfig,
+    VisionConfig,
+)
+from patchword.text.tokenizer import Tokenizer
+
+ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_tanh": "gelu_pytorch_tanh"}
+RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL.Image.Resampling
+
+
+def model_type(config: ModelConfig) -> str:
+    """The kind of model in transformers that is the nearest."""
+    if config.blip:
+        return "blip"
+    if config.vision is not None and config.text is not None:
+        if config.score == "sigmoid":
+            return "siglip"
+        return "chinese_clip" if config.text.post_norm else "clip"
+    if config.vision is None:
+        return "clip_text_model"
+    if config.embed_dim:
+        return "clip_vision_model"
+    return "swin" if isinstance(config.vision, SwinConfig) else "vit"
+
+
+def described(config: ModelConfig, scale: float) -> dict[str, Any]:
+    """config.json. scale: the logit scale."""
+    kind = model_type(config)
+    out: dict[str, Any] = {"model_type": kind}
+    text = config.text or config.decoder
+    towers = {
+        "vision_config": config.vision and _vision(config.vision, config.preprocess),
+        "text_config": text and _text(text),
+    }
+    if kind in ("vit", "swin", "clip_vision_model", "clip_text_model"):
+        out |= next(tower for tower in towers.values() if tower)
+    else:
+        out |= {name: tower for name, tower in towers.items() if tower}
+        out["logit_scale_init_value"] = math.log(scale)
+    if config.embed_dim:
+        for part in (out, *(tower for tower in towers.values() if tower)):
+            part["projection_dim"] = config.embed_dim
+    if config.classes:
+        names = config.labels or [f"LABEL_{i}" for i in range(config.classes)]
+        out["architectures"] = [f"{'Swin' if kind == 'swin' else 'ViT'}ForImageClassification"]
+        out["id2label"] = {str(i): name for i, name in enumerate(names)}
+        out["label2id"] = {name: i for i, name in enumerate(names)}
+    return out
+
+
+def _vision(config: VisionConfig, preprocess: PreprocessConfig) -> dict[str, Any]:
+    height, width = preprocess.size
+    size = {"image_size": height if height == width else [height, width]}
+    out: dict[str, Any] = {**size, "patch_size": config.patch_size, "num_channels": 3}
+    if isinstance(config, ResNetConfig):
+        return {**out, "hidden_size": config.out_width}
+    out |= {"hidden_act": ACTIVATIONS[config.activation], "layer_norm_eps": config.eps}
+    if isinstance(config, SwinConfig):
+        return {
+            **out,
+            "embed_dim": config.width,
+            "depths": list(config.stages),
+            "num_heads": list(config.heads_by_stage),
+            "window_size": config.window,
+            "mlp_ratio": config.mlp_width / config.width,
+        }
+    return {
+        **out,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.mlp_width,
+    }
+
+
+def _text(config: TextConfig) -> dict[str, Any]:
+    return {
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.mlp_width,
+        "hidden_act": ACTIVATIONS[config.activation],
+        "layer_norm_eps": config.eps,
+        "bos_token_id": None,
+        "eos_token_id": config.end_token if config.end_token >= 0 else None,
+        "pad_token_id": config.pad_token,
+    }
+
+
+def processor(config: PreprocessConfig, paired: bool) -> dict[str, Any] | None:
+    """preprocessor_config.json; None where no processor of transformers does the same. paired: of a
+    model that reads texts too."""
+    height, width = config.size
+    whole = {"height": height, "width": width}
+    square = height == width
+    if config.resize in ("contain", "patches") or (config.resize == "cover" and not square):
+        return None
+    resize: dict[str, int] = {"shortest_edge": config.resize_to}
+    if config.resize == "cover":
+        resize = {"shortest_edge": height}
+    elif config.resize == "square":
+        resize = {"height": config.resize_to, "width": config.resize_to}
+    elif config.resize == "squash":
+        resize = whole
+    crops = config.resize != "squash"
+    kind = "DeiT" if config.resize == "square" else "CLIP" if crops else "ViT"
+    return {
+        "image_processor_type": f"{kind}ImageProcessor",
+        **({"processor_class": "CLIPProcessor"} if paired else {}),
+        "do_resize": True,
+        "size": resize,
+        "resample": RESAMPLE[config.interpolation],
+        "do_center_crop": crops,
+        **({"crop_size": whole} if crops else {}),
+        "do_rescale": True,
+        "rescale_factor": config.rescale,
+        "do_normalize": True,
+        "image_mean": list(config.mean),
+        "image_std": list(config.std),
+        **({"do_convert_rgb": True} if kind == "CLIP" else {}),
+    }
+
+
+def tokenizer_config(tokenizer: Tokenizer, config: TextConfig) -> dict[str, Any]:
+    """tokenizer_config.json, for the tokenizer.json beside it."""
+    backend = Backend.from_str(tokenizer.to_json())
+    ends = backend.encode("").tokens
+    first, last = ends[0] if len(ends) > 1 else "", ends[-1] if ends else ""
+    out = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.context,
+        "model_input_names": ["input_ids"],
+        "padding_side": "right",
+        "truncation_side": "right",
+        "clean_up_tokenization_spaces": False,
+        "pad_token": backend.id_to_token(config.pad_token),
+    }
+    return out | {
+        name: token for name, token in (("bos_token", first), ("eos_token", last)) if token
+    }
+
+
+def differences(config: ModelConfig) -> list[str]:
+    """What programs that read these files do otherwise, in words for users."""
+    found, preprocess, text = [], config.preprocess, config.text
+    if config.vision is not None:
+        if processor(preprocess, paired=False) is None:
+            found.append(
+                f'no preprocessor_config.json: no processor of transformers resizes by "'
+                f'{preprocess.resize}"; prepare pixels as `patchword info` says'
+            )
+        elif preprocess.crop_rounding == "round":
+            found.append(
+                "processors of transformers round the margins of a crop down and this model's "
+                "rounds them to even: at odd margins their picture is one pixel aside"
+            )
+    if text is not None and text.cleaning != "none":
+        found.append(
+            f'texts are cleaned by "{text.cleaning}" before this tokenizer, and programs that read '
+            "tokenizer.json do not: plain texts are the same"
+        )
+    if text is not None and text.padding == "attended":
+        found.append(
+            f'texts are padded to {text.context} ids: tokenizer(texts, padding="max_length")'
+        )
+    return found

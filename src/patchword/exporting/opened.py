@@ -1,0 +1,111 @@
+"""An exported folder as a model again, run by the library that it was written for."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from patchword.bundle import Bundle
+from patchword.checkpoints import scope_files
+from patchword.config import ModelConfig, from_dict
+from patchword.engines.graph_engine import GraphEngine, Run, single
+from patchword.engines.libraries import LIBRARIES, Graph, cause
+from patchword.errors import CheckpointError, ConfigError, UnsupportedError
+from patchword.exporting.folder import MARK_FILE, VERSION
+from patchword.exporting.parts import IDS, PIXELS, features_name
+from patchword.images.preprocess import Preprocess
+from patchword.text.tokenizer import Tokenizer
+
+
+def is_export(source: str | os.PathLike[str]) -> bool:
+    """Whether a folder is one that `export` wrote."""
+    return bool(source) and (Path(source).expanduser() / MARK_FILE).is_file()
+
+
+def opened(source: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Bundle:
+    """The model of an exported folder, which computes in that type. It gives vectors alone.
+
+    Raises CheckpointError for a folder that is damaged or of a later version, UnsupportedError for
+    a type that its library does not have.
+    """
+    folder = Path(source).expanduser()
+    mark = _mark(folder / MARK_FILE)
+    library = LIBRARIES[mark["engine"]]
+    library.check(dtype)
+    config = mark["model"]
+    graphs: dict[str, Graph] = {}
+    for part, name in mark["graphs"].items():
+        path = folder / name
+        try:
+            graphs[part] = library.read(path, dtype)
+        except UnsupportedError:
+            raise
+        except Exception as error:  # each library has its own for a file that is damaged
+            said = f"{path} cannot be read ({cause(error)}); export it again"
+            raise CheckpointError(said) from error
+    runs: dict[str, Run] = {}
+    joint = features_name(config)
+    outputs = {"image": (PIXELS, "image_embeds"), "text": (IDS, "text_embeds")}
+    for part, (given, usual) in outputs.items():
+        if part in graphs:
+            runs[part] = single(graphs[part], given, joint or usual)
+    pixels = Preprocess(config.preprocess)
+    engine = GraphEngine(
+        library.name,
+        runs,
+        torch.int8 if mark["dtype"] == "int8" else dtype,
+        mark["logit_scale"],
+        mark["logit_bias"],
+        pixels.levels,
+        graphs,
+    )
+    text = config.text_or_decoder
+    has_tokenizer = text is not None and (folder / "tokenizer.json").is_file()
+    tokenizer = Tokenizer.from_folder(folder, text) if has_tokenizer and text else None
+    scope = scope_files.read(folder)
+    return Bundle(
+        engine,
+        pixels,
+        tokenizer,
+        config,
+        mark["fingerprint"],
+        str(folder.resolve()),
+        mark["options"],
+        scope and scope.rounded(_spacing(mark, dtype)),
+    )
+
+
+def _spacing(mark: Mapping[str, Any], dtype: torch.dtype) -> float:
+    """How far numbers of the images' vectors are from exact ones, relative to them: by their type,
+    or in int8 as it was measured, the sine of the largest angle."""
+    measured = mark["agreement"].get("image")
+    exact = float(torch.finfo(dtype).eps)
+    return max(exact, math.sqrt(max(1 - measured["least"] ** 2, 0))) if measured else exact
+
+
+def _mark(path: Path) -> dict[str, Any]:
+    """The contents of MARK_FILE, "model" as a ModelConfig. Raises CheckpointError for another."""
+    try:
+        mark: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = mark["version"]
+        if version != VERSION:
+            raise CheckpointError(
+                f"{path} is of version {version!r}, and this patchword reads version {VERSION}: "
+                "upgrade patchword, or export the model again"
+            )
+        if mark["engine"] not in LIBRARIES or not isinstance(mark["graphs"], Mapping):
+            raise ValueError(f"engine is {mark['engine']!r}")
+        needed = ("fingerprint", "logit_scale", "logit_bias", "options", "dtype", "agreement")
+        if missing := [name for name in needed if name not in mark]:
+            raise ValueError(f"no {missing[0]}")
+        return mark | {"model": from_dict(ModelConfig, mark["model"])}
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path} is not as an export writes it ({error}): export the model again"
+        ) from error

@@ -1,0 +1,244 @@
+"""Exported models: other programs run them without patchword, to the same numbers."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torchvision_cpu  # noqa: F401  # before everything that imports torchvision
+
+# isort: split
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import transformers
+from numpy.testing import assert_allclose
+from PIL import Image
+from ran import Run, run  # noqa: F401
+from references import Reference, hugging_face
+from shrunk import ids, pixels, tiny_vit
+from test_conformance import CONFIGS
+
+import patchword
+from patchword import models
+from patchword.api.model import Model, with_methods
+from patchword.bundle import make
+from patchword.engines import libraries
+from patchword.errors import CheckpointError, UnsupportedError
+from patchword.exporting import huggingface
+from patchword.scenes import scene
+
+pytestmark = pytest.mark.slow
+
+TEXTS = ["a photo of a cat", "two dogs, and a wafer in a long row of words"]
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (61, 80, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    return hugging_face(tmp_path_factory.mktemp("exporting") / "original")
+
+
+@pytest.fixture(scope="module")
+def model(original: Reference) -> Model:
+    return patchword.load(original.path)
+
+
+@pytest.fixture(scope="module")
+def onnx(model: Model, original: Reference) -> Path:
+    return patchword.export(model, original.path.parent / "onnx").folder
+
+
+@pytest.fixture(scope="module")
+def intel(model: Model, original: Reference) -> Path:
+    return patchword.export(model, original.path.parent / "openvino", to="openvino").folder
+
+
+def read_by_transformers(folder: Path) -> tuple[Any, Any]:
+    """Pixels of PHOTO and the ids of TEXTS, as a program without patchword has them."""
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    words = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="np")
+    return processor(PHOTO, return_tensors="np")["pixel_values"], dict(words)
+
+
+def test_onnxruntime_and_transformers_alone(original: Reference, onnx: Path) -> None:
+    """Files and names as transformers.js has them (src/models.js: model_file_name)."""
+    pictures, words = read_by_transformers(onnx)
+    vision = onnxruntime.InferenceSession(onnx / "onnx" / "vision_model.onnx")
+    text = onnxruntime.InferenceSession(onnx / "onnx" / "text_model.onnx")
+    (image,) = vision.run(["image_embeds"], {"pixel_values": pictures})
+    (rows,) = text.run(["text_embeds"], words)
+    with torch.no_grad():
+        assert_allclose(image, original.image(original.pixels(PHOTO)[None]), atol=1e-5)
+        assert_allclose(rows, original.text(original.ids(TEXTS)), atol=1e-5)
+    config = transformers.AutoConfig.from_pretrained(onnx)
+    assert (config.model_type, config.projection_dim) == ("clip", 24)
+    joined = transformers.CLIPProcessor.from_pretrained(onnx)(text=TEXTS, padding=True)
+    assert joined["input_ids"] == words["input_ids"].tolist()
+
+
+def test_openvino_alone(model: Model, intel: Path) -> None:
+    """File names as optimum-intel has them (modeling_open_clip.py)."""
+    pictures, words = read_by_transformers(intel)
+    core = libraries.core()
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    vision = core.compile_model(intel / "openvino_model_vision.xml", "CPU", exact)
+    text = core.compile_model(intel / "openvino_model_text.xml", "CPU", exact)
+    image = vision({"pixel_values": pictures})["image_embeds"]
+    rows = text(words)["text_embeds"]
+    for found, right in (
+        (image, model.embed_images(PHOTO, exact=True)),
+        (rows, model.embed_texts(TEXTS)),
+    ):
+        assert_allclose(found / np.linalg.norm(found, axis=1, keepdims=True), right, atol=1e-5)
+
+
+def test_nothing_is_reported(intel: Path) -> None:
+    """OpenVINO's converter, and NNCF, send what they are used for to a server by default."""
+    assert sys.modules["openvino_telemetry"] is None
+    assert sys.modules["openvino.tools.ovc.telemetry_utils"].tm.__name__.endswith("stub")
+
+
+def test_opened_again(model: Model, intel: Path, onnx: Path) -> None:
+    for folder, name in ((intel, "openvino"), (onnx, "onnx")):
+        other = patchword.load(folder)
+        assert (other.engine.name, other.fingerprint) == (name, model.fingerprint)
+        assert_allclose(other.similarity(PHOTO, TEXTS), model.similarity(PHOTO, TEXTS), atol=1e-5)
+        with pytest.raises(UnsupportedError, match="vectors alone"):
+            other.heatmap(PHOTO, "a cat")
+    coarse = patchword.load(intel, dtype="bfloat16")
+    assert float((coarse.embed_images(PHOTO) * model.embed_images(PHOTO)).sum()) > 0.999
+    for options, words in (
+        ({"image_size": 64}, "takes no image_size"),
+        ({"engine": "compile"}, "exported for the engine onnx"),
+        ({"dtype": "bfloat16"}, "computes in float32"),
+    ):
+        with pytest.raises(UnsupportedError, match=words):
+            patchword.load(onnx, **options)
+
+
+def test_commands(run: Run, original: Reference, onnx: Path, tmp_path: Path) -> None:  # noqa: F811
+    place = tmp_path / "out"
+    made = run("export", original.path, place, "--to", "openvino", "--json")
+    assert made.records[0]["files"].keys() >= {"openvino_model_text.xml", "receipt.json"}
+    assert run("verify", place, place / "receipt.json").code == 0
+    assert "engine openvino" in run("info", place).out
+    # Graphs of other weights are found.
+    mark = json.loads((place / "patchword.json").read_text())
+    path = place / "openvino_model_vision.bin"
+    numbers = np.fromfile(path, np.float32)
+    numbers[np.abs(numbers) > 1e-3] *= 1.1  # weights, and no whole numbers
+    numbers.tofile(path)
+    wrong = run("verify", place, place / "receipt.json", "--json")
+    assert wrong.code == 1
+    assert next(row["stage"] for row in wrong.records if not row["same"]) == "image_tower"
+    (place / "openvino_model_vision.xml").write_bytes(b"no graph")
+    assert "export it again" in run("verify", place, place / "receipt.json").err
+    (place / "patchword.json").write_text(json.dumps(mark | {"version": 9}))
+    assert "upgrade patchword" in run("info", place).err
+    assert "there are onnx and openvino" in run("export", place, place, "--to", "tflite").err
+
+
+def test_whole_or_not_at_all(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(CheckpointError, match="something other than an exported model"):
+        patchword.export(model, tmp_path / "mine")
+
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    broken = {"onnx": libraries.Library("onnx", ".onnx", (torch.float32,), full, full)}
+    monkeypatch.setattr("patchword.exporting.folder.LIBRARIES", broken)
+    with pytest.raises(OSError, match="No space left"):
+        patchword.export(model, tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    with pytest.raises(UnsupportedError, match=r"to is 'onx' \(do you mean onnx"):
+        patchword.export(model, tmp_path / "new", to="onx")
+    with pytest.raises(UnsupportedError, match="load it without dtype"):
+        patchword.export(model.to("bfloat16"), tmp_path / "new")
+
+
+def test_a_classifier(tmp_path: Path) -> None:
+    config = tiny_vit("patches")
+    network = models.build(config).eval()
+    model = with_methods(make(network, config, None, "vit"))
+    folder = patchword.export(model, tmp_path / "vit").folder
+    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
+    x = pixels(config)
+    logits, features = session.run(["logits", "pooler_output"], {"pixel_values": x.numpy()})
+    with torch.no_grad():
+        assert_allclose(logits, network(x), atol=1e-5)
+        assert_allclose(features, network.encode_image(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["blip-base-224", "blip-base-vqa-480"])
+def test_the_parts_of_a_blip(kind: str, tmp_path: Path) -> None:
+    """By OpenVINO, from one to the next, beside the network as it is."""
+    config = CONFIGS[kind]
+    network: Any = models.build(config).eval()
+    model = with_methods(make(network, config, None, kind))
+    folder = patchword.export(model, tmp_path / "blip", to="openvino").folder
+    graphs = patchword.load(folder).engine.graphs  # type: ignore[attr-defined]
+    x, words = pixels(config), ids(config)
+    found = {
+        "encoder_hidden_states": graphs["image"]({"pixel_values": x.numpy()})["last_hidden_state"]
+    }
+    with torch.no_grad():
+        right = network(x, words)
+    if config.matching:
+        logits = graphs["matching"]({"input_ids": words.numpy(), **found})["logits"]
+        assert_allclose(logits, right.matching, atol=1e-5)
+    if config.answers_questions:
+        asked = graphs["question"]({"input_ids": words.numpy(), **found})["last_hidden_state"]
+        kept = (words != config.text.pad_token).long().numpy()
+        found = {"encoder_hidden_states": asked, "encoder_attention_mask": kept}
+    logits = graphs["decoder"]({"input_ids": words.numpy(), **found})["logits"]
+    assert_allclose(logits, right.words, atol=1e-4)
+    first = graphs["decoder"]({"input_ids": words.numpy()[:, :1], **found})["logits"]
+    assert_allclose(first, right.words[:, :1], atol=1e-4)
+
+
+def test_int8(original: Reference, model: Model, run: Run, tmp_path: Path) -> None:  # noqa: F811
+    """Its vectors are like those in float32, as the folder says; what is not is not written."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(20):
+        Image.fromarray(scene(1, number).image).save(photos / f"{number}.png")
+    (photos / "broken.jpg").write_bytes(b"no photo")
+    options = ("--int8", "--photos", photos, "--json")
+    for to, file in (
+        ("openvino", "openvino_model_vision.xml"),
+        ("onnx", "onnx/vision_model_quantized.onnx"),
+    ):
+        place = tmp_path / to
+        made = run("export", original.path, place, "--to", to, *options)
+        assert "broken.jpg" in made.err
+        found = made.records[0]["agreement"]["image"]
+        assert (place / file).is_file()
+        other = patchword.load(place)
+        assert (other.engine.dtype, other.fingerprint) == (torch.int8, f"{model.fingerprint}-int8")
+        held_out = sorted(photos.glob("*.png"))
+        cosines = (other.embed_images(held_out) * model.embed_images(held_out)).sum(axis=1)
+        assert min(cosines) > 0.98
+        assert 0.99 < found["least"] <= found["mean"] < 1
+        assert found["count"] == 10
+        assert len(other.embed_texts(TEXTS)) == 2
+    assert "give a folder of them" in run("export", original.path, tmp_path / "x", "--int8").err
+    few = [str(path) for path in photos.glob("1*.png")]
+    with pytest.raises(UnsupportedError, match="give 16 photos or more, not 11"):
+        patchword.export(model, tmp_path / "x", int8=True, photos=few)
+    with pytest.raises(UnsupportedError, match="photos are for int8"):
+        patchword.export(model, tmp_path / "x", photos=few)
+
+
+def test_what_is_not_the_same_elsewhere_is_said(tmp_path: Path) -> None:
+    config = CONFIGS["siglip-base-16-224"]
+    said = huggingface.differences(config)
+    assert any('padding="max_length"' in words for words in said)
+    naflex = CONFIGS["siglip2-base-16-naflex"]
+    model = with_methods(make(models.build(naflex), naflex, None, "naflex"))
+    with pytest.raises(UnsupportedError, match="in its own shape"):
+        patchword.export(model, tmp_path / "naflex")
