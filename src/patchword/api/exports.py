@@ -40,8 +40,8 @@ def export(
     int8    weights in int8, by onnxruntime, or by OpenVINO, where the image tower computes in int8
             too. onnx/vision_model_quantized.onnx then, and so on
     photos  for int8, those that a model is for, at least 16: a folder, or anything `find_images`
-            takes. Every other one calibrates, the rest measure how far int8 is from float32, and
-            256 are enough. None: generated scenes, for the embedded models alone
+            takes. Three quarters calibrate, the rest measure how far int8 is from float32; 256
+            are enough. None: generated scenes, for the embedded models alone
 
     Inputs are "pixel_values" (B, 3, H, W) and "input_ids" (B, L), any number of them; outputs
     "image_embeds" and "text_embeds" (B, D), not normalised, "pooler_output" of SigLIP and of towers
