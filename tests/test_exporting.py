@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 from ran import Run, run  # noqa: F401
 from references import Reference, hugging_face
-from shrunk import ids, pixels, tiny_vit
+from shrunk import ids, pixels, tiny_bundle, tiny_clip, tiny_vit
 from test_conformance import CONFIGS
 
 import patchword
@@ -25,13 +25,14 @@ from patchword import models
 from patchword.api.model import Model, with_methods
 from patchword.bundle import make
 from patchword.engines import libraries
-from patchword.errors import CheckpointError, UnsupportedError
+from patchword.errors import CheckpointError, ImageWarning, UnsupportedError
 from patchword.exporting import huggingface
 from patchword.scenes import scene
 
 pytestmark = pytest.mark.slow
 
 TEXTS = ["a photo of a cat", "two dogs, and a wafer in a long row of words"]
+SAMPLE = Path(patchword.__file__).parent / "assets" / "samples" / "shapes" / "red-ring.jpg"
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (61, 80, 3), np.uint8))
 
 
@@ -201,37 +202,41 @@ def test_the_parts_of_a_blip(kind: str, tmp_path: Path) -> None:
     assert_allclose(first, right.words[:, :1], atol=1e-4)
 
 
-def test_int8(original: Reference, model: Model, run: Run, tmp_path: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize("to", ["openvino", "onnx"])
+def test_int8(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its vectors are like those in float32, as the folder says; what is not is not written."""
+    model = with_methods(tiny_bundle(tiny_clip()))
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(24):
         Image.fromarray(scene(1, number).image).save(photos / f"{number}.png")
     (photos / "broken.jpg").write_bytes(b"no photo")
-    options = ("--int8", "--photos", photos, "--json")
-    for to, file in (
-        ("openvino", "openvino_model_vision.xml"),
-        ("onnx", "onnx/vision_model_quantized.onnx"),
-    ):
-        place = tmp_path / to
-        made = run("export", original.path, place, "--to", to, *options)
-        assert "broken.jpg" in made.err
-        found = made.records[0]["agreement"]["image"]
-        assert (place / file).is_file()
-        other = patchword.load(place)
-        assert (other.engine.dtype, other.fingerprint) == (torch.int8, f"{model.fingerprint}-int8")
-        held_out = sorted(photos.glob("*.png"))
-        cosines = (other.embed_images(held_out) * model.embed_images(held_out)).sum(axis=1)
-        assert min(cosines) > 0.98
-        assert 0.99 < found["least"] <= found["mean"] < 1
-        assert found["count"] == 6
-        assert len(other.embed_texts(TEXTS)) == 2
-    assert "give a folder of them" in run("export", original.path, tmp_path / "x", "--int8").err
-    few = [str(path) for path in photos.glob("1*.png")]
-    with pytest.raises(UnsupportedError, match="give 16 or more, not 11"):
-        patchword.export(model, tmp_path / "x", int8=True, photos=few)
+    with pytest.warns(ImageWarning, match=r"broken\.jpg.*int8 does without it"):
+        made = patchword.export(model, tmp_path / to, to=to, int8=True, photos=photos)
+    file = {"openvino": "openvino_model_vision.xml", "onnx": "onnx/vision_model_quantized.onnx"}
+    assert made.graphs["image"] == file[to]
+    other = patchword.load(made.folder)
+    assert (other.engine.dtype, other.fingerprint) == (torch.int8, f"{model.fingerprint}-int8")
+    names = sorted(photos.glob("*.png"))
+    cosines = (other.embed_images(names) * model.embed_images(names)).sum(axis=1)
+    assert 0.999 < min(cosines) < 0.999999
+    found = made.agreement["image"]
+    assert (found.count, made.agreement["text"].count) == (6, 8)
+    assert min(cosines) - 1e-6 <= found.least <= found.mean < 1
+    monkeypatch.setattr("patchword.exporting.int8.LEAST_COSINE", 1.1)
+    if to == "onnx":
+        with pytest.raises(UnsupportedError, match="int8 changes this model too much: cosine"):
+            patchword.export(model, tmp_path / "x", to=to, int8=True, photos=names)
+        assert not (tmp_path / "x").exists()
+
+
+def test_photos_for_int8(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="give a folder of them"):
+        patchword.export(model, tmp_path / "x", int8=True)
+    with pytest.raises(UnsupportedError, match="give 16 or more, not 1"):
+        patchword.export(model, tmp_path / "x", int8=True, photos=SAMPLE)
     with pytest.raises(UnsupportedError, match="photos are for int8"):
-        patchword.export(model, tmp_path / "x", photos=few)
+        patchword.export(model, tmp_path / "x", photos=SAMPLE)
 
 
 def test_what_is_not_the_same_elsewhere_is_said(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from patchword import exporting
@@ -29,7 +29,7 @@ def export(
     *,
     to: str = "onnx",
     int8: bool = False,
-    photos: str | os.PathLike[str] | Sequence[str] | None = None,
+    photos: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
 ) -> Exported:
     """Write a model for programs that run it without patchword: its parts as graphs, and its
     preprocessing and tokenizer as transformers' processors and tokenizers read them.

@@ -1,0 +1,108 @@
+"""From the start of a process to the first classification: time and peak memory, beside
+transformers.
+
+    python benchmarks/startup.py [--rounds 5]
+
+A cached checkpoint, CLIP ViT-B/32 of random weights as transformers writes it; one photo, two
+labels. Each script in a process of its own, in turn, medians of rounds after one that warms the
+disk's cache; the peak is the largest resident size of the process.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+sys.path.insert(0, str(TESTS))
+
+LABELS = ["a cat", "a dog"]
+PEAK = """
+import resource
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+OURS = f"""
+import sys, warnings
+warnings.simplefilter("ignore")
+import patchword
+model = patchword.load(sys.argv[1])
+model.classify(sys.argv[2], {LABELS})
+"""
+THEIRS = f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+import torchvision_cpu
+import torch
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
+model = CLIPModel.from_pretrained(sys.argv[1])
+processor = CLIPProcessor.from_pretrained(sys.argv[1])
+texts = ["a photo of " + label for label in {LABELS}]
+inputs = processor(text=texts, images=Image.open(sys.argv[2]), return_tensors="pt", padding=True)
+with torch.no_grad():
+    model(**inputs).logits_per_image.softmax(dim=-1).tolist()
+"""
+SCRIPTS = {"transformers": THEIRS, "patchword": OURS}
+LIMITS = {"seconds": 0.5, "MiB": 0.7}  # ours over theirs, at most
+
+
+def run(script: str, folder: Path, photo: Path) -> tuple[float, float]:
+    """Seconds, and MiB at the peak, of a script in a process of its own."""
+    start = time.perf_counter()
+    command = [sys.executable, "-c", script + PEAK, str(folder), str(photo)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return time.perf_counter() - start, float(done.stdout.split()[-1])
+
+
+def checkpoint(folder: Path) -> None:
+    """A CLIP ViT-B/32, its processor and tokenizer."""
+    import torchvision_cpu  # noqa: F401  # before transformers, which imports torchvision
+
+    # isort: split
+    import torch
+    import transformers
+    from tiny_tokenizers import clip_tokenizer
+
+    torch.manual_seed(0)
+    transformers.CLIPModel(transformers.CLIPConfig()).save_pretrained(folder)
+    transformers.CLIPImageProcessor().save_pretrained(folder)
+    clip_tokenizer().save_pretrained(folder)
+
+
+def main(rounds: int) -> None:
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as place:
+        folder, photo = Path(place) / "clip", Path(place) / "photo.jpg"
+        checkpoint(folder)
+        Image.effect_noise((640, 480), 60).convert("RGB").save(photo)
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in SCRIPTS}
+        for turn in range(rounds + 1):
+            for name, script in SCRIPTS.items():
+                measured = run(script, folder, photo)
+                if turn:
+                    found[name].append(measured)
+    medians = {
+        name: [statistics.median(column) for column in zip(*rows, strict=True)]
+        for name, rows in found.items()
+    }
+    print("from the start of a process to the first classification, CLIP ViT-B/32")
+    for column, (unit, limit) in enumerate(LIMITS.items()):
+        theirs, ours = (medians[name][column] for name in SCRIPTS)
+        ratio = ours / theirs
+        verdict = "" if ratio <= limit else "  MISSED"
+        print(
+            f"{unit:8s} transformers {theirs:8.2f}  patchword {ours:8.2f}  "
+            f"ratio {ratio:.2f}, limit {limit}{verdict}"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    main(parser.parse_args().rounds)
