@@ -34,6 +34,7 @@ PUBLIC = [
     "CheckpointWarning",
     "Choice",
     "ConfigError",
+    "Exported",
     "FontWarning",
     "Heatmap",
     "Hit",
@@ -64,6 +65,7 @@ PUBLIC = [
     "TokenizerError",
     "UnseenWarning",
     "UnsupportedError",
+    "export",
     "find_images",
     "inspector",
     "load",
@@ -266,6 +268,7 @@ def test_public_names() -> None:
     assert patchword.__all__ == PUBLIC
     functions = [name for name in PUBLIC if inspect.isfunction(getattr(patchword, name))]
     assert functions == [
+        "export",
         "find_images",
         "inspector",
         "load",
