@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BINS = 20  # of scores, from 0 to 1
 SHOWN = 12  # examples of each kind
 NAMED = 20  # broken images that the page names
-SOURCES = {"web": "from the web", "synthetic": "synthetic"}
+SOURCES = {"web": "given", "synthetic": "sampled"}
 NUMBERS = ("captions", "kept", "dropped", "share kept")
 WIDTH, HEIGHT, FOOT = 460, 180, 22  # of a histogram and of what stands under it
 
@@ -117,7 +117,8 @@ def report(found: Tally, plan: Mapping[str, Any], folder: Path) -> str:
         f"{plan['max_length']} tokens{prompt}, seed {plan['seed']}."
     )
     sections = [_counts(found), _histograms(found, threshold)]
-    sections += [_examples(found, source, name, folder) for source, name in SOURCES.items()]
+    there = {source for source, _ in found.texts}
+    sections += [_examples(found, s, name, folder) for s, name in SOURCES.items() if s in there]
     sections += [_broken(found)] if found.broken else []
     return html_page.page("What CapFilt kept", intro, sections)
 
@@ -174,9 +175,7 @@ def _examples(found: Tally, source: str, name: str, folder: Path) -> str:
         if cards:
             bodies.append(html_page.cards(cards, f"{words}: {len(cards)} of {count}"))
     remark = "Chosen at random; the surest first." if bodies else "There are none."
-    return html_page.section(
-        f"Captions {name}" if source == "web" else "Synthetic captions", remark, bodies
-    )
+    return html_page.section(f"{name.capitalize()} captions", remark, bodies)
 
 
 def _card(each: Example, kept: bool, folder: Path) -> html_page.Card | None:

@@ -150,7 +150,7 @@ def _save(found: Sequence[Group], path: Path, bundle: Model) -> list[ImageError]
             photo, error = shown(each.path, bundle)
             failed += [error] if error else []
             kept = each is group.keep
-            note = f"{each.width} x {each.height}, {each.size} bytes"
+            note = f"{each.width} x {each.height}, {each.size:,} bytes"
             note = f"keep · {note}" if kept else f"cosine {each.score:.3f} · {note}"
             name = Path(each.path).name
             items.append(html_page.Card(photo, name, note, verdict="right" if kept else ""))

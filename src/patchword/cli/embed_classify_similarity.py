@@ -345,17 +345,18 @@ def _save_matrices(
 
 def _save_scores(results: list[tuple[Source, list[Score]]], path: Path, bundle: Model) -> None:
     """The images with their labels as a picture or a page."""
-    from patchword.cli.language_tables import noted
+    from patchword.cli.language_tables import caveat
     from patchword.show import html_page, plots
 
     photos = [bundle.opener(name, at_least=plots.TILE) for name, _ in results]
-    names = [noted(name) for name, _ in results]
+    names = [Path(str(name)).name for name, _ in results]
+    notes = [caveat(name) for name, _ in results]
     bars = [[(score.label, score.probability) for score in scores] for _, scores in results]
     if path.suffix.lower() == ".html":
-        items = [html_page.Card(p, n, bars=b) for p, n, b in zip(photos, names, bars, strict=True)]
+        items = [html_page.Card(*each) for each in zip(photos, names, notes, bars, strict=True)]
         write(path, html_page.page("Which words fit", titled(bundle), [html_page.cards(items)]))
     else:
-        plots.save(plots.classify_panel(photos, bars, names, titled(bundle)), path)
+        plots.save(plots.classify_panel(photos, bars, names, titled(bundle), notes), path)
     print_saved(path)
 
 

@@ -181,10 +181,13 @@ def classify_panel(
     scores: Sequence[Sequence[tuple[str, float]]],
     names: Sequence[str],
     title: str = "",
+    notes: Sequence[str] = (),
 ) -> Image.Image:
-    """Each photo with its name and its (label, probability) pairs, best first, as bars."""
-    rows = zip(photos, names, scores, strict=True)
-    return panel([Tile(photo, name, bars=tuple(bars)) for photo, name, bars in rows], title)
+    """Each photo with its name, a note if there is one, and its (label, probability) pairs, best
+    first, as bars."""
+    rows = zip(photos, names, notes or [""] * len(names), scores, strict=True)
+    tiles = [Tile(photo, name, note, bars=tuple(bars)) for photo, name, note, bars in rows]
+    return panel(tiles, title)
 
 
 def search_panel(
