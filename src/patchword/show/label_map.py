@@ -32,7 +32,7 @@ SIDE = 480  # longer side of the photo, pixels
 WIDE = 2.0  # times as wide as high: such a photo stands above its labels, not beside them
 LEGEND = 180, 420  # least and most of the width of a column of the legend, pixels
 ROW = 28  # height of its lines, pixels
-ROWS = 16  # of a column, or as many as are as high as the photo
+ROWS, COLUMNS = 16, 3  # of the legend: least rows, or as many as the photo is high; most columns
 OPACITY = 0.6
 SWATCH = 18  # side of a colour in the legend, pixels
 BLUR = 0.6  # pixels of a map: more would lose a label that is one pixel wide
@@ -61,12 +61,14 @@ def picture(
     legend  the number of a label, 0 for the background, its name, and what stands at the right
     boxes   the number of a label, and x1, y1, x2, y2 in the photo's pixels
     """
+    if any(number > COLOURS for number, *_ in legend):
+        title += f"\nMore labels than colours: after {COLOURS} they begin again."
     photo = fit(image, side_of(image, SIDE))
     coloured = overlay(photo, labels)
     _boxes(coloured, boxes, photo.width / image.shape[1])
     below = photo.width > WIDE * photo.height
     both = (photo.width, 2 * photo.height + GAP) if below else (2 * photo.width + GAP, photo.height)
-    lines = max(both[1] // ROW, ROWS)
+    lines = max(both[1] // ROW, ROWS, -(-len(legend) // COLUMNS))
     columns = [legend[i : i + lines] for i in range(0, len(legend), lines)]
     room = _room(legend)
     width = 2 * GAP + both[0] + len(columns) * (GAP + room)
