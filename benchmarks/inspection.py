@@ -139,8 +139,9 @@ def main() -> None:
     test = Photos(fine.images + bad.images, fine.masks + bad.masks)
     for name in ("memory", "subspace"):
         measured(model, name, good, test)
-    last = len(model.image_tower.layer_names) - 1
-    measured(model, "memory", good, test, layers=(last,))
+    depth = len(model.image_tower.layer_names)
+    for layer in (depth // 2 - 1, depth - 1):
+        measured(model, "memory", good, test, layers=(layer,))
     if given.others:
         others = wafers(SEED + 3, given.others, PERFECT)
         for name in ("memory", "subspace"):

@@ -232,7 +232,17 @@ def test_options_that_cannot_be_are_refused() -> None:
             make()
 
 
-def test_a_network_of_words_is_read_in_its_middle(model) -> None:
+def test_every_sample_with_a_defect_is_found_from_three_without(model) -> None:
+    every = patchword.find_images("samples/wafers")
+    good = [path for path in every if "perfect" in path]
+    found = patchword.inspector(model, good).inspect([p for p in every if p not in good])
+    assert len(good) == 3
+    assert [each.rejected for each in found] == [True] * 15
+
+
+def test_a_network_of_words_is_read_in_its_middle_unless_measured(model) -> None:
     depth = len(model.image_tower.layer_names)
-    assert usual(model, View(short_side=200)) == View((depth // 2 - 1,), 200)
+    other = replace(model, config=replace(model.config, defect_layers=()))
+    assert usual(other, View(short_side=200)) == View((depth // 2 - 1,), 200)
+    assert usual(model, View(short_side=200)) == View((0,), 200)
     assert usual(model, View((0,))) == View((0,))

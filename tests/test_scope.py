@@ -325,3 +325,35 @@ def test_a_folder_without_classes_is_told_what_is_wanted(tmp_path: Path) -> None
         patchword.RecipeError, match=r"1 images and no folders of classes.*PHOTOS/cat/1.jpg"
     ):
         open_sources([config], PreprocessConfig((32, 32)), {"labels"})
+
+
+def test_a_misspelt_word_is_told_with_the_known_one(recwarn: pytest.WarningsRecorder) -> None:
+    scope = scope_of(patchword.load("demo"))
+    assert scope.named(["scrach", "cat"]) == "scrach (do you mean scratch?), cat"
+    patchword.load("demo").embed_texts(["a gren heart"])
+    assert told(recwarn)[0].startswith("demo does not know gren (do you mean green?). It knows")
+
+
+def test_no_sample_is_unlike_the_training(model: patchword.Model) -> None:
+    assert not any(outside_of(model, patchword.find_images(SAMPLES)))
+
+
+def test_a_question_of_another_kind_of_photo_is_told(recwarn: pytest.WarningsRecorder) -> None:
+    """Clothing was asked what it is, and wafers and shapes everything else."""
+    model = patchword.load("demo-blip")
+    assert model.ask(WAFER, "what colour is it?").understood == "what colour is the wafer?"
+    assert told(recwarn) == []
+    model.ask(WAFER, "what is shown?")
+    (said,) = told(recwarn)
+    assert said.startswith(
+        f"demo-blip learned to answer 'what is this?' of clothing, and {WAFER} looks otherwise. It"
+    )
+    recwarn.clear()
+    scope = replace(scope_of(model), boundary=None, inner=None)
+    clothing = next(each for each in scope.domains if each.name == "clothing")
+    check = Check(scope, model.name)
+    check.questions(["what colour is it?"])
+    check.vectors((clothing.mean + 0.2 * clothing.basis[0])[None])
+    assert list(check.each([("shirt.jpg", 1)])) == [("shirt.jpg", 1)]
+    (said,) = told(recwarn)
+    assert "'what colour is the wafer?' of wafers and coloured shapes, and shirt.jpg looks" in said

@@ -20,7 +20,22 @@ Each message says what was found, where, and what to do. Beside them, warnings:
     FontWarning           signs of a text that no font can draw
     SameMapWarning        texts given to a heatmap method that is of no text
     SampledWarning        more patches of good photos than are kept
+
+`warn` shows them with the line of the caller's own code.
 """
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import FrameType
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+PACKAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 
 
 class PatchwordError(Exception):
@@ -100,3 +115,48 @@ class SampledWarning(UserWarning):
 
 class SameMapWarning(UserWarning):
     """Texts given to a heatmap method that is of no text: each has the same map."""
+
+
+class Line(NamedTuple):
+    """A line of somebody's code, as `warnings.warn_explicit` takes it."""
+
+    filename: str
+    lineno: int
+    module: str
+    registry: dict[Any, Any]  # the warnings that were shown of its file
+
+
+_line: ContextVar[Line | None] = ContextVar("line", default=None)  # of a thread's work
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """A warning of the line that called patchword, however deep in it this is."""
+    warnings.warn_explicit(message, category, *(_line.get() or callers_line()))
+
+
+def callers_line() -> Line:
+    """The line that called the outermost of patchword's functions on the stack."""
+    frame: FrameType | None = sys._getframe(1)
+    found = frame
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(PACKAGE):
+            found = frame.f_back or frame
+        frame = frame.f_back
+    assert found is not None
+    values = found.f_globals
+    module, registry = values.get("__name__", ""), values.setdefault("__warningregistry__", {})
+    return Line(found.f_code.co_filename, found.f_lineno, module, registry)
+
+
+def in_threads(work: Callable[[T], U]) -> Callable[[T], U]:
+    """The same for threads, where a warning is of the line that called patchword here."""
+    line = _line.get() or callers_line()
+
+    def run(item: T) -> U:
+        token = _line.set(line)
+        try:
+            return work(item)
+        finally:
+            _line.reset(token)
+
+    return run

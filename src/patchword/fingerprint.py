@@ -17,10 +17,10 @@ FINGERPRINT = "2"  # which version of what is hashed: "2-" and 16 digits; in the
 
 def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:
     """A hash of everything that determines a model's vectors: weights and their type, architecture,
-    preprocessing, tokenizer. Its name, its files, the names of its classes, and a head for maps do
-    not count."""
+    preprocessing, tokenizer. Its name, its files, the names of its classes, a head for maps and the
+    layers for defects do not count."""
     values = to_dict(config)
-    for name in ("assumed", "read_from", "source", "labels", "dense_head"):
+    for name in ("assumed", "read_from", "source", "labels", "dense_head", "defect_layers"):
         del values[name]
     if config.preprocess.resize != "patches":  # these two mean nothing then
         del values["preprocess"]["max_patches"], values["preprocess"]["patch_size"]

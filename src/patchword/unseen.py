@@ -8,14 +8,13 @@ to know is told once, in one UnseenWarning of a kind.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from patchword.errors import UnseenWarning
+from patchword.errors import UnseenWarning, warn
 from patchword.scope import same
 
 if TYPE_CHECKING:
@@ -99,13 +98,9 @@ class Sights:
         """Warn of the photos that were seen in part, and of those that were seen small."""
         sights = list(self._of.values())
         if in_part := sorted((s for s in sights if s.in_part), key=lambda s: -s.cropped):
-            warnings.warn(
-                _in_part(in_part, len(sights), self.remedies.whole), UnseenWarning, stacklevel=5
-            )
+            warn(_in_part(in_part, len(sights), self.remedies.whole), UnseenWarning)
         if small := sorted((s for s in sights if s.small), key=lambda s: -s.scale):
-            warnings.warn(
-                _small(small, len(sights), self.remedies.closer), UnseenWarning, stacklevel=5
-            )
+            warn(_small(small, len(sights), self.remedies.closer), UnseenWarning)
 
 
 _together: ContextVar[Sights | None] = ContextVar("sights", default=None)

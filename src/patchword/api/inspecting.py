@@ -61,8 +61,9 @@ def inspector(
     calibration   good photos to hold out; None: drawn from `good`
     by_folder     a threshold for each name of the folders that photos lie in
     fitted        instead of good photos and options of the method: a folder that `.save` wrote
-    layers        blocks whose patch tokens are taken, 0 the first and -1 the last; None: the one in
-                  the middle of a network that was trained by words or classes, else the last
+    layers        blocks whose patch tokens are taken, 0 the first and -1 the last; None: those that
+                  were measured the best, as in the embedded models; else the one in the middle
+                  of a network that was trained by words or classes; else the last
     short_side    pixels to which a photo's shorter side is resized, seen in tiles of the network's
                   own size; None: one tile
 

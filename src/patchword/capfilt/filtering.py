@@ -3,7 +3,6 @@ ones, that do not match their image (Li et al. 2022, section 3.3)."""
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from patchword.bundle import Bundle, Vector
-from patchword.errors import ImageError, LongTextWarning
+from patchword.errors import ImageError, LongTextWarning, warn
 from patchword.images import ImageLike
 from patchword.models.generate import GenerationOptions
 from patchword.tasks.caption import MAX_LENGTH, Caption, packed, writer
@@ -175,7 +174,7 @@ class _Filter:
         if longest > context and not self._warned:
             self._warned = True
             text = f"a text of {longest} tokens, and any beyond {context}, is scored by its start"
-            warnings.warn(text, LongTextWarning, stacklevel=4)
+            warn(text, LongTextWarning)
 
 
 def _batches(counts: Sequence[int]) -> Iterator[tuple[list[int], np.ndarray[Any, Any]]]:

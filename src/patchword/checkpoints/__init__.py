@@ -7,7 +7,6 @@ only module that uses both formats and networks.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -36,7 +35,7 @@ from patchword.checkpoints.rules import assemble, fit
 from patchword.checkpoints.saving import save
 from patchword.config import ModelConfig
 from patchword.engines.device import as_device, as_dtype
-from patchword.errors import CheckpointError, CheckpointWarning, ConfigError, UnsupportedError
+from patchword.errors import CheckpointError, CheckpointWarning, ConfigError, UnsupportedError, warn
 from patchword.images.preprocess import at_size
 from patchword.text import tokenizer_files
 from patchword.text.tokenizer import Tokenizer
@@ -83,7 +82,7 @@ def load(
     lora = None if adapter is None else _findable(adapter)
     opened = locate(_named(source), token, subfolder, lora, wrappers.checked(weights))
     if weights is None:
-        wrappers.warn(opened.weights.name, opened.entry)
+        wrappers.warn_of_others(opened.weights.name, opened.entry)
     if Path(opened.name).is_dir():
         training_folders.warn_of_others(opened.weights)
     words = _words(opened, tokenizer)
@@ -121,7 +120,7 @@ def _headless(network: nn.Module, config: ModelConfig, name: str) -> ModelConfig
     """Take its head for maps from a network that an adapter has changed; the config without it."""
     network.register_module("dense_head", None)
     said = "the base's head for maps is left out: it fits the weights without the adapter"
-    warnings.warn(f"{name}: {said}", CheckpointWarning, stacklevel=4)
+    warn(f"{name}: {said}", CheckpointWarning)
     return replace(config, dense_head=None)
 
 

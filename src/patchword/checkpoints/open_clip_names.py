@@ -5,7 +5,6 @@ Numbers are those of open_clip/model_configs; names are the names of its files."
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from patchword.checkpoints.formats import openai
 from patchword.checkpoints.formats.open_clip import CONFIG_FILE
 from patchword.checkpoints.open_clip_runs import QUICK
 from patchword.checkpoints.read import Source
-from patchword.errors import CheckpointError, CheckpointWarning
+from patchword.errors import CheckpointError, CheckpointWarning, warn
 from patchword.options import nearest
 
 # pixels, patch, width, layers; width and layers of the text tower, whose width is embed_dim
@@ -140,10 +139,9 @@ def doubt(opened: Source) -> None:
     with GELU: all but TorchScript archives, which OpenAI alone publishes."""
     if opened.entry.archive:
         return
-    warnings.warn(
+    warn(
         f"{opened.weights.name} has the names of OpenAI's CLIP and says nothing of its activation, "
         "so that QuickGELU is taken, as OpenAI's; if it was trained with open_clip, give its name "
         'there, architecture="ViT-B-32" (--architecture)',
         CheckpointWarning,
-        stacklevel=5,  # the caller of patchword.load
     )

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from patchword.errors import CheckpointError, CheckpointWarning
+from patchword.errors import CheckpointError, CheckpointWarning, warn
 
 FILE = "params.txt"
 NAME = re.compile(r"(?:^|-)model_(.+?)-lr_")
@@ -58,12 +57,11 @@ def architecture(weights: Path, run: str, stated: Mapping[str, Any] | None) -> s
     if stated is None:
         found = NAME.search(run)
         if found is not None and not found[1].endswith(QUICK):
-            warnings.warn(
+            warn(
                 f"{weights.name} was trained as {found[1]}, says the name of its run, and is read "
                 "with GELU; if it was fine-tuned from weights of OpenAI, give "
                 f'architecture="{found[1]}{QUICK}" (--architecture)',
                 CheckpointWarning,
-                stacklevel=6,  # the caller of patchword.load
             )
         return found[1] if found else None
     model = str(stated["model"]).replace("/", "-")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.resources
 import os
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 from patchword.checkpoints import adapters, hub, layouts, stores
 from patchword.checkpoints.read import SUFFIXES, Source, open_path, preferred
 from patchword.checkpoints.wrappers import Weights
-from patchword.errors import CheckpointError
+from patchword.errors import CheckpointError, warn
 
 EMBEDDED = ("demo", "demo-blip")  # the models that travel in the package: a CLIP and a BLIP
 NO_ADAPTER = f"{layouts.ADAPTER}, but no {' or '.join(layouts.ADAPTER_WEIGHTS)}"
@@ -94,9 +93,8 @@ def _opened(
     if has_config and opened.adapter is None:
         raise CheckpointError(f"{name} has {NO_ADAPTER}, and none is in {opened.weights.name}")
     if file is not None and opened.adapter is None:
-        warnings.warn(
+        warn(
             f"{path} is loaded without {file.name} beside it; give the folder, and it is merged",
-            stacklevel=5,
         )
     return opened
 
@@ -110,10 +108,9 @@ def _on_base(
     lora = adapters.read(folder)
     if preferred([p.name for p in folder.iterdir()]) is not None:
         if lora.base is not None and not _is_here(lora.base, folder):
-            warnings.warn(
+            warn(
                 f"{name} holds weights, and an adapter made on {lora.base}: it is merged into the "
                 f"weights beside it; for the other base load({lora.base!r}, adapter={name!r})",
-                stacklevel=5,
             )
         return adapters.merge(open_path(folder, name, weights), file)
     advice = f"give the base, with this as its adapter: load(BASE, adapter={name!r})"

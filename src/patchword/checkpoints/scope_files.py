@@ -30,7 +30,13 @@ def read(folder: Path) -> Scope | None:
         stated = json.loads((folder / TEXT_FILE).read_text(encoding="utf-8"))
         vectors = safetensors.numpy.load_file(folder / VECTOR_FILE)
         domains = tuple(
-            Domain(name, vectors[f"{name}.mean"], vectors[f"{name}.basis"], float(limit))
+            Domain(
+                name,
+                vectors[f"{name}.mean"],
+                vectors[f"{name}.basis"],
+                float(limit),
+                stated.get("called", {}).get(name, name),
+            )
             for name, limit in stated["limits"].items()
         )
         return Scope(
@@ -46,6 +52,7 @@ def read(folder: Path) -> Scope | None:
             ),
             _boundary(vectors, stated, "boundary"),
             _boundary(vectors, stated, "inner"),
+            dict(stated.get("asked_of", {})),
         )
     except (
         *(OSError, ValueError, KeyError, TypeError),
@@ -89,9 +96,11 @@ def save(scope: Scope | None, folder: Path) -> None:
     stated = {
         "knows": scope.knows,
         "limits": {domain.name: domain.limit for domain in scope.domains},
+        "called": {domain.name: domain.called for domain in scope.domains},
         **limits,
         "words": sorted(scope.words),
         "questions": dict(sorted(scope.questions.items())),
+        "asked_of": dict(sorted(scope.asked_of.items())),
         "slots": dict(sorted(scope.slots.items())),
         "substitutions": [[pattern.pattern, to] for pattern, to in scope.substitutions],
         "rewordings": [[rule.pattern.pattern, *rule[1:]] for rule in scope.rewordings],

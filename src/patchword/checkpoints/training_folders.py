@@ -4,11 +4,10 @@ what to give instead."""
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from patchword.errors import CheckpointWarning
+from patchword.errors import CheckpointWarning, warn
 
 STEP = re.compile(r"checkpoint[-_](\d+)")  # of transformers' Trainer and of accelerate
 SECOND = re.compile(r"(model|pytorch_model)_(\d+)\.(safetensors|bin)")  # accelerate's save_state
@@ -59,11 +58,10 @@ def warn_of_others(weights: Path) -> None:
     names = sorted(path.name for path in weights.parent.iterdir())
     others = [name for name in names if (m := SECOND.fullmatch(name)) and m[1] == stem]
     if others:
-        warnings.warn(
+        warn(
             f"{weights.parent} holds several models, as accelerate saves them; {weights.name} is "
             f"read, and not {_few(others)}: give its path for another",
             CheckpointWarning,
-            stacklevel=5,  # the caller of patchword.load
         )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from patchword.errors import CheckpointError, CheckpointWarning, UnsupportedError
+from patchword.errors import CheckpointError, CheckpointWarning, UnsupportedError, warn
 from patchword.options import nearest
 
 Weights = Literal["ema", "raw"]
@@ -157,7 +156,7 @@ def described(file: str, entry: Entry) -> str:
     return f"{file} ({'; '.join(words)})" if words else file
 
 
-def warn(file: str, entry: Entry) -> None:
+def warn_of_others(file: str, entry: Entry) -> None:
     """Warn which of several sets of weights is read, and how to read another, if none was
     chosen."""
     if not entry.others:
@@ -174,11 +173,10 @@ def warn(file: str, entry: Entry) -> None:
     else:
         advice = "it has no names; to read it, copy it into the model where it was made, and save"
     others = ", ".join(repr(name.removesuffix("[]")) for name in entry.others)
-    warnings.warn(
+    warn(
         f"{file} holds several sets of weights; the {kind} in {entry.name!r} is read, and not "
         f"{others}: {advice}",
         CheckpointWarning,
-        stacklevel=5,  # the caller of patchword.load
     )
 
 

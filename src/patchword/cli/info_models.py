@@ -217,6 +217,7 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
         yield "normalised by", config_summary.normalisation_summary(config.preprocess)
         if model.engine.name in GRADIENTS:
             yield from heatmaps(model)
+            yield "inspect", inspecting(model)
     yield "fingerprint", model.fingerprint
     yield "device", f"{model.device}, engine {model.engine.name}"
     for number, words in enumerate(origins(model)):
@@ -245,6 +246,14 @@ def heatmaps(model: Model) -> Iterator[tuple[str, str]]:
         network = outline(model.config).eval().requires_grad_(False)
         costs = [f"{name} {least(network, model.config, name):.3g}" for name in dear]
         yield "", f"encodings of the same pixels that a map costs at least: {', '.join(costs)}"
+
+
+def inspecting(model: Model) -> str:
+    """Which layers `inspect` compares by default and why."""
+    from patchword.inspect.features import usual_layers
+
+    layers, why = usual_layers(model)
+    return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers)) or -1}, {why}"
 
 
 def origins(model: Model) -> Iterator[str]:

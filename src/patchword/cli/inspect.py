@@ -109,8 +109,9 @@ def inspect(
         typer.Option(
             metavar="NUMBER",
             help="The block whose patches are compared, 0 the first and -1 the last; repeat for "
-            "more. By default that in the middle of a network that was trained by words or "
-            "classes, else the last.",
+            "more. By default (patchword info says which) the one measured to be the best, as in "
+            "the embedded models; else that in the middle of a network that was trained by words "
+            "or classes; else the last.",
         ),
     ] = None,
     short_side: Annotated[

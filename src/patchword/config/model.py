@@ -162,6 +162,8 @@ class ModelConfig:
     embed_dim: Output = 0  # of the joint space of images and texts; 0 without one
     classes: Output = 0  # outputs of a classification head; 0 without one
     labels: tuple[str, ...] = ()  # their names, where the checkpoint has them
+    # of the image tower, by which `inspect` finds defects best, measured; empty: not measured
+    defect_layers: tuple[int, ...] = ()
     score: Literal["softmax", "sigmoid"] = "softmax"  # "sigmoid": a learned bias too (SigLIP)
     # the logit scale is clipped to this (Radford et al., 2.5)
     scale_limit: Annotated[float, Within(1e-3, 1e9)] = 100.0
@@ -249,6 +251,11 @@ def _parts(config: ModelConfig) -> Iterator[Found]:
     yield (
         config.labels and len(config.labels) != config.classes,
         f"there are {len(config.labels)} labels and {config.classes} classes",
+    )
+    depth = vision.depth if isinstance(vision, ViTConfig) else 0
+    yield (
+        any(not 0 <= layer < depth for layer in config.defect_layers),
+        f"defect_layers is {list(config.defect_layers)}, and a ViT here has {depth} blocks",
     )
     yield config.score == "sigmoid" and not pair, 'score "sigmoid" is of two towers that meet'
     yield (

@@ -3,7 +3,6 @@ metadata file with a row for each. Read without the `datasets` library."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from patchword.data.rows import (
 )
 from patchword.data.table_source import Table
 from patchword.data.text_tables import records
-from patchword.errors import ImageError, PatchwordError, RecipeError
+from patchword.errors import ImageError, PatchwordError, RecipeError, warn
 from patchword.images.files import Skipped, pictures_in, shown, warn_of
 
 NAME = "file_name"  # the usual column of images, relative to the folder of the file
@@ -88,7 +87,7 @@ def metadata_in(path: Path) -> Path | None:
     found = [path / name for name in METADATA if (path / name).is_file()]
     if len(found) > 1:
         read, other = found
-        warnings.warn(f"{read} is read, and not {other.name} beside it", stacklevel=2)
+        warn(f"{read} is read, and not {other.name} beside it")
     return found[0] if found else None
 
 

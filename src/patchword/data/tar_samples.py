@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from patchword.data.rows import listed, parsed_json
 from patchword.data.tar_files import DamagedError, Member, Tar
-from patchword.errors import RecipeError
+from patchword.errors import RecipeError, warn
 from patchword.images.files import picture_suffixes
 from patchword.text.lines import encoding_of
 
@@ -79,17 +78,15 @@ class SampleReader:
         if self.several:
             one = self.several[0]
             assert one.image is not None
-            warnings.warn(
+            warn(
                 f"{where}: {len(self.several)} samples have several images, such as {one.key} "
                 f"with {listed([*one.pictures])}, of which {one.image.name} is used; data.image "
                 "chooses, by the suffix",
-                stacklevel=2,
             )
         if self.alone:
-            warnings.warn(
+            warn(
                 f"{where}: {len(self.alone)} files without a suffix belong to no sample, such as "
                 f"{self.alone[0]}",
-                stacklevel=2,
             )
 
     def _add(self, found: Found, tar: Tar, member: Member, suffix: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from patchword.bundle import Bundle, make
 from patchword.config import to_dict
-from patchword.errors import UnsupportedError
+from patchword.errors import UnsupportedError, warn
 from patchword.fingerprint import DENSE_HEAD
 
 # Fields about the origin of a config, or that follow from weights; no part of the architecture. A
@@ -43,7 +42,7 @@ def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
         raise UnsupportedError(f"alpha is {alpha}; it goes from 0 (the first model) to 1")
     if bool(start.config.dense_head) != bool(end.config.dense_head):
         owner = start if start.config.dense_head else end
-        warnings.warn(f"{owner.name} alone has a head for maps, which is left out", stacklevel=2)
+        warn(f"{owner.name} alone has a head for maps, which is left out")
         start, end = _headless(start), _headless(end)
     if found := list(differences(start, end)):
         more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
+from patchword.errors import in_threads
+
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -16,7 +18,7 @@ def ahead(
     pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T], count: int
 ) -> Iterator[U]:
     """work(item) for each, in order, at most `count` of them begun before they are wanted."""
-    source = iter(items)
+    source, work = iter(items), in_threads(work)
     pending = deque(pool.submit(work, item) for item in islice(source, count))
     while pending:
         done = pending.popleft().result()

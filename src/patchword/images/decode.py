@@ -13,7 +13,6 @@ import glob
 import io
 import os
 import stat
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from patchword.errors import ImageError, ImageWarning
+from patchword.errors import ImageError, ImageWarning, warn
 from patchword.images import (
     dicom,
     high_bit_depth,
@@ -140,7 +139,7 @@ class _Job:
     max_pixels: int
 
     def warn(self, message: str) -> None:
-        warnings.warn(f"{self.name}: {message}", ImageWarning, stacklevel=2)
+        warn(f"{self.name}: {message}", ImageWarning)
 
     def check_size(self, width: int, height: int) -> None:
         if width * height > self.max_pixels:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from PIL import Image
 
-from patchword.errors import ImageError, SkippedFilesWarning
+from patchword.errors import ImageError, SkippedFilesWarning, warn
 from patchword.images import kinds, npy, pages, urls
 
 Path = str | os.PathLike[str]
@@ -171,7 +170,7 @@ def warn_of(skipped: Skipped, named: Collection[str] = ()) -> None:
     holders = {kind for kind in skipped if kind in (*TARS, *_ARCHIVES, *TABLES)}
     if photos := _counts(skipped, skipped.keys() - holders):
         message = f"files that look like photos and cannot be opened: {photos}"
-        warnings.warn(message, SkippedFilesWarning, stacklevel=2)
+        warn(message, SkippedFilesWarning)
     if counts := _counts(
         skipped, {kind for kind in holders if kind in named or kind not in TABLES}
     ):
@@ -179,7 +178,7 @@ def warn_of(skipped: Skipped, named: Collection[str] = ()) -> None:
         advice = [f"name a {' or '.join(itself)} itself"] * bool(itself)
         advice += ["unpack the others" if itself else "unpack them"] * bool(holders - {*itself})
         message = f"files that were not looked into for images: {counts}; {', '.join(advice)}"
-        warnings.warn(message, SkippedFilesWarning, stacklevel=2)
+        warn(message, SkippedFilesWarning)
 
 
 def _counts(skipped: Skipped, chosen: Collection[str]) -> str:

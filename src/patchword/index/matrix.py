@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from patchword.atomic_write import PART, replacing
+from patchword.errors import warn
 from patchword.index.checks import intact
 from patchword.index.schema import SUMS
 from patchword.index.table import MATRIX, Table
@@ -63,10 +63,9 @@ def matrix(folder: str, table: Table, dim: int, mark: str) -> Matrix:
         try:
             _write(path, table, about)
         except OSError as error:
-            warnings.warn(
+            warn(
                 f"{folder}: the file of vectors for searches cannot be written, so that they are "
                 f"held in memory: {error.strerror or error}",
-                stacklevel=2,
             )
             return _in_memory(table, dim, count)
         found = _mapped(path, about)

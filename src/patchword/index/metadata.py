@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from patchword.data.csv_files import csv_records
 from patchword.data.rows import called, listed, suffix_of
-from patchword.errors import IndexStoreError
+from patchword.errors import IndexStoreError, warn
 from patchword.index.schema import schema
 
 FILLED = {"caption", "tags"}  # columns of every index that tables may fill
@@ -129,7 +128,7 @@ def columns_of(table: Any) -> Any:
     renamed = [f"{old!r} is {new}" for new, old in names.items() if old != new]
     for what, said in (("columns are renamed", renamed), ("columns of bytes are left out", left)):
         if said:
-            warnings.warn(f"{what}: {', '.join(said)}", UserWarning, stacklevel=3)
+            warn(f"{what}: {', '.join(said)}", UserWarning)
     found = {new: _stored(table.column(old)) for new, old in names.items()}
     if "tags" in found and not pa.types.is_list(found["tags"].type):
         found["tags"] = column([_tags(cell) for cell in found["tags"].to_pylist()])

@@ -59,14 +59,20 @@ def patches_each(model: Bundle, photos: Iterable[RGB], view: View) -> Iterator[P
 
 
 def usual(model: Bundle, view: View) -> View:
-    """A view with layers for comparing patches, where it names none. A network that was trained for
-    one vector of an image (by words or classes) mixes its patches in its last blocks, and a defect
-    shows everywhere: the block in its middle (docs/benchmarks.md). Another, such as DINOv2: its
-    last, after the final norm."""
+    """A view with layers for comparing patches, where it names none."""
+    return view if view.layers else replace(view, layers=usual_layers(model)[0])
+
+
+def usual_layers(model: Bundle) -> tuple[tuple[int, ...], str]:
+    """The layers for comparing patches, and why these; none are the last one, after the final norm.
+    A network that was trained for one vector of an image (by words or classes) mixes its patches
+    in its last blocks, and a defect shows everywhere (docs/benchmarks.md); DINOv2 does not."""
     config = model.config
-    if view.layers or not (config.embed_dim or config.classes or config.blip):
-        return view
-    return replace(view, layers=middle(model))
+    if config.defect_layers:
+        return config.defect_layers, "which finds defects best in this model (docs/benchmarks.md)"
+    if (config.embed_dim or config.classes or config.blip) and (found := middle(model)):
+        return found, "in the middle: the last blocks of such a network mix its patches"
+    return (), "the last one"
 
 
 def middle(model: Bundle) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from patchword.bundle import Bundle
 from patchword.config import to_dict
-from patchword.errors import CheckpointError, ImageError, UnseenWarning, UnsupportedError
+from patchword.errors import CheckpointError, ImageError, UnseenWarning, UnsupportedError, warn
 from patchword.images import ImageLike, name_of
 from patchword.images.one_or_many import as_images
 from patchword.inspect import conformal
@@ -73,7 +72,7 @@ class Inspector:
                 raise each
             found.append(each)
         if seen := self.seen_small():
-            warnings.warn(seen, UnseenWarning, stacklevel=3)
+            warn(seen, UnseenWarning)
         found = on_one_scale(found)
         return found if false_discoveries is None else listed(found, false_discoveries)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike, name_of
+from patchword.images.ahead import ahead
 from patchword.inspect.features import layout
 from patchword.inspect.protocol import RGB, Finding, Method, State, View
 from patchword.show import plots
@@ -35,11 +35,7 @@ def opened_each(model: Bundle, sources: Iterable[ImageLike], view: View) -> Iter
         return source, photo
 
     with ThreadPoolExecutor(AHEAD) as pool:
-        rest = iter(sources)
-        pending = deque(pool.submit(attempt, source) for source in islice(rest, AHEAD))
-        while pending:
-            yield pending.popleft().result()
-            pending.extend(pool.submit(attempt, source) for source in islice(rest, 1))
+        yield from ahead(pool, attempt, sources, AHEAD)
 
 
 def found_each(

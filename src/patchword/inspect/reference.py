@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from patchword.bundle import Bundle
-from patchword.errors import ImageWarning, UnsupportedError
+from patchword.errors import ImageWarning, UnsupportedError, warn
 from patchword.images.preprocess import resize
 from patchword.inspect.features import Patches, patches_each, quarters
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, Progress, State, View
@@ -72,21 +71,19 @@ class Reference:
         height, width = photo.shape[:2]
         factor = (height * golden.shape[1]) / (width * golden.shape[0])
         if abs(factor - 1) > SIDES:
-            warnings.warn(
+            warn(
                 f"{name} is {width} x {height} px and the golden photo {golden.shape[1]} x "
                 f"{golden.shape[0]}: it is stretched to the same size, and places may not agree",
                 ImageWarning,
-                stacklevel=3,
             )
         if golden.shape != photo.shape:
             golden = resize(golden, (height, width), model.preprocess.config)
         motion = register(golden, photo, self.turn) if self.align else Motion()
         outside = 1 - float(motion.covered(height, width).mean())
         if outside > MARGIN:
-            warnings.warn(
+            warn(
                 f"{outside:.0%} of {name} lies outside of the golden photo and is not compared",
                 ImageWarning,
-                stacklevel=3,
             )
         return motion.apply(golden), motion
 

@@ -16,7 +16,7 @@ from patchword.atomic_write import write
 from patchword.errors import CheckpointError, UnsupportedError
 from patchword.inspect.protocol import State
 
-FORMAT = 1
+FORMAT = 2  # in 1 another layer was compared by default
 ABOUT, STATE, STREAM = "inspect.json", "state.safetensors", "drift.json"
 KEYS = ("method", "options", "model", "fingerprint", "learned", "grouped", "rule", "calibration")
 

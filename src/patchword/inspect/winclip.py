@@ -180,7 +180,7 @@ def prototypes(model: Bundle, subject: str, good: Sequence[str], bad: Sequence[s
     for states in (good, bad):
         Check(model.scope, model.name).texts([state.replace("{}", subject) for state in states])
         rows = tokenizer.rows(sentences(subject, states))
-        long_text.warn(tokenizer, rows, stacklevel=4)
+        long_text.warn_of_long(tokenizer, rows)
         ids = tokenizer.pad(rows)
         parts = [
             torch.from_numpy(model.engine.encode_text(ids[start : start + TEXTS]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import unicodedata
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from patchword.errors import FontWarning
+from patchword.errors import FontWarning, warn
 
 Font = ImageFont.FreeTypeFont
 
@@ -81,11 +80,10 @@ def font(size: int, text: str = "", bold: bool = False) -> Font:
 @lru_cache(maxsize=256)
 def _warn(what: str) -> None:
     """One warning, however often something is drawn."""
-    warnings.warn(
+    warn(
         f"no font of this system has {what}: boxes are drawn; install {CJK[0]}, or another that "
         "has them",
         FontWarning,
-        stacklevel=2,
     )
 
 

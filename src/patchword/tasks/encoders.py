@@ -66,7 +66,7 @@ def encode_texts(
     at_least("batch_size", batch_size)
     final = layer in (-1, config.depth) if norm is None else norm
     rows = tokenizer.rows(as_texts(texts))
-    long_text.warn(tokenizer, rows, stacklevel=3)
+    long_text.warn_of_long(tokenizer, rows)
     ids = tokenizer.pad(rows, to_context=pad)
     states: list[Vector] = []
     pooled: list[Vector] = []

@@ -35,7 +35,7 @@ def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str
     sentences = [filled(template, label) for label in labels for template in templates]
     tokenizer = model.reader()
     rows = tokenizer.rows(sentences)
-    long_text.warn(tokenizer, rows, stacklevel=4)
+    long_text.warn_of_long(tokenizer, rows)
 
     def compute() -> Vector:
         vectors = model.embed_rows(rows).reshape(len(labels), len(templates), -1)

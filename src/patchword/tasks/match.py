@@ -127,7 +127,7 @@ def read(model: Bundle, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text; a LongTextWarning names those beyond the context, which padding cuts."""
     tokenizer = model.reader()
     rows = tokenizer.rows(texts)
-    long_text.warn(tokenizer, rows, stacklevel=3)
+    long_text.warn_of_long(tokenizer, rows)
     return rows
 
 

@@ -18,12 +18,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from patchword.bundle import Bundle, as_texts, embed_checked
-from patchword.errors import (
-    ImageError,
-    LongTextWarning,
-    UnseenWarning,
-    UnsupportedError,
-)
+from patchword.errors import ImageError, LongTextWarning, UnseenWarning, UnsupportedError, warn
 from patchword.images import ImageLike
 from patchword.images.one_or_many import as_images
 from patchword.images.views import Box, views
@@ -173,12 +168,11 @@ def ask_tiled(
     checked = Check(model.scope, model.name).questions(questions, answers)
     anywhere = [bool(EXISTENCE.match(each.question)) for each in checked]
     if alone := [q for q, found in zip(questions, anywhere, strict=True) if not found]:
-        warnings.warn(
+        warn(
             f"{alone[0]!r} is answered from the whole photo alone: only answers to “is there ...?” "
             "can be joined; ask that of what you look for, or look at each tile's own answer "
             "(--each-tile)",
             UnseenWarning,
-            stacklevel=3,
         )
 
     def run(shown: Bundle, parts: list[ImageLike]) -> list[list[Answer]]:

@@ -76,7 +76,7 @@ def text_attention(
     names = [f"text.blocks.{i}.attn" for i in range(config.depth)]
     wanted = layers_of(names, model.name, layer, head, rollout, all_layers)
     Check(model.scope, model.name).texts([text])
-    long_text.warn(tokenizer, tokenizer.rows([text]))
+    long_text.warn_of_long(tokenizer, tokenizer.rows([text]))
     ids, tokens = tokenizer.named(text)
     with torch.inference_mode():
         _, taps = network.encode_text(model.tensor(ids), taps=wanted)

@@ -3,7 +3,6 @@ in chunks."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.errors import LongTextWarning, UnsupportedError
+from patchword.errors import LongTextWarning, UnsupportedError, warn
 from patchword.text.tokenizer import Tokenizer
 
 POLICIES = ("truncate", "mean")
@@ -46,7 +45,7 @@ class Parts:
         return out
 
 
-def split(tokenizer: Tokenizer, texts: Sequence[str], policy: str, stacklevel: int = 3) -> Parts:
+def split(tokenizer: Tokenizer, texts: Sequence[str], policy: str) -> Parts:
     """The pieces of texts.
 
     policy "truncate": a text is one piece, whose end is cut off, with one LongTextWarning for all.
@@ -58,7 +57,7 @@ def split(tokenizer: Tokenizer, texts: Sequence[str], policy: str, stacklevel: i
         raise UnsupportedError(f"long_text is {policy!r}; there are {known}")
     rows = tokenizer.rows(texts)
     if policy == "truncate":
-        warn(tokenizer, rows, ': pass long_text="mean" to keep all', stacklevel + 1)
+        warn_of_long(tokenizer, rows, ': pass long_text="mean" to keep all')
         owners = np.arange(len(rows))
         return Parts(rows, owners, np.ones(len(rows), np.float32), len(rows))
     pieces: list[list[int]] = []
@@ -72,17 +71,14 @@ def split(tokenizer: Tokenizer, texts: Sequence[str], policy: str, stacklevel: i
     return Parts(pieces, np.array(numbers, np.int64), weights, len(rows))
 
 
-def warn(
-    tokenizer: Tokenizer, rows: Sequence[Sequence[Any]], remedy: str = "", stacklevel: int = 2
-) -> None:
+def warn_of_long(tokenizer: Tokenizer, rows: Sequence[Sequence[Any]], remedy: str = "") -> None:
     """One LongTextWarning if any of these rows of ids is longer than the context; it ends in
     `remedy`."""
     lengths = [len(row) for row in rows if len(row) > tokenizer.context]
     if lengths:
         most, context = max(lengths), tokenizer.context
-        warnings.warn(
+        warn(
             f"{len(lengths)} of {len(rows)} texts exceed {context} tokens; the longest "
             f"loses {most - context} of {most}{remedy}",
             LongTextWarning,
-            stacklevel=stacklevel + 1,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from patchword.bundle import Bundle
 from patchword.engines.torch_engine import TorchEngine
-from patchword.errors import ImageError, PatchwordError, RecipeError
+from patchword.errors import ImageError, PatchwordError, RecipeError, warn
 from patchword.evaluate import Answer, Evaluation, Options, folders, quality
 
 # The numbers of a task's result that are metrics; named as in `patchword eval --json`.
@@ -87,7 +86,7 @@ class Evaluator:
         for error in broken:
             if error.image not in self.warned:
                 self.warned.add(error.image)
-                warnings.warn(f"left out of the evaluation: {error}", stacklevel=4)
+                warn(f"left out of the evaluation: {error}")
 
 
 def numbers(config: EvaluateConfig, answer: Answer) -> dict[str, float]:

@@ -5,7 +5,6 @@ Wortsman et al. 2022)."""
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from patchword import checkpoints
 from patchword.atomic_write import write
 from patchword.bundle import Bundle
-from patchword.errors import ConfigError, RecipeError
+from patchword.errors import ConfigError, RecipeError, warn
 from patchword.evaluate import blend
 from patchword.evaluate.blend import differences
 from patchword.train.evaluator import EvaluateConfig, Evaluator, mean_quality
@@ -128,13 +127,12 @@ class ForgettingMonitor:
                 f"has {kept['forgetting']:.1%}; `patchword blend` makes others"
             )
         if self._forgets(now):
-            warnings.warn(
+            warn(
                 f"step {step}: the model forgets: on {self.config.data.title} "
                 f"{now.forgetting:.1%} are right, with the initial model "
                 f"{self.before.forgetting:.1%}, and [monitor.forgetting] allows "
                 f"{100 * self.config.drop:g} points less. Lower learning_rate, train with [lora]"
                 f"{advice}",
-                stacklevel=3,
             )
         return metrics
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -21,7 +20,7 @@ from patchword.config import (
     to_dict,
 )
 from patchword.data import Source
-from patchword.errors import ConfigError, RecipeError
+from patchword.errors import ConfigError, RecipeError, warn
 from patchword.images.preprocess import at_size
 from patchword.models import build, initialise
 from patchword.models.blip import Blip
@@ -171,10 +170,9 @@ def create(
         if (config.dense_head is None) != (init.config.dense_head is None):
             fresh = (*fresh, "dense_head")
         if config.dense_head is None and init.config.dense_head:
-            warnings.warn(
+            warn(
                 f"{init.name}'s head for maps is left out: it fits the towers that it was trained "
                 'on, and they change; objective = "dense" trains a new one on the result',
-                stacklevel=2,
             )
         load_weights(network, config, init, fresh)
     if isinstance(network, Blip):

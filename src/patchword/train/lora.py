@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from patchword import checkpoints
 from patchword.atomic_write import replacing
 from patchword.bundle import Bundle
 from patchword.config import ModelConfig
-from patchword.errors import CheckpointError, RecipeError
+from patchword.errors import CheckpointError, RecipeError, warn
 from patchword.optional import optional
 from patchword.train.initial_model import within
 from patchword.train.recipe import LoraConfig, Recipe
@@ -109,7 +108,7 @@ def folder_of(
             raise CheckpointError("the model is not that of init: its config differs")
         modules = checkpoints.modules_of(recipe.init, init, layers(network, lora))
     except CheckpointError as error:
-        warnings.warn(f"only the merged model will be written, no adapter: {error}", stacklevel=2)
+        warn(f"only the merged model will be written, no adapter: {error}")
         return None
     return Folder(init.name, lora, modules)
 

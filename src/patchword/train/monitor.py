@@ -4,7 +4,6 @@ curves. Only the process of rank 0 writes them.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from patchword.bundle import Bundle
-from patchword.errors import ConfigError, ImageError, PatchwordError, RecipeError
+from patchword.errors import ConfigError, ImageError, PatchwordError, RecipeError, warn
 from patchword.evaluate.blend import differences
 from patchword.optional import optional
 from patchword.train.curves import curves
@@ -90,10 +89,9 @@ class Monitor:
         self.evaluator.check(model, forgetting.data, "[monitor.forgetting]")
         self.evaluator.check(initial, forgetting.data, "[monitor.forgetting]")
         if found := next(differences(initial, model), None):
-            warnings.warn(
+            warn(
                 "[monitor.forgetting] keeps no blend: the configs of the initial and the trained "
                 f"model are different, {found}",
-                stacklevel=2,
             )
             sets = ()
         self.forgetting = ForgettingMonitor(
@@ -130,7 +128,7 @@ class Monitor:
                 quality = fmean(qualities) if qualities else None
                 found |= self.forgetting.evaluate(step, model, quality)
         except PatchwordError as error:
-            warnings.warn(f"step {step}: the evaluation is not complete: {error}", stacklevel=2)
+            warn(f"step {step}: the evaluation is not complete: {error}")
         self.evaluated.add(step)
         if found:
             self._write(step, found, "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -15,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from patchword.bundle import Bundle, as_texts, embed_checked
-from patchword.errors import SameMapWarning, UnsupportedError
+from patchword.errors import SameMapWarning, UnsupportedError, warn
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.protocols import DenseNetwork
@@ -269,10 +268,9 @@ def _check(
     if like is None and not texts and method != ROLLOUT:
         raise UnsupportedError("a heatmap needs at least one text, or like, the (x, y) of a pixel")
     if texts and method == ROLLOUT:
-        warnings.warn(
+        warn(
             "rollout is of no text: it shows where the image tower looks, the same for every text",
             SameMapWarning,
-            stacklevel=4,
         )
     if empty := [text for text in texts if not text.strip()]:
         raise UnsupportedError(f"a text without words has no heatmap: {empty[0]!r}")

@@ -1,0 +1,13 @@
+"""The scope of a small model: which images, words and questions are like those of its training.
+
+A model answers every question, also about things that it was never trained on, where its answers
+mean nothing. One with a scope warns of them.
+"""
+
+from patchword.scope.knowledge import WORD, Boundary, Domain, Rewording, Scope, Understood
+from patchword.scope.remarks import Check, Told, current, same, together, untold
+
+__all__ = [
+    "WORD", "Boundary", "Check", "Domain", "Rewording", "Scope", "Told", "Understood",
+    "current", "same", "together", "untold",
+]  # fmt: skip

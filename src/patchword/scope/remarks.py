@@ -1,0 +1,233 @@
+"""What is told of images, words and questions unlike those of a model's training."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, TypeVar
+
+from patchword.errors import ImageError, ScopeWarning, warn
+from patchword.scope.knowledge import Scope, Understood, listed
+
+if TYPE_CHECKING:  # commands import this, and --help does without NumPy
+    import numpy as np
+    from numpy.typing import NDArray
+
+I = TypeVar("I")  # noqa: E741  # an image
+R = TypeVar("R")  # its result
+
+
+def same(name: str) -> str:
+    """What the names of one file have in common, also of a link to it."""
+    return os.path.realpath(name) if os.path.lexists(name) else name
+
+
+class Told:
+    """What one task, or many that are told together, found outside the scopes of models: each image
+    once, by its name, and each remark on texts once."""
+
+    def __init__(self) -> None:
+        self._scopes: dict[str, Scope] = {}
+        self._images: dict[str, dict[str, tuple[str, bool]]] = {}  # by model and file
+        self._texts: set[str] = set()
+        self._words: set[tuple[str, str]] = set()  # by model
+        self._misasked: dict[tuple[str, str], tuple[Scope, dict[str, str]]] = {}
+
+    def image(self, model: str, scope: Scope, name: str, outside: bool) -> None:
+        """An image that a model was shown; an empty name is one without."""
+        self._scopes[model] = scope
+        images = self._images.setdefault(model, {})
+        name = name or f"image {len(images) + 1}"
+        images[same(name)] = (name, outside)
+
+    def text(self, scope: Scope, what: str) -> None:
+        """Say of a text what is outside, unless that was said."""
+        if what not in self._texts:
+            self._texts.add(what)
+            _warn(what, scope)
+
+    def misasked(self, model: str, scope: Scope, question: str, name: str) -> None:
+        """An image of another domain than the one that the model learned a question of."""
+        self._misasked.setdefault((model, question), (scope, {}))[1][same(name)] = name
+
+    def words(self, model: str, scope: Scope, texts: Sequence[str]) -> None:
+        """Say which words of texts a model does not know, each word once."""
+        unknown = [word for word in scope.unknown(texts) if (model, word) not in self._words]
+        self._words.update((model, word) for word in unknown)
+        if unknown:
+            self.text(scope, f"{model} does not know {scope.named(unknown)}")
+
+    def outside(self, name: str) -> bool:
+        """True if an image of this name is unlike the training of a model that was shown it."""
+        key = same(name)
+        return any(key in images and images[key][1] for images in self._images.values())
+
+    def sentences(self) -> list[str]:
+        """What `tell` says, without folders and the advice."""
+        unlike = self._unlike(os.path.basename)
+        return [f"{said}. It knows {scope.knows}" for said, scope in unlike]
+
+    def tell(self) -> None:
+        """Warn of the images that are outside, once for each model."""
+        for said, scope in self._unlike():
+            _warn(said, scope)
+        for (model, question), (scope, names) in self._misasked.items():
+            domain = scope.asked_of[scope.form(question)]
+            called = next(each.called for each in scope.domains if each.name == domain)
+            look = "looks" if len(names) == 1 else "look"
+            _warn(
+                f"{model} learned to answer {question!r} of {called}, and "
+                f"{listed(list(names.values()))} {look} otherwise",
+                scope,
+            )
+
+    def _unlike(self, named: Callable[[str], str] = str) -> Iterator[tuple[str, Scope]]:
+        for model, images in self._images.items():
+            if outside := [name for name, is_outside in images.values() if is_outside]:
+                verb = "looks" if len(outside) == 1 else "look"
+                yield (
+                    f"{len(outside)} of {len(images)} images {verb} unlike what {model} was "
+                    f"trained on: {listed([named(name) for name in outside])}",
+                    self._scopes[model],
+                )
+
+
+_together: ContextVar[Told | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def together() -> Iterator[Told]:
+    """What many tasks find outside is told once, at the end, instead of by each."""
+    found = Told()
+    token = _together.set(found)
+    try:
+        yield found
+    finally:
+        _together.reset(token)
+        found.tell()
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """What is outside here is told elsewhere."""
+    token = _together.set(Told())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ScopeWarning)
+            yield
+    finally:
+        _together.reset(token)
+
+
+def current() -> Told:
+    """What is told `together`, for commands that print or draw it; else nothing."""
+    return _together.get() or Told()
+
+
+class Check:
+    """Collects what is outside a model's scope, and gives one ScopeWarning of each kind.
+    Without a scope nothing does."""
+
+    def __init__(self, scope: Scope | None, name: str, called: object = None) -> None:
+        self.scope, self.name = scope, name
+        self._called = _called(called)  # the one image that is checked, where it comes as pixels
+        self.outside = False  # whether the last image of `each` is
+        self._novelty: deque[float] = deque()
+        self._domains: deque[str] = deque()
+        self._asked: dict[str, str] = {}  # questions of one domain each
+
+    def texts(self, texts: Sequence[str]) -> None:
+        """Warn of words that the model does not know."""
+        if self.scope is not None:
+            current().words(self.name, self.scope, texts)
+
+    def questions(
+        self, questions: Sequence[str], answers: Sequence[str] | None = None
+    ) -> list[Understood]:
+        """What is asked of the model: known questions that mean the same, where rules say so; else
+        the questions as they are, with a warning of words, or of questions, that it does not know.
+
+        answers: to choose from, if any; yes and no can only change places where they are both."""
+        asked = [Understood(question, False) for question in questions]
+        if self.scope is None or not self.scope.questions:
+            self.texts(questions)
+            return asked
+        both = answers is None or {answer.strip().lower() for answer in answers} == {"yes", "no"}
+        for number, question in enumerate(questions):
+            found = None if self.scope.known(question) else self.scope.understood(question)
+            if found is not None and (both or not found.opposite):
+                asked[number] = found
+            if self.scope.known(asked[number].question):
+                self._note(asked[number].question)
+                continue
+            unknown = self.scope.unknown([question])
+            named = self.scope.named(unknown)
+            words = f" (the words {named} are unknown to it)" if unknown else ""
+            self._text(
+                f"{self.name} was not trained on questions like {question!r}{words}, but on such "
+                f"as {self.scope.nearest(question)!r}"
+            )
+        return asked
+
+    def _note(self, question: str) -> None:
+        assert self.scope is not None
+        if domain := self.scope.asked_of.get(self.scope.form(question)):
+            self._asked[question] = domain
+
+    @property
+    def layer(self) -> str:
+        """The layer whose summaries `vectors` needs; "" for none."""
+        return self.scope.layer if self.scope else ""
+
+    def vectors(
+        self, vectors: NDArray[np.floating], summaries: NDArray[np.floating] | None = None
+    ) -> None:
+        """Unit vectors (N, D) of the next images, and the summaries (N, S) of `layer`."""
+        if self.scope is not None:
+            self._novelty.extend(self.scope.novelty(vectors, summaries).tolist())
+            if self._asked:
+                self._domains.extend(self.scope.nearest_domain(vectors))
+
+    def judged(self, outside: bool) -> None:
+        """The next image, which another check has judged."""
+        self._novelty.append(2.0 if outside else 0.0)
+
+    def each(self, found: Iterable[tuple[I, R | ImageError]]) -> Iterator[tuple[I, R | ImageError]]:
+        """The same images and results; when the last was taken, or the iterator is closed, warn of
+        those that are unlike the training images. The vectors of each must be known by then."""
+        together = _together.get()
+        told = together or Told()
+        try:
+            for image, result in found:
+                if self.scope is not None and not isinstance(result, ImageError):
+                    self.outside = self._novelty.popleft() > 1
+                    name = _called(image) or self._called
+                    if name or together is None:  # what a command shows without one is a part
+                        told.image(self.name, self.scope, name, self.outside)
+                    domain = self._domains.popleft() if self._domains else ""
+                    for question, of in self._asked.items():
+                        if not self.outside and domain not in ("", of):
+                            told.misasked(self.name, self.scope, question, name or "the image")
+                yield image, result
+        finally:
+            if together is None:
+                told.tell()
+
+    def _text(self, what: str) -> None:
+        assert self.scope is not None
+        current().text(self.scope, what)
+
+
+def _warn(what: str, scope: Scope) -> None:
+    warn(
+        f"{what}. It knows {scope.knows}, in English; for others load a public checkpoint",
+        ScopeWarning,
+    )
+
+
+def _called(image: object) -> str:
+    return str(image) if isinstance(image, (str, os.PathLike)) else ""
