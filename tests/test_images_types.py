@@ -127,3 +127,14 @@ def test_how_a_model_opens_images(model: Bundle) -> None:
         model.opening(max_pixels=1.5)  # type: ignore[arg-type]
     with pytest.raises(ImageError, match="a URL: download it"):
         model.opening(urls=False).embed_images("https://example.org/a.jpg")
+
+
+def test_an_array_of_one_colour_is_told() -> None:
+    with pytest.warns(
+        ImageWarning, match=r"<array 4x6x3>: all its pixels have one colour, #ff8000"
+    ):
+        images.open(np.full((4, 6, 3), (1.0, 0.5, 0.0)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images.open(np.linspace(0, 1, 24).reshape(4, 6))
+        images.open(np.zeros((4, 6, 3), np.uint8))

@@ -270,8 +270,11 @@ def _items(kinds: Sequence[Kind], ordered: bool, name: str, values: Any) -> list
     """A collection as a list, each of its items read. A set is one only where order means nothing,
     a mapping never."""
     if isinstance(values, (str, bytes, bytearray)):
-        shown = reprlib.repr(values)
-        raise UnsupportedError(f"{name} must be a list, not one string: [{shown}]")
+        parts = (
+            [each.strip() for each in values.split(",")] if isinstance(values, str) else [values]
+        )
+        shown = reprlib.repr(parts)
+        raise UnsupportedError(f"{name} must be a list, not one string: {name}={shown}")
     if isinstance(values, Mapping) or (ordered and isinstance(values, (set, frozenset))):
         raise _refused(name, values, "a list, which has an order: list(...)")
     if getattr(values, "ndim", 1) == 0:

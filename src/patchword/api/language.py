@@ -44,7 +44,7 @@ class Language(Features):
         squash: bool | None = None,
         tiles: bool | int = False,
     ) -> list[Caption]:
-        """A caption for each image.
+        """A caption for each image: a list, also of one image.
 
         prompt  the caption's first words, to go on from
         tiles   look at overlapping tiles too, True or their side in pixels: their captions are the

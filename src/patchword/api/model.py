@@ -65,14 +65,14 @@ class Model(Language, Places):
         squash: bool | None = None,
         tiles: bool | int = False,
     ) -> list[list[Score]]:
-        """Per image, labels with probabilities, best first.
+        """Per image, labels with probabilities, best first: a list for each image, also of one.
 
         labels       words to choose from; None for a classifier's own classes
         templates    sentences with "{}" for the label; None is "a photo of a {}"; "imagenet" and
                      "chinese" stand for sets of them
         multi_label  each label by itself: probabilities need not sum to one
-        reject       0 to 1: "none of these" comes first where even the best label, scored by
-                     itself, is less probable
+        reject       0 to 1: "none of these" comes first where even the best label is less
+                     probable, of all labels and none of them
         tiles        look at overlapping tiles too: True, or their side in pixels. Each label's
                      greatest probability counts, `.box` of a score says where
 

@@ -85,8 +85,9 @@ def classify(
             metavar="P",
             min=0,
             max=1,
-            help="Answer “none of these” where no label is as probable. Each is then judged by "
-            "itself, as with --multi-label: several that are alike may pass, even at 100%.",
+            help="Answer “none of these” where no label is as probable, of all labels and none of "
+            "them. With --multi-label, and of a SigLIP, each is judged by itself: several may "
+            "pass, even at 100%.",
         ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of labels shown for each image.")] = 5,

@@ -55,11 +55,12 @@ def classify(
                  give them: the sigmoid of scale * cosine + bias (Zhai et al. 2023, section 3.2,
                  algorithm 1). Another model was not, and gives a softmax of the label's
                  cosine against that of the same sentences with no label in them
-    reject       "none of these" comes first when even the best label is less probable than this,
-                 each scored by itself as above; those are then the probabilities that are given.
-                 For an image unlike all that the model was trained on (`Scope.novelty`) they
-                 are 0. Labels that are like each other may all be near 1, for each is compared
-                 with a sentence without one and not with the others; their order holds
+    reject       "none of these" comes first when even the best label is less probable than this:
+                 of a softmax over the labels and the same sentences with no label in them, so
+                 that of labels that exclude each other at most one is above 0.5. With
+                 multi_label, and of a SigLIP, each label is scored by itself as above, and several
+                 may be near 1. Those are then the probabilities that are given. For an image
+                 unlike all that the model was trained on (`Scope.novelty`) they are 0
 
     Raises the ImageError of the first image that cannot be opened; `classify_each` never stops.
     """
@@ -108,8 +109,11 @@ def scorer(
         raise UnsupportedError(f"reject is {reject!r}; it is a probability, 0 to 1")
     Check(model.scope, model.name).texts(labels)
     features = label_features(model, labels, sentences)  # (L, D)
-    alone = multi_label or reject is not None
-    probability = _alone(model, sentences) if alone else None
+    probability = None
+    if multi_label or (reject is not None and model.config.score == "sigmoid"):
+        probability = _alone(model, sentences)
+    elif reject is not None:
+        probability = _beside_none(model, sentences)
 
     def score(row: Vector, outside: bool | None = None) -> list[Score]:
         cosines = features @ row
@@ -128,7 +132,8 @@ def scorer(
 def _checked(labels: Sequence[str]) -> list[str]:
     """Labels as a list. Raises UnsupportedError for none, one string, and the same one twice."""
     if isinstance(labels, str):
-        raise UnsupportedError(f"labels must be a list, not one string: [{labels!r}]")
+        meant = [each.strip() for each in labels.split(",")]
+        raise UnsupportedError(f"labels must be a list, not one string: labels={meant}")
     labels = as_texts(labels)
     words = {" ".join(label.split()) for label in labels}
     if not labels or len(words) < len(labels) or "" in words:
@@ -151,6 +156,14 @@ def _alone(
         return lambda row, cosines: _sigmoid(scale * cosines + bias)
     neutral = label_features(model, [""], sentences)[0]
     return lambda row, cosines: _sigmoid(scale * (cosines - neutral @ row))
+
+
+def _beside_none(
+    model: Bundle, sentences: Sequence[str]
+) -> Callable[[Vector, NDArray[np.floating]], NDArray[np.floating]]:
+    """The same to the probability of each label among all of them and none."""
+    neutral = label_features(model, [""], sentences)[0]
+    return lambda row, cosines: _softmax(model.scale * np.append(cosines, neutral @ row))[:-1]
 
 
 def _own_labels(
