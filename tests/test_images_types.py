@@ -14,7 +14,7 @@ from shrunk import tiny_bundle, tiny_clip
 
 from patchword import images
 from patchword.bundle import Bundle
-from patchword.errors import ImageError, UnsupportedError
+from patchword.errors import ImageError, ImageWarning, UnsupportedError
 
 RGB = np.array(Image.open(CAT).convert("RGB"))
 DATA = CAT.read_bytes()
@@ -130,9 +130,7 @@ def test_how_a_model_opens_images(model: Bundle) -> None:
 
 
 def test_an_array_of_one_colour_is_told() -> None:
-    with pytest.warns(
-        ImageWarning, match=r"<array 4x6x3>: all its pixels have one colour, #ff8000"
-    ):
+    with pytest.warns(ImageWarning, match=r"4x6x3>: all its pixels have one colour, #ff8000"):
         images.open(np.full((4, 6, 3), (1.0, 0.5, 0.0)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -360,12 +360,10 @@ def _from_array(array: NDArray[Any], job: _Job) -> Photo:
         hint = "; channels come last" if first else ""
         raise RefusedError(f"shape {array.shape} is neither (H, W) nor (H, W, 1 to 4){hint}")
     photo = _of_samples(high_bit_depth.of_array(array, job.stretch), job)
-    first = photo.array[0, 0]
-    if array.dtype.kind == "f" and (photo.array == first).all():
-        colour = "#" + bytes(first).hex()
-        job.warn(
-            f"all its pixels have one colour, {colour}; floats are from 0 (black) to 1 (white)"
-        )
+    colour = photo.array[0, 0]
+    if array.dtype.kind == "f" and (photo.array == colour).all():
+        name = "#" + bytes(colour).hex()
+        job.warn(f"all its pixels have one colour, {name}; floats are from 0 (black) to 1 (white)")
     return photo
 
 
