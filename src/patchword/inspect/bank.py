@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import torch
 from torch import Tensor
 
-from patchword.errors import SampledWarning
+from patchword.errors import SampledWarning, warn
 from patchword.inspect.coreset import coreset, far_from_some
 from patchword.inspect.protocol import Progress
 
@@ -48,11 +47,10 @@ class Bank:
             self._keep()
         self._bounded()
         if self.came > self.most:
-            warnings.warn(
+            warn(
                 f"of {self.came:,} good patches {self.most:,} are kept, drawn at random; a larger "
                 "limit (patches), a smaller coreset or a smaller short side keeps a larger share",
                 SampledWarning,
-                stacklevel=3,
             )
         return torch.cat(self.kept)
 
