@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from patchword.api.model import Model, with_methods
 from patchword.bundle import Vector
 from patchword.checkpoints import EMBEDDED
 from patchword.engines.device import as_device, as_dtype
-from patchword.errors import ImageError, ImageWarning, UnsupportedError
+from patchword.errors import ImageError, ImageWarning, UnsupportedError, warn
 from patchword.exporting import Exported
 from patchword.images import ImageLike
 from patchword.options import checked
@@ -81,7 +80,7 @@ def _opened(model: Model, photos: Any) -> Sequence[Vector]:
         try:
             found.append(model.open(source)[0])
         except ImageError as error:
-            warnings.warn(f"{error}; int8 does without it", ImageWarning, stacklevel=4)
+            warn(f"{error}; int8 does without it", ImageWarning)
     return exporting.calibrated(found)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from patchword.bundle import Bundle, Vector
 from patchword.checkpoints import scope_files
 from patchword.config import to_dict
 from patchword.engines.libraries import LIBRARIES, Library
-from patchword.errors import CheckpointError, CheckpointWarning, UnsupportedError
+from patchword.errors import CheckpointError, CheckpointWarning, UnsupportedError, warn
 from patchword.exporting import huggingface
 from patchword.exporting.int8 import Agreement, quantise
 from patchword.exporting.parts import parts
@@ -79,7 +78,7 @@ def export(
         files, found = write_graphs(model, library, beside, photos)
         describe(model, library, files, beside, photos is not None, found)
     for words in huggingface.differences(model.config):
-        warnings.warn(f"{place}: {words}", CheckpointWarning, stacklevel=3)
+        warn(f"{place}: {words}", CheckpointWarning)
     return Exported(place, files, found)
 
 
