@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchword.cli.options import DeviceOption, DtypeOption
-from patchword.cli.output import notes
+from patchword.cli.output import notes, wrong
 from patchword.errors import PatchwordError
 
 if TYPE_CHECKING:
@@ -74,6 +75,22 @@ def serve(
             "not used for longest are closed.",
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|local|ADDRESS",
+            help="Serve from a cluster of Ray: the one that this machine is part of, a new one of "
+            "this machine alone, or the one at an address.",
+        ),
+    ] = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|LEAST-MOST",
+            help="Copies of the models, for --ray: as many, or as are needed between two numbers; "
+            "1 by default.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
 ) -> None:
@@ -90,7 +107,12 @@ def serve(
         seconds=seconds, waiting=waiting, batch=batch,
         memory=None if memory is None else memory * MIB,
     )  # fmt: skip
+    if replicas and not ray:
+        wrong("--replicas needs --ray")
     listening = listen(host, port)
+    if ray:
+        run_replicas(settings, ray, replicas or "1", listening)
+        return
     with listening:
         run(settings, listening)
 
@@ -165,26 +187,51 @@ def run(settings: Settings, listening: socket.socket) -> None:
 
     uvicorn = optional("uvicorn", "serve", "serve", PatchwordError)
     optional("fastapi", "serve", "serve", PatchwordError)
-    from patchword.checkpoints import locate
     from patchword.serve.app import create_app
 
     app = create_app(settings)
-    for name in app.state.server.models.names:
-        locate(name)  # a name that is wrong ends it here, not a client's request
+    _say(app.state.server.models.names, listening)
     handler = logging.StreamHandler()  # stderr
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log = logging.getLogger("patchword.serve")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
-    host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    models = ", ".join(app.state.server.models.names)
-    notes().print(f"serving {models} on http://{shown}:{port} (Ctrl+C ends it)")
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="on",
         timeout_graceful_shutdown=10,
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def run_replicas(settings: Settings, address: str, count: str, listening: socket.socket) -> None:
+    """Serve from a cluster until the process is told to end."""
+    from dataclasses import replace
+
+    from patchword.optional import optional
+
+    optional("fastapi", "serve", "serve", PatchwordError)
+    from patchword.serve import replicas
+    from patchword.serve.app import make_server
+
+    number = replicas.count(count)
+    server = make_server(settings)
+    names = server.models.names
+    server.close()
+    settings = replace(settings, port=listening.getsockname()[1])
+    with listening:
+        _say(names, listening)
+    replicas.run(settings, address, number)
+
+
+def _say(models: Sequence[str], listening: socket.socket) -> None:
+    """Where which models are served. Raises CheckpointError for one that is not there."""
+    from patchword.checkpoints import locate
+
+    for name in models:
+        locate(name)  # a name that is wrong ends it here, not a client's request
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    notes().print(f"serving {', '.join(models)} on http://{shown}:{port} (Ctrl+C ends it)")
 
 
 COMMANDS = (serve, mcp)

@@ -1,0 +1,96 @@
+"""The application as a deployment of Ray Serve: several copies of it, each with models, threads
+and a queue of its own, behind one address. Ray starts more of them where much is asked."""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import Any, NamedTuple
+
+from patchword.errors import PatchwordError
+from patchword.index.cluster import connected
+from patchword.optional import optional
+from patchword.serve.settings import Settings
+
+NAME = "patchword"
+AT_ONCE = 4  # batches that a replica may have waiting before there should be another one
+
+
+class Count(NamedTuple):
+    """How many replicas there are to be."""
+
+    least: int
+    most: int
+
+
+def count(text: str) -> Count:
+    """ "3" or "1-8" as numbers. Raises PatchwordError for anything else."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+    least = int(found[1]) if found else 0
+    most = int(found[2] or least) if found else 0
+    if not 1 <= least <= most:
+        raise PatchwordError(f"--replicas {text}: give a number, or the least and the most: 1-8")
+    return Count(least, most)
+
+
+class Running:
+    """A deployment while it runs: a context."""
+
+    def __init__(self, settings: Settings, address: str, replicas: Count) -> None:
+        self.settings, self.replicas = settings, replicas
+        self._connection = connected(address)
+
+    def __enter__(self) -> Running:
+        serve: Any = optional("ray.serve", "ray", "serve --ray", PatchwordError)
+        self._serve = serve
+        ray = self._connection.__enter__()
+        try:
+            http = {"host": self.settings.host, "port": self.settings.port}
+            serve.start(http_options=http)
+            serve.run(self._deployment(serve, ray), name=NAME, route_prefix="/")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._serve.shutdown()
+        self._connection.__exit__(None, None, None)
+
+    def _deployment(self, serve: Any, ray: Any) -> Any:
+        settings = self.settings
+
+        def application() -> Any:
+            from patchword.serve.app import create_app
+
+            return create_app(settings)
+
+        gpus = ray.cluster_resources().get("GPU", 0)
+        least, most = self.replicas
+        scale: dict[str, Any] = {"num_replicas": least}
+        if most > least:
+            scale = {
+                "autoscaling_config": {
+                    "min_replicas": least,
+                    "max_replicas": most,
+                    "target_ongoing_requests": settings.batch * AT_ONCE,
+                }
+            }
+        return serve.deployment(
+            serve.ingress(application)(),
+            name=NAME,
+            max_ongoing_requests=settings.waiting,
+            ray_actor_options={"num_cpus": 1, "num_gpus": 1 if gpus else 0},
+            **scale,
+        ).bind()
+
+
+def run(settings: Settings, address: str, replicas: Count) -> None:
+    """Serve until the process is told to end, by SIGINT or SIGTERM."""
+    import signal
+
+    ended = threading.Event()
+    with Running(settings, address, replicas):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        ended.wait()
