@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from indexed import picture, twelve_photos
 from photos import CAT
+from pyarrow import fs
 from shrunk import tiny_bundle, tiny_clip
 from typer.testing import CliRunner
 
@@ -16,6 +17,7 @@ from patchword.cli import app
 from patchword.errors import IndexStoreError
 from patchword.index import matrix, open_index
 from patchword.index.place import place_of
+from patchword.index.schema import id_of
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,34 @@ def test_two_writers_at_once_lose_nothing(bucket: str, tmp_path: Path, model: Bu
     vectors = index.rows([hit.id for hit in index.search("a", 20, model=model)], ["path", "vector"])
     wanted = model.embed_images([row["path"] for row in vectors])
     np.testing.assert_allclose([row["vector"] for row in vectors], wanted, atol=1e-6)
+
+
+def test_photos_in_object_storage(
+    bucket: str, server: str, photos: Path, tmp_path: Path, model: Bundle
+) -> None:
+    store = fs.S3FileSystem(endpoint_override=server)
+    fs.copy_files(str(photos), f"{bucket[5:]}/in", destination_filesystem=store)
+    store.copy_file(f"{bucket[5:]}/in/UP.JPG", f"{bucket[5:]}/in/.hidden.jpg")
+    alone, index = (open_index(tmp_path / name) for name in ("alone", "x"))
+    report = index.add(f"{bucket}/in/", model)
+    assert (report.added, len(report.failed)) == (12, 1)
+    assert str(report.failed[0]).startswith(f"{bucket}/in/broken.jpg: ")
+    alone.add(photos, model)
+    assert index.paths() == sorted(p.replace(str(photos), f"{bucket}/in") for p in alone.paths())
+    kept = ["hash", "size", "width", "thumbnail"]
+    for path in index.paths():
+        other = alone.row(id_of(path.replace(f"{bucket}/in", str(photos))), [*kept, "vector"])
+        row = index.row(id_of(path), [*kept, "vector"])
+        np.testing.assert_allclose(row.pop("vector"), other.pop("vector"), atol=1e-6)
+        assert row == other
+    again = index.add([f"{bucket}/in", f"{bucket}/in/UP.JPG"], model)
+    assert (again.added, again.unchanged, again.not_retried) == (0, 12, 1)
+    assert index.prune() == []
+    assert index.content(id_of(f"{bucket}/in/UP.JPG")) == (photos / "UP.JPG").read_bytes()
+    assert index.remove(f"{bucket}/in/wafer's/") == 6
+    failed = index.add([f"{bucket}/none", f"{bucket}/a.tar"], model).failed
+    assert "no such photo or folder there" in str(failed[0])
+    assert "copy it to a disk first" in str(failed[1])
 
 
 def test_commands_take_addresses(bucket: str, tmp_path: Path) -> None:

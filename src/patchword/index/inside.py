@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -15,8 +16,10 @@ from patchword.data.tar_files import DamagedError, Member, Tar
 from patchword.errors import ImageError, PatchwordError
 from patchword.images import ImageLike, files, urls
 from patchword.images.files import TABLES, TARS
+from patchword.index import objects
 
 PLACES = (*IMAGES, "image_url", "img_url", "url", "uri")  # columns of images, in this order
+KEPT_OPEN = 8  # tables that were sent to a process
 
 Read = Callable[[], bytes]
 
@@ -45,8 +48,8 @@ def split(path: str) -> tuple[str, str] | None:
 
 def gone(path: str) -> bool:
     """Whether there is certainly no such file, of what is inside a file no such file around it. An
-    address on the web is never gone."""
-    if urls.is_url(path):
+    address, on the web or in object storage, is never gone."""
+    if urls.is_url(path) or objects.is_object(path):
         return False
     parts = split(path)
     return files.gone(parts[0] if parts else path)
@@ -54,7 +57,9 @@ def gone(path: str) -> bool:
 
 def content(path: str) -> ImageLike:
     """What `images.open` takes for a path of an index: the path itself, or the bytes of what is
-    inside another file. Raises ImageError where it is not there any more."""
+    inside another file or in object storage. Raises ImageError where it is not there any more."""
+    if objects.is_object(path):
+        return objects.read(path)
     parts = split(path)
     if parts is None:
         return path
@@ -88,11 +93,13 @@ def members(tar: Tar) -> Iterator[Member]:
 
 
 class TableImages:
-    """The bytes of images in a column of a parquet file, read a row group at a time."""
+    """The bytes of images in a column of a parquet file, read a row group at a time. One that is
+    sent to another process opens the file there, once for all its rows."""
 
     def __init__(self, path: str) -> None:
         import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+        self._path = path
         self._file = pq.ParquetFile(path)
         columns = called(self._file.schema_arrow.names, PLACES)
         if not columns:
@@ -104,6 +111,9 @@ class TableImages:
             self._ends.append(rows + (self._ends[-1] if self._ends else 0))
         self._lock = Lock()
         self._held: tuple[int, Any] = (-1, None)
+
+    def __reduce__(self) -> tuple[Callable[[str], TableImages], tuple[str]]:
+        return _table, (self._path,)
 
     def read(self, row: int) -> bytes:
         """The bytes in a row, from 0; none for an empty cell."""
@@ -118,3 +128,8 @@ class TableImages:
             value = self._held[1][row - start].as_py()
         found = value.get("bytes") if isinstance(value, Mapping) else value
         return found or b""
+
+
+@lru_cache(KEPT_OPEN)
+def _table(path: str) -> TableImages:
+    return TableImages(path)

@@ -14,7 +14,7 @@ from patchword.data.tar_files import Member, Tar
 from patchword.errors import ImageError, PatchwordError
 from patchword.images import urls
 from patchword.images.files import UNPRINTABLE, File, Path, find, picture_suffixes, shown
-from patchword.index import inside
+from patchword.index import inside, objects
 from patchword.index.metadata import columns_of, read_table
 
 CAPTION = (".txt", ".caption")  # files of a tar beside an image of the same name
@@ -48,7 +48,11 @@ def listing(paths: Iterable[Path], failed: list[ImageError]) -> Listing:
     for path in paths:
         name = os.fspath(path)
         try:
-            if inside.is_tar(name):
+            if objects.is_object(name):
+                for file, read in objects.found(name):
+                    out.files.append(file)
+                    out.read[file.path] = read
+            elif inside.is_tar(name):
                 opened.add(os.path.realpath(name))
                 _tar(os.path.realpath(name), out)
             elif inside.is_table(name):
