@@ -1,14 +1,18 @@
-"""An object store on this machine with S3's protocol, empty for each test: `make check-ray`."""
+"""An object store and a Ray cluster on this machine: `make check-ray`."""
 
 import os
 import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from processes import free_ports
 from pyarrow import fs
+from shrunk import tiny_bundle, tiny_clip
+
+import patchword
 
 BUCKET = "photos"
 
@@ -50,3 +54,29 @@ def bucket(
     store.create_dir(BUCKET)
     store.delete_dir_contents(BUCKET)
     return f"s3://{BUCKET}"
+
+
+@pytest.fixture(scope="session")
+def raylets() -> Iterator:
+    """A cluster of a head without CPUs and two raylets of one each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("PYTHONPATH", str(Path(patchword.__file__).parents[1]))
+        import ray
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a small model, which workers load by its name."""
+    return str(patchword.save(tiny_bundle(tiny_clip()), tmp_path_factory.mktemp("tiny") / "model"))

@@ -46,6 +46,7 @@ class How(NamedTuple):
     thumbnails: bool
     retry: bool
     reindex: bool
+    ray: str | None
 
 
 class Done(NamedTuple):
@@ -140,6 +141,15 @@ def index(
         bool,
         typer.Option("--no-thumbnails", help="Store no small JPEG of each image, for pages."),
     ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|local|ADDRESS",
+            help="Embed on a cluster of Ray: the one that this machine is part of, a new one of "
+            "this machine alone, or the one at an address. All its machines must see the images, "
+            "the index and the model.",
+        ),
+    ] = None,
     stretch: StretchOption = False,
     squash: SquashOption = False,
     max_pixels: MaxPixelsOption = None,
@@ -165,6 +175,12 @@ def index(
         wrong("--vectors and --paths belong together")
     if captioner and not caption:
         wrong("--captioner needs --caption")
+    if ray and (watch or vectors or not paths):
+        wrong(
+            "--ray embeds the files or folders that are given; it goes without --watch, --vectors"
+        )
+    if ray and device != "auto":
+        wrong("--device is for this machine; each worker of --ray takes the GPU that it is given")
     from patchword.api import open_index
     from patchword.index.place import is_remote
 
@@ -180,7 +196,7 @@ def index(
     bundle = None
     if names or vectors or labels:
         bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
-    how = How(not no_thumbnails, retry, reindex)
+    how = How(not no_thumbnails, retry, reindex, ray)
     done = _stored(store, names, vectors, paths_file, bundle, how)
     for table in metadata or ():
         add_metadata(store, table)

@@ -12,8 +12,9 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -21,6 +22,7 @@ from patchword.errors import RecipeError
 from patchword.text.lines import GZIP
 
 BLOCK = tarfile.BLOCKSIZE
+KEPT_OPEN = 8  # tars that were sent to a process
 CHUNK = 1 << 20  # bytes read at a time after the end
 
 
@@ -40,7 +42,8 @@ class DamagedError(Exception):
 
 class Tar:
     """A tar, plain or gzip. A gzip is decompressed once into a temporary file without a name,
-    which is deleted when the last process that reads it ends."""
+    which is deleted when the last process that reads it ends. One that is sent to another process
+    is opened there, once for all its members."""
 
     def __init__(self, path: Path) -> None:
         """Raises RecipeError for a file that cannot be read."""
@@ -57,6 +60,9 @@ class Tar:
                 self._plain.flush()
         except (OSError, EOFError, zlib.error) as error:
             raise RecipeError(f"{path}: cannot be read: {error}") from error
+
+    def __reduce__(self) -> tuple[Callable[[Path], Tar], tuple[Path]]:
+        return _tar, (self.path,)
 
     def read(self, member: Member) -> bytes:
         """The content of a file in it."""
@@ -84,6 +90,11 @@ class Tar:
         if self._plain is None:
             return self.path.open("rb")
         return os.fdopen(os.dup(self._plain.fileno()), "rb")
+
+
+@lru_cache(KEPT_OPEN)
+def _tar(path: Path) -> Tar:
+    return Tar(path)
 
 
 def _archive(file: BinaryIO, at: int, size: int) -> Generator[Member, None, int]:

@@ -31,6 +31,7 @@ COPIED = 1000  # rows that are copied in one commit
 HASHERS = 4  # threads that hash files
 
 Progress = Callable[[int, int], None]  # (done, total)
+Batch = tuple[list[File], list[ImageError]]  # files of a commit, and errors of some of them
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,12 @@ class AddReport:
 
 @dataclass
 class Adding:
-    """One run of `add`. begin: creates the table."""
+    """One run of `add`.
+
+    begin      creates the table
+    elsewhere  how files are embedded and stored in other processes: (files, listing, files in a
+               commit) -> batches; None: here
+    """
 
     store: Store
     failures: Failures
@@ -65,6 +71,8 @@ class Adding:
     thumbnails: bool = True
     retry: bool = False
     failed: list[ImageError] = field(default_factory=list)
+    elsewhere: Callable[[Sequence[File], Listing, int], Iterator[Batch]] | None = None
+    _waiting: list[Failure] = field(default_factory=list)  # until there is a table
 
     def run(self, found: Listing) -> AddReport:
         """Add the files of a listing."""
@@ -122,6 +130,20 @@ class Adding:
     ) -> int:
         """Embed and commit; returns how many failed. Entries in `known` of files that cannot be
         read any more are dropped. before: paths of those that failed before."""
+        bad = 0
+        if self.elsewhere and todo:
+            batches = self.elsewhere(todo, found, self._size(len(known)))
+        else:
+            batches = self.here(todo, found, len(known))
+        for files, errors in batches:
+            if self.store.open():
+                self.store.compact()
+            self._fail(files, errors, known, before)
+            bad += len(errors)
+        return bad
+
+    def here(self, todo: Sequence[File], found: Listing, rows: int = 0) -> Iterator[Batch]:
+        """Embed and commit in this process. rows: of the table."""
         opener = self.model.opener
         reader = Reader(
             opener.stretch,
@@ -132,8 +154,8 @@ class Adding:
             found.read,
         )
         results = replace(self.model, opener=reader).embed_each(file.path for file in todo)
-        bad = start = 0
-        while files := todo[start : start + self._size(len(known) + start)]:
+        start = 0
+        while files := list(todo[start : start + self._size(rows + start)]):
             good: list[File] = []
             vectors: list[Vector] = []
             errors: list[ImageError] = []
@@ -147,13 +169,10 @@ class Adding:
                 if not self.store.open():
                     self.begin()
                 self.store.put(_hashed(good), np.stack(vectors), reader.seen)
-                self.store.compact()
-            self._fail(files, errors, known, before)
+            yield files, errors
             for file in files:
                 reader.seen.pop(file.path, None)
-            bad += len(errors)
             start += len(files)
-        return bad
 
     def _size(self, rows: int) -> int:
         """Files of the next commit."""
@@ -188,17 +207,18 @@ class Adding:
     ) -> None:
         """Keep the errors of a batch, and forget those that files had before."""
         self.failed += errors
-        if not self.store.open():  # nothing is made of nothing
-            return
-        self.store.delete([error.image for error in errors if error.image in known])
         reasons = {error.image: error.reason for error in errors}
-        new = [
+        self._waiting += [
             Failure(file.path, file.size, file.mtime, reasons[file.path])
             for file in files
             if file.path in reasons
         ]
+        if not self.store.open():  # nothing is made of nothing
+            return
+        self.store.delete([error.image for error in errors if error.image in known])
         mended = [f.path for f in files if f.path in before and f.path not in reasons]
-        self.failures.change(new, mended)
+        self.failures.change(self._waiting, mended)
+        self._waiting = []
 
     def _tell(self, found: Listing) -> None:
         """Store what tables and tars say of their images, where it is not stored yet."""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
 from patchword.images.files import Path, several
-from patchword.index import imports, inside, metadata, putting
+from patchword.index import imports, inside, metadata, objects, putting
 from patchword.index.adding import Adding, AddReport, Progress
 from patchword.index.repair import Repaired, repair
-from patchword.index.sources import listing
+from patchword.index.sources import Listing, listing
 from patchword.index.stored import Stored
 from patchword.options import checked
 
@@ -34,9 +34,11 @@ class Writing(Stored):
         thumbnails: bool = True,
         retry: bool = False,
         reindex: bool = False,
+        ray: str | None = None,
     ) -> AddReport:
-        """Embed what is new or changed: files, the pictures in folders and in theirs, those in tars
-        (.tar, .tar.gz), and those that the rows of tables (.csv, .tsv, .parquet) name or hold.
+        """Embed what is new or changed: files, the pictures in folders and in theirs, those at
+        s3://bucket/folder, those in tars (.tar, .tar.gz), and those that the rows of tables (.csv,
+        .tsv, .parquet) name or hold.
 
         In a folder or tar a picture is known by its suffix; a file named itself is always tried. A
         file is unchanged when its size and modification time are what they were, or its size and
@@ -47,7 +49,9 @@ class Writing(Stored):
         everything else is indexed; one that could be read before is dropped. They are not tried
         again before they change, but with `retry`. batch: files in one commit; by default 128, and
         more in a large index. thumbnails: store a JPEG of 256 pixels of each. reindex: begin anew,
-        whatever there is. Raises IndexStoreError when the index is another model's.
+        whatever there is. ray: the cluster that embeds them, "auto", "local" or an address, see
+        `cluster`; all its machines must see the files, the index, and the model by its name.
+        Raises IndexStoreError when the index is another model's.
         """
         if reindex:
             self._store.clear()
@@ -59,9 +63,30 @@ class Writing(Stored):
             self._store, self._failures, model, lambda: self._create(model), progress, batch,
             thumbnails, retry, failed,
         )  # fmt: skip
-        report = run.run(found)
+        report = run.run(found) if ray is None else self._run_on(ray, run, found)
         self._model = model
         return report
+
+    def _run_on(self, address: str, run: Adding, found: Listing) -> AddReport:
+        """Add the files of a listing on a cluster. The table is there from the beginning, so that
+        its workers can see that it is the same; what stays empty goes again."""
+        from patchword.index import cluster
+
+        if self._load is None:
+            raise IndexStoreError("to add on a cluster, open the index by patchword.open_index")
+        new = not self._store.open()
+        with cluster.connected(address) as ray:
+            if new:
+                self._create(run.model)
+            job = cluster.job_of(run, self._load, self._store.about)
+            run.elsewhere = lambda todo, found, size: cluster.embedded(
+                ray, job, todo, found, size, run.progress
+            )
+            try:
+                return run.run(found)
+            finally:
+                if new and not len(self):
+                    self._store.clear()
 
     @checked
     def put(
@@ -153,7 +178,10 @@ class Writing(Stored):
     def remove(self, paths: Path | Iterable[Path]) -> int:
         """Drop files, and everything below folders and inside tars. Returns how many entries that
         were."""
-        targets = {os.path.realpath(path) for path in several(paths)}
+        targets = {
+            name.rstrip("/") if objects.is_object(name) else os.path.realpath(name)
+            for name in [os.fspath(path) for path in several(paths)]
+        }
         below = tuple(os.path.join(target, "") for target in targets)
         known = self._store.known()
         return self._drop([path for path in known if path in targets or path.startswith(below)])
