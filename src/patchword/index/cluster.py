@@ -136,12 +136,14 @@ def connected(address: str) -> Iterator[Any]:
         return
     try:
         _reach(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with warnings.catch_warnings():  # of forks; Ray's processes are programs of their own
+            warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise IndexStoreError(
-            f"--ray {address}: no cluster of Ray there: {first}; start one (ray start --head), or "
-            "use this machine alone: --ray local"
+            f"--ray {address}: no cluster of Ray there: {first.rstrip('.')}; start one (ray start "
+            "--head), or use this machine alone: --ray local"
         ) from error
     try:
         yield ray
@@ -173,11 +175,23 @@ def job_of(run: Adding, load: Callable[..., Bundle], about: Mapping[str, Any]) -
 
 
 def embedded(
-    ray: Any, job: Job, todo: Sequence[File], found: Listing, size: int, progress: Progress | None
+    address: str,
+    job: Job,
+    todo: Sequence[File],
+    found: Listing,
+    size: int,
+    progress: Progress | None,
 ) -> Iterator[Batch]:
     """Blocks of files, in any order, as they were embedded and stored. size: of a block, at most.
     Raises IndexStoreError, when all is done that can be, where a worker does not see the index, the
     model or the photos."""
+    with connected(address) as ray:
+        yield from _embedded(ray, job, todo, found, size, progress)
+
+
+def _embedded(
+    ray: Any, job: Job, todo: Sequence[File], found: Listing, size: int, progress: Progress | None
+) -> Iterator[Batch]:
     actors, each = _resources(ray)
     size = max(1, min(size, len(todo) // (FEWEST * actors)))
     context = ray.data.DataContext.get_current()
@@ -212,7 +226,7 @@ def embedded(
             [ImageError(row["file"].path, row["reason"]) for row in rows if row["reason"]],
         )
     for kind, text in first.items():
-        more = f" ({said[kind] - 1} more of this kind)" if said[kind] > 1 else ""
+        more = f" (of one batch; {said[kind] - 1} more said the like)" if said[kind] > 1 else ""
         warnings.warn(text + more, stacklevel=2)
     if faults:
         more = f"; {len(faults)} blocks of images were not done" if len(faults) > 1 else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
-from patchword.images.files import Path, several
+from patchword.images.files import File, Path, several
 from patchword.index import imports, inside, metadata, objects, putting
-from patchword.index.adding import Adding, AddReport, Progress
+from patchword.index.adding import Adding, AddReport, Batch, Progress
 from patchword.index.repair import Repaired, repair
 from patchword.index.sources import Listing, listing
 from patchword.index.stored import Stored
@@ -74,19 +74,20 @@ class Writing(Stored):
 
         if self._load is None:
             raise IndexStoreError("to add on a cluster, open the index by patchword.open_index")
-        new = not self._store.open()
-        with cluster.connected(address) as ray:
+        load, new = self._load, not self._store.open()
+
+        def elsewhere(todo: Sequence[File], found: Listing, size: int) -> Iterator[Batch]:
             if new:
                 self._create(run.model)
-            job = cluster.job_of(run, self._load, self._store.about)
-            run.elsewhere = lambda todo, found, size: cluster.embedded(
-                ray, job, todo, found, size, run.progress
-            )
-            try:
-                return run.run(found)
-            finally:
-                if new and not len(self):
-                    self._store.clear()
+            job = cluster.job_of(run, load, self._store.about)
+            return cluster.embedded(address, job, todo, found, size, run.progress)
+
+        run.elsewhere = elsewhere
+        try:
+            return run.run(found)
+        finally:
+            if new and self._store.open() and not len(self):
+                self._store.clear()
 
     @checked
     def put(
