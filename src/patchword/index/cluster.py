@@ -151,6 +151,11 @@ def connected(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
+def access() -> dict[str, str]:
+    """The variables of this machine's environment that give access to object storage."""
+    return {name: value for name, value in os.environ.items() if name.startswith(_STORE)}
+
+
 def _reach(address: str) -> None:
     """Raise OSError at once where nobody listens at a host and port; Ray would try for minutes."""
     found = re.fullmatch(r"\[?([\w.:-]+?)\]?:(\d+)", address)
@@ -170,7 +175,7 @@ def job_of(run: Adding, load: Callable[..., Bundle], about: Mapping[str, Any]) -
         fingerprint=run.model.fingerprint,
         opener=run.model.opener,
         thumbnails=run.thumbnails,
-        environment={k: v for k, v in os.environ.items() if k.startswith(_STORE)},
+        environment=access(),
     )
 
 

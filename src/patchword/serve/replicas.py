@@ -3,12 +3,13 @@ and a queue of its own, behind one address. Ray starts more of them where much i
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from typing import Any, NamedTuple
 
 from patchword.errors import PatchwordError
-from patchword.index.cluster import connected
+from patchword.index.cluster import access, connected
 from patchword.optional import optional
 from patchword.serve.settings import Settings
 
@@ -58,9 +59,10 @@ class Running:
         self._connection.__exit__(None, None, None)
 
     def _deployment(self, serve: Any, ray: Any) -> Any:
-        settings = self.settings
+        settings, environment = self.settings, access()
 
         def application() -> Any:
+            os.environ.update(environment)
             from patchword.serve.app import create_app
 
             return create_app(settings)
