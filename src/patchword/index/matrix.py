@@ -43,7 +43,8 @@ class Matrix(NamedTuple):
     order: NDArray[np.intp] | None  # (N,): sorts the ids; None where they are sorted
 
     def places(self, ids: NDArray[np.uint64]) -> NDArray[np.intp]:
-        """The rows (M,) of these ids, which must be there."""
+        """The rows (M,) of these ids, which must be there, in the order of the ids."""
+        ids = np.sort(ids)  # neighbours are near each other in memory
         places = np.searchsorted(self.ids, ids, sorter=self.order)
         return places if self.order is None else self.order[places]
 

@@ -58,7 +58,8 @@ class Nearest:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._matrix: tuple[str, int, Matrix] | None = None  # with the table's mark and version
+        # With the table's mark and version, and whether an approximate search was built.
+        self._matrix: tuple[str, int, Matrix, bool] | None = None
 
     def find(
         self,
@@ -76,7 +77,7 @@ class Nearest:
             wanted = None if where is None else row_ids(table, where)
             found = self.matrix(table)
             rows = None if wanted is None else np.sort(found.places(wanted))
-            quick = _why_exact(table, where, k + offset, exact) is None
+            quick = _why_exact(self._built(table), where, k + offset, exact) is None
             hits = []
             for query in queries:
                 kept = found.places(approximate.near(table, query, k + offset)) if quick else rows
@@ -84,7 +85,7 @@ class Nearest:
                 hits.append(best(table, found.ids[places], query, k + offset)[offset:])
             return hits
 
-        return self._store.do(find)
+        return self._store.do(find, reads=True)
 
     def on_rows(
         self,
@@ -98,7 +99,7 @@ class Nearest:
             wanted = None if where is None else np.sort(found.places(row_ids(table, where)))
             return work(table, found, wanted)
 
-        return self._store.do(on_rows)
+        return self._store.do(on_rows, reads=True)
 
     def count(self, where: str) -> int:
         """How many entries meet a condition. Raises IndexStoreError."""
@@ -110,14 +111,15 @@ class Nearest:
         """How `find` searches."""
 
         def explain(table: Table) -> Explained:
-            rows, why = int(table.count_rows()), _why_exact(table, where, k, exact)
-            if not approximate.built(table):
+            built = approximate.built(table)
+            rows, why = int(table.count_rows()), _why_exact(built, where, k, exact)
+            if not built:
                 return Explained("exact", str(why), rows)
             recall = approximate.noted(self._store.place.folder(), self._mark())
             way, why = ("approximate", f"{rows} are many") if why is None else ("exact", why)
             return Explained(way, why, rows, approximate.later(table), recall)
 
-        return self._store.do(explain)
+        return self._store.do(explain, reads=True)
 
     def build(self, texts: Vectors | None = None) -> approximate.Recall:
         """Build what approximate search reads, or bring it up to date, and measure its recall with
@@ -144,7 +146,7 @@ class Nearest:
                 return approximate.later(table) > approximate.UNREAD * rows
             return large and rows >= approximate.FEWEST
 
-        return self._store.do(due)
+        return self._store.do(due, reads=True)
 
     def matrix(self, table: Table) -> Matrix:
         """The vectors of the version that the table is at."""
@@ -153,8 +155,12 @@ class Nearest:
             self._matrix = None  # the old one goes before the new one comes
             dim = int(self._store.about["dim"])
             found = matrix(self._store.place.folder(), table, dim, mark)
-            self._matrix = (mark, version, found)
+            self._matrix = (mark, version, found, approximate.built(table))
         return self._matrix[2]
+
+    def _built(self, table: Table) -> bool:
+        self.matrix(table)
+        return self._matrix is not None and self._matrix[3]
 
     def _mark(self) -> str:
         return str(self._store.about.get("mark", ""))
@@ -178,7 +184,7 @@ def best(table: Table, ids: NDArray[np.uint64], query: NDArray[np.float64], k: i
     ]
 
 
-def _why_exact(table: Table, where: str | None, k: int, exact: bool) -> str | None:
+def _why_exact(built: bool, where: str | None, k: int, exact: bool) -> str | None:
     """Why all vectors are compared; None where an approximate search is done."""
     reasons = {
         "that was asked for": exact,
@@ -186,7 +192,7 @@ def _why_exact(table: Table, where: str | None, k: int, exact: bool) -> str | No
         f"more than {approximate.MOST} are wanted": k > approximate.MOST,
     }
     why = next((reason for reason, holds in reasons.items() if holds), None)
-    return why or (None if approximate.built(table) else "nothing for another search was built")
+    return why or (None if built else "nothing for another search was built")
 
 
 def taken(table: Table, ids: NDArray[np.uint64], columns: Sequence[str]) -> Any:

@@ -69,6 +69,7 @@ class Store:
         self.about: dict[str, Any] = {}  # what it was created with, and `dim`
         self._lock = threading.Lock()
         self._table: Table | None = None
+        self._whole = 0  # the last version whose rows were found to be as many as noted
 
     def open(self) -> bool:
         """Whether there is a table; an incomplete one of a killed process does not count."""
@@ -146,6 +147,7 @@ class Store:
     def close(self) -> None:
         """Forget the table; it is opened again when it is needed."""
         self._table = None
+        self._whole = 0
 
     def clear(self) -> None:
         """Delete the index, of whatever format, and keep the folder."""
@@ -298,8 +300,9 @@ class Store:
     def _delete_where(self, condition: str) -> None:
         self.do(lambda table: table.delete(condition))
 
-    def do(self, action: Callable[[Table], T]) -> T:
-        """action(table) at its newest version, tried again where that version vanishes.
+    def do(self, action: Callable[[Table], T], reads: bool = False) -> T:
+        """action(table) at its newest version, tried again where that version vanishes. reads: the
+        action changes nothing.
 
         `compact` deletes the files of past versions at once, so that no vector is stored twice; an
         action of another process that was using them fails, and is repeated on the new ones. Every
@@ -310,7 +313,7 @@ class Store:
             table: Table = self._table
             for pause in (*_PAUSES, None):
                 try:
-                    return self._newest(table, action)
+                    return self._newest(table, action, reads)
                 except BaseException as error:  # see `of_library`
                     if not of_library(error):
                         raise
@@ -319,7 +322,7 @@ class Store:
                 time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
-    def _newest(self, table: Table, action: Callable[[Table], T]) -> T:
+    def _newest(self, table: Table, action: Callable[[Table], T], reads: bool) -> T:
         """action(table) at the newest version, which is noted when the action made it."""
         noted = self.noted()  # first: what is noted was committed before
         table.checkout_latest()
@@ -330,12 +333,16 @@ class Store:
                 f"{before} is an older one: a file of the folder was deleted or damaged; "
                 f"{REPAIR.format(path=self.path)}"
             )
-        if noted and noted["version"] == before and noted["rows"] != table.count_rows():
+        known = noted if noted and noted["version"] == before != self._whole else None
+        if known and known["rows"] != table.count_rows():
             raise IndexStoreError(
-                f"{self.path}: has {table.count_rows()} rows instead of {noted['rows']}: a file of "
+                f"{self.path}: has {table.count_rows()} rows instead of {known['rows']}: a file of "
                 f"the folder is damaged; {REPAIR.format(path=self.path)}"
             )
+        self._whole = before if known else self._whole
         result = action(table)
+        if reads:
+            return result
         table.checkout_latest()
         if not self.place.remote and table.version > max(before, noted["version"] if noted else 0):
             note = {"version": int(table.version), "rows": int(table.count_rows())}
