@@ -145,13 +145,16 @@ def measure(name: str, search: Search, queries: dict[str, Rows], truth: dict[str
     line = f"  {name:<34}"
     for kind, rows in queries.items():
         times, right = [], 0
+        spent = time.process_time()
         for query, best in zip(rows, truth[kind], strict=True):
             start = time.perf_counter()
             found = search(query)
             times.append((time.perf_counter() - start) * 1e3)
             right += len(set(found) & set(best.tolist()))
+        spent = (time.process_time() - spent) * 1e3 / len(rows)
+        took = statistics.median(times)
         line += (
-            f"  {kind} {statistics.median(times):7.1f} ms, recall {right / truth[kind].size:.3f}"
+            f"  {kind} {took:.1f} ms ({spent:.1f} of CPU), recall {right / truth[kind].size:.3f}"
         )
     print(line, flush=True)
 

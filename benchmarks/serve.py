@@ -1,6 +1,6 @@
 """The server under load: 64 clients, and 20,000 requests of which some are bad.
 
-    python benchmarks/serve.py [--model demo] [--clients 64] [--requests 640] [--rounds 3]
+    python benchmarks/serve.py [--model demo|clip-b32] [--clients 64] [--requests 640] [--rounds 3]
     python benchmarks/serve.py --soak 20000
 
 The first runs one mixed list of requests (half image embeddings, the rest text embeddings and
@@ -21,9 +21,11 @@ import json
 import random
 import statistics
 import sys
+import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from typing import Any
 import numpy as np
 from http_load import Client, Request, free_port, load, packed, resident, server
 from PIL import Image
+from tokenizers import pre_tokenizers
 
 import patchword
 
@@ -113,6 +116,31 @@ def engine(model: Any, requests: list[Request]) -> float:
     model.embed_texts(texts)
     model.classify(labelled, LABELS)
     return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def named(model: str) -> Iterator[str]:
+    """A model's name; of "clip-b32" the folder of a CLIP ViT-B/32 of random weights, made for the
+    while."""
+    if model != "clip-b32":
+        yield model
+        return
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    import torch
+    import torchvision_cpu  # noqa: F401  # before transformers, which imports torchvision
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        CLIPModel(CLIPConfig()).save_pretrained(folder)
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        ends = ["<|startoftext|>", "<|endoftext|>"]
+        vocabulary = [*letters, *(f"{letter}</w>" for letter in letters)]
+        vocabulary += [f"unused {n}" for n in range(49408 - 2 - len(vocabulary))] + ends
+        numbers = {word: number for number, word in enumerate(vocabulary)}
+        (Path(folder) / "vocab.json").write_text(json.dumps(numbers))
+        (Path(folder) / "merges.txt").write_text("#version: 0.2\n")
+        yield folder
 
 
 def throughput(name: str, clients: int, count: int, rounds: int) -> None:
@@ -312,8 +340,9 @@ def main() -> None:
     given = arguments.parse_args()
     warnings.simplefilter("ignore")  # of photos unlike the model's training
     if not given.soak:
-        throughput(given.model, given.clients, given.requests, given.rounds)
-        latency(given.model)
+        with named(given.model) as name:
+            throughput(name, given.clients, given.requests, given.rounds)
+            latency(name)
         return
     photos_held.extend(photos())
     port = free_port()

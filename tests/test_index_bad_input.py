@@ -193,3 +193,21 @@ def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         found = run("index", *wrong)
         assert found.code == 2
         assert said in " ".join(found.err.split())
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    run: Run,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, into = tmp_path / "photos", tmp_path / "index"
+    picture(folder / "a.png", 0)
+    assert run("index", folder, "--into", into).code == 0
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Index, "add", stopped)
+    said = run("index", folder, "--into", into)
+    assert said.code == 130
+    assert f"interrupted; images in {into}: 1; run it again to go on" in said.err

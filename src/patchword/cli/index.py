@@ -254,8 +254,12 @@ def _stored(
     images = [name for name in names if name not in folders]
     failed: list[ImageError] = []
     if images:
-        with progress("index") as advance:
-            report = store.add(images, bundle, advance, **how._asdict())
+        try:
+            with progress("index") as advance:
+                report = store.add(images, bundle, advance, **how._asdict())
+        except KeyboardInterrupt:
+            warn(f"interrupted; images in {store.path}: {len(store)}; run it again to go on")
+            raise
         counts |= {name: getattr(report, name) for name in ("added", "unchanged", "moved")}
         counts["not_retried"] = report.not_retried
         failed = report.failed[: len(report.failed) - report.not_retried]
