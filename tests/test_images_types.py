@@ -136,3 +136,18 @@ def test_an_array_of_one_colour_is_told() -> None:
         warnings.simplefilter("error")
         images.open(np.linspace(0, 1, 24).reshape(4, 6))
         images.open(np.zeros((4, 6, 3), np.uint8))
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "packbits"])
+def test_the_limit_of_a_tiff_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str | None
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", RGB.size // 1000)
+    path = tmp_path / "large.tif"
+    parts = [Image.fromarray(RGB), Image.fromarray(RGB[:50, :40])]
+    parts[0].save(path, save_all=True, append_images=parts[1:], compression=compression)
+    with pytest.warns(ImageWarning, match="page 1 of 2"):
+        assert_array_equal(images.open(path), RGB)
+    assert_array_equal(images.open(f"{path}#2"), RGB[:50, :40])
+    with pytest.raises(ImageError, match="raise max_pixels"):
+        images.open(f"{path}#2", max_pixels=1999)

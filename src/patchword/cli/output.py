@@ -304,7 +304,7 @@ def near_file(path: str) -> str:
             known = [entry.name for entry in islice(entries, MOST_NAMES)]
     except OSError:
         return ""
-    near = difflib.get_close_matches(name, known, 1)
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.75)
     return f" (do you mean {os.path.join(folder, near[0])}?)" if near else ""
 
 

@@ -343,6 +343,7 @@ def _loaded(picture: Any) -> Any:
     """The decoded picture. Pillow spreads the grey of a PNG of 2 or 4 bits over 0..255, but keeps
     the grey that means transparent as the file has it."""
     layout = str(picture.tile[0].args) if picture.format == "PNG" and picture.tile else ""
+    pillow.allocate(picture)
     picture.load()
     step = {"L;2": 85, "L;4": 17}.get(layout)
     if step is None or "transparency" not in picture.info:

@@ -56,6 +56,14 @@ def _identify(file: BinaryIO) -> Any:
     raise UnidentifiedImageError
 
 
+def allocate(picture: Any) -> None:
+    """Make the memory that a TIFF is decoded into. Pillow does it as it decodes, and checks its own
+    limit of pixels there, which is global; ours is `max_pixels`."""
+    if isinstance(picture, TiffImagePlugin.TiffImageFile) and picture._im is None:
+        size = picture._tile_size
+        picture.im = Image.core.new(picture.mode, size)  # type: ignore[attr-defined]
+
+
 def refuse_unsound(picture: Any) -> None:
     """Refuse what Pillow would open by running a program, or wrong."""
     refuse_if(picture.format == "EPS", "PostScript is a program; convert it to PNG first")
