@@ -1,16 +1,21 @@
 """`index --ray` on a cluster of several raylets: the index of one process, whatever dies."""
 
+import os
 import pickle
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from indexed import picture, twelve_photos
+from pyarrow import fs
 from typer.testing import CliRunner
 
 import patchword
@@ -19,6 +24,7 @@ from patchword.errors import IndexStoreError
 from patchword.images.files import File
 from patchword.index import Index, cluster
 from patchword.index.adding import Adding
+from patchword.index.schema import id_of
 from patchword.index.sources import Listing
 
 PHOTOS = 48
@@ -61,7 +67,7 @@ def same(index: Index, alone: Index) -> None:
     assert index.paths() == alone.paths()
     assert [str(error) for error in index.errors()] == [str(error) for error in alone.errors()]
     kept = [name for name in alone.columns if name != "vector"]
-    numbers = [row["id"] for row in _rows(alone, ["id"])]
+    numbers = [id_of(path) for path in alone.paths()]
     assert index.rows(numbers, kept) == alone.rows(numbers, kept)
     np.testing.assert_allclose(
         [row["vector"] for row in index.rows(numbers, ["vector"])],
@@ -69,12 +75,6 @@ def same(index: Index, alone: Index) -> None:
         rtol=0,
         atol=1e-6,
     )
-
-
-def _rows(index: Index, names: list[str]) -> list[dict]:
-    from patchword.index.schema import id_of
-
-    return index.rows([id_of(path) for path in index.paths()], names)
 
 
 def test_a_driver_and_a_raylet_are_killed(
@@ -112,11 +112,6 @@ def test_tars_and_tables_and_what_is_there(
 ) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
-    import tarfile
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     with tarfile.open(inside / "some.tar", "w") as tar:
         for number in range(6):
             tar.add(photos / "more" / f"{number}.png", f"{number}.png")
@@ -140,11 +135,14 @@ def test_tars_and_tables_and_what_is_there(
 def test_the_command_into_object_storage(
     raylets, photos: Path, model: str, alone: Index, bucket: str
 ) -> None:
-    into = f"{bucket}/x.index"
-    command = ["index", str(photos), "--into", into, "--model", model, "--ray", raylets.address]
-    done = CliRunner().invoke(app, command)
+    into, more = f"{bucket}/x.index", f"{bucket}/more"
+    store = fs.S3FileSystem(endpoint_override=os.environ["AWS_ENDPOINT_URL"])
+    fs.copy_files(str(photos / "more"), more[5:], destination_filesystem=store)
+    command = ["index", str(photos), more, "--into", into]
+    done = CliRunner().invoke(app, [*command, "--model", model, "--ray", raylets.address])
     assert done.exit_code == 1, done.output
-    assert f"{into}: 48 images (48 added, 0 unchanged, 3 failed)" in done.output
+    assert f"{into}: 84 images (84 added, 0 unchanged, 3 failed)" in done.output
+    assert patchword.open_index(into).remove(more) == PHOTOS - 12
     same(patchword.open_index(into), alone)
 
 

@@ -6,6 +6,7 @@ import csv
 import difflib
 import json
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -317,4 +318,5 @@ def shortened(sources: Sequence[Source]) -> tuple[str, list[str]]:
     if len(paths) == 1 or folder in ("", ".", os.sep):
         return "image", list(paths)
     here = os.path.join(os.getcwd(), "")
-    return f"in {folder.removeprefix(here)}", [os.path.relpath(path, folder) for path in paths]
+    shown = re.sub(r"^s3:/+", "s3://", folder.removeprefix(here))
+    return f"in {shown}", [os.path.relpath(path, folder) for path in paths]

@@ -65,35 +65,44 @@ class Actor:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._adding: Adding | None = None
-        self._broken: str | None = None  # why this one can do nothing
+        self._adding: Adding | PatchwordError | None = None  # the error: why it can do nothing
 
     def __call__(self, block: Any) -> Any:
-        """What became of a pyarrow.Table of files: a pickled list of `_row`. Where this worker can
-        do nothing it has one row, of no path."""
+        """What became of a pyarrow.Table of files: a pickled list of `_row`. Of a block that could
+        not be done it has one row, of no path."""
         import pyarrow as pa  # type: ignore[import-untyped]
 
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                rows = [] if self._broken else self._embedded(block)
+                rows = self._embedded(block)
             except PatchwordError as error:
-                self._broken = f"{error} (worker {socket.gethostname()})"
-        if self._broken:
-            rows = [_row(File("", 0, 0), self._broken, False)]
+                rows = [_row(File("", 0, 0), f"{error} (worker {socket.gethostname()})", False)]
         rows[0]["said"] = [(each.category.__name__, str(each.message)) for each in said]
         return pa.table({"result": [pickle.dumps(rows)]})
 
     def _embedded(self, block: Any) -> list[dict[str, Any]]:
-        adding = self._adding = self._adding or self._begun()
+        adding = self._ready()
         files = [File(*row) for row in zip(*(block[n].to_pylist() for n in _FILE), strict=True)]
         reads = zip(files, block["read"].to_pylist(), strict=True)
         found = Listing(files, {file.path: pickle.loads(read) for file, read in reads if read})
+        adding.batch = len(files)
         reasons = {
             error.image: error.reason for _, errors in adding.here(files, found) for error in errors
         }
         hidden = {path for path in reasons if path not in found.read and inside.gone(path)}
         return [_row(file, reasons.get(file.path, ""), file.path in hidden) for file in files]
+
+    def _ready(self) -> Adding:
+        """What the first block makes, the model with it. Raises again what that raised."""
+        if self._adding is None:
+            try:
+                self._adding = self._begun()
+            except PatchwordError as error:
+                self._adding = error
+        if isinstance(self._adding, PatchwordError):
+            raise self._adding
+        return self._adding
 
     def _begun(self) -> Adding:
         job = self.job
