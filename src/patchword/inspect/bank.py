@@ -11,7 +11,7 @@ from patchword.errors import SampledWarning, warn
 from patchword.inspect.coreset import coreset, far_from_some
 from patchword.inspect.protocol import Progress
 
-BLOCK = 1 << 24  # bytes of patches that a coreset is chosen from together
+BLOCK = 1 << 22  # bytes of patches that a coreset is chosen from together: a core's own cache
 SEED = 0
 
 
