@@ -68,6 +68,7 @@ bench: $(TESTING)
 	$(BIN)/python benchmarks/encode.py --dtype bfloat16
 	$(BIN)/python benchmarks/prompts.py
 	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/index.py
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/loss.py

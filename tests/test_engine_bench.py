@@ -1,0 +1,49 @@
+"""What `info --bench` measures of each engine."""
+
+import numpy as np
+import pytest
+from ran import Run, run  # noqa: F401
+from shrunk import tiny_bundle, tiny_clip
+
+from patchword.api import engine_bench
+from patchword.api.model import Model, with_methods
+from patchword.errors import UnsupportedError
+
+
+def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers where an engine answers; where it does not, why: not installed, or out of time."""
+
+    def engine(model: Model, name: str) -> Model:
+        if name == "openvino":
+            raise UnsupportedError('it is not installed: pip install "patchword[fast]"')
+        while name == "compile":
+            pass
+        return model
+
+    monkeypatch.setattr(engine_bench, "on_engine", engine)
+    monkeypatch.setattr(engine_bench, "LIMIT", 3.0)
+    monkeypatch.setattr(engine_bench, "EACH", 0.01)
+    model = with_methods(tiny_bundle(tiny_clip()))
+    photos = list(np.random.default_rng(0).integers(0, 256, (5, 48, 48, 3), np.uint8))
+    rows = {(row.engine, row.dtype): row for row in engine_bench.engine_rows(model, photos)}
+    assert list(rows) == list(engine_bench.CPU)
+    exact, coarse = rows["torch", "float32"], rows["torch", "bfloat16"]
+    assert min(exact.one, exact.many, coarse.one, coarse.many) > 0
+    assert (exact.same, exact.why) == (1.0, "")
+    assert exact.least == pytest.approx(1)
+    right, rough = model.embed_images(photos), model.to("bfloat16").embed_images(photos)
+    cosines = (right * rough).sum(axis=1)
+    assert (coarse.least, coarse.mean) == pytest.approx((cosines.min(), cosines.mean()), abs=1e-5)
+    assert "patchword[fast]" in rows["openvino", "float32"].why
+    assert "not ready" in rows["compile", "float32"].why
+
+
+def test_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    ways = (("torch", "float32"), ("nothing", "float32"))
+    monkeypatch.setattr(engine_bench, "CPU", ways)
+    monkeypatch.setattr(engine_bench, "EACH", 0.01)
+    first, second = run("info", "demo", "--bench", "--json").records
+    assert (first["engine"], first["same"]) == ("torch", 1)
+    assert "there are torch" in second["why"]
+    assert "--photos is for --bench" in run("info", "demo", "--photos", "x").err
+    assert run("info", "demo", "--bench", "--dtype", "bfloat16").code == 2
