@@ -186,3 +186,16 @@ def test_says_what_is_wrong(photos: Path, model: str, alone: Index, tmp_path: Pa
     for options in (["--watch"], ["--device", "cpu"]):
         refused = CliRunner().invoke(app, ["index", str(photos), "--ray", "auto", *options])
         assert refused.exit_code == 2
+
+
+def test_a_cluster_that_wants_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: object) -> None:
+        raise ConnectionError("no") from RuntimeError("RPC error: InvalidAuthToken: missing")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", init)
+    with (
+        pytest.raises(IndexStoreError, match="wants its token: set RAY_AUTH_MODE=token"),
+        cluster.connected("auto"),
+    ):
+        pass

@@ -149,6 +149,11 @@ def connected(address: str) -> Iterator[Any]:
             warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
+        if "AuthToken" in f"{error} {error.__cause__} {error.__context__}":
+            raise IndexStoreError(
+                f"--ray {address}: the cluster wants its token: set RAY_AUTH_MODE=token, and "
+                "RAY_AUTH_TOKEN_PATH to a file with it where it is not ~/.ray/auth_token"
+            ) from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise IndexStoreError(
             f"--ray {address}: no cluster of Ray there: {first.rstrip('.')}; start one (ray start "
