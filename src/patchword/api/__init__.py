@@ -75,7 +75,7 @@ def load(
         "tokenizer": tokenizer, "image_size": image_size, "subfolder": subfolder,
         "adapter": adapter, "weights": weights, "architecture": architecture,
     }  # fmt: skip
-    if source not in checkpoints.EMBEDDED and is_export(source):
+    if is_export(source) and source not in checkpoints.EMBEDDED:
         model = opened(source, device, dtype, engine, of_weights)
         return model.opening(stretch, max_pixels, squash=squash, exact=exact)
     bundle = checkpoints.load(
