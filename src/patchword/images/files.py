@@ -30,9 +30,11 @@ LEFT_OUT = {
     "$RECYCLE.BIN", "System Volume Information",
 }  # fmt: skip
 
-# Files that may hold images: tars and tables, which some commands read; archives, which none do.
+# Files that may hold images: tars and tables, which some commands read; archives, which none do. In
+# a folder of photos a .csv or .tsv describes them: it is looked into only where it is named itself.
 TARS = (".tar", ".tar.gz", ".tgz")
-TABLES = (".parquet", ".csv", ".tsv")
+PARQUET = ".parquet"
+TABLES = (PARQUET, ".csv", ".tsv")
 _ARCHIVES = (".zip", ".7z", ".rar", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 _VECTORS = ".npy of floats in two axes, maybe vectors (name the file to open it as an image)"
@@ -79,7 +81,7 @@ def find(paths: Iterable[Path], failed: list[ImageError], but: Collection[str] =
                 found[real] = _status(real)
             except ImageError as error:
                 failed.append(error)
-    warn_of(skipped, (*TARS, *TABLES))
+    warn_of(skipped, (*TARS, PARQUET))
     return [found[name] for name in sorted(found, key=pages.order)]
 
 
@@ -166,14 +168,12 @@ def pictures_in(
 def warn_of(skipped: Skipped, named: Collection[str] = ()) -> None:
     """Say how many files were skipped, by kind, in a SkippedFilesWarning of those that look like
     photos, and one of those that may hold photos. named: the suffixes of those that are read where
-    they are named themselves; tables among the others are nothing to speak of."""
-    holders = {kind for kind in skipped if kind in (*TARS, *_ARCHIVES, *TABLES)}
+    they are named themselves; a table among the others is nothing to speak of."""
+    holders = {kind for kind in skipped if kind in (*TARS, *_ARCHIVES, PARQUET)}
     if photos := _counts(skipped, skipped.keys() - holders):
         message = f"files that look like photos and cannot be opened: {photos}"
         warn(message, SkippedFilesWarning)
-    if counts := _counts(
-        skipped, {kind for kind in holders if kind in named or kind not in TABLES}
-    ):
+    if counts := _counts(skipped, holders - ({PARQUET} - {*named})):
         itself = sorted(holders.intersection(named))
         advice = [f"name a {' or '.join(itself)} itself"] * bool(itself)
         advice += ["unpack the others" if itself else "unpack them"] * bool(holders - {*itself})
@@ -188,7 +188,7 @@ def _counts(skipped: Skipped, chosen: Collection[str]) -> str:
 def _holder(path: str) -> str | None:
     """The suffix of a file that may hold images; None for any other."""
     name = path.lower()
-    return next((end for end in (*TARS, *TABLES, *_ARCHIVES) if name.endswith(end)), None)
+    return next((end for end in (*TARS, PARQUET, *_ARCHIVES) if name.endswith(end)), None)
 
 
 def _walked(folder: str, failed: list[ImageError]) -> Iterator[str]:
