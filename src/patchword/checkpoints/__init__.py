@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -35,7 +36,14 @@ from patchword.checkpoints.rules import assemble, fit
 from patchword.checkpoints.saving import save
 from patchword.config import ModelConfig
 from patchword.engines.device import as_device, as_dtype
-from patchword.errors import CheckpointError, CheckpointWarning, ConfigError, UnsupportedError, warn
+from patchword.errors import (
+    CheckpointError,
+    CheckpointWarning,
+    ConfigError,
+    UnsupportedError,
+    in_threads,
+    warn,
+)
 from patchword.images.preprocess import at_size
 from patchword.text import tokenizer_files
 from patchword.text.tokenizer import Tokenizer
@@ -104,7 +112,9 @@ def load(
     like = network.state_dict()
     shapes = {name: tuple(value.shape) for name, value in like.items()}
     plan = fit(form.rules(config), opened.tensors, shapes, f"{opened.weights} is {form.TITLE}")
-    state = dict(assemble(plan, opened.tensors, like, where, number))
+    with ThreadPoolExecutor(1) as pool:  # copying weights leaves Python's lock to the parser
+        reading = pool.submit(in_threads(lambda at: _tokenizer(at, config)), words)
+        state = dict(assemble(plan, opened.tensors, like, where, number))
     network.load_state_dict(state, assign=True)
     if opened.adapter and config.dense_head:
         config = _headless(network, config, opened.name)
@@ -113,7 +123,7 @@ def load(
     given |= {"dtype": kind, "weights": weights, "architecture": architecture}
     options = {name: value for name, value in given.items() if value is not None}
     scope = None if size or opened.adapter else scope_files.read(opened.folder)
-    return bundle.make(network, config, _tokenizer(words, config), opened.name, options, scope)
+    return bundle.make(network, config, reading.result(), opened.name, options, scope)
 
 
 def _headless(network: nn.Module, config: ModelConfig, name: str) -> ModelConfig:

@@ -55,7 +55,8 @@ def outline(config: ModelConfig) -> nn.Module:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out `normal_`, which on the meta device loads torch's whole compiler: a second."""
+    """Leaves out `normal_`, which on the meta device loads torch's whole compiler, a second, and
+    `uniform_`, of which each call is slow there."""
 
     def __torch_function__(
         self,
@@ -65,6 +66,6 @@ class _Unfilled(TorchFunctionMode):
         keywords: Mapping[str, Any] | None = None,
     ) -> Any:
         keywords = keywords or {}
-        if function is nn.init.normal_:
+        if function in (nn.init.normal_, torch.Tensor.uniform_):
             return arguments[0] if arguments else keywords["tensor"]
         return function(*arguments, **keywords)
