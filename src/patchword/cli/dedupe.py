@@ -86,7 +86,9 @@ def dedupe(
     if delete:
         failed += _delete(store, others)
     kind = "deleted" if delete else "nothing is deleted"
-    notes().print(f"{len(found)} groups, {len(others)} images besides those to keep; {kind}")
+    groups = "1 group" if len(found) == 1 else f"{len(found)} groups"
+    spare = "1 image" if len(others) == 1 else f"{len(others)} images"
+    notes().print(f"{groups}, {spare} besides those to keep; {kind}")
     finish(failed, len(store) or 1)
 
 

@@ -274,7 +274,7 @@ def _score(score: Score) -> dict[str, Any]:
 
 
 def scores_table(results: list[tuple[Source, list[Score]]]) -> Table:
-    """One image: a row per label. More: a row per image, its best label first."""
+    """One image: a row per label. More: a row per image, its answer first."""
     from rich.text import Text
 
     if len(results) == 1:
@@ -285,7 +285,7 @@ def scores_table(results: list[tuple[Source, list[Score]]]) -> Table:
             out.add_row(score.label, share(score.probability), bar)
         return out
     heading, names = shortened([name for name, _ in results])
-    out = table(heading, "best", " ", "then", right=(" ",))
+    out = table(heading, "answer", " ", "others", right=(" ",))
     for name, (_, (best, *others)) in zip(names, results, strict=True):
         rest = ", ".join(
             f"{s.label} {share(s.probability)}" for s in others if s.probability >= 0.01
