@@ -21,8 +21,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shrunk import tiny_bundle, tiny_clip
 
 import patchword
+from patchword.api.model import with_methods
 from patchword.images.tensors import Tensor as TensorLike
 from patchword.index.schema import id_of
 from patchword.options import SYNONYMS, checked
@@ -91,7 +93,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, patchword.Model]:
-    return {name: patchword.load(name) for name in ("demo", "demo-blip")}
+    loaded = {name: patchword.load(name) for name in ("demo", "demo-blip")}
+    return loaded | {"tiny": with_methods(tiny_bundle(tiny_clip()))}
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +151,7 @@ def good(name: str, place: Path, models: dict[str, patchword.Model]) -> dict[str
         "labels": ["hat", "shoe"],
         "questions": "what is it?",
         "hits": [],
-        "model": models["demo"],
+        "model": models["tiny" if name == "export" else "demo"],  # graphs of layers take time
         "path": place / "saved.png" if name in methods_of_results() else place / "index",
         "paths": [place / "photo.png"],
         "folder": place / "model",

@@ -291,7 +291,7 @@ SCRIPT = """
     try:
         for step, batch in enumerate(batches(sources, Plan([18], [1], 8, 0), pairs, 0, 9999,
                                              workers=2)):
-            if step == 0:
+            if step == 1:  # a batch of each worker: both have begun
                 print(*[child.pid for child in multiprocessing.active_children()], flush=True)
             if told and len(told) < 6:
                 told.append(step)  # goes on after the signal
