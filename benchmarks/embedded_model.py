@@ -120,16 +120,22 @@ def wafers(model: patchword.Model, seed: int, count: int) -> None:
 
 
 def clothing(model: patchword.Model, folder: Path) -> None:
-    """Accuracy over a folder of photos, one subfolder per class."""
+    """Accuracy over a folder of photos, one subfolder per class, by the crop and by two views."""
     files = sorted(folder.glob("*/*.jpg"))
-    scores = model.classify(files, sorted({file.parent.name for file in files}))
-    right: dict[str, list[bool]] = defaultdict(list)
-    for file, ranked in zip(files, scores, strict=True):
-        right[file.parent.name].append(ranked[0].label == file.parent.name)
-    total = np.mean([value for values in right.values() for value in values])
-    mean = np.mean([np.mean(values) for values in right.values()])
-    each = ", ".join(f"{name} {np.mean(values):.0%}" for name, values in sorted(right.items()))
-    print(f"clothing, {len(files)} photos: top-1 {total:.1%}, mean per class {mean:.1%} ({each})")
+    labels = sorted({file.parent.name for file in files})
+    for views in (False, True):
+        right: dict[str, list[bool]] = defaultdict(list)
+        scores = model.classify(files, labels, two_views=views)
+        for file, ranked in zip(files, scores, strict=True):
+            right[file.parent.name].append(ranked[0].label == file.parent.name)
+        total = np.mean([value for values in right.values() for value in values])
+        mean = np.mean([np.mean(values) for values in right.values()])
+        each = ", ".join(f"{name} {np.mean(values):.0%}" for name, values in sorted(right.items()))
+        seen = ", two views" if views else ""
+        print(
+            f"clothing, {len(files)} photos{seen}: top-1 {total:.1%}, mean per class {mean:.1%} "
+            f"({each})"
+        )
 
 
 def retrieval(model: patchword.Model, seed: int, count: int = 500) -> None:

@@ -1,5 +1,6 @@
 """The tasks against their formulas, on tiny random models."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,27 @@ def test_multi_label_judges_each_against_no_label(clip: Bundle) -> None:
         assert score.probability == pytest.approx(float(expected), rel=1e-4)
     (alone,) = classify(clip, photos(1), [scores[0].label], multi_label=True)
     assert alone[0].probability == pytest.approx(scores[0].probability, rel=1e-5)
+
+
+def test_two_views_are_the_crop_and_the_whole(clip: Bundle, tmp_path: Path) -> None:
+    wide = photos(1)[0][:20]  # 20 x 60
+    both = clip.embed_images([wide]) + clip.embed_images([wide], squash=True)
+    image = F.normalize(torch.from_numpy(both[0]).double(), dim=0)
+    words = torch.from_numpy(clip.embed_texts([f"a photo of a {label}" for label in LABELS]))
+    expected = (clip.scale * words.double() @ image).softmax(0).tolist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing of it is unseen
+        (scores,) = classify(clip, wide, LABELS, two_views=True)
+        (_, failed), (_, second) = classify_each(
+            clip, [tmp_path / "none.png", wide], LABELS, two_views=True
+        )
+    assert {s.label: s.probability for s in scores} == pytest.approx(
+        dict(zip(LABELS, expected, strict=True)), rel=1e-4
+    )
+    assert isinstance(failed, ImageError)
+    assert second == scores
+    with pytest.raises(UnsupportedError, match="the whole of each image already"):
+        classify(clip.opening(squash=True), wide, LABELS, two_views=True)
 
 
 def test_reject_says_none_of_these(clip: Bundle) -> None:

@@ -64,6 +64,7 @@ class Model(Language, Places):
         stretch: bool | None = None,
         squash: bool | None = None,
         tiles: bool | int = False,
+        two_views: bool = False,
     ) -> list[list[Score]]:
         """Per image, labels with probabilities, best first: a list for each image, also of one.
 
@@ -75,6 +76,8 @@ class Model(Language, Places):
                      probable, of all labels and none of them
         tiles        look at overlapping tiles too: True, or their side in pixels. Each label's
                      greatest probability counts, `.box` of a score says where
+        two_views    judge by the centre crop and by the whole image, squashed, together: twice the
+                     work; where images are not square it is right more often
 
         Raises the ImageError of the first image that fails, and UnsupportedError for labels that
         are none, empty or repeated. The formulas: `tasks.classify`.
@@ -83,10 +86,12 @@ class Model(Language, Places):
         if tiles:
             if labels is None:
                 raise UnsupportedError("tiles needs labels: own classes of parts are not joined")
+            if two_views:
+                raise UnsupportedError("two_views and tiles are two ways to see more; give one")
             size = tile_size(tiles)
             each = classify_tiled(model, images, labels, templates, multi_label, reject, size)
             return joined(each)
-        return classify(model, images, labels, templates, multi_label, reject)
+        return classify(model, images, labels, templates, multi_label, reject, two_views)
 
     @checked
     def to(

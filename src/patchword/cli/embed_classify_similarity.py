@@ -97,6 +97,14 @@ def classify(
     tiles: TilesOption = False,
     tile_size: TileSizeOption = None,
     each_tile: EachTileOption = False,
+    two_views: Annotated[
+        bool,
+        typer.Option(
+            "--two-views",
+            help="Judge by the centre crop and by the whole image, squashed, together: twice the "
+            "work, and right more often where images are not square.",
+        ),
+    ] = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
@@ -123,6 +131,8 @@ def classify(
 
     sentences = read_list(template) or None
     how = tiles_of(tiles, tile_size, each_tile)
+    if two_views and (how.wanted or squash):
+        wrong("--two-views shows the whole beside the crop; leave --squash and --tiles out")
     if how.wanted and not words:
         wrong("--tiles needs labels: what a classifier's own classes say of a part is not joined")
     each: Iterable[tuple[object, list[Score] | ImageError]]
@@ -130,7 +140,7 @@ def classify(
         told = classify_tiled(bundle, files, words, sentences, multi_label, reject, how.size)
         each = how.joined(told)
     else:
-        each = classify_each(bundle, files, words, sentences, multi_label, reject)
+        each = classify_each(bundle, files, words, sentences, multi_label, reject, two_views)
     results: list[tuple[Source, list[Score]]] = []
     rows: list[tuple[Source, list[Score]]] = []
     failed: list[ImageError] = []

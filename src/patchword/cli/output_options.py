@@ -113,7 +113,11 @@ def with_output_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _remedies(options: set[str]) -> Remedies:
     """What of a command's own options shows a model more of a photo."""
-    whole = {"squash": "--squash shows the whole", "tiles": "--tiles all parts"}
+    whole = {
+        "squash": "--squash shows the whole",
+        "two_views": "--two-views the crop and the whole",
+        "tiles": "--tiles all parts",
+    }
     closer = [f"--{name}" for name in ("tiles", "window") if name in options]
     return Remedies(
         ", ".join(words for name, words in whole.items() if name in options),

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice, tee
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.bundle import Bundle, Vector, as_texts, embed_checked
+from patchword.bundle import Bundle, Vector, as_texts, embed_checked, unit
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
+from patchword.images.one_or_many import as_images
 from patchword.images.views import Box
 from patchword.scope import Check
 from patchword.tasks.label_cache import label_features
 from patchword.text.templates import named
+from patchword.unseen import untold
 
 NONE = "none of these"
 
@@ -43,6 +46,7 @@ def classify(
     templates: str | Sequence[str] | None = None,
     multi_label: bool = False,
     reject: float | None = None,
+    two_views: bool = False,
 ) -> list[list[Score]]:
     """Per image, labels with probabilities, best first: a softmax of the scaled cosines (Radford et
     al. 2021, section 3.1.2).
@@ -61,11 +65,14 @@ def classify(
                  multi_label, and of a SigLIP, each label is scored by itself as above, and several
                  may be near 1. Those are then the probabilities that are given. For an image
                  unlike all that the model was trained on (`Scope.novelty`) they are 0
+    two_views    judge by the unit mean of two vectors, of the centre crop and of the whole image,
+                 squashed: twice the work. Raises UnsupportedError for a model that crops nothing
 
     Raises the ImageError of the first image that cannot be opened; `classify_each` never stops.
     """
     answers = []
-    for _, scores in classify_each(model, images, labels, templates, multi_label, reject):
+    found = classify_each(model, images, labels, templates, multi_label, reject, two_views)
+    for _, scores in found:
         if isinstance(scores, ImageError):
             raise scores
         answers.append(scores)
@@ -79,17 +86,45 @@ def classify_each(
     templates: str | Sequence[str] | None = None,
     multi_label: bool = False,
     reject: float | None = None,
+    two_views: bool = False,
 ) -> Iterator[tuple[ImageLike, list[Score] | ImageError]]:
     """Each image in order with its scores as from `classify`, or the ImageError it raised."""
     if labels is None:
+        if two_views:
+            raise UnsupportedError("two_views needs labels; a classifier's own classes have none")
         return _own_labels(model, images)
     score = scorer(model, labels, templates, multi_label, reject)
     check = Check(model.scope, model.name)
-    found = embed_checked(model, check, images)
+    found = (_twice if two_views else embed_checked)(model, check, images)
     return (
         (image, row if isinstance(row, ImageError) else score(row, check.outside))
         for image, row in found
     )
+
+
+def _twice(
+    model: Bundle, check: Check, images: ImageLike | Iterable[ImageLike]
+) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
+    """As `embed_checked`, the unit mean of the vectors of what is cropped and of the whole."""
+    whole = replace(model.opening(squash=True), scope=None)
+    if whole.preprocess.config == model.preprocess.config:
+        raise UnsupportedError(
+            f"{model.name} is shown the whole of each image already; leave two_views out"
+        )
+    first, second = tee(as_images(images))
+
+    def rows() -> Iterator[tuple[ImageLike, Vector | ImageError]]:
+        cropped = embed_checked(model, check, first)
+        with untold():  # what the crop leaves out is seen by the other view
+            begun = list(islice(cropped, 1))
+        squashed = embed_checked(whole, Check(None, model.name), second)
+        for (image, row), (_, other) in zip(chain(begun, cropped), squashed, strict=True):
+            if isinstance(row, ImageError) or isinstance(other, ImageError):
+                yield image, row if isinstance(row, ImageError) else other
+            else:
+                yield image, unit((row + other)[None])[0]
+
+    return rows()
 
 
 def scorer(
