@@ -44,7 +44,7 @@ def test_json_report_csv_maps_and_exit_code(run: Run, folder: Path, tmp_path: Pa
     found = [json.loads(line) for line in ran.out.splitlines()]
     assert [Path(each["path"]).name for each in found] == ["a.png", "b.png", "c.png", "a.png"]
     a, b, c, _ = found
-    assert set(a) == {"path", "score", "p_value", "rejected", "boxes"}
+    assert set(a) == {"path", "score", "p_value", "rejected", "boxes", "outside"}
     assert (a["rejected"], a["boxes"]) == (False, [])
     assert (b["rejected"], b["p_value"]) == (True, 0.05)
     x1, y1, x2, y2 = b["boxes"][0]
@@ -61,6 +61,13 @@ def test_json_report_csv_maps_and_exit_code(run: Run, folder: Path, tmp_path: Pa
     assert page.index("b: rejected") < page.index("a: good")
     assert "At most 5.00%" in page
     assert "c.png" in page
+    outside = [each["path"] for each in found if "outside" in each]
+    assert len(outside) == page.count("· unlike the model&#39;s training: its answer says little<")
+    assert outside[0] == a["path"]
+    said = ran.err[ran.err.index(f"{len(outside)} of 3 images look unlike what demo was") :]
+    assert f": {', '.join(outside)}; so do " in said.replace("\n", " ")
+    assert ran.err.count(" unlike ") == 1
+    assert f"Beware: {len(outside)} of 3 images look unlike what demo was trained on: a.png" in page
     maps = sorted(path.name for path in (out / "maps").iterdir())
     assert maps == ["a-2.tif", "a.tif", "b.tif"]
     with Image.open(out / "maps" / "b.tif") as opened:

@@ -181,6 +181,9 @@ def test_the_command(run: Run, folder: Path) -> None:  # noqa: F811
     assert found.records[-1]["image"].endswith("000.png")
     assert "1 of 6 images failed" in found.err
     assert "settings: maps bilinear, not smoothed" in found.err
+    assert found.err.count(" unlike ") == 1
+    assert "5 of 5 images look unlike what demo was trained on" in found.err
+    assert "; so do 3 of 3 good photos. It" in found.err
     shutil.rmtree(folder / "test/hole")
     found = run("eval", "inspect", str(folder), "--layer", "0")
     assert found.code == 0

@@ -263,9 +263,14 @@ def test_a_word_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
 def test_maps_of_foreign_photos_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As other answers do: in the record, on stderr and, under its title, in the picture."""
     sizes = []
-    for image in (PHOTO, WAFER):
+    for image, *command in (
+        (PHOTO, "heatmap", PHOTO, "hat"),
+        (WAFER, "heatmap", WAFER, "hat"),
+        (PHOTO, "attention", PHOTO, "--head", "0"),
+        (WAFER, "attention", WAFER, "--head", "0"),
+    ):
         with pytest.raises(SystemExit) as ended:
-            main(["heatmap", image, "hat", "--json", "--save", str(tmp_path / "map.png")])
+            main([*command, "--json", "--save", str(tmp_path / "map.png")])
         assert ended.value.code == 0
         said = capsys.readouterr()
         assert json.loads(said.out).get("outside", False) is (image == PHOTO)
@@ -274,6 +279,32 @@ def test_maps_of_foreign_photos_say_so(tmp_path: Path, capsys: pytest.CaptureFix
             rows = np.asarray(picture.convert("L"))[22:80, 22:240].min(axis=1) < 128
         sizes.append(int((np.diff(rows.astype(int)) == 1).sum()))
     assert sizes[0] > sizes[1]  # lines of letters
+    assert sizes[2] > sizes[3]
+
+
+def test_defects_of_foreign_photos_are_told(recwarn: pytest.WarningsRecorder) -> None:
+    """Good photos when they are learned from, others when they are inspected; each once, though
+    good ones are scored after learning from others, and of a batch with each of the others."""
+    model = patchword.load("demo")
+    wafers = [str(path) for path in sorted(SAMPLES.glob("wafers/perfect-*.jpg"))]
+    found = patchword.inspector(model, [*wafers, PHOTO]).inspect([WAFER, PHOTO, ASTRONAUT])
+    assert [each.outside for each in found] == [False, True, True]
+    assert ["outside" in each.record() for each in found] == [False, True, True]
+    good, images = [message.partition(". It knows")[0] for message in told(recwarn)]
+    assert good == f"1 of 4 good photos looks unlike what demo was trained on: {PHOTO}"
+    assert images == (f"2 of 3 images look unlike what demo was trained on: {PHOTO}, {ASTRONAUT}")
+    recwarn.clear()
+    with together():
+        patchword.inspector(model, [*wafers, PHOTO], "mutual").inspect([WAFER, ASTRONAUT])
+    (both,) = [message.partition(". It knows")[0] for message in told(recwarn)]
+    assert both == (
+        f"1 of 2 images looks unlike what demo was trained on: {ASTRONAUT}; so does 1 of 4 good "
+        "photos"
+    )
+    recwarn.clear()
+    patchword.inspector(model, wafers).inspect(WAFER)
+    patchword.inspector(replace(model, scope=None), [PHOTO], threshold=1.0).inspect(ASTRONAUT)
+    assert told(recwarn) == []
 
 
 def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

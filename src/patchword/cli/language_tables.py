@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchword.atomic_write import write
 from patchword.cli.output import print_saved, shortened, titled
-from patchword.scope import current
+from patchword.scope import UNLIKE, current
 from patchword.show.percent import share
 from patchword.show.terminal_table import table
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 Titled = tuple[str, "NDArray[Any]"]  # a matrix of images and texts
 ITM = "probability of a match (ITM)"  # what one of them holds
 
-UNLIKE = "unlike the model's training: its answer says little"
 SHOWN_ANSWERS = 5  # of a ranking, in a table and a picture
 
 

@@ -35,6 +35,8 @@ from patchword.evaluate.defect_masks import (
 from patchword.inspect.methods import options_of
 from patchword.inspect.photos import found_each, opened_each
 from patchword.inspect.protocol import RGB, Finding, Method, Progress, State
+from patchword.scope import GOOD as GOOD_PHOTOS
+from patchword.scope import Check
 
 GOOD, TRAIN, TEST, TRUTH = "good", "train", "test", "ground_truth"
 LARGEST = 1 << 28  # pixels of all maps: some 10 GB while they are compared
@@ -197,7 +199,9 @@ class Inspecting:
 
         def photos() -> Iterator[RGB]:
             nonlocal opened
-            for _, photo in opened_each(self.model, good, method.view):
+            check = Check(self.model.scope, self.model.name)
+            check.kind = GOOD_PHOTOS
+            for _, photo in check.each(opened_each(self.model, good, method.view, check)):
                 if isinstance(photo, ImageError):
                     self.broken.append(photo)
                 else:
@@ -216,7 +220,9 @@ class Inspecting:
         self, test: Sequence[Photo], method: Method, state: State
     ) -> Iterator[tuple[Photo, Finding]]:
         """Each photo that can be opened, with what is found in it."""
-        each = found_each(self.model, method, state, [photo.path for photo in test])
+        check = Check(self.model.scope, self.model.name)
+        paths = [photo.path for photo in test]
+        each = check.each(found_each(self.model, method, state, paths, check))
         for number, (photo, (_, result)) in enumerate(zip(test, each, strict=True), 1):
             if self.advance:
                 self.advance(number, len(test))

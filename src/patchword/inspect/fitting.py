@@ -16,10 +16,12 @@ from patchword.inspect.drift import Drift
 from patchword.inspect.inspector import Inspector, calibrated, group_of, named
 from patchword.inspect.photos import found_each, opened_each
 from patchword.inspect.protocol import RGB, Finding, Method, Progress, State
+from patchword.scope import GOOD, Check, together
 
 FEWEST = 4  # photos to learn from, where others are held out
 FOLDS = 5
 SEED = 0
+UNCHECKED = Check(None, "")  # of photos that are looked at again
 
 Sources = Sequence[ImageLike]
 
@@ -101,18 +103,22 @@ class _Run:
         for fold in folds:
             rest = [source for n, source in enumerate(sources) if n not in fold]
             found += self._scored(self._learned(rest), [sources[n] for n in fold])
-        state = self._learned(learned)
-        found += self._scored(state, kept)
+        check = Check(self.model.scope, self.model.name)
+        check.kind = GOOD
+        with together():
+            state = self._learned(learned, check)
+            found += self._scored(state, kept, check)
         told = calibrated(found, "cross-validated" if folds else "held out", self.grouped)
         return Inspector(
             self.model, method, state, told, self.rule, len(learned), (), self.grouped,
             Drift(told.scores),
         )  # fmt: skip
 
-    def _learned(self, sources: Sources) -> State:
+    def _learned(self, sources: Sources, check: Check = UNCHECKED) -> State:
         def photos() -> Iterator[RGB]:
             opened = 0
-            for source, photo in opened_each(self.model, sources, self.method.view):
+            each = opened_each(self.model, sources, self.method.view, check)
+            for source, photo in check.each(each):
                 self._advance()
                 if isinstance(photo, ImageError):
                     self.broken[id(source)] = _named(photo, source)
@@ -124,8 +130,11 @@ class _Run:
 
         return self.method.fit(self.model, photos(), self.progress)
 
-    def _scored(self, state: State, sources: Sources) -> Iterator[tuple[ImageLike, Finding]]:
-        for source, found in found_each(self.model, self.method, state, sources):
+    def _scored(
+        self, state: State, sources: Sources, check: Check = UNCHECKED
+    ) -> Iterator[tuple[ImageLike, Finding]]:
+        each = found_each(self.model, self.method, state, sources, check)
+        for source, found in check.each(each):
             self._advance()
             if isinstance(found, ImageError):
                 self.broken[id(source)] = _named(found, source)

@@ -29,6 +29,7 @@ from patchword.inspect.saved import (
     write_stream,
 )
 from patchword.options import checked
+from patchword.scope import GOOD, IMAGES, Check
 from patchword.unseen import SMALL
 
 Sources = Sequence[ImageLike]
@@ -85,9 +86,9 @@ class Inspector:
         if self.method.needs.batch:
             yield from self._batch(list(as_images(images)))
             return
-        yield from self._said_each(
-            found_each(self.model, self.method, self.state, as_images(images))
-        )
+        check = self._check()
+        each = found_each(self.model, self.method, self.state, as_images(images), check)
+        yield from self._said_each(each, check)
 
     @property
     def watched(self) -> bool:
@@ -153,24 +154,31 @@ class Inspector:
     def _batch(self, sources: Sources) -> Iterator[tuple[ImageLike, Inspection | ImageError]]:
         """Good photos are scored as the others are, in one batch with them; those of them that
         cannot be opened come first."""
-        every = list(found_each(self.model, self.method, self.state, [*self.good, *sources]))
-        first = every[: len(self.good)]
+        check, both = self._check(), [*self.good, *sources]
+        every = list(found_each(self.model, self.method, self.state, both, check))
+        check.kind = GOOD
+        first = list(check.each(every[: len(self.good)]))
+        check.kind = IMAGES
         good = [(source, f[1]) for source, f in first if not isinstance(f, ImageError)]
         self.calibration = calibrated(good, "held out", self.grouped)
         self.drift = Drift(self.calibration.scores)
         yield from ((source, found) for source, found in first if isinstance(found, ImageError))
-        yield from self._said_each(every[len(self.good) :])
+        yield from self._said_each(every[len(self.good) :], check)
+
+    def _check(self) -> Check:
+        return Check(self.model.scope, self.model.name)
 
     def _said_each(
-        self, every: Iterable[tuple[ImageLike, Found | ImageError]]
+        self, every: Iterable[tuple[ImageLike, Found | ImageError]], check: Check
     ) -> Iterator[tuple[ImageLike, Inspection | ImageError]]:
         judges, none = self.judges(), Judge(Calibration("none"), self.rule)
-        for source, found in every:
+        for source, found in check.each(every):
             if isinstance(found, ImageError):
                 yield source, found
             else:
                 group = group_of(source) if self.grouped else ""
-                yield source, self._said(source, found, judges.get(group, none), group)
+                said = self._said(source, found, judges.get(group, none), group)
+                yield source, replace(said, outside=check.outside)
 
     def _said(self, source: ImageLike, found: Found, judge: Judge, group: str) -> Inspection:
         photo, finding = found

@@ -12,7 +12,9 @@ from patchword.images import ImageLike, name_of
 from patchword.images.ahead import ahead
 from patchword.inspect.features import layout
 from patchword.inspect.protocol import RGB, Finding, Method, State, View
+from patchword.scope import Check
 from patchword.show import plots
+from patchword.tasks.judge import judge
 
 AHEAD = 3  # photos that are opened before they are wanted
 SHOWN = 1024  # pixels: the longer side of what is kept of a photo to be shown
@@ -21,8 +23,11 @@ Opened = tuple[ImageLike, RGB | ImageError]
 Found = tuple[RGB, Finding]  # the photo as it is shown, and what was found in it
 
 
-def opened_each(model: Bundle, sources: Iterable[ImageLike], view: View) -> Iterator[Opened]:
-    """Each photo in its own pixels, or the ImageError that says why it cannot be used."""
+def opened_each(
+    model: Bundle, sources: Iterable[ImageLike], view: View, check: Check
+) -> Iterator[Opened]:
+    """Each photo in its own pixels, or the ImageError that says why it cannot be used. check: is
+    let know of each, and tells when they went through its `each`."""
 
     def attempt(source: ImageLike) -> Opened:
         try:
@@ -35,17 +40,21 @@ def opened_each(model: Bundle, sources: Iterable[ImageLike], view: View) -> Iter
         return source, photo
 
     with ThreadPoolExecutor(AHEAD) as pool:
-        yield from ahead(pool, attempt, sources, AHEAD)
+        for source, photo in ahead(pool, attempt, sources, AHEAD):
+            if check.scope is not None and not isinstance(photo, ImageError):
+                judge(model, check, photo)
+            yield source, photo
 
 
 def found_each(
-    model: Bundle, method: Method, state: State, sources: Iterable[ImageLike]
+    model: Bundle, method: Method, state: State, sources: Iterable[ImageLike], check: Check
 ) -> Iterator[tuple[ImageLike, Found | ImageError]]:
-    """What a method finds in each photo, in order, or why it cannot be opened."""
+    """What a method finds in each photo, in order, or why it cannot be opened. check: as of
+    `opened_each`."""
     waiting: deque[Opened] = deque()  # photos that the method has, as they are shown
 
     def photos() -> Iterator[RGB]:
-        for source, photo in opened_each(model, sources, method.view):
+        for source, photo in opened_each(model, sources, method.view, check):
             if isinstance(photo, ImageError):
                 waiting.append((source, photo))
             else:

@@ -10,6 +10,7 @@ import numpy as np
 
 from patchword.inspect.inspector import Inspector, on_one_scale
 from patchword.inspect.result import Inspection
+from patchword.scope import UNLIKE, current
 from patchword.show import html_page, plots
 from patchword.show.colours import MAP, shade
 
@@ -41,6 +42,7 @@ class Report:
     def page(self, failed: Sequence[str], said: Sequence[str]) -> str:
         """A whole HTML document. failed: photos that could not be opened, with the reasons; said:
         remarks on the run."""
+        said = [*said, *(f"Beware: {each}." for each in current().sentences())]
         rejected = sum(bad is True for _, bad in self.scores)
         inspector = self.inspector
         intro = (
@@ -126,6 +128,7 @@ def card(found: Inspection, name: str) -> html_page.Card:
         note += f", p {found.p_value:.3g}"
     if found.boxes:
         note += f", {len(found.boxes)} place{'s' * (len(found.boxes) > 1)}"
+    note += f" · {UNLIKE}" * found.outside
     marks: dict[bool | None, Literal["", "right", "wrong"]] = {True: "wrong", False: "right"}
     mark = marks.get(found.rejected, "")
     title = f"{name}: {found.verdict}"

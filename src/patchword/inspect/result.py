@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from patchword.images.preprocess import Geometry
 from patchword.inspect.boxes import Box, around
 from patchword.options import checked
+from patchword.scope import UNLIKE
 from patchword.show import plots
 from patchword.show.colours import ends_of
 from patchword.show.result import Pictured
@@ -32,6 +33,7 @@ class Inspection(Pictured):
     edge      values of the map above it are not found in good photos
     grid      (h, w) float32, a value for each place
     scale     the ends of the colours of all maps, which are logarithmic; None: each has its own
+    outside   whether the photo is unlike what the model was trained on, of a model that knows
     """
 
     path: str
@@ -45,6 +47,7 @@ class Inspection(Pictured):
     geometry: Geometry
     scale: tuple[float, float] | None = None
     group: str = ""
+    outside: bool = False
 
     @cached_property
     def values(self) -> NDArray[np.float32]:
@@ -70,6 +73,7 @@ class Inspection(Pictured):
             "p_value": self.p_value,
             "rejected": self.rejected,
             "boxes": [list(box) for box in self.boxes],
+            **({"outside": True} if self.outside else {}),
         }
 
     @checked
@@ -79,11 +83,12 @@ class Inspection(Pictured):
         if self.p_value is not None:
             words += f", p {self.p_value:.3g}"
         photo = plots.shown(self.photo)
-        own = "" if self.scale else "own scale"
+        own = [] if self.scale else ["own scale"]
+        own += [UNLIKE] * self.outside
         over = plots.Tile(
             np.asarray(self.overlay(plots.TILE)),
             words,
-            own,
+            " · ".join(own),
         )
         return plots.panel([plots.Tile(photo, self.path), over], title)
 

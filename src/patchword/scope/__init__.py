@@ -5,9 +5,19 @@ mean nothing. One with a scope warns of them.
 """
 
 from patchword.scope.knowledge import WORD, Boundary, Domain, Rewording, Scope, Understood
-from patchword.scope.remarks import Check, Told, current, same, together, untold
+from patchword.scope.remarks import (
+    GOOD,
+    IMAGES,
+    UNLIKE,
+    Check,
+    Told,
+    current,
+    same,
+    together,
+    untold,
+)
 
 __all__ = [
-    "WORD", "Boundary", "Check", "Domain", "Rewording", "Scope", "Told", "Understood",
-    "current", "same", "together", "untold",
+    "GOOD", "IMAGES", "UNLIKE", "WORD", "Boundary", "Check", "Domain", "Rewording", "Scope", "Told",
+    "Understood", "current", "same", "together", "untold",
 ]  # fmt: skip

@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # commands import this, and --help does without NumPy
 I = TypeVar("I")  # noqa: E741  # an image
 R = TypeVar("R")  # its result
 
+UNLIKE = "unlike the model's training: its answer says little"  # of an image, beside its answer
+IMAGES, GOOD = "images", "good photos"  # kinds of images, which are counted apart
+
 
 def same(name: str) -> str:
     """What the names of one file have in common, also of a link to it."""
@@ -32,15 +35,15 @@ class Told:
 
     def __init__(self) -> None:
         self._scopes: dict[str, Scope] = {}
-        self._images: dict[str, dict[str, tuple[str, bool]]] = {}  # by model and file
+        self._images: dict[str, dict[str, dict[str, tuple[str, bool]]]] = {}  # model, kind, file
         self._texts: set[str] = set()
         self._words: set[tuple[str, str]] = set()  # by model
         self._misasked: dict[tuple[str, str], tuple[Scope, dict[str, str]]] = {}
 
-    def image(self, model: str, scope: Scope, name: str, outside: bool) -> None:
+    def image(self, model: str, scope: Scope, name: str, outside: bool, kind: str = IMAGES) -> None:
         """An image that a model was shown; an empty name is one without."""
         self._scopes[model] = scope
-        images = self._images.setdefault(model, {})
+        images = self._images.setdefault(model, {}).setdefault(kind, {})
         name = name or f"image {len(images) + 1}"
         images[same(name)] = (name, outside)
 
@@ -64,7 +67,8 @@ class Told:
     def outside(self, name: str) -> bool:
         """True if an image of this name is unlike the training of a model that was shown it."""
         key = same(name)
-        return any(key in images and images[key][1] for images in self._images.values())
+        kinds = (images for kinds in self._images.values() for images in kinds.values())
+        return any(key in images and images[key][1] for images in kinds)
 
     def sentences(self) -> list[str]:
         """What `tell` says, without folders and the advice."""
@@ -86,14 +90,20 @@ class Told:
             )
 
     def _unlike(self, named: Callable[[str], str] = str) -> Iterator[tuple[str, Scope]]:
-        for model, images in self._images.items():
-            if outside := [name for name, is_outside in images.values() if is_outside]:
-                verb = "looks" if len(outside) == 1 else "look"
-                yield (
-                    f"{len(outside)} of {len(images)} images {verb} unlike what {model} was "
-                    f"trained on: {listed([named(name) for name in outside])}",
-                    self._scopes[model],
-                )
+        for model, kinds in self._images.items():
+            said = ""
+            for kind, images in sorted(kinds.items(), key=lambda each: each[0] != IMAGES):
+                outside = [named(name) for name, is_outside in images.values() if is_outside]
+                share, one = f"{len(outside)} of {len(images)} {kind}", len(outside) == 1
+                if outside and said:
+                    said += f"; so {'does' if one else 'do'} {share}"
+                elif outside:
+                    said = (
+                        f"{share} look{'s' * one} unlike what {model} was trained on: "
+                        f"{listed(outside)}"
+                    )
+            if said:
+                yield said, self._scopes[model]
 
 
 _together: ContextVar[Told | None] = ContextVar("told", default=None)
@@ -101,7 +111,11 @@ _together: ContextVar[Told | None] = ContextVar("told", default=None)
 
 @contextmanager
 def together() -> Iterator[Told]:
-    """What many tasks find outside is told once, at the end, instead of by each."""
+    """What many tasks find outside is told once, at the end, instead of by each; within tasks that
+    are told together, with them."""
+    if outer := _together.get():
+        yield outer
+        return
     found = Told()
     token = _together.set(found)
     try:
@@ -132,8 +146,13 @@ class Check:
     """Collects what is outside a model's scope, and gives one ScopeWarning of each kind.
     Without a scope nothing does."""
 
-    def __init__(self, scope: Scope | None, name: str, called: object = None) -> None:
-        self.scope, self.name = scope, name
+    def __init__(
+        self, scope: Scope | None, name: str, called: object = None, told: Told | None = None
+    ) -> None:
+        """told: where images are noted, which tells nothing by itself; None: what is told together,
+        or else told by this check."""
+        self.scope, self.name, self.kind = scope, name, IMAGES
+        self._told = told
         self._called = _called(called)  # the one image that is checked, where it comes as pixels
         self.outside = False  # whether the last image of `each` is
         self._novelty: deque[float] = deque()
@@ -199,7 +218,7 @@ class Check:
     def each(self, found: Iterable[tuple[I, R | ImageError]]) -> Iterator[tuple[I, R | ImageError]]:
         """The same images and results; when the last was taken, or the iterator is closed, warn of
         those that are unlike the training images. The vectors of each must be known by then."""
-        together = _together.get()
+        together = self._told or _together.get()
         told = together or Told()
         try:
             for image, result in found:
@@ -207,7 +226,7 @@ class Check:
                     self.outside = self._novelty.popleft() > 1
                     name = _called(image) or self._called
                     if name or together is None:  # what a command shows without one is a part
-                        told.image(self.name, self.scope, name, self.outside)
+                        told.image(self.name, self.scope, name, self.outside, self.kind)
                     domain = self._domains.popleft() if self._domains else ""
                     for question, of in self._asked.items():
                         if not self.outside and domain not in ("", of):

@@ -21,6 +21,7 @@ from patchword.show.colours import MAP, ends_of, known, scale_of
 from patchword.show.token_matrix import View
 from patchword.tasks.attention_layers import chosen, layers_of, mean_of
 from patchword.tasks.grid_maps import GridMaps
+from patchword.tasks.judge import judged
 from patchword.tasks.token_attention import TokenAttention
 from patchword.unseen import Sight, noted
 
@@ -111,6 +112,7 @@ def attention(
     pixels, geometry = model.preprocess(photo)
     with noted() as sights:
         sights.note(Sight.of(image, geometry))
+    judged(model, image, photo)
     with torch.inference_mode():
         _, taps = network.encode_image(model.tensor(pixels)[None], taps=wanted)
     maps = [taps[name][0].float() for name in wanted]

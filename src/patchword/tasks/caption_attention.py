@@ -90,11 +90,12 @@ def caption_attention(
     with noted() as sights:
         sights.note(Sight.of(image, geometry))
     start = torch.from_numpy(tokenizer([prompt])[0, :-1])  # without the end token
-    check = Check(model.scope, model.name)
+    check = Check(model.scope, model.name, image)
     check.texts([prompt])
     options = GenerationOptions(max_length=longest(model, MAX_LENGTH))
     with torch.inference_mode():
         tokens = seen(check, network, model.tensor(pixels)[None])
+        list(check.each([(image, photo)]))
         written = network.write(tokens, start, options)
         taps = network.read(tokens, written.ids, wanted)
     rows = packed(written.ids, written.log_probabilities).cpu().numpy()

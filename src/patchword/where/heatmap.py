@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from patchword.bundle import Bundle, as_texts, embed_checked
+from patchword.bundle import Bundle, as_texts
 from patchword.errors import SameMapWarning, UnsupportedError, warn
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.protocols import DenseNetwork
 from patchword.options import checked
-from patchword.scope import Check
 from patchword.show import plots
 from patchword.show.colours import MAP, known, scale_of
 from patchword.tasks.grid_maps import GridMaps
+from patchword.tasks.judge import judged
 from patchword.tasks.label_cache import label_features
 from patchword.unseen import Sight, noted, untold
 from patchword.where.auto import usual
@@ -242,9 +242,7 @@ def mapped(
     head = model.config.dense_head if method == HEAD else None
     side = None if head is None else head.size
     found = seen_whole(model, photo, run, scale or Scale(), progress, side)
-    if model.scope is not None:  # which warns of photos that are unlike its training
-        with untold():
-            list(embed_checked(model, Check(model.scope, model.name, image), [photo]))
+    judged(model, image, photo)
     with noted() as sights:
         sights.note(Sight.of(image, found.geometry))
     return refined(photo, found) if refine else found
