@@ -13,6 +13,7 @@ import pytest
 import skimage
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from ran import Run, run  # noqa: F401
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
@@ -189,6 +190,35 @@ def test_an_index_of_other_photos_is_told(tmp_path: Path, recwarn: pytest.Warnin
     assert [message.split(":")[0] for message in told(recwarn)] == [
         "1 of 2 images looks unlike what demo-blip was trained on"
     ]
+
+
+def test_what_an_index_lists_is_told(tmp_path: Path, run: Run) -> None:  # noqa: F811
+    """By the stored vectors: on stderr and in the records; of a folder that is indexed on the way
+    once, and of the image that is looked for too."""
+    (tmp_path / "photos").mkdir()
+    for path in (PHOTO, ASTRONAUT, WAFER):
+        shutil.copy(path, tmp_path / "photos")
+    store = tmp_path / "photos.index"
+    first = run("index", tmp_path / "photos", "--into", store)
+    assert "2 of 3 images look unlike what demo was trained on" in first.err
+    for command in (["search", "hat", "--json"], ["tag", "-l", "hat", "--json"]):
+        name, *rest = command
+        found = run(name, store, *rest)
+        assert found.err.count(" unlike ") == 1
+        assert "2 of 3 images listed look unlike what demo was trained on" in found.err
+        outside = {Path(each["image"]).name: each.get("outside") for each in found.records}
+        assert outside == {"chelsea.png": True, "astronaut.png": True, "scratch-1.jpg": None}
+    for command in (["explore"], ["dedupe", "--threshold", "0.01"]):
+        found = run(command[0], store, *command[1:])
+        assert found.err.count("images listed look unlike what demo was trained on") == 1
+    page = tmp_path / "page.html"
+    alike = run("search", store, "--image", PHOTO, "-k", "1", "--save", page)
+    assert "· unlike the model&#39;s training: its answer says little<" in page.read_text()
+    assert f"demo was trained on: {PHOTO}; so does 1 of 1 images listed. It knows" in alike.err
+    model = patchword.load("demo")
+    with pytest.warns(ScopeWarning, match="1 of 1 images listed looks unlike"):
+        (hit,) = patchword.open_index(store).search(model.embed_images(PHOTO)[0], 1, model=model)
+    assert hit.outside
 
 
 def test_reject_compares_the_numbers_that_are_given() -> None:

@@ -17,6 +17,7 @@ from patchword.cli.indexes import (
     OwnModelOption,
     WhereOption,
     index_and_model,
+    tell_of,
 )
 from patchword.cli.options import DeviceOption, JsonOption
 from patchword.cli.output import (
@@ -79,6 +80,7 @@ def dedupe(
     check_page(save)
     store, bundle, failed = index_and_model(index, model, device, dtype)
     found = store.duplicates(threshold, keep=keep, where=condition)
+    tell_of(store, bundle, [each.id for one in found for each in (one.keep, *one.others)])
     _print(found, as_json)
     others = [each for group in found for each in group.others]
     if save and found:

@@ -30,6 +30,7 @@ from patchword.cli.output import (
 )
 from patchword.cli.texts import no_texts, read_list
 from patchword.errors import ImageError
+from patchword.scope import stored
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -137,11 +138,15 @@ def tag(
     with warnings_said():
         score = scorer(bundle, asked, templates, multi_label=True)
 
+    outside: list[bool] = []  # of each image that is tagged
+
     def choose(vector: Any) -> list[str]:
+        outside.extend(bundle.scope.outside(vector[None]) if bundle.scope else [False])
         return [each.label for each in score(vector) if each.probability >= threshold]
 
     with progress("tag") as advance:
         found = store.tag(choose, where=condition, store=not dry, progress=advance)
+    stored(bundle.name, bundle.scope, dict(zip(found, outside, strict=True)))
     if as_json:
         for path, tags in found.items():
             emit({"image": path, "tags": tags})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from patchword.atomic_write import write
 from patchword.cli.output import emit, notes, print_saved, screen, shortened
 from patchword.errors import ImageError
+from patchword.scope import UNLIKE
 from patchword.show.percent import matched, share
 from patchword.show.terminal_table import table
 
@@ -110,7 +111,8 @@ def save_hits(
             failed += [error] if error else []
             photos.append(photo)
             names.append(Path(each.hit.path).name + (" (cannot be opened)" if error else ""))
-            ranks.append(f"rank {rank} · cosine {each.hit.score:.3f}{match}")
+            unlike = f" · {UNLIKE}" * (each.hit.outside and path.suffix.lower() == ".html")
+            ranks.append(f"rank {rank} · cosine {each.hit.score:.3f}{match}{unlike}")
         parts.append((one.title, photos, names, ranks))
     title = parts[0][0] if len(parts) == 1 else f"{len(parts)} searches"
     if path.suffix.lower() == ".html":

@@ -17,6 +17,7 @@ from patchword.index.matrix import Matrix
 from patchword.index.nearest import Hit, best
 from patchword.index.table import Table
 from patchword.index.things import THINGS
+from patchword.scope import Scope
 
 FEWEST, MOST = 2, 64  # clusters, where their number is not given
 # Words of a small model that name nothing.
@@ -78,8 +79,10 @@ def clusters(
     count: int | None,
     examples: int,
     names: Named | None,
+    scope: Scope | None = None,
 ) -> list[Cluster]:
-    """Clusters of entries, the largest first. rows: those of the matrix; None: all."""
+    """Clusters of entries, the largest first. rows: those of the matrix; None: all. scope: what the
+    model was trained on."""
     half = matrix.half if rows is None else matrix.half[rows]
     if not len(half):
         return []
@@ -97,7 +100,7 @@ def clusters(
         first = inside[np.argsort(-near[inside], kind="stable")[:examples]]
         ids = matrix.ids[first if rows is None else rows[first]]
         centre = middle[cell].numpy().astype(np.float64)
-        out.append(Cluster(title, int(counts[cell]), best(table, ids, centre, examples)))
+        out.append(Cluster(title, int(counts[cell]), best(table, ids, centre, examples, scope)))
     return out
 
 

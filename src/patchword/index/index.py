@@ -21,7 +21,7 @@ from patchword.index import explore, tags
 from patchword.index.adding import Progress
 from patchword.index.duplicates import KEEP, Group, groups
 from patchword.index.explore import Cluster
-from patchword.index.searching import Searching
+from patchword.index.searching import Searching, tell
 from patchword.options import at_least, checked, nearest, text_list
 
 
@@ -89,12 +89,14 @@ class Index(Searching):
         at_least("examples", examples)
         searcher = self._searcher(model)
         named = explore.named(searcher, None if words is None else text_list(words))
-        return self._nearest.on_rows(
+        found: list[Cluster] = self._nearest.on_rows(
             lambda table, matrix, rows: explore.clusters(
-                table, matrix, rows, clusters, examples, named
+                table, matrix, rows, clusters, examples, named, searcher.scope
             ),
             where,
         )
+        tell(searcher, (hit for each in found for hit in each.examples))
+        return found
 
     @checked
     def tag(

@@ -17,6 +17,7 @@ from patchword.index.exact import candidates
 from patchword.index.matrix import Matrix, matrix
 from patchword.index.schema import PRIVATE, SUMS, Vectors, id_of, kind
 from patchword.index.table import Store, Table
+from patchword.scope import Scope
 
 PIECE = 4096  # entries whose vectors are read at a time
 
@@ -28,12 +29,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 @dataclass(frozen=True)
 class Hit:
     """One answer: its cosine with the query, and when the file had last been changed (UTC). id: of
-    its row, see `Index.row`."""
+    its row, see `Index.row`; outside: whether it is unlike what the model was trained on, by its
+    vector, of a model that knows."""
 
     path: str
     score: float
     modified: datetime
     id: int = field(default=0, compare=False, repr=False)
+    outside: bool = field(default=False, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,11 @@ class Nearest:
         where: str | None = None,
         offset: int = 0,
         exact: bool = True,
+        scope: Scope | None = None,
     ) -> list[list[Hit]]:
         """For each of the queries, unit vectors (Q, D), the k entries with the largest products
         with it, best first, equal ones by path, without the first `offset` of them. exact: never
-        approximate."""
+        approximate. scope: what the model was trained on."""
 
         def find(table: Table) -> list[list[Hit]]:
             wanted = None if where is None else row_ids(table, where)
@@ -82,7 +86,7 @@ class Nearest:
             for query in queries:
                 kept = found.places(approximate.near(table, query, k + offset)) if quick else rows
                 places = candidates(found, query, k + offset, kept)
-                hits.append(best(table, found.ids[places], query, k + offset)[offset:])
+                hits.append(best(table, found.ids[places], query, k + offset, scope)[offset:])
             return hits
 
         return self._store.do(find, reads=True)
@@ -166,21 +170,29 @@ class Nearest:
         return str(self._store.about.get("mark", ""))
 
 
-def best(table: Table, ids: NDArray[np.uint64], query: NDArray[np.float64], k: int) -> list[Hit]:
+def best(
+    table: Table,
+    ids: NDArray[np.uint64],
+    query: NDArray[np.float64],
+    k: int,
+    scope: Scope | None = None,
+) -> list[Hit]:
     """The k best of the entries with these ids, by the stored vectors.
 
     Their scores are computed in float64, each by the same additions in the same order, so that
     equal vectors get equal scores wherever they are.
     """
-    scored: list[tuple[float, str, int]] = []
+    scored: list[tuple[float, str, int, bool]] = []
     for start in range(0, len(ids), PIECE):
         rows = taken(table, ids[start : start + PIECE], ("path", "modified", "vector", *SUMS))
-        negative = (intact(rows, len(query)) * -query).sum(axis=1).tolist()
+        vectors = intact(rows, len(query))
+        outside = scope.outside(vectors) if scope else [False] * len(vectors)
+        negative = (vectors * -query).sum(axis=1).tolist()
         paths, times = rows.column("path").to_pylist(), rows.column("modified").cast("int64")
-        scored += zip(negative, paths, times.to_pylist(), strict=True)
+        scored += zip(negative, paths, times.to_pylist(), outside, strict=True)
     return [
-        Hit(path, -negative, _EPOCH + timedelta(microseconds=time), id_of(path))
-        for negative, path, time in sorted(scored)[:k]
+        Hit(path, -negative, _EPOCH + timedelta(microseconds=time), id_of(path), unlike)
+        for negative, path, time, unlike in sorted(scored)[:k]
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,12 @@ from patchword.index.query import as_array, combined, texts_of, unit
 from patchword.index.things import THINGS
 from patchword.index.writing import Writing
 from patchword.options import at_least, checked, text_list
+from patchword.scope import stored
+
+
+def tell(model: Bundle, hits: Iterable[Hit]) -> None:
+    """Warn of hits that are unlike what the model was trained on."""
+    stored(model.name, model.scope, {hit.path: hit.outside for hit in hits})
 
 
 class Searching(Writing):
@@ -66,7 +72,7 @@ class Searching(Writing):
         weights = text_weight, image_weight, without_weight
         others = text_list(without)
         unit = combined(searcher, query, image, others, weights, long_text)
-        return self._nearest.find(unit[None], k, where, offset, exact)[0]
+        return self._found(searcher, unit[None], k, where, offset, exact)[0]
 
     @checked
     def search_many(
@@ -92,7 +98,20 @@ class Searching(Writing):
         units = [unit(as_array(row), searcher.dim) for row in rows]
         if not units:
             return []
-        return self._nearest.find(np.stack(units), k, where, offset, exact)
+        return self._found(searcher, np.stack(units), k, where, offset, exact)
+
+    def _found(
+        self,
+        model: Bundle,
+        queries: NDArray[np.float64],
+        k: int,
+        where: str | None,
+        offset: int,
+        exact: bool,
+    ) -> list[list[Hit]]:
+        found = self._nearest.find(queries, k, where, offset, exact, model.scope)
+        tell(model, (hit for hits in found for hit in hits))
+        return found
 
     @checked
     def count(self, where: str) -> int:

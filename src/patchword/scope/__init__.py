@@ -13,11 +13,12 @@ from patchword.scope.remarks import (
     Told,
     current,
     same,
+    stored,
     together,
     untold,
 )
 
 __all__ = [
     "GOOD", "IMAGES", "UNLIKE", "WORD", "Boundary", "Check", "Domain", "Rewording", "Scope", "Told",
-    "Understood", "current", "same", "together", "untold",
+    "Understood", "current", "same", "stored", "together", "untold",
 ]  # fmt: skip

@@ -142,6 +142,10 @@ class Scope:
             return np.maximum(least, self.inner.novelty(summaries))
         return np.maximum(least, self.boundary.novelty(vectors)) if self.boundary else least
 
+    def outside(self, vectors: NDArray[np.floating]) -> list[bool]:
+        """Of each unit vector (N, D), as it is stored without more: whether it is outside."""
+        return [bool(each > 1) for each in self.novelty(vectors)]
+
     def nearest_domain(self, vectors: NDArray[np.floating]) -> list[str]:
         """The name of the domain that each unit vector (N, D) is most like."""
         import numpy as np

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
@@ -21,7 +21,7 @@ I = TypeVar("I")  # noqa: E741  # an image
 R = TypeVar("R")  # its result
 
 UNLIKE = "unlike the model's training: its answer says little"  # of an image, beside its answer
-IMAGES, GOOD = "images", "good photos"  # kinds of images, which are counted apart
+IMAGES, GOOD, LISTED = "images", "good photos", "images listed"  # kinds, counted apart
 
 
 def same(name: str) -> str:
@@ -41,9 +41,13 @@ class Told:
         self._misasked: dict[tuple[str, str], tuple[Scope, dict[str, str]]] = {}
 
     def image(self, model: str, scope: Scope, name: str, outside: bool, kind: str = IMAGES) -> None:
-        """An image that a model was shown; an empty name is one without."""
+        """An image that a model was shown; an empty name is one without. What is found of it later
+        by its stored vector counts for less."""
         self._scopes[model] = scope
-        images = self._images.setdefault(model, {}).setdefault(kind, {})
+        kinds = self._images.setdefault(model, {})
+        if kind == LISTED and any(same(name) in images for images in kinds.values()):
+            return
+        images = kinds.setdefault(kind, {})
         name = name or f"image {len(images) + 1}"
         images[same(name)] = (name, outside)
 
@@ -140,6 +144,15 @@ def untold() -> Iterator[None]:
 def current() -> Told:
     """What is told `together`, for commands that print or draw it; else nothing."""
     return _together.get() or Told()
+
+
+def stored(model: str, scope: Scope | None, outside: Mapping[str, bool]) -> None:
+    """Warn of stored images that are outside, by their names; for whatever answers by their vectors
+    (`Scope.outside`). A model without a scope says nothing."""
+    if scope is not None:
+        with together() as told:
+            for name, is_outside in outside.items():
+                told.image(model, scope, name, is_outside, LISTED)
 
 
 class Check:
