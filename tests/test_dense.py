@@ -217,11 +217,12 @@ def test_the_label_of_most_pixels() -> None:
     assert majority(labels, (2, 2)).tolist() == [[3, 1], [0, 5]]
 
 
-def test_refinement_by_hand() -> None:
-    """One step of one dilation, pixel by pixel, in float64."""
+@pytest.mark.parametrize("count", [2, 19])
+def test_refinement_by_hand(count: int) -> None:
+    """One step of one dilation, pixel by pixel, in float64: of few maps, and of many."""
     generator = torch.Generator().manual_seed(5)
     image = torch.rand(1, 3, 5, 6, generator=generator).double()
-    maps = torch.rand(1, 2, 5, 6, generator=generator).double()
+    maps = torch.rand(1, count, 5, 6, generator=generator).double()
     found = pamr(image, maps, steps=1, dilations=(2,))
     for y in range(5):
         for x in range(6):
@@ -233,7 +234,7 @@ def test_refinement_by_hand() -> None:
                 0
             )
             weights = torch.softmax(-away, 0)
-            for t in range(2):
+            for t in range(count):
                 expected = sum(w * maps[0, t, i, j] for w, (i, j) in zip(weights, at, strict=True))
                 assert float(found[0, t, y, x]) == pytest.approx(float(expected), rel=1e-9)
 

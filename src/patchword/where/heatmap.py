@@ -357,8 +357,7 @@ def refined(photo: NDArray[np.uint8], found: Grid) -> Grid:
     size = (small.shape[0], small.shape[1])
     maps = replace(found.geometry, source=size).to_source(found.values, found.cell)
     colours = torch.from_numpy(np.array(small)).movedim(-1, 0)[None].float()
-    each = [pamr(colours, torch.from_numpy(one)[None, None])[0, 0] for one in maps]
-    values = torch.stack(each).numpy()
+    values = pamr(colours, torch.from_numpy(maps)[None])[0].numpy()
     return Grid(values, Geometry(found.geometry.source, size, (0, 0), size), 1)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 STEPS, DILATIONS = 10, (8, 16)  # as NACLIP has them
 SOFT, TINY = 0.1, 1e-8
+FEW, AT_ONCE = 4, 32  # maps: fewer are faster shifted whole than gathered; more take more memory
 
 
 def pamr(
@@ -19,32 +20,66 @@ def pamr(
     "Single-stage semantic segmentation from image labels", section 3.2).
 
     Each pixel becomes `steps` times the mean of its eight neighbours at each of the dilations,
-    weighted by a softmax of how similar their colours are. Smaller maps are first enlarged,
-    bilinearly, corner to corner.
+    weighted by a softmax of how similar their colours are: weights of the image alone, computed
+    once for all maps. Smaller maps are first enlarged, bilinearly, corner to corner.
     """
     height, width = image.shape[-2:]
     if maps.shape[-2:] != image.shape[-2:]:
         maps = F.interpolate(maps, (height, width), mode="bilinear", align_corners=True)
     weights = alike(image, dilations)
-    for _ in range(steps):
-        out = torch.zeros_like(maps)
-        for number, beside in enumerate(shifted(maps, dilations)):
-            out.addcmul_(beside, weights[:, number, None])
-        maps = out
-    return maps
+    if maps.shape[1] < FEW:
+        for _ in range(steps):
+            maps = mixed(maps, weights, dilations)
+        return maps
+    around = beside((height, width), dilations, image.device)
+    each = [gathered(own, of, around, steps) for own, of in zip(maps, weights, strict=True)]
+    return torch.stack(each)
+
+
+def mixed(maps: Tensor, weights: Tensor, dilations: Sequence[int]) -> Tensor:
+    """One step of maps (B, T, H, W), neighbour by neighbour; weights (B, 8 D, H, W)."""
+    out = torch.zeros_like(maps)
+    for number, neighbour in enumerate(shifted(maps, dilations)):
+        out.addcmul_(neighbour, weights[:, number, None])
+    return out
+
+
+def gathered(maps: Tensor, weights: Tensor, around: Tensor, steps: int) -> Tensor:
+    """Maps (T, H, W) after all steps, pixel by pixel: each gathers its neighbours' values of many
+    maps at once. weights (8 D, H, W); around: `beside`."""
+    flat = weights.flatten(1).mT.flatten()
+    starts = torch.arange(0, len(flat), len(weights), dtype=around.dtype, device=around.device)
+    out = torch.empty_like(maps)
+    for first in range(0, len(maps), AT_ONCE):
+        some = slice(first, first + AT_ONCE)
+        rows = maps[some].flatten(1).mT.contiguous()  # (H * W, T)
+        for _ in range(steps):
+            rows = F.embedding_bag(around, rows, starts, mode="sum", per_sample_weights=flat)
+        out[some] = rows.mT.reshape(-1, *maps.shape[1:])
+    return out
+
+
+def beside(size: tuple[int, int], dilations: Sequence[int], device: torch.device) -> Tensor:
+    """The numbers of each pixel's neighbours, in the order of `shifted`: (H * W * 8 D,), int32."""
+    numbers = torch.arange(size[0] * size[1], dtype=torch.float64, device=device)  # as pads take
+    places = neighbours(numbers.reshape(1, 1, *size), dilations)[0, 0]  # (8 D, H, W)
+    return places.flatten(1).mT.flatten().int()
 
 
 def alike(image: Tensor, dilations: Sequence[int]) -> Tensor:
     """How much each pixel of images (B, C, H, W) takes of each of its `neighbours`, (B, 8 D, H, W):
     a softmax of minus their difference, in tenths of the deviation of all of them and, once for
     each dilation, of the pixel itself."""
-    apart = neighbours(image, dilations).sub_(image[:, :, None])  # the pixel's own would be 0
     count = 9 * len(dilations)
-    total = apart.sum(dim=2)
-    variance = (apart.square().sum(dim=2) - total.square() / count) / (count - 1)
-    spread = variance.clamp_(min=0).sqrt_()
-    distance = (apart.abs_() / (TINY + SOFT * spread)[:, :, None]).mean(dim=1)
-    return torch.softmax(-distance, dim=1)
+    distance = image.new_zeros(())
+    for channel in torch.split(image, 1, dim=1):
+        apart = neighbours(channel, dilations)[:, 0].sub_(channel)  # the pixel's own would be 0
+        total = apart.sum(dim=1, keepdim=True)
+        squares = apart.square().sum(dim=1, keepdim=True)
+        variance = (squares - total.square_() / count) / (count - 1)
+        spread = variance.clamp_(min=0).sqrt_()
+        distance = apart.abs_().div_(TINY + SOFT * spread).add_(distance)
+    return torch.softmax(distance / -image.shape[1], dim=1)
 
 
 def neighbours(x: Tensor, dilations: Sequence[int]) -> Tensor:
