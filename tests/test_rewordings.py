@@ -8,15 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import skimage
 from ran import Run, run  # noqa: F401
 
 import patchword
 from patchword import CheckpointError, ScopeWarning
 from patchword.checkpoints import scope_files
-from patchword.scope import Scope
+from patchword.scenes import scene
+from patchword.scope import Scope, possible
 
 ASSETS = Path(patchword.__file__).parent / "assets"
 WAFER = str(ASSETS / "samples" / "wafers" / "scratch-1.jpg")
+CAT = str(Path(skimage.data_dir) / "chelsea.png")
 PERFECT = str(ASSETS / "samples" / "wafers" / "perfect-1.jpg")
 LISTS = Path(__file__).parents[1] / "benchmarks"
 FILL = {"a": "orange circle", "b": "blue star", "colour": "orange", "shape": "circle"}
@@ -106,8 +109,42 @@ def test_what_is_not_understood_is_warned_of(model: patchword.Model) -> None:
         model.ask(WAFER, ["isn't the wafer perfect?", "is there a dog?"])
     first, second = (str(one.message) for one in told)
     assert 'not trained on questions like "isn\'t the wafer perfect?"' in first
-    assert "(the words dog are unknown to it)" in second
+    assert "(the word dog is unknown to it)" in second
     assert "but on such as 'is there a" in second
+
+
+@pytest.mark.parametrize(
+    ("question", "fitting", "other"),
+    [
+        ("Is there a dog?", "no", "trousers"),
+        ("is it large or small?", "small", "yes"),
+        ("what color is it?", "dark blue", "a skirt"),
+        ("what's the colour of the sky?", "grey", "pair of shoes"),
+        ("how many birds are there?", "3", "yes"),
+        ("what shape is red?", "circle", "red"),
+        ("where is it?", "top", "red"),
+        ("how large is it?", "small", "a hat"),
+        ("what colours are the shapes?", "red", "two"),
+    ],
+)
+def test_what_can_be_an_answer(scope: Scope, question: str, fitting: str, other: str) -> None:
+    assert possible(question, fitting, scope.slots)
+    assert not possible(question, other, scope.slots)
+    assert not possible("who is this?", fitting, scope.slots)
+    assert possible("what is this?", other, scope.slots)
+
+
+def test_what_can_be_no_answer_is_not_given(model: patchword.Model) -> None:
+    """Of all questions of the training the model's own answers are of the right kind."""
+    with pytest.warns(ScopeWarning):
+        found = model.ask(CAT, ["is there a dog?", "what is this?"])
+    assert (found[0].text, found[0].declined) == ("does not know", found[1].text)
+    assert found[1].declined == ""
+    public = replace(model, scope=None)
+    assert public.ask(CAT, "is there a dog?").text == found[1].text
+    for number in range(60):
+        for question, answer in scene(5, number).questions:
+            assert possible(question, answer, model.scope.slots), (question, answer)
 
 
 def test_command(run: Run) -> None:  # noqa: F811

@@ -343,6 +343,7 @@ def _emit_answers(image: dict[str, Any], questions: list[str], found: list[Answe
         record = {**image, "question": question, **_written(one, "answer")}
         record |= {"probability": one.probability, **box_of(one.box)}
         record |= {"understood": one.understood} if one.understood else {}
+        record |= {"declined": one.declined} if one.declined else {}
         emit(record | ({"answers": [_choice(c) for c in one.ranking]} if one.ranking else {}))
 
 

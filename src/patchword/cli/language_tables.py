@@ -50,7 +50,8 @@ def answers_table(questions: list[str], results: list[tuple[Source, list[Answer]
             rows = _bars(answer) or [(answer.text, answer.probability)]
             for number, (text, probability) in enumerate(rows):
                 first = [name if not (asked or number) else ""] * len(several)
-                out.add_row(*first, "" if number else question, text, share(probability))
+                sure = "–" if answer.declined else share(probability)
+                out.add_row(*first, "" if number else question, text, sure)
     return out
 
 
@@ -109,7 +110,7 @@ def save_answers(
 
     pictures = []
     for name, found in results:
-        rows = [(a.text, a.probability, _bars(a)) for a in found]
+        rows = [(a.text, None if a.declined else a.probability, _bars(a)) for a in found]
         title = headed(bundle, name)
         photo = bundle.opener(name, at_least=SIDE)
         pictures.append(answers_picture(photo, questions, rows, title))

@@ -4,6 +4,7 @@ A model answers every question, also about things that it was never trained on, 
 mean nothing. One with a scope warns of them.
 """
 
+from patchword.scope.answers import UNKNOWN, possible
 from patchword.scope.knowledge import WORD, Boundary, Domain, Rewording, Scope, Understood
 from patchword.scope.remarks import (
     GOOD,
@@ -19,6 +20,22 @@ from patchword.scope.remarks import (
 )
 
 __all__ = [
-    "GOOD", "IMAGES", "UNLIKE", "WORD", "Boundary", "Check", "Domain", "Rewording", "Scope", "Told",
-    "Understood", "current", "same", "stored", "together", "untold",
+    "GOOD",
+    "IMAGES",
+    "UNKNOWN",
+    "UNLIKE",
+    "WORD",
+    "Boundary",
+    "Check",
+    "Domain",
+    "Rewording",
+    "Scope",
+    "Told",
+    "Understood",
+    "current",
+    "possible",
+    "same",
+    "stored",
+    "together",
+    "untold",
 ]  # fmt: skip

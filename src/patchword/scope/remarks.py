@@ -198,7 +198,8 @@ class Check:
                 continue
             unknown = self.scope.unknown([question])
             named = self.scope.named(unknown)
-            words = f" (the words {named} are unknown to it)" if unknown else ""
+            are = "word {} is" if len(unknown) == 1 else "words {} are"
+            words = f" (the {are.format(named)} unknown to it)" if unknown else ""
             self._text(
                 f"{self.name} was not trained on questions like {question!r}{words}, but on such "
                 f"as {self.scope.nearest(question)!r}"

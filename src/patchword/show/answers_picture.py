@@ -21,8 +21,9 @@ from patchword.show.lettering import (
 from patchword.show.percent import share
 from patchword.show.plots import BAR, GAP, LINES, Photo
 
-# Its text, how probable it is, and, where it was chosen, the candidates with their probabilities.
-Answer = tuple[str, float, Sequence[tuple[str, float]]]
+# Its text, how probable it is (None: not known), and, where it was chosen, the candidates with
+# their probabilities.
+Answer = tuple[str, float | None, Sequence[tuple[str, float]]]
 
 SIDE = 640  # longer side of the photo, pixels
 NARROWEST = 440  # room for words under a tall photo
@@ -58,7 +59,7 @@ def _answer(question: str, answer: Answer, width: int) -> Image.Image:
     lines = [(FAINT, font(SMALL, question), line)
              for line in wrap(question, font(SMALL, question), width, LINES)]  # fmt: skip
     text, probability, ranking = answer
-    sure = "" if ranking else share(probability)
+    sure = "" if ranking or probability is None else share(probability)
     room = width - text_width([sure], SMALL) - 10
     bold = font(TEXT, text, bold=True)
     lines += [(INK, bold, line) for line in wrap(text, bold, room, LINES)]

@@ -18,7 +18,7 @@ from patchword.images.views import Box
 from patchword.models.generate import GenerationOptions
 from patchword.models.protocols import Writer
 from patchword.options import at_least
-from patchword.scope import Check, Understood
+from patchword.scope import UNKNOWN, Check, Scope, Understood, possible
 from patchword.tasks.caption import Caption, longest, packed, seen
 
 MAX_LENGTH = 10  # ids; salesforce/BLIP, models/blip_vqa.py
@@ -47,12 +47,16 @@ class Answer(Caption):
     understood: the question that the model was asked instead, one of those of its training that
     means the same (see `Scope.understood`); empty where it was asked as it is. If it means the
     opposite, yes and no have changed places here. box: of the tile whose answer it is, (left, top,
-    right, bottom) in pixels, if the photo was looked at in tiles.
+    right, bottom) in pixels, if the photo was looked at in tiles. declined: what the model wrote,
+    where that cannot be an answer to the question, as "shoes" to "is there a dog?", of a model that
+    says what it was trained on; the text is "does not know" then, and the probabilities are of what
+    was written.
     """
 
     ranking: tuple[Choice, ...] = field(default=(), repr=False)
     understood: str = field(default="", repr=False)
     box: Box | None = field(default=None, repr=False)
+    declined: str = field(default="", repr=False)
 
 
 @overload
@@ -166,10 +170,25 @@ def ask_each(
 
     found = check.each(model.run_each(images, run, batch_size))
     written = (
-        (image, rows if isinstance(rows, ImageError) else [Answer.read(model, r, 1) for r in rows])
+        (
+            image,
+            rows
+            if isinstance(rows, ImageError)
+            else [
+                _possible(Answer.read(model, row, 1), each.question, model.scope)
+                for row, each in zip(rows, asked, strict=True)
+            ],
+        )
         for image, rows in found
     )
     return _said(written, questions, asked)
+
+
+def _possible(answer: Answer, question: str, scope: Scope | None) -> Answer:
+    """The answer, or that the model does not know, where it can be none to the question."""
+    if scope is None or possible(question, answer.text, scope.slots):
+        return answer
+    return replace(answer, text=UNKNOWN, declined=answer.text)
 
 
 def _said(
