@@ -140,7 +140,7 @@ def test_near_ties_come_in_the_order_of_float64(
 
 
 def test_processes_share_one_file_that_follows_the_table(
-    folder: Path, vectors: np.ndarray, query: np.ndarray
+    folder: Path, vectors: np.ndarray, query: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = expected(vectors, query, 20)
     store = Store(str(folder))
@@ -155,6 +155,32 @@ def test_processes_share_one_file_that_follows_the_table(
     assert [hit.path for hit in search.find(query[None], 20)[0]] == ["/new", *right[1:]]
     (newer,) = files(folder)
     assert newer != name
+    from lancedb.index import BTree
+
+    # of the next versions only what is new is read; where nothing is, the file stays as it is
+    reads: list[int] = []
+    read = matrix_room._block
+
+    def counted(table: object, start: int, dim: int) -> object:
+        reads.append(start)
+        return read(table, start, dim)
+
+    monkeypatch.setattr(matrix_room, "BLOCK", 100)
+    monkeypatch.setattr(matrix_room, "_block", counted)
+    again = -query[None].astype(np.float32)
+    store.put([File("/newer", 0, 0), File("/0150", 1, 1)], np.repeat(again, 2, 0))
+    assert found(folder, -query, 2) == ["/0150", "/newer"]
+    assert found(folder, query, 19) == ["/new", *(row for row in right[1:] if row != "/0150")][:19]
+    assert reads == [500]  # both are at the end
+    whole, (old,) = (folder / files(folder)[0]).stat().st_ino, files(folder)
+    store.do(lambda table: table.create_index("path", config=BTree()))
+    assert found(folder, -query, 2) == ["/0150", "/newer"]
+    assert files(folder) != [old]
+    assert (folder / files(folder)[0]).stat().st_ino == whole
+    monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(OSError(1, "no links")))
+    store.do(lambda table: table.create_index("size", config=BTree()))
+    assert found(folder, -query, 2) == ["/0150", "/newer"]
+    assert reads == [500]
 
 
 def test_a_damaged_file_is_made_anew(folder: Path, vectors: np.ndarray, query: np.ndarray) -> None:

@@ -9,6 +9,8 @@ Whatever is slow to import (torch, LanceDB, matplotlib) is imported inside the c
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import sys
 from collections.abc import Sequence
@@ -47,6 +49,10 @@ from patchword.cli.help import Command, Group, flowing
 from patchword.cli.output import complain, warnings_said
 from patchword.cli.output_options import with_output_options
 from patchword.errors import PatchwordError
+
+IMPORTED = (
+    50_000  # objects made between two searches for garbage; Python's 700 cost imports a tenth
+)
 
 GROUPS = {  # the headings of `patchword --help`, and the files whose commands stand under each
     "Use a model": (
@@ -105,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may be any bytes
             stream.reconfigure(errors="backslashreplace")
+    gc.set_threshold(IMPORTED, *gc.get_threshold()[1:])
+    atexit.register(gc.freeze)  # what ends anyway is not searched: half a second with torch
     saving.set(False)
     try:
         with warnings_said(last=True), scope.together(), unseen.together():

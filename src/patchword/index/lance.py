@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import Any
 
 FRAGMENTS = 64  # files of a table; with more, they are merged, because each commit looks at all
 STALE = 3600.0  # seconds after which a temporary file belongs to no process any more
 
 _AT_ONCE = 1000  # paths in one condition
 _NO_ROOM = re.compile(r"os error (28|122|27)\b|no space left|quota exceeded", re.IGNORECASE)
+
+
+def library() -> Any:
+    """LanceDB, which is imported when it is first used: it takes half a second. Its client of
+    REST servers, as much again, is executed only where something asks for more than its types."""
+    if "lancedb" not in sys.modules:
+        _defer("lance_namespace_urllib3_client")
+    import lancedb
+
+    return lancedb
+
+
+def _defer(package: str) -> None:
+    """Let a package's modules be imported without executing the package's own file, until
+    something asks for a name of that."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.loader is None or package in sys.modules:
+        return
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
+
+    def execute(name: str) -> Any:
+        if name.startswith("__"):  # which the import of a module asks for
+            raise AttributeError(name)
+        del module.__dict__["__getattr__"]
+        loader.exec_module(module)
+        return getattr(module, name)
+
+    module.__dict__["__getattr__"] = execute
+    sys.modules.setdefault(package, module)
 
 
 def of_library(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from patchword import cache
 from patchword.errors import IndexStoreError
+from patchword.index.lance import library
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
 _ADDRESS = re.compile(r"s3://([^/]+)/+(.*[^/])/*")
@@ -45,13 +46,11 @@ class Place:
 
     def connect(self) -> Any:
         """LanceDB's connection. Raises what LanceDB raises."""
-        import lancedb  # imported here, because it takes a second
-
         if not self.remote:
-            return lancedb.connect(self.address)
+            return library().connect(self.address)
         plain = endpoint().startswith("http://")
         options = {**_PATIENCE, **({"allow_http": "true"} if plain else {})}
-        return lancedb.connect(self.address, storage_options=options)
+        return library().connect(self.address, storage_options=options)
 
     def may_hold(self, table: str) -> bool:
         """False where there is certainly no such table; only opening it says so of a remote one."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from patchword.errors import IndexStoreError
 from patchword.index.checks import damaged
 from patchword.index.failures import Failures
-from patchword.index.lance import line, of_library
+from patchword.index.lance import library, line, of_library
 from patchword.index.place import is_remote
 from patchword.index.schema import id_of
 from patchword.index.table import ERRORS, REPAIRED, TABLE, VERSION, Store, Table
@@ -90,13 +90,11 @@ def _mend_errors(path: str) -> None:
 
 def _opened(path: str) -> Table:
     """The table at its newest version that can be opened; the versions after that are dropped."""
-    import lancedb
-
     versions = os.path.join(path, f"{TABLE}.lance", "_versions")
     manifests = sorted(os.listdir(versions)) if os.path.isdir(versions) else []
     for name in manifests:  # Lance numbers them downwards: the newest comes first
         try:
-            table = lancedb.connect(path).open_table(TABLE)
+            table = library().connect(path).open_table(TABLE)
             Store(path).check_format(table)
             return table
         except IndexStoreError:
@@ -140,13 +138,12 @@ def _read(table: Table, ids: NDArray[np.uint64]) -> Iterator[Any]:
 
 def _replace(path: str, table: Table, pieces: list[Any]) -> None:
     """Write the rows into a new table, and put that in the place of the old one."""
-    import lancedb
     import pyarrow as pa
 
     images, new = (os.path.join(path, f"{name}.lance") for name in (TABLE, REPAIRED))
     batches = (batch for piece in pieces for batch in piece.cast(table.schema).to_batches())
     reader = pa.RecordBatchReader.from_batches(table.schema, batches)
-    lancedb.connect(path).create_table(REPAIRED, data=reader)
+    library().connect(path).create_table(REPAIRED, data=reader)
     if os.path.exists(os.path.join(path, VERSION)):
         os.unlink(os.path.join(path, VERSION))
     shutil.rmtree(images)
