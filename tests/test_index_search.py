@@ -1,5 +1,6 @@
 """Searches with weights, pages and many queries; near-duplicates, clusters, tags; the commands."""
 
+import io
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 from indexed import rows, twelve_photos
 from numpy.testing import assert_allclose
+from photos import CAT, COFFEE
+from PIL import Image, ImageOps
 from ran import Run, run  # noqa: F401
 from shrunk import tiny_bundle, tiny_clip
 
@@ -16,7 +19,8 @@ from patchword.errors import IndexStoreError, UnsupportedError
 from patchword.images.files import File
 from patchword.index import Index, duplicates, open_index
 from patchword.index.duplicates import pairs
-from patchword.index.schema import id_of
+from patchword.index.reading import thumbnail
+from patchword.index.schema import Seen, id_of
 from patchword.tasks.classify import scorer
 
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
@@ -157,6 +161,38 @@ def test_groups_are_near_the_one_that_is_kept(tmp_path: Path, model: Bundle) -> 
         index.duplicates(keep="larges")
     with pytest.raises(UnsupportedError, match=r"threshold is 1\.5"):
         index.duplicates(1.5)
+
+
+def test_copies_are_of_one_photo_whatever_the_model(tmp_path: Path, model: Bundle) -> None:
+    originals = [CAT, COFFEE, *sorted((SAMPLES / "wafers").glob("perfect*.jpg"))]
+    pictures: dict[str, Image.Image] = {}
+    for number, path in enumerate(originals):
+        photo = Image.open(path).convert("RGB").resize((400, 300))
+        saved = io.BytesIO()
+        photo.save(saved, "JPEG", quality=15)
+        cut = photo.crop((12, 3, 392, 290))
+        small = photo.resize((90, 70), Image.Resampling.BICUBIC)
+        versions = (photo, small, Image.open(saved), cut, ImageOps.mirror(photo))
+        pictures |= {f"/{number:02d}-{n}": each for n, each in enumerate(versions)}
+    red, green, blue = pictures["/00-0"].split()
+    pictures |= {
+        "/blue": Image.merge("RGB", (blue, green, red)),
+        "/red": Image.new("RGB", (9, 9), "red"),
+    }
+    index = open_index(tmp_path / "index")
+    index._create(model)
+    files = [File(path, 5, n) for n, path in enumerate(pictures)] + [File("/gone", 5, 99)]
+    vectors = np.zeros((len(files), model.dim), np.float32)
+    vectors[:, 0] = 1  # for the model all are one
+    seen = {path: Seen(*each.size[::-1], thumbnail(each)) for path, each in pictures.items()}
+    index._store.put(files, vectors, seen)
+    with pytest.warns(UserWarning, match=r"no thumbnail .* cannot be opened: /gone;"):
+        found = index.duplicates(keep="first")
+    assert [(each.keep.path, sorted(other.path for other in each.others)) for each in found] == [
+        (f"/{n:02d}-0", [f"/{n:02d}-{version}" for version in (1, 2, 3)])
+        for n in range(len(originals))
+    ]
+    assert len(index.duplicates(0.99)) == 1
 
 
 def test_clusters_and_their_names(tmp_path: Path, model: Bundle) -> None:

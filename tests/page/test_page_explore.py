@@ -25,10 +25,20 @@ def test_groups(visit: Visit, index: Path, demo: patchword.Model) -> None:
 
 def test_duplicates(visit: Visit, index: Path) -> None:
     page = visit("explore")
-    page.fill("#panel-explore [name=threshold]", "0.99")
     page.click("#panel-explore .duplicates")
     page.wait_for_selector("#panel-explore .group")
-    groups = patchword.open_index(index).duplicates(0.99)
+    copies = [
+        set(group.locator(".hit span:first-of-type").all_text_contents())
+        for group in page.locator("#panel-explore .group").all()
+    ]
+    assert {"red-ring-again.jpg", "red-ring.jpg"} in copies
+    assert {"purple-star-again.jpg", "purple-star.jpg"} in copies
+    assert len(copies) == 3
+    page.reload()
+    page.fill("#panel-explore [name=threshold]", "0.9")
+    page.click("#panel-explore .alike")
+    page.wait_for_selector("#panel-explore .group")
+    groups = patchword.open_index(index).duplicates(0.9)
     shown = [
         group.locator(".hit span:first-of-type").all_text_contents()
         for group in page.locator("#panel-explore .group").all()

@@ -43,14 +43,14 @@ SHOWN = 200  # groups in a page
 def dedupe(
     index: IndexArgument,
     threshold: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Cosine from which on two images are nearly the same; 0.99 for copies that were "
-            "only saved anew.",
+            help="Group what the model finds alike, copy or not, from this cosine on. By default "
+            "the pictures themselves are compared.",
         ),
-    ] = 0.96,
+    ] = None,
     keep: Annotated[
         str,
         typer.Option(
@@ -76,7 +76,10 @@ def dedupe(
     dtype: OwnDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find near-duplicates, in groups: one to keep, and those that are nearly the same as it."""
+    """Find near-duplicates, in groups: one to keep, and copies of it.
+
+    Copies are the same photo resized, compressed anew, or cropped by a few percent.
+    """
     check_page(save)
     store, bundle, failed = index_and_model(index, model, device, dtype)
     found = store.duplicates(threshold, keep=keep, where=condition)

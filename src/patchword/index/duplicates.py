@@ -1,12 +1,13 @@
 """Near-duplicates among the entries of an index: groups around one that is kept.
 
-Each entry of a group is near to the one that is kept: groups do not grow from neighbour to
-neighbour.
+Copies of one photo are those whose vectors are near and whose small pictures are the same; where a
+caller gives a threshold, vectors alone decide. Each entry of a group is near to the one that is
+kept: groups do not grow from neighbour to neighbour.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,6 +20,7 @@ from patchword.errors import IndexStoreError
 from patchword.index.approximate import parts
 from patchword.index.checks import intact
 from patchword.index.clusters import BLOCK, centres, nearest_centres
+from patchword.index.looks import Looks
 from patchword.index.matrix import Half, Matrix
 from patchword.index.nearest import PIECE
 from patchword.index.schema import SUMS, id_of
@@ -28,6 +30,7 @@ KEEP = ("largest", "oldest", "first")
 EVERY = 100_000  # entries up to which every pair is compared
 CELLS = 6  # that are searched for the duplicates of an entry in a larger index
 MOST = 20_000_000  # pairs
+NEAR = 0.93  # cosine from which on entries may be copies of one photo
 
 _COLUMNS = ("path", "modified", "size", "width", "height", "vector", *SUMS)
 
@@ -57,12 +60,24 @@ class Group:
 
 
 def groups(
-    table: Table, matrix: Matrix, rows: NDArray[np.intp] | None, threshold: float, keep: str
+    table: Table,
+    matrix: Matrix,
+    rows: NDArray[np.intp] | None,
+    threshold: float | None,
+    keep: str,
 ) -> list[Group]:
     """The groups of entries whose cosine with one that is kept is `threshold` or more, the largest
-    first. rows: those of the matrix to compare; None: all."""
+    first; None: that are copies of one photo with it. rows: those of the matrix to compare; None:
+    all."""
     half = matrix.half if rows is None else matrix.half[rows]
-    near = pairs(half, threshold - 2 * matrix.error)
+    looks = None
+    if threshold is None:
+        threshold = NEAR
+        looks = Looks(table, matrix.ids if rows is None else matrix.ids[rows])
+    near = pairs(half, threshold - 2 * matrix.error, looks.related if looks else None)
+    if looks:
+        near = near[looks.copies(near)]
+        looks.tell()
     if not len(near):
         return []
     involved, flat = np.unique(near, return_inverse=True)
@@ -81,12 +96,17 @@ def groups(
     return sorted(out, key=lambda group: (-len(group.others), group.keep.path))
 
 
-def pairs(half: Half, least: float) -> Pairs:
-    """The pairs of rows (N, D) whose product is `least` or more: all of them among up to `EVERY`
-    rows; among more, those in neighbouring cells of k-means, which are nearly all."""
+def pairs(
+    half: Half, least: float, wanted: Callable[[Pairs], NDArray[np.bool_]] | None = None
+) -> Pairs:
+    """The pairs of rows (N, D) whose product is `least` or more, and that are `wanted`: all of them
+    among up to `EVERY` rows; among more, those in neighbouring cells of k-means, which are nearly
+    all."""
     found: list[Pairs] = []
     total = 0
     for some in _every(half, least) if len(half) <= EVERY else _in_cells(half, least):
+        if wanted is not None:
+            some = some[wanted(some)]
         found.append(some)
         total += len(some)
         if total > MOST:
@@ -98,7 +118,7 @@ def pairs(half: Half, least: float) -> Pairs:
 
 def _every(half: Half, least: float) -> Iterator[Pairs]:
     rows = torch.from_numpy(half).float()
-    step = max(1, min(2048, 2**27 // max(len(rows), 1)))
+    step = max(1, min(2048, 2**25 // max(len(rows), 1)))
     for start in range(0, len(rows), step):
         products = rows[start : start + step] @ rows[start:].T
         found = (products >= least).nonzero().numpy()

@@ -44,13 +44,16 @@ class Index(Searching):
 
     @checked
     def duplicates(
-        self, threshold: float = 0.96, *, keep: str = "largest", where: str | None = None
+        self, threshold: float | None = None, *, keep: str = "largest", where: str | None = None
     ) -> list[Group]:
-        """Groups of near-duplicates, the largest first: one to keep, and those whose cosine with it
-        is `threshold` or more.
+        """Groups of near-duplicates, the largest first: one to keep, and those that are copies of
+        the same photo: resized, compressed anew, or cropped by a few percent.
 
-        keep   of a group the "largest" (pixels, then bytes), the "oldest", or the "first" by path
-        where  a condition, see `search`: only what meets it is compared
+        threshold  None: the stored thumbnails are compared, whatever the model; a number: those
+                   whose cosine with the one to keep is so much or more, copies or not
+        keep       of a group the "largest" (pixels, then bytes), the "oldest", or the "first" by
+                   path
+        where      a condition, see `search`: only what meets it is compared
 
         Every pair is compared; above 100,000 entries, those in neighbouring parts of the index,
         which misses few. Nothing is deleted. Raises IndexStoreError.
@@ -59,7 +62,7 @@ class Index(Searching):
             raise UnsupportedError(
                 f"keep is {keep!r}{nearest(keep, KEEP)}; there are {', '.join(KEEP)}"
             )
-        if not 0 < threshold <= 1:
+        if threshold is not None and not 0 < threshold <= 1:
             raise UnsupportedError(f"threshold is {threshold}; it must be above 0, and at most 1")
         return self._nearest.on_rows(
             lambda table, matrix, rows: groups(table, matrix, rows, threshold, keep), where

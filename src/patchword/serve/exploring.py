@@ -25,10 +25,12 @@ class Explore(BaseModel):
 
 
 class Duplicates(BaseModel):
-    """How much alike near-duplicates are."""
+    """What near-duplicates are: copies of one photo, or all that a model finds so much alike."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"threshold": 0.96}]})
-    threshold: float = Field(0.96, gt=0, le=1, description="The least cosine.")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{}]})
+    threshold: float | None = Field(
+        None, gt=0, le=1, description="The least cosine; by default the pictures are compared."
+    )
 
 
 @routes.post("/v1/explore", summary="Clusters of the index's photos, named by words")

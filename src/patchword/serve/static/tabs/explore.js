@@ -16,7 +16,10 @@ export class Explore extends Panel {
     this.groups = this.find(".groups");
     this.threshold = slider(this.form, "threshold", (value) => percent(value, 0));
     this.form.addEventListener("submit", () => this.run((signal) => this.clusters(signal)));
-    this.find(".duplicates").addEventListener("click", () => this.run((signal) => this.duplicates(signal)));
+    this.find(".duplicates").addEventListener("click", () => this.run((signal) => this.duplicates({}, signal)));
+    this.find(".alike").addEventListener("click", () =>
+      this.run((signal) => this.duplicates({ threshold: Number(this.threshold.value) }, signal)),
+    );
   }
 
   async clusters(signal) {
@@ -28,9 +31,10 @@ export class Explore extends Panel {
     return t("clusters_found", { clusters: clusters.length });
   }
 
-  async duplicates(signal) {
+  /** Copies of one photo; with a threshold, all that are so much alike. */
+  async duplicates(asked, signal) {
     this.groups.replaceChildren();
-    const { groups, warnings } = await post("/v1/duplicates", { threshold: Number(this.threshold.value) }, signal);
+    const { groups, warnings } = await post("/v1/duplicates", asked, signal);
     this.warn(warnings);
     groups.forEach(({ keep, others }, i) => {
       const photos = [{ id: keep.id, path: keep.path }, ...others];
