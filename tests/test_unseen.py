@@ -107,6 +107,43 @@ def test_said_once_with_counts(
         assert message.startswith("1 of 4 photos is seen very small, large.jpg at 1:21: ")
 
 
+def test_one_colour_is_told_once_by_name(
+    demo: patchword.Model,
+    tmp_path: Path,
+    recwarn: pytest.WarningsRecorder,
+    run: Run,  # noqa: F811
+) -> None:
+    """Of files, also JPEG that are decoded small, and of arrays of uint8; of floats when they are
+    opened; not of a photo whose corner and middle alone are alike."""
+    Image.new("RGB", (2000, 1500), (10, 90, 200)).save(tmp_path / "blue.jpg")
+    Image.new("L", (96, 96), 255).save(tmp_path / "white.png")
+    nearly = np.full((96, 96, 3), 255, np.uint8)
+    nearly[5, 90, 1] = 254
+    Image.fromarray(nearly).save(tmp_path / "nearly.png")
+    grey = np.full((96, 96, 3), 7, np.uint8)
+    files = [tmp_path / name for name in ("blue.jpg", "nearly.png", "white.png")]
+    demo.embed_images([*files, grey, grey / 255.0])
+    told = [str(one.message) for one in recwarn if one.category is patchword.ImageWarning]
+    blue = "#{:02x}{:02x}{:02x}".format(*np.asarray(Image.open(files[0]))[0, 0])
+    names = f"blue.jpg ({blue}), white.png (#ffffff), image 4 (#070707)"
+    rest = f"have one colour alone, about which no answer means anything: {names}"
+    assert told[1:] == [f"3 of 5 photos {rest}"]
+    assert told[0].endswith("floats are from 0 (black) to 1 (white)")
+    for command in (
+        ["classify", tmp_path, "-l", "hat,wafer"],
+        ["attention", *files, "--head", "0", "--save", tmp_path / "maps" / "a.png"],
+        ["inspect", files[1], *files, "--threshold", "1"],
+    ):
+        done = run(*command, "--json")
+        found = {
+            Path(r.get("image", r.get("path"))).name: r.get("one_colour") for r in done.records
+        }
+        assert found == {"blue.jpg": blue, "nearly.png": None, "white.png": "#ffffff"}
+        assert done.err.count("one colour") == 1
+        assert "2 of 3 photos have one colour alone, about" in done.err
+        assert f"blue.jpg ({blue}), white.png (#ffffff)" in done.err
+
+
 def test_what_is_seen_whole_is_passed_over(
     demo: patchword.Model, wide: str, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -204,4 +241,8 @@ def test_a_link_to_a_photo_is_that_photo(tmp_path: Path) -> None:
     with pytest.warns() as told:
         twice()
     said = [str(one.message) for one in told]
-    assert [one.split(" ")[:3] for one in said] == [["the", "photo", "is"], ["1", "of", "1"]]
+    assert [one.split(" ")[:3] for one in said] == [
+        ["the", "photo", "is"],
+        ["the", "photo", "has"],
+        ["1", "of", "1"],
+    ]

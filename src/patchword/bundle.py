@@ -109,7 +109,7 @@ class Bundle:
         """The same before it is normalised, which engines do; and what is seen of the image."""
         photo = self.opener.sized(image, at_least=self.preprocess.at_least, exact=exact)
         pixels, geometry = self.preprocess.seen(photo)
-        return pixels, geometry, Sight.of(image, geometry)
+        return pixels, geometry, Sight.of(image, geometry, photo.pixels)
 
     @checked
     def opening(

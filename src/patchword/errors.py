@@ -84,7 +84,7 @@ class LongTextWarning(UserWarning):
 
 class ImageWarning(UserWarning):
     """An image that may not be opened as expected: its first page alone, or so dark that its range
-    is probably another."""
+    is probably another; or one with nothing to see, of one colour."""
 
 
 class SkippedFilesWarning(UserWarning):

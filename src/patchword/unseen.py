@@ -1,8 +1,9 @@
-"""What of a photo a network sees: the share that is cropped away, and how small the rest becomes.
+"""What of a photo a network sees: the share that is cropped away, how small the rest becomes, and
+whether there is anything to see.
 
-A model answers as surely about a photo of which it saw the middle third, or one pixel in 41, as
-about any other. Whatever opens photos for a network notes how it saw them; what a person would want
-to know is told once, in one UnseenWarning of a kind.
+A model answers as surely about a photo of which it saw the middle third, or one pixel in 41, or
+where all pixels are white, as about any other. Whatever opens photos for a network notes how it saw
+them; what a person would want to know is told once, in one warning of a kind.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from patchword.errors import UnseenWarning, warn
+from patchword.errors import ImageWarning, UnseenWarning, warn
 from patchword.scope import same
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from patchword.images.photo import RGB
     from patchword.images.preprocess import Geometry
 
 CROPPED = 0.1  # share of a photo: what loses more is told
@@ -45,6 +49,7 @@ class Sight:
     cropped  the share of it that is cropped away, 0 to 1
     scale    how many of its pixels become one of the network's, along the side where they are most
     size     (height, width) of what the network is given
+    colour   "#ffffff", of all its pixels; empty where they differ
     """
 
     name: str
@@ -52,16 +57,26 @@ class Sight:
     cropped: float
     scale: float
     size: tuple[int, int]
+    colour: str = ""
 
     @classmethod
-    def of(cls, image: object, geometry: Geometry) -> Sight:
-        """geometry: from the size of the photo in its file."""
+    def of(
+        cls, image: object, geometry: Geometry, pixels: RGB | Image.Image | None = None
+    ) -> Sight:
+        """geometry: from the size of the photo in its file. pixels: as they were opened, all of
+        them."""
         shown = 1.0
         for whole, start, size in zip(geometry.resized, geometry.crop, geometry.size, strict=True):
             shown *= (min(start + size, whole) - max(start, 0)) / whole
         factors = [s / r for s, r in zip(geometry.source, geometry.resized, strict=True)]
-        name = str(image) if isinstance(image, (str, os.PathLike)) else ""
-        return cls(name, geometry.source, 1 - shown, max(factors), geometry.size)
+        seen = cls(_called(image), geometry.source, 1 - shown, max(factors), geometry.size)
+        return seen if pixels is None else replace(seen, colour=_colour(image, pixels))
+
+    @classmethod
+    def whole(cls, image: object, pixels: RGB) -> Sight:
+        """Of a photo whose parts are all looked at, pixel by pixel."""
+        size = pixels.shape[0], pixels.shape[1]
+        return cls(_called(image), size, 0.0, 1.0, size, _colour(image, pixels))
 
     @property
     def in_part(self) -> bool:
@@ -86,21 +101,25 @@ class Sights:
         name = sight.name or f"image {len(self._of) + 1}"
         self._of[same(name)] = replace(sight, name=name)
 
-    def record(self, name: str) -> dict[str, float]:
-        """Of a photo "cropped" and "scale" where they are told."""
+    def record(self, name: str) -> dict[str, float | str]:
+        """Of a photo "cropped", "scale" and "one_colour" where they are told."""
         sight = self._of.get(same(name))
         if sight is None:
             return {}
-        cropped = {"cropped": sight.cropped} if sight.in_part else {}
-        return cropped | ({"scale": sight.scale} if sight.small else {})
+        found: dict[str, float | str] = {"cropped": sight.cropped} if sight.in_part else {}
+        found |= {"scale": sight.scale} if sight.small else {}
+        return found | ({"one_colour": sight.colour} if sight.colour else {})
 
     def tell(self) -> None:
-        """Warn of the photos that were seen in part, and of those that were seen small."""
+        """Warn of the photos that were seen in part, of those that were seen small, and of those
+        with nothing to see."""
         sights = list(self._of.values())
         if in_part := sorted((s for s in sights if s.in_part), key=lambda s: -s.cropped):
             warn(_in_part(in_part, len(sights), self.remedies.whole), UnseenWarning)
         if small := sorted((s for s in sights if s.small), key=lambda s: -s.scale):
             warn(_small(small, len(sights), self.remedies.closer), UnseenWarning)
+        if plain := [s for s in sights if s.colour]:
+            warn(_plain(plain, len(sights)), ImageWarning)
 
 
 _together: ContextVar[Sights | None] = ContextVar("sights", default=None)
@@ -108,7 +127,11 @@ _together: ContextVar[Sights | None] = ContextVar("sights", default=None)
 
 @contextmanager
 def together() -> Iterator[Sights]:
-    """What many tasks see is told once, at the end, instead of by each."""
+    """What many tasks see is told once, at the end, instead of by each; within tasks that are told
+    together, with them."""
+    if outer := _together.get():
+        yield outer
+        return
     found = Sights()
     token = _together.set(found)
     try:
@@ -145,6 +168,17 @@ def current() -> Sights:
     return _together.get() or Sights()
 
 
+def _called(image: object) -> str:
+    return str(image) if isinstance(image, (str, os.PathLike)) else ""
+
+
+def _colour(image: object, pixels: RGB | Image.Image) -> str:
+    """The one colour of an image; of numbers from 0 to 1 that is told where they are opened."""
+    from patchword.images.photo import one_colour
+
+    return "" if "float" in str(getattr(image, "dtype", "")) else one_colour(pixels)
+
+
 def _in_part(found: Sequence[Sight], total: int, remedy: str) -> str:
     lost = _listed([f"{sight.cropped:.0%} of {_short(sight.name)}" for sight in found])
     return f"{_count(found, total)} in part, {lost} is cropped away{remedy and ': '}{remedy}"
@@ -153,6 +187,13 @@ def _in_part(found: Sequence[Sight], total: int, remedy: str) -> str:
 def _small(found: Sequence[Sight], total: int, remedy: str) -> str:
     scales = _listed([f"{_short(sight.name)} at 1:{sight.scale:.0f}" for sight in found])
     return f"{_count(found, total)} very small, {scales}{remedy and ': '}{remedy}"
+
+
+def _plain(found: Sequence[Sight], total: int) -> str:
+    many = f"{len(found)} of {total} photos {'has' if len(found) == 1 else 'have'}"
+    named = _listed([f"{_short(sight.name)} ({sight.colour})" for sight in found])
+    who = "the photo has" if total == 1 else many
+    return f"{who} one colour alone, about which no answer means anything: {named}"
 
 
 def _short(name: str) -> str:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from patchword.inspect.protocol import Method
     from patchword.inspect.result import Inspection
 
-COLUMNS = ("path", "score", "p_value", "rejected", "boxes", "outside", "error")
+COLUMNS = ("path", "score", "p_value", "rejected", "boxes", "outside", "one_colour", "error")
 
 
 def inspect(

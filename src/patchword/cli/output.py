@@ -121,8 +121,9 @@ def emit(record: dict[str, Any]) -> None:
     very small, or unlike the model's training, also that. JSON is ASCII, so that no terminal or
     file name can break it."""
     table = rows.get()
-    record |= sights().record(str(record.get("image")))
-    if outside().outside(str(record.get("image", record.get("path")))):
+    name = str(record.get("image", record.get("path")))
+    record |= sights().record(name)
+    if outside().outside(name):
         record["outside"] = True
     with readers():
         if table:

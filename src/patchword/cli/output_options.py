@@ -115,8 +115,8 @@ def _remedies(options: set[str]) -> Remedies:
     """What of a command's own options shows a model more of a photo."""
     whole = {
         "squash": "--squash shows the whole",
-        "two_views": "--two-views the crop and the whole",
-        "tiles": "--tiles all parts",
+        "two_views": "--two-views too",
+        "tiles": "--tiles all",
     }
     closer = [f"--{name}" for name in ("tiles", "window") if name in options]
     return Remedies(

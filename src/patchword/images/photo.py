@@ -83,6 +83,20 @@ class Photo:
         return Image.fromarray(self.pixels)
 
 
+def one_colour(pixels: RGB | Image.Image) -> str:
+    """The colour, "#ffffff", that all pixels have; empty where they differ."""
+    height, width = _shape(pixels)
+    middle = height // 2, width // 2
+    if isinstance(pixels, Image.Image):
+        if pixels.getpixel((0, 0)) != pixels.getpixel(middle[::-1]):
+            return ""  # without looking at the others
+        ends = np.array(pixels.getextrema())  # (3, 2)
+        return "" if (ends[:, 0] != ends[:, 1]).any() else "#" + bytes(ends[:, 0].tolist()).hex()
+    first = pixels[0, 0]
+    same = (pixels[middle] == first).all() and (pixels == first).all()
+    return "#" + bytes(first.tolist()).hex() if same else ""
+
+
 def _shape(pixels: RGB | Image.Image) -> tuple[int, int]:
     """(height, width)"""
     if isinstance(pixels, Image.Image):

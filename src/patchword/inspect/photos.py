@@ -15,6 +15,7 @@ from patchword.inspect.protocol import RGB, Finding, Method, State, View
 from patchword.scope import Check
 from patchword.show import plots
 from patchword.tasks.judge import judge
+from patchword.unseen import Sight, noted
 
 AHEAD = 3  # photos that are opened before they are wanted
 SHOWN = 1024  # pixels: the longer side of what is kept of a photo to be shown
@@ -39,9 +40,10 @@ def opened_each(
             return source, error
         return source, photo
 
-    with ThreadPoolExecutor(AHEAD) as pool:
+    with ThreadPoolExecutor(AHEAD) as pool, noted() as sights:
         for source, photo in ahead(pool, attempt, sources, AHEAD):
-            if check.scope is not None and not isinstance(photo, ImageError):
+            if check.name and not isinstance(photo, ImageError):
+                sights.note(Sight.whole(source, photo))
                 judge(model, check, photo)
             yield source, photo
 

@@ -80,7 +80,7 @@ class Decoder:
         found = self.content(given)
         photo = model.opener.sized(found, at_least=model.preprocess.at_least)
         pixels, geometry = model.preprocess.seen(photo)
-        return pixels, Sight.of(name, geometry)
+        return pixels, Sight.of(name, geometry, photo.pixels)
 
     def content(self, given: Any) -> ImageLike:
         """An image that a request names, as `images.open` takes it. A Path is none of a request,

@@ -111,7 +111,7 @@ def attention(
     photo = model.opener(image, exact=True)
     pixels, geometry = model.preprocess(photo)
     with noted() as sights:
-        sights.note(Sight.of(image, geometry))
+        sights.note(Sight.of(image, geometry, photo))
     judged(model, image, photo)
     with torch.inference_mode():
         _, taps = network.encode_image(model.tensor(pixels)[None], taps=wanted)

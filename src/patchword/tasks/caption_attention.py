@@ -88,7 +88,7 @@ def caption_attention(
     photo = model.opener(image, exact=True)
     pixels, geometry = model.preprocess(photo)
     with noted() as sights:
-        sights.note(Sight.of(image, geometry))
+        sights.note(Sight.of(image, geometry, photo))
     start = torch.from_numpy(tokenizer([prompt])[0, :-1])  # without the end token
     check = Check(model.scope, model.name, image)
     check.texts([prompt])

@@ -235,7 +235,7 @@ def _each(
                     continue
                 parts = views(photo, model.preprocess.config.size, tile)
                 height, width = parts[-1].pixels.shape[:2]
-                sight = Sight.of(image, shown.preprocess.geometry(height, width))
+                sight = Sight.of(image, shown.preprocess.geometry(height, width), photo)
                 sights.note(replace(sight, source=(photo.shape[0], photo.shape[1])))
                 pixels: list[ImageLike] = [part.pixels for part in parts]
                 boxes = [part.box for part in parts]

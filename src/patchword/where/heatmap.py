@@ -244,7 +244,7 @@ def mapped(
     found = seen_whole(model, photo, run, scale or Scale(), progress, side)
     judged(model, image, photo)
     with noted() as sights:
-        sights.note(Sight.of(image, found.geometry))
+        sights.note(Sight.of(image, found.geometry, photo))
     return refined(photo, found) if refine else found
 
 
