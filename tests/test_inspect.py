@@ -116,10 +116,7 @@ def test_the_coreset_takes_the_farthest_each_time_and_bounds_the_memory(model, m
     for _ in range(40):
         chosen.append(int(nearest_so_far.argmax()))
         nearest_so_far = torch.minimum(nearest_so_far, (rows - rows[chosen[-1]]).norm(dim=1))
-    told = []
     assert coreset(rows, 40, apart).tolist() == chosen
-    coreset(rows, 200, apart, lambda *each: told.append(each))
-    assert told == [(100, 200), (200, 200)]
     good = [photo(i) for i in range(4)]
     whole = Memory().fit(model, good)["bank"]
     small = Memory(coreset=0.25, half=True)
@@ -136,7 +133,7 @@ def test_of_more_patches_than_are_kept_each_has_the_same_chance(monkeypatch) -> 
     rows, chosen = torch.arange(60.0)[:, None], torch.zeros(60)
     for seed in range(400):
         monkeypatch.setattr("patchword.inspect.bank.SEED", seed)
-        bank = Bank(1.0, 20, False, None)
+        bank = Bank(1.0, 20, False)
         for part in rows.split(15):
             bank.add(part)
             assert sum(map(len, bank.kept)) <= 20 + 10

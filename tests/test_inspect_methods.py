@@ -96,8 +96,9 @@ def test_prototypes_are_means_before_they_are_normalised(model) -> None:
 
 @pytest.mark.filterwarnings("ignore::patchword.errors.ScopeWarning")
 @pytest.mark.parametrize("exact", [True, False])
-def test_winclip_by_hand(model, exact: bool) -> None:
-    """The value of one patch, in float64, without and with good photos."""
+def test_winclip_by_hand(model, exact: bool, monkeypatch) -> None:
+    """The value of one patch, in float64, without and with good photos, these block by block."""
+    monkeypatch.setattr("patchword.inspect.windows.BLOCK", 50)
     method = WinCLIP(subject="wafer", exact=exact, temperature=0.5)
     size = window(model)
     good, seen = photo(3, *size), photo(4, *size)

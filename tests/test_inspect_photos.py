@@ -78,7 +78,7 @@ def test_a_spot_is_found_where_it_is(inspector) -> None:
 def test_what_is_held_out_is_never_learned_from(model, folder: Path, monkeypatch) -> None:
     learned_from: list[np.ndarray] = []
     scored: list[np.ndarray] = []
-    monkeypatch.setattr(Memory, "fit", lambda self, m, good, p=None: learned_from.extend(good))
+    monkeypatch.setattr(Memory, "fit", lambda self, m, good: learned_from.extend(good))
 
     def score(self, model, state, photos):
         scored.extend(photos)
@@ -95,7 +95,12 @@ def test_what_is_held_out_is_never_learned_from(model, folder: Path, monkeypatch
 
 def test_a_photo_that_is_named_twice_is_not_learned_from_and_held_out(model, folder: Path) -> None:
     several = paths(folder)[:6]
-    twice = fit(model, [*several, *several], Memory(), Rule(0.5))
+    told = []
+    twice = fit(
+        model, [*several, *several], Memory(coreset=0.5), Rule(0.5),
+        progress=lambda *each: told.append(each),
+    )  # fmt: skip
+    assert told == [(done, 6) for done in range(1, 7)]  # one bar, of photos, whatever the method
     assert twice.learned + len(twice.calibration.scores) == 6
     given = fit(model, several, Memory(), Rule(0.5), calibration=several[:2])
     assert (given.learned, len(given.calibration.scores)) == (4, 2)

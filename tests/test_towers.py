@@ -128,9 +128,10 @@ def test_hidden_states_are_counted_as_transformers_counts(
 
 @torch.inference_mode()
 def test_windows_are_runs_of_their_patches_alone(
-    config: ModelConfig, network: ImageNetwork
+    config: ModelConfig, network: ImageNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By hand: those tokens that enter the first block, one window of one image at a time."""
+    monkeypatch.setattr("patchword.models.vit.WINDOWS", 1)
     tower, x = network.image, pixels(config)
     windows = torch.tensor([[0, 1, 2], [5, 3, 1]])
     if not tower.attention_layers or tower.attention_layers != tower.layer_names:

@@ -213,7 +213,7 @@ class Inspecting:
                 f"{found.path / TRAIN / GOOD}: {len(good)} good photos, and {method.name} needs "
                 f"{method.needs.good}; winclip and mutual need none"
             )
-        state = method.fit(self.model, photos(), None)
+        state = method.fit(self.model, photos())
         return state, opened
 
     def _found(

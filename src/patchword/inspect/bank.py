@@ -9,7 +9,6 @@ from torch import Tensor
 
 from patchword.errors import SampledWarning, warn
 from patchword.inspect.coreset import coreset, far_from_some
-from patchword.inspect.protocol import Progress
 
 BLOCK = 1 << 22  # bytes of patches that a coreset is chosen from together: a core's own cache
 SEED = 0
@@ -24,8 +23,8 @@ class Bank:
     half   keep them as float16
     """
 
-    def __init__(self, share: float, most: int, half: bool, progress: Progress | None) -> None:
-        self.share, self.most, self.half, self.progress = share, most, half, progress
+    def __init__(self, share: float, most: int, half: bool) -> None:
+        self.share, self.most, self.half = share, most, half
         self.came = 0
         self.generator = torch.Generator().manual_seed(SEED)
         self.waiting: list[Tensor] = []
@@ -60,7 +59,7 @@ class Bank:
         self.waiting.clear()
         count = math.ceil(self.share * len(rows))
         if count < len(rows):
-            rows = rows[coreset(rows, count, far_from_some(rows), self.progress)]
+            rows = rows[coreset(rows, count, far_from_some(rows))]
         self.came += len(rows)
         self.kept.append(rows)
         self.keys.append(torch.rand(len(rows), generator=self.generator, dtype=torch.float64))

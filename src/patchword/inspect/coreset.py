@@ -6,13 +6,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from patchword.inspect.protocol import Progress
-
 STARTS = 10  # rows from which distances begin
 SEED = 0
 
 
-def coreset(rows: Tensor, count: int, apart: Tensor, progress: Progress | None = None) -> Tensor:
+def coreset(rows: Tensor, count: int, apart: Tensor) -> Tensor:
     """Which `count` of rows (N, D) to keep, in the order in which they are chosen: each time the
     one farthest from all before.
 
@@ -24,8 +22,6 @@ def coreset(rows: Tensor, count: int, apart: Tensor, progress: Progress | None =
         chosen[number] = pick
         torch.minimum(nearest, distances(rows, rows[pick]), out=nearest)
         nearest[pick] = 0
-        if progress and number % 100 == 99:
-            progress(number + 1, count)
     return chosen
 
 

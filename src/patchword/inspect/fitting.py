@@ -128,7 +128,7 @@ class _Run:
             if sources and not opened:
                 raise next(iter(self.broken.values()))
 
-        return self.method.fit(self.model, photos(), self.progress)
+        return self.method.fit(self.model, photos())
 
     def _scored(
         self, state: State, sources: Sources, check: Check = UNCHECKED

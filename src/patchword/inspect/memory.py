@@ -15,7 +15,7 @@ from patchword.errors import UnsupportedError
 from patchword.inspect.bank import Bank
 from patchword.inspect.features import patches_each, usual
 from patchword.inspect.foreground import foreground
-from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, Progress, State, View
+from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, State, View
 from patchword.inspect.rotations import rotated
 from patchword.inspect.scores import top_share
 
@@ -62,10 +62,10 @@ class Memory:
         if self.foreground is not None and not self.foreground >= 0:
             raise UnsupportedError(f"foreground is {self.foreground!r}; it is 0 or more")
 
-    def fit(self, model: Bundle, good: Iterable[RGB], progress: Progress | None = None) -> State:
+    def fit(self, model: Bundle, good: Iterable[RGB]) -> State:
         """The bank (N, L * D). Gives a SampledWarning where there are more than `patches`."""
         views = (view for photo in good for view in (rotated(photo) if self.rotations else [photo]))
-        bank = Bank(self.coreset, self.patches, self.half, progress)
+        bank = Bank(self.coreset, self.patches, self.half)
         for each in patches_each(model, views, usual(model, self.view)):
             bank.add(unit(each.rows))
         return {"bank": bank.rows()}

@@ -15,7 +15,7 @@ from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images.preprocess import Geometry
 from patchword.inspect.features import joined, quarters, tiles, tokens
-from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, Progress, State, View
+from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, State, View
 
 LARGEST = 4 << 30  # bytes of the patches of a batch
 EPS = 1e-5
@@ -63,7 +63,7 @@ class Mutual:
         if any(k < 1 for k in self.alike):
             raise UnsupportedError(f"alike is {self.alike}; each is 1 or more")
 
-    def fit(self, model: Bundle, good: Iterable[RGB], progress: Progress | None = None) -> State:
+    def fit(self, model: Bundle, good: Iterable[RGB]) -> State:
         """Nothing: good photos are not looked at."""
         return {}
 

@@ -81,9 +81,9 @@ class Method(Protocol):
     def view(self) -> View:
         """How it looks at photos."""
 
-    def fit(self, model: Bundle, good: Iterable[RGB], progress: Progress | None = None) -> State:
-        """What there is to learn from good photos. progress: of work after the last of them.
-        Raises UnsupportedError for a model that it cannot use."""
+    def fit(self, model: Bundle, good: Iterable[RGB]) -> State:
+        """What there is to learn from good photos. Raises UnsupportedError for a model that it
+        cannot use."""
 
     def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
         """A finding for each photo, in order; photos are consumed as far ahead as a batch is

@@ -15,7 +15,7 @@ from patchword.bundle import Bundle
 from patchword.errors import ImageWarning, UnsupportedError, warn
 from patchword.images.preprocess import resize
 from patchword.inspect.features import Patches, patches_each, quarters
-from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, Progress, State, View
+from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, State, View
 from patchword.inspect.registration import Motion, register
 from patchword.inspect.scores import top_share
 
@@ -50,7 +50,7 @@ class Reference:
         if not 0 <= self.turn <= 45:
             raise UnsupportedError(f"turn is {self.turn!r}; it is 0 to 45 degrees")
 
-    def fit(self, model: Bundle, good: Iterable[RGB], progress: Progress | None = None) -> State:
+    def fit(self, model: Bundle, good: Iterable[RGB]) -> State:
         """The photos themselves (H, W, 3)."""
         photos = enumerate(good)
         return {f"photo.{n}": torch.from_numpy(np.array(each)) for n, each in photos}

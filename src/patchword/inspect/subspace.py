@@ -12,7 +12,7 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.inspect.features import patches_each, usual
-from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, Progress, State, View
+from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, State, View
 from patchword.inspect.rotations import rotated
 from patchword.inspect.scores import smooth_map, top_share
 
@@ -44,7 +44,7 @@ class Subspace:
         if self.components is not None and self.components < 1:
             raise UnsupportedError(f"components is {self.components!r}; it is 1 or more")
 
-    def fit(self, model: Bundle, good: Iterable[RGB], progress: Progress | None = None) -> State:
+    def fit(self, model: Bundle, good: Iterable[RGB]) -> State:
         """The mean (D,) and the components (D, k)."""
         views = (view for photo in good for view in (rotated(photo) if self.rotations else [photo]))
         count, total, squares = 0, torch.zeros(()), torch.zeros(())

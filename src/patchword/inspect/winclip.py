@@ -14,7 +14,7 @@ from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.inspect.features import joined, tiles
 from patchword.inspect.prompts import BAD, GOOD, sentences
-from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, Progress, State, View
+from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, State, View
 from patchword.inspect.windows import (
     Grid,
     badness,
@@ -95,7 +95,7 @@ class WinCLIP:
         if self.temperature is not None and self.temperature <= 0:
             raise UnsupportedError(f"temperature is {self.temperature!r}; it is above 0")
 
-    def fit(self, model: Bundle, good: Iterable[RGB], progress: Progress | None = None) -> State:
+    def fit(self, model: Bundle, good: Iterable[RGB]) -> State:
         """The prototypes (2, D) of good and bad; of good photos all vectors of each scale (M, D)
         and of patches (M, D')."""
         state = {"prototypes": prototypes(model, self.subject, self.good, self.bad)}

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Grid = tuple[int, int]
+BLOCK = 1024  # vectors
 
 
 def sliding(grid: Grid, side: int, stride: int = 1) -> Tensor:
@@ -50,6 +51,11 @@ def badness(vectors: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
 
 
 def unlikeness(vectors: Tensor, known: Tensor) -> Tensor:
-    """(1 - cosine) / 2 of vectors (..., D) with the nearest of all known ones (M, D)."""
-    cosines = F.normalize(vectors, dim=-1) @ F.normalize(known, dim=-1).mT
-    return (1 - cosines.amax(dim=-1)).clamp_min(0) / 2
+    """(1 - cosine) / 2 of vectors (..., D) with the nearest of all known ones (M, D), block by
+    block, so that memory is bounded and products stay in the processor's cache."""
+    rows, known = F.normalize(vectors, dim=-1).flatten(0, -2), F.normalize(known, dim=-1)
+    best = torch.full((len(rows),), -1.0, device=rows.device)
+    for own, some in zip(torch.split(best, BLOCK), torch.split(rows, BLOCK), strict=True):
+        for others in torch.split(known, BLOCK):
+            torch.maximum(own, (some @ others.mT).amax(dim=-1), out=own)
+    return (1 - best.reshape(vectors.shape[:-1])).clamp_min(0) / 2

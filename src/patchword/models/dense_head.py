@@ -48,24 +48,27 @@ class DenseHead(nn.Module):
         normed = [norm(each) for norm, each in zip(self.norms, tokens, strict=True)]
         weight = self.tokens.weight.flatten(1)
         x = F.gelu(F.linear(torch.cat(normed, dim=-1), weight, self.tokens.bias)).movedim(-1, 1)
-        x = x + F.gelu(self.mix_tokens(x))
+        x = F.gelu(self.mix_tokens(x)).add_(x)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         fine = F.gelu(self.mix_fine(F.gelu(self.fine(pixels))))
         coarse = F.gelu(self.mix_coarse(F.gelu(self.coarse(fine))))
         x = F.gelu(self.join_coarse(torch.cat([_enlarged(x, coarse), coarse], dim=1)))
-        x = x + F.gelu(self.mix_joined(x))
+        x = F.gelu(self.mix_joined(x)).add_(x)
         x = F.gelu(self.join_fine(torch.cat([_enlarged(x, fine), fine], dim=1)))
-        x = x + F.gelu(self.mix_last(x))
+        x = F.gelu(self.mix_last(x)).add_(x)
         return self._cosines(x.float(), texts.float())
 
     def _cosines(self, x: Tensor, texts: Tensor) -> Tensor:
         """Cosines (B, T, h, w) of W x + b with texts, x (B, C, h, w): from W^T t and W^T W, so that
         the vectors themselves, which are many times wider than x, are never computed."""
         weight, bias = self.out.weight.flatten(1).float(), self.out.bias.float()  # type: ignore[union-attr]
-        products = torch.einsum("bchw,tc->bthw", x, texts @ weight) + (texts @ bias)[:, None, None]
-        square = (torch.einsum("bchw,dc->bdhw", x, weight.mT @ weight) * x).sum(dim=1)
-        square = square + 2 * torch.einsum("bchw,c->bhw", x, bias @ weight) + bias @ bias
-        return products / square.clamp(min=TINY).sqrt()[:, None]
+        places = x.movedim(1, -1)  # (B, h, w, C), as x is laid out
+        rows = torch.cat([texts @ weight, (2 * bias @ weight)[None], weight.mT @ weight])
+        products = F.linear(places, rows)
+        own = products[..., : len(texts)] + texts @ bias
+        square = (products[..., len(texts) + 1 :] * places).sum(dim=-1, keepdim=True)
+        square = square + products[..., len(texts), None] + bias @ bias
+        return (own * square.clamp(min=TINY).rsqrt()).movedim(-1, 1)
 
 
 def decoded(tower: Tower, head: DenseHead, pixels: Tensor, texts: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from patchword.nn.positions import (
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import Block, layer_tap, padding_mask, run
 
+WINDOWS = 256  # that run at once
 OFFSET = 0.1  # patches that SCLIP and its descendants add to a side of the grid
 
 
@@ -160,15 +161,20 @@ class VisionTransformer(nn.Module):
         return tokens
 
     def windows(self, pixels: Tensor, patches: Tensor) -> Tensor:
-        x = self._tokens(pixels)
+        """Some windows at a time, whose tokens stay in the processor's cache."""
+        x, rotary = self._tokens(pixels), self.rotary(pixels)
         front = torch.arange(self.prefix, device=x.device).expand(patches.shape[0], -1)
         chosen = torch.cat([front, self.prefix + patches.to(x.device)], dim=1)  # (W, K')
-        rotary = self.rotary(pixels)
+        some = torch.split(chosen, WINDOWS)
+        return torch.cat([self._windows(x, rotary, each) for each in some], dim=1)
+
+    def _windows(self, x: Tensor, rotary: Tensor | None, chosen: Tensor) -> Tensor:
+        """What of tokens (B, N, D) those that are `chosen` (W, K') give: (B, W, out)."""
         if rotary is not None:
             rotary = rotary[:, chosen].repeat(1, len(x), 1, 1)[:, :, None]  # (2, B * W, 1, K', .)
         parts = x[:, chosen].flatten(0, 1)  # (B * W, K', D)
         pooled = self._pool(self._blocks(Tokens(parts), rotary, pooled=True), NO_TAPS)
-        return self._mean_head(self._heads(pooled)).unflatten(0, (len(x), len(patches)))  # type: ignore[no-untyped-call, no-any-return]
+        return self._mean_head(self._heads(pooled)).unflatten(0, (len(x), len(chosen)))  # type: ignore[no-untyped-call, no-any-return]
 
     def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
         name = layer_tap(len(self.blocks), layer)

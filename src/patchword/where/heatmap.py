@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from patchword.bundle import Bundle, as_texts
+from patchword.bundle import Bundle, Vector, as_texts
 from patchword.errors import SameMapWarning, UnsupportedError, warn
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
@@ -43,6 +43,7 @@ HEAD = "head"  # a model's own for maps, trained with masks
 SURGERY = "surgery-features"  # the edit "surgery", less what texts have in common
 ROLLOUT = "rollout"  # of no text
 METHODS = (*EDITS, SURGERY, *RELEVANCE, GRADCAM, HEAD, ROLLOUT)
+READ: dict[tuple[str, str], Vector] = {}  # vectors, by a model's fingerprint and the text
 REFINED = 1024  # pixels: longer side at which maps are refined
 Probable = tuple[float, ...] | Callable[[], tuple[float, ...]] | None
 
@@ -292,8 +293,12 @@ def of_texts(model: Bundle, texts: Sequence[str], method: str, layer: int | None
 
 
 def _kept(model: Bundle, text: str) -> Tensor:
-    """The unit vector (1, D) of a text that is asked for again and again."""
-    return torch.from_numpy(label_features(model, [text], ["{}"])).to(model.device)
+    """The unit vector (1, D) of a text that is asked for again and again; of a model with a
+    fingerprint read once."""
+    key = (model.fingerprint, text)
+    if key not in READ or not model.fingerprint:
+        READ[key] = label_features(model, [text], ["{}"])
+    return torch.from_numpy(READ[key]).to(model.device)
 
 
 def _relevance(
