@@ -1,6 +1,7 @@
 """Searches with weights, pages and many queries; near-duplicates, clusters, tags; the commands."""
 
 import io
+import re
 import shutil
 from pathlib import Path
 
@@ -217,6 +218,8 @@ def test_clusters_and_their_names(tmp_path: Path, model: Bundle) -> None:
     for each, start, size in zip(found, (0, 50, 80), sizes, strict=True):
         assert len(each.examples) == 4
         assert {int(hit.path[1:]) for hit in each.examples} <= set(range(start, start + size))
+    (whole,) = index.explore(1, words=words, where="size >= 50", model=model)  # dogs and wafers
+    assert re.fullmatch(r"unnamed, like \d{3}", whole.name)
     some = index.explore(words=["cat"], where="size < 50", model=model)
     assert sum(each.count for each in some) == 50
     assert len({each.name for each in some}) == len(some)

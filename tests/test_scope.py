@@ -211,6 +211,8 @@ def test_what_an_index_lists_is_told(tmp_path: Path, run: Run) -> None:  # noqa:
     for command in (["explore"], ["dedupe", "--threshold", "0.01"]):
         found = run(command[0], store, *command[1:])
         assert found.err.count("images listed look unlike what demo was trained on") == 1
+    names = run("explore", store, "--where", "path NOT LIKE '%scratch%'", "--json").records
+    assert all(each["cluster"].startswith("unlike what demo knows, like ") for each in names)
     page = tmp_path / "page.html"
     alike = run("search", store, "--image", PHOTO, "-k", "1", "--save", page)
     assert "· unlike the model&#39;s training: its answer says little<" in page.read_text()

@@ -51,7 +51,7 @@ def explore(
         typer.Option(
             metavar="A,B,...",
             help="Words to name clusters by; @FILE reads one a line. By default what photos often "
-            "show.",
+            "show, or what the model says it knows.",
         ),
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Images of each cluster.")] = 12,

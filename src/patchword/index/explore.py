@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,25 +15,34 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.index.clusters import centres, nearest_centres
-from patchword.index.matrix import Matrix
+from patchword.index.matrix import Half, Matrix
 from patchword.index.nearest import Hit, best
 from patchword.index.table import Table
 from patchword.index.things import THINGS
-from patchword.scope import Scope
 
 FEWEST, MOST = 2, 64  # clusters, where their number is not given
+BAND = 0.3  # by how much less, in deviations over all words, a name's cosine may be than the best
+MOSTLY = 0.7  # share of a cluster's members that a name must fit, each by itself
+CLEAR = 0.05  # by how much a name must fit better than the next word that means another thing
+SAMPLE = 1000  # members of a cluster that are asked
+SAME = 0.9  # cosine of two words from which on they mean the same
 # Words of a small model that name nothing.
-NO_NAMES = {"above", "and", "below", "few", "image", "in", "kind", "left", "many", "middle", "near"}
-NO_NAMES |= {"over", "photo", "picture", "right", "side", "snapshot", "someone", "the", "three"}
-NO_NAMES |= {"top", "two", "under", "view", "with", "without", "bottom", "long", "short", "close"}
+NO_NAMES = {"above", "and", "below", "few", "image", "in", "kind", "left", "many", "middle"}
+NO_NAMES |= {"near", "over", "photo", "picture", "right", "side", "snapshot", "someone", "the"}
+NO_NAMES |= {"three", "top", "two", "under", "view", "with", "without", "bottom", "long", "short"}
+NO_NAMES |= {"close", "are", "there", "one", "another", "any", "all", "cluster", "clustered"}
+NO_NAMES |= {"scattered", "sleeve", "sleeved", "button", "chip", "edge", "centre", "center"}
+NO_NAMES |= {"corner", "colour", "color", "small", "little", "large", "big", "phone", "floor"}
+NO_NAMES |= {"pair", "row", "clean", "defect", "defects"}
 
 
 @dataclass(frozen=True)
 class Cluster:
     """Entries that are alike.
 
-    name      what fits it better than the whole of the index; "cluster 3" of a model that reads no
-              texts
+    name      the word that fits it, and most of its entries, clearly better than others; where none
+              does "unnamed, like cat.jpg"; of photos that the model does not know "unlike what demo
+              knows, like cat.jpg"; "cluster 3" of a model that reads no texts
     count     entries in it
     examples  those nearest to its centre, with their cosines with it
     """
@@ -79,10 +90,9 @@ def clusters(
     count: int | None,
     examples: int,
     names: Named | None,
-    scope: Scope | None = None,
+    model: Bundle,
 ) -> list[Cluster]:
-    """Clusters of entries, the largest first. rows: those of the matrix; None: all. scope: what the
-    model was trained on."""
+    """Clusters of entries, the largest first. rows: those of the matrix; None: all."""
     half = matrix.half if rows is None else matrix.half[rows]
     if not len(half):
         return []
@@ -91,32 +101,60 @@ def clusters(
     own, near = cells[:, 0], cosines.numpy()[:, 0]
     counts = np.bincount(own, minlength=len(middle))
     order = [int(cell) for cell in np.argsort(-counts, kind="stable") if counts[cell]]
-    titles = [f"cluster {n + 1}" for n in range(len(order))]
-    if names is not None:
-        titles = _titles(middle[order], counts[order], names)
-    out = []
-    for title, cell in zip(titles, order, strict=True):
+    words = _words(middle[order], [half[own == cell][:SAMPLE] for cell in order], names)
+    out: list[Cluster] = []
+    for number, cell in enumerate(order):
         inside = np.flatnonzero(own == cell)
         first = inside[np.argsort(-near[inside], kind="stable")[:examples]]
         ids = matrix.ids[first if rows is None else rows[first]]
         centre = middle[cell].numpy().astype(np.float64)
-        out.append(Cluster(title, int(counts[cell]), best(table, ids, centre, examples, scope)))
+        hits = best(table, ids, centre, examples, model.scope)
+        title = f"cluster {number + 1}"
+        if names:
+            title = _title(words[number], hits, model.name, {each.name for each in out})
+        out.append(Cluster(title, int(counts[cell]), hits))
     return out
 
 
-def _titles(middle: Tensor, counts: NDArray[np.int64], names: Named) -> list[str]:
-    """A name for each centre (C, D): the word, or the two, whose vectors point most where the
-    centre lies from the mean of all; no two are alike."""
+def _title(word: str, hits: list[Hit], model: str, taken: set[str]) -> str:
+    """What a cluster of these examples is called; word: what it shows, "" if that is not clear."""
+    like = f"like {os.path.basename(hits[0].path)}"
+    if sum(hit.outside for hit in hits) > len(hits) / 2:
+        return f"unlike what {model} knows, {like}"
+    if not word:
+        return f"unnamed, {like}"
+    return word if word not in taken else f"{word}, {like}"
+
+
+def _words(middle: Tensor, members: Sequence[Half], names: Named | None) -> list[str]:
+    """The word for each centre (C, D) whose vector points most where the centre lies from the mean
+    of all, of those that are themselves about as near as the nearest; "" where another word, that
+    does not mean the same, fits nearly as well, or where it does not fit most of the members
+    (N, D)."""
+    if names is None:
+        return [""] * len(members)
     rows = middle.numpy().astype(np.float64)
+    counts = [len(each) for each in members]
     mean = np.average(rows, axis=0, weights=counts) if len(rows) > 1 else 0.0
     vectors = names.vectors.astype(np.float64)
+    alike = vectors @ vectors.T >= SAME
     fit = _unit(rows - mean) @ _unit(vectors - vectors.mean(axis=0)).T  # (C, W)
     out: list[str] = []
-    for row in fit:
-        words = [names.words[i] for i in np.argsort(-row, kind="stable")[:8]]
-        tries = [words[0], *(f"{words[0]}, {other}" for other in words[1:])]
-        out.append(next((name for name in tries if name not in out), f"{words[0]} {len(out) + 1}"))
+    for row, fits, inside in zip(rows, fit, members, strict=True):
+        fits = np.where(_near(row[None] @ vectors.T)[0], fits, -np.inf)
+        first = int(fits.argmax())
+        rest = fits[~alike[first]]
+        fitting = _near(inside.astype(np.float64) @ vectors.T)[:, alike[first]].any(axis=1).mean()
+        clear = not len(rest) or fits[first] - rest.max() >= CLEAR
+        out.append(names.words[first] if clear and fitting >= MOSTLY else "")
     return out
+
+
+def _near(cosines: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which words are about as near as the nearest of each row (N, W)."""
+    least = cosines.max(axis=1) - BAND * cosines.std(axis=1)
+    near: NDArray[np.bool_] = cosines >= least[:, None]
+    return near
 
 
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -78,7 +78,8 @@ class Index(Searching):
         where: str | None = None,
         model: Bundle | None = None,
     ) -> list[Cluster]:
-        """Clusters of entries that are alike, the largest first, each named by words.
+        """Clusters of entries that are alike, the largest first, each named by the word that fits
+        it clearly better than the others; where there is none, after a file of it.
 
         clusters  how many at most; None: as many as half the entries have a root, 2 to 64
         words     to name them by; None: what photos often show, or what a model says it knows
@@ -94,7 +95,7 @@ class Index(Searching):
         named = explore.named(searcher, None if words is None else text_list(words))
         found: list[Cluster] = self._nearest.on_rows(
             lambda table, matrix, rows: explore.clusters(
-                table, matrix, rows, clusters, examples, named, searcher.scope
+                table, matrix, rows, clusters, examples, named, searcher
             ),
             where,
         )
