@@ -29,8 +29,11 @@ class Saturation:
     relative: bool
 
     def pixels(self, area: int) -> float:
-        """Of a defect of `area` pixels, at most all of them."""
-        return self.threshold * area if self.relative else min(self.threshold, area)
+        """Of a defect of `area` pixels, at most all of them; of a share whole pixels, rounded down,
+        as MVTec's code has it, and at least one, where that code divides by 0."""
+        if self.relative:
+            return max(int(self.threshold * area), 1)
+        return min(self.threshold, area)
 
 
 @dataclass(frozen=True)
