@@ -6,18 +6,20 @@ Every option is spelled out here, so that editors show it and a misspelt one is 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from patchword import checkpoints, index
-from patchword.api.engines import on_engine
-from patchword.api.exports import export, is_export, opened
+from patchword.api.engines import in_int8, on_engine
+from patchword.api.exports import INT8, export, is_export, opened
 from patchword.api.finding import find_images
 from patchword.api.inspecting import inspector
 from patchword.api.model import Model, with_methods
 from patchword.bundle import Bundle
+from patchword.errors import UnsupportedError
 from patchword.images import MAX_PIXELS
 from patchword.index import Index
 from patchword.options import checked
@@ -43,13 +45,15 @@ def load(
     squash: bool = False,
     exact: bool = False,
     engine: str = "torch",
+    calibrate: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
 ) -> Model:
     """Open a model.
 
     source        "demo" or "demo-blip" (embedded), a folder, a file of weights, a hub id,
                   "modelscope:owner/name", "s3://..." or "gs://..."; a folder that `export` wrote
     device        "cpu", "cuda", "cuda:1", "mps"; "auto" is cuda where there is one, else cpu
-    dtype         of the weights in memory, "float32", "bfloat16", "float16", or torch's own
+    dtype         of the weights in memory, "float32", "bfloat16", "float16", or torch's own; "int8"
+                  by the engines openvino and onnx, see `calibrate`
     tokenizer     a file or folder to take it from instead of the checkpoint
     token         for closed repositories of the hub
     image_size    pixels, or (H, W), instead of the checkpoint's own; positions are resampled
@@ -67,23 +71,33 @@ def load(
                   faster, and half a level of 255 from it on average
     engine        what computes vectors: "torch"; "compile", torch.compile; on a CPU "openvino" and
                   "onnx", which give vectors alone (see `engines.choose`)
+    calibrate     for dtype "int8": at least 16 photos like those that the model is for, a folder
+                  or anything `find_images` takes; None: generated scenes, for the embedded models
+                  alone. Graphs are made once, and kept in the cache by the model's fingerprint and
+                  these photos' paths, sizes and times
 
     Raises CheckpointError where nothing is there or it does not fit whole, TokenizerError, and
     UnsupportedError for a device that is not there.
     """
-    of_weights = {
+    of_weights: dict[str, Any] = {
         "tokenizer": tokenizer, "image_size": image_size, "subfolder": subfolder,
         "adapter": adapter, "weights": weights, "architecture": architecture,
     }  # fmt: skip
+    int8 = str(dtype).removeprefix("torch.") == INT8
+    if calibrate is not None and not int8:
+        raise UnsupportedError('calibrate is for dtype="int8": give that too, or leave it out')
     if is_export(source) and source not in checkpoints.EMBEDDED:
+        of_weights["calibrate"] = calibrate
         model = opened(source, device, dtype, engine, of_weights)
         return model.opening(stretch, max_pixels, squash=squash, exact=exact)
     bundle = checkpoints.load(
-        source, device=device, dtype=dtype, tokenizer=tokenizer, token=token,
+        source, device=device, dtype="float32" if int8 else dtype, tokenizer=tokenizer, token=token,
         image_size=image_size, subfolder=subfolder, adapter=adapter, weights=weights,
         architecture=architecture,
     )  # fmt: skip
     model = with_methods(bundle).opening(stretch, max_pixels, squash=squash, exact=exact)
+    if int8:
+        return in_int8(model, engine, calibrate)
     return model if engine == "torch" else on_engine(model, engine)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.api.engines import on_engine
+from patchword.api.engines import in_int8, on_engine
 from patchword.api.model import Model
 from patchword.bundle import Vector
-from patchword.errors import UnsupportedError
+from patchword.engines.libraries import cause
+from patchword.errors import PatchwordError
 from patchword.images import ImageLike
 
-LIMIT = 60.0  # seconds for all
+LIMIT = 120.0  # seconds for all
 EACH = 1.0  # seconds that one number is measured for
 MANY = 32  # images in a batch
 CPU = (
@@ -30,13 +32,15 @@ CPU = (
     ("onnx", "float32"),
     ("torch", "bfloat16"),
     ("openvino", "bfloat16"),
+    ("openvino", "int8"),
+    ("onnx", "int8"),
     ("compile", "float32"),  # last: it may take all the time that is left
 )
 OTHER = (("torch", "float32"), ("torch", "bfloat16"), ("compile", "bfloat16"))
 
 
-class LateError(Exception):
-    """Time is over."""
+class LateError(BaseException):
+    """Time is over. No Exception, which a compiler might take for a step that failed, and go on."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,14 @@ class EngineRow:
     why: str = ""
 
 
-def engine_rows(model: Model, photos: Sequence[ImageLike]) -> Iterator[EngineRow]:
+def engine_rows(
+    model: Model, photos: Sequence[ImageLike], calibrate: Sequence[str] | None = None
+) -> Iterator[EngineRow]:
     """A row for each engine and number type, in about LIMIT seconds.
 
-    model: in float32, run by torch. photos: two or more. Raises ImageError for one that cannot be
-    opened, UnsupportedError for a model that sees no images.
+    model: in float32, run by torch. photos: two or more. calibrate: other photos, for int8; see
+    `in_int8`. Raises ImageError for one that cannot be opened, UnsupportedError for a model that
+    sees no images.
     """
     start = time.perf_counter()
     pixels = [model.open(photo)[0] for photo in photos]
@@ -76,23 +83,29 @@ def engine_rows(model: Model, photos: Sequence[ImageLike]) -> Iterator[EngineRow
             if left < 1:
                 raise LateError
             with within(share):
-                other = model if dtype == "float32" else model.to(dtype)
-                other = other if engine == "torch" else on_engine(other, engine)
+                other = ready(model, engine, dtype, calibrate)
                 rows = vectors(other, pixels)
                 exact = rows if exact is None else exact
                 one, many = (rate(other, pixels, count) for count in (1, MANY))
-        except UnsupportedError as error:
-            yield EngineRow(engine, dtype, why=str(error))
-        except Exception as error:  # compilers wrap what interrupts them in errors of their own
-            if not _late(error):
+        except (Exception, LateError) as error:  # each library has its own, and the row says which
+            if exact is None:
                 raise
-            why = f"not ready in the {max(share, 0):.0f} s that were left of {LIMIT:.0f}"
-            yield EngineRow(engine, dtype, why=why)
+            yield EngineRow(engine, dtype, why=_why(error, share))
         else:
             cosines = (rows * exact).sum(axis=1)
             same = float((nearest(rows) == nearest(exact)).mean())
             mean, least = float(cosines.mean()), float(cosines.min())
             yield EngineRow(engine, dtype, one, many, mean, least, same)
+
+
+def ready(model: Model, engine: str, dtype: str, calibrate: Sequence[str] | None) -> Model:
+    """The model on that engine, its warnings unsaid: they are of graphs that nobody asked for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if dtype == "int8":
+            return in_int8(model, engine, calibrate)
+        other = model if dtype == "float32" else model.to(dtype)
+        return other if engine == "torch" else on_engine(other, engine)
 
 
 def vectors(model: Model, pixels: Sequence[Vector]) -> Vector:
@@ -144,10 +157,12 @@ def within(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _late(error: BaseException | None) -> bool:
-    """Whether time is what an error began with."""
-    while error is not None:
-        if isinstance(error, LateError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _why(error: BaseException, seconds: float) -> str:
+    """Why an engine has no numbers, in one line."""
+    origin: BaseException | None = error
+    while origin is not None:  # compilers wrap what interrupts them in errors of their own
+        if isinstance(origin, LateError):
+            return f"not ready in the {max(seconds, 0):.0f} s that were left of {LIMIT:.0f}"
+        origin = origin.__cause__ or origin.__context__
+    said = cause(error)
+    return said if isinstance(error, PatchwordError) else f"{type(error).__name__}: {said}"

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
+
 from patchword import exporting
 from patchword.api.finding import find_images
 from patchword.api.model import Model, with_methods
@@ -18,6 +20,7 @@ from patchword.images import ImageLike
 from patchword.options import checked
 from patchword.scenes import scene
 
+INT8 = "int8"  # as `load` calls it
 is_export = exporting.is_export
 
 
@@ -58,16 +61,16 @@ def export(
     """
     if photos is not None and not int8:
         raise UnsupportedError("photos are for int8: give int8 too, or leave them out")
-    return exporting.export(model, folder, to, _opened(model, photos) if int8 else None)
+    return exporting.export(model, folder, to, calibration(model, photos) if int8 else None)
 
 
-def _opened(model: Model, photos: Any) -> Sequence[Vector]:
+def calibration(model: Model, photos: Any) -> Sequence[Vector]:
     """Photos for int8, as the network takes them; those that cannot be opened are named and left
     out."""
     if photos is None and model.name not in EMBEDDED:
         raise UnsupportedError(
             "int8 is calibrated on photos like those that the model is for: give a folder of them "
-            "as photos"
+            "(export: photos, load: calibrate)"
         )
     if model.config.vision is None:
         raise UnsupportedError(f"{model.name} sees no images, with which int8 is calibrated")
@@ -94,7 +97,10 @@ def opened(source: Any, device: Any, dtype: Any, engine: str, given: dict[str, A
         )
     if device != "auto" and (place := as_device(device)).type != "cpu":
         raise UnsupportedError(f"{source} is an exported model and runs on the CPU, not on {place}")
-    model = with_methods(exporting.opened(source, as_dtype(dtype)))
+    int8 = str(dtype).removeprefix("torch.") == INT8
+    model = with_methods(exporting.opened(source, as_dtype("float32" if int8 else dtype)))
+    if int8 and model.engine.dtype != torch.int8:
+        raise UnsupportedError(f"{source} is exported in float32: export it again with int8")
     if engine not in ("torch", model.engine.name):
         raise UnsupportedError(
             f"{source} is exported for the engine {model.engine.name}, not for {engine}: leave out "

@@ -1,5 +1,5 @@
-"""--weights, --architecture, --subfolder, --adapter and --engine, which every command that loads a
-model takes, and --exact, which every one takes that opens images with it.
+"""--weights, --architecture, --subfolder, --adapter, --engine and --calibrate, which every command
+that loads a model takes, and --exact, which every one takes that opens images with it.
 
 They say how a checkpoint is read and run and how a photo is decoded, and go from here to
 `inputs.load` by themselves.
@@ -37,6 +37,11 @@ OPTIONS: dict[str, Any] = {
         metavar="torch|compile|openvino|onnx",
         help="What computes vectors; openvino and onnx, on a CPU, do so alone: no heatmaps, "
         "captions or training.",
+    ),
+    "calibrate": typer.Option(
+        metavar="FOLDER",
+        help="For --dtype int8 --engine openvino: 16 or more photos like those that the model is "
+        "for. The embedded models take generated scenes without.",
     ),
     "adapter": typer.Option(
         metavar="FOLDER",

@@ -45,7 +45,7 @@ OwnModelOption = Annotated[
 OwnDtypeOption = Annotated[
     str | None,
     typer.Option(
-        metavar="float32|bfloat16|float16",
+        metavar="float32|bfloat16|float16|int8",
         help="Number type of the weights; by default that of the index.",
     ),
 ]

@@ -16,18 +16,19 @@ MOST = 32  # photos
 
 
 def bench(model: Model, photos: str | None, as_json: bool) -> None:
-    """A row for each engine, in about a minute. photos: a folder; None: the samples."""
+    """A row for each engine, in about two minutes. photos: a folder; None: the samples."""
     import torch
 
-    from patchword.api.engine_bench import LIMIT, engine_rows
+    from patchword.api.engine_bench import CPU, LIMIT, OTHER, engine_rows
 
-    found = chosen(photos)
+    found, others = chosen(photos)
+    total = len(CPU if model.device.type == "cpu" else OTHER)
     numbers = ["batch 1", "batch 32", "mean", "least", "same top-1"]
     answer = table("engine", "", *numbers, right=numbers)
     left_out = []
-    with progress("engines") as step:
-        for done, row in enumerate(engine_rows(model, found), start=1):
-            step(done, 6)
+    with progress("engines", total) as step:
+        for done, row in enumerate(engine_rows(model, found, others), start=1):
+            step(done, total)
             if as_json:
                 emit(asdict(row))
             elif row.why:
@@ -49,12 +50,16 @@ def bench(model: Model, photos: str | None, as_json: bool) -> None:
         notes().print(words)
 
 
-def chosen(photos: str | None) -> list[str]:
-    """At most MOST photos of a folder, from all over it, or the samples."""
+def chosen(photos: str | None) -> tuple[list[str], list[str] | None]:
+    """At most MOST photos of a folder, from all over it, to measure on, and others of it to
+    calibrate int8 with; or the samples, and none."""
     from patchword.api import find_images
 
     place = photos or str(Path(__file__).parents[1] / "assets" / "samples")
     names = find_images(place)
-    if len(names) < 2:
-        wrong(f"{place} holds one photo; --bench compares two or more")
-    return names[:: max(len(names) // MOST, 1)][:MOST]
+    if len(names) < 4:
+        wrong(f"{place} holds {len(names)} photos; --bench compares four or more")
+    if not photos:
+        return names[:MOST], None
+    measured = names[::2]
+    return measured[:: max(len(measured) // MOST, 1)][:MOST], names[1::2]

@@ -39,8 +39,8 @@ def info(
         bool,
         typer.Option(
             "--bench",
-            help="Measure each engine here instead, in about a minute: images/s, and how far its "
-            "vectors are from float32.",
+            help="Measure each engine here instead, in about two minutes: images/s, and how far "
+            "its vectors are from float32.",
         ),
     ] = False,
     photos: Annotated[
@@ -219,7 +219,10 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
             yield from heatmaps(model)
             yield "inspect", inspecting(model)
     yield "fingerprint", model.fingerprint
-    yield "device", f"{model.device}, engine {model.engine.name}"
+    kind = str(model.engine.dtype).removeprefix("torch.")
+    yield "device", f"{model.device}, engine {model.engine.name}, {kind}"
+    for part, agreement in getattr(model.engine, "agreement", {}).items():
+        yield "", f"{part} vectors, {agreement}"
     for number, words in enumerate(origins(model)):
         yield "" if number else "read from", words
     if not config.assumed:

@@ -34,11 +34,14 @@ class GraphEngine:
         bias: float,
         levels: Rows | None = None,
         graphs: Mapping[str, Graph] | None = None,
+        agreement: Mapping[str, str] | None = None,
     ) -> None:
         """runs: "image" and "text", of those that the network has. levels: as of TorchEngine.
-        graphs: of an exported model, all of them by their parts."""
+        graphs: of an exported model, all of them by their parts. agreement: in int8, how near the
+        vectors of "image" and "text" are to those in float32, in words."""
         self.name, self.dtype, self.scale, self.bias = name, dtype, scale, bias
         self._runs, self._levels, self.graphs = runs, levels, graphs or {}
+        self.agreement = agreement or {}
 
     def encode_image(self, pixels: Pixels) -> Rows:
         if "image" not in self._runs:

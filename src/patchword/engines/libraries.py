@@ -50,7 +50,7 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def cause(error: Exception) -> str:
+def cause(error: BaseException) -> str:
     """What an error of one of them says in the end: OpenVINO's begin with lines of its sources."""
     return next(reversed(str(error).strip().splitlines()), type(error).__name__)
 

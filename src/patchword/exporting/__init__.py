@@ -3,6 +3,16 @@ preprocessing and the tokenizer in the files that transformers, transformers.js 
 
 from patchword.exporting.folder import Exported, export
 from patchword.exporting.int8 import MOST, Agreement, calibrated
+from patchword.exporting.int8_engine import in_int8
 from patchword.exporting.opened import is_export, opened
 
-__all__ = ["MOST", "Agreement", "Exported", "calibrated", "export", "is_export", "opened"]
+__all__ = [
+    "MOST",
+    "Agreement",
+    "Exported",
+    "calibrated",
+    "export",
+    "in_int8",
+    "is_export",
+    "opened",
+]

@@ -76,7 +76,8 @@ def export(
         raise UnsupportedError("a model is exported from float32: load it without dtype")
     with replaced(place) as beside:
         files, found = write_graphs(model, library, beside, photos)
-        describe(model, library, files, beside, photos is not None, found)
+        describe(model, beside)
+        write_mark(model, library, files, beside, photos is not None, found)
     for words in huggingface.differences(model.config):
         warn(f"{place}: {words}", CheckpointWarning)
     return Exported(place, files, found)
@@ -143,14 +144,7 @@ def graph_file(library: Library, part: str, alone: bool, int8: bool) -> str:
     return f"{'openvino_model' if alone else OPENVINO_NAMES[part]}{library.suffix}"
 
 
-def describe(
-    model: Bundle,
-    library: Library,
-    files: Mapping[str, str],
-    folder: Path,
-    int8: bool,
-    agreements: Mapping[str, Agreement],
-) -> None:
+def describe(model: Bundle, folder: Path) -> None:
     """Write what belongs to the graphs: configuration, preprocessing, tokenizer, receipt."""
     config = model.config
     text = config.text_or_decoder
@@ -166,6 +160,17 @@ def describe(
         receipt = make(model) | {"painted_patches": []}  # no graph paints
         write(folder / RECEIPT_FILE, to_text(receipt))
     scope_files.save(model.scope, folder)
+
+
+def write_mark(
+    model: Bundle,
+    library: Library,
+    files: Mapping[str, str],
+    folder: Path,
+    int8: bool,
+    agreements: Mapping[str, Agreement],
+) -> None:
+    """Write MARK_FILE, by which `opened` finds the graphs. files: as `write_graphs` gives them."""
     mark = {
         "patchword": "export",
         "version": VERSION,
@@ -178,7 +183,7 @@ def describe(
         "logit_scale": model.scale,
         "logit_bias": model.bias,
         "options": dict(model.options),
-        "model": to_dict(config),
+        "model": to_dict(model.config),
     }
     _json(folder / MARK_FILE, mark)
 

@@ -18,6 +18,7 @@ from patchword.engines.graph_engine import GraphEngine, Run, single
 from patchword.engines.libraries import LIBRARIES, Graph, cause
 from patchword.errors import CheckpointError, ConfigError, UnsupportedError
 from patchword.exporting.folder import MARK_FILE, VERSION
+from patchword.exporting.int8 import Agreement
 from patchword.exporting.parts import IDS, PIXELS, features_name
 from patchword.images.preprocess import Preprocess
 from patchword.text.tokenizer import Tokenizer
@@ -36,6 +37,29 @@ def opened(source: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -
     a type that its library does not have.
     """
     folder = Path(source).expanduser()
+    engine, mark = with_graphs(folder, dtype)
+    config = mark["model"]
+    text = config.text_or_decoder
+    has_tokenizer = text is not None and (folder / "tokenizer.json").is_file()
+    tokenizer = Tokenizer.from_folder(folder, text) if has_tokenizer and text else None
+    scope = scope_files.read(folder)
+    return Bundle(
+        engine,
+        Preprocess(config.preprocess),
+        tokenizer,
+        config,
+        mark["fingerprint"],
+        str(folder.resolve()),
+        mark["options"],
+        scope and scope.rounded(spacing(mark, dtype)),
+    )
+
+
+def with_graphs(
+    folder: Path, dtype: torch.dtype = torch.float32
+) -> tuple[GraphEngine, dict[str, Any]]:
+    """The engine of a folder's graphs, and what MARK_FILE holds, "model" as a ModelConfig. Raises
+    as `opened`."""
     mark = _mark(folder / MARK_FILE)
     library = LIBRARIES[mark["engine"]]
     library.check(dtype)
@@ -56,33 +80,20 @@ def opened(source: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -
     for part, (given, usual) in outputs.items():
         if part in graphs:
             runs[part] = single(graphs[part], given, joint or usual)
-    pixels = Preprocess(config.preprocess)
     engine = GraphEngine(
         library.name,
         runs,
         torch.int8 if mark["dtype"] == "int8" else dtype,
         mark["logit_scale"],
         mark["logit_bias"],
-        pixels.levels,
+        Preprocess(config.preprocess).levels,
         graphs,
+        {part: str(Agreement(**values)) for part, values in mark["agreement"].items()},
     )
-    text = config.text_or_decoder
-    has_tokenizer = text is not None and (folder / "tokenizer.json").is_file()
-    tokenizer = Tokenizer.from_folder(folder, text) if has_tokenizer and text else None
-    scope = scope_files.read(folder)
-    return Bundle(
-        engine,
-        pixels,
-        tokenizer,
-        config,
-        mark["fingerprint"],
-        str(folder.resolve()),
-        mark["options"],
-        scope and scope.rounded(_spacing(mark, dtype)),
-    )
+    return engine, mark
 
 
-def _spacing(mark: Mapping[str, Any], dtype: torch.dtype) -> float:
+def spacing(mark: Mapping[str, Any], dtype: torch.dtype) -> float:
     """How far numbers of the images' vectors are from exact ones, relative to them: by their type,
     or in int8 as it was measured, the sine of the largest angle."""
     measured = mark["agreement"].get("image")

@@ -1,0 +1,49 @@
+"""A model whose vectors are computed in int8, by graphs that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from patchword.bundle import Bundle, Vector
+from patchword.engines.graph import kept
+from patchword.engines.libraries import LIBRARIES
+from patchword.exporting.folder import write_graphs, write_mark
+from patchword.exporting.opened import spacing, with_graphs
+
+M = TypeVar("M", bound=Bundle)
+
+
+def in_int8(
+    model: M,
+    to: str,
+    folder: Path,
+    photos: Callable[[], Sequence[Vector]],
+    options: dict[str, Any],
+) -> M:
+    """A model in float32 with int8 graphs of a library, `to`, which are made and put into `folder`
+    where they are not there.
+
+    photos: gives those that calibrate and measure, each (3, H, W), as the network takes it.
+    options: what `load` was given for it. Raises UnsupportedError for a model that int8 changes too
+    much, see `int8.quantise`, and a library that is missing.
+    """
+    library = LIBRARIES[to]
+
+    def make(place: Path) -> None:
+        files, agreements = write_graphs(model, library, place, photos())
+        write_mark(model, library, files, place, True, agreements)
+
+    engine, mark = with_graphs(kept(folder, make))
+    scope = model.scope and model.scope.rounded(spacing(mark, torch.float32))
+    return replace(
+        model,
+        engine=engine,
+        fingerprint=mark["fingerprint"],
+        options={**model.options, **options},
+        scope=scope,
+    )
