@@ -20,12 +20,17 @@ def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
         return model
 
+    def broken(model: Model, name: str, photos: object) -> Model:
+        raise RuntimeError(f"graph.cpp:12:\nno kernel of {name} for {photos}")
+
     monkeypatch.setattr(engine_bench, "on_engine", engine)
+    monkeypatch.setattr(engine_bench, "in_int8", broken)
     monkeypatch.setattr(engine_bench, "LIMIT", 3.0)
     monkeypatch.setattr(engine_bench, "EACH", 0.01)
     model = with_methods(tiny_bundle(tiny_clip()))
     photos = list(np.random.default_rng(0).integers(0, 256, (5, 48, 48, 3), np.uint8))
-    rows = {(row.engine, row.dtype): row for row in engine_bench.engine_rows(model, photos)}
+    found = engine_bench.engine_rows(model, photos, ["x.png"])
+    rows = {(row.engine, row.dtype): row for row in found}
     assert list(rows) == list(engine_bench.CPU)
     exact, coarse = rows["torch", "float32"], rows["torch", "bfloat16"]
     assert min(exact.one, exact.many, coarse.one, coarse.many) > 0
@@ -35,6 +40,8 @@ def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     cosines = (right * rough).sum(axis=1)
     assert (coarse.least, coarse.mean) == pytest.approx((cosines.min(), cosines.mean()), abs=1e-5)
     assert "patchword[fast]" in rows["openvino", "float32"].why
+    said = "RuntimeError: no kernel of onnx for ['x.png']"
+    assert rows["onnx", "int8"].why == said
     assert "not ready" in rows["compile", "float32"].why
 
 

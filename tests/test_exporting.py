@@ -25,6 +25,7 @@ from test_conformance import CONFIGS
 
 import patchword
 from patchword import models
+from patchword.api.engines import in_int8
 from patchword.api.model import Model, with_methods
 from patchword.bundle import make
 from patchword.cli import main
@@ -127,6 +128,8 @@ def test_opened_again(model: Model, intel: Path, onnx: Path) -> None:
         ({"image_size": 64}, "takes no image_size"),
         ({"engine": "compile"}, "exported for the engine onnx"),
         ({"dtype": "bfloat16"}, "computes in float32"),
+        ({"dtype": "int8"}, "export it again with int8"),
+        ({"dtype": "int8", "calibrate": SAMPLE}, "takes no calibrate"),
     ):
         with pytest.raises(UnsupportedError, match=words):
             patchword.load(onnx, **options)
@@ -232,7 +235,7 @@ def test_int8(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cosines = (other.embed_images(names) * model.embed_images(names)).sum(axis=1)
     assert 0.999 < min(cosines) < 0.999999
     found = made.agreement["image"]
-    assert (found.count, made.agreement["text"].count) == (6, 8)
+    assert (found.count, made.agreement["text"].count, found.activations) == (6, 8, True)
     assert min(cosines) - 1e-6 <= found.least <= found.mean < 1
     monkeypatch.setattr("patchword.exporting.int8.LEAST_COSINE", 1.1)
     if to == "onnx":
@@ -241,11 +244,39 @@ def test_int8(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert not (tmp_path / "x").exists()
 
 
-def test_photos_for_int8(model: Model, tmp_path: Path) -> None:
+def test_int8_by_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos that calibrate nothing disagree, as it seems: the weights alone are int8. Graphs are
+    made once."""
+    monkeypatch.setattr("patchword.exporting.int8.GOAL", 1.1)
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+    config = tiny_vit("patches")
+    model = with_methods(make(models.build(config), config, None, "vit"))
+    names = [tmp_path / f"{number}.png" for number in range(16)]
+    for number, name in enumerate(names):
+        Image.fromarray(scene(1, number).image).save(name)
+    loaded = in_int8(model, "openvino", names)
+    assert (loaded.engine.dtype, loaded.fingerprint) == (torch.int8, f"{model.fingerprint}-int8")
+    assert loaded.options["calibrate"] == [str(name) for name in names]
+    cosines = (loaded.embed_images(names) * model.embed_images(names)).sum(axis=1)
+    assert 0.9995 < min(cosines) < 0.9999999
+    assert "weights alone in int8" in loaded.engine.agreement["image"]  # type: ignore[attr-defined]
+    monkeypatch.setattr("patchword.exporting.int8_engine.write_graphs", None)
+    again = in_int8(model, "openvino", names)
+    assert_allclose(again.embed_images(names), loaded.embed_images(names), atol=1e-6)
+
+
+def test_photos_for_int8(model: Model, original: Reference, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="give a folder of them"):
         patchword.export(model, tmp_path / "x", int8=True)
     with pytest.raises(UnsupportedError, match="give 16 or more, not 1"):
         patchword.export(model, tmp_path / "x", int8=True, photos=SAMPLE)
+    for options, words in (
+        ({"dtype": "int8"}, 'give engine="openvino" too'),
+        ({"dtype": "int8", "engine": "onnx"}, "load: calibrate"),
+        ({"calibrate": SAMPLE}, "calibrate is for"),
+    ):
+        with pytest.raises(UnsupportedError, match=words):
+            patchword.load(original.path, **options)
     with pytest.raises(UnsupportedError, match="photos are for int8"):
         patchword.export(model, tmp_path / "x", photos=SAMPLE)
 

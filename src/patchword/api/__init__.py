@@ -72,9 +72,9 @@ def load(
     engine        what computes vectors: "torch"; "compile", torch.compile; on a CPU "openvino" and
                   "onnx", which give vectors alone (see `engines.choose`)
     calibrate     for dtype "int8": at least 16 photos like those that the model is for, a folder
-                  or anything `find_images` takes; None: generated scenes, for the embedded models
-                  alone. Graphs are made once, and kept in the cache by the model's fingerprint and
-                  these photos' paths, sizes and times
+                  or anything `find_images` takes, see `export`; the embedded models do without, in
+                  weights alone. Graphs are made once, and kept in the cache by the model's
+                  fingerprint and these photos' paths, sizes and times
 
     Raises CheckpointError where nothing is there or it does not fit whole, TokenizerError, and
     UnsupportedError for a device that is not there.

@@ -42,8 +42,8 @@ def in_int8(model: Model, engine: str, photos: Photos | None) -> Model:
     """The model, its vectors computed in int8 by "openvino" or "onnx". Graphs are kept in the
     cache, by the model's fingerprint and the paths, sizes and times of the photos.
 
-    photos: to calibrate and to measure, see `exporting.export`; None: generated scenes, for the
-    embedded models alone. Raises UnsupportedError for another engine, a device other than the CPU,
+    photos: to calibrate and to measure, see `exporting.export`; None: for the embedded models
+    alone. Raises UnsupportedError for another engine, a device other than the CPU,
     a model without such photos, and one that int8 changes too much.
     """
     if engine not in LIBRARIES:

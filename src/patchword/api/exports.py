@@ -11,7 +11,6 @@ import torch
 from patchword import exporting
 from patchword.api.finding import find_images
 from patchword.api.model import Model, with_methods
-from patchword.bundle import Vector
 from patchword.checkpoints import EMBEDDED
 from patchword.engines.device import as_device, as_dtype
 from patchword.errors import ImageError, ImageWarning, UnsupportedError, warn
@@ -39,11 +38,13 @@ def export(
     to      "onnx": onnx/vision_model.onnx and onnx/text_model.onnx, as transformers.js reads them,
             or onnx/model.onnx of an image classifier; "openvino": openvino_model_vision.xml and
             openvino_model_text.xml, or openvino_model.xml, as optimum-intel calls them
-    int8    weights in int8, by onnxruntime, or by OpenVINO, where the image tower computes in int8
-            too. onnx/vision_model_quantized.onnx then, and so on
+    int8    weights in int8, by onnxruntime, whose activations are too, or by OpenVINO, where those
+            of the image tower are if photos are given and other photos' vectors then still agree,
+            by a cosine of 0.995. onnx/vision_model_quantized.onnx then, and so on
     photos  for int8, those that a model is for, at least 16: a folder, or anything `find_images`
-            takes. Three quarters calibrate, the rest measure how far int8 is from float32; 256
-            are enough. None: generated scenes, for the embedded models alone
+            takes. Half of them calibrate, a quarter judges whether activations can be int8, the
+            rest measure how far the result is from float32; 256 are enough. None: it is measured on
+            generated scenes, for the embedded models alone
 
     Inputs are "pixel_values" (B, 3, H, W) and "input_ids" (B, L), any number of them; outputs
     "image_embeds" and "text_embeds" (B, D), not normalised, "pooler_output" of SigLIP and of towers
@@ -64,7 +65,7 @@ def export(
     return exporting.export(model, folder, to, calibration(model, photos) if int8 else None)
 
 
-def calibration(model: Model, photos: Any) -> Sequence[Vector]:
+def calibration(model: Model, photos: Any) -> exporting.Photos:
     """Photos for int8, as the network takes them; those that cannot be opened are named and left
     out."""
     if photos is None and model.name not in EMBEDDED:
@@ -84,7 +85,7 @@ def calibration(model: Model, photos: Any) -> Sequence[Vector]:
             found.append(model.open(source)[0])
         except ImageError as error:
             warn(f"{error}; int8 does without it", ImageWarning)
-    return exporting.calibrated(found)
+    return exporting.calibrated(found, like=photos is not None)
 
 
 def opened(source: Any, device: Any, dtype: Any, engine: str, given: dict[str, Any]) -> Model:

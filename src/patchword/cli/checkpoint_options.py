@@ -41,7 +41,7 @@ OPTIONS: dict[str, Any] = {
     "calibrate": typer.Option(
         metavar="FOLDER",
         help="For --dtype int8 --engine openvino: 16 or more photos like those that the model is "
-        "for. The embedded models take generated scenes without.",
+        "for. The embedded models do without: their weights alone are int8 then.",
     ),
     "adapter": typer.Option(
         metavar="FOLDER",

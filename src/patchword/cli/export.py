@@ -37,7 +37,7 @@ def export(
         typer.Option(
             metavar="FOLDER",
             help="For --int8: 16 or more photos like those that the model is for. The embedded "
-            "models take generated scenes without.",
+            "models do without: their weights alone are int8 then.",
         ),
     ] = None,
     dtype: DtypeOption = "float32",

@@ -28,7 +28,7 @@ class Library:
     suffix  of its files
     dtypes  what it computes in
     save    writes a graph to a file, its outputs called so; inputs have the names of the program
-    read    a graph from a file, to compute in that type
+    read    a graph from a file, to compute in that type; one of int8 weights in torch.int8
     """
 
     name: str
@@ -80,8 +80,10 @@ def _save_openvino(program: ExportedProgram, path: Path, outputs: Sequence[str])
 
 
 def _read_openvino(path: Path, dtype: torch.dtype) -> Graph:
-    # Without a hint OpenVINO takes bfloat16 where the processor has it.
-    options = {"INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32"}
+    # Without a hint OpenVINO takes bfloat16 where the processor has it, which is what is wanted of
+    # the operations of an int8 graph that are not int8: they are rounded less than those that are.
+    hints = {torch.float32: "f32", torch.bfloat16: "bf16"}
+    options = {"INFERENCE_PRECISION_HINT": hints[dtype]} if dtype in hints else {}
     compiled = core().compile_model(path, "CPU", options)
     names = [each.any_name for each in compiled.outputs]
 

@@ -2,7 +2,7 @@
 preprocessing and the tokenizer in the files that transformers, transformers.js and optimum read."""
 
 from patchword.exporting.folder import Exported, export
-from patchword.exporting.int8 import MOST, Agreement, calibrated
+from patchword.exporting.int8 import MOST, Agreement, Photos, calibrated
 from patchword.exporting.int8_engine import in_int8
 from patchword.exporting.opened import is_export, opened
 
@@ -10,6 +10,7 @@ __all__ = [
     "MOST",
     "Agreement",
     "Exported",
+    "Photos",
     "calibrated",
     "export",
     "in_int8",

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from patchword.atomic_write import write
-from patchword.bundle import Bundle, Vector
+from patchword.bundle import Bundle
 from patchword.checkpoints import scope_files
 from patchword.config import to_dict
 from patchword.engines.libraries import LIBRARIES, Library
 from patchword.errors import CheckpointError, CheckpointWarning, UnsupportedError, warn
 from patchword.exporting import huggingface
-from patchword.exporting.int8 import Agreement, quantise
+from patchword.exporting.int8 import Agreement, Photos, quantise
 from patchword.exporting.parts import parts
 from patchword.options import nearest
 from patchword.receipts import make, to_text
@@ -63,10 +63,9 @@ def export(
     model: Bundle,
     folder: str | os.PathLike[str],
     to: str = "onnx",
-    photos: Sequence[Vector] | None = None,
+    photos: Photos | None = None,
 ) -> Exported:
-    """Write a model's graphs, see `api.exports.export`. photos: (3, H, W), as the network takes
-    them, for graphs in int8."""
+    """Write a model's graphs, see `api.exports.export`. photos: for graphs in int8."""
     if to not in LIBRARIES:
         raise UnsupportedError(
             f"to is {to!r}{nearest(to, LIBRARIES)}; there are {', '.join(LIBRARIES)}"
@@ -112,7 +111,7 @@ def _empty(place: Path) -> bool:
 
 
 def write_graphs(
-    model: Bundle, library: Library, folder: Path, photos: Sequence[Vector] | None
+    model: Bundle, library: Library, folder: Path, photos: Photos | None
 ) -> tuple[dict[str, str], dict[str, Agreement]]:
     """Write each graph of a model: their files by their parts, and how those in int8 agree."""
     found = list(parts(model))

@@ -1,8 +1,9 @@
 """Graphs in int8, and how far they are from float32 on photos that they were not calibrated on.
 
 By OpenVINO weights and activations of the image tower are int8, with ranges that NNCF takes from
-photos (Kozlov et al. 2020), and the weights alone of the parts that read texts. By onnxruntime all
-parts have int8 weights, and ranges of activations are taken from each input while it runs.
+photos (Kozlov et al. 2020), if other photos' vectors then still agree; else, and in the parts that
+read texts, the weights alone. By onnxruntime all parts have int8 weights, and ranges of activations
+are taken from each input while it runs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from patchword.engines.libraries import Arrays, Graph, Library, core, unreporting
+from patchword.engines.libraries import OPENVINO, Arrays, Graph, Library, core, unreporting
 from patchword.errors import UnsupportedError
 from patchword.exporting.parts import IDS, PIXELS, Part
 from patchword.optional import optional
@@ -29,57 +30,70 @@ Ids = NDArray[np.int64]  # of a text, (L,)
 FEWEST = 16  # photos
 MOST = 256  # photos
 LEAST_COSINE = 0.99  # of a vector to that in float32
-GOAL = 0.995  # before that is measured
+GOAL = 0.995  # of activations in int8, on photos that neither calibrate nor measure
 NEEDS = "int8 for OpenVINO"
-EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Cosines of vectors in int8 to those in float32."""
+    """Cosines of vectors in int8 to those in float32. activations: they are int8 too, and not the
+    weights alone."""
 
     mean: float
     least: float
     count: int
+    activations: bool = True
 
     def __str__(self) -> str:
-        return f"cosine to float32: mean {self.mean:.5f}, least {self.least:.5f} of {self.count}"
+        found = f"cosine to float32: mean {self.mean:.5f}, least {self.least:.5f} of {self.count}"
+        return found + "; weights alone in int8" * (not self.activations)
 
 
-def calibrated(pixels: Pixels) -> Pixels:
+@dataclass(frozen=True)
+class Photos:
+    """Photos for int8, each (3, H, W), as the network takes it. like: they are like those that the
+    model is for, so that ranges of activations can be taken from them."""
+
+    pixels: Pixels
+    like: bool = True
+
+
+def calibrated(pixels: Pixels, like: bool) -> Photos:
     """Photos as `quantise` takes them. Raises UnsupportedError for too few."""
     if len(pixels) < FEWEST:
         raise UnsupportedError(
             f"int8 is calibrated on some photos and measured on others: give {FEWEST} or more, not "
             f"{len(pixels)}"
         )
-    return pixels
+    return Photos(pixels, like)
 
 
 def quantise(
-    library: Library, part: Part, whole: Path, path: Path, pixels: Pixels, ids: Sequence[Ids]
+    library: Library, part: Part, whole: Path, path: Path, photos: Photos, ids: Sequence[Ids]
 ) -> Agreement | None:
     """Write the graph of a part that lies at `whole` in int8 to `path`; how the two agree. None for
     the parts of a BLIP that take what others give.
 
-    pixels: of photos: half of them calibrate, a quarter judges how, a quarter measures the result.
-    ids: of texts.
+    photos: half of them calibrate, a quarter judges how, a quarter measures the result. ids: of
+    texts.
     Raises UnsupportedError where a vector is less like its own in float32 than LEAST_COSINE.
     """
+    pixels = photos.pixels
     if library.name == "onnx":
-        _onnx(whole, path)
-    elif part.name == "image":
-        _openvino(whole, path, pixels[::2], pixels[1::4], part.outputs[-1])
+        activations = _onnx(whole, path)
+    elif part.name == "image" and photos.like:
+        activations = _openvino(whole, path, pixels[::2], pixels[1::4], part.outputs[-1])
     else:
-        _openvino_weights(whole, path)
+        activations = _openvino_weights(whole, path)
     inputs: dict[str, list[Arrays]] = {
         "image": [{PIXELS: each[None]} for each in pixels[3::4]],
         "text": [{IDS: row[None]} for row in ids],
     }
     if not inputs.get(part.name):
         return None
-    exact, other = (library.read(each, torch.float32) for each in (whole, path))
+    exact, other = library.read(whole, torch.float32), library.read(path, torch.int8)
     found = agreement(exact, other, inputs[part.name], part.outputs[-1])
+    found = replace(found, activations=activations)
     if found.least < LEAST_COSINE:
         raise UnsupportedError(
             f"int8 changes this model too much: {found} of the {part.name} tower's vectors, and "
@@ -100,51 +114,43 @@ def cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
 
 
-def _openvino(whole: Path, path: Path, photos: Pixels, others: Pixels, output: str) -> None:
-    """Weights and activations, with ranges from `photos`; `others` judge. Where the least cosine is
-    below GOAL, without SmoothQuant, which may fit the calibrating photos alone; then with those
-    operations back in float32 that matter most."""
+def _openvino(whole: Path, path: Path, photos: Pixels, others: Pixels, output: str) -> bool:
+    """Weights and activations, with ranges from `photos`, where the vectors of `others` agree by
+    GOAL: with SmoothQuant, which may fit the calibrating photos alone, or without. Else weights
+    alone. Whether activations are int8 too."""
     library, nncf = unreporting("openvino", NEEDS), unreporting("nncf", NEEDS)
     given = nncf.Dataset(photos, lambda each: {PIXELS: each[None]})
-    how: dict[str, Any] = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(photos)}
     parameters = nncf.quantization.advanced_parameters
     rough = parameters.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1)
     plain = parameters.AdvancedQuantizationParameters(smooth_quant_alphas=rough)
-    exact = core().compile_model(whole, "CPU", EXACT)
-    judges = [(each[None], exact({PIXELS: each[None]})[output]) for each in others]
-
-    def score(compiled: Any, inputs: Any) -> tuple[float, list[float]]:
-        cosines = [cosine(compiled({PIXELS: x})[output], right) for x, right in inputs]
-        return min(cosines), cosines
-
-    with _quiet("nncf"):
-        for options in ({}, {"advanced_parameters": plain}):
-            model = nncf.quantize(core().read_model(whole), given, **how, **options)
-            compiled = core().compile_model(model, "CPU", EXACT)
-            if score(compiled, judges)[0] >= GOAL:
-                break
-        else:
-            model = nncf.quantize_with_accuracy_control(
+    exact = OPENVINO.read(whole, torch.float32)
+    inputs = [{PIXELS: each[None]} for each in others]
+    for options in ({}, {"advanced_parameters": plain}):
+        with _quiet("nncf"):
+            model = nncf.quantize(
                 core().read_model(whole),
                 given,
-                nncf.Dataset(judges),
-                score,
-                max_drop=1 - GOAL,
-                **how,
+                model_type=nncf.ModelType.TRANSFORMER,
+                subset_size=len(photos),
+                **options,
             )
-    library.save_model(model, path, compress_to_fp16=False)
+        library.save_model(model, path, compress_to_fp16=False)
+        if agreement(exact, OPENVINO.read(path, torch.int8), inputs, output).least >= GOAL:
+            return True
+    return _openvino_weights(whole, path)
 
 
-def _openvino_weights(whole: Path, path: Path) -> None:
+def _openvino_weights(whole: Path, path: Path) -> bool:
     library, nncf = unreporting("openvino", NEEDS), unreporting("nncf", NEEDS)
     with _quiet("nncf"):
         model = nncf.compress_weights(
             core().read_model(whole), mode=nncf.CompressWeightsMode.INT8_ASYM
         )
     library.save_model(model, path, compress_to_fp16=False)
+    return False
 
 
-def _onnx(whole: Path, path: Path) -> None:
+def _onnx(whole: Path, path: Path) -> bool:
     name = "onnxruntime.quantization"
     quantization = optional(name, "fast", "int8 for onnxruntime", UnsupportedError)
     with _quiet("root"):  # it advises a step for networks that were traced otherwise
@@ -155,6 +161,7 @@ def _onnx(whole: Path, path: Path) -> None:
             per_channel=True,
             weight_type=quantization.QuantType.QInt8,
         )
+    return True
 
 
 @contextmanager

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from patchword.bundle import Bundle, Vector
+from patchword.bundle import Bundle
 from patchword.engines.graph import kept
 from patchword.engines.libraries import LIBRARIES
 from patchword.exporting.folder import write_graphs, write_mark
+from patchword.exporting.int8 import Photos
 from patchword.exporting.opened import spacing, with_graphs
 
 M = TypeVar("M", bound=Bundle)
@@ -22,13 +23,13 @@ def in_int8(
     model: M,
     to: str,
     folder: Path,
-    photos: Callable[[], Sequence[Vector]],
+    photos: Callable[[], Photos],
     options: dict[str, Any],
 ) -> M:
     """A model in float32 with int8 graphs of a library, `to`, which are made and put into `folder`
     where they are not there.
 
-    photos: gives those that calibrate and measure, each (3, H, W), as the network takes it.
+    photos: gives those that calibrate and measure.
     options: what `load` was given for it. Raises UnsupportedError for a model that int8 changes too
     much, see `int8.quantise`, and a library that is missing.
     """

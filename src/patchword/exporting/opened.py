@@ -61,14 +61,14 @@ def with_graphs(
     """The engine of a folder's graphs, and what MARK_FILE holds, "model" as a ModelConfig. Raises
     as `opened`."""
     mark = _mark(folder / MARK_FILE)
-    library = LIBRARIES[mark["engine"]]
+    library, int8 = LIBRARIES[mark["engine"]], mark["dtype"] == "int8"
     library.check(dtype)
     config = mark["model"]
     graphs: dict[str, Graph] = {}
     for part, name in mark["graphs"].items():
         path = folder / name
         try:
-            graphs[part] = library.read(path, dtype)
+            graphs[part] = library.read(path, torch.int8 if int8 else dtype)
         except UnsupportedError:
             raise
         except Exception as error:  # each library has its own for a file that is damaged
@@ -83,7 +83,7 @@ def with_graphs(
     engine = GraphEngine(
         library.name,
         runs,
-        torch.int8 if mark["dtype"] == "int8" else dtype,
+        torch.int8 if int8 else dtype,
         mark["logit_scale"],
         mark["logit_bias"],
         Preprocess(config.preprocess).levels,
