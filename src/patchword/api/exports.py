@@ -43,7 +43,7 @@ def export(
             by a cosine of 0.995. onnx/vision_model_quantized.onnx then, and so on
     photos  for int8, those that a model is for, at least 16: a folder, or anything `find_images`
             takes. Half of them calibrate, a quarter judges whether activations can be int8, the
-            rest measure how far the result is from float32; 256 are enough. None: it is measured on
+            rest measure how far the result is from float32; 128 are enough. None: it is measured on
             generated scenes, for the embedded models alone
 
     Inputs are "pixel_values" (B, 3, H, W) and "input_ids" (B, L), any number of them; outputs
