@@ -308,8 +308,7 @@ def test_approximate_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(approximate, "QUERIES", 10)
     recall = search.build()
     assert (recall.rows, recall.queries, recall.texts) == (4096, 10, "made up")
-    assert recall.image > 0.9  # nearly all of the few parts are read
-    assert recall.text > 0.9
+XX
     # scores are those of the stored vectors, and a search for what comes later finds it
     assert search.find(query[None], 5, exact=False) == before
     assert not search.due()
@@ -324,7 +323,7 @@ def test_approximate_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for options in ({"where": "size = 0"}, {"exact": True}, {"k": 1001}):
         assert search.explain(**options).way == "exact"  # type: ignore[arg-type]
     # parts that are not read are missed: the candidates come from the approximate index
-    monkeypatch.setattr(approximate, "PARTS_READ", 1)
+    monkeypatch.setattr(approximate, "SHARE_READ", 1 / approximate.parts(4095))
     found = [search.find(q[None], 10, exact=False)[0] for q in data[:30].astype(np.float64)]
     right = [search.find(q[None], 10)[0] for q in data[:30].astype(np.float64)]
     assert found != right
