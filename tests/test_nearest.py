@@ -308,7 +308,8 @@ def test_approximate_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(approximate, "QUERIES", 10)
     recall = search.build()
     assert (recall.rows, recall.queries, recall.texts) == (4096, 10, "made up")
-XX
+    assert recall.image > 0.9
+    assert recall.text > 0.9
     # scores are those of the stored vectors, and a search for what comes later finds it
     assert search.find(query[None], 5, exact=False) == before
     assert not search.due()

@@ -1,0 +1,308 @@
+"""A collection from end to end, as a new user would make and serve one: 10,000 photos indexed with
+kills and bad files, searched, and served to four kinds of clients under load.
+
+    python benchmarks/collection.py [--photos 10000] [--also FOLDER] [--kills 5] [--folder F]
+
+Generated scenes of 480 x 480, of which is known what they show, every twentieth file damaged in one
+of four ways; with --also, all images of a folder too. `patchword index` is killed at random moments
+and run again; then it is checked that each good photo is there once and each bad one named with a
+reason. `patchword serve` answers `openai`, `InferenceClient`, an MCP client and a browser (Chromium
+through Playwright) while others send good and bad requests; it is killed with SIGKILL in the middle
+of them, started again, and must answer as before. Prints a table; ends at the first thing that is
+not as it must be. Needs what `make check-page` installs.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import io
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import openai
+import serve as of_serve
+from http_load import Client, free_port, packed, resident, server
+from huggingface_hub import InferenceClient
+from index_build import BAD, run, size_of
+from mcp import Client as Assistant
+from mcp.client.streamable_http import streamable_http_client
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+import patchword
+from patchword.scenes import scene
+
+SIDE = 480
+ASKED = ("a red ring", "a blue star", "a wafer with a scratch")
+K = 10
+LOADERS = 8  # connections that send good and bad requests meanwhile
+
+
+def row(words: str, said: str) -> None:
+    print(f"| {words} | {said} |", flush=True)
+
+
+def make(folder: Path, count: int) -> tuple[dict[str, set[str]], int]:
+    """Photos with 5% of damage. Of each of `ASKED` the good files that show it, and how many are
+    damaged."""
+    shows: dict[str, set[str]] = {text: set() for text in ASKED}
+    bad = 0
+    for number in range(count):
+        place = folder / f"{number // 1000:02d}" / f"{number:05d}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        found = scene(77, number)
+        out = io.BytesIO()
+        Image.fromarray(found.image).resize((SIDE, SIDE)).save(out, "JPEG", quality=88)
+        whole = out.getvalue()
+        if number % BAD == 7:
+            kinds = (b"", whole[: len(whole) // 2], b"no photo", whole[:200] + bytes(2000))
+            whole = kinds[number // BAD % 4]
+            bad += 1
+        else:
+            names = {each.name for each in found.objects} | {found.label}
+            for text, paths in shows.items():
+                thing = text.removeprefix("a wafer with ")
+                if thing in names or thing.removeprefix("a ") in names:
+                    paths.add(str(place))
+        place.write_bytes(whole)
+    return shows, bad
+
+
+def indexed(folder: Path, expected: set[str], bad: int, kills: int) -> None:
+    """Index with kills, and compare with what must be there."""
+    index = patchword.open_index(folder / "index")
+    draw = random.Random(0)
+    last, killed, start = 0, 0, time.perf_counter()
+    for _ in range(kills):
+        _, done = run(folder, draw)
+        killed += not done
+        now = len(index)
+        assert now >= last, "rows were lost"
+        last = now
+    before, (rest, done) = last, run(folder)
+    row("killed with SIGKILL while it indexed", f"{killed} times, {before} rows kept at the last")
+    row("all indexed after", f"{time.perf_counter() - start:.0f} s")
+    row("the rest, without a kill", f"{done['added']} in {rest:.1f} s with start and end")
+    again, done = run(folder)
+    row("once more, nothing changed", f"{again:.1f} s, {done['added']} added")
+    paths = index.paths()
+    assert len(paths) == len(set(paths)), "a photo is there twice"
+    assert set(paths) == expected, len(set(paths) ^ expected)
+    errors = index.errors()
+    assert len(errors) == bad, (len(errors), bad)
+    assert all(error.reason for error in errors)
+    reasons = Counter(re.sub(r"[\d/].*", "", each.reason)[:40].strip(" :(,") for each in errors)
+    said = "; ".join(f"{count} {why}" for why, count in reasons.items())
+    row("rows, each good photo once", str(len(paths)))
+    row("bad files, each with a reason", f"{bad}: {said}")
+    row("on disk", f"{size_of(folder / 'index'):.0f} MB")
+
+
+def searched(folder: Path, shows: dict[str, set[str]]) -> dict[str, list[str]]:
+    """The command's answers, which must show what was asked for, and be Python's."""
+    index = patchword.open_index(folder / "index")
+    answers = {}
+    for text, paths in shows.items():
+        command = [sys.executable, "-m", "patchword", "search", str(folder / "index"), text]
+        start = time.perf_counter()
+        done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+        took = time.perf_counter() - start
+        hits = [json.loads(line) for line in done.stdout.splitlines()]
+        found = [hit["image"] for hit in hits]
+        assert found == [hit.path for hit in index.search(text, K)], text
+        right = len(paths & set(found))
+        answers[text] = found
+        row(
+            f"search “{text}”, a process",
+            f"{took:.1f} s; of the {K} best {right} show it, of {len(paths)} photos that do",
+        )
+    few = index.search(ASKED[0], K, where="path LIKE '%/00/%'")
+    assert few
+    assert all("/00/" in hit.path for hit in few)
+    return answers
+
+
+async def storm(port: int, stop: threading.Event, answered: Counter[str]) -> None:
+    """Good and bad requests until it is told to stop."""
+    rng = random.Random(1)
+    good = [packed(each) for each in of_serve.mixed(64, of_serve.photos_held, rng)]
+
+    async def one() -> None:
+        client = Client(port)
+        while not stop.is_set():
+            sent = rng.choice(good)
+            with contextlib.suppress(OSError):
+                if rng.random() < of_serve.BAD:
+                    kind, content = of_serve.bad(sent, rng)
+                    status = await of_serve.odd(port, client, kind, content)
+                    answered[f"bad {status}"] += 1
+                else:
+                    status, _ = await client.send(sent)
+                    if status == 0:  # of a connection that was idle, which a server may close
+                        status, _ = await client.send(sent)
+                    answered[f"good {status}"] += 1
+        client.close()
+
+    await asyncio.gather(*(one() for _ in range(LOADERS)))
+
+
+@contextlib.contextmanager
+def under_load(port: int, answered: Counter[str]) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(storm(port, stop, answered)))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def with_openai(address: str, folder: Path, answers: dict[str, list[str]]) -> str:
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", timeout=120)
+    rows = client.embeddings.create(model="demo", input=list(answers)).data
+    index = patchword.open_index(folder / "index")
+    for text, one in zip(answers, rows, strict=True):
+        found = [hit.path for hit in index.search(np.array(one.embedding), K)]
+        assert found == answers[text], text
+    picture = {"type": "image_url", "image_url": {"url": of_serve.uri(of_serve.photos_held[0])}}
+    asked = [{"role": "user", "content": [{"type": "text", "text": "Describe this."}, picture]}]
+    said = client.chat.completions.create(model="demo-blip", messages=asked)  # type: ignore[arg-type]
+    try:
+        client.embeddings.create(model="nothing", input="x")
+    except openai.NotFoundError:
+        return f"the same hits by its vectors; “{said.choices[0].message.content}”"
+    raise AssertionError("a model that is not there was found")
+
+
+def with_inference_client(address: str) -> str:
+    client = InferenceClient(f"{address}/zero-shot-image-classification")
+    best = client.zero_shot_image_classification(
+        of_serve.photos_held[0], candidate_labels=of_serve.LABELS
+    )[0]
+    client = InferenceClient(f"{address}/visual-question-answering")
+    answer = client.visual_question_answering(
+        of_serve.photos_held[0], question="what colour is the ring?"
+    )[0]
+    return f"“{best.label}” {best.score:.2f}, “{answer.answer}”"
+
+
+def with_assistant(address: str, answers: dict[str, list[str]]) -> str:
+    async def work() -> str:
+        async with Assistant(streamable_http_client(f"{address}/mcp")) as client:
+            for text, paths in answers.items():
+                answer = await client.call_tool("search", {"text": text, "k": K})
+                found = answer.structured_content
+                assert [hit["path"] for hit in found["hits"]] == paths, text
+            hit = str(found["hits"][0]["id"])
+            told = await client.call_tool("caption", {"image": hit})
+            bad = await client.call_tool("caption", {"image": "/etc/passwd"})
+            assert bad.is_error
+            return f"the same hits; “{told.structured_content['caption']}”; a path is refused"
+
+    return asyncio.run(work())
+
+
+def with_browser(address: str, answers: dict[str, list[str]]) -> str:
+    asked: list[str] = []
+    complaints: list[str] = []
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        page.on("request", lambda sent: asked.append(sent.url))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(address)
+        for text, paths in answers.items():
+            page.fill("#panel-search [name=text]", text)
+            page.click("#panel-search form [type=submit]")
+            page.wait_for_selector("#panel-search:not([aria-busy])")
+            cards = page.locator("#panel-search .gallery .hit").all()[:K]
+            names = [card.locator("span").first.text_content() for card in cards]
+            assert names == [Path(path).name for path in paths], (names, paths)
+        page.locator("#panel-search .gallery .hit img").first.evaluate("image => image.decode()")
+        browser.close()
+    outside = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+    assert not outside, outside
+    assert not complaints, complaints
+    return "the same hits, with pictures; no request left the machine"
+
+
+def served(folder: Path, answers: dict[str, list[str]]) -> None:
+    command = [sys.executable, "-m", "patchword", "serve", str(folder / "index")]
+    port = free_port()
+    started = [*command, "-m", "demo", "-m", "demo-blip", "--port", str(port)]
+    address, answered = f"http://127.0.0.1:{port}", Counter[str]()
+    with server(started, port) as process:
+        first = resident(process.pid)
+        start = time.perf_counter()
+        with under_load(port, answered):
+            row("`openai`", with_openai(address, folder, answers))
+            row("`InferenceClient`", with_inference_client(address))
+            row("MCP", with_assistant(address, answers))
+            row("browser", with_browser(address, answers))
+        took = time.perf_counter() - start
+        worst = [status for status in answered if re.search(r" 5(?!03)", status)]
+        assert not worst, answered
+        assert set(answered) >= {"good 200"}, answered
+        kinds = {status for status in answered if status.startswith("good")}
+        assert kinds <= {"good 200", "good 429"}, answered
+        counts = ", ".join(f"{status}: {n}" for status, n in sorted(answered.items()))
+        row("meanwhile, requests of others", f"{sum(answered.values())} in {took:.0f} s; {counts}")
+        row("memory of the server, before and after", f"{first}, {resident(process.pid)} MiB")
+        with under_load(port, Counter()):
+            time.sleep(2)
+            process.kill()
+            process.wait()
+    start = time.perf_counter()
+    with server(started, port):
+        row("killed with SIGKILL under load; ready again", f"{time.perf_counter() - start:.1f} s")
+        with_assistant(address, answers)
+        row("its answers after that", "the same")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    arguments.add_argument("--photos", type=int, default=10_000)
+    arguments.add_argument("--also", type=Path, help="a folder of images to index too")
+    arguments.add_argument("--kills", type=int, default=5)
+    arguments.add_argument("--folder", type=Path, help="where to work; by default a temporary one")
+    given = arguments.parse_args()
+    of_serve.photos_held.extend(of_serve.photos())
+    with tempfile.TemporaryDirectory() as made:
+        folder = (given.folder or Path(made)).resolve()
+        print("| | |\n| --- | --- |")
+        shows, bad = make(folder / "photos", given.photos)
+        real = []
+        if given.also:
+            real = [Path(path) for path in patchword.find_images(given.also)]
+            for number, path in enumerate(real):  # links would count as the files they name
+                place = folder / "photos/real" / f"{number:05d}{path.suffix}"
+                place.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, place)
+        every = {str(path) for path in (folder / "photos").rglob("*") if path.is_file()}
+        damaged = {
+            path for path in every
+            if "/real/" not in path and int(Path(path).stem) % BAD == 7
+        }  # fmt: skip
+        row("photos", f"{len(every)}: {given.photos} generated, {len(real)} real; {bad} damaged")
+        indexed(folder, every - damaged, bad, given.kills)
+        answers = searched(folder, shows)
+        served(folder, answers)
+
+
+if __name__ == "__main__":
+    main()
