@@ -24,9 +24,9 @@ from patchword.index.table import RECALL, Table
 
 FROM = 2 << 30  # bytes of a float16 matrix; exact search reads as many in about 0.1 s
 FEWEST = 4096  # rows that parts can be made of
-# The share of the parts that a search reads, which decides what it finds for texts, of 1,000,000 as
-# of 10,000,000 vectors: of the 10 nearest 0.96 and 0.95 with a quarter, 0.98 with 3/8 (measured with
-# 1,000,000); with 0.09 of the parts of 10,000,000, 0.92.
+# The share of the parts that a search reads. It decides what is found for texts, of 1,000,000 and
+# of 10,000,000 vectors alike: of the 10 nearest 0.96 and 0.95 with a quarter; with 3/8 0.98 of
+# 1,000,000; with 0.09 of the parts of 10,000,000, 0.92.
 SHARE_READ = 3 / 8
 CANDIDATES = 1000  # of a search for 10
 MOST = 1000  # neighbours that are searched so; for more, all vectors are compared
