@@ -2,6 +2,7 @@
 tests/page, `make check-page`."""
 
 import re
+import warnings
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+import patchword
+from patchword.scope.remarks import Told
 from patchword.serve.page import TABS, add_page, language, words
 
 FILES = Path(str(files("patchword.serve")))
@@ -66,6 +69,33 @@ def test_no_word_is_missing_or_left_over() -> None:
         assert set(texts) == {"en", "zh"}, key
         gaps = [sorted(re.findall(r"\{(\w+)\}", text)) for text in texts.values()]
         assert gaps[0] == gaps[1], key
+
+
+def test_the_page_knows_the_servers_warnings(client: TestClient) -> None:
+    """In its own language; the sentences that it looks for are those that are said."""
+    said = re.search(r"const SAID = \{(.*?)\n\};", SCRIPTS, re.DOTALL)
+    assert said
+    known = {
+        key: re.compile(pattern.replace("(?<", "(?P<"))
+        for key, pattern in re.findall(r"(\w+): /(.*)/,", said[1])
+    }
+    scope = patchword.load("demo").scope
+    assert scope is not None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        told = Told()
+        told.words("demo", scope, ["a zeppelin over a volcano"])
+        told.image("demo", scope, "a.jpg", True)
+        told.tell()
+    sentences = [str(each.message) for each in caught] + told.sentences()
+    keys = [[key for key, pattern in known.items() if pattern.match(one)] for one in sentences]
+    assert keys == [["unknown_words"], ["unlike_training"], ["unlike_training"]]
+    found = known["unlike_training"].match(sentences[1])
+    assert found
+    groups = found.groupdict()
+    assert (groups["some"], groups["all"], groups["names"]) == ("1", "1", "a.jpg")
+    for key, pattern in known.items():
+        assert set(pattern.groupindex) == set(re.findall(r"\{(\w+)\}", words()[key]["zh"]))
 
 
 def test_nothing_runs_or_comes_from_elsewhere(client: TestClient) -> None:

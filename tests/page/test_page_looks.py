@@ -179,6 +179,9 @@ def test_chinese_by_the_browsers_language(visit: Visit) -> None:
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
     submit(page, "search")
     assert errors(page, "search") == [words()["nothing_asked"]["zh"]]
+    page.fill("#panel-search [name=text]", "a zeppelin")
+    submit(page, "search")
+    assert "不认识 zeppelin" in page.inner_text("#panel-search .warnings")
     page.click("#other-language")
     page.wait_for_selector("body[data-ready]")
     assert page.inner_text("#tab-search") == "Search"

@@ -3,6 +3,21 @@
 import { el } from "./dom.js";
 import { t } from "./words.js";
 
+// What the server warns of, which it does in English, where the page has words for it.
+const SAID = {
+  unknown_words: /^(?<model>\S+) does not know (?<words>.+)\. It knows (?<known>.+), in English; for others load a public checkpoint$/,
+  unlike_training: /^(?<some>\d+) of (?<all>\d+) \S+ looks? unlike what (?<model>\S+) was trained on: (?<names>[^;]+)\. It knows (?<known>.+?)(, in English; for others load a public checkpoint)?$/,
+};
+
+/** A warning in the page's language; one that it has no words for as it was said. */
+function told(warning) {
+  for (const [key, sentence] of Object.entries(SAID)) {
+    const found = sentence.exec(warning);
+    if (found) return key === "unknown_words" ? t("unknown_words", found.groups) : t("unlike_training", found.groups);
+  }
+  return t("as_said", { warning });
+}
+
 export class Panel {
   /** Of an element with .status, .errors and .warnings. */
   constructor(root) {
@@ -41,7 +56,7 @@ export class Panel {
     const list = this.find(".warnings");
     const shown = new Set([...list.children].map((item) => item.textContent));
     for (const warning of warnings) {
-      const text = about ? `${about}: ${warning}` : warning;
+      const text = about ? `${about}: ${told(warning)}` : told(warning);
       if (!shown.has(text)) list.append(el("li", {}, text));
       shown.add(text);
     }
