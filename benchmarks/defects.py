@@ -1,7 +1,7 @@
 """How well the methods of `inspect` find defects, and whether false alarms are what was asked.
 
     python benchmarks/defects.py [--model demo] [--test 20] [--good 20] [--false-alarms 600]
-    python benchmarks/defects.py --pcb DATA/deeppcb --short-side 448
+    python benchmarks/defects.py --pcb DATA/deeppcb --short-side 448 [--vit-tiny WEIGHTS]
 
 Wafers are scenes that no training saw, with their masks. DeepPCB (Tang et al. 2019): photos of
 printed circuits, 640 x 640, each with a template of the same board without defects, and boxes
@@ -144,6 +144,7 @@ def false_alarms(model: patchword.Model, method: Method, good: Sequence[Pair], c
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--vit-tiny", type=Path, help="timm's ViT-Tiny of these weights instead")
     parser.add_argument("--pcb", type=Path)
     parser.add_argument("--test", type=int, default=20, help="pairs to test")
     parser.add_argument("--good", type=int, default=20, help="others, to learn from")
@@ -154,6 +155,10 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     model = patchword.load(chosen.model)
+    if chosen.vit_tiny:
+        from probe import vit  # which needs scikit-learn
+
+        model = vit(chosen.vit_tiny)
     pairs = boards(chosen.pcb) if chosen.pcb else wafers(chosen.test + chosen.good, 0)
     test, good = pairs[: chosen.test], pairs[chosen.test : chosen.test + chosen.good]
     view = View(tuple(chosen.layer), chosen.short_side)
