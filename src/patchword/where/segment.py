@@ -31,6 +31,7 @@ from patchword.where.windows import Progress, Scale
 
 BACKGROUND = "background"
 WORDS = (BACKGROUND,)  # for it where none are given, as in ClearCLIP's lists of classes
+NAMED = 12  # labels without a pixel, in a picture's title
 BAND = 1 << 23  # values of all words that are computed at once
 
 Floats = NDArray[np.float32]
@@ -139,7 +140,8 @@ class Segmentation(Pictured):
         legend = [(n, each.label, percent(each.share)) for n, each in found if each.share]
         legend += [(0, background.label, percent(background.share))] * bool(background.share)
         if none := [each.label for _, each in found if not each.share]:
-            title += f"\nnot found: {', '.join(none)}"
+            more = f" and {len(none) - NAMED} more" if len(none) > NAMED else ""
+            title += f"\nnot found: {', '.join(none[:NAMED])}{more}"
         return label_map.picture(self.image, self.map, legend, title)
 
     @checked
