@@ -10,6 +10,8 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+import patchword
+from patchword.api import Model
 from patchword.cli.serve import listen
 
 SAMPLES = Path(__file__).parents[1] / "src/patchword/assets/samples"
@@ -21,6 +23,13 @@ AT = "http://127.0.0.1:8000"
 def sent(path: Path) -> str:
     """The content of a file as JSON takes it."""
     return base64.b64encode(path.read_bytes()).decode()
+
+
+def samples_index(model: Model, folder: Path) -> Path:
+    """An index of four samples, three of shapes and one of a wafer, in a new folder there."""
+    path = folder / "photos.index"
+    patchword.open_index(path).add([*SHAPES, SCRATCH], model)
+    return path
 
 
 def uri(path: Path) -> str:

@@ -17,7 +17,7 @@ import skimage.data
 from fastapi.testclient import TestClient
 from PIL import Image
 from prometheus_client import parser
-from served import AT, RING, SAMPLES, SCRATCH, SHAPES, sent
+from served import AT, RING, SAMPLES, SCRATCH, SHAPES, samples_index, sent
 
 import patchword
 from patchword.api import Model
@@ -39,9 +39,7 @@ def blip() -> Model:
 
 @pytest.fixture(scope="module")
 def folder(demo: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("served") / "photos.index"
-    patchword.open_index(path).add([*SHAPES, SCRATCH], demo)
-    return path
+    return samples_index(demo, tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="module")

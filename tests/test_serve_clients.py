@@ -18,7 +18,7 @@ from huggingface_hub import InferenceClient
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.server.mcpserver.exceptions import ToolError
-from served import RING, SCRATCH, SHAPES, running, sent, uri
+from served import RING, SCRATCH, running, samples_index, sent, uri
 
 import patchword
 from patchword.api import Model
@@ -34,9 +34,7 @@ def demo() -> Model:
 
 @pytest.fixture(scope="module")
 def folder(demo: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("served") / "photos.index"
-    patchword.open_index(path).add([*SHAPES, SCRATCH], demo)
-    return path
+    return samples_index(demo, tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="module")
