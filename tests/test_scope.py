@@ -334,6 +334,11 @@ def test_defects_of_foreign_photos_are_told(recwarn: pytest.WarningsRecorder) ->
         "photos"
     )
     recwarn.clear()
+    opened = [patchword.images.open(path) for path in (*wafers, PHOTO)]
+    patchword.inspector(model, opened).inspect(opened[:1])
+    assert told(recwarn)[0].startswith("1 of 4 good photos looks unlike what demo was trained on: ")
+    assert told(recwarn)[1:] == []
+    recwarn.clear()
     patchword.inspector(model, wafers).inspect(WAFER)
     patchword.inspector(replace(model, scope=None), [PHOTO], threshold=1.0).inspect(ASTRONAUT)
     assert told(recwarn) == []

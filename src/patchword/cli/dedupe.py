@@ -17,7 +17,6 @@ from patchword.cli.indexes import (
     OwnModelOption,
     WhereOption,
     index_and_model,
-    tell_of,
 )
 from patchword.cli.options import DeviceOption, JsonOption
 from patchword.cli.output import (
@@ -82,8 +81,11 @@ def dedupe(
     """
     check_page(save)
     store, bundle, failed = index_and_model(index, model, device, dtype)
+    from patchword.index.duplicates import ids_of
+    from patchword.index.searching import tell_of
+
     found = store.duplicates(threshold, keep=keep, where=condition)
-    tell_of(store, bundle, [each.id for one in found for each in (one.keep, *one.others)])
+    tell_of(store, bundle, ids_of(found))
     _print(found, as_json)
     others = [each for group in found for each in group.others]
     if save and found:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,6 @@ from patchword.cli.options import EMBEDDED
 from patchword.cli.output import finish, notes, progress
 from patchword.cli.program import command
 from patchword.errors import ImageError, PatchwordError
-from patchword.scope import stored
 
 if TYPE_CHECKING:
     from patchword.api import Model
@@ -67,19 +65,6 @@ def index_and_model(
         return store, load(model, device, dtype or "float32"), []
     options = store.options | ({"dtype": dtype} if dtype else {})
     return store, load(store.model_name, device, **{"dtype": "float32", **options}), []
-
-
-def tell_of(store: Index, model: Model, ids: Sequence[int]) -> None:
-    """Warn of stored images, by the ids of their rows, that are unlike what the model was trained
-    on."""
-    import numpy as np
-
-    if model.scope is None or not ids:
-        return
-    rows = store.rows(ids, ["path", "vector"])
-    outside = model.scope.outside(np.array([row["vector"] for row in rows], np.float32))
-    paths = [row["path"] for row in rows]
-    stored(model.name, model.scope, dict(zip(paths, outside, strict=True)))
 
 
 def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:

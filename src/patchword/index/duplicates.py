@@ -59,6 +59,11 @@ class Group:
     others: list[Copy]
 
 
+def ids_of(found: Sequence[Group]) -> list[int]:
+    """The ids of all entries of groups."""
+    return [each.id for group in found for each in (group.keep, *group.others)]
+
+
 def groups(
     table: Table,
     matrix: Matrix,

@@ -26,6 +26,15 @@ def tell(model: Bundle, hits: Iterable[Hit]) -> None:
     stored(model.name, model.scope, {hit.path: hit.outside for hit in hits})
 
 
+def tell_of(index: Searching, model: Bundle, ids: Sequence[int]) -> None:
+    """The same of rows of an index, by their ids."""
+    if model.scope is not None and ids:
+        rows = index.rows(ids, ["path", "vector"])
+        outside = model.scope.outside(np.array([row["vector"] for row in rows], np.float32))
+        paths = [row["path"] for row in rows]
+        stored(model.name, model.scope, dict(zip(paths, outside, strict=True)))
+
+
 class Searching(Writing):
     """An index that is searched."""
 

@@ -103,9 +103,9 @@ class _Run:
         for fold in folds:
             rest = [source for n, source in enumerate(sources) if n not in fold]
             found += self._scored(self._learned(rest), [sources[n] for n in fold])
-        check = Check(self.model.scope, self.model.name)
-        check.kind = GOOD
-        with together():
+        with together() as noted:
+            check = Check(self.model.scope, self.model.name, told=noted)
+            check.kind = GOOD
             state = self._learned(learned, check)
             found += self._scored(state, kept, check)
         told = calibrated(found, "cross-validated" if folds else "held out", self.grouped)

@@ -232,14 +232,15 @@ class Check:
     def each(self, found: Iterable[tuple[I, R | ImageError]]) -> Iterator[tuple[I, R | ImageError]]:
         """The same images and results; when the last was taken, or the iterator is closed, warn of
         those that are unlike the training images. The vectors of each must be known by then."""
-        together = self._told or _together.get()
-        told = together or Told()
+        together = _together.get()
+        told = self._told or together or Told()
         try:
             for image, result in found:
                 if self.scope is not None and not isinstance(result, ImageError):
                     self.outside = self._novelty.popleft() > 1
                     name = _called(image) or self._called
-                    if name or together is None:  # what a command shows without one is a part
+                    # What a command shows without a name is a part of an image.
+                    if name or self._told is not None or together is None:
                         told.image(self.name, self.scope, name, self.outside, self.kind)
                     domain = self._domains.popleft() if self._domains else ""
                     for question, of in self._asked.items():
@@ -247,7 +248,7 @@ class Check:
                             told.misasked(self.name, self.scope, question, name or "the image")
                 yield image, result
         finally:
-            if together is None:
+            if self._told is None and together is None:
                 told.tell()
 
     def _text(self, what: str) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from patchword.index.duplicates import Group, ids_of
 from patchword.index.schema import id_of
+from patchword.index.searching import tell_of
 from patchword.serve.collection import of
 from patchword.serve.server import Answer, router, server_of, with_warnings
 
@@ -57,8 +59,15 @@ async def explore(request: Request, body: Explore) -> Answer:
 async def duplicates(request: Request, body: Duplicates) -> Answer:
     server = server_of(request)
     index = of(server).index
+    opened = await server.models.get(index.model_name, "embed")
+
+    def compared() -> list[Group]:
+        found = index.duplicates(body.threshold)
+        tell_of(index, opened.model, ids_of(found))
+        return found
+
     with server.admission.of(1):
-        found = await server.decoder.run(lambda: index.duplicates(body.threshold))
+        found = await server.decoder.run(compared)
     groups = [
         {
             "keep": photo(group.keep.path, 1.0),
