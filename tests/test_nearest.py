@@ -1,7 +1,9 @@
 """Exact search: the bound of its first pass, near ties, and the file that processes share."""
 
+import importlib
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
-from patchword.index import approximate
+from patchword.index import approximate, lance
 from patchword.index import matrix as matrix_room
 from patchword.index.exact import bound, candidates, product
 from patchword.index.matrix import Matrix
@@ -240,6 +242,26 @@ def test_rows_that_are_not_what_was_written_are_refused(folder: Path, query: np.
     store.do(lambda table: table.update(where="path = '/0300'", values={"vector_sum": 7}))
     with pytest.raises(IndexStoreError, match="the entry of '/0300' is not what was written"):
         found(store, query)
+
+
+def test_a_package_that_is_put_off_runs_when_something_of_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_client").mkdir()
+    (tmp_path / "slow_client/__init__.py").write_text("from slow_client.api import CALL\nRAN = 1\n")
+    (tmp_path / "slow_client/api.py").write_text("CALL = 2\n")
+    (tmp_path / "slow_client/types.py").write_text("KIND = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    lance._defer("slow_client")
+    types = importlib.import_module("slow_client.types")
+    package = importlib.import_module("slow_client")
+    assert types.KIND == 3
+    assert "slow_client.api" not in sys.modules
+    assert (package.CALL, package.RAN, package.types) == (2, 1, types)
+    with pytest.raises(AttributeError, match="nothing"):
+        package.nothing  # noqa: B018
+    lance._defer("no_such_client")
+    assert "no_such_client" not in sys.modules
 
 
 def test_conditions_on_every_column(tmp_path: Path, vectors: np.ndarray) -> None:
