@@ -97,6 +97,8 @@ def test_maps_may_be_compared_at_fewer_pixels_and_after_fewer_photos(made: Path,
     assert found.record()["settings"]["side"] == 40
     with pytest.raises(PatchwordError, match="0 good photos, and memory needs 1"):
         Inspecting(model, shots=0).measure(category(made), MEMORY)
+    with pytest.raises(PatchwordError, match="fewer than the 99 shots"):
+        Inspecting(model, shots=99).measure(category(made), MEMORY)
 
 
 @pytest.mark.filterwarnings("ignore::patchword.errors.ScopeWarning")

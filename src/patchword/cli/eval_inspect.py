@@ -104,9 +104,11 @@ def eval_inspect(
     methods = with_options(names, options)
     if not folder.is_dir():
         wrong(f"{folder}: no such folder")
-    from patchword.evaluate.inspection import Inspecting, categories, category
+    from patchword.evaluate.inspection import Inspecting, categories, category, enough_shots
 
     found = [category(each) for each in categories(folder)]
+    for each in found:
+        enough_shots(each, shots)
     bundle = load(model, device, dtype, None, stretch, max_pixels)
     done: list[Measured] = []
     failed: dict[str, ImageError] = {}

@@ -143,6 +143,15 @@ def category(folder: Path) -> Category:
     return Category(folder, tuple(good), tuple(test), truth.is_dir(), saturations(folder))
 
 
+def enough_shots(found: Category, shots: int | None) -> None:
+    """Raise PatchwordError where a category has fewer good photos than are to be learned from."""
+    if shots and shots > len(found.good):
+        raise PatchwordError(
+            f"{found.path}: {len(found.good)} good photos, fewer than the {shots} shots to learn "
+            "from; leave shots out to learn from all"
+        )
+
+
 class Inspecting:
     """Runs methods on a category, each photo in turn. `broken`: photos that cannot be opened."""
 
@@ -193,6 +202,7 @@ class Inspecting:
         )  # fmt: skip
 
     def _learned(self, found: Category, method: Method) -> tuple[State, int]:
+        enough_shots(found, self.shots)
         most = min(method.needs.most or len(found.good), self.shots or len(found.good))
         good = found.good[: 0 if self.shots == 0 else most]
         opened = 0
