@@ -384,6 +384,12 @@ def test_pages_say_what_the_terminal_says(
         assert (
             "Beware: 1 of 2 images looks unlike what demo-blip was trained on" in page
         ) == is_demo
+    with pytest.raises(SystemExit):
+        main(["capfilt", "photos", "filtered", "--json"])
+    done = capsys.readouterr()
+    assert " ".join(done.err.split()).count("1 of 2 images looks unlike what demo-blip") == 1
+    records = [json.loads(line) for line in done.out.splitlines()]
+    assert [Path(each["image"]).name for each in records if "outside" in each] == ["chelsea.png"]
 
 
 def test_a_folder_without_classes_is_told_what_is_wanted(tmp_path: Path) -> None:

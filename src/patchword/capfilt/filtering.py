@@ -17,7 +17,8 @@ from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, LongTextWarning, warn
 from patchword.images import ImageLike
 from patchword.models.generate import GenerationOptions
-from patchword.tasks.caption import MAX_LENGTH, Caption, packed, writer
+from patchword.scope import Check
+from patchword.tasks.caption import MAX_LENGTH, Caption, packed, seen, writer
 from patchword.tasks.match import PAIRS, matcher
 
 BATCH = 16  # images run together
@@ -76,8 +77,10 @@ def capfilt_each(
             yield image
 
     first, second = tee(images()) if captioner is not scorer else (images(), None)
-    writing = captioner.run_each(first, author.run, BATCH)
-    encoding = scorer.run_each(second, filter_.encode, BATCH) if second else None
+    writing = author.check.each(captioner.run_each(first, author.run, BATCH))
+    encoding = None
+    if second:
+        encoding = filter_.check.each(scorer.run_each(second, filter_.encode, BATCH))
     while batch := list(islice(writing, BATCH)):
         encoded = list(islice(encoding, BATCH)) if encoding else batch
         found = [(rows, web.popleft()) for _, rows in batch]
@@ -99,10 +102,11 @@ class _Writer:
         self._model, self._network, self._shares = model, writer(model), shares
         self._start = torch.from_numpy(model.reader()([prompt])[0, :-1])  # without the end token
         self._options = options
+        self.check = Check(model.scope, model.name)
 
     def run(self, pixels: Tensor) -> Tensor:
         """Captions of images (B, 3, H, W) as rows (B, count, L, 2) of `packed`."""
-        tokens = self._network.image_tokens(pixels)
+        tokens = seen(self.check, self._network, pixels)
         if self._shares:
             self._shares.tokens = tokens
         written = self._network.write(tokens, self._start, self._options, pixels)
@@ -126,10 +130,11 @@ class _Filter:
         self.model, self._network = model, matcher(model)
         self.tokens = torch.empty(0)  # (B, N, C) of the images of the batch that could be opened
         self._warned = False  # of texts beyond the context
+        self.check = Check(model.scope, model.name)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Keep the tokens of images (B, 3, H, W); returns nothing for each, (B, 0)."""
-        self.tokens = self._network.image_tokens(pixels)
+        self.tokens = seen(self.check, self._network, pixels)
         return pixels.new_empty(len(pixels), 0)
 
     def score(
