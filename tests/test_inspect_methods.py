@@ -1,21 +1,26 @@
 """Methods that need no good photos, words, or one golden photo: against formulas in float64."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch.testing import assert_close
 
 import patchword
 from patchword.errors import ImageWarning, ScopeWarning, UnsupportedError
 from patchword.inspect.features import quarters, window
 from patchword.inspect.mutual import Mutual, alike, mutual_scores, neighbourhood
+from patchword.inspect.photos import found_each
 from patchword.inspect.prompts import BAD, GOOD, TEMPLATES, sentences
 from patchword.inspect.protocol import View
 from patchword.inspect.reference import Reference, unlike_around
 from patchword.inspect.registration import Motion, register
 from patchword.inspect.winclip import WinCLIP, prototypes
 from patchword.inspect.windows import sliding
+from patchword.scope import Check
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +200,7 @@ def test_values_are_those_of_the_most_like_place_around() -> None:
                 assert_close(found[y, x].double(), 1 - best, rtol=0, atol=1e-6)
 
 
-def test_what_a_golden_photo_lacks_is_found_where_it_is(model) -> None:
+def test_what_a_golden_photo_lacks_is_found_where_it_is(model, tmp_path: Path) -> None:
     """Also on a photo that lies elsewhere; a margin that the golden one does not show is good."""
     golden = board(5)
     bad = golden.copy()
@@ -206,8 +211,14 @@ def test_what_a_golden_photo_lacks_is_found_where_it_is(model) -> None:
     (same,) = method.score(model, state, [golden])
     assert same.score == pytest.approx(0, abs=1e-6)
     moved = Motion(1.0, 0.04, -0.06)
-    with pytest.warns(ImageWarning, match=r"\d+% of photo 2 lies outside of the golden photo"):
-        still, found = method.score(model, state, [bad, moved.apply(bad)])
+    pictures = [tmp_path / "still.png", tmp_path / "moved.png"]
+    for path, photo in zip(pictures, [bad, moved.apply(bad)], strict=True):
+        Image.fromarray(photo).save(path)
+    said = r"1 of 2 photos lies in part outside .* not compared: \d+% of moved.png"
+    with pytest.warns(ImageWarning, match=said) as told:
+        each = list(found_each(model, method, state, pictures, Check(None, "")))
+    assert len(told) == 1
+    (_, (_, still)), (_, (_, found)) = each
     place = np.unravel_index(still.grid.argmax(), still.grid.shape)
     assert (place[0], place[1]) == (126 * 12 // 200, 66 * 12 // 240)
     square = np.zeros(golden.shape, np.uint8)
@@ -237,8 +248,11 @@ def test_golden_photos_of_another_size_and_several(model) -> None:
     state = method.fit(model, [other, golden])
     (found,) = method.score(model, state, [golden])  # the one that is alike counts
     assert found.score == pytest.approx(0, abs=1e-6)
-    with pytest.warns(ImageWarning, match="240 x 150 px and the golden photo 240 x 200"):
-        list(method.score(model, method.fit(model, [golden]), [board(5, 150, 240)]))
+    flat, state = [board(5, 150, 240)] * 4, method.fit(model, [golden])
+    said = "4 of 4 photos have other proportions than the golden photo of 240 x 200 px: "
+    with pytest.warns(ImageWarning, match=rf"{said}.* \(240 x 150 px\).* and 1 more") as told:
+        list(found_each(model, method, state, flat, Check(None, "")))
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,12 @@ class Line(NamedTuple):
 _line: ContextVar[Line | None] = ContextVar("line", default=None)  # of a thread's work
 
 
+def counted(count: int, thing: str, several: str = "") -> str:
+    """A number and what there are so many of: "1 image", "1,200 images". several: its plural, where
+    that is not with an s."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {several or thing + 's'}"
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """A warning of the line that called patchword, however deep in it this is."""
     warnings.warn_explicit(message, category, *(_line.get() or callers_line()))

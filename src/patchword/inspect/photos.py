@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from patchword.bundle import Bundle
-from patchword.errors import ImageError, UnsupportedError
+from patchword.errors import ImageError, ImageWarning, UnsupportedError, warn
 from patchword.images import ImageLike, name_of
 from patchword.images.ahead import ahead
 from patchword.inspect.features import layout
 from patchword.inspect.protocol import RGB, Finding, Method, State, View
 from patchword.scope import Check
+from patchword.scope.knowledge import listed
 from patchword.show import plots
 from patchword.tasks.judge import judge
 from patchword.unseen import Sight, noted
 
 AHEAD = 3  # photos that are opened before they are wanted
+MARGIN = 0.05  # of a photo that may lie outside of the golden one before it is said
 SHOWN = 1024  # pixels: the longer side of what is kept of a photo to be shown
 
 Opened = tuple[ImageLike, RGB | ImageError]
@@ -51,8 +54,8 @@ def opened_each(
 def found_each(
     model: Bundle, method: Method, state: State, sources: Iterable[ImageLike], check: Check
 ) -> Iterator[tuple[ImageLike, Found | ImageError]]:
-    """What a method finds in each photo, in order, or why it cannot be opened. check: as of
-    `opened_each`."""
+    """What a method finds in each photo, in order, or why it cannot be opened; at the end one
+    warning of those that lie otherwise than the golden photo. check: as of `opened_each`."""
     waiting: deque[Opened] = deque()  # photos that the method has, as they are shown
 
     def photos() -> Iterator[RGB]:
@@ -64,14 +67,44 @@ def found_each(
                 yield photo
 
     findings = method.score(model, state, photos())
-    while True:
-        finding = next(findings, None)
-        while waiting:
-            source, shown = waiting.popleft()
-            if isinstance(shown, ImageError):
-                yield source, shown
-            elif finding:
-                yield source, (shown, finding)
-                break
-        if finding is None:
-            return
+    laid: list[tuple[str, Finding]] = []
+    try:
+        while True:
+            finding = next(findings, None)
+            while waiting:
+                source, shown = waiting.popleft()
+                if isinstance(shown, ImageError):
+                    yield source, shown
+                elif finding:
+                    laid.append((os.path.basename(name_of(source)), finding))
+                    yield source, (shown, finding)
+                    break
+            if finding is None:
+                return
+    finally:
+        _tell(laid)
+
+
+def _tell(laid: list[tuple[str, Finding]]) -> None:
+    """Warn of photos of other proportions than the golden one, and of such as lie beyond it."""
+    other = [(f"{name} ({_size(found.geometry.source)})", found) for name, found in laid]
+    if stretched := [(name, found.golden) for name, found in other if found.golden]:
+        one = len(stretched) == 1
+        warn(
+            f"{len(stretched)} of {len(laid)} photos {'has' if one else 'have'} other proportions "
+            f"than the golden photo of {_size(stretched[0][1])}: "
+            f"{listed([name for name, _ in stretched])}; it is stretched to the same size, and "
+            "places may not agree",
+            ImageWarning,
+        )
+    if beyond := [f"{f.outside:.0%} of {name}" for name, f in laid if f.outside > MARGIN]:
+        one = len(beyond) == 1
+        warn(
+            f"{len(beyond)} of {len(laid)} photos {'lies' if one else 'lie'} in part outside of "
+            f"the golden photo, and that part is not compared: {listed(beyond)}",
+            ImageWarning,
+        )
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[1]} x {size[0]} px"

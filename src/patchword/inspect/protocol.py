@@ -61,12 +61,17 @@ WHOLE = View()  # the photo at once
 class Finding:
     """What a method says of one photo; large is bad.
 
-    grid  (h, w) float32, a value for each place, comparable between photos
+    grid     (h, w) float32, a value for each place, comparable between photos
+    golden   (height, width) of a photo that it was compared with place by place, where that has
+             other proportions
+    outside  the share of the photo, 0 to 1, that no such photo shows, so that it is not compared
     """
 
     score: float
     grid: NDArray[np.float32]
     geometry: Geometry  # from the grid, which covers all of its input, to the photo's pixels
+    golden: tuple[int, int] | None = None
+    outside: float = 0.0
 
 
 class Method(Protocol):

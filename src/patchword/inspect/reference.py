@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from patchword.bundle import Bundle
-from patchword.errors import ImageWarning, UnsupportedError, warn
+from patchword.errors import UnsupportedError
 from patchword.images.preprocess import resize
 from patchword.inspect.features import Patches, patches_each, quarters
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, State, View
@@ -20,7 +20,6 @@ from patchword.inspect.registration import Motion, register
 from patchword.inspect.scores import top_share
 
 SIDES = 0.02  # by which proportions may differ before it is said
-MARGIN = 0.05  # of the photo that may lie outside of the golden one before it is said
 
 
 @dataclass(frozen=True)
@@ -56,35 +55,26 @@ class Reference:
         return {f"photo.{n}": torch.from_numpy(np.array(each)) for n, each in photos}
 
     def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
-        """Warns of a photo whose proportions are others, and of one that is moved by much."""
+        """Of a photo whose proportions are others, or that is moved by much, the finding says
+        so."""
         golden = [state[name].numpy() for name in sorted(state)]
         view = self.view if self.view.layers else replace(self.view, layers=quarters(model)[:1])
-        for number, photo in enumerate(photos, 1):
-            beside = [self._laid(model, each, photo, f"photo {number}") for each in golden]
+        for photo in photos:
+            beside = [self._laid(model, each, photo) for each in golden]
             seen, *known = patches_each(model, [photo, *(each for each, _ in beside)], view)
             shown = [motion for _, motion in beside]
             grid = self._values(seen, known, shown)
-            yield Finding(top_share(grid), grid.numpy(), seen.geometry)
+            other = (each.shape[:2] for each in golden if _stretched(each, photo))
+            beyond = [1 - float(each.covered(*photo.shape[:2]).mean()) for each in shown]
+            yield Finding(
+                top_share(grid), grid.numpy(), seen.geometry, next(other, None), min(beyond)
+            )
 
-    def _laid(self, model: Bundle, golden: RGB, photo: RGB, name: str) -> tuple[RGB, Motion]:
+    def _laid(self, model: Bundle, golden: RGB, photo: RGB) -> tuple[RGB, Motion]:
         """A golden photo at the photo's size, moved to lie on it, and how."""
-        height, width = photo.shape[:2]
-        factor = (height * golden.shape[1]) / (width * golden.shape[0])
-        if abs(factor - 1) > SIDES:
-            warn(
-                f"{name} is {width} x {height} px and the golden photo {golden.shape[1]} x "
-                f"{golden.shape[0]}: it is stretched to the same size, and places may not agree",
-                ImageWarning,
-            )
         if golden.shape != photo.shape:
-            golden = resize(golden, (height, width), model.preprocess.config)
+            golden = resize(golden, photo.shape[:2], model.preprocess.config)
         motion = register(golden, photo, self.turn) if self.align else Motion()
-        outside = 1 - float(motion.covered(height, width).mean())
-        if outside > MARGIN:
-            warn(
-                f"{outside:.0%} of {name} lies outside of the golden photo and is not compared",
-                ImageWarning,
-            )
         return motion.apply(golden), motion
 
     def _values(self, seen: Patches, known: list[Patches], shown: list[Motion]) -> Tensor:
@@ -99,6 +89,12 @@ class Reference:
             whole = F.adaptive_avg_pool2d(covered[None, None], size)[0, 0] > 0.999
             found = torch.where(whole, torch.minimum(found, values), found)
         return found.masked_fill(found.isinf(), 0)
+
+
+def _stretched(golden: RGB, photo: RGB) -> bool:
+    height, width = photo.shape[:2]
+    factor: float = (height * golden.shape[1]) / (width * golden.shape[0])
+    return abs(factor - 1) > SIDES
 
 
 def unlike_around(rows: Tensor, golden: Tensor, radius: int) -> Tensor:
