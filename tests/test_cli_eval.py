@@ -11,8 +11,9 @@ from ran import Run
 from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
 
 import patchword
-from patchword import checkpoints, models
+from patchword import checkpoints, evaluate, models
 from patchword.bundle import make
+from patchword.errors import warn
 
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 
@@ -159,7 +160,9 @@ def test_blend_saves_a_model(run: Run, pair: tuple[str, str]) -> None:
     assert len({first.fingerprint, second.fingerprint, half.fingerprint}) == 3
 
 
-def test_blend_keeps_the_best(run: Run, pair: tuple[str, str], data: Path) -> None:
+def test_blend_keeps_the_best(
+    run: Run, pair: tuple[str, str], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (data / "validation" / "dark" / "broken.jpg").unlink()
     ran = run("blend", *pair, "--alpha", "0,0.5,1", "--eval", data, "-o", "best", "--json")
     assert ran.code == 0
@@ -170,7 +173,10 @@ def test_blend_keeps_the_best(run: Run, pair: tuple[str, str], data: Path) -> No
     assert kept["alpha"] == best["alpha"]
     ends = [run("eval", model, data, "--task", "zero-shot", "--json").records[0] for model in pair]
     assert [row["acc1"] for row in ends] == [tried[0]["acc1"], tried[2]["acc1"]]
+    mixed = evaluate.blend
+    monkeypatch.setattr(evaluate, "blend", lambda *given: warn("less exact") or mixed(*given))
     ran = run("blend", *pair, "--alpha", "0,0.5,1", "--eval", data)
+    assert ran.err.count("less exact") == 1  # not once for each alpha
     assert "zero-shot top-1" in ran.out
     assert ran.out.count("best") == 1
 

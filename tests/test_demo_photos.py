@@ -62,7 +62,7 @@ def test_the_page_of_ones_own_photos(
     assert "1 of 11 images failed" in printed.err
     assert "writes no captions" in printed.err
     assert "right" not in printed.out
-    page = Path("demo-report/index.html").read_text()
+    page = Path("photos-report/index.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"|<script|url\(|@import|https?:', page)
     shown = page.count("data:image/jpeg;base64,")
     assert shown == 10 + 3 * findings.HITS + 2 * 3 + own_photos.COMPARED
@@ -80,7 +80,7 @@ def test_what_is_said_of_each_photo(
     """As the model itself says it, of every photo that can be read."""
     assert demo("--photos", photos, "-l", "dog,cat", "-m", model, "--json") == 1
     *found, last = records(capsys.readouterr().out)
-    assert last["report"] == "demo-report/index.html"
+    assert last["report"] == "photos-report/index.html"
     bundle = patchword.load(model)
     named = {record["image"]: record for record in found if record["job"] == "classify"}
     assert set(named) == {*(f"{i}.png" for i in range(8)), "more/8.png", "more/9.png"}
@@ -121,7 +121,7 @@ def test_a_blip_captions_and_matches_them(photos: Path, capsys: pytest.CaptureFi
     assert sum(record.get("job") == "caption" for record in found) == 2
     assert sum(record.get("job") == "match" for record in found) == 4
     assert "demo-blip knows shapes, wafers and clothes alone" in printed.err
-    assert "What is there?" in Path("demo-report/index.html").read_text()
+    assert "What is there?" in Path("photos-report/index.html").read_text()
 
 
 def test_what_is_left_out_is_said(
@@ -130,7 +130,7 @@ def test_what_is_left_out_is_said(
     monkeypatch.setattr(own_photos, "SHOWN", 4)
     labels = ",".join(f"label {i}" for i in range(9))
     assert demo("--photos", photos, "-l", labels, "-m", model) == 1
-    page = Path("demo-report/index.html").read_text()
+    page = Path("photos-report/index.html").read_text()
     assert "The first 4 of 10 photos; all are in the index." in page
     assert page.count("The first 6 of 9 labels.") == 2
     assert "The first 8 of 9 labels." in page
@@ -158,7 +158,7 @@ def test_what_no_page_can_be_made_of(
     assert demo(*arguments, "-m", "no/model") == 2
     printed = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert said in printed
-    assert not Path("demo-report").exists()
+    assert not Path("photos-report").exists()
 
 
 def test_broken_photos_alone(model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +169,7 @@ def test_broken_photos_alone(model: str, capsys: pytest.CaptureFixture[str]) -> 
     printed = capsys.readouterr().err
     assert printed.count("not an image") == 2
     assert "2 of 2 images failed" in printed
-    assert not Path("demo-report/index.html").exists()
+    assert not Path("photos-report/index.html").exists()
 
 
 def test_a_model_that_reads_no_text(
@@ -181,4 +181,4 @@ def test_a_model_that_reads_no_text(
     vit = checkpoints.save(make(network, config, None, "tiny vit"), tmp_path / "vit")
     assert demo("--photos", photos, "-l", "dog,cat", "-m", vit) == 2
     assert "has an image tower only" in capsys.readouterr().err
-    assert not Path("demo-report").exists()
+    assert not Path("photos-report").exists()

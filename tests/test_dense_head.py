@@ -190,10 +190,10 @@ def test_training_changes_the_head_alone(tmp_path: Path) -> None:
     assert np.mean(losses_seen[-5:]) < 0.8 * np.mean(losses_seen[:5])
     again = loop.train(replace(recipe, init=str(done.folder), out=str(tmp_path / "again"), steps=1))
     assert patchword.load(again.folder).config == after.config  # a head is trained further
-    with pytest.warns(UserWarning, match="alone has a head for maps, which is left out"):
+    with pytest.warns(UserWarning, match="heatmaps of the blend will be less exact"):
         assert blend(after, before, 0.5).config.dense_head is None
     changes = (f"init={done.folder}", f"out={tmp_path / 'other'}", "steps=1")
-    with pytest.warns(UserWarning, match="head for maps is left out: it fits the towers"):
+    with pytest.warns(UserWarning, match="heatmaps of the new model will be less exact than those of model"):
         other = loop.train(replace(load(write(tmp_path), *changes), model=None))
     assert patchword.load(other.folder).config.dense_head is None
     scale = next(name for name in theirs if "scale" in name)

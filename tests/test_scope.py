@@ -377,7 +377,7 @@ def test_pages_say_what_the_terminal_says(
         said = " ".join(capsys.readouterr().err.split())
         assert said.count("1 of 2 images looks unlike what demo") == 1
         is_demo = command[0] == "demo"
-        page = Path("demo-report/index.html" if is_demo else "page.html").read_text()
+        page = Path("photos-report/index.html" if is_demo else "page.html").read_text()
         notes = re.findall(r">([^<>]*unlike the model&#39;s training[^<>]*)<", page)
         assert len(notes) == (3 if is_demo else 1)  # on its map, classified, and described
         assert not any("scratch" in note for note in notes)

@@ -129,7 +129,10 @@ def load(
 def _headless(network: nn.Module, config: ModelConfig, name: str) -> ModelConfig:
     """Take its head for maps from a network that an adapter has changed; the config without it."""
     network.register_module("dense_head", None)
-    said = "the base's head for maps is left out: it fits the weights without the adapter"
+    said = (
+        "heatmaps will be less exact than those of the base: the layer that makes its maps (its "
+        "head for maps) fits only its weights without the adapter"
+    )
     warn(f"{name}: {said}", CheckpointWarning)
     return replace(config, dense_head=None)
 

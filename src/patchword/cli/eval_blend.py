@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -206,7 +208,8 @@ def blend(
     best, kept = None, alphas[0]
     results: list[evaluate.Answer] = []
     for share in alphas:
-        mixed = evaluate.blend(start, end, share)
+        with warnings.catch_warnings(action="ignore") if results else nullcontext():
+            mixed = evaluate.blend(start, end, share)  # what it warns of is said of the first
         if data is None:
             best = mixed
             break

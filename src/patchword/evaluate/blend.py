@@ -42,7 +42,10 @@ def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
         raise UnsupportedError(f"alpha is {alpha}; it goes from 0 (the first model) to 1")
     if bool(start.config.dense_head) != bool(end.config.dense_head):
         owner = start if start.config.dense_head else end
-        warn(f"{owner.name} alone has a head for maps, which is left out")
+        warn(
+            f"heatmaps of the blend will be less exact than those of {owner.name}, which alone has "
+            "a layer that makes its maps (a head for maps)"
+        )
         start, end = _headless(start), _headless(end)
     if found := list(differences(start, end)):
         more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""

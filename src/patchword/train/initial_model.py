@@ -169,10 +169,11 @@ def create(
         fresh = recipe.fresh
         if (config.dense_head is None) != (init.config.dense_head is None):
             fresh = (*fresh, "dense_head")
-        if config.dense_head is None and init.config.dense_head:
+        if config.text and config.dense_head is None and init.config.dense_head:
             warn(
-                f"{init.name}'s head for maps is left out: it fits the towers that it was trained "
-                'on, and they change; objective = "dense" trains a new one on the result',
+                f"heatmaps of the new model will be less exact than those of {init.name}: the layer "
+                "that makes its maps (its head for maps) fits only the weights it was trained "
+                "with, which change here"
             )
         load_weights(network, config, init, fresh)
     if isinstance(network, Blip):

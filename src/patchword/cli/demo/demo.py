@@ -35,9 +35,13 @@ def demo(
         ),
     ] = None,
     labels: LabelsOption = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write the page.")] = Path(
-        "demo-report"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where to write the page; by default demo-report, of your photos photos-report.",
+        ),
+    ] = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -54,6 +58,7 @@ def demo(
     """
     started = time.perf_counter()
     words = read_list(labels, split=True)
+    out = out or Path("photos-report" if photos else "demo-report")
     make_folder(out, itself=True)
     if photos is None:
         if words:
@@ -86,6 +91,8 @@ def _report(found: Findings, bundle: Model, page: Path, started: float, as_json:
     """Write the page, and print what is on it."""
     from patchword.cli.demo import findings, pages
 
+    if page.exists():
+        notes().print(f"{page} was there and is written anew")
     pages.write(found, bundle, page)
     seconds = time.perf_counter() - started
     if as_json:
