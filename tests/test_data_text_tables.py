@@ -100,7 +100,7 @@ def test_files_add_up_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("text", "said"),
     [
         ('image,caption\na,b\nc,"d\ne,f\n', "a.csv, line 4: unexpected end of data"),
-        ("image,caption\na,b\n\nc\n", "a.csv, line 4: 1 cells for 2 columns"),
+        ("image,caption\na,b\n\nc\n", "a.csv, line 4: 1 cell for 2 columns"),
         ("image,caption\na,b,c\n", "a.csv, line 2: 3 cells for 2 columns"),
         ("image,\na,b\n", "a.csv: its first line must name the columns; it has image, "),
         ("\n", "a.csv: its first line must name the columns; it has no columns"),
@@ -172,8 +172,8 @@ def test_a_tsv_has_no_quoting(tmp_path: Path) -> None:
     [
         ('image\tcaption\na.jpg\t"a ""big"" hat"\n', "line 2: a quoted cell; a .tsv has no quo"),
         ('"image"\t"caption"\n"a.jpg"\t"a"\n', "line 1: a quoted cell; .* in .csv"),
-        ('image\tcaption\na.jpg\t"a\nhat"\n', "line 3: 1 cells for 2 columns"),
-        ("image\tcaption\na.jpg\ta\rhat\n", "line 3: 1 cells for 2 columns"),
+        ('image\tcaption\na.jpg\t"a\nhat"\n', "line 3: 1 cell for 2 columns"),
+        ("image\tcaption\na.jpg\ta\rhat\n", "line 3: 1 cell for 2 columns"),
         ("image\tcaption\na.jpg\ta\thref\n", "line 2: 3 cells for 2 columns"),
     ],
 )

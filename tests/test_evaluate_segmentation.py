@@ -159,5 +159,5 @@ def test_the_command(
     assert f"mean IoU {expected['mean_iou']:.1%}" in table.out
     assert "settings: templates" in table.err
     assert "threshold 0.2" in table.err
-    assert "1 photos have no mask" in table.err
+    assert "1 photo has no mask, left out" in table.err
     assert "no such folder" in run("eval", "segment", "gone").err

@@ -156,7 +156,7 @@ def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     Path("about.csv").write_text(f"file,price\n{names[0]},3\nno.jpg,4\n")
     done = run("index", "photos", "--metadata", "about.csv", "--caption", "--tags", LABELS)
     assert done.code == 1
-    assert "1 rows belong to no image of the index: no.jpg" in done.err
+    assert "1 row belongs to no image of the index: no.jpg" in done.err
     index = patchword.open_index("patchword.index")
     first, second = index.rows([id_of(path) for path in index.paths()], ["price", "caption"])
     assert (first["price"], second["price"]) == (3, None)
@@ -170,7 +170,7 @@ def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert any(row["tags"] for row in tags)
     again = run("index", "photos")
     assert again.code == 1
-    assert "1 files that failed before have not changed and were not tried again" in again.err
+    assert "1 file that failed before, unchanged, not tried again" in again.err
     assert "bad.jpg" not in again.err
     assert "bad.jpg: not an image" in run("index", "photos", "--retry").err
     assert "all 2 images are whole" in run("index", "--repair").out

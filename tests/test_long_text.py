@@ -231,7 +231,7 @@ def test_commands_take_the_choice(
         command = [*arguments, "-m", folder, "--json"]
         code, (record,), said = answer(capsys, *command)
         assert code == 0
-        assert said.startswith("warning: 1 of 1 texts exceed 16 tokens; the longest loses"), said
+        assert said.startswith("warning: the text exceeds 16 tokens; it loses"), said
         assert said.endswith(": --long-text mean keeps all\n")
         code, (whole,), said = answer(capsys, *command, "--long-text", "mean")
         assert (code, said) == (0, "")

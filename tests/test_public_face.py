@@ -161,7 +161,7 @@ def test_a_fingerprint_is_of_all_that_changes_vectors_and_of_nothing_else(demo: 
 
 def test_long_labels_are_told_also_when_their_vectors_are_kept(demo: Model, cache: Path) -> None:
     for _ in range(2):
-        with pytest.warns(LongTextWarning, match="1 of 2 texts exceed"):
+        with pytest.warns(LongTextWarning, match="1 of 2 texts exceeds"):
             demo.classify(PIXELS, ["hat " * 200, "shoe"])
     with warnings.catch_warnings():
         warnings.simplefilter("error", LongTextWarning)

@@ -179,7 +179,7 @@ def test_what_is_not_known_is_told_once(recwarn: pytest.WarningsRecorder) -> Non
     model.caption([PHOTO])
     model.match(PHOTO, "a wafer")
     starts = [message.split(":")[0] for message in told(recwarn)]
-    unlike = "1 of 1 images looks unlike what demo-blip was trained on"
+    unlike = "the image looks unlike what demo-blip was trained on"
     assert starts[1:] == [unlike] * 3
     assert starts[0].startswith("demo-blip was not trained on questions like 'what is wafer?'")
 
@@ -216,9 +216,9 @@ def test_what_an_index_lists_is_told(tmp_path: Path, run: Run) -> None:  # noqa:
     page = tmp_path / "page.html"
     alike = run("search", store, "--image", PHOTO, "-k", "1", "--save", page)
     assert "· unlike the model&#39;s training: its answer says little<" in page.read_text()
-    assert f"demo was trained on: {PHOTO}; so does 1 of 1 images listed. It knows" in alike.err
+    assert f"demo was trained on: {PHOTO}; so does the image listed. It knows" in alike.err
     model = patchword.load("demo")
-    with pytest.warns(ScopeWarning, match="1 of 1 images listed looks unlike"):
+    with pytest.warns(ScopeWarning, match="the image listed looks unlike"):
         (hit,) = patchword.open_index(store).search(model.embed_images(PHOTO)[0], 1, model=model)
     assert hit.outside
 
@@ -354,7 +354,7 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert record["outside"] is True
     lines = " ".join(said.err.split())
     assert lines.count("warning: demo does not know 帽子.") == 1
-    assert lines.count("warning: 1 of 1 images looks unlike what demo was trained on") == 1
+    assert lines.count("warning: the image looks unlike what demo was trained on") == 1
 
 
 def test_pages_say_what_the_terminal_says(

@@ -114,7 +114,7 @@ def test_commands_take_addresses(bucket: str, tmp_path: Path) -> None:
     run = CliRunner()
     into = f"{bucket}/x.index"
     made = run.invoke(app, ["index", str(tmp_path), "--into", into])
-    assert made.output == f"{into}: 1 images (1 added, 0 unchanged)\n", made.output
+    assert made.output == f"{into}: 1 image (1 added, 0 unchanged)\n", made.output
     assert made.exit_code == 0
     for command in (["search", into, "a ring"], ["dedupe", into], ["explore", into]):
         found = run.invoke(app, command)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchword import images
 from patchword.data.table_source import located
-from patchword.errors import ImageError
+from patchword.errors import ImageError, counted
 from patchword.show import html_page
 from patchword.show.terminal_table import table
 
@@ -125,7 +125,8 @@ def report(found: Tally, plan: Mapping[str, Any], folder: Path) -> str:
 
 def _counts(found: Tally) -> str:
     body = html_page.render("capfilt_counts", names=NUMBERS, rows=found.rows())
-    words = f"{found.left_out} images have no text that is kept, and are not in the dataset."
+    lost = counted(found.left_out, "image has", "images have")
+    words = f"{lost} no text that is kept, and {'is' if found.left_out == 1 else 'are'} left out."
     return html_page.section("Captions", words, [body])
 
 

@@ -29,7 +29,7 @@ from patchword.cli.output import (
     shortened,
     wrong,
 )
-from patchword.errors import ImageError
+from patchword.errors import ImageError, counted
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ def dedupe(
     if delete:
         failed += _delete(store, others)
     kind = "deleted" if delete else "nothing is deleted"
-    groups = "1 group" if len(found) == 1 else f"{len(found)} groups"
-    spare = "1 image" if len(others) == 1 else f"{len(others)} images"
+    groups, spare = counted(len(found), "group"), counted(len(others), "image")
     notes().print(f"{groups}, {spare} besides those to keep; {kind}")
     finish(failed, len(store) or 1)
 

@@ -50,7 +50,7 @@ from patchword.cli.output import (
 from patchword.cli.texts import images_then_texts, no_texts, read_list
 from patchword.cli.tiles import EachTileOption, TileSizeOption, TilesOption, box_of, tiles_of
 from patchword.cli.vectors_file import begun, check_lines, record, save_vectors, show_vectors
-from patchword.errors import ImageError
+from patchword.errors import ImageError, counted
 from patchword.show.percent import share
 from patchword.show.terminal_table import table
 
@@ -220,7 +220,7 @@ def embed(
         save_vectors(out, kind, rows, (len(names), width), bundle)
         if as_json:
             emit({"file": str(out), "vectors": len(names), "dim": width})
-        notes().print(f"wrote {len(names)} vectors of {width} numbers to {out}")
+        notes().print(f"wrote {counted(len(names), 'vector')} of {width} numbers to {out}")
     finish(failed, len(names) - len(failed))
 
 

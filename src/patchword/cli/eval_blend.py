@@ -38,7 +38,7 @@ from patchword.cli.output import (
     wrong,
 )
 from patchword.cli.texts import read_list
-from patchword.errors import PatchwordError
+from patchword.errors import PatchwordError, counted
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ def retrieval_table(found: Retrieved) -> Table:
     """A table of recall in both directions."""
     columns = [f"recall@{k}" for k in found.image_recall]
     out = table("from", "to", *columns, right=columns)
-    images, captions = f"{found.images} images", f"{found.captions} captions"
+    images, captions = counted(found.images, "image"), counted(found.captions, "caption")
     out.add_row(captions, images, *map(percent, found.image_recall.values()))
     out.add_row(images, captions, *map(percent, found.text_recall.values()))
     return out

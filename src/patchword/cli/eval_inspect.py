@@ -20,7 +20,7 @@ from patchword.cli.options import (
 )
 from patchword.cli.output import emit, finish, notes, progress, screen, wrong
 from patchword.cli.texts import read_list
-from patchword.errors import ImageError
+from patchword.errors import ImageError, counted
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -169,8 +169,8 @@ def explain(done: Sequence[Measured]) -> None:
     """What could not be measured, and with which settings the rest was."""
     for each in done:
         notes().print(
-            f"{each.category}, {each.method}: learned from {each.learned} photos; {each.bad} of "
-            f"{each.images} are bad"
+            f"{each.category}, {each.method}: learned from "
+            f"{counted(each.learned, 'photo')}; {each.bad} of {each.images} are bad"
         )
         for reason in dict.fromkeys(each.missing.values()):
             lacking = ", ".join(name for name, why in each.missing.items() if why == reason)

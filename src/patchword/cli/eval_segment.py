@@ -26,6 +26,7 @@ from patchword.cli.options import (
 )
 from patchword.cli.output import emit, finish, notes, progress, screen, wrong
 from patchword.cli.texts import read_list
+from patchword.errors import counted
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -117,10 +118,10 @@ def eval_segment(
         screen().print(classes_table(found))
         screen().print(
             f"mean IoU {found.mean_iou:.1%}, pixel accuracy {found.pixel_accuracy:.1%}, mean "
-            f"accuracy {found.mean_accuracy:.1%}, of {found.images} photos"
+            f"accuracy {found.mean_accuracy:.1%}, of {counted(found.images, 'photo')}"
         )
     if data.unmasked:
-        notes().print(f"{data.unmasked} photos have no mask and are left out")
+        notes().print(f"{counted(data.unmasked, 'photo has', 'photos have')} no mask, left out")
     explain(found)
     finish(run.broken, found.images, as_json)
 

@@ -29,7 +29,7 @@ from patchword.cli.output import (
     warnings_said,
 )
 from patchword.cli.texts import no_texts, read_list
-from patchword.errors import ImageError
+from patchword.errors import ImageError, counted
 from patchword.scope import stored
 from patchword.show.terminal_table import table
 
@@ -101,7 +101,7 @@ def _save(found: Sequence[Cluster], path: Path, bundle: Model) -> list[ImageErro
             photo, error = shown(hit.path, bundle)
             failed += [error] if error else []
             items.append(html_page.Card(photo, Path(hit.path).name))
-        bodies.append(html_page.cards(items, f"{each.name}: {each.count} images"))
+        bodies.append(html_page.cards(items, f"{each.name}: {counted(each.count, 'image')}"))
     write(path, html_page.page("What is in the index", "", bodies))
     print_saved(path)
     return failed
@@ -158,7 +158,7 @@ def tag(
         screen().print(out)
     none = sum(not tags for tags in found.values())
     kind = "nothing is stored" if dry else "stored in the column tags"
-    notes().print(f"{len(found)} images, {none} without a tag; {kind}")
+    notes().print(f"{counted(len(found), 'image')}, {none} without a tag; {kind}")
     finish(failed, len(found) or 1)
 
 

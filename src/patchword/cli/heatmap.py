@@ -44,6 +44,7 @@ from patchword.cli.output import (
 from patchword.cli.pictures import SaveOption, common_scale, pictures
 from patchword.cli.texts import FUNCTION_WORDS, images_then_texts, no_texts, read_list
 from patchword.errors import ImageError, UnsupportedError
+from patchword.show.percent import share
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -213,9 +214,9 @@ def peaks_table(name: str, found: Heatmap) -> Table:
     more = ("probability",) if found.present else ()
     out = table(name or "text", kind, "at x, y (pixels)", *more, right=(kind, *more))
     for number, (text, (value, x, y)) in enumerate(zip(found.texts, found.peaks(), strict=True)):
-        share = (f"{found.present[number]:.1%}",) if found.present else ()
+        sure = (share(found.present[number]),) if found.present else ()
         spot = f"{x}, {y}" if found.found[number] else "not found"
-        out.add_row(text, f"{value:{form}}", spot, *share)
+        out.add_row(text, f"{value:{form}}", spot, *sure)
     return out
 
 

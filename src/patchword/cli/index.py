@@ -33,7 +33,7 @@ from patchword.cli.output import (
 )
 from patchword.cli.search import explained
 from patchword.cli.texts import read_list
-from patchword.errors import ImageError, PatchwordError
+from patchword.errors import ImageError, PatchwordError, counted
 
 if TYPE_CHECKING:
     from patchword.api import Model
@@ -211,7 +211,9 @@ def index(
         raise PatchwordError(f"no images in {', '.join(map(str, names))}")
     _print(store, into, done, prune, as_json)
     if len(store) and store.approximate_due():
-        notes().print(f"{into}: makes searches of {len(store)} images approximate, and fast")
+        notes().print(
+            f"{into}: makes searches of {counted(len(store), 'image')} approximate, and fast"
+        )
         store.build_approximate(bundle)
         notes().print(explained(store.explain()))
     if watch and bundle:
@@ -301,10 +303,10 @@ def _print(store: Index, into: str, done: Done, prune: bool, as_json: bool) -> N
         parts = [f"{count} {name}" for name, count in shown.items() if count or name in always]
         parts += [f"{len(failed)} failed"] * bool(failed)
         parts += [f"{lost} gone: --prune"] * bool(lost)
-        screen().print(f"{into}: {len(store)} images ({', '.join(parts)})")
+        screen().print(f"{into}: {counted(len(store), 'image')} ({', '.join(parts)})")
     if left:
         stderr().print(
-            f"{left} files that failed before have not changed and were not tried again: --retry"
+            f"{counted(left, 'file')} that failed before, unchanged, not tried again: --retry"
         )
 
 
@@ -319,14 +321,14 @@ def _watch(store: Index, into: str, names: list[str], bundle: Model, thumbnails:
             counts = {"added": report.added, "moved": report.moved, "removed": len(change.removed)}
             said = [f"{count} {name}" for name, count in counts.items() if count]
             if said:
-                screen().print(f"{into}: {len(store)} images ({', '.join(said)})")
+                screen().print(f"{into}: {counted(len(store), 'image')} ({', '.join(said)})")
             new = report.failed[: len(report.failed) - report.not_retried]
             for error in new:
                 complain(str(error))
             for folder in change.missing:
                 warn(f"nothing of {folder} is there; its entries stay: --prune removes them")
     except KeyboardInterrupt:
-        notes().print(f"{into}: {len(store)} images; ended")
+        notes().print(f"{into}: {counted(len(store), 'image')}; ended")
         raise typer.Exit(0) from None
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from patchword.cli.inputs import load
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
 from patchword.cli.output import progress, warn, warnings_said
-from patchword.errors import ImageError
+from patchword.errors import ImageError, counted
 
 if TYPE_CHECKING:
     from patchword.api import Model
@@ -27,8 +27,8 @@ def add_metadata(store: Index, table: Path) -> None:
     if lost:
         more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
         warn(
-            f"{table}: {len(lost)} rows belong to no image of the index: "
-            f"{', '.join(lost[:NAMED])}{more}"
+            f"{table}: {counted(len(lost), 'row belongs', 'rows belong')} to no image of the "
+            f"index: {', '.join(lost[:NAMED])}{more}"
         )
 
 

@@ -14,7 +14,7 @@ from patchword.cli.inputs import load
 from patchword.cli.options import EMBEDDED
 from patchword.cli.output import finish, notes, progress
 from patchword.cli.program import command
-from patchword.errors import ImageError, PatchwordError
+from patchword.errors import ImageError, PatchwordError, counted
 
 if TYPE_CHECKING:
     from patchword.api import Model
@@ -87,7 +87,7 @@ def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:
     pruned = len(store.prune()) if len(store) else 0
     if report.added or pruned:
         counts = f"{report.added} added, {report.unchanged} unchanged, {pruned} pruned"
-        notes().print(f"{folder} is indexed in {place}: {len(store)} images ({counts})")
+        notes().print(f"{folder} is indexed in {place}: {counted(len(store), 'image')} ({counts})")
     if not len(store):
         finish(report.failed, 0)
     return store, report.failed

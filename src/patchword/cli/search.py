@@ -27,6 +27,7 @@ from patchword.cli.options import (
 )
 from patchword.cli.output import check_save, finish, notes, warn, warnings_said, wrong
 from patchword.cli.texts import read_list
+from patchword.errors import counted
 from patchword.show.percent import share
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _only(name: str) -> Source:
     """The one image that --image names, in any of the ways of `expand`."""
     found = expand([name])
     if len(found) > 1:
-        wrong(f"--image {name}: {len(found)} images; give one")
+        wrong(f"--image {name}: {counted(len(found), 'image')}; give one")
     return found[0]
 
 
@@ -204,7 +205,7 @@ def _find(store: Index, bundle: Model, scorer: Model, query: str | None, asked: 
 
 def explained(found: Explained) -> str:
     """How an index is searched, in a line for people."""
-    line = f"{found.way} search of {found.rows} images: {found.why}"
+    line = f"{found.way} search of {counted(found.rows, 'image')}: {found.why}"
     if found.way == "approximate" and found.later:
         line += f"; {found.later} came later and are all compared"
     if found.way == "approximate" and found.recall:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from patchword.data.rows import ANSWERS, CAPTIONS, IMAGES, LABELS, QUESTIONS, listed, suffix_of
-from patchword.errors import PatchwordError, RecipeError
+from patchword.errors import PatchwordError, RecipeError, counted
 from patchword.images.files import picture_suffixes
 from patchword.text.lines import text_lines
 
@@ -140,7 +140,7 @@ def _check(
     of the row before, and of this one."""
     where, reason = f"{file}, line {line}", ""
     if len(row) != len(names):
-        reason = f"{len(row)} cells for {len(names)} columns"
+        reason = f"{counted(len(row), 'cell')} for {counted(len(names), 'column')}"
         if dialect.quotes:
             reason += "; a cell with a delimiter or a line break needs quotes around it"
     elif row == names:

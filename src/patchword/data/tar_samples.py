@@ -9,7 +9,7 @@ from typing import Any
 
 from patchword.data.rows import listed, parsed_json
 from patchword.data.tar_files import DamagedError, Member, Tar
-from patchword.errors import RecipeError, warn
+from patchword.errors import RecipeError, counted, warn
 from patchword.images.files import picture_suffixes
 from patchword.text.lines import encoding_of
 
@@ -85,8 +85,8 @@ class SampleReader:
             )
         if self.alone:
             warn(
-                f"{where}: {len(self.alone)} files without a suffix belong to no sample, such as "
-                f"{self.alone[0]}",
+                f"{where}: {counted(len(self.alone), 'file')} without a suffix, such as "
+                f"{self.alone[0]}: of no sample",
             )
 
     def _add(self, found: Found, tar: Tar, member: Member, suffix: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from patchword.errors import counted
 from patchword.evaluate.metrics import Indices
 from patchword.evaluate.run import Classified
 from patchword.show.colours import SHARES, shade
@@ -37,7 +38,7 @@ def _matrix(answer: Classified) -> Image.Image:
     side, head = room + cell * count, 2 * GAP + 2 * TEXT
     out = Image.new("RGB", (2 * GAP + max(side, WORDS), head + side + GAP), PAPER)
     draw = ImageDraw.Draw(out)
-    title = f"{answer.task}: {answer.top1:.1%} of {answer.images} images right"
+    title = f"{answer.task}: {answer.top1:.1%} of {counted(answer.images, 'image')} right"
     draw.text((GAP, GAP + TEXT), title, INK, font(TEXT, title, bold=True), anchor="ls")
     legend = "rows: the right class; columns: the answer; colour: share of the row"
     draw.text((GAP, GAP + 2 * TEXT + 8), legend, FAINT, font(SMALL), anchor="ls")

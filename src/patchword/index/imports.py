@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.data.rows import called, listed
-from patchword.errors import IndexStoreError
+from patchword.errors import IndexStoreError, counted
 from patchword.index.inside import PLACES
 from patchword.index.metadata import read_table
 
@@ -79,7 +79,9 @@ def _part(file: Path, metadata: Path, folder: Path) -> Part:
         raise IndexStoreError(f"{file}: no array of vectors: {error}") from error
     table = read_table(str(metadata))
     if len(table) != len(vectors):
-        raise IndexStoreError(f"{file}: {len(vectors)} vectors, and {len(table)} in {metadata}")
+        raise IndexStoreError(
+            f"{file}: {counted(len(vectors), 'vector')}, and {len(table)} in {metadata}"
+        )
     for name in called(table.schema.names, PLACES):
         paths = table.column(name).to_pylist()
         if all(isinstance(p, str) and p for p in paths) and len(set(paths)) == len(paths):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from patchword.bundle import Bundle, unit
-from patchword.errors import ImageError, IndexStoreError
+from patchword.errors import ImageError, IndexStoreError, counted
 from patchword.images import urls
 from patchword.images.files import UNPRINTABLE, File, Path, shown
 from patchword.index import inside
@@ -40,7 +40,9 @@ def put(
     check(vectors, [file.path for file in files])
     told = None if columns is None else columns_of(columns)
     if told is not None and len(told) != len(files):
-        raise IndexStoreError(f"{len(told)} rows of columns for {len(files)} paths")
+        raise IndexStoreError(
+            f"{counted(len(told), 'row')} of columns for {counted(len(files), 'path')}"
+        )
     if store.open():
         for start in range(0, len(files), COMMIT):
             some = files[start : start + COMMIT]
@@ -67,7 +69,9 @@ def check(vectors: Numbers, paths: Sequence[str]) -> None:
             f"vectors are floats (N, D); these are {vectors.dtype} of shape {vectors.shape}"
         )
     if len(vectors) != len(paths):
-        raise IndexStoreError(f"{len(vectors)} vectors for {len(paths)} paths")
+        raise IndexStoreError(
+            f"{counted(len(vectors), 'vector')} for {counted(len(paths), 'path')}"
+        )
     if not paths:
         raise IndexStoreError("no vectors")
     if len(set(paths)) < len(paths):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from patchword.bundle import Bundle
@@ -91,8 +91,8 @@ def _tell(laid: list[tuple[str, Finding]]) -> None:
     if stretched := [(name, found.golden) for name, found in other if found.golden]:
         one = len(stretched) == 1
         warn(
-            f"{len(stretched)} of {len(laid)} photos {'has' if one else 'have'} other proportions "
-            f"than the golden photo of {_size(stretched[0][1])}: "
+            f"{_some(stretched, laid)} {'has' if one else 'have'} other proportions than "
+            f" the golden photo of {_size(stretched[0][1])}: "
             f"{listed([name for name, _ in stretched])}; it is stretched to the same size, and "
             "places may not agree",
             ImageWarning,
@@ -100,10 +100,14 @@ def _tell(laid: list[tuple[str, Finding]]) -> None:
     if beyond := [f"{f.outside:.0%} of {name}" for name, f in laid if f.outside > MARGIN]:
         one = len(beyond) == 1
         warn(
-            f"{len(beyond)} of {len(laid)} photos {'lies' if one else 'lie'} in part outside of "
+            f"{_some(beyond, laid)} {'lies' if one else 'lie'} in part outside of "
             f"the golden photo, and that part is not compared: {listed(beyond)}",
             ImageWarning,
         )
+
+
+def _some(found: Sequence[object], photos: Sequence[object]) -> str:
+    return "the photo" if len(photos) == 1 else f"{len(found)} of {len(photos)} photos"
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from patchword.errors import counted
 from patchword.inspect.inspector import Inspector, on_one_scale
 from patchword.inspect.result import Inspection
 from patchword.scope import UNLIKE, current
@@ -93,7 +94,9 @@ class Report:
         low, high = min(every, default=0.0), max(every, default=1.0)
         span = max(high - low, 1e-12)
         charts = [_chart(f"{len(good)} good photos, {kind}", [(s, None) for s in good], low, span)]
-        charts += [_chart(f"{len(self.scores)} photos inspected", self.scores, low, span)]
+        charts += [
+            _chart(f"{counted(len(self.scores), 'photo')} inspected", self.scores, low, span)
+        ]
         limits = [
             {
                 "x": (x := (limit - low) / span * WIDTH),

@@ -98,7 +98,7 @@ class Told:
             said = ""
             for kind, images in sorted(kinds.items(), key=lambda each: each[0] != IMAGES):
                 outside = [named(name) for name, is_outside in images.values() if is_outside]
-                share, one = f"{len(outside)} of {len(images)} {kind}", len(outside) == 1
+                share, one = _share(len(outside), len(images), kind), len(outside) == 1
                 if outside and said:
                     said += f"; so {'does' if one else 'do'} {share}"
                 elif outside:
@@ -254,6 +254,13 @@ class Check:
     def _text(self, what: str) -> None:
         assert self.scope is not None
         current().text(self.scope, what)
+
+
+def _share(some: int, total: int, kind: str) -> str:
+    """How many of a kind, for a sentence: "2 of 3 images listed", "the image listed"."""
+    if total > 1:
+        return f"{some} of {total} {kind}"
+    return f"the {kind.replace('images', 'image').replace('photos', 'photo')}"
 
 
 def _warn(what: str, scope: Scope) -> None:

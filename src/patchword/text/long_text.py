@@ -77,8 +77,9 @@ def warn_of_long(tokenizer: Tokenizer, rows: Sequence[Sequence[Any]], remedy: st
     lengths = [len(row) for row in rows if len(row) > tokenizer.context]
     if lengths:
         most, context = max(lengths), tokenizer.context
+        some = f"{len(lengths)} of {len(rows)} texts exceed{'s' * (len(lengths) == 1)}"
+        who, lost = ("the text exceeds", "it") if len(rows) == 1 else (some, "the longest")
         warn(
-            f"{len(lengths)} of {len(rows)} texts exceed {context} tokens; the longest "
-            f"loses {most - context} of {most}{remedy}",
+            f"{who} {context} tokens; {lost} loses {most - context} of {most}{remedy}",
             LongTextWarning,
         )

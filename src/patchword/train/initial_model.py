@@ -171,9 +171,9 @@ def create(
             fresh = (*fresh, "dense_head")
         if config.text and config.dense_head is None and init.config.dense_head:
             warn(
-                f"heatmaps of the new model will be less exact than those of {init.name}: the layer "
-                "that makes its maps (its head for maps) fits only the weights it was trained "
-                "with, which change here"
+                f"heatmaps of the new model will be less exact than those of {init.name}: the "
+                "layer that makes its maps (its head for maps) fits only the weights it was "
+                "trained with, which change here"
             )
         load_weights(network, config, init, fresh)
     if isinstance(network, Blip):

@@ -21,6 +21,7 @@ from patchword.models.protocols import DenseNetwork
 from patchword.options import checked
 from patchword.show import plots
 from patchword.show.colours import MAP, known, scale_of
+from patchword.show.percent import share
 from patchword.tasks.grid_maps import GridMaps
 from patchword.tasks.judge import judged
 from patchword.tasks.label_cache import label_features
@@ -109,7 +110,7 @@ class Heatmap(GridMaps):
         titles = list(self.texts)
         for number, probability in enumerate(self.present or ()):
             state = "" if self.found[number] else ", not found"
-            titles[number] += f": {probability:.0%}{state}"
+            titles[number] += f": {share(probability)}{state}"
         titles = [f"{text}{own}" for text in titles]
         numbers = self.method in (*EDITS, HEAD)
         return plots.heatmap_tiles(

@@ -46,7 +46,7 @@ export class Ask extends Panel {
 
   /** The newest on top. */
   add(photo, asked, said, { probability, answers } = {}) {
-    const sure = probability === undefined || probability === null ? "" : ` (${percent(probability, 0)})`;
+    const sure = probability === undefined || probability === null ? "" : ` (${percent(probability)})`;
     this.find(".talk").prepend(
       el("li", {}, photo.image(true), el("p", { class: "asked" }, asked), el("p", { class: "answer" }, said + sure),
         answers ? bars(answers.map((one) => ({ label: one.answer, share: one.probability, said: percent(one.probability) }))) : null));

@@ -85,7 +85,7 @@ export class Where extends Panel {
     }, signal);
     this.warn(answer.warnings);
     const buttons = answer.maps.map((map) => {
-      const said = map.probability === undefined || map.probability === null ? "" : ` ${percent(map.probability, 0)}`;
+      const said = map.probability === undefined || map.probability === null ? "" : ` ${percent(map.probability)}`;
       return el("button", { type: "button", "aria-pressed": "false", onclick: () => show(map) },
         map.text + said + (map.found === false ? ` (${t("not_found")})` : ""));
     });
