@@ -13,6 +13,7 @@ from torch.testing import assert_close
 import patchword
 from patchword import checkpoints, models, variants
 from patchword.bundle import Bundle, make
+from patchword.cli.heatmap import peaks_table
 from patchword.errors import SameMapWarning, UnsupportedError
 from patchword.images.preprocess import Geometry
 from patchword.models.protocols import Tokens
@@ -20,6 +21,7 @@ from patchword.nn.taps import Taps
 from patchword.nn.transformer import run
 from patchword.scenes import scene
 from patchword.show import plots
+from patchword.show.colours import MAP
 from patchword.where.auto import usual, warning
 from patchword.where.dense import EDITS, dense
 from patchword.where.extent import extent
@@ -381,6 +383,11 @@ def test_a_line_runs_around_what_was_found() -> None:
         for line, ends in zip((rows, columns), box, strict=True):
             np.testing.assert_allclose(line[[0, -1]], ends * zoom + [0, zoom], atol=3)
     assert sizes[0] < sizes[1]
+    sure = Heatmap(image, ("a",), grid, geometry, 8, "value", (0.9966,), 0.5)
+    captions = [tile.caption for tile in sure._tiles(False, MAP, None)]
+    terminal = next(iter(peaks_table("", sure).columns[-1].cells))
+    assert f"a: {terminal}" in captions
+    assert terminal == "99.7%"
     hidden = Heatmap(image, ("a",), grid, geometry, 8, "value", (0.1,), 0.5)
     assert (np.asarray(hidden.picture())[22:382, 404:764] == 120).all()
 
