@@ -113,6 +113,20 @@ def test_windows_are_joined_as_papers_join_them() -> None:
         count[top : top + 12, left : left + 12] += 1
     assert cell == 1
     assert_close(found, total / count)
+    soft, _ = stitched(
+        lambda top, left: crop[:, top : top + 12, left : left + 12], run, (20, 28), (12, 12),
+        starts, even=False,
+    )  # fmt: skip
+    tent = torch.tensor([min(i + 0.5, 11.5 - i) for i in range(12)])
+    total, count = torch.zeros(2, 20, 28), torch.zeros(20, 28)
+    for top, left in starts:
+        maps = run(crop[None, :, top : top + 12, left : left + 12])
+        up = F.interpolate(maps, (12, 12), mode="bilinear")[0]
+        total[:, top : top + 12, left : left + 12] += up * torch.outer(tent, tent)
+        count[top : top + 12, left : left + 12] += torch.outer(tent, tent)
+    assert_close(soft, total / count)
+    jump, hard = (each.diff(dim=2)[..., 12 - 1].abs().mean() for each in (soft, found))
+    assert jump < 0.5 * hard  # where a window ends
 
 
 def test_a_constant_photo_has_the_same_map_in_windows(clip: Bundle) -> None:

@@ -8,7 +8,7 @@ are in a mask or in an answer. scikit-learn's `jaccard_score` gives the same; th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,7 @@ def settled(
         tuple(templates) if templates else None,
         chosen,
         checked_rule(model, chosen, logit_scale, threshold, least_area),
-        scale or Scale(),
+        replace(scale or Scale(), even=True),
         refine,
         reduce_zero_label,
     )

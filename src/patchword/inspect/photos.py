@@ -13,8 +13,7 @@ from patchword.images import ImageLike, name_of
 from patchword.images.ahead import ahead
 from patchword.inspect.features import layout
 from patchword.inspect.protocol import RGB, Finding, Method, State, View
-from patchword.scope import Check
-from patchword.scope.knowledge import listed
+from patchword.scope import Check, listed
 from patchword.show import plots
 from patchword.tasks.judge import judge
 from patchword.unseen import Sight, noted

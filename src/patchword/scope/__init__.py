@@ -5,7 +5,7 @@ mean nothing. One with a scope warns of them.
 """
 
 from patchword.scope.answers import UNKNOWN, possible
-from patchword.scope.knowledge import WORD, Boundary, Domain, Rewording, Scope, Understood
+from patchword.scope.knowledge import WORD, Boundary, Domain, Rewording, Scope, Understood, listed
 from patchword.scope.remarks import (
     GOOD,
     IMAGES,
@@ -33,6 +33,7 @@ __all__ = [
     "Told",
     "Understood",
     "current",
+    "listed",
     "possible",
     "same",
     "stored",

@@ -36,11 +36,14 @@ class Scale:
     stride      from one window to the next; None: half of a given window, else a whole one
     short_side  the photo's shorter side is resized to, and to no less than a window; None: with a
                 window it keeps its size
+    even        every window counts alike where several overlap, as papers have it; else less
+                towards its border, so that no seam is seen, and windows are spread evenly
     """
 
     window: int | None = None
     stride: int | None = None
     short_side: int | None = None
+    even: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def seen_whole(
     side: int | None = None,
 ) -> Grid:
     """The maps of a whole photo: in one pass where its shape and the preprocessing allow it, else
-    in windows, the last ones moved inward, overlaps averaged. side: of a window in pixels, where
+    in windows, overlaps averaged. side: of a window in pixels, where
     the mapper was trained at another size than the network. Raises UnsupportedError for a scale
     that cannot be."""
     config, tower = model.preprocess.config, model.image_tower
@@ -83,14 +86,14 @@ def seen_whole(
     factor = short / min(height, width)
     resized = max(window[0], round(height * factor)), max(window[1], round(width * factor))
     step = Preprocess(replace(config, resize="squash", size=window))
-    starts = _starts(resized, window, stride)
+    starts = _starts(resized, window, stride, scale.even)
     whole_photo = resize(photo, resized, config)
 
     def crop(top: int, left: int) -> Tensor:
         part = whole_photo[top : top + window[0], left : left + window[1]]
         return model.tensor(step(np.ascontiguousarray(part))[0])
 
-    values, cell = stitched(crop, run, resized, window, starts, progress)
+    values, cell = stitched(crop, run, resized, window, starts, progress, scale.even)
     return Grid(values.numpy(), Geometry((height, width), resized, (0, 0), resized), cell)
 
 
@@ -101,9 +104,11 @@ def stitched(
     window: Size,
     starts: Sequence[tuple[int, int]],
     progress: Progress | None = None,
+    even: bool = True,
 ) -> tuple[Tensor, int]:
     """Maps (T, H / cell, W / cell) of a photo of `size`, each window's enlarged bilinearly, and
-    the mean where windows overlap; `cell` is 1 pixel where memory allows, else more."""
+    the mean where windows overlap, unless `even` weighed by the distances to their borders; `cell`
+    is 1 pixel where memory allows, else more."""
     total = torch.zeros(0)
     cell = 1
     for first in range(0, len(starts), BATCH):
@@ -116,14 +121,21 @@ def stitched(
             count = torch.zeros(rows, columns)
         high, wide = window[0] // cell, window[1] // cell
         maps = F.interpolate(maps, (high, wide), mode="bilinear", align_corners=False)
+        weight = torch.ones(high, wide) if even else _tent(high)[:, None] * _tent(wide)
         for start, own in zip(some, maps, strict=True):
             top = min(start[0] // cell, rows - high)
             left = min(start[1] // cell, columns - wide)
-            total[:, top : top + high, left : left + wide] += own
-            count[top : top + high, left : left + wide] += 1
+            total[:, top : top + high, left : left + wide] += own * weight
+            count[top : top + high, left : left + wide] += weight
         if progress:
             progress(min(first + BATCH, len(starts)), len(starts))
     return total.div_(count), cell
+
+
+def _tent(side: int) -> Tensor:
+    """Weights (side,) that fall from the middle to both ends, where they are not yet 0."""
+    place = torch.arange(side) + 0.5
+    return torch.minimum(place, side - place)
 
 
 def _sizes(
@@ -148,8 +160,9 @@ def _sizes(
     return window, stride, short
 
 
-def _starts(size: Size, window: Size, stride: int) -> list[tuple[int, int]]:
-    """Top left corners of windows, row by row; the last ones lie at the border."""
+def _starts(size: Size, window: Size, stride: int, even: bool = True) -> list[tuple[int, int]]:
+    """Top left corners of windows, row by row, `stride` apart but for the last ones, which lie at
+    the border; unless `even` spread over all of it, at most `stride` apart."""
     counts = [max(math.ceil((s - w) / stride), 0) + 1 for s, w in zip(size, window, strict=True)]
     if counts[0] * counts[1] > MOST:
         raise UnsupportedError(
@@ -157,7 +170,7 @@ def _starts(size: Size, window: Size, stride: int) -> list[tuple[int, int]]:
             f"than {MOST:,}; take a smaller short_side or a larger stride"
         )
     rows, columns = (
-        [min(i * stride, s - w) for i in range(n)]
+        [min(i * stride, s - w) if even else i * (s - w) // max(n - 1, 1) for i in range(n)]
         for n, s, w in zip(counts, size, window, strict=True)
     )
     return [(top, left) for top in rows for left in columns]
