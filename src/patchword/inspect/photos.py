@@ -91,7 +91,7 @@ def _tell(laid: list[tuple[str, Finding]]) -> None:
         one = len(stretched) == 1
         warn(
             f"{_some(stretched, laid)} {'has' if one else 'have'} other proportions than "
-            f" the golden photo of {_size(stretched[0][1])}: "
+            f"the golden photo of {_size(stretched[0][1])}: "
             f"{listed([name for name, _ in stretched])}; it is stretched to the same size, and "
             "places may not agree",
             ImageWarning,
