@@ -346,7 +346,8 @@ def test_approximate_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for options in ({"where": "size = 0"}, {"exact": True}, {"k": 1001}):
         assert search.explain(**options).way == "exact"  # type: ignore[arg-type]
     # parts that are not read are missed: the candidates come from the approximate index
-    monkeypatch.setattr(approximate, "SHARE_READ", 1 / approximate.parts(4095))
+    monkeypatch.setattr(approximate, "SHARE_READ", 0)
+    monkeypatch.setattr(approximate, "FEWEST_READ", 1)
     found = [search.find(q[None], 10, exact=False)[0] for q in data[:30].astype(np.float64)]
     right = [search.find(q[None], 10)[0] for q in data[:30].astype(np.float64)]
     assert found != right
