@@ -24,8 +24,8 @@ from patchword.index.table import RECALL, Table
 
 FROM = 2 << 30  # bytes of a float16 matrix; exact search reads as many in about 0.1 s
 FEWEST = 4096  # rows that parts can be made of
-# The parts that a search reads: so many, and of more than 1,024 a share. It decides what is found for
-# texts, of the 10 nearest: 0.96 of 1,000,000 vectors with a quarter, 0.98 with 3/8; of 10,000,000
+# The parts that a search reads: so many, and of more than 1,024 a share. That decides what is found
+# for texts, of the 10 nearest: of 1,000,000 0.96 with a quarter, 0.98 with 3/8; of 10,000,000
 # 0.95 with a quarter, 0.92 with 0.09; of 200,000 0.96 with 3/8, 0.99 with 3/4.
 FEWEST_READ, SHARE_READ = 384, 3 / 8
 CANDIDATES = 1000  # of a search for 10
