@@ -1,6 +1,7 @@
 """An object store and a Ray cluster on this machine: `make check-ray`."""
 
 import os
+import shutil
 import subprocess
 import time
 import urllib.request
@@ -17,11 +18,24 @@ import patchword
 BUCKET = "photos"
 
 
+# Where two writers put a file on the condition that there is none, moto lets both: it looks and
+# writes in two steps, in threads. S3 lets one.
+ONE_AT_A_TIME = """
+import sys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+store = DomainDispatcherApplication(create_backend_app)
+run_simple("127.0.0.1", int(sys.argv[1]), store, threaded=False)
+"""
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """The address of the store: moto, in a process of its own."""
     [port] = free_ports(1)
-    command = [os.environ.get("MOTO_SERVER", "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    program = shutil.which(os.environ.get("MOTO_SERVER", "moto_server"))
+    assert program, "no moto_server: make check-ray installs it"
+    command = [str(Path(program).absolute().with_name("python")), "-c", ONE_AT_A_TIME, str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     for _ in range(600):
