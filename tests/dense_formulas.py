@@ -28,7 +28,7 @@ class Reference:
         self, tower: VisionTransformer, inputs: list[Array], grid: tuple[int, int]
     ) -> None:
         self.tower, self.inputs, self.grid = tower, inputs, grid
-        self.depth, self.heads = len(tower.blocks), tower.config.heads
+        self.depth, self.heads, self.prefix = len(tower.blocks), tower.config.heads, tower.prefix
         self.at = np.array([(y, x) for y in range(grid[0]) for x in range(grid[1])], float)
 
     def norm(self, x: Array, layer: nn.LayerNorm) -> Array:
@@ -51,22 +51,25 @@ class Reference:
         heads = self.split(block, self.norm(x, layer.norm1))
         return self.linear(np.concatenate([mix(*h) @ h[2] for h in heads], -1), layer.attn.proj)
 
-    def mlp(self, block: int, x: Array) -> Array:
-        layer = self.tower.blocks[block]
-        hidden = self.linear(self.norm(x, layer.norm2), layer.mlp.fc1)
+    def mlp(self, norm: nn.LayerNorm, mlp: nn.Module, x: Array) -> Array:
+        hidden = self.linear(self.norm(x, norm), mlp.fc1)
         act = hidden / (1 + np.exp(-1.702 * hidden))
-        return x + self.linear(act, layer.mlp.fc2)
+        return x + self.linear(act, mlp.fc2)
 
     def project(self, x: Array) -> Array:
-        head = self.tower.head.weight.detach().double().numpy()
-        out = self.norm(x, self.tower.norm) @ head.T
-        return out + self.tower.head.bias.detach().double().numpy()
+        """With attention pooling: of each token as the pooling's only key (SigLIP's MAP head)."""
+        x = self.norm(x, self.tower.norm)
+        if self.tower.config.pool == "map":
+            pool = self.tower.attn_pool
+            values = np.split(self.linear(x, pool.attn.qkv), 3, -1)[2]
+            x = self.mlp(pool.norm, pool.mlp, self.linear(values, pool.attn.proj))
+        return self.linear(x, self.tower.head)
 
     def near(self) -> Array:
         """exp(-r^2 / 50) between patches, 0 for the class token."""
         square = ((self.at[:, None] - self.at) ** 2).sum(-1)
-        out = np.zeros((len(self.at) + 1,) * 2)
-        out[1:, 1:] = np.exp(-square / 50)
+        out = np.zeros((self.prefix + len(self.at),) * 2)
+        out[self.prefix :, self.prefix :] = np.exp(-square / 50)
         return out
 
     def last(self, method: str) -> Array:
@@ -88,8 +91,9 @@ class Reference:
 
         y = self.attention(block, x, rule)
         if method in ("cosine", "maskclip", "sclip"):
-            y = self.mlp(block, x + y)
-        return self.project(y)[1:]
+            layer = self.tower.blocks[block]
+            y = self.mlp(layer.norm2, layer.mlp, x + y)
+        return self.project(y)[self.prefix :]
 
     def parallel(self, method: str) -> Array:
         """GEM and CLIP Surgery: six blocks' attention added up beside the network."""
@@ -113,7 +117,7 @@ class Reference:
                 return softmax(scale * v @ v.T)
 
             out = out + self.attention(block, x, gem if method == "gem" else surgery)
-        return self.project(out)[1:]
+        return self.project(out)[self.prefix :]
 
     def calibrated(self, neighbours: int) -> Array:
         """SC-CLIP, of 12 blocks."""

@@ -62,7 +62,7 @@ def references(tower: VisionTransformer) -> list[Reference]:
     """Of each of the images, from what enters each block in float64."""
     double = VisionTransformer(tower.config, 16, head_bias=True).eval().double()
     double.load_state_dict(tower.state_dict())
-    names = ["tokens", *(f"blocks.{i}" for i in range(11))]
+    names = ["tokens", *(f"blocks.{i}" for i in range(tower.config.depth - 1))]
     taps = Taps(names)
     double.encode(pixels().double(), taps)
     kept = taps.result()
@@ -87,6 +87,27 @@ def test_edits_of_several_blocks(
     found = tower.dense(pixels()[:1], EDITS[method])[0]
     expected = torch.from_numpy(reference.parallel(method))
     assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", [*LAST, "gem", "surgery"])
+def test_edits_before_pooling_by_attention(method: str) -> None:
+    """Without a class token, of four heads, on another grid than the tower's own."""
+    torch.manual_seed(3)
+    vision = ViTConfig(
+        image_size=(32, 32), patch_size=8, width=32, depth=3, heads=4, mlp_width=48,
+        activation="quick_gelu", pool="map", class_token=False,
+    )  # fmt: skip
+    tower = VisionTransformer(vision, 16, head_bias=True).eval()
+    for name, value in tower.named_parameters():
+        if "qkv" in name:
+            value.normal_(std=0.3)
+    own = replace(EDITS[method], positions="own")
+    found = tower.dense(pixels(), own)
+    for image, reference in zip(found, references(tower), strict=True):
+        several = method in ("gem", "surgery")
+        expected = reference.parallel(method) if several else reference.last(method)
+        assert_close(image.double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
