@@ -1,6 +1,7 @@
 """Loading and saving: what fits loads, what does not is named."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from patchword import checkpoints, models
 from patchword.bundle import Bundle, make
+from patchword.checkpoints import known_fingerprints
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Const, Drop, Fuse, Rename, Split, assemble, fit
 from patchword.config import ModelConfig
@@ -52,6 +54,34 @@ def test_saved_and_loaded_is_the_same(config: ModelConfig, tmp_path: Path) -> No
     for name, value in model.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], value), name
     assert all(parameter.requires_grad for parameter in again.network.parameters())
+
+
+def test_a_fingerprint_is_known_until_a_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(known_fingerprints, "LEAST", 0)
+    model, other = tiny(tiny_clip()), tiny(tiny_clip(), seed=1)
+    place, spare = tmp_path / "m", tmp_path / "spare"
+    checkpoints.save(model, place)
+    assert checkpoints.load(place).fingerprint == model.fingerprint
+    coarse = checkpoints.load(place, dtype="bfloat16").fingerprint
+    kept = list((tmp_path / "cache" / "fingerprints").iterdir())
+    assert sorted(path.read_text() for path in kept) == sorted({coarse, model.fingerprint})
+    with monkeypatch.context() as within:
+        within.setattr(known_fingerprints, "fingerprint", None)  # nothing is hashed
+        assert checkpoints.load(place).fingerprint == model.fingerprint
+        assert checkpoints.load(place, dtype="bfloat16").fingerprint == coarse
+    checkpoints.save(other, spare)
+    weights, before = place / "model.safetensors", (place / "model.safetensors").stat()
+    shutil.copytree(spare, place, dirs_exist_ok=True)  # as long, and as old
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert checkpoints.load(place).fingerprint == other.fingerprint
+    for path in kept:
+        path.write_text("damaged")
+    assert checkpoints.load(place, dtype="bfloat16").fingerprint != coarse
+    monkeypatch.setenv("PATCHWORD_CACHE", "/dev/null")
+    assert checkpoints.load(place).fingerprint == other.fingerprint
 
 
 def test_tokenizer_travels_along(tmp_path: Path) -> None:

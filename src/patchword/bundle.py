@@ -390,11 +390,11 @@ def make(
     name: str,
     options: Mapping[str, Any] | None = None,
     scope: Scope | None = None,
+    digest: str = "",
 ) -> Bundle:
-    """A bundle that torch runs, in evaluation mode, fingerprinted."""
+    """A bundle that torch runs, in evaluation mode. digest: its fingerprint, if it is known."""
     pixels = Preprocess(config.preprocess)
     engine = TorchEngine(network, pixels.levels, own_shapes=config.preprocess.resize == "patches")
-    digest = fingerprint(network, config, tokenizer)
-    if scope is not None:
-        scope = scope.rounded(torch.finfo(engine.dtype).eps)
+    digest = digest or fingerprint(network, config, tokenizer)
+    scope = scope and scope.rounded(torch.finfo(engine.dtype).eps)
     return Bundle(engine, pixels, tokenizer, config, digest, name, options or {}, scope)

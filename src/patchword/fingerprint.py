@@ -19,6 +19,17 @@ def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | 
     """A hash of everything that determines a model's vectors: weights and their type, architecture,
     preprocessing, tokenizer. Its name, its files, the names of its classes, a head for maps and the
     layers for defects do not count."""
+    digest = described(config, tokenizer)
+    for name, value in sorted(network.state_dict().items()):
+        if name.startswith(DENSE_HEAD):
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
+    return f"{FINGERPRINT}-{digest.hexdigest()[:16]}"
+
+
+def described(config: ModelConfig, tokenizer: Tokenizer | None) -> hashlib._Hash:
+    """The hash of what determines vectors besides weights, to go on with."""
     values = to_dict(config)
     for name in ("assumed", "read_from", "source", "labels", "dense_head", "defect_layers"):
         del values[name]
@@ -31,9 +42,4 @@ def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | 
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     if tokenizer:
         digest.update((tokenizer.to_json() + tokenizer.cleaning).encode())
-    for name, value in sorted(network.state_dict().items()):
-        if name.startswith(DENSE_HEAD):
-            continue
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
-    return f"{FINGERPRINT}-{digest.hexdigest()[:16]}"
+    return digest

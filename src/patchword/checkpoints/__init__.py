@@ -22,6 +22,7 @@ from patchword import bundle, models
 from patchword.bundle import Bundle
 from patchword.checkpoints import (
     huggingface,
+    known_fingerprints,
     layouts,
     open_clip_names,
     scope_files,
@@ -112,6 +113,7 @@ def load(
     like = network.state_dict()
     shapes = {name: tuple(value.shape) for name, value in like.items()}
     plan = fit(form.rules(config), opened.tensors, shapes, f"{opened.weights} is {form.TITLE}")
+    state_of_files = known_fingerprints.identity(opened)
     with ThreadPoolExecutor(1) as pool:  # copying weights leaves Python's lock to the parser
         reading = pool.submit(in_threads(lambda at: _tokenizer(at, config)), words)
         state = dict(assemble(plan, opened.tensors, like, where, number))
@@ -123,7 +125,9 @@ def load(
     given |= {"dtype": kind, "weights": weights, "architecture": architecture}
     options = {name: value for name, value in given.items() if value is not None}
     scope = None if size or opened.adapter else scope_files.read(opened.folder)
-    return bundle.make(network, config, reading.result(), opened.name, options, scope)
+    parser = reading.result()
+    digest = known_fingerprints.known(state_of_files, network, config, parser, options)
+    return bundle.make(network, config, parser, opened.name, options, scope, digest)
 
 
 def _headless(network: nn.Module, config: ModelConfig, name: str) -> ModelConfig:
