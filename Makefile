@@ -78,6 +78,7 @@ bench: $(TESTING)
 	$(BIN)/python benchmarks/defects.py --false-alarms 600
 	$(BIN)/python benchmarks/embedded_model.py --clothing $(DATA)/clothing/validation
 	$(BIN)/python benchmarks/embedded_model.py --model demo-blip --only matching answers captions --seed 95
+	$(BIN)/python benchmarks/rows.py
 
 docs: $(RUNTIME)
 	$(BIN)/python tools/cli_reference.py > docs/cli.md
