@@ -176,8 +176,9 @@ def test_whole_or_not_at_all(model: Model, tmp_path: Path, monkeypatch: pytest.M
         patchword.export(model.to("bfloat16"), tmp_path / "new")
 
 
-def test_a_classifier(tmp_path: Path) -> None:
-    config = tiny_vit("patches")
+@pytest.mark.parametrize("kind", ["vit-tiny-16", "swin-tiny-7-224"])
+def test_a_classifier(kind: str, tmp_path: Path) -> None:
+    config = CONFIGS[kind]
     network = models.build(config).eval()
     model = with_methods(make(network, config, None, "vit"))
     folder = patchword.export(model, tmp_path / "vit").folder

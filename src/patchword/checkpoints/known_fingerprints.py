@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 from torch import nn
@@ -55,10 +56,8 @@ def known(
     options: those of `load` that change weights."""
     if not files:
         return fingerprint(network, config, tokenizer)
-    from patchword import __version__
-
     key = described(config, tokenizer)
-    key.update(repr((__version__, files, sorted(options.items()))).encode())
+    key.update(repr((version("patchword"), files, sorted(options.items()))).encode())
     path = cache.folder() / "fingerprints" / key.hexdigest()[:32]
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if re.fullmatch(r"\d+-[0-9a-f]{16}", found := path.read_text(encoding="ascii")):

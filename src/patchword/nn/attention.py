@@ -160,6 +160,8 @@ class Attention(nn.Module):
 
     def out(self, heads: Tensor) -> Tensor:
         """Heads (B, H, N, d) merged and projected: (B, N, D)."""
+        if torch.compiler.is_exporting():  # they lie in memory as one kernel leaves them
+            heads = heads.clone(memory_format=torch.contiguous_format)
         return self.proj(heads.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
 
 
