@@ -27,11 +27,11 @@ def pamr(
     if maps.shape[-2:] != image.shape[-2:]:
         maps = F.interpolate(maps, (height, width), mode="bilinear", align_corners=True)
     weights = alike(image, dilations)
-    if maps.shape[1] < FEW:
+    if maps.shape[1] < FEW or not maps.is_cpu:
         for _ in range(steps):
             maps = mixed(maps, weights, dilations)
         return maps
-    around = beside((height, width), dilations, image.device)
+    around = beside((height, width), dilations)
     each = [gathered(own, of, around, steps) for own, of in zip(maps, weights, strict=True)]
     return torch.stack(each)
 
@@ -48,7 +48,7 @@ def gathered(maps: Tensor, weights: Tensor, around: Tensor, steps: int) -> Tenso
     """Maps (T, H, W) after all steps, pixel by pixel: each gathers its neighbours' values of many
     maps at once. weights (8 D, H, W); around: `beside`."""
     flat = weights.flatten(1).mT.flatten()
-    starts = torch.arange(0, len(flat), len(weights), dtype=around.dtype, device=around.device)
+    starts = torch.arange(0, len(flat), len(weights), dtype=around.dtype)
     out = torch.empty_like(maps)
     for first in range(0, len(maps), AT_ONCE):
         some = slice(first, first + AT_ONCE)
@@ -59,9 +59,9 @@ def gathered(maps: Tensor, weights: Tensor, around: Tensor, steps: int) -> Tenso
     return out
 
 
-def beside(size: tuple[int, int], dilations: Sequence[int], device: torch.device) -> Tensor:
+def beside(size: tuple[int, int], dilations: Sequence[int]) -> Tensor:
     """The numbers of each pixel's neighbours, in the order of `shifted`: (H * W * 8 D,), int32."""
-    numbers = torch.arange(size[0] * size[1], dtype=torch.float64, device=device)  # as pads take
+    numbers = torch.arange(size[0] * size[1], dtype=torch.float64)  # as pads take
     places = neighbours(numbers.reshape(1, 1, *size), dilations)[0, 0]  # (8 D, H, W)
     return places.flatten(1).mT.flatten().int()
 
