@@ -16,6 +16,7 @@ from ran import Run, run  # noqa: F401
 
 import patchword
 from patchword.cli import app, main
+from patchword.cli.output import as_typed
 from patchword.cli.output_options import COLUMNS
 
 SHAPES = Path(patchword.__file__).parent / "assets" / "samples" / "shapes"
@@ -391,3 +392,13 @@ def test_a_place_that_takes_no_files_is_refused_before_any_work(
     said = " ".join(found.err.split())
     deep = words[-1].startswith("/proc/a/")
     assert ("its folder cannot be made" if deep else "nothing can be written there") in said
+
+
+def test_advice_is_for_the_command_line() -> None:
+    said = as_typed('load a CLIP, or the embedded model: patchword.load("demo")')
+    assert said == "load a CLIP, or the embedded model: -m demo"
+    said = as_typed(
+        'give the name that it was trained as, architecture="ViT-B-32" (--architecture)'
+    )
+    assert said == "give the name that it was trained as, --architecture ViT-B-32"
+    assert as_typed('image; method="cosine" works') == "image; --method cosine works"

@@ -300,7 +300,9 @@ def test_commands(run: Run, photos: Path) -> None:  # noqa: F811
     assert away != run("search", "i", "a wafer", "-k", 7, "--json").records
     sheet = run("search", "i", "@queries.txt", "--heatmap", "--save", "hits.html", "-k", 2)
     assert sheet.code == 0
-    assert Path("hits.html").read_text().count("data:image/jpeg") == 4
+    page = Path("hits.html").read_text()
+    assert page.count("data:image/jpeg") == 4
+    assert "model demo" in page
     assert run("search", "i", "a heart", "--heatmap").code == 2
     none = run("search", "i", "a heart", "--where", "width > 9999", "--heatmap", "--save", "0.html")
     assert (none.code, none.out) == (0, "")

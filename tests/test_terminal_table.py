@@ -45,3 +45,13 @@ def test_nothing_is_lost_where_even_parts_do_not_fit() -> None:
     assert sorted(found.replace("─", "")) == sorted(
         "".join(["insamples", "text", "match", *NAMES, *[SAID.replace(" ", ""), "99.9%"] * 2])
     )
+
+
+def test_an_indented_note_goes_on_as_far_in() -> None:
+    out = table("checkpoint", "size", right=("size",))
+    out.add_row("RN50.pt\n  vision encoder of LLaVA and text encoder of another", "102 M")
+    file = io.StringIO()
+    Console(file=file, width=34).print(out)
+    lines = file.getvalue().splitlines()[2:]
+    assert [line[:2] for line in lines] == ["RN", *["  "] * (len(lines) - 1)]
+    assert len(lines) >= 3

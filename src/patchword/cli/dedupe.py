@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.atomic_write import write
-from patchword.cli.hits import from_here, shown
+from patchword.cli.hits import Member, PageGroup, check_page, from_here, save_groups
 from patchword.cli.indexes import (
     IndexArgument,
     OwnDtypeOption,
@@ -20,20 +19,16 @@ from patchword.cli.indexes import (
 )
 from patchword.cli.options import DeviceOption, JsonOption
 from patchword.cli.output import (
-    check_save,
     emit,
     finish,
     notes,
-    print_saved,
     screen,
     shortened,
-    wrong,
 )
 from patchword.errors import ImageError, counted
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
-    from patchword.api import Model
     from patchword.index import Copy, Group, Index
 
 SHOWN = 200  # groups in a page
@@ -89,19 +84,14 @@ def dedupe(
     _print(found, as_json)
     others = [each for group in found for each in group.others]
     if save and found:
-        failed += _save(found[:SHOWN], save, bundle)
+        shown = [_of_page(number, group) for number, group in enumerate(found[:SHOWN], 1)]
+        failed += save_groups("Near-duplicates", shown, save, bundle)
     if delete:
         failed += _delete(store, others)
     kind = "deleted" if delete else "nothing is deleted"
     groups, spare = counted(len(found), "group"), counted(len(others), "image")
     notes().print(f"{groups}, {spare} besides those to keep; {kind}")
     finish(failed, len(store) or 1)
-
-
-def check_page(path: Path | None) -> None:
-    check_save(path, pages=True)
-    if path is not None and path.suffix.lower() != ".html":
-        wrong(f"--save {path}: the name must end in .html")
 
 
 def _print(found: Sequence[Group], as_json: bool) -> None:
@@ -147,25 +137,14 @@ def _delete(store: Index, others: Sequence[Copy]) -> list[ImageError]:
     return failed
 
 
-def _save(found: Sequence[Group], path: Path, bundle: Model) -> list[ImageError]:
-    from patchword.show import html_page
-
-    failed: list[ImageError] = []
-    bodies = []
-    for number, group in enumerate(found, 1):
-        items = []
-        for each in (group.keep, *group.others):
-            photo, error = shown(each.path, bundle)
-            failed += [error] if error else []
-            kept = each is group.keep
-            note = f"{each.width} x {each.height}, {each.size:,} bytes"
-            note = f"keep · {note}" if kept else f"cosine {each.score:.3f} · {note}"
-            name = Path(each.path).name
-            items.append(html_page.Card(photo, name, note, verdict="right" if kept else ""))
-        bodies.append(html_page.cards(items, f"Group {number}"))
-    write(path, html_page.page("Near-duplicates", "", bodies))
-    print_saved(path)
-    return failed
+def _of_page(number: int, group: Group) -> PageGroup:
+    members = []
+    for each in (group.keep, *group.others):
+        kept = each is group.keep
+        note = f"{each.width} x {each.height}, {each.size:,} bytes"
+        note = f"keep · {note}" if kept else f"cosine {each.score:.3f} · {note}"
+        members.append(Member(each.path, note, kept))
+    return f"Group {number}", members
 
 
 COMMANDS = (dedupe,)

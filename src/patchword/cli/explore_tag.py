@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchword.atomic_write import write
-from patchword.cli.dedupe import check_page
-from patchword.cli.hits import from_here, shown
+from patchword.cli.hits import Member, check_page, from_here, save_groups
 from patchword.cli.indexes import (
     IndexArgument,
     OwnDtypeOption,
@@ -23,19 +20,17 @@ from patchword.cli.output import (
     emit,
     finish,
     notes,
-    print_saved,
     progress,
     screen,
     warnings_said,
 )
 from patchword.cli.texts import no_texts, read_list
-from patchword.errors import ImageError, counted
+from patchword.errors import counted
 from patchword.scope import stored
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
-    from patchword.api import Model
-    from patchword.index import Cluster
+    pass
 
 
 def explore(
@@ -86,25 +81,15 @@ def explore(
     else:
         notes().print("nothing found")
     if save and found:
-        failed += _save(found, save, bundle)
+        groups = [
+            (
+                f"{each.name}: {counted(each.count, 'image')}",
+                [Member(h.path) for h in each.examples],
+            )
+            for each in found
+        ]
+        failed += save_groups("What is in the index", groups, save, bundle)
     finish(failed, len(found) or 1)
-
-
-def _save(found: Sequence[Cluster], path: Path, bundle: Model) -> list[ImageError]:
-    from patchword.show import html_page
-
-    failed: list[ImageError] = []
-    bodies = []
-    for each in found:
-        items = []
-        for hit in each.examples:
-            photo, error = shown(hit.path, bundle)
-            failed += [error] if error else []
-            items.append(html_page.Card(photo, Path(hit.path).name))
-        bodies.append(html_page.cards(items, f"{each.name}: {counted(each.count, 'image')}"))
-    write(path, html_page.page("What is in the index", "", bodies))
-    print_saved(path)
-    return failed
 
 
 def tag(

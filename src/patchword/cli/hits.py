@@ -6,10 +6,19 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from patchword.atomic_write import write
-from patchword.cli.output import emit, notes, print_saved, screen, shortened
+from patchword.cli.output import (
+    check_save,
+    emit,
+    notes,
+    print_saved,
+    screen,
+    shortened,
+    titled,
+    wrong,
+)
 from patchword.errors import ImageError
 from patchword.scope import UNLIKE
 from patchword.show.percent import matched, share
@@ -123,13 +132,56 @@ def save_hits(
             )
             for name, photos, names, ranks in parts
         ]
-        write(path, html_page.page(title, "", bodies))
+        write(path, html_page.page(title, titled(model), bodies))
     else:
         pictures = [
-            plots.search_panel([_array(photo) for photo in photos], names, ranks, name)
+            plots.search_panel(
+                [_array(photo) for photo in photos], names, ranks, titled(model, name)
+            )
             for name, photos, names, ranks in parts
         ]
         plots.save(plots.stacked(pictures), path)
+    print_saved(path)
+    return failed
+
+
+class Member(NamedTuple):
+    """A photo of a group on a page. note: under its name; kept: marked as what is kept."""
+
+    path: str
+    note: str = ""
+    kept: bool = False
+
+
+PageGroup = tuple[str, Sequence[Member]]  # its heading, and what is in it
+
+
+def check_page(path: Path | None) -> None:
+    """Refuse, before any work is done, a name that is not of a page."""
+    check_save(path, pages=True)
+    if path is not None and path.suffix.lower() != ".html":
+        wrong(f"--save {path}: the name must end in .html")
+
+
+def save_groups(
+    title: str, groups: Sequence[PageGroup], path: Path, model: Model
+) -> list[ImageError]:
+    """A page of groups of photos; the errors of those that cannot be opened, as of `save_hits`."""
+    from patchword.show import html_page
+
+    failed: list[ImageError] = []
+    bodies = []
+    for heading, members in groups:
+        items = []
+        for each in members:
+            photo, error = shown(each.path, model)
+            failed += [error] if error else []
+            name = Path(each.path).name
+            items.append(
+                html_page.Card(photo, name, each.note, verdict="right" if each.kept else "")
+            )
+        bodies.append(html_page.cards(items, heading))
+    write(path, html_page.page(title, titled(model), bodies))
     print_saved(path)
     return failed
 

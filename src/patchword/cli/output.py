@@ -43,6 +43,9 @@ quiet: ContextVar[bool] = ContextVar("quiet", default=False)  # whether --quiet 
 SHOWN = 60  # images in a picture or page that a command saves
 MOST_NAMES = 10_000  # in a folder, among which a misspelt one is looked for
 PICTURES = ".png, .jpg, .webp, .tif, .pdf"
+# What messages advise in Python: a model to load; an option and its value
+_LOAD = re.compile(r'patchword\.load\("([\w-]+)"\)')
+_OPTION = re.compile(r'\b(architecture|engine|method|subfolder)="([^"]+)"(?: \(--\1\))?')
 WIDE = 200  # columns of a table in a pipe, where no terminal says how many there are
 
 
@@ -93,7 +96,7 @@ def warnings_said(
         if last and issubclass(category, SkippedFilesWarning):
             skipped.append(text)
         else:
-            said.print(f"warning: {text}")
+            said.print(f"warning: {as_typed(text)}")
 
     with warnings.catch_warnings():
         if once:
@@ -113,7 +116,13 @@ def complain(message: str) -> None:
     """One error on stderr."""
     from rich.text import Text
 
-    stderr().print(Text("error: ", style="bold red") + Text(message))
+    stderr().print(Text("error: ", style="bold red") + Text(as_typed(message)))
+
+
+def as_typed(message: str) -> str:
+    """A message whose advice is for Python, with the options of the command line instead."""
+    message = _LOAD.sub(r"-m \1", message)
+    return _OPTION.sub(lambda m: f"--{m[1].replace('_', '-')} {m[2]}", message)
 
 
 def emit(record: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _WORD = re.compile(r"\S+")
+_INDENTED = re.compile(r"^ +\S", re.MULTILINE)
 _PART = re.compile(r"[^\s/_-]*[/_-]*")  # of a word: a name breaks after these signs
 # What a column is not made narrower than, one after the other until all fit: the longest of these
 # pieces, and as many columns as that where its texts are so long.
@@ -69,10 +71,13 @@ def widths(cells: Sequence[Sequence[Text]], room: int) -> list[int]:
 
 
 def broken(text: Text, width: int) -> Text:
-    """A text whose words are broken after a part where they do not fit."""
+    """A text whose words are broken after a part where they do not fit; an indented line goes on
+    as far in as it begins."""
     from rich.cells import cell_len
     from rich.text import Text
 
+    if _INDENTED.search(text.plain):
+        text = Text("\n".join(_hanging(line, width) for line in text.plain.split("\n")))
     cuts = []
     for word in _WORD.finditer(text.plain):
         start = word.start()
@@ -81,6 +86,14 @@ def broken(text: Text, width: int) -> Text:
                 start = part.start()
                 cuts.append(start)
     return Text("\n").join(text.divide(cuts)) if cuts else text
+
+
+def _hanging(line: str, width: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())]
+    if not indent:
+        return line
+    parts = textwrap.wrap(line.strip(), max(width - len(indent), 1), break_long_words=False)
+    return "\n".join(indent + part for part in parts)
 
 
 def _longest(text: str, pattern: re.Pattern[str]) -> int:
