@@ -50,10 +50,6 @@ from patchword.cli.output import complain, warnings_said
 from patchword.cli.output_options import with_output_options
 from patchword.errors import PatchwordError
 
-IMPORTED = (
-    50_000  # objects made between two searches for garbage; Python's 700 cost imports a tenth
-)
-
 GROUPS = {  # the headings of `patchword --help`, and the files whose commands stand under each
     "Use a model": (
         embed_classify_similarity,
@@ -111,7 +107,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may be any bytes
             stream.reconfigure(errors="backslashreplace")
-    gc.set_threshold(IMPORTED, *gc.get_threshold()[1:])
     atexit.register(gc.freeze)  # what ends anyway is not searched: half a second with torch
     saving.set(False)
     try:
