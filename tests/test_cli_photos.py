@@ -49,7 +49,7 @@ def test_a_folder_of_photos_says_at_the_end_what_is_left_out(
         "@eaDir/SYNOPHOTO_THUMB_XL.jpg": CAT.read_bytes(), "._a.png": b"x",
     }.items():  # fmt: skip
         (folder / name).write_bytes(content)
-    tifffile.imwrite(folder / "stack.tif", np.full((11, 8, 8), 99, np.uint8))
+    tifffile.imwrite(folder / "stack.tif", np.arange(704, dtype=np.uint8).reshape(11, 8, 8))
     for arguments in (("classify", "photos", "-l", "cat,dog"), ("index", "photos")):
         done = run(*arguments, "-m", model, "--json")
         assert done.code == 0
