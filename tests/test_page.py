@@ -6,13 +6,15 @@ import warnings
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 import patchword
-from patchword.scope.remarks import Told
+from patchword.scope.remarks import Told, stored
 from patchword.serve.page import TABS, add_page, language, words
+from patchword.unseen import Sight, noted
 
 FILES = Path(str(files("patchword.serve")))
 SCRIPTS = "\n".join(path.read_text("utf-8") for path in sorted(FILES.glob("static/**/*.js")))
@@ -87,13 +89,20 @@ def test_the_page_knows_the_servers_warnings(client: TestClient) -> None:
         told.words("demo", scope, ["a zeppelin over a volcano"])
         told.image("demo", scope, "a.jpg", True)
         told.tell()
+        told.image("demo", scope, "b.jpg", False)
+        told.tell()
+        stored("demo", scope, {"c.jpg": True, "d.jpg": True})
+        with noted() as sights:
+            sights.note(Sight.whole("e.jpg", np.zeros((9, 9, 3), np.uint8)))
     sentences = [str(each.message) for each in caught] + told.sentences()
     keys = [[key for key, pattern in known.items() if pattern.match(one)] for one in sentences]
-    assert keys == [["unknown_words"], ["unlike_training"], ["unlike_training"]]
-    found = known["unlike_training"].match(sentences[1])
+    unlike = ["unlike_training"]
+    expected = [["unknown_words"], ["unlike_alone"], unlike, unlike, ["one_colour"], unlike]
+    assert keys == expected
+    found = known["unlike_training"].match(sentences[2])
     assert found
     groups = found.groupdict()
-    assert (groups["some"], groups["all"], groups["names"]) == ("1", "1", "a.jpg")
+    assert (groups["some"], groups["all"], groups["names"]) == ("1", "2", "a.jpg")
     for key, pattern in known.items():
         assert set(pattern.groupindex) == set(re.findall(r"\{(\w+)\}", words()[key]["zh"]))
 

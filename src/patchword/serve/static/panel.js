@@ -6,14 +6,22 @@ import { t } from "./words.js";
 // What the server warns of, which it does in English, where the page has words for it.
 const SAID = {
   unknown_words: /^(?<model>\S+) does not know (?<words>.+)\. It knows (?<known>.+), in English; for others load a public checkpoint$/,
-  unlike_training: /^(?<some>\d+) of (?<all>\d+) \S+ looks? unlike what (?<model>\S+) was trained on: (?<names>[^;]+)\. It knows (?<known>.+?)(, in English; for others load a public checkpoint)?$/,
+  unlike_training: /^(?<some>\d+) of (?<all>\d+) [a-z ]+? looks? unlike what (?<model>\S+) was trained on: (?<names>[^;]+)\. It knows (?<known>.+?)(, in English; for others load a public checkpoint)?$/,
+  unlike_alone: /^the [a-z ]+? looks unlike what (?<model>\S+) was trained on: (?<names>[^;]+)\. It knows (?<known>.+?)(, in English; for others load a public checkpoint)?$/,
+  one_colour: /^(\d+ of \d+ photos ha(s|ve)|the photo has) one colour alone, about which no answer means anything: (?<names>.+)$/,
+};
+const SAY = {
+  unknown_words: (found) => t("unknown_words", found),
+  unlike_training: (found) => t("unlike_training", found),
+  unlike_alone: (found) => t("unlike_alone", found),
+  one_colour: (found) => t("one_colour", found),
 };
 
 /** A warning in the page's language; one that it has no words for as it was said. */
 function told(warning) {
   for (const [key, sentence] of Object.entries(SAID)) {
     const found = sentence.exec(warning);
-    if (found) return key === "unknown_words" ? t("unknown_words", found.groups) : t("unlike_training", found.groups);
+    if (found) return SAY[key](found.groups);
   }
   return t("as_said", { warning });
 }
