@@ -76,8 +76,13 @@ def explore(
         out = table("cluster", "images", "for example", right=("images",))
         for each in found:
             (path,) = from_here([each.examples[0].path])
-            out.add_row(each.name, str(each.count), path)
+            name = each.name.removesuffix(f", like {Path(path).name}")
+            out.add_row(name, str(each.count), path)
         screen().print(out)
+        if any(each.name.startswith("unnamed") for each in found):
+            notes().print(
+                "unnamed: no word fits most of its images clearly best; --words has others"
+            )
     else:
         notes().print("nothing found")
     if save and found:
