@@ -43,7 +43,7 @@ OwnModelOption = Annotated[
 OwnDtypeOption = Annotated[
     str | None,
     typer.Option(
-        metavar="float32|bfloat16|float16|int8",
+        metavar="int8|float32|bfloat16|float16",
         help="Number type of the weights; by default that of the index.",
     ),
 ]

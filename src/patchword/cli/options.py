@@ -35,7 +35,7 @@ DeviceOption = Annotated[
 DtypeOption = Annotated[
     str,
     typer.Option(
-        metavar="float32|bfloat16|float16|int8",
+        metavar="int8|float32|bfloat16|float16",
         help="Number type of the weights in memory; int8 with --engine openvino or onnx.",
     ),
 ]
