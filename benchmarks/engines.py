@@ -8,7 +8,8 @@ compiled then. Ways of one number type are measured together, and what is stored
 again. Peers: open_clip and transformers as they are, with torch's attention and their own, OpenVINO
 and onnxruntime with graphs of transformers' network (of open_clip's for RN50), int8 of onnxruntime
 with dynamic ranges; on a GPU, in bfloat16, both compiled too. Ours: each engine of `load`; int8
-calibrated with scenes. Agreement: the least cosine to our float32 over 16 scenes.
+calibrated with scenes. Agreement: the least cosine to our float32 over 16 scenes. "--device cpu:0"
+tries what "--device cuda" does.
 """
 
 import argparse

@@ -71,7 +71,7 @@ def processor(device: str = "cpu") -> str:
     """The name of what computed, with threads of a CPU."""
     import torch
 
-    if device != "cpu":
+    if not device.startswith("cpu"):
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

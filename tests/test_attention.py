@@ -198,7 +198,7 @@ def test_names_of_padding_that_is_attended_to(tmp_path: Path) -> None:
 
 
 def test_long_texts_are_said_to_be_cut(clip: Pair) -> None:
-    with pytest.warns(LongTextWarning, match="exceed 77 tokens"):
+    with pytest.warns(LongTextWarning, match="exceeds 77 tokens"):
         assert len(clip[1].attention(text=CHINESE * 9).tokens) == 77
 
 
