@@ -6,7 +6,6 @@ import copy
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from patchword.engines.libraries import torch_untold
 from patchword.engines.protocol import Rows
 from patchword.errors import UnsupportedError
 from patchword.models.protocols import ImageNetwork, TextNetwork
@@ -119,8 +119,7 @@ def traced(module: nn.Module, inputs: Mapping[str, Given]) -> ExportedProgram:
     sizes = {name: Dim(name, min=LEAST.get(name, 1), max=most) for name, most in named.items()}
     axes = {n: {axis: sizes[name] for axis, (name, _) in g.axes.items()} for n, g in inputs.items()}
     examples = {name: given.example for name, given in inputs.items()}
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch's own, of torch
+    with torch.no_grad(), torch_untold():
         return torch.export.export(module, (), kwargs=examples, dynamic_shapes=axes)
 
 

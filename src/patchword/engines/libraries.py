@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -71,6 +73,15 @@ def core() -> Any:
     return unreporting("openvino", "engine openvino").Core()
 
 
+@contextmanager
+def torch_untold() -> Iterator[None]:
+    """Without a warning that torch's graphs give of torch itself, as they are made and copied."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+        yield
+
+
+@torch_untold()
 def _save_openvino(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
     library = unreporting("openvino", "engine openvino")
     model = library.convert_model(program)
@@ -94,6 +105,7 @@ def _read_openvino(path: Path, dtype: torch.dtype) -> Graph:
     return run
 
 
+@torch_untold()
 def _save_onnx(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
     optional("onnxscript", "fast", "engine onnx", UnsupportedError)
     model = torch.onnx.export(program, dynamo=True, verbose=False, output_names=list(outputs))
