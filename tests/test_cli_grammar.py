@@ -18,6 +18,7 @@ import patchword
 from patchword.cli import app, main
 from patchword.cli.output import as_typed
 from patchword.cli.output_options import COLUMNS
+from patchword.errors import counted
 
 SHAPES = Path(patchword.__file__).parent / "assets" / "samples" / "shapes"
 RING, STAR = "red-ring.jpg", "purple-star.jpg"
@@ -179,7 +180,7 @@ def test_training_tells_before_its_first_step_and_now_and_then(run: Run, place: 
     done = run("train", "clip", *table, "steps=2", "batch=2", "warmup=0", "out=out")
     assert done.code == 0, done.err
     lines = done.err.splitlines()
-    assert lines[0] == "begins: the model and the data are read before the first of 2 steps"
+    assert lines[0] == "begins: the model and the data are read before step 1 of 2"
     assert [line.split(":")[0] for line in lines[1:]] == ["step 1/2", "step 2/2"]
 
 
@@ -392,6 +393,12 @@ def test_a_place_that_takes_no_files_is_refused_before_any_work(
     said = " ".join(found.err.split())
     deep = words[-1].startswith("/proc/a/")
     assert ("its folder cannot be made" if deep else "nothing can be written there") in said
+
+
+def test_one_thing_is_said_as_one() -> None:
+    found = [counted(n, "image") for n in (0, 1, 2, 1200)]
+    assert found == ["0 images", "1 image", "2 images", "1,200 images"]
+    assert counted(2, "photo has", "photos have") == "2 photos have"
 
 
 def test_advice_is_for_the_command_line() -> None:

@@ -352,7 +352,7 @@ def details(answer: Classified) -> str:
     """How a task was measured, in a few words."""
     known = answer.details
     if answer.task == "zero-shot":
-        return f"{known['templates']} template{'s' * (known['templates'] > 1)}"
+        return counted(known["templates"], "template")
     if answer.task == "probe":
         return f"C = {known['C']:.3g}, {known['train_images']} training images"
     return f"k = {known['k']}, {known['train_images']} known images" if known else ""

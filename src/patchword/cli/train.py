@@ -143,7 +143,7 @@ def progress_line(total: int) -> Iterator[Show]:
                 still = "" if left is None else f", {clock(left)} left"
                 console.print(f"step {step}/{total}: loss {metrics['loss']:#.4g}{still}")
 
-        begins = f"begins: the model and the data are read before the first of {total} steps"
+        begins = f"begins: the model and the data are read before step 1 of {total}"
         if drawn:
             live.update(Text(begins))
         elif os.environ.get("RANK", "0") == "0":

@@ -130,7 +130,7 @@ def card(found: Inspection, name: str) -> html_page.Card:
     if found.p_value is not None:
         note += f", p {found.p_value:.3g}"
     if found.boxes:
-        note += f", {len(found.boxes)} place{'s' * (len(found.boxes) > 1)}"
+        note += f", {counted(len(found.boxes), 'place')}"
     note += f" · {UNLIKE}" * found.outside
     marks: dict[bool | None, Literal["", "right", "wrong"]] = {True: "wrong", False: "right"}
     mark = marks.get(found.rejected, "")
