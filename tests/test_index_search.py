@@ -175,6 +175,8 @@ def test_copies_are_of_one_photo_whatever_the_model(tmp_path: Path, model: Bundl
         small = photo.resize((90, 70), Image.Resampling.BICUBIC)
         versions = (photo, small, Image.open(saved), cut, ImageOps.mirror(photo))
         pictures |= {f"/{number:02d}-{n}": each for n, each in enumerate(versions)}
+    dim = [pictures[f"/{n:02d}-0"].point(lambda value: value * 0.08 + 20) for n in (0, 1)]
+    pictures |= {"/dim-0": dim[0], "/dim-1": dim[1]}
     red, green, blue = pictures["/00-0"].split()
     pictures |= {
         "/blue": Image.merge("RGB", (blue, green, red)),

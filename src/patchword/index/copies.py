@@ -28,7 +28,8 @@ WINDOW, STEP = 9, 2  # pixels of windows that are compared, and between them
 STRUCTURE = 0.8  # least mean of the windows' structure
 WORST = 0.2  # least structure of any window
 COLOUR = 0.15  # most that a window's mean colour may differ, of 1
-FLAT = 0.03  # contrast, of 1, below which a window has no structure
+# Contrast, as a share of the picture's, below which a window has no structure; its bounds, of 1.
+FLAT, LEAST_FLAT, MOST_FLAT = 0.25, 0.004, 0.03
 BATCH = 256  # pairs compared at a time
 
 Small = NDArray[np.uint8]  # (64, 64, 3)
@@ -45,7 +46,7 @@ def rough(picture: Small) -> NDArray[np.float32]:
     number is for pictures of one colour, which all look alike here."""
     step = SIZE // ROUGH
     grey = (picture.mean(axis=2) / 255).reshape(ROUGH, step, ROUGH, step).mean(axis=(1, 3)).ravel()
-    apart = np.append(grey - grey.mean(), FLAT)
+    apart = np.append(grey - grey.mean(), LEAST_FLAT)
     unit: NDArray[np.float32] = (apart / np.linalg.norm(apart)).astype(np.float32)
     return unit
 
@@ -77,7 +78,9 @@ def fit(left: Tensor, right: Tensor) -> Fit:
     mean_a, mean_b = _windows(a), _windows(b)
     spread_a, spread_b = _windows(a * a) - mean_a**2, _windows(b * b) - mean_b**2
     common = _windows(a * b) - mean_a * mean_b
-    structure = ((2 * common + FLAT**2) / (spread_a + spread_b + FLAT**2)).flatten(1)
+    whole = torch.minimum(a.flatten(1).std(dim=1), b.flatten(1).std(dim=1))
+    flat = (FLAT * whole).clamp(LEAST_FLAT, MOST_FLAT)[:, None, None, None] ** 2
+    structure = ((2 * common + flat) / (spread_a + spread_b + flat)).flatten(1)
     counted = (_windows(inside) > 0.99).flatten(1)
     colour = (_windows(left) - _windows(moved)).norm(dim=1).flatten(1) / 3**0.5
     return Fit(
