@@ -63,7 +63,7 @@ def test_dots_in_suffixes(tmp_path: Path) -> None:
 def test_several_images_of_a_sample(tmp_path: Path) -> None:
     files = {"0.depth.png": DEPTH, "0.png": PNG, "0.jpg": JPG, "0.txt": b"a", "1.jpg": JPG}
     tar = tar_of(tmp_path / "a.tar", files)
-    with pytest.warns(UserWarning, match=r"1 samples have several images, such as 0 with depth"):
+    with pytest.warns(UserWarning, match=r"1 sample has several images, such as 0 with depth"):
         assert [row["image"] for row in rows(tar)] == [JPG, JPG]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -148,7 +148,7 @@ def test_files_that_do_not_stand_together(tmp_path: Path) -> None:
 
 def test_files_without_a_suffix_are_counted(tmp_path: Path) -> None:
     tar = tar_of(tmp_path / "a.tar", {"0.jpg": JPG, "README": b"x", "__meta__": b"y"})
-    with pytest.warns(UserWarning, match=r"1 files without a suffix .* such as .*README"):
+    with pytest.warns(UserWarning, match=r"1 file without a suffix .* such as .*README"):
         assert len(rows(tar)) == 1
 
 

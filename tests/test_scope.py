@@ -396,7 +396,7 @@ def test_a_folder_without_classes_is_told_what_is_wanted(tmp_path: Path) -> None
     shutil.copy(WAFER, tmp_path / "1.jpg")
     config = SourceConfig(kind="folder", path=str(tmp_path))
     with pytest.raises(
-        patchword.RecipeError, match=r"1 images and no folders of classes.*PHOTOS/cat/1.jpg"
+        patchword.RecipeError, match=r"1 image and no folders of classes.*PHOTOS/cat/1.jpg"
     ):
         open_sources([config], PreprocessConfig((32, 32)), {"labels"})
 

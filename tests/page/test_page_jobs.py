@@ -86,7 +86,7 @@ def test_where_draws_the_models_own_map(visit: Visit, demo: patchword.Model) -> 
     assert np.median(drawn(page, STAGE)[..., 3]) == 102
     buttons = page.locator("#panel-where .texts button")
     assert found.present is not None
-    assert buttons.nth(1).inner_text() == f"a stain {found.present[1]:.0%} (not found)"
+    assert buttons.nth(1).inner_text() == f"a stain {percent(found.present[1])} (not found)"
     buttons.nth(1).click()
     assert drawn(page, STAGE).max() == 0  # no map of what is not there
     assert "“a stain” was not found" in page.inner_text("#panel-where figcaption")
@@ -166,7 +166,7 @@ def test_ask(visit: Visit, writer: patchword.Model) -> None:
     answer = writer.ask(STAIN, "where is the stain?")
     assert (
         page.locator("#panel-ask .answer").first.inner_text()
-        == f"{answer.text} ({answer.probability:.0%})"
+        == f"{answer.text} ({percent(answer.probability)})"
     )
     page.fill("#panel-ask [name=answers]", "left, right")
     submit(page, "ask")

@@ -32,7 +32,7 @@ from patchword.data.rows import (
     texts_of,
 )
 from patchword.data.sample import Facts, Region, Sample, Texts, fact
-from patchword.errors import ImageError, RecipeError
+from patchword.errors import ImageError, RecipeError, counted
 from patchword.images import pages
 from patchword.images.urls import is_url
 from patchword.text.templates import filled
@@ -389,7 +389,7 @@ def _unclassed(table: Table, needs: str) -> str:
     if not Path(table.where).is_dir():
         return f"no column of {needs}; it has {listed(table.columns or ())}"
     return (
-        f"{len(table.rows)} images and no folders of classes; wanted is one folder per class, "
-        "PHOTOS/cat/1.jpg, PHOTOS/dog/2.jpg, ..., or a metadata.csv with a column of "
+        f"{counted(len(table.rows), 'image')} and no folders of classes; wanted is one folder per "
+        "class, PHOTOS/cat/1.jpg, PHOTOS/dog/2.jpg, ..., or a metadata.csv with a column of "
         f"{needs}"
     )

@@ -79,14 +79,14 @@ class SampleReader:
             one = self.several[0]
             assert one.image is not None
             warn(
-                f"{where}: {len(self.several)} samples have several images, such as {one.key} "
-                f"with {listed([*one.pictures])}, of which {one.image.name} is used; data.image "
-                "chooses, by the suffix",
+                f"{where}: {counted(len(self.several), 'sample has', 'samples have')} several "
+                f"images, such as {one.key} with {listed([*one.pictures])}, of which "
+                f"{one.image.name} is used; data.image chooses, by the suffix",
             )
         if self.alone:
             warn(
-                f"{where}: {counted(len(self.alone), 'file')} without a suffix, such as "
-                f"{self.alone[0]}: of no sample",
+                f"{where}: {counted(len(self.alone), 'file')} without a suffix belong"
+                f"{'s' * (len(self.alone) == 1)} to no sample, such as {self.alone[0]}",
             )
 
     def _add(self, found: Found, tar: Tar, member: Member, suffix: str) -> None:
