@@ -58,7 +58,7 @@ def test_images_come_first_and_texts_follow_in_every_command(run: Run, place: Pa
     assert [(r["image"], r["text"]) for r in found.records] == [
         (RING, "a red ring"), (STAR, "a red ring"),
     ]  # fmt: skip
-    assert {*found.records[0]} == set(COLUMNS["heatmap"]) - {"error"}
+    assert {*found.records[0]} == set(COLUMNS["heatmap"]) - {"outside", "error"}
     assert [record["found"] for record in found.records] == [True, False]
     assert (place / "red-ring-heatmap.png").stat().st_size
     assert (place / "purple-star-heatmap.png").stat().st_size

@@ -15,26 +15,35 @@ from patchword.unseen import Remedies, current
 
 # The columns of each command: keys of its JSON records, or of the list in them.
 COLUMNS = {
-    "classify": ("image", "label", "probability", "error"),
-    "similarity": ("image", "text", "cosine", "error"),
-    "heatmap": ("image", "text", "value", "x", "y", "method", "probability", "found", "error"),
-    "segment": ("image", "label", "share", "probability", "error"),
-    "locate": ("image", "text", "score", "crop", "box", "area", "error"),
-    "attention": (
-        *("image", "text", "caption", "map", "word", "value", "x", "y", "token", "weights"),
+    "classify": ("image", "label", "probability", "outside", "error"),
+    "similarity": ("image", "text", "cosine", "outside", "error"),
+    "heatmap": (
+        *("image", "text", "value", "x", "y", "method", "probability", "found", "outside"),
         "error",
     ),
-    "caption": ("image", "caption", "log_probability", "error"),
-    "ask": ("image", "question", "answer", "probability", "log_probability", "error"),
-    "match": ("image", "text", "match", "cosine", "error"),
-    "inspect": ("path", "score", "p_value", "rejected", "boxes", "error"),
-    "search": ("query", "rank", "image", "cosine", "match", "modified", "id", "gone", "error"),
+    "segment": ("image", "label", "share", "probability", "outside", "error"),
+    "locate": ("image", "text", "score", "crop", "box", "area", "outside", "error"),
+    "attention": (
+        *("image", "text", "caption", "map", "word", "value", "x", "y", "token", "weights"),
+        *("outside", "error"),
+    ),
+    "caption": ("image", "caption", "log_probability", "outside", "error"),
+    "ask": (
+        *("image", "question", "answer", "probability", "log_probability", "declined"),
+        *("outside", "error"),
+    ),
+    "match": ("image", "text", "match", "cosine", "outside", "error"),
+    "inspect": ("path", "score", "p_value", "rejected", "boxes", "outside", "error"),
+    "search": (
+        *("query", "rank", "image", "cosine", "match", "modified", "id", "gone", "outside"),
+        "error",
+    ),
     "dedupe": (
         *("group", "keep", "image", "cosine", "size", "width", "height", "modified", "id"),
         "error",
     ),
     "explore": ("cluster", "images", "examples", "image", "error"),
-    "tag": ("image", "tags", "error"),
+    "tag": ("image", "tags", "outside", "error"),
     "index": (
         "index",
         "added",

@@ -260,6 +260,7 @@ async def ask(request: Request, body: Ask) -> Answer:
     with server.admission.of(count):
         found = await answer(server, opened, body.image, body.question, body.answers)
     said = {"answer": found.text, "probability": found.probability}
+    said |= {"declined": found.declined} if found.declined else {}
     if found.ranking:
         ranking = [{"answer": c.text, "probability": c.probability} for c in found.ranking]
         said |= {"answers": ranking, "probability": found.ranking[0].probability}
