@@ -266,7 +266,7 @@ def test_match_in_any_batch(matcher: Pair) -> None:
 
 def test_a_text_beyond_the_context_is_matched_as_far_as_it_goes(matcher: Pair) -> None:
     _, model = matcher
-    with pytest.warns(LongTextWarning, match="exceed 48 tokens; the longest loses 54 of 102$"):
+    with pytest.warns(LongTextWarning, match="the text exceeds 48 tokens; it loses 54 of 102$"):
         found = match(model, PHOTOS, ["a cat " * 50])
     np.testing.assert_allclose(
         found.probabilities, match(model, PHOTOS, ["a cat " * 23]).probabilities

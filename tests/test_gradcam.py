@@ -143,5 +143,5 @@ def test_what_cannot_be_drawn_is_said(model: Bundle) -> None:
         heatmap(model, PHOTO, ["a cat", ""])
     with pytest.raises(UnsupportedError, match="load a BLIP for retrieval"):
         heatmap(demo, PHOTO, ["a cat"], "gradcam")
-    with pytest.warns(LongTextWarning, match="exceed 48 tokens"):
+    with pytest.warns(LongTextWarning, match="the text exceeds 48 tokens"):
         heatmap(model, PHOTO, ["a cat " * 50])
