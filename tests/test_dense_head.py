@@ -194,7 +194,7 @@ def test_training_changes_the_head_alone(tmp_path: Path) -> None:
         assert blend(after, before, 0.5).config.dense_head is None
     changes = (f"init={done.folder}", f"out={tmp_path / 'other'}", "steps=1")
     with pytest.warns(
-        UserWarning, match="heatmaps of the new model will be less exact than those of model"
+        UserWarning, match="heatmaps of the new model will be less exact than those of .*model"
     ):
         other = loop.train(replace(load(write(tmp_path), *changes), model=None))
     assert patchword.load(other.folder).config.dense_head is None

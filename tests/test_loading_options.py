@@ -41,7 +41,7 @@ def test_devices(device: str) -> None:
     ("options", "message"),
     [
         ({"dtype": "flaot32"}, r"dtype is 'flaot32' \(do you mean float32\?\); there are float32"),
-        ({"dtype": "int8"}, "dtype is 'int8'.* there are float32"),
+        ({"dtype": "int8"}, 'int8 is of the engines openvino and onnx.*give engine="openvino"'),
         ({"dtype": torch.int64}, "there are float32"),
         ({"dtype": None}, "dtype is None"),
         ({"device": "gpu"}, "device gpu: no such device"),

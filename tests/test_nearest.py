@@ -251,7 +251,7 @@ def test_a_package_that_is_put_off_runs_when_something_of_it_is_asked_for(
     (tmp_path / "slow_client/__init__.py").write_text("from slow_client.api import CALL\nRAN = 1\n")
     (tmp_path / "slow_client/api.py").write_text("CALL = 2\n")
     (tmp_path / "slow_client/types.py").write_text("KIND = 3\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     lance._defer("slow_client")
     types = importlib.import_module("slow_client.types")
     package = importlib.import_module("slow_client")

@@ -244,5 +244,5 @@ def test_a_link_to_a_photo_is_that_photo(tmp_path: Path) -> None:
     assert [one.split(" ")[:3] for one in said] == [
         ["the", "photo", "is"],
         ["the", "photo", "has"],
-        ["1", "of", "1"],
+        ["the", "image", "looks"],
     ]
