@@ -121,6 +121,7 @@ def test_what_is_not_understood_is_warned_of(model: patchword.Model) -> None:
         ("what color is it?", "dark blue", "a skirt"),
         ("what's the colour of the sky?", "grey", "pair of shoes"),
         ("how many birds are there?", "3", "yes"),
+        ("how many shoes are there?", "two", "no"),
         ("what shape is red?", "circle", "red"),
         ("where is it?", "top", "red"),
         ("how large is it?", "small", "a hat"),

@@ -1,5 +1,6 @@
 """A model that comes with a scope says what lies outside of what it was trained on."""
 
+import io
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import skimage
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from ran import Run, run  # noqa: F401
+from rich.console import Console
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
@@ -23,12 +25,13 @@ from patchword import ScopeWarning
 from patchword.bundle import embed_checked
 from patchword.checkpoints import scope_files
 from patchword.cli import main
+from patchword.cli.embed_classify_similarity import scores_table
 from patchword.config import PreprocessConfig
 from patchword.data import open_sources
 from patchword.data.config import SourceConfig
 from patchword.scenes import scene
 from patchword.scope import Boundary, Check, Domain, Scope, together
-from patchword.tasks.classify import NONE
+from patchword.tasks.classify import NONE, Score
 
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 PHOTO = str(Path(skimage.data_dir) / "chelsea.png")  # a cat
@@ -235,6 +238,17 @@ def test_reject_compares_the_numbers_that_are_given() -> None:
     assert [score.probability for score in scores] == [1.0, 0.0, 0.0, 0.0]
 
 
+def test_the_table_says_why_none_fits() -> None:
+    """The best label's probability and the limit, not a second number that sums to above 100%."""
+    rejected = [Score(NONE, 0.103), Score("hat", 0.897)]
+    for results in ([("a.jpg", rejected)], [("a.jpg", rejected), ("b.jpg", rejected[:1])]):
+        console = Console(width=100, record=True, file=io.StringIO())
+        console.print(scores_table(results, 0.9))
+        shown = console.export_text()
+        assert shown.count("none of these (best 89.7% < 90%)") == len(results)
+        assert "10.3%" not in shown
+
+
 def test_kept_by_save_and_gone_where_vectors_differ(tmp_path: Path) -> None:
     model = patchword.load("demo")
     vectors = model.embed_images([WAFER])
@@ -290,6 +304,41 @@ def test_a_word_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
     assert second.startswith("demo does not know ")
     assert "cat" in second
     assert "dog" not in second
+
+
+def test_words_of_two_domains_are_told(
+    model: patchword.Model, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Each is known, but no text of the training had both."""
+    known = ["a red ring", "a photo of a hat", "a pair of shoes on the floor", "an image of a hat"]
+    model.embed_texts([*known, "a close view of a wafer with a large stain", "long-sleeve shirt"])
+    assert told(recwarn) == []
+    with together():
+        model.classify(WAFER, ["red dress", "blue dress"])
+        model.embed_texts(["red shoes", "shoes with a scratch", "a large hat"])
+    colours, others = (message.partition(". It knows")[0] for message in told(recwarn))
+    assert colours == (
+        f"{model.name} never learned colours of clothing: 'red', 'blue' mean nothing to it in "
+        "'red dress', 'blue dress'"
+    )
+    assert others == (
+        f"{model.name} never learned 'shoes', 'scratch', 'large' and 1 more together, as they are "
+        "in 'shoes with a scratch', 'a large hat'"
+    )
+
+
+def test_that_places_of_clothes_are_unknown_is_told(recwarn: pytest.WarningsRecorder) -> None:
+    model = patchword.load("demo")
+    warnings.simplefilter("always")  # in this test, the same again
+    for find in (model.heatmap, model.locate, model.segment):
+        for texts, count in ((["scratch"], 0), (["a hat", "scratch"], 1)):
+            find(WAFER, texts)
+            assert len(told(recwarn)) == count
+        assert told(recwarn)[0].startswith(
+            "demo hardly knows where clothing is in a photo, for it never learned that: what it "
+            "shows of 'a hat' says little. It knows"
+        )
+        recwarn.clear()
 
 
 def test_maps_of_foreign_photos_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -404,6 +453,7 @@ def test_a_folder_without_classes_is_told_what_is_wanted(tmp_path: Path) -> None
 def test_a_misspelt_word_is_told_with_the_known_one(recwarn: pytest.WarningsRecorder) -> None:
     scope = scope_of(patchword.load("demo"))
     assert scope.named(["scrach", "cat"]) == "scrach (do you mean scratch?), cat"
+    assert scope.named(["shrit"]) == "shrit (do you mean shirt?)"  # two letters that changed places
     patchword.load("demo").embed_texts(["a gren heart"])
     assert told(recwarn)[0].startswith("demo does not know gren (do you mean green?). It knows")
 
@@ -431,3 +481,9 @@ def test_a_question_of_another_kind_of_photo_is_told(recwarn: pytest.WarningsRec
     assert list(check.each([("shirt.jpg", 1)])) == [("shirt.jpg", 1)]
     (said,) = told(recwarn)
     assert "'what colour is the wafer?' of wafers and coloured shapes, and shirt.jpg looks" in said
+    form = scope.form("what colour is the wafer?")
+    asked_of = {**scope.asked_of, form: "clothing"}
+    other = replace(model, scope=replace(scope_of(model), asked_of=asked_of))
+    asked, put = other.ask(WAFER, ["what colour is the wafer?", "what colour is it?"])
+    assert asked.text == put.declined == "blue"  # asked as it is, and put into other words
+    assert (put.text, put.understood) == ("does not know", "")

@@ -16,7 +16,7 @@ Prints how many of what neither was fitted on, and of any --outside folders, lie
 
 import argparse
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -61,6 +61,9 @@ DECAY = 1.0
 # In braces, for "what colour is the shape?" is another question than that of a circle's.
 SLOTS = dict.fromkeys((*COLOURS, *FILMS), "{colour}") | dict.fromkeys(SHAPES, "{shape}")
 ARTICLES = {"an": "a"}
+UNPLACED = frozenset({"clothing"})  # photos without masks
+# Words that say the same of everything, though captions of one domain alone have them.
+GRAMMAR = set(WORD.findall("an and at close image in s side t the to top up view with"))
 
 Rows = NDArray[np.float32]
 
@@ -121,6 +124,8 @@ def main() -> None:
         SLOTS | ARTICLES,
         boundary=edge,
         inner=inner,
+        words_of=words_of(given.model, seen),
+        unplaced=UNPLACED,
     )
     if asks:
         asked = [CLOTHING_QUESTION, *(question for one in seen for question, _ in one.questions)]
@@ -275,15 +280,34 @@ def drawing(rng: np.random.Generator) -> Image.Image:
 
 def words(name: str, seen: Sequence[Scene], asks: bool) -> frozenset[str]:
     """Every word of captions, and of questions and answers where there are any."""
-    recipe = tomllib.loads((ASSETS / name / LAST[name]).read_text())
-    texts = [one.caption for one in seen]
-    for source in recipe["data"]:
-        called = [word for names in source.get("names", ()) for word in names]
-        texts += [*called, *source.get("templates", ())]
+    names, templates = worn_texts(name)
+    texts = [*(one.caption for one in seen), *names, *templates]
     if asks:
         texts += [CLOTHING_QUESTION]
         texts += [text for one in seen for pair in one.questions for text in pair]
-    return frozenset(word for text in texts for word in WORD.findall(text.lower()))
+    return frozenset(each_word(texts))
+
+
+def words_of(name: str, seen: Sequence[Scene]) -> dict[str, str]:
+    """The domain of words that captions of scenes, or names of clothing, alone have."""
+    names, templates = (each_word(texts) for texts in worn_texts(name))
+    drawn = each_word(one.caption for one in seen)
+    shared = GRAMMAR | templates
+    return dict.fromkeys(drawn - names - shared, "scenes") | dict.fromkeys(
+        names - drawn - shared, "clothing"
+    )
+
+
+def worn_texts(name: str) -> tuple[list[str], list[str]]:
+    """The names of clothing and the templates that they were put in."""
+    recipe = tomllib.loads((ASSETS / name / LAST[name]).read_text())
+    sources = recipe["data"]
+    names = [one for source in sources for called in source.get("names", ()) for one in called]
+    return names, [one for source in sources for one in source.get("templates", ())]
+
+
+def each_word(texts: Iterable[str]) -> set[str]:
+    return {word for text in texts for word in WORD.findall(text.lower())}
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ def read(folder: Path) -> Scope | None:
             _boundary(vectors, stated, "boundary"),
             _boundary(vectors, stated, "inner"),
             dict(stated.get("asked_of", {})),
+            {word: name for name, words in stated.get("words_of", {}).items() for word in words},
+            frozenset(stated.get("unplaced", ())),
         )
     except (
         *(OSError, ValueError, KeyError, TypeError),
@@ -72,6 +74,14 @@ def _boundary(
     weight, bias, out = (vectors[f"{name}.{part}"] for part in ("weight", "bias", "out"))
     layer = str(stated["layer"]) if name == "inner" else ""
     return Boundary(weight, bias, out, float(stated[name]), layer)
+
+
+def _by_domain(scope: Scope) -> dict[str, list[str]]:
+    """The words that belong to one domain alone, by its name."""
+    out: dict[str, list[str]] = {}
+    for word, domain in sorted(scope.words_of.items()):
+        out.setdefault(domain, []).append(word)
+    return out
 
 
 def save(scope: Scope | None, folder: Path) -> None:
@@ -99,6 +109,8 @@ def save(scope: Scope | None, folder: Path) -> None:
         "called": {domain.name: domain.called for domain in scope.domains},
         **limits,
         "words": sorted(scope.words),
+        "words_of": _by_domain(scope),
+        "unplaced": sorted(scope.unplaced),
         "questions": dict(sorted(scope.questions.items())),
         "asked_of": dict(sorted(scope.asked_of.items())),
         "slots": dict(sorted(scope.slots.items())),

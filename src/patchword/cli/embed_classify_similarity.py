@@ -151,7 +151,7 @@ def classify(
             if as_json:
                 emit(named | {"scores": [_score(score) for score in scores[:top]]})
     if results and not as_json:
-        screen().print(scores_table(rows))
+        screen().print(scores_table(rows, reject))
     if results and save:
         _save_scores(results[:SHOWN], save, bundle)
     finish(failed, len(results))
@@ -283,16 +283,26 @@ def _score(score: Score) -> dict[str, Any]:
     return {"label": score.label, "probability": score.probability, **box_of(score.box)}
 
 
-def scores_table(results: list[tuple[Source, list[Score]]]) -> Table:
-    """One image: a row per label. More: a row per image, its answer first."""
+def scores_table(results: list[tuple[Source, list[Score]]], reject: float | None = None) -> Table:
+    """One image: a row per label. More: a row per image, its answer first. What is rejected has
+    the probability of its best label instead of a number of its own, and the limit."""
     from rich.text import Text
+
+    from patchword.tasks.classify import NONE
+
+    def cells(score: Score) -> tuple[str, str]:
+        if reject is None or score.label != NONE:
+            return score.label, share(score.probability)
+        best = share(1 - score.probability)
+        return f"{NONE} (best {best} < {100 * reject:g}%)", ""
 
     if len(results) == 1:
         name, scores = results[0]
         out = table(str(name), " ", "  ", right=(" ",))
         for score in scores:
-            bar = Text("█" * round(BAR_CELLS * score.probability), style="blue")
-            out.add_row(score.label, share(score.probability), bar)
+            label, number = cells(score)
+            bar = Text("█" * round(BAR_CELLS * score.probability) if number else "", style="blue")
+            out.add_row(label, number, bar)
         return out
     heading, names = shortened([name for name, _ in results])
     out = table(heading, "answer", " ", "others", right=(" ",))
@@ -300,8 +310,8 @@ def scores_table(results: list[tuple[Source, list[Score]]]) -> Table:
         rest = ", ".join(
             f"{s.label} {share(s.probability)}" for s in others if s.probability >= 0.01
         )
-        label = Text(best.label, style="bold")
-        out.add_row(name, label, share(best.probability), Text(rest, style="dim"))
+        label, number = cells(best)
+        out.add_row(name, Text(label, style="bold"), number, Text(rest, style="dim"))
     return out
 
 

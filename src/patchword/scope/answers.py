@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from patchword.scope.knowledge import WORD
 
 UNKNOWN = "does not know"  # in the place of an answer that cannot be one
-NUMBERS = "one two three four five six seven eight nine ten zero none no few many several"
+NUMBERS = "one two three four five six seven eight nine ten zero none few many several"
 PLACES = "top bottom left right centre center middle above below inside outside everywhere nowhere"
 SIZES = "large small long short big tiny little"
 YES_NO = re.compile(

@@ -102,6 +102,8 @@ class Scope:
     words      every word of its training texts, in lower case
     questions  the forms of its questions, each with an example; none for a model that answers none
     asked_of   the name of the domain that a form was asked of in training, where that is one
+    words_of   the name of the one domain whose texts a word was in, but for those of grammar
+    unplaced   the names of domains of which it never learned where things are in an image
     slots      words that can replace each other in a question, by the name of their kind
     substitutions  made in the words of an unknown question, in this order, before
     rewordings     say which known question it is
@@ -119,6 +121,8 @@ class Scope:
     boundary: Boundary | None = None
     inner: Boundary | None = None
     asked_of: Mapping[str, str] = field(default_factory=dict)
+    words_of: Mapping[str, str] = field(default_factory=dict)
+    unplaced: frozenset[str] = frozenset()
 
     @property
     def layer(self) -> str:
@@ -165,6 +169,33 @@ class Scope:
         words = (word for text in texts for word in WORD.findall(text.lower()))
         return list(dict.fromkeys(word for word in words if word not in self.words))
 
+    def called(self, domain: str) -> str:
+        """What a domain is in messages."""
+        return next(each.called for each in self.domains if each.name == domain)
+
+    def by_domain(self, text: str) -> dict[str, list[str]]:
+        """The words of a text that belong to one domain alone, each once, by its name."""
+        out: dict[str, list[str]] = {}
+        for word in dict.fromkeys(WORD.findall(text.lower())):
+            if domain := self.words_of.get(word):
+                out.setdefault(domain, []).append(word)
+        return out
+
+    def unlearned(self, text: str) -> tuple[str, list[str]] | None:
+        """The kinds of words that a text says of another domain than they were learned of, as
+        "colours of clothing", and those words: ("", words) where they are of no kind that `slots`
+        names. None where a text combines nothing of several domains."""
+        found = self.by_domain(text)
+        if len(found) < 2:
+            return None
+        for domain, words in found.items():
+            kinds = {self.slots.get(word, "") for word in words}
+            if "" not in kinds:
+                named = " and ".join(sorted(f"{kind.strip('{}')}s" for kind in kinds))
+                others = " or ".join(self.called(other) for other in found if other != domain)
+                return f"{named} of {others}", words
+        return "", [word for words in found.values() for word in words]
+
     def named(self, unknown: Iterable[str]) -> str:
         """Unknown words for a message, the first few; of those that are misspelt from a known one
         also that."""
@@ -173,7 +204,11 @@ class Scope:
         return listed([*each, *words[SHOWN:]])
 
     def _meant(self, word: str) -> str:
-        near = difflib.get_close_matches(word, self.words, 1, ALIKE) if len(word) > 3 else []
+        if len(word) <= 3:
+            return ""
+        pairs = (f"{word[:i]}{word[i + 1]}{word[i]}{word[i + 2 :]}" for i in range(len(word) - 1))
+        near = [swapped for swapped in pairs if swapped in self.words]  # difflib takes it for two
+        near = near or difflib.get_close_matches(word, self.words, 1, ALIKE)
         return f" (do you mean {near[0]}?)" if near else ""
 
     def form(self, question: str) -> str:

@@ -67,6 +67,25 @@ class Told:
         self._words.update((model, word) for word in unknown)
         if unknown:
             self.text(scope, f"{model} does not know {scope.named(unknown)}")
+        self._combined(model, scope, texts)
+
+    def _combined(self, model: str, scope: Scope, texts: Sequence[str]) -> None:
+        """Say what of texts was never together in a model's training: of each kind once."""
+        kinds: dict[str, dict[str, list[str]]] = {}
+        for text in texts:
+            if found := scope.unlearned(text):
+                kinds.setdefault(found[0], {})[text] = found[1]
+        for kind, found_in in kinds.items():
+            if (model, f"combined {kind}") in self._words:
+                continue
+            self._words.add((model, f"combined {kind}"))
+            words = _quoted(word for each in found_in.values() for word in each)
+            if kind:
+                means = "means" if len(words) == 1 else "mean"
+                said = f"{model} never learned {kind}: {listed(words)} {means} nothing to it in"
+            else:
+                said = f"{model} never learned {listed(words)} together, as they are in"
+            self.text(scope, f"{said} {listed(_quoted(found_in))}")
 
     def outside(self, name: str) -> bool:
         """True if an image of this name is unlike the training of a model that was shown it."""
@@ -84,8 +103,7 @@ class Told:
         for said, scope in self._unlike():
             _warn(said, scope)
         for (model, question), (scope, names) in self._misasked.items():
-            domain = scope.asked_of[scope.form(question)]
-            called = next(each.called for each in scope.domains if each.name == domain)
+            called = scope.called(scope.asked_of[scope.form(question)])
             look = "looks" if len(names) == 1 else "look"
             _warn(
                 f"{model} learned to answer {question!r} of {called}, and "
@@ -168,6 +186,7 @@ class Check:
         self._told = told
         self._called = _called(called)  # the one image that is checked, where it comes as pixels
         self.outside = False  # whether the last image of `each` is
+        self._domain = ""  # that it is most like, where questions are of one
         self._novelty: deque[float] = deque()
         self._domains: deque[str] = deque()
         self._asked: dict[str, str] = {}  # questions of one domain each
@@ -176,6 +195,18 @@ class Check:
         """Warn of words that the model does not know."""
         if self.scope is not None:
             current().words(self.name, self.scope, texts)
+
+    def places(self, texts: Sequence[str]) -> None:
+        """Warn, once, of texts that the model hardly knows where to find in an image."""
+        if self.scope is None:
+            return
+        for domain in sorted(self.scope.unplaced):
+            if named := [text for text in texts if domain in self.scope.by_domain(text)]:
+                self._text(
+                    f"{self.name} hardly knows where {self.scope.called(domain)} is in a photo, "
+                    "for it never learned that: what it shows of "
+                    f"{listed(_quoted(named))} says little"
+                )
 
     def questions(
         self, questions: Sequence[str], answers: Sequence[str] | None = None
@@ -211,6 +242,11 @@ class Check:
         if domain := self.scope.asked_of.get(self.scope.form(question)):
             self._asked[question] = domain
 
+    def is_asked_of(self, question: str) -> bool:
+        """Whether the last image of `each` is most like those that a question was learned of; of a
+        question of any image, too."""
+        return self._domain == self._asked.get(question, self._domain)
+
     @property
     def layer(self) -> str:
         """The layer whose summaries `vectors` needs; "" for none."""
@@ -242,7 +278,7 @@ class Check:
                     # What a command shows without a name is a part of an image.
                     if name or self._told is not None or together is None:
                         told.image(self.name, self.scope, name, self.outside, self.kind)
-                    domain = self._domains.popleft() if self._domains else ""
+                    domain = self._domain = self._domains.popleft() if self._domains else ""
                     for question, of in self._asked.items():
                         if not self.outside and domain not in ("", of):
                             told.misasked(self.name, self.scope, question, name or "the image")
@@ -254,6 +290,11 @@ class Check:
     def _text(self, what: str) -> None:
         assert self.scope is not None
         current().text(self.scope, what)
+
+
+def _quoted(items: Iterable[str]) -> list[str]:
+    """Words or texts for a message, each once."""
+    return [repr(item) for item in dict.fromkeys(items)]
 
 
 def _share(some: int, total: int, kind: str) -> str:

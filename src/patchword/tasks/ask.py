@@ -48,9 +48,9 @@ class Answer(Caption):
     means the same (see `Scope.understood`); empty where it was asked as it is. If it means the
     opposite, yes and no have changed places here. box: of the tile whose answer it is, (left, top,
     right, bottom) in pixels, if the photo was looked at in tiles. declined: what the model wrote,
-    where that cannot be an answer to the question, as "shoes" to "is there a dog?", of a model that
-    says what it was trained on; the text is "does not know" then, and the probabilities are of what
-    was written.
+    of a model that says what it was trained on, where that cannot be an answer to the question, as
+    "shoes" to "is there a dog?", or is one to what was asked instead and learned of other images;
+    the text is "does not know" then, and the probabilities are of what was written.
     """
 
     ranking: tuple[Choice, ...] = field(default=(), repr=False)
@@ -157,7 +157,7 @@ def ask_each(
         if options is not None:
             raise UnsupportedError("options are of answers that are written; leave out either")
         ranked = _ranked(model, network, check, images, ids, answers, batch_size, shortlist)
-        return _said(ranked, questions, asked)
+        return _said(ranked, questions, asked, check)
     if shortlist is not None:
         raise UnsupportedError("shortlist is of answers to choose from, and there are none")
     search = options or GenerationOptions(max_length=longest(model, MAX_LENGTH))
@@ -181,7 +181,7 @@ def ask_each(
         )
         for image, rows in found
     )
-    return _said(written, questions, asked)
+    return _said(written, questions, asked, check)
 
 
 def _possible(answer: Answer, question: str, scope: Scope | None) -> Answer:
@@ -195,8 +195,10 @@ def _said(
     found: Iterable[tuple[ImageLike, list[Answer] | ImageError]],
     questions: Sequence[str],
     asked: Sequence[Understood],
+    check: Check,
 ) -> Iterator[tuple[ImageLike, list[Answer] | ImageError]]:
-    """Answers to what was asked as answers to the questions."""
+    """Answers to what was asked as answers to the questions: none of an image of another domain
+    than that of the question that was asked instead, except among those that were given."""
     for image, answers in found:
         if isinstance(answers, ImageError):
             yield image, answers
@@ -204,7 +206,11 @@ def _said(
         yield (
             image,
             [
-                answer if each.question == question else _answering(answer, each)
+                answer
+                if each.question == question
+                else _answering(answer, each)
+                if answer.ranking or check.is_asked_of(each.question)
+                else replace(answer, text=UNKNOWN, declined=answer.declined or answer.text)
                 for answer, question, each in zip(answers, questions, asked, strict=True)
             ],
         )

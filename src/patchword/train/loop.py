@@ -22,7 +22,7 @@ from patchword import checkpoints, data
 from patchword.bundle import Bundle, make
 from patchword.config import to_dict
 from patchword.data import Batch
-from patchword.errors import ImageError, RecipeError
+from patchword.errors import ImageError, RecipeError, ScopeWarning, warn
 from patchword.models import build
 from patchword.nn.transformer import Block
 from patchword.train import grad_cache, initial_model, lora, objectives, parallel, state
@@ -132,6 +132,12 @@ class Run:
         model = None if stopped else self.result()
         if model:
             checkpoints.save(model, folder)
+            if self.init and self.init.scope:
+                warn(
+                    f"the trained model does not warn of photos and words unlike its training, as "
+                    f"{self.init.name} does",
+                    ScopeWarning,
+                )
         if self.adapter and not stopped:
             average = parallel.full_tensors(self.average.items())
             self.world.from_first(partial(self.adapter.write, self.out / "adapter", average))

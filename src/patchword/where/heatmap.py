@@ -19,6 +19,7 @@ from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.protocols import DenseNetwork
 from patchword.options import checked
+from patchword.scope import Check
 from patchword.show import plots
 from patchword.show.colours import MAP, known, scale_of
 from patchword.show.percent import share
@@ -180,6 +181,7 @@ def heatmap(
         raise UnsupportedError(f"present is {present!r}; it is a probability, 0 to 1")
     if like is not None and (present is not None or negatives is not None):
         raise UnsupportedError("present and negatives are of texts, not of like")
+    Check(model.scope, model.name).places(texts)
     photo = model.opener(image, exact=True)
     if like is not None:
         other = photo if like_image is None else model.opener(like_image, exact=True)

@@ -18,6 +18,7 @@ from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.models.edits import DenseEdit
 from patchword.options import checked
+from patchword.scope import Check
 from patchword.show import label_map
 from patchword.show.result import Brief, Pictured
 from patchword.unseen import untold
@@ -148,6 +149,7 @@ def locate(
     chosen = dense_method(model, method) if boxes is None else resolve(model, method, like=True)
     if present is not None and not 0 <= present <= 1:
         raise UnsupportedError(f"present is {present!r}; it is a probability, 0 to 1")
+    Check(model.scope, model.name).places(names)
     photo = model.opener(image, exact=True)
     if boxes is not None:
         given = _boxes(boxes, photo)

@@ -183,7 +183,9 @@ def segment(
     """
     chosen = dense_method(model, method)
     names, words, owners = read_labels(labels, WORDS if background is None else background)
-    Check(model.scope, model.name).texts([word for word in words if word not in WORDS])
+    check = Check(model.scope, model.name)
+    check.texts([word for word in words if word not in WORDS])
+    check.places(words)
     rule = checked_rule(model, chosen, logit_scale, threshold, least_area)
     vectors = word_vectors(model, words, templates)
     return segmented(model, image, names, owners, vectors, chosen, rule, scale, refine, progress)
