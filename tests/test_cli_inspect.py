@@ -9,6 +9,9 @@ import pytest
 from PIL import Image
 from ran import Run
 
+from patchword.cli.inspect_table import known, verdicts
+from patchword.show.plain_number import plain
+
 SIDE = 96
 
 
@@ -58,7 +61,10 @@ def test_json_report_csv_maps_and_exit_code(run: Run, folder: Path, tmp_path: Pa
     assert [row["rejected"] for row in rows] == ["False", "True", "", "False"]
     page = (out / "index.html").read_text()
     assert "1 of 3 photos rejected by memory" in page
-    assert page.index("b: rejected") < page.index("a: good")
+    said = "a: not rejected, but unlike what demo knows"  # no reason to call it good
+    assert page.index("b: rejected") < page.index(f'<span class="">{said}')
+    assert "1 of 3 rejected; threshold " in ran.err
+    assert ", learned from 4 good photos" in ran.err
     assert "At most 5.00%" in page
     assert "c.png" in page
     outside = [each["path"] for each in found if "outside" in each]
@@ -86,6 +92,27 @@ def test_json_report_csv_maps_and_exit_code(run: Run, folder: Path, tmp_path: Pa
     assert "was fitted with demo" in other.err
 
 
+def test_a_table_names_the_folder_once_and_the_largest_box() -> None:
+    row = {"path": "a/b/x-1.jpg", "score": 4.768e-07, "p_value": None, "rejected": False}
+    boxes = [[1, 2, 3, 4], [150, 71, 190, 136]]
+    rows = [row | {"boxes": [], "outside": True}, row | {"boxes": boxes, "rejected": True}]
+    rows[1] |= {"path": "a/b/particles-3.jpg", "score": 0.69688}
+    table = verdicts(rows, "demo")
+    assert [column.header for column in table.columns] == [
+        "in a/b", "score", "verdict", "boxes: largest"
+    ]  # fmt: skip
+    cells = [list(column.cells) for column in table.columns]
+    assert cells[:2] == [["particles-3.jpg", "x-1.jpg"], ["0.697", "0"]]
+    assert cells[2:] == [
+        ["rejected", "not rejected, but unlike what demo knows"],
+        ["2: 150,71,190,136", ""],
+    ]
+    assert [plain(value) for value in (0.0000123, 12345.6, 1)] == ["0.0000123", "12300", "1"]
+    assert known([Path("a")], [Path("a")]) == [
+        "1 of the photos inspected is among the good ones: it says nothing new."
+    ]
+
+
 def test_few_good_photos_are_said(run: Run, folder: Path) -> None:
     ran = run("inspect", str(folder / "good" / "0[0-3].png"), folder / "test" / "b.png", "--json")
     assert json.loads(ran.out)["p_value"] is None
@@ -94,7 +121,7 @@ def test_few_good_photos_are_said(run: Run, folder: Path) -> None:
     assert "takes 99 good photos" in ran.err
     one = run("inspect", folder / "good" / "00.png", folder / "test" / "a.png", "--csv", "--check")
     assert one.code == 2
-    assert one.out.splitlines()[0] == "path,score,p_value,rejected,boxes,error"
+    assert one.out.splitlines()[0] == "path,score,p_value,rejected,boxes,outside,error"
     assert "photos without a verdict" in one.err
     assert "There is no verdict" in one.err
 

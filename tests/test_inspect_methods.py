@@ -17,7 +17,7 @@ from patchword.inspect.photos import found_each
 from patchword.inspect.prompts import BAD, GOOD, TEMPLATES, sentences
 from patchword.inspect.protocol import View
 from patchword.inspect.reference import Reference, unlike_around
-from patchword.inspect.registration import Motion, register
+from patchword.inspect.registration import Motion, correlation, register
 from patchword.inspect.winclip import WinCLIP, prototypes
 from patchword.inspect.windows import sliding
 from patchword.scope import Check
@@ -253,6 +253,20 @@ def test_golden_photos_of_another_size_and_several(model) -> None:
     with pytest.warns(ImageWarning, match=rf"{said}.* \(240 x 150 px\).* and 1 more") as told:
         list(found_each(model, method, state, flat, Check(None, "")))
     assert len(told) == 1
+    with pytest.warns(ImageWarning) as told:
+        list(found_each(model, method, state, [golden, other], Check(None, "")))
+    said = [str(each.message) for each in told if "look like" in str(each.message)]
+    assert said == [
+        "1 of 2 photos does not look like the golden photo: <array 200x240x3>; "
+        "its verdict means little"
+    ]
+    lit = (golden * 0.6 + 40).astype(np.uint8)  # another light
+    assert correlation(golden, lit, Motion()) == pytest.approx(1, abs=1e-3)
+    one, two = (np.asarray(each, float).mean(axis=2).ravel() for each in (golden, other))
+    assert correlation(golden, other, Motion()) == pytest.approx(
+        np.corrcoef(one, two)[0, 1], abs=1e-4
+    )
+    assert correlation(np.full_like(golden, 90), other, Motion()) == 1  # nothing to recognise
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,10 @@ def test_boxes_are_around_what_stands_out_the_worst_first() -> None:
     assert np.abs(np.array(worst) - (102.5, 61.25, 137.5, 68.75)).max() <= 1
     assert other[0] < 30 < other[2] <= 40
     assert around(grid, geometry, 5) == ((100, 60, 120, 70),)  # the cell
+    grid[0, 7] = 0.55  # above the edge by less than a tenth of what the worst is
+    assert around(grid, geometry, 0.5) == (worst, other)
+    # The other is higher than a tenth of the worst here, but its box is a fiftieth of a cell.
+    assert len(around(grid, geometry, 0.85)) == 1
 
 
 def test_what_a_threshold_guarantees_is_said() -> None:

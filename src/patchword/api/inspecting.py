@@ -46,7 +46,7 @@ def inspector(
     """What has learned from good photos how others should look: `.inspect(images)` gives score,
     p-value, verdict, map and boxes of each.
 
-    good          photos, or a folder of them; 4 are enough to begin
+    good          photos, or a folder of them; 2 are enough to begin
     method        "memory": far from every good patch (AnomalyDINO); "subspace": what the principal
                   components of good patches leave over (SubspaceAD); "winclip": by sentences about
                   good and bad things, and by the good photos (WinCLIP); "mutual": unlike the other

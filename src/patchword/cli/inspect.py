@@ -12,6 +12,7 @@ import typer
 
 from patchword.cli.held import Source
 from patchword.cli.inputs import expand, load
+from patchword.cli.inspect_table import known, summary, verdicts
 from patchword.cli.options import (
     EMBEDDED,
     SOURCES,
@@ -35,11 +36,8 @@ from patchword.cli.output import (
 )
 from patchword.cli.pictures import maps_of, stem
 from patchword.errors import ImageError
-from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from patchword.api import Model
     from patchword.inspect.inspector import Inspector
     from patchword.inspect.protocol import Method
@@ -171,7 +169,7 @@ def inspect(
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Find defects, from photos of good products: 4 are enough to begin.
+    """Find defects, from photos of good products: 2 are enough to begin.
 
     For each photo a score, a map and boxes of what is not found in good photos, and a verdict. With
     enough good photos (103 for 1%) some are held out, and then no more than --false-alarms of good
@@ -251,14 +249,6 @@ def learn(
         )  # fmt: skip
 
 
-def known(good: Sequence[Source], sources: Sequence[Source]) -> list[str]:
-    """What to say of photos that are among the good ones."""
-    both = {str(each) for each in good} & {str(each) for each in sources}
-    if not both:
-        return []
-    return [f"{len(both)} of the photos inspected are among the good ones: they say nothing."]
-
-
 class Run:
     """The photos to inspect, one after the other: printed, and saved where that is asked."""
 
@@ -295,13 +285,14 @@ class Run:
                 self.report.add(each, stem(each.path))
         self._remark()
         if not self.as_json and any("error" not in row for row in self.rows):
-            screen().print(verdicts(self.rows))
+            screen().print(verdicts(self.rows, self.inspector.model.name))
         if self.save:
             self._write(self.save)
 
     def finish(self, check: bool) -> None:
         """Say what the verdicts mean and what failed, and end with the exit code for that."""
-        for sentence in [*self.inspector.guarantee(), *self.remarks]:
+        said = summary(self.rows, self.inspector, self.false_discoveries is not None)
+        for sentence in filter(None, [said, *self.inspector.guarantee(), *self.remarks]):
             notes().print(sentence)
         for error in self.failed:
             complain(str(error))
@@ -379,21 +370,6 @@ class Run:
         write(folder / "results.csv", table.getvalue())
         failed = [str(error) for error in self.failed]
         print_saved(write(folder / "index.html", self.report.page(failed, self.remarks)))
-
-
-def verdicts(rows: Sequence[dict[str, Any]]) -> Table:
-    """A row for each photo, the worst first."""
-    numbers = ("score", "p-value", "boxes")
-    out = table("image", "score", "p-value", "verdict", "boxes", right=numbers)
-    known = sorted((row for row in rows if "error" not in row), key=lambda row: -row["score"])
-    for row in known:
-        p = "-" if row["p_value"] is None else f"{row['p_value']:.3g}"
-        verdict = {True: "rejected", False: "good", None: "no verdict"}[row["rejected"]]
-        first = ", ".join(map(str, row["boxes"][0])) if row["boxes"] else ""
-        more = f" (+{len(row['boxes']) - 1})" if len(row["boxes"]) > 1 else ""
-        style = "bold" if row["rejected"] else ""
-        out.add_row(row["path"], f"{row['score']:.4g}", p, verdict, first + more, style=style)
-    return out
 
 
 COMMANDS = (inspect,)

@@ -19,6 +19,7 @@ from patchword.tasks.judge import judge
 from patchword.unseen import Sight, noted
 
 AHEAD = 3  # photos that are opened before they are wanted
+ALIKE = 0.5  # correlation with the golden photo; of one board 0.94 or more, of others 0.25 at most
 MARGIN = 0.05  # of a photo that may lie outside of the golden one before it is said
 SHOWN = 1024  # pixels: the longer side of what is kept of a photo to be shown
 
@@ -94,6 +95,13 @@ def _tell(laid: list[tuple[str, Finding]]) -> None:
             f"the golden photo of {_size(stretched[0][1])}: "
             f"{listed([name for name, _ in stretched])}; it is stretched to the same size, and "
             "places may not agree",
+            ImageWarning,
+        )
+    if foreign := [name for name, f in laid if f.alike < ALIKE]:
+        one = len(foreign) == 1
+        warn(
+            f"{_some(foreign, laid)} {'does' if one else 'do'} not look like the golden photo: "
+            f"{listed(foreign)}; {'its verdict means' if one else 'their verdicts mean'} little",
             ImageWarning,
         )
     if beyond := [f"{f.outside:.0%} of {name}" for name, f in laid if f.outside > MARGIN]:

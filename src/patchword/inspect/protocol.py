@@ -65,6 +65,8 @@ class Finding:
     golden   (height, width) of a photo that it was compared with place by place, where that has
              other proportions
     outside  the share of the photo, 0 to 1, that no such photo shows, so that it is not compared
+    alike    how well it correlates with such a photo where that is laid on it, -1 to 1; 1 also
+             where that cannot be told
     """
 
     score: float
@@ -72,6 +74,7 @@ class Finding:
     geometry: Geometry  # from the grid, which covers all of its input, to the photo's pixels
     golden: tuple[int, int] | None = None
     outside: float = 0.0
+    alike: float = 1.0
 
 
 class Method(Protocol):

@@ -16,7 +16,7 @@ from patchword.errors import UnsupportedError
 from patchword.images.preprocess import resize
 from patchword.inspect.features import Patches, patches_each, quarters
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, State, View
-from patchword.inspect.registration import Motion, register
+from patchword.inspect.registration import Motion, correlation, register
 from patchword.inspect.scores import top_share
 
 SIDES = 0.02  # by which proportions may differ before it is said
@@ -55,8 +55,8 @@ class Reference:
         return {f"photo.{n}": torch.from_numpy(np.array(each)) for n, each in photos}
 
     def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
-        """Of a photo whose proportions are others, or that is moved by much, the finding says
-        so."""
+        """Of a photo whose proportions are others, that is moved by much, or that looks otherwise,
+        the finding says so."""
         golden = [state[name].numpy() for name in sorted(state)]
         view = self.view if self.view.layers else replace(self.view, layers=quarters(model)[:1])
         for photo in photos:
@@ -66,8 +66,9 @@ class Reference:
             grid = self._values(seen, known, shown)
             other = (each.shape[:2] for each in golden if _stretched(each, photo))
             beyond = [1 - float(each.covered(*photo.shape[:2]).mean()) for each in shown]
+            fit = max(correlation(each, photo, motion) for each, motion in beside)
             yield Finding(
-                top_share(grid), grid.numpy(), seen.geometry, next(other, None), min(beyond)
+                top_share(grid), grid.numpy(), seen.geometry, next(other, None), min(beyond), fit
             )
 
     def _laid(self, model: Bundle, golden: RGB, photo: RGB) -> tuple[RGB, Motion]:

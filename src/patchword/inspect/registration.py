@@ -15,6 +15,7 @@ Grey = NDArray[np.float32]  # (H, W)
 SIDE = 256  # pixels to which the longer side is reduced
 LEAST = 0.5  # of the photo that must stay covered along each side
 ENOUGH = 0.95  # of the difference: what leaves more is no better than not to move
+FLAT = 8.0  # grey levels, of 255: in a photo that varies by less there is nothing to recognise
 STEP = 0.5  # degrees between the turns that are tried
 
 
@@ -62,6 +63,18 @@ def register(moving: RGB, fixed: RGB, most: float = 3.0) -> Motion:
         ((_left(each, low, still), each) for each in tried), key=lambda pair: pair[0]
     )
     return motion if left < ENOUGH else Motion()
+
+
+def correlation(moved: RGB, fixed: RGB, motion: Motion) -> float:
+    """The correlation of two photos' grey, where the one that was moved by `motion` shows
+    something: 1 is the same but for light; 1 also where it varies by less than FLAT."""
+    inside = motion.covered(*_reduced(fixed).shape[:2])
+    one, other = (_grey(_reduced(each))[inside] for each in (moved, fixed))
+    if float(one.std()) < FLAT:
+        return 1.0
+    return float(((one - one.mean()) * (other - other.mean())).mean()) / max(
+        float(one.std() * other.std()), 1e-6
+    )
 
 
 def _left(motion: Motion, low: RGB, still: Grey) -> float:

@@ -10,10 +10,11 @@ import numpy as np
 
 from patchword.errors import counted
 from patchword.inspect.inspector import Inspector, on_one_scale
-from patchword.inspect.result import Inspection
+from patchword.inspect.result import Inspection, in_words
 from patchword.scope import UNLIKE, current
 from patchword.show import html_page, plots
 from patchword.show.colours import MAP, shade
+from patchword.show.plain_number import plain
 
 SHOWN = 60  # photos with their maps
 BINS = 40  # of scores
@@ -50,7 +51,8 @@ class Report:
             f"{rejected} of {len(self.scores)} photos rejected by {inspector.method.name}, model "
             f"{inspector.model.name}"
         )
-        learned = f", after learning from {inspector.learned} good photos" * (inspector.learned > 0)
+        good = counted(inspector.learned, "good photo")
+        learned = f", after learning from {good}" * (inspector.learned > 0)
         sections = [
             html_page.section("What the verdict means", " ".join(inspector.guarantee()), []),
             *([html_page.section("Remarks", " ".join(said), [])] if said else []),
@@ -67,12 +69,12 @@ class Report:
         return "Large scores are bad; what is right of the dashed line is rejected."
 
     def _photos(self) -> str:
-        words = "The worst first. "
+        words = "The worst first. Frames say roughly where. "
         if len(self.scores) > SHOWN:
             words += f"These are the {SHOWN} worst of {len(self.scores)}. "
         found = on_one_scale([each for each, _ in self._worst])
-        pairs = zip(found, self._worst, strict=True)
-        bodies = [html_page.cards([card(each, name) for each, (_, name) in pairs])]
+        pairs, model = zip(found, self._worst, strict=True), self.inspector.model.name
+        bodies = [html_page.cards([card(each, name, model) for each, (_, name) in pairs])]
         scales = {each.scale for each in found if each.scale}
         if len(scales) == 1:
             words += (
@@ -93,22 +95,26 @@ class Report:
         every = [*good, *(score for score, _ in self.scores), *self._limits]
         low, high = min(every, default=0.0), max(every, default=1.0)
         span = max(high - low, 1e-12)
-        charts = [_chart(f"{len(good)} good photos, {kind}", [(s, None) for s in good], low, span)]
+        charts = [
+            _chart(
+                f"{counted(len(good), 'good photo')}, {kind}", [(s, None) for s in good], low, span
+            )
+        ]
         charts += [
             _chart(f"{counted(len(self.scores), 'photo')} inspected", self.scores, low, span)
         ]
         limits = [
             {
                 "x": (x := (limit - low) / span * WIDTH),
-                "words": f"threshold {limit:.3g}",
+                "words": f"threshold {plain(limit)}",
                 "side": "start" if x < WIDTH / 2 else "end",
                 "label": x + (5 if x < WIDTH / 2 else -5),
             }
             for limit in sorted(self._limits)
         ]
         return html_page.render(
-            "inspect_histogram", charts=charts[not good :], limits=limits, low=f"{low:.3g}",
-            high=f"{high:.3g}", width=WIDTH, height=HEIGHT, foot=FOOT,
+            "inspect_histogram", charts=charts[not good :], limits=limits, low=plain(low),
+            high=plain(high), width=WIDTH, height=HEIGHT, foot=FOOT,
         )  # fmt: skip
 
 
@@ -120,21 +126,21 @@ def legend(low: float, high: float) -> str:
         for level in np.linspace(plots.CLEAR, 1, STOPS).tolist()
     ]
     edge, middle = (low * ratio**level for level in (plots.CLEAR, (1 + plots.CLEAR) / 2))
-    ends = {"low": f"{edge:.3g}", "middle": f"{middle:.3g}", "high": f"{high:.3g}"}
+    ends = {"low": plain(edge), "middle": plain(middle), "high": plain(high)}
     return html_page.render("inspect_scale", colours=colours, **ends)
 
 
-def card(found: Inspection, name: str) -> html_page.Card:
+def card(found: Inspection, name: str, model: str) -> html_page.Card:
     """A photo under its map."""
-    note = f"score {found.score:.4g}"
+    note = f"score {plain(found.score)}"
     if found.p_value is not None:
         note += f", p {found.p_value:.3g}"
     if found.boxes:
         note += f", {counted(len(found.boxes), 'place')}"
     note += f" · {UNLIKE}" * found.outside
     marks: dict[bool | None, Literal["", "right", "wrong"]] = {True: "wrong", False: "right"}
-    mark = marks.get(found.rejected, "")
-    title = f"{name}: {found.verdict}"
+    mark = "" if found.outside and not found.rejected else marks.get(found.rejected, "")
+    title = f"{name}: {in_words(found.rejected, found.outside, model)}"
     return html_page.Card(found.overlay(html_page.SIDE), title, note, verdict=mark)
 
 
@@ -149,7 +155,7 @@ def _chart(
     bars, side = [], WIDTH / BINS
     for place in range(BINS):
         start = low + span * place / BINS
-        words = f"{start:.3g} to {start + span / BINS:.3g}"
+        words = f"{plain(start)} to {plain(start + span / BINS)}"
         foot = 0.0
         for row, colour in enumerate(("bar", "wrong")):
             height = counts[row, place] / most * (HEIGHT - 16)

@@ -17,6 +17,7 @@ from patchword.options import checked
 from patchword.scope import UNLIKE
 from patchword.show import plots
 from patchword.show.colours import ends_of
+from patchword.show.plain_number import plain
 from patchword.show.result import Pictured
 
 FRAME = (0, 190, 255)  # the colour of boxes
@@ -56,14 +57,14 @@ class Inspection(Pictured):
 
     @cached_property
     def boxes(self) -> tuple[Box, ...]:
-        """Of a photo that is rejected: (x1, y1, x2, y2) in its pixels around what is not found in
-        good photos, the worst first."""
+        """Of a photo that is rejected: (x1, y1, x2, y2) in its pixels roughly around what is not
+        found in good photos, the worst first."""
         return around(self.grid, self.geometry, self.edge) if self.rejected else ()
 
     @property
     def verdict(self) -> str:
         """In a word or two."""
-        return {True: "rejected", False: "good", None: "no verdict"}[self.rejected]
+        return in_words(self.rejected)
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
@@ -79,7 +80,7 @@ class Inspection(Pictured):
     @checked
     def picture(self, title: str = "") -> Image.Image:
         """The photo, and over it the map and the boxes, on the scale that all photos share."""
-        words = f"{self.verdict}, score {self.score:.4g}"
+        words = f"{in_words(self.rejected, self.outside)}, score {plain(self.score)}"
         if self.p_value is not None:
             words += f", p {self.p_value:.3g}"
         photo = plots.shown(self.photo)
@@ -115,3 +116,11 @@ class Inspection(Pictured):
             draw.rectangle(corners, outline=(0, 0, 0), width=4)
             draw.rectangle(corners, outline=FRAME, width=2)
         return picture
+
+
+def in_words(rejected: bool | None, outside: bool = False, model: str = "the model") -> str:
+    """A verdict in words: of a photo unlike all that the model knows, that it is not rejected does
+    not say that it is good."""
+    if outside and rejected is False:
+        return f"not rejected, but unlike what {model} knows"
+    return {True: "rejected", False: "good", None: "no verdict"}[rejected]

@@ -57,16 +57,27 @@ def widths(cells: Sequence[Sequence[Text]], room: int) -> list[int]:
     """How wide each column is, of its texts, so that together they fit: the widest give way."""
     whole = [max(text.cell_len for text in column) for column in cells]
     out = list(whole)
+    words = [max(_longest(text.plain, _WORD) for text in column) for column in cells]
+    halves = [max(word, -(-all_of // 2)) for word, all_of in zip(words, whole, strict=True)]
+    if sum(halves) <= room:  # names stay whole where texts on two lines or so are enough
+        return _narrowed(out, halves, room)
     for pattern, floor in _LEAST:
         longest = [max(_longest(text.plain, pattern) for text in column) for column in cells]
         least = [
             max(length, min(all_of, floor)) for length, all_of in zip(longest, whole, strict=True)
         ]
-        while sum(out) > room:
-            able = [i for i, width in enumerate(out) if width > least[i]]
-            if not able:
-                break
-            out[max(able, key=out.__getitem__)] -= 1
+        out = _narrowed(out, least, room)
+    return out
+
+
+def _narrowed(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """The widest give way until all fit, or all are at their least."""
+    out = list(widths)
+    while sum(out) > room:
+        able = [i for i, width in enumerate(out) if width > least[i]]
+        if not able:
+            break
+        out[max(able, key=out.__getitem__)] -= 1
     return out
 
 

@@ -59,8 +59,10 @@ export class Inspect extends Panel {
     for (const { one, verdict } of this.cards) {
       const bad = threshold === null ? null : one.score > threshold;
       rejected += bad === true;
-      verdict.className = `verdict ${bad === null ? "" : bad ? "bad" : "good"}`;
-      verdict.textContent = bad === null ? t("no_verdict") : bad ? `✗ ${t("rejected")}` : `✓ ${t("passed")}`;
+      const unknown = bad === false && one.outside; // no reason to call it good
+      verdict.className = `verdict ${bad === null || unknown ? "" : bad ? "bad" : "good"}`;
+      verdict.textContent = unknown ? t("not_rejected", { model: current().id })
+        : bad === null ? t("no_verdict") : bad ? `✗ ${t("rejected")}` : `✓ ${t("passed")}`;
     }
     if (threshold === null) return t("without_threshold");
     return t("rejected_of", { rejected, all: this.cards.length, threshold: number(threshold) });

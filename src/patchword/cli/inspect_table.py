@@ -1,0 +1,70 @@
+"""What inspect shows in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from patchword.cli.output import shortened
+from patchword.errors import counted
+from patchword.show.plain_number import plain
+from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from patchword.cli.held import Source
+    from patchword.inspect.inspector import Inspector
+
+
+def known(good: Sequence[Source], sources: Sequence[Source]) -> list[str]:
+    """What to say of photos that are among the good ones."""
+    both = len({str(each) for each in good} & {str(each) for each in sources})
+    if not both:
+        return []
+    are, them = ("is", "it says") if both == 1 else ("are", "they say")
+    return [f"{both} of the photos inspected {are} among the good ones: {them} nothing new."]
+
+
+def verdicts(rows: Sequence[dict[str, Any]], model: str) -> Table:
+    """A row for each photo, the worst first; of its boxes how many there are, and the largest."""
+    from patchword.inspect.result import in_words
+
+    done = sorted((row for row in rows if "error" not in row), key=lambda row: -row["score"])
+    heading, names = shortened([row["path"] for row in done])
+    last = "boxes: largest"
+    calibrated = any(row["p_value"] is not None for row in done)
+    column = ("p-value",) * calibrated
+    out = table(heading, "score", *column, "verdict", last, right=("score", "p-value", last))
+    for name, row in zip(names, done, strict=True):
+        p = ["-" if row["p_value"] is None else f"{row['p_value']:.3g}"] * calibrated
+        verdict = in_words(row["rejected"], row.get("outside", False), model)
+        style = "bold" if row["rejected"] else ""
+        out.add_row(name, plain(row["score"]), *p, verdict, largest(row["boxes"]), style=style)
+    return out
+
+
+def largest(boxes: Sequence[Sequence[int]]) -> str:
+    """How many boxes there are, and the corners of the largest."""
+    if not boxes:
+        return ""
+    x1, y1, x2, y2 = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
+    return f"{len(boxes)}: {x1},{y1},{x2},{y2}"
+
+
+def summary(rows: Sequence[dict[str, Any]], inspector: Inspector, listed: bool) -> str:
+    """How many are rejected, and by which threshold; empty where nothing was inspected.
+    listed: photos were judged as one list."""
+    found = [row["rejected"] for row in rows if "error" not in row]
+    if not found:
+        return ""
+    limits = [each.limit for each in inspector.judges().values()]
+    if listed:
+        by = "judged as one list"
+    elif inspector.grouped:
+        by = "a threshold for each folder"
+    else:
+        by = f"threshold {plain(limits[0])}" if limits[0] < float("inf") else "no threshold"
+    learned = inspector.learned
+    good = f", learned from {counted(learned, 'good photo')}" if learned else ""
+    return f"{found.count(True)} of {len(found)} rejected; {by}{good}"
