@@ -31,7 +31,8 @@ NAMED = 3  # photos that a warning names
 
 @dataclass(frozen=True)
 class Remedies:
-    """How whoever reads a warning gets more of a photo seen; empty where nothing does."""
+    """How whoever reads a warning gets more of a photo seen; empty where nothing does. named: how
+    many photos it names."""
 
     whole: str = (
         "squash=True shows the whole, tiles=True of classify, ask, caption and match all parts"
@@ -39,6 +40,7 @@ class Remedies:
     closer: str = (
         "tiles=True of classify, ask, caption and match, or a heatmap's window, looks closer"
     )
+    named: int = NAMED
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,11 @@ class Sights:
         with nothing to see."""
         sights = list(self._of.values())
         if in_part := sorted((s for s in sights if s.in_part), key=lambda s: -s.cropped):
-            warn(_in_part(in_part, len(sights), self.remedies.whole), UnseenWarning)
+            warn(_in_part(in_part, len(sights), self.remedies), UnseenWarning)
         if small := sorted((s for s in sights if s.small), key=lambda s: -s.scale):
-            warn(_small(small, len(sights), self.remedies.closer), UnseenWarning)
+            warn(_small(small, len(sights), self.remedies), UnseenWarning)
         if plain := [s for s in sights if s.colour]:
-            warn(_plain(plain, len(sights)), ImageWarning)
+            warn(_plain(plain, len(sights), self.remedies), ImageWarning)
 
 
 _together: ContextVar[Sights | None] = ContextVar("sights", default=None)
@@ -179,19 +181,21 @@ def _colour(image: object, pixels: RGB | Image.Image) -> str:
     return "" if "float" in str(getattr(image, "dtype", "")) else one_colour(pixels)
 
 
-def _in_part(found: Sequence[Sight], total: int, remedy: str) -> str:
-    lost = _listed([f"{sight.cropped:.0%} of {_short(sight.name)}" for sight in found])
+def _in_part(found: Sequence[Sight], total: int, remedies: Remedies) -> str:
+    remedy = remedies.whole
+    lost = _listed([f"{sight.cropped:.0%} of {_short(sight.name)}" for sight in found], remedies.named)
     return f"{_count(found, total)} in part, {lost} is cropped away{remedy and ': '}{remedy}"
 
 
-def _small(found: Sequence[Sight], total: int, remedy: str) -> str:
-    scales = _listed([f"{_short(sight.name)} at 1:{sight.scale:.0f}" for sight in found])
+def _small(found: Sequence[Sight], total: int, remedies: Remedies) -> str:
+    remedy = remedies.closer
+    scales = _listed([f"{_short(sight.name)} at 1:{sight.scale:.0f}" for sight in found], remedies.named)
     return f"{_count(found, total)} very small, {scales}{remedy and ': '}{remedy}"
 
 
-def _plain(found: Sequence[Sight], total: int) -> str:
+def _plain(found: Sequence[Sight], total: int, remedies: Remedies) -> str:
     many = f"{len(found)} of {total} photos {'has' if len(found) == 1 else 'have'}"
-    named = _listed([f"{_short(sight.name)} ({sight.colour})" for sight in found])
+    named = _listed([f"{_short(sight.name)} ({sight.colour})" for sight in found], remedies.named)
     who = "the photo has" if total == 1 else many
     return f"{who} one colour alone, about which no answer means anything: {named}"
 
@@ -207,6 +211,6 @@ def _count(found: Sequence[Sight], total: int) -> str:
     return f"{len(found)} of {total} photos {'is' if len(found) == 1 else 'are'} seen"
 
 
-def _listed(items: Sequence[str]) -> str:
-    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
-    return ", ".join(items[:NAMED]) + more
+def _listed(items: Sequence[str], most: int) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more

@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     atexit.register(gc.freeze)  # what ends anyway is not searched: half a second with torch
     saving.set(False)
     try:
-        with warnings_said(last=True), scope.together(), unseen.together():
+        with warnings_said(last=True), scope.together(brief=True), unseen.together():
             app(arguments)
     except SystemExit as ended:
         sys.exit(code_of(ended))

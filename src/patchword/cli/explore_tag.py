@@ -81,7 +81,8 @@ def explore(
         screen().print(out)
         if any(each.name.startswith("unnamed") for each in found):
             notes().print(
-                "unnamed: no word fits most of its images clearly best; --words has others"
+                "unnamed: no word fits most of its images clearly best; "
+                "--words a,b,c gives words to choose from"
             )
     else:
         notes().print("nothing found")

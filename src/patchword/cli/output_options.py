@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from patchword.cli.output import Rows, quiet, rows, wrong
+from patchword.scope.remarks import BRIEF
 from patchword.unseen import Remedies, current
 
 # The columns of each command: keys of its JSON records, or of the list in them.
@@ -131,4 +132,5 @@ def _remedies(options: set[str]) -> Remedies:
     return Remedies(
         ", ".join(words for name, words in whole.items() if name in options),
         f"{' or '.join(closer)} looks closer" if closer else "",
+        BRIEF,
     )

@@ -17,6 +17,7 @@ from patchword.errors import UnsupportedError
 from patchword.index.clusters import centres, nearest_centres
 from patchword.index.matrix import Half, Matrix
 from patchword.index.nearest import Hit, best
+from patchword.index.phrases import Phrase, name, phrases
 from patchword.index.table import Table
 from patchword.index.things import THINGS
 
@@ -26,14 +27,6 @@ MOSTLY = 0.7  # share of a cluster's members that a name must fit, each by itsel
 CLEAR = 0.05  # by how much a name must fit better than the next word that means another thing
 SAMPLE = 1000  # members of a cluster that are asked
 SAME = 0.9  # cosine of two words from which on they mean the same
-# Words of a small model that name nothing.
-NO_NAMES = {"above", "and", "below", "few", "image", "in", "kind", "left", "many", "middle"}
-NO_NAMES |= {"near", "over", "photo", "picture", "right", "side", "snapshot", "someone", "the"}
-NO_NAMES |= {"three", "top", "two", "under", "view", "with", "without", "bottom", "long", "short"}
-NO_NAMES |= {"close", "are", "there", "one", "another", "any", "all", "cluster", "clustered"}
-NO_NAMES |= {"scattered", "sleeve", "sleeved", "button", "chip", "edge", "centre", "center"}
-NO_NAMES |= {"corner", "colour", "color", "small", "little", "large", "big", "phone", "floor"}
-NO_NAMES |= {"pair", "row", "clean", "defect", "defects"}
 
 
 @dataclass(frozen=True)
@@ -58,14 +51,16 @@ def how_many(rows: int) -> int:
 
 
 class Named(NamedTuple):
-    """Words that clusters may be named by, and their unit vectors (W, D)."""
+    """Words that clusters may be named by, or sentences that give names, and their unit vectors
+    (W, D)."""
 
     words: list[str]
     vectors: NDArray[np.float32]
+    phrases: list[Phrase]
 
 
 def named(model: Bundle, words: list[str] | None) -> Named | None:
-    """Words to name clusters by: those given, those that a model of few words knows, or what photos
+    """Words to name clusters by: those given, sentences of a model of few words, or what photos
     show; None of a model that reads no texts. Raises UnsupportedError for words that it cannot
     read, and for none."""
     reads = bool(model.config.embed_dim) and model.tokenizer is not None
@@ -74,13 +69,10 @@ def named(model: Bundle, words: list[str] | None) -> Named | None:
         raise UnsupportedError(f"words to name clusters by: {why}")
     if not reads:
         return None
-    if words is None:
-        own = model.scope.words if model.scope is not None else ()
-        words = sorted(word for word in own if len(word) > 2 and word not in NO_NAMES) or list(
-            THINGS
-        )
-    rows = model.reader().rows([f"a photo of a {word}" for word in words])
-    return Named(words, model.embed_rows(rows))
+    said = phrases(model.scope) if words is None and model.scope is not None else []
+    words = words or list(THINGS)
+    texts = [each.sentence for each in said] or [f"a photo of a {word}" for word in words]
+    return Named(words, model.embed_rows(model.reader().rows(texts)), said)
 
 
 def clusters(
@@ -130,9 +122,12 @@ def _words(middle: Tensor, members: Sequence[Half], names: Named | None) -> list
     """The word for each centre (C, D) whose vector points most where the centre lies from the mean
     of all, of those that are themselves about as near as the nearest; "" where another word, that
     does not mean the same, fits nearly as well, or where it does not fit most of the members
-    (N, D)."""
+    (N, D). Of a model of few words, what most of the members show by its sentences."""
     if names is None:
         return [""] * len(members)
+    if names.phrases:
+        cosines = (each.astype(np.float64) @ names.vectors.T for each in members)
+        return [name(each, names.phrases, MOSTLY) for each in cosines]
     rows = middle.numpy().astype(np.float64)
     counts = [len(each) for each in members]
     mean = np.average(rows, axis=0, weights=counts) if len(rows) > 1 else 0.0

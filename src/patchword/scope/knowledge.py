@@ -240,7 +240,7 @@ class Scope:
         return self.questions[near[0]]
 
 
-def listed(items: Sequence[str]) -> str:
+def listed(items: Sequence[str], most: int = SHOWN) -> str:
     """Items for a message, the first few by name."""
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more

@@ -21,6 +21,7 @@ I = TypeVar("I")  # noqa: E741  # an image
 R = TypeVar("R")  # its result
 
 UNLIKE = "unlike the model's training: its answer says little"  # of an image, beside its answer
+BRIEF = 2  # images that a brief warning names
 IMAGES, GOOD, LISTED = "images", "good photos", "images listed"  # kinds, counted apart
 
 
@@ -33,7 +34,11 @@ class Told:
     """What one task, or many that are told together, found outside the scopes of models: each image
     once, by its name, and each remark on texts once."""
 
-    def __init__(self) -> None:
+    def __init__(self, brief: bool = False) -> None:
+        """brief: images are named without their folders, two at most, and what a model knows is
+        said once."""
+        self._brief = brief
+        self._advised: set[str] = set()
         self._scopes: dict[str, Scope] = {}
         self._images: dict[str, dict[str, dict[str, tuple[str, bool]]]] = {}  # model, kind, file
         self._texts: set[str] = set()
@@ -55,7 +60,7 @@ class Told:
         """Say of a text what is outside, unless that was said."""
         if what not in self._texts:
             self._texts.add(what)
-            _warn(what, scope)
+            self._warn(what, scope)
 
     def misasked(self, model: str, scope: Scope, question: str, name: str) -> None:
         """An image of another domain than the one that the model learned a question of."""
@@ -95,34 +100,41 @@ class Told:
 
     def sentences(self) -> list[str]:
         """What `tell` says, without folders and the advice."""
-        unlike = self._unlike(os.path.basename)
+        unlike = self._unlike(_short_names)
         return [f"{said}. It knows {scope.knows}" for said, scope in unlike]
 
     def tell(self) -> None:
         """Warn of the images that are outside, once for each model."""
-        for said, scope in self._unlike():
-            _warn(said, scope)
+        named = _short_names if self._brief else listed
+        for said, scope in self._unlike(named):
+            self._warn(said, scope)
         for (model, question), (scope, names) in self._misasked.items():
             called = scope.called(scope.asked_of[scope.form(question)])
             look = "looks" if len(names) == 1 else "look"
-            _warn(
+            self._warn(
                 f"{model} learned to answer {question!r} of {called}, and "
-                f"{listed(list(names.values()))} {look} otherwise",
+                f"{named(list(names.values()))} {look} otherwise",
                 scope,
             )
 
-    def _unlike(self, named: Callable[[str], str] = str) -> Iterator[tuple[str, Scope]]:
+    def _warn(self, what: str, scope: Scope) -> None:
+        advice = f". It knows {scope.knows}, in English; for others load a public checkpoint"
+        said = self._brief and scope.knows in self._advised
+        self._advised.add(scope.knows)
+        warn(what if said else what + advice, ScopeWarning)
+
+    def _unlike(self, named: Callable[[Sequence[str]], str]) -> Iterator[tuple[str, Scope]]:
         for model, kinds in self._images.items():
             said = ""
             for kind, images in sorted(kinds.items(), key=lambda each: each[0] != IMAGES):
-                outside = [named(name) for name, is_outside in images.values() if is_outside]
+                outside = [name for name, is_outside in images.values() if is_outside]
                 share, one = _share(len(outside), len(images), kind), len(outside) == 1
                 if outside and said:
                     said += f"; so {'does' if one else 'do'} {share}"
                 elif outside:
                     said = (
                         f"{share} look{'s' * one} unlike what {model} was trained on: "
-                        f"{listed(outside)}"
+                        f"{named(outside)}"
                     )
             if said:
                 yield said, self._scopes[model]
@@ -132,13 +144,13 @@ _together: ContextVar[Told | None] = ContextVar("told", default=None)
 
 
 @contextmanager
-def together() -> Iterator[Told]:
+def together(brief: bool = False) -> Iterator[Told]:
     """What many tasks find outside is told once, at the end, instead of by each; within tasks that
-    are told together, with them."""
+    are told together, with them. brief: see `Told`."""
     if outer := _together.get():
         yield outer
         return
-    found = Told()
+    found = Told(brief)
     token = _together.set(found)
     try:
         yield found
@@ -304,11 +316,8 @@ def _share(some: int, total: int, kind: str) -> str:
     return f"the {kind.replace('images', 'image').replace('photos', 'photo')}"
 
 
-def _warn(what: str, scope: Scope) -> None:
-    warn(
-        f"{what}. It knows {scope.knows}, in English; for others load a public checkpoint",
-        ScopeWarning,
-    )
+def _short_names(names: Sequence[str]) -> str:
+    return listed([os.path.basename(name) or name for name in names], BRIEF)
 
 
 def _called(image: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from patchword.config import ModelConfig, from_dict
 from patchword.data import SourceConfig
 from patchword.errors import ConfigError, RecipeError
-from patchword.options import in_range
+from patchword.options import in_range, nearest
 from patchword.train.monitor import MonitorConfig
 
 # Keys that had another name before, which is no longer understood.
@@ -230,7 +230,8 @@ def text(path: str | Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
-        message = f"{path}: {error.strerror}; shipped recipes: {', '.join(known)}"
+        meant = nearest(str(path), known)
+        message = f"{path}: {error.strerror}{meant}; shipped recipes: {', '.join(known)}"
         raise RecipeError(message) from error
 
 
