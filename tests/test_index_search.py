@@ -1,5 +1,6 @@
 """Searches with weights, pages and many queries; near-duplicates, clusters, tags; the commands."""
 
+import csv
 import io
 import re
 import shutil
@@ -20,6 +21,8 @@ from patchword.errors import IndexStoreError, UnsupportedError
 from patchword.images.files import File
 from patchword.index import Index, duplicates, open_index
 from patchword.index.duplicates import pairs
+from patchword.index.explore import MOSTLY
+from patchword.index.phrases import name, phrases
 from patchword.index.reading import thumbnail
 from patchword.index.schema import Seen, id_of
 from patchword.tasks.classify import scorer
@@ -229,6 +232,30 @@ def test_clusters_and_their_names(tmp_path: Path, model: Bundle) -> None:
     assert len(index.explore(1000, model=model)) <= 100
     with pytest.raises(UnsupportedError, match="give one or more"):
         index.explore(words=[], model=model)
+
+
+def test_samples_are_named_by_what_most_of_them_show() -> None:
+    """By their captions; of mixed ones only by what they have in common, or by nothing."""
+    demo = patchword.load("demo")
+    assert demo.scope is not None
+    said = phrases(demo.scope)
+    with open(SAMPLES / "captions.csv", encoding="utf-8") as file:
+        captions = {row["file_name"]: row["caption"] for row in csv.DictReader(file)}
+    vectors = demo.embed_images([SAMPLES / each for each in captions])
+    cosines = vectors @ demo.embed_texts([each.sentence for each in said]).T
+
+    def called(*words: str) -> str:
+        """The name of the samples whose captions have one of the words."""
+        rows = [any(word in each for word in words) for each in captions.values()]
+        return name(cosines[np.array(rows)], said, MOSTLY)
+
+    for word in ("a scratch", "a stain", "particles", "an edge chip"):
+        assert called(word.removeprefix("a ").removeprefix("an ")) == f"wafer with {word}"
+    assert called("clean") == "clean wafer"
+    assert called("wafer") == "wafer"
+    assert called("heart", "square", "cross", "purple star") == "shape"
+    assert called("yellow triangle") == "yellow triangle"
+    assert called("clean", "purple star", "red ring", "green heart") == ""
 
 
 def test_tags_are_stored_and_searched(tmp_path: Path, model: Bundle) -> None:

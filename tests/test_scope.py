@@ -219,7 +219,9 @@ def test_what_an_index_lists_is_told(tmp_path: Path, run: Run) -> None:  # noqa:
     page = tmp_path / "page.html"
     alike = run("search", store, "--image", PHOTO, "-k", "1", "--save", page)
     assert "· unlike the model&#39;s training: its answer says little<" in page.read_text()
-    assert f"demo was trained on: {Path(PHOTO).name}; so does the image listed. It knows" in alike.err
+    assert (
+        f"demo was trained on: {Path(PHOTO).name}; so does the image listed. It knows" in alike.err
+    )
     model = patchword.load("demo")
     with pytest.warns(ScopeWarning, match="the image listed looks unlike"):
         (hit,) = patchword.open_index(store).search(model.embed_images(PHOTO)[0], 1, model=model)

@@ -183,13 +183,17 @@ def _colour(image: object, pixels: RGB | Image.Image) -> str:
 
 def _in_part(found: Sequence[Sight], total: int, remedies: Remedies) -> str:
     remedy = remedies.whole
-    lost = _listed([f"{sight.cropped:.0%} of {_short(sight.name)}" for sight in found], remedies.named)
+    lost = _listed(
+        [f"{sight.cropped:.0%} of {_short(sight.name)}" for sight in found], remedies.named
+    )
     return f"{_count(found, total)} in part, {lost} is cropped away{remedy and ': '}{remedy}"
 
 
 def _small(found: Sequence[Sight], total: int, remedies: Remedies) -> str:
     remedy = remedies.closer
-    scales = _listed([f"{_short(sight.name)} at 1:{sight.scale:.0f}" for sight in found], remedies.named)
+    scales = _listed(
+        [f"{_short(sight.name)} at 1:{sight.scale:.0f}" for sight in found], remedies.named
+    )
     return f"{_count(found, total)} very small, {scales}{remedy and ': '}{remedy}"
 
 

@@ -12,7 +12,8 @@ from patchword.scope import Scope
 MARGIN = 0.03  # by how much less than the best sentence's cosine that of another that fits may be
 SURE = 0.85  # the least share of a colour or shape: of scenes with several, one is misread sooner
 WAFERS = ("with a scratch", "with a stain", "with particles", "with an edge chip")
-CLOTHES = ("coat", "dress", "hat", "pants", "shirt", "shoes", "shorts", "skirt", "sweater")
+CLOTHES = ("coat", "dress", "hat", "longsleeve", "pants", "shirt", "shoes", "shorts")
+CLOTHES += ("skirt", "sweater", "tee")
 
 
 class Phrase(NamedTuple):
@@ -44,15 +45,20 @@ def phrases(scope: Scope) -> list[Phrase]:
 
 def name(cosines: NDArray[np.float64], said: list[Phrase], mostly: float) -> str:
     """The narrowest name that fits at least the share `mostly` of a cluster's members (`SURE` of
-    one word among several), of those the one that fits most; "" for none. cosines: (N, P), of each member with each sentence."""
+    colours and shapes by themselves), of those the one that fits most; "" for none.
+
+    cosines: (N, P), of each member with each sentence."""
     fits = cosines >= cosines.max(axis=1, keepdims=True) - MARGIN
-    for level in range(3):
+    for level, least in enumerate((mostly, SURE, mostly)):
         about: dict[str, list[int]] = {}
         for number, each in enumerate(said):
             for word in each.names[level]:
                 about.setdefault(word, []).append(number)
-        shares = {word: fits[:, rows].any(axis=1).mean() for word, rows in about.items()}
-        best = max(shares, key=lambda word: shares[word], default="")
-        if best and shares[best] >= (SURE if level == 1 else mostly):
+        found = [
+            (fits[:, columns].any(axis=1).mean(), cosines[:, columns].max(axis=1).mean(), word)
+            for word, columns in about.items()
+        ]
+        share, _, best = max(found, default=(0.0, 0.0, ""))
+        if share >= least:
             return best
     return ""
