@@ -12,8 +12,10 @@ from patchword.scope import Scope
 MARGIN = 0.03  # by how much less than the best sentence's cosine that of another that fits may be
 SURE = 0.85  # the least share of a colour or shape: of scenes with several, one is misread sooner
 WAFERS = ("with a scratch", "with a stain", "with particles", "with an edge chip")
-CLOTHES = ("coat", "dress", "hat", "longsleeve", "pants", "shirt", "shoes", "shorts")
-CLOTHES += ("skirt", "sweater", "tee")
+CLOTHES = (
+    *("coat", "dress", "hat", "longsleeve", "pants", "shirt", "shoes", "shorts", "skirt"),
+    *("sweater", "tee"),
+)
 
 
 class Phrase(NamedTuple):
