@@ -198,7 +198,7 @@ def test_the_command(run: Run, place: Path, blip: patchword.Model) -> None:  # n
     assert "not found" in found.out
     assert Image.open("x.png").width > 600
     found = run("locate", "0.png", name, "--box", "0,0,64,64", "-m", "demo-blip", "--csv")
-    assert found.out.splitlines()[0] == "image,text,score,crop,box,area,error"
+    assert found.out.splitlines()[0] == "image,text,score,crop,box,area,outside,error"
     assert '"[0, 0, 64, 64]",4096' in found.out
     assert "x1,y1,x2,y2" in run("locate", "0.png", "a hat", "--box", "1,2,3").err
     assert "give texts after the images" in run("locate", "0.png").err

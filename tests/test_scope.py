@@ -335,7 +335,9 @@ def test_that_places_of_clothes_are_unknown_is_told(recwarn: pytest.WarningsReco
     warnings.simplefilter("always")  # in this test, the same again
     for find in (model.heatmap, model.locate, model.segment):
         for texts, count in ((["scratch"], 0), (["a hat", "scratch"], 1)):
-            find(WAFER, texts)
+            with together():
+                find(WAFER, texts)
+                find(WAFER, texts[:1])
             assert len(told(recwarn)) == count
         assert told(recwarn)[0].startswith(
             "demo hardly knows where clothing is in a photo, for it never learned that: what it "

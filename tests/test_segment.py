@@ -292,7 +292,7 @@ def test_the_command_tells_shares_and_writes_both_pictures(run: Run, place: Path
         row["label"]: row["segmentation"] for row in record["labels"] if row["segmentation"]
     }
     found = run("segment", "0.png", "-l", "red ring", "--background", "none", "--csv")
-    assert found.out.splitlines()[2] == "0.png,red ring,1.0,1.0,"
+    assert found.out.splitlines()[2] == "0.png,red ring,1.0,1.0,,"
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,8 @@ def test_regions_and_labels_of_pixels(client: TestClient, demo: Model) -> None:
     assert (np.asarray(Image.open(io.BytesIO(picture))) == segmented.map).all()
     assert [one["label"] for one in answer["legend"]] == ["background", "a red ring"]
     assert answer["legend"][1]["share"] == segmented.shares[1].share
+    (said,) = ask(client, "/v1/locate", image=sent(RING), texts=["a hat"])["warnings"]
+    assert said.startswith("demo hardly knows where clothing is in a photo")
 
 
 def test_words_of_a_model_that_writes(client: TestClient, blip: Model) -> None:

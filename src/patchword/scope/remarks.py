@@ -43,6 +43,8 @@ class Told:
         self._images: dict[str, dict[str, dict[str, tuple[str, bool]]]] = {}  # model, kind, file
         self._texts: set[str] = set()
         self._words: set[tuple[str, str]] = set()  # by model
+        self._combinations: set[tuple[str, str]] = set()  # and kind
+        self._unplaced: set[tuple[str, str]] = set()  # and domain
         self._misasked: dict[tuple[str, str], tuple[Scope, dict[str, str]]] = {}
 
     def image(self, model: str, scope: Scope, name: str, outside: bool, kind: str = IMAGES) -> None:
@@ -81,9 +83,9 @@ class Told:
             if found := scope.unlearned(text):
                 kinds.setdefault(found[0], {})[text] = found[1]
         for kind, found_in in kinds.items():
-            if (model, f"combined {kind}") in self._words:
+            if (model, kind) in self._combinations:
                 continue
-            self._words.add((model, f"combined {kind}"))
+            self._combinations.add((model, kind))
             words = _quoted(word for each in found_in.values() for word in each)
             if kind:
                 means = "means" if len(words) == 1 else "mean"
@@ -91,6 +93,19 @@ class Told:
             else:
                 said = f"{model} never learned {listed(words)} together, as they are in"
             self.text(scope, f"{said} {listed(_quoted(found_in))}")
+
+    def places(self, model: str, scope: Scope, texts: Sequence[str]) -> None:
+        """Say of which texts a model hardly knows where in an image they are: of each domain once,
+        by the first texts."""
+        for domain in sorted(scope.unplaced):
+            named = [text for text in texts if domain in scope.by_domain(text)]
+            if named and (model, domain) not in self._unplaced:
+                self._unplaced.add((model, domain))
+                self.text(
+                    scope,
+                    f"{model} hardly knows where {scope.called(domain)} is in a photo, for it "
+                    f"never learned that: what it shows of {listed(_quoted(named))} says little",
+                )
 
     def outside(self, name: str) -> bool:
         """True if an image of this name is unlike the training of a model that was shown it."""
@@ -210,15 +225,8 @@ class Check:
 
     def places(self, texts: Sequence[str]) -> None:
         """Warn, once, of texts that the model hardly knows where to find in an image."""
-        if self.scope is None:
-            return
-        for domain in sorted(self.scope.unplaced):
-            if named := [text for text in texts if domain in self.scope.by_domain(text)]:
-                self._text(
-                    f"{self.name} hardly knows where {self.scope.called(domain)} is in a photo, "
-                    "for it never learned that: what it shows of "
-                    f"{listed(_quoted(named))} says little"
-                )
+        if self.scope is not None:
+            current().places(self.name, self.scope, texts)
 
     def questions(
         self, questions: Sequence[str], answers: Sequence[str] | None = None
