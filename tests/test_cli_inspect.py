@@ -124,6 +124,7 @@ def test_few_good_photos_are_said(run: Run, folder: Path) -> None:
     assert one.out.splitlines()[0] == "path,score,p_value,rejected,boxes,outside,error"
     assert "photos without a verdict" in one.err
     assert "There is no verdict" in one.err
+    assert "0 of 1 rejected, 1 without a verdict; no threshold, learned from 1 good p" in one.err
 
 
 def test_folders_without_good_photos_have_no_verdict(run: Run, folder: Path) -> None:

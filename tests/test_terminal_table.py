@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from patchword.show.terminal_table import table
+from patchword.show.terminal_table import table, widths
 
 NAMES = ["black-heart-orange-triangle-and-red-crescent.jpg", "wafers/edge-chip-1.jpg"]
 SAID = "a wafer with a long scratch and a stain"
@@ -55,3 +55,9 @@ def test_an_indented_note_goes_on_as_far_in() -> None:
     lines = file.getvalue().splitlines()[2:]
     assert [line[:2] for line in lines] == ["RN", *["  "] * (len(lines) - 1)]
     assert len(lines) >= 3
+
+
+def test_names_stay_whole_where_texts_on_two_lines_or_so_are_enough() -> None:
+    texts = ("wafers/perfect-1.jpg", "is the wafer perfect?", "does not know", "probability")
+    found = widths([[Text(text)] for text in texts], 51)
+    assert (found[0], found[3], sum(found)) == (20, 11, 51)

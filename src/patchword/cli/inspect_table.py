@@ -67,4 +67,5 @@ def summary(rows: Sequence[dict[str, Any]], inspector: Inspector, listed: bool) 
         by = f"threshold {plain(limits[0])}" if limits[0] < float("inf") else "no threshold"
     learned = inspector.learned
     good = f", learned from {counted(learned, 'good photo')}" if learned else ""
-    return f"{found.count(True)} of {len(found)} rejected; {by}{good}"
+    without = f", {found.count(None)} without a verdict" if None in found else ""
+    return f"{found.count(True)} of {len(found)} rejected{without}; {by}{good}"

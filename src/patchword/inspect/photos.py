@@ -19,7 +19,7 @@ from patchword.tasks.judge import judge
 from patchword.unseen import Sight, noted
 
 AHEAD = 3  # photos that are opened before they are wanted
-ALIKE = 0.5  # correlation with the golden photo; of one board 0.94 or more, of others 0.25 at most
+ALIKE = 0.6  # correlation with the golden photo; of one board 0.94 or more, of others 0.49 at most
 MARGIN = 0.05  # of a photo that may lie outside of the golden one before it is said
 SHOWN = 1024  # pixels: the longer side of what is kept of a photo to be shown
 

@@ -69,10 +69,12 @@ class Report:
         return "Large scores are bad; what is right of the dashed line is rejected."
 
     def _photos(self) -> str:
-        words = "The worst first. Frames say roughly where. "
+        words = "The worst first. "
         if len(self.scores) > SHOWN:
             words += f"These are the {SHOWN} worst of {len(self.scores)}. "
         found = on_one_scale([each for each, _ in self._worst])
+        if any(each.boxes for each in found):
+            words += "Frames say roughly where. "
         pairs, model = zip(found, self._worst, strict=True), self.inspector.model.name
         bodies = [html_page.cards([card(each, name, model) for each, (_, name) in pairs])]
         scales = {each.scale for each in found if each.scale}
