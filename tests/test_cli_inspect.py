@@ -71,7 +71,8 @@ def test_json_report_csv_maps_and_exit_code(run: Run, folder: Path, tmp_path: Pa
     assert len(outside) == page.count("· unlike the model&#39;s training: its answer says little<")
     assert outside[0] == a["path"]
     said = ran.err[ran.err.index(f"{len(outside)} of 3 images look unlike what demo was") :]
-    assert f": {', '.join(outside)}; so do " in said.replace("\n", " ")
+    names = ", ".join(Path(each).name for each in outside)
+    assert f": {names}; so do " in said.replace("\n", " ")
     assert ran.err.count(" unlike ") == 1
     assert f"Beware: {len(outside)} of 3 images look unlike what demo was trained on: a.png" in page
     maps = sorted(path.name for path in (out / "maps").iterdir())
