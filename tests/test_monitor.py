@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from patchword import models
 from patchword.bundle import Bundle, make
-from patchword.cli.train import end, line, results
+from patchword.cli.train import Course, end, line, results
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ConfigError, ImageError, RecipeError
 from patchword.train import curves as drawing
@@ -510,18 +510,26 @@ def test_the_end_says_what_a_run_leaves(
             monkeypatch.setenv("RANK", rank)
         code = 0
         try:
-            end(done, Path("out"), as_json=False)
+            end(done, Path("out"), as_json=False, course=course)
         except typer.Exit as error:
             code = error.exit_code
         return code, *capsys.readouterr()
 
-    fine = Trained(Path("out/model"), 9, 90)
-    assert ended(fine) == (0, "out/model: patchword info out/model\n", "")
+    course = Course("classification")
+    for right in (0.0, *[0.75] * 10):  # the last ten count
+        course.note({"loss": 0.25, "accuracy": right})
+    fine = Trained(Path("out/model"), 9, 90, images=40, classes=5)
+    todo = "out/model: patchword classify PHOTOS --model out/model\n"
+    said = "trained on 40 images of 5 classes in 0:00:00, last loss 0.2500; "
+    last = "75.0% right in the last 10 batches of training, none held out\n"
+    assert ended(fine) == (0, todo, said + last)
+    course.note({"eval/wafers zero-shot acc1": 0.972})
+    assert ended(fine) == (0, todo, f"{said}wafers zero-shot: acc1 97.2%\n")
     stopped = replace(fine, stopped=True)
     assert ended(stopped) == (1, "", "stopped after step 9: the same command continues\n")
     errors = [ImageError(f"{i}.png", "not an image") for i in range(30)]
     code, out, err = ended(replace(fine, broken=errors))
-    assert (code, out) == (1, "out/model: patchword info out/model\n")
+    assert (code, out) == (1, todo)
     assert err.count("not an image") == 20
     assert "30 broken samples were skipped: out/broken.jsonl" in err
     # torchrun takes any other code for a crash; its first process alone speaks.

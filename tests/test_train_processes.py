@@ -86,7 +86,7 @@ def test_one_of_the_processes_that_torchrun_starts_tells(tmp_path: Path) -> None
         process.join()
     told = [Path(f"{each}.{kind}").read_text() for kind in ("out", "err") for each in said]
     assert [process.exitcode for process in started] == [0, 0], told
-    assert "patchword info" in told[0]
+    assert "patchword index PHOTOS" in told[0]
     assert told[1] == ""
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +17,7 @@ import typer
 
 from patchword.cli.options import JsonOption
 from patchword.cli.output import complain, emit, make_folder, notes, screen, warnings_said
+from patchword.errors import counted
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
 LONGEST, SHORTEST = 30, 6  # of the bar, columns
 SAID_EVERY = 30.0  # seconds between lines where stderr is no terminal
+LAST = 10  # batches whose accuracy the end of a run says
+CURVES = "curves.png"
 NAMED = 20  # broken samples that the end of a run names; the others are in its folder
 
 Show = Callable[[int, Mapping[str, float]], None]
@@ -80,20 +86,68 @@ def train(
     from patchword.train.malloc import keep_memory
 
     keep_memory()
+    course = Course(plan.objective)
     with progress_line(plan.last) as follow:
 
         def report(step: int, metrics: dict[str, float]) -> None:
             follow(step, metrics)
+            course.note(metrics)
             if as_json:
                 emit({"step": step, **metrics})
 
         done = run(plan, report)
-    end(done, Path(plan.out), as_json)
+    end(done, Path(plan.out), as_json, course)
 
 
-def end(done: Trained, out: Path, as_json: bool) -> None:
-    """Say what the run leaves. Exit code 1 where samples were broken, or it was stopped; not under
-    torchrun, which would take that for a crash and start again. Its first process alone speaks."""
+@dataclass
+class Course:
+    """What is known of a run when it ends."""
+
+    objective: str = ""
+    begun: float = field(default_factory=time.monotonic)
+    loss: float | None = None  # of the last step
+    accuracies: deque[float] = field(default_factory=lambda: deque(maxlen=LAST))
+    found: list[str] = field(default_factory=list)  # by the last evaluation
+
+    def note(self, metrics: Mapping[str, float]) -> None:
+        """Follow a step, or an evaluation."""
+        self.loss = metrics.get("loss", self.loss)
+        if "accuracy" in metrics:
+            self.accuracies.append(metrics["accuracy"])
+        self.found = results(metrics) or self.found
+
+    def sentence(self, done: Trained) -> str:
+        """What was trained on what, for how long, and how well it does."""
+        words = counted(done.images, "image")
+        words += f" of {counted(done.classes, 'class', 'classes')}" if done.classes else ""
+        if not done.samples:
+            return f"had been trained on {words} before"
+        words = f"trained on {words} in {clock(time.monotonic() - self.begun)}"
+        if self.loss is not None:
+            words += f", last loss {self.loss:#.4g}"
+        if self.found:
+            return f"{words}; {'; '.join(self.found)}"
+        if self.accuracies:
+            right = sum(self.accuracies) / len(self.accuracies)
+            batches = counted(len(self.accuracies), "batch", "batches")
+            words += f"; {right:.1%} right in the last {batches} of training, none held out"
+        return words
+
+    def next(self, model: Path) -> str:
+        """The command that uses the model."""
+        words = {
+            "classification": ("classify", "PHOTOS", "--model", str(model)),
+            "contrastive": ("index", "PHOTOS", "--into", "photos.index", "--model", str(model)),
+            "blip": ("caption", "PHOTOS", "--model", str(model)),
+        }
+        words["sigmoid"] = words["contrastive"]
+        return shlex.join(("patchword", *words.get(self.objective, ("info", str(model)))))
+
+
+def end(done: Trained, out: Path, as_json: bool, course: Course) -> None:
+    """Say how the run went and what it leaves. Exit code 1 where samples were broken, or it was
+    stopped; not under torchrun, which would take that for a crash and start again. Its first
+    process alone speaks."""
     rank = os.environ.get("RANK")
     if rank not in (None, "0"):
         return
@@ -102,7 +156,10 @@ def end(done: Trained, out: Path, as_json: bool) -> None:
     elif as_json:
         emit({"model": str(done.folder)})
     else:
-        screen().print(f"{done.folder}: patchword info {done.folder}")
+        notes().print(course.sentence(done))
+        if (out / CURVES).exists():
+            notes().print(f"wrote {out / CURVES}")
+        screen().print(f"{done.folder}: {course.next(done.folder)}", soft_wrap=True)
     for error in done.broken[:NAMED]:
         complain(str(error))
     if done.broken:

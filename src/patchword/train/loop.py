@@ -51,6 +51,8 @@ class Trained:
     samples: int  # that it was trained on, since it was started or continued
     broken: list[ImageError] = field(default_factory=list)  # samples that were skipped
     stopped: bool = False  # by SIGTERM or Ctrl-C; the same command continues
+    images: int = 0  # in its data
+    classes: int = 0  # of a classifier
 
 
 def train(recipe: Recipe, report: Report = lambda step, metrics: None) -> Trained:
@@ -142,7 +144,9 @@ class Run:
             average = parallel.full_tensors(self.average.items())
             self.world.from_first(partial(self.adapter.write, self.out / "adapter", average))
         samples = (step - first) * recipe.batch
-        return Trained(folder, step, samples, list(self.broken.values()), stopped)
+        images = sum(len(source) for source in self.sources)
+        classes = self.initial.config.classes if recipe.objective == "classification" else 0
+        return Trained(folder, step, samples, list(self.broken.values()), stopped, images, classes)
 
     def batches(self, step: int) -> Iterator[Batch]:
         """The batches of this process from `step` to the last."""

@@ -39,6 +39,7 @@ class ClassObjective(Objective[ClassBatch, WorkT]):
     """The base of both objectives."""
 
     network: ImageModel
+    right = 0.0
 
     @staticmethod
     def reads(recipe: Recipe) -> frozenset[str]:
@@ -59,6 +60,15 @@ class ClassObjective(Objective[ClassBatch, WorkT]):
     def forward(self, work: WorkT) -> tuple[Tensor, ...]:
         return self.network.heads(work.pixels)
 
+    def note(self, work: WorkT, logits: Tensor) -> None:
+        """Count the images of which the largest logit is that of their class."""
+        right = logits.detach().argmax(dim=1) == work.targets.argmax(dim=1)
+        self.right = right.float().mean().item()
+
+    def metrics(self) -> dict[str, float]:
+        """The accuracy on this process's last micro-batch, of mixed images for the larger part."""
+        return {"accuracy": self.right}
+
 
 class Classification(ClassObjective[ClassWork]):
     """Cross-entropy, with mixup and CutMix; the mean over both heads of a model that has a
@@ -69,6 +79,7 @@ class Classification(ClassObjective[ClassWork]):
 
     def loss(self, work: ClassWork, *outputs: Tensor) -> Tensor:
         logits, distilled = outputs
+        self.note(work, logits)
         smoothing = self.recipe.label_smoothing
         value = losses.classification(logits, work.targets, smoothing)
         if distilled is logits:
@@ -94,6 +105,7 @@ class DistilledClassification(ClassObjective[DistilledClassWork]):
 
     def loss(self, work: DistilledClassWork, *outputs: Tensor) -> Tensor:
         logits, distilled = outputs
+        self.note(work, logits)
         each = (logits, distilled, work.teacher_logits, work.targets)
         smoothing, config = self.recipe.label_smoothing, self.teacher.config
         if config.kind == "hard":
