@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -181,7 +182,10 @@ def test_training_tells_before_its_first_step_and_now_and_then(run: Run, place: 
     assert done.code == 0, done.err
     lines = done.err.splitlines()
     assert lines[0] == "begins: the model and the data are read before step 1 of 2"
-    assert [line.split(":")[0] for line in lines[1:]] == ["step 1/2", "step 2/2"]
+    assert [line.split(":")[0] for line in lines[1:3]] == ["step 1/2", "step 2/2"]
+    assert re.fullmatch(r"trained on 2 images in 0:\d\d:\d\d, last loss \d\.\d+", lines[3])
+    assert lines[4:] == [f"wrote {Path('out/curves.png')}"]
+    assert done.out.endswith("index PHOTOS --into photos.index --model out/model\n")
 
 
 def test_evaluating_by_names_of_folders_hints_at_sentences(run: Run, place: Path) -> None:  # noqa: F811
