@@ -146,6 +146,9 @@ def test_defects_beyond_the_crop_are_found_and_placed(blip: patchword.Model, wid
     scratch, stain, particles = blip.ask(wide, asked, tiles=True)
     assert (scratch.text, stain.text, particles.text) == ("yes", "yes", "no")
     assert (scratch.box, stain.box) == ((0, 0, 128, 128), (256, 0, 384, 128))
+    # In other words too, though parts of a photo may look like what such are not asked of.
+    put = blip.ask(wide, "can you see a scratch?", tiles=True)
+    assert (put.text, put.understood, put.box) == ("yes", asked[0], scratch.box)
     chosen = blip.ask(wide, asked[:2], ["no", "yes"], tiles=128)
     assert [answer.text for answer in chosen] == ["yes", "yes"]
     assert blip.ask([wide], asked[0], tiles=True)[0].box == scratch.box

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import overload
 
 import numpy as np
@@ -141,10 +142,12 @@ def ask_each(
     shortlist: int | None = None,
     options: GenerationOptions | None = None,
     batch_size: int = 4,
+    parts: bool = False,
 ) -> Iterator[tuple[ImageLike, list[Answer] | ImageError]]:
     """Each image in order with its answers to all questions, or the ImageError it raised.
 
-    An image is encoded once for all questions.
+    An image is encoded once for all questions. parts: the images are a photo and parts of it, which
+    may look like another kind of image than the whole.
     """
     network = answerer(model)
     text = model.config.text
@@ -152,12 +155,15 @@ def ask_each(
     check = Check(model.scope, model.name)
     _check_list("question", questions)
     asked = check.questions(questions, answers)
+    of_image = check.is_asked_of
+    if parts:  # an unlike whole, as of several wafers side by side, says nothing of its parts
+        of_image = cache(lambda question: check.outside or check.is_asked_of(question))
     ids = _ids(model, "question", [each.question for each in asked], text.context)
     if answers is not None:
         if options is not None:
             raise UnsupportedError("options are of answers that are written; leave out either")
         ranked = _ranked(model, network, check, images, ids, answers, batch_size, shortlist)
-        return _said(ranked, questions, asked, check)
+        return _said(ranked, questions, asked, of_image)
     if shortlist is not None:
         raise UnsupportedError("shortlist is of answers to choose from, and there are none")
     search = options or GenerationOptions(max_length=longest(model, MAX_LENGTH))
@@ -181,7 +187,7 @@ def ask_each(
         )
         for image, rows in found
     )
-    return _said(written, questions, asked, check)
+    return _said(written, questions, asked, of_image)
 
 
 def _possible(answer: Answer, question: str, scope: Scope | None) -> Answer:
@@ -195,7 +201,7 @@ def _said(
     found: Iterable[tuple[ImageLike, list[Answer] | ImageError]],
     questions: Sequence[str],
     asked: Sequence[Understood],
-    check: Check,
+    of_image: Callable[[str], bool],
 ) -> Iterator[tuple[ImageLike, list[Answer] | ImageError]]:
     """Answers to what was asked as answers to the questions: none of an image of another domain
     than that of the question that was asked instead, except among those that were given."""
@@ -209,7 +215,7 @@ def _said(
                 answer
                 if each.question == question
                 else _answering(answer, each)
-                if answer.ranking or check.is_asked_of(each.question)
+                if answer.ranking or of_image(each.question)
                 else replace(answer, text=UNKNOWN, declined=answer.declined or answer.text)
                 for answer, question, each in zip(answers, questions, asked, strict=True)
             ],

@@ -176,7 +176,8 @@ def ask_tiled(
         )
 
     def run(shown: Bundle, parts: list[ImageLike]) -> list[list[Answer]]:
-        return _all(ask_each(shown, parts, questions, answers, shortlist, options))
+        found = ask_each(shown, parts, questions, answers, shortlist, options, parts=True)
+        return _all(found)
 
     def join(
         found: Sequence[list[Answer]], boxes: Sequence[Box], known: Sequence[bool]
