@@ -30,6 +30,7 @@ from patchword.cli.options import (
     StretchOption,
     TemplateOption,
     TextsOption,
+    TwoViewsOption,
 )
 from patchword.cli.output import (
     SHOWN,
@@ -97,14 +98,7 @@ def classify(
     tiles: TilesOption = False,
     tile_size: TileSizeOption = None,
     each_tile: EachTileOption = False,
-    two_views: Annotated[
-        bool,
-        typer.Option(
-            "--two-views",
-            help="Judge by the centre crop and by the whole image, squashed, together: twice the "
-            "work, and right more often where images are not square.",
-        ),
-    ] = False,
+    two_views: TwoViewsOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelOption = EMBEDDED,
     device: DeviceOption = "auto",

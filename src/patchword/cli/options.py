@@ -55,6 +55,14 @@ SquashOption = Annotated[
         "crop.",
     ),
 ]
+TwoViewsOption = Annotated[
+    bool,
+    typer.Option(
+        "--two-views",
+        help="Judge by the centre crop and by the whole image, squashed, together: twice the "
+        "work, and right more often where images are not square.",
+    ),
+]
 MaxPixelsOption = Annotated[
     int | None,
     typer.Option(
