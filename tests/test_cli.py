@@ -1,6 +1,7 @@
 """The command line as people and scripts meet it: answers, exit codes, failures, narrow screens."""
 
 import gzip
+import io
 import json
 import os
 import pty
@@ -22,7 +23,7 @@ from tiny_runs import write
 
 import patchword
 from patchword import checkpoints
-from patchword.cli import app
+from patchword.cli import app, output
 from patchword.show import plots
 from patchword.where.heatmap import METHODS
 
@@ -540,6 +541,25 @@ def test_a_terminal_gets_progress_and_a_pipe_beside_it_only_records(model: str) 
     assert len([json.loads(line) for line in lines]) == 18
     assert "18/18" in os.read(ours, 1 << 16).decode()
     os.close(ours)
+
+
+def test_what_is_printed_beside_a_bar_stands_on_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", seen := Terminal())
+    with output.progress("photos", 2) as advance, output.progress("windows", 1) as inner:
+        advance(1, 2)
+        inner(0, 1)
+        output.notes().print("wrote x.png")
+    before, _, after = seen.getvalue().partition("wrote x.png")
+    assert "photos" in before
+    assert re.search(r"\x1b\[2K$", before)  # the line was erased
+    assert after.startswith("\n")
 
 
 def test_outputs_make_their_folders(run: Run, model: str) -> None:

@@ -12,10 +12,12 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 CLOSED = 141  # the exit code that shells give to `ls` in `ls | head`
 
 saving: ContextVar[bool] = ContextVar("saving", default=False)  # whether a result is to be kept
+live: ContextVar[Progress | None] = ContextVar("live", default=None)  # the bar on the terminal
 
 
 def unread(stream: IO[str]) -> None:
@@ -35,10 +37,20 @@ def silence(*streams: IO[str]) -> None:
 
 
 def console(**how: Any) -> Console:
-    """A rich console that does as `unread` says where it is closed."""
+    """A rich console that prints above the bar that is shown, and does as `unread` says where it is
+    closed."""
     from rich.console import Console
 
     class Closing(Console):
+        def print(self, *objects: Any, **how: Any) -> None:
+            bar = live.get()
+            if bar is None or bar.console is self:
+                super().print(*objects, **how)
+                return
+            bar.stop()  # which erases it: else the bar stays in front of what is printed
+            super().print(*objects, **how)
+            bar.start()
+
         def on_broken_pipe(self) -> None:
             unread(self.file)
 

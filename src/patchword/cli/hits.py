@@ -20,7 +20,7 @@ from patchword.cli.output import (
     wrong,
 )
 from patchword.errors import ImageError
-from patchword.scope import UNLIKE
+from patchword.scope import UNLIKE, current
 from patchword.show.percent import matched, share
 from patchword.show.terminal_table import table
 
@@ -177,11 +177,12 @@ def save_groups(
             photo, error = shown(each.path, model)
             failed += [error] if error else []
             name = Path(each.path).name
-            items.append(
-                html_page.Card(photo, name, each.note, verdict="right" if each.kept else "")
-            )
+            notes = [each.note, UNLIKE * current().outside(each.path)]
+            note = " · ".join(filter(None, notes))
+            items.append(html_page.Card(photo, name, note, verdict="right" if each.kept else ""))
         bodies.append(html_page.cards(items, heading))
-    write(path, html_page.page(title, titled(model), bodies))
+    beware = [f"Beware: {each}." for each in current().sentences()]
+    write(path, html_page.page(title, " ".join([titled(model), *beware]), bodies))
     print_saved(path)
     return failed
 

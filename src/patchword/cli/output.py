@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar, cast
 
 import typer
 
-from patchword.cli.closing import console, saving, unread
+from patchword.cli.closing import console, live, saving, unread
 from patchword.errors import (
     ImageError,
     LongTextWarning,
@@ -241,9 +241,17 @@ def print_saved(path: Path) -> None:
 
 @contextmanager
 def progress(words: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr where that is a terminal: call the result with (done, total)."""
+    """A bar on stderr where that is a terminal: call the result with (done, total). One that begins
+    while another runs is drawn below it."""
     from rich import progress as bars
 
+    if outer := live.get():
+        within = outer.add_task(words, total=total)
+        try:
+            yield lambda done, all_of: outer.update(within, completed=done, total=all_of)
+        finally:
+            outer.remove_task(within)
+        return
     columns = (
         bars.TextColumn("{task.description}"),
         bars.BarColumn(),
@@ -257,7 +265,11 @@ def progress(words: str, total: int | None = None) -> Iterator[Callable[[int, in
         *columns, console=notes(), transient=True, disable=hidden, redirect_stdout=beside
     ) as bar:
         task = bar.add_task(words, total=total)
-        yield lambda done, all_of: bar.update(task, completed=done, total=all_of)
+        live.set(None if hidden else bar)
+        try:
+            yield lambda done, all_of: bar.update(task, completed=done, total=all_of)
+        finally:
+            live.set(None)
 
 
 def good(

@@ -122,6 +122,7 @@ class Course:
         words += f" of {counted(done.classes, 'class', 'classes')}" if done.classes else ""
         if not done.samples:
             return f"had been trained on {words} before"
+        words = f"{done.samples} of {words}" if done.samples < done.images else words
         words = f"trained on {words} in {clock(time.monotonic() - self.begun)}"
         if self.loss is not None:
             words += f", last loss {self.loss:#.4g}"

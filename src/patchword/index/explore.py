@@ -20,6 +20,7 @@ from patchword.index.nearest import Hit, best
 from patchword.index.phrases import Phrase, name, phrases
 from patchword.index.table import Table
 from patchword.index.things import THINGS
+from patchword.scope import Check
 
 FEWEST, MOST = 2, 64  # clusters, where their number is not given
 BAND = 0.3  # by how much less, in deviations over all words, a name's cosine may be than the best
@@ -69,6 +70,8 @@ def named(model: Bundle, words: list[str] | None) -> Named | None:
         raise UnsupportedError(f"words to name clusters by: {why}")
     if not reads:
         return None
+    if words:
+        Check(model.scope, model.name).texts(words)
     said = phrases(model.scope) if words is None and model.scope is not None else []
     words = words or list(THINGS)
     texts = [each.sentence for each in said] or [f"a photo of a {word}" for word in words]
