@@ -75,6 +75,8 @@ bench: $(TESTING)
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/caption.py
 	$(BIN)/python benchmarks/probe.py --data $(DATA)
+	$(BIN)/python benchmarks/where.py
+	$(BIN)/python benchmarks/where.py --model demo-blip
 	$(BIN)/python benchmarks/defects.py --false-alarms 600
 	$(BIN)/python benchmarks/embedded_model.py --clothing $(DATA)/clothing/validation
 	$(BIN)/python benchmarks/embedded_model.py --model demo-blip --only matching answers captions --seed 95
