@@ -27,7 +27,8 @@ def test_inspect(visit: Visit, demo: patchword.Model) -> None:
     assert "✗ rejected" in verdicts
     assert "✓ passed" in verdicts
     said = cards.nth(0).locator("p").last.inner_text()
-    assert said == f"Score {found[0].score:.3f}, no p-value, places marked, roughly: {len(found[0].boxes)}"
+    score, places = found[0].score, len(found[0].boxes)
+    assert said == f"Score {score:.3f}, no p-value, places marked, roughly: {places}"
     assert page.inner_text("#panel-inspect .note") == " ".join(inspector.guarantee())
     shown = drawn(page, "#panel-inspect .card:nth-child(1) .layers canvas")
     assert (shown[..., 3] == 255).all()
