@@ -211,13 +211,15 @@ def rates(ways: dict[str, Run], pixels: np.ndarray, rounds: int) -> dict[str, fl
 
 
 def ready(ways: dict[str, Callable[[], Any]]) -> dict[str, Any]:
-    """Those that can be made; what cannot is said."""
+    """Those that can be made; what cannot is said. Peers raise errors of many kinds, of torch, of
+    ONNX and of their own: one that cannot be made must not cost the rows of the others."""
     made = {}
     for name, make in ways.items():
         try:
             made[name] = make()
-        except Exception as error:  # each library has its own
-            print(f"{name} is left out: {type(error).__name__}: {str(error).splitlines()[0]}")
+        except Exception as error:  # of any library, see above
+            reason = str(error).partition("\n")[0]
+            print(f"{name} is left out: {type(error).__name__}: {reason}")
     return made
 
 

@@ -294,6 +294,7 @@ def test_many_jobs_say_once_what_each_found(recwarn: pytest.WarningsRecorder) ->
     )
     (sentence,) = found.sentences()
     assert second.replace(PHOTO, Path(PHOTO).name).startswith(sentence)
+    assert found.remarks() == [sentence, "demo does not know dog"]
 
 
 def test_a_word_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
@@ -492,3 +493,13 @@ def test_a_question_of_another_kind_of_photo_is_told(recwarn: pytest.WarningsRec
     asked, put = other.ask(WAFER, ["what colour is the wafer?", "what colour is it?"])
     assert asked.text == put.declined == "blue"  # asked as it is, and put into other words
     assert (put.text, put.understood) == ("does not know", "")
+
+
+def test_a_page_can_carry_what_is_said_of_places(recwarn: pytest.WarningsRecorder) -> None:
+    scope = patchword.load("demo").scope
+    assert scope is not None
+    with together() as found:
+        found.places("demo", scope, ["a hat"])
+    (remark,) = found.remarks()
+    assert told(recwarn)[0].startswith(remark)
+    assert "hardly knows where clothing is in a photo" in remark

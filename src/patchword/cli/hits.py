@@ -181,7 +181,7 @@ def save_groups(
             note = " · ".join(filter(None, notes))
             items.append(html_page.Card(photo, name, note, verdict="right" if each.kept else ""))
         bodies.append(html_page.cards(items, heading))
-    beware = [f"Beware: {each}." for each in current().sentences()]
+    beware = [f"Beware: {each}." for each in current().remarks()]
     write(path, html_page.page(title, " ".join([titled(model), *beware]), bodies))
     print_saved(path)
     return failed

@@ -44,7 +44,7 @@ class Report:
     def page(self, failed: Sequence[str], said: Sequence[str]) -> str:
         """A whole HTML document. failed: photos that could not be opened, with the reasons; said:
         remarks on the run."""
-        said = [*said, *(f"Beware: {each}." for each in current().sentences())]
+        said = [*said, *(f"Beware: {each}." for each in current().remarks())]
         rejected = sum(bad is True for _, bad in self.scores)
         inspector = self.inspector
         intro = (

@@ -41,7 +41,7 @@ class Told:
         self._advised: set[str] = set()
         self._scopes: dict[str, Scope] = {}
         self._images: dict[str, dict[str, dict[str, tuple[str, bool]]]] = {}  # model, kind, file
-        self._texts: set[str] = set()
+        self._texts: dict[str, None] = {}  # what was said of texts, in order
         self._words: set[tuple[str, str]] = set()  # by model
         self._combinations: set[tuple[str, str]] = set()  # and kind
         self._unplaced: set[tuple[str, str]] = set()  # and domain
@@ -61,7 +61,7 @@ class Told:
     def text(self, scope: Scope, what: str) -> None:
         """Say of a text what is outside, unless that was said."""
         if what not in self._texts:
-            self._texts.add(what)
+            self._texts[what] = None
             self._warn(what, scope)
 
     def misasked(self, model: str, scope: Scope, question: str, name: str) -> None:
@@ -114,9 +114,13 @@ class Told:
         return any(key in images and images[key][1] for images in kinds)
 
     def sentences(self) -> list[str]:
-        """What `tell` says, without folders and the advice."""
+        """What `tell` says of images, without folders and the advice."""
         unlike = self._unlike(_short_names)
         return [f"{said}. It knows {scope.knows}" for said, scope in unlike]
+
+    def remarks(self) -> list[str]:
+        """What a page carries: the sentences, and what was said of texts."""
+        return [*self.sentences(), *self._texts]
 
     def tell(self) -> None:
         """Warn of the images that are outside, once for each model."""

@@ -120,7 +120,7 @@ def write(found: Findings, model: Model, path: Path) -> None:
         f"{found.count} pictures, the model “{model.name}” ({parameters:.1f} million parameters, "
         f"{model.device}). Made by patchword demo; every number is the model's own."
     )
-    intro = " ".join([intro, *(f"Beware: {said}." for said in current().sentences())])
+    intro = " ".join([intro, *(f"Beware: {said}." for said in current().remarks())])
     sections = [where_section(found), search_section(found, model)]
     if found.descriptions:
         sections.append(words_section(found))
