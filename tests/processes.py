@@ -6,7 +6,8 @@ import gc
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -22,7 +23,8 @@ from patchword.cli import main
 FORKING = multiprocessing.get_context("forkserver")
 # What takes long to import, once for all.
 SLOW = ("torch.distributed.fsdp", "patchword.api", "patchword.train.loop", "patchword.cli")
-FORKING.set_forkserver_preload([*SLOW, "lancedb", "matplotlib.pyplot"])
+# The first step of an optimizer imports torch._dynamo.
+FORKING.set_forkserver_preload([*SLOW, "lancedb", "matplotlib.pyplot", "torch._dynamo"])
 
 
 def free_ports(count: int) -> list[int]:
@@ -40,9 +42,13 @@ def place(rank: int, world: int, port: int) -> dict[str, str]:
     return at | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
 
 
-def environment(values: dict[str, str]) -> None:
-    """Put these into this process's environment."""
-    os.environ.update(values)
+def environment(values: Mapping[str, str | None]) -> None:
+    """Put these into this process's environment, and take out what is None."""
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def ranks(work: Callable[..., None], world: int, *arguments: Any) -> None:
@@ -77,5 +83,7 @@ def _saying(said: Path, work: Sequence[Callable[[], object]]) -> None:
     for number, kind in ((1, "out"), (2, "err")):
         with open(f"{said}.{kind}", "wb") as file:
             os.dup2(file.fileno(), number)
+    # What Python had there may have been a file, and this may be a pipe.
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
     for call in work:
         call()

@@ -6,8 +6,6 @@ from reference_blip import CAPTIONS, RETRIEVAL, hugging_face_blip, original_blip
 # isort: split
 import json
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from layouts import rng
 from numpy.testing import assert_allclose
 from photos import PREPROCESS, photo, tar_of
 from PIL import Image
+from processes import command
 from ran import Ran, Run
 from shrunk import tiny_bundle, tiny_clip
 
@@ -104,14 +103,14 @@ def made(folder: Path) -> dict[str, bytes]:
 def whole(photos: Path, blip: str) -> Path:
     """The folder of a run that nothing interrupted."""
     out = photos.parent / "whole"
-    done = subprocess.run(command(photos, out, blip), capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr
+    process = command(out.parent / "said", *arguments(photos, out, blip))
+    process.join()
+    assert process.exitcode == 1, (out.parent / "said.err").read_text()
     return out
 
 
-def command(photos: Path, out: Path, blip: str, *more: object) -> list[str]:
-    arguments = ["capfilt", photos, out, "-m", blip, *OPTIONS, *more]
-    return [sys.executable, "-m", "patchword", *map(str, arguments)]
+def arguments(photos: Path, out: Path, blip: str, *more: object) -> list[object]:
+    return ["capfilt", photos, out, "-m", blip, *OPTIONS, *more]
 
 
 # --- what is judged -------------------------------------------------------------------------------
@@ -306,17 +305,18 @@ def test_killed_again_and_again_it_is_the_run_that_was_not(
     out, random = whole.parent / "killed", Random(3)
     killed = 0
     for batches in (1, 2):
-        process = subprocess.Popen(command(photos, out, blip), stderr=subprocess.DEVNULL)
-        while process.poll() is None and lines(out) < batches:
+        process = command(out.parent / "said", *arguments(photos, out, blip))
+        while process.is_alive() and lines(out) < batches:
             time.sleep(0.001)
         time.sleep(random.random() * 0.02)
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
     assert killed == 2
     assert not (out / "provenance.jsonl").exists()
-    assert run(*command(photos, out, blip)[3:]).code == 1
+    assert run(*arguments(photos, out, blip)).code == 1
     assert made(out) == made(whole)
-    again = run(*command(photos, out, blip)[3:], "--json")
+    again = run(*arguments(photos, out, blip), "--json")
     assert (again.code, [set(r) for r in again.records]) == (1, [{"image", "error"}])
     assert "broken.png" in again.err
     assert made(out) == made(whole)
@@ -338,7 +338,7 @@ def test_a_torn_line_is_dropped_wherever_it_was_cut(
         out.mkdir(exist_ok=True)
         (out / "capfilt.json").write_bytes((whole / "capfilt.json").read_bytes())
         (out / "judged-0-of-1.jsonl").write_bytes(content[:cut])
-        assert run(*command(photos, out, blip)[3:]).code == 1
+        assert run(*arguments(photos, out, blip)).code == 1
         assert (out / "judged-0-of-1.jsonl").read_bytes() == content
         assert made(out) == made(whole)
 
@@ -350,7 +350,7 @@ def test_damage_in_the_middle_is_told(run: Run, photos: Path, whole: Path, blip:
     first, second, third = (whole / "judged-0-of-1.jsonl").read_bytes().splitlines(keepends=True)
     for content, line in ((first + second[9:] + third, 2), (first + third, 2), (first * 2, 2)):
         (out / "judged-0-of-1.jsonl").write_bytes(content)
-        ran = run(*command(photos, out, blip)[3:])
+        ran = run(*arguments(photos, out, blip))
         assert ran.code == 2
         assert f"judged-0-of-1.jsonl, line {line}" in ran.err
         assert (out / "judged-0-of-1.jsonl").read_bytes() == content
@@ -360,7 +360,7 @@ def test_shards_together_are_one_run(run: Run, photos: Path, whole: Path, blip: 
     out = whole.parent / "shards"
 
     def shard(text: str) -> Ran:
-        return run(*command(photos, out, blip, "--shard", text)[3:])
+        return run(*arguments(photos, out, blip, "--shard", text))
 
     first = shard("1/2")
     assert first.code == 0
@@ -393,7 +393,7 @@ def test_other_models_options_or_data_are_told(
     run: Run, photos: Path, whole: Path, blip: str, judge: str, place: Path
 ) -> None:
     before = made(whole)
-    arguments = command(photos, whole, blip)[3:]
+    same = arguments(photos, whole, blip)
     for more, said in (
         (["--top-p", 0.8], "top_p was 0.9, and is 0.8"),
         (["--prompt", "a"], 'prompt was "", and is "a"'),
@@ -401,14 +401,14 @@ def test_other_models_options_or_data_are_told(
         (["--filter", judge], f"and is {judge}"),
         (["--shard", "0/2"], "shards was 1, and is 2"),
     ):
-        ran = run(*arguments, *more)
+        ran = run(*same, *more)
         assert ran.code == 2
         assert said in ran.err
     (other := place / "photos").mkdir()
     (other / "p").symlink_to(photos / "p")
     text = (photos / "metadata.csv").read_text()
     (other / "metadata.csv").write_text(text.replace("two small", "three small"))
-    ran = run(*command(other, whole, blip)[3:])
+    ran = run(*arguments(other, whole, blip))
     assert ran.code == 2
     assert "data was" in ran.err
     assert made(whole) == before
@@ -419,7 +419,7 @@ def test_a_folder_with_something_else_is_left_alone(
 ) -> None:
     (place / "out").mkdir()
     Image.new("RGB", (8, 8)).save(place / "out" / "mine.png")
-    ran = run(*command(photos, place / "out", blip)[3:])
+    ran = run(*arguments(photos, place / "out", blip))
     assert ran.code == 2
     assert "not an empty folder" in ran.err
     assert run("capfilt", "missing", "out", "-m", blip).code == 2

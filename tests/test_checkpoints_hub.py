@@ -3,35 +3,25 @@
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from processes import environment, started
 from safetensors.torch import save_file
 from shrunk import tiny_clip
 
 from patchword import checkpoints, models
 from patchword.bundle import Bundle, make
 from patchword.checkpoints import hub
+from patchword.errors import CheckpointError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LOAD = """
-import sys
-from patchword import checkpoints
-from patchword.errors import CheckpointError
-for argument in sys.argv[1:]:
-    source, _, subfolder = argument.partition(" ")
-    try:
-        model = checkpoints.load(source, subfolder=subfolder or None)
-        print("loaded", model.name, model.fingerprint)
-    except CheckpointError as error:
-        print("error", error)
-"""
 
 
 class Hub(ThreadingHTTPServer):
@@ -118,15 +108,31 @@ def server(tmp_path: Path) -> Iterator[Hub]:
         server.shutdown()
 
 
-def load(home: Path, *sources: str, **environment: str) -> list[str]:
-    """What loading each source prints, in a process of its own: the client reads its settings
-    when it is imported."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    env = {**inherited, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
-    command = [sys.executable, "-c", LOAD, *sources]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert not done.returncode, done.stderr
-    return done.stdout.splitlines()
+def say(sources: Sequence[str]) -> None:
+    """Load each source; print what came of it."""
+    for argument in sources:
+        source, _, subfolder = argument.partition(" ")
+        try:
+            model = checkpoints.load(source, subfolder=subfolder or None)
+            print("loaded", model.name, model.fingerprint)
+        except CheckpointError as error:
+            print("error", error)
+
+
+def fresh() -> None:
+    """The client reads its settings when it is imported."""
+    assert "huggingface_hub" not in sys.modules
+
+
+def load(home: Path, *sources: str, **settings: str) -> list[str]:
+    """What loading each source prints, in a process of its own."""
+    set_here = {name: None for name in os.environ if name.startswith("HF_")}
+    env = {**set_here, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **settings}
+    said = home.parent / "said"
+    process = started(said, fresh, partial(environment, env), partial(say, sources))
+    process.join()
+    assert not process.exitcode, Path(f"{said}.err").read_text()
+    return Path(f"{said}.out").read_text().splitlines()
 
 
 def test_download_then_offline(server: Hub, tmp_path: Path) -> None:

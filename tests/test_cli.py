@@ -9,10 +9,12 @@ import re
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 from numpy.testing import assert_allclose
 from photos import FLOWER
@@ -516,29 +518,38 @@ def test_train_then_use(run: Run, place: Path) -> None:
 # --- pipes and terminals --------------------------------------------------------------------------
 
 
-def test_a_pipe_gets_whole_lines_and_no_progress(model: str) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
-    command = [sys.executable, "-m", "patchword", "classify", str(SAMPLES), "-m", model]
-    labels = ["-l", ",".join(f"a dog {i}" for i in range(5))]
-    done = subprocess.run(
-        command + labels, capture_output=True, text=True, env=environment, check=True
-    )
-    assert done.stderr == ""
-    assert "\x1b" not in done.stdout
-    lines = [line for line in done.stdout.splitlines() if ".jpg" in line]
+def piped(out: Path, *arguments: object) -> str:
+    """What `patchword` with these arguments writes, in a process of its own, into a pipe that is
+    made at `out`. Its stderr goes to the file, or terminal, of that name with .err."""
+    os.mkfifo(out)
+    here = {"COLUMNS": None, "PATCHWORD_CACHE": os.environ["PATCHWORD_CACHE"]}
+    first = [partial(processes.environment, here)]
+    process = processes.command(out.with_suffix(""), *arguments, first=first)
+    with out.open() as pipe:
+        told = pipe.read()
+    process.join()
+    assert process.exitcode == 0, told
+    return told
+
+
+def test_a_pipe_gets_whole_lines_and_no_progress(model: str, place: Path) -> None:
+    labels = ",".join(f"a dog {i}" for i in range(5))
+    told = piped(place / "said.out", "classify", SAMPLES, "-m", model, "-l", labels)
+    assert (place / "said.err").read_text() == ""
+    assert "\x1b" not in told
+    lines = [line for line in told.splitlines() if ".jpg" in line]
     assert len(lines) == len(list(SAMPLES.rglob("*.jpg"))) > 30
     assert all(".jpg" in line and "%" in line for line in lines)
 
 
-def test_a_terminal_gets_progress_and_a_pipe_beside_it_only_records(model: str) -> None:
+def test_a_terminal_gets_progress_and_a_pipe_beside_it_only_records(
+    model: str, place: Path
+) -> None:
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "patchword", "embed", str(SAMPLES / "wafers"), "-m", model]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True) as process:
-        os.close(theirs)
-        assert process.stdout is not None
-        lines = process.stdout.read().splitlines()
-    assert process.returncode == 0
-    assert len([json.loads(line) for line in lines]) == 18
+    (place / "said.err").symlink_to(os.ttyname(theirs))
+    told = piped(place / "said.out", "embed", SAMPLES / "wafers", "-m", model)
+    os.close(theirs)
+    assert len([json.loads(line) for line in told.splitlines()]) == 18
     assert "18/18" in os.read(ours, 1 << 16).decode()
     os.close(ours)
 

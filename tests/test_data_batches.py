@@ -279,7 +279,9 @@ SCRIPT = """
     from functools import partial
     from patchword.data import Plan, SourceConfig, batches, collate_pairs, open_sources
     from patchword.text.tokenizer import Tokenizer
+    from torch.utils.data._utils import worker
 
+    worker.MP_STATUS_CHECK_INTERVAL = 0.2  # seconds until it looks for its parent; torch's are 5
     told = []
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell says so
     for number in map(int, sys.argv[3:]):
@@ -335,4 +337,4 @@ def test_workers_end_with_their_parent(folder: Path) -> None:
     deadline = time.monotonic() + 30
     while not all(Path(f"/proc/{pid}/status").exists() is False for pid in workers):
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.02)

@@ -4,12 +4,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Timer
 
 import lancedb
 import numpy as np
@@ -18,6 +17,7 @@ import pytest
 import torch
 from indexed import NAMES, picture, rows, twelve_photos
 from photos import CAT
+from processes import started
 from shrunk import tiny_bundle, tiny_clip
 
 import patchword
@@ -226,37 +226,14 @@ def test_two_that_put_the_same_file_at_once_put_it_once(tmp_path: Path) -> None:
     assert len(paths) == len(set(paths)) == 128
 
 
-KILLED = """
-import gc, json, os, signal, sys, threading
-sys.path.insert(0, os.environ["TESTS"])
-from shrunk import tiny_bundle, tiny_clip  # once for all: importing torch takes seconds
-from patchword.index import open_index
+def add_and_die(folder: Path, photos: Path, kill_at: int, delay: float) -> None:
+    """Add photos to an index, and die some seconds after so many of them."""
 
-def add(folder, photos, kill_at, delay):
-    def progress(done, total):
+    def progress(done: int, total: int) -> None:
         if done == kill_at:
-            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    return open_index(folder).add(photos, tiny_bundle(tiny_clip()), progress, batch=8)
+            Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
-children = []
-gc.freeze()  # or each process would copy all that was imported
-for job in json.load(sys.stdin):
-    children.append(os.fork())
-    if not children[-1]:
-        add(*job)
-        os._exit(0)
-print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
-"""
-
-
-def run_and_kill(*jobs: tuple[str, str, int, float]) -> list[int]:
-    """Exit codes of processes that run at once: each adds the photos of a folder to an index and
-    is killed some seconds after so many photos."""
-    env = {**os.environ, "TESTS": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLED]
-    done = subprocess.run(command, env=env, input=json.dumps(jobs), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    open_index(folder).add(photos, tiny_bundle(tiny_clip()), progress, batch=8)
 
 
 def test_killed_and_continued(tmp_path: Path, model: Bundle) -> None:
@@ -270,8 +247,13 @@ def test_killed_and_continued(tmp_path: Path, model: Bundle) -> None:
     expected = whole.search("a wafer", 60)
 
     deaths = {"within": (21, 0.0), "commit": (24, 0.004), "later": (16, 0.02)}
-    jobs = [(str(tmp_path / name), str(photos), *death) for name, death in deaths.items()]
-    assert run_and_kill(*jobs) == [-signal.SIGKILL] * 3
+    children = [
+        started(tmp_path / f"said {name}", partial(add_and_die, tmp_path / name, photos, *death))
+        for name, death in deaths.items()
+    ]
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [-signal.SIGKILL] * 3
     for name, (count, _) in deaths.items():
         index = open_index(tmp_path / name)
         there = len(index)

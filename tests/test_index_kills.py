@@ -2,34 +2,34 @@
 
 import json
 import os
+import random
 import shutil
-import subprocess
-import sys
+import signal
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from threading import Timer
+from typing import Any
 
 import numpy as np
 import pytest
 from indexed import picture, rows
+from processes import started
 from shrunk import tiny_bundle, tiny_clip
 
 import patchword
 from patchword.bundle import Bundle
-from patchword.errors import IndexStoreError
+from patchword.errors import ImageError, IndexStoreError
 from patchword.index import Index, open_index
 from patchword.index.schema import id_of
 
-KILLED = """
-import gc, json, os, random, signal, sys, threading
-from dataclasses import replace
-import lancedb, numpy as np  # once for all: importing takes seconds
-sys.path.insert(0, os.environ["TESTS"])
-from shrunk import tiny_bundle, tiny_clip
-from patchword.bundle import Bundle
-from patchword.errors import ImageError
-from patchword.index import open_index
+KILLS = 20
+
 
 class Fast(Bundle):
-    def embed_each(self, sources):
+    """A model whose vectors are the first numbers of the photo."""
+
+    def embed_each(self, sources: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         for source in sources:
             try:
                 pixels = np.asarray(self.opener.sized(source).picture)
@@ -38,35 +38,43 @@ class Fast(Bundle):
             except ImageError as error:
                 yield source, error
 
-folder, photos, kills = json.load(sys.stdin)
-plain = tiny_bundle(tiny_clip())
-model = Fast(**{name: getattr(plain, name) for name in plain.__dataclass_fields__})
-draw = random.Random(1)
-counts, codes = [], []
-gc.freeze()  # or each process would copy all that was imported
-for kill in [*range(kills), None]:
-    last, seconds = draw.randint(1, 12), draw.choice([0, 0, 0.002, 0.005, 0.01, 0.02])
-    out, into = os.pipe()
-    child = os.fork()
-    if not child:
-        index = open_index(folder)
-        os.write(into, json.dumps([len(index), len(index.errors()) if len(index) else 0]).encode())
-        os.close(into)
-        def progress(done, total):
-            if kill is not None and done == last:
-                threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        report = index.add(photos, model, progress, batch=4)
-        while kill is not None:
-            signal.pause()  # all was done before the kill
-        os._exit(len(report.failed))
-    os.close(into)
-    with open(out) as told:
-        counts.append(json.loads(told.read()))
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(json.dumps([counts, codes]))
-"""
 
-KILLS = 20
+def add(index: Index, photos: Path, model: Bundle, death: tuple[int, float] | None) -> int:
+    """Add photos to an index, in batches of four; returns how many failed. death: after how many
+    photos, and then seconds, this process is killed."""
+
+    def progress(done: int, total: int) -> None:
+        if death and done == death[0]:
+            Timer(death[1], os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+    report = index.add(photos, model, progress, batch=4)
+    while death:
+        signal.pause()  # all was done before the kill
+    return len(report.failed)
+
+
+def kill_again_and_again(folder: Path, photos: Path) -> None:
+    """Add photos to an index in one process after another, of which each but the last is killed.
+    Prints what each found there, (rows, errors), and its exit code."""
+    plain = tiny_bundle(tiny_clip())
+    model = Fast(**{name: getattr(plain, name) for name in plain.__dataclass_fields__})
+    draw = random.Random(1)
+    counts, codes = [], []
+    for kill in range(KILLS + 1):
+        death = draw.randint(1, 12), draw.choice([0, 0, 0.002, 0.005, 0.01, 0.02])
+        out, into = os.pipe()
+        child = os.fork()
+        if not child:
+            index = open_index(folder)
+            found = len(index), len(index.errors()) if len(index) else 0
+            os.write(into, json.dumps(found).encode())
+            os.close(into)
+            os._exit(add(index, photos, model, death if kill < KILLS else None))
+        os.close(into)
+        with open(out) as told:
+            counts.append(json.loads(told.read()))
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    print(json.dumps([counts, codes]))
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +89,11 @@ def test_twenty_kills_lose_nothing_and_store_nothing_twice(tmp_path: Path) -> No
         picture(photos / f"{i:03d}.png", i)
     for i in range(0, 152, 19):
         (photos / f"{i:03d}.png").write_text("broken")
-    env = {**os.environ, "TESTS": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    job = json.dumps([str(tmp_path / "index"), str(photos), KILLS])
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED], env=env, input=job, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    counts, codes = json.loads(done.stdout)
+    said = tmp_path / "said"
+    process = started(said, partial(kill_again_and_again, tmp_path / "index", photos))
+    process.join()
+    assert process.exitcode == 0, Path(f"{said}.err").read_text()
+    counts, codes = json.loads(Path(f"{said}.out").read_text())
     assert codes == [-9] * KILLS + [8]
     stored = [count for count, _ in counts]
     assert stored == sorted(stored)  # what was committed stays

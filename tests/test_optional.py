@@ -1,11 +1,11 @@
 """Libraries that are not there, and libraries that are there and broken."""
 
-import os
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from processes import started
 
 from patchword.errors import RecipeError
 from patchword.optional import optional
@@ -58,19 +58,21 @@ def test_what_is_there() -> None:
     assert optional("os.path", "train", "lora", RecipeError).sep
 
 
-def test_peft_can_be_imported_beside_a_torchvision_that_cannot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def import_peft(first: Path) -> None:
+    """Import it beside the libraries in a folder; print the name of something of it."""
+    assert not {"peft", "transformers"} & set(sys.modules)
+    sys.path.insert(0, str(first))
+    print(optional("peft", "train", "lora", RecipeError).LoraConfig.__name__)
+
+
+def test_peft_can_be_imported_beside_a_torchvision_that_cannot(tmp_path: Path) -> None:
     """In a process of its own: what transformers finds there stays."""
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(
         "raise RuntimeError('operator torchvision::nms does not exist')"
     )
-    script = (
-        "from patchword.errors import RecipeError\n"
-        "from patchword.optional import optional\n"
-        "print(optional('peft', 'train', 'lora', RecipeError).LoraConfig.__name__)"
-    )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout == "LoraConfig\n", done.stderr
+    said = tmp_path / "said"
+    process = started(said, partial(import_peft, tmp_path))
+    process.join()
+    told = [Path(f"{said}.{kind}").read_text() for kind in ("out", "err")]
+    assert (process.exitcode, told[0]) == (0, "LoraConfig\n"), told[1]

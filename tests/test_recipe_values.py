@@ -1,16 +1,17 @@
 """Numbers of a recipe that cannot be are refused when it is read, by their name; and which
 parameters learn with weight decay."""
 
+import os
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import command
 from safetensors.torch import load_file
 from shrunk import shrunk, tiny_clip
 from torch import nn
@@ -170,19 +171,20 @@ def test_weight_decay_is_of_linear_layers_convolutions_and_embeddings(name: str)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path, number: int) -> None:
-    command = [
-        sys.executable, "-m", "patchword", "train", "clip", "out=run", "steps=100000", "batch=4",
-        "data.0.count=8", "engine.workers=1", "engine.device=cpu",
-    ]  # fmt: skip
-    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    changes = ["steps=100000", "batch=4", "data.0.count=8", "engine.workers=1", "engine.device=cpu"]
+    said, here = tmp_path / "said", partial(os.chdir, tmp_path)
+    child = command(said, "train", "clip", "out=run", *changes, first=[here])
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert time.monotonic() < deadline
+        assert child.is_alive(), Path(f"{said}.err").read_text()
         time.sleep(0.05)
-    child.send_signal(number)
-    said = child.communicate(timeout=60)[1]
-    assert child.returncode == 1, said
-    assert "the same command continues" in said
+    os.kill(child.pid, number)
+    child.join(60)
+    told = Path(f"{said}.err").read_text()
+    assert child.exitcode == 1, told
+    assert "the same command continues" in told
     assert list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
 
 
