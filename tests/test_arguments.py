@@ -14,6 +14,7 @@ import timeit
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from shrunk import tiny_bundle, tiny_clip
+from shrunk import tiny_vit
 
 import patchword
+from patchword import bundle
+from patchword import models as networks
 from patchword.api.model import with_methods
 from patchword.images.tensors import Tensor as TensorLike
 from patchword.index.schema import id_of
@@ -94,7 +97,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def models() -> dict[str, patchword.Model]:
     loaded = {name: patchword.load(name) for name in ("demo", "demo-blip")}
-    return loaded | {"tiny": with_methods(tiny_bundle(tiny_clip()))}
+    config = tiny_vit("patches")
+    config = replace(config, vision=replace(config.vision, depth=1))
+    return loaded | {
+        "tiny": with_methods(bundle.make(networks.build(config), config, None, "tiny"))
+    }
 
 
 @pytest.fixture(autouse=True)
