@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from patchword.models.edits import Refined
 from patchword.models.vit import VisionTransformer
 
 Array = NDArray[np.float64]
@@ -77,6 +78,9 @@ class Reference:
         block, x = self.depth - 1, self.inputs[-1]
         scale = (x.shape[1] // self.heads) ** -0.5
 
+        heads = self.split(block, self.norm(x, self.tower.blocks[block].norm1))
+        pairs = [np.outer(*(np.linalg.norm(z, axis=-1) for z in head[:2])) for head in heads]
+
         def rule(q: Array, k: Array, v: Array) -> Array:
             eye = np.eye(len(q))
             return {
@@ -86,6 +90,7 @@ class Reference:
                 "clearclip": softmax(scale * q @ q.T),
                 "value": softmax(scale * v @ v.T),
                 "naclip": softmax(scale * k @ k.T + self.near()),
+                "nonly": softmax(scale * np.mean(pairs) * self.near()),
                 "cosine": softmax(scale * q @ k.T),
             }[method]
 
@@ -94,6 +99,23 @@ class Reference:
             layer = self.tower.blocks[block]
             y = self.mlp(layer.norm2, layer.mlp, x + y)
         return self.project(y)[self.prefix :]
+
+    def smoothed(self, texts: Array, plan: Refined) -> Array:
+        """MaskCLIP's refinements (n, T) of the cosines of its patches with texts (T, D): texts that
+        are nowhere probable left out, unsure patches as patches with like keys, a key's numbers
+        each divided by their length over the patches."""
+        cosines = normed(self.last("maskclip")) @ texts.T
+        cosines[:, softmax(plan.scale * cosines).max(0) < plan.least] = -100
+        if not plan.unsure:
+            return cosines
+        shares = softmax(plan.scale * cosines)
+        block = self.depth - 1
+        layer = self.tower.blocks[block]
+        heads = self.split(block, self.norm(self.inputs[-1], layer.norm1))
+        keys = self.linear(np.concatenate([head[1] for head in heads], -1), layer.attn.proj)
+        keys = keys[self.prefix :] / np.linalg.norm(keys[self.prefix :], axis=0)
+        unsure = shares.max(-1) < plan.unsure
+        return np.where(unsure[:, None], keys @ keys.T @ shares, shares)
 
     def parallel(self, method: str) -> Array:
         """GEM and CLIP Surgery: six blocks' attention added up beside the network."""

@@ -305,7 +305,7 @@ WRONG: list[tuple[str, list[object], str]] = [
     ("ask", [FLOWER], "QUESTIONS"),
     ("ask", [FLOWER, ""], "an empty text is given"),
     ("ask", [FLOWER, "is it " * 100], "reads 48"),
-    ("ask", [FLOWER, "who", "--answers", ","], "names no answer"),
+    ("ask", [FLOWER, "who", "--answers", ","], "an empty text is given"),
     ("ask", [FLOWER, "who", "--answers", "yes,no,yes"], "twice there"),
     ("ask", [FLOWER, "who", "--shortlist", "2"], "needs --answers"),
     ("ask", [FLOWER, "who", "--answers", "a,b", "--beams", "2"], "leave out --beams or --answers"),

@@ -125,6 +125,7 @@ WRONG = [
     (["classify", RING, "hat", "red-rin.jpg"], f"red-rin.jpg: no such file (do you mean {RING}?)"),
     (["classify", RING, "-l", "@said.txt"], "line 2: '# shoes': lists have no comments"),
     (["heatmap", RING, ""], "an empty text is given"),
+    (["segment", RING, "--labels", "hat,,dress"], "an empty text is given: 'hat,,dress'"),
     (["heatmap", RING, STAR], "give texts after the images"),
     (["ask", RING], "give questions after the images"),
     (["heatmap", RING, "a hat", STAR], f"{STAR} is a file and comes after a text"),
@@ -303,7 +304,7 @@ def test_every_key_is_documented() -> None:
     [
         ("heatmap --device ", {"auto", "cpu", "cuda", "mps"}),
         ("heatmap --method sc", {"sclip", "scclip"}),
-        ("segment --method ma", {"maskclip", "maskclip-paper"}),
+        ("segment --method ma", {"maskclip", "maskclip-paper", "maskclip-keys"}),
         ("inspect --method m", {"memory", "mutual"}),
         ("embed --long-text m", {"mean"}),
         ("embed --on-error ", {"nan", "error"}),

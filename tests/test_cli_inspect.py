@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from ran import Run
 
-from patchword.cli.inspect_table import known, verdicts
+from patchword.cli.inspect_table import known, marked, one_good, verdicts
 from patchword.show.plain_number import plain
 
 SIDE = 96
@@ -61,8 +61,8 @@ def test_json_report_csv_maps_and_exit_code(run: Run, folder: Path, tmp_path: Pa
     assert [row["rejected"] for row in rows] == ["False", "True", "", "False"]
     page = (out / "index.html").read_text()
     assert "1 of 3 photos rejected by memory" in page
-    said = "a: not rejected, but unlike what demo knows"  # no reason to call it good
-    assert page.index("b: rejected") < page.index(f'<span class="">{said}')
+    said = '<span class="">a: not rejected<'  # no reason to call it good
+    assert page.index("b: rejected") < page.index(said)
     assert "1 of 3 rejected; threshold " in ran.err
     assert ", learned from 4 good photos" in ran.err
     assert "At most 5.00%" in page
@@ -98,20 +98,26 @@ def test_a_table_names_the_folder_once_and_the_largest_box() -> None:
     boxes = [[1, 2, 3, 4], [150, 71, 190, 136]]
     rows = [row | {"boxes": [], "outside": True}, row | {"boxes": boxes, "rejected": True}]
     rows[1] |= {"path": "a/b/particles-3.jpg", "score": 0.69688}
-    table = verdicts(rows, "demo")
+    table = verdicts(rows)
     assert [column.header for column in table.columns] == [
         "in a/b", "score", "verdict", "boxes: largest"
     ]  # fmt: skip
     cells = [list(column.cells) for column in table.columns]
     assert cells[:2] == [["particles-3.jpg", "x-1.jpg"], ["0.697", "0"]]
     assert cells[2:] == [
-        ["rejected", "not rejected, but unlike what demo knows"],
+        ["rejected", "not rejected *"],
         ["2: 150,71,190,136", ""],
     ]
+    assert marked(rows, "demo").startswith("* unlike what demo knows")
+    assert marked(rows[1:], "demo") == ""
     assert [plain(value) for value in (0.0000123, 12345.6, 1)] == ["0.0000123", "12300", "1"]
     assert known([Path("a")], [Path("a")]) == [
         "1 of the photos inspected is among the good ones: it says nothing new."
     ]
+    said = one_good("a", [Path("a")], [Path("b"), Path("c")])
+    assert said.startswith("GOOD is one photo, a; 2 photos are inspected.")
+    assert not one_good("a", [Path("a")], [Path("b")])
+    assert not one_good("a*", [Path("a1"), Path("a2")], [Path("b"), Path("c")])
 
 
 def test_few_good_photos_are_said(run: Run, folder: Path) -> None:

@@ -16,17 +16,19 @@ from patchword.config import ViTConfig
 from patchword.errors import UnsupportedError
 from patchword.models.calibrated import repair
 from patchword.models.dense import counted, earlier_blocks, summed_blocks
-from patchword.models.edits import Calibration, Earlier
+from patchword.models.edits import Calibration, Earlier, Refined
 from patchword.models.vit import VisionTransformer
 from patchword.nn.positions import resample
 from patchword.nn.taps import Taps
 from patchword.where.cost import least
 from patchword.where.dense import EDITS, dense
+from patchword.where.heatmap import cosines
+from patchword.where.maskclip import refined
 from patchword.where.pamr import pamr
 from patchword.where.resclip import blurred, majority, same
 
 GRID = (6, 7)
-LAST = ("cosine", "maskclip", "maskclip-paper", "sclip", "clearclip", "value", "naclip")
+LAST = ("cosine", "maskclip", "maskclip-paper", "sclip", "clearclip", "value", "naclip", "nonly")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,7 @@ def test_attention_of_earlier_blocks(tower: VisionTransformer, reference: Refere
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method", EDITS)
+@pytest.mark.parametrize("method", [name for name in EDITS if name != "attnpool"])
 def test_two_images_are_two_times_one(method: str) -> None:
     """On another grid than the tower's own, too."""
     model = tiny_bundle(tiny_clip())
@@ -143,9 +145,10 @@ def test_two_images_are_two_times_one(method: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method", ["maskclip", "sclip", "clearclip", "naclip", "value", "cosine"])
+@pytest.mark.parametrize("method", [*(m for m in LAST if m != "maskclip-paper"), "attnpool"])
 def test_a_resnets_pooling(method: str) -> None:
-    """Values of places without positions; queries and keys with them, and the mean beside."""
+    """Values of places without positions; queries and keys with them, but of "attnpool"; and the
+    mean beside."""
     model = tiny_bundle(tiny_clip_resnet())
     tower = model.network.image
     x = torch.randn(1, 3, 96, 64, generator=torch.Generator().manual_seed(4))
@@ -159,11 +162,14 @@ def test_a_resnets_pooling(method: str) -> None:
     layer = tower.attnpool.attn
     weight, bias = layer.qkv.weight.double(), layer.qkv.bias.double()
     width, d = plain.shape[1], plain.shape[1] // layer.heads
-    q, k, v = (placed @ weight.T + bias).split(width, -1)
+    asking = plain if method == "attnpool" else placed
+    q, k, v = (asking @ weight.T + bias).split(width, -1)
     if method != "cosine":
         v = plain @ weight[2 * width :].T + bias[2 * width :]
     at = torch.tensor([(y, x) for y in range(3) for x in range(2)]).double()
     near = F.pad(torch.exp(-((at[:, None] - at) ** 2).sum(-1) / 50), (1, 0, 1, 0))
+    pairs = zip(q.split(d, -1), k.split(d, -1), strict=True)
+    apart = [a.norm(dim=-1).outer(b.norm(dim=-1)).mean() for a, b in pairs]
     heads = []
     for a, b, c in zip(q.split(d, -1), k.split(d, -1), v.split(d, -1), strict=True):
         maps = {
@@ -171,13 +177,28 @@ def test_a_resnets_pooling(method: str) -> None:
             "sclip": sum(torch.softmax(z @ z.T * d**-0.5, -1) for z in (a, b)),
             "clearclip": torch.softmax(a @ a.T * d**-0.5, -1),
             "naclip": torch.softmax(b @ b.T * d**-0.5 + near, -1),
+            "nonly": torch.softmax(sum(apart) / len(apart) * d**-0.5 * near, -1),
             "value": torch.softmax(c @ c.T * d**-0.5, -1),
             "cosine": torch.softmax(a @ b.T * d**-0.5, -1),
         }
-        heads.append(maps[method] @ c)
+        heads.append(maps.get(method, maps["cosine"]) @ c)
     merged = torch.cat(heads, -1)
     expected = merged @ layer.proj.weight.double().T + layer.proj.bias.double()
     assert_close(found.double(), expected[1:], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("least", "unsure"), [(0.5, 1.0), (0.5, 0.0), (0.0, 0.6)])
+def test_keys_smooth_what_texts_share(
+    tower: VisionTransformer, reference: Reference, least: float, unsure: float
+) -> None:
+    """MaskCLIP's refinements, patch by patch in float64."""
+    plan = Refined(least, unsure, 20.0)
+    features, keys = tower.dense_keys(pixels()[:1], EDITS["maskclip-keys"])
+    texts = F.normalize(torch.randn(4, 16, generator=torch.manual_seed(5)), dim=-1)
+    found = refined(F.normalize(features, dim=-1) @ texts.mT, keys, plan)[0]
+    expected = torch.from_numpy(reference.smoothed(texts.numpy(), plan))
+    assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_a_tower_cannot_do_is_said() -> None:
@@ -190,6 +211,10 @@ def test_what_a_tower_cannot_do_is_said() -> None:
         dense(clip, torch.randn(1, 3, 80, 80), EDITS["scclip"])
     with pytest.raises(UnsupportedError, match="needs texts"):
         dense(clip, x, EDITS["resclip"])
+    with pytest.raises(UnsupportedError, match="attention pooling of a CLIP ResNet"):
+        dense(clip, x, EDITS["attnpool"])
+    with pytest.raises(UnsupportedError, match="give two or more"):
+        cosines(clip, torch.ones(1, clip.dim), "maskclip-keys", x)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 6, 12, 24])

@@ -170,6 +170,15 @@ def test_what_is_not_the_object_does_not_count(model) -> None:
     on = cut.grid > 0
     assert 0 < on.sum() < on.size
     assert np.array_equal(cut.grid[on], plain.grid[on])
+    # Of good photos as of those: what is cut off is not learned from.
+    masked = Memory(foreground=0, mask_good=True).fit(model, good)["bank"]
+    (first, second) = ({row.tobytes() for row in bank.numpy()} for bank in (masked, state["bank"]))
+    other = Memory().fit(model, [seen])
+    kept = [each.grid > 0 for each in Memory(foreground=0).score(model, other, good)]
+    assert first < second
+    assert len(masked) == sum(map(np.sum, kept))
+    with pytest.raises(UnsupportedError, match="no patch of the good photos is the object"):
+        Memory(foreground=1e9, mask_good=True).fit(model, good)
 
 
 def test_the_score_is_reweighted_by_the_neighbours_of_the_nearest(model) -> None:
@@ -222,10 +231,11 @@ def test_options_that_cannot_be_are_refused() -> None:
         lambda: Memory(neighbours=0),
         lambda: Memory(patches=0),
         lambda: Memory(foreground=-1),
+        lambda: Memory(mask_good=True),
         lambda: Subspace(variance=1.5),
         lambda: Subspace(components=0),
     ):
-        with pytest.raises(UnsupportedError, match="it is"):
+        with pytest.raises(UnsupportedError, match=r"it is|needs foreground"):
             make()
 
 

@@ -50,3 +50,10 @@ def test_all_are_tried_here_and_told_on_the_training_page() -> None:
 def test_a_name_that_is_not_shipped() -> None:
     with pytest.raises(RecipeError, match=r"shipped recipes: (blip, )?clip, deit, finetune"):
         recipe.load("clop")
+
+
+def test_a_model_that_another_recipe_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, command in (("finetune", "probe"), ("deit", "probe out=runs/counts image_size=48")):
+        with pytest.raises(RecipeError, match=f"/model is not there; patchword train {command}"):
+            loop.train(recipe.load(name))

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from patchword.errors import ImageWarning, UnseenWarning, warn
 from patchword.scope import same
+from patchword.scope.once import Once
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,39 +124,24 @@ class Sights:
             warn(_plain(plain, len(sights), self.remedies), ImageWarning)
 
 
-_together: ContextVar[Sights | None] = ContextVar("sights", default=None)
+_once: Once[Sights] = Once("sights")
 
 
-@contextmanager
-def together() -> Iterator[Sights]:
+def together() -> AbstractContextManager[Sights]:
     """What many tasks see is told once, at the end, instead of by each; within tasks that are told
     together, with them."""
-    if outer := _together.get():
-        yield outer
-        return
-    found = Sights()
-    token = _together.set(found)
-    try:
-        yield found
-    finally:
-        _together.reset(token)
-        found.tell()
+    return _once.together(Sights())
 
 
-@contextmanager
-def untold() -> Iterator[None]:
+def untold() -> AbstractContextManager[None]:
     """What is seen here is told elsewhere."""
-    token = _together.set(Sights())
-    try:
-        yield
-    finally:
-        _together.reset(token)
+    return _once.untold(Sights())
 
 
 @contextmanager
 def noted() -> Iterator[Sights]:
     """Where a task notes what it sees: it is told at the end, unless it is told `together`."""
-    outer = _together.get()
+    outer = _once.current
     found = outer or Sights()
     try:
         yield found
@@ -167,7 +152,7 @@ def noted() -> Iterator[Sights]:
 
 def current() -> Sights:
     """The sights that are told `together`, of commands that print them; else empty ones."""
-    return _together.get() or Sights()
+    return _once.current or Sights()
 
 
 def _called(image: object) -> str:

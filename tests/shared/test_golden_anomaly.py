@@ -54,9 +54,12 @@ def test_memory(neighbours: int) -> None:
     assert_close(torch.from_numpy(maps), expected[f"{key}.map"], rtol=0, atol=1e-5)
 
 
-def test_the_mask_of_the_object() -> None:
-    expected, method = arrays("anomaly/anomalydino"), Memory(foreground=10)
-    key, good, seen = "m.L2_normalized.nn1.mask", inputs("m_train"), inputs("m_test")
+@pytest.mark.parametrize("of_good", [False, True])
+def test_the_mask_of_the_object(of_good: bool) -> None:
+    expected = arrays("anomaly/anomalydino")
+    method = Memory(foreground=10, mask_good=of_good)
+    key = "m.L2_normalized.nn1.mask" + ".maskref" * of_good
+    good, seen = inputs("m_train"), inputs("m_test")
     for photo, mask, component in zip(
         seen, expected[f"{key}.mask"], expected[f"{key}.pc1"], strict=True
     ):

@@ -12,8 +12,9 @@ from torch.testing import assert_close
 
 from patchword.bundle import Bundle
 from patchword.models.calibrated import outlier_scores, outliers, repair
-from patchword.models.edits import Calibration, DenseEdit, Earlier, Normalised, Semantic
+from patchword.models.edits import Calibration, DenseEdit, Earlier, Normalised, Refined, Semantic
 from patchword.where.dense import EDITS, dense
+from patchword.where.maskclip import by_keys
 from patchword.where.pamr import pamr
 from patchword.where.resclip import blurred, label_map, majority, probabilities, same
 from patchword.where.surgery import class_weights, without_common
@@ -41,6 +42,7 @@ VARIANTS = {
         "naclip_res": replace(NACLIP, residual=True, mlp=True),
         "naclip_s2": replace(NACLIP, gaussian=2.0),
         "kk": replace(NACLIP, gaussian=0.0),
+        "nonly": EDITS["nonly"],
         "vanilla": PLAIN,
     },
     "gem": {
@@ -81,6 +83,14 @@ def cosines(bundle: Bundle, pixels: Tensor, edit: DenseEdit) -> Tensor:
     """(4, h, w)."""
     texts = arrays("inputs")["text"]
     found = dense(bundle, pixels, edit, texts)[0] @ texts.mT
+    grid = bundle.image_tower.grid((pixels.shape[-2], pixels.shape[-1]))
+    return torch.unflatten(found.mT, 1, grid)
+
+
+def compared(bundle: Bundle, pixels: Tensor, plan: Refined) -> Tensor:
+    """(4, h, w)."""
+    texts = arrays("inputs")["text"]
+    found = by_keys(bundle, pixels, EDITS["maskclip-keys"], plan, texts)[0]
     grid = bundle.image_tower.grid((pixels.shape[-2], pixels.shape[-1]))
     return torch.unflatten(found.mT, 1, grid)
 
@@ -145,6 +155,25 @@ def test_a_resnet(tmp_path: Path) -> None:
     for name in ("rn1", "rn2", "rnw1"):
         found = cosines(bundle, image(name), EDITS["maskclip"])
         assert_close(found, golden[f"{name}.maskclip_rn.cos"])
+    found = cosines(bundle, image("rn1"), EDITS["attnpool"])
+    assert_close(found, golden["rn1.maskclip_rn_attnpool.cos"])
+    for least in (0.0, 0.9):
+        found = compared(bundle, image("rn1"), Refined(least, 0.6))
+        assert_close(found, golden[f"rn1.maskclip_rn.ks0.6_pd{least}"])
+
+
+@torch.no_grad()
+def test_texts_that_are_compared(clip: Bundle) -> None:
+    """MaskCLIP's key smoothing (ks) and prompt denoising (pd)."""
+    golden = arrays("dense/maskclip")
+    for name in ("img1", "img2"):
+        key = f"v1.{name}.maskclip_clip"
+        keys = clip.image_tower.dense_keys(image(name), EDITS["maskclip-keys"])[1]
+        assert_close(keys[0], golden[f"{key}.keys"], rtol=1e-4, atol=1e-5)
+        for unsure, least in ((0.0, 0.9), (0.75, 0.0), (0.75, 0.9)):
+            found = compared(clip, image(name), Refined(least, unsure))
+            expected = golden[f"{key}.refine_ks{unsure}_pd{least}"]
+            assert_close(found, expected, rtol=1e-4, atol=2e-5)
 
 
 @torch.no_grad()

@@ -37,6 +37,7 @@ def inspector(
     half: bool | None = None,
     patches: int | None = None,
     foreground: float | None = None,
+    mask_good: bool | None = None,
     variance: float | None = None,
     components: int | None = None,
     subject: str | None = None,
@@ -68,9 +69,9 @@ def inspector(
                   own size; None: one tile
 
     Of some methods alone: neighbours, coreset, reweight, half, patches, how many are kept at most,
-    and foreground, above which a patch is the object (`memory`, see `Memory`); variance, components
-    (`subspace`), rotations (both); subject, what photos show, and exact, every window by itself
-    (`winclip`).
+    foreground, above which a patch is the object, and mask_good, whether only such patches of good
+    photos are kept (`memory`, see `Memory`); variance, components (`subspace`), rotations (both);
+    subject, what photos show, and exact, every window by itself (`winclip`).
     progress: called with the photos done and all of them.
     Raises ImageError, and UnsupportedError for options that cannot be; CheckpointError for a
     folder of `fitted` that is damaged, or was fitted with another model.
@@ -78,7 +79,7 @@ def inspector(
     own = {
         "layers": layers, "short_side": short_side, "neighbours": neighbours,
         "rotations": rotations, "coreset": coreset, "reweight": reweight, "half": half,
-        "patches": patches, "foreground": foreground,
+        "patches": patches, "foreground": foreground, "mask_good": mask_good,
         "variance": variance, "components": components, "subject": subject, "exact": exact,
     }  # fmt: skip
     given = Rule(0.01 if false_alarms is None else false_alarms, confidence, threshold)

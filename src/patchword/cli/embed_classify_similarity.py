@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from patchword.atomic_write import write
 from patchword.cli.held import Source
 from patchword.cli.inputs import embed_texts, expand, load
+from patchword.cli.language_tables import rejection, save_scores
 from patchword.cli.options import (
     EMBEDDED,
     SOURCES,
@@ -44,7 +44,6 @@ from patchword.cli.output import (
     progress,
     screen,
     shortened,
-    titled,
     warn,
     wrong,
 )
@@ -147,7 +146,7 @@ def classify(
     if results and not as_json:
         screen().print(scores_table(rows, reject))
     if results and save:
-        _save_scores(results[:SHOWN], save, bundle)
+        save_scores(results[:SHOWN], save, bundle, reject)
     finish(failed, len(results))
 
 
@@ -282,13 +281,9 @@ def scores_table(results: list[tuple[Source, list[Score]]], reject: float | None
     the probability of its best label instead of a number of its own, and the limit."""
     from rich.text import Text
 
-    from patchword.tasks.classify import NONE
-
     def cells(score: Score) -> tuple[str, str]:
-        if reject is None or score.label != NONE:
-            return score.label, share(score.probability)
-        best = share(1 - score.probability)
-        return f"{NONE} (best {best} < {100 * reject:g}%)", ""
+        said = rejection(score, reject)
+        return said or score.label, "" if said else share(score.probability)
 
     if len(results) == 1:
         name, scores = results[0]
@@ -355,23 +350,6 @@ def _save_matrices(
     stems = [Path(str(name)).stem for name in names]
     (title, cosines), *_ = matrices
     plots.save(similarity_matrix(thumbs, texts, cosines, names=stems, title=title), path)
-    print_saved(path)
-
-
-def _save_scores(results: list[tuple[Source, list[Score]]], path: Path, bundle: Model) -> None:
-    """The images with their labels as a picture or a page."""
-    from patchword.cli.language_tables import caveat
-    from patchword.show import html_page, plots
-
-    photos = [bundle.opener(name, at_least=plots.TILE) for name, _ in results]
-    names = [Path(str(name)).name for name, _ in results]
-    notes = [caveat(name) for name, _ in results]
-    bars = [[(score.label, score.probability) for score in scores] for _, scores in results]
-    if path.suffix.lower() == ".html":
-        items = [html_page.Card(*each) for each in zip(photos, names, notes, bars, strict=True)]
-        write(path, html_page.page("Which words fit", titled(bundle), [html_page.cards(items)]))
-    else:
-        plots.save(plots.classify_panel(photos, bars, names, titled(bundle), notes), path)
     print_saved(path)
 
 

@@ -60,9 +60,10 @@ def heatmap(
         str,
         typer.Option(
             metavar="METHOD",
-            help="auto, cosine, maskclip, maskclip-paper, sclip, clearclip, value, naclip, gem, "
-            "surgery, surgery-features, scclip, resclip, legrad, chefer, gradcam, head or rollout; "
-            "patchword info says which one auto is and why; rollout is of no text.",
+            help="auto, cosine, maskclip, maskclip-paper, maskclip-keys, sclip, clearclip, value, "
+            "naclip, nonly, attnpool, gem, surgery, surgery-features, scclip, resclip, legrad, "
+            "chefer, gradcam, head or rollout; patchword info says which one auto is and why; "
+            "rollout is of no text, attnpool of CLIP's ResNets alone.",
         ),
     ] = "auto",
     words: Annotated[
@@ -232,7 +233,7 @@ def place(like: str | None) -> list[int] | None:
 
 def measure(found: Heatmap) -> str:
     """The unit of a map's values; those of some methods have none."""
-    without = ("gradcam", "legrad", "chefer", "surgery-features", "rollout")
+    without = ("gradcam", "legrad", "chefer", "surgery-features", "rollout", "maskclip-keys")
     return "highest" if found.method in without else "cosine"
 
 

@@ -12,7 +12,7 @@ import typer
 
 from patchword.cli.held import Source
 from patchword.cli.inputs import expand, load
-from patchword.cli.inspect_table import known, summary, verdicts
+from patchword.cli.inspect_table import known, marked, one_good, summary, verdicts
 from patchword.cli.options import (
     EMBEDDED,
     SOURCES,
@@ -141,6 +141,12 @@ def inspect(
     foreground: Annotated[
         float | None, typer.Option(help="memory: AnomalyDINO's mask of the object; 10 for DINOv2.")
     ] = None,
+    mask_good: Annotated[
+        bool,
+        typer.Option(
+            "--mask-good", help="memory: with --foreground, learn from the object's patches alone."
+        ),
+    ] = False,
     variance: Annotated[
         float | None,
         typer.Option(help="subspace: the share of the variance that components keep, 0.99."),
@@ -181,6 +187,7 @@ def inspect(
         "layers": layer, "short_side": short_side, "neighbours": neighbours,
         "rotations": rotations or None, "coreset": coreset, "reweight": reweight or None,
         "half": half or None, "patches": patches, "foreground": foreground,
+        "mask_good": mask_good or None,
         "variance": variance, "components": components, "subject": subject,
     }  # fmt: skip
     fresh = [save_fitted, method, calibration, by_folder or None, *own.values()]
@@ -199,6 +206,8 @@ def inspect(
     else:
         good, sources = expand(photos[:1]), expand(photos[1:])
         held = expand(calibration) if calibration else None
+        if method != "reference" and (said := one_good(photos[0], good, sources)):
+            notes().print(said)
         bundle = load(model, device, dtype, None, stretch, max_pixels)
         how = chosen_method(method or "memory", own)
         inspector = learn(bundle, good, held, how, rule, by_folder, failed)
@@ -285,7 +294,9 @@ class Run:
                 self.report.add(each, stem(each.path))
         self._remark()
         if not self.as_json and any("error" not in row for row in self.rows):
-            screen().print(verdicts(self.rows, self.inspector.model.name))
+            screen().print(verdicts(self.rows))
+            if said := marked(self.rows, self.inspector.model.name):
+                screen().print(said)
         if self.save:
             self._write(self.save)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from patchword.inspect.inspector import Inspector
 
 
+MARK = " *"
+
+
 def known(good: Sequence[Source], sources: Sequence[Source]) -> list[str]:
     """What to say of photos that are among the good ones."""
     both = len({str(each) for each in good} & {str(each) for each in sources})
@@ -26,8 +30,20 @@ def known(good: Sequence[Source], sources: Sequence[Source]) -> list[str]:
     return [f"{both} of the photos inspected {are} among the good ones: {them} nothing new."]
 
 
-def verdicts(rows: Sequence[dict[str, Any]], model: str) -> Table:
-    """A row for each photo, the worst first; of its boxes how many there are, and the largest."""
+def one_good(first: str, good: Sequence[Source], sources: Sequence[Source]) -> str:
+    """What to say where GOOD is one photo and several are inspected, as of a glob without quotes;
+    else empty."""
+    if len(good) > 1 or len(sources) < 2 or first.startswith("@") or os.path.isdir(first):
+        return ""
+    return (
+        f"GOOD is one photo, {good[0]}; {len(sources)} photos are inspected. To learn from "
+        "several, give their folder, or a glob in quotes"
+    )
+
+
+def verdicts(rows: Sequence[dict[str, Any]]) -> Table:
+    """A row for each photo, the worst first; of its boxes how many there are, and the largest. What
+    `MARK` means, `marked` says."""
     from patchword.inspect.result import in_words
 
     done = sorted((row for row in rows if "error" not in row), key=lambda row: -row["score"])
@@ -38,10 +54,22 @@ def verdicts(rows: Sequence[dict[str, Any]], model: str) -> Table:
     out = table(heading, "score", *column, "verdict", last, right=("score", "p-value", last))
     for name, row in zip(names, done, strict=True):
         p = ["-" if row["p_value"] is None else f"{row['p_value']:.3g}"] * calibrated
-        verdict = in_words(row["rejected"], row.get("outside", False), model)
+        verdict = in_words(row["rejected"], row.get("outside", False)) + MARK * doubtful(row)
         style = "bold" if row["rejected"] else ""
         out.add_row(name, plain(row["score"]), *p, verdict, largest(row["boxes"]), style=style)
     return out
+
+
+def doubtful(row: dict[str, Any]) -> bool:
+    """Whether a photo is not rejected and unlike all that the model knows."""
+    return row.get("rejected") is False and row.get("outside", False)
+
+
+def marked(rows: Sequence[dict[str, Any]], model: str) -> str:
+    """What `MARK` means, under a table that has it; else empty."""
+    if not any(map(doubtful, rows)):
+        return ""
+    return f"{MARK.strip()} unlike what {model} knows: that it is not rejected says little"
 
 
 def largest(boxes: Sequence[Sequence[int]]) -> str:

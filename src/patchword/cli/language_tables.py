@@ -1,4 +1,4 @@
-"""What caption, ask and match show: tables, pictures and pages."""
+"""What classify, caption, ask and match show: tables, pictures and pages."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from patchword.images import Opener
     from patchword.tasks.ask import Answer
     from patchword.tasks.caption import Caption
+    from patchword.tasks.classify import Score
     from patchword.tasks.match import Match
 
 Titled = tuple[str, "NDArray[Any]"]  # a matrix of images and texts
@@ -37,6 +38,15 @@ def captions_table(results: list[tuple[Source, Caption]]) -> Table:
         for one in written:
             out.add_row(name if one is first else "", one.text, f"{one.log_probability:.2f}")
     return out
+
+
+def rejection(score: Score, reject: float | None) -> str:
+    """Of what is rejected the probability of its best label, and the limit; else empty."""
+    from patchword.tasks.classify import NONE
+
+    if reject is None or score.label != NONE:
+        return ""
+    return f"{NONE} (best {share(1 - score.probability)} < {100 * reject:g}%)"
 
 
 def answers_table(questions: list[str], results: list[tuple[Source, list[Answer]]]) -> Table:
@@ -115,6 +125,31 @@ def save_answers(
         photo = bundle.opener(name, at_least=SIDE)
         pictures.append(answers_picture(photo, questions, rows, title))
     plots.save(side_by_side(pictures), path)
+    print_saved(path)
+
+
+def save_scores(
+    results: list[tuple[Source, list[Score]]], path: Path, bundle: Model, reject: float | None
+) -> None:
+    """The images with their labels as a picture or a page."""
+    from patchword.show import html_page, plots
+
+    photos = [bundle.opener(name, at_least=plots.TILE) for name, _ in results]
+    names = [Path(str(name)).name for name, _ in results]
+    said = [rejection(scores[0], reject) for _, scores in results]
+    notes = [
+        " · ".join(filter(None, [words, caveat(name)]))
+        for words, (name, _) in zip(said, results, strict=True)
+    ]
+    bars = [
+        [(score.label, score.probability) for score in scores[bool(words) :]]
+        for words, (_, scores) in zip(said, results, strict=True)
+    ]
+    if path.suffix.lower() == ".html":
+        items = [html_page.Card(*each) for each in zip(photos, names, notes, bars, strict=True)]
+        write(path, html_page.page("Which words fit", titled(bundle), [html_page.cards(items)]))
+    else:
+        plots.save(plots.classify_panel(photos, bars, names, titled(bundle), notes), path)
     print_saved(path)
 
 

@@ -171,7 +171,8 @@ DenseMethodOption = Annotated[
     str,
     typer.Option(
         metavar="METHOD",
-        help="auto, cosine, maskclip, maskclip-paper, sclip, clearclip, value, naclip, gem, "
-        "surgery, scclip, resclip or head; patchword info says which one auto is.",
+        help="auto, cosine, maskclip, maskclip-paper, maskclip-keys, sclip, clearclip, value, "
+        "naclip, nonly, attnpool, gem, surgery, scclip, resclip or head; patchword info says which "
+        "one auto is.",
     ),
 ]

@@ -75,14 +75,13 @@ def _in_quotes(said: list[str], option: str, questions: bool) -> list[str]:
 
 def read_list(values: Sequence[str] | None, split: bool = False) -> list[str]:
     """The entries of a repeated option; "@FILE" stands for the lines of a file (see `list_lines`),
-    and with `split` commas, also Chinese ones, separate entries, of which empty ones are left out.
-    """
+    and with `split` commas, also Chinese ones, separate entries."""
     out: list[str] = []
     for value in values or ():
         if value.startswith("@"):
             out += _lines(value[1:])
         elif split:
-            out += [word.strip() for word in _BETWEEN_LABELS.split(value) if word.strip()]
+            out += _between_commas(value)
         elif value.strip():
             out.append(value.strip())
         else:
@@ -93,6 +92,17 @@ def read_list(values: Sequence[str] | None, split: bool = False) -> list[str]:
             if os.path.isfile(value):
                 wrong(f"{value} is a file and stands where a text is wanted; images come first")
     return out
+
+
+def _between_commas(value: str) -> list[str]:
+    """Entries that commas separate; one comma may follow the last, as in: cat, dog without quotes.
+    Wrong usage: an empty entry."""
+    words = [word.strip() for word in _BETWEEN_LABELS.split(value)]
+    if len(words) > 1 and not words[-1]:
+        words.pop()
+    if "" in words:
+        wrong(f"an empty text is given: {value!r}; leave it out, or say something")
+    return words
 
 
 def no_texts(what: str, option: str) -> NoReturn:

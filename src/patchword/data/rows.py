@@ -114,6 +114,8 @@ def caption_columns(columns: Sequence[str], wanted: str, where: str) -> list[lis
     """
     if wanted and wanted not in columns and "," in wanted:
         names = [name.strip() for name in wanted.split(",")]
+        if "" in names:
+            raise RecipeError(f"{where}: an empty name among the columns {wanted!r}")
         for name in names:
             find(columns, name, (), where)
         return [names]

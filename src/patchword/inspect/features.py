@@ -139,7 +139,7 @@ def tokens(model: Bundle, pixels: Tensor, layers: Sequence[int] = ()) -> Tensor:
             found = tower.dense(pixels, DenseEdit(), project=False)[None]
         else:
             names = [_name(tower.layer_names, layer) for layer in layers]
-            taps = Taps(names)
+            taps = Taps(names, alone=True)
             tower.encode(pixels, taps)
             kept = taps.result()
             if any(kept[name].ndim != 3 for name in names):

@@ -79,7 +79,7 @@ class _Run:
     ) -> None:
         self.model, self.method, self.rule, self.grouped = model, method, rule, grouped
         self.progress, self.broken = progress, dict[int, ImageError]()
-        self.done, self.total = 0, 0
+        self.done, self.total, self.photos = 0, 0, 0
 
     def made(self, sources: Sources, held: Sources | None) -> Inspector:
         method = self.method
@@ -98,7 +98,8 @@ class _Run:
             (sources, held) if held is not None else split(sources, self.rule, method, self.grouped)
         )
         folds = [] if kept else _folds(sources, method)
-        self.total = len(learned) + len(kept) + len(folds) * len(sources)
+        self.photos = len(learned) + len(kept)
+        self.total = self.photos + len(folds) * len(sources)  # each is looked at as often
         found: list[tuple[ImageLike, Finding]] = []
         for fold in folds:
             rest = [source for n, source in enumerate(sources) if n not in fold]
@@ -144,7 +145,7 @@ class _Run:
     def _advance(self) -> None:
         self.done += 1
         if self.progress:
-            self.progress(self.done, self.total)
+            self.progress(self.done * self.photos // self.total, self.photos)
 
 
 def _once(sources: Iterable[ImageLike], without: Sources = ()) -> list[ImageLike]:

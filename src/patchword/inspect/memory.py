@@ -13,7 +13,7 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.inspect.bank import Bank
-from patchword.inspect.features import patches_each, usual
+from patchword.inspect.features import Patches, patches_each, usual
 from patchword.inspect.foreground import foreground
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, State, View
 from patchword.inspect.rotations import rotated
@@ -38,6 +38,7 @@ class Memory:
     patches     keep at most so many: of more a random sample, see `Bank`
     foreground  patches count where they are the object, by their first principal component, and 0
                 elsewhere (AnomalyDINO, section 3.2): the threshold. 10, as there, is for DINOv2
+    mask_good   of good photos, too, only patches of the object are learned from
     """
 
     name: ClassVar[str] = "memory"
@@ -51,6 +52,7 @@ class Memory:
     half: bool = False
     patches: int = PATCHES
     foreground: float | None = None
+    mask_good: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.coreset <= 1:
@@ -61,14 +63,24 @@ class Memory:
             raise UnsupportedError(f"patches is {self.patches!r}; it is 1 or more")
         if self.foreground is not None and not self.foreground >= 0:
             raise UnsupportedError(f"foreground is {self.foreground!r}; it is 0 or more")
+        if self.mask_good and self.foreground is None:
+            raise UnsupportedError("mask_good needs foreground, the threshold of the mask")
 
     def fit(self, model: Bundle, good: Iterable[RGB]) -> State:
-        """The bank (N, L * D). Gives a SampledWarning where there are more than `patches`."""
+        """The bank (N, L * D). Gives a SampledWarning where there are more than `patches`. Raises
+        UnsupportedError where no patch of the good photos is the object."""
         views = (view for photo in good for view in (rotated(photo) if self.rotations else [photo]))
         bank = Bank(self.coreset, self.patches, self.half)
         for each in patches_each(model, views, usual(model, self.view)):
-            bank.add(unit(each.rows))
-        return {"bank": bank.rows()}
+            rows = each.rows
+            bank.add(unit(rows[self._object(each)] if self.mask_good else rows))
+        kept = bank.rows()
+        if not len(kept):
+            raise UnsupportedError(
+                f"no patch of the good photos is the object: foreground is {self.foreground:g}; a "
+                "smaller one finds more"
+            )
+        return {"bank": kept}
 
     def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
         bank = state["bank"]
@@ -78,7 +90,7 @@ class Memory:
             values = found.mean(dim=1)
             shape = each.values.shape[1], each.values.shape[2]
             if self.foreground is not None:
-                values = values * foreground(each.rows, shape, self.foreground)
+                values = values * self._object(each)
             worst = int(values.argmax())
             score = (
                 reweighted(rows[worst], bank, int(which[worst, 0]))
@@ -86,6 +98,11 @@ class Memory:
                 else top_share(values)
             )
             yield Finding(score, values.reshape(shape).numpy(), each.geometry)
+
+    def _object(self, photo: Patches) -> Tensor:
+        """(h * w,) bool: which patches of a photo are the object."""
+        assert self.foreground is not None
+        return foreground(photo.rows, photo.values.shape[1:3], self.foreground)
 
 
 def unit(rows: Tensor) -> Tensor:

@@ -75,8 +75,8 @@ class Report:
         found = on_one_scale([each for each, _ in self._worst])
         if any(each.boxes for each in found):
             words += "Frames say roughly where. "
-        pairs, model = zip(found, self._worst, strict=True), self.inspector.model.name
-        bodies = [html_page.cards([card(each, name, model) for each, (_, name) in pairs])]
+        pairs = zip(found, self._worst, strict=True)
+        bodies = [html_page.cards([card(each, name) for each, (_, name) in pairs])]
         scales = {each.scale for each in found if each.scale}
         if len(scales) == 1:
             words += (
@@ -132,7 +132,7 @@ def legend(low: float, high: float) -> str:
     return html_page.render("inspect_scale", colours=colours, **ends)
 
 
-def card(found: Inspection, name: str, model: str) -> html_page.Card:
+def card(found: Inspection, name: str) -> html_page.Card:
     """A photo under its map."""
     note = f"score {plain(found.score)}"
     if found.p_value is not None:
@@ -142,7 +142,7 @@ def card(found: Inspection, name: str, model: str) -> html_page.Card:
     note += f" · {UNLIKE}" * found.outside
     marks: dict[bool | None, Literal["", "right", "wrong"]] = {True: "wrong", False: "right"}
     mark = "" if found.outside and not found.rejected else marks.get(found.rejected, "")
-    title = f"{name}: {in_words(found.rejected, found.outside, model)}"
+    title = f"{name}: {in_words(found.rejected, found.outside)}"
     return html_page.Card(found.overlay(html_page.SIDE), title, note, verdict=mark)
 
 

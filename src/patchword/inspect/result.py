@@ -118,9 +118,9 @@ class Inspection(Pictured):
         return picture
 
 
-def in_words(rejected: bool | None, outside: bool = False, model: str = "the model") -> str:
+def in_words(rejected: bool | None, outside: bool = False) -> str:
     """A verdict in words: of a photo unlike all that the model knows, that it is not rejected does
     not say that it is good."""
     if outside and rejected is False:
-        return f"not rejected, but unlike what {model} knows"
+        return "not rejected"
     return {True: "rejected", False: "good", None: "no verdict"}[rejected]

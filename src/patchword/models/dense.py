@@ -190,11 +190,21 @@ def mixing(
         scale = scale * plan.total * (1 - plan.share)
     total = torch.zeros_like(values)
     for rule in edit.attention:
+        if rule == "near" and added is not None:
+            total = total + torch.softmax(added * mean_lengths(q, k) * scale, dim=-1) @ values
+            continue
         left, right = pairs[rule]
         total = total + F.scaled_dot_product_attention(
             left * scale, right, values, added, scale=1.0
         )
     return total * (edit.row_sum / len(edit.attention))
+
+
+def mean_lengths(q: Tensor, k: Tensor) -> Tensor:
+    """Of each image (B, 1, 1, 1) the mean of |q_i| |k_j| over heads and all pairs of queries and
+    keys (B, H, N, d)."""
+    lengths = q.norm(dim=-1).mean(dim=-1) * k.norm(dim=-1).mean(dim=-1)  # (B, H)
+    return lengths.mean(dim=-1)[:, None, None, None]
 
 
 def neighbours(grid: Grid, deviation: float, like: Tensor) -> Tensor:

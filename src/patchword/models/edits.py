@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Rule = Literal["qk", "qq", "kk", "vv", "identity"]
-Positions = Literal["own", "offset", "bicubic", "bilinear"]
+Rule = Literal["qk", "qq", "kk", "vv", "identity", "near"]
+Positions = Literal["own", "offset", "bicubic", "bilinear", "none"]
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,30 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Refined:
+    """What MaskCLIP makes of the cosines of several texts (Zhou et al. 2022, section 3.2, "key
+    smoothing" and "prompt denoising", as its code has them; the thresholds are those that its
+    configs name).
+
+    least   texts whose highest probability in the image is below are left out
+    unsure  patches whose highest probability is below take those of all patches, by how alike their
+            keys are; 0: cosines stay cosines
+    scale   what cosines are multiplied by before the softmax over texts
+    """
+
+    least: float = 0.5
+    unsure: float = 1.0
+    scale: float = 100.0
+
+
+@dataclass(frozen=True)
 class DenseEdit:
     """How patch features come out of the last layers, all before them unchanged.
 
     attention  rules whose softmax maps are averaged: "qk" is the layer's own,
                softmax(q k^T / sqrt(d)); "qq", "kk" and "vv" compare queries, keys or values with
-               each other; "identity", alone, is each token's own value
+               each other; "identity", alone, is each token's own value; "near" compares
+               nothing: `gaussian` times the mean length of queries by that of keys / sqrt(d)
     row_sum    what a row of attention sums to: 1, or more of it beside the residual
     gaussian   > 0: exp(-r^2 / 2 gaussian^2) is added to the logits of patches r patches apart
     residual   whether the tokens that enter the first of these layers are added
@@ -89,7 +107,8 @@ class DenseEdit:
                each computed from what enters its layer in the network as it is
     positions  how learned positions come to another grid than theirs: as the tower does it "own",
                or as the code of the method: bicubic with factor (n + 0.1) / n0 "offset", "bicubic"
-               or "bilinear", all three not antialiased
+               or "bilinear", all three not antialiased; "none", of a ResNet's pooling alone: its
+               places have no positions
     """
 
     attention: tuple[Rule, ...] = ("qk",)
@@ -103,6 +122,7 @@ class DenseEdit:
     earlier: Earlier | None = None
     semantic: Semantic | None = None
     calibration: Calibration | None = None
+    refined: Refined | None = None
 
     @property
     def one_layer(self) -> bool:

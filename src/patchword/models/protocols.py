@@ -76,6 +76,10 @@ class Tower(Protocol):
         """`dense`, and what the unchanged network gives for the images (B, out_width), for which
         they are not encoded again."""
 
+    def dense_keys(self, pixels: Tensor, edit: DenseEdit) -> tuple[Tensor, Tensor]:
+        """`dense`, and the keys (B, h * w, D) of the patches in the last layer that attends, its
+        heads merged."""
+
     def windows(self, pixels: Tensor, patches: Tensor) -> Tensor:
         """Parts of images (B, 3, H, W), as if their other patches were not there: (B, W, out_width)
         of windows that are given by the numbers (W, K) of their patches. Patches keep their

@@ -129,30 +129,20 @@ class ModifiedResNet(Trunk):
         project: bool = True,
         semantic: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Of the pooling, which has neither residual nor MLP to keep or to leave out. Under an edit
-        values are those of places without their positions, each by itself a 1x1 convolution
-        (MaskCLIP, Zhou et al. 2022, section 3.2); queries and keys have them. Without `project`:
-        the feature map itself."""
-        if not edit.one_layer or edit.semantic or edit.normalised:
-            raise UnsupportedError(
-                "a ResNet attends in one layer, its pooling, and this method changes several; "
-                "methods that work: cosine, maskclip, sclip, clearclip, naclip, value"
-            )
+        """Of the pooling, see `_attended`. Without `project`: the feature map itself."""
+        _check(edit)
         features = super().forward(pixels)
-        if not project:
-            return features.flatten(2).mT
-        layer, grid = self.attnpool.attn, (features.shape[-2], features.shape[-1])
-        tokens = self.attnpool.tokens(features)
-        q, k, v = self._heads(tokens)
-        if edit != DenseEdit():
-            plain = features.flatten(2).mT
-            plain = torch.cat([plain.mean(dim=1, keepdim=True), plain], dim=1)
-            v = self._heads(plain)[2]
-        seen = Seen((), {}, slice(self.prefix, tokens.shape[1]), grid)
-        return layer.out(attended(seen, edit, layer, None, (q, k, v), None))[:, self.prefix :]
+        return self._attended(features, edit) if project else features.flatten(2).mT
 
     def dense_pooled(self, pixels: Tensor, edit: DenseEdit) -> tuple[Tensor, Tensor]:
         return self.dense(pixels, edit), self(pixels)
+
+    def dense_keys(self, pixels: Tensor, edit: DenseEdit) -> tuple[Tensor, Tensor]:
+        """Keys are those of places without their positions."""
+        _check(edit)
+        features = super().forward(pixels)
+        keys = self._heads(features.flatten(2).mT)[1]
+        return self._attended(features, edit), keys.transpose(1, 2).flatten(2)
 
     def windows(self, pixels: Tensor, patches: Tensor) -> Tensor:
         raise UnsupportedError(
@@ -171,3 +161,28 @@ class ModifiedResNet(Trunk):
     def _heads(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, H, N, d) of the pooling's tokens."""
         return self.attnpool.attn.queries_keys_values(values, None, None)
+
+    def _attended(self, features: Tensor, edit: DenseEdit) -> Tensor:
+        """What each place (B, C, h, w) means, (B, h * w, out), by the pooling, which has neither
+        residual nor MLP to keep or to leave out. Under an edit values are those of places without
+        their positions, each by itself a 1x1 convolution (MaskCLIP, Zhou et al. 2022, section 3.2);
+        queries and keys have them, but for an edit without positions."""
+        layer, grid = self.attnpool.attn, (features.shape[-2], features.shape[-1])
+        plain = features.flatten(2).mT
+        plain = torch.cat([plain.mean(dim=1, keepdim=True), plain], dim=1)
+        if edit.positions == "none":
+            q, k, v = self._heads(plain)
+        else:
+            q, k, v = self._heads(self.attnpool.tokens(features))
+            v = v if edit == DenseEdit() else self._heads(plain)[2]
+        seen = Seen((), {}, slice(self.prefix, plain.shape[1]), grid)
+        return layer.out(attended(seen, edit, layer, None, (q, k, v), None))[:, self.prefix :]
+
+
+def _check(edit: DenseEdit) -> None:
+    """Raise UnsupportedError for an edit of more than one layer."""
+    if not edit.one_layer or edit.semantic or edit.normalised:
+        raise UnsupportedError(
+            "a ResNet attends in one layer, its pooling, and this method changes several; methods "
+            "that work: cosine, maskclip, sclip, clearclip, naclip, nonly, value, attnpool"
+        )

@@ -215,6 +215,11 @@ class SwinTransformer(nn.Module):
     def dense_pooled(self, pixels: Tensor, edit: DenseEdit) -> tuple[Tensor, Tensor]:
         return self.dense(pixels, edit), self(pixels)
 
+    def dense_keys(self, pixels: Tensor, edit: DenseEdit) -> tuple[Tensor, Tensor]:
+        raise UnsupportedError(
+            "a Swin attends inside windows: its last layer has no keys of the whole image"
+        )
+
     def windows(self, pixels: Tensor, patches: Tensor) -> Tensor:
         raise UnsupportedError(
             "a Swin attends in windows of a whole grid: no patch can be left out"

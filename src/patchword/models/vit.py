@@ -136,8 +136,18 @@ class VisionTransformer(nn.Module):
         pooled = self._mean_head(self._heads(self._pool(Tokens(whole), NO_TAPS)))
         return self.project(self._edited(seen, edit)), pooled
 
+    def dense_keys(self, pixels: Tensor, edit: DenseEdit) -> tuple[Tensor, Tensor]:
+        seen, last = self._seen(pixels, edit), len(self.blocks) - 1
+        keys = seen.blocks[last].attn.out(seen.heads(last)[1])[:, seen.patches]
+        return self.project(self._edited(seen, edit)), keys
+
     def _seen(self, pixels: Tensor, edit: DenseEdit) -> Seen:
         """Where the last block's own output is not read, it is not run."""
+        if edit.positions == "none":
+            raise UnsupportedError(
+                "this method is of the attention pooling of a CLIP ResNet; a ViT has cosine, "
+                "maskclip, naclip and others"
+            )
         depth = len(self.blocks)
         taps = Taps(wanted(edit, depth))
         x = self._tokens(pixels, edit.positions)
@@ -178,7 +188,7 @@ class VisionTransformer(nn.Module):
 
     def hidden_states(self, pixels: Pixels, layer: int, norm: bool) -> Tensor:
         name = layer_tap(len(self.blocks), layer)
-        taps = Taps([name])
+        taps = Taps([name], alone=True)
         self._encode(pixels, taps)
         x = taps.result()[name]
         return self.norm(x) if norm else x

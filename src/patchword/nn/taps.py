@@ -15,10 +15,12 @@ class Taps:
 
     A module calls `keep("attn", tensor)`; `inside("blocks.3")` is the view that it passes to a
     submodule, whose names then start with "blocks.3.". What nobody requested is not kept.
+
+    alone: nothing else is read of the network, whose last blocks need not run.
     """
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self.names = frozenset(names)
+    def __init__(self, names: Iterable[str] = (), alone: bool = False) -> None:
+        self.names, self.alone = frozenset(names), alone
         self.kept: dict[str, Tensor] = {}
         self.offered: set[str] = set()
         self.prefix = ""
@@ -29,6 +31,7 @@ class Taps:
             return self
         view = object.__new__(Taps)
         view.names, view.kept, view.offered = self.names, self.kept, self.offered
+        view.alone = self.alone
         view.prefix = f"{self.prefix}{part}."
         return view
 
@@ -43,6 +46,11 @@ class Taps:
         """True if the caller requested the output of the named submodule, or anything inside it."""
         whole = self.prefix + part
         return any(name == whole or name.startswith(f"{whole}.") for name in self.names)
+
+    @property
+    def done(self) -> bool:
+        """True where nothing more of the network has to run."""
+        return self.alone and len(self.kept) == len(self.names)
 
     def keep(self, name: str, value: Tensor) -> None:
         """Keep `value` for the caller, if it was requested."""

@@ -179,6 +179,7 @@ def run(
 
     only: positions (B, K) of the tokens that are wanted, (B, K, D): the last block computes no
     others; where a tap requests that block, it computes all of them. The numbers are the same.
+    Where only taps are read, no block runs after those that they are of.
 
     Many images on a CPU run in chunks, whose activations stay in the processor's cache.
     """
@@ -208,6 +209,8 @@ def run(
             tree=tree,
         )
         taps.keep(f"blocks.{i}", x)
+        if taps.done:
+            break
     return x if early else at(x, only)
 
 

@@ -6,12 +6,12 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from patchword.errors import ImageError, ScopeWarning, warn
 from patchword.scope.knowledge import Scope, Understood, listed
+from patchword.scope.once import Once
 
 if TYPE_CHECKING:  # commands import this, and --help does without NumPy
     import numpy as np
@@ -159,40 +159,26 @@ class Told:
                 yield said, self._scopes[model]
 
 
-_together: ContextVar[Told | None] = ContextVar("told", default=None)
+_once: Once[Told] = Once("told")
 
 
-@contextmanager
-def together(brief: bool = False) -> Iterator[Told]:
+def together(brief: bool = False) -> AbstractContextManager[Told]:
     """What many tasks find outside is told once, at the end, instead of by each; within tasks that
     are told together, with them. brief: see `Told`."""
-    if outer := _together.get():
-        yield outer
-        return
-    found = Told(brief)
-    token = _together.set(found)
-    try:
-        yield found
-    finally:
-        _together.reset(token)
-        found.tell()
+    return _once.together(Told(brief))
 
 
 @contextmanager
 def untold() -> Iterator[None]:
     """What is outside here is told elsewhere."""
-    token = _together.set(Told())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ScopeWarning)
-            yield
-    finally:
-        _together.reset(token)
+    with _once.untold(Told()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ScopeWarning)
+        yield
 
 
 def current() -> Told:
     """What is told `together`, for commands that print or draw it; else nothing."""
-    return _together.get() or Told()
+    return _once.current or Told()
 
 
 def stored(model: str, scope: Scope | None, outside: Mapping[str, bool]) -> None:
@@ -292,7 +278,7 @@ class Check:
     def each(self, found: Iterable[tuple[I, R | ImageError]]) -> Iterator[tuple[I, R | ImageError]]:
         """The same images and results; when the last was taken, or the iterator is closed, warn of
         those that are unlike the training images. The vectors of each must be known by then."""
-        together = _together.get()
+        together = _once.current
         told = self._told or together or Told()
         try:
             for image, result in found:

@@ -26,7 +26,7 @@ from patchword.models import build, initialise
 from patchword.models.blip import Blip
 from patchword.nn.positions import sincos_2d
 from patchword.text.tokenizer import Tokenizer
-from patchword.train.recipe import BlipLosses, Recipe
+from patchword.train.recipe import BlipLosses, Recipe, check_made
 
 NAMED = 4  # tensors that an error lists
 
@@ -49,9 +49,11 @@ class InitialModel:
 
 
 def load_init(recipe: Recipe) -> Bundle | None:
-    """The model that the recipe starts from, if it names one."""
+    """The model that the recipe starts from, if it names one. Raises RecipeError for what another
+    recipe of the package makes and is not there yet."""
     if not recipe.init:
         return None
+    check_made(recipe.init)
     return checkpoints.load(
         recipe.init, weights=recipe.weights or None, architecture=recipe.architecture or None
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.resources
+import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -187,6 +189,21 @@ def shipped() -> dict[str, Path]:
     """The recipes that travel in the package, by name."""
     folder = Path(str(importlib.resources.files("patchword"))) / "assets" / "recipes"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def check_made(model: str) -> None:
+    """Raise RecipeError for a model that is not there and that a shipped recipe says how to make:
+    the command."""
+    folder, name = os.path.split(os.path.normpath(model))
+    if name != "model" or os.path.exists(model):
+        return
+    told = re.compile(rf"^#\s+(patchword train .*\bout={re.escape(folder)}( .*)?)$", re.MULTILINE)
+    for recipe, file in shipped().items():
+        written = file.read_text(encoding="utf-8")
+        found = told.search(written)
+        if found or tomllib.loads(written)["out"] == folder:
+            command = found[1] if found else f"patchword train {recipe}"
+            raise RecipeError(f"{model} is not there; {command} makes it")
 
 
 def load(path: str | Path, changes: Sequence[str] = ()) -> Recipe:

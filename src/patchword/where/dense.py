@@ -10,7 +10,14 @@ from torch import Tensor
 
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
-from patchword.models.edits import Calibration, DenseEdit, Earlier, Normalised, Semantic
+from patchword.models.edits import (
+    Calibration,
+    DenseEdit,
+    Earlier,
+    Normalised,
+    Refined,
+    Semantic,
+)
 from patchword.where.resclip import together
 
 # How the last layers are changed; an entry more is a method more.
@@ -21,6 +28,8 @@ EDITS = {
     "maskclip": DenseEdit(("identity",), positions="bicubic"),
     # The value path alone, as that paper's section 3.2 says it.
     "maskclip-paper": DenseEdit(("identity",), residual=False, mlp=False, positions="bicubic"),
+    # And with both of that section's refinements, which compare several texts with each other.
+    "maskclip-keys": DenseEdit(("identity",), positions="bicubic", refined=Refined()),
     # Correlative self-attention (SCLIP, Wang et al. 2023, eq. 5), both maps added up.
     "sclip": DenseEdit(("qq", "kk"), row_sum=2.0, positions="offset"),
     # ClearCLIP (Lan et al. 2024, eq. 6), and its variant of values that attend to values.
@@ -28,6 +37,11 @@ EDITS = {
     "value": DenseEdit(("vv",), residual=False, mlp=False),
     # Neighbours first (NACLIP, Hajimiri et al. 2024, eq. 6).
     "naclip": DenseEdit(("kk",), gaussian=5.0, residual=False, mlp=False, positions="offset"),
+    # The same without keys: neighbours alone (that paper's "N-Only").
+    "nonly": DenseEdit(("near",), gaussian=5.0, residual=False, mlp=False, positions="offset"),
+    # Of a CLIP ResNet: each place asks as the mean of all does, without positions (`attn_pooling`
+    # of MaskCLIP's code).
+    "attnpool": DenseEdit(positions="none"),
     # Self-self attention of the last blocks beside the network (GEM, Bousselham et al. 2023).
     "gem": DenseEdit(("qq", "kk", "vv"), mlp=False, blocks=6, normalised=Normalised()),
     # The same of values, without normalising (CLIP Surgery, Li et al. 2023, section 3.3).

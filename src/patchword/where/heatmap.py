@@ -31,6 +31,7 @@ from patchword.where.auto import usual
 from patchword.where.dense import EDITS, dense, edit_of
 from patchword.where.extent import Mask, extent
 from patchword.where.gradients import chefer, legrad
+from patchword.where.maskclip import by_keys
 from patchword.where.pamr import pamr
 from patchword.where.present import LEAST, least, likely
 from patchword.where.present import present as probabilities
@@ -318,8 +319,12 @@ def cosines(model: Bundle, vectors: Tensor, method: str, pixels: Tensor) -> Tens
         with torch.inference_mode():
             return network.dense_cosines(pixels, vectors)
     size = (pixels.shape[-2], pixels.shape[-1])
-    patches = dense(model, pixels, edit_of(method), vectors)
-    return torch.unflatten(patches @ vectors.mT, 1, model.image_tower.grid(size)).movedim(-1, 1)
+    edit = edit_of(method)
+    if edit.refined:
+        found = by_keys(model, pixels, edit, edit.refined, vectors)
+    else:
+        found = dense(model, pixels, edit, vectors) @ vectors.mT
+    return torch.unflatten(found, 1, model.image_tower.grid(size)).movedim(-1, 1)
 
 
 def _without_common(model: Bundle, vectors: Tensor, empty: Tensor, pixels: Tensor) -> Tensor:

@@ -61,9 +61,10 @@ def gathered(maps: Tensor, weights: Tensor, around: Tensor, steps: int) -> Tenso
 
 def beside(size: tuple[int, int], dilations: Sequence[int]) -> Tensor:
     """The numbers of each pixel's neighbours, in the order of `shifted`: (H * W * 8 D,), int32."""
-    numbers = torch.arange(size[0] * size[1], dtype=torch.float64)  # as pads take
-    places = neighbours(numbers.reshape(1, 1, *size), dilations)[0, 0]  # (8 D, H, W)
-    return places.flatten(1).mT.flatten().int()
+    down, across = torch.tensor(list(offsets(dilations)), dtype=torch.int32).unbind(dim=1)
+    rows, columns = (torch.arange(side, dtype=torch.int32)[:, None] for side in size)
+    y = (rows + down).clamp_(0, size[0] - 1) * size[1]  # (H, 8 D)
+    return (y[:, None] + (columns + across).clamp_(0, size[1] - 1)).flatten()
 
 
 def alike(image: Tensor, dilations: Sequence[int]) -> Tensor:
@@ -93,7 +94,15 @@ def shifted(x: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
     height, width = x.shape[-2:]
     for step in dilations:
         padded = F.pad(x, (step, step, step, step), mode="replicate")
-        for down in (0, step, 2 * step):
-            for across in (0, step, 2 * step):
-                if (down, across) != (step, step):
-                    yield padded[..., down : down + height, across : across + width]
+        for down, across in offsets([step]):
+            top, left = step + down, step + across
+            yield padded[..., top : top + height, left : left + width]
+
+
+def offsets(dilations: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Down and across, in pixels, to the eight around at each dilation."""
+    for step in dilations:
+        for down in (-step, 0, step):
+            for across in (-step, 0, step):
+                if down or across:
+                    yield down, across

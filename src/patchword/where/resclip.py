@@ -60,24 +60,32 @@ def same(labels: Tensor, paths: bool) -> Tensor:
     the first distance + 1.
     """
     height, width = labels.shape
-    row = torch.arange(height, device=labels.device).repeat_interleave(width)
-    column = torch.arange(width, device=labels.device).repeat(height)
     equal = labels.flatten()[:, None] == labels.flatten()
     if not paths:
         return equal.float()
     if bool(equal.all()):  # as for a single text: no line leaves the label
         return equal.float()
-    distance = torch.maximum((row - row[:, None]).abs(), (column - column[:, None]).abs())
-    longest = int(distance.max())
-    inside = torch.ones_like(equal)
-    rows, columns = row[::width], column[:width]
-    for step, share in enumerate(torch.linspace(0, 1, longest + 1, device=labels.device)):
-        y = ((1 - share) * rows[:, None] + share * rows).round().long()  # (h, h)
-        x = ((1 - share) * columns[:, None] + share * columns).round().long()  # (w, w)
-        passed = labels.take(y[:, None, :, None] * width + x[None, :, None, :]).reshape(equal.shape)
-        inside &= (passed == labels.flatten()[:, None]) | (distance < step)
-    fading = torch.exp(-distance / max(longest, 1))
-    return equal * torch.where(inside, 1.0, fading)
+    # Of pairs in the order (row, row, column, column), rows and columns each by themselves.
+    rows, columns = (torch.arange(side, device=labels.device) for side in (height, width))
+    apart = torch.maximum(_distances(rows)[..., None, None], _distances(columns))
+    longest = int(apart.max())
+    shares = torch.linspace(0, 1, longest + 1, device=labels.device)[:, None, None]
+    y, x = (
+        ((1 - shares) * side[:, None] + shares * side).round().long() for side in (rows, columns)
+    )
+    start = labels[:, None, :, None].expand(apart.shape).contiguous()
+    inside = torch.ones_like(apart, dtype=torch.bool)
+    for step in range(longest + 1):
+        across = labels.mT.index_select(0, x[step].flatten()).mT.contiguous()
+        passed = across.index_select(0, y[step].flatten()).view(apart.shape)
+        inside &= (passed == start) | (apart < step)
+    fading = torch.where(inside, 1.0, torch.exp(-apart / max(longest, 1)))
+    return equal * fading.transpose(1, 2).reshape(equal.shape)
+
+
+def _distances(places: Tensor) -> Tensor:
+    """Between all of them (n,): (n, n)."""
+    return (places - places[:, None]).abs()
 
 
 def blurred(matrix: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from patchword.train.objectives.masked import Masked
 from patchword.train.objectives.momentum import MomentumBlipObjective
 from patchword.train.objectives.pairs import DistilledPairs, Pairs
 from patchword.train.parallel import World
-from patchword.train.recipe import Recipe, TeacherConfig
+from patchword.train.recipe import Recipe, TeacherConfig, check_made
 
 __all__ = ["KINDS", "Objective", "Work", "make"]
 
@@ -48,6 +48,7 @@ def make(student: InitialModel, recipe: Recipe, world: World) -> AnyObjective:
     """The recipe's objective for that network. Raises RecipeError for a teacher that does not have
     the outputs that the student learns."""
     if recipe.teacher:
+        check_made(recipe.teacher.model)
         bundle = checkpoints.load(recipe.teacher.model, device=world.device)
         _check_teacher(bundle, student, recipe.teacher)
         teacher = Teacher(bundle.network.requires_grad_(False), recipe.teacher)
