@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -18,7 +19,7 @@ from patchword.checkpoints import known_fingerprints
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Const, Drop, Fuse, Rename, Split, assemble, fit
 from patchword.config import ModelConfig
-from patchword.errors import CheckpointError, CheckpointWarning, TokenizerError
+from patchword.errors import CheckpointError, CheckpointWarning, TokenizerError, UnsupportedError
 from patchword.text.tokenizer import Tokenizer
 
 pytest_plugins = ["written"]
@@ -72,11 +73,19 @@ def test_a_fingerprint_is_known_until_a_file_changes(
         within.setattr(known_fingerprints, "fingerprint", None)  # nothing is hashed
         assert checkpoints.load(place).fingerprint == model.fingerprint
         assert checkpoints.load(place, dtype="bfloat16").fingerprint == coarse
+        part, ids = checkpoints.load(place, texts_alone=True), np.array([[1, 2, 3]])
+        assert part.fingerprint == model.fingerprint
+        assert all(name.startswith("text.") for name in part.network.state_dict())
+        assert (part.engine.encode_text(ids) == model.engine.encode_text(ids)).all()
+        with pytest.raises(UnsupportedError, match="has a text tower only"):
+            part.image_tower  # noqa: B018
     checkpoints.save(other, spare)
     weights, before = place / "model.safetensors", (place / "model.safetensors").stat()
     shutil.copytree(spare, place, dirs_exist_ok=True)  # as long, and as old
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert checkpoints.load(place).fingerprint == other.fingerprint
+    whole = checkpoints.load(place, texts_alone=True)  # which has to be hashed
+    assert whole.fingerprint == other.fingerprint
+    assert set(whole.network.state_dict()) == set(other.network.state_dict())
     for path in kept:
         path.write_text("damaged")
     assert checkpoints.load(place, dtype="bfloat16").fingerprint != coarse

@@ -301,15 +301,24 @@ def test_vectors_of_another_model_are_refused(tmp_path: Path, photos: Path, mode
 
 def test_the_model_is_opened_by_its_name_once(tmp_path: Path, photos: Path, model: Bundle) -> None:
     open_index(tmp_path / "index").add(photos, model)
-    names: list[str] = []
+    opened: list[str] = []
 
     def load(name: str) -> Bundle:
-        names.append(name)
+        opened.append(f"whole {name}")
+        return model
+
+    def load_for_texts(name: str) -> Bundle:
+        opened.append(f"texts of {name}")
         return model
 
     index = open_index(tmp_path / "index", load)
     assert index.search("a dog") == index.search("a dog", model=model) == index.search("a dog")
-    assert names == ["tiny"]
+    assert opened == ["whole tiny"]
+    index = open_index(tmp_path / "index", load, load_for_texts)
+    assert index.search("a dog") == index.search_many(["a dog"])[0]
+    photo = index.paths()[0]
+    assert index.search("a dog", image=photo) == index.search("a dog", image=photo)
+    assert opened[1:] == ["texts of tiny", "whole tiny"]
 
 
 def test_what_cannot_be_asked(tmp_path: Path, photos: Path, model: Bundle) -> None:

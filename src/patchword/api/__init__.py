@@ -24,6 +24,8 @@ from patchword.images import MAX_PIXELS
 from patchword.index import Index
 from patchword.options import checked
 
+OF_PHOTOS = ("stretch", "max_pixels", "squash", "exact")  # options of `load` for opening them
+
 __all__ = ["Model", "export", "find_images", "inspector", "load", "open_index", "save"]
 
 
@@ -101,6 +103,18 @@ def load(
     return model if engine == "torch" else on_engine(model, engine)
 
 
+def load_for_texts(source: str, **options: Any) -> Model:
+    """What `load` opens with these options, without the weights of its image tower where they can
+    be spared: for queries of texts alone."""
+    int8 = str(options.get("dtype", "")).removeprefix("torch.") == INT8
+    if int8 or not {"engine", "calibrate"}.isdisjoint(options) or is_export(source):
+        return load(source, **options)
+    of_photos = {name: options[name] for name in OF_PHOTOS if name in options}
+    others = {name: value for name, value in options.items() if name not in OF_PHOTOS}
+    bundle = checkpoints.load(source, texts_alone=True, **others)
+    return with_methods(bundle).opening(**of_photos)
+
+
 @checked
 def open_index(path: str | os.PathLike[str]) -> Index:
     """Open the index of images in a folder or at s3://bucket/name, or begin one there when
@@ -109,7 +123,7 @@ def open_index(path: str | os.PathLike[str]) -> Index:
 
     Raises IndexStoreError for a place that cannot be read.
     """
-    return index.open_index(path, load)
+    return index.open_index(path, load, load_for_texts)
 
 
 @checked

@@ -64,6 +64,7 @@ def load(
     adapter: str | os.PathLike[str] | None = None,
     weights: str | None = None,
     architecture: str | None = None,
+    texts_alone: bool = False,
 ) -> Bundle:
     """Open a checkpoint: a folder, a file of weights, a hub id "organisation/name", a repository of
     ModelScope "modelscope:owner/name", a bucket "s3://..." or "gs://...", or one of the package's
@@ -81,6 +82,8 @@ def load(
     weights        of a file with two sets of them: "ema", their moving average, or "raw"; None
                    takes the average, as timm does, and says so in a CheckpointWarning
     architecture   of weights of open_clip without open_clip_config.json, by its name there
+    texts_alone    the bundle is for texts: the image tower of a model with two is left out where
+                   the fingerprint is known without its weights
 
     Raises CheckpointError for one that is missing, of an unknown format, unsafe, or does not fit;
     TokenizerError for a tokenizer that does not fit; UnsupportedError for an unknown device or
@@ -113,20 +116,29 @@ def load(
     like = network.state_dict()
     shapes = {name: tuple(value.shape) for name, value in like.items()}
     plan = fit(form.rules(config), opened.tensors, shapes, f"{opened.weights} is {form.TITLE}")
+    part = texts_alone and bool(config.vision and config.text) and config.blip is None
+    first = {name: rule for name, rule in plan.items() if not part or name.startswith(models.TEXT)}
     state_of_files = known_fingerprints.identity(opened)
     with ThreadPoolExecutor(1) as pool:  # copying weights leaves Python's lock to the parser
         reading = pool.submit(in_threads(lambda at: _tokenizer(at, config)), words)
-        state = dict(assemble(plan, opened.tensors, like, where, number))
-    network.load_state_dict(state, assign=True)
-    if opened.adapter and config.dense_head:
-        config = _headless(network, config, opened.name)
+        state = dict(assemble(first, opened.tensors, like, where, number))
     kind = None if number == torch.float32 else str(number).removeprefix("torch.")
     given = {"image_size": size and list(size), "subfolder": subfolder, "adapter": lora}
     given |= {"dtype": kind, "weights": weights, "architecture": architecture}
     options = {name: value for name, value in given.items() if value is not None}
     scope = None if size or opened.adapter else scope_files.read(opened.folder)
     parser = reading.result()
-    digest = known_fingerprints.known(state_of_files, network, config, parser, options)
+    fingerprints = known_fingerprints.Known(state_of_files, config, parser, options)
+    digest = fingerprints.found() if part else ""
+    if digest:
+        network = models.text_outline(config)
+    else:
+        rest = {name: rule for name, rule in plan.items() if name not in first}
+        state |= assemble(rest, opened.tensors, like, where, number)
+    network.load_state_dict(state, assign=True)
+    if opened.adapter and config.dense_head and not digest:
+        config = _headless(network, config, opened.name)
+    digest = digest or fingerprints.of(network)
     return bundle.make(network, config, parser, opened.name, options, scope, digest)
 
 

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -45,25 +46,38 @@ def identity(opened: Source) -> str:
     )
 
 
-def known(
-    files: str,
-    network: nn.Module,
-    config: ModelConfig,
-    tokenizer: Tokenizer | None,
-    options: Mapping[str, Any],
-) -> str:
-    """The fingerprint of a loaded network. files: the `identity` of what it was loaded from;
-    options: those of `load` that change weights."""
-    if not files:
-        return fingerprint(network, config, tokenizer)
-    key = described(config, tokenizer)
-    key.update(repr((version("patchword"), files, sorted(options.items()))).encode())
-    path = cache.folder() / "fingerprints" / key.hexdigest()[:32]
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if re.fullmatch(r"\d+-[0-9a-f]{16}", found := path.read_text(encoding="ascii")):
+class Known:
+    """What is known of one checkpoint. files: its `identity`; options: those of `load` that change
+    weights."""
+
+    def __init__(
+        self,
+        files: str,
+        config: ModelConfig,
+        tokenizer: Tokenizer | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._config, self._tokenizer = config, tokenizer
+        self._path: Path | None = None
+        if files:
+            key = described(config, tokenizer)
+            key.update(repr((version("patchword"), files, sorted(options.items()))).encode())
+            self._path = cache.folder() / "fingerprints" / key.hexdigest()[:32]
+
+    def found(self) -> str:
+        """Its fingerprint, which needs no weights; empty where it was not computed before."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            text = self._path.read_text(encoding="ascii") if self._path else ""
+            return text if re.fullmatch(r"\d+-[0-9a-f]{16}", text) else ""
+        return ""
+
+    def of(self, network: nn.Module) -> str:
+        """Its fingerprint, of the loaded network where it has to be computed."""
+        if found := self.found():
             return found
-    digest = fingerprint(network, config, tokenizer)
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, digest)
-    return digest
+        digest = fingerprint(network, self._config, self._tokenizer)
+        with contextlib.suppress(OSError):
+            if self._path:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                write(self._path, digest)
+        return digest

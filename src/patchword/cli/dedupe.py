@@ -75,7 +75,7 @@ def dedupe(
     Copies are the same photo resized, compressed anew, or cropped by a few percent.
     """
     check_page(save)
-    store, bundle, failed = index_and_model(index, model, device, dtype)
+    store, bundle, failed = index_and_model(index, model, device, dtype, texts_alone=True)
     from patchword.index.duplicates import ids_of
     from patchword.index.searching import tell_of
 

@@ -62,7 +62,7 @@ def explore(
 ) -> None:
     """Show what is in an index: clusters of images that are alike, named by words."""
     check_page(save)
-    store, bundle, failed = index_and_model(index, model, device, dtype)
+    store, bundle, failed = index_and_model(index, model, device, dtype, texts_alone=True)
     named = read_list(words, split=True) if words else None
     with warnings_said():
         found = store.explore(

@@ -50,9 +50,10 @@ OwnDtypeOption = Annotated[
 
 
 def index_and_model(
-    index: str, model: str | None, device: str, dtype: str | None
+    index: str, model: str | None, device: str, dtype: str | None, texts_alone: bool = False
 ) -> tuple[Index, Model, list[ImageError]]:
-    """The index to read and its model; of a folder, also the errors of images not indexed."""
+    """The index to read and its model; of a folder, also the errors of images not indexed.
+    texts_alone: the model is for texts alone."""
     from patchword.index import open_index
 
     folder = Path(index)
@@ -61,10 +62,11 @@ def index_and_model(
         store, failed = index_of(folder, bundle)
         return store, bundle, failed
     store = open_index(index)
-    if model:
-        return store, load(model, device, dtype or "float32"), []
-    options = store.options | ({"dtype": dtype} if dtype else {})
-    return store, load(store.model_name, device, **{"dtype": "float32", **options}), []
+    name = model or store.model_name
+    options = {"dtype": "float32", **({} if model else store.options)}
+    options |= {"dtype": dtype} if dtype else {}
+    store.read_ahead()
+    return store, load(name, device, texts_alone=texts_alone, **options), []
 
 
 def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:

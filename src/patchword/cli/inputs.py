@@ -33,15 +33,18 @@ def load(
     stretch: bool = False,
     max_pixels: int | None = None,
     squash: bool = False,
+    texts_alone: bool = False,
     **options: str,
 ) -> Model:
     """The model that --model, --device and --dtype name, read as `checkpoint_options` say, or
     `options` where they say nothing, which opens images as --stretch, --squash and --max-pixels
-    say. Raises CheckpointError or another PatchwordError."""
+    say. texts_alone: it is for texts, see `api.load_for_texts`. Raises CheckpointError or another
+    PatchwordError."""
     from patchword import api
 
     how: dict[str, Any] = {**options, **chosen.get().of(model)}
-    bundle = api.load(model, device=device, dtype=dtype, image_size=image_size, **how)
+    opened = api.load_for_texts if texts_alone else api.load
+    bundle = opened(model, device=device, dtype=dtype, image_size=image_size, **how)
     return bundle.opening(stretch, max_pixels, squash=squash)
 
 

@@ -127,7 +127,8 @@ def search(
     picture = _only(image) if image else None
     from patchword.tasks.match import matcher
 
-    store, bundle, failed = index_and_model(index, model, device, dtype)
+    words_alone = not (image or rerank or heatmap)
+    store, bundle, failed = index_and_model(index, model, device, dtype, words_alone)
     reranker = reranker or (EMBEDDED_BLIP if bundle.name == EMBEDDED else None)
     scorer = load(reranker, device, dtype or "float32") if rerank and reranker else bundle
     if rerank:

@@ -25,13 +25,17 @@ from patchword.index.searching import Searching, tell
 from patchword.options import at_least, checked, nearest, text_list
 
 
-def open_index(path: Path, load: Callable[..., Bundle] | None = None) -> Index:
+def open_index(
+    path: Path,
+    load: Callable[..., Bundle] | None = None,
+    load_for_texts: Callable[..., Bundle] | None = None,
+) -> Index:
     """The index in the folder `path`, which need not exist before something is added.
 
     load: opens a model by the name and the options that the index remembers, for searches that are
-    given none.
+    given none; load_for_texts: one that embeds texts alone, by default the same.
     """
-    return Index(path, load)
+    return Index(path, load, load_for_texts)
 
 
 class Index(Searching):
@@ -91,7 +95,7 @@ class Index(Searching):
         if clusters is not None:
             at_least("clusters", clusters)
         at_least("examples", examples)
-        searcher = self._searcher(model)
+        searcher = self._searcher(model, texts_alone=True)
         named = explore.named(searcher, None if words is None else text_list(words))
         found: list[Cluster] = self._nearest.on_rows(
             lambda table, matrix, rows: explore.clusters(

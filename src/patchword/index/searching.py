@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from threading import Thread
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchword.bundle import Bundle
-from patchword.errors import IndexStoreError
+from patchword.errors import IndexStoreError, PatchwordError, in_threads
 from patchword.images import ImageLike
 from patchword.images.files import Path
 from patchword.index.approximate import Recall
@@ -38,8 +40,13 @@ def tell_of(index: Searching, model: Bundle, ids: Sequence[int]) -> None:
 class Searching(Writing):
     """An index that is searched."""
 
-    def __init__(self, path: Path, load: Callable[..., Bundle] | None = None) -> None:
-        super().__init__(path, load)
+    def __init__(
+        self,
+        path: Path,
+        load: Callable[..., Bundle] | None = None,
+        load_for_texts: Callable[..., Bundle] | None = None,
+    ) -> None:
+        super().__init__(path, load, load_for_texts)
         self._nearest = Nearest(self._store)
 
     @checked
@@ -77,7 +84,7 @@ class Searching(Writing):
         """
         at_least("k", k)
         at_least("offset", offset, 0)
-        searcher = self._searcher(model)
+        searcher = self._searcher(model, texts_alone=image is None)
         weights = text_weight, image_weight, without_weight
         others = text_list(without)
         unit = combined(searcher, query, image, others, weights, long_text)
@@ -98,7 +105,7 @@ class Searching(Writing):
         """For each of Q texts, or of the rows of an array (Q, D), what `search` finds."""
         at_least("k", k)
         at_least("offset", offset, 0)
-        searcher = self._searcher(model)
+        searcher = self._searcher(model, texts_alone=True)
         if isinstance(queries, np.ndarray) and queries.dtype.kind in "fiu" and queries.ndim:
             rows = queries
         else:
@@ -153,15 +160,30 @@ class Searching(Writing):
             texts = model.embed_texts([f"a photo of a {name}" for name in THINGS])
         return self._nearest.build(texts)
 
-    def _searcher(self, model: Bundle | None) -> Bundle:
-        """The model that embeds queries."""
-        model = model or self._model
-        if model is None:
-            if self._load is None:
-                raise IndexStoreError(
-                    f"{self.path}: made by {self.model_name}; pass model=load({self.model_name!r})"
-                )
-            model = self._load(self.model_name, **self.options)
-        self._check(model)
-        self._model = model
-        return model
+    def read_ahead(self) -> None:
+        """Begin to read what searches need, in a thread, while something else is done, such as
+        loading the model. What fails there fails again in a search, which says so."""
+
+        def read(nearest: Nearest) -> None:
+            with suppress(PatchwordError):
+                nearest.on_rows(lambda table, matrix, rows: None)
+
+        Thread(target=in_threads(read), args=(self._nearest,), daemon=True).start()
+
+    def _searcher(self, model: Bundle | None, texts_alone: bool = False) -> Bundle:
+        """The model that embeds queries. texts_alone: they are texts, or vectors."""
+        found = model or self._model or (self._reader if texts_alone else None)
+        found = found or self._opened(self._load_for_texts if texts_alone else self._load)
+        self._check(found)
+        self._reader = found
+        if model or not texts_alone:
+            self._model = found
+        return found
+
+    def _opened(self, load: Callable[..., Bundle] | None) -> Bundle:
+        """The model of the index."""
+        name, options = self.model_name, self.options
+        if load is None:
+            raise IndexStoreError(f"{self.path}: made by {name}; pass model=load({name!r})")
+        self.read_ahead()
+        return load(name, **options)

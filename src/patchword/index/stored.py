@@ -23,12 +23,18 @@ ROWS = 1000  # ids in one condition
 class Stored:
     """An index that is read."""
 
-    def __init__(self, path: Path, load: Callable[..., Bundle] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        load: Callable[..., Bundle] | None = None,
+        load_for_texts: Callable[..., Bundle] | None = None,
+    ) -> None:
         self._store = Store(os.fspath(path))
         self.path = self._store.path
         self._failures = Failures(self.path)
-        self._load = load
+        self._load, self._load_for_texts = load, load_for_texts or load
         self._model: Bundle | None = None
+        self._reader: Bundle | None = None  # of texts alone, until there is a model
 
     def __len__(self) -> int:
         return self._store.count() if self._store.open() else 0

@@ -15,6 +15,8 @@ from patchword.models.mae import MaskedAutoencoder
 from patchword.models.towers import ImageModel, TextModel
 from patchword.models.two_tower import TwoTower
 
+TEXT = "text."  # before the names of the tensors of a text tower
+
 
 def build(config: ModelConfig) -> nn.Module:
     """The network that `config` describes, with fresh parameters."""
@@ -52,6 +54,13 @@ def outline(config: ModelConfig) -> nn.Module:
     assigned."""
     with torch.device("meta"), _Unfilled():
         return build(config)
+
+
+def text_outline(config: ModelConfig) -> nn.Module:
+    """The same of the text tower alone of a model with two: the tensors of `build` whose names
+    begin with `TEXT`."""
+    with torch.device("meta"), _Unfilled():
+        return TextModel(config)
 
 
 class _Unfilled(TorchFunctionMode):
