@@ -9,8 +9,12 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from patchword.imports import uncollected
+
 if TYPE_CHECKING:
-    from patchword.api import Model, export, find_images, inspector, load, open_index, save
+    from patchword.api import Model, find_images, load, open_index, save
+    from patchword.api.exports import export
+    from patchword.api.inspecting import inspector
     from patchword.errors import (
         CheckpointError,
         CheckpointWarning,
@@ -100,7 +104,9 @@ __all__ = [
 __version__ = version("patchword")
 
 
-_HOMES = {  # of results
+_HOMES = {  # of what is not in `api` itself
+    "export": "api.exports",
+    "inspector": "api.inspecting",
     "Tiling": "images.tiles",
     "AddReport": "index",
     "Exported": "exporting",
@@ -132,7 +138,8 @@ def _public(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'patchword' has no attribute {name!r}")
     above = "errors" if name.endswith(("Error", "Warning")) else "api"
-    return getattr(import_module(f"patchword.{_HOMES.get(name, above)}"), name)
+    with uncollected():
+        return getattr(import_module(f"patchword.{_HOMES.get(name, above)}"), name)
 
 
 if not TYPE_CHECKING:  # a type checker knows the names, and that there are no others

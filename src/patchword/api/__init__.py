@@ -1,6 +1,8 @@
 """The public API: functions to load, save and index, and `Model`, which they give and take.
 
-Every option is spelled out here, so that editors show it and a misspelt one is refused.
+Every option is spelled out here, so that editors show it and a misspelt one is refused. What a
+first answer does not need is imported where it is used: the index, other engines; `export` and
+`inspector` are in files of their own.
 """
 
 from __future__ import annotations
@@ -8,25 +10,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from patchword import checkpoints, index
-from patchword.api.engines import in_int8, on_engine
-from patchword.api.exports import INT8, export, is_export, opened
+from patchword import checkpoints
 from patchword.api.finding import find_images
-from patchword.api.inspecting import inspector
 from patchword.api.model import Model, with_methods
 from patchword.bundle import Bundle
+from patchword.checkpoints.places import is_export
+from patchword.engines.device import INT8
 from patchword.errors import UnsupportedError
 from patchword.images import MAX_PIXELS
-from patchword.index import Index
 from patchword.options import checked
+
+if TYPE_CHECKING:
+    from patchword.index import Index
 
 OF_PHOTOS = ("stretch", "max_pixels", "squash", "exact")  # options of `load` for opening them
 
-__all__ = ["Model", "export", "find_images", "inspector", "load", "open_index", "save"]
+__all__ = ["Model", "find_images", "load", "open_index", "save"]
 
 
 @checked
@@ -88,7 +91,9 @@ def load(
     int8 = str(dtype).removeprefix("torch.") == INT8
     if calibrate is not None and not int8:
         raise UnsupportedError('calibrate is for dtype="int8": give that too, or leave it out')
-    if is_export(source) and source not in checkpoints.EMBEDDED:
+    if is_export(source):
+        from patchword.api.exports import opened
+
         of_weights["calibrate"] = calibrate
         model = opened(source, device, dtype, engine, of_weights)
         return model.opening(stretch, max_pixels, squash=squash, exact=exact)
@@ -98,9 +103,11 @@ def load(
         architecture=architecture,
     )  # fmt: skip
     model = with_methods(bundle).opening(stretch, max_pixels, squash=squash, exact=exact)
-    if int8:
-        return in_int8(model, engine, calibrate)
-    return model if engine == "torch" else on_engine(model, engine)
+    if engine == "torch" and not int8:
+        return model
+    from patchword.api.engines import in_int8, on_engine
+
+    return in_int8(model, engine, calibrate) if int8 else on_engine(model, engine)
 
 
 def load_for_texts(source: str, **options: Any) -> Model:
@@ -123,6 +130,8 @@ def open_index(path: str | os.PathLike[str]) -> Index:
 
     Raises IndexStoreError for a place that cannot be read.
     """
+    from patchword import index
+
     return index.open_index(path, load, load_for_texts)
 
 

@@ -12,15 +12,12 @@ from patchword import exporting
 from patchword.api.finding import find_images
 from patchword.api.model import Model, with_methods
 from patchword.checkpoints import EMBEDDED
-from patchword.engines.device import as_device, as_dtype
+from patchword.engines.device import INT8, as_device, as_dtype
 from patchword.errors import ImageError, ImageWarning, UnsupportedError, warn
 from patchword.exporting import Exported
 from patchword.images import ImageLike
 from patchword.options import checked
 from patchword.scenes import scene
-
-INT8 = "int8"  # as `load` calls it
-is_export = exporting.is_export
 
 
 @checked

@@ -13,7 +13,15 @@ from patchword.checkpoints.wrappers import Weights
 from patchword.errors import CheckpointError, warn
 
 EMBEDDED = ("demo", "demo-blip")  # the models that travel in the package: a CLIP and a BLIP
+EXPORT = "patchword.json"  # a file in each folder that `patchword.export` wrote
 NO_ADAPTER = f"{layouts.ADAPTER}, but no {' or '.join(layouts.ADAPTER_WEIGHTS)}"
+
+
+def is_export(source: object) -> bool:
+    """Whether a folder is one that `patchword.export` wrote, and no checkpoint."""
+    if not isinstance(source, (str, os.PathLike)) or not os.fspath(source) or source in EMBEDDED:
+        return False
+    return (Path(source).expanduser() / EXPORT).is_file()
 
 
 def locate(

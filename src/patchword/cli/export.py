@@ -54,9 +54,9 @@ def export(
     if to not in TARGETS:
         wrong(f"--to is {to!r}; there are {' and '.join(TARGETS)}")
     bundle = load(arguments[0] if len(arguments) == 2 else model or EMBEDDED, "cpu", dtype)
-    from patchword import api
+    from patchword.api import exports
 
-    made = api.export(bundle, Path(arguments[-1]), to=to, int8=int8, photos=photos)
+    made = exports.export(bundle, Path(arguments[-1]), to=to, int8=int8, photos=photos)
     folder = made.folder
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if as_json:

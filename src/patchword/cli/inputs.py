@@ -14,6 +14,7 @@ from patchword.cli.checkpoint_options import chosen
 from patchword.cli.held import Held, Source
 from patchword.cli.output import warnings_said, wrong
 from patchword.errors import ImageError, PatchwordError
+from patchword.imports import uncollected
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +41,8 @@ def load(
     `options` where they say nothing, which opens images as --stretch, --squash and --max-pixels
     say. texts_alone: it is for texts, see `api.load_for_texts`. Raises CheckpointError or another
     PatchwordError."""
-    from patchword import api
+    with uncollected():
+        from patchword import api
 
     how: dict[str, Any] = {**options, **chosen.get().of(model)}
     opened = api.load_for_texts if texts_alone else api.load

@@ -10,6 +10,7 @@ import torch
 from patchword.errors import UnsupportedError
 from patchword.options import nearest
 
+INT8 = "int8"  # a type of the engines openvino and onnx alone
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 DEVICES = "cpu, cuda, cuda:1, mps, or auto: cuda where there is one, else cpu"
 

@@ -4,7 +4,7 @@ preprocessing and the tokenizer in the files that transformers, transformers.js 
 from patchword.exporting.folder import Exported, export
 from patchword.exporting.int8 import MOST, Agreement, Photos, calibrated
 from patchword.exporting.int8_engine import in_int8
-from patchword.exporting.opened import is_export, opened
+from patchword.exporting.opened import opened
 
 __all__ = [
     "MOST",
@@ -14,6 +14,5 @@ __all__ = [
     "calibrated",
     "export",
     "in_int8",
-    "is_export",
     "opened",
 ]

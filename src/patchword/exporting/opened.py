@@ -24,12 +24,6 @@ from patchword.images.preprocess import Preprocess
 from patchword.text.tokenizer import Tokenizer
 
 
-def is_export(source: object) -> bool:
-    """Whether a folder is one that `export` wrote."""
-    named = isinstance(source, (str, os.PathLike)) and bool(os.fspath(source))
-    return named and (Path(source).expanduser() / MARK_FILE).is_file()  # type: ignore[arg-type]
-
-
 def opened(source: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Bundle:
     """The model of an exported folder, which computes in that type. It gives vectors alone.
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from fastapi import Request
 from pydantic import Field
 
-from patchword import api
+from patchword.api.inspecting import inspector
 from patchword.inspect.inspector import Inspector, on_one_scale
 from patchword.inspect.result import Inspection
 from patchword.serve.decoding import Image
@@ -117,7 +117,7 @@ async def fit(
         raise photos[0] if isinstance(photos[0], RefusalError) else refusal_of(photos[0], "good")
     bad = [one for one in items(photos, lambda _: {}) if "error" in one]
     method, rate = body.method, body.false_alarms
-    made = await opened.queue.call(lambda: api.inspector(opened.model, kept, method, rate))
+    made = await opened.queue.call(lambda: inspector(opened.model, kept, method, rate))
     return bad, made
 
 
