@@ -3,6 +3,8 @@
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from patchword import models
 from patchword.api.engines import on_engine
 from patchword.api.model import Model, with_methods
 from patchword.bundle import make
+from patchword.engines.torch_engine import FEW, TorchEngine, mode
 from patchword.errors import UnsupportedError
 
 # One of each kind of tower; every other variant was compiled and exported once in the same way.
@@ -45,6 +48,33 @@ def test_one_graph_for_every_batch(kind: str) -> None:
             with torch._dynamo.config.patch(error_on_recompile=True):
                 for count in (5, 4, 2):
                     assert_close(compiled(x[:count]), encode(x[:count]), rtol=1e-5, atol=1e-5)
+
+
+def test_models_of_other_sizes_do_not_use_up_each_others_versions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch.compile makes so many versions of one piece of code, and refuses the next."""
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **more: plain(f, **more | {"backend": "eager"}))
+    torch._dynamo.reset()
+    kept = []
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for depth in (1, 2):
+            config = tiny_clip()
+            config = replace(config, vision=replace(config.vision, depth=depth))
+            bundle = tiny_bundle(config)
+            kept.append(TorchEngine(bundle.network, compiled=True))
+            x = pixels(config).numpy()
+            found, right = kept[-1].encode_image(x), bundle.engine.encode_image(x)
+            np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-5)
+
+
+def test_cuda_graphs_are_of_few_images_in_the_main_thread() -> None:
+    gpu, few = torch.device("cuda:1"), "reduce-overhead"
+    assert [mode(gpu, count) for count in (0, 1, FEW, FEW + 1)] == [None, few, few, None]
+    assert mode(torch.device("cpu"), 1) is None
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(mode, gpu, 1).result() is None
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from patchword.engines.levels import looked_up
 from patchword.engines.protocol import Ids, Pixels, Rows
 from patchword.errors import UnsupportedError
 from patchword.models.protocols import ImageNetwork, PairNetwork, TextNetwork
+
+FEW = 16  # images at a time, for which a GPU computes no longer than its kernels take to launch
 
 
 class TorchEngine:
@@ -29,12 +33,13 @@ class TorchEngine:
         """levels: (3, 256), what each level of a channel is for the network; None: it is given
         floats alone. own_shapes: true if each image keeps its own shape (NaFlex), so that they
         cannot be stacked. compiled: vectors are computed by the kernels that torch.compile makes at
-        the first batch, and once more, for any number, at the first of another size."""
+        the first batch, and once more, for any number, at the first of another size; of FEW images
+        on an NVIDIA GPU as one CUDA graph, see `mode`."""
         self.network = network.eval()
         self.levels = levels
         self.own_shapes = own_shapes
         self.name = "compile" if compiled else "torch"
-        self._compiled: dict[str, Callable[[Any], Tensor]] = {}
+        self._compiled: dict[tuple[str, str | None], Callable[[Any], Tensor]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -58,23 +63,25 @@ class TorchEngine:
         network = self.network
         if not isinstance(network, ImageNetwork):
             raise UnsupportedError("this network has no image tower")
-        return self.run(self._quick(network.encode_image), pixels)
+        images = 0 if self.own_shapes else len(pixels)
+        return self.run(self.ready(network.encode_image, images), pixels)
 
     def encode_text(self, ids: Ids) -> Rows:
         network = self.network
         if not isinstance(network, TextNetwork):
             raise UnsupportedError("this network has no text tower")
         with torch.inference_mode():
-            return _rows(self._quick(network.encode_text)(self.tensor(ids)))
+            return _rows(self.ready(network.encode_text)(self.tensor(ids)))
 
-    def _quick(self, function: Callable[..., Any]) -> Callable[[Any], Tensor]:
-        """A method of the network, compiled if it is to be."""
+    def ready(self, method: Callable[..., Any], images: int = 0) -> Callable[[Any], Tensor]:
+        """A method of the network as this engine runs it, compiled if it is to be. images: how many
+        of one size there will be at a time; 0: it is given others, or texts."""
         if self.name == "torch":
-            return function
-        name = function.__name__
-        if name not in self._compiled:
-            self._compiled[name] = torch.compile(function, fullgraph=True)
-        return self._compiled[name]
+            return method
+        key = (method.__name__, mode(self.device, images))
+        if key not in self._compiled:
+            self._compiled[key] = torch.compile(_apart(method), fullgraph=True, mode=key[1])
+        return self._compiled[key]
 
     def run(self, function: Callable[[Any], Tensor], pixels: Pixels) -> Rows:
         """`function` of images as the network takes them: (B, 3, H, W), or a list of (3, H, W)."""
@@ -101,6 +108,26 @@ class TorchEngine:
     @property
     def _like(self) -> Tensor:
         return next(self.network.parameters())
+
+
+def mode(device: torch.device, images: int) -> str | None:
+    """How torch.compile runs so many images: its "reduce-overhead" records a CUDA graph of each
+    number of images, in memory that the next call overwrites, and which before torch 2.13 only the
+    main thread may replay. None: as usual."""
+    main = threading.current_thread() is threading.main_thread()
+    few = 0 < images <= FEW
+    return "reduce-overhead" if device.type == "cuda" and few and main else None
+
+
+def _apart(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method with a code object of its own. torch.compile makes at most eight versions of one,
+    and counts those of other models' methods, too."""
+    if not isinstance(method, MethodType):
+        return method
+    function = method.__func__
+    code = function.__code__.replace()
+    parts = (function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    return MethodType(FunctionType(code, *parts), method.__self__)
 
 
 def _rows(values: Tensor) -> Rows:
