@@ -1,6 +1,6 @@
 """Captions a second of BLIP base beside transformers' own, and the cost of each further token.
 
-    python benchmarks/caption.py [--batches 1 8] [--rounds 3] [--device cuda]
+    python benchmarks/caption.py [--batches 1 8] [--device cuda]
 
 transformers writes a checkpoint of random weights, BLIP base at 384 pixels, and patchword loads it;
 both hold it in bfloat16 and write exactly 20 ids about the same images. Medians, the two in turn in
@@ -14,7 +14,6 @@ On one thread (OMP_NUM_THREADS=1) times are those of the processor, which other 
 does not count into; on more, and on a GPU, they are those of the clock.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -34,6 +33,7 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 # isort: on
 
 from references import scramble
+from rows import Rows, arguments, in_turn, rates
 from torch import Tensor, nn
 
 import patchword
@@ -42,6 +42,7 @@ from patchword.models.generate import GenerationOptions
 
 SIZE, LENGTH, START = 384, 20, 30522  # pixels, ids a caption, the id that a caption starts with
 PLACES = (5, 10, 20, 40)
+LIMITS = {True: 1.4, False: 1.6}  # on a CPU; on a GPU
 
 
 def clock(device: str) -> float:
@@ -94,25 +95,19 @@ def writers(theirs: nn.Module, ours: Blip, pixels: Tensor, beams: int) -> dict[s
 
 
 def compare(
-    batch: int, beams: int, rounds: int, device: str, runs: dict[str, Callable[[], Tensor]]
+    batch: int, beams: int, rounds: int, runs: dict[str, Callable[[], Tensor]], rows: Rows
 ) -> None:
-    """One line: captions/s of each, ours over theirs, and how many texts are equal."""
-    found = {name: run() for name, run in runs.items()}  # warms up
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = clock(device)
-            run()
-            times[name].append(clock(device) - start)
-    rates = {name: batch / statistics.median(values) for name, values in times.items()}
+    """A row: captions/s of each, and how many texts are equal."""
+    found = {name: run() for name, run in runs.items()}
+    device = found["patchword"].device.type
+    speed = rates(batch, in_turn(runs, rounds, clock=lambda: clock(device)))
     same = (found["transformers"] == found["patchword"]).all(dim=1)
-    print(
-        f"batch {batch}, {'greedy' if beams == 1 else f'beam {beams}'}: "
-        f"ours x{rates['patchword'] / rates['transformers']:.2f} (captions/s: "
-        + ", ".join(f"{name} {rate:.3f}" for name, rate in rates.items())
-        + f"); equal texts: {int(same.sum())} of {batch}",
-        flush=True,
+    what = (
+        f"BLIP-B, {SIZE} px, {LENGTH} ids, bfloat16, {'greedy' if beams == 1 else f'beam {beams}'}"
     )
+    said = f"equal texts: {int(same.sum())} of {batch}"
+    limit = LIMITS[device == "cpu"]
+    rows.beside(what, "captions/s", speed, limit, agreement=said, axis="batch", at=batch)
 
 
 def check(theirs: nn.Module, ours: Blip, device: str) -> None:
@@ -160,9 +155,8 @@ def each_token(network: Blip, dtype: torch.dtype, rounds: int, device: str) -> N
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--beams", type=int, nargs="*", default=[1, 3])
     parser.add_argument("--no-check", action="store_true", help="leave float32 out")
     parser.add_argument("--device", default="cpu", help="cpu, cuda")
@@ -184,11 +178,12 @@ def main() -> None:
             each_token(ours, torch.float32, 1, device)
         theirs.to(torch.bfloat16)
         ours = patchword.load(folder, device=device, dtype=torch.bfloat16).network
+    rows = Rows(given.results, device)
     for batch in given.batches:
         for beams in given.beams:
             pair = writers(theirs, ours, noise(batch, torch.bfloat16, device), beams)
-            compare(batch, beams, given.rounds, device, pair)
-    each_token(ours, torch.bfloat16, 3 * given.rounds, device)
+            compare(batch, beams, given.rounds, pair, rows)
+    each_token(ours, torch.bfloat16, 2 * given.rounds, device)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,13 @@ Reference: Pillow's full decode and bicubic resize, as every CLIP processor does
 preprocessing on a JPEG decoded at its smallest sufficient DCT scale. Both in turn, one thread.
 """
 
-import argparse
 import io
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from rows import Rows, arguments, in_turn
 
 from patchword import images
 from patchword.config import PreprocessConfig
@@ -22,7 +20,6 @@ from patchword.images import Preprocess
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 SIZE = (4000, 3000)  # 12 megapixels
-ROUNDS = 15
 
 
 def enlarged(photo: Path) -> bytes:
@@ -49,36 +46,31 @@ def with_pillow(data: bytes) -> np.ndarray:
     return np.asarray(small.crop((left, top, left + 224, top + 224)))
 
 
-def milliseconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return (time.perf_counter() - start) * 1e3
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, rounds=15)
     parser.add_argument("photo", nargs="?", type=Path)
-    photo = parser.parse_args().photo or next(iter(sorted(SAMPLES.rglob("*.jpg"))))
+    given = parser.parse_args()
+    torch.set_num_threads(1)  # what rows say of it
+    photo = given.photo or next(iter(sorted(SAMPLES.rglob("*.jpg"))))
     data = enlarged(photo)
     levels = Preprocess(PreprocessConfig(mean=(0, 0, 0), std=(1, 1, 1), rescale=1.0))
-    ways: dict[str, Callable[[], object]] = {
-        "Pillow, full decode + bicubic": lambda: with_pillow(data),
-        "patchword, exact=True": lambda: levels(images.open(data, exact=True)),
-        "patchword": lambda: levels(images.open(data, at_least=levels.at_least)),
+    pillow, exact, fast = ("Pillow, whole, bicubic", "patchword, exact", "patchword")
+    ways = {
+        pillow: lambda: with_pillow(data),
+        exact: lambda: levels(images.open(data, exact=True)),
+        fast: lambda: levels(images.open(data, at_least=levels.at_least)),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, work in ways.items():
-            times[name].append(milliseconds(work))
-    print(f"{photo.name} as {SIZE[0]}x{SIZE[1]} JPEG ({len(data) / 1e6:.1f} MB) to 224 px")
-    first = statistics.median(next(iter(times.values())))
-    for name, each in times.items():
-        middle = statistics.median(each)
-        print(f"  {name:<32}{middle:7.1f} ms   {first / middle:4.1f}x")
+    found = {way: 1e3 * each for way, each in in_turn(ways, given.rounds).items()}
+    print(f"{photo.name} as {SIZE[0]}x{SIZE[1]} JPEG ({len(data) / 1e6:.1f} MB)")
     expected = with_pillow(data).astype(int)
-    pixels, _ = levels(images.open(data, at_least=levels.at_least))
-    difference = np.abs(pixels.transpose(1, 2, 0) - expected)
-    print(f"  difference: mean {difference.mean():.2f}, largest {difference.max():.0f} of 255")
+    rows = Rows(given.results)
+    for way, limit in ((exact, 0.0), (fast, 1.0)):  # the first does the same work
+        pixels, _ = ways[way]()
+        apart = np.abs(pixels.transpose(1, 2, 0) - expected)
+        said = f"difference at most {apart.max():.0f} of 255, on average {apart.mean():.2f}"
+        what = "JPEG of 12 megapixels to 224 px"
+        more = {"limit": limit, "agreement": said}
+        rows.add(what, "ms", (pillow, found[pillow]), (way, found[way]), **more)
 
 
 if __name__ == "__main__":

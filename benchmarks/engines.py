@@ -1,15 +1,15 @@
-"""Image towers by every engine beside every peer, random weights of the real shapes.
+"""Image towers on the CPU by every engine beside every peer, random weights of the real shapes.
 
-    python benchmarks/engines.py [--models vit-b32 rn50 ...] [--dtypes float32 ...] [--rounds 5]
-        [--minutes 60] [--device cuda] [--tiny] [--results docs/bench/rows.jsonl]
+    python benchmarks/engines.py [--models vit-b32 rn50 ...] [--dtypes float32 ...]
+        [--batches 1 32 ...] [--sides 224 448 ...] [--tiny]
 
 Images/s of preprocessed images, medians of rounds in turn, two before them left out: kernels are
 compiled then. Ways of one number type are measured together, and what is stored is not measured
-again. Peers: open_clip and transformers as they are, with torch's attention and their own, OpenVINO
-and onnxruntime with graphs of transformers' network (of open_clip's for RN50), int8 of onnxruntime
-with dynamic ranges; on a GPU, in bfloat16, both compiled too. Ours: each engine of `load`; int8
-calibrated with scenes. Agreement: the least cosine to our float32 over 16 scenes. "--device cpu:0"
-tries what "--device cuda" does.
+again. --sides: one image at a time, of so many pixels a side, instead of batches. Peers: open_clip
+and transformers as they are, with torch's attention and their own, OpenVINO and onnxruntime with
+graphs of transformers' network (of open_clip's for RN50), int8 of onnxruntime with dynamic ranges.
+Ours: each engine of `load`; int8 calibrated with scenes. Agreement: the least cosine to our float32
+over 16 scenes. On a GPU: gpu.py.
 """
 
 import argparse
@@ -17,12 +17,11 @@ import contextlib
 import copy
 import gc
 import io
+import itertools
 import json
 import os
-import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ import open_clip
 import torch
 import transformers
 from PIL import Image
-from rows import RESULTS, Row, Rows, processor, versions
+from rows import Rows, arguments, in_turn, rates
 from safetensors.torch import save_file
 # isort: on
 
@@ -73,6 +72,7 @@ KINDS = {
     "siglip-b16": Kind("ViT-B-16-SigLIP", {"patch_size": 16}),
     "vit-l14": Kind("ViT-L-14-quickgelu", BIG, BIG_TEXT, (1, 8)),
 }
+DTYPES = ("float32", "bfloat16", "int8")
 # The ratio to each peer that is wanted, by number type; of a peer that is not named 1.
 LIMITS = {("bfloat16", "OpenVINO"): 1.05, ("int8", "onnxruntime, dynamic"): 1.3}
 EAGER = ("open_clip", "transformers", "transformers, own attention")
@@ -90,21 +90,25 @@ class Projected(torch.nn.Module):
         return rows if self.head is None else self.head(rows)
 
 
-def networks(kind: Kind, folder: Path, tiny: bool) -> dict[str, torch.nn.Module]:
-    """The peers' towers, and into `folder` a checkpoint of one of them."""
+def networks(kind: Kind, folder: Path, tiny: bool, side: int = 224) -> dict[str, torch.nn.Module]:
+    """The peers' towers for images of that side, and into `folder` a checkpoint of one of them."""
     torch.manual_seed(0)
     settings = open_clip.get_model_config(kind.open_clip)
+    settings["vision_cfg"]["image_size"] = side
     if tiny and "layers" in settings["vision_cfg"] and kind.vision is not None:
         settings["vision_cfg"] |= {"layers": 2, "width": 64, "head_width": 32}
     siglip = "SigLIP" in kind.open_clip
-    whole = open_clip.create_model(kind.open_clip) if siglip else open_clip.CLIP(**settings)
+    if siglip:
+        whole = open_clip.create_model(kind.open_clip, force_image_size=side)
+    else:
+        whole = open_clip.CLIP(**settings)
     found = {"open_clip": whole.visual.eval()}
     if kind.vision is None:
         save_file(whole.state_dict(), folder / "open_clip_model.safetensors")
         about = {"model_cfg": settings, "preprocess_cfg": {}}
         (folder / "open_clip_config.json").write_text(json.dumps(about))
         return found
-    vision = kind.vision | (SMALL if tiny else {})
+    vision = kind.vision | (SMALL if tiny else {}) | {"image_size": side}
     text = kind.text | (SMALL if tiny else {})
     width = kind.text.get("hidden_size", 512)
     for name, attention in (("transformers", "sdpa"), ("transformers, own attention", "eager")):
@@ -122,14 +126,13 @@ def networks(kind: Kind, folder: Path, tiny: bool) -> dict[str, torch.nn.Module]
     return found
 
 
-def by_torch(network: torch.nn.Module, dtype: str, device: str, compiled: bool = False) -> Run:
+def by_torch(network: torch.nn.Module, dtype: str) -> Run:
     kind = getattr(torch, dtype)
-    placed = copy.deepcopy(network).to(device, kind)
-    run = torch.compile(placed) if compiled else placed
+    placed = copy.deepcopy(network).to(kind)
 
     def call(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return run(torch.from_numpy(pixels).to(device, kind)).float().cpu().numpy()
+            return placed(torch.from_numpy(pixels).to(kind)).float().numpy()
 
     return call
 
@@ -162,52 +165,30 @@ def by_onnx(network: torch.nn.Module, pixels: np.ndarray, folder: Path, int8: bo
     return lambda batch: session.run(None, {name: batch})[0]
 
 
-def peers(found: dict[str, Any], dtype: str, pixels: np.ndarray, place: Path, device: str) -> dict:
+def peers(found: dict[str, Any], dtype: str, pixels: np.ndarray, place: Path) -> dict:
     """Each peer's way in that type, by its name."""
     graph = found.get("transformers", found["open_clip"])
     if dtype == "int8":
         return {"onnxruntime, dynamic": lambda: by_onnx(graph, pixels, place, True)}
     ways: dict[str, Callable[[], Run]] = {
-        name: lambda network=network: by_torch(network, dtype, device)
-        for name, network in found.items()
+        name: lambda network=network: by_torch(network, dtype) for name, network in found.items()
     }
-    if device != "cpu":
-        for name in [name for name in found if name != "transformers, own attention"]:
-            ways[f"{name}, compiled"] = lambda n=found[name]: by_torch(n, dtype, device, True)
-        return ways
     ways["OpenVINO"] = lambda: by_openvino(graph, pixels, dtype)
     if dtype == "float32":
         ways["onnxruntime"] = lambda: by_onnx(graph, pixels, place, False)
     return ways
 
 
-def ours(checkpoint: Path, dtype: str, photos: Path, device: str) -> dict[str, Callable[[], Any]]:
+def ours(checkpoint: Path, dtype: str, photos: Path) -> dict[str, Callable[[], Any]]:
     """Each of our engines in that type, by its name."""
     names = {"float32": ("torch", "compile", "openvino", "onnx"), "int8": ("openvino", "onnx")}
-    engines = names.get(dtype, ("torch", "compile", "openvino"))
-    if device != "cpu":
-        engines = ("torch", "compile")
     more = {"calibrate": photos} if dtype == "int8" else {}
     return {
         f"patchword {engine}": lambda engine=engine: patchword.load(
-            checkpoint, engine=engine, dtype=dtype, device=device, **more
+            checkpoint, engine=engine, dtype=dtype, **more
         )
-        for engine in engines
+        for engine in names.get(dtype, ("torch", "compile", "openvino"))
     }
-
-
-def rates(ways: dict[str, Run], pixels: np.ndarray, rounds: int) -> dict[str, float]:
-    """Images/s of each way: medians of rounds in turn, each of a fifth of a second or more."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 2):
-        for name, run in ways.items():
-            start, calls = time.perf_counter(), 0
-            while not calls or time.perf_counter() - start < 0.2:
-                run(pixels)
-                calls += 1
-            if turn > 1:
-                times[name].append((time.perf_counter() - start) / calls)
-    return {name: len(pixels) / statistics.median(each) for name, each in times.items()}
 
 
 def ready(ways: dict[str, Callable[[], Any]]) -> dict[str, Any]:
@@ -229,74 +210,79 @@ def least_cosine(exact: np.ndarray, rows: np.ndarray) -> float:
     return float(((a * b).sum(axis=1) / lengths).min())
 
 
-def compare(name: str, dtype: str, given: argparse.Namespace, place: Path, stored: Rows) -> None:
-    """The rows of one architecture in one number type."""
-    kind, device = KINDS[name], given.device
-    checkpoint = place / "checkpoint"
-    checkpoint.mkdir()
-    found = networks(kind, checkpoint, given.tiny)
-    plain = patchword.load(checkpoint, device=device)
-    opened = [plain.open(scene(0, number).image)[0] for number in range(16)]
-    exact = plain.engine.encode_image(opened)
-    del plain
-    chip = processor(device)
-    theirs = ready(peers(found, dtype, np.stack(opened[:2]), place, device))
-    del found
-    models = ready(ours(checkpoint, dtype, given.photos, device))
-    near = {n: least_cosine(exact, m.engine.encode_image(opened)) for n, m in models.items()}
-    own: dict[str, Run] = {n: m.engine.encode_image for n, m in models.items()}
-    for batch in given.batches or kind.batches:
-        pixels = np.stack([opened[i % 16] for i in range(batch)])
-        speed = rates(theirs | own, pixels, given.rounds)
-        print(f"{name}, {dtype}, batch {batch}, images/s:")
-        print("  " + ", ".join(f"{way} {rate:.4g}" for way, rate in speed.items()))
-        what = f"{name}, {dtype}, batch {batch}"
-        best = max(own, key=lambda way: speed[way])
-        pairs = [(peer, best, LIMITS.get((dtype, peer), given.limit)) for peer in theirs]
-        if "patchword torch" in own:
-            eager = max((way for way in theirs if way in EAGER), key=lambda way: speed[way])
-            pairs.append((eager, "patchword torch", 1.0))
-        for peer, way, limit in dict.fromkeys(pairs):
-            cosine = f"cosine to float32 at least {near[way]:.5f}"
-            numbers = (peer, speed[peer], way, speed[way], limit, cosine, batch)
-            stored.add(Row(what, "images/s", *numbers, versions(), chip))
+def compare(name: str, dtype: str, side: int, given: argparse.Namespace, rows: Rows) -> None:
+    """The rows of one architecture in one number type, of images of that side."""
+    kind = KINDS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        checkpoint = place / "checkpoint"
+        checkpoint.mkdir()
+        found = networks(kind, checkpoint, given.tiny, side)
+        plain = patchword.load(checkpoint)
+        opened = [plain.open(scene(0, number).image)[0] for number in range(16)]
+        exact = plain.engine.encode_image(opened)
+        del plain
+        theirs = ready(peers(found, dtype, np.stack(opened[:2]), place))
+        del found
+        models = ready(ours(checkpoint, dtype, given.photos))
+        near = {n: least_cosine(exact, m.engine.encode_image(opened)) for n, m in models.items()}
+        own: dict[str, Run] = {n: m.engine.encode_image for n, m in models.items()}
+        for what, axis, batch, at in measurements(name, dtype, side, given):
+            pixels = np.stack([opened[i % 16] for i in range(batch)])
+            ways = {n: lambda run=run: run(pixels) for n, run in (theirs | own).items()}  # noqa: B023
+            speed = rates(batch, in_turn(ways, given.rounds, warm=2, least=0.2))
+            print(f"{what}, {axis} {at}: {', '.join(f'{w} {s:.4g}' for w, s in speed.items())}")
+            best = max(own, key=lambda way: speed[way])
+            pairs = [(peer, best, LIMITS.get((dtype, peer), given.limit)) for peer in theirs]
+            if "patchword torch" in own:
+                eager = max((way for way in theirs if way in EAGER), key=lambda way: speed[way])
+                pairs.append((eager, "patchword torch", 1.0))
+            for peer, way, limit in dict.fromkeys(pairs):
+                more = {"limit": limit, "axis": axis, "at": at}
+                more["agreement"] = f"cosine to float32 at least {near[way]:.5f}"
+                rows.add(what, "images/s", (peer, speed[peer]), (way, speed[way]), **more)
+
+
+def measurements(
+    name: str, dtype: str, side: int, given: argparse.Namespace
+) -> list[tuple[str, str, int, int]]:
+    """What is measured, by which axis, how many images at a time, and the size."""
+    if given.sides:
+        return [(f"{name}, {dtype}, one image", "side", 1, side)]
+    return [
+        (f"{name}, {dtype}", "batch", batch, batch)
+        for batch in given.batches or KINDS[name].batches
+    ]
 
 
 def main(given: argparse.Namespace) -> None:
-    start, stored = time.perf_counter(), Rows(given.results)
-    usual = ("float32", "bfloat16", "int8") if given.device == "cpu" else ("bfloat16",)
+    rows = Rows(given.results)
     with tempfile.TemporaryDirectory() as folder:
         given.photos = Path(folder, "photos")
         given.photos.mkdir()
         os.environ["PATCHWORD_CACHE"] = folder  # no graphs of random weights are kept
         for number in range(32):
             Image.fromarray(scene(1, number).image).save(given.photos / f"{number}.png")
-        for name in given.models:
-            for dtype in given.dtypes or usual:
-                batches = given.batches or KINDS[name].batches
-                whats = [f"{name}, {dtype}, batch {batch}" for batch in batches]
-                if all(stored.done(what, processor(given.device)) for what in whats):
-                    continue
-                if time.perf_counter() - start > given.minutes * 60:
-                    print(f"{name}, {dtype}: {given.minutes} minutes are over; run it again")
-                    return
-                place = Path(folder, f"{name}-{dtype}")
-                place.mkdir()
-                compare(name, dtype, given, place, stored)
-                torch._dynamo.reset()
-                gc.collect()
+        for name, dtype, side in itertools.product(
+            given.models, given.dtypes, given.sides or [224]
+        ):
+            asked = measurements(name, dtype, side, given)
+            if all(rows.done(what, axis, at) for what, axis, _, at in asked):
+                print(f"{name}, {dtype}, side {side}: kept from before")
+                continue
+            compare(name, dtype, side, given, rows)
+            torch._dynamo.reset()
+            gc.collect()
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--models", nargs="*", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--dtypes", nargs="*", choices=("float32", "bfloat16", "int8"))
-    parser.add_argument("--batches", nargs="*", type=int)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtypes", nargs="*", choices=DTYPES, default=DTYPES)
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--batches", nargs="*", type=int)
+    sizes.add_argument("--sides", nargs="*", type=int)
     parser.add_argument("--limit", type=float, default=1.0, help="of peers without their own")
-    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--tiny", action="store_true", help="small networks: a trial")
     warnings.simplefilter("ignore")
     main(parser.parse_args())

@@ -1,17 +1,16 @@
 """Every family at full size: the largest difference from its origin, and items/s beside it.
 
-    python benchmarks/families.py [--batch 8] [--rounds 3] [NAME ...]
+    python benchmarks/families.py [--batch 8] [NAME ...]
 
 The original library writes a checkpoint of random weights, patchword loads it through the real
-converter, and both are given the same input, in turn, in one run. float32.
+converter, and both are given the same input, in turn, in one run. float32. Agreement: the largest
+difference of an output, in inference, where linear layers are multiplied by oneDNN in parts, and
+without gradients alone, as torch does.
 """
 
-import argparse
 import os
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ import torch
 import transformers
 # isort: on
 
+from rows import Rows, arguments, in_turn, rates
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
@@ -107,6 +107,18 @@ FAMILIES = {
         lambda network, x: network(x, noise=noisy(x)).logits,
         lambda network, x: network(x, noisy(x))[0],
     ),
+    "CLIP ViT-B/32, images": Family(
+        lambda: hf.CLIPModel(hf.CLIPConfig()),
+        pixels(224),
+        lambda network, x: network.get_image_features(x).pooler_output,
+        encoded,
+    ),
+    "CLIP ViT-B/32, texts": Family(
+        lambda: hf.CLIPModel(hf.CLIPConfig()),
+        words(16, 49408, 49407),
+        lambda network, x: network.get_text_features(x).pooler_output,
+        lambda network, x: network.encode_text(x),
+    ),
     "CLIP ViT-L/14, images": Family(
         lambda: hf.CLIPModel(
             hf.CLIPConfig(
@@ -172,47 +184,40 @@ def write(network: nn.Module, folder: str) -> None:
         save_for_hf(network, folder, safe_serialization=True)
 
 
-@torch.inference_mode()
-def measure(name: str, family: Family, batch: int, rounds: int) -> None:
-    """One line: difference, largest value, items/s of both."""
+def measure(name: str, family: Family, batch: int, rounds: int, rows: Rows) -> None:
+    """One row, of both ways that answers are computed."""
     torch.manual_seed(0)
     original = family.build().eval()
     with tempfile.TemporaryDirectory() as folder:
         write(original, folder)
         network = patchword.load(folder).network
     given = family.give(batch)
-    runs = {
-        "theirs": lambda: family.theirs(original, given),
-        "ours": lambda: family.ours(network, given),
+    origin = type(original).__module__.partition(".")[0]
+    ways = {
+        origin: lambda: family.theirs(original, given),
+        "patchword": lambda: family.ours(network, given),
     }
-    answers = {who: run() for who, run in runs.items()}
-    torch.testing.assert_close(answers["ours"], answers["theirs"])
-    apart = (answers["ours"] - answers["theirs"]).abs().max().item()
-    size = answers["theirs"].abs().max().item()
-    times: dict[str, list[float]] = {who: [] for who in runs}
-    for _ in range(rounds):
-        for who, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[who].append(time.perf_counter() - start)
-    rate = {who: batch / statistics.median(values) for who, values in times.items()}
-    print(
-        f"{name:26} difference {apart:.1e} of {size:8.2f};  items/s: "
-        f"original {rate['theirs']:6.1f}, patchword {rate['ours']:6.1f} "
-        f"(x{rate['ours'] / rate['theirs']:.2f})",
-        flush=True,
-    )
+    said = []
+    for how, mode in (("by torch", torch.no_grad), ("by oneDNN", torch.inference_mode)):
+        with mode():
+            expected, found = (way() for way in ways.values())
+        torch.testing.assert_close(found, expected)
+        said.append(f"{(found - expected).abs().max().item():.1e} {how}")
+    said.append(f"largest value {expected.abs().max().item():.2f}")
+    with torch.inference_mode():
+        speed = rates(batch, in_turn(ways, rounds))
+    rows.beside(f"{name}, float32, {batch} at a time", "items/s", speed,
+                agreement=f"apart by at most {', '.join(said)}")  # fmt: skip
 
 
-def main(names: list[str], batch: int, rounds: int) -> None:
-    print(f"batch {batch}, {torch.get_num_threads()} threads, float32")
+def main(names: list[str], batch: int, rounds: int, results: Path | None) -> None:
+    rows = Rows(results)
     for name in names or FAMILIES:
-        measure(name, FAMILIES[name], batch, rounds)
+        measure(name, FAMILIES[name], batch, rounds, rows)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FAMILIES))
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
     main(**vars(parser.parse_args()))

@@ -1,16 +1,18 @@
 """Milliseconds, recall and memory of searches in an index of made-up vectors, beside other engines.
 
-    python benchmarks/index.py [--rows 1000000] [--dim 512] [--folder F] [--quick]
+    python benchmarks/index.py [--rows 1000 1000000 ...] [--dim 512] [--folder F] [--quick]
 
 The vectors are uneven clusters with a power-law spectrum and a common mean, as those of a CLIP's
 images are. Queries of two kinds: distributed as the images, and apart from all of them, as a CLIP's
 texts are (cosine 0.34 with the nearest). Recall@10 is against float32 products with all vectors.
 faiss and usearch hold the vectors, or codes of them, in memory, and give numbers; patchword and
-LanceDB give paths and dates from a table on disk. --quick: without usearch, whose graph takes
-minutes to build. --folder: keeps vectors, table and graph for another run.
+LanceDB give paths and dates from a table on disk. Times are medians of so many queries, after one.
+Approximate from 100,000 rows on. --quick: without usearch, whose graph takes minutes to build.
+--folder: keeps vectors, table and graph for another run.
 """
 
 import argparse
+import importlib
 import os
 import resource
 import statistics
@@ -26,6 +28,8 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import torch
+from rows import Rows as Stored
+from rows import arguments
 
 from patchword.images.files import File
 from patchword.index.nearest import Nearest
@@ -39,6 +43,11 @@ CONDITIONS = {"1%": "path LIKE '%00.jpg'", "50%": "modified >= timestamp '{middl
 
 Rows = np.ndarray
 Search = Callable[[Rows], list[int]]
+Measured = dict[str, tuple[float, str]]  # ms and recall, by the kind of query
+LIMITS = {"exact": 50.0, "approximate": 10.0}  # ms, of a million vectors
+COLD = 2.0  # s, from the start of Python to the first answer, files not in memory
+SLOW = "LanceDB flat"  # is asked a tenth of the queries
+MILLION, NEAR = 1_000_000, 100_000  # rows; from NEAR on approximate search is measured
 
 
 def unit(rows: Rows) -> Rows:
@@ -124,9 +133,9 @@ def memory() -> str:
     return "resident {:.2f} GiB, shared pages counted in part {:.2f}, its own {:.2f}".format(*sizes)
 
 
-def cold(index: str) -> str:
-    """How long a process takes that opens an index none of whose files is in the page cache, and
-    finds what is nearest to a vector."""
+def cold(index: str) -> tuple[float, float]:
+    """Seconds, and those of CPU, of a process that opens an index none of whose files is in the
+    page cache, and finds what is nearest to a vector."""
     for file in Path(index).rglob("*"):
         if file.is_file():
             with open(file, "rb") as opened:
@@ -143,14 +152,15 @@ print(Nearest(store).find(query[None] / np.linalg.norm(query), 10)[0][0].path)
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return f"{time.perf_counter() - start:.2f} s, {spent:.2f} of CPU"
+    return time.perf_counter() - start, spent
 
 
 def measure(
     name: str, search: Search, queries: dict[str, Rows], truth: dict[str, Rows] | None
-) -> None:
+) -> Measured:
+    """Milliseconds of a query, and the recall in words, by the kind of query. Printed, too."""
     search(next(iter(queries.values()))[0])
-    line = f"  {name:<34}"
+    line, measured = f"  {name:<34}", {}
     for kind, rows in queries.items():
         times, right = [], 0
         spent = time.process_time()
@@ -162,8 +172,11 @@ def measure(
         spent = (time.process_time() - spent) * 1e3 / len(rows)
         took = statistics.median(times)
         line += f"  {kind} {took:.1f} ms ({spent:.1f} of CPU)"
-        line += f", recall {right / truth[kind].size:.3f}" if truth else ""
+        recall = f"recall {right / (len(rows) * K):.3f}" if truth else ""
+        line += f", {recall}" * bool(recall)
+        measured[kind] = took, recall
     print(line, flush=True)
+    return measured
 
 
 def ours(search: Nearest, where: str | None = None, exact: bool = True) -> Search:
@@ -185,19 +198,24 @@ def of_lancedb(table: Any) -> Search:
     return run
 
 
-def others(vectors: Rows, quick: bool, folder: Path) -> Iterator[tuple[str, Search]]:
-    """faiss and usearch; candidates of codes are scored again from the float32 vectors."""
-    import faiss
+def installed(name: str) -> Any:
+    """A library; None, and a line, where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        print(f"  {name} is left out: it is not installed")
+        return None
 
-    def scored(query: Rows, ids: Rows) -> list[int]:
-        return ids[np.argsort(-(vectors[np.sort(ids)] @ query), kind="stable")[:K]].tolist()
 
+def of_faiss(faiss: Any, vectors: Rows) -> Iterator[tuple[str, str, Search]]:
+    """Its two ways: exact or approximate, name and search."""
     dim = vectors.shape[1]
     flat = faiss.IndexFlatIP(dim)
     flat.add(np.ascontiguousarray(vectors))
-    yield "faiss flat, float32 in memory", lambda q: flat.search(q[None], K)[1][0].tolist()
-    flat.reset()  # its 2 GB
-
+    yield "exact", "faiss flat, float32 in memory", lambda q: flat.search(q[None], K)[1][0].tolist()
+    flat.reset()  # its 2 GB of a million
+    if len(vectors) < NEAR:
+        return
     start = time.perf_counter()
     coded = faiss.index_factory(dim, "IVF1024,RaBitQfs", faiss.METRIC_INNER_PRODUCT)
     coded.train(np.array(vectors[:: max(1, len(vectors) // 65536)]))
@@ -205,18 +223,18 @@ def others(vectors: Rows, quick: bool, folder: Path) -> Iterator[tuple[str, Sear
     coded.nprobe = 256
     print(f"  faiss IVF1024,RaBitQfs is built in {time.perf_counter() - start:.0f} s")
 
-    def of_codes(query: Rows) -> list[int]:
+    def search(query: Rows) -> list[int]:
         ids = np.sort(coded.search(query[None], 300)[1][0])
-        return scored(query, ids[ids >= 0])
+        return scored(vectors, query, ids[ids >= 0])
 
-    yield "faiss IVF-RaBitQ, 256 parts, 300 ids", of_codes
+    yield "approximate", "faiss IVF-RaBitQ, 256 parts, 300 ids", search
 
-    if quick:
-        return
-    from usearch.index import Index
 
-    graph = Index(ndim=dim, metric="cos", dtype="i8", connectivity=16, expansion_add=64)
-    place = folder / f"usearch-{len(vectors)}.i8"
+def of_usearch(library: Any, vectors: Rows, place: Path) -> Search:
+    """Its graph, stored at `place`."""
+    graph = library.Index(
+        ndim=vectors.shape[1], metric="cos", dtype="i8", connectivity=16, expansion_add=64
+    )
     if place.exists():
         graph.load(place)
     else:
@@ -225,53 +243,100 @@ def others(vectors: Rows, quick: bool, folder: Path) -> Iterator[tuple[str, Sear
         graph.save(place)
         print(f"  usearch is built in {time.perf_counter() - start:.0f} s")
     graph.expansion_search = 1024
-    yield (
-        "usearch int8 graph, ef 1024, 100 ids",
-        lambda q: scored(q, np.sort(graph.search(q, 100).keys.astype(np.int64))),
-    )
+    return lambda q: scored(vectors, q, np.sort(graph.search(q, 100).keys.astype(np.int64)))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made:
-        folder = given.folder or Path(made)
-        world = World(given.dim)
-        queries = {"images": world.images(QUERIES), "texts": world.texts(QUERIES)}
-        queries = {kind: rows.astype(np.float32) for kind, rows in queries.items()}
-        vectors = vectors_of(folder, world, given.rows, given.dim)
-        store = store_of(folder, vectors)
-        print(f"{given.rows} x {given.dim} vectors, the {K} nearest")
-        search = Nearest(store)
-        start = time.perf_counter()
-        ours(search)(queries["images"][0])
-        print(f"  first search: {time.perf_counter() - start:.1f} s; {memory()}")
-        search = Nearest(Store(store.path))
-        start = time.perf_counter()
-        ours(search)(queries["images"][0])
-        print(f"  opened again, to the first answer: {time.perf_counter() - start:.2f} s")
-        print(f"  the same from the start of Python, files not in memory: {cold(store.path)}")
+def scored(vectors: Rows, query: Rows, ids: Rows) -> list[int]:
+    """Candidates of codes, scored again from the float32 vectors: the K nearest."""
+    return ids[np.argsort(-(vectors[ids] @ query), kind="stable")[:K]].tolist()
+
+
+def others(
+    vectors: Rows, store: Store, quick: bool, folder: Path
+) -> Iterator[tuple[str, str, Search]]:
+    """The peers: exact or approximate, name and search."""
+    table = lancedb.connect(store.path).open_table("images")
+    yield "exact", SLOW, of_lancedb(table)
+    if faiss := installed("faiss"):
+        yield from of_faiss(faiss, vectors)
+    if not quick and len(vectors) >= NEAR and (library := installed("usearch.index")):
+        place = folder / f"usearch-{len(vectors)}.i8"
+        name = "usearch int8 graph, ef 1024, 100 ids"
+        yield "approximate", name, of_usearch(library, vectors, place)
+
+
+def opened(store: Store, query: Rows, stored: Stored) -> Nearest:
+    """The index once it has answered; what is told of its first answers, and a row of the one of
+    a new process."""
+    search = Nearest(store)
+    start = time.perf_counter()
+    ours(search)(query)
+    print(f"  first search: {time.perf_counter() - start:.1f} s; {memory()}")
+    search = Nearest(Store(store.path))
+    start = time.perf_counter()
+    ours(search)(query)
+    print(f"  opened again, to the first answer: {time.perf_counter() - start:.2f} s")
+    runs = [cold(store.path) for _ in range(5)]
+    seconds, spent = (statistics.median(run[i] for run in runs) for i in (0, 1))
+    what = "from the start of Python to the first answer of an index, files not in memory"
+    more = {"limit": 1.0, "axis": "vectors", "at": store.count()}
+    said = f"{spent:.2f} s of CPU"
+    stored.add(what, "s", ("limit", COLD), ("patchword", seconds), agreement=said, **more)
+    return search
+
+
+def compare(count: int, given: argparse.Namespace, folder: Path, stored: Stored) -> None:
+    """The rows of an index of so many vectors."""
+    world = World(given.dim)
+    queries = {"images": world.images(QUERIES), "texts": world.texts(QUERIES)}
+    queries = {kind: rows.astype(np.float32) for kind, rows in queries.items()}
+    vectors = vectors_of(folder, world, count, given.dim)
+    store = store_of(folder, vectors)
+    print(f"{count} x {given.dim} vectors, the {K} nearest")
+    search = opened(store, queries["images"][0], stored)
+    truth = {kind: truth_of(vectors, rows) for kind, rows in queries.items()}
+    found = {"exact": measure("patchword, exact", ours(search), queries, truth)}
+    if count >= NEAR:
         start = time.perf_counter()
         if search.explain().way == "exact":
             recall = search.build()
             print(f"  approximate: built in {time.perf_counter() - start:.0f} s; {recall}")
-        truth = {kind: truth_of(vectors, rows) for kind, rows in queries.items()}
-        measure("patchword, exact", ours(search), queries, truth)
-        measure("patchword, approximate", ours(search, exact=False), queries, truth)
-        middle = np.datetime64(1_767_225_600 + given.rows // 2, "s")
-        for share, where in CONDITIONS.items():
-            asked = ours(search, where.format(middle=middle))
-            few = {kind: rows[:20] for kind, rows in queries.items()}
-            measure(f"patchword, exact, {share} meet a condition", asked, few, None)
-        table = lancedb.connect(store.path).open_table("images")
-        few = {kind: rows[:5] for kind, rows in queries.items()}
-        measure("LanceDB flat", of_lancedb(table), few, {k: t[:5] for k, t in truth.items()})
-        for name, other in others(vectors, given.quick, folder):
-            measure(name, other, queries, truth)
+        nearly = ours(search, exact=False)
+        found["approximate"] = measure("patchword, approximate", nearly, queries, truth)
+    middle = np.datetime64(1_767_225_600 + count // 2, "s")
+    few = {kind: rows[:20] for kind, rows in queries.items()}
+    for share, where in CONDITIONS.items():
+        asked = ours(search, where.format(middle=middle))
+        measure(f"patchword, exact, {share} meet a condition", asked, few, None)
+    for way, name, other in others(vectors, store, given.quick, folder):
+        some = few if name == SLOW else queries
+        told(way, name, measure(name, other, some, truth), found[way], count, stored)
+    for way, limit in LIMITS.items() if count == MILLION else ():
+        wanted = dict.fromkeys(queries, (limit, ""))
+        told(way, "limit", wanted, found[way], count, stored)
+
+
+def told(way: str, peer: str, theirs: Measured, mine: Measured, count: int, stored: Stored) -> None:
+    """A row for each kind of query."""
+    for kind, (ms, recall) in mine.items():
+        other, their_recall = theirs[kind]
+        said = recall + f", the peer's {their_recall.removeprefix('recall ')}" * bool(their_recall)
+        what = f"nearest {K} vectors, {way}, to {kind}"
+        more = {"limit": 1.0, "agreement": said, "axis": "vectors", "at": count}
+        stored.add(what, "ms", (peer, other), ("patchword", ms), **more)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[MILLION])
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    stored = Stored(given.results)
+    for count in given.rows:
+        with tempfile.TemporaryDirectory() as made:
+            compare(count, given, given.folder or Path(made), stored)
 
 
 if __name__ == "__main__":

@@ -3,21 +3,24 @@
     python benchmarks/loss.py [--large]
 
 Reference: open_clip's ClipLoss and SigLipLoss, on one process, float32, D = 512, N = 8,192 and
-16,384; with --large ClipLoss alone at 32,768, where it needs 16 GiB. Each is measured in a process
-of its own: the faster of two rounds (--large: one), and the peak of resident memory above what was
-resident when the features were made. Both must find the same loss and gradients.
+16,384; with --large ClipLoss alone at 32,768, once, where it needs 16 GiB. Each is measured in
+processes of its own, the two in turn: medians of the seconds and of the peak of resident memory
+above what was resident when the features were made. Both must find the same loss and gradients.
 """
 
 import argparse
 import json
 import math
 import re
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from rows import Rows, arguments
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -26,7 +29,7 @@ NAMES = {"contrastive": "ClipLoss", "sigmoid": "SigLipLoss"}
 
 
 def resident(field: str) -> float:
-    """MB of this process: VmRSS now, VmHWM at most since `/proc/self/clear_refs` was written."""
+    """MiB of this process: VmRSS now, VmHWM at most since `/proc/self/clear_refs` was written."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     found = re.search(rf"{field}:\s+(\d+) kB", status)
     assert found, field
@@ -41,8 +44,8 @@ def unit(count: int, seed: int) -> Tensor:
     return x.requires_grad_()
 
 
-def measure(who: str, loss: str, count: int, rounds: int) -> None:
-    """Print seconds, MB and what was found, as JSON."""
+def measure(who: str, loss: str, count: int) -> None:
+    """Print seconds, MiB and what was found, as JSON."""
     if who == "open_clip":
         import torchvision_cpu  # noqa: F401  # before open_clip, which imports torchvision
         from open_clip import loss as module
@@ -53,57 +56,53 @@ def measure(who: str, loss: str, count: int, rounds: int) -> None:
 
         run = getattr(losses, loss)
     numbers = [30.0, -10.0][: 2 if loss == "sigmoid" else 1]
-    times, most, found = [], 0.0, []
-    for size in (64, *[count] * rounds):  # the first loads what a first product loads
+    seconds, most, found = 0.0, 0.0, []
+    for size in (64, count):  # the first loads what a first product loads
         inputs = [unit(size, 0), unit(size, 1)]
         inputs += [torch.tensor(number, requires_grad=True) for number in numbers]
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         before, start = resident("VmRSS"), time.perf_counter()
         value = run(*inputs)
         value.backward()
-        times.append(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
         most = resident("VmHWM") - before
         found = [value.item(), *(x.grad.square().sum().item() for x in inputs)]
         del value
-    print(json.dumps({"seconds": min(times[1:]), "MB": most, "found": found}))
+    print(json.dumps({"s": seconds, "MiB": most, "found": found}))
 
 
-def compare(loss: str, count: int, rounds: int) -> None:
-    """One line: both and their ratios."""
-    results = {}
-    for who in ("open_clip", "patchword"):
-        command = [sys.executable, __file__, "--one", who, loss, str(count), str(rounds)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        results[who] = json.loads(done.stdout)
-    theirs, ours = results["open_clip"], results["patchword"]
-    pairs = zip(theirs["found"], ours["found"], strict=True)
+def compare(loss: str, count: int, rounds: int, rows: Rows) -> None:
+    """A row of time, and one of memory."""
+    runs: dict[str, list[dict[str, Any]]] = {"open_clip": [], "patchword": []}
+    for _ in range(rounds):
+        for who, found in runs.items():
+            command = [sys.executable, __file__, "--one", who, loss, str(count)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            found.append(json.loads(done.stdout))
+    pairs = zip(*(found[0]["found"] for found in runs.values()), strict=True)
     same = all(math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-9) for a, b in pairs)
-    print(
-        f"{loss} N = {count:,}: open_clip {theirs['seconds']:.2f} s {theirs['MB']:,.0f} MB, "
-        f"patchword {ours['seconds']:.2f} s {ours['MB']:,.0f} MB: "
-        f"time x{ours['seconds'] / theirs['seconds']:.2f}, "
-        f"memory 1/{theirs['MB'] / ours['MB']:.0f}, same result: {'yes' if same else 'NO'}",
-        flush=True,
-    )
+    said = f"loss and gradients {'the same' if same else 'DIFFER'}{', one round' * (rounds == 1)}"
+    for unit in ("s", "MiB"):
+        values = {who: statistics.median(run[unit] for run in each) for who, each in runs.items()}
+        rows.beside(f"{loss} loss of {count:,} pairs", unit, values, agreement=said)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--large", action="store_true", help="N = 32,768 alone")
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+def main(given: argparse.Namespace) -> None:
     if given.one:
-        who, loss, count, rounds = given.one
-        measure(who, loss, int(count), int(rounds))
+        who, loss, count = given.one
+        measure(who, loss, int(count))
         return
-    print(f"{torch.get_num_threads()} threads, D = {WIDTH}, forward and backward")
+    rows = Rows(given.results)
     if given.large:
-        compare("contrastive", 32768, 1)
+        compare("contrastive", 32768, 1, rows)
         return
     for loss in NAMES:
         for count in (8192, 16384):
-            compare(loss, count, 2)
+            compare(loss, count, given.rounds, rows)
 
 
 if __name__ == "__main__":
-    main()
+    parser = arguments(__doc__)
+    parser.add_argument("--large", action="store_true", help="N = 32,768 alone")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    main(parser.parse_args())

@@ -4,17 +4,16 @@
 
 Peers, as a user would write them: transformers' processor in a torch DataLoader, by one process and
 by as many workers as cores, and the same with Pillow's `draft`; then its ViT-B/32. Limits: decoding
-and resizing alone, by Pillow, times the cores. --real: a folder of real photos, of which the cosine
-of vectors with and without `exact` is printed as a distribution.
+and resizing alone, by Pillow, times the cores; and the slower of our decoding and our network
+alone. --real: a folder of real photos, of which the cosine of vectors with and without `exact` is
+printed as a distribution.
 """
 
-import argparse
 import os
 import resource
-import statistics
 import sys
 import tempfile
-import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 from decode import SAMPLES, enlarged
 from PIL import Image
+from rows import Rows, arguments, in_turn, rates
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -34,7 +34,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 import patchword
 
 CORES = len(os.sched_getaffinity(0))
-SIDE, ROUNDS, BATCH = 224, 3, 32
+SIDE, BATCH = 224, 32
+DRAFT = {False: "transformers, a worker a core", True: "transformers with draft, a worker a core"}
 
 
 class Photos(Dataset):
@@ -82,82 +83,83 @@ def written(folder: Path, count: int, side: int | None) -> list[str]:
     return made
 
 
-def networks(folder: Path) -> tuple[patchword.Model, CLIPModel]:
-    """ViT-B/32 with random weights, ours and theirs."""
+def networks(
+    folder: Path, config: CLIPConfig, device: str = "cpu", dtype: str = "float32"
+) -> tuple[patchword.Model, CLIPModel]:
+    """A CLIP with random weights, ours and theirs."""
     torch.manual_seed(0)
-    theirs = CLIPModel(CLIPConfig()).eval()
+    theirs = CLIPModel(config).eval()
     theirs.save_pretrained(folder / "clip")
     CLIPImageProcessorPil().save_pretrained(folder / "clip")
-    return patchword.load(folder / "clip"), theirs
+    ours = patchword.load(folder / "clip", device=device, dtype=dtype)
+    return ours, theirs.to(device, getattr(torch, dtype))
 
 
-def seconds(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """The median of each, all in turn."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, work in ways.items():
-            start = time.perf_counter()
-            work()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each) for name, each in times.items()}
+def read(files: list[str], workers: int, draft: bool, network: CLIPModel | None = None) -> None:
+    """The peer's way, to tensors or through its network."""
+    like = next(network.parameters()) if network else torch.empty(0)
+    with torch.inference_mode():
+        for batch in DataLoader(Photos(files, draft), BATCH, num_workers=workers):
+            if network:
+                network.get_image_features(pixel_values=batch.to(like)).pooler_output.cpu()
 
 
-def target(name: str, value: float, limit: float, least: bool = True) -> None:
-    met = value >= limit if least else value <= limit
-    sign = ">=" if least else "<="
-    print(f"  {'met ' if met else 'MISS'}  {name}: {value:.2f} (target {sign} {limit})")
-
-
-def compared(model: patchword.Model, theirs: CLIPModel, files: list[str], large: bool) -> None:
-    """files go through the whole, and `many` to tensors, so that starting workers counts little."""
-    many = files * (2 if large else 16)
-
-    def peer(workers: int, draft: bool, run: bool) -> None:
-        loader = DataLoader(Photos(files if run else many, draft), BATCH, num_workers=workers)
-        with torch.inference_mode():
-            for batch in loader:
-                if run:
-                    theirs.get_image_features(pixel_values=batch)
+def to_tensors(
+    model: patchword.Model, files: list[str], large: bool, rounds: int, rows: Rows
+) -> float:
+    """Without a network. Returns our images/s."""
 
     def ours(exact: bool = False) -> None:
-        for _ in model.run_each(many, lambda batch: batch[:, 0, 0, :1], BATCH, exact):
+        for _ in model.run_each(files, lambda batch: batch[:, 0, 0, :1], BATCH, exact):
             pass
 
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 3, SIDE, SIDE), dtype=np.uint8)
-    network = range(0, len(files), BATCH)
-    alone = {"Pillow alone, one core": lambda: [in_c(file, large) for file in many]}
-    to_tensor = {
-        "transformers, one process": lambda: peer(0, False, False),
-        f"transformers, {CORES} workers": lambda: peer(CORES, False, False),
-        f"transformers, draft, {CORES} workers": lambda: peer(CORES, True, False),
+    one = "transformers, one process"
+    alone = "Pillow alone"
+    ways: dict[str, Callable[[], object]] = {
+        alone: lambda: [in_c(file, large) for file in files],
+        one: lambda: read(files, 0, False),
+        **{name: lambda d=draft: read(files, CORES, d) for draft, name in DRAFT.items()},
         "patchword, exact": lambda: ours(True),
         "patchword": ours,
     }
-    whole = {
-        f"transformers, {CORES} workers, model": lambda: peer(CORES, False, True),
-        f"transformers, draft, {CORES} workers, model": lambda: peer(CORES, True, True),
-        "patchword, model alone": lambda: [
-            model.engine.encode_image(list(pixels[: len(files) - start])) for start in network
+    found = rates(len(files), in_turn(ways, rounds))
+    what, mine = f"{kind(large)} to tensors", ("patchword", found["patchword"])
+    for name in DRAFT.values():
+        rows.add(what, "images/s", (name, found[name]), mine, limit=1.0)
+    rows.add(what, "images/s", (one, found[one]), mine, limit=0.0 if large else 5.0)
+    exact = ("patchword, exact", found["patchword, exact"])
+    rows.add(what, "images/s", (DRAFT[False], found[DRAFT[False]]), exact, limit=1.0)
+    bound = ("Pillow decoding and resizing alone, times the cores", CORES * found[alone])
+    rows.add(what, "images/s", bound, mine, limit=0.85 if large else 0.8)
+    return found["patchword"]
+
+
+def to_vectors(
+    model: patchword.Model, theirs: CLIPModel, files: list[str], large: bool, rounds: int,
+    rows: Rows, tensors: float = 0.0,
+) -> None:  # fmt: skip
+    """With the network. tensors: our images/s without it; 0: not known, so no limit."""
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 3, SIDE, SIDE), dtype=np.uint8)
+    alone = "patchword, network alone"
+    ways: dict[str, Callable[[], object]] = {
+        **{name: lambda d=draft: read(files, CORES, d, theirs) for draft, name in DRAFT.items()},
+        alone: lambda: [
+            model.engine.encode_image(list(pixels[: len(files) - start]))
+            for start in range(0, len(files), BATCH)
         ],
-        "patchword, model": lambda: model.embed_images(files),
+        "patchword": lambda: model.embed_images(files),
     }
-    found = seconds(alone | to_tensor | whole)
-    kind = "12 megapixels" if large else "400 px"
-    print(f"{len(files)} JPEGs of {kind}, {CORES} cores, images/s")
-    for name, each in found.items():
-        count = len(files if name in whole else many)
-        print(f"  {name:<44}{count / each:8.1f}")
-    bound = found["Pillow alone, one core"] / CORES
-    if not large:
-        faster = found["transformers, one process"] / found["patchword"]
-        target("to tensors, times transformers' one process", faster, 5)
-    target(
-        "to tensors, of cores x decoding alone", bound / found["patchword"], 0.85 if large else 0.8
-    )
-    most = max(found["patchword"] * len(files) / len(many), found["patchword, model alone"])
-    target("whole, times max(decoding, model)", found["patchword, model"] / most, 1.1, least=False)
-    best = min(each for name, each in found.items() if name in whole and "transformers" in name)
-    target("whole, times the best peer", best / found["patchword, model"], 1)
+    found = rates(len(files), in_turn(ways, rounds))
+    what, mine = f"{kind(large)} to vectors, ViT-B/32", ("patchword", found["patchword"])
+    for name in DRAFT.values():
+        rows.add(what, "images/s", (name, found[name]), mine, limit=1.0)
+    if tensors:
+        slower = min(("decoding alone", tensors), (alone, found[alone]), key=lambda way: way[1])
+        rows.add(what, "images/s", (f"the slower, {slower[0]}", slower[1]), mine, limit=1 / 1.1)
+
+
+def kind(large: bool) -> str:
+    return "JPEGs of 12 megapixels" if large else "JPEGs of 400 px"
 
 
 def nearness(folder: Path, vit: Path | None) -> None:
@@ -177,19 +179,24 @@ def nearness(folder: Path, vit: Path | None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--photos", type=int, default=96)
     parser.add_argument("--large", type=int, default=16)
     parser.add_argument("--real", type=Path)
     parser.add_argument("--vit", type=Path, help="of a classifier, beside the embedded model")
     given = parser.parse_args()
+    warnings.simplefilter("ignore")  # of photos that are seen in part
     if given.real:
         nearness(given.real, given.vit)
+    rows = Rows(given.results)
     with tempfile.TemporaryDirectory() as place:
-        model, theirs = networks(Path(place))
+        model, theirs = networks(Path(place), CLIPConfig())
         small = written(Path(place), given.photos, 400)
-        compared(model, theirs, small, large=False)
-        compared(model, theirs, written(Path(place), given.large, None), large=True)
+        for large in (False, True):
+            files = written(Path(place), given.large, None) if large else small
+            # Many to tensors, so that starting workers counts little.
+            tensors = to_tensors(model, files * (2 if large else 16), large, given.rounds, rows)
+            to_vectors(model, theirs, files, large, given.rounds, rows, tensors)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in model.run_each(small * (2000 // len(small)), lambda batch: batch[:, 0, 0, :1]):
             pass

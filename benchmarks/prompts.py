@@ -1,20 +1,18 @@
-"""Class names in all templates, ViT-B/32's text tower, float32: open_clip and patchword in one run.
+"""Class names in all templates, ViT-B/32's text tower, from strings to vectors, beside open_clip.
 
-    python benchmarks/prompts.py [--classes 1000] [--peer 64] [--rounds 3] [--dtype bfloat16]
+    python benchmarks/prompts.py [--classes 1000] [--peer 64] [--dtype bfloat16] [--sizes 1 10 ...]
 
-ImageNet's names and OpenAI's 80 templates, as open_clip carries them; both from strings to vectors.
-open_clip, which pads to 77 tokens, encodes the first `--peer` prompts of the same list, patchword
-all of them. Prompts/s: medians of rounds in turn; agreement: the largest difference of a unit
-vector's number over the peer's prompts.
+ImageNet's names and OpenAI's 80 templates, as open_clip carries them. patchword encodes all of
+them, and the first few, see --sizes; open_clip, which pads to 77 tokens and takes as long for each,
+at most `--peer` of the same. Agreement: the largest difference of a unit vector's number over the
+peer's prompts.
 """
 
 import argparse
 import json
 import os
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -24,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import torchvision_cpu  # noqa: F401  # before open_clip and transformers, which import torchvision
 import open_clip
 import torch
+from rows import Rows, arguments, in_turn
 from safetensors.torch import save_file
 from tiny_tokenizers import clip_tokenizer
 # isort: on
@@ -33,41 +32,49 @@ import patchword
 NAME = "ViT-B-32-quickgelu"
 
 
-@torch.inference_mode()
-def main(classes: int, peer: int, rounds: int, dtype: str) -> None:
+def models(dtype: str) -> tuple[open_clip.CLIP, patchword.Model]:
+    """The same, theirs and ours."""
     torch.manual_seed(0)
     kind = getattr(torch, dtype)
-    names = open_clip.IMAGENET_CLASSNAMES[:classes]
-    prompts = [template(name) for name in names for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
     theirs = open_clip.create_model(NAME).eval().to(kind)
     about = {"model_cfg": open_clip.get_model_config(NAME), "preprocess_cfg": {}}
     with tempfile.TemporaryDirectory() as folder:
         save_file(theirs.state_dict(), Path(folder, "open_clip_model.safetensors"))
         Path(folder, "open_clip_config.json").write_text(json.dumps(about))
         clip_tokenizer().save_pretrained(folder)
-        ours = patchword.load(folder, dtype=kind)
+        return theirs, patchword.load(folder, dtype=kind)
+
+
+@torch.inference_mode()
+def main(given: argparse.Namespace) -> None:
+    names = open_clip.IMAGENET_CLASSNAMES[: given.classes]
+    prompts = [template(name) for name in names for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    theirs, ours = models(given.dtype)
     tokenize = open_clip.get_tokenizer(NAME)
-    times: dict[str, list[float]] = {"open_clip": [], "patchword": []}
-    for _ in range(rounds):
-        start = time.perf_counter()
-        expected = theirs.encode_text(tokenize(prompts[:peer]), normalize=True)
-        times["open_clip"].append((time.perf_counter() - start) / peer)
-        start = time.perf_counter()
-        vectors = ours.embed_texts(prompts)
-        times["patchword"].append((time.perf_counter() - start) / len(prompts))
-    rates = {name: 1 / statistics.median(each) for name, each in times.items()}
-    apart = (torch.from_numpy(vectors[:peer]) - expected.float()).abs().max()
-    print(f"{torch.get_num_threads()} threads, {dtype}, {len(prompts)} prompts")
-    print(
-        f"open_clip {rates['open_clip']:.1f} prompts/s, patchword {rates['patchword']:.1f} "
-        f"(x{rates['patchword'] / rates['open_clip']:.1f}); apart by at most {apart:.1e}"
-    )
+    rows = Rows(given.results)
+    for size in sorted({*(size for size in given.sizes if size < len(prompts)), len(prompts)}):
+        some = prompts[:size]
+        few = some[: given.peer]
+        ways = {
+            "open_clip": lambda few=few: theirs.encode_text(tokenize(few), normalize=True),
+            "patchword": lambda some=some: ours.embed_texts(some),
+        }
+        seconds = in_turn(ways, given.rounds)
+        found = {
+            "open_clip": len(few) / seconds["open_clip"],
+            "patchword": size / seconds["patchword"],
+        }
+        vectors = torch.from_numpy(ours.embed_texts(few))
+        apart = (vectors - ways["open_clip"]().float()).abs().max()
+        more = {"agreement": f"apart by at most {apart:.1e}", "axis": "texts", "at": size}
+        limit = 40.0 if size == 80_000 else 1.0
+        rows.beside(f"class names in templates, {given.dtype}", "texts/s", found, limit, **more)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--peer", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    main(**vars(parser.parse_args()))
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1, 10, 100, 1000, 10_000])
+    main(parser.parse_args())

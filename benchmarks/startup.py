@@ -1,14 +1,13 @@
 """From the start of a process to the first classification: time and peak memory, beside
 transformers.
 
-    python benchmarks/startup.py [--rounds 5] [--results docs/bench/rows.jsonl]
+    python benchmarks/startup.py [--rounds 5]
 
 A cached checkpoint, CLIP ViT-B/32 of random weights as transformers writes it; one photo, two
 labels. Each script in a process of its own, in turn, medians of rounds after one that warms the
 disk's cache; the peak is the largest resident size of the process, as Linux counts it.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -17,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rows import RESULTS, Row, Rows, processor, versions
+from rows import Rows, arguments
 
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 TESTS = Path(__file__).resolve().parents[1] / "tests"
@@ -76,7 +75,7 @@ def checkpoint(folder: Path) -> None:
     clip_tokenizer().save_pretrained(folder)
 
 
-def main(rounds: int, results: Path) -> None:
+def main(rounds: int, results: Path | None) -> None:
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as place:
@@ -89,17 +88,12 @@ def main(rounds: int, results: Path) -> None:
                 measured = run(script, folder, photo)
                 if turn:
                     found[name].append(measured)
-    stored = Rows(results)
+    rows = Rows(results)
+    what = "start of a process to the first classification, ViT-B/32"
     for column, (unit, limit) in enumerate(LIMITS.items()):
-        theirs, ours = (statistics.median(row[column] for row in rows) for rows in found.values())
-        names = list(SCRIPTS)
-        what = "start of a process to the first classification, ViT-B/32"
-        numbers = (names[0], theirs, names[1], ours, limit)
-        stored.add(Row(what, unit, *numbers, versions=versions(), processor=processor()))
+        values = {name: statistics.median(r[column] for r in runs) for name, runs in found.items()}
+        rows.beside(what, unit, values, limit)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    main(**vars(parser.parse_args()))
+    main(**vars(arguments(__doc__).parse_args()))

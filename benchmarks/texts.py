@@ -1,20 +1,19 @@
-"""CLIP ViT-B/32 towers of random weights: transformers, open_clip and patchword, in one run.
+"""The text tower of CLIP ViT-B/32, random weights, on short texts, beside its peers.
 
-    python benchmarks/encode.py [--rounds 3] [--dtype bfloat16]
+    python benchmarks/texts.py [--dtype bfloat16] [--batches 1 8 64 256]
 
-Images/s of the image tower at batch 1 and 32, and prompts/s of the text tower for 64 short
-prompts, each library as a user would call it: open_clip pads to 77 positions, transformers to the
-longest, patchword to the longest end token. Medians, the libraries in turn.
+Texts/s of ids of 9 tokens, each library as a user would call it: open_clip pads to 77 positions,
+transformers to the longest, patchword to the longest end token. Agreement: the largest difference
+from transformers' features. Images: engines.py.
 """
 
 import argparse
 import os
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import torchvision_cpu  # noqa: F401  # before open_clip and transformers, which import torchvision
 import open_clip
 import torch
+from rows import Rows, arguments, in_turn, rates
 from transformers import CLIPConfig, CLIPModel
 # isort: on
 
@@ -31,55 +31,61 @@ import patchword
 START, END, WORDS = 49406, 49407, 7
 
 
-def compare(title: str, count: int, rounds: int, runs: dict[str, Callable[[], object]]) -> None:
-    """One line: items/s of each, and ours over each peer's."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for round_number in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if round_number:  # the first warms up
-                times[name].append(time.perf_counter() - start)
-    rates = {name: count / statistics.median(values) for name, values in times.items()}
-    ours = rates["patchword"]
-    each = ", ".join(
-        f"{name} {rate:.1f}" + ("" if name == "patchword" else f" (ours x{ours / rate:.2f})")
-        for name, rate in rates.items()
-    )
-    print(f"{title}: {each}")
+def short(count: int) -> torch.Tensor:
+    """Ids (count, 9)."""
+    ids = torch.randint(1, 49000, (count, WORDS + 2), generator=torch.Generator().manual_seed(1))
+    ids[:, 0], ids[:, -1] = START, END
+    return ids
 
 
 @torch.inference_mode()
-def main(rounds: int, dtype: str) -> None:
+def compare(
+    networks: tuple[CLIPModel, open_clip.CLIP, Any],
+    batches: Sequence[int],
+    rounds: int,
+    rows: Rows,
+    limit: float = 1.0,
+) -> None:
+    """The rows of so many texts at a time. networks: transformers', open_clip's and ours, on one
+    device and in one type."""
+    hugging, clip, ours = networks
+    like = next(hugging.parameters())
+
+    def done(result: object) -> None:
+        if like.is_cuda:
+            torch.cuda.synchronize()
+
+    for batch in batches:
+        ids = short(batch).to(like.device)
+        full = torch.nn.functional.pad(ids, (0, 77 - ids.shape[1]))
+        ways: dict[str, Callable[[], object]] = {
+            "transformers": lambda ids=ids: done(hugging.get_text_features(ids)),
+            "open_clip": lambda full=full: done(clip.encode_text(full)),
+            "patchword": lambda ids=ids: done(ours.encode_text(ids)),
+        }
+        found = rates(batch, in_turn(ways, rounds, least=0.1))
+        expected = hugging.get_text_features(ids).pooler_output
+        apart = (ours.encode_text(ids) - expected).abs().max().item()
+        said = (
+            f"from transformers apart by at most {apart:.1e} of {expected.abs().max().item():.1f}"
+        )
+        what = f"ViT-B/32 texts of {WORDS + 2} tokens, {str(like.dtype).removeprefix('torch.')}"
+        rows.beside(what, "texts/s", found, limit, agreement=said, axis="batch", at=batch)
+
+
+def main(given: argparse.Namespace) -> None:
     torch.manual_seed(0)
-    kind = getattr(torch, dtype)
+    kind = getattr(torch, given.dtype)
     hugging = CLIPModel(CLIPConfig()).eval().to(kind)
-    clip = open_clip.create_model("ViT-B-32").eval().to(kind)
     with tempfile.TemporaryDirectory() as folder:
         hugging.save_pretrained(folder)
         ours = patchword.load(folder, dtype=kind).network
-    print(f"{torch.get_num_threads()} threads, {dtype}")
-    for batch in (1, 32):
-        pixels = torch.randn(batch, 3, 224, 224, dtype=kind)
-        runs: dict[str, Callable[[], object]] = {
-            "transformers": lambda pixels=pixels: hugging.get_image_features(pixels),
-            "open_clip": lambda pixels=pixels: clip.encode_image(pixels),
-            "patchword": lambda pixels=pixels: ours.encode_image(pixels),
-        }
-        compare(f"images/s, batch {batch}", batch, rounds, runs)
-    short = torch.randint(1, 49000, (64, WORDS + 2))
-    short[:, 0], short[:, -1] = START, END
-    full = torch.nn.functional.pad(short, (0, 77 - short.shape[1]))
-    runs = {
-        "transformers": lambda: hugging.get_text_features(short),
-        "open_clip": lambda: clip.encode_text(full),
-        "patchword": lambda: ours.encode_text(short),
-    }
-    compare(f"prompts/s, 64 of {short.shape[1]} tokens", 64, rounds, runs)
+    clip = open_clip.create_model("ViT-B-32").eval().to(kind)
+    compare((hugging, clip, ours), given.batches, given.rounds, Rows(given.results))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = arguments(__doc__)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    main(**vars(parser.parse_args()))
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256])
+    main(parser.parse_args())

@@ -7,24 +7,26 @@ words it has seen, and this gives it that advantage: the first round is not coun
 """
 
 import os
-import statistics
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 # isort: off
 import torchvision_cpu  # noqa: F401  # before open_clip, which imports torchvision
+import numpy as np
 import open_clip
+import torch
+from rows import Rows, arguments, in_turn, rates
 from transformers import CLIPTokenizer
 # isort: on
 
 from patchword.config import TextConfig
 from patchword.text.tokenizer import Tokenizer
 
-ROUNDS = 7
+END = 49407
 THINGS = ["dog", "red shirt", "pair of shoes", "scratched wafer", "café terrace", "T-shirt & jeans"]
 TEXTS = {
     "prompts": [f"a photo of a {thing}, number {i}." for i in range(400) for thing in THINGS],
@@ -33,30 +35,40 @@ TEXTS = {
 }
 
 
-def main(folder: str) -> None:
-    """Print a table: texts a second by tokenizer and kind of text."""
+def main(folder: str, rounds: int, results: Path | None) -> None:
+    """A row for each peer and kind of text, beside our tokenizer with the peer's cleaning."""
+    torch.set_num_threads(1)  # what rows say of it
     reference = CLIPTokenizer.from_pretrained(folder)
-    by_open_clip = open_clip.get_tokenizer("ViT-B-32")
+    stored = Rows(results)
+    cleaned = {"transformers": "patchword", "open_clip": "patchword, cleaning by ftfy"}
     ways = {
-        'patchword, cleaning "none"': Tokenizer.from_folder(folder, TextConfig()),
-        'patchword, cleaning "ftfy"': Tokenizer.from_folder(folder, TextConfig(cleaning="ftfy")),
+        "patchword": Tokenizer.from_folder(folder, TextConfig()),
+        "patchword, cleaning by ftfy": Tokenizer.from_folder(folder, TextConfig(cleaning="ftfy")),
         "transformers": lambda texts: reference(
             texts, padding=True, truncation=True, max_length=77, return_tensors="np"
-        ),
-        "open_clip": by_open_clip,
+        )["input_ids"],
+        "open_clip": open_clip.get_tokenizer("ViT-B-32"),
     }
-    print(f"{'texts/s':28}" + "".join(f"{kind:>12}" for kind in TEXTS))
-    seconds = {(way, kind): [] for way in ways for kind in TEXTS}
-    for _ in range(ROUNDS + 1):
-        for kind, texts in TEXTS.items():
-            for way, tokenize in ways.items():
-                start = time.perf_counter()
-                tokenize(texts)
-                seconds[way, kind].append(time.perf_counter() - start)
-    for way in ways:
-        rates = (len(t) / statistics.median(seconds[way, kind][1:]) for kind, t in TEXTS.items())
-        print(f"{way:28}" + "".join(f"{rate:12,.0f}" for rate in rates))
+    for kind, texts in TEXTS.items():
+        runs = {way: lambda run=run: run(texts) for way, run in ways.items()}  # noqa: B023
+        found = rates(len(texts), in_turn(runs, rounds))
+        for peer, ours in cleaned.items():
+            more = {"limit": 1.0, "agreement": agreement(ways[ours](texts), ways[peer](texts))}
+            numbers = ((peer, found[peer]), (ours, found[ours]))
+            stored.add(f"CLIP tokens of {kind}", "texts/s", *numbers, **more)
+
+
+def agreement(ours: Any, theirs: Any) -> str:
+    """Whether ids are the same, up to what fills the shorter texts up."""
+    rows, expected = np.asarray(ours), np.asarray(theirs)
+    same = 0
+    for row, right in zip(rows, expected, strict=True):
+        end = int((right == END).argmax()) + 1
+        same += bool((row[:end] == right[:end]).all())
+    return f"ids of {same} of {len(rows)} the same"
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = arguments(__doc__, rounds=7)
+    parser.add_argument("folder", help="that holds CLIP's tokenizer.json")
+    main(**vars(parser.parse_args()))

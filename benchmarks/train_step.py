@@ -1,22 +1,24 @@
 """A training step of CLIP ViT-B/32 beside open_clip's own: forward, loss, backward, AdamW.
 
-    python benchmarks/train_step.py [--batch 32] [--steps 3] [--rounds 2] [--only bfloat16]
+    python benchmarks/train_step.py [--batches 32] [--steps 3] [--rounds 2] [--only bfloat16]
 
 Both start from the same weights and see the same images and texts, in float32 and under bfloat16
 autocast: full texts of 77 tokens, and ordinary captions of 8 to 16, which patchword trims to the
 longest and open_clip pads to 77, as its tokenizer does. Theirs is open_clip_train's step: its CLIP,
-ClipLoss and optimiser settings, precision "amp_bf16". Each side runs in a process of its own, the
-two in turn. A rate is that of the fastest step of all rounds, but for the first of each process,
-which warms up; memory is the most that a process held while it trained. The losses of all steps
-must agree, in bfloat16 that of the first. Runs on a GPU where there is one, and then also tells the
-share of its peak.
+ClipLoss and optimiser settings, precision "amp_bf16". Each side runs in processes of its own, the
+two in turn, --rounds of them. A rate is of the median of the steps of all rounds, but for the first
+of each kind in a process, which warms up; memory is the most that a process held while it trained.
+The losses of all steps must agree, in bfloat16 that of the first. Runs on a GPU where there is one,
+and then also tells the share of its peak.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import torch
+from rows import Rows, arguments, rates
 from torch import Tensor, nn
 
 NAME, CONTEXT, START, END = "ViT-B-32", 77, 49406, 49407
@@ -38,7 +41,9 @@ DECAY = 0.2
 # How far losses may lie apart, relatively, and of how many steps they are compared: rounded to
 # bfloat16, gradients near zero differ in sign, and Adam's first updates are little more than that.
 LOSSES = {"float32": (1e-4, None), "bfloat16": (2e-3, 1)}
+LIMITS = {"full texts": 1.3, "captions": 1.6}  # ours over open_clip's, on a GPU
 PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}  # bfloat16, operations a second
+Cell = tuple[str, str, int]  # precision, kind of text, batch
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -56,17 +61,20 @@ def texts(count: int, kind: str) -> Tensor:
     return ids.masked_fill(places >= lengths[:, None], 0)
 
 
-def write(folder: Path) -> None:
-    """A model of open_clip's, as it saves one."""
+def write(folder: Path, tiny: bool = False) -> None:
+    """A model of open_clip's, as it saves one. tiny: of two narrow layers, for a trial."""
     import torchvision_cpu  # noqa: F401  # before open_clip, which imports torchvision
     import open_clip  # isort: skip
     from open_clip.push_to_hf_hub import save_config_for_hf
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    network = open_clip.create_model(NAME)
-    save_file(network.state_dict(), folder / "open_clip_model.safetensors")
     config = open_clip.get_model_config(NAME)
+    if tiny:
+        config["vision_cfg"] |= {"layers": 2, "width": 64, "head_width": 32}
+        config["text_cfg"] |= {"layers": 2, "width": 64, "heads": 2}
+    network = open_clip.create_model(NAME, **config)
+    save_file(network.state_dict(), folder / "open_clip_model.safetensors")
     save_config_for_hf(network, folder / "open_clip_config.json", model_config=config)
 
 
@@ -110,7 +118,7 @@ def attention(who: str, precision: str) -> Any:
 
 
 def peak(reset: bool = False) -> float:
-    """MB that this process has held at most since `reset`."""
+    """MiB that this process has held at most since `reset`."""
     if DEVICE.type == "cuda":
         if reset:
             torch.cuda.reset_peak_memory_stats()
@@ -122,16 +130,23 @@ def peak(reset: bool = False) -> float:
     return int(found[1]) / 1024
 
 
-def measure(who: str, folder: str, precision: str, kind: str, batch: int, steps: int) -> None:
-    """Print seconds a step, MB, the losses and the operations of a step, as JSON."""
+def measure(side: str, folder: str, cells: list[Cell], steps: int) -> None:
+    """Print seconds a step, MiB, the losses and the operations of a step of each, as JSON."""
+    print(json.dumps([trained(side, folder, *cell, steps) for cell in cells]))
+
+
+def trained(
+    side: str, folder: str, precision: str, kind: str, batch: int, steps: int
+) -> dict[str, Any]:
+    """What a run of that kind took and found."""
     from torch.utils.flop_counter import FlopCounterMode
 
     torch.manual_seed(2)
     pixels = torch.randn(batch, 3, 224, 224).to(DEVICE)
-    side = ours if who == "patchword" else theirs
-    network, loss = side(folder, pixels, texts(batch, kind).to(DEVICE))
+    made = ours if side == "patchword" else theirs
+    network, loss = made(folder, pixels, texts(batch, kind).to(DEVICE))
     network.train()
-    optimizer = adamw(network, fused=who == "patchword")
+    optimizer = adamw(network, fused=side == "patchword")
     half = precision == "bfloat16"
     seconds, values, operations = [], [], 0
     for number in range(steps + 1):
@@ -140,7 +155,7 @@ def measure(who: str, folder: str, precision: str, kind: str, batch: int, steps:
         counter = FlopCounterMode(display=False) if number == 0 else nullcontext()
         start = time.perf_counter()
         optimizer.zero_grad()
-        with counter, attention(who, precision):
+        with counter, attention(side, precision):
             with torch.autocast(DEVICE.type, torch.bfloat16, enabled=half):
                 value = loss()
             value.backward()
@@ -150,62 +165,70 @@ def measure(who: str, folder: str, precision: str, kind: str, batch: int, steps:
         values.append(value.item())  # waits for the GPU
         seconds.append(time.perf_counter() - start)
         operations = operations or counter.get_total_flops()
-    found = {"seconds": seconds[1:], "MB": peak(), "losses": values, "operations": operations}
-    print(json.dumps(found))
+    return {"seconds": seconds[1:], "MiB": peak(), "losses": values, "operations": operations}
 
 
-def words(who: str, results: list[dict[str, Any]], batch: int) -> str:
-    """Samples a second, memory and, on a known GPU, the share of its peak."""
-    seconds = min(second for result in results for second in result["seconds"])
-    said = f"{who} {batch / seconds:.2f} samples/s, {max(r['MB'] for r in results):,.0f} MB"
-    name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else ""
-    for part, top in PEAKS.items():
-        if part in name:
-            said += f", {results[0]['operations'] / seconds / top:.0%} of peak"
-    return said
+def run(side: str, folder: str, cells: list[Cell], steps: int) -> list[dict[str, Any]]:
+    """`measure` in a process of its own."""
+    one = [side, folder, json.dumps(cells), str(steps)]
+    command = [sys.executable, __file__, "--one", *one]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
 
 
-def compare(folder: str, precision: str, kind: str, given: argparse.Namespace) -> None:
-    """One line: both, and ours over theirs."""
-    results: dict[str, list[dict[str, Any]]] = {"open_clip": [], "patchword": []}
-    for _ in range(given.rounds):
-        for who, found in results.items():
-            one = [who, folder, precision, kind, str(given.batch), str(given.steps)]
-            command = [sys.executable, __file__, "--one", *one]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            found.append(json.loads(done.stdout))
-    fastest = [min(s for each in found for s in each["seconds"]) for found in results.values()]
+def compare(folder: str, cells: list[Cell], steps: int, rounds: int, rows: Rows) -> None:
+    """Rows of each cell: samples/s, and on a GPU that is known the share of its peak."""
+    results: dict[str, list[list[dict[str, Any]]]] = {"open_clip": [], "patchword": []}
+    for _ in range(rounds):
+        for side, found in results.items():
+            found.append(run(side, folder, cells, steps))
+    for number, (precision, kind, batch) in enumerate(cells):
+        each = {side: [one[number] for one in found] for side, found in results.items()}
+        what = f"training step, ViT-B/32, {precision}, {kind}"
+        more = {"agreement": said(each, precision), "axis": "batch", "at": batch}
+        median = {
+            side: statistics.median(s for one in found for s in one["seconds"])
+            for side, found in each.items()
+        }
+        on_gpu = DEVICE.type == "cuda"
+        rows.beside(
+            what, "samples/s", rates(batch, median), LIMITS[kind] if on_gpu else 1.0, **more
+        )
+        name = torch.cuda.get_device_name() if on_gpu else ""
+        for part, top in PEAKS.items():
+            if part in name and precision == "bfloat16":
+                done = each["patchword"][0]["operations"] / median["patchword"] / 1e12
+                mine, most = ("patchword", done), (f"peak of {part}", top / 1e12)
+                rows.add(what, "TFLOP/s", most, mine, limit=0.3, axis="batch", at=batch)
+
+
+def said(each: dict[str, list[dict[str, Any]]], precision: str) -> str:
+    """Whether losses agree, and memory."""
     apart, steps = LOSSES[precision]
-    pairs = zip(*(found[0]["losses"][:steps] for found in results.values()), strict=True)
+    pairs = zip(*(found[0]["losses"][:steps] for found in each.values()), strict=True)
     same = all(math.isclose(a, b, rel_tol=apart) for a, b in pairs)
-    each = "; ".join(words(who, found, given.batch) for who, found in results.items())
-    print(
-        f"{precision}, {kind}: ours x{fastest[0] / fastest[1]:.2f} ({each}); "
-        f"same losses: {'yes' if same else 'NO'}",
-        flush=True,
-    )
+    held = [max(one["MiB"] for one in found) for found in each.values()]
+    return f"losses {'the same' if same else 'DIFFER'}, {held[0]:,.0f} and {held[1]:,.0f} MiB"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=3, help="of each process, after the first")
-    parser.add_argument("--rounds", type=int, default=2, help="processes of each side")
-    parser.add_argument("--only", choices=LOSSES, help="this precision alone")
-    parser.add_argument("--one", nargs=6, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+def main(given: argparse.Namespace) -> None:
     if given.one:
-        who, folder, precision, kind, batch, steps = given.one
-        measure(who, folder, precision, kind, int(batch), int(steps))
+        side, folder, cells, steps = given.one
+        measure(side, folder, json.loads(cells), int(steps))
         return
-    place = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU"
-    print(f"{place}, {torch.get_num_threads()} threads, batch {given.batch}")
+    rows = Rows(given.results, DEVICE.type)
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
-        for precision in [given.only] if given.only else LOSSES:
-            for kind in ("full texts", "captions"):
-                compare(folder, precision, kind, given)
+        for precision, kind, batch in itertools.product(
+            [given.only] if given.only else LOSSES, LIMITS, given.batches
+        ):
+            compare(folder, [(precision, kind, batch)], given.steps, given.rounds, rows)
 
 
 if __name__ == "__main__":
-    main()
+    parser = arguments(__doc__, rounds=2)
+    parser.add_argument("--batches", type=int, nargs="+", default=[32])
+    parser.add_argument("--steps", type=int, default=3, help="of each process, after the first")
+    parser.add_argument("--only", choices=LOSSES, help="this precision alone")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    main(parser.parse_args())

@@ -18,7 +18,6 @@ Scenes have a seed that training did not use.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import resource
 import time
@@ -30,6 +29,7 @@ import numpy as np
 import torch
 from embedded_model import SEED, around
 from regions import overlap
+from rows import Rows, arguments
 
 import patchword
 from patchword.errors import UnsupportedError
@@ -41,7 +41,7 @@ from patchword.where.cost import least
 from patchword.where.dense import EDITS
 from patchword.where.heatmap import HEAD, METHODS, resolve
 
-ROUNDS = 15
+EDIT, MORE = 1.25, 1.3  # encodings of one text's map by an edit; 20 texts', of one text's
 AUTO = "auto"
 TWENTY = [f"a photo of thing {i}" for i in range(20)]
 
@@ -73,7 +73,7 @@ def segmented(model: patchword.Model, method: str, kind: str, count: int) -> flo
     return float(np.mean(shares))
 
 
-def costs(model: patchword.Model, method: str, image: np.ndarray) -> list[float]:
+def costs(model: patchword.Model, method: str, image: np.ndarray, rounds: int) -> list[float]:
     """Seconds of one text's map and of 20 texts', whose vectors are left out, by those of one
     encoding of the pixels that the method sees: medians of rounds in which all take turns."""
     model = replace(model, scope=None)
@@ -82,7 +82,7 @@ def costs(model: patchword.Model, method: str, image: np.ndarray) -> list[float]
     for texts in (TWENTY[:1], TWENTY):
         jobs.append(lambda texts=texts: model.heatmap(image, texts, method))
         jobs.append(lambda texts=texts: model.embed_texts(texts))
-    times = np.array([[took(job) for job in jobs] for _ in range(ROUNDS + 1)])[1:]
+    times = np.array([[took(job) for job in jobs] for _ in range(rounds + 1)])[1:]
     plain, *rest = np.median(times, axis=0)
     return [(rest[i] - rest[i + 1]) / plain for i in (0, 2)]
 
@@ -120,7 +120,7 @@ def large(name: str, height: int, width: int, options: dict[str, int]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments(__doc__, rounds=15)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--methods", nargs="+", choices=(AUTO, *METHODS))
@@ -138,6 +138,7 @@ def main() -> None:
             process.start()
             process.join()
         return
+    rows = Rows(chosen.results)
     model = patchword.load(chosen.model)
     image = scene(SEED, 0, kind="shapes").image
     network = outline(model.config).eval().requires_grad_(False)
@@ -152,13 +153,20 @@ def main() -> None:
                 share = segmented(model, method, kind, chosen.scenes)
                 shown = "     -" if share is None else f"{share:6.2f}"
                 columns.append(f"{on:8.1%} ({near:5.1%}) {shown}")
-            one, twenty = costs(model, method, image)
+            one, twenty = costs(model, method, image, chosen.rounds)
             bound = least(network, model.config, resolve(model, method))
         except UnsupportedError as error:
             print(f"{method:16} {error}")
             continue
         counted = "     -" if bound is None else f"{bound:6.2f}"
         print(f"{method:16} {'   '.join(columns)}   {one:6.2f} {twenty:6.2f} {counted}", flush=True)
+        if method != AUTO and resolve(model, method) in (*EDITS, HEAD):
+            what = f"map of {chosen.model} by {method}"
+            said = f"its formula costs at least {bound:.2f}" if bound else ""
+            rows.add(f"{what}, one text", "encodings", ("limit", EDIT), ("patchword", one),
+                     limit=1.0, agreement=said)  # fmt: skip
+            rows.add(f"{what}, 20 texts", "encodings", ("patchword, one text", one),
+                     ("patchword", twenty), limit=MORE)  # fmt: skip
 
 
 if __name__ == "__main__":
