@@ -6,7 +6,8 @@
 # make check-page  the server's page, in an installed Chromium
 # make check-ray   indexes in object storage and on a Ray cluster, both on this machine
 # make venv      .venv with everything that tests and benchmarks need
-# make bench     the benchmarks, peers beside ours; needs the data at DATA
+# make bench     all benchmarks, peers beside ours, hours of them, into docs/benchmarks.md; goes on
+#                where it was interrupted; needs the data at DATA
 # make docs      write docs/cli.md and docs/api.md anew
 # make samples   draw the samples anew
 # make page-pictures  take docs/page/ again, in an installed Chromium
@@ -60,27 +61,7 @@ lint: $(TESTING)
 venv: $(TESTING)
 
 bench: $(TESTING)
-	$(BIN)/python benchmarks/decode.py
-	$(BIN)/python benchmarks/tokenizer.py $(DATA)/clip_tokenizer
-	$(BIN)/python benchmarks/parity_full.py
-	$(BIN)/python benchmarks/families.py
-	$(BIN)/python benchmarks/encode.py
-	$(BIN)/python benchmarks/encode.py --dtype bfloat16
-	$(BIN)/python benchmarks/prompts.py
-	$(BIN)/python benchmarks/engines.py
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/index.py
-	$(BIN)/python benchmarks/serve.py
-	$(BIN)/python benchmarks/loss.py
-	$(BIN)/python benchmarks/train_step.py
-	$(BIN)/python benchmarks/caption.py
-	$(BIN)/python benchmarks/probe.py --data $(DATA)
-	$(BIN)/python benchmarks/where.py
-	$(BIN)/python benchmarks/where.py --model demo-blip
-	$(BIN)/python benchmarks/defects.py --false-alarms 600
-	$(BIN)/python benchmarks/embedded_model.py --clothing $(DATA)/clothing/validation
-	$(BIN)/python benchmarks/embedded_model.py --model demo-blip --only matching answers captions --seed 95
-	$(BIN)/python benchmarks/rows.py
+	$(BIN)/python benchmarks/run_all.py --data "$(DATA)"
 
 docs: $(RUNTIME)
 	$(BIN)/python tools/cli_reference.py > docs/cli.md

@@ -158,7 +158,7 @@ def good(name: str, place: Path, models: dict[str, patchword.Model]) -> dict[str
         "labels": ["hat", "shoe"],
         "questions": "what is it?",
         "hits": [],
-        "model": models["tiny" if name == "export" else "demo"],  # graphs of layers take time
+        "model": models["tiny" if name == "export" else "demo"],  # a graph takes time
         "path": place / "saved.png" if name in methods_of_results() else place / "index",
         "paths": [place / "photo.png"],
         "folder": place / "model",
@@ -232,7 +232,8 @@ def test_every_argument_given_what_it_may_not_be(
     name: str, argument: str, place: Path, models: dict[str, patchword.Model]
 ) -> None:
     function = bound(name, place, models)
-    hint = typing.get_type_hints(inspect.unwrap(function))[argument]
+    results = {each: getattr(patchword, each) for each in patchword.__all__}  # imported when needed
+    hint = typing.get_type_hints(inspect.unwrap(function), localns=results)[argument]
     given = good(name, place, models)
     wrong: list[str] = []
     for odd, make in ODD.items():

@@ -181,7 +181,7 @@ class Kind(NamedTuple):
 
 def _kinds_of(function: Callable[..., Any]) -> dict[str, list[Kind]]:
     """By name, the kinds of value that each argument may be; without those checked elsewhere."""
-    wanted = {n: h for n, h in function.__annotations__.items() if n not in (*LEFT, "return")}
+    wanted = {n: h for n, h in function.__annotations__.items() if n not in LEFT}
     given = types.SimpleNamespace(__annotations__=wanted)  # what is returned may not be imported
     hints = typing.get_type_hints(given, function.__globals__)
     found = {name: _kinds(hint, name) for name, hint in hints.items()}
