@@ -299,7 +299,7 @@ def test_the_command_tells_shares_and_writes_both_pictures(run: Run, place: Path
     ("arguments", "says"),
     [
         (["0.png"], "give labels"),
-        (["0.png", "-l", ","], "give labels"),
+        (["0.png", "-l", ","], "an empty text is given"),
         (["0.png", "-l", "dog,dog"], "'dog' is given twice"),
         (["0.png", "-l", "dog", "--threshold", "2"], "threshold is 2.0"),
         (["0.png", "-l", "dog", "--save", "x.txt"], "the name must end in"),

@@ -102,7 +102,8 @@ class Memory:
     def _object(self, photo: Patches) -> Tensor:
         """(h * w,) bool: which patches of a photo are the object."""
         assert self.foreground is not None
-        return foreground(photo.rows, photo.values.shape[1:3], self.foreground)
+        shape = photo.values.shape[1], photo.values.shape[2]
+        return foreground(photo.rows, shape, self.foreground)
 
 
 def unit(rows: Tensor) -> Tensor:

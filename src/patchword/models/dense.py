@@ -203,8 +203,9 @@ def mixing(
 def mean_lengths(q: Tensor, k: Tensor) -> Tensor:
     """Of each image (B, 1, 1, 1) the mean of |q_i| |k_j| over heads and all pairs of queries and
     keys (B, H, N, d)."""
-    lengths = q.norm(dim=-1).mean(dim=-1) * k.norm(dim=-1).mean(dim=-1)  # (B, H)
-    return lengths.mean(dim=-1)[:, None, None, None]
+    asking, asked = (torch.linalg.vector_norm(z, dim=-1).mean(dim=-1) for z in (q, k))  # (B, H)
+    found: Tensor = (asking * asked).mean(dim=-1)
+    return found[:, None, None, None]
 
 
 def neighbours(grid: Grid, deviation: float, like: Tensor) -> Tensor:
