@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,9 +12,9 @@ from contextlib import contextmanager
 def uncollected() -> Iterator[None]:
     """Import here what brings torch. It makes 300,000 objects, none of which is ever garbage, and
     Python's collector goes through them again and again meanwhile: a seventh of the time. Within,
-    it rests; afterwards they count as old, so that it does not go through them next either."""
-    rests = not gc.isenabled() or gc.get_freeze_count() > 0  # the user's own arrangement
-    if rests:
+    it rests; afterwards they count as old, so that it does not go through them next either. Where
+    torch is there, or a program arranges the collector itself, nothing is changed."""
+    if "torch" in sys.modules or not gc.isenabled() or gc.get_freeze_count():
         yield
         return
     gc.disable()
