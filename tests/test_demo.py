@@ -147,7 +147,7 @@ def test_the_embedded_models_were_trained_and_measured_on_other_scenes() -> None
     assert {path.parent.name for path in SAMPLES.parent.glob("demo*/*.toml")} == set(EMBEDDED)
     trained = {source.seed for plan in recipes for source in plan.data}
     measured = re.findall(r"SEED = (\d+)", (BENCHMARKS / "embedded_model.py").read_text())
-    measured += re.findall(r"--seed (\d+)", (BENCHMARKS.parent / "Makefile").read_text())
+    measured += re.findall(r"--seed (\d+)", (BENCHMARKS / "run_all.py").read_text())
     assert len(measured) == 2
     assert not {SEED, SHAPES_SEED} & {*trained, *map(int, measured)}
 

@@ -141,7 +141,7 @@ def test_what_is_left_out_is_said(
     ("arguments", "said"),
     [
         (("--photos", "my photos"), "--photos needs --labels"),
-        (("--photos", "my photos", "-l", " , "), "--photos needs --labels"),
+        (("--photos", "my photos", "-l", " , "), "an empty text is given"),
         (("--labels", "dog,cat"), "--labels needs --photos"),
         (("--photos", "nowhere", "-l", "dog,cat"), "--photos nowhere: no such folder"),
         (("--photos", "my photos/0.png", "-l", "dog,cat"), "0.png: no such folder"),
