@@ -14,6 +14,7 @@ from patchword.errors import UnsupportedError
 from patchword.models.dense import Seen, attended
 from patchword.models.edits import DenseEdit
 from patchword.models.protocols import Pixels, Size, Tokens
+from patchword.nn.mode import eager_inference
 from patchword.nn.pooling import AttentionPool2d
 from patchword.nn.taps import NO_TAPS, Taps
 
@@ -69,6 +70,9 @@ class Trunk(nn.Module):
         self.channels = widths[-1]
 
     def forward(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
+        if eager_inference() and pixels.is_cpu and len(pixels) > 1:
+            # The order in which oneDNN convolves: 16 images took 0.84 to 0.88 of the time.
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
         x = F.relu(self.bn1(self.conv1(pixels)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = self.avgpool(F.relu(self.bn3(self.conv3(x))))
