@@ -74,12 +74,12 @@ def build(table: Table) -> None:
     table.create_index(_COLUMN, config=config, name=_NAME)
 
 
-def near(table: Table, query: NDArray[np.float64], k: int) -> NDArray[np.uint64]:
-    """The row ids of entries that are likely to be among the k nearest to a unit vector (D,), in no
-    order."""
+def near(table: Table, rows: int, query: NDArray[np.float64], k: int) -> NDArray[np.uint64]:
+    """The row ids of entries, of so many `rows`, that are likely to be among the k nearest to a
+    unit vector (D,), in no order."""
     search = table.search(query.astype(np.float32), vector_column_name=_COLUMN)
     count = CANDIDATES * max(1, math.ceil(k / K / 4))
-    reads = max(FEWEST_READ, math.ceil(SHARE_READ * parts(table.count_rows())))
+    reads = max(FEWEST_READ, math.ceil(SHARE_READ * parts(rows)))
     found = search.nprobes(reads).limit(count).with_row_id(True).select(["_distance"])
     ids: NDArray[np.uint64] = found.to_arrow().column("_rowid").to_numpy()
     return ids
@@ -130,7 +130,7 @@ def _recall(
     for number, query in enumerate(queries):
         asked = K if own is None else K + 1
         every = candidates(matrix, query, asked)
-        got = matrix.places(near(table, query, asked))
+        got = matrix.places(near(table, len(matrix.ids), query, asked))
         if own is not None:
             every, got = every[every != own[number]], got[got != own[number]]
         best = _top(matrix, query, every)

@@ -79,12 +79,13 @@ class Nearest:
 
         def find(table: Table) -> list[list[Hit]]:
             wanted = None if where is None else row_ids(table, where)
-            found = self.matrix(table)
+            found, built = self._read(table)
             rows = None if wanted is None else np.sort(found.places(wanted))
-            quick = _why_exact(self._built(table), where, k + offset, exact) is None
+            quick = _why_exact(built, where, k + offset, exact) is None
             hits = []
             for query in queries:
-                kept = found.places(approximate.near(table, query, k + offset)) if quick else rows
+                near = approximate.near(table, len(found.ids), query, k + offset) if quick else None
+                kept = rows if near is None else found.places(near)
                 places = candidates(found, query, k + offset, kept)
                 hits.append(best(table, found.ids[places], query, k + offset, scope)[offset:])
             return hits
@@ -154,17 +155,17 @@ class Nearest:
 
     def matrix(self, table: Table) -> Matrix:
         """The vectors of the version that the table is at."""
+        return self._read(table)[0]
+
+    def _read(self, table: Table) -> tuple[Matrix, bool]:
+        """`matrix`, and whether that version has an approximate index."""
         mark, version = self._mark(), int(table.version)
         if self._matrix is None or self._matrix[:2] != (mark, version):
             self._matrix = None  # the old one goes before the new one comes
             dim = int(self._store.about["dim"])
             found = matrix(self._store.place.folder(), table, dim, mark)
             self._matrix = (mark, version, found, approximate.built(table))
-        return self._matrix[2]
-
-    def _built(self, table: Table) -> bool:
-        self.matrix(table)
-        return self._matrix is not None and self._matrix[3]
+        return self._matrix[2:]
 
     def _mark(self) -> str:
         return str(self._store.about.get("mark", ""))
