@@ -10,6 +10,7 @@ import argparse
 import ast
 import math
 import os
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,14 +30,17 @@ SMALL = 3.1  # inches of a picture's side for each curve
 
 
 def tables(rows: Iterable[Row]) -> str:
-    """Rows in Markdown: a section for each script, and in it a table for each processor, set of
-    versions and day."""
+    """Rows in Markdown: the sets of versions, then a section for each script, and in it a table for
+    each processor, set of versions and day."""
+    rows = list(rows)
+    sets = list(dict.fromkeys(row.versions for row in rows))
     scripts: dict[str, dict[tuple[str, ...], list[Row]]] = {}
     for row in rows:
         threads = f"{row.threads} thread{'s' * (row.threads > 1)}"
-        origin = (row.processor, threads, row.versions, f"patchword {row.code}", row.date)
+        versions = f"versions {sets.index(row.versions) + 1}"
+        origin = (row.processor, threads, versions, f"patchword {row.code}", row.date)
         scripts.setdefault(row.script, {}).setdefault(origin, []).append(row)
-    text = ""
+    text = "".join(f"\nVersions {number}: {each}.\n" for number, each in enumerate(sets, start=1))
     for script, parts in sorted(scripts.items()):
         text += f"\n### {about(script)}\n"
         for origin, some in parts.items():
@@ -100,6 +104,7 @@ def draw(axis: str, whats: Mapping[str, Lines], path: Path) -> None:
 
     matplotlib.use("agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogFormatter
 
     across = min(3, len(whats))
     down = math.ceil(len(whats) / across)
@@ -107,15 +112,20 @@ def draw(axis: str, whats: Mapping[str, Lines], path: Path) -> None:
     figure, axes = pyplot.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
     for place in axes.flat[len(whats) :]:
         place.set_visible(False)
+    peers = sorted({who for lines in whats.values() for who in lines} - {"patchword"})
+    colours = {who: f"C{number}" for number, who in enumerate(("patchword", *peers))}
     for place, (what, lines) in zip(axes.flat, whats.items(), strict=False):
         name, _, unit = what.rpartition(", ")
         for who, points in sorted(lines.items()):
-            style = "-o" if who == "patchword" else "--x"
-            place.plot(*zip(*sorted(points.items()), strict=True), style, label=who, markersize=4)
+            style = {"color": colours[who], "label": who, "markersize": 4}
+            style |= {"marker": "o"} if who == "patchword" else {"marker": "x", "linestyle": "--"}
+            place.plot(*zip(*sorted(points.items()), strict=True), **style)
         place.set_xscale("log", base=10 if axis in ("texts", "vectors") else 2)
         place.set(yscale="log", xlabel=AXES.get(axis, axis), ylabel=unit)
         place.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        place.set_title(name, fontsize=9)
+        place.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        place.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        place.set_title(textwrap.fill(name, 55), fontsize=9)
         place.legend(fontsize=6)
     with replacing(path) as part:
         figure.savefig(part, dpi=120, format="png")
