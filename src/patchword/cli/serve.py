@@ -14,6 +14,9 @@ from patchword.cli.output import notes, wrong
 from patchword.errors import PatchwordError
 
 if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
     from patchword.serve.settings import Settings
 
 MIB = 1 << 20
@@ -102,7 +105,7 @@ def serve(
 
     settings = Settings(
         index=index, models=tuple(model or ()), device=device, dtype=dtype, host=host, port=port,
-        api_key=api_key or None, allow_urls=allow_urls, max_bytes=max_megabytes * MIB,
+        api_key=api_key, allow_urls=allow_urls, max_bytes=max_megabytes * MIB,
         max_pixels=max_pixels, max_items=max_items, max_characters=max_characters,
         seconds=seconds, waiting=waiting, batch=batch,
         memory=None if memory is None else memory * MIB,
@@ -186,6 +189,7 @@ def run(settings: Settings, listening: socket.socket) -> None:
     from patchword.optional import optional
 
     uvicorn = optional("uvicorn", "serve", "serve", PatchwordError)
+    optional("httptools", "serve", "serve", PatchwordError)
     optional("fastapi", "serve", "serve", PatchwordError)
     from patchword.serve.app import create_app
 
@@ -196,11 +200,19 @@ def run(settings: Settings, listening: socket.socket) -> None:
     log = logging.getLogger("patchword.serve")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, lifespan="on",
-        timeout_graceful_shutdown=10,
+    uvicorn.Server(configured(app)).run(sockets=[listening])
+
+
+def configured(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves an application."""
+    import uvicorn
+
+    from patchword.serve.connections import Connection
+
+    return uvicorn.Config(
+        app, http=Connection, ws="none", log_level="warning", access_log=False,
+        server_header=False, lifespan="on", timeout_graceful_shutdown=10,
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listening])
 
 
 def run_replicas(settings: Settings, address: str, count: str, listening: socket.socket) -> None:
