@@ -257,6 +257,9 @@ def test_a_port_in_use_and_a_wrong_name_are_one_clear_error() -> None:
         assert str(found).startswith(f"port {port} of 127.0.0.1 cannot be had: Address already")
     found = CliRunner().invoke(commands, ["serve", "--port", "0", "-m", "nothing"]).exception
     assert "nothing: no such file" in str(found)
+    for option, wrong in (("--device", "cuda:9"), ("--dtype", "float8")):
+        found = CliRunner().invoke(commands, ["serve", "--port", "0", option, wrong]).exception
+        assert wrong in str(found)
     found = CliRunner().invoke(commands, ["serve", "--host", "0.0.0.0"]).exception
     assert "give an API key" in str(found)
     found = CliRunner().invoke(commands, ["serve", "--port", "0", "--api-key", ""]).exception

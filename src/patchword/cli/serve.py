@@ -151,15 +151,13 @@ def mcp(
 
     optional("mcp", "mcp", "mcp", PatchwordError)
     optional("fastapi", "serve", "mcp", PatchwordError)
-    from patchword.checkpoints import locate
     from patchword.serve.app import make_server
     from patchword.serve.mcp import tools_server
     from patchword.serve.settings import Settings
 
     settings = Settings(index=index, models=tuple(model or ()), device=device, dtype=dtype)
     server = make_server(settings)
-    for name in server.models.names:
-        locate(name)
+    _check(settings, server.models.names)
     asyncio.run(tools_server(server, paths=True).run_stdio_async())
 
 
@@ -194,6 +192,7 @@ def run(settings: Settings, listening: socket.socket) -> None:
     from patchword.serve.app import create_app
 
     app = create_app(settings)
+    _check(settings, app.state.server.models.names)
     _say(app.state.server.models.names, listening)
     handler = logging.StreamHandler()  # stderr
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -230,17 +229,26 @@ def run_replicas(settings: Settings, address: str, count: str, listening: socket
     names = server.models.names
     server.close()
     settings = replace(settings, port=listening.getsockname()[1])
+    _check(settings, names)
     with listening:
         _say(names, listening)
     replicas.run(settings, address, number)
 
 
-def _say(models: Sequence[str], listening: socket.socket) -> None:
-    """Where which models are served. Raises CheckpointError for one that is not there."""
+def _check(settings: Settings, models: Sequence[str]) -> None:
+    """Raise for a device, a number type or a model that is not there: what is wrong ends it here,
+    not a client's request."""
     from patchword.checkpoints import locate
+    from patchword.engines.device import as_device, as_dtype
 
+    as_device(settings.device)
+    as_dtype(settings.dtype)
     for name in models:
-        locate(name)  # a name that is wrong ends it here, not a client's request
+        locate(name)
+
+
+def _say(models: Sequence[str], listening: socket.socket) -> None:
+    """Where which models are served."""
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     notes().print(f"serving {', '.join(models)} on http://{shown}:{port} (Ctrl+C ends it)")

@@ -85,6 +85,9 @@ class _Passage:
             await self._refuse(refusal)
         except LeftError:
             pass
+        except asyncio.CancelledError:  # the server ends, and waits no longer for its requests
+            message = "the server is ending; send the request again"
+            await self._refuse(RefusalError(503, "closing", message, retry_after=1))
         except Exception as error:  # a fault of ours, which the log explains and an answer does not
             log.error("%s failed", self.id, exc_info=error)
             message = f"the server failed; its log says more of request {self.id}"
