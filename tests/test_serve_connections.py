@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -152,3 +152,25 @@ def test_slow_sites_keep_nobody_else_waiting(slow: str) -> None:
         assert time.monotonic() - started < 4
         other.join()
         assert late == [503]
+
+
+def test_bodies_that_fill_the_memory_are_refused(place: tuple[str, int]) -> None:
+    head = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+    with ExitStack() as open_:
+        for _ in range(16):  # each of a megabyte but for its last byte
+            connection = open_.enter_context(socket.create_connection(place))
+            connection.sendall(head + b"x" * 999_999)
+        last = open_.enter_context(socket.create_connection(place))
+        last.sendall(head + b"x" * 1_000_000)
+        answer = ended(last)
+        assert answer.startswith(b"HTTP/1.1 429")
+        assert b"retry-after: 1" in answer
+    for _ in range(100):  # and forgotten when they left
+        with socket.create_connection(place) as connection:
+            connection.sendall(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            connection.sendall(b"x" * 1_000_000)
+            answer = ended(connection)
+        if answer.startswith(b"HTTP/1.1 400"):
+            return
+        time.sleep(0.05)
+    raise AssertionError(answer)

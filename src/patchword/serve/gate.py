@@ -23,6 +23,7 @@ from patchword.serve.settings import Settings
 
 ID = re.compile(r"[\w.-]{1,64}")
 GONE = 499  # as nginx logs a client that left
+BODIES = 16  # times the bytes of a request: that many are in memory at once
 SKIMMED = 16  # times the bytes of a request, and
 SKIMMED_SECONDS = 30.0  # that are read of one that is refused
 
@@ -44,6 +45,7 @@ class Gate:
         self.app = app
         self.settings = settings
         self.count = count
+        self.held = 0  # bytes of bodies of all requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -59,6 +61,8 @@ class _Passage:
 
     def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send) -> None:
         self.app, self.settings, self.count = gate.app, gate.settings, gate.count
+        self.gate = gate
+        self.size = 0  # bytes of its body so far
         self.method = scope["method"]
         if self.method == "HEAD":  # as GET; the server leaves the content out
             scope = {**scope, "method": "GET"}
@@ -93,6 +97,7 @@ class _Passage:
             message = f"the server failed; its log says more of request {self.id}"
             await self._refuse(RefusalError(500, "internal", message))
         finally:
+            self.gate.held -= self.size
             seconds = time.monotonic() - started
             spent = seconds * 1000
             route = getattr(self.scope.get("route"), "path", "other")
@@ -115,7 +120,6 @@ class _Passage:
         if length.isdecimal() and int(length) > most:
             raise too_large
         parts: list[bytes] = []
-        size = 0
         try:
             async with asyncio.timeout(self.settings.seconds):
                 while True:
@@ -124,9 +128,13 @@ class _Passage:
                         raise LeftError
                     self.more = message.get("more_body", False)
                     parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > most:
+                    self.size += len(parts[-1])
+                    self.gate.held += len(parts[-1])
+                    if self.size > most:
                         raise too_large
+                    if self.gate.held > BODIES * most:
+                        said = "other requests fill the memory: send the request again later"
+                        raise RefusalError(429, "busy", said, retry_after=1)
                     if not self.more:
                         return b"".join(parts)
         except TimeoutError:
