@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from served import AT, RING, SCRATCH, samples_index, sent, uri
+from served import AT, RING, SCRATCH, SHAPES, samples_index, sent, uri
 
 import patchword
 from patchword.api import Model
@@ -93,8 +93,9 @@ def test_a_body_of_another_kind_is_told_which_is_wanted(client: TestClient) -> N
 def test_methods(client: TestClient) -> None:
     for path in ("/", "/health", "/v1/index", "/static/page.css"):
         assert client.head(path).status_code == 200, path
-    answer = client.get("/v1/search")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    for path in ("/v1/search", "/mcp"):
+        answer = client.get(path, headers={"accept": "text/event-stream"})
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST"), path
 
 
 @pytest.mark.parametrize(
@@ -320,7 +321,7 @@ def test_photos_that_are_held_wait_for_each_other(demo: Model) -> None:
 
 def test_a_photo_is_shown_while_the_index_has_it(demo: Model, tmp_path: Path) -> None:
     photo = tmp_path / "photo.jpg"
-    Image.new("RGB", (64, 64), "red").save(photo)
+    photo.write_bytes(SHAPES[1].read_bytes())
     index = patchword.open_index(tmp_path / "photos.index")
     index.add([photo, RING], demo)
     with TestClient(create_app(Settings(index=tmp_path / "photos.index")), base_url=AT) as client:
@@ -331,7 +332,7 @@ def test_a_photo_is_shown_while_the_index_has_it(demo: Model, tmp_path: Path) ->
             tag = {"if-none-match": answer.headers["etag"]}
             assert answer.headers["cache-control"] == "private, no-cache"
             assert client.get(answer.url.path, headers=tag).status_code == 304
-        Image.new("RGB", (64, 64), "green").save(photo, quality=50)
+        photo.write_bytes(SHAPES[2].read_bytes())
         index.add([photo], demo)
         for answer in before:
             tag = {"if-none-match": answer.headers["etag"]}

@@ -245,6 +245,9 @@ def test_each_connection_is_checked_where_it_is_made(site: str) -> None:
     ):
         with pytest.raises(ImageError, match="not on the open internet"):
             fetching.fetched(address, settings)
+    for address in ("http://[", f"http://outside.example:{10**20}/"):
+        with pytest.raises(ImageError, match="cannot be fetched"):
+            fetching.fetched(address, settings)
     with pytest.raises(ImageError, match="more than 0 MB"):
         fetching.fetched(f"http://outside.example{site}/", Settings(max_bytes=1000))
 

@@ -16,6 +16,7 @@ import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from patchword import api
 from patchword.errors import PatchwordError
@@ -110,6 +111,9 @@ def add_tools(
         stateless_http=True, json_response=True, transport_security=unchecked,
         max_request_body_size=server.settings.max_bytes,
     )  # fmt: skip
+    for route in inner.routes:
+        assert isinstance(route, Route)
+        route.methods = {"POST"}  # by GET a client would wait for messages that never come
     app.router.routes += inner.routes
     return tools.session_manager.run
 
