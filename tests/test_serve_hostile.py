@@ -141,6 +141,7 @@ def test_what_is_not_used_is_named(client: TestClient) -> None:
         ("/v1/multimodalembeddings", {"inputs": [text]}, ": truncate"),
         ("/v1/multimodalembeddings", {"inputs": [text], "truncation": False}, ": truncation"),
         ("/v1/chat/completions", chat(COLOUR, closely), ": detail"),
+        ("/v1/chat/completions", chat(COLOUR, PICTURE, stream_options={"x": 1}), ": stream_opt"),
         ("/v1/chat/completions", {"messages": [first, last]}, "only the last user's message"),
         ("/v1/search", {"text": "a ring", "weights": {"image": 2}}, "weights of image"),
     ):

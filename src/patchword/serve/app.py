@@ -70,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         for task in tasks:
             task.cancel()
-        server.close()
+        await asyncio.to_thread(server.close)  # meanwhile requests that were ended are answered
 
     app = FastAPI(
         title="patchword",

@@ -167,6 +167,10 @@ def address(part: dict[str, Any]) -> str:
 def unused(body: Chat, question: bool, text: str) -> None:
     """Say what of a request means nothing here."""
     say_unused(body, SILENT)
+    if body.stream:
+        say_ignored(set(body.stream_options or ()) - {"include_usage"})
+    elif body.stream_options:
+        say_ignored({"stream_options"})
     said = []
     if len(body.messages) > 1:
         said.append("only the last user's message is read, and no instructions or earlier turns")

@@ -29,6 +29,7 @@ T = TypeVar("T")
 Probe = Callable[[Model], object]
 
 KEPT = 256  # lists of labels of each model whose vectors are kept
+ENDING = 10.0  # seconds to wait for what a model is at, when the server ends
 BROKEN = "model"  # the code of the error of a model that cannot be opened
 
 
@@ -194,8 +195,9 @@ class Models:
         return dict(self._opened)
 
     def close(self) -> None:
+        """End their threads, when these have run what they are at."""
         for found in self._opened.values():
-            found.queue.close()
+            found.queue.close(ENDING)
         self._opened.clear()
 
     def _known(self, name: str) -> str:

@@ -87,11 +87,14 @@ class Queue:
         result: T = await self.run(object(), lambda _: [function()], None)
         return result
 
-    def close(self) -> None:
-        """End the thread when it has run what waits."""
+    def close(self, wait: float = 0) -> None:
+        """End the thread when it has run what waits. wait: seconds for that, before a process ends:
+        a thread that is in the middle of it then would abort the process."""
         with self._changed:
             self._open = False
             self._changed.notify()
+        if wait:
+            self._thread.join(wait)
 
     def _work(self) -> None:
         while batch := self._next():
