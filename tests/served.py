@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 import patchword
 from patchword.api import Model
-from patchword.cli.serve import listen
+from patchword.cli.serve import configured, listen
 
 SAMPLES = Path(__file__).parents[1] / "src/patchword/assets/samples"
 RING, SCRATCH = SAMPLES / "shapes/red-ring.jpg", SAMPLES / "wafers/scratch-1.jpg"
@@ -41,7 +41,7 @@ def uri(path: Path) -> str:
 def running(app: FastAPI) -> Iterator[str]:
     """The address of a server that runs as long as the block."""
     with listen("127.0.0.1", 0) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        server = uvicorn.Server(configured(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

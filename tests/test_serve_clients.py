@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ from huggingface_hub import InferenceClient
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.server.mcpserver.exceptions import ToolError
+from PIL import Image
 from served import RING, SCRATCH, running, samples_index, sent, uri
 
 import patchword
@@ -239,6 +241,34 @@ def test_an_assistant_names_photos_as_a_search_does(demo: Model, tmp_path: Path)
         assert (await tools.classify(other, ["a wafer", "a red ring"]))["labels"] == found["labels"]
         with pytest.raises(ToolError, match=r"out.tar/no.jpg: not in the tar"):
             await tools.classify(f"{tmp_path}/out.tar/no.jpg", ["a wafer"])
+
+    asyncio.run(work())
+    server.close()
+
+
+def test_an_assistant_is_told_what_is_wrong(demo: Model, folder: Path) -> None:
+    """Small images as base64 have a / in them, as paths do; and lists have ends."""
+    out = io.BytesIO()
+    with Image.open(RING) as ring:
+        ring.resize((24, 24)).save(out, "PNG")
+    small = base64.b64encode(out.getvalue()).decode()
+    assert "/" in small
+    server = make_server(Settings(index=folder))
+    tools = Tools(server, paths=True)
+    many = [str(number) for number in range(300)]
+
+    async def work() -> None:
+        assert "caption" in await tools.caption(small)
+        for wrong, expected in (
+            (tools.classify(small, many), "300 items in labels"),
+            (tools.ask(small, "which?", many), "300 items in answers"),
+            (tools.locate(small, many), "300 items in texts"),
+            (tools.locate(small, []), "texts must be a list of one or more"),
+            (tools.caption("9999999999999999"), "not an image"),
+            (tools.caption("missing/ring.jpg"), "missing/ring.jpg: no such file"),
+        ):
+            with pytest.raises(ToolError, match=expected):
+                await wrong
 
     asyncio.run(work())
     server.close()

@@ -119,6 +119,21 @@ def test_a_closed_queue_does_what_waits_and_refuses_more() -> None:
     _with_queue(work)
 
 
+def test_a_server_that_ends_waits_for_what_runs() -> None:
+    """A thread in the middle of a network's work aborted the process as it ended."""
+
+    async def work(queue: Queue, run: Work) -> None:
+        first = asyncio.ensure_future(queue.run("a", run, 0))
+        await asyncio.to_thread(run.begun.wait)
+        threading.Timer(0.1, run.free.set).start()
+        started = time.monotonic()
+        queue.close(wait=10)
+        assert 0.05 < time.monotonic() - started < 5
+        assert await first == "0!"
+
+    _with_queue(work)
+
+
 def test_more_than_there_is_room_for_is_refused_at_once() -> None:
     room = Admission(10)
     with room.of(8):

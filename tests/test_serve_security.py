@@ -51,6 +51,10 @@ def code(answer: Any) -> tuple[int, str]:
         ({"origin": "http://evil.example"}, 403),
         ({"origin": "http://127.0.0.1:1"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://["}, 403),
+        ({"host": "["}, 403),
+        ({"host": "127.0.0.2:9"}, 404),
+        ({"host": "10.0.0.1:9"}, 403),
     ],
 )
 def test_pages_of_the_web_cannot_ask(headers: dict[str, str], expected: int) -> None:
@@ -176,7 +180,7 @@ def test_a_fault_of_ours_says_nothing_of_itself() -> None:
         "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
         "0.0.0.0", "224.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "240.0.0.1",
         "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "2002:7f00:1::",
-        "64:ff9b::7f00:1", "2001:db8::1", "no address",
+        "64:ff9b::7f00:1", "2001:db8::1", "fec0::1", "no address",
     ],
 )  # fmt: skip
 def test_addresses_inside_are_never_fetched(address: str) -> None:
@@ -241,6 +245,9 @@ def test_each_connection_is_checked_where_it_is_made(site: str) -> None:
     ):
         with pytest.raises(ImageError, match="not on the open internet"):
             fetching.fetched(address, settings)
+    for address in ("http://[", f"http://outside.example:{10**20}/"):
+        with pytest.raises(ImageError, match="cannot be fetched"):
+            fetching.fetched(address, settings)
     with pytest.raises(ImageError, match="more than 0 MB"):
         fetching.fetched(f"http://outside.example{site}/", Settings(max_bytes=1000))
 
@@ -253,8 +260,13 @@ def test_a_port_in_use_and_a_wrong_name_are_one_clear_error() -> None:
         assert str(found).startswith(f"port {port} of 127.0.0.1 cannot be had: Address already")
     found = CliRunner().invoke(commands, ["serve", "--port", "0", "-m", "nothing"]).exception
     assert "nothing: no such file" in str(found)
+    for option, wrong in (("--device", "cuda:9"), ("--dtype", "float8")):
+        found = CliRunner().invoke(commands, ["serve", "--port", "0", option, wrong]).exception
+        assert wrong in str(found)
     found = CliRunner().invoke(commands, ["serve", "--host", "0.0.0.0"]).exception
     assert "give an API key" in str(found)
+    found = CliRunner().invoke(commands, ["serve", "--port", "0", "--api-key", ""]).exception
+    assert "must not be empty" in str(found)
 
 
 def _running(app: Any) -> Any:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from driving import SAMPLES, Visit, drawn, errors, give, submit
 from PIL import Image
+from playwright.sync_api import Route
 
 import patchword
 
@@ -63,4 +64,23 @@ def test_broken_photos_are_named(visit: Visit, tmp_path: Path) -> None:
     give(page, "parts", PARTS[0], tmp_path / "part.jpg")
     submit(page, "inspect")
     assert [error.split(":")[0] for error in errors(page, "inspect")] == ["good.jpg", "part.jpg"]
+    assert page.locator("#panel-inspect .card").count() == 1
+
+
+def test_what_the_server_forgot_it_learns_again(visit: Visit) -> None:
+    page = visit("inspect")
+    give(page, "good", *GOOD)
+    give(page, "parts", PARTS[0])
+    submit(page, "inspect")
+    refused = '{"error": {"message": "nothing fitted is called that", "code": "not_fitted"}}'
+
+    def forget(route: Route) -> None:
+        if "fitted" in route.request.post_data_json:
+            route.fulfill(status=404, body=refused)
+        else:
+            route.continue_()
+
+    page.route("**/v1/inspect", forget)
+    submit(page, "inspect")
+    assert errors(page, "inspect") == []
     assert page.locator("#panel-inspect .card").count() == 1

@@ -182,9 +182,11 @@ def test_chinese_by_the_browsers_language(visit: Visit) -> None:
     page.fill("#panel-search [name=text]", "a zeppelin")
     submit(page, "search")
     assert "不认识 zeppelin" in page.inner_text("#panel-search .warnings")
+    page.click("#tab-where")
     page.click("#other-language")
     page.wait_for_selector("body[data-ready]")
     assert page.inner_text("#tab-search") == "Search"
+    assert page.is_visible("#panel-where")
 
 
 def test_without_an_index_behind_a_key(visit: Visit, bare: str) -> None:
@@ -195,6 +197,11 @@ def test_without_an_index_behind_a_key(visit: Visit, bare: str) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector("#key[open] .error")
     assert page.inner_text("#key .error").startswith("a key is needed")
+    page.fill("#key input", "芝麻开门")  # which no header can hold
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#key[open] .error")
+    page.reload()
+    page.wait_for_selector("#key[open]")
     page.fill("#key input", "open sesame")
     page.keyboard.press("Enter")
     page.wait_for_selector("body[data-ready]")

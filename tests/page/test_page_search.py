@@ -140,6 +140,9 @@ def test_a_hit_opens_large(visit: Visit, expected, folder: Path, demo: patchword
     facts = page.inner_text("#hit .facts")
     assert str(folder / "wafers" / name) in facts
     assert "256 × 256" in facts
+    size = (folder / "wafers" / name).stat().st_size
+    assert f"File size\n{round(size / 1000, 1):g} kB" in facts
+    assert "hash" not in facts
     assert f"lot of {name}" in facts  # the caller's own column
     assert page.inner_text("#hit figcaption").startswith(f"Where “{SCRATCH}” is")
     others = [hit for hit in expected(image=folder / "wafers" / name, k=13) if hit[0] != name]

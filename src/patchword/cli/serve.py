@@ -14,6 +14,9 @@ from patchword.cli.output import notes, wrong
 from patchword.errors import PatchwordError
 
 if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
     from patchword.serve.settings import Settings
 
 MIB = 1 << 20
@@ -102,7 +105,7 @@ def serve(
 
     settings = Settings(
         index=index, models=tuple(model or ()), device=device, dtype=dtype, host=host, port=port,
-        api_key=api_key or None, allow_urls=allow_urls, max_bytes=max_megabytes * MIB,
+        api_key=api_key, allow_urls=allow_urls, max_bytes=max_megabytes * MIB,
         max_pixels=max_pixels, max_items=max_items, max_characters=max_characters,
         seconds=seconds, waiting=waiting, batch=batch,
         memory=None if memory is None else memory * MIB,
@@ -148,15 +151,13 @@ def mcp(
 
     optional("mcp", "mcp", "mcp", PatchwordError)
     optional("fastapi", "serve", "mcp", PatchwordError)
-    from patchword.checkpoints import locate
     from patchword.serve.app import make_server
     from patchword.serve.mcp import tools_server
     from patchword.serve.settings import Settings
 
     settings = Settings(index=index, models=tuple(model or ()), device=device, dtype=dtype)
     server = make_server(settings)
-    for name in server.models.names:
-        locate(name)
+    _check(settings, server.models.names)
     asyncio.run(tools_server(server, paths=True).run_stdio_async())
 
 
@@ -186,21 +187,31 @@ def run(settings: Settings, listening: socket.socket) -> None:
     from patchword.optional import optional
 
     uvicorn = optional("uvicorn", "serve", "serve", PatchwordError)
+    optional("httptools", "serve", "serve", PatchwordError)
     optional("fastapi", "serve", "serve", PatchwordError)
     from patchword.serve.app import create_app
 
     app = create_app(settings)
+    _check(settings, app.state.server.models.names)
     _say(app.state.server.models.names, listening)
     handler = logging.StreamHandler()  # stderr
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log = logging.getLogger("patchword.serve")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, lifespan="on",
-        timeout_graceful_shutdown=10,
+    uvicorn.Server(configured(app)).run(sockets=[listening])
+
+
+def configured(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves an application."""
+    import uvicorn
+
+    from patchword.serve.connections import Connection
+
+    return uvicorn.Config(
+        app, http=Connection, ws="none", log_level="warning", access_log=False,
+        server_header=False, lifespan="on", timeout_graceful_shutdown=10,
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listening])
 
 
 def run_replicas(settings: Settings, address: str, count: str, listening: socket.socket) -> None:
@@ -218,17 +229,26 @@ def run_replicas(settings: Settings, address: str, count: str, listening: socket
     names = server.models.names
     server.close()
     settings = replace(settings, port=listening.getsockname()[1])
+    _check(settings, names)
     with listening:
         _say(names, listening)
     replicas.run(settings, address, number)
 
 
-def _say(models: Sequence[str], listening: socket.socket) -> None:
-    """Where which models are served. Raises CheckpointError for one that is not there."""
+def _check(settings: Settings, models: Sequence[str]) -> None:
+    """Raise for a device, a number type or a model that is not there: what is wrong ends it here,
+    not a client's request."""
     from patchword.checkpoints import locate
+    from patchword.engines.device import as_device, as_dtype
 
+    as_device(settings.device)
+    as_dtype(settings.dtype)
     for name in models:
-        locate(name)  # a name that is wrong ends it here, not a client's request
+        locate(name)
+
+
+def _say(models: Sequence[str], listening: socket.socket) -> None:
+    """Where which models are served."""
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     notes().print(f"serving {', '.join(models)} on http://{shown}:{port} (Ctrl+C ends it)")

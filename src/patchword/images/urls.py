@@ -37,8 +37,9 @@ def fetch(
     max_bytes, max_seconds = max_bytes or MAX_BYTES, max_seconds or MAX_SECONDS
     deadline = time.monotonic() + max_seconds
     silence = min(SILENCE, max_seconds)
-    request = urllib.request.Request(url, headers={"User-Agent": "patchword", "Accept": "image/*"})
+    headers = {"User-Agent": "patchword", "Accept": "image/*"}
     try:
+        request = urllib.request.Request(url, headers=headers)
         with (web or opener()).open(request, timeout=silence) as answer:
             return _content(answer, deadline, max_bytes, max_seconds)
     except urllib.error.HTTPError as error:
@@ -48,7 +49,7 @@ def fetch(
         raise RefusedError(f"cannot be fetched: {error.reason}") from error
     except TimeoutError as error:
         raise RefusedError(f"the server sent nothing for {silence:g} seconds") from error
-    except (http.client.HTTPException, OSError, ValueError) as error:
+    except (http.client.HTTPException, OSError, ValueError, OverflowError) as error:
         raise RefusedError(f"cannot be fetched: {error or type(error).__name__}") from error
 
 

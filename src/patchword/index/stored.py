@@ -66,6 +66,12 @@ class Stored:
         return int(self._store.described()["dim"])
 
     @property
+    def version(self) -> tuple[str, int]:
+        """What changes with every commit: the mark of its table, and the number of the newest."""
+        number = self._store.do(lambda table: int(table.version), reads=True)
+        return str(self._store.about.get("mark", "")), number
+
+    @property
     def columns(self) -> dict[str, str]:
         """The columns, and what each holds: text, number, boolean, time, list, vector or bytes."""
         return self._store.columns()

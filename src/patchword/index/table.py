@@ -310,10 +310,9 @@ class Store:
         """
         self.described()
         with self._lock:  # one version at a time: row ids belong to one
-            table: Table = self._table
             for pause in (*_PAUSES, None):
                 try:
-                    return self._newest(table, action, reads)
+                    return self._newest(self._current(), action, reads)
                 except BaseException as error:  # see `of_library`
                     if not of_library(error):
                         raise
@@ -321,6 +320,14 @@ class Store:
                         raise self._failed(error) from error
                 time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+    def _current(self) -> Table:
+        """The table; opened again where another one was made in its place since."""
+        noted = self.noted()
+        if noted and noted["mark"] not in ("", self.about.get("mark")):
+            self.close()
+            self.described()
+        return self._table
 
     def _newest(self, table: Table, action: Callable[[Table], T], reads: bool) -> T:
         """action(table) at the newest version, which is noted when the action made it."""
@@ -345,19 +352,21 @@ class Store:
             return result
         table.checkout_latest()
         if not self.place.remote and table.version > max(before, noted["version"] if noted else 0):
-            note = {"version": int(table.version), "rows": int(table.count_rows())}
+            note: dict[str, Any] = {"version": int(table.version), "rows": int(table.count_rows())}
+            note["mark"] = self.about.get("mark", "")
             write(os.path.join(self.path, VERSION), json.dumps(note))
         return result
 
-    def noted(self) -> dict[str, int] | None:
-        """The newest version that was noted, and its rows; None where none was. In object storage,
-        which loses no files, none is."""
+    def noted(self) -> dict[str, Any] | None:
+        """The newest version that was noted, its rows, and the mark of its table; None where none
+        was. In object storage, which loses no files, none is."""
         if self.place.remote:
             return None
         try:
             with open(os.path.join(self.path, VERSION), encoding="utf-8") as file:
                 note = json.load(file)
-            return {"version": int(note["version"]), "rows": int(note["rows"])}
+            found = {"version": int(note["version"]), "rows": int(note["rows"])}
+            return {**found, "mark": str(note.get("mark", ""))}
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:

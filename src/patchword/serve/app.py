@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,7 @@ import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from patchword import api
 from patchword.errors import PatchwordError
@@ -69,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         for task in tasks:
             task.cancel()
-        server.close()
+        await asyncio.to_thread(server.close)  # meanwhile requests that were ended are answered
 
     app = FastAPI(
         title="patchword",
@@ -110,6 +111,9 @@ def add_tools(
         stateless_http=True, json_response=True, transport_security=unchecked,
         max_request_body_size=server.settings.max_bytes,
     )  # fmt: skip
+    for route in inner.routes:
+        assert isinstance(route, Route)
+        route.methods = {"POST"}  # by GET a client would wait for messages that never come
     app.router.routes += inner.routes
     return tools.session_manager.run
 
@@ -142,7 +146,7 @@ def make_server(
         return collection.of(server).content_of(number)
 
     fetch = partial(fetched, settings=settings) if settings.allow_urls else None
-    server = Server(settings, models, photos, Decoder(photo, fetch))
+    server = Server(settings, models, photos, Decoder(photo, fetch, settings.max_pixels))
     return server
 
 
@@ -181,10 +185,24 @@ async def invalid(request: Request, error: Exception) -> Answer:
     """A request of the wrong form: the first thing that is wrong with it, and where."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    if first["loc"] == ("body",):
+        return await refused(
+            request, RefusalError(400, "invalid_request", _no_object(request, first))
+        )
     where = ".".join(str(part) for part in first["loc"][1:] if not _kind(part))
-    message = first["msg"] if first["type"] != "json_invalid" else "the body is not JSON"
+    message = first["msg"]
     said = f"{where}: {message}" if where else message
     return await refused(request, RefusalError(400, "invalid_request", said, where or None))
+
+
+def _no_object(request: Request, error: Mapping[str, Any]) -> str:
+    """Why a body is not the object that it must be."""
+    if error["type"] == "missing":
+        return "the body is empty; it must be a JSON object"
+    if isinstance(error["input"], bytes):
+        kind = request.headers.get("content-type", "nothing")
+        return f"the body must be JSON, and say so: Content-Type: application/json, not {kind[:80]}"
+    return "the body must be a JSON object, { ... }"
 
 
 def _kind(part: Any) -> bool:
@@ -198,4 +216,5 @@ async def unknown(request: Request, error: Exception) -> Answer:
     codes = {404: "not_found", 405: "method_not_allowed", 413: "too_long"}
     code = codes.get(error.status_code, "invalid_request")
     message = f"{request.method} {request.url.path}: {error.detail}"
-    return await refused(request, RefusalError(error.status_code, code, message))
+    refusal = RefusalError(error.status_code, code, message)
+    return Answer(refusal.body, refusal.status, {**(error.headers or {}), **refusal.headers})

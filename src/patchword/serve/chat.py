@@ -17,11 +17,20 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from patchword.serve.bodies import Flag, Number, Whole
 from patchword.serve.heard import say
 from patchword.serve.jobs import TINY, answer, captions, only
 from patchword.serve.models import Opened
 from patchword.serve.refusals import RefusalError
-from patchword.serve.server import Answer, Server, router, server_of, with_warnings
+from patchword.serve.server import (
+    Answer,
+    Server,
+    router,
+    say_ignored,
+    say_unused,
+    server_of,
+    with_warnings,
+)
 from patchword.tasks.caption import Caption
 
 # English words that a question begins with, where it does not end in a question mark.
@@ -65,14 +74,14 @@ class Chat(BaseModel):
     )
     model: str | None = None
     messages: list[Message]
-    stream: bool = False
+    stream: Flag = False
     stream_options: dict[str, Any] | None = None
-    n: int = Field(1, ge=1, le=1, description="One answer.")
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2, description="0: beam search.")
-    top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = None
+    n: Whole = Field(1, ge=1, le=1, description="One answer.")
+    max_tokens: Whole | None = Field(None, ge=1)
+    max_completion_tokens: Whole | None = Field(None, ge=1)
+    temperature: Number | None = Field(None, ge=0, le=2, description="0: beam search.")
+    top_p: Number | None = Field(None, gt=0, le=1)
+    seed: Whole | None = None
 
 
 @routes.post("/v1/chat/completions", summary="A caption, or the answer to a question")
@@ -118,17 +127,29 @@ def asked(messages: Sequence[Message]) -> tuple[str, str]:
             continue
         content = message.content
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
-        images = [address(part) for part in parts if part.get("type") == "image_url"]
+        for part in parts:
+            known(part)
+        images = [address(part) for part in parts if part["type"] == "image_url"]
         if len(images) > 1:
             said = f"a message has one image; here are {len(images)}: send one at a time"
             raise RefusalError(400, "images", said, "messages")
         image = images[0] if images else image
-        words = [str(part.get("text", "")) for part in parts if part.get("type") == "text"]
+        words = [part["text"] for part in parts if part["type"] == "text"]
         text = " ".join(words).strip()
     if image is None:
         said = "no image: a user's message needs a part of type image_url, a data URI"
         raise RefusalError(400, "no_image", said, "messages")
     return image, text
+
+
+def known(part: dict[str, Any]) -> None:
+    """Raise RefusalError for a part of a message that is neither a text nor an image."""
+    kind = part.get("type")
+    if kind not in ("text", "image_url"):
+        said = f"a part of a message has the type text or image_url, not {str(kind)[:40]!r}"
+        raise RefusalError(400, "part", said, "messages")
+    if kind == "text" and not isinstance(part.get("text"), str):
+        raise RefusalError(400, "part", "a part of type text needs text, a string", "messages")
 
 
 def address(part: dict[str, Any]) -> str:
@@ -137,14 +158,21 @@ def address(part: dict[str, Any]) -> str:
     url = found.get("url") if isinstance(found, dict) else found
     if not isinstance(url, str):
         raise RefusalError(400, "image", "image_url needs a url: a data URI", "messages")
+    if isinstance(found, dict):
+        usual = {"url"} | ({"detail"} if found.get("detail") in (None, "auto") else set())
+        say_ignored(set(found) - usual)
     return url
 
 
 def unused(body: Chat, question: bool, text: str) -> None:
     """Say what of a request means nothing here."""
-    names = sorted(set(body.model_extra or {}) - SILENT)
-    said = [f"not used here: {', '.join(names)}"] if names else []
-    if any(message.role in ("system", "developer", "assistant") for message in body.messages):
+    say_unused(body, SILENT)
+    if body.stream:
+        say_ignored(set(body.stream_options or ()) - {"include_usage"})
+    elif body.stream_options:
+        say_ignored({"stream_options"})
+    said = []
+    if len(body.messages) > 1:
         said.append("only the last user's message is read, and no instructions or earlier turns")
     if not question and text and not DESCRIBES.search(text):
         said.append("the text was taken for a request for a caption; a question ends in ?")
@@ -156,9 +184,11 @@ async def written(
 ) -> Caption:
     """The answer to a question, or a caption where there is none."""
     sampled: dict[str, Any] = {}
-    if body.temperature or body.top_p is not None:
-        sampled = {"temperature": body.temperature or None, "top_p": body.top_p}
-        sampled |= {"seed": body.seed or 0}
+    top_p = None if body.top_p == 1 else body.top_p  # 1 leaves nothing out
+    if body.temperature == 0:
+        say_ignored({"top_p, at temperature 0"} if top_p else set())
+    elif body.temperature or top_p:
+        sampled = {"temperature": body.temperature, "top_p": top_p, "seed": body.seed or 0}
     if question is not None:
         return await answer(server, opened, image, question, None, **sampled)
     found: Caption = only(await captions(server, opened, [image], 1, **sampled))

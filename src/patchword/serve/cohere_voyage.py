@@ -7,20 +7,31 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from patchword.bundle import Vector
+from patchword.serve.bodies import Whole
 from patchword.serve.jobs import TINY
 from patchword.serve.openai import Item, numbers, vectors
 from patchword.serve.refusals import RefusalError, refusal_of
-from patchword.serve.server import Server, large_answer, router, server_of, with_warnings
+from patchword.serve.server import (
+    Server,
+    large_answer,
+    router,
+    say_ignored,
+    say_unused,
+    server_of,
+    with_warnings,
+)
 
 routes = router("cohere, voyage")
+SILENT = {"input_type"}  # one vector serves queries and documents
 
 
 class Input(BaseModel):
     """One text or one image, in parts of a type."""
 
+    model_config = ConfigDict(extra="allow")
     content: list[dict[str, Any]]
 
 
@@ -28,32 +39,35 @@ class Cohere(BaseModel):
     """Texts, images, or both as inputs."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"images": [TINY], "embedding_types": ["float"]}]}
+        extra="allow",
+        json_schema_extra={"examples": [{"images": [TINY], "embedding_types": ["float"]}]},
     )
     model: str | None = None
     texts: list[str] | None = None
     images: list[str] | None = None
     inputs: list[Input] | None = None
-    embedding_types: list[Literal["float", "base64"]] = ["float"]
-    output_dimension: int | None = None
+    embedding_types: list[Literal["float", "base64"]] = Field(["float"], min_length=1)
+    output_dimension: Whole | None = None
 
 
 class Voyage(BaseModel):
     """Inputs, each one text or one image."""
 
     model_config = ConfigDict(
+        extra="allow",
         json_schema_extra={
             "examples": [{"inputs": [{"content": [{"type": "text", "text": "a red ring"}]}]}]
-        }
+        },
     )
     model: str | None = None
     inputs: list[Input]
     output_encoding: Literal["base64"] | None = None
-    output_dimension: int | None = None
+    output_dimension: Whole | None = None
 
 
 @routes.post("/v2/embed", summary="Unit vectors, as Cohere has them")
 async def cohere(request: Request, body: Cohere) -> Any:
+    say_unused(body, SILENT)
     given: list[Item] = [("text", text) for text in body.texts or ()]
     given += [("image", image) for image in body.images or ()]
     given += [part_of(one) for one in body.inputs or ()]
@@ -75,6 +89,7 @@ async def cohere(request: Request, body: Cohere) -> Any:
 
 @routes.post("/v1/multimodalembeddings", summary="Unit vectors, as Voyage has them")
 async def voyage(request: Request, body: Voyage) -> Any:
+    say_unused(body, SILENT)
     given = [part_of(one) for one in body.inputs]
     server = server_of(request)
     name, rows, tokens = await embedded(server, body.model, given, body.output_dimension)
@@ -93,10 +108,14 @@ def part_of(given: Input) -> Item:
     if len(given.content) != 1:
         said = f"an input has one text or one image; here are {len(given.content)} parts"
         raise RefusalError(400, "input", said, "inputs")
+    say_unused(given)
     part = given.content[0]
     kind = str(part.get("type"))
     value = part.get(kind)
-    value = value.get("url") if isinstance(value, dict) else value
+    say_ignored(set(part) - {"type", kind})
+    if isinstance(value, dict):
+        say_ignored(set(value) - {"url"})
+        value = value.get("url")
     if kind not in ("text", "image_url", "image_base64") or not isinstance(value, str):
         said = "the type of a part is text, image_url or image_base64, and its value beside it"
         raise RefusalError(400, "input", said, "inputs")

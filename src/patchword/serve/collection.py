@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Any
 
 import numpy as np
@@ -9,8 +10,9 @@ from fastapi import Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from patchword.serve.bodies import Number, Whole
 from patchword.serve.decoding import Image
-from patchword.serve.heard import said
+from patchword.serve.heard import said, say
 from patchword.serve.jobs import only
 from patchword.serve.models import Opened
 from patchword.serve.photos import Collection
@@ -18,7 +20,6 @@ from patchword.serve.refusals import RefusalError
 from patchword.serve.server import Answer, Server, router, server_of
 
 MOST_HITS = 10_000
-DAY = {"Cache-Control": "private, max-age=86400"}
 
 routes = router("photos")
 
@@ -27,9 +28,9 @@ class Weights(BaseModel):
     """How much text and image of a query count, and what hits should not be like."""
 
     model_config = ConfigDict(extra="forbid")
-    text: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    image: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    without: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    text: Number = Field(default=1.0, ge=0, allow_inf_nan=False)
+    image: Number = Field(default=1.0, ge=0, allow_inf_nan=False)
+    without: Number = Field(default=1.0, ge=0, allow_inf_nan=False)
 
 
 class Search(BaseModel):
@@ -42,8 +43,8 @@ class Search(BaseModel):
     image: Image | None = None
     without: str | None = Field(None, description="Words that hits should not be like.")
     weights: Weights = Field(default_factory=Weights)
-    k: int = Field(20, ge=1, le=1000)
-    offset: int = Field(0, ge=0, le=MOST_HITS)
+    k: Whole = Field(20, ge=1, le=1000)
+    offset: Whole = Field(0, ge=0, le=MOST_HITS)
     where: str | None = Field(None, description="A condition in SQL on columns of the index.")
 
 
@@ -90,19 +91,32 @@ async def query(server: Server, opened: Opened, body: Search) -> NDArray[np.floa
     for name in ("text", "without"):
         if (words := getattr(body, name)) is not None and not words.strip():
             raise RefusalError(400, "empty", f"{name} has no words: {words[:20]!r}", name)
+    weight = weighed(body)
     total = np.zeros(opened.model.dim)
     if body.text is not None:
-        total += body.weights.text * (await server.text_rows(opened, [body.text]))[0]
+        total += weight["text"] * (await server.text_rows(opened, [body.text]))[0]
     if body.image is not None:
         row = only(await server.image_rows(opened, [body.image]))
-        total += body.weights.image * row
+        total += weight["image"] * row
     if body.without is not None:
         row = (await server.text_rows(opened, [body.without]))[0]
-        total -= body.weights.without * row
+        total -= weight["without"] * row
     length = float(np.linalg.norm(total))
     if length < 1e-6:
         raise RefusalError(400, "empty", "what is looked for and what is not cancel out", "weights")
     return total / length
+
+
+def weighed(body: Search) -> dict[str, float]:
+    """The weight of each part of a query, the largest 1: only how they compare means something.
+    Raises RefusalError where all are 0. A weight of what is not there is named."""
+    given = [name for name in Weights.model_fields if getattr(body, name) is not None]
+    if idle := sorted(body.weights.model_fields_set - set(given)):
+        say([f"not used here: weights of {', '.join(idle)}, which the query does not have"])
+    most = max(getattr(body.weights, name) for name in given)
+    if most == 0:
+        raise RefusalError(400, "empty", "all weights of what is looked for are 0", "weights")
+    return {name: getattr(body.weights, name) / most for name in given}
 
 
 PhotoNumber = Annotated[int, Field(ge=0, lt=1 << 53)]
@@ -116,7 +130,7 @@ async def photo(request: Request, number: PhotoNumber) -> Response:
         content, kind = await server.decoder.run(lambda: photos.photo(number))
     except OSError as error:
         raise RefusalError(404, "gone", f"photo {number}: {error.strerror}") from error
-    return Response(content, media_type=kind, headers=DAY)
+    return shown(request, content, kind)
 
 
 @routes.get("/v1/images/{number}/info", summary="What the index knows of a photo")
@@ -133,7 +147,16 @@ async def thumbnail(request: Request, number: PhotoNumber) -> Response:
     server = server_of(request)
     photos = of(server)
     content = await server.decoder.run(lambda: photos.thumbnail(number))
-    return Response(content, media_type="image/jpeg", headers=DAY)
+    return shown(request, content, "image/jpeg")
+
+
+def shown(request: Request, content: bytes, kind: str) -> Response:
+    """A picture, which a browser keeps and asks each time whether it has changed."""
+    tag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
+    headers = {"Cache-Control": "private, no-cache", "ETag": tag}
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=kind, headers=headers)
 
 
 def of(server: Server) -> Collection:

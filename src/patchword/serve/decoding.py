@@ -11,8 +11,10 @@ import base64
 import binascii
 import contextvars
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -24,19 +26,22 @@ from patchword.errors import ImageError
 from patchword.images import ImageLike
 from patchword.images.photo import RGB
 from patchword.images.urls import is_url
+from patchword.serve.bodies import Whole
 from patchword.serve.queue import in_time
 from patchword.serve.refusals import RefusalError
 from patchword.unseen import Sight
 
 T = TypeVar("T")
 THREADS = min(max(os.cpu_count() or 1, 2), 16)
+FETCHERS = 16  # threads of their own: a site that is slow keeps no other image waiting
+HELD = 2  # of the largest photos: with so many pixels in memory no more photos are opened whole
 
 
 class PhotoId(BaseModel):
     """A photo of the opened index."""
 
     model_config = ConfigDict(extra="forbid")
-    id: int = Field(description="Its number, as a search gives it.")
+    id: Whole = Field(ge=0, lt=1 << 53, description="Its number, as a search gives it.")
 
 
 Image = Annotated[
@@ -52,54 +57,96 @@ class Decoder:
     """Threads that open images."""
 
     def __init__(
-        self, photo: Callable[[int], ImageLike], fetch: Callable[[str], bytes] | None
+        self,
+        photo: Callable[[int], ImageLike],
+        fetch: Callable[[str], bytes] | None,
+        max_pixels: int,
     ) -> None:
-        """photo: one of the index; fetch: an address, None where that is not allowed."""
+        """photo: one of the index; fetch: an address, None where that is not allowed; max_pixels:
+        of an image."""
         self._photo = photo
         self._fetch = fetch
         self._pool = ThreadPoolExecutor(THREADS, "decode")
+        self._fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
+        self._fetching = asyncio.Semaphore(FETCHERS)
+        self._opening = asyncio.Semaphore(THREADS)
+        self._most = HELD * 3 * max_pixels
+        self._held = 0  # bytes of photos
+        self._freed = asyncio.Event()
 
     async def run(self, function: Callable[[], T]) -> T:
         """What a function returns that is run in one of the threads, in this context."""
-        context = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-        return await in_time(loop.run_in_executor(self._pool, context.run, function))
+        return await _in(self._pool, function)
 
     async def photo(self, given: Any, model: Model, name: str = "image") -> RGB:
         """All pixels of an image, RGB uint8 (H, W, 3). Raises ImageError, RefusalError."""
-        return await self.run(
-            lambda: _named(name, lambda: model.opener(self.content(given), exact=True))
-        )
+        async with self._here(given, name) as here:
+            return await self._whole(here, model, name)
+
+    @asynccontextmanager
+    async def held(self, given: Any, model: Model, name: str) -> AsyncIterator[RGB]:
+        """The same while it is needed, of a list: it waits until few others are held."""
+        async with self._here(given, name) as here, self._opening:
+            while self._held > self._most:
+                self._freed.clear()
+                await in_time(asyncio.ensure_future(self._freed.wait()))
+            photo = await self._whole(here, model, name)
+            self._held += photo.nbytes
+        try:
+            yield photo
+        finally:
+            self._held -= photo.nbytes
+            self._freed.set()
 
     async def pixels(self, given: Any, model: Model, name: str) -> tuple[Levels, Sight]:
         """What the network sees of an image, uint8 (3, S, S), and how it is seen. Raises
         ImageError, RefusalError."""
-        return await self.run(lambda: _named(name, lambda: self._look(given, model, name)))
+        async with self._here(given, name) as here:
+            return await self.run(lambda: _named(name, lambda: self._look(here, model, name)))
 
-    def _look(self, given: Any, model: Model, name: str) -> tuple[Levels, Sight]:
-        found = self.content(given)
+    async def _whole(self, here: Any, model: Model, name: str) -> RGB:
+        work = partial(model.opener, exact=True)
+        return await self.run(lambda: _named(name, lambda: work(self.content(here))))
+
+    def _look(self, here: Any, model: Model, name: str) -> tuple[Levels, Sight]:
+        found = self.content(here)
         photo = model.opener.sized(found, at_least=model.preprocess.at_least)
         pixels, geometry = model.preprocess.seen(photo)
         return pixels, Sight.of(name, geometry, photo.pixels)
 
+    @asynccontextmanager
+    async def _here(self, given: Any, name: str) -> AsyncIterator[Any]:
+        """An image of a request; of an address its content, of which few are in memory at once.
+        Raises ImageError, RefusalError."""
+        if not (isinstance(given, str) and is_url(given)):
+            yield given
+            return
+        if (fetch := self._fetch) is None:
+            raise RefusalError(
+                400, "urls", "this server fetches no addresses: send the image itself, as a "
+                "data URI or base64 (whoever runs it may allow addresses: --allow-urls)"
+            )  # fmt: skip
+        async with self._fetching:
+            yield await _in(self._fetchers, lambda: _named(name, lambda: fetch(given)))
+
     def content(self, given: Any) -> ImageLike:
-        """An image that a request names, as `images.open` takes it. A Path is none of a request,
-        but of an assistant on this machine."""
+        """An image that is here, as `images.open` takes it. A Path is none of a request, but of an
+        assistant on this machine."""
         if isinstance(given, PhotoId):
             return self._photo(given.id)
         if isinstance(given, (bytes, Path)):
             return given
-        if is_url(given):
-            if self._fetch is None:
-                raise RefusalError(
-                    400, "urls", "this server fetches no addresses: send the image itself, as a "
-                    "data URI or base64 (whoever runs it may allow addresses: --allow-urls)"
-                )  # fmt: skip
-            return self._fetch(given)
         return decoded(given)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._fetchers):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def _in(pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:
+    context = contextvars.copy_context()
+    loop = asyncio.get_running_loop()
+    return await in_time(loop.run_in_executor(pool, context.run, function))
 
 
 def decoded(text: str) -> bytes:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from patchword.index.duplicates import Group, ids_of
 from patchword.index.schema import id_of
 from patchword.index.searching import tell_of
+from patchword.serve.bodies import Number, Whole
 from patchword.serve.collection import of
 from patchword.serve.server import Answer, router, server_of, with_warnings
 
@@ -22,15 +23,15 @@ class Explore(BaseModel):
     """How many clusters are wanted."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"clusters": 2}]})
-    clusters: int | None = Field(None, ge=1, le=MOST, description="At most; by default by size.")
-    examples: int = Field(12, ge=1, le=MOST, description="Photos of each that are named.")
+    clusters: Whole | None = Field(None, ge=1, le=MOST, description="At most; by default by size.")
+    examples: Whole = Field(12, ge=1, le=MOST, description="Photos of each that are named.")
 
 
 class Duplicates(BaseModel):
     """What near-duplicates are: copies of one photo, or all that a model finds so much alike."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{}]})
-    threshold: float | None = Field(
+    threshold: Number | None = Field(
         None, gt=0, le=1, description="The least cosine; by default the pictures are compared."
     )
 

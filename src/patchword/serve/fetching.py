@@ -11,7 +11,11 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
+import time
 import urllib.request
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from patchword.errors import ImageError
@@ -24,12 +28,48 @@ SECONDS = 15.0  # for all of an image, at most
 
 def fetched(url: str, settings: Settings) -> bytes:
     """The content at an address. Raises ImageError with the reason."""
-    opener = urls.opener(_Http(), _Https())
     seconds = min(SECONDS, settings.seconds)
+    line = Line(time.monotonic() + seconds)
+    opener = urls.opener(_Http(line), _Https(line))
+    timer = threading.Timer(seconds, line.cut)
+    timer.daemon = True
+    timer.start()
+    reason = f"not here after {seconds:g} seconds"
     try:
-        return urls.fetch(url, opener, settings.max_bytes, seconds)
+        found = urls.fetch(url, opener, settings.max_bytes, seconds)
     except RefusedError as error:
-        raise ImageError(url[:200], str(error)) from error
+        raise ImageError(url[:200], reason if line.left() <= 0 else str(error)) from error
+    finally:
+        timer.cancel()
+    if line.left() <= 0:  # what was cut looks like the end
+        raise ImageError(url[:200], reason)
+    return found
+
+
+class Line:
+    """The connections of one image. A site that sends a byte now and then, in its headers too,
+    would keep a thread for days: when the time is over they are cut."""
+
+    def __init__(self, until: float) -> None:
+        """until: as time.monotonic() has it."""
+        self.until = until
+        self._sockets: list[socket.socket] = []
+
+    def left(self) -> float:
+        """Seconds."""
+        return self.until - time.monotonic()
+
+    def holds(self, connection: socket.socket) -> None:
+        """Cut this one too. Raises TimeoutError where the time is over."""
+        self._sockets.append(connection)
+        if self.left() <= 0:
+            raise TimeoutError
+
+    def cut(self) -> None:
+        """Whoever waits for a byte goes on."""
+        for connection in self._sockets:
+            with suppress(OSError):  # closed before
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def public(address: str) -> bool:
@@ -45,10 +85,12 @@ def public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if inner is not None:
             return public(str(inner))
+        if found.is_site_local:
+            return False
     return found.is_global and not found.is_multicast and not found.is_reserved
 
 
-def connect(host: str, port: int, timeout: Any) -> socket.socket:
+def connect(host: str, port: int, timeout: Any, line: Line) -> socket.socket:
     """A connection to a public address of a host. Raises RefusedError where it has none."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     refused = RefusedError(f"{host} is not on the open internet: its address is never fetched")
@@ -58,7 +100,8 @@ def connect(host: str, port: int, timeout: Any) -> socket.socket:
     for family, kind, protocol, _, address in found:
         connection = socket.socket(family, kind, protocol)
         try:
-            connection.settimeout(timeout)
+            line.holds(connection)
+            connection.settimeout(max(min(timeout, line.left()), 0.001))
             connection.connect(address)
             return connection
         except OSError as error:
@@ -68,21 +111,42 @@ def connect(host: str, port: int, timeout: Any) -> socket.socket:
 
 
 class _Connection(http.client.HTTPConnection):
+    def __init__(self, line: Line, host: str, **options: Any) -> None:
+        super().__init__(host, **options)
+        self.line = line
+
     def connect(self) -> None:
-        self.sock = connect(self.host, self.port, self.timeout)
+        self.sock = connect(self.host, self.port, self.timeout, self.line)
 
 
 class _SecureConnection(http.client.HTTPSConnection):
+    def __init__(self, line: Line, host: str, **options: Any) -> None:
+        super().__init__(host, **options)
+        self.line = line
+
     def connect(self) -> None:
-        plain = connect(self.host, self.port, self.timeout)
-        self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host)
+        plain = connect(self.host, self.port, self.timeout, self.line)
+        secure = ssl.create_default_context().wrap_socket(
+            plain, server_hostname=self.host, do_handshake_on_connect=False
+        )
+        self.sock = secure
+        self.line.holds(secure)
+        secure.do_handshake()
 
 
 class _Http(urllib.request.HTTPHandler):
+    def __init__(self, line: Line) -> None:
+        super().__init__()
+        self.line = line
+
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Connection, req)
+        return self.do_open(partial(_Connection, self.line), req)
 
 
 class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, line: Line) -> None:
+        super().__init__()
+        self.line = line
+
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_SecureConnection, req)
+        return self.do_open(partial(_SecureConnection, self.line), req)

@@ -9,6 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -22,6 +23,9 @@ from patchword.serve.settings import Settings
 
 ID = re.compile(r"[\w.-]{1,64}")
 GONE = 499  # as nginx logs a client that left
+BODIES = 16  # times the bytes of a request: that many are in memory at once
+SKIMMED = 16  # times the bytes of a request, and
+SKIMMED_SECONDS = 30.0  # that are read of one that is refused
 
 log = logging.getLogger("patchword.serve")
 
@@ -41,6 +45,7 @@ class Gate:
         self.app = app
         self.settings = settings
         self.count = count
+        self.held = 0  # bytes of bodies of all requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -56,12 +61,18 @@ class _Passage:
 
     def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send) -> None:
         self.app, self.settings, self.count = gate.app, gate.settings, gate.count
+        self.gate = gate
+        self.size = 0  # bytes of its body so far
+        self.method = scope["method"]
+        if self.method == "HEAD":  # as GET; the server leaves the content out
+            scope = {**scope, "method": "GET"}
         self.scope, self.receive, self.out = scope, receive, send
         self.headers = Headers(scope=scope)
         given = self.headers.get("x-request-id", "")
         self.id = given if ID.fullmatch(given) else secrets.token_hex(8)
         self.status = GONE
         self.begun = False
+        self.more = True  # of the body is to come
 
     async def run(self) -> None:
         """Answer the request, and log it without what it holds."""
@@ -78,40 +89,53 @@ class _Passage:
             await self._refuse(refusal)
         except LeftError:
             pass
+        except asyncio.CancelledError:  # the server ends, and waits no longer for its requests
+            message = "the server is ending; send the request again"
+            await self._refuse(RefusalError(503, "closing", message, retry_after=1))
         except Exception as error:  # a fault of ours, which the log explains and an answer does not
             log.error("%s failed", self.id, exc_info=error)
             message = f"the server failed; its log says more of request {self.id}"
             await self._refuse(RefusalError(500, "internal", message))
         finally:
+            self.gate.held -= self.size
             seconds = time.monotonic() - started
             spent = seconds * 1000
             route = getattr(self.scope.get("route"), "path", "other")
             self.count(route, self.status, seconds)
             log.info(
-                "%s %s %s %d %.1f ms", self.id, self.scope["method"], _plain(path), self.status,
+                "%s %s %s %d %.1f ms", self.id, self.method, _plain(path), self.status,
                 spent,
             )  # fmt: skip
 
     async def _body(self) -> bytes:
         """The body, within the limits of size and time."""
+        coding = self.headers.get("content-encoding", "identity").lower()
+        if coding not in ("", "identity"):
+            said = f"Content-Encoding {coding[:40]!r} is not read: send the body as it is"
+            raise RefusalError(415, "encoding", said)
         most = self.settings.max_bytes
-        too_large = RefusalError(413, "too_large", f"a request may have {most} bytes")
+        said = f"a request may have {most:,} bytes: send fewer images, or smaller ones"
+        too_large = RefusalError(413, "too_large", said)
         length = self.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > most:
             raise too_large
         parts: list[bytes] = []
-        size = 0
         try:
             async with asyncio.timeout(self.settings.seconds):
                 while True:
                     message = await self.receive()
                     if message["type"] == "http.disconnect":
                         raise LeftError
+                    self.more = message.get("more_body", False)
                     parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > most:
+                    self.size += len(parts[-1])
+                    self.gate.held += len(parts[-1])
+                    if self.size > most:
                         raise too_large
-                    if not message.get("more_body"):
+                    if self.gate.held > BODIES * most:
+                        said = "other requests fill the memory: send the request again later"
+                        raise RefusalError(429, "busy", said, retry_after=1)
+                    if not self.more:
                         return b"".join(parts)
         except TimeoutError:
             seconds = self.settings.seconds
@@ -162,11 +186,27 @@ class _Passage:
     async def _refuse(self, refusal: RefusalError) -> None:
         if self.begun:
             return
+        if refusal.status != 408:
+            await self._skim()
         from patchword.serve.server import Answer
 
         headers = refusal.headers | {"Connection": "close"}  # what of the body comes is not read
         answer = Answer(refusal.body, refusal.status, headers)
         await answer(self.scope, self.receive, self._send)
+
+    async def _skim(self) -> None:
+        """Read what is still to come of a body, for a while: most clients read no answer before
+        they have sent all, and find the connection broken instead. Not of one that waits to be told
+        to send it."""
+        if "expect" in self.headers:
+            return
+        size = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(SKIMMED_SECONDS, self.settings.seconds)):
+                while self.more and size < SKIMMED * self.settings.max_bytes:
+                    part = await self.receive()
+                    self.more = part.get("more_body", False)
+                    size += len(part.get("body", b""))
 
 
 def _plain(path: Any) -> str:

@@ -3,16 +3,15 @@ which takes an address of each as its model."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 from typing import Any
 
-from fastapi import Request
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from patchword.serve import bodies
 from patchword.serve.jobs import TINY, answer, captions, example, labels_of, only
 from patchword.serve.refusals import RefusalError
-from patchword.serve.server import Answer, router, server_of
+from patchword.serve.server import Answer, router, say_ignored, server_of, warned
 
 routes = router("hugging face")
 
@@ -33,7 +32,7 @@ class ZeroShot(BaseModel):
 
 class QuestionOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    top_k: int | None = Field(None, ge=1, le=1, description="One answer.")
+    top_k: bodies.Whole | None = Field(None, ge=1, le=1, description="One answer.")
 
 
 class Asked(BaseModel):
@@ -53,7 +52,7 @@ class Question(BaseModel):
 
 
 @routes.post("/zero-shot-image-classification", summary="Labels of an image, by its content")
-async def zero_shot(request: Request, body: ZeroShot) -> Answer:
+async def zero_shot(request: Request, body: ZeroShot) -> Response:
     server = server_of(request)
     options = body.parameters
     count = server.checked(candidate_labels=options.candidate_labels)
@@ -64,21 +63,25 @@ async def zero_shot(request: Request, body: ZeroShot) -> Answer:
         )
         row = only(await server.image_rows(opened, [body.inputs]))
     scores = known.score(row)
-    return Answer([{"label": one.label, "score": one.probability} for one in scores])
+    return warned(Answer([{"label": one.label, "score": one.probability} for one in scores]))
 
 
 @routes.post("/visual-question-answering", summary="The answer to a question about an image")
-async def question_answering(request: Request, body: Question) -> Answer:
+async def question_answering(request: Request, body: Question) -> Response:
     server = server_of(request)
     inside = body.inputs if isinstance(body.inputs, Asked) else None
     image = body.inputs if inside is None else inside.image
     question = body.question if inside is None else inside.question
+    for name, used in (("image", image), ("question", question)):
+        if getattr(body, name) not in (None, used):
+            message = f"{name} is given twice, and differs: which one is meant?"
+            raise RefusalError(400, "invalid_request", message, name)
     if not question:
         raise RefusalError(400, "empty", "give a question", "question")
     opened = await server.models.get(None, "ask")
     with server.admission.of(1):
         found = await answer(server, opened, image, question)
-    return Answer([{"answer": found.text, "score": found.probability}])
+    return warned(Answer([{"answer": found.text, "score": found.probability}]))
 
 
 @routes.post(
@@ -94,27 +97,26 @@ async def question_answering(request: Request, body: Question) -> Answer:
         }
     },
 )
-async def image_to_text(request: Request) -> Answer:
+async def image_to_text(request: Request) -> Response:
     server = server_of(request)
     body = await request.body()
     opened = await server.models.get(None, "caption")
-    given = await asyncio.to_thread(image_of, body, request.headers.get("content-type", ""))
+    given = await image_of(body, request.headers.get("content-type", "").lower())
     with server.admission.of(1):
         found = only(await captions(server, opened, [given]))
-    return Answer([{"generated_text": found.text}])
+    return warned(Answer([{"generated_text": found.text}]))
 
 
-def image_of(body: bytes, kind: str) -> Any:
-    """The image of a request: its body, or "inputs" of its JSON. Raises RefusalError."""
+async def image_of(body: bytes, kind: str) -> Any:
+    """The image of a request: its body, or "inputs" of its JSON. Raises RefusalError, and
+    HTTPException for what is no JSON."""
     if not kind.startswith("application/json"):
         if not body:
             raise RefusalError(400, "empty", "the body is an image, and is empty")
         return body
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        raise RefusalError(400, "invalid_request", "the body is not JSON") from None
+    found = await bodies.read(body)
     inputs = found.get("inputs") if isinstance(found, dict) else None
     if not isinstance(inputs, str):
         raise RefusalError(400, "invalid_request", "inputs: an image as base64", "inputs")
+    say_ignored(set(found) - {"inputs"})
     return inputs

@@ -14,10 +14,12 @@ from pydantic import Field
 from patchword.api.inspecting import inspector
 from patchword.inspect.inspector import Inspector, on_one_scale
 from patchword.inspect.result import Inspection
+from patchword.serve.bodies import Number
 from patchword.serve.decoding import Image
 from patchword.serve.jobs import TINY, Body, example
 from patchword.serve.models import Opened
 from patchword.serve.places import data_uri, png
+from patchword.serve.queue import steps
 from patchword.serve.refusals import RefusalError, refusal_of
 from patchword.serve.server import (
     Answer,
@@ -44,7 +46,7 @@ class Inspect(Body):
     fitted: str | None = Field(None, description="As an earlier answer gave it, instead of good.")
     images: list[Image] = Field(description="With fitted also none: only what its rate tells.")
     method: Literal["memory", "subspace", "winclip", "mutual", "reference"] = "memory"
-    false_alarms: float = Field(0.05, gt=0, lt=1, description="Share of good photos, at most.")
+    false_alarms: Number = Field(0.05, gt=0, lt=1, description="Share of good photos, at most.")
 
 
 class Fitted:
@@ -62,7 +64,11 @@ class Fitted:
         return name
 
     def find(self, name: str) -> tuple[Opened, Inspector]:
-        """The one of that name. Raises RefusalError where there is none."""
+        """The one of that name. Raises RefusalError where there is none, and where its model was
+        closed, for which it is forgotten."""
+        closed = [one for one, (opened, _) in self._known.items() if opened.queue.closed]
+        for one in closed:
+            del self._known[one]
         if name not in self._known:
             message = f"nothing fitted is called {name!r} (any more): send the good photos again"
             raise RefusalError(404, "not_fitted", message, "fitted")
@@ -86,6 +92,7 @@ async def inspect(request: Request, body: Inspect) -> Answer:
         else:
             name, bad = str(body.fitted), []
             opened, inspector = fitted.find(name)
+            same(body, opened, inspector)
         rule = replace(inspector.rule, false_alarms=body.false_alarms)
         judge = replace(inspector, rule=rule)
         found = await photos_of(server, opened, body.images)
@@ -99,6 +106,15 @@ async def inspect(request: Request, body: Inspect) -> Answer:
         "data": data,
     }
     return await large_answer(with_warnings(answer | ({"good": bad} if bad else {})))
+
+
+def same(body: Inspect, opened: Opened, inspector: Inspector) -> None:
+    """Raise RefusalError for another model or method than what was fitted has."""
+    has = {"model": opened.name, "method": inspector.method.name}
+    for name in body.model_fields_set & set(has):
+        if (given := getattr(body, name)) not in (None, has[name]):
+            message = f"{body.fitted} has the {name} {has[name]}, not {given}: send the good photos"
+            raise RefusalError(400, "fitted", message, name)
 
 
 async def photos_of(server: Server, opened: Opened, images: Sequence[Any]) -> list[Any]:
@@ -116,8 +132,10 @@ async def fit(
     if not kept:
         raise photos[0] if isinstance(photos[0], RefusalError) else refusal_of(photos[0], "good")
     bad = [one for one in items(photos, lambda _: {}) if "error" in one]
-    method, rate = body.method, body.false_alarms
-    made = await opened.queue.call(lambda: inspector(opened.model, kept, method, rate))
+    method, rate, step = body.method, body.false_alarms, steps()
+    made = await opened.queue.call(
+        lambda: inspector(opened.model, kept, method, rate, progress=step)
+    )
     return bad, made
 
 

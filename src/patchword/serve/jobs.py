@@ -15,6 +15,7 @@ from patchword.bundle import Vector
 from patchword.errors import ImageError, PatchwordError
 from patchword.images.photo import RGB
 from patchword.models.generate import BEAMS, GenerationOptions
+from patchword.serve.bodies import Flag, Number, Whole
 from patchword.serve.decoding import Image
 from patchword.serve.models import Opened
 from patchword.serve.refusals import RefusalError, refusal_of
@@ -64,8 +65,8 @@ class Classify(Body):
     images: list[Image]
     labels: list[str] | None = Field(None, description="None: the classes of a classifier.")
     templates: list[str] | str | None = None
-    multi_label: bool = False
-    reject: float | None = None
+    multi_label: Flag = False
+    reject: Number | None = None
 
 
 class Similarity(Body):
@@ -89,7 +90,7 @@ class CaptionBody(Body):
 
     model_config = example(images=[TINY])
     images: list[Image]
-    n: int = Field(1, ge=1, le=10, description="Captions of each image.")
+    n: Whole = Field(1, ge=1, le=10, description="Captions of each image.")
 
 
 class Ask(Body):
@@ -123,6 +124,7 @@ async def classify(request: Request, body: Classify) -> Answer:
     opened = await server.models.get(body.model, "classify")
     with server.admission.of(count):
         if body.labels is None:
+            without_labels(body)
             own = await own_classes(server, opened, body.images)
             return Answer(with_warnings({"data": items(own, scores_of)}))
         known = await labels_of(
@@ -130,6 +132,14 @@ async def classify(request: Request, body: Classify) -> Answer:
         )
         rows = await server.image_rows(opened, body.images)
         return Answer(with_warnings({"data": items(rows, known.told)}))
+
+
+def without_labels(body: Classify) -> None:
+    """Raise RefusalError for options that are of labels, of a request that gives none."""
+    for name in ("templates", "multi_label", "reject"):
+        if getattr(body, name) not in (None, False):
+            message = f"{name} is of labels, and none are given: a classifier's own are as they are"
+            raise RefusalError(400, "unsupported", message, name)
 
 
 async def labels_of(
@@ -188,8 +198,8 @@ async def of_photos(
         return [found for _, found in run(photos)]
 
     async def one(number: int, given: Any) -> Any:
-        photo = await server.decoder.photo(given, opened.model, f"image {number}")
-        return await opened.queue.run(object() if alone else key, batch, photo)
+        async with server.decoder.held(given, opened.model, f"image {number}") as photo:
+            return await opened.queue.run(object() if alone else key, batch, photo)
 
     return await each(one(number, given) for number, given in enumerate(images, 1))
 

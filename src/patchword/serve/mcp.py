@@ -6,19 +6,21 @@ import os
 import time
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from patchword.errors import PatchwordError
 from patchword.images import pages
 from patchword.images.urls import is_url
 from patchword.index import inside
-from patchword.index.schema import id_of
+from patchword.index.schema import ID_BITS, id_of
 from patchword.optional import optional
 from patchword.serve import collection
 from patchword.serve.decoding import PhotoId
 from patchword.serve.heard import heard
 from patchword.serve.jobs import answer, captions, labels_of, only
-from patchword.serve.places import located, photo_of
+from patchword.serve.places import located, places
 from patchword.serve.queue import deadline
 from patchword.serve.refusals import RefusalError
 from patchword.serve.server import Server
@@ -32,7 +34,9 @@ INSTRUCTIONS = (
     "model says in `warnings` that it was not trained on such images or words, do not rely on them."
 )
 LONGEST = 4096  # characters of a path
-JPEG = "/9j/"  # what the base64 of a JPEG begins with, which looks like a path
+# What the base64 of JPEG, PNG, WebP, GIF, TIFF and BMP begins with: with a / it looks like a path.
+BASE64 = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "SUkqA", "TU0AK", "Qk")
+Hits = Annotated[int, Field(ge=1, le=1000)]
 IMAGE = "An image is a data URI, base64, or the id or path of a photo that a search gave"
 
 
@@ -44,7 +48,7 @@ class Tools:
         self.server = server
         self.paths = paths
 
-    async def search(self, text: str, k: int = 5, where: str | None = None) -> dict[str, Any]:
+    async def search(self, text: str, k: Hits = 5, where: str | None = None) -> dict[str, Any]:
         """Find photos of the index by words, the best first: id, path, and the cosine as score.
         where: a condition in SQL on its columns."""
         body = collection.Search(text=text, k=k, where=where, without=None, offset=0)
@@ -54,6 +58,7 @@ class Tools:
         """How probable each of the labels is for an image, the best first."""
 
         async def work() -> dict[str, Any]:
+            self.server.checked(labels=labels)
             opened = await self.server.models.get(None, "classify")
             known = await labels_of(self.server, opened, labels)
             return known.told(
@@ -78,6 +83,8 @@ class Tools:
         """Answer a question about an image in a few words. answers: to choose from."""
 
         async def work() -> dict[str, Any]:
+            if answers is not None:
+                self.server.checked(answers=answers)
             opened = await self.server.models.get(None, "ask")
             given = await self._image(image)
             found = await answer(self.server, opened, given, question, answers)
@@ -91,18 +98,17 @@ class Tools:
         there."""
 
         async def work() -> dict[str, Any]:
+            self.server.checked(texts=texts)
             opened = await self.server.models.get(None, "locate")
             self.server.readable(texts)
-            photo = await photo_of(self.server, opened, await self._image(image))
-            return located(
-                await opened.queue.call(lambda: opened.model.locate(photo, texts)), masks=False
-            )
+            given = await self._image(image)
+            return located(await places(self.server, opened, given, texts), masks=False)
 
         return await self._said(work(), len(texts))
 
     async def _image(self, given: str) -> Any:
         """An image as endpoints take it."""
-        if given.isdecimal() and len(given) <= 16:
+        if given.isdecimal() and len(given) <= 16 and int(given) < 1 << ID_BITS:
             return PhotoId(id=int(given))
         if len(given) > LONGEST or given.startswith("data:") or is_url(given):
             return given
@@ -114,7 +120,7 @@ class Tools:
         if os.path.exists((inside.split(given) or pages.split(given))[0]):
             found = await run(lambda: inside.content(given))
             return Path(given) if isinstance(found, str) else found
-        if os.sep in given and not given.startswith(JPEG):
+        if os.sep in given and not given.startswith(BASE64):
             raise RefusalError(400, "image", f"{given}: no such file")
         return given
 

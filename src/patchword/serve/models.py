@@ -18,7 +18,7 @@ from patchword.bundle import Levels, Vector, unit
 from patchword.errors import PatchwordError
 from patchword.serve.heard import heard, say
 from patchword.serve.offers import heatmaps
-from patchword.serve.queue import Observe, Queue
+from patchword.serve.queue import Observe, Queue, in_time
 from patchword.serve.refusals import RefusalError
 from patchword.serve.settings import Settings
 from patchword.tasks.ask import answerer
@@ -29,6 +29,8 @@ T = TypeVar("T")
 Probe = Callable[[Model], object]
 
 KEPT = 256  # lists of labels of each model whose vectors are kept
+ENDING = 10.0  # seconds to wait for what a model is at, when the server ends
+BROKEN = "model"  # the code of the error of a model that cannot be opened
 
 
 def _embeds(model: Model) -> object:
@@ -148,7 +150,7 @@ class Models:
         self._opened: dict[str, Opened] = {}
         self._why_not: dict[str, Mapping[str, str]] = {}
         self._heatmaps: dict[str, Mapping[str, int]] = {}
-        self._locks = {name: asyncio.Lock() for name in self.names}
+        self._opening: dict[str, asyncio.Future[Opened]] = {}
 
     async def get(self, name: str | None, job: str) -> Opened:
         """The model of that name; None: the first that can do the job. Raises RefusalError for an
@@ -175,19 +177,27 @@ class Models:
 
     async def described(self) -> list[tuple[str, Mapping[str, str], Mapping[str, int]]]:
         """Each name, why it cannot do what it cannot, and its methods of heatmaps. Those never
-        opened are opened to know."""
+        opened are opened to know; one that cannot be can do nothing, and hides no other."""
+        found: list[tuple[str, Mapping[str, str], Mapping[str, int]]] = []
         for name in self.names:
-            if name not in self._why_not:
-                await self._open(name)
-        return [(name, self._why_not[name], self._heatmaps[name]) for name in self.names]
+            try:
+                if name not in self._why_not:
+                    await self._open(name)
+                found.append((name, self._why_not[name], self._heatmaps[name]))
+            except RefusalError as error:
+                if error.code != BROKEN:
+                    raise
+                found.append((name, dict.fromkeys(JOBS, str(error)), {}))
+        return found
 
     def opened(self) -> dict[str, Opened]:
         """Those that are ready, by name."""
         return dict(self._opened)
 
     def close(self) -> None:
+        """End their threads, when these have run what they are at."""
         for found in self._opened.values():
-            found.queue.close()
+            found.queue.close(ENDING)
         self._opened.clear()
 
     def _known(self, name: str) -> str:
@@ -197,16 +207,26 @@ class Models:
         return name
 
     async def _open(self, name: str) -> Opened:
-        async with self._locks[name]:
-            found = self._opened.get(name)
-            if found is None:
-                found = await asyncio.to_thread(self._load, name)
-                self._opened[name] = found
-                self._why_not[name] = found.why_not
-                self._heatmaps[name] = found.heatmaps
-                self._make_room(found)
-            found.used = time.monotonic()
-            return found
+        """A client that leaves, or whose time is over, does not stop what the next one needs."""
+        found = self._opened.get(name)
+        if found is None:
+            if name not in self._opening:
+                self._opening[name] = asyncio.ensure_future(self._kept(name))
+            found = await in_time(asyncio.shield(self._opening[name]))
+        found.used = time.monotonic()
+        return found
+
+    async def _kept(self, name: str) -> Opened:
+        """The model, opened anew."""
+        try:
+            found = await asyncio.to_thread(self._load, name)
+        finally:
+            del self._opening[name]
+        self._opened[name] = found
+        self._why_not[name] = found.why_not
+        self._heatmaps[name] = found.heatmaps
+        self._make_room(found)
+        return found
 
     def _load(self, name: str) -> Opened:
         settings = self._settings
@@ -214,9 +234,7 @@ class Models:
         try:
             model = api.load(name, device=settings.device, **options)
         except PatchwordError as error:
-            raise RefusalError(
-                503, "model", f"{name} cannot be opened: {error}", "model"
-            ) from error
+            raise RefusalError(503, BROKEN, f"{name} cannot be opened: {error}", "model") from error
         model = model.opening(max_pixels=settings.max_pixels, urls=False)
         size = sum(p.numel() * p.element_size() for p in model.network.parameters())
         queue = Queue(name, settings.batch, self._observe(name))

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from patchword.bundle import Vector
 from patchword.errors import PatchwordError
+from patchword.serve.bodies import Whole
 from patchword.serve.decoding import PhotoId
+from patchword.serve.heard import say
 from patchword.serve.jobs import TINY
 from patchword.serve.models import JOBS, Opened
 from patchword.serve.refusals import RefusalError, item, refusal_of
@@ -22,12 +24,14 @@ from patchword.serve.server import (
     Server,
     large_answer,
     router,
+    say_unused,
     server_of,
     with_warnings,
 )
 
 routes = router("openai")
 STARTED = int(time.time())
+SILENT = {"user", "normalized"}  # vectors are always of length 1
 
 
 @routes.get("/v1/models", summary="The models, and what each can do")
@@ -70,15 +74,16 @@ class Embeddings(BaseModel):
     """Texts, images, or both; what other servers of embeddings take too."""
 
     model_config = ConfigDict(
+        extra="allow",
         json_schema_extra={"examples": [{"input": ["a red circle", TINY]}]},
     )
     model: str | None = None
-    input: str | Part | list[str | Part | list[int]] | list[int] | None = None
+    input: str | Part | list[str | Part | list[Whole]] | list[Whole] | None = None
     messages: list[dict[str, Any]] | None = Field(None, description="As vLLM takes an image.")
     modality: Literal["text", "image"] | None = Field(None, description="As infinity has it.")
     encoding_format: Literal["float", "base64"] | None = None
     embedding_type: Literal["float", "base64"] | None = Field(None, description="Jina's name.")
-    dimensions: int | None = None
+    dimensions: Whole | None = None
 
 
 Item = tuple[Literal["text", "ids", "image"], Any]
@@ -92,6 +97,7 @@ async def embeddings(request: Request, body: Embeddings) -> Answer:
     count = server.checked(input=given)
     opened = await server.models.get(body.model, "embed")
     opened.check_dimension(body.dimensions)
+    say_unused(body, SILENT)
     with server.admission.of(count):
         rows, tokens = await vectors(server, opened, given)
     failed = [row for row in rows if isinstance(row, Exception)]
@@ -155,7 +161,9 @@ def _of_messages(messages: Sequence[dict[str, Any]]) -> list[Item]:
             elif isinstance(part, dict) and str(part.get("text") or "").strip():
                 found.append(("text", str(part["text"])))
     images = [one for one in found if one[0] == "image"]
-    chosen = images or found  # an instruction beside an image is for other models
+    chosen = images or found
+    if images and len(found) > len(images):  # an instruction, which other models take
+        say(["not used here: texts beside the image to embed"])
     if len(chosen) != 1:
         said = f"messages hold one image or one text to embed; here are {len(chosen)}"
         raise RefusalError(400, "messages", said, "messages")
@@ -172,32 +180,35 @@ async def vectors(
     found: dict[int, Any] = {}
     tokens = 0
     if texts:
-        words = [value for _, value in texts]
-        if empty := [n for n, value in texts if not value]:
-            raise RefusalError(400, "empty", f"input {empty[0]} is an empty text", "input")
-        rows = await server.text_rows(opened, words)
+        words = [value for _, value in texts if value]
+        rows = iter(await server.text_rows(opened, words))
         tokens += await server.decoder.run(lambda: sum(map(len, opened.model.reader().rows(words))))
-        found |= zip([place for place, _ in texts], rows, strict=True)
+        found |= {place: next(rows) if value else empty(place) for place, value in texts}
     if lists:
         server.short(sum(len(value) for _, value in lists), "token numbers")
-        ids = [whole(opened, value) for _, value in lists]
-        tokens += sum(map(len, ids))
-        rows = await opened.text_vectors(ids)
-        found |= zip([place for place, _ in lists], rows, strict=True)
+        ids = {place: whole(opened, value) for place, value in lists}
+        good = {place: row for place, row in ids.items() if isinstance(row, list)}
+        tokens += sum(map(len, good.values()))
+        made = await opened.text_vectors(list(good.values()))
+        found |= ids | dict(zip(good, made, strict=True))
     if images:
         each = await server.image_rows(opened, [value for _, value in images])
         found |= zip([place for place, _ in images], each, strict=True)
     return [found[place] for place in range(len(given))], tokens
 
 
-def whole(opened: Opened, ids: Sequence[int]) -> list[int]:
-    """A text's ids with the special tokens around them, where they are not there. Raises
-    RefusalError for ids that the model does not have."""
+def empty(place: int) -> RefusalError:
+    return RefusalError(400, "empty", f"input {place} is an empty text", "input")
+
+
+def whole(opened: Opened, ids: Sequence[int]) -> list[int] | RefusalError:
+    """A text's ids with the special tokens around them, where they are not there; an error for ids
+    that the model does not have."""
     tokenizer = opened.model.reader()
     *before, end = tokenizer.rows([""])[0]
     if not ids or not all(0 <= one < tokenizer.vocab_size for one in ids):
         message = f"tokens are numbers from 0 to {tokenizer.vocab_size - 1} of {opened.name}'s own"
-        raise RefusalError(400, "tokens", f"{message} tokenizer", "input")
+        return RefusalError(400, "tokens", f"{message} tokenizer", "input")
     row = list(ids)
     if before and row[: len(before)] != before:
         row = [*before, *row]

@@ -7,14 +7,15 @@ import math
 import os
 from collections import OrderedDict
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError
-from patchword.images import ImageLike, Opener
+from patchword.images import ImageLike, Opener, pillow
 from patchword.index import Index, inside
 from patchword.index.condition import KINDS
 from patchword.index.schema import id_of
@@ -33,6 +34,7 @@ class Collection:
     def __init__(self, index: Index, opener: Opener) -> None:
         self.index = index
         self._opener = opener
+        self._version: tuple[str, int] | None = None  # that the rest is of
         self._paths: dict[int, str] = {}
         self._thumbnails: OrderedDict[int, bytes] = OrderedDict()
 
@@ -43,6 +45,7 @@ class Collection:
 
     def path_of(self, number: int) -> str:
         """The path of the photo with an id. Raises RefusalError where there is none."""
+        self._fresh()
         if number not in self._paths:
             self._paths[number] = self._row(number, "path")
         path = self._paths[number]
@@ -77,6 +80,14 @@ class Collection:
             }
             for number, hit, columns in zip(ids, hits, known, strict=True)
         ]
+
+    def _fresh(self) -> None:
+        """Remember nothing of an index that has changed since: not what was removed from it."""
+        version = self.index.version
+        if version != self._version:
+            self._paths.clear()
+            self._thumbnails.clear()
+            self._version = version
 
     def count(self, where: str | None) -> int:
         """How many photos there are that meet a condition; None: in all."""
@@ -113,6 +124,7 @@ class Collection:
 
     def thumbnail(self, number: int) -> bytes:
         """A JPEG at most `SIDE` pixels long."""
+        self._fresh()
         found = self._thumbnails.get(number) or self._row(number, "thumbnail")
         if found is None:
             found = jpeg(fit(self._opener(self.content_of(number), at_least=SIDE // 2), SIDE))
@@ -124,9 +136,9 @@ class Collection:
     def photo(self, number: int) -> tuple[bytes, str]:
         """A photo as browsers show it, and its type: its file where they can, else a JPEG."""
         given = self.content_of(number)
-        content = given if isinstance(given, bytes) else whole_file(self.path_of(number))
-        kind = format_of(content)
+        kind = format_of(given)
         if kind in SHOWN_AS_THEY_ARE:
+            content = given if isinstance(given, bytes) else Path(str(given)).read_bytes()
             return content, Pillow.MIME[kind]
         return jpeg(Pillow.fromarray(self._opener(given, exact=True)), 92), "image/jpeg"
 
@@ -145,18 +157,17 @@ def jpeg(picture: Pillow.Image, quality: int = 85) -> bytes:
     return out.getvalue()
 
 
-def whole_file(path: str) -> bytes:
-    """The content of a file; empty where the path is that of a page of one."""
-    if not os.path.isfile(path):
-        return b""
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def format_of(content: bytes) -> str:
-    """Pillow's name of a file's format; empty where Pillow knows none."""
-    try:
-        with Pillow.open(io.BytesIO(content)) as picture:
-            return picture.format or ""
-    except (OSError, ValueError, SyntaxError):
+def format_of(given: ImageLike) -> str:
+    """Pillow's name of the format of a file, by its head; empty where Pillow knows none, and for
+    the path of a page of one."""
+    if not isinstance(given, bytes) and not os.path.isfile(str(given)):
         return ""
+    try:
+        with pillow.opened(lambda: _file(given), 0) as picture:
+            return str(picture.format or "")
+    except Exception:  # whatever a plugin makes of a damaged head; opening it says why
+        return ""
+
+
+def _file(given: Any) -> BinaryIO:
+    return io.BytesIO(given) if isinstance(given, bytes) else Path(str(given)).open("rb")

@@ -13,11 +13,21 @@ from PIL import Image as Pillow
 
 from patchword.errors import ImageError
 from patchword.images.photo import RGB
+from patchword.serve.bodies import Whole
 from patchword.serve.decoding import Image
 from patchword.serve.jobs import TINY, Body, example
 from patchword.serve.models import Opened
+from patchword.serve.queue import steps
 from patchword.serve.refusals import refusal_of
-from patchword.serve.server import Answer, Server, large_answer, router, server_of, with_warnings
+from patchword.serve.server import (
+    Answer,
+    Server,
+    large_answer,
+    router,
+    server_of,
+    warned,
+    with_warnings,
+)
 from patchword.show import label_map
 from patchword.show.colours import ends_of, unit
 from patchword.where.heatmap import Heatmap
@@ -34,7 +44,7 @@ class HeatmapBody(Body):
     image: Image
     texts: list[str]
     method: str = "auto"
-    layer: int | None = None
+    layer: Whole | None = None
     format: Literal["png", "numbers"] = "png"
 
 
@@ -64,16 +74,16 @@ async def heatmap(request: Request, body: HeatmapBody) -> Response:
     server = server_of(request)
     count = server.checked(texts=body.texts)
     opened = await server.models.get(body.model, "heatmap")
-    texts, method, layer = body.texts, body.method, body.layer
+    texts, method, layer, step = body.texts, body.method, body.layer, steps()
     server.readable(texts)
     with server.admission.of(count):
         photo = await photo_of(server, opened, body.image)
         found = await opened.queue.call(
-            lambda: opened.model.heatmap(photo, texts, method=method, layer=layer)
+            lambda: opened.model.heatmap(photo, texts, method=method, layer=layer, progress=step)
         )
         if body.format == "png":
             content = await server.decoder.run(lambda: png(found.picture()))
-            return Response(content, media_type="image/png")
+            return warned(Response(content, media_type="image/png"))
         maps = await server.decoder.run(lambda: maps_of(found))
         height, width = found.image.shape[:2]
         answer = {"maps": maps, "size": [width, height], "method": found.method}
@@ -135,14 +145,16 @@ def covered(found: Heatmap) -> tuple[list[float], NDArray[np.bool_]]:
 @routes.post("/v1/segment", summary="The label of each pixel of an image")
 async def segment(request: Request, body: SegmentBody) -> Answer:
     server = server_of(request)
-    count = server.checked(labels=body.labels)
+    words = [word for label in body.labels for word in label.split("|")]  # each is looked for
+    lists = {"labels": words} | ({"background": body.background} if body.background else {})
+    count = server.checked(**lists)
     opened = await server.models.get(body.model, "segment")
-    labels, background = body.labels, body.background
+    labels, background, step = body.labels, body.background, steps()
     server.readable([*labels, *(background or ())])
     with server.admission.of(count):
         photo = await photo_of(server, opened, body.image)
         found = await opened.queue.call(
-            lambda: opened.model.segment(photo, labels, background=background)
+            lambda: opened.model.segment(photo, labels, background=background, progress=step)
         )
         answer = await server.decoder.run(lambda: segmented(found))
         return await large_answer(with_warnings(answer))
@@ -172,10 +184,15 @@ async def locate(request: Request, body: LocateBody) -> Answer:
     server.readable(body.texts)
     opened = await server.models.get(body.model, "locate")
     with server.admission.of(count):
-        photo = await photo_of(server, opened, body.image)
-        found = await opened.queue.call(lambda: opened.model.locate(photo, body.texts))
+        found = await places(server, opened, body.image, body.texts)
         answer = await server.decoder.run(lambda: located(found))
         return await large_answer(with_warnings(answer))
+
+
+async def places(server: Server, opened: Opened, image: Any, texts: list[str]) -> Located:
+    """Where texts are in an image. Raises RefusalError."""
+    photo, step = await photo_of(server, opened, image), steps()
+    return await opened.queue.call(lambda: opened.model.locate(photo, texts, progress=step))
 
 
 def located(found: Located, masks: bool = True) -> dict[str, Any]:

@@ -61,6 +61,11 @@ class Queue:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more jobs."""
+        return not self._open
+
     async def run(self, key: Hashable, run: Run, payload: Any, weight: int = 1) -> Any:
         """The result of a job. Raises what it raised, and RefusalError for one that is not done in
         time."""
@@ -68,7 +73,8 @@ class Queue:
         job = Job(key, run, payload, weight, deadline.get(), future)
         with self._changed:
             if not self._open:
-                raise RefusalError(503, "closing", "the model was closed; send the request again")
+                message = "the model was closed; send the request again"
+                raise RefusalError(503, "closing", message, retry_after=1)
             self._waiting.append(job)
             self._changed.notify()
         try:
@@ -81,11 +87,14 @@ class Queue:
         result: T = await self.run(object(), lambda _: [function()], None)
         return result
 
-    def close(self) -> None:
-        """End the thread when it has run what waits."""
+    def close(self, wait: float = 0) -> None:
+        """End the thread when it has run what waits. wait: seconds for that, before a process ends:
+        a thread that is in the middle of it then would abort the process."""
         with self._changed:
             self._open = False
             self._changed.notify()
+        if wait:
+            self._thread.join(wait)
 
     def _work(self) -> None:
         while batch := self._next():
@@ -155,8 +164,24 @@ async def in_time(future: asyncio.Future[T]) -> T:
     try:
         return await asyncio.wait_for(future, until and max(until - time.monotonic(), 0))
     except TimeoutError:
-        message = "the request could not be answered in time; send less, or later"
-        raise RefusalError(503, "deadline", message, retry_after=1) from None
+        raise _late() from None
+
+
+def steps() -> Callable[[int, int], None]:
+    """What long work of this request calls between its steps, with how many are done and all of
+    them: it ends the work when the time is over."""
+    until = deadline.get()
+
+    def step(done: int, total: int) -> None:
+        if until is not None and time.monotonic() > until:
+            raise _late()
+
+    return step
+
+
+def _late() -> RefusalError:
+    message = "the request could not be answered in time; send less, or later"
+    return RefusalError(503, "deadline", message, retry_after=1)
 
 
 class Admission:

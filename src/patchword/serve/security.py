@@ -8,18 +8,19 @@ Anywhere else a key is needed.
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import re
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 
 from patchword.serve.refusals import RefusalError
 from patchword.serve.settings import Settings
 
-LOCAL = {"localhost", "127.0.0.1", "::1"}
 OPEN = re.compile(r"/|/health|/ready|/static/.*")  # paths that need no key: they tell nothing
 COOKIE = "patchword_key"  # in which a page that was given the key sends it with every image
+_NOWHERE = SplitResult("", "", "", "", "")
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -37,11 +38,11 @@ HEADERS = (
 def check(settings: Settings, path: str, headers: Headers) -> None:
     """Raise RefusalError for a request that may not be answered."""
     host = headers.get("host", "")
-    if settings.on_loopback and _hostname(host) not in LOCAL:
+    if settings.on_loopback and not _local(_place(f"//{host}").hostname or ""):
         message = "this server answers to localhost and 127.0.0.1 alone; Host names another"
         raise RefusalError(403, "host", message)
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+    if origin is not None and not (host and _place(origin).netloc.lower() == host.lower()):
         raise RefusalError(403, "origin", "requests of another site's pages are not answered")
     if settings.api_key is None or OPEN.fullmatch(path):
         return
@@ -50,12 +51,21 @@ def check(settings: Settings, path: str, headers: Headers) -> None:
         raise RefusalError(401, "invalid_api_key", message)
 
 
-def _hostname(host: str) -> str:
-    """The name in a Host header, without its port."""
+def _place(address: str) -> SplitResult:
+    """An address in its parts; no parts where it is none."""
     try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
+        found = urlsplit(address)
+        return found if found.hostname else _NOWHERE
     except ValueError:
-        return ""
+        return _NOWHERE
+
+
+def _local(name: str) -> bool:
+    """Whether a host is this machine: localhost, or a number that no name server can change."""
+    try:
+        return name.lower() == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _keys(headers: Headers) -> list[str]:

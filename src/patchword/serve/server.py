@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
+from pydantic import BaseModel
 
 from patchword.bundle import Vector
 from patchword.errors import ImageError, PatchwordError
 from patchword.scope import Check
+from patchword.serve import bodies
 from patchword.serve.decoding import Decoder
-from patchword.serve.heard import said
+from patchword.serve.heard import said, say
 from patchword.serve.models import Models, Opened
 from patchword.serve.photos import Collection
 from patchword.serve.queue import Admission
@@ -26,8 +28,9 @@ from patchword.unseen import Sights
 
 T = TypeVar("T")
 PROMPTS = 10  # times the characters of a request: what templates make of them
-VALUES = 50_000  # of JSON; 256 texts of 77 token numbers are 20,000
-LARGE = 1 << 16  # bytes of JSON, or numbers of an answer: more is read and written in a thread
+PROMPTS_OF_ITEM = 100  # times the items of a request; ImageNet's templates are 80
+NAMED = 8  # fields that a warning names, and warnings in a header,
+LONGEST = 400  # of so many characters each
 
 Failed = PatchwordError | RefusalError
 
@@ -68,6 +71,11 @@ class Server:
         """Raise RefusalError for texts and templates of more characters than a request may have:
         each takes microseconds of a core before a model cuts the text. Prompts, which are each text
         in each template, may have `PROMPTS` times as many."""
+        most = PROMPTS_OF_ITEM * self.settings.max_items
+        if len(texts) * len(templates) > most:
+            labels = f"{len(texts)} labels in {len(templates)} templates"
+            message = f"{labels}; a request may have {most} prompts: send fewer"
+            raise RefusalError(413, "too_many_items", message, "templates")
         own, around = sum(map(len, texts)), sum(map(len, templates))
         self.short(own + around, "characters of texts")
         places = sum(template.count("{}") for template in templates)
@@ -165,6 +173,25 @@ def with_warnings(answer: dict[str, Any]) -> dict[str, Any]:
     return answer | ({"warnings": list(said())} if said() else {})
 
 
+def say_unused(body: BaseModel, silent: AbstractSet[str] = frozenset()) -> None:
+    """Name, in the warnings of a request, its fields that mean nothing here."""
+    say_ignored(set(body.model_extra or {}) - set(silent))
+
+
+def say_ignored(names: AbstractSet[str]) -> None:
+    """The same of these."""
+    if names:
+        say([f"not used here: {', '.join(sorted(names)[:NAMED])}"])
+
+
+def warned(answer: Response) -> Response:
+    """An answer that has no place for the warnings of its request, with these in a header: a list
+    in JSON."""
+    if said():
+        answer.headers["x-warnings"] = json.dumps([each[:LONGEST] for each in said()[:NAMED]])
+    return answer
+
+
 class Answer(Response):
     """JSON in ASCII, so that no file name can break it."""
 
@@ -180,28 +207,10 @@ async def large_answer(content: dict[str, Any]) -> Answer:
 
 
 class _Request(Request):
-    """A request whose JSON is read in a thread where it is long: the event loop goes on."""
+    """A request whose JSON is read by `bodies`."""
 
     async def json(self) -> Any:
-        body = await self.body()
-        if len(body) < LARGE:
-            return json.loads(body)
-        return await asyncio.to_thread(_parsed, body)
-
-
-def _parsed(body: bytes) -> Any:
-    """What a large body holds. Raises HTTPException for so many values that their checks, which are
-    done where everybody is answered, would take seconds."""
-    found = json.loads(body)
-    waiting, count = [found], 0
-    while waiting and count <= VALUES:
-        one = waiting.pop()
-        inside = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
-        count += len(inside)
-        waiting += inside
-    if count > VALUES:
-        raise HTTPException(413, f"more than {VALUES} values in lists and objects: send less")
-    return found
+        return await bodies.read(await self.body())
 
 
 class Route(APIRoute):

@@ -8,10 +8,10 @@ import { Panel } from "./panel.js";
 import { Photo } from "./photos.js";
 import { get, post } from "./server.js";
 import { Stage } from "./stage.js";
-import { number, percent, t, time } from "./words.js";
+import { kilobytes, number, percent, t, time } from "./words.js";
 
 const SIMILAR = 12;
-const HIDDEN = new Set(["id", "path", "score", "modified", "width", "height", "caption", "tags", "known"]);
+const HIDDEN = new Set(["id", "path", "score", "modified", "width", "height", "caption", "tags", "size", "hash", "known"]);
 
 export class HitDialog {
   /** `send(tab, photo)` takes a photo to another tab; `index` is what /v1/index says. */
@@ -93,6 +93,7 @@ export class HitDialog {
       [t("tags"), Array.isArray(hit.tags) ? hit.tags.join(", ") : hit.tags],
       [t("place"), hit.path && el("code", {}, hit.path)],
       [t("pixels"), hit.width ? `${hit.width} × ${hit.height}` : null],
+      [t("size"), hit.size && kilobytes(hit.size)],
       [t("modified"), hit.modified && time(hit.modified)],
       ...Object.entries(hit).filter(([key]) => !HIDDEN.has(key)).map(([key, value]) => [key, value === null ? null : String(value)]),
     ];

@@ -27,6 +27,7 @@ function open(name, focus = false) {
     if (chosen && focus) button.focus();
   }
   history.replaceState(null, "", `#${name}`);
+  document.getElementById("other-language").hash = name;
 }
 
 const opened = () => Object.keys(TABS).find((name) => !document.getElementById(`panel-${name}`).hidden);

@@ -3,6 +3,7 @@
 import { t } from "./words.js";
 
 const STORED = "patchword-key";
+const SENDABLE = /^[\x20-\x7e]+$/; // a header holds nothing else, and no key has it
 let key = sessionStorage.getItem(STORED) || "";
 
 /** What the server said: message is its sentence. */
@@ -45,7 +46,7 @@ function askForKey(sentence) {
 
 async function fetched(path, options) {
   const tried = key;
-  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
+  const headers = { ...options.headers, ...(SENDABLE.test(key) && { Authorization: `Bearer ${key}` }) };
   let response;
   try {
     response = await fetch(path, { ...options, headers });

@@ -21,3 +21,7 @@ export function time(text) {
   if (Number.isNaN(moment.getTime())) return String(text);
   return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(moment);
 }
+
+/** The size of a file. */
+export const kilobytes = (bytes) =>
+  new Intl.NumberFormat(language, { style: "unit", unit: "kilobyte", maximumFractionDigits: 1 }).format(bytes / 1000);

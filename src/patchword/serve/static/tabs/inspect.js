@@ -28,10 +28,7 @@ export class Inspect extends Panel {
     const photos = this.photos.photos;
     if (!this.good.photos.length) throw new Error(t("no_good"));
     if (!photos.length) throw new Error(t("no_parts"));
-    const learned = this.fitted ? { fitted: this.fitted } : { good: await this.good.inRequest() };
-    const answer = await post("/v1/inspect", {
-      model: current().id, ...learned, images: await this.photos.inRequest(), false_alarms: Number(this.falseAlarms.value),
-    }, signal);
+    const answer = await this.asked(signal);
     this.warn(answer.warnings);
     this.fitted = answer.fitted;
     this.answer = answer;
@@ -44,6 +41,19 @@ export class Inspect extends Panel {
     this.cards = await Promise.all(found.map((one) => this.card(photos[one.index], one)));
     this.find(".cards").replaceChildren(...this.cards.map(({ root }) => root));
     return this.verdicts(answer);
+  }
+
+  async asked(signal) {
+    const learned = this.fitted ? { fitted: this.fitted } : { good: await this.good.inRequest() };
+    try {
+      return await post("/v1/inspect", {
+        model: current().id, ...learned, images: await this.photos.inRequest(), false_alarms: Number(this.falseAlarms.value),
+      }, signal);
+    } catch (error) {
+      if (error.code !== "not_fitted") throw error;
+      this.fitted = null; // the server has forgotten it: it learns again
+      return this.asked(signal);
+    }
   }
 
   /** Another rate of false alarms: nothing is looked at again. */
