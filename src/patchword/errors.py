@@ -27,7 +27,7 @@ Each message says what was found, where, and what to do. Beside them, warnings:
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
@@ -133,6 +133,12 @@ def counted(count: int, thing: str, several: str = "") -> str:
     """A number and what there are so many of: "1 image", "1,200 images". several: its plural, where
     that is not with an s."""
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {several or thing + 's'}"
+
+
+def listed(items: Sequence[str], most: int = 3, between: str = ", ") -> str:
+    """Items for a message: the first few, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return between.join(items[:most]) + more
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from patchword.cli.inputs import load
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
 from patchword.cli.output import progress, warn, warnings_said
-from patchword.errors import ImageError, counted
+from patchword.errors import ImageError, counted, listed
 
 if TYPE_CHECKING:
     from patchword.api import Model
@@ -25,10 +25,9 @@ def add_metadata(store: Index, table: Path) -> None:
     """Store the columns of a table; a warning names the rows that belong to no image."""
     lost = store.describe(table)
     if lost:
-        more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
         warn(
             f"{table}: {counted(len(lost), 'row belongs', 'rows belong')} to no image of the "
-            f"index: {', '.join(lost[:NAMED])}{more}"
+            f"index: {listed(lost, NAMED)}"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
+from patchword import errors
 from patchword.errors import RecipeError
 
 # Usual names of columns, of which the first that exists is taken; compared in lower case.
@@ -148,8 +149,7 @@ def called(columns: Sequence[str], usual: Sequence[str]) -> list[str]:
 
 def listed(columns: Sequence[str]) -> str:
     """Columns in words, the first of many."""
-    more = len(columns) - LISTED
-    return ", ".join(columns[:LISTED]) + (f" and {more} more" if more > 0 else "") or "no columns"
+    return errors.listed(columns, LISTED) or "no columns"
 
 
 def parsed_json(text: str) -> Any:
