@@ -10,11 +10,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.bundle import Bundle, Vector, as_texts, embed_checked, unit
+from patchword.bundle import Bundle, Vector, embed_checked, unit
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.one_or_many import as_images
 from patchword.images.views import Box
+from patchword.options import text_list
 from patchword.scope import Check
 from patchword.tasks.label_cache import label_features
 from patchword.text.templates import named
@@ -169,7 +170,7 @@ def _checked(labels: Sequence[str]) -> list[str]:
     if isinstance(labels, str):
         meant = [each.strip() for each in labels.split(",")]
         raise UnsupportedError(f"labels must be a list, not one string: labels={meant}")
-    labels = as_texts(labels)
+    labels = text_list(labels)
     words = {" ".join(label.split()) for label in labels}
     if not labels or len(words) < len(labels) or "" in words:
         raise UnsupportedError(f"labels must be a list of one or more different words: {labels!r}")
