@@ -12,7 +12,7 @@ from patchword import exporting
 from patchword.api.finding import find_images
 from patchword.api.model import Model, with_methods
 from patchword.checkpoints import EMBEDDED
-from patchword.engines.device import INT8, as_device, as_dtype
+from patchword.engines.device import as_device, as_dtype, is_int8
 from patchword.errors import ImageError, ImageWarning, UnsupportedError, warn
 from patchword.exporting import Exported
 from patchword.images import ImageLike
@@ -95,7 +95,7 @@ def opened(source: Any, device: Any, dtype: Any, engine: str, given: dict[str, A
         )
     if device != "auto" and (place := as_device(device)).type != "cpu":
         raise UnsupportedError(f"{source} is an exported model and runs on the CPU, not on {place}")
-    int8 = str(dtype).removeprefix("torch.") == INT8
+    int8 = is_int8(dtype)
     model = with_methods(exporting.opened(source, as_dtype("float32" if int8 else dtype)))
     if int8 and model.engine.dtype != torch.int8:
         raise UnsupportedError(f"{source} is exported in float32: export it again with int8")

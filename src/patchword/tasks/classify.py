@@ -179,7 +179,7 @@ def _checked(labels: Sequence[str]) -> list[str]:
 
 def _outside(model: Bundle, row: Vector) -> bool:
     """True if an image's unit vector (D,) is unlike those that the model was trained on."""
-    return model.scope is not None and bool(model.scope.novelty(row[None])[0] > 1)
+    return model.scope is not None and model.scope.outside(row[None])[0]
 
 
 def _alone(
