@@ -19,11 +19,11 @@ from patchword.data.rows import (
     answer_column,
     called,
     caption_columns,
+    captions_of,
     find,
     first,
     listed,
     question_column,
-    texts_of,
 )
 from patchword.data.table_source import Table
 from patchword.data.text_tables import records
@@ -192,14 +192,7 @@ def as_table(found: Metadata, questions: bool = False) -> Table:
 
 def _entry(place: str, row: dict[str, Any], used: UsedColumns) -> Entry:
     image = next((row[name] for name in used.image if row.get(name)), "")
-    texts = next(
-        (
-            found
-            for group in used.captions
-            if (found := [text for name in group for text in texts_of(row.get(name))])
-        ),
-        [],
-    )
+    texts = captions_of(row, used.captions)
     label = next((str(row[name]) for name in used.label if row.get(name) not in (None, "")), None)
     named = image if isinstance(image, str) else ""
     return Entry(place, named, texts, label, first(row, used.question), first(row, used.answer))

@@ -173,6 +173,14 @@ def texts_of(value: Any) -> list[str]:
     return [text for text in several if isinstance(text, str) and text.strip()]
 
 
+def captions_of(row: Mapping[str, Any], groups: Sequence[Sequence[str]]) -> list[str]:
+    """The captions of the first group of cells that has some."""
+    for group in groups:
+        if texts := [text for name in group for text in texts_of(row.get(name))]:
+            return texts
+    return []
+
+
 def first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     """The first of these cells that is not empty; None where all are."""
     return next((row[name] for name in names if row.get(name) not in (None, "", [])), None)
