@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from patchword.checkpoints import bert
+from patchword.checkpoints.bert import WORDS
 from patchword.checkpoints.config_reader import ConfigReader, depth, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, NegativeLog, Rename, Rule
@@ -26,7 +27,6 @@ EXPECTS = "a .pth file with tensors visual_encoder.* and text_encoder.* or text_
 NAMES = ("visual_encoder.blocks.0.attn.qkv.weight", "text_decoder.bert.")
 
 VISION, TEXT, DECODER = "visual_encoder", "text_encoder.", "text_decoder.bert."
-WORDS = "embeddings.word_embeddings.weight"
 BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 CODE = "as every model of salesforce/BLIP"
 HEAD_WIDTH = 64
