@@ -186,8 +186,6 @@ class Evaluation:
                 f"different, in this order: {', '.join(names)}"
             )
         sentences = named(self.options.templates)
-        if bad := [sentence for sentence in sentences if "{}" not in sentence]:
-            raise UnsupportedError(f"template {bad[0]!r} has no {{}} where the label goes")
         self.model.reader()
         scores = vectors @ label_features(self.model, words, sentences).T
         details = {"templates": len(sentences), "labels": list(words)}

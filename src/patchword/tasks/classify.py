@@ -139,8 +139,6 @@ def scorer(
     what the model was trained on, which is else told by the vector; see `classify`."""
     labels = _checked(labels)
     sentences = named(templates)
-    if bad := [sentence for sentence in sentences if "{}" not in sentence]:
-        raise UnsupportedError(f"template {bad[0]!r} has no {{}} where the label goes")
     if reject is not None and not 0 <= reject <= 1:
         raise UnsupportedError(f"reject is {reject!r}; it is a probability, 0 to 1")
     Check(model.scope, model.name).texts(labels)

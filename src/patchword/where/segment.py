@@ -274,8 +274,6 @@ def word_vectors(
     if not model.config.embed_dim:
         model.embed_texts(words[:1])  # says why there are none
     sentences = named(templates)
-    if bad := [sentence for sentence in sentences if "{}" not in sentence]:
-        raise UnsupportedError(f"template {bad[0]!r} has no {{}} where the label goes")
     return torch.from_numpy(label_features(model, words, sentences)).to(model.device)
 
 
