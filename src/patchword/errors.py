@@ -17,7 +17,7 @@ Each message says what was found, where, and what to do. Beside them, warnings:
     ScopeWarning          images and texts that a model knows nothing about
     UnseenWarning         photos of which a model does not see all, or all very small
     CheckpointWarning     a checkpoint that can be read in two ways
-    FontWarning           signs of a text that no font can draw
+    FontWarning           characters of a text that no font can draw
     SameMapWarning        texts given to a heatmap method that is of no text
     SampledWarning        more patches of good photos than are kept
 
@@ -106,7 +106,7 @@ class CheckpointWarning(UserWarning):
 
 
 class FontWarning(UserWarning):
-    """Signs of a text that no font of the system has: pictures show boxes in their places."""
+    """Characters of a text that no font of the system has: pictures show boxes in their place."""
 
 
 class SampledWarning(UserWarning):
@@ -161,7 +161,7 @@ def callers_line() -> Line:
 
 
 def in_threads(work: Callable[[T], U]) -> Callable[[T], U]:
-    """The same for threads, where a warning is of the line that called patchword here."""
+    """`work` for other threads: its warnings name the line that called patchword in this one."""
     line = _line.get() or callers_line()
 
     def run(item: T) -> U:

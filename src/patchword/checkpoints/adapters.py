@@ -176,7 +176,7 @@ def merge(base: Source, file: Path) -> Source:
 
 
 def unmixed(opened: Source) -> Source:
-    """The same checkpoint; one that contains both its base and an adapter, merged."""
+    """A checkpoint that contains both its base and an adapter, merged; any other as it is."""
     names = opened.tensors
     _refuse_others(names, str(opened.weights))
     if not _adapted(names):

@@ -98,7 +98,7 @@ def companion(folder: str, pair: tuple[str, str]) -> str:
 
 
 def companion_path(folder: Path, pair: tuple[str, str]) -> Path | None:
-    """The same for a local folder; None where there is none."""
+    """What `companion` names beside a local folder; None where it is not there."""
     here = folder.absolute()
     found = companion(here.name, pair)
     return here.with_name(found) if found and here.with_name(found).is_dir() else None

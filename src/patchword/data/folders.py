@@ -145,7 +145,8 @@ def metadata(file: Path, named: Columns = USUAL) -> Metadata:
 
 
 def as_table(found: Metadata, questions: bool = False) -> Table:
-    """The same as a table of images. The captions of rows with the same image are put together.
+    """A metadata file as a table of images. The captions of rows with the same image are put
+    together.
 
     questions: keep the columns of questions and answers, where there are any. Then each row is a
     sample of its own, with all captions of its image: captions of an image are paraphrases, of

@@ -89,7 +89,7 @@ Answer = Classified | Retrieved
 class Options:
     """Options of an evaluation."""
 
-    templates: Sequence[str] | None = None  # see `tasks.templates.named`
+    templates: Sequence[str] | None = None  # see `text.templates.named`
     words: Sequence[str] | None = None  # for the classes, in the order of their folders
     neighbours: int = NEIGHBOURS
 

@@ -195,7 +195,7 @@ def _alone(
 def _beside_none(
     model: Bundle, sentences: Sequence[str]
 ) -> Callable[[Vector, NDArray[np.floating]], NDArray[np.floating]]:
-    """The same to the probability of each label among all of them and none."""
+    """Like `_alone`, but to the probability of each label among all of them and none of them."""
     neutral = label_features(model, [""], sentences)[0]
     return lambda row, cosines: _softmax(model.scale * np.append(cosines, neutral @ row))[:-1]
 

@@ -27,7 +27,7 @@ class ClassWork(Work):
 
 @dataclass(frozen=True)
 class DistilledClassWork(ClassWork):
-    """The same, with the teacher's answers."""
+    """`ClassWork` with the teacher's answers."""
 
     teacher_logits: Tensor  # (n, C)
 

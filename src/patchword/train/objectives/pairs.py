@@ -36,7 +36,7 @@ class PairWork(Work):
 
 @dataclass(frozen=True)
 class DistilledPairWork(PairWork):
-    """The same, with the teacher's features."""
+    """`PairWork` with the teacher's features."""
 
     teacher_image: Tensor  # (n, D), unit
     teacher_text: Tensor  # (n, D), unit
@@ -117,7 +117,7 @@ class Pairs(PairObjective[PairWork]):
 
 
 class DistilledPairs(PairObjective[DistilledPairWork]):
-    """The same, with a teacher's features or logits as further targets (CLIP-KD, Yang et al.
+    """`Pairs` with a teacher's features or logits as further targets (CLIP-KD, Yang et al.
     2024)."""
 
     def __init__(
