@@ -63,7 +63,8 @@ def load(
     token         for closed repositories of the hub
     image_size    pixels, or (H, W), instead of the checkpoint's own; positions are resampled
     subfolder     the folder inside that holds the model: "text_encoder" of a diffusion pipeline
-    adapter       a folder or hub id of a LoRA adapter to merge; one beside the weights is anyway
+    adapter       a folder or hub id of a LoRA adapter to merge; one that lies beside the weights is
+                  merged by itself
     weights       "ema" (the default) or "raw", of a training checkpoint with both
     architecture  of open_clip's weights without open_clip_config.json: "ViT-B-32", ...
     stretch       scale each image from its own darkest and brightest half percent, for images of
@@ -77,9 +78,9 @@ def load(
     engine        what computes vectors: "torch"; "compile", torch.compile; on a CPU "openvino" and
                   "onnx", which give vectors alone (see `engines.choose`)
     calibrate     for dtype "int8": at least 16 photos like those that the model is for, a folder
-                  or anything `find_images` takes, see `export`; the embedded models do without, in
-                  weights alone. Graphs are made once, and kept in the cache by the model's
-                  fingerprint and these photos' paths, sizes and times
+                  or anything `find_images` takes, see `export`; the embedded models need none:
+                  without photos only their weights are int8. Graphs are made once, and kept in the
+                  cache by the model's fingerprint and these photos' paths, sizes and times
 
     Raises CheckpointError where nothing is there or it does not fit whole, TokenizerError, and
     UnsupportedError for a device that is not there.

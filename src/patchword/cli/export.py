@@ -29,14 +29,14 @@ def export(
     ] = "onnx",
     int8: Annotated[
         bool,
-        typer.Option("--int8", help="In int8; prints how far its vectors are from float32."),
+        typer.Option("--int8", help="Write int8, and print how far its vectors are from float32."),
     ] = False,
     photos: Annotated[
         str | None,
         typer.Option(
             metavar="FOLDER",
             help="For --int8: 16 or more photos like those that the model is for. The embedded "
-            "models do without: their weights alone are int8 then.",
+            "models need none: without photos only their weights are int8.",
         ),
     ] = None,
     dtype: DtypeOption = "float32",
