@@ -35,13 +35,13 @@ def export(
     to      "onnx": onnx/vision_model.onnx and onnx/text_model.onnx, as transformers.js reads them,
             or onnx/model.onnx of an image classifier; "openvino": openvino_model_vision.xml and
             openvino_model_text.xml, or openvino_model.xml, as optimum-intel calls them
-    int8    weights in int8, by onnxruntime, whose activations are too, or by OpenVINO, where those
-            of the image tower are if photos are given and other photos' vectors then still agree,
-            by a cosine of 0.995. onnx/vision_model_quantized.onnx then, and so on
-    photos  for int8, those that a model is for, at least 16: a folder, or anything `find_images`
-            takes. Half of them calibrate, a quarter judges whether activations can be int8, the
-            rest measure how far the result is from float32; 128 are enough. None: it is measured on
-            generated scenes, for the embedded models alone
+    int8    weights in int8. Activations are int8 too: by onnxruntime all of them; by OpenVINO those
+            of the image tower, if photos are given and the vectors of other photos still agree with
+            float32 by a cosine of 0.995. Files are then onnx/vision_model_quantized.onnx and so on
+    photos  for int8: at least 16 photos like those that the model is for, a folder or anything
+            `find_images` takes. Half of them calibrate, a quarter judges whether activations can be
+            int8, the rest measure how far the result is from float32; 128 are enough. None, for the
+            embedded models alone: it is measured on generated scenes
 
     Inputs are "pixel_values" (B, 3, H, W) and "input_ids" (B, L), any number of them; outputs
     "image_embeds" and "text_embeds" (B, D), not normalised, "pooler_output" of SigLIP and of towers

@@ -136,7 +136,8 @@ class Language(Features):
         One image and one question give an `Answer`; a list of either gives a list, and lists of
         both a list of lists: `found[image][question]`.
 
-        shortlist  with `answers`: only so many are read in full; None: all
+        shortlist  with `answers`: so many of them, those with the most probable first tokens, are
+                   scored in full; None: all
         tiles      look at overlapping tiles too, True or their side in pixels: "is there ...?" is
                    "yes" where one of them says so, and `.box` of the answer is where
 
