@@ -31,9 +31,7 @@ def add_metadata(store: Index, table: Path) -> None:
         )
 
 
-def add_captions(
-    store: Index, captioner: str | None, model: str, device: str, dtype: str
-) -> list[ImageError]:
+def add_captions(store: Index, captioner: str | None, device: str, dtype: str) -> list[ImageError]:
     """Caption the images that have no caption; a few are stored at a time. Returns the errors of
     those that cannot be opened any more."""
     from patchword.index import inside
