@@ -422,6 +422,8 @@ def test_a_folder_with_something_else_is_left_alone(
     ran = run(*arguments(photos, place / "out", blip))
     assert ran.code == 2
     assert "not an empty folder" in ran.err
-    assert run("capfilt", "missing", "out", "-m", blip).code == 2
+    missing = run("capfilt", "missing", "out", "-m", blip)
+    assert missing.code == 2
+    assert ".parquet .tar .tgz" in missing.err
     assert run("capfilt", photos, "new", "-m", blip, "--top-p", 2).code == 2
     assert not Path("new").exists()

@@ -17,7 +17,7 @@ from patchword import checkpoints, models
 from patchword.bundle import Bundle, make
 from patchword.checkpoints import known_fingerprints
 from patchword.checkpoints.read import Stored
-from patchword.checkpoints.rules import Const, Drop, Fuse, Rename, Split, assemble, fit
+from patchword.checkpoints.rules import Const, Drop, Fuse, Rename, assemble, fit
 from patchword.config import ModelConfig
 from patchword.errors import CheckpointError, CheckpointWarning, TokenizerError, UnsupportedError
 from patchword.text.tokenizer import Tokenizer
@@ -263,21 +263,21 @@ def test_large_weights_whose_sum_overflows_are_taken(hf: Path) -> None:
     assert checkpoints.load(hf).config.embed_dim == 24
 
 
-def test_rules_fuse_split_fill_and_drop() -> None:
+def test_rules_fuse_fill_and_drop() -> None:
     def stored(tensor: Tensor) -> Stored:
         return Stored(tuple(tensor.shape), lambda: tensor)
 
-    a, b, c = torch.randn(2, 3), torch.randn(2, 3), torch.randn(4, 3)
-    tensors = {"a": stored(a), "b": stored(b), "c": stored(c), "old": stored(a)}
+    a, b = torch.randn(2, 3), torch.randn(2, 3)
+    tensors = {"a": stored(a), "b": stored(b), "old": stored(a)}
     rules = [
-        Fuse(("a", "b"), "ab"), Split("c", "c0", 0, 2), Split("c", "c1", 1, 2), Rename("b", "b"),
-        Const("seven", 7), Drop("old", "unused"), Drop("absent", "unused"),
+        Fuse(("a", "b"), "ab"), Rename("b", "b"), Const("seven", 7), Drop("old", "unused"),
+        Drop("absent", "unused"),
     ]  # fmt: skip
-    shapes = {"ab": (4, 3), "c0": (2, 3), "c1": (2, 3), "b": (2, 3), "seven": (2,)}
+    shapes = {"ab": (4, 3), "b": (2, 3), "seven": (2,)}
     like = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     made = dict(assemble(fit(rules, tensors, shapes, "it"), tensors, like, dtype=torch.float64))
     assert all(value.dtype == torch.float64 for value in made.values())
-    expected = {"ab": torch.cat([a, b]), "c0": c[:2], "c1": c[2:], "b": b, "seven": torch.tensor(7)}
+    expected = {"ab": torch.cat([a, b]), "b": b, "seven": torch.tensor(7)}
     for name, value in expected.items():
         assert torch.equal(made[name], value.double().expand(shapes[name])), name
     with pytest.raises(ValueError, match="no rule makes"):

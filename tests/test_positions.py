@@ -60,7 +60,7 @@ def test_sincos_equals_the_masked_autoencoders(side: int, width: int) -> None:
 def test_widths_that_do_not_divide() -> None:
     with pytest.raises(ConfigError, match="width 30 is no multiple of 4"):
         sincos_2d((2, 2), 30)
-    with pytest.raises(ConfigError, match="heads of width 6 cannot turn"):
+    with pytest.raises(ConfigError, match="a head width that is a multiple of 4, not 6"):
         rope_2d((2, 2), 6)
 
 

@@ -27,7 +27,7 @@ done. Shapes are those of NumPy arrays: N images or texts, D numbers a vector, (
 
 This page is made from the docstrings by `make docs`."""
 
-OPTION = re.compile(r"(\w+(?:, \w+)*)  +(\S.*)")  # "layer    0 to depth - 1, or ..."
+OPTION = re.compile(r"([\w.]+(?:, [\w.]+)*)  +(\S.*)")  # "layer    0 to depth - 1, or ..."
 
 
 def reference() -> str:

@@ -272,7 +272,7 @@ class Bundle:
                 'retrieval model, a CLIP, or the embedded model: patchword.load("demo")'
             )
         at_least("batch_size", batch_size)
-        texts = as_texts(texts)
+        texts = text_list(texts)
         Check(self.scope, self.name).texts(texts)
         parts = long_texts.split(tokenizer, texts, long_text)
         return parts.joined(self.embed_rows(parts.rows, batch_size))
@@ -370,9 +370,9 @@ def summary(tokens: Tensor) -> Tensor:
     return torch.cat([tokens[:, 0], patches.mean(dim=1), patches.std(dim=1)], dim=1)
 
 
-def as_texts(texts: str | Sequence[str]) -> list[str]:
-    """Texts as a list, one as a list of one. Raises UnsupportedError for what is no text."""
-    return text_list(texts)
+def to_numpy(values: Tensor) -> Vector:
+    """Values of any type, on any device, as a float32 array."""
+    return values.float().cpu().numpy()
 
 
 def unit(rows: Vector) -> Vector:

@@ -17,7 +17,7 @@ Each message says what was found, where, and what to do. Beside them, warnings:
     ScopeWarning          images and texts that a model knows nothing about
     UnseenWarning         photos of which a model does not see all, or all very small
     CheckpointWarning     a checkpoint that can be read in two ways
-    FontWarning           signs of a text that no font can draw
+    FontWarning           characters of a text that no font can draw
     SameMapWarning        texts given to a heatmap method that is of no text
     SampledWarning        more patches of good photos than are kept
 
@@ -27,7 +27,7 @@ Each message says what was found, where, and what to do. Beside them, warnings:
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
@@ -106,7 +106,7 @@ class CheckpointWarning(UserWarning):
 
 
 class FontWarning(UserWarning):
-    """Signs of a text that no font of the system has: pictures show boxes in their places."""
+    """Characters of a text that no font of the system has: pictures show boxes in their place."""
 
 
 class SampledWarning(UserWarning):
@@ -135,6 +135,12 @@ def counted(count: int, thing: str, several: str = "") -> str:
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {several or thing + 's'}"
 
 
+def listed(items: Sequence[str], most: int = 3, between: str = ", ") -> str:
+    """Items for a message: the first few, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return between.join(items[:most]) + more
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """A warning of the line that called patchword, however deep in it this is."""
     warnings.warn_explicit(message, category, *(_line.get() or callers_line()))
@@ -155,7 +161,7 @@ def callers_line() -> Line:
 
 
 def in_threads(work: Callable[[T], U]) -> Callable[[T], U]:
-    """The same for threads, where a warning is of the line that called patchword here."""
+    """`work` for other threads: its warnings name the line that called patchword in this one."""
     line = _line.get() or callers_line()
 
     def run(item: T) -> U:

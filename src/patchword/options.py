@@ -83,9 +83,9 @@ USED = {"open_index": 'index = open_index(path); index.add(photos, model); index
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function, which raises UnsupportedError before it is called for an option that it
-    does not have, with the nearest of those that it has, for arguments that are missing or too
-    many, and for a value that does not fit its annotation."""
+    """A decorator: the function, checked before it is called. It raises UnsupportedError for an
+    option that it does not have, with the nearest of those that it has, for arguments that are
+    missing or too many, and for a value that does not fit its annotation."""
     parameters = inspect.signature(function).parameters.values()
     order = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     known = [p.name for p in parameters if p.name != "self"]

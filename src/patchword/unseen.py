@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from patchword.errors import ImageWarning, UnseenWarning, warn
-from patchword.scope import same
+from patchword.errors import ImageWarning, UnseenWarning, listed, warn
+from patchword.scope import file_name, same
 from patchword.scope.once import Once
 
 if TYPE_CHECKING:
@@ -71,14 +71,14 @@ class Sight:
         for whole, start, size in zip(geometry.resized, geometry.crop, geometry.size, strict=True):
             shown *= (min(start + size, whole) - max(start, 0)) / whole
         factors = [s / r for s, r in zip(geometry.source, geometry.resized, strict=True)]
-        seen = cls(_called(image), geometry.source, 1 - shown, max(factors), geometry.size)
+        seen = cls(file_name(image), geometry.source, 1 - shown, max(factors), geometry.size)
         return seen if pixels is None else replace(seen, colour=_colour(image, pixels))
 
     @classmethod
     def whole(cls, image: object, pixels: RGB) -> Sight:
         """Of a photo whose parts are all looked at, pixel by pixel."""
         size = pixels.shape[0], pixels.shape[1]
-        return cls(_called(image), size, 0.0, 1.0, size, _colour(image, pixels))
+        return cls(file_name(image), size, 0.0, 1.0, size, _colour(image, pixels))
 
     @property
     def in_part(self) -> bool:
@@ -155,10 +155,6 @@ def current() -> Sights:
     return _once.current or Sights()
 
 
-def _called(image: object) -> str:
-    return str(image) if isinstance(image, (str, os.PathLike)) else ""
-
-
 def _colour(image: object, pixels: RGB | Image.Image) -> str:
     """The one colour of an image; of numbers from 0 to 1 that is told where they are opened."""
     from patchword.images.photo import one_colour
@@ -168,7 +164,7 @@ def _colour(image: object, pixels: RGB | Image.Image) -> str:
 
 def _in_part(found: Sequence[Sight], total: int, remedies: Remedies) -> str:
     remedy = remedies.whole
-    lost = _listed(
+    lost = listed(
         [f"{sight.cropped:.0%} of {_short(sight.name)}" for sight in found], remedies.named
     )
     return f"{_count(found, total)} in part, {lost} is cropped away{remedy and ': '}{remedy}"
@@ -176,7 +172,7 @@ def _in_part(found: Sequence[Sight], total: int, remedies: Remedies) -> str:
 
 def _small(found: Sequence[Sight], total: int, remedies: Remedies) -> str:
     remedy = remedies.closer
-    scales = _listed(
+    scales = listed(
         [f"{_short(sight.name)} at 1:{sight.scale:.0f}" for sight in found], remedies.named
     )
     return f"{_count(found, total)} very small, {scales}{remedy and ': '}{remedy}"
@@ -184,7 +180,7 @@ def _small(found: Sequence[Sight], total: int, remedies: Remedies) -> str:
 
 def _plain(found: Sequence[Sight], total: int, remedies: Remedies) -> str:
     many = f"{len(found)} of {total} photos {'has' if len(found) == 1 else 'have'}"
-    named = _listed([f"{_short(sight.name)} ({sight.colour})" for sight in found], remedies.named)
+    named = listed([f"{_short(sight.name)} ({sight.colour})" for sight in found], remedies.named)
     who = "the photo has" if total == 1 else many
     return f"{who} one colour alone, about which no answer means anything: {named}"
 
@@ -198,8 +194,3 @@ def _count(found: Sequence[Sight], total: int) -> str:
     if total == 1:
         return "the photo is seen"
     return f"{len(found)} of {total} photos {'is' if len(found) == 1 else 'are'} seen"
-
-
-def _listed(items: Sequence[str], most: int) -> str:
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more

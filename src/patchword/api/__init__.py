@@ -19,7 +19,7 @@ from patchword.api.finding import find_images
 from patchword.api.model import Model, with_methods
 from patchword.bundle import Bundle
 from patchword.checkpoints.places import is_export
-from patchword.engines.device import INT8
+from patchword.engines.device import is_int8
 from patchword.errors import UnsupportedError
 from patchword.images import MAX_PIXELS
 from patchword.options import checked
@@ -63,7 +63,8 @@ def load(
     token         for closed repositories of the hub
     image_size    pixels, or (H, W), instead of the checkpoint's own; positions are resampled
     subfolder     the folder inside that holds the model: "text_encoder" of a diffusion pipeline
-    adapter       a folder or hub id of a LoRA adapter to merge; one beside the weights is anyway
+    adapter       a folder or hub id of a LoRA adapter to merge; one that lies beside the weights is
+                  merged by itself
     weights       "ema" (the default) or "raw", of a training checkpoint with both
     architecture  of open_clip's weights without open_clip_config.json: "ViT-B-32", ...
     stretch       scale each image from its own darkest and brightest half percent, for images of
@@ -77,9 +78,9 @@ def load(
     engine        what computes vectors: "torch"; "compile", torch.compile; on a CPU "openvino" and
                   "onnx", which give vectors alone (see `engines.choose`)
     calibrate     for dtype "int8": at least 16 photos like those that the model is for, a folder
-                  or anything `find_images` takes, see `export`; the embedded models do without, in
-                  weights alone. Graphs are made once, and kept in the cache by the model's
-                  fingerprint and these photos' paths, sizes and times
+                  or anything `find_images` takes, see `export`; the embedded models need none:
+                  without photos only their weights are int8. Graphs are made once, and kept in the
+                  cache by the model's fingerprint and these photos' paths, sizes and times
 
     Raises CheckpointError where nothing is there or it does not fit whole, TokenizerError, and
     UnsupportedError for a device that is not there.
@@ -88,20 +89,17 @@ def load(
         "tokenizer": tokenizer, "image_size": image_size, "subfolder": subfolder,
         "adapter": adapter, "weights": weights, "architecture": architecture,
     }  # fmt: skip
-    int8 = str(dtype).removeprefix("torch.") == INT8
+    int8 = is_int8(dtype)
     if calibrate is not None and not int8:
         raise UnsupportedError('calibrate is for dtype="int8": give that too, or leave it out')
     if is_export(source):
         from patchword.api.exports import opened
 
-        of_weights["calibrate"] = calibrate
-        model = opened(source, device, dtype, engine, of_weights)
+        given = of_weights | {"calibrate": calibrate}
+        model = opened(source, device, dtype, engine, given)
         return model.opening(stretch, max_pixels, squash=squash, exact=exact)
-    bundle = checkpoints.load(
-        source, device=device, dtype="float32" if int8 else dtype, tokenizer=tokenizer, token=token,
-        image_size=image_size, subfolder=subfolder, adapter=adapter, weights=weights,
-        architecture=architecture,
-    )  # fmt: skip
+    whole = "float32" if int8 else dtype
+    bundle = checkpoints.load(source, device=device, dtype=whole, token=token, **of_weights)
     model = with_methods(bundle).opening(stretch, max_pixels, squash=squash, exact=exact)
     if engine == "torch" and not int8:
         return model
@@ -113,7 +111,7 @@ def load(
 def load_for_texts(source: str, **options: Any) -> Model:
     """What `load` opens with these options, without the weights of its image tower where they can
     be spared: for queries of texts alone."""
-    int8 = str(options.get("dtype", "")).removeprefix("torch.") == INT8
+    int8 = is_int8(options.get("dtype"))
     if int8 or not {"engine", "calibrate"}.isdisjoint(options) or is_export(source):
         return load(source, **options)
     of_photos = {name: options[name] for name in OF_PHOTOS if name in options}

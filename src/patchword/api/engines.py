@@ -14,9 +14,9 @@ from patchword.api.exports import calibration
 from patchword.api.finding import find_images
 from patchword.api.model import Model
 from patchword.engines import choose
-from patchword.engines.graph import Shapes
 from patchword.engines.libraries import LIBRARIES
 from patchword.errors import UnsupportedError
+from patchword.exporting.parts import shapes_of
 from patchword.images.files import several
 from patchword.images.pages import split
 
@@ -26,15 +26,7 @@ Photos = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 def on_engine(model: Model, name: str) -> Model:
     """The model, its vectors computed by the engine of that name. Graphs are kept in the cache, by
     the model's fingerprint. Raises UnsupportedError, see `choose.engine`."""
-    config = model.config
-    text = config.text if config.embed_dim or not config.blip else None
-    shapes = Shapes(
-        size=config.preprocess.size if config.vision else None,
-        context=text.context if text else None,
-        full=text is not None and text.padding == "attended",
-        own=config.preprocess.resize == "patches",
-        levels=model.preprocess.levels,
-    )
+    shapes = replace(shapes_of(model.config), levels=model.preprocess.levels)
     return replace(model, engine=choose.engine(name, model.network, shapes, _graphs(model)))
 
 

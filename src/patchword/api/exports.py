@@ -12,7 +12,7 @@ from patchword import exporting
 from patchword.api.finding import find_images
 from patchword.api.model import Model, with_methods
 from patchword.checkpoints import EMBEDDED
-from patchword.engines.device import INT8, as_device, as_dtype
+from patchword.engines.device import as_device, as_dtype, is_int8
 from patchword.errors import ImageError, ImageWarning, UnsupportedError, warn
 from patchword.exporting import Exported
 from patchword.images import ImageLike
@@ -35,13 +35,13 @@ def export(
     to      "onnx": onnx/vision_model.onnx and onnx/text_model.onnx, as transformers.js reads them,
             or onnx/model.onnx of an image classifier; "openvino": openvino_model_vision.xml and
             openvino_model_text.xml, or openvino_model.xml, as optimum-intel calls them
-    int8    weights in int8, by onnxruntime, whose activations are too, or by OpenVINO, where those
-            of the image tower are if photos are given and other photos' vectors then still agree,
-            by a cosine of 0.995. onnx/vision_model_quantized.onnx then, and so on
-    photos  for int8, those that a model is for, at least 16: a folder, or anything `find_images`
-            takes. Half of them calibrate, a quarter judges whether activations can be int8, the
-            rest measure how far the result is from float32; 128 are enough. None: it is measured on
-            generated scenes, for the embedded models alone
+    int8    weights in int8. Activations are int8 too: by onnxruntime all of them; by OpenVINO those
+            of the image tower, if photos are given and the vectors of other photos still agree with
+            float32 by a cosine of 0.995. Files are then onnx/vision_model_quantized.onnx and so on
+    photos  for int8: at least 16 photos like those that the model is for, a folder or anything
+            `find_images` takes. Half of them calibrate, a quarter judges whether activations can be
+            int8, the rest measure how far the result is from float32; 128 are enough. None, for the
+            embedded models alone: it is measured on generated scenes
 
     Inputs are "pixel_values" (B, 3, H, W) and "input_ids" (B, L), any number of them; outputs
     "image_embeds" and "text_embeds" (B, D), not normalised, "pooler_output" of SigLIP and of towers
@@ -95,7 +95,7 @@ def opened(source: Any, device: Any, dtype: Any, engine: str, given: dict[str, A
         )
     if device != "auto" and (place := as_device(device)).type != "cpu":
         raise UnsupportedError(f"{source} is an exported model and runs on the CPU, not on {place}")
-    int8 = str(dtype).removeprefix("torch.") == INT8
+    int8 = is_int8(dtype)
     model = with_methods(exporting.opened(source, as_dtype("float32" if int8 else dtype)))
     if int8 and model.engine.dtype != torch.int8:
         raise UnsupportedError(f"{source} is exported in float32: export it again with int8")

@@ -34,17 +34,22 @@ def find_images(
     return found
 
 
+def in_folder(folder: str | os.PathLike[str]) -> list[str]:
+    """The images in a folder, at any depth. Raises the ImageError of what cannot be listed."""
+    failed: list[ImageError] = []
+    found = pictures_in(folder, failed)
+    if failed:
+        raise failed[0]
+    return found
+
+
 def _named(name: str) -> list[str]:
     """The images that one name stands for."""
     file = split(name)[0]  # stack.tif, of stack.tif#3
     if is_url(name) or file != name:
         return [name]
     if os.path.isdir(name):
-        failed: list[ImageError] = []
-        found = pictures_in(name, failed)
-        if failed:
-            raise failed[0]
-        return found
+        return in_folder(name)
     if os.path.exists(name):
         return every(name)
     if name.startswith("@"):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
+from patchword.api.finding import in_folder
 from patchword.bundle import Bundle
-from patchword.errors import ImageError, UnsupportedError
-from patchword.images.files import pictures_in
+from patchword.errors import UnsupportedError
 from patchword.images.one_or_many import Images
 from patchword.inspect.calibration import Rule
 from patchword.inspect.fitting import fit
@@ -102,8 +102,4 @@ def _photos(images: Images) -> Images:
     """Images, or those in a folder. Raises the ImageError of what cannot be listed."""
     if not isinstance(images, (str, os.PathLike)) or not os.path.isdir(images):
         return images
-    failed: list[ImageError] = []
-    found = pictures_in(images, failed)
-    if failed:
-        raise failed[0]
-    return found
+    return in_folder(images)

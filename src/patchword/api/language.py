@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import overload
 
 from patchword.api.features import Features
-from patchword.bundle import as_texts
 from patchword.images import ImageLike
 from patchword.images.one_or_many import Images, is_one
 from patchword.models.generate import GenerationOptions
-from patchword.options import checked
+from patchword.options import checked, text_list
 from patchword.tasks.ask import MAX_LENGTH as ANSWER_LENGTH
 from patchword.tasks.ask import Answer, ask
 from patchword.tasks.caption import MAX_LENGTH as CAPTION_LENGTH
@@ -137,7 +136,8 @@ class Language(Features):
         One image and one question give an `Answer`; a list of either gives a list, and lists of
         both a list of lists: `found[image][question]`.
 
-        shortlist  with `answers`: only so many are read in full; None: all
+        shortlist  with `answers`: so many of them, those with the most probable first tokens, are
+                   scored in full; None: all
         tiles      look at overlapping tiles too, True or their side in pixels: "is there ...?" is
                    "yes" where one of them says so, and `.box` of the answer is where
 
@@ -185,7 +185,7 @@ class Language(Features):
         model = self.opening(stretch, squash=squash)
         if tiles:
             rows = joined(match_tiled(model, images, texts, start, tile_size(tiles)))
-            return stacked(rows, len(as_texts(texts)))
+            return stacked(rows, len(text_list(texts)))
         return match(model, images, texts, batch_size, start)
 
     @checked

@@ -51,9 +51,9 @@ class Places(Features):
         words       of "gradcam": each text's map is followed by those of its words
         layer       of "gradcam": the block whose cross-attention it is; of "legrad" and "chefer":
                     the first block that counts
-        window      pixels; the photo is seen in windows of that side, `stride` pixels apart (half a
-                    window), overlaps averaged, after its shorter side was resized to `short_side`
-                    (as it is). None: the network's own size, the whole photo
+        window      pixels; the photo is seen in windows of that side, `stride` pixels apart (None:
+                    half a window), overlaps averaged, after its shorter side was resized to
+                    `short_side` (None: it is not). None: the whole photo, at the network's own size
         refine      maps follow the photo's edges (PAMR)
         like        instead of texts, (x, y) of a pixel: what looks like the patch there, of this
                     image or of `like_image`. For a model without words, too
@@ -155,7 +155,7 @@ class Places(Features):
         method     "auto" or one of `where.dense.EDITS`
         present    from which probability on a text is in the photo, against `negatives`, which say
                    what else there could be. None: 0.5 against them, else 0.1 among the words that a
-                   photo may show; of a model with a head for maps that is not asked
+                   photo may show; a model with a head for maps is not asked
 
         window, stride, short_side, refine, progress: see `heatmap`. Raises ImageError, and
         UnsupportedError for texts or boxes that cannot be or a model without a text tower. How a
@@ -229,10 +229,11 @@ class Places(Features):
         squash: bool | None = None,
     ) -> CaptionAttention:
         """Where a captioner looks for each word of the caption that it writes with beam search:
-        `.words`, `.maps` (K, W, H, W'), its cross-attention as the word is predicted.
+        `.words` and, of each of K layers and each word, `.maps` (K, words, H, W): the captioner's
+        cross-attention as the word is predicted.
 
-        prompt  the caption's first words, to go on from
-        layer, head, all_layers: as in `attention`, but of all heads only the mean
+        prompt                   the caption's first words, to go on from
+        layer, head, all_layers  as in `attention`, but of all heads only the mean
 
         Raises UnsupportedError for a model that does not caption, ImageError.
         """

@@ -113,4 +113,5 @@ def _kind(path: str) -> str:
         return "webdataset"
     if suffix in READERS:
         return "table"
-    raise PatchwordError(f"{path}: no such folder, and no file of {' '.join(READERS)} .tar")
+    known = " ".join([*READERS, *tars.SUFFIXES])
+    raise PatchwordError(f"{path}: no such folder, and no file of {known}")

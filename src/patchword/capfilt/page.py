@@ -83,7 +83,8 @@ class Tally:
             name: (self.texts[source, True], self.texts[source, False])
             for source, name in SOURCES.items()
         }
-        counts["all"] = (self.texts.total() - (lost := sum(c[1] for c in counts.values())), lost)
+        lost = sum(each[1] for each in counts.values())
+        counts["all"] = (self.texts.total() - lost, lost)
         return [
             (name, kept + dropped, kept, dropped, f"{kept / max(kept + dropped, 1):.1%}")
             for name, (kept, dropped) in counts.items()

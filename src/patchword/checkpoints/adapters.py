@@ -120,6 +120,7 @@ def parsed(values: Any, where: str) -> Lora:
     if kind != "LORA":
         raise CheckpointError(f"{where} is an adapter of peft_type {kind!r}, not LORA: {MERGE}")
     handled = {"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"}
+    handled |= TRAINING | {"init_lora_weights"}
     if values.get("use_dora"):
         raise CheckpointError(f"{where} is a DoRA (use_dora), not a plain LoRA: {MERGE}")
     if values.get("init_lora_weights") not in BEGINNINGS:
@@ -128,12 +129,7 @@ def parsed(values: Any, where: str) -> Lora:
             f"base's weights too: {MERGE}"
         )
     for key, value in values.items():
-        if key not in handled | TRAINING | {"init_lora_weights"} and value not in (
-            None,
-            False,
-            {},
-            [],
-        ):
+        if key not in handled and value not in (None, False, {}, []):
             raise CheckpointError(
                 f"{where} says {key} is {value!r}, which patchword does not compute: {MERGE}"
             )
@@ -176,7 +172,7 @@ def merge(base: Source, file: Path) -> Source:
 
 
 def unmixed(opened: Source) -> Source:
-    """The same checkpoint; one that contains both its base and an adapter, merged."""
+    """A checkpoint that contains both its base and an adapter, merged; any other as it is."""
     names = opened.tensors
     _refuse_others(names, str(opened.weights))
     if not _adapted(names):

@@ -16,6 +16,8 @@ EPS = 1e-12
 KINDS = ("weight", "bias")
 WORDS = "embeddings.word_embeddings.weight"
 POSITIONS, TYPES = "position_embeddings.weight", "token_type_embeddings.weight"
+TOKEN_TYPES = 2  # of a plain tower; a text is all of the first
+NO_TOKEN = -1  # as the end token of a text that is pooled at its first
 
 
 def text_config(
@@ -62,12 +64,14 @@ def tower(theirs: str, ours: str, depth: int) -> Iterator[Rule]:
         yield from cross_and_mlp(layer, block)
 
 
-def plain_tower(theirs: str, ours: str, depth: int, types: int) -> Iterator[Rule]:
-    """A whole tower as in Devlin et al. 2019, of `types` kinds of token; only the first is used."""
-    yield from embeddings(theirs, ours, types)
+def plain_tower(theirs: str, ours: str, depth: int) -> Iterator[Rule]:
+    """A whole tower as in Devlin et al. 2019, for features of the first token."""
+    yield from embeddings(theirs, ours, TOKEN_TYPES)
     for i in range(depth):
         yield from attention(f"{theirs}encoder.layer.{i}", f"{ours}.blocks.{i}")
         yield from mlp(f"{theirs}encoder.layer.{i}", f"{ours}.blocks.{i}")
+    for kind in KINDS:
+        yield Drop(f"{theirs}pooler.dense.{kind}", why="features are without this layer")
 
 
 def embeddings(theirs: str, ours: str, types: int = 0) -> Iterator[Rule]:

@@ -48,6 +48,7 @@ IN_MEMORY |= {"swin": SWIN_IN_MEMORY}
 LAYERS = re.compile(r"(^|\.)layers\.(\d+)\.")
 
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling
+HALF = (0.5, 0.5, 0.5)  # mean, and std, of most image processors
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def labels(reader: ConfigReader, classes: int) -> tuple[str, ...]:
 
 
 def layer(theirs: str, ours: str, kind: str) -> Iterator[Rule]:
-    """One Transformer block; kind: "weight" or "bias"."""
+    """One Transformer block of CLIP or SigLIP; kind: "weight" or "bias"."""
     qkv = tuple(f"{theirs}.self_attn.{part}_proj.{kind}" for part in "qkv")
     yield Fuse(qkv, f"{ours}.attn.qkv.{kind}")
     yield Rename(f"{theirs}.self_attn.out_proj.{kind}", f"{ours}.attn.proj.{kind}")
@@ -123,6 +124,18 @@ def layer(theirs: str, ours: str, kind: str) -> Iterator[Rule]:
     yield Rename(f"{theirs}.layer_norm2.{kind}", f"{ours}.norm2.{kind}")
     yield Rename(f"{theirs}.mlp.fc1.{kind}", f"{ours}.mlp.fc1.{kind}")
     yield Rename(f"{theirs}.mlp.fc2.{kind}", f"{ours}.mlp.fc2.{kind}")
+
+
+def vit_layer(theirs: str, ours: str, kind: str) -> Iterator[Fuse | Rename]:
+    """One Transformer block of ViT, DeiT or MAE; kind: "weight" or "bias"."""
+    attention = f"{theirs}.attention"
+    qkv = tuple(f"{attention}.attention.{part}.{kind}" for part in ("query", "key", "value"))
+    yield Fuse(qkv, f"{ours}.attn.qkv.{kind}")
+    yield Rename(f"{attention}.output.dense.{kind}", f"{ours}.attn.proj.{kind}")
+    yield Rename(f"{theirs}.layernorm_before.{kind}", f"{ours}.norm1.{kind}")
+    yield Rename(f"{theirs}.layernorm_after.{kind}", f"{ours}.norm2.{kind}")
+    yield Rename(f"{theirs}.intermediate.dense.{kind}", f"{ours}.mlp.fc1.{kind}")
+    yield Rename(f"{theirs}.output.dense.{kind}", f"{ours}.mlp.fc2.{kind}")
 
 
 def preprocess(

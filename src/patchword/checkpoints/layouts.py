@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from patchword.checkpoints.read import Files, may_be_weights, preferred, shard_names
+from patchword.checkpoints.read import Files, may_be_weights, no_weights, preferred, shard_names
 from patchword.errors import CheckpointError
 
 MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"  # sentence-transformers
@@ -63,7 +63,7 @@ def wanted(
     adapter = [name for name in here if name in ADAPTER_WEIGHTS] if ADAPTER in here else []
     if weights is None and not adapter:
         place = f"{where}, {inside}," if inside else where
-        raise CheckpointError(f"{place} has no weights that patchword reads")
+        raise CheckpointError(no_weights(place, here))
     files = [*adapter[:1], *([weights] if weights else [])]
     files += [name for name in here if any(fnmatch(name, pattern) for pattern in BESIDE)]
     if weights and weights.endswith(".index.json"):
@@ -98,7 +98,7 @@ def companion(folder: str, pair: tuple[str, str]) -> str:
 
 
 def companion_path(folder: Path, pair: tuple[str, str]) -> Path | None:
-    """The same for a local folder; None where there is none."""
+    """What `companion` names beside a local folder; None where it is not there."""
     here = folder.absolute()
     found = companion(here.name, pair)
     return here.with_name(found) if found and here.with_name(found).is_dir() else None

@@ -10,7 +10,7 @@ import json
 import pickle
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from patchword.checkpoints import torchscript, training_folders, wrappers
 from patchword.checkpoints.wrappers import Entry, Weights
-from patchword.errors import CheckpointError
+from patchword.errors import CheckpointError, listed
 
 FRESH = 32 << 20  # bytes
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar")  # ".pth.tar" is among them
@@ -177,9 +177,14 @@ def choose(folder: Path) -> Path:
         raise CheckpointError(training_folders.one_of(folder, loose))
     if (why := training_folders.without_weights(folder)) is not None:
         raise CheckpointError(why)
-    raise CheckpointError(
-        f"{folder} has no weights; looked for {', '.join(WEIGHTS)}, or one file ending in "
-        f"{', '.join(SUFFIXES)}; found {', '.join(here[:10]) or 'nothing'}"
+    raise CheckpointError(no_weights(str(folder), here))
+
+
+def no_weights(where: str, here: Sequence[str]) -> str:
+    """What is said of a place that holds files of these names, none of them weights."""
+    return (
+        f"{where} has no weights; looked for {', '.join(WEIGHTS)}, or one file ending in "
+        f"{', '.join(SUFFIXES)}; found {listed(here, 10) or 'nothing'}"
     )
 
 

@@ -147,26 +147,6 @@ class Fuse:
 
 
 @dataclass(frozen=True)
-class Split:
-    """Part `part` of `parts` equal ones of their tensor along the first dimension."""
-
-    theirs: str
-    ours: str
-    part: int
-    parts: int
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return (self.theirs,)
-
-    def needs(self, shape: Shape) -> dict[str, Shape]:
-        return {self.theirs: (shape[0] * self.parts, *shape[1:])}
-
-    def make(self, parts: Sequence[Tensor]) -> Tensor:
-        return parts[0].chunk(self.parts)[self.part]
-
-
-@dataclass(frozen=True)
 class Const:
     """Ours, which they do not have, filled with one value; diagonal: only the diagonal, else 0."""
 
@@ -188,7 +168,7 @@ class Same:
     """All of ours, under the same names."""
 
 
-Made = Rename | AddRow | Fuse | Split
+Made = Rename | AddRow | Fuse
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ cache, and buckets, through fsspec."""
 from __future__ import annotations
 
 import hashlib
-import os
 import posixpath
 import re
 import shutil
@@ -14,6 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from patchword.cache import of_models
 from patchword.checkpoints import layouts
 from patchword.checkpoints.hub import Listed
 from patchword.checkpoints.read import SUFFIXES, Files
@@ -110,7 +110,7 @@ def _bucket(url: str, subfolder: str | None) -> Path:
     folder = posixpath.dirname(root) if lone else root
     found = store.find(folder, maxdepth=DEPTH, detail=True)
     sizes = {posixpath.relpath(path, folder): _size(about) for path, about in found.items()}
-    cache = cache_folder()
+    cache = of_models()
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".part-") as temporary:
         part = Path(temporary) / "model"
@@ -154,11 +154,3 @@ def _copied(store: Any, source: str, to: Path, size: int) -> Path:
             f"{source} has {size:,} bytes, and {to.stat().st_size:,} came: load it again"
         )
     return to
-
-
-def cache_folder() -> Path:
-    """Where copies of models are kept: PATCHWORD_CACHE, or the user's cache folder."""
-    if given := os.environ.get("PATCHWORD_CACHE"):
-        return Path(given).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "patchword" / "models"

@@ -38,10 +38,10 @@ class Architecture:
 
 # By the second word of a name.
 HEADS = {
-    **{"tiny": 3, "wee": 4, "xsmall": 4, "little": 5, "small": 6, "medium": 8, "mediumd": 8},
-    **{"betwixt": 10, "base": 12, "so150m": 14, "so150m2": 13, "large": 16, "so400m": 16},
-    **{"huge": 16, "giant": 16, "giantopt": 16, "gigantic": 16},
-}
+    "tiny": 3, "wee": 4, "xsmall": 4, "little": 5, "small": 6, "medium": 8, "mediumd": 8,
+    "betwixt": 10, "base": 12, "so150m": 14, "so150m2": 13, "large": 16, "so400m": 16,
+    "huge": 16, "giant": 16, "giantopt": 16, "gigantic": 16,
+}  # fmt: skip
 
 # "{a,b}" stands for either.
 PLAIN = """

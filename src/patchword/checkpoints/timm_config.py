@@ -6,9 +6,9 @@ import math
 
 from patchword.checkpoints.config_reader import ConfigReader
 from patchword.config import PreprocessConfig
+from patchword.variants.base import IMAGENET_MEAN, IMAGENET_STD
 
 FILTERS = {"bicubic": "bicubic", "bilinear": "bilinear", "lanczos": "lanczos", "nearest": "nearest"}
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # timm/data/constants.py
 DEFAULT = "timm's resolve_data_config"
 EXAMPLE = '"pretrained_cfg": {"input_size": [3, 224, 224], "mean": [...], "std": [...]}'
 

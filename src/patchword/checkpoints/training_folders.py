@@ -4,10 +4,10 @@ what to give instead."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from patchword.errors import CheckpointWarning, warn
+from patchword.errors import CheckpointWarning, listed, warn
 
 STEP = re.compile(r"checkpoint[-_](\d+)")  # of transformers' Trainer and of accelerate
 SECOND = re.compile(r"(model|pytorch_model)_(\d+)\.(safetensors|bin)")  # accelerate's save_state
@@ -30,7 +30,7 @@ def without_weights(folder: Path) -> str | None:
     if steps:
         return (
             f"{folder} holds the checkpoints of a training, and no model itself: give one of them, "
-            f"such as the last, {steps[-1]} (there: {_few([p.name for p in steps])})"
+            f"such as the last, {steps[-1]} (there: {listed([p.name for p in steps], SHOWN)})"
         )
     parts = [path for path in below if any(path.glob(f"*{DISTRIBUTED}"))]
     return distributed(parts[0]) if parts else None
@@ -49,7 +49,8 @@ def one_of(folder: Path, names: Sequence[str]) -> str:
     """The advice for a folder with several files of weights."""
     likely = next((n for best in BEST for n in names if n.split(".")[0].split("-")[0] == best), "")
     advice = f", such as {folder / likely}" if likely else ""
-    return f"{folder} has several files of weights; give the path of one{advice}: {_few(names)}"
+    some = listed(names, SHOWN)
+    return f"{folder} has several files of weights; give the path of one{advice}: {some}"
 
 
 def warn_of_others(weights: Path) -> None:
@@ -60,7 +61,7 @@ def warn_of_others(weights: Path) -> None:
     if others:
         warn(
             f"{weights.parent} holds several models, as accelerate saves them; {weights.name} is "
-            f"read, and not {_few(others)}: give its path for another",
+            f"read, and not {listed(others, SHOWN)}: give its path for another",
             CheckpointWarning,
         )
 
@@ -68,10 +69,3 @@ def warn_of_others(weights: Path) -> None:
 def _number(path: Path) -> int:
     found = STEP.fullmatch(path.name)
     return int(found[1]) if found else -1
-
-
-def _few(names: Iterable[str]) -> str:
-    """Names, at most `SHOWN` of them and how many more."""
-    listed = list(names)
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + more

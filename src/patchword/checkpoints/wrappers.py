@@ -56,7 +56,7 @@ class Inert:
 
 
 class InertType(Inert):
-    """The same for the dtype of a NumPy scalar."""
+    """Replaces the dtype of a NumPy scalar."""
 
 
 # The types that are read beside weights: the arguments of a run, and NumPy's numbers.

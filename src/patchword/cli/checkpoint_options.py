@@ -27,7 +27,8 @@ OPTIONS: dict[str, Any] = {
     ),
     "architecture": typer.Option(
         metavar="NAME",
-        help="Of weights of open_clip without open_clip_config.json: ViT-B-32, ...",
+        help="The name that open_clip has for the network, such as ViT-B-32, for its weights "
+        "without open_clip_config.json.",
     ),
     "subfolder": typer.Option(
         metavar="FOLDER",
@@ -40,12 +41,13 @@ OPTIONS: dict[str, Any] = {
     ),
     "calibrate": typer.Option(
         metavar="FOLDER",
-        help="For --dtype int8 --engine openvino: 16 or more photos like those that the model is "
-        "for. The embedded models do without: their weights alone are int8 then.",
+        help="For --dtype int8: 16 or more photos like those that the model is for. The embedded "
+        "models need none: without photos only their weights are int8.",
     ),
     "adapter": typer.Option(
         metavar="FOLDER",
-        help="Folder or hub id of a LoRA adapter to merge; one beside the weights is anyway.",
+        help="Folder or hub id of a LoRA adapter to merge; one that lies beside the weights is "
+        "merged by itself.",
     ),
 }
 EXACT = Annotated[

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.inputs import load
+from patchword.cli.inputs import load, model_and_path
 from patchword.cli.options import (
-    EMBEDDED,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -104,21 +103,11 @@ def eval(
     or .parquet with a column of images and one of captions or classes; or a webdataset .tar.
     --save draws the confusion matrix.
     """
-    if len(arguments) > 2 or (len(arguments) == 2 and model):
-        wrong("give one model and one folder: patchword eval MODEL DATA")
+    name, data = model_and_path(arguments, model, "folder: patchword eval MODEL DATA")
     check_save(save)
-    data = Path(arguments[-1])
     if not data.exists():
         wrong(f"{data}: no such file or folder")
-    bundle = load(
-        arguments[0] if len(arguments) == 2 else model or EMBEDDED,
-        device,
-        dtype,
-        None,
-        stretch,
-        max_pixels,
-        squash,
-    )
+    bundle = load(name, device, dtype, None, stretch, max_pixels, squash)
     from patchword.evaluate import Classified, Evaluation, confusion_picture
 
     options = evaluation_options(template, labels, neighbours)

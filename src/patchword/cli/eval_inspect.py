@@ -79,8 +79,8 @@ def eval_inspect(
         int | None,
         typer.Option(
             min=1,
-            help="Compare maps and masks at this many pixels of the longer side. By default at "
-            "the photos' own.",
+            help="Pixels of the longer side at which maps and masks are compared; by default those "
+            "of the photo.",
         ),
     ] = None,
     stretch: StretchOption = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,21 +16,11 @@ from patchword.cli.indexes import (
     index_and_model,
 )
 from patchword.cli.options import DeviceOption, JsonOption, LabelsOption, TemplateOption
-from patchword.cli.output import (
-    emit,
-    finish,
-    notes,
-    progress,
-    screen,
-    warnings_said,
-)
+from patchword.cli.output import emit, finish, notes, progress, screen, warnings_said
 from patchword.cli.texts import no_texts, read_list
 from patchword.errors import counted
 from patchword.scope import stored
 from patchword.show.terminal_table import table
-
-if TYPE_CHECKING:
-    pass
 
 
 def explore(

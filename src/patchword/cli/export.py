@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from patchword.cli.inputs import load
-from patchword.cli.options import EMBEDDED, DtypeOption, JsonOption, ModelTooOption
+from patchword.cli.inputs import load, model_and_path
+from patchword.cli.options import DtypeOption, JsonOption, ModelTooOption
 from patchword.cli.output import emit, notes, wrong
 
 TARGETS = ("onnx", "openvino")  # of --to
@@ -30,14 +29,14 @@ def export(
     ] = "onnx",
     int8: Annotated[
         bool,
-        typer.Option("--int8", help="In int8; prints how far its vectors are from float32."),
+        typer.Option("--int8", help="Write int8, and print how far its vectors are from float32."),
     ] = False,
     photos: Annotated[
         str | None,
         typer.Option(
             metavar="FOLDER",
             help="For --int8: 16 or more photos like those that the model is for. The embedded "
-            "models do without: their weights alone are int8 then.",
+            "models need none: without photos only their weights are int8.",
         ),
     ] = None,
     dtype: DtypeOption = "float32",
@@ -49,14 +48,13 @@ def export(
     read them, and receipt.json: “patchword verify DIR DIR/receipt.json” compares the graphs with
     the model. Every command takes DIR as --model for what needs vectors alone.
     """
-    if len(arguments) > 2 or (len(arguments) == 2 and model):
-        wrong("give one model and one folder: patchword export MODEL DIR")
+    name, place = model_and_path(arguments, model, "folder: patchword export MODEL DIR")
     if to not in TARGETS:
         wrong(f"--to is {to!r}; there are {' and '.join(TARGETS)}")
-    bundle = load(arguments[0] if len(arguments) == 2 else model or EMBEDDED, "cpu", dtype)
+    bundle = load(name, "cpu", dtype)
     from patchword.api import exports
 
-    made = exports.export(bundle, Path(arguments[-1]), to=to, int8=int8, photos=photos)
+    made = exports.export(bundle, place, to=to, int8=int8, photos=photos)
     folder = made.folder
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if as_json:

@@ -108,6 +108,8 @@ def save_hits(
     """The hits of each query as a picture, or as a page with a part for each; the errors of those
     whose file is gone since or cannot be opened, in whose place an empty picture stands. texts: of
     which a heatmap is drawn over each hit, one for each query."""
+    import numpy as np
+
     from patchword.show import html_page, plots
 
     failed: list[ImageError] = []
@@ -136,7 +138,7 @@ def save_hits(
     else:
         pictures = [
             plots.search_panel(
-                [_array(photo) for photo in photos], names, ranks, titled(model, name)
+                [np.asarray(photo) for photo in photos], names, ranks, titled(model, name)
             )
             for name, photos, names, ranks in parts
         ]
@@ -202,9 +204,3 @@ def shown(path: str, model: Model, text: str | None = None) -> tuple[Any, ImageE
         return found.image if drawn is None else plots.overlay(found.image, drawn), None
     except ImageError as error:
         return plots.empty(), ImageError(path, error.reason)
-
-
-def _array(photo: Any) -> Any:
-    import numpy as np
-
-    return np.asarray(photo)

@@ -202,7 +202,7 @@ def index(
         add_metadata(store, table)
     failed = done.failed
     if caption:
-        failed += add_captions(store, captioner, model, device, dtype)
+        failed += add_captions(store, captioner, device, dtype)
     if labels and bundle:
         add_tags(store, labels, bundle)
     pruned = store.prune() if prune and (len(store) or not names) else []

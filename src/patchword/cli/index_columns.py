@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from patchword.cli.inputs import load
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
 from patchword.cli.output import progress, warn, warnings_said
-from patchword.errors import ImageError, counted
+from patchword.errors import ImageError, counted, listed
 
 if TYPE_CHECKING:
     from patchword.api import Model
@@ -25,16 +25,13 @@ def add_metadata(store: Index, table: Path) -> None:
     """Store the columns of a table; a warning names the rows that belong to no image."""
     lost = store.describe(table)
     if lost:
-        more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
         warn(
             f"{table}: {counted(len(lost), 'row belongs', 'rows belong')} to no image of the "
-            f"index: {', '.join(lost[:NAMED])}{more}"
+            f"index: {listed(lost, NAMED)}"
         )
 
 
-def add_captions(
-    store: Index, captioner: str | None, model: str, device: str, dtype: str
-) -> list[ImageError]:
+def add_captions(store: Index, captioner: str | None, device: str, dtype: str) -> list[ImageError]:
     """Caption the images that have no caption; a few are stored at a time. Returns the errors of
     those that cannot be opened any more."""
     from patchword.index import inside

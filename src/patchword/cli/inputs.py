@@ -7,11 +7,13 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 from functools import partial
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from patchword.cli.checkpoint_options import chosen
 from patchword.cli.held import Held, Source
+from patchword.cli.options import EMBEDDED
 from patchword.cli.output import warnings_said, wrong
 from patchword.errors import ImageError, PatchwordError
 from patchword.imports import uncollected
@@ -48,6 +50,14 @@ def load(
     opened = api.load_for_texts if texts_alone else api.load
     bundle = opened(model, device=device, dtype=dtype, image_size=image_size, **how)
     return bundle.opening(stretch, max_pixels, squash=squash)
+
+
+def model_and_path(arguments: Sequence[str], model: str | None, usage: str) -> tuple[str, Path]:
+    """What the arguments [MODEL] PATH name; the model may be given by --model, and is by default
+    the embedded one. usage: what is said of more than those two."""
+    if len(arguments) > 2 or (len(arguments) == 2 and model):
+        wrong(f"give one model and one {usage}")
+    return arguments[0] if len(arguments) == 2 else model or EMBEDDED, Path(arguments[-1])
 
 
 def expand(names: Sequence[str]) -> list[Source]:

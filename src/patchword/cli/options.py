@@ -69,7 +69,7 @@ MaxPixelsOption = Annotated[
         "--max-pixels",
         min=1,
         metavar="NUMBER",
-        help="Refuse files of more pixels, after a JPEG is scaled down; by default 300 million.",
+        help="Refuse images that have more pixels when they are decoded; by default 300 million.",
     ),
 ]
 ColoursOption = Annotated[

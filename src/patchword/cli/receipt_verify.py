@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.atomic_write import write
-from patchword.cli.inputs import load
+from patchword.cli.inputs import load, model_and_path
 from patchword.cli.options import EMBEDDED, DeviceOption, DtypeOption, JsonOption, ModelTooOption
 from patchword.cli.output import emit, make_folder, print_saved, screen, wrong
 from patchword.errors import PatchwordError
@@ -76,10 +76,9 @@ def verify(
 
     Exit code 1 when one differs. Half precision and other devices may need a larger --atol.
     """
-    if len(arguments) > 2 or (len(arguments) == 2 and model):
-        wrong("give one model and one receipt: patchword verify MODEL receipt.json")
-    known = read(Path(arguments[-1]))  # before a large model is loaded
-    bundle = load(arguments[0] if len(arguments) == 2 else model or EMBEDDED, device, dtype)
+    name, file = model_and_path(arguments, model, "receipt: patchword verify MODEL receipt.json")
+    known = read(file)  # before a large model is loaded
+    bundle = load(name, device, dtype)
     from patchword import receipts
 
     rows = list(receipts.compare(bundle, known, rtol, atol))

@@ -58,15 +58,22 @@ def serve(
     allow_urls: Annotated[
         bool, typer.Option("--allow-urls", help="Fetch images that clients name by https address.")
     ] = False,
-    max_megabytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 64,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image.")] = 100_000_000,
-    max_items: Annotated[int, typer.Option(min=1, help="Images and texts of a request.")] = 256,
+    max_megabytes: Annotated[int, typer.Option(min=1, help="Largest request, MiB.")] = 64,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Largest image, pixels.")] = 100_000_000,
+    max_items: Annotated[
+        int, typer.Option(min=1, help="Most images and texts in a request.")
+    ] = 256,
     max_characters: Annotated[
-        int, typer.Option(min=1, help="Of all texts of a request.")
+        int, typer.Option(min=1, help="Most characters in all texts of a request.")
     ] = 100_000,
-    seconds: Annotated[float, typer.Option(min=0.1, help="A request may take.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Longest that a request may take, seconds.")
+    ] = 60.0,
     waiting: Annotated[
-        int, typer.Option(min=1, help="Images and texts that may wait; more are refused at once.")
+        int,
+        typer.Option(
+            min=1, help="Images and texts that may wait; requests beyond that are refused at once."
+        ),
     ] = 1024,
     batch: Annotated[int, typer.Option(min=1, help="Images that a model is given at once.")] = 32,
     memory: Annotated[
@@ -74,8 +81,8 @@ def serve(
         typer.Option(
             min=1,
             metavar="MIB",
-            help="MiB of weights to hold; of more models the ones that were "
-            "not used for longest are closed.",
+            help="MiB of weights to hold; where models need more, those not used for longest are "
+            "closed.",
         ),
     ] = None,
     ray: Annotated[

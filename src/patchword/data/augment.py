@@ -13,20 +13,11 @@ from patchword.config import PreprocessConfig
 from patchword.data.config import AugmentConfig
 from patchword.errors import RecipeError
 from patchword.images import ImageLike, Opener
-from patchword.images.preprocess import Preprocess
+from patchword.images.preprocess import FILTERS, Preprocess
 
 Planes = NDArray[np.float32]  # (3, H, W), 0..255
 GREY = 127.5  # of an erased rectangle
 ASPECT = 4 / 3  # of a random crop, at most
-
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
-
 NO_ADDRESSES = Opener(urls=False)  # training would fetch an image again at every visit
 
 
@@ -51,7 +42,7 @@ class Transform:
         self.augment = augment
         self._opener = opener
         self._size = config.size
-        self._filter = _FILTERS[config.interpolation]
+        self._filter = FILTERS[config.interpolation]
         self._whole = Preprocess(config)
         # Sized but not normalised, and normalised but already of its size: the two halves.
         self._levels = Preprocess(replace(config, rescale=1.0, mean=(0, 0, 0), std=(1, 1, 1)))

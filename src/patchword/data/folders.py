@@ -19,11 +19,11 @@ from patchword.data.rows import (
     answer_column,
     called,
     caption_columns,
+    captions_of,
     find,
     first,
     listed,
     question_column,
-    texts_of,
 )
 from patchword.data.table_source import Table
 from patchword.data.text_tables import records
@@ -145,7 +145,8 @@ def metadata(file: Path, named: Columns = USUAL) -> Metadata:
 
 
 def as_table(found: Metadata, questions: bool = False) -> Table:
-    """The same as a table of images. The captions of rows with the same image are put together.
+    """A metadata file as a table of images. The captions of rows with the same image are put
+    together.
 
     questions: keep the columns of questions and answers, where there are any. Then each row is a
     sample of its own, with all captions of its image: captions of an image are paraphrases, of
@@ -192,14 +193,7 @@ def as_table(found: Metadata, questions: bool = False) -> Table:
 
 def _entry(place: str, row: dict[str, Any], used: UsedColumns) -> Entry:
     image = next((row[name] for name in used.image if row.get(name)), "")
-    texts = next(
-        (
-            found
-            for group in used.captions
-            if (found := [text for name in group for text in texts_of(row.get(name))])
-        ),
-        [],
-    )
+    texts = captions_of(row, used.captions)
     label = next((str(row[name]) for name in used.label if row.get(name) not in (None, "")), None)
     named = image if isinstance(image, str) else ""
     return Entry(place, named, texts, label, first(row, used.question), first(row, used.answer))

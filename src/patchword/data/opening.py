@@ -110,9 +110,10 @@ def _table(config: SourceConfig, questions: bool) -> Table:
         found = tables.files(config.path, tars.SUFFIXES)
         return table_of(config.path, TarRows(found, named))
     if config.kind == "hub":
-        rows = tables.open_hub(config.path, config.subset, config.split)
-        return tables.table_of(config.path, rows, None, named)
-    return tables.table_of(config.path, *tables.open_table(config.path), named)
+        split = tables.open_hub(config.path, config.subset, config.split)
+        return tables.table_of(config.path, split, named)
+    rows, base = tables.open_table(config.path)
+    return tables.table_of(config.path, rows, named, base)
 
 
 def _folder(config: SourceConfig, named: Columns, questions: bool) -> Table:

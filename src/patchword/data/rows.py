@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
+from patchword import errors
 from patchword.errors import RecipeError
 
 # Usual names of columns, of which the first that exists is taken; compared in lower case.
@@ -148,8 +149,7 @@ def called(columns: Sequence[str], usual: Sequence[str]) -> list[str]:
 
 def listed(columns: Sequence[str]) -> str:
     """Columns in words, the first of many."""
-    more = len(columns) - LISTED
-    return ", ".join(columns[:LISTED]) + (f" and {more} more" if more > 0 else "") or "no columns"
+    return errors.listed(columns, LISTED) or "no columns"
 
 
 def parsed_json(text: str) -> Any:
@@ -171,6 +171,14 @@ def texts_of(value: Any) -> list[str]:
     """The captions in one cell: a text, a list of texts, or nothing."""
     several = value if isinstance(value, (list, tuple)) else [value]
     return [text for text in several if isinstance(text, str) and text.strip()]
+
+
+def captions_of(row: Mapping[str, Any], groups: Sequence[Sequence[str]]) -> list[str]:
+    """The captions of the first group of cells that has some."""
+    for group in groups:
+        if texts := [text for name in group for text in texts_of(row.get(name))]:
+            return texts
+    return []
 
 
 def first(row: Mapping[str, Any], names: Sequence[str]) -> Any:

@@ -132,7 +132,7 @@ def open_hub(path: str, subset: str, split: str) -> DatasetRows:
     return _load(path, path, name=subset or None, split=split or "train")
 
 
-def table_of(where: str, rows: Rows, base: Path | None, named: Columns = USUAL) -> Table:
+def table_of(where: str, rows: Rows, named: Columns = USUAL, base: Path | None = None) -> Table:
     """`table_source.table_of` of these rows; of a `datasets` table, without unused columns."""
     if not isinstance(rows, DatasetRows):
         return table_source.table_of(where, rows, named, base)

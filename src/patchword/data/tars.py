@@ -22,10 +22,10 @@ from patchword.data.rows import (
     Columns,
     answer_column,
     caption_columns,
+    captions_of,
     first,
     listed,
     question_column,
-    texts_of,
 )
 from patchword.data.table_source import FAULT, NAME
 from patchword.data.tar_files import Member, Tar
@@ -110,7 +110,7 @@ def _words(
         [first(fields, (name,) if name else words) for fields in samples]
         for name, words in zip(named[2:], usual, strict=True)
     )
-    texts = [_captions(fields, captions) for fields in samples]
+    texts = [captions_of(fields, captions) for fields in samples]
     names = [_text(value) for value in classes]
     columns: dict[str, pa.Array] = {}
     if any(texts):
@@ -122,14 +122,6 @@ def _words(
     if any(value is not None for value in answers):
         columns[ANSWER] = answer_column(answers)
     return columns
-
-
-def _captions(fields: Mapping[str, Any], groups: Sequence[Sequence[str]]) -> list[str]:
-    """The captions of the first group of keys that has some."""
-    for group in groups:
-        if texts := [text for name in group for text in texts_of(fields.get(name))]:
-            return texts
-    return []
 
 
 def _text(value: Any) -> str | None:

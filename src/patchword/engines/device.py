@@ -34,6 +34,11 @@ def as_device(device: Any) -> torch.device:
     return found
 
 
+def is_int8(dtype: Any) -> bool:
+    """True for "int8" and for torch's own."""
+    return str(dtype).removeprefix("torch.") == INT8
+
+
 def as_dtype(dtype: Any) -> torch.dtype:
     """The number type of that name ("bfloat16", "torch.float16"), or torch's own. Raises
     UnsupportedError for any other."""

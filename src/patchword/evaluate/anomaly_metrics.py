@@ -208,7 +208,7 @@ def _above(scores: Scores, levels: Floats) -> Floats:
 
 
 def _finite(scores: Scores) -> Scores:
-    """The same. Raises PatchwordError for a score that is no number, or infinite."""
+    """The scores as they are. Raises PatchwordError where one is NaN or infinite."""
     wrong = np.count_nonzero(~np.isfinite(scores))
     if wrong:
         raise PatchwordError(f"{wrong} of {scores.size} scores are NaN or infinite")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchword.bundle import Bundle, make
 from patchword.config import to_dict
-from patchword.errors import UnsupportedError, warn
+from patchword.errors import UnsupportedError, listed, warn
 from patchword.fingerprint import DENSE_HEAD
 
 # Fields about the origin of a config, or that follow from weights; no part of the architecture. A
@@ -48,9 +48,8 @@ def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
         )
         start, end = _headless(start), _headless(end)
     if found := list(differences(start, end)):
-        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
         raise UnsupportedError(
-            f"{start.name} and {end.name} cannot be blended: {'; '.join(found[:NAMED])}{more}"
+            f"{start.name} and {end.name} cannot be blended: {listed(found, NAMED, '; ')}"
         )
     ours, theirs = start.network.state_dict(), end.network.state_dict()
     state = {name: _between(value, theirs[name], alpha).clone() for name, value in ours.items()}

@@ -159,7 +159,7 @@ def _table(file: Path) -> Table:
     if suffix_of(file) in tars.SUFFIXES:
         return table_of(str(file), tars.TarRows([file], USUAL))
     rows, base = tables.open_table(str(file))
-    return tables.table_of(str(file), rows, base)
+    return tables.table_of(str(file), rows, base=base)
 
 
 def _labelled_table(file: Path) -> Labelled:

@@ -89,7 +89,7 @@ Answer = Classified | Retrieved
 class Options:
     """Options of an evaluation."""
 
-    templates: Sequence[str] | None = None  # see `tasks.templates.named`
+    templates: Sequence[str] | None = None  # see `text.templates.named`
     words: Sequence[str] | None = None  # for the classes, in the order of their folders
     neighbours: int = NEIGHBOURS
 
@@ -186,8 +186,6 @@ class Evaluation:
                 f"different, in this order: {', '.join(names)}"
             )
         sentences = named(self.options.templates)
-        if bad := [sentence for sentence in sentences if "{}" not in sentence]:
-            raise UnsupportedError(f"template {bad[0]!r} has no {{}} where the label goes")
         self.model.reader()
         scores = vectors @ label_features(self.model, words, sentences).T
         details = {"templates": len(sentences), "labels": list(words)}

@@ -7,7 +7,7 @@ are in a mask or in an answer. scikit-learn's `jaccard_score` gives the same; th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,12 @@ from patchword.errors import ImageError, PatchwordError
 from patchword.evaluate.metrics import Indices, confusion
 from patchword.text.lines import list_lines
 from patchword.where.segment import Rule, checked_rule, dense_method, segmented, word_vectors
-from patchword.where.windows import Scale
+from patchword.where.windows import Progress, Scale
 
 IGNORED = 255  # of a mask: pixels that do not count
 CLASSES = "classes.txt"
 LAYOUTS = (("JPEGImages", "SegmentationClass"), ("images", "masks"), ("images", "annotations"))
 SPLITS = Path("ImageSets", "Segmentation")  # where VOC lists the names of each split
-
-Advance = Callable[[int, int], None]  # called with (images done, images in all)
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ class Segmenting:
     """A model that is measured. broken: the photos that could not be, with their reasons."""
 
     model: Bundle
-    advance: Advance = lambda done, total: None
+    advance: Progress = lambda done, total: None
     broken: list[ImageError] = field(default_factory=list)
 
     def measure(self, data: Masked, settings: Settings) -> Segmented:

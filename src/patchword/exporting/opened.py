@@ -22,6 +22,7 @@ from patchword.exporting.int8 import Agreement
 from patchword.exporting.parts import IDS, PIXELS, features_name
 from patchword.images.preprocess import Preprocess
 from patchword.text.tokenizer import Tokenizer
+from patchword.text.tokenizer_files import TOKENIZER_FILE
 
 
 def opened(source: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Bundle:
@@ -34,7 +35,7 @@ def opened(source: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -
     engine, mark = with_graphs(folder, dtype)
     config = mark["model"]
     text = config.text_or_decoder
-    has_tokenizer = text is not None and (folder / "tokenizer.json").is_file()
+    has_tokenizer = text is not None and (folder / TOKENIZER_FILE).is_file()
     tokenizer = Tokenizer.from_folder(folder, text) if has_tokenizer and text else None
     scope = scope_files.read(folder)
     return Bundle(

@@ -15,8 +15,8 @@ _SAME = 2  # levels of 255: a profile that moves no colour further is sRGB under
 
 
 def to_picture(picture: Any, profile: bytes | None) -> Image.Image | NDArray[np.uint8]:
-    """The same as `to_rgb` as a PIL picture, of which no copy is made where it is RGB already; a
-    large one as an array."""
+    """What `to_rgb` returns, as a PIL picture, which is not copied where it is RGB already; a large
+    one as an array."""
     small = picture.width * picture.height <= _BAND
     return _over_white(picture, profile) if small else to_rgb(picture, profile)
 

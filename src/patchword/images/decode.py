@@ -36,12 +36,12 @@ from patchword.images import (
     urls,
 )
 from patchword.images.colours import to_picture, to_rgb
-from patchword.images.high_bit_depth import RefusedError, Samples, TooManyPixelsError, refuse_if
+from patchword.images.high_bit_depth import Samples
 from patchword.images.photo import RGB, Photo
-from patchword.images.preprocess import Geometry, Preprocess
+from patchword.images.refused import RefusedError, TooManyPixelsError, refuse_if
 from patchword.options import at_least as checked_least
 
-__all__ = ["MAX_PIXELS", "Geometry", "ImageLike", "Opener", "Preprocess", "name_of", "open"]
+__all__ = ["MAX_PIXELS", "ImageLike", "Opener", "name_of", "open"]
 
 Content = bytes | bytearray | memoryview
 ImageLike = (

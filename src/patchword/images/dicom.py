@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.images import kinds
-from patchword.images.high_bit_depth import RefusedError, Samples
+from patchword.images.high_bit_depth import Samples
+from patchword.images.refused import RefusedError
 
 if TYPE_CHECKING:
     from pydicom import Dataset

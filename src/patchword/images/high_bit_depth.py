@@ -22,35 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
+from patchword.images.refused import RefusedError
+
 STRETCH = "stretch its range: stretch=True, or --stretch on the command line"
 
 _PERCENTILES = (0.5, 99.5)
 _ROWS = 1 << 22  # samples scaled at a time
 _MIN_VALUE, _MAX_VALUE, _S_MIN_VALUE, _S_MAX_VALUE = 280, 281, 340, 341  # TIFF 6.0, section 8, 19
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # TIFF SampleFormat
-
-
 _DARK = 4  # if white is that many times the greatest sample, or more, the range is probably wrong
 
 Warn = Callable[[str], None]  # called with a warning about an image
-
-
-class RefusedError(Exception):
-    """An image that cannot be used; the message is the reason that its ImageError gives."""
-
-
-class TooManyPixelsError(RefusedError):
-    """An image beyond the limit of pixels."""
-
-    def __init__(self, width: int, height: int) -> None:
-        super().__init__(f"{width} x {height} pixels are more than the limit")
-        self.size = width, height
-
-
-def refuse_if(condition: bool, reason: str) -> None:
-    """Raise RefusedError where the condition holds."""
-    if condition:
-        raise RefusedError(reason)
 
 
 @dataclass(frozen=True)

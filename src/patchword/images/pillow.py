@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, TiffImagePlugin, TiffTags, UnidentifiedImageError
 
-from patchword.images.high_bit_depth import refuse_if
+from patchword.images.refused import refuse_if
 
 _FROM_PILLOW = r"PIL\."  # modules
 FILTER = ("ignore", None, Warning, re.compile(_FROM_PILLOW), 0)  # as `warnings` keeps it

@@ -21,7 +21,7 @@ from patchword.images.photo import Photo
 
 _WHOLE = 1 << 24  # pixels: up to here the image is resized whole, beyond only what the crop keeps
 
-_FILTERS = {
+FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -187,7 +187,7 @@ class Preprocess:
         (top, left), (window_h, window_w) = geometry.crop, geometry.size
         y0, y1 = max(top, 0), min(top + window_h, height)
         x0, x1 = max(left, 0), min(left + window_w, width)
-        picture, method = photo.picture, _FILTERS[self.config.interpolation]
+        picture, method = photo.picture, FILTERS[self.config.interpolation]
         if height * width <= _WHOLE:
             seen = np.asarray(picture.resize((width, height), method, photo.box))[y0:y1, x0:x1]
         else:
@@ -224,7 +224,7 @@ def resize(
     itself where it has that size."""
     if image.shape[:2] == size:
         return image
-    picture = Image.fromarray(image).resize(size[::-1], _FILTERS[config.interpolation])
+    picture = Image.fromarray(image).resize(size[::-1], FILTERS[config.interpolation])
     return np.asarray(picture)
 
 

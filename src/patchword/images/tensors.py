@@ -7,8 +7,8 @@ from typing import Any, Protocol, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.images.high_bit_depth import RefusedError
 from patchword.images.npy import CHANNELS
+from patchword.images.refused import RefusedError
 
 
 class Tensor(Protocol):

@@ -119,7 +119,7 @@ def select_best_resolution(size: Size, candidates: Sequence[Sequence[int]]) -> S
         raise UnsupportedError("no canvases to choose from: the list of (height, width) is empty")
     height, width = size
     if min(size) < 1:
-        raise UnsupportedError(f"the size of a photo is not {size}")
+        raise UnsupportedError(f"the size of a photo is {size}; both must be 1 or more")
 
     def merit(canvas: Size) -> tuple[int, int]:
         scale = min(canvas[1] / width, canvas[0] / height)

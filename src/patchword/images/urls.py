@@ -9,7 +9,7 @@ import urllib.request
 from typing import IO
 from urllib.parse import urlsplit
 
-from patchword.images.high_bit_depth import RefusedError
+from patchword.images.refused import RefusedError
 
 SCHEMES = ("https://", "http://")
 MAX_BYTES = 256 << 20

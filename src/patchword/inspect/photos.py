@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from patchword.bundle import Bundle
-from patchword.errors import ImageError, ImageWarning, UnsupportedError, warn
+from patchword.errors import ImageError, ImageWarning, UnsupportedError, listed, warn
 from patchword.images import ImageLike, name_of
 from patchword.images.ahead import ahead
 from patchword.inspect.features import layout
 from patchword.inspect.protocol import RGB, Finding, Method, State, View
-from patchword.scope import Check, listed
+from patchword.scope import Check
 from patchword.show import plots
 from patchword.tasks.judge import judge
 from patchword.unseen import Sight, noted

@@ -50,14 +50,14 @@ def initialise(network: nn.Module) -> None:
 
 
 def outline(config: ModelConfig) -> nn.Module:
-    """The same on the meta device: names and shapes, to which the tensors of a checkpoint are
-    assigned."""
+    """What `build` makes, on the meta device: names and shapes, to which the tensors of a
+    checkpoint are assigned."""
     with torch.device("meta"), _Unfilled():
         return build(config)
 
 
 def text_outline(config: ModelConfig) -> nn.Module:
-    """The same of the text tower alone of a model with two: the tensors of `build` whose names
+    """The outline of the text tower alone of a model with two: the tensors of `build` whose names
     begin with `TEXT`."""
     with torch.device("meta"), _Unfilled():
         return TextModel(config)

@@ -213,8 +213,8 @@ class Blip(ImageEncoder, TextEncoder):
     ) -> Tensor:
         """Ids (R, L) -> (R, L, D), from which `words` are predicted.
 
-        context (B, M, C): image tokens, with `sight` as mask, or a question's. mask: additive, of
-        the context. cache: of `empty_cache`; then ids are the new ones, which follow those of
+        context (B, M, C): image tokens, with `image_mask` as mask, or a question's. mask: additive,
+        of the context. cache: of `empty_cache`; then ids are the new ones, which follow those of
         earlier calls.
         """
         taps = taps.inside("decoder")

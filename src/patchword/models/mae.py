@@ -15,7 +15,7 @@ from patchword.models.vit import VisionTransformer
 from patchword.nn.linear import Linear
 from patchword.nn.patches import patchify, unpatchify
 from patchword.nn.positions import resample, sincos_2d
-from patchword.nn.transformer import Block, run
+from patchword.nn.transformer import Block, at, run
 
 
 class Masking(NamedTuple):
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
         front, seen = x[:, : self.prefix], x[:, self.prefix :]
         missing = restore.shape[1] - seen.shape[1]
         x = torch.cat([seen, self.mask_token.to(x.dtype).expand(len(x), missing, -1)], dim=1)
-        x = torch.cat([front, _at(x, restore)], dim=1)
+        x = torch.cat([front, at(x, restore)], dim=1)
         x = x + resample(self.pos_embed, self.grid, grid, self.prefix).to(x.dtype)
         return self.head(self.norm(run(self.blocks, x)))[:, self.prefix :]  # type: ignore[no-any-return]
 
@@ -106,7 +106,7 @@ class MaskedAutoencoder(ImageEncoder):
         masking = random_masking(noise, self.config.mask_ratio)
         x = self.image.embed(pixels).values
         prefix = self.image.prefix
-        x = torch.cat([x[:, :prefix], _at(x[:, prefix:], masking.kept)], dim=1)
+        x = torch.cat([x[:, :prefix], at(x[:, prefix:], masking.kept)], dim=1)
         x = self.image.norm(run(self.image.blocks, x))
         return self.decoder(x, masking.restore, grid), masking.hidden
 
@@ -126,8 +126,3 @@ class MaskedAutoencoder(ImageEncoder):
         grid = (pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)
         where = unpatchify(hidden[..., None].expand_as(patches), grid, self.patch_size)
         return unpatchify(filled, grid, self.patch_size), where[:, :1]
-
-
-def _at(x: Tensor, places: Tensor) -> Tensor:
-    """The rows of x (B, N, D) at positions (B, K): (B, K, D)."""
-    return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))

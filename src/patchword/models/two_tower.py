@@ -18,9 +18,8 @@ from patchword.models.towers import ImageEncoder, TextEncoder, image_tower
 class TwoTower(ImageEncoder, TextEncoder):
     """An image tower and a text tower with a joint space of `config.embed_dim` dimensions. A score
     is scale * cosine, for a softmax over texts; with `config.score` "sigmoid" it is scale * cosine
-    + bias, for a sigmoid (SigLIP, section 3.2). A pooling that brings its own projection
-    (`vision.pool` "map", "attention") needs no head.
-    """
+    + bias, for a sigmoid (SigLIP, section 3.2). The pooling "map" projects to the joint space by
+    itself, and needs no head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -74,7 +74,9 @@ def rope_2d(grid: Grid, width: int, prefix: int = 0, device: torch.device | None
     `prefix` tokens have no position and are not rotated.
     """
     if width % 4:
-        raise ConfigError(f"heads of width {width} cannot turn: they need a multiple of 4")
+        raise ConfigError(
+            f"rotary positions need a head width that is a multiple of 4, not {width}"
+        )
     rate = 100.0 ** -(torch.arange(width // 4, device=device, dtype=torch.float32) / (width // 4))
     rows = torch.arange(grid[0], device=device).repeat_interleave(grid[1])
     columns = torch.arange(grid[1], device=device).repeat(grid[0])

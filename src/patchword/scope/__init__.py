@@ -5,7 +5,7 @@ mean nothing. One with a scope warns of them.
 """
 
 from patchword.scope.answers import UNKNOWN, possible
-from patchword.scope.knowledge import WORD, Boundary, Domain, Rewording, Scope, Understood, listed
+from patchword.scope.knowledge import WORD, Boundary, Domain, Rewording, Scope, Understood
 from patchword.scope.remarks import (
     GOOD,
     IMAGES,
@@ -13,6 +13,7 @@ from patchword.scope.remarks import (
     Check,
     Told,
     current,
+    file_name,
     same,
     stored,
     together,
@@ -33,10 +34,10 @@ __all__ = [
     "Told",
     "Understood",
     "current",
-    "listed",
+    "file_name",
     "possible",
     "same",
     "stored",
     "together",
     "untold",
-]  # fmt: skip
+]

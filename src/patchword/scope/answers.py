@@ -13,7 +13,7 @@ PLACES = "top bottom left right centre center middle above below inside outside 
 SIZES = "large small long short big tiny little"
 YES_NO = re.compile(
     r"(is|are|am|was|were|do|does|did|can|could|has|have|had|will|would|should|may|must"
-    r"|isn|aren|wasn|doesn|don|didn|hasn|haven|can) "
+    r"|isn|aren|wasn|doesn|don|didn|hasn|haven) "
 )
 # By how a question begins: the words, or kinds of `Scope.slots`, of which an answer has one.
 KINDS = (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
+
+from patchword.errors import listed
 
 if TYPE_CHECKING:  # commands import this, and --help does without NumPy
     import numpy as np
@@ -201,7 +203,7 @@ class Scope:
         also that."""
         words = list(unknown)
         each = [f"{word}{self._meant(word)}" for word in words[:SHOWN]]
-        return listed([*each, *words[SHOWN:]])
+        return listed([*each, *words[SHOWN:]], SHOWN)
 
     def _meant(self, word: str) -> str:
         if len(word) <= 3:
@@ -238,9 +240,3 @@ class Scope:
         """The example of the known form that is most like a question."""
         near = difflib.get_close_matches(self.form(question), self.questions, 1, cutoff=0)
         return self.questions[near[0]]
-
-
-def listed(items: Sequence[str], most: int = SHOWN) -> str:
-    """Items for a message, the first few by name."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more

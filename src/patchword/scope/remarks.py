@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from patchword.errors import ImageError, ScopeWarning, warn
-from patchword.scope.knowledge import Scope, Understood, listed
+from patchword.errors import ImageError, ScopeWarning, listed, warn
+from patchword.scope.knowledge import Scope, Understood
 from patchword.scope.once import Once
 
 if TYPE_CHECKING:  # commands import this, and --help does without NumPy
@@ -23,6 +23,11 @@ R = TypeVar("R")  # its result
 UNLIKE = "unlike the model's training: its answer says little"  # of an image, beside its answer
 BRIEF = 2  # images that a brief warning names
 IMAGES, GOOD, LISTED = "images", "good photos", "images listed"  # kinds, counted apart
+
+
+def file_name(image: object) -> str:
+    """The name of an image that is a file; "" for any other."""
+    return str(image) if isinstance(image, (str, os.PathLike)) else ""
 
 
 def same(name: str) -> str:
@@ -201,7 +206,7 @@ class Check:
         or else told by this check."""
         self.scope, self.name, self.kind = scope, name, IMAGES
         self._told = told
-        self._called = _called(called)  # the one image that is checked, where it comes as pixels
+        self._called = file_name(called)  # the one image that is checked, where it comes as pixels
         self.outside = False  # whether the last image of `each` is
         self._domain = ""  # that it is most like, where questions are of one
         self._novelty: deque[float] = deque()
@@ -284,7 +289,7 @@ class Check:
             for image, result in found:
                 if self.scope is not None and not isinstance(result, ImageError):
                     self.outside = self._novelty.popleft() > 1
-                    name = _called(image) or self._called
+                    name = file_name(image) or self._called
                     # What a command shows without a name is a part of an image.
                     if name or self._told is not None or together is None:
                         told.image(self.name, self.scope, name, self.outside, self.kind)
@@ -316,7 +321,3 @@ def _share(some: int, total: int, kind: str) -> str:
 
 def _short_names(names: Sequence[str]) -> str:
     return listed([os.path.basename(name) or name for name in names], BRIEF)
-
-
-def _called(image: object) -> str:
-    return str(image) if isinstance(image, (str, os.PathLike)) else ""

@@ -19,7 +19,7 @@ from patchword.show.lettering import (
     wrap,
 )
 from patchword.show.percent import share
-from patchword.show.plots import BAR, GAP, LINES, Photo
+from patchword.show.plots import BAR, GAP, LINES, Photo, fit
 
 # Its text, how probable it is (None: not known), and, where it was chosen, the candidates with
 # their probabilities.
@@ -36,9 +36,7 @@ def answers_picture(
 ) -> Image.Image:
     """Under a title a photo, and under that each question and its answer: how probable it is, or a
     bar for each of the best candidates where there are any."""
-    scale = SIDE / max(photo.shape[:2])
-    size = tuple(max(1, round(side * scale)) for side in (photo.shape[1], photo.shape[0]))
-    shown = Image.fromarray(photo).resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    shown = fit(photo, SIDE)
     width = max(NARROWEST, shown.width)
     parts = [_answer(q, a, width) for q, a in zip(questions, answers, strict=True)]
     head = heading(title, width, LINES)

@@ -21,7 +21,7 @@ BELOW = 11  # between a heading and what it is of, pixels
 REMARKS = 3  # lines of small letters under a title
 BREAKS = " /-_"  # after which a line may end
 PAPER, INK, FAINT, LINE = (255, 255, 255), (26, 26, 32), (112, 112, 122), (226, 226, 232)
-# Families that have Chinese, Japanese and Korean signs, where a system has them.
+# Families that have Chinese, Japanese and Korean characters, where a system has them.
 CJK = (
     "Noto Sans CJK SC",
     "Source Han Sans SC",
@@ -31,7 +31,7 @@ CJK = (
     "Microsoft YaHei",
     "Droid Sans Fallback",
 )
-ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")  # how names of such signs begin
+ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")  # how Unicode's names of them begin
 
 
 def wrap(text: str, face: Font, width: int, lines: int) -> list[str]:
@@ -58,22 +58,22 @@ def _cut(text: str, face: Font, width: int) -> int:
         fits -= 1 + (fits > 200) * (fits // 8)
     if fits == len(text) or text[fits] == " ":
         return fits
-    return max(text.rfind(sign, 0, fits) for sign in BREAKS) + 1 or fits
+    return max(text.rfind(each, 0, fits) for each in BREAKS) + 1 or fits
 
 
 @lru_cache(maxsize=256)
 def font(size: int, text: str = "", bold: bool = False) -> Font:
-    """DejaVu Sans, which travels in matplotlib; for signs that it lacks, the family of the system
-    that has most of them. A FontWarning says which none has."""
+    """DejaVu Sans, which travels in matplotlib; for characters that it lacks, the family of the
+    system that has most of them. A FontWarning says which none has."""
     import matplotlib
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
     if _missing(path, text):
         path = min([path, *_cjk()], key=lambda other: len(_missing(other, text)))
-        for sign in _missing(path, text):
-            name = unicodedata.name(sign, "").split("-")[0].split(" ")[0]
-            _warn("Chinese, Japanese or Korean signs" if name in ASIAN else repr(sign))
+        for each in _missing(path, text):
+            name = unicodedata.name(each, "").split("-")[0].split(" ")[0]
+            _warn("Chinese, Japanese or Korean characters" if name in ASIAN else repr(each))
     return ImageFont.truetype(str(path), size)
 
 
@@ -88,12 +88,13 @@ def _warn(what: str) -> None:
 
 
 def _missing(path: Path, text: str) -> list[str]:
-    """The signs of a text that a font file lacks."""
-    return [sign for sign in text if ord(sign) not in _signs(str(path)) and not sign.isspace()]
+    """The characters of a text that a font file lacks."""
+    known = _characters(str(path))
+    return [each for each in text if ord(each) not in known and not each.isspace()]
 
 
 @lru_cache(maxsize=16)
-def _signs(path: str) -> frozenset[int]:
+def _characters(path: str) -> frozenset[int]:
     """The code points that a font file has."""
     from matplotlib.ft2font import FT2Font
 

@@ -22,8 +22,7 @@ from patchword.show.lettering import (
     wrap,
     write,
 )
-from patchword.show.plots import BAR_ROOM as BAR
-from patchword.show.plots import GAP, Photo, fit
+from patchword.show.plots import BAR_ROOM, GAP, Photo, fit
 
 THUMB, ROW = 60, 68  # side of a thumbnail, height of a row, pixels
 NAME, NAMED = 13, 150  # font of an image's name, most of its width
@@ -81,7 +80,7 @@ def similarity_matrix(
             top += ROW
         top += GAP
     if foot:
-        colour_bar(draw, MATRIX, numbered(scale), GAP, top, min(width - 2 * GAP, BAR))
+        colour_bar(draw, MATRIX, numbered(scale), GAP, top, min(width - 2 * GAP, BAR_ROOM))
     return out
 
 

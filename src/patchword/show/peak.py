@@ -17,12 +17,15 @@ def peak(values: NDArray[np.floating]) -> tuple[float, int, int]:
     above `LEVEL`, of what is connected to the largest value and above `LEVEL` of the map's range.
     Where that place is itself not on the peak, as within a ring, it is the largest value's.
     """
+    from scipy.ndimage import label  # type: ignore[import-untyped]
+
     high, low = float(np.nanmax(values)), float(np.nanmin(values))
     top, left = np.unravel_index(int(np.nanargmax(values)), values.shape)
     level = low + LEVEL * (high - low)
     step = -(-max(values.shape) // FINEST)
     part = np.nan_to_num(values[top % step :: step, left % step :: step] - level, nan=-1.0)
-    region = _around(part > 0, int(top) // step, int(left) // step)
+    parts, _ = label(part > 0)  # connected by sides; 0 outside
+    region = (part > 0) & (parts == parts[int(top) // step, int(left) // step])
     height = np.where(region, part, 0)
     if not height.any():  # a flat map
         return high, int(left), int(top)
@@ -30,15 +33,3 @@ def peak(values: NDArray[np.floating]) -> tuple[float, int, int]:
     y = round(float((rows * height).sum() / height.sum()) * step) + int(top) % step
     x = round(float((columns * height).sum() / height.sum()) * step) + int(left) % step
     return (high, x, y) if values[y, x] >= level else (high, int(left), int(top))
-
-
-def _around(mask: NDArray[np.bool_], row: int, column: int) -> NDArray[np.bool_]:
-    """The part of a mask (H, W) that is connected, by sides, to one of its pixels."""
-    found = np.zeros_like(mask)
-    edge = [(row, column)]
-    while edge:
-        y, x = edge.pop()
-        if 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and mask[y, x] and not found[y, x]:
-            found[y, x] = True
-            edge += [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
-    return found

@@ -24,7 +24,7 @@ from patchword.show.lettering import (
     wrap,
     write,
 )
-from patchword.show.plots import GAP, Photo
+from patchword.show.plots import BAR_ROOM, GAP, Photo
 
 WIDE = 2600  # pixels: of matrices side by side
 SIDES = {True: 1100, False: 700}  # of a matrix, pixels: of at most two, and of more
@@ -32,7 +32,6 @@ MOST = {True: 64, False: 36}  # patches on an axis; neighbours of more are drawn
 CELL, LARGEST = 14, 46  # sides of a cell, pixels
 WRITTEN = 34  # from that side on the number is in the cell
 LABEL, NUMBER = 150, 12  # most of a label, font of a number, pixels
-BAR = 420  # pixels
 READ = (
     "Each row is a token that attends, each column one that is attended to; a row sums to 1. "
     "Colours follow the square root of a weight."
@@ -93,7 +92,7 @@ def _sheet(
     columns = min(len(each), max((WIDE - GAP) // (wide + GAP), 1))
     rows = math.ceil(len(each) / columns)
     columns = math.ceil(len(each) / rows)
-    width = max(GAP + columns * (wide + GAP), BAR + 2 * GAP)
+    width = max(GAP + columns * (wide + GAP), BAR_ROOM + 2 * GAP)
     head = heading(title, width - 2 * GAP, 3)
     said = wrap(note, font(SMALL, note), width - 2 * GAP, 4)
     top = GAP + head.height
@@ -107,7 +106,7 @@ def _sheet(
     bottom = top + rows * (high + GAP)
     write(draw, said, GAP, bottom, SMALL)
     bottom += len(said) * line_height(SMALL) + GAP // 2
-    colour_bar(draw, colours, numbered(scale), GAP, bottom, BAR, f"{scale[1] / 4:.3f}")
+    colour_bar(draw, colours, numbered(scale), GAP, bottom, BAR_ROOM, f"{scale[1] / 4:.3f}")
     return out
 
 

@@ -31,8 +31,7 @@ class Choice:
     """One of the candidate answers.
 
     log_probability  of the answer and the end after it, natural logarithm
-    probability      the same among the answers that were read, so that theirs sum to one: the
-                     softmax of their log probabilities
+    probability      0 to 1: the softmax of the log probabilities of all answers that were scored
     """
 
     text: str
@@ -48,10 +47,10 @@ class Answer(Caption):
     understood: the question that the model was asked instead, one of those of its training that
     means the same (see `Scope.understood`); empty where it was asked as it is. If it means the
     opposite, yes and no have changed places here. box: of the tile whose answer it is, (left, top,
-    right, bottom) in pixels, if the photo was looked at in tiles. declined: what the model wrote,
-    of a model that says what it was trained on, where that cannot be an answer to the question, as
-    "shoes" to "is there a dog?", or is one to what was asked instead and learned of other images;
-    the text is "does not know" then, and the probabilities are of what was written.
+    right, bottom) in pixels, if the photo was looked at in tiles. declined: what the model wrote
+    where that cannot be an answer to the question, as "shoes" to "is there a dog?", or where it
+    learned the question `understood` of other kinds of images; the text is then "does not know",
+    and the probabilities are of what was written. Of models that say what they were trained on.
     """
 
     ranking: tuple[Choice, ...] = field(default=(), repr=False)

@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from patchword.bundle import Bundle, Vector, summary
+from patchword.bundle import Bundle, Vector, summary, to_numpy
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.models.generate import GenerationOptions
@@ -116,13 +116,9 @@ def seen(check: Check, network: Writer | Matcher, pixels: Tensor) -> Tensor:
     taps = Taps([tap] if check.layer else [])
     tokens = network.image_tokens(pixels, taps)
     if check.scope is not None and isinstance(network, Matcher):
-        summaries = _array(summary(taps.kept[tap])) if check.layer else None
-        check.vectors(_array(network.image_features(tokens)), summaries)
+        summaries = to_numpy(summary(taps.kept[tap])) if check.layer else None
+        check.vectors(to_numpy(network.image_features(tokens)), summaries)
     return tokens
-
-
-def _array(values: Tensor) -> Vector:
-    return values.float().cpu().numpy()
 
 
 def writer(model: Bundle) -> Writer:

@@ -10,11 +10,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.bundle import Bundle, Vector, as_texts, embed_checked, unit
+from patchword.bundle import Bundle, Vector, embed_checked, unit
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.one_or_many import as_images
 from patchword.images.views import Box
+from patchword.options import text_list
 from patchword.scope import Check
 from patchword.tasks.label_cache import label_features
 from patchword.text.templates import named
@@ -138,8 +139,6 @@ def scorer(
     what the model was trained on, which is else told by the vector; see `classify`."""
     labels = _checked(labels)
     sentences = named(templates)
-    if bad := [sentence for sentence in sentences if "{}" not in sentence]:
-        raise UnsupportedError(f"template {bad[0]!r} has no {{}} where the label goes")
     if reject is not None and not 0 <= reject <= 1:
         raise UnsupportedError(f"reject is {reject!r}; it is a probability, 0 to 1")
     Check(model.scope, model.name).texts(labels)
@@ -169,7 +168,7 @@ def _checked(labels: Sequence[str]) -> list[str]:
     if isinstance(labels, str):
         meant = [each.strip() for each in labels.split(",")]
         raise UnsupportedError(f"labels must be a list, not one string: labels={meant}")
-    labels = as_texts(labels)
+    labels = text_list(labels)
     words = {" ".join(label.split()) for label in labels}
     if not labels or len(words) < len(labels) or "" in words:
         raise UnsupportedError(f"labels must be a list of one or more different words: {labels!r}")
@@ -178,7 +177,7 @@ def _checked(labels: Sequence[str]) -> list[str]:
 
 def _outside(model: Bundle, row: Vector) -> bool:
     """True if an image's unit vector (D,) is unlike those that the model was trained on."""
-    return model.scope is not None and bool(model.scope.novelty(row[None])[0] > 1)
+    return model.scope is not None and model.scope.outside(row[None])[0]
 
 
 def _alone(
@@ -196,7 +195,7 @@ def _alone(
 def _beside_none(
     model: Bundle, sentences: Sequence[str]
 ) -> Callable[[Vector, NDArray[np.floating]], NDArray[np.floating]]:
-    """The same to the probability of each label among all of them and none."""
+    """Like `_alone`, but to the probability of each label among all of them and none of them."""
     neutral = label_features(model, [""], sentences)[0]
     return lambda row, cosines: _softmax(model.scale * np.append(cosines, neutral @ row))[:-1]
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchword.bundle import Bundle, Vector, as_texts
+from patchword.bundle import Bundle, Vector, to_numpy
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike, tiles
 from patchword.images.tiles import Size, Tiling
 from patchword.models.protocols import Pixels, TextNetwork
-from patchword.options import at_least
+from patchword.options import at_least, text_list
 from patchword.show.result import Brief
 from patchword.text import long_text
 
@@ -65,7 +65,7 @@ def encode_texts(
         raise UnsupportedError(f"{model.name} writes texts but has no text tower to read them")
     at_least("batch_size", batch_size)
     final = layer in (-1, config.depth) if norm is None else norm
-    rows = tokenizer.rows(as_texts(texts))
+    rows = tokenizer.rows(text_list(texts))
     long_text.warn_of_long(tokenizer, rows)
     ids = tokenizer.pad(rows, to_context=pad)
     states: list[Vector] = []
@@ -74,8 +74,8 @@ def encode_texts(
         for start in range(0, len(ids), batch_size):
             batch = model.tensor(ids[start : start + batch_size])
             hidden, features = network.text.hidden_states(batch, layer, final)
-            states.append(_array(hidden))
-            pooled.append(_array(features))
+            states.append(to_numpy(hidden))
+            pooled.append(to_numpy(features))
     if not states:
         empty = np.empty((0, ids.shape[1], config.width), np.float32)
         return TextStates(ids, empty, np.empty((0, model.dim), np.float32))
@@ -177,7 +177,7 @@ def anyres_features(
     read = _PatchReader(model, layer, class_token=False, norm=norm)
     pixels, plan = image_tiles(model, image, candidates, exact)
     with torch.inference_mode():
-        features = _array(read(model.tensor(pixels)))
+        features = to_numpy(read(model.tensor(pixels)))
     patches = model.image_tower.grid(plan.tile)
     return AnyRes(features[0], features[1:].reshape(*plan.grid, *features.shape[1:]), patches, plan)
 
@@ -210,8 +210,3 @@ class _PatchReader:
             rows, columns = self.tower.grid((image.shape[-2], image.shape[-1]))
             self.lengths.append(self.tower.prefix - self.skipped + rows * columns)
         return x[:, self.skipped :]
-
-
-def _array(tensor: Tensor) -> Vector:
-    array: Vector = tensor.float().cpu().numpy()
-    return array

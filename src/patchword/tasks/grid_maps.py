@@ -44,8 +44,8 @@ class GridMaps(Pictured):
 
     @checked
     def at(self, height: int, width: int) -> NDArray[np.float32]:
-        """The same as if the photo had that many pixels: (..., height, width). Raises
-        UnsupportedError for more than 300 million."""
+        """The maps of a photo of that many pixels, (..., height, width). Raises UnsupportedError
+        for more than 300 million."""
         if height * width > MAX_PIXELS:
             raise UnsupportedError(
                 f"a map of {height:,} x {width:,} pixels; the most is {MAX_PIXELS:,}"
@@ -53,7 +53,7 @@ class GridMaps(Pictured):
         return replace(self.geometry, source=(height, width)).to_source(self.grid, self.cell)
 
     def small(self) -> Self:
-        """The same with a photo no larger than it is drawn."""
+        """This result with its photo no larger than it is drawn, which takes less memory."""
         return replace(self, image=plots.shown(self.image))  # type: ignore[type-var]
 
     @cached_property

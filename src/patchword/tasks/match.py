@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patchword.bundle import Bundle, Vector, as_texts
+from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.models.protocols import Matcher
-from patchword.options import nearest
+from patchword.options import nearest, text_list
 from patchword.scope import Check
 from patchword.show.result import Brief
 from patchword.tasks.caption import seen
@@ -60,7 +60,7 @@ def match(
     without a matching head, and the ImageError of the first image that cannot be opened;
     `match_each` never stops.
     """
-    texts = as_texts(texts)
+    texts = text_list(texts)
     rows = []
     for _, row in match_each(model, images, texts, batch_size, start):
         if isinstance(row, ImageError):
@@ -91,7 +91,7 @@ def match_each(
     """Each image in order with its match (T,), or the ImageError it raised; start: see `match`."""
     network = matcher(model)
     first = None if start is None else first_id(model, start)
-    texts = as_texts(texts)
+    texts = text_list(texts)
     if not texts:
         raise UnsupportedError("texts must be a list of one or more, and is empty")
     check = Check(model.scope, model.name)

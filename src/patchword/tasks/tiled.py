@@ -17,12 +17,13 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from patchword.bundle import Bundle, as_texts, embed_checked
+from patchword.bundle import Bundle, embed_checked
 from patchword.errors import ImageError, LongTextWarning, UnseenWarning, UnsupportedError, warn
 from patchword.images import ImageLike
 from patchword.images.one_or_many import as_images
 from patchword.images.views import Box, views
 from patchword.models.generate import GenerationOptions
+from patchword.options import text_list
 from patchword.scope import Check
 from patchword.scope import untold as scope_untold
 from patchword.tasks.ask import Answer, ask_each
@@ -113,7 +114,7 @@ def match_tiled(
 ) -> Iterator[tuple[ImageLike, Tiled[Match] | ImageError]]:
     """As `match_each`: of each text the greatest probability, and the cosine beside it."""
 
-    texts = as_texts(texts)
+    texts = text_list(texts)
     Check(model.scope, model.name).texts(texts)
 
     def run(shown: Bundle, parts: list[ImageLike]) -> list[Match]:

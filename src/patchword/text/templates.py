@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from patchword.errors import UnsupportedError
+
 PLAIN = ("a photo of a {}",)
 
 # For models that read Chinese. Measure words differ from noun to noun, so most of these have none.
@@ -117,9 +119,12 @@ NAMED = {"plain": PLAIN, "imagenet": IMAGENET, "chinese": CHINESE}
 
 def named(templates: str | Sequence[str] | None) -> tuple[str, ...]:
     """Templates from names of sets ("plain", "imagenet", "chinese") and from sentences that are
-    given; "plain" for None."""
+    given; "plain" for None. Raises UnsupportedError for a sentence without {}."""
     given = [templates] if isinstance(templates, str) else templates or ["plain"]
-    return tuple(sentence for each in given for sentence in NAMED.get(each, (each,)))
+    sentences = tuple(sentence for each in given for sentence in NAMED.get(each, (each,)))
+    if bad := [sentence for sentence in sentences if "{}" not in sentence]:
+        raise UnsupportedError(f"template {bad[0]!r} has no {{}} where the label goes")
+    return sentences
 
 
 def filled(template: str, label: str) -> str:

@@ -224,7 +224,7 @@ def limits(values: Values, median: Values) -> tuple[float, float]:
 
 
 def families() -> list[str]:
-    """DejaVu Sans, and for signs that it lacks those of `CJK` that the system has."""
+    """DejaVu Sans, and for characters that it lacks those of `CJK` that the system has."""
     from matplotlib.font_manager import fontManager
 
     present = {entry.name for entry in fontManager.ttflist}

@@ -141,11 +141,6 @@ class Monitor:
                 self.named.add(error.image)
                 self.broken_ones.write({"name": error.image, "reason": error.reason})
 
-    @property
-    def broken_count(self) -> int:
-        """How many different samples were broken."""
-        return len(self.named)
-
     def close(self) -> None:
         """Draw the curves and close the files."""
         self.metrics.close()

@@ -61,7 +61,7 @@ def _text_encoder(image_width: int) -> TextConfig:
 
 
 def _text_decoder(encoder: TextConfig, cross_width: int) -> TextConfig:
-    """The same, causal; cross_width: of the tokens that it cross-attends to."""
+    """A decoder: the encoder, but causal. cross_width: of the tokens that it cross-attends to."""
     return replace(
         encoder,
         causal=True,

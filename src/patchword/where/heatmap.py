@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from patchword.bundle import Bundle, Vector, as_texts
+from patchword.bundle import Bundle, Vector
 from patchword.errors import SameMapWarning, UnsupportedError, warn
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.protocols import DenseNetwork
-from patchword.options import checked
+from patchword.options import checked, text_list
 from patchword.scope import Check
 from patchword.show import plots
 from patchword.show.colours import MAP, known, scale_of
@@ -173,7 +173,7 @@ def heatmap(
 
     Raises ImageError, or UnsupportedError for an unknown method or a model that reads no text.
     """
-    texts = as_texts(texts)
+    texts = text_list(texts)
     if method == "auto" and model.config.matching and (words or layer is not None):
         method = GRADCAM  # of a text's words, of a layer
     method = resolve(model, method, like is not None)

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from patchword.bundle import Bundle, as_texts
+from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.models.edits import DenseEdit
-from patchword.options import checked
+from patchword.options import checked, text_list
 from patchword.scope import Check
 from patchword.show import label_map
 from patchword.show.result import Brief, Pictured
@@ -173,7 +173,7 @@ def locate(
 
 
 def _texts(texts: str | Sequence[str]) -> tuple[str, ...]:
-    given = as_texts(texts)
+    given = text_list(texts)
     if not given:
         raise UnsupportedError("locate needs at least one text")
     if empty := [text for text in given if not text.strip()]:

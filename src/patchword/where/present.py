@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.bundle import Bundle, Vector, as_texts
+from patchword.bundle import Bundle, Vector
+from patchword.options import text_list
 from patchword.scope import WORD
 from patchword.tasks.label_cache import label_features
 from patchword.tasks.match import match
@@ -74,7 +75,7 @@ def _words(model: Bundle) -> Sequence[str]:
 def _others(model: Bundle, negatives: str | Sequence[str] | None) -> Vector:
     """Unit vectors of what else there could be."""
     if negatives is not None:
-        return model.embed_texts(as_texts(negatives))
+        return model.embed_texts(text_list(negatives))
     return label_features(model, _words(model), ["{}"])
 
 

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from patchword.bundle import Bundle, as_texts
+from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
-from patchword.options import checked
+from patchword.options import checked, text_list
 from patchword.scope import Check
 from patchword.show import label_map
 from patchword.show.percent import share as percent
@@ -230,10 +230,10 @@ def read_labels(
 ) -> tuple[tuple[str, ...], list[str], tuple[int, ...]]:
     """The labels' names; the words of the background and of all labels; the number of the label,
     from 1, or 0, that each word belongs to."""
-    given = as_texts(labels)
+    given = text_list(labels)
     if not given:
         raise UnsupportedError("segment needs at least one label")
-    words = [*as_texts(background)]
+    words = [*text_list(background)]
     owners, names = [0] * len(words), []
     for number, label in enumerate(given, start=1):
         own = [word.strip() for word in label.split("|")]
@@ -274,8 +274,6 @@ def word_vectors(
     if not model.config.embed_dim:
         model.embed_texts(words[:1])  # says why there are none
     sentences = named(templates)
-    if bad := [sentence for sentence in sentences if "{}" not in sentence]:
-        raise UnsupportedError(f"template {bad[0]!r} has no {{}} where the label goes")
     return torch.from_numpy(label_features(model, words, sentences)).to(model.device)
 
 

@@ -14,7 +14,7 @@ from patchword.checkpoints import bert
 from patchword.checkpoints.config_reader import ConfigReader, scale_limit, shape_of
 from patchword.checkpoints.formats import openai
 from patchword.checkpoints.read import Stored
-from patchword.checkpoints.rules import Drop, Rename, Rule, Transpose
+from patchword.checkpoints.rules import Rename, Rule, Transpose
 from patchword.config import ModelConfig, PreprocessConfig, ResNetConfig, TextConfig, ViTConfig
 from patchword.errors import CheckpointError
 
@@ -26,8 +26,6 @@ CODE = "as every model of OFA-Sys/Chinese-CLIP"
 TEXT = "bert."
 HEAD_WIDTH = 64
 HEAD_WIDTHS = {1280: 80}  # of the image tower by its width (model_configs/ViT-H-14.json)
-TYPES = 2  # kinds of token; a text is all of the first
-NO_TOKEN = -1  # the text is pooled at its first token, wherever it ends
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
@@ -60,11 +58,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
     yield Rename("logit_scale", "logit_scale")
     yield Transpose("text_projection", "text.head.weight")
     yield from openai.image_rules(config)
-    yield from bert.plain_tower(TEXT, "text", config.text.depth, TYPES)
-    for kind in bert.KINDS:
-        yield Drop(
-            f"{TEXT}pooler.dense.{kind}", why="features are of the first token, without this layer"
-        )
+    yield from bert.plain_tower(TEXT, "text", config.text.depth)
 
 
 def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig | ResNetConfig:
@@ -87,4 +81,4 @@ def _text(reader: ConfigReader, tensors: Mapping[str, Stored]) -> TextConfig:
     reader.assume("text.activation", found.activation, CODE)
     reader.assume("text.eps", found.eps, CODE)
     reader.assume("text.pad_token", 0, "[PAD], the first line of its vocab.txt")
-    return replace(found, head_bias=False, pad_token=0, end_token=NO_TOKEN)
+    return replace(found, head_bias=False, pad_token=0, end_token=bert.NO_TOKEN)

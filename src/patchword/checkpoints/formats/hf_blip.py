@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from patchword.checkpoints import bert
+from patchword.checkpoints.bert import WORDS
 from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
@@ -34,7 +35,6 @@ NAMES = (
 
 VISION, TEXT, DECODER = "vision_model", "text_encoder.", "text_decoder.bert."
 FIRST = f"{VISION}.encoder.layers.0"
-WORDS = "embeddings.word_embeddings.weight"
 TEXT_DEFAULT = "transformers' BlipTextConfig default"
 VISION_DEFAULT = "transformers' BlipVisionConfig default"
 SCALE = 1 / 0.07

@@ -15,7 +15,7 @@ from patchword.checkpoints.config_reader import ConfigReader, scale_limit
 from patchword.checkpoints.formats import hf_clip
 from patchword.checkpoints.huggingface import Processor, config_file, model_type, preprocess, tower
 from patchword.checkpoints.read import Stored
-from patchword.checkpoints.rules import Drop, Rename, Rule
+from patchword.checkpoints.rules import Rename, Rule
 from patchword.config import ModelConfig, TextConfig
 
 TITLE = "a Hugging Face ChineseCLIPModel"
@@ -29,8 +29,6 @@ NAMES = (
 KIND = "chinese_clip"
 TEXT = "text_model."
 DEFAULT = "transformers' ChineseCLIPTextConfig default"
-TYPES = 2  # kinds of token; a text is all of the first
-NO_TOKEN = -1  # the text is pooled at its first token, wherever it ends
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
@@ -62,20 +60,16 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
     yield Rename("logit_scale", "logit_scale")
     yield Rename(hf_clip.TEXT_HEAD, "text.head.weight")
     yield from hf_clip.vision_rules(config, hf_clip.VISION)
-    yield from bert.plain_tower(TEXT, "text", config.text.depth, TYPES)
-    for kind in bert.KINDS:
-        yield Drop(
-            f"{TEXT}pooler.dense.{kind}", why="features are of the first token, without this layer"
-        )
+    yield from bert.plain_tower(TEXT, "text", config.text.depth)
 
 
 def _text(reader: ConfigReader, tensors: Mapping[str, Stored]) -> TextConfig:
     if reader.optional("position_embedding_type", "absolute") != "absolute":
         reader.fail("position_embedding_type", "which patchword does not support")
-    if reader.optional("type_vocab_size", TYPES) != TYPES:
-        reader.fail("type_vocab_size", f"and only {TYPES} are supported")
+    if reader.optional("type_vocab_size", bert.TOKEN_TYPES) != bert.TOKEN_TYPES:
+        reader.fail("type_vocab_size", f"and only {bert.TOKEN_TYPES} are supported")
     found = bert.text_config(reader, tensors, TEXT, 12, DEFAULT)
     pad = reader.get("pad_token_id", 0, "text.pad_token", DEFAULT)
     if not 0 <= pad < found.vocab_size:
         reader.fail("pad_token_id", f"but there are only {found.vocab_size} ids", pad)
-    return replace(found, head_bias=False, pad_token=pad, end_token=NO_TOKEN)
+    return replace(found, head_bias=False, pad_token=pad, end_token=bert.NO_TOKEN)

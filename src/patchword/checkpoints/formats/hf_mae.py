@@ -11,13 +11,15 @@ from typing import Any
 from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
+    HALF,
     Processor,
     config_file,
     model_type,
     preprocess,
+    vit_layer,
 )
 from patchword.checkpoints.read import Stored
-from patchword.checkpoints.rules import Either, Fuse, Rename, Rule
+from patchword.checkpoints.rules import Either, Rename, Rule
 from patchword.config import MaskedConfig, ModelConfig, ViTConfig
 
 TITLE = "a Hugging Face ViTMAE"
@@ -25,18 +27,10 @@ EXPECTS = "config.json with model_type 'vit_mae', tensors vit.encoder.layer.* an
 NAMES = ("vit.embeddings.patch_embeddings.projection.weight", "decoder.decoder_pred.weight")
 
 WHY = "transformers' ViTMAEConfig default"
-HALF = (0.5, 0.5, 0.5)
 PATCHES = "embeddings.patch_embeddings.projection"
 HEAD = "decoder.decoder_pred"
 # Of the decoder's blocks: as the checkpoints of the hub have it, and as transformers 5 saves it.
 BLOCKS, BLOCKS_5 = "decoder.decoder_layers", "decoder.decoder_encoder.layer"
-PARTS = {
-    "attention.output.dense": "attn.proj",
-    "layernorm_before": "norm1",
-    "layernorm_after": "norm2",
-    "intermediate.dense": "mlp.fc1",
-    "output.dense": "mlp.fc2",
-}
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
@@ -75,25 +69,16 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
         yield Rename(f"{whole}{PATCHES}.{kind}", f"image.patch_embed.proj.{kind}")
         yield Rename(f"{whole}layernorm.{kind}", f"image.norm.{kind}")
         for i in range(config.vision.depth):
-            yield from _layer(f"{whole}encoder.layer.{i}", f"image.blocks.{i}", kind)
+            yield from vit_layer(f"{whole}encoder.layer.{i}", f"image.blocks.{i}", kind)
         if config.masked:
             yield Rename(f"decoder.decoder_embed.{kind}", f"decoder.embed.{kind}")
             yield Rename(f"decoder.decoder_norm.{kind}", f"decoder.norm.{kind}")
             yield Rename(f"{HEAD}.{kind}", f"decoder.head.{kind}")
             for i in range(config.masked.depth):
                 ours = f"decoder.blocks.{i}"
-                now = _layer(f"{BLOCKS_5}.{i}", ours, kind)
-                for rule, other in zip(_layer(f"{BLOCKS}.{i}", ours, kind), now, strict=True):
+                now = vit_layer(f"{BLOCKS_5}.{i}", ours, kind)
+                for rule, other in zip(vit_layer(f"{BLOCKS}.{i}", ours, kind), now, strict=True):
                     yield Either(rule, other)
-
-
-def _layer(theirs: str, ours: str, kind: str) -> Iterator[Fuse | Rename]:
-    """One Transformer block; kind: "weight" or "bias"."""
-    attention = f"{theirs}.attention.attention"
-    qkv = tuple(f"{attention}.{part}.{kind}" for part in ("query", "key", "value"))
-    yield Fuse(qkv, f"{ours}.attn.qkv.{kind}")
-    for name, part in PARTS.items():
-        yield Rename(f"{theirs}.{name}.{kind}", f"{ours}.{part}.{kind}")
 
 
 def _vision(reader: ConfigReader, tensors: Mapping[str, Stored], whole: str) -> ViTConfig:

@@ -16,6 +16,7 @@ from typing import Any
 from patchword.checkpoints.config_reader import ConfigReader, shape_of, special_word, vocabulary
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
+    HALF,
     Processor,
     config_file,
     in_patches,
@@ -47,7 +48,6 @@ CLASSIFIER = "classifier.weight"
 # A tower alone carries its prefix in files of transformers 4, and none in those of 5.
 SOURCE, BARE = "huggingface", "huggingface, names without prefix"
 
-HALF = (0.5, 0.5, 0.5)
 VISION_DEFAULT = "default of transformers' SiglipVisionConfig and Siglip2VisionConfig"
 TEXT_DEFAULT = "default of transformers' SiglipTextConfig and Siglip2TextConfig"
 

@@ -12,6 +12,7 @@ from typing import Any
 from patchword.checkpoints.config_reader import ConfigReader, depth, shape_of
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
+    HALF,
     Processor,
     config_file,
     labels,
@@ -28,7 +29,6 @@ NAMES = ("swin.embeddings.patch_embeddings.projection.weight", "swin.encoder.lay
 
 PATCHES = "embeddings.patch_embeddings.projection.weight"
 WHY = "transformers' SwinConfig default"
-HALF = (0.5, 0.5, 0.5)
 PROCESSOR = Processor("ViTImageProcessor", (224, 224), False, "bilinear", HALF, HALF)
 
 

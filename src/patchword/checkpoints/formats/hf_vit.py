@@ -12,11 +12,13 @@ from typing import Any
 from patchword.checkpoints.config_reader import ConfigReader, shape_of
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
+    HALF,
     Processor,
     config_file,
     labels,
     model_type,
     preprocess,
+    vit_layer,
 )
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Fuse, OrZero, Rename, Rule
@@ -29,7 +31,6 @@ NAMES = ("vit.embeddings.patch_embeddings.projection.weight", "vit.encoder.layer
 TYPES = ("vit", "deit")
 PATCHES = "embeddings.patch_embeddings.projection.weight"
 WHY = "transformers' ViTConfig and DeiTConfig default"
-HALF = (0.5, 0.5, 0.5)
 HEADS = ("classifier", "cls_classifier")
 OURS = "image.patch_embed.proj"
 
@@ -84,20 +85,9 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
         for theirs, ours in heads.items() if config.classes else ():
             yield Rename(f"{theirs}.{kind}", f"image.{ours}.{kind}")
         for i in range(vision.depth):
-            yield from _layer(f"{whole}encoder.layer.{i}", f"image.blocks.{i}", kind)
-
-
-def _layer(theirs: str, ours: str, kind: str) -> Iterator[Rule]:
-    """One Transformer block; kind: "weight" or "bias"."""
-    attention = f"{theirs}.attention"
-    parts = tuple(f"{attention}.attention.{part}.{kind}" for part in ("query", "key", "value"))
-    qkv = Fuse(parts, f"{ours}.attn.qkv.{kind}")
-    yield qkv if kind == "weight" else OrZero(qkv)
-    yield Rename(f"{attention}.output.dense.{kind}", f"{ours}.attn.proj.{kind}")
-    yield Rename(f"{theirs}.layernorm_before.{kind}", f"{ours}.norm1.{kind}")
-    yield Rename(f"{theirs}.layernorm_after.{kind}", f"{ours}.norm2.{kind}")
-    yield Rename(f"{theirs}.intermediate.dense.{kind}", f"{ours}.mlp.fc1.{kind}")
-    yield Rename(f"{theirs}.output.dense.{kind}", f"{ours}.mlp.fc2.{kind}")
+            for rule in vit_layer(f"{whole}encoder.layer.{i}", f"image.blocks.{i}", kind):
+                may_lack = isinstance(rule, Fuse) and kind == "bias"  # with qkv_bias false
+                yield OrZero(rule) if may_lack else rule
 
 
 def _processor(kind: str, size: tuple[int, int]) -> Processor:

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 
 from patchword.checkpoints import bert
+from patchword.checkpoints.bert import WORDS
 from patchword.checkpoints.config_reader import ConfigReader, depth, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, NegativeLog, Rename, Rule
+from patchword.checkpoints.timm_names import vit_rules
 from patchword.config import BlipConfig, ModelConfig, PreprocessConfig, TextConfig, ViTConfig
 from patchword.errors import CheckpointError
 
@@ -26,8 +28,6 @@ EXPECTS = "a .pth file with tensors visual_encoder.* and text_encoder.* or text_
 NAMES = ("visual_encoder.blocks.0.attn.qkv.weight", "text_decoder.bert.")
 
 VISION, TEXT, DECODER = "visual_encoder", "text_encoder.", "text_decoder.bert."
-WORDS = "embeddings.word_embeddings.weight"
-BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 CODE = "as every model of salesforce/BLIP"
 HEAD_WIDTH = 64
 EPS = 1e-6  # models/vit.py: of the image tower
@@ -103,7 +103,7 @@ def _sources(rule: Rule) -> tuple[str, ...]:
 
 def _rules(config: ModelConfig) -> Iterator[Rule]:
     assert isinstance(config.vision, ViTConfig)
-    yield from _vision_rules(config.vision)
+    yield from vit_rules(config.vision, theirs=f"{VISION}.")
     if config.text is not None:
         yield from bert.tower(TEXT, "text", config.text.depth)
     if config.blip is not None and config.decoder is not None:
@@ -175,13 +175,3 @@ def _heads(width: int) -> int:
     if not width or width % HEAD_WIDTH:
         raise CheckpointError(f"a width of {width} is not a multiple of {HEAD_WIDTH} a head")
     return width // HEAD_WIDTH
-
-
-def _vision_rules(vision: ViTConfig) -> Iterator[Rule]:
-    yield Rename(f"{VISION}.cls_token", "image.cls_token")
-    yield Rename(f"{VISION}.pos_embed", "image.pos_embed")
-    modules = ["patch_embed.proj", "norm"]
-    modules += [f"blocks.{i}.{part}" for i in range(vision.depth) for part in BLOCK]
-    for module in modules:
-        for kind in bert.KINDS:
-            yield Rename(f"{VISION}.{module}.{kind}", f"image.{module}.{kind}")

@@ -314,10 +314,8 @@ def _preprocess(reader: ConfigReader, size: tuple[int, int]) -> PreprocessConfig
         "interpolation", filters, "bicubic", "preprocess.interpolation", DEFAULT
     )
     if resize == "shortest" and size[0] != size[1]:
-        resize, interpolation = (
-            "cover",
-            "bicubic",
-        )  # whatever the config: image_transform passes none
+        # Bicubic whatever the config says: image_transform passes no interpolation on.
+        resize, interpolation = "cover", "bicubic"
     return PreprocessConfig(
         size=size,
         resize=resize,

@@ -13,7 +13,7 @@ from patchword.data import ClassBatch, Collate, collate_classes
 from patchword.models.towers import ImageModel
 from patchword.train.initial_model import InitialModel
 from patchword.train.objectives.base import Objective, Teacher, Work
-from patchword.train.objectives.mixing import mixed, mixes
+from patchword.train.objectives.mixing import mixed
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe
 
@@ -27,7 +27,7 @@ class ClassWork(Work):
 
 @dataclass(frozen=True)
 class DistilledClassWork(ClassWork):
-    """The same, with the teacher's answers."""
+    """`ClassWork` with the teacher's answers."""
 
     teacher_logits: Tensor  # (n, C)
 
@@ -52,7 +52,7 @@ class ClassObjective(Objective[ClassBatch, WorkT]):
         """One-hot targets, or those of mixed images."""
         pixels, mix = batch.pixels, self.recipe.mix
         targets = nn.functional.one_hot(batch.labels, self.config.classes).float()
-        if mixes(mix):
+        if mix.wanted:
             generator = self.generator(step, self.world.rank)
             pixels, targets = mixed(mix, pixels, targets, batch.mix, generator)
         return ClassWork(pixels, targets)

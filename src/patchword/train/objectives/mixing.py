@@ -9,11 +9,6 @@ from patchword import losses
 from patchword.train.recipe import MixConfig
 
 
-def mixes(config: MixConfig) -> bool:
-    """Whether images are mixed at all."""
-    return config.mixup > 0 or config.cutmix > 0
-
-
 def mixed(
     config: MixConfig, pixels: Tensor, targets: Tensor, rows: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from patchword.train.recipe import Recipe
 
 @dataclass(frozen=True)
 class MomentumWork(BlipWork):
-    """The same, with the momentum encoders' features of these samples, and of the M images and
+    """`BlipWork` with the momentum encoders' features of these samples, and of the M images and
     texts that all are compared with: those of all processes, then those of the queue."""
 
     teacher_image: Tensor  # (n, D), unit

@@ -16,7 +16,7 @@ from patchword.models.two_tower import TwoTower
 from patchword.train import distributed
 from patchword.train.initial_model import InitialModel
 from patchword.train.objectives.base import SHARED, Objective, Teacher, Work
-from patchword.train.objectives.mixing import mixed, mixes
+from patchword.train.objectives.mixing import mixed
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe
 
@@ -36,7 +36,7 @@ class PairWork(Work):
 
 @dataclass(frozen=True)
 class DistilledPairWork(PairWork):
-    """The same, with the teacher's features."""
+    """`PairWork` with the teacher's features."""
 
     teacher_image: Tensor  # (n, D), unit
     teacher_text: Tensor  # (n, D), unit
@@ -66,7 +66,7 @@ class PairObjective(Objective[PairBatch, WorkT]):
     def pairs(self, batch: PairBatch, step: int) -> PairWork:
         """The batch with its positives, mixed where the recipe wants it."""
         work = PairWork(batch.pixels, batch.ids, self._positives(batch))
-        return self._mixed(work, batch, step) if mixes(self.recipe.mix) else work
+        return self._mixed(work, batch, step) if self.recipe.mix.wanted else work
 
     def _positives(self, batch: PairBatch) -> Tensor | None:
         """Of this process's images, see `PairWork`."""
@@ -117,7 +117,7 @@ class Pairs(PairObjective[PairWork]):
 
 
 class DistilledPairs(PairObjective[DistilledPairWork]):
-    """The same, with a teacher's features or logits as further targets (CLIP-KD, Yang et al.
+    """`Pairs` with a teacher's features or logits as further targets (CLIP-KD, Yang et al.
     2024)."""
 
     def __init__(
