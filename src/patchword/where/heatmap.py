@@ -180,8 +180,9 @@ def heatmap(
     _check(texts, method, words, layer, like, like_image)
     if present is not None and not 0 <= present <= 1:
         raise UnsupportedError(f"present is {present!r}; it is a probability, 0 to 1")
-    if like is not None and (present is not None or negatives is not None):
-        raise UnsupportedError("present and negatives are of texts, not of like")
+    of_none = "like" if like is not None else ROLLOUT if method == ROLLOUT else ""
+    if of_none and (present is not None or negatives is not None):
+        raise UnsupportedError(f"present and negatives are of texts, not of {of_none}")
     Check(model.scope, model.name).places(texts)
     photo = model.opener(image, exact=True)
     if like is not None:

@@ -149,6 +149,10 @@ def locate(
     chosen = dense_method(model, method) if boxes is None else resolve(model, method, like=True)
     if present is not None and not 0 <= present <= 1:
         raise UnsupportedError(f"present is {present!r}; it is a probability, 0 to 1")
+    if boxes is not None and (refine or present is not None or negatives is not None):
+        raise UnsupportedError(
+            "boxes are scored as they are: leave out refine, present and negatives, or boxes"
+        )
     Check(model.scope, model.name).places(names)
     photo = model.opener(image, exact=True)
     if boxes is not None:
