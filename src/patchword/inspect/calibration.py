@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal
 
 from patchword.errors import UnsupportedError
@@ -36,6 +37,12 @@ class Rule:
         conformal.needed(self.false_alarms, self.confidence)  # raises for what is not a share
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise UnsupportedError(f"threshold is {self.threshold!r}; it is a finite number")
+
+
+def changed(rule: Rule, given: Mapping[str, float]) -> Rule:
+    """The rule with other numbers, by their names. A threshold that it has gives way to a rate or a
+    confidence. Raises UnsupportedError for numbers that cannot be."""
+    return replace(rule, **({"threshold": None} | dict(given))) if given else rule
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,11 @@ class Judge:
         """None where nothing says what is too much."""
         return None if math.isinf(self.limit) else score > self.limit
 
+    def above(self, p: float) -> float:
+        """The score above which p-values are at most p, 0 to less than 1; infinite where none
+        are."""
+        return conformal.score_of(self.calibration.scores, p)
+
     def guarantee(self) -> list[str]:
         """What the verdicts guarantee and what they do not, in sentences."""
         rule, count, kind = self.rule, len(self.calibration.scores), self.calibration.kind
@@ -150,6 +162,22 @@ class Judge:
             f"A rate of {rule.false_alarms:.3g} takes {count} good photos that nothing is learned "
             "from, beside those for learning."
         )
+
+
+def of_list(rate: float, photos: int, held: int) -> list[str]:
+    """What the verdicts on a list of photos guarantee, by so many good ones that were held out."""
+    said = [
+        f"The photos are judged as one list: in the mean at most {rate:.2%} of those that are "
+        "rejected are good."
+    ]
+    fewest = math.ceil(photos / (Fraction(str(rate)) * (held + 1)))
+    if fewest > 1:
+        single = math.ceil(photos / Fraction(str(rate))) - 1
+        said.append(
+            f"With {held} good photos held out, of {photos} photos {fewest} or more are rejected, "
+            f"or none: to reject a single one takes {single}."
+        )
+    return [*said, LIMITS]
 
 
 def colours(edge: float, highest: float = 0.0) -> tuple[float, float] | None:

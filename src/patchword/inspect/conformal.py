@@ -66,6 +66,14 @@ def threshold(scores: Sequence[float] | Values, rate: float, confidence: float |
     return float(np.sort(scores)[k - 1]) if k <= len(scores) else math.inf
 
 
+def score_of(calibration: Sequence[float] | Values, p: float) -> float:
+    """The score above which `p_values` are at most p, which is less than 1; infinite where none
+    are."""
+    n = len(calibration)
+    larger = math.floor(p * (n + 1) + 1e-9) - 1  # of the calibration's scores, at most
+    return float(np.sort(calibration)[n - 1 - larger]) if larger >= 0 else math.inf
+
+
 def p_values(calibration: Sequence[float] | Values, scores: Sequence[float] | Values) -> Values:
     """For each new score (1 + how many of the n calibration scores are as large or larger) / (n +
     1): of a good photo it is at most p with probability p at most."""

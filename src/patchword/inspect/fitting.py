@@ -94,16 +94,17 @@ class _Run:
                 self.model, method, method.fit(self.model, []), nothing, self.rule, 0, good,
                 self.grouped,
             )  # fmt: skip
-        learned, kept = (
-            (sources, held) if held is not None else split(sources, self.rule, method, self.grouped)
-        )
-        folds = [] if kept else _folds(sources, method)
+        if held is None:
+            learned, kept = split(sources, self.rule, method, self.grouped)
+        else:
+            learned, kept = sources[: method.needs.most], held
+        folds = [] if kept else _folds(learned, method)
         self.photos = len(learned) + len(kept)
-        self.total = self.photos + len(folds) * len(sources)  # each is looked at as often
+        self.total = self.photos + len(folds) * len(learned)  # each is looked at as often
         found: list[tuple[ImageLike, Finding]] = []
         for fold in folds:
-            rest = [source for n, source in enumerate(sources) if n not in fold]
-            found += self._scored(self._learned(rest), [sources[n] for n in fold])
+            rest = [source for n, source in enumerate(learned) if n not in fold]
+            found += self._scored(self._learned(rest), [learned[n] for n in fold])
         with together() as noted:
             check = Check(self.model.scope, self.model.name, told=noted)
             check.kind = GOOD
