@@ -200,6 +200,10 @@ def inspect(
         wrong("--false-discoveries judges by p-values, --threshold does not; give one of them")
     for place in (save, save_fitted):
         make_folder(place, itself=True)
+    if save_fitted:
+        from patchword.inspect.saved import free
+
+        free(save_fitted)  # before any work is done
     failed: list[ImageError] = []
     rule = {"false_alarms": false_alarms, "confidence": confidence, "threshold": threshold}
     rule = {name: value for name, value in rule.items() if value is not None}

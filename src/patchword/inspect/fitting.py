@@ -84,8 +84,10 @@ class _Run:
     def made(self, sources: Sources, held: Sources | None) -> Inspector:
         method = self.method
         if len(sources) < method.needs.good:
+            beside = " beside those of the calibration" if held else ""
             raise UnsupportedError(
-                f"{method.name} needs {method.needs.good} good photos, and there are {len(sources)}"
+                f"{method.name} needs {method.needs.good} good photos{beside}, and there are "
+                f"{len(sources)}"
             )
         if method.needs.batch:
             good = (*sources, *(held or ()))

@@ -25,12 +25,19 @@ KEYS = (
 )  # fmt: skip
 
 
-def write_folder(folder: str | os.PathLike[str], about: Mapping[str, Any], state: State) -> Path:
-    """Write a folder, over one of the same kind. Raises UnsupportedError where something else is
+def free(folder: str | os.PathLike[str]) -> Path:
+    """A folder that `write_folder` may write. Raises UnsupportedError where something else is
     there."""
     place = Path(folder)
     if place.exists() and not (place.is_dir() and {*os.listdir(place)} <= {ABOUT, STATE, STREAM}):
         raise UnsupportedError(f"{place}: it holds something other than a fitted inspector")
+    return place
+
+
+def write_folder(folder: str | os.PathLike[str], about: Mapping[str, Any], state: State) -> Path:
+    """Write a folder, over one of the same kind. Raises UnsupportedError where something else is
+    there."""
+    place = free(folder)
     content = save({name: value.contiguous() for name, value in state.items()})
     write(place / STATE, content)
     both = {"format": FORMAT, "state": _hash(content), **about}
