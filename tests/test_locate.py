@@ -166,6 +166,9 @@ def test_what_cannot_be_asked_for(clip: Bundle) -> None:
         (["a"], {"boxes": [(0, 0, 31, 5)]}, "within the photo, 30 x 20"),
         (["a"], {"boxes": [(5, 0, 5, 5)]}, "x1 < x2"),
         (["a"], {"boxes": [(0, 0, 5, 5)], "refine": True}, "leave out refine, present"),
+        (["a"], {"boxes": [(0, 0, 5, 5)], "method": "resclip"}, "no features of boxes"),
+        (["a"], {"boxes": [(0, 0, 5, 5)], "method": "maskclip-keys"}, "no features of boxes"),
+        (["a"], {"boxes": [(0, 0, 5, 5)], "method": "legrad"}, "there are cosine, maskclip"),
         (["a"], {"boxes": [(0, 0, 5, 5)], "present": 0.5}, "leave out refine, present"),
         (["a"], {"boxes": [(0, 0, 5, 5)], "negatives": ["b"]}, "leave out refine, present"),
     ):

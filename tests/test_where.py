@@ -205,6 +205,8 @@ def test_likeness_and_texts_contradict(clip: Bundle) -> None:
         ("no pixel 48, 0: the photo is 48 x 48", {"like": (48, 0)}),
         ("needs like", {"texts": ["a cat"], "like_image": image}),
         ("takes no texts, and one of cosine", {"like": (1, 1), "method": "legrad"}),
+        ("takes no texts, and one of cosine", {"like": (1, 1), "method": "resclip"}),
+        ("takes no texts, and one of cosine", {"like": (1, 1), "method": "maskclip-keys"}),
         ("at least one text, or like", {}),
         ("without words", {"texts": ["a cat", " "]}),
         ("layer is of methods gradcam, legrad, chefer", {"texts": ["a"], "layer": 1}),
