@@ -1,5 +1,7 @@
 """Metrics of anomaly maps, computed by hand and by scikit-learn."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -175,7 +177,7 @@ def test_aupro_one_threshold_after_the_other(levels: int) -> None:
         curve.append((false, sum(hits) / len(hits)))
     for limit in (0.05, 0.3, 1.0):
         area = 0.0
-        for (x0, y0), (x1, y1) in zip(curve, curve[1:], strict=False):
+        for (x0, y0), (x1, y1) in pairwise(curve):
             if x0 < limit and x1 > x0:
                 end = min(x1, limit)
                 area += (end - x0) * (y0 + (y0 + (y1 - y0) * (end - x0) / (x1 - x0))) / 2

@@ -184,7 +184,10 @@ def test_broken_good_photos_are_named(run: Run, folder: Path) -> None:
         (["good", "test", "--short-side", "0"], "short_side is 0"),
         (["good", "test", "--save", "test/a.png"], "a.png: a file; give a folder"),
         (["good", "test", "--save-fitted", "good"], "good: it holds something other than a fitted"),
-        (["good", "test", "--calibration", "good"], "beside those of the calibration, and there are 0"),
+        (
+            ["good", "test", "--calibration", "good"],
+            "beside those of the calibration, and there are 0",
+        ),
     ],
 )
 def test_wrong_usage(

@@ -148,7 +148,9 @@ def test_good_photos_that_are_all_broken_are_named(folder: Path, model) -> None:
     for path in (folder / "train" / "good").iterdir():
         path.write_bytes(b"no image")
     for method in (MEMORY, Subspace()):
-        with pytest.raises(PatchwordError, match=r"none of 3 good photos can be opened: .*002\.png"):
+        with pytest.raises(
+            PatchwordError, match=r"none of 3 good photos can be opened: .*002\.png"
+        ):
             Inspecting(model).measure(category(folder), method)
 
 

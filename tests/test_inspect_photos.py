@@ -16,8 +16,8 @@ from patchword.inspect.calibration import Calibration, Judge, Rule, changed
 from patchword.inspect.fitting import fit
 from patchword.inspect.inspector import Inspector, reopened
 from patchword.inspect.memory import Memory
-from patchword.inspect.reference import Reference
 from patchword.inspect.methods import chosen, options_of, with_options
+from patchword.inspect.reference import Reference
 from patchword.inspect.subspace import Subspace
 
 SIDE = 96
@@ -225,10 +225,8 @@ def test_a_fitted_inspector_is_the_same_again(model, folder: Path, tmp_path: Pat
     state = (tmp_path / "fitted" / "state.safetensors").read_bytes()
     for another in (Memory(), Subspace()):  # a whole file, but another one
         fit(model, paths(folder)[3:6], another, Rule(0.05)).save(tmp_path / "other")
-        (tmp_path / "other" / "state.safetensors").rename(
-            tmp_path / "fitted" / "state.safetensors"
-        )
-        with pytest.raises(CheckpointError, match="is not the file that inspect.json was written"):
+        (tmp_path / "other" / "state.safetensors").rename(tmp_path / "fitted" / "state.safetensors")
+        with pytest.raises(CheckpointError, match="is not the file that"):
             reopened(model, tmp_path / "fitted")
     (tmp_path / "fitted" / "state.safetensors").write_bytes(state)
     other = patchword.load("demo", image_size=64)

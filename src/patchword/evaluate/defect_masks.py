@@ -114,8 +114,8 @@ def shrunk(mask: Mask, size: Size) -> Mask:
 
 
 def _levels(path: Path, photo: str, source: Size) -> NDArray[np.integer]:
-    """The grey levels of a mask, 0 where its photo is good; of colours the brightest channel. Raises
-    PatchwordError."""
+    """The grey levels of a mask, 0 where its photo is good; of colours the brightest channel.
+    Raises PatchwordError."""
     levels = samples(path, colours=True)
     if levels.shape != source:
         raise PatchwordError(

@@ -165,7 +165,9 @@ class Judge:
 
 
 def of_list(rate: float, photos: int, held: int) -> list[str]:
-    """What the verdicts on a list of photos guarantee, by so many good ones that were held out."""
+    """What the verdicts on a list of photos guarantee, by so many good ones that were held out.
+    Raises UnsupportedError for a rate that is not between 0 and 1."""
+    conformal.between("false_discoveries", rate)
     said = [
         f"The photos are judged as one list: in the mean at most {rate:.2%} of those that are "
         "rejected are good."

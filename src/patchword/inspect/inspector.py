@@ -138,6 +138,7 @@ class Inspector:
             "a larger short_side (--short-side) looks closer"
         )
 
+    @checked
     def listed(self, found: Sequence[Inspection], rate: float) -> list[Inspection]:
         """The same, rejected as a list: in the mean at most `rate` of those that are rejected are
         good (Benjamini and Hochberg 1995). Raises UnsupportedError where there are no p-values, and
@@ -160,6 +161,7 @@ class Inspector:
             for each, bad in zip(found, chosen, strict=True)
         ]
 
+    @checked
     def guarantee(self, false_discoveries: float | None = None, photos: int = 0) -> list[str]:
         """What the verdicts guarantee and what they do not, in sentences, for each group; of so
         many photos that were judged as a list, of that."""

@@ -67,7 +67,9 @@ class Report:
 
     def _explained(self) -> str:
         if not self._limits:
-            none = "There is no threshold." if self.false_discoveries is None else "None is rejected."
+            none = (
+                "There is no threshold." if self.false_discoveries is None else "None is rejected."
+            )
             return f"Large scores are bad. {none}"
         return "Large scores are bad; what is right of the dashed line is rejected."
 

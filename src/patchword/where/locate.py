@@ -135,8 +135,8 @@ def locate(
     docs/benchmarks.md.
 
     boxes    (x1, y1, x2, y2) in pixels: no regions are looked for; each of these is scored
-    method   one of `dense.EDITS`, with `boxes` of `dense.OF_PATCHES`, or without them "head"; "auto":
-             see `auto.usual`
+    method   one of `dense.EDITS`, or without `boxes` "head"; with them of `dense.OF_PATCHES`;
+             "auto": see `auto.usual`
     scale, refine  see `heatmap`
     present  how probable a text must be in the photo, against `negatives` (see `present.present`).
              None: 0.5 against them, else 0.1; where there is a head, which tells what is not there,
