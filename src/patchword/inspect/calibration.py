@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from patchword.errors import UnsupportedError
 from patchword.inspect import conformal
@@ -42,7 +42,8 @@ class Rule:
 def changed(rule: Rule, given: Mapping[str, float]) -> Rule:
     """The rule with other numbers, by their names. A threshold that it has gives way to a rate or a
     confidence. Raises UnsupportedError for numbers that cannot be."""
-    return replace(rule, **({"threshold": None} | dict(given))) if given else rule
+    numbers: dict[str, Any] = {"threshold": None, **given}
+    return replace(rule, **numbers) if given else rule
 
 
 @dataclass(frozen=True)
