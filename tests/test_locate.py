@@ -161,6 +161,8 @@ def test_what_cannot_be_asked_for(clip: Bundle) -> None:
         ([" "], {}, "a text without words"),
         (["a", "a"], {}, "given twice"),
         (["a"], {"present": 2}, "present is 2"),
+        (["a"], {"negatives": []}, "negatives is empty"),
+        (["a"], {"negatives": [], "present": 0.5}, "negatives is empty"),
         (["a"], {"method": "legrad"}, "'legrad' has no cosines"),
         (["a"], {"boxes": [(0, 0, 5)]}, "x1, y1, x2, y2 in pixels"),
         (["a"], {"boxes": [(0, 0, 31, 5)]}, "within the photo, 30 x 20"),

@@ -213,6 +213,7 @@ def test_likeness_and_texts_contradict(clip: Bundle) -> None:
         ("no layer 7: tiny has layers 0 to 1", {"texts": ["a"], "method": "chefer", "layer": 7}),
         ("it is a probability", {"texts": ["a"], "present": 2.0}),
         ("of texts, not of like", {"like": (1, 1), "present": 0.5}),
+        ("negatives is empty", {"texts": ["a"], "negatives": []}),
         ("of texts, not of rollout", {"method": "rollout", "present": 0.5}),
         ("of texts, not of rollout", {"method": "rollout", "negatives": ["a dog"]}),
     ):
