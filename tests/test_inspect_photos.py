@@ -216,6 +216,17 @@ def test_a_fitted_inspector_is_the_same_again(model, folder: Path, tmp_path: Pat
         assert reopened(model, tmp_path / "fitted", given).rule == rule
     assert changed(Rule(0.05, threshold=0.3), {"confidence": 0.9}) == Rule(0.05, 0.9)
     about = json.loads((tmp_path / "fitted" / "inspect.json").read_text())
+    for key, value in (
+        ("calibration", about["calibration"] | {"scores": ["high"]}),
+        ("calibration", about["calibration"] | {"peaks": None}),
+        ("rule", {"false_alarms": 2}),
+        ("options", {"neighbour": 1}),
+        ("method", "memories"),
+    ):
+        (tmp_path / "fitted" / "inspect.json").write_text(json.dumps(about | {key: value}))
+        with pytest.raises(CheckpointError, match="a damaged inspector"):
+            reopened(model, tmp_path / "fitted")
+    (tmp_path / "fitted" / "inspect.json").write_text(json.dumps(about))
     assert about["fingerprint"] == model.fingerprint
     assert about["preprocess"]["size"] == list(model.preprocess.config.size)
     (tmp_path / "fitted" / "drift.json").write_text("{}")

@@ -246,11 +246,11 @@ def reopened(
         )
     try:
         stated = about["calibration"]
-        lists = {name: tuple(stated[name]) for name in ("scores", "peaks", "groups")}
-        calibration = Calibration(stated["kind"], **lists)
+        scores, peaks = (tuple(map(float, stated[name])) for name in ("scores", "peaks"))
+        calibration = Calibration(stated["kind"], scores, peaks, tuple(map(str, stated["groups"])))
         method = with_options(about["method"], about["options"])
         rule = Rule(**about["rule"])
-    except (KeyError, TypeError, AttributeError, UnsupportedError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UnsupportedError) as error:
         raise damaged(folder, f"{type(error).__name__}: {error}") from error
     drift = Drift(calibration.scores)
     drift.add(read_stream(folder))
