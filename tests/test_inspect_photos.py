@@ -255,6 +255,11 @@ def test_a_fitted_inspector_is_the_same_again(model, folder: Path, tmp_path: Pat
         inspector.save(folder)
 
 
+def test_a_folder_without_photos_is_named(model, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=f"no images in {tmp_path}"):
+        patchword.inspector(model, tmp_path)
+
+
 def test_methods_are_chosen_by_name_and_refuse_options_of_others() -> None:
     method = chosen(
         "memory", {"coreset": 0.1, "layers": [3, 5], "short_side": 448, "variance": None}
@@ -319,6 +324,7 @@ def test_a_list_is_rejected_as_a_whole(inspector) -> None:
     assert "at most 10.00% of those that are rejected are good" in said
     assert "of 8 photos 4 or more are rejected, or none: to reject a single one takes 79" in said
     assert "5.00%" not in said  # the rate of a photo that is judged by itself
+    assert "of 30 photos none can be rejected" in " ".join(inspector.guarantee(0.01, 30))
     assert len(inspector.guarantee(0.5, 8)) == 2  # a single one can be: 8 / (0.5 * 20)
     none = inspector.inspect(several[5:], false_discoveries=0.1)
     assert [(each.rejected, each.limit) for each in none] == [(False, math.inf)] * 3

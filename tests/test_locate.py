@@ -135,6 +135,8 @@ def test_boxes_that_are_given_are_scored(clip: Bundle) -> None:
     boxes = [(0, 0, 48, 48), (0, 0, 16, 32), (4, 0, 12, 20)]
     found = model.locate(image, texts, boxes, method="value")
     assert [(r.box, r.text) for r in found.regions] == [(b, t) for b in boxes for t in texts]
+    with pytest.raises(UnsupportedError, match=r"^box 1 of 1 3 of 4 is 10\.5"):
+        model.locate(image, texts, [(0, 0, 10.5, 10)])
     assert found.present is None
     from patchword.where.dense import dense, edit_of
 

@@ -101,11 +101,14 @@ def inspector(
 
 
 def _photos(images: Images) -> Images:
-    """Images, or those in a folder. Raises the ImageError of what cannot be listed."""
+    """Images, or those in a folder. Raises the ImageError of what cannot be listed, and
+    UnsupportedError for a folder without any."""
     if not isinstance(images, (str, os.PathLike)) or not os.path.isdir(images):
         return images
     failed: list[ImageError] = []
     found = pictures_in(images, failed)
     if failed:
         raise failed[0]
+    if not found:
+        raise UnsupportedError(f"no images in {os.fspath(images)}")
     return found

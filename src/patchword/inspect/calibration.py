@@ -176,9 +176,14 @@ def of_list(rate: float, photos: int, held: int) -> list[str]:
     fewest = math.ceil(photos / (Fraction(str(rate)) * (held + 1)))
     if fewest > 1:
         single = math.ceil(photos / Fraction(str(rate))) - 1
+        most = (
+            f"{fewest} or more are rejected, or none"
+            if fewest <= photos
+            else "none can be rejected"
+        )
         said.append(
-            f"With {held} good photos held out, of {photos} photos {fewest} or more are rejected, "
-            f"or none: to reject a single one takes {single}."
+            f"With {held} good photos held out, of {photos} photos {most}: to reject a single one "
+            f"takes {single}."
         )
     return [*said, LIMITS]
 
