@@ -1,5 +1,7 @@
 """Metrics of anomaly maps, computed by hand and by scikit-learn."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -128,5 +130,79 @@ def test_what_cannot_be_measured_is_said() -> None:
         aupimo(maps, [every])
     with pytest.raises(PatchwordError, match="6 pixels of good images have none below"):
         aupimo([*maps, *maps], [none, every])
+    with pytest.raises(PatchwordError, match="none has a masked pixel"):
+        aupimo(maps, [none])
+    for value in (np.nan, np.inf):
+        wrong = [np.where(maps[0] == 2, value, maps[0])]
+        with pytest.raises(PatchwordError, match="1 of 6 scores are NaN or infinite"):
+            aupro(wrong, [maps[0] > 4])
     with pytest.raises(PatchwordError, match="1 of 4 scores are NaN or infinite"):
         auroc(np.array([0, np.nan, 1, 2]), np.arange(4) < 2)
+
+
+def parts_of(mask: np.ndarray) -> list[list[tuple[int, int]]]:
+    """The pixels of each part of a mask, connected by sides or corners: a flood, pixel by pixel."""
+    left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
+    found = []
+    while left:
+        part, edge = [], [left.pop()]
+        while edge:
+            y, x = edge.pop()
+            part.append((y, x))
+            near = {(y + a, x + b) for a in (-1, 0, 1) for b in (-1, 0, 1)} & left
+            left -= near
+            edge += near
+        found.append(part)
+    return found
+
+
+@pytest.mark.parametrize("levels", [4, 10_000])
+def test_aupro_one_threshold_after_the_other(levels: int) -> None:
+    """Regions by a flood, overlaps by counting, the area by straight lines between the points."""
+    rng = np.random.default_rng(levels)
+    masks = [rng.random((11, 14)) < 0.2, rng.random((9, 10)) < 0.1, np.zeros((8, 8), bool)]
+    maps = [np.floor((rng.random(m.shape) + 0.5 * m) * levels).astype(np.float32) for m in masks]
+    regions = [
+        (scores, part) for scores, m in zip(maps, masks, strict=True) for part in parts_of(m)
+    ]
+    assert len(regions) > 5
+    good = [float(s) for scores, m in zip(maps, masks, strict=True) for s in scores[~m]]
+    curve = [(0.0, 0.0)]
+    for threshold in sorted({float(s) for scores in maps for s in scores.flat}, reverse=True):
+        hits = [
+            sum(scores[place] >= threshold for place in part) / len(part)
+            for scores, part in regions
+        ]
+        false = sum(score >= threshold for score in good) / len(good)
+        curve.append((false, sum(hits) / len(hits)))
+    for limit in (0.05, 0.3, 1.0):
+        area = 0.0
+        for (x0, y0), (x1, y1) in pairwise(curve):
+            if x0 < limit and x1 > x0:
+                end = min(x1, limit)
+                area += (end - x0) * (y0 + (y0 + (y1 - y0) * (end - x0) / (x1 - x0))) / 2
+        assert_allclose(aupro(maps, masks, limit), area / limit, rtol=1e-9)
+
+
+def test_aupimo_one_threshold_after_the_other() -> None:
+    """Rates by counting at each threshold; the area over the logarithm by straight lines."""
+    rng = np.random.default_rng(3)
+    masks = [np.zeros((40, 50), bool), np.zeros((30, 30), bool), rng.random((20, 20)) < 0.2]
+    maps = [rng.normal(size=m.shape) + 2 * m for m in masks]
+    good, bounds, count = maps[:2], (0.002, 0.1), 500
+    low, high = min(m.min() for m in good), max(m.max() for m in good)
+    curve = []
+    for step in range(count):
+        threshold = low + (high - low) * step / (count - 1)
+        rate = sum((m >= threshold).mean() for m in good) / 2
+        curve.append((rate, float((maps[2][masks[2]] >= threshold).mean())))
+    first, last = (
+        min(range(count), key=lambda n: (abs(curve[n][0] - bound), n)) for bound in bounds[::-1]
+    )
+    area = 0.0
+    for (x1, y1), (x0, y0) in zip(curve[first:last], curve[first + 1 : last + 1], strict=True):
+        area += (np.log(x1) - np.log(x0)) * (y0 + y1) / 2
+    found = aupimo(maps, masks, bounds, count)
+    assert np.isnan(found[:2]).all()
+    assert_allclose(found[2], area / np.log(bounds[1] / bounds[0]), rtol=1e-9)
+    assert 0 < found[2] < 1

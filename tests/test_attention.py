@@ -228,6 +228,13 @@ def test_what_is_refused_says_what_works(captioner: Pair, clip: Pair) -> None:
     resnet = api.model.with_methods(tiny_bundle(tiny_clip_resnet()))
     with pytest.raises(UnsupportedError, match="map over the photo shows all"):
         _ = resnet.attention(np.zeros((64, 64, 3), np.uint8)).matrix
+    # Its one layer is all of its rollout, as of a heatmap.
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    rolled, layer = (resnet.attention(image, rollout=each) for each in (True, False))
+    assert_allclose(rolled.weights[0], layer.weights.mean(axis=0), atol=1e-7)
+    assert_allclose(rolled.grid[0], resnet.heatmap(image, method="rollout").grid[0], atol=1e-7)
+    with pytest.raises(UnsupportedError, match="one query"):
+        _ = rolled.matrix
 
 
 def test_neighbours_are_summed_over_columns_and_averaged_over_rows() -> None:

@@ -114,10 +114,29 @@ def test_a_table_names_the_folder_once_and_the_largest_box() -> None:
     assert known([Path("a")], [Path("a")]) == [
         "1 of the photos inspected is among the good ones: it says nothing new."
     ]
+    assert known(["b/../a", "c"], ["a", "./c", "d"])[0].startswith("2 of the photos inspected are")
     said = one_good("a", [Path("a")], [Path("b"), Path("c")])
     assert said.startswith("GOOD is one photo, a; 2 photos are inspected.")
     assert not one_good("a", [Path("a")], [Path("b")])
     assert not one_good("a*", [Path("a1"), Path("a2")], [Path("b"), Path("c")])
+
+
+def test_a_list_says_what_it_guarantees(run: Run, folder: Path, tmp_path: Path) -> None:
+    white = folder / "white" / "w.png"
+    white.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (SIDE, SIDE), "white").save(white)
+    ran = run(
+        "inspect", folder / "good", folder / "test" / "b.png", white, "--false-alarms", "0.05",
+        "--false-discoveries", "0.1", "--save", tmp_path,
+    )  # fmt: skip
+    assert ran.code == 0
+    assert "2 of 2 rejected; judged as one list" in ran.err
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [row["one_colour"] for row in rows] == ["", "#ffffff"]  # whether or not with --json
+    page = (tmp_path / "index.html").read_text()
+    for said in (ran.err, page):
+        assert "at most 10.00% of those that are rejected are good" in said
+        assert "At most 5.00%" not in said
 
 
 def test_few_good_photos_are_said(run: Run, folder: Path) -> None:
@@ -158,10 +177,17 @@ def test_broken_good_photos_are_named(run: Run, folder: Path) -> None:
         (["good", "test", "--method", "subspace", "--coreset", "0.1"], "coreset is of memory"),
         (["good", "test", "--false-alarms", "2"], "more than 0 and less than 1"),
         (["good", "test", "--false-discoveries", "1"], "it is a share, between 0 and 1"),
+        (["good", "test", "--false-discoveries", "0.1", "--threshold", "1"], "give one of them"),
         (["good", "test", "--layer", "99"], "no layer 99"),
         (["test", "--fitted", "nowhere"], "no fitted inspector is there"),
         (["test", "--fitted", "nowhere", "--method", "memory"], "--fitted stands for GOOD"),
         (["good", "test", "--short-side", "0"], "short_side is 0"),
+        (["good", "test", "--save", "test/a.png"], "a.png: a file; give a folder"),
+        (["good", "test", "--save-fitted", "good"], "good: it holds something other than a fitted"),
+        (
+            ["good", "test", "--calibration", "good"],
+            "beside those of the calibration, and there are 0",
+        ),
     ],
 )
 def test_wrong_usage(

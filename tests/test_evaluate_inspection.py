@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from patchword.evaluate.defect_masks import Saturation, read, saturations
 from patchword.evaluate.inspection import Inspecting, categories, category
 from patchword.inspect.memory import Memory
 from patchword.inspect.protocol import View
+from patchword.inspect.subspace import Subspace
 from patchword.inspect.winclip import WinCLIP
 
 MEMORY = Memory(view=View(layers=(0,)))
@@ -128,6 +130,54 @@ def test_what_is_wrong_with_a_mask_names_it(folder: Path, model) -> None:
     mask.unlink()
     with pytest.raises(PatchwordError, match=r"line/001\.png: no mask; it must be .*001_mask\.png"):
         category(folder)
+
+
+def test_a_test_without_defects_says_so(folder: Path, model) -> None:
+    for kind in ("hole", "line"):
+        shutil.rmtree(folder / "test" / kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        found = Inspecting(model).measure(category(folder), MEMORY)
+    assert (found.images, found.bad) == (2, 0)
+    assert set(found.values.values()) == {None}
+    assert set(found.missing) == set(found.values)
+    assert found.missing["aupimo"] == "AUPIMO needs bad images: none has a masked pixel"
+
+
+def test_good_photos_that_are_all_broken_are_named(folder: Path, model) -> None:
+    for path in (folder / "train" / "good").iterdir():
+        path.write_bytes(b"no image")
+    for method in (MEMORY, Subspace()):
+        with pytest.raises(
+            PatchwordError, match=r"none of 3 good photos can be opened: .*002\.png"
+        ):
+            Inspecting(model).measure(category(folder), method)
+
+
+def test_masks_are_bad_where_they_are_not_black(tmp_path: Path) -> None:
+    """In a palette whose first colour is white, in a blue that is nearly black, in 16 bits."""
+    where = np.zeros((6, 8), bool)
+    where[2:4, 3:7] = True
+    white_first = Image.fromarray((~where).astype(np.uint8), "P")
+    white_first.putpalette([255, 255, 255, 0, 0, 0])
+    blue = np.zeros((6, 8, 3), np.uint8)
+    blue[where, 2] = 1
+    pictures = {
+        "palette": white_first,
+        "blue": Image.fromarray(blue),
+        "bits": Image.fromarray(where),
+        "deep": Image.fromarray(where.astype(np.uint16)),
+        "alpha": Image.fromarray(np.dstack([where * 255, np.full((6, 8), 255)]).astype("u1"), "LA"),
+    }
+    for name, picture in pictures.items():
+        picture.save(tmp_path / f"{name}.png")
+        bad, _ = read([tmp_path / f"{name}.png"], "photo.png", (6, 8), (6, 8))
+        np.testing.assert_array_equal(bad, where, name)
+    content = bytearray((tmp_path / "blue.png").read_bytes())
+    content[40:50] = bytes(10)
+    (tmp_path / "broken.png").write_bytes(content)
+    with pytest.raises(PatchwordError, match=r"broken\.png: not a mask that can be read"):
+        read([tmp_path / "broken.png"], "photo.png", (6, 8), (6, 8))
 
 
 def test_several_masks_and_how_much_of_each_is_enough(folder: Path, model) -> None:

@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 
 from patchword import checkpoints
 from patchword.bundle import Bundle
-from patchword.errors import ImageError, PatchwordError
+from patchword.errors import ImageError, PatchwordError, UnsupportedError
 from patchword.evaluate.segmentation import (
     Segmenting,
     Settings,
@@ -102,11 +102,28 @@ def test_a_split_is_read(voc: Path) -> None:
         masked(voc, "test")
 
 
+def test_other_files_are_no_photos(voc: Path, tmp_path: Path) -> None:
+    """Notes beside the photos, and what a Mac leaves on a network drive; suffixes in capitals."""
+    photos = shutil.copytree(voc, tmp_path / "data") / "JPEGImages"
+    (photos / "0.txt").write_text("a note")
+    (photos / ".DS_Store").write_bytes(b"0")
+    masks = tmp_path / "data" / "SegmentationClass"
+    (masks / "._0.png").write_bytes(b"0")
+    (masks / "2.png").rename(masks / "2.PNG")
+    data = masked(tmp_path / "data")
+    assert [file.name for file in data.images] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert [file.name for file in data.masks] == ["0.png", "1.png", "2.PNG"]
+    assert data.unmasked == 1
+
+
 def test_what_is_wrong_is_named(clip: Bundle, voc: Path, tmp_path: Path) -> None:
     shutil.copytree(voc, tmp_path / "data")
     masks = tmp_path / "data" / "SegmentationClass"
     Image.new("L", (9, 9)).save(masks / "0.png")
     Image.fromarray(np.full((70, 50), 7, np.uint8)).save(masks / "1.png")
+    for scale in (float("nan"), float("inf"), 0.0):
+        with pytest.raises(UnsupportedError, match="a finite number above 0"):
+            plan(clip, voc, logit_scale=scale)
     run = Segmenting(clip)
     found = run.measure(masked(tmp_path / "data"), plan(clip, voc))
     assert found.images == 1

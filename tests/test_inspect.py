@@ -223,6 +223,11 @@ def test_what_the_principal_components_leave_over(model) -> None:
         pixels = smooth_map(found.grid, *found.geometry.size, 0.25, "mirror")
         highest = np.sort(pixels.astype(float).ravel())[-int(0.01 * pixels.size) :]
         assert found.score == pytest.approx(highest.mean())
+    for given in ({"components": 192}, {"components": 1000}):
+        with pytest.raises(
+            UnsupportedError, match=r"components is 1\d+: that is all 192 .*take less"
+        ):
+            Subspace(**given).fit(model, good)
 
 
 def test_options_that_cannot_be_are_refused() -> None:

@@ -12,11 +12,12 @@ import patchword
 from patchword.errors import CheckpointError, ImageError, UnseenWarning, UnsupportedError
 from patchword.images.preprocess import Geometry
 from patchword.inspect.boxes import around
-from patchword.inspect.calibration import Calibration, Judge, Rule
+from patchword.inspect.calibration import Calibration, Judge, Rule, changed
 from patchword.inspect.fitting import fit
-from patchword.inspect.inspector import listed, reopened
+from patchword.inspect.inspector import Inspector, reopened
 from patchword.inspect.memory import Memory
 from patchword.inspect.methods import chosen, options_of, with_options
+from patchword.inspect.reference import Reference
 from patchword.inspect.subspace import Subspace
 
 SIDE = 96
@@ -107,6 +108,14 @@ def test_a_photo_that_is_named_twice_is_not_learned_from_and_held_out(model, fol
     assert min(given.calibration.scores) > 1e-5
 
 
+def test_the_golden_photos_are_few_where_others_are_held_out(model, folder: Path) -> None:
+    """As many as without: the first four, not all that are not named for the calibration."""
+    several = paths(folder)[:9]
+    given = fit(model, several, Reference(), Rule(0.2), calibration=several[5:])
+    assert (given.learned, len(given.state), len(given.calibration.scores)) == (4, 4, 4)
+    assert given.calibration.kind == "held out"
+
+
 def test_few_good_photos_give_a_threshold_that_is_called_uncalibrated(model, folder: Path) -> None:
     inspector = fit(model, paths(folder)[:4], Memory(), Rule())
     assert inspector.calibration.kind == "cross-validated"
@@ -119,7 +128,7 @@ def test_few_good_photos_give_a_threshold_that_is_called_uncalibrated(model, fol
     assert "not calibrated" in words
     assert "takes 99 good photos" in words
     with pytest.raises(UnsupportedError, match="there are none: no good photos were held out"):
-        listed([bad], 0.1)
+        inspector.listed([bad], 0.1)
 
 
 def test_one_good_photo_gives_scores_and_no_verdict(model) -> None:
@@ -199,13 +208,38 @@ def test_a_fitted_inspector_is_the_same_again(model, folder: Path, tmp_path: Pat
     assert again.method == method
     photo = plate(101, (60, 20))
     assert again.inspect(photo)[0].record() == inspector.inspect(photo)[0].record()
-    assert reopened(model, tmp_path / "fitted", Rule(0.1)).rule.false_alarms == 0.1
+    for given, rule in (
+        ({"false_alarms": 0.1}, Rule(0.1)),
+        ({"confidence": 0.9}, Rule(0.05, 0.9)),
+        ({"threshold": 0.3}, Rule(0.05, threshold=0.3)),
+    ):
+        assert reopened(model, tmp_path / "fitted", given).rule == rule
+    assert changed(Rule(0.05, threshold=0.3), {"confidence": 0.9}) == Rule(0.05, 0.9)
     about = json.loads((tmp_path / "fitted" / "inspect.json").read_text())
+    for key, value in (
+        ("calibration", about["calibration"] | {"scores": ["high"]}),
+        ("calibration", about["calibration"] | {"peaks": None}),
+        ("rule", {"false_alarms": 2}),
+        ("options", {"neighbour": 1}),
+        ("method", "memories"),
+    ):
+        (tmp_path / "fitted" / "inspect.json").write_text(json.dumps(about | {key: value}))
+        with pytest.raises(CheckpointError, match="a damaged inspector"):
+            reopened(model, tmp_path / "fitted")
+    (tmp_path / "fitted" / "inspect.json").write_text(json.dumps(about))
     assert about["fingerprint"] == model.fingerprint
     assert about["preprocess"]["size"] == list(model.preprocess.config.size)
     (tmp_path / "fitted" / "drift.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"drift.json: damaged .*delete it"):
         reopened(model, tmp_path / "fitted")
+    (tmp_path / "fitted" / "drift.json").unlink()
+    state = (tmp_path / "fitted" / "state.safetensors").read_bytes()
+    for another in (Memory(), Subspace()):  # a whole file, but another one
+        fit(model, paths(folder)[3:6], another, Rule(0.05)).save(tmp_path / "other")
+        (tmp_path / "other" / "state.safetensors").rename(tmp_path / "fitted" / "state.safetensors")
+        with pytest.raises(CheckpointError, match="is not the file that"):
+            reopened(model, tmp_path / "fitted")
+    (tmp_path / "fitted" / "state.safetensors").write_bytes(state)
     other = patchword.load("demo", image_size=64)
     with pytest.raises(CheckpointError, match=r"was fitted with demo .*scores of two models"):
         reopened(other, tmp_path / "fitted")
@@ -219,6 +253,11 @@ def test_a_fitted_inspector_is_the_same_again(model, folder: Path, tmp_path: Pat
         reopened(model, tmp_path)
     with pytest.raises(UnsupportedError, match="holds something other"):
         inspector.save(folder)
+
+
+def test_a_folder_without_photos_is_named(model, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=f"no images in {tmp_path}"):
+        patchword.inspector(model, tmp_path)
 
 
 def test_methods_are_chosen_by_name_and_refuse_options_of_others() -> None:
@@ -279,6 +318,22 @@ def test_a_list_is_rejected_as_a_whole(inspector) -> None:
     found = inspector.inspect(several, false_discoveries=0.1)
     assert [each.rejected for each in found] == [True] * 5 + [False] * 3
     assert all(each.boxes for each in found[:5])
+    for each in found:  # as one by one: what is rejected is above the limit
+        assert each.rejected == (each.score > each.limit)
+    said = " ".join(inspector.guarantee(0.1, len(several)))
+    assert "at most 10.00% of those that are rejected are good" in said
+    assert "of 8 photos 4 or more are rejected, or none: to reject a single one takes 79" in said
+    assert "5.00%" not in said  # the rate of a photo that is judged by itself
+    assert "of 30 photos none can be rejected" in " ".join(inspector.guarantee(0.01, 30))
+    assert len(inspector.guarantee(0.5, 8)) == 2  # a single one can be: 8 / (0.5 * 20)
+    none = inspector.inspect(several[5:], false_discoveries=0.1)
+    assert [(each.rejected, each.limit) for each in none] == [(False, math.inf)] * 3
+    given = Inspector(
+        model=inspector.model, method=inspector.method, state=inspector.state,
+        calibration=inspector.calibration, rule=Rule(threshold=0.3),
+    )  # fmt: skip
+    with pytest.raises(UnsupportedError, match="by p-values, not by a threshold"):
+        given.inspect(several, false_discoveries=0.1)
 
 
 def test_photos_that_are_seen_small_are_told(model) -> None:

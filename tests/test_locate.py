@@ -135,6 +135,8 @@ def test_boxes_that_are_given_are_scored(clip: Bundle) -> None:
     boxes = [(0, 0, 48, 48), (0, 0, 16, 32), (4, 0, 12, 20)]
     found = model.locate(image, texts, boxes, method="value")
     assert [(r.box, r.text) for r in found.regions] == [(b, t) for b in boxes for t in texts]
+    with pytest.raises(UnsupportedError, match=r"^box 1 of 1 3 of 4 is 10\.5"):
+        model.locate(image, texts, [(0, 0, 10.5, 10)])
     assert found.present is None
     from patchword.where.dense import dense, edit_of
 
@@ -161,10 +163,18 @@ def test_what_cannot_be_asked_for(clip: Bundle) -> None:
         ([" "], {}, "a text without words"),
         (["a", "a"], {}, "given twice"),
         (["a"], {"present": 2}, "present is 2"),
+        (["a"], {"negatives": []}, "negatives is empty"),
+        (["a"], {"negatives": [], "present": 0.5}, "negatives is empty"),
         (["a"], {"method": "legrad"}, "'legrad' has no cosines"),
         (["a"], {"boxes": [(0, 0, 5)]}, "x1, y1, x2, y2 in pixels"),
         (["a"], {"boxes": [(0, 0, 31, 5)]}, "within the photo, 30 x 20"),
         (["a"], {"boxes": [(5, 0, 5, 5)]}, "x1 < x2"),
+        (["a"], {"boxes": [(0, 0, 5, 5)], "refine": True}, "leave out refine, present"),
+        (["a"], {"boxes": [(0, 0, 5, 5)], "method": "resclip"}, "no features of boxes"),
+        (["a"], {"boxes": [(0, 0, 5, 5)], "method": "maskclip-keys"}, "no features of boxes"),
+        (["a"], {"boxes": [(0, 0, 5, 5)], "method": "legrad"}, "there are cosine, maskclip"),
+        (["a"], {"boxes": [(0, 0, 5, 5)], "present": 0.5}, "leave out refine, present"),
+        (["a"], {"boxes": [(0, 0, 5, 5)], "negatives": ["b"]}, "leave out refine, present"),
     ):
         with pytest.raises(UnsupportedError, match=says):
             locate(clip, image, texts, **options)

@@ -205,11 +205,17 @@ def test_likeness_and_texts_contradict(clip: Bundle) -> None:
         ("no pixel 48, 0: the photo is 48 x 48", {"like": (48, 0)}),
         ("needs like", {"texts": ["a cat"], "like_image": image}),
         ("takes no texts, and one of cosine", {"like": (1, 1), "method": "legrad"}),
+        ("takes no texts, and one of cosine", {"like": (1, 1), "method": "resclip"}),
+        ("takes no texts, and one of cosine", {"like": (1, 1), "method": "maskclip-keys"}),
         ("at least one text, or like", {}),
         ("without words", {"texts": ["a cat", " "]}),
         ("layer is of methods gradcam, legrad, chefer", {"texts": ["a"], "layer": 1}),
         ("no layer 7: tiny has layers 0 to 1", {"texts": ["a"], "method": "chefer", "layer": 7}),
         ("it is a probability", {"texts": ["a"], "present": 2.0}),
+        ("of texts, not of like", {"like": (1, 1), "present": 0.5}),
+        ("negatives is empty", {"texts": ["a"], "negatives": []}),
+        ("of texts, not of rollout", {"method": "rollout", "present": 0.5}),
+        ("of texts, not of rollout", {"method": "rollout", "negatives": ["a dog"]}),
     ):
         with pytest.raises(UnsupportedError, match=said):
             heatmap(clip, image, **options)

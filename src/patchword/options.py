@@ -284,7 +284,7 @@ def _items(kinds: Sequence[Kind], ordered: bool, name: str, values: Any) -> list
     items = list(values)
     if kinds[0] is _PLAIN[str] and set(map(type, items)) <= {str}:
         return items
-    one = name.removesuffix("s")
+    one = name.removesuffix("es" if name.endswith("xes") else "s")
     return [_read(kinds, f"{one} {n} of {len(items)}", item) for n, item in enumerate(items, 1)]
 
 

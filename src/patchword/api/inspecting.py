@@ -9,7 +9,7 @@ from patchword.api.finding import in_folder
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images.one_or_many import Images
-from patchword.inspect.calibration import Rule
+from patchword.inspect.calibration import Rule, changed
 from patchword.inspect.fitting import fit
 from patchword.inspect.inspector import Inspector, reopened
 from patchword.inspect.methods import chosen
@@ -82,24 +82,30 @@ def inspector(
         "patches": patches, "foreground": foreground, "mask_good": mask_good,
         "variance": variance, "components": components, "subject": subject, "exact": exact,
     }  # fmt: skip
-    given = Rule(0.01 if false_alarms is None else false_alarms, confidence, threshold)
+    numbers = {"false_alarms": false_alarms, "confidence": confidence, "threshold": threshold}
+    given = {name: value for name, value in numbers.items() if value is not None}
     if fitted is not None:
-        extra = [name for name, value in own.items() if value is not None]
-        if good is not None or calibration is not None or extra:
-            raise UnsupportedError("fitted stands for good photos and the options of the method")
-        asked = any(value is not None for value in (false_alarms, confidence, threshold))
-        return reopened(model, fitted, given if asked else None)
+        extra = any(value is not None for value in own.values()) or method != "memory"
+        if good is not None or calibration is not None or by_folder or extra:
+            raise UnsupportedError(
+                "fitted stands for good photos, calibration, by_folder, method and its options"
+            )
+        return reopened(model, fitted, given)
     if good is None:
         raise UnsupportedError("give good photos, or fitted, the folder of a saved inspector")
     return fit(
-        model, _photos(good), chosen(method, own), given,
+        model, _photos(good), chosen(method, own), changed(Rule(), given),
         calibration=None if calibration is None else _photos(calibration), grouped=by_folder,
         progress=progress,
     )  # fmt: skip
 
 
 def _photos(images: Images) -> Images:
-    """Images, or those in a folder. Raises the ImageError of what cannot be listed."""
+    """Images, or those in a folder. Raises the ImageError of what cannot be listed, and
+    UnsupportedError for a folder without any."""
     if not isinstance(images, (str, os.PathLike)) or not os.path.isdir(images):
         return images
-    return in_folder(images)
+    found = in_folder(images)
+    if not found:
+        raise UnsupportedError(f"no images in {os.fspath(images)}")
+    return found

@@ -124,7 +124,8 @@ def eval_inspect(
     if not as_json:
         screen().print(shown(done))
     explain(done)
-    finish(list(failed.values()), sum(len(each.test) for each in found) - len(failed), as_json)
+    measured = {each.category: each.images for each in done}
+    finish(list(failed.values()), sum(measured.values()), as_json)
 
 
 def with_options(names: Sequence[str], options: dict[str, Any]) -> list[Method]:

@@ -36,6 +36,7 @@ from patchword.cli.output import (
 )
 from patchword.cli.pictures import maps_of, stem
 from patchword.errors import ImageError
+from patchword.unseen import current as sights
 
 if TYPE_CHECKING:
     from patchword.api import Model
@@ -195,8 +196,14 @@ def inspect(
         wrong("--fitted stands for GOOD, --calibration, --by-folder, --method and its options")
     if false_discoveries is not None and not 0 < false_discoveries < 1:
         wrong(f"--false-discoveries {false_discoveries:g}: it is a share, between 0 and 1")
+    if false_discoveries is not None and threshold is not None:
+        wrong("--false-discoveries judges by p-values, --threshold does not; give one of them")
     for place in (save, save_fitted):
         make_folder(place, itself=True)
+    if save_fitted:
+        from patchword.inspect.saved import free
+
+        free(save_fitted)  # before any work is done
     failed: list[ImageError] = []
     rule = {"false_alarms": false_alarms, "confidence": confidence, "threshold": threshold}
     rule = {name: value for name, value in rule.items() if value is not None}
@@ -231,11 +238,10 @@ def chosen_method(name: str, options: dict[str, Any]) -> Method:
 
 
 def reopen(bundle: Model, folder: Path, rule: dict[str, Any]) -> Inspector:
-    """What --save-fitted wrote, with another rule where one is given."""
-    from patchword.inspect.calibration import Rule
+    """What --save-fitted wrote, with these numbers of its rule instead."""
     from patchword.inspect.inspector import reopened
 
-    return reopened(bundle, folder, Rule(**rule) if rule else None)
+    return reopened(bundle, folder, rule)
 
 
 def learn(
@@ -276,7 +282,7 @@ class Run:
         self.failed: list[ImageError] = []
         self.rows: list[dict[str, Any]] = []
         self.remarks: list[str] = []
-        self.report = Report(inspector) if save else None
+        self.report = Report(inspector, false_discoveries) if save else None
         self.maps = maps_of(sources, save)
 
     def all(self) -> None:
@@ -285,9 +291,7 @@ class Run:
             self._record({"path": error.image, "error": error.reason})
         found = self._each()
         if self.false_discoveries is not None:  # verdicts depend on all the others
-            from patchword.inspect.inspector import listed
-
-            found = iter(listed(list(found), self.false_discoveries))
+            found = iter(self.inspector.listed(list(found), self.false_discoveries))
         for each in found:
             self._record(each.record())
             if self.report:
@@ -303,11 +307,12 @@ class Run:
     def finish(self, check: bool) -> None:
         """Say what the verdicts mean and what failed, and end with the exit code for that."""
         said = summary(self.rows, self.inspector, self.false_discoveries is not None)
-        for sentence in filter(None, [said, *self.inspector.guarantee(), *self.remarks]):
+        done = sum("error" not in row for row in self.rows)
+        meant = self.inspector.guarantee(self.false_discoveries, done)
+        for sentence in filter(None, [said, *meant, *self.remarks]):
             notes().print(sentence)
         for error in self.failed:
             complain(str(error))
-        done = sum("error" not in row for row in self.rows)
         if self.failed:
             stderr().print(f"{len(self.failed)} of {len(self.failed) + done} images failed")
         if check and any(row.get("rejected") for row in self.rows):
@@ -354,6 +359,7 @@ class Run:
             )
 
     def _record(self, record: dict[str, Any]) -> None:
+        record |= sights().record(record["path"])
         self.rows.append(record)
         if self.as_json:
             emit(record)

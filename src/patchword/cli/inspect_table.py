@@ -23,7 +23,8 @@ MARK = " *"
 
 def known(good: Sequence[Source], sources: Sequence[Source]) -> list[str]:
     """What to say of photos that are among the good ones."""
-    both = len({str(each) for each in good} & {str(each) for each in sources})
+    files, learned = ({os.path.realpath(str(one)) for one in each} for each in (sources, good))
+    both = len(files & learned)
     if not both:
         return []
     are, them = ("is", "it says") if both == 1 else ("are", "they say")

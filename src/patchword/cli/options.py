@@ -161,7 +161,8 @@ StrideOption = Annotated[
 ShortSideOption = Annotated[
     int | None,
     typer.Option(
-        help="Pixels: resize the photo's shorter side first; with --window it is kept as it is."
+        help="Pixels: resize the photo's shorter side first, at least to a window's; with --window "
+        "alone it is kept as it is."
     ),
 ]
 RefineOption = Annotated[

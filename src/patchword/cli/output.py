@@ -215,6 +215,8 @@ def make_folder(path: Path | None, itself: bool = False) -> None:
     saving.set(True)
     if path.is_dir() and not itself:
         wrong(f"{path}: a folder; give a file in it")
+    if path.is_file() and itself:
+        wrong(f"{path}: a file; give a folder, or another name")
     new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

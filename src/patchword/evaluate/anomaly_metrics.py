@@ -86,7 +86,7 @@ def _overlap_curve(
 ) -> tuple[Floats, Floats]:
     """`pro_curve` of `total` regions, from what finding each pixel of each image (H * W,) adds to
     the sum of what is found of them."""
-    scores = np.concatenate([each.ravel() for each in maps])
+    scores = _finite(np.concatenate([each.ravel() for each in maps]))
     gained, outside = np.concatenate(gains), ~_flat(masks)
     background = int(outside.sum())
     if not total or not background:
@@ -154,12 +154,14 @@ def aupimo(
     positive rate between `bounds`. That rate is of good images alone, those without a masked pixel:
     the mean of theirs. Thresholds are equally spaced between their lowest and highest score.
 
-    Returns (N,), NaN for good images. Raises PatchwordError without good images, and where so few
-    good pixels cannot have so low a rate.
+    Returns (N,), NaN for good images. Raises PatchwordError without good images or bad ones, and
+    where so few good pixels cannot have so low a rate.
     """
     good = [each for each, mask in zip(maps, masks, strict=True) if not mask.any()]
     if not good:
         raise PatchwordError("AUPIMO needs good images: each has a masked pixel")
+    if len(good) == len(maps):
+        raise PatchwordError("AUPIMO needs bad images: none has a masked pixel")
     lowest, highest = min(each.min() for each in good), max(each.max() for each in good)
     levels = np.linspace(lowest, highest, thresholds, dtype=np.float64)
     rates = np.mean([_above(each.ravel(), levels) for each in good], axis=0)

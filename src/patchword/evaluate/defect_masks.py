@@ -14,6 +14,7 @@ from PIL import Image
 
 from patchword.data import folders
 from patchword.errors import PatchwordError
+from patchword.evaluate.mask_files import samples
 
 Mask = NDArray[np.bool_]
 Size = tuple[int, int]
@@ -113,13 +114,9 @@ def shrunk(mask: Mask, size: Size) -> Mask:
 
 
 def _levels(path: Path, photo: str, source: Size) -> NDArray[np.integer]:
-    """The grey levels of a mask, 0 where its photo is good."""
-    try:
-        with Image.open(path) as picture:
-            colours = picture.mode in ("RGB", "RGBA", "LA", "CMYK", "YCbCr")
-            levels = np.asarray(picture.convert("L") if colours else picture)
-    except OSError as error:
-        raise PatchwordError(f"{path}: not a mask that can be read: {error}") from error
+    """The grey levels of a mask, 0 where its photo is good; of colours the brightest channel.
+    Raises PatchwordError."""
+    levels = samples(path, colours=True)
     if levels.shape != source:
         raise PatchwordError(
             f"{path}: {levels.shape[1]} x {levels.shape[0]} px, and its photo {photo} has "
@@ -127,4 +124,4 @@ def _levels(path: Path, photo: str, source: Size) -> NDArray[np.integer]:
         )
     if not levels.any():
         raise PatchwordError(f"{path}: all black, and {photo} is among the bad photos")
-    return levels.astype(np.int64)
+    return levels

@@ -217,6 +217,11 @@ class Inspecting:
                 else:
                     opened += 1
                     yield photo
+            if good and not opened:
+                raise PatchwordError(
+                    f"{found.path / TRAIN / GOOD}: none of {len(good)} good photos can be opened: "
+                    f"{self.broken[-1]}"
+                )
 
         if len(good) < method.needs.good:
             raise PatchwordError(

@@ -7,18 +7,19 @@ are in a mask or in an answer. scikit-learn's `jaccard_score` gives the same; th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, PatchwordError
+from patchword.evaluate.mask_files import samples
 from patchword.evaluate.metrics import Indices, confusion
+from patchword.images.files import picture_suffixes
 from patchword.text.lines import list_lines
 from patchword.where.segment import Rule, checked_rule, dense_method, segmented, word_vectors
 from patchword.where.windows import Progress, Scale
@@ -208,8 +209,7 @@ def masked(path: Path, split: str | None = None) -> Masked:
     if not known:
         wanted = "; ".join(" and ".join(pair) for pair in LAYOUTS)
         raise PatchwordError(f"{path}: no folders of images and masks: {wanted}")
-    photos = {file.stem: file for file in sorted(known[0][0].iterdir()) if file.is_file()}
-    masks = {file.stem: file for file in sorted(known[0][1].glob("*.png"))}
+    photos, masks = _files(known[0][0], picture_suffixes()), _files(known[0][1], {".png"})
     if split is not None:
         file = path / SPLITS / f"{split}.txt"
         if not file.is_file():
@@ -225,6 +225,16 @@ def masked(path: Path, split: str | None = None) -> Masked:
     unmasked = 0 if split else len(photos) - len(masks)
     images = tuple(photos[stem] for stem in masks)
     return Masked(path, images, tuple(masks.values()), unmasked)
+
+
+def _files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """The files in a folder with one of the suffixes, by their names without; hidden ones are left
+    out."""
+    return {
+        file.stem: file
+        for file in sorted(folder.iterdir())
+        if file.is_file() and file.suffix.lower() in suffixes and not file.name.startswith(".")
+    }
 
 
 def read_classes(file: Path) -> list[list[str]]:
@@ -252,11 +262,7 @@ def read_classes(file: Path) -> list[list[str]]:
 def read_mask(file: Path, classes: int, reduce_zero_label: bool = False) -> NDArray[np.int64]:
     """The class of each pixel (H, W), `IGNORED` where none counts. Raises ImageError for a file
     that is no mask, and for a number that is no class."""
-    try:
-        with Image.open(file) as picture:
-            mask = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(str(file), f"not a mask that can be opened: {error}") from error
+    mask = samples(file)
     if mask.ndim != 2:
         raise ImageError(
             str(file), "a mask has one number a pixel, as palette or grey PNG; this one has colours"

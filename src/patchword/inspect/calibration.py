@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, Literal
 
 from patchword.errors import UnsupportedError
 from patchword.inspect import conformal
@@ -36,6 +37,13 @@ class Rule:
         conformal.needed(self.false_alarms, self.confidence)  # raises for what is not a share
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise UnsupportedError(f"threshold is {self.threshold!r}; it is a finite number")
+
+
+def changed(rule: Rule, given: Mapping[str, float]) -> Rule:
+    """The rule with other numbers, by their names. A threshold that it has gives way to a rate or a
+    confidence. Raises UnsupportedError for numbers that cannot be."""
+    numbers: dict[str, Any] = {"threshold": None, **given}
+    return replace(rule, **numbers) if given else rule
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,11 @@ class Judge:
         """None where nothing says what is too much."""
         return None if math.isinf(self.limit) else score > self.limit
 
+    def above(self, p: float) -> float:
+        """The score above which p-values are at most p, 0 to less than 1; infinite where none
+        are."""
+        return conformal.score_of(self.calibration.scores, p)
+
     def guarantee(self) -> list[str]:
         """What the verdicts guarantee and what they do not, in sentences."""
         rule, count, kind = self.rule, len(self.calibration.scores), self.calibration.kind
@@ -150,6 +163,29 @@ class Judge:
             f"A rate of {rule.false_alarms:.3g} takes {count} good photos that nothing is learned "
             "from, beside those for learning."
         )
+
+
+def of_list(rate: float, photos: int, held: int) -> list[str]:
+    """What the verdicts on a list of photos guarantee, by so many good ones that were held out.
+    Raises UnsupportedError for a rate that is not between 0 and 1."""
+    conformal.between("false_discoveries", rate)
+    said = [
+        f"The photos are judged as one list: in the mean at most {rate:.2%} of those that are "
+        "rejected are good."
+    ]
+    fewest = math.ceil(photos / (Fraction(str(rate)) * (held + 1)))
+    if fewest > 1:
+        single = math.ceil(photos / Fraction(str(rate))) - 1
+        most = (
+            f"{fewest} or more are rejected, or none"
+            if fewest <= photos
+            else "none can be rejected"
+        )
+        said.append(
+            f"With {held} good photos held out, of {photos} photos {most}: to reject a single one "
+            f"takes {single}."
+        )
+    return [*said, LIMITS]
 
 
 def colours(edge: float, highest: float = 0.0) -> tuple[float, float] | None:

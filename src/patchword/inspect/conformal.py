@@ -31,10 +31,10 @@ def rank(count: int, rate: float, confidence: float | None = None) -> int:
 
     Raises UnsupportedError for a rate or a confidence that is not between 0 and 1.
     """
-    _between("false_alarms", rate)
+    between("false_alarms", rate)
     if confidence is None:
         return math.ceil((count + 1) * (1 - Fraction(str(rate))))
-    _between("confidence", confidence)
+    between("confidence", confidence)
     allowed, total = -1, 0.0
     for above in range(count + 1):
         total += math.exp(_log_binomial(count, above, rate))
@@ -47,10 +47,10 @@ def rank(count: int, rate: float, confidence: float | None = None) -> int:
 def needed(rate: float, confidence: float | None = None) -> int:
     """How many calibration scores are needed for a threshold at that rate: 99 for 1%, and 299 for
     1% with 95% confidence."""
-    _between("false_alarms", rate)
+    between("false_alarms", rate)
     if confidence is None:
         return math.ceil(1 / Fraction(str(rate))) - 1
-    _between("confidence", confidence)
+    between("confidence", confidence)
     return math.ceil(math.log(1 - confidence) / math.log1p(-rate))
 
 
@@ -66,6 +66,14 @@ def threshold(scores: Sequence[float] | Values, rate: float, confidence: float |
     return float(np.sort(scores)[k - 1]) if k <= len(scores) else math.inf
 
 
+def score_of(calibration: Sequence[float] | Values, p: float) -> float:
+    """The score above which `p_values` are at most p, which is less than 1; infinite where none
+    are."""
+    n = len(calibration)
+    larger = math.floor(p * (n + 1) + 1e-9) - 1  # of the calibration's scores, at most
+    return float(np.sort(calibration)[n - 1 - larger]) if larger >= 0 else math.inf
+
+
 def p_values(calibration: Sequence[float] | Values, scores: Sequence[float] | Values) -> Values:
     """For each new score (1 + how many of the n calibration scores are as large or larger) / (n +
     1): of a good photo it is at most p with probability p at most."""
@@ -79,7 +87,7 @@ def benjamini_hochberg(p: Sequence[float] | Values, rate: float) -> NDArray[np.b
     """Which of a list to reject so that at most `rate` of those rejected are good, in the mean
     (Benjamini and Hochberg 1995). Conformal p-values may share one calibration (Bates et al. 2023).
     """
-    _between("rate", rate)
+    between("rate", rate)
     values = np.asarray(p, np.float64)
     ascending = np.sort(values)
     passed = ascending <= rate * np.arange(1, len(values) + 1) / max(len(values), 1)
@@ -93,6 +101,6 @@ def _log_binomial(n: int, k: int, rate: float) -> float:
     return ways + k * math.log(rate) + (n - k) * math.log1p(-rate)
 
 
-def _between(name: str, value: float) -> None:
+def between(name: str, value: float) -> None:
     if not 0 < value < 1:
         raise UnsupportedError(f"{name} is {value!r}; it is more than 0 and less than 1")

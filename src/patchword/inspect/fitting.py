@@ -84,8 +84,10 @@ class _Run:
     def made(self, sources: Sources, held: Sources | None) -> Inspector:
         method = self.method
         if len(sources) < method.needs.good:
+            beside = " beside those of the calibration" if held else ""
             raise UnsupportedError(
-                f"{method.name} needs {method.needs.good} good photos, and there are {len(sources)}"
+                f"{method.name} needs {method.needs.good} good photos{beside}, and there are "
+                f"{len(sources)}"
             )
         if method.needs.batch:
             good = (*sources, *(held or ()))
@@ -94,16 +96,17 @@ class _Run:
                 self.model, method, method.fit(self.model, []), nothing, self.rule, 0, good,
                 self.grouped,
             )  # fmt: skip
-        learned, kept = (
-            (sources, held) if held is not None else split(sources, self.rule, method, self.grouped)
-        )
-        folds = [] if kept else _folds(sources, method)
+        if held is None:
+            learned, kept = split(sources, self.rule, method, self.grouped)
+        else:
+            learned, kept = sources[: method.needs.most], held
+        folds = [] if kept else _folds(learned, method)
         self.photos = len(learned) + len(kept)
-        self.total = self.photos + len(folds) * len(sources)  # each is looked at as often
+        self.total = self.photos + len(folds) * len(learned)  # each is looked at as often
         found: list[tuple[ImageLike, Finding]] = []
         for fold in folds:
-            rest = [source for n, source in enumerate(sources) if n not in fold]
-            found += self._scored(self._learned(rest), [sources[n] for n in fold])
+            rest = [source for n, source in enumerate(learned) if n not in fold]
+            found += self._scored(self._learned(rest), [learned[n] for n in fold])
         with together() as noted:
             check = Check(self.model.scope, self.model.name, told=noted)
             check.kind = GOOD

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from patchword.errors import CheckpointError, ImageError, UnseenWarning, Unsuppo
 from patchword.images import ImageLike, name_of
 from patchword.images.one_or_many import as_images
 from patchword.inspect import conformal
-from patchword.inspect.calibration import Calibration, Judge, Kind, Rule, colours
+from patchword.inspect.calibration import Calibration, Judge, Kind, Rule, changed, colours, of_list
 from patchword.inspect.drift import LONGEST, Drift
 from patchword.inspect.methods import options_of, with_options
 from patchword.inspect.photos import Found, found_each
@@ -75,7 +75,7 @@ class Inspector:
         if seen := self.seen_small():
             warn(seen, UnseenWarning)
         found = on_one_scale(found)
-        return found if false_discoveries is None else listed(found, false_discoveries)
+        return found if false_discoveries is None else self.listed(found, false_discoveries)
 
     @checked
     def inspect_each(
@@ -138,8 +138,36 @@ class Inspector:
             "a larger short_side (--short-side) looks closer"
         )
 
-    def guarantee(self) -> list[str]:
-        """What the verdicts guarantee and what they do not, in sentences, for each group."""
+    @checked
+    def listed(self, found: Sequence[Inspection], rate: float) -> list[Inspection]:
+        """The same, rejected as a list: in the mean at most `rate` of those that are rejected are
+        good (Benjamini and Hochberg 1995). Raises UnsupportedError where there are no p-values, and
+        for a threshold that was given."""
+        if self.rule.threshold is not None:
+            raise UnsupportedError(
+                "a list is judged by p-values, not by a threshold: leave out threshold, or "
+                "false_discoveries"
+            )
+        known = [each.p_value for each in found if each.p_value is not None]
+        if len(known) < len(found):
+            raise UnsupportedError(
+                "a list is judged by p-values, and there are none: no good photos were held out"
+            )
+        chosen = conformal.benjamini_hochberg(known, rate)
+        most = max((p for p, bad in zip(known, chosen, strict=True) if bad), default=0.0)
+        limits = {name: judge.above(most) for name, judge in self.judges().items()}
+        return [
+            replace(each, rejected=bool(bad), limit=limits[each.group])
+            for each, bad in zip(found, chosen, strict=True)
+        ]
+
+    @checked
+    def guarantee(self, false_discoveries: float | None = None, photos: int = 0) -> list[str]:
+        """What the verdicts guarantee and what they do not, in sentences, for each group; of so
+        many photos that were judged as a list, of that."""
+        if false_discoveries is not None:
+            held = min((len(each.calibration.scores) for each in self.judges().values()), default=0)
+            return of_list(false_discoveries, photos, held)
         return [
             f"{name}: {sentence}" if name else sentence
             for name, judge in self.judges().items()
@@ -201,8 +229,10 @@ class Inspector:
         )
 
 
-def reopened(model: Bundle, folder: str | os.PathLike[str], rule: Rule | None = None) -> Inspector:
-    """The inspector that `save` wrote. rule: instead of the one that it was saved with.
+def reopened(
+    model: Bundle, folder: str | os.PathLike[str], given: Mapping[str, float] | None = None
+) -> Inspector:
+    """The inspector that `save` wrote. given: numbers of its rule, see `calibration.changed`.
 
     Raises CheckpointError for a folder that holds none or a damaged one, and for one that was
     fitted with another model.
@@ -216,14 +246,15 @@ def reopened(model: Bundle, folder: str | os.PathLike[str], rule: Rule | None = 
         )
     try:
         stated = about["calibration"]
-        lists = {name: tuple(stated[name]) for name in ("scores", "peaks", "groups")}
-        calibration = Calibration(stated["kind"], **lists)
+        scores, peaks = (tuple(map(float, stated[name])) for name in ("scores", "peaks"))
+        calibration = Calibration(stated["kind"], scores, peaks, tuple(map(str, stated["groups"])))
         method = with_options(about["method"], about["options"])
-        rule = rule or Rule(**about["rule"])
-    except (KeyError, TypeError, AttributeError, UnsupportedError) as error:
+        rule = Rule(**about["rule"])
+    except (KeyError, TypeError, ValueError, AttributeError, UnsupportedError) as error:
         raise damaged(folder, f"{type(error).__name__}: {error}") from error
     drift = Drift(calibration.scores)
     drift.add(read_stream(folder))
+    rule = changed(rule, given or {})
     return Inspector(
         model, method, state, calibration, rule, about["learned"], (), about["grouped"], drift
     )
@@ -233,18 +264,6 @@ def on_one_scale(found: Sequence[Inspection]) -> list[Inspection]:
     """The same, the colours of their maps up to the highest value of all."""
     highest = max((float(each.grid.max()) for each in found), default=0.0)
     return [replace(each, scale=colours(each.edge, highest)) for each in found]
-
-
-def listed(found: Sequence[Inspection], rate: float) -> list[Inspection]:
-    """The same, rejected as a list: in the mean at most `rate` of those that are rejected are good
-    (Benjamini and Hochberg 1995). Raises UnsupportedError where there are no p-values."""
-    known = [each.p_value for each in found if each.p_value is not None]
-    if len(known) < len(found):
-        raise UnsupportedError(
-            "a list is judged by p-values, and there are none: no good photos were held out"
-        )
-    chosen = conformal.benjamini_hochberg(known, rate)
-    return [replace(each, rejected=bool(bad)) for each, bad in zip(found, chosen, strict=True)]
 
 
 def calibrated(

@@ -26,8 +26,9 @@ class Report:
     """Collects what is said of photos, and then writes the page; of all but the worst no picture is
     kept."""
 
-    def __init__(self, inspector: Inspector) -> None:
-        self.inspector = inspector
+    def __init__(self, inspector: Inspector, false_discoveries: float | None = None) -> None:
+        """false_discoveries: by which photos were judged as a list; None: each by itself."""
+        self.inspector, self.false_discoveries = inspector, false_discoveries
         self.scores: list[tuple[float, bool | None]] = []
         self._worst: list[tuple[Inspection, str]] = []
         self._limits: set[float] = set()
@@ -53,8 +54,9 @@ class Report:
         )
         good = counted(inspector.learned, "good photo")
         learned = f", after learning from {good}" * (inspector.learned > 0)
+        meant = inspector.guarantee(self.false_discoveries, len(self.scores))
         sections = [
-            html_page.section("What the verdict means", " ".join(inspector.guarantee()), []),
+            html_page.section("What the verdict means", " ".join(meant), []),
             *([html_page.section("Remarks", " ".join(said), [])] if said else []),
             html_page.section("Scores", self._explained(), [self._histograms()]),
             self._photos(),
@@ -65,7 +67,10 @@ class Report:
 
     def _explained(self) -> str:
         if not self._limits:
-            return "Large scores are bad. There is no threshold."
+            none = (
+                "There is no threshold." if self.false_discoveries is None else "None is rejected."
+            )
+            return f"Large scores are bad. {none}"
         return "Large scores are bad; what is right of the dashed line is rejected."
 
     def _photos(self) -> str:

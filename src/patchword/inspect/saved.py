@@ -3,6 +3,7 @@ learned, and drift.json with the scores of photos inspected so far."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,19 +17,31 @@ from patchword.atomic_write import write
 from patchword.errors import CheckpointError, UnsupportedError
 from patchword.inspect.protocol import State
 
-FORMAT = 2  # in 1 another layer was compared by default
+FORMAT = 3  # in 1 another layer was compared by default; 2 had no hash of the state
 ABOUT, STATE, STREAM = "inspect.json", "state.safetensors", "drift.json"
-KEYS = ("method", "options", "model", "fingerprint", "learned", "grouped", "rule", "calibration")
+KEYS = (
+    "state", "method", "options", "model", "fingerprint", "learned", "grouped", "rule",
+    "calibration",
+)  # fmt: skip
+
+
+def free(folder: str | os.PathLike[str]) -> Path:
+    """A folder that `write_folder` may write. Raises UnsupportedError where something else is
+    there."""
+    place = Path(folder)
+    if place.exists() and not (place.is_dir() and {*os.listdir(place)} <= {ABOUT, STATE, STREAM}):
+        raise UnsupportedError(f"{place}: it holds something other than a fitted inspector")
+    return place
 
 
 def write_folder(folder: str | os.PathLike[str], about: Mapping[str, Any], state: State) -> Path:
     """Write a folder, over one of the same kind. Raises UnsupportedError where something else is
     there."""
-    place = Path(folder)
-    if place.exists() and not (place.is_dir() and {*os.listdir(place)} <= {ABOUT, STATE, STREAM}):
-        raise UnsupportedError(f"{place}: it holds something other than a fitted inspector")
-    write(place / STATE, save({name: value.contiguous() for name, value in state.items()}))
-    write(place / ABOUT, json.dumps({"format": FORMAT, **about}, indent=1) + "\n")
+    place = free(folder)
+    content = save({name: value.contiguous() for name, value in state.items()})
+    write(place / STATE, content)
+    both = {"format": FORMAT, "state": _hash(content), **about}
+    write(place / ABOUT, json.dumps(both, indent=1) + "\n")
     return place
 
 
@@ -37,7 +50,8 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
     place = Path(folder)
     try:
         about = json.loads((place / ABOUT).read_text(encoding="utf-8"))
-        state = load((place / STATE).read_bytes())
+        content = (place / STATE).read_bytes()
+        state = load(content)
     except OSError as error:
         raise CheckpointError(
             f"{place}: no fitted inspector is there: {error.filename}: {error.strerror}"
@@ -48,6 +62,8 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
         raise CheckpointError(f"{place}: {ABOUT} is not of format {FORMAT}; fit it anew")
     if missing := [key for key in KEYS if key not in about]:
         raise damaged(place, f"{ABOUT} has no {', '.join(missing)}")
+    if about["state"] != _hash(content):
+        raise damaged(place, f"{STATE} is not the file that {ABOUT} was written for")
     return about, state
 
 
@@ -69,6 +85,10 @@ def read_stream(folder: str | os.PathLike[str]) -> list[float]:
             f"{place}: damaged ({type(error).__name__}: {error}); delete it, and the drift alarm "
             "begins anew"
         ) from error
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def damaged(folder: str | os.PathLike[str], reason: str) -> CheckpointError:

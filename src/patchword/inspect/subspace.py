@@ -45,7 +45,7 @@ class Subspace:
             raise UnsupportedError(f"components is {self.components!r}; it is 1 or more")
 
     def fit(self, model: Bundle, good: Iterable[RGB]) -> State:
-        """The mean (D,) and the components (D, k)."""
+        """The mean (D,) and the components (D, k). Raises UnsupportedError where those are all."""
         views = (view for photo in good for view in (rotated(photo) if self.rotations else [photo]))
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for each in patches_each(model, views, usual(model, self.view)):
@@ -59,6 +59,12 @@ class Subspace:
         mean = total / count
         covariance = (squares - count * torch.outer(mean, mean)) / max(count - 1, 1)
         components = principal(covariance, self.variance, self.components)
+        if components.shape[1] == len(components):
+            what = "variance" if self.components is None else "components"
+            raise UnsupportedError(
+                f"{what} is {getattr(self, what)}: that is all {len(components)} components of a "
+                "patch, so that nothing is left over of any; take less"
+            )
         return {"mean": (origin + mean).float(), "components": components.float()}
 
     def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:

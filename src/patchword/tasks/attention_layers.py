@@ -70,7 +70,10 @@ def of_heads(weights: Tensor, head: int | None) -> tuple[Tensor, list[str]]:
 
 
 def rolled(layers: Sequence[Tensor]) -> Tensor:
-    """Attention rollout (Abnar & Zuidema 2020, section 3) of maps (heads, N, N): (N, N)."""
+    """Attention rollout (Abnar & Zuidema 2020, section 3) of maps (heads, N, N): (N, N); of an
+    attention pooling, (heads, 1, N), its one row (1, N)."""
+    if layers[0].shape[-2] == 1:
+        return layers[0].mean(dim=0)
     total = torch.eye(layers[0].shape[-1], dtype=layers[0].dtype, device=layers[0].device)
     for weights in layers:
         mixed = weights.mean(dim=0) + torch.eye(len(total), dtype=total.dtype, device=total.device)

@@ -60,6 +60,9 @@ EDITS = {
     ),
 }
 
+# Those of patches themselves: the others compare texts.
+OF_PATCHES = tuple(name for name, edit in EDITS.items() if not (edit.semantic or edit.refined))
+
 
 def dense(
     model: Bundle,

@@ -28,7 +28,7 @@ from patchword.tasks.judge import judged
 from patchword.tasks.label_cache import label_features
 from patchword.unseen import Sight, noted, untold
 from patchword.where.auto import usual
-from patchword.where.dense import EDITS, dense, edit_of
+from patchword.where.dense import EDITS, OF_PATCHES, dense, edit_of
 from patchword.where.extent import Mask, extent
 from patchword.where.gradients import chefer, legrad
 from patchword.where.maskclip import by_keys
@@ -180,8 +180,9 @@ def heatmap(
     _check(texts, method, words, layer, like, like_image)
     if present is not None and not 0 <= present <= 1:
         raise UnsupportedError(f"present is {present!r}; it is a probability, 0 to 1")
-    if like is not None and (present is not None or negatives is not None):
-        raise UnsupportedError("present and negatives are of texts, not of like")
+    of_none = "like" if like is not None else ROLLOUT if method == ROLLOUT else ""
+    if of_none and (present is not None or negatives is not None):
+        raise UnsupportedError(f"present and negatives are of texts, not of {of_none}")
     Check(model.scope, model.name).places(texts)
     photo = model.opener(image, exact=True)
     if like is not None:
@@ -262,9 +263,9 @@ def _check(
     like_image: ImageLike | None,
 ) -> None:
     """Raise UnsupportedError for options that contradict each other."""
-    if like is not None and (texts or method not in EDITS):
+    if like is not None and (texts or method not in OF_PATCHES):
         raise UnsupportedError(
-            f"like is a place in a photo and takes no texts, and one of {', '.join(EDITS)}"
+            f"like is a place in a photo and takes no texts, and one of {', '.join(OF_PATCHES)}"
         )
     if like is None and like_image is not None:
         raise UnsupportedError("like_image needs like, the (x, y) of a pixel in it")

@@ -22,7 +22,7 @@ from patchword.scope import Check
 from patchword.show import label_map
 from patchword.show.result import Brief, Pictured
 from patchword.unseen import untold
-from patchword.where.dense import dense, edit_of
+from patchword.where.dense import OF_PATCHES, dense, edit_of
 from patchword.where.extent import Mask, parts
 from patchword.where.heatmap import HEAD, mapped, of_texts, resolve
 from patchword.where.present import least
@@ -135,7 +135,8 @@ def locate(
     docs/benchmarks.md.
 
     boxes    (x1, y1, x2, y2) in pixels: no regions are looked for; each of these is scored
-    method   one of `dense.EDITS`, or without `boxes` "head"; "auto": see `auto.usual`
+    method   one of `dense.EDITS`, or without `boxes` "head"; with them of `dense.OF_PATCHES`;
+             "auto": see `auto.usual`
     scale, refine  see `heatmap`
     present  how probable a text must be in the photo, against `negatives` (see `present.present`).
              None: 0.5 against them, else 0.1; where there is a head, which tells what is not there,
@@ -149,6 +150,14 @@ def locate(
     chosen = dense_method(model, method) if boxes is None else resolve(model, method, like=True)
     if present is not None and not 0 <= present <= 1:
         raise UnsupportedError(f"present is {present!r}; it is a probability, 0 to 1")
+    if boxes is not None and (refine or present is not None or negatives is not None):
+        raise UnsupportedError(
+            "boxes are scored as they are: leave out refine, present and negatives, or boxes"
+        )
+    if boxes is not None and chosen not in OF_PATCHES:
+        raise UnsupportedError(
+            f"method {chosen!r} has no features of boxes; there are {', '.join(OF_PATCHES)}"
+        )
     Check(model.scope, model.name).places(names)
     photo = model.opener(image, exact=True)
     if boxes is not None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.bundle import Bundle, Vector
+from patchword.errors import UnsupportedError
 from patchword.options import text_list
 from patchword.scope import WORD
 from patchword.tasks.label_cache import label_features
@@ -56,8 +57,12 @@ def present(
 
 
 def least(negatives: str | Sequence[str] | None) -> float:
-    """From which probability on `present` counts as found."""
-    return AMONG_WORDS if negatives is None else AMONG_NEGATIVES
+    """From which probability on `present` counts as found. Raises UnsupportedError for negatives
+    that are none."""
+    if negatives is None:
+        return AMONG_WORDS
+    _some(negatives)
+    return AMONG_NEGATIVES
 
 
 def likely(maps: Vector, background: Vector, scale: float) -> tuple[float, ...]:
@@ -75,8 +80,14 @@ def _words(model: Bundle) -> Sequence[str]:
 def _others(model: Bundle, negatives: str | Sequence[str] | None) -> Vector:
     """Unit vectors of what else there could be."""
     if negatives is not None:
-        return model.embed_texts(text_list(negatives))
+        return model.embed_texts(_some(negatives))
     return label_features(model, _words(model), ["{}"])
+
+
+def _some(negatives: str | Sequence[str]) -> list[str]:
+    if found := text_list(negatives):
+        return found
+    raise UnsupportedError("negatives is empty; leave it out, or say what else there could be")
 
 
 def _counted(model: Bundle, texts: Sequence[str]) -> Iterator[list[bool]]:

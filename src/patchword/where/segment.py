@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -260,8 +261,8 @@ def checked_rule(
     for name, value in (("threshold", threshold), ("least_area", least_area)):
         if not 0 <= value <= 1:
             raise UnsupportedError(f"{name} is {value!r}; it is a share, 0 to 1")
-    if logit_scale is not None and logit_scale <= 0:
-        raise UnsupportedError(f"logit_scale is {logit_scale!r}; it must be above 0")
+    if logit_scale is not None and not 0 < logit_scale < math.inf:
+        raise UnsupportedError(f"logit_scale is {logit_scale!r}; it is a finite number above 0")
     head = model.config.dense_head if method == HEAD else None
     usual = model.scale if head is None else head.scale
     return Rule(logit_scale or usual, threshold, least_area)
