@@ -84,8 +84,11 @@ def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:
     store = open_index(place)
     with progress("index") as advance:
         report = store.add(folder, model, progress=advance)
-    if not len(store) and not report.failed:
-        raise PatchwordError(f"{folder}: neither an index nor a folder with images in it")
+    if not (report.added or report.unchanged or report.moved or report.failed):
+        kept = f"; what was there is still indexed: {counted(len(store), 'image')}"
+        raise PatchwordError(
+            f"{folder}: neither an index nor a folder with images in it{kept if len(store) else ''}"
+        )
     pruned = len(store.prune()) if len(store) else 0
     if report.added or pruned:
         counts = f"{report.added} added, {report.unchanged} unchanged, {pruned} pruned"

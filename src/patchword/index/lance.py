@@ -73,12 +73,11 @@ def path_conditions(paths: Iterable[str]) -> Iterator[str]:
         yield f"path IN ({quoted})"
 
 
-def remove_stale(table: str, prefix: str = ".tmp") -> None:
-    """Delete the temporary files in a table's folder that a killed process left: LanceDB never
-    does, and those of a merge are as large as the table. prefix: of their names; "" of all, in the
-    folder of a table that was never finished."""
-    data = os.path.join(table, "data")
+def remove_stale(folder: str, prefix: str = "") -> None:
+    """Delete the temporary files in a folder that a killed process left: LanceDB never does, and
+    those of a merge are as large as the table. prefix: of their names; "" of all, in the folder of
+    data of a table that was never finished."""
     with suppress(OSError):  # somebody else may delete them too
-        for entry in os.scandir(data):
+        for entry in os.scandir(folder):
             if entry.name.startswith(prefix) and entry.stat().st_mtime < time.time() - STALE:
                 os.unlink(entry.path)
