@@ -160,10 +160,25 @@ def test_repair_of_the_newest_version_and_of_errors(
     assert index.errors() == []
     again = index.add(tmp_path / "photos", model)
     assert (again.added, len(again.failed), again.not_retried) == (4, 1, 0)
-    for manifest in (folder / "images.lance" / "_versions").iterdir():
+    versions = folder / "images.lance" / "_versions"
+    for damage in ("zeros", "empty", "gone"):  # of as many rows as the version before
+        index.fill(index.paths(), {"price": [1] * len(index)})
+        newest = min(versions.iterdir(), key=lambda file: file.name)
+        if damage == "gone":
+            newest.unlink()
+        else:
+            newest.write_bytes(bytes(newest.stat().st_size * (damage == "zeros")))
+        with pytest.raises(IndexStoreError, match="--repair"):
+            open_index(folder).search("a dog", model=model)
+        assert index.repair() == (12, 12)
+        assert len(open_index(folder).search("a dog", 99, model=model)) == 12
+    for manifest in versions.iterdir():
         manifest.write_bytes(b"")
+    before = sorted(versions.iterdir())
     with pytest.raises(IndexStoreError, match=r"no version of it can be read; .*--reindex"):
         index.repair()
+    assert sorted(versions.iterdir()) == before  # that may have another reason than damage
+    assert not (folder / "images.lance" / "_unreadable").exists()
     assert index.add(tmp_path / "photos", model, reindex=True).added == 12
     with pytest.raises(IndexStoreError, match="no index there"):
         open_index(tmp_path / "nowhere").repair()

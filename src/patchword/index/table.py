@@ -98,6 +98,10 @@ class Store:
         number = about.get("format") if isinstance(about, dict) else None
         if isinstance(about, dict) and number == FORMAT:
             return about
+        if not isinstance(number, int) and self.noted():
+            raise IndexStoreError(
+                f"{self.path}: its newest version is damaged; {REPAIR.format(path=self.path)}"
+            )
         if not isinstance(number, int):
             raise IndexStoreError(
                 f"{self.path}: made by something else than patchword; name another folder"
