@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Timer
@@ -20,7 +21,8 @@ from shrunk import tiny_bundle, tiny_clip
 import patchword
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
-from patchword.index import Index, open_index
+from patchword.index import Index, failures, open_index
+from patchword.index.failures import Failure, Failures
 from patchword.index.schema import id_of
 
 KILLS = 20
@@ -182,3 +184,20 @@ def test_repair_of_the_newest_version_and_of_errors(
     assert index.add(tmp_path / "photos", model, reindex=True).added == 12
     with pytest.raises(IndexStoreError, match="no index there"):
         open_index(tmp_path / "nowhere").repair()
+
+
+def test_several_note_failures_while_files_are_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "FRAGMENTS", 2)
+
+    def note(writer: int) -> None:
+        mine = Failures(str(tmp_path / "index"))
+        for i in range(25):
+            new = Failure(f"/{writer}/{i}", 1, 1, "bad")
+            mine.change([new], [f"/{writer}/{i - 1}"])
+            assert new.path in mine.known()
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(note, range(3)))
+    assert sorted(Failures(str(tmp_path / "index")).known()) == ["/0/24", "/1/24", "/2/24"]

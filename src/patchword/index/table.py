@@ -12,7 +12,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
 from typing import Any, TypeVar
 
 from patchword.atomic_write import PART, write
@@ -21,7 +20,9 @@ from patchword.images.files import File
 from patchword.index import lance
 from patchword.index.checks import intact
 from patchword.index.lance import (
+    PAUSES,
     line,
+    merge_files,
     no_room,
     of_library,
     path_conditions,
@@ -54,7 +55,6 @@ MATRIX = ".f16"  # ends the names of files that searches make, see `matrix`
 LITTER = {".DS_Store", "Thumbs.db", "desktop.ini", "@eaDir"}
 _FEW = 8  # an update of fewer than one row in so many is written as whole rows
 _WHOLE = 8192  # of which so many at a time
-_PAUSES = (0.02, 0.05, 0.1, 0.2)  # seconds between attempts
 
 REPAIR = "if this stays: patchword index --into {path} --repair, and index again"
 
@@ -297,12 +297,7 @@ class Store:
         if not self.place.remote:
             remove_stale(os.path.join(self.path, f"{TABLE}.lance", "data"), ".tmp")
             remove_stale(self.path, PART)
-
-        def compact(table: Table) -> None:
-            if table.stats()["fragment_stats"]["num_fragments"] > (most or lance.FRAGMENTS):
-                table.optimize(cleanup_older_than=timedelta(milliseconds=1))
-
-        self.do(compact)
+        self.do(lambda table: merge_files(table, most or lance.FRAGMENTS))
 
     def _delete_where(self, condition: str) -> None:
         self.do(lambda table: table.delete(condition))
@@ -318,7 +313,7 @@ class Store:
         self.described()
         with self._lock:  # one version at a time: row ids belong to one
             table: Table = self._table
-            for pause in (*_PAUSES, None):
+            for pause in (*PAUSES, None):
                 try:
                     return self._newest(table, action, reads)
                 except BaseException as error:  # see `of_library`
