@@ -184,7 +184,8 @@ def save_groups(
             items.append(html_page.Card(photo, name, note, verdict="right" if each.kept else ""))
         bodies.append(html_page.cards(items, heading))
     beware = [f"Beware: {each}." for each in current().remarks()]
-    write(path, html_page.page(title, " ".join([titled(model), *beware]), bodies))
+    intro = " ".join([titled(model) + "." * bool(beware), *beware])
+    write(path, html_page.page(title, intro, bodies))
     print_saved(path)
     return failed
 

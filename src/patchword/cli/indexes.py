@@ -12,7 +12,7 @@ import typer
 from patchword import cache
 from patchword.cli.inputs import load
 from patchword.cli.options import EMBEDDED
-from patchword.cli.output import finish, notes, progress
+from patchword.cli.output import finish, notes, progress, wrong
 from patchword.cli.program import command
 from patchword.errors import ImageError, PatchwordError, counted
 
@@ -56,6 +56,8 @@ def index_and_model(
     texts_alone: the model is for texts alone."""
     from patchword.index import open_index
 
+    if not index:  # as of a variable of the shell that is not set; Path("") is the current folder
+        wrong("the name of the index is empty")
     folder = Path(index)
     if folder.is_dir() and not any(folder.glob("*.lance")):
         bundle = load(model or EMBEDDED, device, dtype or "float32")
