@@ -62,6 +62,9 @@ def test_what_is_no_index_and_holds_no_images_is_refused(run: Run, tmp_path: Pat
         assert found.code == 2
         assert "empty" in found.err
         assert not (tmp_path / "patchword.index").exists()
+    unset = run("search", "", "a hat")
+    assert unset.code == 2
+    assert "the name of the index is empty" in unset.err
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
     assert run("index", "bad.jpg").code == 2
     assert not (tmp_path / "patchword.index").exists()

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Timer
@@ -20,7 +21,8 @@ from shrunk import tiny_bundle, tiny_clip
 import patchword
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
-from patchword.index import Index, open_index
+from patchword.index import Index, failures, open_index
+from patchword.index.failures import Failure, Failures
 from patchword.index.schema import id_of
 
 KILLS = 20
@@ -160,10 +162,42 @@ def test_repair_of_the_newest_version_and_of_errors(
     assert index.errors() == []
     again = index.add(tmp_path / "photos", model)
     assert (again.added, len(again.failed), again.not_retried) == (4, 1, 0)
-    for manifest in (folder / "images.lance" / "_versions").iterdir():
+    versions = folder / "images.lance" / "_versions"
+    for damage in ("zeros", "empty", "gone"):  # of as many rows as the version before
+        index.fill(index.paths(), {"price": [1] * len(index)})
+        newest = min(versions.iterdir(), key=lambda file: file.name)
+        if damage == "gone":
+            newest.unlink()
+        else:
+            newest.write_bytes(bytes(newest.stat().st_size * (damage == "zeros")))
+        with pytest.raises(IndexStoreError, match="--repair"):
+            open_index(folder).search("a dog", model=model)
+        assert index.repair() == (12, 12)
+        assert len(open_index(folder).search("a dog", 99, model=model)) == 12
+    for manifest in versions.iterdir():
         manifest.write_bytes(b"")
+    before = sorted(versions.iterdir())
     with pytest.raises(IndexStoreError, match=r"no version of it can be read; .*--reindex"):
         index.repair()
+    assert sorted(versions.iterdir()) == before  # that may have another reason than damage
+    assert not (folder / "images.lance" / "_unreadable").exists()
     assert index.add(tmp_path / "photos", model, reindex=True).added == 12
     with pytest.raises(IndexStoreError, match="no index there"):
         open_index(tmp_path / "nowhere").repair()
+
+
+def test_several_note_failures_while_files_are_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "FRAGMENTS", 2)
+
+    def note(writer: int) -> None:
+        mine = Failures(str(tmp_path / "index"))
+        for i in range(25):
+            new = Failure(f"/{writer}/{i}", 1, 1, "bad")
+            mine.change([new], [f"/{writer}/{i - 1}"])
+            assert new.path in mine.known()
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(note, range(3)))
+    assert sorted(Failures(str(tmp_path / "index")).known()) == ["/0/24", "/1/24", "/2/24"]

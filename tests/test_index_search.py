@@ -27,6 +27,7 @@ from patchword.index.reading import thumbnail
 from patchword.index.schema import Seen, id_of
 from patchword.tasks.classify import scorer
 
+QUERIES = ("a heart", "a star", "a wafer")
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 
 
@@ -311,6 +312,29 @@ def test_a_large_index_is_made_fast_when_it_is_built(
     assert built == []
     assert "makes searches of 7 images approximate" in run("index", "photos", "--into", "i").err
     assert built == ["demo"]
+
+
+def test_many_queries_are_embedded_together(
+    run: Run,  # noqa: F811
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("queries.txt").write_text("a heart\na star\na wafer\n")
+    run("index", "photos", "--into", "i")
+    one = [run("search", "i", query, "-k", 3, "--json").records for query in QUERIES]
+    embedded: list[int] = []
+    embed = Bundle.embed_texts
+
+    def counting(model: Bundle, texts: object, *given: object, **options: object) -> np.ndarray:
+        embedded.append(len(texts))
+        return embed(model, texts, *given, **options)
+
+    monkeypatch.setattr(Bundle, "embed_texts", counting)
+    many = run("search", "i", "@queries.txt", "-k", 3, "--json").records
+    assert embedded == [3]
+    for alone, together in zip([each for found in one for each in found], many, strict=True):
+        assert together["image"] == alone["image"]
+        assert together["cosine"] == pytest.approx(alone["cosine"], abs=1e-6)
 
 
 def test_commands(run: Run, photos: Path) -> None:  # noqa: F811

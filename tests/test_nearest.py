@@ -277,6 +277,8 @@ def test_conditions_on_every_column(tmp_path: Path, vectors: np.ndarray) -> None
         "Price": [row / 4 - 3 for row in rows],
         "shop no": ["a" if row < 9 else "b" for row in rows],
         "sold": [row % 5 == 0 for row in rows],
+        "date": ["2026" if row == 5 else "2025" for row in rows],
+        "like": list(rows),
     }
     store.update(pa.table(columns))
     wanted = {
@@ -290,6 +292,8 @@ def test_conditions_on_every_column(tmp_path: Path, vectors: np.ndarray) -> None
         "`shop no` = 'b' AND sold = true": lambda row: row in (10, 15),
         "sold AND NOT width IN (50, 100)": lambda row: row == 15,
         "id > 0 AND size = 0": lambda row: row < 10,
+        "date = '2026' AND modified < date '2100-01-01'": lambda row: row == 5,
+        "like > 17 AND path like '/%'": lambda row: row > 17,
     }
     query = np.eye(1, DIM)[0]
     for where, expected in wanted.items():

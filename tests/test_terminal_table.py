@@ -61,3 +61,14 @@ def test_names_stay_whole_where_texts_on_two_lines_or_so_are_enough() -> None:
     texts = ("wafers/perfect-1.jpg", "is the wafer perfect?", "does not know", "probability")
     found = widths([[Text(text)] for text in texts], 51)
     assert (found[0], found[3], sum(found)) == (20, 11, 51)
+
+
+def test_names_do_not_command_the_terminal() -> None:
+    out = table("image")
+    out.add_row("\x1b[31mred\x9b.jpg")
+    out.add_row("\u202egpj.exe\ttab")
+    file = io.StringIO()
+    Console(file=file, width=60).print(out)
+    assert "\\x1b[31mred\\x9b.jpg" in file.getvalue()
+    assert "\\u202egpj.exe" in file.getvalue()
+    assert "\x1b" not in file.getvalue()

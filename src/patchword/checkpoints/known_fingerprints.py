@@ -35,7 +35,7 @@ def identity(opened: Source) -> str:
     paths = {opened.weights, *(path for path in folder.iterdir() if may_be_weights(path.name))}
     if opened.adapter is not None:
         paths.add(opened.adapter)
-    states = {path: path.stat() for path in sorted(paths)}
+    states = {path: path.stat() for path in sorted(paths) if path.exists()}  # no dangling links
     if sum(state.st_size for state in states.values()) < LEAST:
         return ""
     return repr(

@@ -41,8 +41,11 @@ def console(**how: Any) -> Console:
     closed."""
     from rich.console import Console
 
+    from patchword.show.terminal_table import printable
+
     class Closing(Console):
         def print(self, *objects: Any, **how: Any) -> None:
+            objects = tuple(printable(o) if isinstance(o, str) else o for o in objects)
             bar = live.get()
             if bar is None or bar.console is self:
                 super().print(*objects, **how)

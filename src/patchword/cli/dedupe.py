@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from patchword.index import Copy, Group, Index
 
 SHOWN = 200  # groups in a page
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def dedupe(
@@ -79,6 +81,7 @@ def dedupe(
     from patchword.index.duplicates import ids_of
     from patchword.index.searching import tell_of
 
+    store.check(bundle)
     found = store.duplicates(threshold, keep=keep, where=condition)
     tell_of(store, bundle, ids_of(found))
     _print(found, as_json)
@@ -86,9 +89,11 @@ def dedupe(
     if save and found:
         shown = [_of_page(number, group) for number, group in enumerate(found[:SHOWN], 1)]
         failed += save_groups("Near-duplicates", shown, save, bundle)
+    deleted: list[str] = []
     if delete:
-        failed += _delete(store, others)
-    kind = "deleted" if delete else "nothing is deleted"
+        deleted, stayed = _delete(store, found)
+        failed += stayed
+    kind = f"{counted(len(deleted), 'file')} deleted" if deleted else "nothing is deleted"
     groups, spare = counted(len(found), "group"), counted(len(others), "image")
     notes().print(f"{groups}, {spare} besides those to keep; {kind}")
     finish(failed, len(store) or 1)
@@ -118,23 +123,56 @@ def _print(found: Sequence[Group], as_json: bool) -> None:
         screen().print(out)
 
 
-def _delete(store: Index, others: Sequence[Copy]) -> list[ImageError]:
-    """Delete files and their entries. Returns an error for each that stays: one that cannot be
-    deleted, is inside another file, or has changed since it was indexed."""
-    failed, deleted = [], []
-    for each in others:
-        try:
-            if not os.path.isfile(each.path):
-                raise OSError(2, "no such file, or inside another file")
-            if os.stat(each.path).st_size != each.size:
-                raise OSError(0, "changed since it was indexed; index again")
-            os.unlink(each.path)
-            deleted.append(each.path)
-        except OSError as error:
-            failed.append(ImageError(each.path, f"not deleted: {error.strerror}"))
+def _delete(store: Index, found: Sequence[Group]) -> tuple[list[str], list[ImageError]]:
+    """Delete the files of groups but those to keep, and their entries. Returns their paths, and an
+    error for each that stays, see `_stays`."""
+    deleted, failed = [], []
+    for group in found:
+        for each in group.others:
+            try:
+                if why := _stays(store, group.keep, each):
+                    raise OSError(0, why)
+                os.unlink(each.path)
+                deleted.append(each.path)
+            except OSError as error:
+                failed.append(ImageError(each.path, f"not deleted: {error.strerror}"))
     if deleted:
         store.remove(deleted)
-    return failed
+    return deleted, failed
+
+
+def _stays(store: Index, keep: Copy, other: Copy) -> str:
+    """Why a file is not deleted: it is inside another file or has changed since it was indexed; or
+    the one to keep has, is gone, or is the same file under another name. "" where it may be."""
+    from patchword.index import inside
+
+    if not os.path.isfile(other.path):
+        return "no such file, or inside another file"
+    if not _same(store, other):
+        return "changed since it was indexed; index again"
+    if inside.gone(keep.path):
+        return f"{keep.path}, which is to be kept, is gone; index again, with --prune"
+    if not os.path.isfile(keep.path):  # inside a file, or at an address
+        return ""
+    if not _same(store, keep):
+        return f"{keep.path}, which is to be kept, changed since it was indexed; index again"
+    one_place = os.path.realpath(keep.path) == os.path.realpath(other.path)
+    links = os.stat(keep.path).st_nlink  # of several, the others stay
+    if os.path.samefile(keep.path, other.path) and (one_place or links < 2):
+        return f"it is the file to keep, {keep.path}, under another name"
+    return ""
+
+
+def _same(store: Index, entry: Copy) -> bool:
+    """Whether a file is as it was indexed: its size and time, or its size and content."""
+    from patchword.images.files import File, hashed
+
+    status = os.stat(entry.path)
+    time = (entry.modified - _EPOCH) // timedelta(microseconds=1)
+    if status.st_size != entry.size or status.st_mtime_ns // 1000 == time:
+        return status.st_size == entry.size
+    now = hashed(File(entry.path, status.st_size, status.st_mtime_ns)).digest
+    return bool(now) and now == store.row(entry.id, ["hash"])["hash"]
 
 
 def _of_page(number: int, group: Group) -> PageGroup:

@@ -116,6 +116,7 @@ def tag(
 
     asked = read_list(labels, split=True)
     store, bundle, failed = index_and_model(index, model, device, dtype)
+    store.check(bundle)
     with warnings_said():
         score = scorer(bundle, asked, templates, multi_label=True)
 

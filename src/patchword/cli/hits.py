@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -92,7 +93,8 @@ def hits_table(found: Found, lost: Collection[str]) -> Table:
 
 def from_here(paths: list[str]) -> list[str]:
     """Paths as one sees them from the current folder: below it, or below a link in it."""
-    with os.scandir() as entries:
+    links: dict[str, str] = {}
+    with suppress(OSError), os.scandir() as entries:  # one that is gone, or that may not be read
         links = {os.path.realpath(e.path): e.name for e in entries if e.is_symlink()}
     places = {**links, os.path.realpath("."): ""}
     out = []
@@ -184,7 +186,8 @@ def save_groups(
             items.append(html_page.Card(photo, name, note, verdict="right" if each.kept else ""))
         bodies.append(html_page.cards(items, heading))
     beware = [f"Beware: {each}." for each in current().remarks()]
-    write(path, html_page.page(title, " ".join([titled(model), *beware]), bodies))
+    intro = " ".join([titled(model) + "." * bool(beware), *beware])
+    write(path, html_page.page(title, intro, bodies))
     print_saved(path)
     return failed
 

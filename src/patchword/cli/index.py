@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -194,8 +194,10 @@ def index(
     names = files_and_folders(paths or [])
     labels = read_list(tags, split=True)
     bundle = None
-    if names or vectors or labels:
+    if names or vectors or (labels and model != EMBEDDED):
         bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    elif labels:  # the index's own model, as with --caption
+        bundle = load(store.model_name, device, **{"dtype": dtype, **store.options})
     how = How(not no_thumbnails, retry, reindex, ray)
     done = _stored(store, names, vectors, paths_file, bundle, how)
     for table in metadata or ():
@@ -265,22 +267,19 @@ def _stored(
         counts |= {name: getattr(report, name) for name in ("added", "unchanged", "moved")}
         counts["not_retried"] = report.not_retried
         failed = report.failed[: len(report.failed) - report.not_retried]
-    for folder in folders:
-        counts["put"] += store.take_over(folder, bundle)
+    for number, folder in enumerate(folders):
+        anew = how.reindex and not images and not number
+        counts["put"] += store.take_over(folder, bundle, reindex=anew)
     if vectors and paths_file:
         counts["put"] += _put(store, vectors, paths_file, bundle)
     return Done(counts, failed)
 
 
 def _put(store: Index, vectors: Path, paths_file: Path, bundle: Model) -> int:
-    import numpy as np
-
+    from patchword.index.imports import array
     from patchword.text.lines import list_lines
 
-    try:
-        rows: Any = np.load(vectors, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise PatchwordError(f"{vectors}: not an array of NumPy (.npy): {error}") from error
+    rows = array(vectors)
     names = list_lines(paths_file)
     there = store.put(names, rows, bundle)
     if there < len(names):

@@ -66,6 +66,7 @@ def add_tags(store: Index, labels: list[str], bundle: Model) -> None:
     from patchword.index.schema import id_of
     from patchword.tasks.classify import scorer
 
+    store.check(bundle)
     with warnings_said():
         score = scorer(bundle, labels, multi_label=True)
     todo = store.empty("tags")

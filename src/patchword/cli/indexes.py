@@ -12,7 +12,7 @@ import typer
 from patchword import cache
 from patchword.cli.inputs import load
 from patchword.cli.options import EMBEDDED
-from patchword.cli.output import finish, notes, progress
+from patchword.cli.output import finish, notes, progress, wrong
 from patchword.cli.program import command
 from patchword.errors import ImageError, PatchwordError, counted
 
@@ -56,6 +56,8 @@ def index_and_model(
     texts_alone: the model is for texts alone."""
     from patchword.index import open_index
 
+    if not index:  # as of a variable of the shell that is not set; Path("") is the current folder
+        wrong("the name of the index is empty")
     folder = Path(index)
     if folder.is_dir() and not any(folder.glob("*.lance")):
         bundle = load(model or EMBEDDED, device, dtype or "float32")
@@ -84,8 +86,11 @@ def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:
     store = open_index(place)
     with progress("index") as advance:
         report = store.add(folder, model, progress=advance)
-    if not len(store) and not report.failed:
-        raise PatchwordError(f"{folder}: neither an index nor a folder with images in it")
+    if not (report.added or report.unchanged or report.moved or report.failed):
+        kept = f"; what was there is still indexed: {counted(len(store), 'image')}"
+        raise PatchwordError(
+            f"{folder}: neither an index nor a folder with images in it{kept if len(store) else ''}"
+        )
     pruned = len(store.prune()) if len(store) else 0
     if report.added or pruned:
         counts = f"{report.added} added, {report.unchanged} unchanged, {pruned} pruned"

@@ -144,12 +144,18 @@ def _members(path: str) -> list[Source]:
     """The images in a tar, by their suffix, as they stand in it; read when they are opened."""
     import tarfile
 
-    from patchword.images.files import picture_suffixes
+    from patchword.images.files import left_out, picture_suffixes
 
     suffixes, lock = picture_suffixes(), Lock()
     try:
         tar = tarfile.open(path)  # noqa: SIM115  # open as long as its members may be
-        inside = [m for m in tar if m.isfile() and os.path.splitext(m.name)[1].lower() in suffixes]
+        inside = [
+            member
+            for member in tar
+            if member.isfile()
+            and not left_out(member.name)
+            and os.path.splitext(member.name)[1].lower() in suffixes
+        ]
     except (tarfile.TarError, OSError, EOFError) as error:
         raise PatchwordError(f"{path}: not a tar that can be read: {error}") from error
 

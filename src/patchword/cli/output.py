@@ -28,6 +28,7 @@ from patchword.errors import (
     UnseenWarning,
 )
 from patchword.scope import current as outside
+from patchword.show.terminal_table import printable
 from patchword.unseen import current as sights
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def complain(message: str) -> None:
     """One error on stderr."""
     from rich.text import Text
 
-    stderr().print(Text("error: ", style="bold red") + Text(as_typed(message)))
+    stderr().print(Text("error: ", style="bold red") + Text(printable(as_typed(message))))
 
 
 def as_typed(message: str) -> str:

@@ -214,6 +214,13 @@ def _walked(folder: str, failed: list[ImageError]) -> Iterator[str]:
             failed.append(ImageError(shown(place), f"cannot be listed: {error.strerror}"))
 
 
+def left_out(name: str) -> bool:
+    """Whether a file by its path within a folder, a tar or a bucket is none of a person's photos:
+    hidden, as ._photo.jpg of macOS, or in a folder of `LEFT_OUT`."""
+    parts = [part for part in name.split("/") if part not in (".", "..")]
+    return any(part.startswith(".") or part in LEFT_OUT for part in parts)
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()

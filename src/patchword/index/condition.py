@@ -18,6 +18,8 @@ _TOKENS = re.compile(
 )
 _WORDS = {"and", "or", "not", "like", "ilike", "in", "between", "is", "null", "true", "false"}
 _WORDS |= {"date", "timestamp", "array_has"}
+# What follows no column, so that a word before it is none: date '2026-01-01', in (1, 2)
+_AHEAD = re.compile(r"\s*['(]")
 _COMPARE = {"=", "!=", "<>", "<", ">", "<=", ">=", "like", "ilike"}
 _MOST_TOKENS = 256  # some thousand overflow the stack of LanceDB's parser
 
@@ -53,7 +55,8 @@ def _token(match: re.Match[str], where: str, columns: Mapping[str, str]) -> _Tok
     kind, text = str(match.lastgroup), match.group()
     if kind in ("text", "number", "sign"):
         return _Token(kind, text)
-    if kind == "word" and text.lower() in _WORDS and text not in columns:
+    plain = text not in columns or _AHEAD.match(where, match.end())
+    if kind == "word" and text.lower() in _WORDS and plain:
         return _Token("word", text)
     if kind == "other":
         raise refused(where, f"{text} is not allowed", columns)

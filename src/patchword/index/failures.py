@@ -3,15 +3,25 @@ they are not tried again each time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TypeVar
 
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
-from patchword.index.lance import FRAGMENTS, line, of_library, path_conditions
+from patchword.index.lance import (
+    FRAGMENTS,
+    PAUSES,
+    line,
+    merge_files,
+    of_library,
+    path_conditions,
+)
 from patchword.index.place import place_of
 from patchword.index.table import ERRORS
+
+T = TypeVar("T")
 
 
 class Failure(NamedTuple):
@@ -36,22 +46,17 @@ class Failures:
 
     def known(self) -> dict[str, Failure]:
         """All of them by path."""
-        table = self._table()
-        if table is None:
+        rows = self._do(lambda table: table.search().select(list(Failure._fields)).to_arrow())
+        if rows is None:
             return {}
-        try:
-            rows = table.search().select(list(Failure._fields)).to_arrow()
-        except BaseException as error:  # a panic of LanceDB's code is no `Exception`
-            raise self._unreadable(error) from error
         columns = (rows.column(name).to_pylist() for name in Failure._fields)
         return {each.path: each for each in map(Failure, *columns)}
 
     def change(self, new: Sequence[Failure], mended: Iterable[str]) -> None:
         """Store some, and drop those of files that can be read now."""
-        table = self._table(make=bool(new))
-        if table is None:
-            return
-        try:
+        conditions = list(path_conditions(mended))
+
+        def change(table: Any) -> None:
             if new:
                 columns: dict[str, Any] = {
                     name: [getattr(each, name) for each in new] for name in Failure._fields
@@ -59,29 +64,41 @@ class Failures:
                 columns["tried"] = [datetime.now(UTC)] * len(new)
                 merge = table.merge_insert("path").when_matched_update_all()
                 merge.when_not_matched_insert_all().execute(_arrow(columns))
-            for condition in path_conditions(mended):
+            for condition in conditions:
                 table.delete(condition)
-            if table.stats()["fragment_stats"]["num_fragments"] > FRAGMENTS:
-                table.optimize(cleanup_older_than=timedelta(milliseconds=1))
-        except BaseException as error:  # see `of_library`
-            raise self._unreadable(error) from error
+            merge_files(table, FRAGMENTS)
 
-    def _table(self, make: bool = False) -> Any:
+        self._do(change, make=bool(new))
+
+    def _do(self, action: Callable[[Any], T], make: bool = False) -> T | None:
+        """action(the table), tried again where another process merges its files meanwhile, see
+        `table.Store.do`; None where there is no table. make: then it is made."""
+        for pause in (*PAUSES, None):
+            try:
+                table = self._table(make)
+                return None if table is None else action(table)
+            except BaseException as error:  # see `of_library`
+                if not of_library(error):
+                    raise
+                if pause is None:
+                    raise self._unreadable(error) from error
+            time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _table(self, make: bool) -> Any:
         if not make and not self.place.may_hold(ERRORS):
             return None
+        folder = self.place.connect()
         try:
-            folder = self.place.connect()
             if make:
                 return folder.create_table(ERRORS, schema=_arrow({}).schema, exist_ok=True)
             return folder.open_table(ERRORS)
-        except BaseException as error:  # see `of_library`
+        except ValueError as error:
             if "was not found" in str(error):  # half made by a process that was killed
                 return None
-            raise self._unreadable(error) from error
+            raise
 
-    def _unreadable(self, error: BaseException) -> BaseException:
-        if not of_library(error):
-            return error
+    def _unreadable(self, error: BaseException) -> IndexStoreError:
         if why := self.place.cause(error):
             return IndexStoreError(f"{self.path}: {why}")
         return IndexStoreError(

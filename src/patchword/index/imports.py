@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,11 +73,23 @@ class Joined:
         return np.concatenate(found)
 
 
-def _part(file: Path, metadata: Path, folder: Path) -> Part:
+def array(file: str | os.PathLike[str]) -> NDArray[Any]:
+    """The array in an .npy, mapped. Raises IndexStoreError for any other file."""
     try:
-        vectors = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise IndexStoreError(f"{file}: no array of vectors: {error}") from error
+        found = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise IndexStoreError(f"{file}: no array of NumPy (.npy): {error}") from error
+    if not isinstance(found, np.ndarray):
+        raise IndexStoreError(f"{file}: several arrays (.npz): save the one of vectors as an .npy")
+    return found
+
+
+def _part(file: Path, metadata: Path, folder: Path) -> Part:
+    vectors = array(file)
+    if vectors.ndim != 2:
+        raise IndexStoreError(
+            f"{file}: vectors are an array (N, D); this has shape {vectors.shape}"
+        )
     table = read_table(str(metadata))
     if len(table) != len(vectors):
         raise IndexStoreError(

@@ -67,9 +67,13 @@ def content(path: str) -> ImageLike:
     try:
         if place.lower().endswith(".parquet"):
             return TableImages(place).read(int(name) - 1)
-        for member in members(Tar(Path(place))):
-            if member.name == name:
-                return Tar(Path(place)).read(member)
+        status = os.stat(place)
+        tar, held, damage = _tar(place, status.st_size, status.st_mtime_ns)
+        member = held.get(name)
+        if member and not member.fault:
+            return tar.read(member)
+        if member or damage:
+            raise PatchwordError(member.fault if member else damage)
     except (PatchwordError, IndexError, OSError, ValueError) as error:
         raise ImageError(path, f"cannot be read: {error}") from error
     raise ImageError(path, "not in the tar any more")
@@ -133,3 +137,17 @@ class TableImages:
 @lru_cache(KEPT_OPEN)
 def _table(path: str) -> TableImages:
     return TableImages(path)
+
+
+@lru_cache(KEPT_OPEN)
+def _tar(path: str, size: int, mtime: int) -> tuple[Tar, dict[str, Member], str]:
+    """A tar of that size and time, its files by name, of several of one name the last, as `tar`
+    itself has them, and what is damaged in it."""
+    tar = Tar(Path(path))
+    held: dict[str, Member] = {}
+    try:
+        for member in members(tar):
+            held[member.name] = member
+    except PatchwordError as error:
+        return tar, held, str(error)
+    return tar, held, ""

@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 FRAGMENTS = 64  # files of a table; with more, they are merged, because each commit looks at all
 STALE = 3600.0  # seconds after which a temporary file belongs to no process any more
+PAUSES = (0.02, 0.05, 0.1, 0.2)  # seconds between attempts, where another process merges them
 
 _AT_ONCE = 1000  # paths in one condition
 _NO_ROOM = re.compile(r"os error (28|122|27)\b|no space left|quota exceeded", re.IGNORECASE)
@@ -64,6 +66,18 @@ def no_room(error: BaseException) -> bool:
     return bool(_NO_ROOM.search(str(error)))
 
 
+def merge_files(table: Any, most: int) -> None:
+    """Merge a table's files where there are more than `most`, and delete past versions; unless
+    another process does so meanwhile."""
+    if table.stats()["fragment_stats"]["num_fragments"] <= most:
+        return
+    try:
+        table.optimize(cleanup_older_than=timedelta(milliseconds=1))
+    except BaseException as error:
+        if not (of_library(error) and "Retryable commit conflict" in str(error)):
+            raise
+
+
 def path_conditions(paths: Iterable[str]) -> Iterator[str]:
     """Conditions in SQL that together name the rows of these paths."""
     names = list(paths)
@@ -73,12 +87,11 @@ def path_conditions(paths: Iterable[str]) -> Iterator[str]:
         yield f"path IN ({quoted})"
 
 
-def remove_stale(table: str, prefix: str = ".tmp") -> None:
-    """Delete the temporary files in a table's folder that a killed process left: LanceDB never
-    does, and those of a merge are as large as the table. prefix: of their names; "" of all, in the
-    folder of a table that was never finished."""
-    data = os.path.join(table, "data")
+def remove_stale(folder: str, prefix: str = "") -> None:
+    """Delete the temporary files in a folder that a killed process left: LanceDB never does, and
+    those of a merge are as large as the table. prefix: of their names; "" of all, in the folder of
+    data of a table that was never finished."""
     with suppress(OSError):  # somebody else may delete them too
-        for entry in os.scandir(data):
+        for entry in os.scandir(folder):
             if entry.name.startswith(prefix) and entry.stat().st_mtime < time.time() - STALE:
                 os.unlink(entry.path)

@@ -199,7 +199,7 @@ def _sum(path: str | os.PathLike[str]) -> int:
 
 
 def _mapped(path: str, about: dict[str, Any]) -> _File | None:
-    """What is in a file; None where it is not there, of another table, or damaged."""
+    """What is in a file; None where it cannot be read, is of another table, or damaged."""
     try:
         with open(path, "rb") as file:
             line, _, rest = file.read(_PAGE).partition(b"\n")
@@ -219,7 +219,7 @@ def _mapped(path: str, about: dict[str, Any]) -> _File | None:
         half = np.memmap(path, np.float16, "c", _PAGE, (rows, dim)).view(np.ndarray)
         numbers = np.memmap(path, np.uint64, "r", ids, (rows,)).view(np.ndarray)
         known = np.memmap(path, np.int64, "r", sums, (rows,)).view(np.ndarray)
-    except (FileNotFoundError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError):
         return None
     return _File(path, _with_order(numbers, half, float(header["error"])), known)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from patchword.data.csv_files import csv_records
 from patchword.data.rows import called, listed, suffix_of
 from patchword.errors import IndexStoreError, warn
+from patchword.index.lance import line
 from patchword.index.schema import schema
 
 FILLED = {"caption", "tags"}  # columns of every index that tables may fill
@@ -35,19 +37,31 @@ def read_table(path: str, but: Collection[str] = ()) -> Any:
         return pa.table(
             {name: _of_texts([cells[i] for cells in rows]) for i, name in enumerate(names)}
         )
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    with _parquet(path):
+        import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    file = pq.ParquetFile(path)
-    images = [
-        field.name
-        for field in file.schema_arrow
-        if field.name.lower() in but and not _is_text(field.type)
-    ]
-    kept = [name for name in file.schema_arrow.names if name not in images]
-    table = file.read(columns=kept)
+        file = pq.ParquetFile(path)
+        images = [
+            field.name
+            for field in file.schema_arrow
+            if field.name.lower() in but and not _is_text(field.type)
+        ]
+        kept = [name for name in file.schema_arrow.names if name not in images]
+        table = file.read(columns=kept)
     for name in images:
         table = table.append_column(name, pa.nulls(file.metadata.num_rows, pa.string()))
     return table
+
+
+@contextmanager
+def _parquet(path: str) -> Iterator[None]:
+    """Raises IndexStoreError for what pyarrow raises of a file that it cannot read."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise IndexStoreError(f"{path}: no parquet file that can be read: {line(error)}") from error
 
 
 def _is_text(arrow_type: Any) -> bool:
@@ -147,14 +161,18 @@ def _stored(values: Any) -> Any:
     kind = values.type
     if pa.types.is_boolean(kind) or kind == pa.list_(pa.string()):
         return values
-    if pa.types.is_integer(kind):
-        return values.cast(pa.int64())
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return values.cast(pa.float64())
-    if _is_text(kind):
+    try:
+        if pa.types.is_integer(kind):
+            return values.cast(pa.int64())
+        if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+            return values.cast(pa.float64())
+        if _is_text(kind):
+            return values.cast(pa.string())
+        if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+            finer = pa.types.is_timestamp(kind) and kind.unit == "ns"  # pandas has them so
+            return values.cast(pa.timestamp("us", tz="UTC"), safe=not finer)
+    except pa.ArrowInvalid:  # too large
         return values.cast(pa.string())
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return values.cast(pa.timestamp("us", tz="UTC"))
     return column(values.to_pylist())
 
 
@@ -174,7 +192,7 @@ def told_table(told: Mapping[str, Mapping[str, Any]], paths: Collection[str]) ->
     about = [path for path in paths if any(path in values for values in told.values())]
     found = {name: column([values.get(p) for p in about]) for name, values in told.items()}
     named = columns_of(pa.table(found))
-    return named.add_column(0, "path", pa.array(about, pa.string()))
+    return with_path(about, named)
 
 
 def differing(new: Any, stored: Any) -> Any:
@@ -187,6 +205,14 @@ def differing(new: Any, stored: Any) -> Any:
     rows = new.to_pylist()
     found = [row["path"] in old and row != {**empty, **old[row["path"]]} for row in rows]
     return pa.array(found, pa.bool_())
+
+
+def with_path(paths: Sequence[str], columns: Any) -> Any:
+    """A pyarrow.Table of N rows with a column `path` before its own, which there may be none of."""
+    import pyarrow as pa
+
+    own = dict(zip(columns.schema.names, columns.columns, strict=True))
+    return pa.table({"path": pa.array(paths, pa.string()), **own})
 
 
 def joined(table: Any, key: str, folder: str, known: Collection[str]) -> tuple[Any, list[str]]:
@@ -205,7 +231,7 @@ def joined(table: Any, key: str, folder: str, known: Collection[str]) -> tuple[A
     lost: list[str] = []
     taken: set[str] = set()
     for row, cell in enumerate(table.column(key).to_pylist()):
-        name = str(cell or "")
+        name = str(cell or "").replace("\0", "\ufffd")  # which no path has
         whole = os.path.join(folder, name)
         found = [p for p in (name, whole, os.path.realpath(whole)) if p in known][:1]
         found = found or by_name.get(os.path.basename(name) if name else "", [])
@@ -217,7 +243,7 @@ def joined(table: Any, key: str, folder: str, known: Collection[str]) -> tuple[A
         paths.append(found[0])
         rows.append(row)
     named = columns_of(table.drop_columns([key])).take(pa.array(rows, pa.int64()))
-    return named.add_column(0, "path", pa.array(paths, pa.string())), lost
+    return with_path(paths, named), lost
 
 
 def key_of(table: Any, usual: Sequence[str], where: str) -> str:

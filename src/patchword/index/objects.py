@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from patchword.errors import ImageError, PatchwordError
-from patchword.images.files import LEFT_OUT, TABLES, TARS, File, picture_suffixes
+from patchword.images.files import TABLES, TARS, File, left_out, picture_suffixes
 from patchword.index.place import endpoint
 
 SCHEME = "s3://"
@@ -40,8 +40,7 @@ def found(address: str) -> Iterator[tuple[File, partial[bytes]]]:
         raise PatchwordError(f"cannot be listed: {_said(error)}") from error
     suffixes = picture_suffixes()
     for each in sorted(below, key=lambda info: str(info.path)):
-        parts = each.path.removeprefix(name).split("/")
-        hidden = any(part.startswith(".") or part in LEFT_OUT for part in parts)
+        hidden = left_out(each.path.removeprefix(name))
         if each is not there and (hidden or os.path.splitext(each.path)[1].lower() not in suffixes):
             continue
         if each.is_file:

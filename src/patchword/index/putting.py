@@ -39,6 +39,8 @@ def put(
     files = _files(paths)
     check(vectors, [file.path for file in files])
     told = None if columns is None else columns_of(columns)
+    if told is not None and not told.schema.names:
+        told = None
     if told is not None and len(told) != len(files):
         raise IndexStoreError(
             f"{counted(len(told), 'row')} of columns for {counted(len(files), 'path')}"
@@ -61,9 +63,8 @@ def put(
     return sum(file.mtime > 0 for file in files)
 
 
-def check(vectors: Numbers, paths: Sequence[str]) -> None:
-    """Raise IndexStoreError unless there is a vector of finite numbers, not all 0, for each path,
-    and each path is there once."""
+def check_form(vectors: Numbers, paths: Sequence[Path]) -> None:
+    """Raise IndexStoreError unless there is a vector of floats for each path, and one at all."""
     if vectors.ndim != 2 or vectors.dtype.kind != "f" or not vectors.shape[1]:
         raise IndexStoreError(
             f"vectors are floats (N, D); these are {vectors.dtype} of shape {vectors.shape}"
@@ -74,6 +75,10 @@ def check(vectors: Numbers, paths: Sequence[str]) -> None:
         )
     if not paths:
         raise IndexStoreError("no vectors")
+
+
+def check(vectors: Numbers, paths: Sequence[str]) -> None:
+    """Raise IndexStoreError for a path named twice, and for a vector that is 0 or not finite."""
     if len(set(paths)) < len(paths):
         twice = Counter(paths).most_common(1)[0][0]
         raise IndexStoreError(f"{twice}: named twice; a path has one vector")
@@ -90,7 +95,7 @@ def check(vectors: Numbers, paths: Sequence[str]) -> None:
 def check_model(model: Bundle, paths: Sequence[Path], vectors: Numbers) -> int:
     """Embed a few of the files that are there and compare: returns how many that were. Raises
     IndexStoreError where most vectors are not those of the model."""
-    if vectors.ndim != 2 or vectors.shape[1] != model.dim:
+    if vectors.shape[1] != model.dim:
         raise IndexStoreError(
             f"the vectors have shape {vectors.shape}, and {model.name} makes vectors of "
             f"{model.dim} numbers; name the model that made them"
@@ -119,7 +124,7 @@ def _files(paths: Sequence[Path]) -> list[File]:
     out: list[File] = []
     for path in paths:
         name = os.fspath(path)
-        if shown(name) != name:
+        if shown(name) != name or "\0" in name:
             raise IndexStoreError(f"{shown(name)}: {UNPRINTABLE}")
         if not name:
             raise IndexStoreError("a path is empty")

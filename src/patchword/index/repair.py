@@ -21,6 +21,7 @@ from patchword.index.table import ERRORS, REPAIRED, TABLE, VERSION, Store, Table
 _PIECE = 1024  # rows read at a time; of a piece that cannot be read, its halves
 _FRAGMENT = np.uint64(32)  # bits of a row's id below the number of its file
 _LEAST = 16  # rows that are given up together
+_ASIDE = "_unreadable"  # the folder of versions that are to be dropped
 
 
 class Repaired(NamedTuple):
@@ -60,8 +61,8 @@ def repair(path: str) -> Repaired:
             f"{path}: nothing can be recovered: {line(error)}; index again with --reindex"
         ) from error
     kept = sum(map(len, pieces))
-    of = max(noted, len(found))
-    if kept == len(found) == noted:
+    of = max(noted["rows"] if noted else -1, len(found))
+    if kept == len(found) and noted == {"version": int(table.version), "rows": kept}:
         return Repaired(kept, of)
     if kept < len(found):
         _replace(path, table, pieces)
@@ -71,13 +72,12 @@ def repair(path: str) -> Repaired:
     return Repaired(kept, of)
 
 
-def _noted(path: str) -> int:
-    """The rows that were noted last; -1 where that note is damaged or missing."""
+def _noted(path: str) -> dict[str, int] | None:
+    """The version and rows that were noted last; None where that note is damaged or missing."""
     try:
-        note = Store(path).noted()
+        return Store(path).noted()
     except IndexStoreError:
-        return -1
-    return note["rows"] if note else -1
+        return None
 
 
 def _mend_errors(path: str) -> None:
@@ -89,20 +89,33 @@ def _mend_errors(path: str) -> None:
 
 
 def _opened(path: str) -> Table:
-    """The table at its newest version that can be opened; the versions after that are dropped."""
+    """The table at its newest version that can be opened; the versions after that are dropped.
+    Where none can be, all stay: the reason may be another than damage."""
     versions = os.path.join(path, f"{TABLE}.lance", "_versions")
+    aside = os.path.join(path, f"{TABLE}.lance", _ASIDE)
+    os.makedirs(aside, exist_ok=True)
     manifests = sorted(os.listdir(versions)) if os.path.isdir(versions) else []
-    for name in manifests:  # Lance numbers them downwards: the newest comes first
-        try:
-            table = library().connect(path).open_table(TABLE)
-            Store(path).check_format(table)
+    first: BaseException | None = None
+    try:
+        for name in manifests:  # Lance numbers them downwards: the newest comes first
+            try:
+                table = library().connect(path).open_table(TABLE)
+                Store(path).check_format(table)
+            except BaseException as error:  # see `of_library`
+                if not of_library(error) and not isinstance(error, IndexStoreError):
+                    raise
+                first = first or error
+                os.rename(os.path.join(versions, name), os.path.join(aside, name))
+                continue
+            shutil.rmtree(aside)
+            os.mkdir(aside)
             return table
-        except IndexStoreError:
-            raise
-        except BaseException as error:  # see `of_library`
-            if not of_library(error):
-                raise
-            os.unlink(os.path.join(versions, name))
+    finally:
+        for name in os.listdir(aside):
+            os.rename(os.path.join(aside, name), os.path.join(versions, name))
+        os.rmdir(aside)
+    if isinstance(first, IndexStoreError):  # of another program, or another format
+        raise first
     raise IndexStoreError(f"{path}: no version of it can be read; index again with --reindex")
 
 

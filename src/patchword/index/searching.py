@@ -156,7 +156,7 @@ class Searching(Writing):
         """
         texts = None
         if model is not None and model.config.embed_dim:
-            self._check(model)
+            self.check(model)
             texts = model.embed_texts([f"a photo of a {name}" for name in THINGS])
         return self._nearest.build(texts)
 
@@ -174,7 +174,7 @@ class Searching(Writing):
         """The model that embeds queries. texts_alone: they are texts, or vectors."""
         found = model or self._model or (self._reader if texts_alone else None)
         found = found or self._opened(self._load_for_texts if texts_alone else self._load)
-        self._check(found)
+        self.check(found)
         self._reader = found
         if model or not texts_alone:
             self._model = found

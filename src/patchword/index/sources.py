@@ -13,7 +13,15 @@ from patchword.data.rows import called, listed, parsed_json
 from patchword.data.tar_files import Member, Tar
 from patchword.errors import ImageError, PatchwordError
 from patchword.images import urls
-from patchword.images.files import UNPRINTABLE, File, Path, find, picture_suffixes, shown
+from patchword.images.files import (
+    UNPRINTABLE,
+    File,
+    Path,
+    find,
+    left_out,
+    picture_suffixes,
+    shown,
+)
 from patchword.index import inside, objects
 from patchword.index.metadata import columns_of, read_table
 
@@ -54,20 +62,22 @@ def listing(paths: Iterable[Path], failed: list[ImageError]) -> Listing:
                     out.read[file.path] = read
             elif inside.is_tar(name):
                 opened.add(os.path.realpath(name))
-                _tar(os.path.realpath(name), out)
+                _tar(os.path.realpath(name), out, failed)
             elif inside.is_table(name):
                 opened.add(os.path.realpath(name))
                 plain += _table(os.path.realpath(name), out)
             else:
                 plain.append(path)
         except (PatchwordError, OSError) as error:
-            failed.append(ImageError(shown(name), str(error).removeprefix(f"{name}: ")))
+            said = str(error).removeprefix(f"{name}: ")
+            said = said.removeprefix(f"{os.path.realpath(name)}: ")
+            failed.append(ImageError(shown(name), said))
     held = {file.path: file for file in out.files}
     out.files = [*find(plain, failed, opened), *held.values()]
     return out
 
 
-def _tar(path: str, out: Listing) -> None:
+def _tar(path: str, out: Listing, failed: list[ImageError]) -> None:
     """The images in a tar by their suffix, the captions in files of text beside them, and the
     values in files of JSON beside them, as webdataset has them."""
     tar = Tar(FilePath(path))
@@ -79,10 +89,13 @@ def _tar(path: str, out: Listing) -> None:
     try:
         for member in inside.members(tar):
             stem, suffix = os.path.splitext(member.name)
+            if left_out(member.name):
+                continue
             if suffix.lower() in suffixes:
                 name = f"{path}/{member.name}"
                 if shown(name) != name:
-                    raise PatchwordError(f"{shown(name)}: {UNPRINTABLE}")
+                    failed.append(ImageError(shown(name), UNPRINTABLE))
+                    continue
                 names.setdefault(stem, []).append(name)
                 out.files.append(File(name, member.size, time))
                 out.read[name] = partial(_member, tar, member)
@@ -140,7 +153,7 @@ def _table(path: str, out: Listing) -> list[str]:
         elif urls.is_url(cell):
             out.files.append(File(cell, 0, 0))
         else:
-            paths.append(os.path.join(folder, cell))
+            paths.append(os.path.join(folder, cell.replace("\0", "\ufffd")))  # no path has that
             key = os.path.realpath(paths[-1])
         keys.append(key)
     _tell(table, names[0], keys, out)

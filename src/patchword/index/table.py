@@ -12,16 +12,17 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
 from typing import Any, TypeVar
 
-from patchword.atomic_write import write
+from patchword.atomic_write import PART, write
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
 from patchword.index import lance
 from patchword.index.checks import intact
 from patchword.index.lance import (
+    PAUSES,
     line,
+    merge_files,
     no_room,
     of_library,
     path_conditions,
@@ -50,9 +51,10 @@ RECALL = "recall.json"  # beside the table: of approximate searches
 # What there may be in an index's folder.
 OWN = {f"{name}.lance" for name in (TABLE, ERRORS, REPAIRED)} | {VERSION, RECALL}
 MATRIX = ".f16"  # ends the names of files that searches make, see `matrix`
+# What file managers leave in any folder, and what is no reason to refuse one.
+LITTER = {".DS_Store", "Thumbs.db", "desktop.ini", "@eaDir"}
 _FEW = 8  # an update of fewer than one row in so many is written as whole rows
 _WHOLE = 8192  # of which so many at a time
-_PAUSES = (0.02, 0.05, 0.1, 0.2)  # seconds between attempts
 
 REPAIR = "if this stays: patchword index --into {path} --repair, and index again"
 
@@ -96,6 +98,10 @@ class Store:
         number = about.get("format") if isinstance(about, dict) else None
         if isinstance(about, dict) and number == FORMAT:
             return about
+        if not isinstance(number, int) and self.noted():
+            raise IndexStoreError(
+                f"{self.path}: its newest version is damaged; {REPAIR.format(path=self.path)}"
+            )
         if not isinstance(number, int):
             raise IndexStoreError(
                 f"{self.path}: made by something else than patchword; name another folder"
@@ -131,7 +137,7 @@ class Store:
         reader = pa.RecordBatchReader.from_batches(whole, batches)
         try:
             if not self.open() and not self.place.remote:
-                remove_stale(os.path.join(self.path, f"{TABLE}.lance"), "")
+                remove_stale(os.path.join(self.path, f"{TABLE}.lance", "data"))
             self.place.connect().create_table(TABLE, data=reader)
         except BaseException as error:
             if not of_library(error):
@@ -156,7 +162,7 @@ class Store:
         if self.place.remote:
             self._drop_tables()
             return
-        for name in os.listdir(self.path) if os.path.isdir(self.path) else ():
+        for name in filter(_own, os.listdir(self.path) if os.path.isdir(self.path) else ()):
             place = os.path.join(self.path, name)
             shutil.rmtree(place) if os.path.isdir(place) else os.unlink(place)
 
@@ -173,7 +179,7 @@ class Store:
         """Raise where the folder holds anything but an index. Of an address only the tables are
         ever touched."""
         names = set(os.listdir(self.path)) if os.path.isdir(self.path) else set()
-        if any(os.path.splitext(name)[1] != MATRIX for name in names - OWN):
+        if not all(map(_own, names - LITTER)):
             raise IndexStoreError(
                 f"{self.path}: holds other files; an index needs a folder of its own"
             )
@@ -289,13 +295,9 @@ class Store:
         """Merge the table's files where there are more than `most`, by default `FRAGMENTS`, and
         delete past versions and what killed processes left."""
         if not self.place.remote:
-            remove_stale(os.path.join(self.path, f"{TABLE}.lance"))
-
-        def compact(table: Table) -> None:
-            if table.stats()["fragment_stats"]["num_fragments"] > (most or lance.FRAGMENTS):
-                table.optimize(cleanup_older_than=timedelta(milliseconds=1))
-
-        self.do(compact)
+            remove_stale(os.path.join(self.path, f"{TABLE}.lance", "data"), ".tmp")
+            remove_stale(self.path, PART)
+        self.do(lambda table: merge_files(table, most or lance.FRAGMENTS))
 
     def _delete_where(self, condition: str) -> None:
         self.do(lambda table: table.delete(condition))
@@ -310,7 +312,7 @@ class Store:
         """
         self.described()
         with self._lock:  # one version at a time: row ids belong to one
-            for pause in (*_PAUSES, None):
+            for pause in (*PAUSES, None):
                 try:
                     return self._newest(self._current(), action, reads)
                 except BaseException as error:  # see `of_library`
@@ -385,6 +387,12 @@ class Store:
             f"{self.path}: the index cannot be read or written: {line(error)}"
             + ("" if self.place.remote else f"; {REPAIR.format(path=self.path)}")
         )
+
+
+def _own(name: str) -> bool:
+    """Whether what is called so in an index's folder is of the index; also what a killed process
+    was writing."""
+    return name in OWN or name.startswith(PART) or os.path.splitext(name)[1] == MATRIX
 
 
 def _merge_columns(table: Table, rows: Any) -> None:

@@ -44,7 +44,7 @@ def changes(
     while True:
         start = time.monotonic()
         report = index.add(paths, model, thumbnails=thumbnails)
-        lost = index.gone() if len(index) else []
+        lost = _deleted(index.gone(), paths) if len(index) else []
         away = _missing(index, paths, lost) if lost else []
         below = tuple(os.path.join(folder, "") for folder in away)
         removed = [path for path in lost if not (below and path.startswith(below))]
@@ -55,6 +55,28 @@ def changes(
             yield Change(report, removed, away)
         missing, failed = away, now
         pause(max(PAUSE, SHARE * (time.monotonic() - start)))
+
+
+def _deleted(lost: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    """The entries, of those whose files are gone, that are below `paths`, or in a folder that holds
+    other files. Of the rest nothing is known: perhaps their drive is not mounted."""
+    tops = {os.path.realpath(path) for path in paths}
+    below = tuple(os.path.join(top, "") for top in tops)
+    there = {folder: _holds(folder) for folder in {os.path.dirname(path) for path in lost}}
+    return [
+        path
+        for path in lost
+        if path in tops or path.startswith(below) or there[os.path.dirname(path)]
+    ]
+
+
+def _holds(folder: str) -> bool:
+    """Whether there is anything in a folder; an empty one may be where a drive is mounted."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
 
 
 def _missing(index: Index, paths: Sequence[Path], lost: Sequence[str]) -> list[str]:

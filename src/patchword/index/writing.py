@@ -53,12 +53,14 @@ class Writing(Stored):
         `cluster`; all its machines must see the files, the index, and the model by its name.
         Raises IndexStoreError when the index is another model's.
         """
-        if reindex:
-            self._store.clear()
-        if self._store.open():
-            self._check(model)
+        if not reindex and self._store.open():
+            self.check(model)
         failed: list[ImageError] = []
         found = listing(several(paths), failed)
+        if reindex and not found.files:  # a name that was mistyped costs nothing
+            return AddReport(0, 0, failed)
+        if reindex:
+            self._store.clear()
         run = Adding(
             self._store, self._failures, model, lambda: self._create(model), progress, batch,
             thumbnails, retry, failed,
@@ -116,9 +118,17 @@ class Writing(Stored):
             columns = metadata.table_of(columns, len(paths))
         return self._put(paths, numbers, model, columns)
 
-    def _put(self, paths: Sequence[Path], vectors: Any, model: Bundle | None, columns: Any) -> int:
-        exists = self._store.open()
-        if exists and vectors.ndim == 2 and vectors.shape[1] != self.dim:
+    def _put(
+        self,
+        paths: Sequence[Path],
+        vectors: Any,
+        model: Bundle | None,
+        columns: Any,
+        reindex: bool = False,
+    ) -> int:
+        putting.check_form(vectors, paths)
+        exists = not reindex and self._store.open()
+        if exists and vectors.shape[1] != self.dim:
             raise IndexStoreError(
                 f"{self.path}: holds vectors of {self.dim} numbers, and these have "
                 f"{vectors.shape[1]}"
@@ -127,16 +137,19 @@ class Writing(Stored):
             raise IndexStoreError("name the model that made the vectors: model=load(NAME)")
         if model is not None:
             if exists:
-                self._check(model)
+                self.check(model)
             putting.check_model(model, paths, vectors)
             self._model = model
+        if reindex:
+            self._store.clear()
         about = {} if model is None else _about(model)
         return putting.put(self._store, paths, vectors, columns, about)
 
     @checked
-    def take_over(self, folder: Path, model: Bundle) -> int:
+    def take_over(self, folder: Path, model: Bundle, *, reindex: bool = False) -> int:
         """Store the vectors and metadata that clip-retrieval or autofaiss wrote into a folder
         (img_emb/img_emb_*.npy, metadata/metadata_*.parquet), which `model` made. Returns how many.
+        reindex: begin anew, whatever there is.
         """
         import pyarrow as pa
 
@@ -146,7 +159,11 @@ class Writing(Stored):
         paths = [path for part in parts for path in part.paths]
         vectors = imports.Joined([part.vectors for part in parts])
         columns = [part.columns for part in parts]
-        self._put(paths, vectors, model, pa.concat_tables(columns, promote_options="permissive"))
+        try:
+            told = pa.concat_tables(columns, promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise IndexStoreError(f"{folder}: its metadata files do not fit: {error}") from error
+        self._put(paths, vectors, model, told, reindex)
         return len(paths)
 
     @checked
@@ -169,10 +186,9 @@ class Writing(Stored):
     def fill(self, paths: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> None:
         """Store values of columns, {name: N values}, for the rows of N paths. Columns that are new
         are added; paths that have no row are passed over."""
-        import pyarrow as pa
 
         found = metadata.columns_of(metadata.table_of(columns, len(paths)))
-        self._store.update(found.add_column(0, "path", pa.array(paths, pa.string())))
+        self._store.update(metadata.with_path(paths, found))
         self._store.compact()
 
     @checked
@@ -210,10 +226,11 @@ class Writing(Stored):
     def _create(self, model: Bundle) -> None:
         """An empty table that remembers the model; unless another process just made one."""
         self._store.create(model.dim, _about(model))
-        self._check(model)
+        self.check(model)
 
-    def _check(self, model: Bundle) -> None:
-        """Raise unless `model` made the vectors."""
+    @checked
+    def check(self, model: Bundle) -> None:
+        """Raise IndexStoreError unless `model` made the vectors of the index."""
         if model.fingerprint != self.fingerprint:
             raise IndexStoreError(
                 f"{self.path}: holds vectors of {self.model_name} ({self.fingerprint}), which "

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _WORD = re.compile(r"\S+")
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _INDENTED = re.compile(r"^ +\S", re.MULTILINE)
 _PART = re.compile(r"[^\s/_-]*[/_-]*")  # of a word: a name breaks after these signs
 # What a column is not made narrower than, one after the other until all fit: the longest of these
@@ -47,10 +48,16 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
     return out
 
 
+def printable(text: str) -> str:
+    """A text whose characters that a terminal obeys, or that turn its direction, are written out:
+    the names of files may have any. Line ends and tabs stay."""
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def as_text(cell: object) -> Text:
     from rich.text import Text
 
-    return cell if isinstance(cell, Text) else Text(str(cell))
+    return cell if isinstance(cell, Text) else Text(printable(str(cell)))
 
 
 def widths(cells: Sequence[Sequence[Text]], room: int) -> list[int]:

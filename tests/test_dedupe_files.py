@@ -1,0 +1,81 @@
+"""dedupe --delete-files: nothing is deleted whose copy is not there."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from photos import CAT, COFFEE
+from PIL import Image
+from ran import Run, run  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cat in two sizes, and a cup, indexed in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, photo, side in (("large", CAT, 300), ("small", CAT, 200), ("cup", COFFEE, 300)):
+        with Image.open(photo) as picture:
+            picture.thumbnail((side, side))
+            picture.convert("RGB").save(folder / f"{name}.bmp")
+    return folder
+
+
+def deleted(run: Run, *options: str) -> tuple[int, str]:  # noqa: F811
+    found = run("dedupe", "i", "--delete-files", *options)
+    return found.code, found.err
+
+
+def test_the_copy_goes_and_the_one_to_keep_stays(run: Run, photos: Path) -> None:  # noqa: F811
+    run("index", "photos", "--into", "i")
+    assert "nothing is deleted" in run("dedupe", "i").err
+    code, said = deleted(run)
+    assert code == 0
+    assert "1 group, 1 image besides those to keep; 1 file deleted" in said
+    assert sorted(path.name for path in photos.iterdir()) == ["cup.bmp", "large.bmp"]
+
+
+def test_nothing_is_deleted_where_the_one_to_keep_is_gone_or_changed(
+    run: Run,  # noqa: F811
+    photos: Path,
+) -> None:
+    run("index", "photos", "--into", "i")
+    large = photos / "large.bmp"
+    whole = large.read_bytes()
+    large.unlink()
+    code, said = deleted(run)
+    assert code == 1
+    assert "large.bmp, which is to be kept, is gone" in said
+    assert "nothing is deleted" in said
+    for file in (large, photos / "small.bmp"):
+        file.write_bytes(whole if file == large else file.read_bytes())
+        os.utime(file)  # another time alone is no change
+        pixels = bytearray(file.read_bytes())
+        pixels[-40:] = bytes(40)
+        before = file.read_bytes()
+        file.write_bytes(pixels)  # as many bytes as before
+        assert "changed since it was indexed" in deleted(run)[1], file
+        file.write_bytes(before)
+    assert (photos / "small.bmp").exists()
+    assert deleted(run)[0] == 0
+    assert not (photos / "small.bmp").exists()
+
+
+def test_a_file_is_no_copy_of_itself(run: Run, photos: Path) -> None:  # noqa: F811
+    """Two folders of the same photos, of which one becomes a link to the other."""
+    shutil.copytree(photos, "again")
+    run("index", "photos", "again", "--into", "i")
+    shutil.rmtree("again")
+    Path("again").symlink_to(photos)
+    code, said = deleted(run, "--where", "path LIKE '%large%'")
+    assert code == 1
+    assert "under another name" in said
+    assert (photos / "large.bmp").exists()
+    Path("again").unlink()
+    Path("again").mkdir()
+    os.link(photos / "large.bmp", "again/large.bmp")  # of two links one stays
+    assert deleted(run, "--where", "path LIKE '%large%'")[0] == 0
+    assert len(list(Path().rglob("large.bmp"))) == 1

@@ -1,0 +1,132 @@
+"""What is in an index is not lost by a slip: a name that is mistyped, a drive that is not mounted,
+files that others left, a model that is not its own."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from indexed import picture
+from ran import Run, run  # noqa: F401
+from shrunk import tiny_bundle, tiny_clip
+
+import patchword
+from patchword.bundle import Bundle
+from patchword.errors import IndexStoreError
+from patchword.index import Index, open_index
+from patchword.index.watching import changes
+
+
+@pytest.fixture(scope="module")
+def model() -> Bundle:
+    return tiny_bundle(tiny_clip())
+
+
+@pytest.fixture
+def index(tmp_path: Path, model: Bundle) -> Index:
+    """Three photos."""
+    for i in range(3):
+        picture(tmp_path / "photos" / f"{i}.png", i)
+    found = open_index(tmp_path / "index")
+    found.add(tmp_path / "photos", model)
+    return found
+
+
+def test_a_mistyped_name_does_not_begin_anew(tmp_path: Path, index: Index, model: Bundle) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("photo", "empty"):
+        assert index.add(tmp_path / name, model, reindex=True).added == 0
+        assert len(open_index(tmp_path / "index")) == 3
+    other = tiny_bundle(tiny_clip()).opening(stretch=True)
+    assert index.add(tmp_path / "photos", other, reindex=True).added == 3
+    assert index.fingerprint == other.fingerprint
+
+
+def test_what_others_left_in_the_folder_is_no_reason_to_refuse_it(
+    tmp_path: Path, index: Index, model: Bundle
+) -> None:
+    left = tmp_path / "index" / ".part-0123456789abcdef.json"  # a note of a killed process
+    for name in (left.name, ".DS_Store"):
+        (tmp_path / "index" / name).touch()
+    assert index.add(tmp_path / "photos", model, reindex=True).added == 3
+    assert not left.exists()
+    left.touch()
+    os.utime(left, (0, 0))
+    index.add(picture(tmp_path / "photos" / "3.png", 3), model)
+    assert not left.exists()
+    (tmp_path / "index" / "mine.txt").touch()
+    with pytest.raises(IndexStoreError, match="holds other files"):
+        index.add(tmp_path / "photos", model, reindex=True)
+    assert len(index) == 4
+
+
+def test_watching_one_folder_leaves_the_others_alone(
+    tmp_path: Path, index: Index, model: Bundle
+) -> None:
+    drive, here = tmp_path / "drive", tmp_path / "here"
+    away = [picture(drive / f"{i}.png", 10 + i) for i in range(2)]
+    linked = [picture(tmp_path / "linked" / f"{i}.png", 20 + i) for i in range(2)]
+    own = [picture(here / f"{i}.png", 30 + i) for i in range(2)]
+    (here / "link").symlink_to(tmp_path / "linked")
+    index.add([here, drive], model)
+    shutil.rmtree(drive)
+    drive.mkdir()  # where it is mounted
+    own[0].unlink()
+    linked[0].unlink()
+
+    def pause(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    removed: list[str] = []
+
+    def watch() -> None:
+        for each in changes(index, [here], model, pause=pause):
+            removed.extend(each.removed)
+
+    with pytest.raises(KeyboardInterrupt):
+        watch()
+    assert removed == sorted(map(str, (own[0], linked[0])))
+    assert {str(path) for path in away} <= set(index.paths())
+
+
+@pytest.fixture
+def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    shapes = Path(patchword.__file__).parent / "assets" / "samples" / "shapes"
+    Path("shapes").mkdir()
+    for path in sorted(shapes.glob("*.jpg"))[:2]:
+        shutil.copy(path, "shapes")
+    return tmp_path / "shapes"
+
+
+def test_a_folder_that_is_empty_for_once_stays_indexed(run: Run, samples: Path) -> None:  # noqa: F811
+    assert run("search", "shapes", "a circle").code == 0
+    samples.rename("away")
+    samples.mkdir()
+    found = run("search", "shapes", "a circle")
+    assert found.code == 2
+    assert "shapes: neither an index nor a folder with images in it; what was there" in found.err
+    samples.rmdir()
+    Path("away").rename(samples)
+    again = run("search", "shapes", "a circle")
+    assert (again.code, again.err) == (0, "")
+
+
+def test_tags_are_by_the_model_of_the_index(run: Run, samples: Path) -> None:  # noqa: F811
+    """Vectors of another model, though as long, say nothing about its texts."""
+    patchword.open_index("i").add(samples, patchword.load("demo", image_size=64))
+    for command in (
+        ["tag", "i", "-l", "a circle", "-m", "demo"],
+        ["index", "--into", "i", "--tags", "a circle", "-m", "demo-blip"],
+        ["dedupe", "i", "-m", "demo-blip"],
+    ):
+        found = run(*command)
+        assert found.code == 2
+        assert "cannot be compared" in found.err
+    assert run("index", "--into", "i", "--tags", "a circle").code == 0
+    index = patchword.open_index("i")
+    by_index = [index.rows([hit.id], ["tags"]) for hit in index.search("a circle")]
+    assert run("tag", "i", "-l", "a circle").code == 0
+    assert [index.rows([hit.id], ["tags"]) for hit in index.search("a circle")] == by_index

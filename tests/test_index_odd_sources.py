@@ -1,0 +1,173 @@
+"""Tables, tars and files of vectors that are damaged or odd."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from indexed import picture
+from ran import Run, run  # noqa: F401
+from shrunk import tiny_bundle, tiny_clip
+
+import patchword
+from patchword.bundle import Bundle
+from patchword.errors import ImageError, IndexStoreError
+from patchword.index import Index, open_index
+from patchword.index.schema import id_of
+
+
+@pytest.fixture(scope="module")
+def model() -> Bundle:
+    return tiny_bundle(tiny_clip())
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    return open_index(tmp_path / "index")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    return [picture(tmp_path / "photos" / f"{name}.png", i) for i, name in enumerate("ab")]
+
+
+def test_a_damaged_parquet_is_one_error(
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle
+) -> None:
+    for name, content in {"bad": b"no table" * 9, "empty": b""}.items():
+        table = tmp_path / f"{name}.parquet"
+        table.write_bytes(content)
+        report = index.add([*photos, table], model)
+        assert len(index) == 2
+        assert str(report.failed[0]).startswith(f"{table}: no parquet file that can be read: Parq")
+        with pytest.raises(IndexStoreError, match=rf"{name}\.parquet: no parquet file"):
+            index.describe(table)
+
+
+def test_names_and_columns_that_no_other_table_has(
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle
+) -> None:
+    table = tmp_path / "odd.parquet"
+    columns = {
+        "path": ["photos/a.png", "photos/b.png", "a\0b.png"],
+        "taken": pa.array([1_700_000_000_000_000_001, None, 0], pa.timestamp("ns")),
+        "number": pa.array([2**63 + 5, 7, 0], pa.uint64()),
+    }
+    pq.write_table(pa.table(columns), table)
+    report = index.add(table, model)
+    assert [str(error) for error in report.failed] == [f"{tmp_path}/a\ufffdb.png: no such file"]
+    first = index.row(id_of(str(photos[0])), ["taken", "number"])
+    assert first["taken"].isoformat() == "2023-11-14T22:13:20+00:00"
+    assert first["number"] == str(2**63 + 5)
+    assert index.describe(table) == ["a\ufffdb.png"]
+    (tmp_path / "names.csv").write_text("file\na.png\n")
+    assert index.describe(tmp_path / "names.csv") == []  # which says nothing else
+
+
+def test_vectors_of_other_programs_that_are_odd(
+    tmp_path: Path,
+    photos: list[Path],
+    model: Bundle,
+    run: Run,  # noqa: F811
+) -> None:
+    own = model.embed_images(photos)
+    patchword.save(model, tmp_path / "tiny")
+    (tmp_path / "two.txt").write_text("".join(f"{photo}\n" for photo in photos))
+    (tmp_path / "three.txt").write_text("".join(f"{photo}\n" for photo in [*photos, photos[0]]))
+    np.savez(tmp_path / "many.npz", vectors=own)
+    np.save(tmp_path / "own.npy", own)
+    np.save(tmp_path / "words.npy", np.array([["a", "b"]] * 2))
+    (tmp_path / "empty.npy").touch()
+    (tmp_path / "zip.npy").write_bytes(b"PK\3\4zzz")
+    said = {
+        ("many.npz", "two.txt"): "several arrays",
+        ("words.npy", "two.txt"): "vectors are floats",
+        ("empty.npy", "two.txt"): "no array of NumPy",
+        ("zip.npy", "two.txt"): "no array of NumPy",
+        ("own.npy", "three.txt"): "2 vectors for 3 paths",
+    }
+    for (vectors, paths), message in said.items():
+        given = ["--vectors", tmp_path / vectors, "--paths", tmp_path / paths]
+        found = run("index", *given, "-m", tmp_path / "tiny", "--into", tmp_path / "index")
+        assert (found.code, message in found.err) == (2, True), found.err
+
+
+def test_the_folder_of_clip_retrieval_in_other_forms(
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle
+) -> None:
+    for name in ("img_emb", "metadata"):
+        (tmp_path / "made" / name).mkdir(parents=True)
+    own = model.embed_images(photos)
+    for number, photo in enumerate(photos):
+        np.save(tmp_path / "made" / "img_emb" / f"img_emb_{number}.npy", own[number : number + 1])
+        about = tmp_path / "made" / "metadata" / f"metadata_{number}.parquet"
+        pq.write_table(pa.table({"image_path": [str(photo)]}), about)
+    assert index.take_over(tmp_path / "made", model) == 2  # it says nothing but the paths
+    index.add(photos, tiny_bundle(tiny_clip()).opening(stretch=True), reindex=True)
+    with pytest.raises(IndexStoreError, match="cannot be compared"):
+        index.take_over(tmp_path / "made", model)
+    assert index.take_over(tmp_path / "made", model, reindex=True) == 2
+    assert index.fingerprint == model.fingerprint
+    pq.write_table(pa.table({"image_path": [str(photos[1])], "n": ["x"]}), about)
+    first = about.with_name("metadata_0.parquet")
+    pq.write_table(pa.table({"image_path": [str(photos[0])], "n": [1]}), first)
+    with pytest.raises(IndexStoreError, match=r"its metadata files do not fit: .* n "):
+        index.take_over(tmp_path / "made", model)
+    np.save(tmp_path / "made" / "img_emb" / "img_emb_1.npy", np.float32(1))
+    with pytest.raises(IndexStoreError, match="this has shape"):
+        index.take_over(tmp_path / "made", model)
+    assert len(index) == 2
+
+
+def test_a_tar_with_odd_members(
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle
+) -> None:
+    first, second = (photo.read_bytes() for photo in photos)
+    tar = tmp_path / "odd.tar"
+    members = {
+        "./a.png": first, "._a.png": b"\0\5\26\7", "__MACOSX/._b.png": b"", "x/.hidden.png": first,
+        "caf\udce9.png": first, "../up.png": first, "last.png": second,
+    }  # fmt: skip
+    with tarfile.open(tar, "w") as file:
+        for name, content in [*members.items(), ("./a.png", second)]:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "a.png"
+        file.addfile(link)
+    report = index.add(tar, model)
+    reasons = {Path(str(error.image)).name: error.reason for error in report.failed}
+    assert set(reasons) == {"caf\\udce9.png", "link.png"}
+    assert [path.removeprefix(f"{tar}/") for path in index.paths()] == [
+        "../up.png", "./a.png", "last.png",
+    ]  # fmt: skip
+    assert index.content(id_of(f"{tar}/./a.png")) == second  # as tar itself unpacks it
+    with pytest.raises(ImageError, match="is a link or no file"):
+        patchword.index.inside.content(f"{tar}/link.png")
+
+
+def test_what_is_in_a_tar_is_listed_once(
+    tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = tmp_path / "many.tar"
+    with tarfile.open(tar, "w") as file:
+        for number in range(20):
+            file.add(photos[0], f"{number}.png")
+    listed: list[Path] = []
+    members = patchword.index.inside.members
+
+    def counting(tar: object) -> object:
+        listed.append(tar.path)
+        return members(tar)
+
+    monkeypatch.setattr(patchword.index.inside, "members", counting)
+    for number in range(20):
+        assert patchword.index.inside.content(f"{tar}/{number}.png") == photos[0].read_bytes()
+    assert listed == [tar]
+    with tarfile.open(tar, "w") as file:  # another tar of that name
+        file.add(photos[1], "0.png")
+    assert patchword.index.inside.content(f"{tar}/0.png") == photos[1].read_bytes()
