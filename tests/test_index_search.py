@@ -1,6 +1,7 @@
 """Searches with weights, pages and many queries; near-duplicates, clusters, tags; the commands."""
 
 import csv
+import inspect
 import io
 import re
 import shutil
@@ -23,6 +24,7 @@ from patchword.index import Index, duplicates, open_index
 from patchword.index.duplicates import pairs
 from patchword.index.explore import MOSTLY
 from patchword.index.phrases import name, phrases
+from patchword.index.query import WITHOUT
 from patchword.index.reading import thumbnail
 from patchword.index.schema import Seen, id_of
 from patchword.tasks.classify import scorer
@@ -84,9 +86,10 @@ def test_a_query_is_the_weighed_sum_of_its_parts(index: Index, model: Bundle) ->
         assert_allclose([hit.score for hit in hits], scores, atol=1e-9)
         assert [hit.id for hit in hits] == [id_of(path) for path in paths]
     only = index.search("a cat", 3, without="a dog")
-    assert [hit.path for hit in only] == ranked(index, words - others[0])[0][:3]
-    with pytest.raises(IndexStoreError, match="parts of the query cancel each other"):
-        index.search("a dog", without="a dog")
+    assert [hit.path for hit in only] == ranked(index, words - WITHOUT * others[0])[0][:3]
+    for weight in (WITHOUT, 1.0):
+        with pytest.raises(IndexStoreError, match="parts of the query cancel each other"):
+            index.search("a dog", without="a dog", without_weight=weight)
     with pytest.raises(IndexStoreError, match="nothing to search for"):
         index.search(without="a dog")
     with pytest.raises(UnsupportedError, match="text_weight is nan"):
@@ -335,6 +338,13 @@ def test_many_queries_are_embedded_together(
     for alone, together in zip([each for found in one for each in found], many, strict=True):
         assert together["image"] == alone["image"]
         assert together["cosine"] == pytest.approx(alone["cosine"], abs=1e-6)
+
+
+def test_one_weight_of_what_is_not_wanted() -> None:
+    from patchword.cli.search import search
+
+    defaults = (inspect.signature(each).parameters for each in (search, Index.search))
+    assert [each["without_weight"].default for each in defaults] == [WITHOUT, WITHOUT]
 
 
 def test_commands(run: Run, photos: Path) -> None:  # noqa: F811

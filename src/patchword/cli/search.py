@@ -88,7 +88,7 @@ def search(
         float, typer.Option(metavar="W", help="Weight of the words beside --image and --without.")
     ] = 1.0,
     image_weight: Annotated[float, typer.Option(metavar="W", help="Weight of --image.")] = 1.0,
-    without_weight: Annotated[float, typer.Option(metavar="W", help="Weight of --without.")] = 1.0,
+    without_weight: Annotated[float, typer.Option(metavar="W", help="Weight of --without.")] = 0.5,
     condition: WhereOption = None,
     k: Annotated[int, typer.Option("-k", min=1, metavar="K", help="Number of images.")] = 10,
     offset: Annotated[int, typer.Option(min=0, help="Leave out the N best.")] = 0,

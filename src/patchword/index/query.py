@@ -15,6 +15,12 @@ from patchword.options import checked
 
 Vector = NDArray[np.float64]  # (D,)
 
+# Texts share most of their vector, that they are texts: subtracted whole, it takes that part out of
+# the query too, and images that are like no text come first. Of the first 6 hits of 56 queries "one
+# kind of clothes without another" among clothes, wafers and shapes, `demo` and `demo-blip` had 41%
+# and 78% right with 1, 97% and 99% with 0.5, none of the unwanted kind with either.
+WITHOUT = 0.5
+
 
 def combined(
     model: Bundle,
@@ -44,7 +50,7 @@ def combined(
         others = vectors[len(texts) :].astype(np.float64).mean(axis=0)
         parts.append(-weights[2] * unit(others, model.dim))
     total: Vector = np.sum(parts, axis=0)
-    if np.linalg.norm(total) < 1e-6:
+    if np.linalg.norm(total) < 1e-6 or (image is None and query in without and weights[2]):
         raise IndexStoreError(
             "nothing is left to search for: the parts of the query cancel each other, or all "
             "their weights are 0"

@@ -16,7 +16,7 @@ from patchword.images import ImageLike
 from patchword.images.files import Path
 from patchword.index.approximate import Recall
 from patchword.index.nearest import Explained, Hit, Nearest
-from patchword.index.query import as_array, combined, texts_of, unit
+from patchword.index.query import WITHOUT, as_array, combined, texts_of, unit
 from patchword.index.things import THINGS
 from patchword.index.writing import Writing
 from patchword.options import at_least, checked, text_list
@@ -60,7 +60,7 @@ class Searching(Writing):
         without: str | Sequence[str] = (),
         text_weight: float = 1.0,
         image_weight: float = 1.0,
-        without_weight: float = 1.0,
+        without_weight: float = WITHOUT,
         where: str | None = None,
         exact: bool = False,
         model: Bundle | None = None,
@@ -71,7 +71,8 @@ class Searching(Writing):
 
         without       what is not wanted, in words
         ..._weight    of the unit vectors of text, image, and what is not wanted (their mean), which
-                      is subtracted. Each score is the cosine with their sum
+                      is subtracted: by half, for texts are alike in that they are texts. Each score
+                      is the cosine with their sum
         where         a condition in SQL on columns of the index (`columns`), such as
                       "path LIKE '%wafer%' AND modified >= date '2026-01-01' AND width > 640"
         exact         compare every vector, also in an index that is so large that an approximate

@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from patchword.index.query import WITHOUT
 from patchword.serve.bodies import Number, Whole
 from patchword.serve.decoding import Image
 from patchword.serve.heard import said, say
@@ -30,7 +31,7 @@ class Weights(BaseModel):
     model_config = ConfigDict(extra="forbid")
     text: Number = Field(default=1.0, ge=0, allow_inf_nan=False)
     image: Number = Field(default=1.0, ge=0, allow_inf_nan=False)
-    without: Number = Field(default=1.0, ge=0, allow_inf_nan=False)
+    without: Number = Field(default=WITHOUT, ge=0, allow_inf_nan=False)
 
 
 class Search(BaseModel):
@@ -102,7 +103,8 @@ async def query(server: Server, opened: Opened, body: Search) -> NDArray[np.floa
         row = (await server.text_rows(opened, [body.without]))[0]
         total -= weight["without"] * row
     length = float(np.linalg.norm(total))
-    if length < 1e-6:
+    same = body.image is None and body.text == body.without and weight["without"]
+    if length < 1e-6 or same:
         raise RefusalError(400, "empty", "what is looked for and what is not cancel out", "weights")
     return total / length
 
