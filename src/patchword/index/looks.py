@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from patchword import images
-from patchword.errors import ImageError, warn
+from patchword.errors import ImageError, listed, warn
 from patchword.index import inside
 from patchword.index.copies import RELATED, ROUGH, SIZE, Small, copies, rough, small
 from patchword.index.table import Table
@@ -58,10 +58,9 @@ class Looks:
     def tell(self) -> None:
         """Warn of entries that could not be seen."""
         if paths := list(self._unseen):
-            more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
             warn(
                 "compared with no other are images that have no thumbnail in the index, and whose "
-                f"files cannot be opened: {', '.join(paths[:NAMED])}{more}; a threshold compares "
+                f"files cannot be opened: {listed(paths, NAMED)}; a threshold compares "
                 "them by their vectors"
             )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from patchword.bundle import Bundle
-from patchword.errors import UnsupportedError
+from patchword.errors import UnsupportedError, listed
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.options import checked, text_list
@@ -141,8 +141,7 @@ class Segmentation(Pictured):
         legend = [(n, each.label, percent(each.share)) for n, each in found if each.share]
         legend += [(0, background.label, percent(background.share))] * bool(background.share)
         if none := [each.label for _, each in found if not each.share]:
-            more = f" and {len(none) - NAMED} more" if len(none) > NAMED else ""
-            title += f"\nnot found: {', '.join(none[:NAMED])}{more}"
+            title += f"\nnot found: {listed(none, NAMED)}"
         return label_map.picture(self.image, self.map, legend, title)
 
     @checked
