@@ -1,5 +1,6 @@
 """A server warns of what the command line warns of, in each answer anew."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from served import AT, RING, SHAPES, sent
 
 import patchword
 from patchword import ScopeWarning, scope, unseen
-from patchword.serve.app import create_app
+from patchword.serve.app import create_app, make_server
+from patchword.serve.mcp import Tools
 from patchword.serve.settings import Settings
 
 # Of these the vector alone tells nothing unusual; the layer in the middle does.
@@ -105,3 +107,14 @@ def test_an_image_unlike_the_training_is_rejected_as_in_python(client: TestClien
     assert [(one["label"], one["probability"]) for one in found["labels"]] == [
         (one.label, one.probability) for one in expected
     ]
+
+
+def test_assistants_are_warned_too() -> None:
+    server = make_server(Settings(models=("demo",)))
+    with as_command() as told:
+        found = asyncio.run(Tools(server, paths=True).classify(str(GRASS), ["a hat", "a giraffe"]))
+    server.close()
+    said = " ".join(found["warnings"])
+    assert "the image looks unlike what demo was trained on" in said
+    assert "demo does not know giraffe" in said
+    assert told.remarks() == []
