@@ -338,18 +338,18 @@ def embed_checked(
     exact: bool = False,
 ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
     """As `Bundle.embed_each`, by a check that then says of each image whether it is outside."""
-    layer = check.layer if model.engine.name == "torch" else ""  # others give vectors alone
+    return check.each(model._each(sources, partial(embed_levels, model, check), batch_size, exact))
 
-    def embed(pixels: list[Levels]) -> Vector:
-        if not layer:
-            rows, summaries = unit(model.engine.encode_image(pixels)), None
-        else:
-            both = model._torch().run(partial(summarised, model, layer), pixels)
-            rows, summaries = unit(both[:, : model.dim]), both[:, model.dim :]
-        check.vectors(rows, summaries)
-        return rows
 
-    return check.each(model._each(sources, embed, batch_size, exact))
+def embed_levels(model: Bundle, check: Check, pixels: list[Levels]) -> Vector:
+    """Unit vectors (N, D) of what the network sees of images, of which a check is told."""
+    if check.layer and model.engine.name == "torch":  # others give vectors alone
+        both = model._torch().run(partial(summarised, model, check.layer), pixels)
+        rows, summaries = unit(both[:, : model.dim]), both[:, model.dim :]
+    else:
+        rows, summaries = unit(model.engine.encode_image(pixels)), None
+    check.vectors(rows, summaries)
+    return rows
 
 
 def summarised(model: Bundle, layer: str, pixels: Tensor) -> Tensor:

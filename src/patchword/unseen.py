@@ -133,6 +133,11 @@ def together() -> AbstractContextManager[Sights]:
     return _once.together(Sights())
 
 
+def apart() -> AbstractContextManager[None]:
+    """What is seen here is told by each task, whoever is told `together` around it."""
+    return _once.apart()
+
+
 def untold() -> AbstractContextManager[None]:
     """What is seen here is told elsewhere."""
     return _once.untold(Sights())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Generic, Protocol, TypeVar
 
@@ -42,8 +42,12 @@ class Once(Generic[T]):
         finally:
             collector.tell()
 
+    def apart(self) -> AbstractContextManager[None]:
+        """Each task tells by itself, whoever collects around it."""
+        return self.untold(None)
+
     @contextmanager
-    def untold(self, collector: T) -> Iterator[None]:
+    def untold(self, collector: T | None) -> Iterator[None]:
         """What tasks find is not told here: whoever made the collector may."""
         token = self._collector.set(collector)
         try:

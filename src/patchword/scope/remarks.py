@@ -173,6 +173,11 @@ def together(brief: bool = False) -> AbstractContextManager[Told]:
     return _once.together(Told(brief))
 
 
+def apart() -> AbstractContextManager[None]:
+    """What is outside here is told by each task, whoever is told `together` around it."""
+    return _once.apart()
+
+
 @contextmanager
 def untold() -> Iterator[None]:
     """What is outside here is told elsewhere."""

@@ -1,7 +1,8 @@
 """Captions and answers as OpenAI's chat with images has them.
 
-A text that asks something is a question about the image, any other asks for a caption. The models
-here know one image and no conversation: the last user's message with an image counts.
+A text that asks something is a question about the image, any other asks for a caption, and so does
+one that asks what the image shows in all. The models here know one image and no conversation: the
+last user's message with an image counts.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from patchword.serve import prompts
 from patchword.serve.bodies import Flag, Number, Whole
 from patchword.serve.heard import say
 from patchword.serve.jobs import TINY, answer, captions, only
@@ -33,11 +36,6 @@ from patchword.serve.server import (
 )
 from patchword.tasks.caption import Caption
 
-# English words that a question begins with, where it does not end in a question mark.
-ASKS = re.compile(
-    r"(what|which|who|whose|where|when|why|how|is|are|was|were|do|does|did|can|has|have)\b", re.I
-)
-DESCRIBES = re.compile(r"descri|caption|image|photo|picture|see\b", re.I)
 SILENT = {"user", "store", "metadata", "service_tier"}  # change no answer of any server
 
 routes = router("openai")
@@ -89,8 +87,7 @@ async def chat(request: Request, body: Chat) -> Response:
     server = server_of(request)
     image, text = asked(body.messages)
     server.readable([text])
-    question = text.rstrip().endswith(("?", "？")) or bool(ASKS.match(text.lstrip()))
-    opened = await server.models.get(body.model, "ask" if question else "caption")
+    opened, question = await writer(server, body.model, text)
     unused(body, question, text)
     with server.admission.of(1):
         found = await written(server, opened, image, text if question else None, body)
@@ -117,6 +114,16 @@ async def chat(request: Request, body: Chat) -> Response:
     message = {"role": "assistant", "content": found.text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     return Answer(with_warnings(head | {"choices": [choice], "usage": usage}))
+
+
+async def writer(server: Server, name: str | None, text: str) -> tuple[Opened, bool]:
+    """The model that writes, and whether it is asked a question; a text that asks what an image
+    shows in all is one for a model that writes no captions. Raises RefusalError."""
+    question = prompts.is_question(text)
+    if question and prompts.is_of_the_whole(text):
+        with suppress(RefusalError):
+            return await server.models.get(name, "caption"), False
+    return await server.models.get(name, "ask" if question else "caption"), question
 
 
 def asked(messages: Sequence[Message]) -> tuple[str, str]:
@@ -174,7 +181,7 @@ def unused(body: Chat, question: bool, text: str) -> None:
     said = []
     if len(body.messages) > 1:
         said.append("only the last user's message is read, and no instructions or earlier turns")
-    if not question and text and not DESCRIBES.search(text):
+    if not question and text and not prompts.describes(text):
         said.append("the text was taken for a request for a caption; a question ends in ?")
     say(said)
 

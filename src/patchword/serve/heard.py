@@ -1,7 +1,8 @@
 """What patchword warns of while a request is answered, for the answer to say.
 
 Python shows warnings by one function for the whole process. Ours gives them to the request in whose
-context they arise, and all others to the function that was there before.
+context they arise, and all others to the function that was there before. What a command tells once,
+at its end, would never be told by a server: a request hears its own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from patchword import scope, unseen
 from patchword.errors import (
     ImageWarning,
     LongTextWarning,
@@ -32,7 +34,8 @@ def heard(into: list[str] | None = None) -> Iterator[list[str]]:
     found: list[str] = [] if into is None else into
     token = _said.set(found)
     try:
-        yield found
+        with scope.apart(), unseen.apart():
+            yield found
     finally:
         _said.reset(token)
 

@@ -61,8 +61,8 @@ async def zero_shot(request: Request, body: ZeroShot) -> Response:
         known = await labels_of(
             server, opened, options.candidate_labels, options.hypothesis_template
         )
-        row = only(await server.image_rows(opened, [body.inputs]))
-    scores = known.score(row)
+        image = only(await server.embedded(opened, [body.inputs]))
+    scores = known.score(*image)
     return warned(Answer([{"label": one.label, "score": one.probability} for one in scores]))
 
 

@@ -17,7 +17,7 @@ from patchword.images.photo import RGB
 from patchword.models.generate import BEAMS, GenerationOptions
 from patchword.serve.bodies import Flag, Number, Whole
 from patchword.serve.decoding import Image
-from patchword.serve.models import Opened
+from patchword.serve.models import Embedded, Opened
 from patchword.serve.refusals import RefusalError, refusal_of
 from patchword.serve.server import (
     Answer,
@@ -34,7 +34,7 @@ from patchword.tasks.ask import MAX_LENGTH as ANSWER_LENGTH
 from patchword.tasks.ask import Answer as Said
 from patchword.tasks.ask import ask_each
 from patchword.tasks.caption import MAX_LENGTH, Caption, caption_each, longest
-from patchword.tasks.classify import NONE, Score, classify_each, scorer
+from patchword.tasks.classify import NONE, Score, Scorer, classify_each, scorer
 from patchword.tasks.label_cache import label_features
 from patchword.tasks.match import Match, match_each
 from patchword.text.templates import named
@@ -104,16 +104,16 @@ class Ask(Body):
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels that images are compared with: what scores a unit vector, and theirs (L, D)."""
+    """Labels that images are compared with: what scores an image, and their vectors (L, D)."""
 
     names: tuple[str, ...]
-    score: Callable[[Vector], list[Score]]
+    score: Scorer
     vectors: Vector
 
-    def told(self, row: Vector) -> dict[str, Any]:
-        """What is said of an image's unit vector (D,)."""
-        cosines = dict(zip(self.names, (self.vectors @ row).tolist(), strict=True))
-        return scores_of(self.score(row), cosines)
+    def told(self, image: Embedded) -> dict[str, Any]:
+        """What is said of an image."""
+        cosines = dict(zip(self.names, (self.vectors @ image.vector).tolist(), strict=True))
+        return scores_of(self.score(*image), cosines)
 
 
 @routes.post("/v1/classify", summary="Which of several labels fits each image")
@@ -130,8 +130,8 @@ async def classify(request: Request, body: Classify) -> Answer:
         known = await labels_of(
             server, opened, body.labels, body.templates, body.multi_label, body.reject
         )
-        rows = await server.image_rows(opened, body.images)
-        return Answer(with_warnings({"data": items(rows, known.told)}))
+        found = await server.embedded(opened, body.images)
+        return Answer(with_warnings({"data": items(found, known.told)}))
 
 
 def without_labels(body: Classify) -> None:

@@ -61,9 +61,8 @@ class Tools:
             self.server.checked(labels=labels)
             opened = await self.server.models.get(None, "classify")
             known = await labels_of(self.server, opened, labels)
-            return known.told(
-                only(await self.server.image_rows(opened, [await self._image(image)]))
-            )
+            given = await self._image(image)
+            return known.told(only(await self.server.embedded(opened, [given])))
 
         return await self._said(work(), len(labels))
 

@@ -8,14 +8,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from patchword import api
 from patchword.api import Model
-from patchword.bundle import Levels, Vector, unit
+from patchword.bundle import Levels, Vector, embed_levels
 from patchword.errors import PatchwordError
+from patchword.scope import Check, Told
 from patchword.serve.heard import heard, say
 from patchword.serve.offers import heatmaps
 from patchword.serve.queue import Observe, Queue, in_time
@@ -66,6 +67,13 @@ JOBS: Mapping[str, Probe] = {  # what raises the reason why a model cannot do a 
 }
 
 
+class Embedded(NamedTuple):
+    """The unit vector (D,) of an image, and whether it is unlike those of the model's training."""
+
+    vector: Vector
+    outside: bool
+
+
 @dataclass(eq=False)
 class Opened:
     """A model that is ready.
@@ -110,10 +118,10 @@ class Opened:
             message = f"{self.name} gives vectors of {full} numbers, and was not trained for fewer"
             raise RefusalError(400, "dimensions", message, "dimensions")
 
-    async def image_vector(self, pixels: Levels) -> Vector:
-        """The unit vector (D,) of what the network sees of an image."""
-        row: Vector = await self.queue.run("image", self._embed_pixels, pixels)
-        return row
+    async def image_vector(self, pixels: Levels) -> Embedded:
+        """The unit vector of what the network sees of an image."""
+        found: Embedded = await self.queue.run("image", self._embed_pixels, pixels)
+        return found
 
     async def text_vectors(self, rows: Sequence[Sequence[int]]) -> Vector:
         """Unit vectors (N, D) of ids of texts. Those of many requests are run the shortest
@@ -123,8 +131,10 @@ class Opened:
         found: Vector = await self.queue.run("text", self._embed_rows, rows, len(rows))
         return found
 
-    def _embed_pixels(self, batch: list[Levels]) -> list[Vector]:
-        return list(unit(self.model.engine.encode_image(batch)))
+    def _embed_pixels(self, batch: list[Levels]) -> list[Embedded]:
+        check = Check(self.model.scope, self.model.name, told=Told())  # each request tells its own
+        rows = embed_levels(self.model, check, batch)
+        return [Embedded(row, check.outside) for row, _ in check.each((row, None) for row in rows)]
 
     def _embed_rows(self, batch: list[Sequence[Sequence[int]]]) -> list[Vector]:
         every = [row for rows in batch for row in rows]

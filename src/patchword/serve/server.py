@@ -13,12 +13,12 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from patchword.bundle import Vector
-from patchword.errors import ImageError, PatchwordError
+from patchword.errors import PatchwordError
 from patchword.scope import Check
 from patchword.serve import bodies
 from patchword.serve.decoding import Decoder
 from patchword.serve.heard import said, say
-from patchword.serve.models import Models, Opened
+from patchword.serve.models import Embedded, Models, Opened
 from patchword.serve.photos import Collection
 from patchword.serve.queue import Admission
 from patchword.serve.refusals import RefusalError, item
@@ -90,11 +90,16 @@ class Server:
             raise RefusalError(413, "too_long", said)
 
     async def image_rows(self, opened: Opened, images: Sequence[Any]) -> list[Vector | Failed]:
-        """The unit vector (D,) of each image, or why it has none. What of them is not seen, and
-        which are unlike the model's training, is warned of."""
+        """The unit vector (D,) of each image, or why it has none; see `embedded`."""
+        found = await self.embedded(opened, images)
+        return [one.vector if isinstance(one, Embedded) else one for one in found]
+
+    async def embedded(self, opened: Opened, images: Sequence[Any]) -> list[Embedded | Failed]:
+        """Each image's unit vector, or why it has none. What of them is not seen, and which are
+        unlike the model's training, is warned of."""
         sights = Sights()
 
-        async def row(number: int, given: Any) -> Vector:
+        async def row(number: int, given: Any) -> Embedded:
             pixels, sight = await self.decoder.pixels(given, opened.model, f"image {number}")
             sights.note(sight)
             return await opened.image_vector(pixels)
@@ -123,16 +128,13 @@ class Server:
         self.decoder.close()
 
 
-def warn_of_scope(opened: Opened, rows: Sequence[Vector | Failed]) -> None:
-    """Warn of images whose vectors are unlike those of a model's training."""
+def warn_of_scope(opened: Opened, found: Sequence[Embedded | Failed]) -> None:
+    """Warn of images that are unlike those of a model's training."""
     check = Check(opened.model.scope, opened.model.name)
-    pairs: list[tuple[str, Vector | ImageError]] = []
-    for number, row in enumerate(rows, 1):
-        if isinstance(row, Exception):
-            continue
-        check.vectors(row[None])
-        pairs.append((f"image {number}", row))
-    for _ in check.each(pairs):
+    good = {f"image {n}": one for n, one in enumerate(found, 1) if isinstance(one, Embedded)}
+    for one in good.values():
+        check.judged(one.outside)
+    for _ in check.each(good.items()):
         pass
 
 

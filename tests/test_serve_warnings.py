@@ -1,0 +1,120 @@
+"""A server warns of what the command line warns of, in each answer anew."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import skimage
+from fastapi.testclient import TestClient
+from served import AT, RING, SHAPES, sent
+
+import patchword
+from patchword import ScopeWarning, scope, unseen
+from patchword.serve.app import create_app, make_server
+from patchword.serve.mcp import Tools
+from patchword.serve.settings import Settings
+
+# Of these the vector alone tells nothing unusual; the layer in the middle does.
+GRASS = Path(skimage.data_dir) / "grass.png"
+ASTRONAUT = Path(skimage.data_dir) / "astronaut.png"
+
+
+@contextmanager
+def as_command() -> Iterator[scope.Told]:
+    """What `patchword serve` runs in: as every command it tells once, at its end."""
+    with scope.together(brief=True) as told, unseen.together():
+        yield told
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    path = tmp_path_factory.mktemp("warned") / "photos.index"
+    with pytest.warns(ScopeWarning):
+        patchword.open_index(path).add([*SHAPES, ASTRONAUT], patchword.load("demo"))
+    settings = Settings(index=path, models=("demo", "demo-blip"))
+    with TestClient(create_app(settings), base_url=AT) as found:
+        yield found
+
+
+def warnings_of(client: TestClient, path: str, body: dict[str, Any]) -> list[str]:
+    answer = client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    if isinstance(answer.json(), list):
+        return list(json.loads(answer.headers.get("x-warnings", "[]")))
+    return list(answer.json().get("warnings", []))
+
+
+def bodies(photo: str) -> dict[str, dict[str, Any]]:
+    """A request of each kind that is answered by an image's vector."""
+    uri = f"data:image/png;base64,{photo}"
+    return {
+        "/v1/classify": {"images": [photo], "labels": ["a dress", "a hat"]},
+        "/v1/similarity": {"images": [photo], "texts": ["a hat"]},
+        "/v1/embeddings": {"input": [uri]},
+        "/v2/embed": {"images": [uri]},
+        "/v1/multimodalembeddings": {
+            "inputs": [{"content": [{"type": "image_base64", "image_base64": uri}]}]
+        },
+        "/zero-shot-image-classification": {
+            "inputs": photo, "parameters": {"candidate_labels": ["a dress", "a hat"]}
+        },
+        "/v1/search": {"image": photo},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", bodies(""))
+@pytest.mark.parametrize("model", ["demo", "demo-blip"])
+def test_an_image_unlike_the_training_is_warned_of(
+    client: TestClient, path: str, model: str
+) -> None:
+    known = {} if path.startswith(("/zero", "/v1/search")) else {"model": model}
+    model = known.get("model", "demo")
+    said = f"the image looks unlike what {model} was trained on: image 1"
+    with as_command() as told:
+        for _ in range(2):
+            found = warnings_of(client, path, bodies(sent(GRASS))[path] | known)
+            assert any(each.startswith(said) for each in found), found
+        found = warnings_of(client, path, bodies(sent(RING))[path] | known)
+        assert not any(each.startswith("the image") for each in found)
+    assert told.remarks() == []  # nor does the server tell of requests when it ends
+
+
+def test_so_are_hits_and_words(client: TestClient) -> None:
+    requests: list[tuple[str, dict[str, Any], str]] = [
+        ("/v1/search", {"text": "a red ring"}, "1 of 4 images listed looks unlike"),
+        ("/v1/search", {"text": "a giraffe"}, "demo does not know giraffe"),
+        ("/v1/embeddings", {"input": "a giraffe"}, "demo does not know giraffe"),
+        ("/v1/duplicates", {"threshold": 0.01}, "images listed looks unlike"),
+    ]
+    with as_command() as told:
+        for path, body, said in requests * 2:
+            found = warnings_of(client, path, body)
+            assert any(said in each for each in found), (path, body, found)
+    assert told.remarks() == []
+
+
+def test_an_image_unlike_the_training_is_rejected_as_in_python(client: TestClient) -> None:
+    model, labels = patchword.load("demo"), ["a dress", "a hat"]
+    body = {"images": [sent(GRASS)], "labels": labels, "reject": 0.01}
+    found = client.post("/v1/classify", json=body).json()["data"][0]
+    with pytest.warns(ScopeWarning):
+        expected = model.classify(GRASS, labels, reject=0.01)[0]
+    assert found["rejected"]
+    assert [(one["label"], one["probability"]) for one in found["labels"]] == [
+        (one.label, one.probability) for one in expected
+    ]
+
+
+def test_assistants_are_warned_too() -> None:
+    server = make_server(Settings(models=("demo",)))
+    with as_command() as told:
+        found = asyncio.run(Tools(server, paths=True).classify(str(GRASS), ["a hat", "a giraffe"]))
+    server.close()
+    said = " ".join(found["warnings"])
+    assert "the image looks unlike what demo was trained on" in said
+    assert "demo does not know giraffe" in said
+    assert told.remarks() == []
