@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,41 @@ def test_commands(run: Run, intel: Path, tmp_path: Path) -> None:  # noqa: F811
     (place / "patchword.json").write_text(json.dumps(mark | {"version": 9}))
     assert "upgrade patchword" in run("info", place).err
     assert "there are onnx and openvino" in run("export", place, place, "--to", "tflite").err
+
+
+def test_what_it_does_not_give_names_its_model(
+    run: Run,  # noqa: F811
+    original: Reference,
+    model: Model,
+    onnx: Path,
+    intel: Path,
+) -> None:
+    """--engine torch is refused there by the same words."""
+    for folder in (onnx, intel):
+        said = run("heatmap", SAMPLE, "a ring", "--model", folder)
+        assert said.code == 2
+        assert f"take the model that it was exported from: {model.name}" in said.err
+        assert "torch" not in said.err
+
+
+def test_another_model_is_not_replaced(
+    run: Run,  # noqa: F811
+    model: Model,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "exported"
+    mark = folder / "patchword.json"
+    patchword.export(model, folder)
+    before = mark.read_bytes()
+    said = run("export", "demo", folder)
+    assert said.code == 2
+    assert f"{folder} holds {model.name}, exported; to export demo name another folder" in said.err
+    assert mark.read_bytes() == before
+    patchword.export(replace(model, name="moved"), folder)  # the same, by its weights
+    patchword.export(model, folder, to="openvino")
+    assert json.loads(mark.read_text())["engine"] == "openvino"
+    mark.write_text("{}")  # "export it again" is what is said of a damaged one
+    patchword.export(model, folder)
 
 
 def test_whole_or_not_at_all(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

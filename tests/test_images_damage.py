@@ -58,7 +58,11 @@ def test_unusable_data(data, reason, tmp_path):
 def test_unusable_paths(tmp_path):
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
+    (tmp_path / "link.png").symlink_to("gone.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
     for path, reason in [
+        (tmp_path / "link.png", "link.png: a link to gone.png, which is missing"),
+        (tmp_path / "loop.png", "Too many levels"),
         (tmp_path / "missing.png", "no such file"),
         (tmp_path, "not one image, but maybe several: patchword.find_images lists them"),
         (pipe, "not a regular file"),

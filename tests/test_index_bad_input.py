@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from indexed import picture
+from PIL import Image
 from processes import started
 from ran import Run, run  # noqa: F401
 from shrunk import tiny_bundle, tiny_clip
@@ -171,6 +172,7 @@ def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     again = run("index", "photos")
     assert again.code == 1
     assert "1 file that failed before, unchanged, not tried again" in again.err
+    assert "2 images (0 added, 2 unchanged, 1 failed before)" in again.out
     assert "bad.jpg" not in again.err
     assert "bad.jpg: not an image" in run("index", "photos", "--retry").err
     assert "all 2 images are whole" in run("index", "--repair").out
@@ -211,3 +213,28 @@ def test_an_interrupted_run_says_how_to_go_on(
     said = run("index", folder, "--into", into)
     assert said.code == 130
     assert f"interrupted; images in {into}: 1; run it again to go on" in said.err
+
+
+def test_a_link_to_what_is_missing(
+    run: Run,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is named as it was given, by every command, and not what it was a link to."""
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("gone")
+    for command in (["classify", "link", "-l", "hat,dress"], ["index", "link"]):
+        said = run(*command)
+        assert said.code == 2
+        assert "link: a link to gone, which is missing" in said.err
+    for command in (["search", "link", "a hat"], ["explore", "link"]):
+        said = run(*command)
+        assert said.code == 2
+        assert "link: a link to gone, which is missing" in said.err
+    Path("photos").mkdir()
+    Path("photos/link.png").symlink_to("gone.png")
+    Image.new("RGB", (32, 32)).save("photos/black.png")
+    for _ in range(2):
+        said = run("index", "photos", "--into", "made")
+        assert said.code == 1
+        assert "photos/link.png: a link to gone.png, which is missing" in said.err

@@ -18,6 +18,7 @@ from shrunk import tiny_bundle, tiny_clip
 
 import patchword
 from patchword.bundle import Bundle
+from patchword.cli.explore_tag import numbered
 from patchword.errors import IndexStoreError, UnsupportedError
 from patchword.images.files import File
 from patchword.index import Index, duplicates, open_index
@@ -399,3 +400,4 @@ def test_commands(run: Run, photos: Path) -> None:  # noqa: F811
     assert {each["image"] for each in hits} == wafers
     assert run("tag", "i").code == 2
     assert run("explore", "i", "--save", "e.png").code == 2
+    assert numbered(["a", "b", "a"]) == ["a (1)", "b", "a (2)"]

@@ -308,6 +308,9 @@ def test_conditions_on_every_column(tmp_path: Path, vectors: np.ndarray) -> None
         "mtime > 3": "no column mtime",
         "array_has(tags, 'a') OR length(path) > 3": "no column length",
         "1 = 1": "names no column",
+        "path LIKE '%hat%": r": a quote ' is not closed\. Allowed",
+        "caption = 'a OR caption = 'b'": "a quote ' is not closed",
+        "`width > 3": "a quote ` is not closed",
     }
     for where, message in refused.items():
         with pytest.raises(IndexStoreError, match=message):

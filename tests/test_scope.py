@@ -1,5 +1,6 @@
 """A model that comes with a scope says what lies outside of what it was trained on."""
 
+import html
 import io
 import json
 import re
@@ -238,7 +239,13 @@ def test_reject_compares_the_numbers_that_are_given() -> None:
             assert (scores[0].label == NONE) == (max(shown) < least)
     with pytest.warns(ScopeWarning):
         (scores,) = model.classify(PHOTO, labels, reject=0.5)
-    assert [score.probability for score in scores] == [1.0, 0.0, 0.0, 0.0]
+    assert (scores[0], scores[0].outside) == (Score(NONE, 1.0, outside=True), True)
+    assert [score.outside for score in scores[1:]] == [False] * 3
+    with pytest.warns(ScopeWarning):
+        (alone,) = model.classify(PHOTO, labels, multi_label=True)
+    with pytest.warns(ScopeWarning):  # what the labels have else is not hidden
+        (again,) = model.classify(PHOTO, labels, multi_label=True, reject=0.5)
+    assert again[1:] == alone
 
 
 def test_the_table_says_why_none_fits() -> None:
@@ -250,6 +257,27 @@ def test_the_table_says_why_none_fits() -> None:
         shown = console.export_text()
         assert shown.count("none of these (best 89.7% < 90%)") == len(results)
         assert "10.3%" not in shown
+
+
+def test_what_is_rejected_as_unlike_says_so(run: Run, tmp_path: Path) -> None:  # noqa: F811
+    """Lowering --reject cannot help there, and the labels keep their probabilities."""
+    labels = ["-l", "t-shirt,dress,hat", "--reject"]
+    for form in ("html", "png"):
+        shown = run("classify", PHOTO, *labels, "0.3", "--save", tmp_path / f"page.{form}")
+        (said,) = re.findall(r"none of these \(unlike what demo knows; else (.*?)\)", shown.out)
+    assert said in html.unescape((tmp_path / "page.html").read_text())
+    (record,) = run("classify", PHOTO, *labels, "0.3", "--json").records
+    none, best, *rest = record["scores"]
+    assert (none, record["outside"]) == ({"label": NONE, "probability": 1.0}, True)
+    assert said == f"{best['label']} {best['probability']:.1%}"
+    assert sum(each["probability"] for each in (best, *rest)) > 0.5
+    below = run("classify", PHOTO, *labels, "1").out
+    assert "unlike what demo knows; best " in below
+    assert "< 100%)" in below
+    known = run("classify", WAFER, *labels, "1", "--json").records
+    assert "outside" not in known[0]
+    alone = run("classify", PHOTO, *labels, "0.3", "--top", "1").out
+    assert "none of these (unlike what demo knows)" in alone
 
 
 def test_kept_by_save_and_gone_where_vectors_differ(tmp_path: Path) -> None:

@@ -140,6 +140,21 @@ def test_rejected_where_every_view_is(demo: patchword.Model, wide: Pixels) -> No
     assert first.box is not None
 
 
+def test_with_reject_strange_tiles_count_where_all_are(demo: patchword.Model, wide: Pixels) -> None:
+    parts, _ = crops(wide)
+    each = demo.classify(parts, LABELS, reject=0.0, squash=True)
+    counted = [one for one in each if not one[0].outside]
+    assert 1 < len(counted) < len(parts)
+    (scores,) = demo.classify(wide, LABELS, reject=0.0, tiles=True)
+    for score in scores:
+        found = [s.probability for one in counted for s in one if s.label == score.label]
+        assert score.probability == pytest.approx(max(found), rel=1e-4)
+    strange = np.random.default_rng(0).integers(0, 256, (192, 384, 3), np.uint8)
+    (none, *rest) = demo.classify(strange, LABELS, reject=0.0, tiles=True)[0]
+    assert (none.label, none.probability, none.outside) == ("none of these", 1.0, True)
+    assert rest[0].probability > 0
+
+
 def test_defects_beyond_the_crop_are_found_and_placed(blip: patchword.Model, wide: Pixels) -> None:
     asked = ["is there a scratch?", "is there a stain?", "are there particles?"]
     assert [a.text for a in blip.ask(wide, asked)] == ["no", "no", "no"]

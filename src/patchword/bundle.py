@@ -80,7 +80,7 @@ class Bundle:
         if not isinstance(self.engine, TorchEngine):
             raise UnsupportedError(
                 f"{self.name} runs on the engine {self.engine.name}, which gives vectors alone; "
-                'for this load it with engine="torch"'
+                "for this " + getattr(self.engine, "advice", 'load it with engine="torch"')
             )
         return self.engine
 

@@ -53,9 +53,9 @@ def export(
     Returns the folder, its graphs and, for int8, their agreement: the mean and the least cosine of
     vectors to those in float32, of "image" and "text". `load` opens the folder again; patchword
     verify FOLDER FOLDER/receipt.json compares it with the model. It is written whole or not at all.
-    Raises CheckpointError for one that holds something else, UnsupportedError for a model that
-    takes each image in its own shape, or is not in float32, for one that int8 changes too much
-    (a cosine below 0.99), and for a library that is missing.
+    Raises CheckpointError for one that holds something else, another model's export too,
+    UnsupportedError for a model that takes each image in its own shape, or is not in float32, for
+    one that int8 changes too much (a cosine below 0.99), and for a library that is missing.
     """
     if photos is not None and not int8:
         raise UnsupportedError("photos are for int8: give int8 too, or leave them out")

@@ -73,7 +73,8 @@ class Model(Language, Places):
                      "chinese" stand for sets of them
         multi_label  each label by itself: probabilities need not sum to one
         reject       0 to 1: "none of these" comes first where even the best label is less
-                     probable, of all labels and none of them
+                     probable, of all labels and none of them, and for an image that looks unlike
+                     what the model knows: `.outside` of it says so
         tiles        look at overlapping tiles too: True, or their side in pixels. Each label's
                      greatest probability counts, `.box` of a score says where
         two_views    judge by the centre crop and by the whole image, squashed, together: twice the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,9 +65,14 @@ def explore(
             emit({"cluster": each.name, "images": each.count, "examples": paths})
     elif found:
         out = table("cluster", "images", "for example", right=("images",))
-        for each in found:
-            (path,) = from_here([each.examples[0].path])
-            name = each.name.removesuffix(f", like {Path(path).name}")
+        firsts = from_here([each.examples[0].path for each in found])
+        names = numbered(
+            [
+                each.name.removesuffix(f", like {Path(path).name}")
+                for each, path in zip(found, firsts, strict=True)
+            ]
+        )
+        for each, name, path in zip(found, names, firsts, strict=True):
             out.add_row(name, str(each.count), path)
         screen().print(out)
         if any(each.name.startswith("unnamed") for each in found):
@@ -142,6 +148,17 @@ def tag(
     kind = "nothing is stored" if dry else "stored in the column tags"
     notes().print(f"{counted(len(found), 'image')}, {none} without a tag; {kind}")
     finish(failed, len(found) or 1)
+
+
+def numbered(names: list[str]) -> list[str]:
+    """Names, those that several have with a number."""
+    repeated = Counter(names)
+    seen: Counter[str] = Counter()
+    out = []
+    for name in names:
+        seen[name] += 1
+        out.append(f"{name} ({seen[name]})" if repeated[name] > 1 else name)
+    return out
 
 
 COMMANDS = (explore, tag)

@@ -11,6 +11,10 @@ from typer._click.shell_completion import CompletionItem
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 _LISTED = re.compile(r"((?:[a-z-]+, )+[a-z-]+ or [a-z-]+)[;.]")
+_ARGUMENTS = {  # of commands: options of others that are arguments there
+    ("export", option): "is no option here: DIR is the second argument, patchword export MODEL DIR"
+    for option in ("-o", "--out", "--output", "--into")
+}
 KINDS = {  # how a value is called whose option has no metavar
     "str": "TEXT",
     "list[str]": "TEXT",
@@ -78,7 +82,9 @@ class Command(_PlainHelp, TyperCommand):
         known = {option for each in self.params for option in each.opts}
         for given in args[: args.index("--")] if "--" in args else args:
             name = given.partition("=")[0]
-            if name.startswith("--") and name not in known and (hint := _habit(name, known)):
+            if name in known or not name.startswith("-"):
+                continue
+            if hint := _ARGUMENTS.get((self.name or "", name)) or _habit(name, known):
                 raise typer.BadParameter(f"{name} {hint}", ctx=ctx)
         return super().parse_args(ctx, args)
 
@@ -86,6 +92,8 @@ class Command(_PlainHelp, TyperCommand):
 def _habit(name: str, known: set[str]) -> str:
     from patchword.options import NEEDLESS, SYNONYMS
 
+    if not name.startswith("--"):
+        return ""
     plain = name.lstrip("-").replace("-", "_")
     ours = SYNONYMS.get(plain, plain).replace("_", "-")
     for option in (f"--{ours}", f"-{ours}", f"--{ours.removesuffix('s')}"):

@@ -301,6 +301,7 @@ def _print(store: Index, into: str, done: Done, prune: bool, as_json: bool) -> N
         shown = {name: counts[name] for name in ("added", "unchanged", "moved", "put", "pruned")}
         parts = [f"{count} {name}" for name, count in shown.items() if count or name in always]
         parts += [f"{len(failed)} failed"] * bool(failed)
+        parts += [f"{left} failed before"] * bool(left)
         parts += [f"{lost} gone: --prune"] * bool(lost)
         screen().print(f"{into}: {counted(len(store), 'image')} ({', '.join(parts)})")
     if left:

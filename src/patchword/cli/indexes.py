@@ -15,6 +15,7 @@ from patchword.cli.options import EMBEDDED
 from patchword.cli.output import finish, notes, progress, wrong
 from patchword.cli.program import command
 from patchword.errors import ImageError, PatchwordError, counted
+from patchword.images.links import dangling
 
 if TYPE_CHECKING:
     from patchword.api import Model
@@ -58,6 +59,8 @@ def index_and_model(
 
     if not index:  # as of a variable of the shell that is not set; Path("") is the current folder
         wrong("the name of the index is empty")
+    if why := dangling(index):
+        wrong(f"{index}: {why}")
     folder = Path(index)
     if folder.is_dir() and not any(folder.glob("*.lance")):
         bundle = load(model or EMBEDDED, device, dtype or "float32")

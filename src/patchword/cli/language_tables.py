@@ -40,13 +40,22 @@ def captions_table(results: list[tuple[Source, Caption]]) -> Table:
     return out
 
 
-def rejection(score: Score, reject: float | None) -> str:
-    """Of what is rejected the probability of its best label, and the limit; else empty."""
+def rejection(scores: list[Score], reject: float | None, model: str) -> str:
+    """Of an image that is rejected why: the probability of its best label, and the limit, or that
+    it is unlike what a model of that name knows, and what it would be else; of another empty."""
     from patchword.tasks.classify import NONE
 
-    if reject is None or score.label != NONE:
+    first, *labels = scores
+    if reject is None or first.label != NONE:
         return ""
-    return f"{NONE} (best {share(1 - score.probability)} < {100 * reject:g}%)"
+    best = labels[0].probability if labels else 1 - first.probability
+    below = f"best {share(best)} < {100 * reject:g}%"
+    if not first.outside:
+        return f"{NONE} ({below})"
+    unlike = f"unlike what {Path(model).name} knows"
+    if labels and best >= reject:
+        return f"{NONE} ({unlike}; else {labels[0].label} {share(best)})"
+    return f"{NONE} ({unlike}; {below})" if labels else f"{NONE} ({unlike})"
 
 
 def answers_table(questions: list[str], results: list[tuple[Source, list[Answer]]]) -> Table:
@@ -136,10 +145,10 @@ def save_scores(
 
     photos = [bundle.opener(name, at_least=plots.TILE) for name, _ in results]
     names = [Path(str(name)).name for name, _ in results]
-    said = [rejection(scores[0], reject) for _, scores in results]
+    said = [rejection(scores, reject, bundle.name) for _, scores in results]
     notes = [
-        " · ".join(filter(None, [words, caveat(name)]))
-        for words, (name, _) in zip(said, results, strict=True)
+        " · ".join(filter(None, [words, "" if words and scores[0].outside else caveat(name)]))
+        for words, (name, scores) in zip(said, results, strict=True)
     ]
     bars = [
         [(score.label, score.probability) for score in scores[bool(words) :]]

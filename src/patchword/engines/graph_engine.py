@@ -35,13 +35,18 @@ class GraphEngine:
         levels: Rows | None = None,
         graphs: Mapping[str, Graph] | None = None,
         agreement: Mapping[str, str] | None = None,
+        exported_from: str = "",
     ) -> None:
         """runs: "image" and "text", of those that the network has. levels: as of TorchEngine.
         graphs: of an exported model, all of them by their parts. agreement: in int8, how near the
-        vectors of "image" and "text" are to those in float32, in words."""
+        vectors of "image" and "text" are to those in float32, in words. exported_from: the name of
+        the model that an exported one was."""
         self.name, self.dtype, self.scale, self.bias = name, dtype, scale, bias
         self._runs, self._levels, self.graphs = runs, levels, graphs or {}
         self.agreement = agreement or {}
+        self.advice = 'load it with engine="torch"'  # for what it does not give
+        if exported_from:
+            self.advice = f"take the model that it was exported from: {exported_from}"
 
     def encode_image(self, pixels: Pixels) -> Rows:
         if "image" not in self._runs:

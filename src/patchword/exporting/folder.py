@@ -73,6 +73,7 @@ def export(
     library, place = LIBRARIES[to], Path(folder)
     if model.engine.dtype != torch.float32:
         raise UnsupportedError("a model is exported from float32: load it without dtype")
+    _check_other(model, place)
     with replaced(place) as beside:
         files, found = write_graphs(model, library, beside, photos)
         describe(model, beside)
@@ -80,6 +81,20 @@ def export(
     for words in huggingface.differences(model.config):
         warn(f"{place}: {words}", CheckpointWarning)
     return Exported(place, files, found)
+
+
+def _check_other(model: Bundle, folder: Path) -> None:
+    """Raises CheckpointError where another model's export is; the same model's, by its name or its
+    fingerprint, and a damaged one may be replaced."""
+    try:
+        mark = json.loads((folder / MARK_FILE).read_text(encoding="utf-8"))
+        name, fingerprint = mark["name"], mark["fingerprint"].removesuffix("-int8")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    if name != model.name and fingerprint != model.fingerprint:
+        raise CheckpointError(
+            f"{folder} holds {name}, exported; to export {model.name} name another folder"
+        )
 
 
 @contextmanager

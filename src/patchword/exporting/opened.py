@@ -84,6 +84,7 @@ def with_graphs(
         Preprocess(config.preprocess).levels,
         graphs,
         {part: str(Agreement(**values)) for part, values in mark["agreement"].items()},
+        str(mark.get("name", "")),
     )
     return engine, mark
 

@@ -37,6 +37,7 @@ from patchword.images import (
 )
 from patchword.images.colours import to_picture, to_rgb
 from patchword.images.high_bit_depth import Samples
+from patchword.images.links import dangling
 from patchword.images.photo import RGB, Photo
 from patchword.images.refused import RefusedError, TooManyPixelsError, refuse_if
 from patchword.options import at_least as checked_least
@@ -204,7 +205,8 @@ def _readable(path: str) -> Path:
         status = os.stat(path)
     except FileNotFoundError:
         several = glob.glob(path, recursive=True) or (path[:1] == "@" and os.path.isfile(path[1:]))
-        raise RefusedError(_SEVERAL if several else "no such file") from None
+        why = dangling(path) or (_SEVERAL if several else "no such file")
+        raise RefusedError(why) from None
     refuse_if(stat.S_ISDIR(status.st_mode), _SEVERAL)
     refuse_if(not stat.S_ISREG(status.st_mode), "not a regular file")
     refuse_if(status.st_size == 0, "empty: 0 bytes")

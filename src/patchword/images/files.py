@@ -13,6 +13,7 @@ from PIL import Image
 
 from patchword.errors import ImageError, SkippedFilesWarning, warn
 from patchword.images import kinds, npy, pages, urls
+from patchword.images.links import dangling
 
 Path = str | os.PathLike[str]
 
@@ -74,13 +75,15 @@ def find(paths: Iterable[Path], failed: list[ImageError], but: Collection[str] =
             continue
         is_folder = os.path.isdir(path)
         inside = pictures_in(path, failed, skipped, but) if is_folder else pages.every(name)
-        for real in (_real(name, folders) for name in inside):
+        for name in inside:
+            real = _real(name, folders)
             if real in found:
                 continue
             try:
                 found[real] = _status(real)
             except ImageError as error:
-                failed.append(error)
+                why = dangling(name)
+                failed.append(ImageError(shown(name), why) if why else error)
     warn_of(skipped, (*TARS, PARQUET))
     return [found[name] for name in sorted(found, key=pages.order)]
 

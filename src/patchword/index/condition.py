@@ -39,6 +39,9 @@ def check(where: str, columns: Mapping[str, str]) -> str:
     found = list(islice(_TOKENS.finditer(where), _MOST_TOKENS + 1))
     if len(found) > _MOST_TOKENS:
         raise refused(where, f"more than {_MOST_TOKENS} words and signs", columns)
+    for match in found:
+        if match.lastgroup == "other" and match.group() in "'`":
+            raise refused(where, f"a quote {match.group()} is not closed", columns)
     tokens = [_token(match, where, columns) for match in found]
     depth = 0
     for token in tokens:

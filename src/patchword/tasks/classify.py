@@ -27,11 +27,13 @@ NONE = "none of these"
 @dataclass(frozen=True)
 class Score:
     """A label and how probable it is, 0 to 1. box: of the tile where it is so, (left, top, right,
-    bottom) in pixels, if the photo was looked at in tiles."""
+    bottom) in pixels, if the photo was looked at in tiles. outside: of "none of these", whether the
+    photo is rejected because it is unlike what the model was trained on."""
 
     label: str
     probability: float
     box: Box | None = field(default=None, repr=False)
+    outside: bool = field(default=False, repr=False)
 
 
 class Scorer(Protocol):
@@ -64,8 +66,9 @@ def classify(
                  of a softmax over the labels and the same sentences with no label in them, so
                  that of labels that exclude each other at most one is above 0.5. With
                  multi_label, and of a SigLIP, each label is scored by itself as above, and several
-                 may be near 1. Those are then the probabilities that are given. For an image
-                 unlike all that the model was trained on (`Scope.novelty`) they are 0
+                 may be near 1. Those are then the probabilities that are given. An image unlike
+                 all that the model was trained on (`Scope.novelty`) is rejected whatever they are:
+                 "none of these" is 1, and its `outside` True
     two_views    judge by the unit mean of two vectors, of the centre crop and of the whole image,
                  squashed: twice the work. Raises UnsupportedError for a model that crops nothing
 
@@ -152,13 +155,14 @@ def scorer(
     def score(row: Vector, outside: bool | None = None) -> list[Score]:
         cosines = features @ row
         single = probability(row, cosines) if probability is not None else None
-        if reject is not None and (_outside(model, row) if outside is None else outside):
-            single = np.zeros_like(cosines)
         chosen = _softmax(model.scale * cosines) if single is None else single
         scores = _ranked(labels, chosen)
-        if reject is not None and (chosen.max() < reject or not chosen.any()):
-            scores.insert(0, Score(NONE, float(1 - chosen.max())))
-        return scores
+        if reject is None:
+            return scores
+        if _outside(model, row) if outside is None else outside:
+            return [Score(NONE, 1.0, outside=True), *scores]
+        none = chosen.max() < reject or not chosen.any()
+        return [Score(NONE, float(1 - chosen.max()))] * bool(none) + scores
 
     return score
 

@@ -90,8 +90,10 @@ def classify_tiled(
         answers: Sequence[list[Score]], boxes: Sequence[Box], known: Sequence[bool]
     ) -> list[Score]:
         best: dict[str, Score] = {}
+        strange = all(scores[0].outside for scores in answers)  # with reject alone
         for scores, box, counts in zip(answers, boxes, known, strict=True):
-            for each in scores if counts or alone else ():
+            counted = strange or not scores[0].outside if alone else counts
+            for each in scores if counted else ():
                 if each.label not in best or each.probability > best[each.label].probability:
                     best[each.label] = replace(each, box=box)
         best.pop(NONE, None)
@@ -99,7 +101,7 @@ def classify_tiled(
         out = [replace(each, probability=each.probability / total) for each in best.values()]
         out.sort(key=lambda each: -each.probability)
         if reject is not None and all(scores[0].label == NONE for scores in answers):
-            out.insert(0, Score(NONE, 1 - out[0].probability))
+            out.insert(0, Score(NONE, 1.0 if strange else 1 - out[0].probability, outside=strange))
         return out
 
     return _each(model, images, tile, run, join)
