@@ -83,7 +83,8 @@ def test_unreadable_files_are_named_and_the_rest_is_indexed(
         assert reasons.pop("empty.png") == "empty: 0 bytes"
         assert reasons.pop("text.jpg").startswith("not an image")
         assert reasons.pop("notes.txt").startswith("not an image")
-        assert reasons.pop("nothing.jpg") == "no such file"
+        missing = f"a link to {photos / 'nothing.jpg'}, which is missing"
+        assert reasons.pop("broken link.jpg") == missing
         assert reasons.pop("circle.jpg").startswith("cannot be opened: ")
         assert reasons.pop("missing.png") == "no such file"
         assert reasons.pop("pipe.png") == "not a regular file"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from patchword.index.matrix import Half, Matrix
 
+FEW = 1 << 20  # numbers, which one thread multiplies: torch's then wait awake, in LanceDB's way
 GATHERED = 8  # a condition that keeps less than one row in so many: only those are multiplied
 
 
@@ -47,6 +48,9 @@ def candidates(
 
 def product(half: Half, query: NDArray[np.float64]) -> torch.Tensor:
     """float16 scores (N,) of rows (N, D) with a query (D,): sums in float32."""
+    if half.size < FEW:
+        wide = half.astype(np.float32), query.astype(np.float16).astype(np.float32)
+        return torch.from_numpy(np.einsum("nd,d->n", *wide).astype(np.float16))
     return torch.mv(torch.from_numpy(half), torch.from_numpy(query.astype(np.float16)))
 
 

@@ -62,7 +62,8 @@ def repair(path: str) -> Repaired:
         ) from error
     kept = sum(map(len, pieces))
     of = max(noted["rows"] if noted else -1, len(found))
-    if kept == len(found) and noted == {"version": int(table.version), "rows": kept}:
+    now = {"version": int(table.version), "rows": kept}
+    if kept == len(found) and noted and noted | now == noted:
         return Repaired(kept, of)
     if kept < len(found):
         _replace(path, table, pieces)
@@ -72,8 +73,8 @@ def repair(path: str) -> Repaired:
     return Repaired(kept, of)
 
 
-def _noted(path: str) -> dict[str, int] | None:
-    """The version and rows that were noted last; None where that note is damaged or missing."""
+def _noted(path: str) -> dict[str, Any] | None:
+    """What was noted last, see `Store.noted`; None where that note is damaged or missing."""
     try:
         return Store(path).noted()
     except IndexStoreError:
