@@ -77,22 +77,30 @@ ASSETS = "src/patchword/assets"
 SAMPLES = f"{ASSETS}/samples"
 # Every file that is no text, and what in this repository makes it. Whatever is added here must have
 # been made by the project: no photo, weight or file of other people, and nothing made from one.
-MADE = {
-    "docs/defect.png": "docs/pictures.md",
-    "docs/similarity.png": "docs/pictures.md",
-    "docs/where.png": "docs/pictures.md",
-    "docs/page/compare.png": "tools/page_pictures.py",
-    "docs/page/inspect.png": "tools/page_pictures.py",
-    "docs/page/search.png": "tools/page_pictures.py",
-    "docs/page/where.png": "tools/page_pictures.py",
-    f"{ASSETS}/demo/model.safetensors": f"{ASSETS}/demo/5-where.toml",
-    f"{ASSETS}/demo-blip/model.safetensors": f"{ASSETS}/demo-blip/7-where.toml",
-    f"{ASSETS}/demo/scope.safetensors": "tools/scope.py",
-    f"{ASSETS}/demo-blip/scope.safetensors": "tools/scope.py",
-} | {
-    f"{SAMPLES}/{line.split(',')[0]}": "tools/samples.py"
-    for line in (ROOT / SAMPLES / "captions.csv").read_text().splitlines()[1:]
-}
+MADE = (
+    {
+        "docs/defect.png": "docs/pictures.md",
+        "docs/similarity.png": "docs/pictures.md",
+        "docs/where.png": "docs/pictures.md",
+        "docs/page/compare.png": "tools/page_pictures.py",
+        "docs/page/inspect.png": "tools/page_pictures.py",
+        "docs/page/search.png": "tools/page_pictures.py",
+        "docs/page/where.png": "tools/page_pictures.py",
+        f"{ASSETS}/demo/model.safetensors": f"{ASSETS}/demo/5-where.toml",
+        f"{ASSETS}/demo-blip/model.safetensors": f"{ASSETS}/demo-blip/7-where.toml",
+        f"{ASSETS}/demo/scope.safetensors": "tools/scope.py",
+        f"{ASSETS}/demo-blip/scope.safetensors": "tools/scope.py",
+    }
+    | {  # a plot for each of the sizes that were measured so far
+        f"docs/bench/{axis}.png": "benchmarks/report.py"
+        for axis in ("batch", "side", "texts", "vectors", "cores")
+        if (ROOT / "docs" / "bench" / f"{axis}.png").exists()
+    }
+    | {
+        f"{SAMPLES}/{line.split(',')[0]}": "tools/samples.py"
+        for line in (ROOT / SAMPLES / "captions.csv").read_text().splitlines()[1:]
+    }
+)
 DRAWN = (".svg", ".ps", ".eps", ".ipynb")  # text that is, or may hold, a picture
 INSIDE = re.compile(rb"base64,[A-Za-z0-9+/]{64}")  # a file within a text
 

@@ -15,7 +15,6 @@ from patchword.cli.options import EMBEDDED
 from patchword.cli.output import finish, notes, progress, wrong
 from patchword.cli.program import command
 from patchword.errors import ImageError, PatchwordError, counted
-from patchword.images.links import dangling
 
 if TYPE_CHECKING:
     from patchword.api import Model
@@ -55,6 +54,7 @@ def index_and_model(
 ) -> tuple[Index, Model, list[ImageError]]:
     """The index to read and its model; of a folder, also the errors of images not indexed.
     texts_alone: the model is for texts alone."""
+    from patchword.images.links import dangling
     from patchword.index import open_index
 
     if not index:  # as of a variable of the shell that is not set; Path("") is the current folder
