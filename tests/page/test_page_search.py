@@ -8,6 +8,7 @@ from driving import ODD_NAMES, SAMPLES, Visit, drawn, errors, give, submit
 from playwright.sync_api import Page
 
 import patchword
+from patchword.index.query import WITHOUT
 
 SCRATCH = "a wafer with a scratch"
 
@@ -79,7 +80,7 @@ def test_a_photo_and_a_photo_with_words(
     page.fill("#panel-search [name=without]", "a green heart")
     page.fill("#panel-search [name=text]", "")
     submit(page, "search")
-    less = demo.embed_images([ring])[0] - demo.embed_texts(["a green heart"])[0]
+    less = demo.embed_images([ring])[0] - WITHOUT * demo.embed_texts(["a green heart"])[0]
     assert shown(page)[:24] == expected(less.astype(np.float64))
 
 
