@@ -3,7 +3,6 @@ they are not tried again each time."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
@@ -12,11 +11,11 @@ from patchword.errors import IndexStoreError
 from patchword.images.files import File
 from patchword.index.lance import (
     FRAGMENTS,
-    PAUSES,
     line,
     merge_files,
     of_library,
     path_conditions,
+    tried_again,
 )
 from patchword.index.place import place_of
 from patchword.index.table import ERRORS
@@ -73,17 +72,17 @@ class Failures:
     def _do(self, action: Callable[[Any], T], make: bool = False) -> T | None:
         """action(the table), tried again where another process merges its files meanwhile, see
         `table.Store.do`; None where there is no table. make: then it is made."""
-        for pause in (*PAUSES, None):
-            try:
-                table = self._table(make)
-                return None if table is None else action(table)
-            except BaseException as error:  # see `of_library`
-                if not of_library(error):
-                    raise
-                if pause is None:
-                    raise self._unreadable(error) from error
-            time.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+
+        def once() -> T | None:
+            table = self._table(make)
+            return None if table is None else action(table)
+
+        try:
+            return tried_again(once)
+        except BaseException as error:  # see `of_library`
+            if not of_library(error):
+                raise
+            raise self._unreadable(error) from error
 
     def _table(self, make: bool) -> Any:
         if not make and not self.place.may_hold(ERRORS):

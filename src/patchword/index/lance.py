@@ -7,14 +7,16 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 FRAGMENTS = 64  # files of a table; with more, they are merged, because each commit looks at all
 STALE = 3600.0  # seconds after which a temporary file belongs to no process any more
 PAUSES = (0.02, 0.05, 0.1, 0.2)  # seconds between attempts, where another process merges them
+
+T = TypeVar("T")
 
 _AT_ONCE = 1000  # paths in one condition
 _NO_ROOM = re.compile(r"os error (28|122|27)\b|no space left|quota exceeded", re.IGNORECASE)
@@ -66,6 +68,18 @@ def no_room(error: BaseException) -> bool:
     return bool(_NO_ROOM.search(str(error)))
 
 
+def tried_again(action: Callable[[], T]) -> T:
+    """action(), tried again after LanceDB's errors: another process may be merging the files."""
+    for pause in PAUSES:
+        try:
+            return action()
+        except BaseException as error:  # see `of_library`
+            if not of_library(error):
+                raise
+        time.sleep(pause)
+    return action()
+
+
 def merge_files(table: Any, most: int) -> None:
     """Merge a table's files where there are more than `most`, and delete past versions; unless
     another process does so meanwhile."""
@@ -73,7 +87,7 @@ def merge_files(table: Any, most: int) -> None:
         return
     try:
         table.optimize(cleanup_older_than=timedelta(milliseconds=1))
-    except BaseException as error:
+    except BaseException as error:  # see `of_library`
         if not (of_library(error) and "Retryable commit conflict" in str(error)):
             raise
 

@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -20,13 +19,13 @@ from patchword.images.files import File
 from patchword.index import lance
 from patchword.index.checks import intact
 from patchword.index.lance import (
-    PAUSES,
     line,
     merge_files,
     no_room,
     of_library,
     path_conditions,
     remove_stale,
+    tried_again,
 )
 from patchword.index.place import place_of
 from patchword.index.schema import (
@@ -312,16 +311,12 @@ class Store:
         """
         self.described()
         with self._lock:  # one version at a time: row ids belong to one
-            for pause in (*PAUSES, None):
-                try:
-                    return self._newest(self._current(), action, reads)
-                except BaseException as error:  # see `of_library`
-                    if not of_library(error):
-                        raise
-                    if pause is None:
-                        raise self._failed(error) from error
-                time.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+            try:
+                return tried_again(lambda: self._newest(self._current(), action, reads))
+            except BaseException as error:  # see `of_library`
+                if not of_library(error):
+                    raise
+                raise self._failed(error) from error
 
     def _current(self) -> Table:
         """The table; opened again where another one was made in its place since."""
