@@ -105,8 +105,12 @@ def test_chosen_answers_change_places(model: patchword.Model) -> None:
 
 
 def test_what_is_not_understood_is_warned_of(model: patchword.Model) -> None:
+    questions = ["isn't the wafer perfect?", "is there a dog?"]
     with pytest.warns(ScopeWarning) as told:
-        model.ask(WAFER, ["isn't the wafer perfect?", "is there a dog?"])
+        answers = model.ask(WAFER, questions)
+    assert [answer.text for answer in answers] == ["does not know"] * 2
+    public = replace(model, scope=None).ask(WAFER, questions)
+    assert [answer.declined for answer in answers] == [answer.text for answer in public]
     first, second = (str(one.message) for one in told)
     assert 'not trained on questions like "isn\'t the wafer perfect?"' in first
     assert "(the word dog is unknown to it)" in second

@@ -257,6 +257,10 @@ class Check:
             )
         return asked
 
+    def knows(self, question: str) -> bool:
+        """Whether a question is one of those of the training, where they are known."""
+        return self.scope is None or not self.scope.questions or self.scope.known(question)
+
     def _note(self, question: str) -> None:
         assert self.scope is not None
         if domain := self.scope.asked_of.get(self.scope.form(question)):

@@ -48,9 +48,10 @@ class Answer(Caption):
     means the same (see `Scope.understood`); empty where it was asked as it is. If it means the
     opposite, yes and no have changed places here. box: of the tile whose answer it is, (left, top,
     right, bottom) in pixels, if the photo was looked at in tiles. declined: what the model wrote
-    where that cannot be an answer to the question, as "shoes" to "is there a dog?", or where it
-    learned the question `understood` of other kinds of images; the text is then "does not know",
-    and the probabilities are of what was written. Of models that say what they were trained on.
+    to a question that is none of those of its training, where that cannot be an answer to the
+    question, as "shoes" to "is there a dog?", or where it learned the question `understood` of
+    other kinds of images; the text is then "does not know", and the probabilities are of what was
+    written. Of models that say what they were trained on.
     """
 
     ranking: tuple[Choice, ...] = field(default=(), repr=False)
@@ -162,7 +163,7 @@ def ask_each(
         if options is not None:
             raise UnsupportedError("options are of answers that are written; leave out either")
         ranked = _ranked(model, network, check, images, ids, answers, batch_size, shortlist)
-        return _said(ranked, questions, asked, of_image)
+        return _said(ranked, questions, asked, check.knows, of_image)
     if shortlist is not None:
         raise UnsupportedError("shortlist is of answers to choose from, and there are none")
     search = options or GenerationOptions(max_length=longest(model, MAX_LENGTH))
@@ -186,24 +187,31 @@ def ask_each(
         )
         for image, rows in found
     )
-    return _said(written, questions, asked, of_image)
+    return _said(written, questions, asked, check.knows, of_image)
 
 
 def _possible(answer: Answer, question: str, scope: Scope | None) -> Answer:
     """The answer, or that the model does not know, where it can be none to the question."""
     if scope is None or possible(question, answer.text, scope.slots):
         return answer
-    return replace(answer, text=UNKNOWN, declined=answer.text)
+    return _declined(answer)
+
+
+def _declined(answer: Answer) -> Answer:
+    return replace(answer, text=UNKNOWN, declined=answer.declined or answer.text)
 
 
 def _said(
     found: Iterable[tuple[ImageLike, list[Answer] | ImageError]],
     questions: Sequence[str],
     asked: Sequence[Understood],
+    known: Callable[[str], bool],
     of_image: Callable[[str], bool],
 ) -> Iterator[tuple[ImageLike, list[Answer] | ImageError]]:
-    """Answers to what was asked as answers to the questions: none of an image of another domain
-    than that of the question that was asked instead, except among those that were given."""
+    """Answers to what was asked as answers to the questions: none to a question that the model does
+    not know, nor of an image of another domain than that of the question that was asked instead,
+    except among those that were given."""
+    does = [known(each.question) for each in asked]
     for image, answers in found:
         if isinstance(answers, ImageError):
             yield image, answers
@@ -211,12 +219,16 @@ def _said(
         yield (
             image,
             [
-                answer
+                _declined(answer)
+                if not (knows or answer.ranking)
+                else answer
                 if each.question == question
                 else _answering(answer, each)
                 if answer.ranking or of_image(each.question)
-                else replace(answer, text=UNKNOWN, declined=answer.declined or answer.text)
-                for answer, question, each in zip(answers, questions, asked, strict=True)
+                else _declined(answer)
+                for answer, question, each, knows in zip(
+                    answers, questions, asked, does, strict=True
+                )
             ],
         )
 
