@@ -158,7 +158,7 @@ def test_repair_of_the_newest_version_and_of_errors(
     newest = min((folder / "images.lance" / "_versions").iterdir(), key=lambda file: file.name)
     newest.write_bytes(newest.read_bytes()[:10])
     found = index.repair()
-    assert (found.kept, len(index)) == (8, 8)
+    assert (found, len(index)) == ((8, None), 8)  # what the newest version had, nobody knows
     assert index.errors() == []
     again = index.add(tmp_path / "photos", model)
     assert (again.added, len(again.failed), again.not_retried) == (4, 1, 0)
@@ -172,7 +172,7 @@ def test_repair_of_the_newest_version_and_of_errors(
             newest.write_bytes(bytes(newest.stat().st_size * (damage == "zeros")))
         with pytest.raises(IndexStoreError, match="--repair"):
             open_index(folder).search("a dog", model=model)
-        assert index.repair() == (12, 12)
+        assert index.repair() == (12, None)
         assert len(open_index(folder).search("a dog", 99, model=model)) == 12
     for manifest in versions.iterdir():
         manifest.write_bytes(b"")

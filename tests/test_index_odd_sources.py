@@ -122,6 +122,20 @@ def test_the_folder_of_clip_retrieval_in_other_forms(
     assert len(index) == 2
 
 
+def test_a_tar_without_images_is_an_error(
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle
+) -> None:
+    cut, texts = tmp_path / "cut.tar", tmp_path / "texts.tar"
+    cut.touch()
+    with tarfile.open(texts, "w") as file:
+        file.addfile(tarfile.TarInfo("a.txt"))
+    report = index.add([cut, texts, *photos], model)
+    assert report.added == 2
+    assert [str(error) for error in report.failed] == [
+        f"{cut}: empty: 0 bytes", f"{texts}: no images in it",
+    ]  # fmt: skip
+
+
 def test_a_tar_with_odd_members(
     tmp_path: Path, photos: list[Path], index: Index, model: Bundle
 ) -> None:

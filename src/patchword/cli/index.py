@@ -233,6 +233,11 @@ def _repair(store: Index, into: str, as_json: bool) -> None:
         emit({"index": str(into), "kept": found.kept, "of": found.of})
     elif found.kept == found.of:
         screen().print(f"{into}: all {found.kept} images are whole")
+    elif found.of is None:
+        screen().print(
+            f"{into}: the newest version cannot be read; {found.kept} images of the one before are "
+            "whole and kept; index your files again for what changed since"
+        )
     else:
         screen().print(
             f"{into}: {found.kept} of {found.of} images are whole and kept; index their files "

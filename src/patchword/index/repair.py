@@ -25,10 +25,11 @@ _ASIDE = "_unreadable"  # the folder of versions that are to be dropped
 
 
 class Repaired(NamedTuple):
-    """How many rows were whole and kept, and how many there had been; -1 where that is unknown."""
+    """How many rows were whole and kept, and how many there had been; None where that is unknown:
+    the newest version cannot be read."""
 
     kept: int
-    of: int
+    of: int | None
 
 
 def repair(path: str) -> Repaired:
@@ -50,7 +51,7 @@ def repair(path: str) -> Repaired:
         raise IndexStoreError(f"{path}: no index there")
     _mend_errors(path)
     noted = _noted(path)
-    table = _opened(path)
+    table, dropped = _opened(path)
     try:
         found = np.sort(_row_ids(table))
         pieces = list(_whole(table, found))
@@ -61,16 +62,19 @@ def repair(path: str) -> Repaired:
             f"{path}: nothing can be recovered: {line(error)}; index again with --reindex"
         ) from error
     kept = sum(map(len, pieces))
-    of = max(noted["rows"] if noted else -1, len(found))
+    before: int | None = max(noted["rows"] if noted else 0, len(found))
     now = {"version": int(table.version), "rows": kept}
     if kept == len(found) and noted and noted | now == noted:
-        return Repaired(kept, of)
+        return Repaired(kept, before)
+    dropped = dropped or (noted is not None and noted["version"] > now["version"])
+    if dropped and kept == before:
+        before = None
     if kept < len(found):
         _replace(path, table, pieces)
     if os.path.exists(os.path.join(path, VERSION)):
         os.unlink(os.path.join(path, VERSION))
     Store(path).compact(1)  # notes the version
-    return Repaired(kept, of)
+    return Repaired(kept, before)
 
 
 def _noted(path: str) -> dict[str, Any] | None:
@@ -89,9 +93,9 @@ def _mend_errors(path: str) -> None:
         shutil.rmtree(os.path.join(path, f"{ERRORS}.lance"))
 
 
-def _opened(path: str) -> Table:
-    """The table at its newest version that can be opened; the versions after that are dropped.
-    Where none can be, all stay: the reason may be another than damage."""
+def _opened(path: str) -> tuple[Table, bool]:
+    """The table at its newest version that can be opened, and whether there were newer ones, which
+    are dropped. Where none can be, all stay: the reason may be another than damage."""
     versions = os.path.join(path, f"{TABLE}.lance", "_versions")
     aside = os.path.join(path, f"{TABLE}.lance", _ASIDE)
     os.makedirs(aside, exist_ok=True)
@@ -110,7 +114,7 @@ def _opened(path: str) -> Table:
                 continue
             shutil.rmtree(aside)
             os.mkdir(aside)
-            return table
+            return table, first is not None
     finally:
         for name in os.listdir(aside):
             os.rename(os.path.join(aside, name), os.path.join(versions, name))

@@ -110,6 +110,9 @@ def _tar(path: str, out: Listing, failed: list[ImageError]) -> None:
             out.tell(name, values)
     if damage:
         raise damage
+    if not names:
+        size = os.path.getsize(path)
+        failed.append(ImageError(shown(path), "no images in it" if size else "empty: 0 bytes"))
 
 
 def _member(tar: Tar, member: Member) -> bytes:
