@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from ran import Run
 
+import patchword
+from patchword import UnsupportedError
 from patchword.cli.inspect_table import known, marked, one_good, verdicts
 from patchword.show.plain_number import plain
 
@@ -91,6 +93,33 @@ def test_json_report_csv_maps_and_exit_code(run: Run, folder: Path, tmp_path: Pa
     other = run("inspect", folder / "test", "--fitted", fitted, "-m", "demo-blip")
     assert other.code == 2
     assert "was fitted with demo" in other.err
+
+
+@pytest.mark.parametrize("method", ["winclip", "mutual"])
+def test_without_good_photos(run: Run, folder: Path, method: str) -> None:
+    photos = [folder / "test" / "b.png", folder / "test" / "a.png", folder / "more"]
+    ran = run("inspect", "--without-good", "--method", method, *photos, "--json")
+    assert ran.code == 0
+    found = [json.loads(line) for line in ran.out.splitlines()]
+    assert [each["rejected"] for each in found] == [None] * 3
+    if method == "mutual":
+        assert max(found, key=lambda each: each["score"])["path"] == str(photos[0])
+    same = patchword.inspector(patchword.load("demo"), method=method).inspect(
+        [each["path"] for each in found]
+    )
+    assert [each["score"] for each in found] == pytest.approx([each.score for each in same])
+    judged = run("inspect", "--without-good", "--method", method, "--threshold", "0", *photos)
+    assert "3 of 3 rejected; threshold 0" in judged.err
+
+
+def test_what_needs_good_photos_says_so(run: Run, folder: Path) -> None:
+    photo = folder / "test" / "a.png"
+    ran = run("inspect", "--without-good", photo)
+    assert ran.code == 2
+    assert "memory needs 1 good photo, and there are 0; winclip and mutual need none" in ran.err
+    assert "--without-good --method mutual" in run("inspect", photo).err.replace("\n", " ")
+    with pytest.raises(UnsupportedError, match="winclip and mutual need neither"):
+        patchword.inspector(patchword.load("demo"))
 
 
 def test_a_table_names_the_folder_once_and_the_largest_box() -> None:

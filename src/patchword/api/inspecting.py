@@ -12,7 +12,7 @@ from patchword.images.one_or_many import Images
 from patchword.inspect.calibration import Rule, changed
 from patchword.inspect.fitting import fit
 from patchword.inspect.inspector import Inspector, reopened
-from patchword.inspect.methods import chosen
+from patchword.inspect.methods import chosen, needless
 from patchword.options import checked
 
 
@@ -47,7 +47,8 @@ def inspector(
     """What has learned from good photos how others should look: `.inspect(images)` gives score,
     p-value, verdict, map and boxes of each.
 
-    good          photos, or a folder of them; 2 are enough to begin
+    good          photos, or a folder of them; 2 are enough to begin. "winclip" and "mutual" need
+                  none: None, with one of these methods
     method        "memory": far from every good patch (AnomalyDINO); "subspace": what the principal
                   components of good patches leave over (SubspaceAD); "winclip": by sentences about
                   good and bad things, and by the good photos (WinCLIP); "mutual": unlike the other
@@ -91,10 +92,14 @@ def inspector(
                 "fitted stands for good photos, calibration, by_folder, method and its options"
             )
         return reopened(model, fitted, given)
-    if good is None:
-        raise UnsupportedError("give good photos, or fitted, the folder of a saved inspector")
+    way = chosen(method, own)
+    if good is None and way.needs.good:
+        raise UnsupportedError(
+            "give good photos, or fitted, the folder of a saved inspector; "
+            f"{' and '.join(needless())} need neither"
+        )
     return fit(
-        model, _photos(good), chosen(method, own), changed(Rule(), given),
+        model, () if good is None else _photos(good), way, changed(Rule(), given),
         calibration=None if calibration is None else _photos(calibration), grouped=by_folder,
         progress=progress,
     )  # fmt: skip

@@ -53,7 +53,7 @@ def inspect(
         typer.Argument(
             metavar="GOOD IMAGES...",
             help="A folder of good photos, a glob in quotes or @FILE; then what to inspect. "
-            f"{SOURCES} With --fitted there is no GOOD.",
+            f"{SOURCES} With --fitted and --without-good there is no GOOD.",
         ),
     ],
     method: Annotated[
@@ -91,6 +91,13 @@ def inspect(
             help="Good photos to hold out for the threshold; by default drawn from GOOD.",
         ),
     ] = None,
+    without_good: Annotated[
+        bool,
+        typer.Option(
+            "--without-good",
+            help="There are no good photos to learn from: for winclip and mutual.",
+        ),
+    ] = False,
     by_folder: Annotated[
         bool,
         typer.Option("--by-folder", help="A threshold for each name of a folder with photos."),
@@ -182,8 +189,11 @@ def inspect(
     enough good photos (103 for 1%) some are held out, and then no more than --false-alarms of good
     photos are rejected in the mean; with fewer the threshold is not calibrated, and that is said.
     """
-    if fitted is None and len(photos) < 2:
-        wrong("give a folder of good photos, and then the images to inspect")
+    if fitted is None and not without_good and len(photos) < 2:
+        wrong(
+            "give a folder of good photos, and then the images to inspect; where there are no good "
+            "photos: --without-good --method mutual, or winclip"
+        )
     own = {
         "layers": layer, "short_side": short_side, "neighbours": neighbours,
         "rotations": rotations or None, "coreset": coreset, "reweight": reweight or None,
@@ -191,9 +201,13 @@ def inspect(
         "mask_good": mask_good or None,
         "variance": variance, "components": components, "subject": subject,
     }  # fmt: skip
-    fresh = [save_fitted, method, calibration, by_folder or None, *own.values()]
+    flags = [by_folder or None, without_good or None]
+    fresh = [save_fitted, method, calibration, *flags, *own.values()]
     if fitted and any(value is not None for value in fresh):
-        wrong("--fitted stands for GOOD, --calibration, --by-folder, --method and its options")
+        wrong(
+            "--fitted stands for GOOD, --without-good, --calibration, --by-folder, --method and "
+            "its options"
+        )
     if false_discoveries is not None and not 0 < false_discoveries < 1:
         wrong(f"--false-discoveries {false_discoveries:g}: it is a share, between 0 and 1")
     if false_discoveries is not None and threshold is not None:
@@ -207,13 +221,17 @@ def inspect(
     failed: list[ImageError] = []
     rule = {"false_alarms": false_alarms, "confidence": confidence, "threshold": threshold}
     rule = {name: value for name, value in rule.items() if value is not None}
+    good: Sequence[Source] = []
+    first = photos[0]
     if fitted:
         sources = expand(photos)
         inspector = reopen(load(model, device, dtype, None, stretch, max_pixels), fitted, rule)
     else:
-        good, sources = expand(photos[:1]), expand(photos[1:])
+        if not without_good:
+            good, photos = expand(photos[:1]), photos[1:]
+        sources = expand(photos)
         held = expand(calibration) if calibration else None
-        if method != "reference" and (said := one_good(photos[0], good, sources)):
+        if good and method != "reference" and (said := one_good(first, good, sources)):
             notes().print(said)
         bundle = load(model, device, dtype, None, stretch, max_pixels)
         how = chosen_method(method or "memory", own)
@@ -222,8 +240,7 @@ def inspect(
         print_saved(inspector.save(save_fitted))
     run = Run(inspector, sources, false_discoveries, save, as_json)
     run.failed = failed
-    if not fitted:
-        run.remarks += known(good, sources)
+    run.remarks += known(good, sources)
     run.all()
     if place := fitted or save_fitted:
         run.keep_drift(place)

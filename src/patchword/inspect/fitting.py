@@ -7,13 +7,14 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 
 from patchword.bundle import Bundle
-from patchword.errors import ImageError, UnsupportedError
+from patchword.errors import ImageError, UnsupportedError, counted
 from patchword.images import ImageLike
 from patchword.images.one_or_many import as_images
 from patchword.inspect import conformal
 from patchword.inspect.calibration import Calibration, Rule
 from patchword.inspect.drift import Drift
 from patchword.inspect.inspector import Inspector, calibrated, group_of, named
+from patchword.inspect.methods import needless
 from patchword.inspect.photos import found_each, opened_each
 from patchword.inspect.protocol import RGB, Finding, Method, Progress, State
 from patchword.scope import GOOD, Check, together
@@ -84,10 +85,11 @@ class _Run:
     def made(self, sources: Sources, held: Sources | None) -> Inspector:
         method = self.method
         if len(sources) < method.needs.good:
+            needs = counted(method.needs.good, "good photo")
             beside = " beside those of the calibration" if held else ""
             raise UnsupportedError(
-                f"{method.name} needs {method.needs.good} good photos{beside}, and there are "
-                f"{len(sources)}"
+                f"{method.name} needs {needs}{beside}, and there are {len(sources)}; "
+                f"{' and '.join(needless())} need none"
             )
         if method.needs.batch:
             good = (*sources, *(held or ()))

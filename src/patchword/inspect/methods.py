@@ -39,6 +39,11 @@ def chosen(name: str, options: Mapping[str, Any]) -> Method:
     return with_options(name, {**given, "view": view})
 
 
+def needless() -> list[str]:
+    """The names of the methods that need no good photos."""
+    return [name for name, kind in METHODS.items() if not kind.needs.good]
+
+
 def options_of(method: Method) -> dict[str, Any]:
     """The options of a method as JSON values."""
     return {name: _plain(getattr(method, name)) for name in _fields(type(method))}

@@ -39,7 +39,8 @@ routes = router("inspect")
 
 
 class Inspect(Body):
-    """Photos of good products, or what was fitted to some before; and photos to judge."""
+    """Photos of good products, none for winclip and mutual, or what was fitted before; and photos
+    to judge."""
 
     model_config = example(good=[TINY, TINY, TINY, TINY], images=[TINY])
     good: list[Image] | None = None
@@ -82,8 +83,8 @@ async def inspect(request: Request, body: Inspect) -> Answer:
     fitted: Fitted = request.app.state.fitted
     if (body.good is None) == (body.fitted is None):
         raise RefusalError(400, "empty", "give good photos, or fitted", "good")
-    lists = {} if body.good is None else {"good": body.good}
-    lists |= {"images": body.images} if body.images or lists else {}
+    lists = {"good": body.good} if body.good else {}
+    lists |= {"images": body.images} if body.images or body.fitted is None else {}
     with server.admission.of(server.checked(**lists)):
         if body.good is not None:
             opened = await server.models.get(body.model, "inspect")
@@ -126,10 +127,10 @@ async def photos_of(server: Server, opened: Opened, images: Sequence[Any]) -> li
 async def fit(
     server: Server, opened: Opened, good: Sequence[Any], body: Inspect
 ) -> tuple[list[dict[str, Any]], Inspector]:
-    """What has learned from good photos, and the errors of those that cannot be opened."""
+    """What has learned from good photos, if any, and the errors of those that cannot be opened."""
     photos = await photos_of(server, opened, good)
     kept = [photo for photo in photos if not isinstance(photo, Exception)]
-    if not kept:
+    if photos and not kept:
         raise photos[0] if isinstance(photos[0], RefusalError) else refusal_of(photos[0], "good")
     bad = [one for one in items(photos, lambda _: {}) if "error" in one]
     method, rate, step = body.method, body.false_alarms, steps()
