@@ -323,6 +323,7 @@ def test_the_command(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ([CAT, "--caption", "--matrix"], "leave out --matrix"),
         ([CAT, "--prompt", "a"], "--prompt is of --caption"),
         (["-t", "a cat", "--same-scale"], "--same-scale is of maps"),
+        (["-t", "a cat", "--squash"], "--squash and --max-pixels are of images"),
         ([CAT, "--colours", "jett"], "no colours 'jett'; there are inferno"),
     ):
         failed = run("attention", *map(str, wrong), "-m", "model")

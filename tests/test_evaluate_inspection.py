@@ -242,6 +242,7 @@ def test_the_command(run: Run, folder: Path) -> None:  # noqa: F811
     assert found.code == 0
     assert "px AUROC AUPRO AUPIMO" in " ".join(found.out.split())
     assert "board, memory: learned from 3 photos; 2 of 4 are bad" in found.err
+    assert "memory: layers (0,), neighbours 1, rotations False" in found.err.replace("\n", " ")
     found = run("eval", "inspect", str(folder), "--csv")
     assert found.out.startswith("category,method,measure,value,image,error\nboard,memory,images,4")
     for words, said in (

@@ -195,11 +195,14 @@ def test_the_command(run: Run, place: Path, blip: patchword.Model) -> None:  # n
     name = scene(91, 0, kind="shapes").objects[0].name
     found = run("locate", "0.png", "gone.png", name, "--present", "0", "-m", "demo-blip", "--json")
     assert found.code == 1
-    direct = blip.locate("0.png", name, present=0).regions
+    direct = blip.locate("0.png", name, present=0)
     assert found.records[:-1] == [
-        {"image": "0.png", "text": r.text, "score": r.score, "box": list(r.box), "area": r.area}
-        for r in direct
-    ]
+        {
+            "image": "0.png", "text": r.text, "score": r.score, "box": list(r.box), "area": r.area,
+            "segmentation": direct.rle(r),
+        }
+        for r in direct.regions
+    ]  # fmt: skip
     assert found.records[-1] == {"image": "gone.png", "error": "no such file"}
     found = run("locate", "0.png", "a hat", "-m", "demo-blip", "--json")
     assert (found.code, found.out) == (0, "")

@@ -106,7 +106,9 @@ def test_warnings_are_heard_by_their_request_alone(client: TestClient) -> None:
     out = io.BytesIO()
     Image.fromarray(skimage.data.astronaut()).resize((512, 200)).save(out, "PNG")
     image = base64.b64encode(out.getvalue()).decode()
-    said = " ".join(ask(client, "/v1/classify", images=[image], labels=["a red ring"])["warnings"])
+    found = ask(client, "/v1/classify", images=[image, sent(RING)], labels=["a red ring"])
+    assert [one.get("outside") for one in found["data"]] == [True, None]
+    said = " ".join(found["warnings"])
     assert "seen in part" in said
     assert "of image 1 is cropped away" in said
     assert "unlike what demo was trained on" in said
@@ -315,6 +317,11 @@ def test_photos_unlike_good_ones(client: TestClient, demo: Model) -> None:
     assert "0.2" in later["note"]
     assert refused(client, "/v1/inspect", images=images, fitted="x")[:2] == (404, "not_fitted")
     assert refused(client, "/v1/inspect", images=images)[1] == "empty"
+    alone = ask(client, "/v1/inspect", good=[], images=images, method="mutual")
+    assert [one.get("rejected", "broken") for one in alone["data"]] == [None, "broken", None]
+    assert alone["threshold"] is None
+    said = refused(client, "/v1/inspect", good=[], images=images)[2]
+    assert "memory needs 1 good photo" in said
 
 
 def test_every_example_of_the_documentation_works(client: TestClient) -> None:

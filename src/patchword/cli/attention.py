@@ -107,6 +107,8 @@ def attention(
     if bool(images) == bool(texts):
         wrong("give images, or texts by --text; --caption shows both together")
     _check(bool(texts), matrix, caption, prompt, rollout, same_scale)
+    if texts and (stretch or squash or max_pixels is not None):
+        wrong("--stretch, --squash and --max-pixels are of images, and --text has none")
     known(colours or MAP)
     files: Sequence[Source] = texts or expand(images or ())
     names = [f"text-{i + 1}" if len(texts) > 1 else "text" for i in range(len(texts))]

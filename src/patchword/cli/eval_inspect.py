@@ -186,8 +186,8 @@ def explain(done: Sequence[Measured]) -> None:
     )
     for method, options in {each.method: each.options for each in done}.items():
         flat = {**options["view"], **options}
-        said = ", ".join(f"{name} {value}" for name, value in flat.items() if name != "view")
-        notes().print(f"{method}: {said}")
+        given = {name: v for name, v in flat.items() if name != "view" and v not in (None, (), [])}
+        notes().print(f"{method}: {', '.join(f'{name} {v}' for name, v in given.items())}")
 
 
 def percent(value: float | None) -> str:

@@ -115,7 +115,8 @@ def locate(
         for region in found.regions if as_json else ():
             scores = {"score": region.score} | ({"crop": region.crop} if given else {})
             where = {"box": list(region.box), "area": region.area}
-            emit({"image": str(name), "text": region.text, **scores, **where})
+            mask = {} if given else {"segmentation": found.rle(region)}
+            emit({"image": str(name), "text": region.text, **scores, **where, **mask})
         if not as_json:
             screen().print(regions_table(str(name) if len(files) > 1 else "", found))
         if save:

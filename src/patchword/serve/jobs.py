@@ -113,7 +113,8 @@ class Labels:
     def told(self, image: Embedded) -> dict[str, Any]:
         """What is said of an image."""
         cosines = dict(zip(self.names, (self.vectors @ image.vector).tolist(), strict=True))
-        return scores_of(self.score(*image), cosines)
+        unlike = {"outside": True} if image.outside else {}
+        return scores_of(self.score(*image), cosines) | unlike
 
 
 @routes.post("/v1/classify", summary="Which of several labels fits each image")
