@@ -320,6 +320,22 @@ def test_photos_that_are_held_wait_for_each_other(demo: Model) -> None:
     asyncio.run(work())
 
 
+def test_photos_to_inspect_are_opened_one_by_one(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 of the largest photos, which are small files, would take 77 GB at once."""
+    learned: list[object] = []
+
+    def learning(model: Model, good: list[object], *rest: object, **more: object) -> object:
+        learned.extend(good)
+        return patchword.inspector(model, good, *rest, **more)
+
+    monkeypatch.setattr("patchword.serve.inspection.inspector", learning)
+    body = {"good": [sent(RING)] * 2, "images": [sent(RING)]}
+    assert client.post("/v1/inspect", json=body).json()["data"][0]["score"] < 1e-3
+    assert learned == [RING.read_bytes()] * 2
+
+
 def test_a_photo_is_shown_while_the_index_has_it(demo: Model, tmp_path: Path) -> None:
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(SHAPES[1].read_bytes())

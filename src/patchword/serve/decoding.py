@@ -87,16 +87,26 @@ class Decoder:
     async def held(self, given: Any, model: Model, name: str) -> AsyncIterator[RGB]:
         """The same while it is needed, of a list: it waits until few others are held."""
         async with self._here(given, name) as here, self._opening:
-            while self._held > self._most:
-                self._freed.clear()
-                await in_time(asyncio.ensure_future(self._freed.wait()))
-            photo = await self._whole(here, model, name)
+            photo = await self._with_room(here, model, name)
             self._held += photo.nbytes
         try:
             yield photo
         finally:
             self._held -= photo.nbytes
             self._freed.set()
+
+    async def openable(self, given: Any, model: Model, name: str) -> ImageLike:
+        """An image that can be opened, as `images.open` takes it, its pixels not kept: of a list
+        that a task needs at once. Raises ImageError, RefusalError."""
+        async with self._here(given, name) as here, self._opening:
+            await self._with_room(here, model, name)
+            return self.content(here)
+
+    async def _with_room(self, here: Any, model: Model, name: str) -> RGB:
+        while self._held > self._most:
+            self._freed.clear()
+            await in_time(asyncio.ensure_future(self._freed.wait()))
+        return await self._whole(here, model, name)
 
     async def pixels(self, given: Any, model: Model, name: str) -> tuple[Levels, Sight]:
         """What the network sees of an image, uint8 (3, S, S), and how it is seen. Raises

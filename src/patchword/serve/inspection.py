@@ -119,8 +119,9 @@ def same(body: Inspect, opened: Opened, inspector: Inspector) -> None:
 
 
 async def photos_of(server: Server, opened: Opened, images: Sequence[Any]) -> list[Any]:
-    """All pixels of each image, or why there are none."""
-    photo = server.decoder.photo
+    """Each image as `images.open` takes it, or why it cannot be opened. All of them are needed at
+    once, and their pixels would not fit into memory."""
+    photo = server.decoder.openable
     return await each(photo(one, opened.model, f"image {n}") for n, one in enumerate(images, 1))
 
 
