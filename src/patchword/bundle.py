@@ -22,7 +22,7 @@ from patchword.errors import ImageError, TokenizerError, UnsupportedError
 from patchword.fingerprint import fingerprint
 from patchword.images import ImageLike, Opener
 from patchword.images.ahead import ahead
-from patchword.images.one_or_many import as_images
+from patchword.images.one_or_many import as_images, results
 from patchword.images.preprocess import Geometry, Preprocess, whole
 from patchword.models.protocols import ImageNetwork, Tower
 from patchword.options import at_least, checked, text_list
@@ -242,11 +242,7 @@ class Bundle:
         at the smallest scale that is at least twice what the network needs, unless the model was
         loaded with exact=True. stretch, squash: see `opening`.
         """
-        rows = []
-        for _, row in self.embed_each(sources, batch_size, exact, stretch, squash):
-            if isinstance(row, ImageError):
-                raise row
-            rows.append(row)
+        rows = list(results(self.embed_each(sources, batch_size, exact, stretch, squash)))
         return np.stack(rows) if rows else np.empty((0, self.dim), np.float32)
 
     @checked

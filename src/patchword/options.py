@@ -163,6 +163,12 @@ def in_range(
     raise ConfigError(f"{name} is {value}; it must be {wanted}")
 
 
+def checked_probability(name: str, value: float | None) -> None:
+    """Raise UnsupportedError for a number that is no probability; None is what was not given."""
+    if value is not None and not 0 <= value <= 1:
+        raise UnsupportedError(f"{name} is {value!r}; it is a probability, 0 to 1")
+
+
 def text_list(texts: Any) -> list[str]:
     """Texts as a list; a single one becomes a list of one. Raises UnsupportedError for what is no
     text, by its number."""

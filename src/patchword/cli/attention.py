@@ -115,7 +115,7 @@ def attention(
     kind = "attention"
     targets = pictures(files, save, kind, names)
     saving.set(True)  # without --save too
-    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    bundle = load(model, device, dtype, stretch, max_pixels, squash)
 
     def matrix_of(source: Source) -> TokenAttention:
         if texts:

@@ -123,7 +123,7 @@ def capfilt(
     from patchword.capfilt.store import Store
 
     photos = open_photos(source, out, image_column, caption_column)
-    writer = load(captioner, device, dtype, None, stretch, max_pixels, squash)
+    writer = load(captioner, device, dtype, stretch, max_pixels, squash)
     scorer = _scorer(writer, filter, device, dtype)
     options = {
         "count": count, "top_p": top_p, "min_length": min_length, "max_length": max_length,

@@ -132,7 +132,7 @@ def caption(
     """
     check_save(save, pages=True)
     files = expand(images)
-    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    bundle = load(model, device, dtype, stretch, max_pixels, squash)
     from patchword.models.generate import GenerationOptions
     from patchword.tasks.caption import caption_each
     from patchword.tasks.tiled import caption_tiled
@@ -222,7 +222,7 @@ def ask(
     if not questions:
         no_texts("questions", "--text")
     check_save(save)
-    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    bundle = load(model, device, dtype, stretch, max_pixels, squash)
     from patchword.models.generate import GenerationOptions
     from patchword.tasks.ask import ask_each
     from patchword.tasks.tiled import ask_tiled
@@ -286,7 +286,7 @@ def match(
     if not texts:
         no_texts("texts", "--text")
     check_save(save)
-    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    bundle = load(model, device, dtype, stretch, max_pixels, squash)
     from patchword.tasks.match import match_each
     from patchword.tasks.tiled import match_tiled
 

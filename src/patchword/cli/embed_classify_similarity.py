@@ -120,7 +120,7 @@ def classify(
             f"{words[0]!r}, or --multi-label, which judges it by itself"
         )
     check_save(save, pages=True)
-    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    bundle = load(model, device, dtype, stretch, max_pixels, squash)
     from patchword.tasks.classify import classify_each
     from patchword.tasks.tiled import classify_tiled
 
@@ -199,7 +199,7 @@ def embed(
     kind, names = ("image", files) if files else ("text", texts)
     if out and out.suffix == ".npy":
         check_lines(names)
-    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    bundle = load(model, device, dtype, stretch, max_pixels, squash)
     failed: list[ImageError] = []
     each: Iterator[Row]
     if files:
@@ -250,8 +250,8 @@ def similarity(
     if not texts:
         no_texts("texts", "--text")
     check_save(save)
-    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
-    other = load(beside, device, dtype, None, stretch, max_pixels, squash) if beside else None
+    bundle = load(model, device, dtype, stretch, max_pixels, squash)
+    other = load(beside, device, dtype, stretch, max_pixels, squash) if beside else None
     columns = embed_texts(bundle, texts, long_text)
     names: list[Source] = []
     rows = []

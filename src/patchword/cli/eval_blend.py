@@ -107,7 +107,7 @@ def eval(
     check_save(save)
     if not data.exists():
         wrong(f"{data}: no such file or folder")
-    bundle = load(name, device, dtype, None, stretch, max_pixels, squash)
+    bundle = load(name, device, dtype, stretch, max_pixels, squash)
     from patchword.evaluate import Classified, Evaluation, confusion_picture
 
     options = evaluation_options(template, labels, neighbours)

@@ -17,6 +17,7 @@ from patchword.cli.options import (
     MaxPixelsOption,
     ModelOption,
     StretchOption,
+    SubjectOption,
 )
 from patchword.cli.output import emit, finish, notes, progress, screen, wrong
 from patchword.cli.texts import read_list
@@ -65,9 +66,7 @@ def eval_inspect(
     short_side: Annotated[
         int | None, typer.Option(help="Pixels of photos' shorter side; see patchword inspect.")
     ] = None,
-    subject: Annotated[
-        str | None, typer.Option(help="winclip: what the photos show, in a word or two.")
-    ] = None,
+    subject: SubjectOption = None,
     shots: Annotated[
         int | None,
         typer.Option(
@@ -109,7 +108,7 @@ def eval_inspect(
     found = [category(each) for each in categories(folder)]
     for each in found:
         enough_shots(each, shots)
-    bundle = load(model, device, dtype, None, stretch, max_pixels)
+    bundle = load(model, device, dtype, stretch, max_pixels)
     done: list[Measured] = []
     failed: dict[str, ImageError] = {}
     for each in found:

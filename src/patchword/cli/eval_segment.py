@@ -14,6 +14,7 @@ from patchword.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    LogitScaleOption,
     MaxPixelsOption,
     ModelOption,
     RefineOption,
@@ -62,10 +63,7 @@ def eval_segment(
     stride: StrideOption = None,
     short_side: ShortSideOption = None,
     refine: RefineOption = False,
-    logit_scale: Annotated[
-        float | None,
-        typer.Option(help="What cosines are multiplied by; by default the model's own."),
-    ] = None,
+    logit_scale: LogitScaleOption = None,
     threshold: Annotated[
         float,
         typer.Option(help="0 to 1: where no class is as probable, it is the first class."),
@@ -104,7 +102,7 @@ def eval_segment(
 
     data = segmentation.masked(folder, split)
     words = segmentation.read_classes(classes or folder / segmentation.CLASSES)
-    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    bundle = load(model, device, dtype, stretch, max_pixels, squash)
     settings = segmentation.settled(
         bundle, words, read_list(template) or None, method, logit_scale, threshold, least_area,
         Scale(window, stride, short_side), refine, reduce_zero_label,

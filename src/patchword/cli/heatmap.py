@@ -22,6 +22,7 @@ from patchword.cli.options import (
     JsonOption,
     MaxPixelsOption,
     ModelOption,
+    NegativesOption,
     RefineOption,
     SameScaleOption,
     ShortSideOption,
@@ -103,10 +104,7 @@ def heatmap(
             "may show."
         ),
     ] = None,
-    negatives: Annotated[
-        str | None,
-        typer.Option(metavar="A,B,...", help="What else there could be, for --present."),
-    ] = None,
+    negatives: NegativesOption = None,
     own_scale: Annotated[
         bool, typer.Option("--own-scale", help="Stretch the colours of each map over its values.")
     ] = False,
@@ -134,7 +132,7 @@ def heatmap(
     saving.set(True)  # without --save too
     others = None if negatives is None else read_list([negatives], split=True)
     point = place(like)
-    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    bundle = load(model, device, dtype, stretch, max_pixels, squash)
 
     def run(source: Source) -> list[Heatmap]:
         # With words one text at a time, so that each has a panel with its own words.

@@ -195,7 +195,7 @@ def index(
     labels = read_list(tags, split=True)
     bundle = None
     if names or vectors or (labels and model != EMBEDDED):
-        bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+        bundle = load(model, device, dtype, stretch, max_pixels, squash)
     elif labels:  # the index's own model, as with --caption
         bundle = load(store.model_name, device, **{"dtype": dtype, **store.options})
     how = How(not no_thumbnails, retry, reindex, ray)

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.cli.info_bench import bench as measured
-from patchword.cli.inputs import load
-from patchword.cli.options import EMBEDDED, DeviceOption, DtypeOption, JsonOption, ModelTooOption
+from patchword.cli.inputs import load, named_once
+from patchword.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelArgument,
+    ModelTooOption,
+)
 from patchword.cli.output import emit, notes, screen, wrong
 from patchword.errors import PatchwordError
 from patchword.show.terminal_table import table
@@ -28,12 +34,7 @@ PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 def info(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]", help="A hub id, folder or file of weights; by default demo."
-        ),
-    ] = None,
+    source: ModelArgument = None,
     model: ModelTooOption = None,
     bench: Annotated[
         bool,
@@ -59,11 +60,9 @@ def info(
     context: 2 for each multiply-add of convolutions, linear layers and attention; what is smaller
     (norms, activations, softmax) is not counted.
     """
-    if source and model:
-        wrong("give the model once")
     if photos and not bench:
         wrong("--photos is for --bench")
-    bundle = load(source or model or EMBEDDED, device, dtype)
+    bundle = load(named_once(source, model), device, dtype)
     if bench:
         if bundle.engine.name != "torch" or dtype != "float32":
             wrong("--bench runs every engine of the model itself: leave out --engine and --dtype")

@@ -32,7 +32,6 @@ def load(
     model: str,
     device: str,
     dtype: str,
-    image_size: list[int] | None = None,
     stretch: bool = False,
     max_pixels: int | None = None,
     squash: bool = False,
@@ -48,8 +47,15 @@ def load(
 
     how: dict[str, Any] = {**options, **chosen.get().of(model)}
     opened = api.load_for_texts if texts_alone else api.load
-    bundle = opened(model, device=device, dtype=dtype, image_size=image_size, **how)
+    bundle = opened(model, device=device, dtype=dtype, **how)
     return bundle.opening(stretch, max_pixels, squash=squash)
+
+
+def named_once(argument: str | None, option: str | None) -> str:
+    """The model that the argument [MODEL] or --model names, by default the embedded one."""
+    if argument and option:
+        wrong("give the model once")
+    return argument or option or EMBEDDED
 
 
 def model_and_path(arguments: Sequence[str], model: str | None, usage: str) -> tuple[str, Path]:
@@ -68,7 +74,7 @@ def expand(names: Sequence[str]) -> list[Source]:
     a file; an address on the web; or "-", for an image in standard input. A name that matches
     nothing stays, so that opening it reports what is wrong with it.
     """
-    from patchword.images.files import TARS, Skipped, warn_of
+    from patchword.images.files import TARS, Skipped, is_tar, warn_of
     from patchword.images.urls import is_url
 
     found: list[Source] = []
@@ -77,7 +83,7 @@ def expand(names: Sequence[str]) -> list[Source]:
     every = [
         match for name in _named(names) for match in ([name] if is_url(name) else _globbed(name))
     ]
-    tars = {os.path.realpath(name) for name in every if _is_tar(name)}
+    tars = {os.path.realpath(name) for name in every if is_tar(name)}
     for name in every:
         if name == STDIN:
             found.append(Held("stdin", sys.stdin.buffer.read))
@@ -122,22 +128,16 @@ def _named(names: Sequence[str]) -> list[str]:
     return out
 
 
-def _is_tar(path: str) -> bool:
-    from patchword.images.files import TARS
-
-    return path.lower().endswith(TARS) and os.path.isfile(path)
-
-
 def _inside(
     path: str, unlisted: list[ImageError], skipped: Skipped, tars: Collection[str]
 ) -> Sequence[Source]:
     """The pages of a file; the images in a folder or a tar. tars: those that are named."""
-    from patchword.images.files import pictures_in
+    from patchword.images.files import is_tar, pictures_in
     from patchword.images.pages import every
 
     if os.path.isdir(path):
         return pictures_in(path, unlisted, skipped, tars)
-    return _members(path) if _is_tar(path) else every(path)
+    return _members(path) if is_tar(path) else every(path)
 
 
 def _members(path: str) -> list[Source]:

@@ -22,6 +22,7 @@ from patchword.cli.options import (
     MaxPixelsOption,
     ModelOption,
     StretchOption,
+    SubjectOption,
 )
 from patchword.cli.output import (
     complain,
@@ -162,9 +163,7 @@ def inspect(
     components: Annotated[
         int | None, typer.Option(help="subspace: how many there are instead.")
     ] = None,
-    subject: Annotated[
-        str | None, typer.Option(help="winclip: what the photos show, in a word or two.")
-    ] = None,
+    subject: SubjectOption = None,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -225,7 +224,9 @@ def inspect(
     first = photos[0]
     if fitted:
         sources = expand(photos)
-        inspector = reopen(load(model, device, dtype, None, stretch, max_pixels), fitted, rule)
+        from patchword.inspect.inspector import reopened
+
+        inspector = reopened(load(model, device, dtype, stretch, max_pixels), fitted, rule)
     else:
         if not without_good:
             good, photos = expand(photos[:1]), photos[1:]
@@ -233,8 +234,10 @@ def inspect(
         held = expand(calibration) if calibration else None
         if good and method != "reference" and (said := one_good(first, good, sources)):
             notes().print(said)
-        bundle = load(model, device, dtype, None, stretch, max_pixels)
-        how = chosen_method(method or "memory", own)
+        bundle = load(model, device, dtype, stretch, max_pixels)
+        from patchword.inspect.methods import chosen
+
+        how = chosen(method or "memory", own)
         inspector = learn(bundle, good, held, how, rule, by_folder, failed)
     if save_fitted:
         print_saved(inspector.save(save_fitted))
@@ -245,20 +248,6 @@ def inspect(
     if place := fitted or save_fitted:
         run.keep_drift(place)
     run.finish(check)
-
-
-def chosen_method(name: str, options: dict[str, Any]) -> Method:
-    """The method of that name with its options. Raises UnsupportedError for those of another."""
-    from patchword.inspect.methods import chosen
-
-    return chosen(name, options)
-
-
-def reopen(bundle: Model, folder: Path, rule: dict[str, Any]) -> Inspector:
-    """What --save-fitted wrote, with these numbers of its rule instead."""
-    from patchword.inspect.inspector import reopened
-
-    return reopened(bundle, folder, rule)
 
 
 def learn(

@@ -18,6 +18,7 @@ from patchword.cli.options import (
     JsonOption,
     MaxPixelsOption,
     ModelOption,
+    NegativesOption,
     PictureOption,
     RefineOption,
     ShortSideOption,
@@ -68,13 +69,7 @@ def locate(
             "a model with a head for maps."
         ),
     ] = None,
-    negatives: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,...",
-            help="What else there could be, for --present.",
-        ),
-    ] = None,
+    negatives: NegativesOption = None,
     window: WindowOption = None,
     stride: StrideOption = None,
     short_side: ShortSideOption = None,
@@ -100,7 +95,7 @@ def locate(
     targets = pictures(files, save, "regions")
     others = None if negatives is None else read_list([negatives], split=True)
     given = [corners(each) for each in box] if box else None
-    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    bundle = load(model, device, dtype, stretch, max_pixels, squash)
 
     def run(source: Source) -> Located:
         with progress("windows") as advance:

@@ -20,6 +20,10 @@ ModelOption = Annotated[
         "demo-blip (a BLIP).",
     ),
 ]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[MODEL]", help="A hub id, folder or file of weights; by default demo."),
+]
 # of a command that takes the model as an argument too
 ModelTooOption = Annotated[
     str | None,
@@ -167,6 +171,15 @@ ShortSideOption = Annotated[
 ]
 RefineOption = Annotated[
     bool, typer.Option("--refine", help="Refine maps along the photo's edges (PAMR).")
+]
+NegativesOption = Annotated[
+    str | None, typer.Option(metavar="A,B,...", help="What else there could be, for --present.")
+]
+LogitScaleOption = Annotated[
+    float | None, typer.Option(help="What cosines are multiplied by; by default the model's own.")
+]
+SubjectOption = Annotated[
+    str | None, typer.Option(help="winclip: what the photos show, in a word or two.")
 ]
 DenseMethodOption = Annotated[
     str,

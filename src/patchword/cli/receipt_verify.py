@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.atomic_write import write
-from patchword.cli.inputs import load, model_and_path
-from patchword.cli.options import EMBEDDED, DeviceOption, DtypeOption, JsonOption, ModelTooOption
-from patchword.cli.output import emit, make_folder, print_saved, screen, wrong
+from patchword.cli.inputs import load, model_and_path, named_once
+from patchword.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelArgument,
+    ModelTooOption,
+)
+from patchword.cli.output import emit, make_folder, print_saved, screen
 from patchword.errors import PatchwordError
 from patchword.show.terminal_table import table
 
@@ -22,12 +28,7 @@ if TYPE_CHECKING:
 
 
 def receipt(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]", help="A hub id, folder or file of weights; by default demo."
-        ),
-    ] = None,
+    source: ModelArgument = None,
     model: ModelTooOption = None,
     out: Annotated[
         Path | None,
@@ -44,10 +45,9 @@ def receipt(
     Two test cards and some texts go through its preprocessing and tokenizer, exact noise and the
     texts' ids through its towers.
     """
-    if source and model:
-        wrong("give the model once")
+    name = named_once(source, model)
     make_folder(out)
-    bundle = load(source or model or EMBEDDED, device, dtype)
+    bundle = load(name, device, dtype)
     from patchword import receipts
 
     made = receipts.make(bundle)

@@ -17,6 +17,7 @@ from patchword.cli.options import (
     DtypeOption,
     ImagesLabelsArgument,
     JsonOption,
+    LogitScaleOption,
     MaxPixelsOption,
     ModelOption,
     PictureOption,
@@ -79,10 +80,7 @@ def segment(
     stride: StrideOption = None,
     short_side: ShortSideOption = None,
     refine: RefineOption = False,
-    logit_scale: Annotated[
-        float | None,
-        typer.Option(help="What cosines are multiplied by; by default the model's own."),
-    ] = None,
+    logit_scale: LogitScaleOption = None,
     threshold: Annotated[
         float,
         typer.Option(help="0 to 1: where no label is as probable, there is background."),
@@ -113,7 +111,7 @@ def segment(
     words = read_list(background, split=True)
     others = None if background is None else [] if words == ["none"] else words
     targets = pictures(files, save, "segments")
-    bundle = load(model, device, dtype, None, stretch, max_pixels, squash)
+    bundle = load(model, device, dtype, stretch, max_pixels, squash)
 
     def run(source: Source) -> Segmentation:
         with progress("windows") as advance:

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="A model; repeat for more. By default that of the index, or demo and demo-blip.",
+    ),
+]
+
 
 def serve(
     index: Annotated[
@@ -30,15 +40,7 @@ def serve(
             help="An index of photos, to be searched and shown: a folder or s3://bucket/name.",
         ),
     ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="MODEL",
-            help="A model; repeat for more. By default that of the index, or demo and demo-blip.",
-        ),
-    ] = None,
+    model: ModelsOption = None,
     host: Annotated[
         str,
         typer.Option(help="Where to listen; any address but this machine's own needs --api-key."),
@@ -135,15 +137,7 @@ def mcp(
             help="An index of photos, to be searched: a folder or s3://bucket/name.",
         ),
     ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="MODEL",
-            help="A model; repeat for more. By default that of the index, or demo and demo-blip.",
-        ),
-    ] = None,
+    model: ModelsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
 ) -> None:

@@ -112,6 +112,11 @@ def hashed(file: File) -> File:
     return file._replace(digest=digest.hexdigest() if same else "")
 
 
+def is_tar(path: str) -> bool:
+    """Whether a file is a tar, by its name."""
+    return path.lower().endswith(TARS) and os.path.isfile(path)
+
+
 def gone(path: str) -> bool:
     """Whether there is certainly no such file, or no such page of it; one that cannot be reached
     is not gone."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image
 
-from patchword.errors import UnsupportedError
+from patchword.errors import ImageError, UnsupportedError
 from patchword.images.decode import ImageLike
 from patchword.images.npy import CHANNELS
 from patchword.images.tensors import is_tensor
 
 Images = ImageLike | Iterable[ImageLike]  # one image is a list of one
+R = TypeVar("R")
 
 
 def as_images(images: Images) -> Iterable[ImageLike]:
@@ -45,3 +46,11 @@ def is_one(value: Any) -> bool:
         return value.ndim == 2 or three
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
     return isinstance(value, kinds) or hasattr(value, "read")
+
+
+def results(found: Iterable[tuple[object, R | ImageError]]) -> Iterator[R]:
+    """The results of images, which stand beside them. Raises the first that is an ImageError."""
+    for _, result in found:
+        if isinstance(result, ImageError):
+            raise result
+        yield result

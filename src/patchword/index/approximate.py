@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from patchword.atomic_write import write
 from patchword.index.exact import candidates
 from patchword.index.matrix import Matrix
+from patchword.index.query import units
 from patchword.index.schema import Vectors
 from patchword.index.table import RECALL, Table
 
@@ -90,8 +91,8 @@ def measured(table: Table, matrix: Matrix, texts: Vectors | None, folder: str, m
     made up, as far from all images as those of a CLIP are."""
     draw = np.random.default_rng(0)
     chosen = np.sort(draw.choice(len(matrix.ids), min(QUERIES, len(matrix.ids)), replace=False))
-    images = _unit(matrix.half[chosen].astype(np.float64))
-    words = text_like(images, draw) if texts is None else _unit(texts[:QUERIES].astype(np.float64))
+    images = units(matrix.half[chosen].astype(np.float64))
+    words = text_like(images, draw) if texts is None else units(texts[:QUERIES].astype(np.float64))
     found = Recall(
         len(matrix.ids),
         len(images),
@@ -117,9 +118,9 @@ def text_like(images: NDArray[np.float64], draw: np.random.Generator) -> NDArray
     """Unit vectors (N, D) that lie to images (N, D) as a CLIP's texts do: all in a direction of
     their own, with little of what tells images apart; cosines with the nearest are about 0.35."""
     mean = images.mean(axis=0)
-    own = _unit(draw.standard_normal((1, images.shape[1])))
-    content = _unit(images[draw.permutation(len(images))] - mean)
-    return _unit(0.9 * own + 0.1 * mean + 0.42 * content)
+    own = units(draw.standard_normal((1, images.shape[1])))
+    content = units(images[draw.permutation(len(images))] - mean)
+    return units(0.9 * own + 0.1 * mean + 0.42 * content)
 
 
 def _recall(
@@ -141,8 +142,3 @@ def _recall(
 
 def _top(matrix: Matrix, query: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.intp]:
     return rows[np.argsort(-(matrix.half[rows].astype(np.float64) @ query), kind="stable")[:K]]
-
-
-def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return rows / np.maximum(lengths, 1e-12)  # type: ignore[no-any-return]

@@ -18,6 +18,7 @@ from patchword.index.clusters import centres, nearest_centres
 from patchword.index.matrix import Half, Matrix
 from patchword.index.nearest import Hit, best
 from patchword.index.phrases import Phrase, name, phrases
+from patchword.index.query import units
 from patchword.index.table import Table
 from patchword.index.things import THINGS
 from patchword.scope import Check
@@ -136,7 +137,7 @@ def _words(middle: Tensor, members: Sequence[Half], names: Named | None) -> list
     mean = np.average(rows, axis=0, weights=counts) if len(rows) > 1 else 0.0
     vectors = names.vectors.astype(np.float64)
     alike = vectors @ vectors.T >= SAME
-    fit = _unit(rows - mean) @ _unit(vectors - vectors.mean(axis=0)).T  # (C, W)
+    fit = units(rows - mean) @ units(vectors - vectors.mean(axis=0)).T  # (C, W)
     out: list[str] = []
     for row, fits, inside in zip(rows, fit, members, strict=True):
         fits = np.where(_near(row[None] @ vectors.T)[0], fits, -np.inf)
@@ -153,8 +154,3 @@ def _near(cosines: NDArray[np.float64]) -> NDArray[np.bool_]:
     least = cosines.max(axis=1) - BAND * cosines.std(axis=1)
     near: NDArray[np.bool_] = cosines >= least[:, None]
     return near
-
-
-def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return rows / np.maximum(lengths, 1e-12)  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from patchword.data.rows import IMAGES, called, suffix_of
 from patchword.data.tar_files import DamagedError, Member, Tar
 from patchword.errors import ImageError, PatchwordError
 from patchword.images import ImageLike, files, urls
-from patchword.images.files import TABLES, TARS
+from patchword.images.files import TABLES
 from patchword.index import objects
 
 PLACES = (*IMAGES, "image_url", "img_url", "url", "uri")  # columns of images, in this order
@@ -25,11 +25,6 @@ Read = Callable[[], bytes]
 
 _IN_TAR = re.compile(r"(.+?\.(?:tar|tar\.gz|tgz))/(.+)", re.IGNORECASE | re.DOTALL)
 _IN_TABLE = re.compile(r"(.+\.parquet)#(\d+)", re.IGNORECASE | re.DOTALL)
-
-
-def is_tar(path: str) -> bool:
-    """Whether a file is a tar, by its name."""
-    return path.lower().endswith(TARS) and os.path.isfile(path)
 
 
 def is_table(path: str) -> bool:

@@ -91,3 +91,9 @@ def unit(vector: NDArray[Any], dim: int) -> Vector:
         )
     exact = vector.astype(np.float64)
     return exact / max(float(np.linalg.norm(exact)), 1e-12)
+
+
+def units(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows (N, D) divided by their lengths."""
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.maximum(lengths, 1e-12)  # type: ignore[no-any-return]

@@ -18,6 +18,7 @@ from patchword.images.files import (
     File,
     Path,
     find,
+    is_tar,
     left_out,
     picture_suffixes,
     shown,
@@ -60,7 +61,7 @@ def listing(paths: Iterable[Path], failed: list[ImageError]) -> Listing:
                 for file, read in objects.found(name):
                     out.files.append(file)
                     out.read[file.path] = read
-            elif inside.is_tar(name):
+            elif is_tar(name):
                 opened.add(os.path.realpath(name))
                 _tar(os.path.realpath(name), out, failed)
             elif inside.is_table(name):

@@ -13,7 +13,7 @@ from patchword.bundle import Bundle
 from patchword.config import to_dict
 from patchword.errors import CheckpointError, ImageError, UnseenWarning, UnsupportedError, warn
 from patchword.images import ImageLike, name_of
-from patchword.images.one_or_many import as_images
+from patchword.images.one_or_many import as_images, results
 from patchword.inspect import conformal
 from patchword.inspect.calibration import Calibration, Judge, Kind, Rule, changed, colours, of_list
 from patchword.inspect.drift import LONGEST, Drift
@@ -67,11 +67,7 @@ class Inspector:
     ) -> list[Inspection]:
         """What is said of each photo. false_discoveries: see `listed`. Raises the ImageError of
         the first that cannot be opened."""
-        found = []
-        for _, each in self.inspect_each(images):
-            if isinstance(each, ImageError):
-                raise each
-            found.append(each)
+        found = list(results(self.inspect_each(images)))
         if seen := self.seen_small():
             warn(seen, UnseenWarning)
         found = on_one_scale(found)

@@ -134,5 +134,5 @@ async def embedded(
         rows, tokens = await vectors(server, opened, given)
     for row in rows:
         if isinstance(row, Exception):
-            raise row if isinstance(row, RefusalError) else refusal_of(row, "inputs")
+            raise refusal_of(row, "inputs")
     return opened.name, [row for row in rows if not isinstance(row, Exception)], tokens

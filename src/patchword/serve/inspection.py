@@ -132,7 +132,7 @@ async def fit(
     photos = await photos_of(server, opened, good)
     kept = [photo for photo in photos if not isinstance(photo, Exception)]
     if photos and not kept:
-        raise photos[0] if isinstance(photos[0], RefusalError) else refusal_of(photos[0], "good")
+        raise refusal_of(photos[0], "good")
     bad = [one for one in items(photos, lambda _: {}) if "error" in one]
     method, rate, step = body.method, body.false_alarms, steps()
     made = await opened.queue.call(

@@ -301,8 +301,6 @@ async def answer(
 def only(found: Sequence[Any]) -> Any:
     """What was found of the one image of a request. Raises RefusalError where that is an error."""
     first = found[0]
-    if isinstance(first, PatchwordError):
+    if isinstance(first, (PatchwordError, RefusalError)):
         raise refusal_of(first, "image" if isinstance(first, ImageError) else None)
-    if isinstance(first, RefusalError):
-        raise first
     return first

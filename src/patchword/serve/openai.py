@@ -102,8 +102,7 @@ async def embeddings(request: Request, body: Embeddings) -> Answer:
         rows, tokens = await vectors(server, opened, given)
     failed = [row for row in rows if isinstance(row, Exception)]
     if len(failed) == len(rows):
-        first = failed[0]
-        raise first if isinstance(first, RefusalError) else refusal_of(first, "input")
+        raise refusal_of(failed[0], "input")
     packed = "base64" in (body.encoding_format, body.embedding_type)
     data = [
         item(number, row)

@@ -64,8 +64,10 @@ class RefusalError(Exception):
         }
 
 
-def refusal_of(error: PatchwordError, param: str | None = None) -> RefusalError:
-    """What patchword raised, as an answer."""
+def refusal_of(error: PatchwordError | RefusalError, param: str | None = None) -> RefusalError:
+    """What patchword raised, as an answer; a refusal as it is."""
+    if isinstance(error, RefusalError):
+        return error
     codes = (code for kind, code in CODES.items() if isinstance(error, kind))
     code = next(codes, "patchword")
     status = 404 if isinstance(error, IndexStoreError) and "no index there" in str(error) else 400
@@ -74,5 +76,4 @@ def refusal_of(error: PatchwordError, param: str | None = None) -> RefusalError:
 
 def item(index: int, error: PatchwordError | RefusalError) -> dict[str, Any]:
     """The error of one item of a list."""
-    found = error if isinstance(error, RefusalError) else refusal_of(error)
-    return {"index": index, **found.body}
+    return {"index": index, **refusal_of(error).body}

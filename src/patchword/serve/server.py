@@ -109,16 +109,14 @@ class Server:
         warn_of_scope(opened, found)
         return found
 
-    async def text_rows(
-        self, opened: Opened, texts: Sequence[str], long_text: str = "truncate"
-    ) -> Vector:
+    async def text_rows(self, opened: Opened, texts: Sequence[str]) -> Vector:
         """Unit vectors (N, D) of texts. What of them is cut or unknown is warned of."""
         self.readable(texts)
         model = opened.model
 
         def read() -> long_texts.Parts:
             Check(model.scope, model.name).texts(texts)
-            return long_texts.split(model.reader(), texts, long_text)
+            return long_texts.split(model.reader(), texts, "truncate")
 
         parts = await self.decoder.run(read)
         return parts.joined(await opened.text_vectors(parts.rows))

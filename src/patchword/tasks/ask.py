@@ -14,7 +14,7 @@ from torch import Tensor
 from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
-from patchword.images.one_or_many import Images, is_one
+from patchword.images.one_or_many import Images, is_one, results
 from patchword.images.views import Box
 from patchword.models.generate import GenerationOptions
 from patchword.models.protocols import Writer
@@ -125,11 +125,8 @@ def ask(
     first image that cannot be opened; `ask_each` never stops.
     """
     several = [questions] if isinstance(questions, str) else questions
-    rows: list[list[Answer]] = []
-    for _, found in ask_each(model, images, several, answers, shortlist, options, batch_size):
-        if isinstance(found, ImageError):
-            raise found
-        rows.append(found)
+    found = ask_each(model, images, several, answers, shortlist, options, batch_size)
+    rows = list(results(found))
     each = [row[0] for row in rows] if isinstance(questions, str) else rows
     return each[0] if is_one(images) else each
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from patchword.bundle import Bundle, Vector, summary, to_numpy
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
+from patchword.images.one_or_many import results
 from patchword.models.generate import GenerationOptions
 from patchword.models.protocols import Matcher, Writer
 from patchword.nn.taps import Taps
@@ -75,12 +76,7 @@ def caption(
     Raises UnsupportedError for a model that does not caption, ConfigError for options that cannot
     be, and the ImageError of the first image that cannot be opened; `caption_each` never stops.
     """
-    captions = []
-    for _, found in caption_each(model, images, prompt, options, batch_size):
-        if isinstance(found, ImageError):
-            raise found
-        captions.append(found)
-    return captions
+    return list(results(caption_each(model, images, prompt, options, batch_size)))
 
 
 def caption_each(

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from patchword.bundle import Bundle, Vector, embed_checked, unit
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
-from patchword.images.one_or_many import as_images
+from patchword.images.one_or_many import as_images, results
 from patchword.images.views import Box
-from patchword.options import text_list
+from patchword.options import checked_probability, text_list
 from patchword.scope import Check
 from patchword.tasks.label_cache import label_features
 from patchword.text.templates import named
@@ -74,13 +74,8 @@ def classify(
 
     Raises the ImageError of the first image that cannot be opened; `classify_each` never stops.
     """
-    answers = []
     found = classify_each(model, images, labels, templates, multi_label, reject, two_views)
-    for _, scores in found:
-        if isinstance(scores, ImageError):
-            raise scores
-        answers.append(scores)
-    return answers
+    return list(results(found))
 
 
 def classify_each(
@@ -142,8 +137,7 @@ def scorer(
     what the model was trained on, which is else told by the vector; see `classify`."""
     labels = _checked(labels)
     sentences = named(templates)
-    if reject is not None and not 0 <= reject <= 1:
-        raise UnsupportedError(f"reject is {reject!r}; it is a probability, 0 to 1")
+    checked_probability("reject", reject)
     Check(model.scope, model.name).texts(labels)
     features = label_features(model, labels, sentences)  # (L, D)
     probability = None

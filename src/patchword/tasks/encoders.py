@@ -18,6 +18,7 @@ from torch import Tensor
 from patchword.bundle import Bundle, Vector, to_numpy
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike, tiles
+from patchword.images.one_or_many import results
 from patchword.images.tiles import Size, Tiling
 from patchword.models.protocols import Pixels, TextNetwork
 from patchword.options import at_least, text_list
@@ -128,11 +129,8 @@ def patch_features(
             f"{model.name} takes images in their own shapes, so that they have different numbers "
             "of patches; use tasks.encoders.patch_features_each"
         )
-    rows = []
-    for _, row in patch_features_each(model, sources, layer, class_token, norm, batch_size, exact):
-        if isinstance(row, ImageError):
-            raise row
-        rows.append(row)
+    found = patch_features_each(model, sources, layer, class_token, norm, batch_size, exact)
+    rows = list(results(found))
     tower = model.image_tower
     rows_columns = tower.grid(model.config.preprocess.size)
     tokens = rows_columns[0] * rows_columns[1] + (tower.prefix if class_token else 0)

@@ -15,6 +15,7 @@ from torch import Tensor
 from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
+from patchword.images.one_or_many import results
 from patchword.models.protocols import Matcher
 from patchword.options import nearest, text_list
 from patchword.scope import Check
@@ -61,11 +62,7 @@ def match(
     `match_each` never stops.
     """
     texts = text_list(texts)
-    rows = []
-    for _, row in match_each(model, images, texts, batch_size, start):
-        if isinstance(row, ImageError):
-            raise row
-        rows.append(row)
+    rows = list(results(match_each(model, images, texts, batch_size, start)))
     return stacked(rows, len(texts))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from patchword.bundle import Bundle, embed_checked
 from patchword.errors import ImageError, LongTextWarning, UnseenWarning, UnsupportedError, warn
 from patchword.images import ImageLike
-from patchword.images.one_or_many import as_images
+from patchword.images.one_or_many import as_images, results
 from patchword.images.views import Box, views
 from patchword.models.generate import GenerationOptions
 from patchword.options import text_list
@@ -53,7 +53,7 @@ class Tiled(Generic[R]):
 def joined(found: Iterable[tuple[ImageLike, Tiled[R] | ImageError]]) -> list[R]:
     """What is said of each photo as a whole. Raises the ImageError of the first that cannot be
     opened."""
-    return [result.joined for result in _all(found)]
+    return [result.joined for result in results(found)]
 
 
 def tile_size(tiles: bool | int) -> int | None:
@@ -84,7 +84,7 @@ def classify_tiled(
     def run(shown: Bundle, parts: list[ImageLike]) -> list[list[Score]]:
         check = Check(shown.scope, shown.name)
         found = embed_checked(shown, check, parts)
-        return [score(row, check.outside) for row in _good(found)]
+        return [score(row, check.outside) for row in results(found)]
 
     def join(
         answers: Sequence[list[Score]], boxes: Sequence[Box], known: Sequence[bool]
@@ -120,7 +120,7 @@ def match_tiled(
     Check(model.scope, model.name).texts(texts)
 
     def run(shown: Bundle, parts: list[ImageLike]) -> list[Match]:
-        return _all(match_each(shown, parts, texts, start=start))
+        return list(results(match_each(shown, parts, texts, start=start)))
 
     def join(answers: Sequence[Match], boxes: Sequence[Box], known: Sequence[bool]) -> Match:
         probabilities = np.stack([answer.probabilities for answer in answers])  # (V, T)
@@ -145,7 +145,7 @@ def caption_tiled(
     Check(model.scope, model.name).texts([prompt])
 
     def run(shown: Bundle, parts: list[ImageLike]) -> list[Caption]:
-        return _all(caption_each(shown, parts, prompt, options))
+        return list(results(caption_each(shown, parts, prompt, options)))
 
     def join(answers: Sequence[Caption], boxes: Sequence[Box], known: Sequence[bool]) -> Caption:
         whole, *tiles = answers
@@ -180,7 +180,7 @@ def ask_tiled(
 
     def run(shown: Bundle, parts: list[ImageLike]) -> list[list[Answer]]:
         found = ask_each(shown, parts, questions, answers, shortlist, options, parts=True)
-        return _all(found)
+        return list(results(found))
 
     def join(
         found: Sequence[list[Answer]], boxes: Sequence[Box], known: Sequence[bool]
@@ -203,18 +203,6 @@ def _yes(answer: Answer) -> float:
             return choice.probability
     signs = {"yes": answer.probability, "no": -answer.probability}
     return signs.get(answer.text, -2.0)
-
-
-def _all(found: Iterable[tuple[ImageLike, R | ImageError]]) -> list[R]:
-    """Results alone. Raises the ImageError of the first that has none."""
-    return list(_good(found))
-
-
-def _good(found: Iterable[tuple[ImageLike, R | ImageError]]) -> Iterator[R]:
-    for _, result in found:
-        if isinstance(result, ImageError):
-            raise result
-        yield result
 
 
 def _each(
@@ -258,7 +246,7 @@ def _known(model: Bundle, check: Check, pixels: list[ImageLike]) -> list[bool]:
     if model.scope is None:
         return [True] * len(pixels)
     views = Check(model.scope, model.name)
-    inside = [not views.outside for _ in _good(embed_checked(model, views, pixels))]
+    inside = [not views.outside for _ in results(embed_checked(model, views, pixels))]
     check.judged(not inside[0])
     return [True, *inside[1:]]
 

@@ -85,6 +85,12 @@ def dense(
         return F.normalize(tower.dense(pixels, edit, project, semantic).float(), dim=-1)
 
 
+def on_grid(model: Bundle, values: Tensor, pixels: Tensor) -> Tensor:
+    """Values (B, h * w, X) of the patches of images (B, 3, H, W) as maps (B, X, h, w)."""
+    grid = model.image_tower.grid((pixels.shape[-2], pixels.shape[-1]))
+    return torch.unflatten(values, 1, grid).movedim(-1, 1)
+
+
 def edit_of(method: str) -> DenseEdit:
     """The entry of EDITS. Raises UnsupportedError for a name that is not there."""
     if method not in EDITS:

@@ -18,7 +18,7 @@ from patchword.errors import SameMapWarning, UnsupportedError, warn
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.protocols import DenseNetwork
-from patchword.options import checked, text_list
+from patchword.options import checked, checked_probability, text_list
 from patchword.scope import Check
 from patchword.show import plots
 from patchword.show.colours import MAP, known, scale_of
@@ -28,7 +28,7 @@ from patchword.tasks.judge import judged
 from patchword.tasks.label_cache import label_features
 from patchword.unseen import Sight, noted, untold
 from patchword.where.auto import usual
-from patchword.where.dense import EDITS, OF_PATCHES, dense, edit_of
+from patchword.where.dense import EDITS, OF_PATCHES, dense, edit_of, on_grid
 from patchword.where.extent import Mask, extent
 from patchword.where.gradients import chefer, legrad
 from patchword.where.maskclip import by_keys
@@ -178,8 +178,7 @@ def heatmap(
         method = GRADCAM  # of a text's words, of a layer
     method = resolve(model, method, like is not None)
     _check(texts, method, words, layer, like, like_image)
-    if present is not None and not 0 <= present <= 1:
-        raise UnsupportedError(f"present is {present!r}; it is a probability, 0 to 1")
+    checked_probability("present", present)
     of_none = "like" if like is not None else ROLLOUT if method == ROLLOUT else ""
     if of_none and (present is not None or negatives is not None):
         raise UnsupportedError(f"present and negatives are of texts, not of {of_none}")
@@ -319,22 +318,20 @@ def cosines(model: Bundle, vectors: Tensor, method: str, pixels: Tensor) -> Tens
     if method == HEAD and isinstance(network, DenseNetwork):
         with torch.inference_mode():
             return network.dense_cosines(pixels, vectors)
-    size = (pixels.shape[-2], pixels.shape[-1])
     edit = edit_of(method)
     if edit.refined:
         found = by_keys(model, pixels, edit, edit.refined, vectors)
     else:
         found = dense(model, pixels, edit, vectors) @ vectors.mT
-    return torch.unflatten(found, 1, model.image_tower.grid(size)).movedim(-1, 1)
+    return on_grid(model, found, pixels)
 
 
 def _without_common(model: Bundle, vectors: Tensor, empty: Tensor, pixels: Tensor) -> Tensor:
-    size = (pixels.shape[-2], pixels.shape[-1])
     with torch.inference_mode():
         both = model.image_tower.dense_pooled(pixels, EDITS["surgery"])
         patches, image = (F.normalize(each.float(), dim=-1) for each in both)
         found = without_common(patches, image, vectors, empty)
-    return torch.unflatten(found, 1, model.image_tower.grid(size)).movedim(-1, 1)
+    return on_grid(model, found, pixels)
 
 
 def _whatever(model: Bundle, count: int, pixels: Tensor) -> Tensor:
@@ -349,9 +346,7 @@ def _alike(model: Bundle, photo: NDArray[np.uint8], like: tuple[int, int], metho
     joint = model.config.embed_dim > 0
 
     def features(pixels: Tensor) -> Tensor:
-        size = (pixels.shape[-2], pixels.shape[-1])
-        found = dense(model, pixels, edit_of(method), project=joint)
-        return torch.unflatten(found, 1, model.image_tower.grid(size)).movedim(-1, 1)
+        return on_grid(model, dense(model, pixels, edit_of(method), project=joint), pixels)
 
     grid = seen_whole(model, photo, features, Scale())
     geometry, shape = grid.geometry, grid.values.shape[1:]

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -17,12 +16,12 @@ from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.models.edits import DenseEdit
-from patchword.options import checked, text_list
+from patchword.options import checked, checked_probability, text_list
 from patchword.scope import Check
 from patchword.show import label_map
 from patchword.show.result import Brief, Pictured
 from patchword.unseen import untold
-from patchword.where.dense import OF_PATCHES, dense, edit_of
+from patchword.where.dense import OF_PATCHES, dense, edit_of, on_grid
 from patchword.where.extent import Mask, parts
 from patchword.where.heatmap import HEAD, mapped, of_texts, resolve
 from patchword.where.present import least
@@ -148,8 +147,7 @@ def locate(
     names = _texts(texts)
     # Features of a box are those of patches, which a head for maps does not have.
     chosen = dense_method(model, method) if boxes is None else resolve(model, method, like=True)
-    if present is not None and not 0 <= present <= 1:
-        raise UnsupportedError(f"present is {present!r}; it is a probability, 0 to 1")
+    checked_probability("present", present)
     if boxes is not None and (refine or present is not None or negatives is not None):
         raise UnsupportedError(
             "boxes are scored as they are: leave out refine, present and negatives, or boxes"
@@ -231,9 +229,7 @@ def _of_parts(model: Bundle) -> Bundle:
 
 def _features(model: Bundle, edit: DenseEdit, pixels: Tensor) -> Tensor:
     """Dense features (B, D, h, w) of images (B, 3, H, W)."""
-    size = (pixels.shape[-2], pixels.shape[-1])
-    found = dense(model, pixels, edit)
-    return torch.unflatten(found, 1, model.image_tower.grid(size)).movedim(-1, 1)
+    return on_grid(model, dense(model, pixels, edit), pixels)
 
 
 def _scored(
