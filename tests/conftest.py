@@ -1,14 +1,21 @@
 """What every test shares: no hub is asked, and CLIP's tokenizer is at hand."""
 
+from __future__ import annotations
+
 import gc
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face library is imported
 
 from ran import run  # noqa: F401  a fixture of every file that has no `run` of its own
+
+if TYPE_CHECKING:
+    from patchword import Model
+    from patchword.bundle import Bundle
 
 
 def pytest_collection_finish() -> None:
@@ -26,3 +33,31 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clip_tokenizer")
     clip_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def demo() -> Model:
+    import patchword
+
+    return patchword.load("demo")
+
+
+@pytest.fixture(scope="module")
+def blip() -> Model:
+    import patchword
+
+    return patchword.load("demo-blip")
+
+
+@pytest.fixture(scope="module")
+def clip() -> Bundle:
+    """A CLIP of random weights."""
+    from shrunk import tiny_bundle, tiny_clip
+
+    return tiny_bundle(tiny_clip())
+
+
+@pytest.fixture(scope="module")
+def model(clip: Bundle) -> Bundle:
+    """The same, in files whose `model` is no other."""
+    return clip

@@ -64,9 +64,9 @@ def small_text(text: TextConfig) -> TextConfig:
 
 
 def small_vision(vision: VisionConfig) -> VisionConfig:
-    """A tower of width 32 and two blocks, or of one bottleneck a stage."""
+    """A tower of width 32 and two blocks, or of one bottleneck a stage and two in the first."""
     if isinstance(vision, ResNetConfig):
-        stages = tuple(min(n, 2) for n in vision.stages)
+        stages = (2, *(1 for _ in vision.stages[1:]))
         return replace(vision, width=8, stages=stages, heads=4)
     if isinstance(vision, SwinConfig):
         return replace(vision, width=16, stages=(2, 2), heads=2, mlp_width=32, window=2)

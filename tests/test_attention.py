@@ -17,7 +17,7 @@ import tiny_tokenizers
 import torch
 from numpy.testing import assert_allclose
 from photos import CAT, FLOWER
-from ran import Run, run  # noqa: F401
+from ran import Run
 from reference_blip import DEC, SEP, bert_tokenizer, hugging_face_blip
 from references import Reference, hugging_face
 from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
@@ -293,7 +293,7 @@ def test_what_no_font_has_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         function.cache_clear()
 
 
-def test_the_command(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_the_command(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     checkpoints.save(tiny_bundle(tiny_clip()), tmp_path / "model")
     ran = run("attention", "-t", "a cat", "-t", "a dog", "-m", "model", "--head", "0", "--json")

@@ -233,13 +233,14 @@ def memory_of(path: Path) -> tuple[str, float]:
 def test_a_small_file_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
     plain, packed = tmp_path / "plain.pt", tmp_path / "small.pt"
     torch.save({"weight": torch.zeros(2**20)}, plain)
-    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+    fast = partial(zipfile.ZipFile, mode="w", compression=zipfile.ZIP_DEFLATED, compresslevel=1)
+    with zipfile.ZipFile(plain) as old, fast(packed) as new:
         for entry in old.infolist():
             content = old.read(entry)
             with new.open(entry.filename, "w") as file:
                 for _ in range(400 if entry.filename.endswith("/0") else 1):
                     file.write(content)
-    assert packed.stat().st_size < 4e6
+    assert packed.stat().st_size < 1e7
     said, memory = memory_of(packed)
     assert "unpacks to 1,677,7" in said
     assert memory < 1.5

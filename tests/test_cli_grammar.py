@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ran import Run, run  # noqa: F401
+from ran import Run
 
 import patchword
 from patchword.cli import app, main
@@ -36,7 +36,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_images_come_first_and_texts_follow_in_every_command(run: Run, place: Path) -> None:  # noqa: F811
+def test_images_come_first_and_texts_follow_in_every_command(run: Run, place: Path) -> None:
     found = run("classify", RING, STAR, "red ring", "purple star", "--json")
     best = [(r["image"], r["scores"][0]["label"]) for r in found.records]
     assert best == [(RING, "red ring"), (STAR, "purple star")]
@@ -77,7 +77,7 @@ def test_images_come_first_and_texts_follow_in_every_command(run: Run, place: Pa
 
 
 def test_an_image_comes_from_anywhere(
-    run: Run,  # noqa: F811
+    run: Run,
     place: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -106,7 +106,7 @@ def test_an_image_comes_from_anywhere(
 
 
 @pytest.mark.parametrize("comma", [",", "，", "、", " ， "])
-def test_labels_are_parted_by_commas_of_any_script(run: Run, comma: str) -> None:  # noqa: F811
+def test_labels_are_parted_by_commas_of_any_script(run: Run, comma: str) -> None:
     found = run("classify", RING, "-l", comma.join(["red ring", "hat", "shoe"]), "--json")
     labels = [score["label"] for score in found.records[0]["scores"]]
     assert labels[0] == "red ring"
@@ -139,7 +139,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("arguments", "says"), WRONG, ids=lambda value: " ".join(value)[:40])
 def test_what_people_type_from_habit_is_answered(
-    run: Run,  # noqa: F811
+    run: Run,
     place: Path,
     arguments: list[str],
     says: str,
@@ -151,7 +151,7 @@ def test_what_people_type_from_habit_is_answered(
     assert says in " ".join(found.err.replace("│", " ").split())
 
 
-def test_what_may_be_meant_otherwise_is_said(run: Run, place: Path) -> None:  # noqa: F811
+def test_what_may_be_meant_otherwise_is_said(run: Run, place: Path) -> None:
     found = run("classify", RING, "-l", "hat")
     assert "warning: one label is always 100%" in found.err
     assert "100.0%" in found.out
@@ -178,7 +178,7 @@ def test_a_page_is_written_though_nobody_reads_what_is_printed(place: Path) -> N
     assert "</html>" in (place / "new" / "page.html").read_text()
 
 
-def test_training_tells_before_its_first_step_and_now_and_then(run: Run, place: Path) -> None:  # noqa: F811
+def test_training_tells_before_its_first_step_and_now_and_then(run: Run, place: Path) -> None:
     (place / "data.csv").write_text(f"file_name,caption\n{RING},a ring\n{STAR},a star\n")
     table = ["data.0.kind=table", "data.0.path=data.csv", "engine.workers=0", "engine.device=cpu"]
     done = run("train", "clip", *table, "steps=2", "batch=2", "warmup=0", "out=out")
@@ -191,7 +191,7 @@ def test_training_tells_before_its_first_step_and_now_and_then(run: Run, place: 
     assert done.out.endswith("index PHOTOS --into photos.index --model out/model\n")
 
 
-def test_evaluating_by_names_of_folders_hints_at_sentences(run: Run, place: Path) -> None:  # noqa: F811
+def test_evaluating_by_names_of_folders_hints_at_sentences(run: Run, place: Path) -> None:
     for name, file in (("ring", RING), ("star", STAR)):
         (place / "data" / name).mkdir(parents=True)
         shutil.copy(file, place / "data" / name)
@@ -201,7 +201,7 @@ def test_evaluating_by_names_of_folders_hints_at_sentences(run: Run, place: Path
     assert "100.0%" in told.out
 
 
-def test_csv_has_a_row_for_each_result(run: Run) -> None:  # noqa: F811
+def test_csv_has_a_row_for_each_result(run: Run) -> None:
     """And a failed image has one too; the numbers are those of --json."""
     Path("photos").mkdir()
     for name in (RING, STAR):
@@ -228,7 +228,7 @@ def test_csv_has_a_row_for_each_result(run: Run) -> None:  # noqa: F811
     assert "give --json or --csv" in run("caption", RING, "--csv", "--json").err
 
 
-def test_forgotten_quotes_are_understood(run: Run) -> None:  # noqa: F811
+def test_forgotten_quotes_are_understood(run: Run) -> None:
     quoted = run("ask", RING, "which shape is it?", "--json")
     found = run("ask", RING, "which", "shape", "is", "it?", "--json")
     assert found.records == quoted.records
@@ -240,7 +240,7 @@ def test_forgotten_quotes_are_understood(run: Run) -> None:  # noqa: F811
     )
 
 
-def test_csv_of_what_is_measured_and_known(run: Run) -> None:  # noqa: F811
+def test_csv_of_what_is_measured_and_known(run: Run) -> None:
     for name, folder in ((RING, "ring"), (STAR, "star")):
         Path("data", folder).mkdir(parents=True)
         shutil.copy(name, Path("data", folder))
@@ -265,7 +265,7 @@ def test_csv_of_what_is_measured_and_known(run: Run) -> None:  # noqa: F811
             assert row == {c: "" if value is None else str(value) for c, value in shown.items()}
 
 
-def test_quiet_leaves_errors_and_warnings(run: Run) -> None:  # noqa: F811
+def test_quiet_leaves_errors_and_warnings(run: Run) -> None:
     loud = run("classify", RING, "gone.jpg", "hat", "--save", "a.png")
     assert "wrote a.png" in loud.err
     found = run("classify", RING, "gone.jpg", "hat", "--save", "a.png", "-q")
@@ -275,14 +275,14 @@ def test_quiet_leaves_errors_and_warnings(run: Run) -> None:  # noqa: F811
     assert "warning: one label" in found.err
 
 
-def test_what_is_missing_is_named_as_the_command_line_writes_it(run: Run) -> None:  # noqa: F811
+def test_what_is_missing_is_named_as_the_command_line_writes_it(run: Run) -> None:
     assert '--labels "a hat, a shoe"' in run("classify", RING).err
     assert "the embedded models are demo and demo-blip" in " ".join(
         run("models", "demo").err.replace("The embedded", "the embedded").split()
     )
 
 
-def test_an_image_that_evaluation_cannot_open_is_a_record(run: Run, place: Path) -> None:  # noqa: F811
+def test_an_image_that_evaluation_cannot_open_is_a_record(run: Run, place: Path) -> None:
     for name, file in (("ring", RING), ("star", STAR)):
         (place / "data" / name).mkdir(parents=True)
         shutil.copy(file, place / "data" / name)
@@ -328,7 +328,7 @@ def test_the_shell_completes_choices(
 
 
 def test_vectors_fill_no_terminal(
-    run: Run,  # noqa: F811
+    run: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = run("embed", RING, STAR, "--json")
@@ -366,7 +366,7 @@ def test_where_nobody_reads_a_command_ends_in_silence(
     assert capfd.readouterr().err == ""
 
 
-def test_outputs_make_their_folders_and_say_so(run: Run, place: Path) -> None:  # noqa: F811
+def test_outputs_make_their_folders_and_say_so(run: Run, place: Path) -> None:
     found = run("similarity", RING, "a ring", "--save", "new/deep/a.png")
     assert found.err.splitlines() == ["made folder new/deep", "wrote new/deep/a.png"]
     assert "made folder" not in run("similarity", RING, "a ring", "--save", "new/deep/b.png").err
@@ -390,7 +390,7 @@ def test_outputs_make_their_folders_and_say_so(run: Run, place: Path) -> None:  
     ids=lambda words: words[0],
 )
 def test_a_place_that_takes_no_files_is_refused_before_any_work(
-    run: Run,  # noqa: F811
+    run: Run,
     words: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

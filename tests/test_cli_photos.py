@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from photos import CAT, FLOWER
 from PIL import Image
-from ran import Run, run  # noqa: F401
+from ran import Run
 from shrunk import tiny_bundle, tiny_clip
 from typer.main import get_command
 
@@ -37,7 +37,7 @@ def test_every_command_that_takes_images_takes_their_options() -> None:
 
 
 def test_a_folder_of_photos_says_at_the_end_what_is_left_out(
-    run: Run,  # noqa: F811
+    run: Run,
     model: str,
     tmp_path: Path,
 ) -> None:
@@ -70,7 +70,7 @@ def test_a_folder_of_photos_says_at_the_end_what_is_left_out(
     assert run("index", "photos", "-m", model, "--prune", "--json").records[0]["pruned"] == 9
 
 
-def test_remedies_that_are_named_exist(run: Run, model: str) -> None:  # noqa: F811
+def test_remedies_that_are_named_exist(run: Run, model: str) -> None:
     """A scratch of 12 bits in 16, floats, and too many pixels."""
     scan = np.random.default_rng(0).integers(0, 4096, (30, 40)).astype(np.uint16)
     scan[0, 0] = 4095
@@ -93,7 +93,7 @@ def test_remedies_that_are_named_exist(run: Run, model: str) -> None:  # noqa: F
     assert "--max-pixels" in large.err
 
 
-def test_exact_goes_to_the_model_of_every_command(run: Run, model: str) -> None:  # noqa: F811
+def test_exact_goes_to_the_model_of_every_command(run: Run, model: str) -> None:
     row = [run("embed", FLOWER, "-m", model, *each).records[0] for each in ([], ["--exact"])]
     expected = patchword.load(model, exact=True)
     np.testing.assert_allclose(row[1]["vector"], expected.embed_images(FLOWER)[0], atol=1e-6)
@@ -102,7 +102,7 @@ def test_exact_goes_to_the_model_of_every_command(run: Run, model: str) -> None:
     assert found["cosine"] == pytest.approx(1, abs=1e-6)
 
 
-def test_an_index_of_stretched_images_stays_one(run: Run, model: str) -> None:  # noqa: F811
+def test_an_index_of_stretched_images_stays_one(run: Run, model: str) -> None:
     Image.fromarray(np.arange(900, dtype=np.uint8).reshape(30, 30) // 8).save("a.png")
     assert run("index", "a.png", "-m", model, "--stretch", "--into", "ix").code == 0
     found = run("search", "ix", "--image", "a.png", "--json").records[0]

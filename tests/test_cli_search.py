@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ran import Run, run  # noqa: F401
+from ran import Run
 
 import patchword
 
@@ -29,7 +29,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_folder_is_indexed_on_the_way(run: Run, photos: Path) -> None:  # noqa: F811
+def test_a_folder_is_indexed_on_the_way(run: Run, photos: Path) -> None:
     first, second, third = names(photos)
     words = second.removesuffix(".jpg").replace("-", " ")
     found = run("search", "photos", words)
@@ -55,7 +55,7 @@ def test_a_folder_is_indexed_on_the_way(run: Run, photos: Path) -> None:  # noqa
     assert {Path(r["image"]).name for r in changed.records[1:]} == {second, third}
 
 
-def test_what_is_no_index_and_holds_no_images_is_refused(run: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_what_is_no_index_and_holds_no_images_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for command in (["search", "empty", "a hat"], ["index", "empty"]):
         found = run(*command)
@@ -70,7 +70,7 @@ def test_what_is_no_index_and_holds_no_images_is_refused(run: Run, tmp_path: Pat
     assert not (tmp_path / "patchword.index").exists()
 
 
-def test_index_takes_globs_and_lists_and_counts_what_is_gone(run: Run, photos: Path) -> None:  # noqa: F811
+def test_index_takes_globs_and_lists_and_counts_what_is_gone(run: Run, photos: Path) -> None:
     first, _second, third = names(photos)
     Path("list.txt").write_text(f"photos/{third}\n")
     done = run("index", f"photos/{first[:3]}*.jpg", "@list.txt", "--json")
@@ -98,7 +98,7 @@ def test_index_takes_globs_and_lists_and_counts_what_is_gone(run: Run, photos: P
     assert "-: an index holds files" in " ".join(tar.err.split())
 
 
-def test_a_heading_names_a_link_as_it_stands_here(run: Run, photos: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_heading_names_a_link_as_it_stands_here(run: Run, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "away" / "deep").mkdir(parents=True)
     shutil.move(photos, tmp_path / "away" / "deep" / "pictures")
     (tmp_path / "linked").symlink_to(tmp_path / "away" / "deep" / "pictures")
@@ -107,7 +107,7 @@ def test_a_heading_names_a_link_as_it_stands_here(run: Run, photos: Path, tmp_pa
     assert found.out.splitlines()[0].split() == ["cosine", "in", "linked"]
 
 
-def test_rerank_prints_what_match_prints(run: Run) -> None:  # noqa: F811
+def test_rerank_prints_what_match_prints(run: Run) -> None:
     found = run("search", "photos", "a wafer with a scratch", "--rerank", "3")
     assert "<0.1%" in found.out
     assert " 0.0%" not in found.out

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from photos import CAT, COFFEE
 from PIL import Image
-from ran import Run, run  # noqa: F401
+from ran import Run
 
 
 @pytest.fixture(autouse=True)
@@ -24,12 +24,12 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def deleted(run: Run, *options: str) -> tuple[int, str]:  # noqa: F811
+def deleted(run: Run, *options: str) -> tuple[int, str]:
     found = run("dedupe", "i", "--delete-files", *options)
     return found.code, found.err
 
 
-def test_the_copy_goes_and_the_one_to_keep_stays(run: Run, photos: Path) -> None:  # noqa: F811
+def test_the_copy_goes_and_the_one_to_keep_stays(run: Run, photos: Path) -> None:
     run("index", "photos", "--into", "i")
     assert "nothing is deleted" in run("dedupe", "i").err
     code, said = deleted(run)
@@ -39,7 +39,7 @@ def test_the_copy_goes_and_the_one_to_keep_stays(run: Run, photos: Path) -> None
 
 
 def test_nothing_is_deleted_where_the_one_to_keep_is_gone_or_changed(
-    run: Run,  # noqa: F811
+    run: Run,
     photos: Path,
 ) -> None:
     run("index", "photos", "--into", "i")
@@ -64,7 +64,7 @@ def test_nothing_is_deleted_where_the_one_to_keep_is_gone_or_changed(
     assert not (photos / "small.bmp").exists()
 
 
-def test_a_file_is_no_copy_of_itself(run: Run, photos: Path) -> None:  # noqa: F811
+def test_a_file_is_no_copy_of_itself(run: Run, photos: Path) -> None:
     """Two folders of the same photos, of which one becomes a link to the other."""
     shutil.copytree(photos, "again")
     run("index", "photos", "again", "--into", "i")

@@ -2,14 +2,17 @@
 
 import csv
 import html
+import io
 import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +64,21 @@ def demo(*arguments: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["demo", *arguments])
     assert ended.value.code == 0
+
+
+@pytest.fixture(scope="module")
+def shown(
+    model: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
+    """Where a demo wrote `report`, and its records."""
+    folder, said = tmp_path_factory.mktemp("shown"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        patch.chdir(folder)
+        patch.setenv("PATCHWORD_CACHE", str(folder / "cache"))
+        demo("--model", model, "--out", "report", "--json")
+    *records, last = map(json.loads, said.getvalue().splitlines())
+    assert last["report"] == "report/index.html"
+    return folder, records
 
 
 # --- samples --------------------------------------------------------------------------------------
@@ -194,12 +212,14 @@ def facts(job: str, record: dict, query: str = "") -> Iterator[tuple[tuple[str, 
 
 
 def test_every_command_of_the_page_gives_what_is_beside_it(
-    model: str, capsys: pytest.CaptureFixture[str]
+    shown: tuple[Path, list[dict[str, Any]]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Pasted, they give all numbers and words of the page, and no others."""
-    demo("--model", model, "--json")
-    *records, _ = map(json.loads, capsys.readouterr().out.splitlines())
-    page = Path("demo-report/index.html").read_text()
+    folder, records = shown
+    monkeypatch.chdir(folder)
+    page = Path("report/index.html").read_text()
     lines = [html.unescape(each) for each in re.findall(r"<pre><code>([^<]*)</code>", page)]
     given: dict[tuple[str, ...], object] = {}
     for line in lines:
@@ -269,17 +289,18 @@ def test_the_maps_of_the_page_are_those_that_lie_most_on_what_is_meant() -> None
 
 
 def test_a_second_run_finds_the_index_and_says_the_same(
-    model: str, capsys: pytest.CaptureFixture[str]
+    shown: tuple[Path, list[dict[str, Any]]],
+    model: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    runs = []
-    for _ in range(2):
-        demo("--model", model, "--out", "report", "--json")
-        *records, last = map(json.loads, capsys.readouterr().out.splitlines())
-        runs.append(records)
-        assert last["report"] == "report/index.html"
-    assert runs[0] == runs[1]
+    folder, first = shown
+    monkeypatch.chdir(folder)
+    demo("--model", model, "--out", "report", "--json")
+    *again, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert again == first
     done = {"classify", "search", "heatmap", "caption", "ask", "match", "similarity"}
-    assert {record["job"] for record in runs[0]} == done
+    assert {record["job"] for record in first} == done
     bundle = patchword.load(model)
     store = patchword.open_index(findings.index_of(Path("report"), bundle, SAMPLES))
     assert len(store) == 40

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from ran import Run, run  # noqa: F401
+from ran import Run
 from shrunk import tiny_bundle, tiny_clip
 
 from patchword.api import engine_bench
@@ -45,7 +45,7 @@ def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "not ready" in rows["compile", "float32"].why
 
 
-def test_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     ways = (("torch", "float32"), ("nothing", "float32"))
     monkeypatch.setattr(engine_bench, "CPU", ways)
     monkeypatch.setattr(engine_bench, "EACH", 0.01)

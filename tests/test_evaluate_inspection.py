@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from ran import Run, run  # noqa: F401
+from ran import Run
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import patchword
@@ -224,7 +224,7 @@ def test_what_is_no_such_folder(tmp_path: Path) -> None:
         category(tmp_path)
 
 
-def test_the_command(run: Run, folder: Path) -> None:  # noqa: F811
+def test_the_command(run: Run, folder: Path) -> None:
     (folder / "test/hole/000.png").write_bytes(b"no image")
     found = run("eval", "inspect", str(folder.parent), "--method", "memory,mutual", "--json")
     assert found.code == 1

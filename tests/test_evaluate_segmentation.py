@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from ran import Run
-from shrunk import tiny_bundle, tiny_clip
 from sklearn.metrics import confusion_matrix, jaccard_score
 
 from patchword import checkpoints
@@ -30,11 +29,6 @@ from patchword.where.windows import Scale
 
 RNG = np.random.default_rng(0)
 CLASSES = "background, wall\na cat|cat\na dog\na bus\n"
-
-
-@pytest.fixture(scope="module")
-def clip() -> Bundle:
-    return tiny_bundle(tiny_clip())
 
 
 @pytest.fixture(scope="module")

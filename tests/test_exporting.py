@@ -19,7 +19,7 @@ import torch
 import transformers
 from numpy.testing import assert_allclose
 from PIL import Image
-from ran import Run, run  # noqa: F401
+from ran import Run
 from references import Reference, hugging_face
 from shrunk import ids, pixels, tiny_bundle, tiny_clip, tiny_vit
 from test_conformance import CONFIGS
@@ -136,7 +136,7 @@ def test_opened_again(model: Model, intel: Path, onnx: Path) -> None:
             patchword.load(onnx, **options)
 
 
-def test_commands(run: Run, intel: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_commands(run: Run, intel: Path, tmp_path: Path) -> None:
     place = tmp_path / "out"
     shutil.copytree(intel, place)
     assert run("verify", place, place / "receipt.json").code == 0
@@ -158,7 +158,7 @@ def test_commands(run: Run, intel: Path, tmp_path: Path) -> None:  # noqa: F811
 
 
 def test_what_it_does_not_give_names_its_model(
-    run: Run,  # noqa: F811
+    run: Run,
     original: Reference,
     model: Model,
     onnx: Path,
@@ -173,7 +173,7 @@ def test_what_it_does_not_give_names_its_model(
 
 
 def test_another_model_is_not_replaced(
-    run: Run,  # noqa: F811
+    run: Run,
     model: Model,
     tmp_path: Path,
 ) -> None:

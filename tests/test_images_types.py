@@ -10,7 +10,6 @@ import torch
 from numpy.testing import assert_array_equal
 from photos import CAT, FLOWER
 from PIL import Image
-from shrunk import tiny_bundle, tiny_clip
 
 from patchword import images
 from patchword.bundle import Bundle
@@ -18,11 +17,6 @@ from patchword.errors import ImageError, ImageWarning, UnsupportedError
 
 RGB = np.array(Image.open(CAT).convert("RGB"))
 DATA = CAT.read_bytes()
-
-
-@pytest.fixture(scope="module")
-def model() -> Bundle:
-    return tiny_bundle(tiny_clip())
 
 
 def every(path: Path) -> dict[str, object]:

@@ -11,7 +11,7 @@ import pytest
 from indexed import NAMES, at, picture, rows, twelve_photos
 from numpy.testing import assert_allclose
 from photos import CAT
-from shrunk import tiny_bundle, tiny_clip, tiny_hybrid
+from shrunk import tiny_bundle, tiny_hybrid
 
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError, UnsupportedError
@@ -23,11 +23,6 @@ from patchword.index.nearest import Nearest
 from patchword.index.table import Store
 
 PHOTO = CAT
-
-
-@pytest.fixture(scope="module")
-def model() -> Bundle:
-    return tiny_bundle(tiny_clip())
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from indexed import picture
 from PIL import Image
 from processes import started
-from ran import Run, run  # noqa: F401
+from ran import Run
 from shrunk import tiny_bundle, tiny_clip
 
 import patchword
@@ -25,11 +25,6 @@ from patchword.index.schema import id_of
 from patchword.index.watching import changes
 
 LABELS = "a black circle, a red ring, a dog"
-
-
-@pytest.fixture(scope="module")
-def model() -> Bundle:
-    return tiny_bundle(tiny_clip())
 
 
 @pytest.fixture
@@ -146,7 +141,7 @@ def test_a_watched_folder_and_its_index_stay_together(
     assert [Path(path).name for path in index.paths()] == ["c.png", "d.png"]
 
 
-def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shapes = Path(patchword.__file__).parent / "assets" / "samples" / "shapes"
     for path in sorted(shapes.glob("*.jpg"))[:2]:
@@ -198,7 +193,7 @@ def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_interrupted_run_says_how_to_go_on(
-    run: Run,  # noqa: F811
+    run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -216,7 +211,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 
 
 def test_a_link_to_what_is_missing(
-    run: Run,  # noqa: F811
+    run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,18 +9,12 @@ import pyarrow as pa
 import pytest
 from indexed import picture
 from PIL import Image
-from shrunk import tiny_bundle, tiny_clip
 
 from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError
 from patchword.index import open_index
 from patchword.index.schema import id_of
 from patchword.index.table import Store
-
-
-@pytest.fixture(scope="module")
-def model() -> Bundle:
-    return tiny_bundle(tiny_clip())
 
 
 def test_size_hash_and_thumbnail_of_each_image(tmp_path: Path, model: Bundle) -> None:

@@ -33,11 +33,6 @@ pytestmark = pytest.mark.slow
 PHOTO = CAT
 
 
-@pytest.fixture(scope="module")
-def model() -> Bundle:
-    return tiny_bundle(tiny_clip())
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     return twelve_photos(tmp_path / "my photos")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from indexed import picture
-from ran import Run, run  # noqa: F401
+from ran import Run
 from shrunk import tiny_bundle, tiny_clip
 
 import patchword
@@ -15,11 +15,6 @@ from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError
 from patchword.index import Index, open_index
 from patchword.index.watching import changes
-
-
-@pytest.fixture(scope="module")
-def model() -> Bundle:
-    return tiny_bundle(tiny_clip())
 
 
 @pytest.fixture
@@ -101,7 +96,7 @@ def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "shapes"
 
 
-def test_a_folder_that_is_empty_for_once_stays_indexed(run: Run, samples: Path) -> None:  # noqa: F811
+def test_a_folder_that_is_empty_for_once_stays_indexed(run: Run, samples: Path) -> None:
     assert run("search", "shapes", "a circle").code == 0
     samples.rename("away")
     samples.mkdir()
@@ -114,7 +109,7 @@ def test_a_folder_that_is_empty_for_once_stays_indexed(run: Run, samples: Path) 
     assert (again.code, again.err) == (0, "")
 
 
-def test_tags_are_by_the_model_of_the_index(run: Run, samples: Path) -> None:  # noqa: F811
+def test_tags_are_by_the_model_of_the_index(run: Run, samples: Path) -> None:
     """Vectors of another model, though as long, say nothing about its texts."""
     patchword.open_index("i").add(samples, patchword.load("demo", image_size=64))
     for command in (

@@ -79,11 +79,6 @@ def kill_again_and_again(folder: Path, photos: Path) -> None:
     print(json.dumps([counts, codes]))
 
 
-@pytest.fixture(scope="module")
-def model() -> Bundle:
-    return tiny_bundle(tiny_clip())
-
-
 @pytest.mark.slow
 def test_twenty_kills_lose_nothing_and_store_nothing_twice(tmp_path: Path) -> None:
     photos = tmp_path / "photos"

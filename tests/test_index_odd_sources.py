@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from indexed import picture
-from ran import Run, run  # noqa: F401
+from ran import Run
 from shrunk import tiny_bundle, tiny_clip
 
 import patchword
@@ -17,11 +17,6 @@ from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
 from patchword.index import Index, open_index
 from patchword.index.schema import id_of
-
-
-@pytest.fixture(scope="module")
-def model() -> Bundle:
-    return tiny_bundle(tiny_clip())
 
 
 @pytest.fixture
@@ -71,7 +66,7 @@ def test_vectors_of_other_programs_that_are_odd(
     tmp_path: Path,
     photos: list[Path],
     model: Bundle,
-    run: Run,  # noqa: F811
+    run: Run,
 ) -> None:
     own = model.embed_images(photos)
     patchword.save(model, tmp_path / "tiny")

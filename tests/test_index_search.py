@@ -13,8 +13,7 @@ from indexed import rows, twelve_photos
 from numpy.testing import assert_allclose
 from photos import CAT, COFFEE
 from PIL import Image, ImageOps
-from ran import Run, run  # noqa: F401
-from shrunk import tiny_bundle, tiny_clip
+from ran import Run
 
 import patchword
 from patchword.bundle import Bundle
@@ -36,11 +35,6 @@ SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 
 def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-
-
-@pytest.fixture(scope="module")
-def model() -> Bundle:
-    return tiny_bundle(tiny_clip())
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +299,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_large_index_is_made_fast_when_it_is_built(
-    run: Run,  # noqa: F811
+    run: Run,
     photos: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -319,7 +313,7 @@ def test_a_large_index_is_made_fast_when_it_is_built(
 
 
 def test_many_queries_are_embedded_together(
-    run: Run,  # noqa: F811
+    run: Run,
     photos: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -348,7 +342,7 @@ def test_one_weight_of_what_is_not_wanted() -> None:
     assert [each["without_weight"].default for each in defaults] == [WITHOUT, WITHOUT]
 
 
-def test_commands(run: Run, photos: Path) -> None:  # noqa: F811
+def test_commands(run: Run, photos: Path) -> None:
     assert run("index", "photos", "--into", "i").code == 0
     Path("queries.txt").write_text("a wafer with a stain\na heart\n")
     many = run("search", "i", "@queries.txt", "-k", 2, "--json")

@@ -14,18 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from indexed import picture, rows
 from numpy.testing import assert_allclose
-from shrunk import tiny_bundle, tiny_clip
 
 import patchword
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
 from patchword.index import AddReport, Index, open_index, putting
 from patchword.index.schema import id_of
-
-
-@pytest.fixture(scope="module")
-def model() -> Bundle:
-    return tiny_bundle(tiny_clip())
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from ran import Run, run  # noqa: F401
+from ran import Run
 from scipy import ndimage
-from shrunk import tiny_bundle, tiny_clip, tiny_vit
+from shrunk import tiny_vit
 
 import patchword
 from patchword import models
@@ -24,16 +24,6 @@ RNG = np.random.default_rng(0)
 
 def photo(height: int, width: int) -> np.ndarray:
     return RNG.integers(0, 255, (height, width, 3), dtype=np.uint8)
-
-
-@pytest.fixture(scope="module")
-def clip() -> Bundle:
-    return tiny_bundle(tiny_clip())
-
-
-@pytest.fixture(scope="module")
-def blip() -> patchword.Model:
-    return patchword.load("demo-blip")
 
 
 def test_regions_are_above_half_of_the_way_to_the_peak() -> None:
@@ -191,7 +181,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_command(run: Run, place: Path, blip: patchword.Model) -> None:  # noqa: F811
+def test_the_command(run: Run, place: Path, blip: patchword.Model) -> None:
     name = scene(91, 0, kind="shapes").objects[0].name
     found = run("locate", "0.png", "gone.png", name, "--present", "0", "-m", "demo-blip", "--json")
     assert found.code == 1

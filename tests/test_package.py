@@ -150,6 +150,7 @@ def run(elsewhere: Path, cwd: Path, *command: str) -> str:
         "PATH": f"{elsewhere / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(elsewhere),
         "HOME": str(cwd),
+        "OMP_NUM_THREADS": "1",  # other tests run beside
     }
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -28,11 +28,6 @@ PUBLIC = [
 ]
 
 
-@pytest.fixture(scope="module")
-def demo() -> Model:
-    return patchword.load("demo")
-
-
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path))

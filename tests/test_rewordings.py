@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import skimage
-from ran import Run, run  # noqa: F401
+from ran import Run
 
 import patchword
 from patchword import CheckpointError, ScopeWarning
@@ -152,7 +152,7 @@ def test_what_can_be_no_answer_is_not_given(model: patchword.Model) -> None:
             assert possible(question, answer, model.scope.slots), (question, answer)
 
 
-def test_command(run: Run) -> None:  # noqa: F811
+def test_command(run: Run) -> None:
     done = run("ask", WAFER, "is there a defect?", "is the wafer perfect?", "--json")
     assert [r.get("understood") for r in done.records] == ["is the wafer perfect?", None]
     assert [r["answer"] for r in done.records] == ["yes", "no"]

@@ -15,7 +15,7 @@ import pytest
 import skimage
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from ran import Run, run  # noqa: F401
+from ran import Run
 from rich.console import Console
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
@@ -196,7 +196,7 @@ def test_an_index_of_other_photos_is_told(tmp_path: Path, recwarn: pytest.Warnin
     ]
 
 
-def test_what_an_index_lists_is_told(tmp_path: Path, run: Run) -> None:  # noqa: F811
+def test_what_an_index_lists_is_told(tmp_path: Path, run: Run) -> None:
     """By the stored vectors: on stderr and in the records; of a folder that is indexed on the way
     once, and of the image that is looked for too."""
     (tmp_path / "photos").mkdir()
@@ -259,7 +259,7 @@ def test_the_table_says_why_none_fits() -> None:
         assert "10.3%" not in shown
 
 
-def test_what_is_rejected_as_unlike_says_so(run: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_what_is_rejected_as_unlike_says_so(run: Run, tmp_path: Path) -> None:
     """Lowering --reject cannot help there, and the labels keep their probabilities."""
     labels = ["-l", "t-shirt,dress,hat", "--reject"]
     for form in ("html", "png"):

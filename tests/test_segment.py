@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
-from ran import Run, run  # noqa: F401
+from ran import Run
 from shrunk import shrunk, tiny_bundle, tiny_clip, tiny_vit
 
 import patchword
@@ -27,16 +27,6 @@ RNG = np.random.default_rng(0)
 
 def photo(height: int, width: int) -> np.ndarray:
     return RNG.integers(0, 255, (height, width, 3), dtype=np.uint8)
-
-
-@pytest.fixture(scope="module")
-def clip() -> Bundle:
-    return tiny_bundle(tiny_clip())
-
-
-@pytest.fixture(scope="module")
-def demo() -> patchword.Model:
-    return patchword.load("demo")
 
 
 # --- from cosines to labels -----------------------------------------------------------------------
@@ -272,7 +262,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_command_tells_shares_and_writes_both_pictures(run: Run, place: Path) -> None:  # noqa: F811
+def test_the_command_tells_shares_and_writes_both_pictures(run: Run, place: Path) -> None:
     found = run("segment", "0.png", "-l", "red ring|red circle, blue star", "--save", "x.png")
     assert (found.code, "wrote x.png" in found.err) == (0, True)
     assert "wrote x-map.png, in each pixel the number of its label" in found.err
@@ -307,7 +297,7 @@ def test_the_command_tells_shares_and_writes_both_pictures(run: Run, place: Path
     ],
 )
 def test_what_cannot_be_asked_of_the_command(
-    run: Run,  # noqa: F811
+    run: Run,
     place: Path,
     arguments: list[str],
     says: str,

@@ -30,11 +30,6 @@ from patchword.serve.settings import Settings
 
 
 @pytest.fixture(scope="module")
-def demo() -> Model:
-    return patchword.load("demo")
-
-
-@pytest.fixture(scope="module")
 def folder(demo: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return samples_index(demo, tmp_path_factory.mktemp("served"))
 

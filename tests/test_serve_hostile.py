@@ -31,11 +31,6 @@ JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def demo() -> Model:
-    return patchword.load("demo")
-
-
-@pytest.fixture(scope="module")
 def folder(demo: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return samples_index(demo, tmp_path_factory.mktemp("served"))
 

@@ -40,11 +40,6 @@ def model(request: pytest.FixtureRequest) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def clip() -> Bundle:
-    return tiny_bundle(tiny_clip())
-
-
-@pytest.fixture(scope="module")
 def classifier() -> Bundle:
     torch.manual_seed(0)
     vision = ViTConfig(image_size=(32, 32), width=32, depth=2, heads=2, mlp_width=64)

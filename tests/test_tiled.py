@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from ran import Run, run  # noqa: F401
+from ran import Run
 
 import patchword
 from patchword import ImageError, ScopeWarning, UnseenWarning, UnsupportedError
@@ -21,16 +21,6 @@ LABELS = ["perfect wafer", "wafer with a scratch", "wafer with a stain"]
 TEXTS = ["a wafer with a scratch", "a perfect wafer"]
 SCRATCH = (940, 630, 1040, 694)  # on the large wafer
 Pixels = NDArray[np.uint8]
-
-
-@pytest.fixture(scope="module")
-def demo() -> patchword.Model:
-    return patchword.load("demo")
-
-
-@pytest.fixture(scope="module")
-def blip() -> patchword.Model:
-    return patchword.load("demo-blip")
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +214,7 @@ def commands(photo: str) -> Sequence[tuple[str, ...]]:
 
 
 def test_commands(
-    run: Run,  # noqa: F811
+    run: Run,
     wide: Pixels,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

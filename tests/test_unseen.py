@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from ran import Run, run  # noqa: F401
+from ran import Run
 from shrunk import tiny_bundle, tiny_clip
 
 import patchword
@@ -19,16 +19,6 @@ from patchword.unseen import Sight, together
 
 SHAPES = ((96, 96), (100, 131), (30, 300), (300, 30), (777, 500), (64, 64))
 RESIZES = ("shortest", "square", "squash", "cover", "contain")
-
-
-@pytest.fixture(scope="module")
-def demo() -> patchword.Model:
-    return patchword.load("demo")
-
-
-@pytest.fixture(scope="module")
-def blip() -> patchword.Model:
-    return patchword.load("demo-blip")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +101,7 @@ def test_one_colour_is_told_once_by_name(
     demo: patchword.Model,
     tmp_path: Path,
     recwarn: pytest.WarningsRecorder,
-    run: Run,  # noqa: F811
+    run: Run,
 ) -> None:
     """Of files, also JPEG that are decoded small, and of arrays of uint8; of floats when they are
     opened; not of a photo whose corner and middle alone are alike."""
@@ -177,7 +167,7 @@ def test_squashed_vectors_are_others(demo: patchword.Model, wide: str) -> None:
 
 
 def test_an_index_remembers(
-    run: Run,  # noqa: F811
+    run: Run,
     wide: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -191,7 +181,7 @@ def test_an_index_remembers(
 
 
 def test_commands(
-    run: Run,  # noqa: F811
+    run: Run,
     wide: str,
     large: str,
     tmp_path: Path,

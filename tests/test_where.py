@@ -39,11 +39,6 @@ def photo(height: int, width: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def clip() -> Bundle:
-    return tiny_bundle(tiny_clip())
-
-
-@pytest.fixture(scope="module")
 def siglip() -> Bundle:
     return tiny_bundle(shrunk(variants.VARIANTS["siglip-base-16-224"].config))
 

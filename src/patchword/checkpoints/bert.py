@@ -64,12 +64,12 @@ def tower(theirs: str, ours: str, depth: int) -> Iterator[Rule]:
         yield from cross_and_mlp(layer, block)
 
 
-def plain_tower(theirs: str, ours: str, depth: int) -> Iterator[Rule]:
-    """A whole tower as in Devlin et al. 2019, for features of the first token."""
-    yield from embeddings(theirs, ours, TOKEN_TYPES)
+def plain_tower(theirs: str, depth: int) -> Iterator[Rule]:
+    """A whole text tower as in Devlin et al. 2019, for features of the first token."""
+    yield from embeddings(theirs, "text", TOKEN_TYPES)
     for i in range(depth):
-        yield from attention(f"{theirs}encoder.layer.{i}", f"{ours}.blocks.{i}")
-        yield from mlp(f"{theirs}encoder.layer.{i}", f"{ours}.blocks.{i}")
+        yield from attention(f"{theirs}encoder.layer.{i}", f"text.blocks.{i}")
+        yield from mlp(f"{theirs}encoder.layer.{i}", f"text.blocks.{i}")
     for kind in KINDS:
         yield Drop(f"{theirs}pooler.dense.{kind}", why="features are without this layer")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-from patchword.checkpoints.config_reader import ConfigReader
+from patchword.checkpoints.config_reader import ConfigReader, shape_of
+from patchword.checkpoints.read import Stored
 from patchword.config import PreprocessConfig
 from patchword.variants.base import IMAGENET_MEAN, IMAGENET_STD
 
@@ -29,6 +31,16 @@ def input_size(data: ConfigReader) -> tuple[int, int] | None:
     if not isinstance(value, list) or len(value) != 3 or value[0] != 3:
         data.fail("input_size", "not 3 channels, a height and a width")
     return ConfigReader(data.where, {"input_size": value[1:]}).pair("input_size")
+
+
+def classes_of(tensors: Mapping[str, Stored], head: str, *readers: ConfigReader) -> int:
+    """Outputs of the head of that name; 0 without one. Raises CheckpointError where a part of
+    config.json says another number."""
+    classes = shape_of(tensors, head, 2)[0] if head in tensors else 0
+    for where in readers:
+        if where.values.get("num_classes") not in (None, classes):
+            where.fail("num_classes", f"but the weights have {classes}")
+    return classes
 
 
 def preprocess(data: ConfigReader, size: tuple[int, int]) -> PreprocessConfig:

@@ -104,12 +104,11 @@ def vit_rules(
     vision: ViTConfig,
     classes: int = 0,
     theirs: str = "",
-    ours: str = "image.",
     may_lack_biases: bool = False,
 ) -> Iterator[Rule]:
     """timm -> patchword, whose names are timm's but for the last norm and the query of "map".
 
-    theirs, ours: the prefix of each name, its dot included. classes: 0 without a head.
+    theirs: the prefix of each name, its dot included. classes: 0 without a head.
     may_lack_biases: of queries, keys and values, all of them; for formats whose `config` has found
     that this is so, as `vit_config` does.
     """
@@ -119,16 +118,16 @@ def vit_rules(
         modules["attn_pool.proj"] = "attn_pool.attn.proj"
         for kind in ("weight", "bias"):
             apart = (f"{theirs}attn_pool.q.{kind}", f"{theirs}attn_pool.kv.{kind}")
-            yield Fuse(apart, f"{ours}attn_pool.attn.qkv.{kind}", shares=(1, 2))
+            yield Fuse(apart, f"image.attn_pool.attn.qkv.{kind}", shares=(1, 2))
     for module, name in modules.items():
-        yield Rename(f"{theirs}{module}.weight", f"{ours}{name}.weight")
+        yield Rename(f"{theirs}{module}.weight", f"image.{name}.weight")
         if module != PATCHES or vision.patch_bias:
-            yield Rename(f"{theirs}{module}.bias", f"{ours}{name}.bias")
+            yield Rename(f"{theirs}{module}.bias", f"image.{name}.bias")
     for name in _parameters(vision):
-        yield Rename(f"{theirs}{name}", f"{ours}{name}")
+        yield Rename(f"{theirs}{name}", f"image.{name}")
     for name in (f"blocks.{i}.attn.qkv" for i in range(vision.depth)):
-        yield Rename(f"{theirs}{name}.weight", f"{ours}{name}.weight")
-        bias = Rename(f"{theirs}{name}.bias", f"{ours}{name}.bias")
+        yield Rename(f"{theirs}{name}.weight", f"image.{name}.weight")
+        bias = Rename(f"{theirs}{name}.bias", f"image.{name}.bias")
         yield OrZero(bias) if may_lack_biases else bias
 
 

@@ -13,8 +13,8 @@ from patchword.index.lance import (
     FRAGMENTS,
     line,
     merge_files,
-    of_library,
     path_conditions,
+    told_as,
     tried_again,
 )
 from patchword.index.place import place_of
@@ -77,12 +77,8 @@ class Failures:
             table = self._table(make)
             return None if table is None else action(table)
 
-        try:
+        with told_as(self._unreadable):
             return tried_again(once)
-        except BaseException as error:  # see `of_library`
-            if not of_library(error):
-                raise
-            raise self._unreadable(error) from error
 
     def _table(self, make: bool) -> Any:
         if not make and not self.place.may_hold(ERRORS):

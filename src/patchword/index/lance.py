@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -55,6 +55,17 @@ def of_library(error: BaseException) -> bool:
     """Whether LanceDB raised this. A panic of its code is no `Exception` in Python."""
     panics = type(error).__name__ in ("PanicException", "RustPanic")
     return panics or isinstance(error, (RuntimeError, ValueError, OSError))
+
+
+@contextmanager
+def told_as(made: Callable[[BaseException], Exception]) -> Iterator[None]:
+    """Instead of LanceDB's errors of what is done inside, what is made of them."""
+    try:
+        yield
+    except BaseException as error:  # see `of_library`
+        if not of_library(error):
+            raise
+        raise made(error) from error
 
 
 def line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from patchword.errors import IndexStoreError
 from patchword.index.checks import damaged
 from patchword.index.failures import Failures
-from patchword.index.lance import library, line, of_library
+from patchword.index.lance import library, line, of_library, told_as
 from patchword.index.place import is_remote
 from patchword.index.schema import id_of
 from patchword.index.table import ERRORS, REPAIRED, TABLE, VERSION, Store, Table
@@ -52,15 +52,14 @@ def repair(path: str) -> Repaired:
     _mend_errors(path)
     noted = _noted(path)
     table, dropped = _opened(path)
-    try:
+
+    def lost(error: BaseException) -> IndexStoreError:
+        why = f"nothing can be recovered: {line(error)}"
+        return IndexStoreError(f"{path}: {why}; index again with --reindex")
+
+    with told_as(lost):
         found = np.sort(_row_ids(table))
         pieces = list(_whole(table, found))
-    except BaseException as error:  # see `of_library`
-        if not of_library(error):
-            raise
-        raise IndexStoreError(
-            f"{path}: nothing can be recovered: {line(error)}; index again with --reindex"
-        ) from error
     kept = sum(map(len, pieces))
     before: int | None = max(noted["rows"] if noted else 0, len(found))
     now = {"version": int(table.version), "rows": kept}

@@ -25,6 +25,7 @@ from patchword.index.lance import (
     of_library,
     path_conditions,
     remove_stale,
+    told_as,
     tried_again,
 )
 from patchword.index.place import place_of
@@ -134,14 +135,10 @@ class Store:
         self._check_own()
         whole = columns.with_metadata({"patchword": self._about_text(columns, about)})
         reader = pa.RecordBatchReader.from_batches(whole, batches)
-        try:
+        with told_as(self._failed):
             if not self.open() and not self.place.remote:
                 remove_stale(os.path.join(self.path, f"{TABLE}.lance", "data"))
             self.place.connect().create_table(TABLE, data=reader)
-        except BaseException as error:
-            if not of_library(error):
-                raise
-            raise self._failed(error) from error
         self.compact()
 
     def _about_text(self, columns: Any, about: Mapping[str, Any]) -> str:
@@ -166,13 +163,9 @@ class Store:
             shutil.rmtree(place) if os.path.isdir(place) else os.unlink(place)
 
     def _drop_tables(self) -> None:
-        try:
+        with told_as(self._failed):
             for name in (TABLE, ERRORS):
                 self.place.connect().drop_table(name, ignore_missing=True)
-        except BaseException as error:  # see `of_library`
-            if not of_library(error):
-                raise
-            raise self._failed(error) from error
 
     def _check_own(self) -> None:
         """Raise where the folder holds anything but an index. Of an address only the tables are
@@ -310,13 +303,8 @@ class Store:
         action may be repeated: it reads, or stores or deletes the same again.
         """
         self.described()
-        with self._lock:  # one version at a time: row ids belong to one
-            try:
-                return tried_again(lambda: self._newest(self._current(), action, reads))
-            except BaseException as error:  # see `of_library`
-                if not of_library(error):
-                    raise
-                raise self._failed(error) from error
+        with self._lock, told_as(self._failed):  # one version at a time: row ids belong to one
+            return tried_again(lambda: self._newest(self._current(), action, reads))
 
     def _current(self) -> Table:
         """The table; opened again where another one was made in its place since."""

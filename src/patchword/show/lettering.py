@@ -151,9 +151,9 @@ def heading(title: str, width: int, lines: int = 4) -> Heading:
     return Heading(words, said[:REMARKS])
 
 
-def text_width(lines: Sequence[str], size: int, bold: bool = False) -> int:
+def text_width(lines: Sequence[str], size: int) -> int:
     """Of the longest line, in pixels."""
-    return max((math.ceil(font(size, line, bold).getlength(line)) for line in lines), default=0)
+    return max((math.ceil(font(size, line).getlength(line)) for line in lines), default=0)
 
 
 def line_height(size: int) -> int:

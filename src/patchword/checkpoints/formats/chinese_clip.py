@@ -58,7 +58,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
     yield Rename("logit_scale", "logit_scale")
     yield Transpose("text_projection", "text.head.weight")
     yield from openai.image_rules(config)
-    yield from bert.plain_tower(TEXT, "text", config.text.depth)
+    yield from bert.plain_tower(TEXT, config.text.depth)
 
 
 def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig | ResNetConfig:

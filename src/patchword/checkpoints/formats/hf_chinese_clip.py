@@ -60,7 +60,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
     yield Rename("logit_scale", "logit_scale")
     yield Rename(hf_clip.TEXT_HEAD, "text.head.weight")
     yield from hf_clip.vision_rules(config, hf_clip.VISION)
-    yield from bert.plain_tower(TEXT, "text", config.text.depth)
+    yield from bert.plain_tower(TEXT, config.text.depth)
 
 
 def _text(reader: ConfigReader, tensors: Mapping[str, Stored]) -> TextConfig:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from patchword.checkpoints.config_reader import ConfigReader, shape_of
+from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Rule
 from patchword.checkpoints.timm_architectures import ARCHITECTURES
-from patchword.checkpoints.timm_config import input_size, labels, preprocess, unnamed
+from patchword.checkpoints.timm_config import classes_of, input_size, labels, preprocess, unnamed
 from patchword.checkpoints.timm_names import vit_config, vit_rules
 from patchword.config import ModelConfig, ViTConfig
 from patchword.errors import CheckpointError
@@ -45,10 +45,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     if arguments.values.get("global_pool") is None and pool is not None:
         arguments.values = {**arguments.values, "global_pool": pool}
     data = reader.part("pretrained_cfg") if "pretrained_cfg" in reader.values else reader
-    classes = shape_of(tensors, "head.weight", 2)[0] if "head.weight" in tensors else 0
-    for where in (reader, arguments):
-        if where.values.get("num_classes") not in (None, classes):
-            where.fail("num_classes", f"but the weights have {classes}")
+    classes = classes_of(tensors, "head.weight", reader, arguments)
     vision = vit_config(ARCHITECTURES[name], arguments, tensors, input_size(data))
     return ModelConfig(
         vision=vision,

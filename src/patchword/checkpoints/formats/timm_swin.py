@@ -13,7 +13,7 @@ from typing import Any
 from patchword.checkpoints.config_reader import ConfigReader, depth, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Rename, Rule
-from patchword.checkpoints.timm_config import input_size, labels, preprocess, unnamed
+from patchword.checkpoints.timm_config import classes_of, input_size, labels, preprocess, unnamed
 from patchword.config import ModelConfig, SwinConfig
 from patchword.errors import CheckpointError
 
@@ -55,11 +55,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     arguments = reader.part("model_args")
     arguments.only(KNOWN, NEUTRAL)
     data = reader.part("pretrained_cfg") if "pretrained_cfg" in reader.values else reader
-    head = "head.fc.weight"
-    classes = shape_of(tensors, head, 2)[0] if head in tensors else 0
-    for where in (reader, arguments):
-        if where.values.get("num_classes") not in (None, classes):
-            where.fail("num_classes", f"but the weights have {classes}")
+    classes = classes_of(tensors, "head.fc.weight", reader, arguments)
     vision = _vision(arguments, data, tensors)
     return ModelConfig(
         vision=vision,
