@@ -218,8 +218,8 @@ def inspect(
 
         free(save_fitted)  # before any work is done
     failed: list[ImageError] = []
-    rule = {"false_alarms": false_alarms, "confidence": confidence, "threshold": threshold}
-    rule = {name: value for name, value in rule.items() if value is not None}
+    asked = {"false_alarms": false_alarms, "confidence": confidence, "threshold": threshold}
+    rule = {name: value for name, value in asked.items() if value is not None}
     good: Sequence[Source] = []
     first = photos[0]
     if fitted:
