@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import patchword
@@ -18,6 +19,7 @@ from patchword.models import build
 from patchword.tasks import label_cache
 from patchword.tasks.label_cache import label_features
 from patchword.text.tokenizer import Tokenizer
+from patchword.where import heatmap
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 PUBLIC = [
@@ -181,6 +183,43 @@ def test_kept_labels_are_pruned_and_never_damaged(
     for file in cache.rglob("*.npy"):
         np.save(file, np.zeros((1, 3), np.float32))  # whole, but not of these labels
     np.testing.assert_array_equal(label_features(demo, ["label 4", "other"], ["a {}"]), expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: weight.data.add_(0.5),
+        lambda weight: weight.data.copy_(weight.data.flip(0)),  # the sums of columns stay
+        lambda weight: weight.data.view(-1)[7:8].add_(9.0),
+        lambda weight: weight.data.view(-1).numpy().__setitem__(7, 9.0),
+    ],
+)
+def test_labels_are_read_by_the_weights_as_they_are_now(
+    change: Callable[[torch.nn.Parameter], object], cache: Path
+) -> None:
+    asked = ["red circle"], ["a {}"]
+    whole, edited = patchword.load("demo"), patchword.load("demo")
+    before = label_features(whole, *asked)
+    change(edited.network.text.blocks[0].mlp.fc1.weight)
+    after = label_features(edited, *asked)
+    np.testing.assert_allclose(after, edited.embed_texts("a red circle"), atol=1e-6)
+    assert np.abs(after - before).max() > 1e-6
+    edited.heatmap(PIXELS, ["red circle"])  # reads the text of the background once
+    np.testing.assert_array_equal(label_features(edited, *asked), after)
+    others = ["blue square"], ["a {}"]  # what the changed one keeps is not the unchanged one's
+    label_features(edited, *others)
+    expected = whole.embed_texts("a blue square")
+    np.testing.assert_allclose(label_features(whole, *others), expected, atol=1e-6)
+
+
+def test_a_text_of_heatmaps_is_read_by_the_weights_as_they_are_now(cache: Path) -> None:
+    model = patchword.load("demo")
+    before = heatmap._kept(model, "a red circle")
+    with torch.no_grad():
+        model.network.text.head.weight.data.mul_(torch.rand_like(model.network.text.head.weight))
+    after = heatmap._kept(model, "a red circle")
+    np.testing.assert_allclose(after, model.embed_texts("a red circle"), atol=1e-6)
+    assert (after - before).abs().max() > 1e-3
 
 
 def test_a_long_text_is_cut_in_a_number_of_steps_that_grows_with_its_length(

@@ -14,10 +14,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from patchword import cache
 from patchword.atomic_write import replacing
 from patchword.bundle import Bundle, Vector
+from patchword.fingerprint import checksum
 from patchword.text import long_text
 from patchword.text.templates import filled
 
@@ -28,7 +30,8 @@ def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str
     """Unit vectors (L, D) of labels, each the mean over the templates (Radford et al. 2021, section
     3.1.4).
 
-    They are kept by the model's fingerprint; not for a model without one, which is used once and
+    They are kept by the model's fingerprint, and by its weights as they are now where somebody may
+    have changed them since; not for a model without one, which is used once and
     is another after the next step of its training. Sentences beyond the context give a
     LongTextWarning, whether their vectors were kept or not.
     """
@@ -44,9 +47,19 @@ def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str
 
     if not model.fingerprint:
         return compute()
-    key = hashlib.sha256(repr((tuple(labels), tuple(templates))).encode()).hexdigest()[:32]
+    asked = repr((tuple(labels), tuple(templates))) + state(model)
+    key = hashlib.sha256(asked.encode()).hexdigest()[:32]
     path = folder() / model.fingerprint / f"{key}.npy"
     return _kept(path, (len(labels), model.dim), compute)
+
+
+def state(model: Bundle) -> str:
+    """By which the weights that read texts are known as they are now; "" where they are those of
+    the fingerprint, since nobody has had the network."""
+    if not getattr(model.engine, "lent", False):
+        return ""
+    text = getattr(model.network, "text", None)
+    return checksum(text if isinstance(text, nn.Module) else model.network)
 
 
 def folder() -> Path:

@@ -25,7 +25,7 @@ from patchword.show.colours import MAP, known, scale_of
 from patchword.show.percent import share
 from patchword.tasks.grid_maps import GridMaps
 from patchword.tasks.judge import judged
-from patchword.tasks.label_cache import label_features
+from patchword.tasks.label_cache import label_features, state
 from patchword.unseen import Sight, noted, untold
 from patchword.where.auto import usual
 from patchword.where.dense import EDITS, OF_PATCHES, dense, edit_of, on_grid
@@ -46,7 +46,7 @@ HEAD = "head"  # a model's own for maps, trained with masks
 SURGERY = "surgery-features"  # the edit "surgery", less what texts have in common
 ROLLOUT = "rollout"  # of no text
 METHODS = (*EDITS, SURGERY, *RELEVANCE, GRADCAM, HEAD, ROLLOUT)
-READ: dict[tuple[str, str], Vector] = {}  # vectors, by a model's fingerprint and the text
+READ: dict[tuple[str, str, str], Vector] = {}  # vectors, by a model's fingerprint, state and text
 REFINED = 1024  # pixels: longer side at which maps are refined
 Probable = tuple[float, ...] | Callable[[], tuple[float, ...]] | None
 
@@ -299,7 +299,7 @@ def of_texts(model: Bundle, texts: Sequence[str], method: str, layer: int | None
 def _kept(model: Bundle, text: str) -> Tensor:
     """The unit vector (1, D) of a text that is asked for again and again; of a model with a
     fingerprint read once."""
-    key = (model.fingerprint, text)
+    key = (model.fingerprint, state(model), text)
     if key not in READ or not model.fingerprint:
         READ[key] = label_features(model, [text], ["{}"])
     return torch.from_numpy(READ[key]).to(model.device)
