@@ -6,9 +6,12 @@ In bfloat16, random weights of the real shapes. Parts, one after another: `eager
 ViT-B/32, B/16 and L/14 beside open_clip and transformers as they are, how long one image takes, and
 what share of the card's own matrix product L/14 reaches; `texts`; `training`, a step beside
 open_clip's; `files`, from JPEGs to vectors; `compiled`, the towers again, peers and ours by
-torch.compile, of single images as CUDA graphs. Images lie on the GPU already, but in `files`. What
-there is no time for is named. "--device cpu --tiny" only tries whether every line runs.
+torch.compile, of single images as CUDA graphs, and of 32 where time is left. Images lie on the GPU
+already, but in `files`. What there is no time for is named, and what is not done when the time is
+over, imports counted, is broken off. "--device cpu --tiny" only tries whether every line runs.
 """
+
+# ruff: noqa: E402
 
 import argparse
 import gc
@@ -18,8 +21,10 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+START = time.perf_counter()  # what is imported below takes time, too
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 # isort: off
@@ -36,6 +41,8 @@ from transformers import CLIPConfig, CLIPModel
 # isort: on
 
 import patchword
+from patchword.api.engine_bench import LateError, within
+from patchword.api.engines import on_engine
 
 TOWERS = ("vit-b32", "vit-l14", "vit-b16")
 BATCHES = (1, 32, 256)
@@ -44,10 +51,19 @@ ONE_MS = {"vit-b32": 1.0}  # at most, of one image
 SHARE = 0.6  # of the card's own matrix product, ViT-L/14 at 256
 TEXTS = 2.5
 SIDE = 8192  # of the matrices of that product
-COMPILING = 40  # seconds that must be left for a tower and a batch
-# 12 megapixels or not, how many different photos, how often each.
-SIZES = ((False, 96, 32), (True, 16, 8))
+# Seconds that must be left for a tower and a batch, which three networks are compiled for.
+COMPILING = {"vit-b32": 40, "vit-b16": 40, "vit-l14": 75}
+# 12 megapixels or not, how many different photos, how often each, seconds that must be left.
+SIZES = ((False, 96, 32, 60), (True, 16, 8, 70))
 Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Towers:
+    """The peers' image towers and our model, on the GPU in bfloat16."""
+
+    theirs: dict[str, torch.nn.Module]
+    own: patchword.Model
 
 
 class Gpu:
@@ -56,8 +72,9 @@ class Gpu:
     def __init__(self, given: argparse.Namespace) -> None:
         self.device, self.tiny = torch.device(given.device), given.tiny
         self.rounds, self.rows = given.rounds, Rows(given.results, given.device)
-        self.end = time.perf_counter() + 60 * given.minutes
+        self.end = START + 60 * given.minutes
         self.batches = (1, 2) if given.tiny else BATCHES
+        self.made: dict[str, Towers] = {}
 
     def left(self, seconds: float, what: str) -> bool:
         """Whether so many seconds are left; if not, that is said."""
@@ -95,22 +112,16 @@ class Gpu:
         return seconds[best]
 
 
-def towers(
-    gpu: Gpu, name: str, *engines: str
-) -> tuple[dict[str, torch.nn.Module], dict[str, patchword.Model]]:
-    """The peers' image towers and our models with those engines, on the GPU in bfloat16."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = networks(KINDS[name], Path(folder), gpu.tiny)
-        theirs = {
-            who: found[who].to(gpu.device, torch.bfloat16) for who in ("transformers", "open_clip")
-        }
-        own = {
-            f"patchword {engine}": patchword.load(
-                folder, device=str(gpu.device), dtype="bfloat16", engine=engine
-            )
-            for engine in engines
-        }
-    return theirs, own
+def towers(gpu: Gpu, name: str) -> Towers:
+    """Those of that name; made once."""
+    if name not in gpu.made:
+        with tempfile.TemporaryDirectory() as folder:
+            found = networks(KINDS[name], Path(folder), gpu.tiny)
+            own = patchword.load(folder, device=str(gpu.device), dtype="bfloat16")
+        peers = ("transformers", "open_clip")
+        theirs = {who: found[who].to(gpu.device, torch.bfloat16) for who in peers}
+        gpu.made[name] = Towers(theirs, own)
+    return gpu.made[name]
 
 
 def ready(models: Mapping[str, patchword.Model], batch: int) -> dict[str, Network]:
@@ -125,13 +136,14 @@ def eager(gpu: Gpu) -> None:
     for name in TOWERS:
         if not gpu.left(20, f"eager, {name}"):
             continue
-        theirs, own = towers(gpu, name, "torch")
+        made = towers(gpu, name)
+        own = {"patchword torch": made.own}
         for batch in gpu.batches:
-            seconds = gpu.compare(f"{name}, bfloat16", batch, theirs, ready(own, batch))
+            seconds = gpu.compare(f"{name}, bfloat16", batch, made.theirs, ready(own, batch))
             if batch == 1 and name in ONE_MS:
                 one_image(gpu, name, "patchword torch", seconds)
         if name == "vit-l14":
-            share_of_product(gpu, own["patchword torch"].network.encode_image, seconds)
+            share_of_product(gpu, made.own.network.encode_image, seconds)
 
 
 def one_image(gpu: Gpu, name: str, who: str, seconds: float) -> None:
@@ -154,12 +166,14 @@ def share_of_product(gpu: Gpu, network: Network, seconds: float) -> None:
 
 
 def compiled(gpu: Gpu) -> None:
-    for name, batch in itertools.product(TOWERS, dict.fromkeys((1, gpu.batches[-1]))):
-        if not gpu.left(0 if gpu.tiny else COMPILING, f"compiled, {name}, batch {batch}"):
+    batches = dict.fromkeys((1, gpu.batches[-1], *gpu.batches))  # the middle one last
+    for batch, name in itertools.product(batches, TOWERS):
+        if not gpu.left(0 if gpu.tiny else COMPILING[name], f"compiled, {name}, batch {batch}"):
             continue
-        theirs, own = towers(gpu, name, "torch", "compile")
+        found = towers(gpu, name)
+        own = {f"patchword {each}": on_engine(found.own, each) for each in ("torch", "compile")}
         mode = "reduce-overhead" if batch == 1 else "default"
-        made = {f"{who}, compiled": torch.compile(n, mode=mode) for who, n in theirs.items()}
+        made = {f"{who}, compiled": torch.compile(n, mode=mode) for who, n in found.theirs.items()}
         seconds = gpu.compare(f"{name}, bfloat16, compiled", batch, made, ready(own, batch))
         if batch == 1 and name in ONE_MS:
             one_image(gpu, name, "patchword, the faster engine", seconds)
@@ -188,13 +202,16 @@ def training(gpu: Gpu) -> None:
 
 
 def files(gpu: Gpu) -> None:
-    if not gpu.left(70, "files"):
+    if not gpu.left(10 + min(seconds for *_, seconds in SIZES), "files"):
         return
     config = CLIPConfig(**({"text_config": SMALL, "vision_config": SMALL} if gpu.tiny else {}))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         ours, theirs = pipeline.networks(place, config, str(gpu.device), "bfloat16")
-        for large, count, times in ((False, 4, 1), (True, 1, 1)) if gpu.tiny else SIZES:
+        for large, count, times, seconds in SIZES:
+            if not gpu.left(0 if gpu.tiny else seconds, pipeline.kind(large)):
+                continue
+            count, times = (4 - 3 * large, 1) if gpu.tiny else (count, times)
             written = pipeline.written(place, count, None if large else 400) * times
             pipeline.to_vectors(ours, theirs, written, large, min(gpu.rounds, 3), gpu.rows)
 
@@ -209,16 +226,22 @@ def main(given: argparse.Namespace) -> None:
     if given.device != "cpu" and not torch.cuda.is_available():
         sys.exit("gpu.py: there is no NVIDIA GPU; --device cpu --tiny tries every line")
     gpu = Gpu(given)
-    for name in given.only:
-        PARTS[name](gpu)
-        gc.collect()
-        if gpu.device.type == "cuda":
-            torch.cuda.empty_cache()
+    try:
+        with within(max(gpu.end - time.perf_counter(), 1)):
+            for name in given.only:
+                PARTS[name](gpu)
+                gc.collect()
+                if gpu.device.type == "cuda":
+                    torch.cuda.empty_cache()
+    except (Exception, LateError):  # a compiler wraps what interrupts it in an error of its own
+        if time.perf_counter() < gpu.end:
+            raise
+        sys.exit(f"{name}: broken off, the time is over; the rows above stand")
 
 
 if __name__ == "__main__":
     parser = arguments(__doc__)
-    parser.add_argument("--minutes", type=float, default=6, help="after which no part is begun")
+    parser.add_argument("--minutes", type=float, default=6, help="for all, imports too")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small networks: a trial")
