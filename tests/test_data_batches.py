@@ -105,6 +105,27 @@ def test_devices(sources, plan: Plan, pairs) -> None:
     assert moved.caption_facts == batch.caption_facts
 
 
+def test_pinned(sources, plan: Plan, pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU, where no memory can be pinned: that each tensor is, and copied without waiting
+    for it."""
+    waits: list[bool] = []
+    to = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    batch = next(batches(sources, plan, pairs, 0, 1))
+    pinned = batch.pin_memory()
+    for name in ("pixels", "ids", "mix"):
+        assert torch.equal(getattr(pinned, name), getattr(batch, name) + 1)
+    assert pinned.caption_facts == batch.caption_facts
+
+    def noted(tensor: torch.Tensor, *where: object, non_blocking: bool = False) -> torch.Tensor:
+        waits.append(not non_blocking)
+        return to(tensor, *where)
+
+    monkeypatch.setattr(torch.Tensor, "to", noted)
+    pinned.to("cpu")
+    assert waits == [False] * 3
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_the_same_for_any_number_of_processes(

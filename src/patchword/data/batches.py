@@ -33,13 +33,14 @@ def batches(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
+    pinned: bool = False,
 ) -> Iterator[BatchT]:
     """This process's part of every step from `start` to before `stop`, in order.
 
     Rank r of a world of w has rows r * n to (r + 1) * n of the global batch of w * n, which is the
     same for any world and any number of workers. collate: samples, and the broken ones -> a batch.
     workers: processes that make batches; 0: a thread makes the next one. Closing the iterator ends
-    them.
+    them. pinned: of processes, batches in pinned memory, for a GPU.
 
     A sample that cannot be used is replaced by another of its source and listed in `.broken`.
     Raises RecipeError for a batch that the world does not divide, and for a source of which
@@ -49,7 +50,7 @@ def batches(
         raise RecipeError(f"batch is {plan.batch}, which {world} processes cannot share evenly")
     steps = _Steps(sources, plan, collate, rank, world)
     made = _in_processes if workers else _in_a_thread
-    with closing(made(steps, start, stop, workers)) as each:
+    with closing(made(steps, start, stop, workers, pinned)) as each:
         for batch in each:
             if isinstance(batch, PatchwordError):
                 raise batch
@@ -103,7 +104,7 @@ class _Steps(Dataset[BatchT | PatchwordError], Generic[BatchT]):
         raise RecipeError(f"data {place.source}: {count} samples cannot be used: {shown}")
 
 
-def _in_a_thread(steps: _Steps[BatchT], start: int, stop: int, _: int) -> Made[BatchT]:
+def _in_a_thread(steps: _Steps[BatchT], start: int, stop: int, *_: int) -> Made[BatchT]:
     with ThreadPoolExecutor(1, "batches") as thread:
         ahead = thread.submit(steps.__getitem__, start) if start < stop else None
         for step in range(start, stop):
@@ -113,13 +114,16 @@ def _in_a_thread(steps: _Steps[BatchT], start: int, stop: int, _: int) -> Made[B
             yield batch
 
 
-def _in_processes(steps: _Steps[BatchT], start: int, stop: int, workers: int) -> Made[BatchT]:
+def _in_processes(
+    steps: _Steps[BatchT], start: int, stop: int, workers: int, pinned: bool
+) -> Made[BatchT]:
     forks = "fork" in multiprocessing.get_all_start_methods()  # data is shared, not copied
     loader: DataLoader[Any] = DataLoader(
         steps,
         batch_size=None,
         sampler=range(start, stop),
         num_workers=min(workers, max(1, stop - start)),
+        pin_memory=pinned,
         multiprocessing_context="fork" if forks else None,
         worker_init_fn=_Begin(os.getpid()),
     )

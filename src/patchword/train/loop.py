@@ -166,6 +166,7 @@ class Run:
             world.rank,
             world.size,
             recipe.engine.workers,
+            pinned=world.device.type == "cuda",
         )
 
     @contextmanager
