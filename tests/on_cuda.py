@@ -4,6 +4,7 @@ Only where there is one, and is asked for: pytest tests/on_cuda.py
 """
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.testing import assert_close
 
 import patchword
 from patchword import models, variants
+from patchword.api.engines import on_engine
 from patchword.config import ModelConfig
 from patchword.scenes import scene
 from patchword.train import loop, recipe
@@ -85,6 +87,34 @@ def test_vectors_classes_and_similarity(photos: list[Image.Image]) -> None:
     np.testing.assert_allclose(theirs, ours, atol=EXACT)
     ours, theirs = (m.classify(photos, TEXTS) for m in (here, there))
     assert [each[0].label for each in theirs] == [each[0].label for each in ours]
+
+
+def test_compiled(photos: list[Image.Image]) -> None:
+    """Few images as CUDA graphs, whose memory the next call overwrites; many, and those of another
+    thread, without."""
+    here, there = patchword.load("demo"), patchword.load("demo", device="cuda", engine="compile")
+    expected = here.embed_images(photos)
+    for count in (1, 4, 3, 1):
+        found = [there.embed_images(photos[:count]) for _ in range(3)]
+        for rows in found:
+            np.testing.assert_allclose(rows, expected[:count], atol=EXACT)
+    with ThreadPoolExecutor(1) as pool:
+        rows = pool.submit(there.embed_images, photos * 5).result()
+    np.testing.assert_allclose(rows, np.concatenate([expected] * 5), atol=EXACT)
+    np.testing.assert_allclose(there.embed_texts(TEXTS), here.embed_texts(TEXTS), atol=EXACT)
+
+
+def test_a_changed_weight_counts_at_once(photos: list[Image.Image]) -> None:
+    here = patchword.load("demo")
+    plain = patchword.load("demo", device="cuda")
+    both_ways = [plain, on_engine(plain, "compile")]
+    for model in both_ways:
+        model.embed_images(photos)
+    for network in (here.network, plain.network):
+        network.image.blocks[0].mlp.fc1.weight.data.mul_(1.5)
+    for model in both_ways:
+        rows = model.embed_images(photos)
+        np.testing.assert_allclose(rows, here.embed_images(photos), atol=EXACT)
 
 
 @pytest.mark.parametrize("name", ["demo", "demo-blip"])

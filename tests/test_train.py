@@ -10,6 +10,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import tiny_blip
 import torch
 from processes import command
 from tiny_runs import OBJECTIVES, curve, load, photos, write
@@ -228,6 +229,20 @@ def test_ways_to_compute_change_nothing(
         loss = run.backward(run.objective.prepare(batches[0], 0))
         found.append((loss, {n: p.grad for n, p in run.network.named_parameters()}))
     assert_close(found[1], found[0])
+
+
+def test_no_block_of_a_compiled_run_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch makes so many versions of a piece of code, and would run the next ones as written."""
+    whole = partialmethod(nn.Module.compile, backend="eager")
+    monkeypatch.setattr(Block, "compile", whole)
+    changes = ["engine.compile=true", "engine.precision=bfloat16", "until=1", *tiny_blip.MOMENTUM]
+    torch._dynamo.reset()
+    limits = {"recompile_limit": 8, "fail_on_recompile_limit_hit": True}
+    with torch._dynamo.config.patch(limits):  # set back afterwards, too
+        loop.train(recipe.load(tiny_blip.write(tmp_path), changes))
+    assert len(curve(tmp_path / "run")) == 1
 
 
 def test_bfloat16_learns_what_float32_learns(path: Path, tmp_path: Path) -> None:

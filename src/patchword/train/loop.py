@@ -41,6 +41,10 @@ MAY_CHANGE = (
     "weights", "architecture",
 )  # fmt: skip
 
+# Of a compiled block: towers, the last blocks, lengths of texts, with gradients and without. After
+# torch's own limit, 8, the others would run as they are, and slower.
+VERSIONS = 64
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -90,6 +94,8 @@ class Run:
             self.adapter = lora.folder_of(recipe, self.init, self.initial.config, self.network)
             lora.add(self.network, recipe.lora)
         initial_model.freeze_others(self.network, recipe)
+        if recipe.engine.compile:
+            torch._dynamo.config.recompile_limit = VERSIONS
         for block in (each for each in self.network.modules() if isinstance(each, Block)):
             block.recompute = recipe.engine.gradient_checkpointing
             if recipe.engine.compile:
