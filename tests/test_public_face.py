@@ -14,7 +14,8 @@ from PIL import Image
 import patchword
 from patchword.api import Model
 from patchword.bundle import make
-from patchword.errors import ImageError, LongTextWarning, UnsupportedError
+from patchword.errors import ImageError, IndexStoreError, LongTextWarning, UnsupportedError
+from patchword.fingerprint import renewed
 from patchword.models import build
 from patchword.tasks import label_cache
 from patchword.tasks.label_cache import label_features
@@ -210,6 +211,21 @@ def test_labels_are_read_by_the_weights_as_they_are_now(
     label_features(edited, *others)
     expected = whole.embed_texts("a blue square")
     np.testing.assert_allclose(label_features(whole, *others), expected, atol=1e-6)
+
+
+def test_an_index_and_an_export_know_that_weights_were_changed(cache: Path) -> None:
+    model = patchword.load("demo", exact=True)
+    known = model.fingerprint
+    assert model.network is model.network
+    assert renewed(model) is model
+    model.network.image.blocks[0].mlp.fc1.weight.data.add_(0.5)
+    now = renewed(model).fingerprint
+    assert now == patchword.load(model.save(cache / "saved"), exact=True).fingerprint != known
+    index = patchword.open_index(cache / "index")
+    index.put(["a.jpg"], model.embed_images(PIXELS), model=model)
+    assert index.fingerprint == now
+    with pytest.raises(IndexStoreError, match="cannot be compared"):
+        index.add([], patchword.load("demo", exact=True))
 
 
 def test_a_text_of_heatmaps_is_read_by_the_weights_as_they_are_now(cache: Path) -> None:

@@ -351,7 +351,7 @@ def embed_levels(model: Bundle, check: Check, pixels: list[Levels]) -> Vector:
 def summarised(model: Bundle, layer: str, pixels: Tensor) -> Tensor:
     """Features (B, D), not normalised, and a summary of a layer of the image tower, side by
     side."""
-    network = model.network
+    network = model._torch()._network
     if not isinstance(network, ImageNetwork):
         model._no_images()
     tap = f"image.{layer}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
+import re
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +18,26 @@ from patchword.text.tokenizer import Tokenizer
 DENSE_HEAD = "dense_head."  # before the names of a network's tensors of a head for maps
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes
 FINGERPRINT = "2"  # which version of what is hashed: "2-" and 16 digits; in the first, digits alone
+
+DIGEST = re.compile(r"(\d+-)?[0-9a-f]{16}")  # what marks of how images are opened may follow
+
+
+class Holder(Protocol):
+    """What has a fingerprint: a `Bundle`."""
+
+    @property
+    def engine(self) -> Any: ...
+    @property
+    def network(self) -> nn.Module: ...
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def tokenizer(self) -> Tokenizer | None: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+
+M = TypeVar("M", bound=Holder)
 
 
 def fingerprint(network: nn.Module, config: ModelConfig, tokenizer: Tokenizer | None) -> str:
@@ -60,3 +83,16 @@ def checksum(module: nn.Module) -> str:
             for sums in (bits.sum(dim=0), bits.sum(dim=1)):
                 digest.update(sums.cpu().numpy().data)
     return digest.hexdigest()[:16]
+
+
+def renewed(model: M) -> M:
+    """A model with its fingerprint as it is now: computed again where somebody has had its network,
+    and may have changed it since it was loaded."""
+    known = DIGEST.match(model.fingerprint)
+    if known is None or not getattr(model.engine, "lent", False):
+        return model
+    now = fingerprint(model.network, model.config, model.tokenizer)
+    if now == known[0]:
+        return model
+    marked = now + model.fingerprint[known.end() :]
+    return dataclasses.replace(model, fingerprint=marked)  # type: ignore[type-var]

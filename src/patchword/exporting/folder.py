@@ -23,6 +23,7 @@ from patchword.errors import CheckpointError, CheckpointWarning, UnsupportedErro
 from patchword.exporting import huggingface
 from patchword.exporting.int8 import Agreement, Photos, quantise
 from patchword.exporting.parts import parts
+from patchword.fingerprint import renewed
 from patchword.options import nearest
 from patchword.receipts import make, to_text
 from patchword.receipts.inputs import TEXTS
@@ -73,6 +74,7 @@ def export(
     library, place = LIBRARIES[to], Path(folder)
     if model.engine.dtype != torch.float32:
         raise UnsupportedError("a model is exported from float32: load it without dtype")
+    model = renewed(model)
     _check_other(model, place)
     with replaced(place) as beside:
         files, found = write_graphs(model, library, beside, photos)

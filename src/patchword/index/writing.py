@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
+from patchword.fingerprint import renewed
 from patchword.images.files import File, Path, several
 from patchword.index import imports, inside, metadata, objects, putting
 from patchword.index.adding import Adding, AddReport, Batch, Progress
@@ -53,6 +54,7 @@ class Writing(Stored):
         `cluster`; all its machines must see the files, the index, and the model by its name.
         Raises IndexStoreError when the index is another model's.
         """
+        model = renewed(model)
         if not reindex and self._store.open():
             self.check(model)
         failed: list[ImageError] = []
@@ -136,6 +138,7 @@ class Writing(Stored):
         if model is None and not exists:
             raise IndexStoreError("name the model that made the vectors: model=load(NAME)")
         if model is not None:
+            model = renewed(model)
             if exists:
                 self.check(model)
             putting.check_model(model, paths, vectors)
