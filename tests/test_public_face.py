@@ -15,7 +15,7 @@ import patchword
 from patchword.api import Model
 from patchword.bundle import make
 from patchword.errors import ImageError, IndexStoreError, LongTextWarning, UnsupportedError
-from patchword.fingerprint import renewed
+from patchword.fingerprint import checksum, renewed
 from patchword.models import build
 from patchword.tasks import label_cache
 from patchword.tasks.label_cache import label_features
@@ -211,6 +211,24 @@ def test_labels_are_read_by_the_weights_as_they_are_now(
     label_features(edited, *others)
     expected = whole.embed_texts("a blue square")
     np.testing.assert_allclose(label_features(whole, *others), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.uint8])
+def test_a_checksum_sees_each_number_of_any_weights(dtype: torch.dtype) -> None:
+    whole = torch.arange(97).to(dtype)
+    for shape in ((), (3,), (2, 3), (4, 8), (2, 3, 5)):
+        for first in (0, 1):  # where it begins in its memory
+            count = int(np.prod(shape))
+            module = torch.nn.Module()
+            module.register_buffer("weight", whole[first : first + count].view(shape))
+            before = checksum(module)
+            for place in range(count):
+                whole[first + place] += 1
+                assert checksum(module) != before
+                whole[first + place] -= 1
+            assert checksum(module) == before
+    module.register_buffer("weight", whole[:0])
+    assert checksum(module) != before
 
 
 def test_an_index_and_an_export_know_that_weights_were_changed(cache: Path) -> None:

@@ -79,7 +79,8 @@ def checksum(module: nn.Module) -> str:
         if value.numel():
             length = value.shape[-1] if value.ndim else 1
             rows = value.detach().reshape(-1, length).contiguous()
-            bits = rows.view(BITS[math.gcd(length * value.element_size(), 8)])
+            numbers = math.gcd(length, rows.storage_offset()) * value.element_size()
+            bits = rows.view(BITS[math.gcd(numbers, 8)])
             for sums in (bits.sum(dim=0), bits.sum(dim=1)):
                 digest.update(sums.cpu().numpy().data)
     return digest.hexdigest()[:16]
