@@ -56,6 +56,15 @@ def test_aupro_by_hand() -> None:
     assert_allclose(aupro(maps, masks, 1.0, diagonal=False), 1 / 3 * 0.5 + 2 / 3)
 
 
+def test_what_rises_at_the_limit_has_no_area() -> None:
+    """The last good pixel is above two defects, which are found at a rate of 1."""
+    scores = [np.array([[5.0, 4.0, 3.0, 2.0, 1.0, 0.0]])]
+    masks = [np.array([[True, False, True, False, True, True]])]
+    assert_allclose(aupro(scores, masks, 1.0), (1 / 3 + 2 / 3) / 2)
+    # One of two good pixels is above a defect.
+    assert_allclose(aupro(scores, masks, 0.5), 1 / 3)
+
+
 def test_aupro_up_to_a_limit_is_a_part_of_the_whole_curve() -> None:
     rng = np.random.default_rng(0)
     masks = [rng.random((12, 17)) < 0.1, np.zeros((9, 8), bool)]  # sizes may differ

@@ -137,10 +137,12 @@ def auspro(
 
 
 def _up_to(limit: float, false: Floats, found: Floats) -> float:
-    """The area under a curve from FPR 0 to `limit`, by `limit`."""
-    last = np.interp(limit, false, found)
-    inside = false < limit
-    return _area(np.append(found[inside], last), np.append(false[inside], limit)) / limit
+    """The area under a curve from FPR 0 to `limit`, by `limit`; of several points there the first
+    ends it, for what rises upright has no area."""
+    stop = int(np.searchsorted(false, limit)) + 1
+    false, found = false[:stop], found[:stop]
+    ends = np.append(found[:-1], np.interp(limit, false, found))
+    return _area(ends, np.append(false[:-1], limit)) / limit
 
 
 def aupimo(
