@@ -177,6 +177,11 @@ def test_what_is_not_the_object_does_not_count(model) -> None:
     kept = [each.grid > 0 for each in Memory(foreground=0).score(model, other, good)]
     assert first < second
     assert len(masked) == sum(map(np.sum, kept))
+    # Where nothing is the object, a photo scores 0 by each of the two scores.
+    for weighted in (False, True):
+        method = Memory(foreground=1e9, reweight=weighted)
+        (nothing,) = method.score(model, state, [seen])
+        assert (nothing.score, nothing.grid.any()) == (0.0, False)
     with pytest.raises(UnsupportedError, match="no patch of the good photos is the object"):
         Memory(foreground=1e9, mask_good=True).fit(model, good)
 

@@ -66,6 +66,17 @@ def test_lists_are_rejected_as_scipy_does() -> None:
     assert benjamini_hochberg([], 0.1).shape == (0,)
 
 
+def test_a_p_value_at_its_limit_is_rejected() -> None:
+    """As fractions say, where 0.01 * 29 / 29 in floats is less than 0.01."""
+    for held, rate in ((19, 0.05), (99, 0.01), (199, 0.01), (299, 0.2)):
+        for photos in range(1, 120):
+            lowest = Fraction(1, held + 1)
+            for bad in range(1, photos + 1):
+                p = [float(lowest)] * bad + [1.0] * (photos - bad)
+                expected = lowest <= Fraction(str(rate)) * bad / photos
+                assert benjamini_hochberg(p, rate).sum() == (bad if expected else 0)
+
+
 @pytest.mark.parametrize("rate", [0, 1, -0.1, 2, math.nan])
 def test_a_rate_outside_0_and_1_is_refused(rate: float) -> None:
     for call in (lambda: rank(99, rate), lambda: rank(99, 0.01, rate), lambda: needed(rate)):

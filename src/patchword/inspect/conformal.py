@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from patchword.errors import UnsupportedError
 
 Values = NDArray[np.float64]
+ROUNDING = 1e-12  # of a limit
 
 
 def rank(count: int, rate: float, confidence: float | None = None) -> int:
@@ -90,7 +91,9 @@ def benjamini_hochberg(p: Sequence[float] | Values, rate: float) -> NDArray[np.b
     between("rate", rate)
     values = np.asarray(p, np.float64)
     ascending = np.sort(values)
-    passed = ascending <= rate * np.arange(1, len(values) + 1) / max(len(values), 1)
+    # p-values are whole numbers by n + 1: where one is just at its limit, rounding is not to decide.
+    limits = rate * np.arange(1, len(values) + 1) / max(len(values), 1)
+    passed = ascending <= limits * (1 + ROUNDING)
     limit = ascending[passed].max() if passed.any() else -1.0
     return np.asarray(values <= limit)
 

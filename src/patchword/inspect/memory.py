@@ -92,11 +92,12 @@ class Memory:
             if self.foreground is not None:
                 values = values * self._object(each)
             worst = int(values.argmax())
-            score = (
-                reweighted(rows[worst], bank, int(which[worst, 0]))
-                if self.reweight
-                else top_share(values)
-            )
+            if not self.reweight:
+                score = top_share(values)
+            elif values[worst] > 0:
+                score = reweighted(rows[worst], bank, int(which[worst, 0]))
+            else:  # nothing is the object, or all of it as in good photos
+                score = 0.0
             yield Finding(score, values.reshape(shape).numpy(), each.geometry)
 
     def _object(self, photo: Patches) -> Tensor:
