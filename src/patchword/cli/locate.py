@@ -111,7 +111,8 @@ def locate(
             scores = {"score": region.score} | ({"crop": region.crop} if given else {})
             where = {"box": list(region.box), "area": region.area}
             mask = {} if given else {"segmentation": found.rle(region)}
-            emit({"image": str(name), "text": region.text, **scores, **where, **mask})
+            who = {"image": str(name), "path": str(name), "text": region.text}
+            emit({**who, **scores, **where, **mask})
         if not as_json:
             screen().print(regions_table(str(name) if len(files) > 1 else "", found))
         if save:
