@@ -47,6 +47,7 @@ PUBLIC = [
     "Located",
     "LongTextWarning",
     "Match",
+    "MethodWarning",
     "Model",
     "PatchwordError",
     "RecipeError",

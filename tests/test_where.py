@@ -1,5 +1,7 @@
 """Heatmaps of whole photos: windows, grids, likeness, relevance by gradients, presence."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ import patchword
 from patchword import checkpoints, models, variants
 from patchword.bundle import Bundle, make
 from patchword.cli.heatmap import peaks_table
-from patchword.errors import SameMapWarning, UnsupportedError
+from patchword.errors import MethodWarning, SameMapWarning, UnsupportedError
 from patchword.images.preprocess import Geometry
 from patchword.models.protocols import Tokens
 from patchword.nn.taps import Taps
@@ -239,6 +241,19 @@ def test_a_collapse_that_is_known_is_said() -> None:
     ]
     assert said
     assert all("336" in name for name in said)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_collapse_is_said_to_who_asks_for_it(clip: Bundle) -> None:
+    config = shrunk(variants.VARIANTS["clip-vit-large-14-336"].config)
+    vision = replace(config.vision, depth=24, patch_size=14, image_size=(336, 336))
+    large = replace(clip, config=replace(config, vision=vision))
+    for method in ("sclip", "clearclip", "surgery", "surgery-features"):
+        with pytest.warns(MethodWarning, match=r"collapse in a ViT-L/14 at 336 px .* naclip"):
+            resolve(large, method)
+        resolve(clip, method)
+    for method in ("auto", "naclip", "scclip", "gem"):
+        resolve(large, method)
 
 
 # --- relevance by gradients -----------------------------------------------------------------------

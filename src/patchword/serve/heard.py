@@ -17,12 +17,15 @@ from patchword import scope, unseen
 from patchword.errors import (
     ImageWarning,
     LongTextWarning,
+    MethodWarning,
     SameMapWarning,
     ScopeWarning,
     UnseenWarning,
 )
 
-KINDS = (LongTextWarning, ImageWarning, ScopeWarning, UnseenWarning, SameMapWarning)
+KINDS = (
+    LongTextWarning, ImageWarning, ScopeWarning, UnseenWarning, SameMapWarning, MethodWarning,
+)  # fmt: skip
 
 _said: ContextVar[list[str] | None] = ContextVar("said", default=None)
 

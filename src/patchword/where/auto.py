@@ -6,7 +6,7 @@ from patchword.bundle import Bundle
 from patchword.config import ModelConfig, ViTConfig
 
 LARGE = 336  # pixels: at and above it, edits by queries were reported to collapse in a ViT-L/14
-RISKY = ("sclip", "clearclip")
+RISKY = ("sclip", "clearclip", "surgery")
 
 
 def usual(model: Bundle, like: bool = False) -> tuple[str, str]:
@@ -34,7 +34,7 @@ def usual(model: Bundle, like: bool = False) -> tuple[str, str]:
 
 
 def warning(config: ModelConfig) -> str:
-    """What is known to go wrong with this tower; empty where nothing is."""
+    """What is known to go wrong with `RISKY` in this tower; empty where nothing is."""
     vision = config.image_tower
     if (
         isinstance(vision, ViTConfig)
@@ -43,7 +43,7 @@ def warning(config: ModelConfig) -> str:
         and min(vision.image_size) >= LARGE
     ):
         return (
-            f"{' and '.join(RISKY)} were reported to collapse in a ViT-L/14 at 336 px "
-            "(VOC20 mIoU 50 instead of 80); look at --window 224, or at naclip and scclip"
+            f"{', '.join(RISKY)} were reported to collapse in a ViT-L/14 at 336 px "
+            "(VOC20 mIoU 50 instead of 80); look at windows of 224, or at naclip and scclip"
         )
     return ""

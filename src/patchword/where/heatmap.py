@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from patchword.bundle import Bundle, Vector
-from patchword.errors import SameMapWarning, UnsupportedError, warn
+from patchword.errors import MethodWarning, SameMapWarning, UnsupportedError, warn
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.protocols import DenseNetwork
@@ -27,7 +27,7 @@ from patchword.tasks.grid_maps import GridMaps
 from patchword.tasks.judge import judged
 from patchword.tasks.label_cache import label_features, state
 from patchword.unseen import Sight, noted, untold
-from patchword.where.auto import usual
+from patchword.where.auto import RISKY, usual, warning
 from patchword.where.dense import EDITS, OF_PATCHES, dense, edit_of, on_grid
 from patchword.where.extent import Mask, extent
 from patchword.where.gradients import chefer, legrad
@@ -371,8 +371,9 @@ def refined(photo: NDArray[np.uint8], found: Grid) -> Grid:
 
 
 def resolve(model: Bundle, method: str, like: bool = False) -> str:
-    """The method that a name stands for; like: of patches with each other. Raises UnsupportedError
-    for an unknown one, or for a model without an image tower."""
+    """The method that a name stands for; like: of patches with each other. Gives a MethodWarning
+    for one that is known to fail with the model. Raises UnsupportedError for an unknown one, or for
+    a model without an image tower."""
     if method == "auto":
         return usual(model, like)[0]
     if method not in METHODS:
@@ -382,6 +383,8 @@ def resolve(model: Bundle, method: str, like: bool = False) -> str:
             f"{model.name} has no head for maps; {usual(model, like)[0]} works, and a recipe with "
             'objective = "dense" trains one'
         )
+    if method in (*RISKY, SURGERY) and (said := warning(model.config)):
+        warn(said, MethodWarning)
     return method
 
 
