@@ -188,8 +188,8 @@ def test_the_command(run: Run, place: Path, blip: patchword.Model) -> None:
     direct = blip.locate("0.png", name, present=0)
     assert found.records[:-1] == [
         {
-            "image": "0.png", "path": "0.png", "text": r.text, "score": r.score, "box": list(r.box), "area": r.area,
-            "segmentation": direct.rle(r),
+            "image": "0.png", "path": "0.png", "text": r.text, "score": r.score,
+            "box": list(r.box), "area": r.area, "segmentation": direct.rle(r),
         }
         for r in direct.regions
     ]  # fmt: skip

@@ -91,7 +91,7 @@ def benjamini_hochberg(p: Sequence[float] | Values, rate: float) -> NDArray[np.b
     between("rate", rate)
     values = np.asarray(p, np.float64)
     ascending = np.sort(values)
-    # p-values are whole numbers by n + 1: where one is just at its limit, rounding is not to decide.
+    # p-values are whole numbers by n + 1: of one just at its limit rounding is not to decide.
     limits = rate * np.arange(1, len(values) + 1) / max(len(values), 1)
     passed = ascending <= limits * (1 + ROUNDING)
     limit = ascending[passed].max() if passed.any() else -1.0
