@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,24 @@ def test_without_good_photos(run: Run, folder: Path, method: str) -> None:
     assert [each["score"] for each in found] == pytest.approx([each.score for each in same])
     judged = run("inspect", "--without-good", "--method", method, "--threshold", "0", *photos)
     assert "3 of 3 rejected; threshold 0" in judged.err
+
+
+def test_windows_of_one_pass(run: Run, folder: Path, tmp_path: Path) -> None:
+    """Beside one good photo, where a photo's score is of its windows, too."""
+    photo, good = str(folder / "test" / "b.png"), tmp_path / "one"
+    good.mkdir()
+    shutil.copy(folder / "test" / "a.png", good)
+    ran = run("inspect", good, photo, "--method", "winclip", "--one-pass", "--json")
+    model = patchword.load("demo")
+    cheap, dear = (
+        patchword.inspector(model, good, "winclip", exact=exact).inspect(photo)[0].score
+        for exact in (False, True)
+    )
+    assert json.loads(ran.out)["score"] == pytest.approx(cheap)
+    assert cheap != pytest.approx(dear, rel=1e-3)
+    wrong = run("inspect", folder / "good", photo, "--one-pass")
+    assert wrong.code == 2
+    assert "--one-pass is of winclip, not of memory" in wrong.err
 
 
 def test_what_needs_good_photos_says_so(run: Run, folder: Path) -> None:

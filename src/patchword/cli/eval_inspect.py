@@ -16,6 +16,7 @@ from patchword.cli.options import (
     JsonOption,
     MaxPixelsOption,
     ModelOption,
+    OnePassOption,
     StretchOption,
     SubjectOption,
 )
@@ -67,6 +68,7 @@ def eval_inspect(
         int | None, typer.Option(help="Pixels of photos' shorter side; see patchword inspect.")
     ] = None,
     subject: SubjectOption = None,
+    one_pass: OnePassOption = False,
     shots: Annotated[
         int | None,
         typer.Option(
@@ -99,7 +101,10 @@ def eval_inspect(
     under the saturated overlap up to 0.05 (sPRO).
     """
     names = read_list(method, split=True) or ["memory"]
+    if one_pass and "winclip" not in names:
+        wrong(f"--one-pass is of winclip, not of {', '.join(names)}")
     options = {"layers": layer, "short_side": short_side, "subject": subject}
+    options |= {"exact": False if one_pass else None}
     methods = with_options(names, options)
     if not folder.is_dir():
         wrong(f"{folder}: no such folder")
@@ -128,15 +133,16 @@ def eval_inspect(
 
 
 def with_options(names: Sequence[str], options: dict[str, Any]) -> list[Method]:
-    """The methods of these names, each with the options that are meant for it: the subject is of
-    winclip, layers are of all others. Raises UnsupportedError for one that is of none of them."""
+    """The methods of these names, each with the options that are meant for it: the subject and
+    whether windows are exact are of winclip, layers of all others. Raises UnsupportedError for one
+    that is of none of them."""
     from patchword.inspect.methods import chosen
 
     words = [name == "winclip" for name in names]
-    apart = {"subject": any(words), "layers": not all(words)}
+    apart = {"subject": any(words), "exact": any(words), "layers": not all(words)}
     found = []
     for name, reads in zip(names, words, strict=True):
-        left_out = {"subject": not reads, "layers": reads}
+        left_out = {"subject": not reads, "exact": not reads, "layers": reads}
         own = {k: v for k, v in options.items() if not (apart.get(k) and left_out[k])}
         found.append(chosen(name, own))
     return found

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from patchword.cli.held import Source
 from patchword.cli.inputs import expand, load
-from patchword.cli.inspect_table import known, marked, one_good, summary, verdicts
+from patchword.cli.inspect_run import Run
+from patchword.cli.inspect_table import known, one_good
 from patchword.cli.options import (
     EMBEDDED,
     SOURCES,
@@ -21,31 +20,17 @@ from patchword.cli.options import (
     JsonOption,
     MaxPixelsOption,
     ModelOption,
+    OnePassOption,
     StretchOption,
     SubjectOption,
 )
-from patchword.cli.output import (
-    complain,
-    emit,
-    make_folder,
-    notes,
-    print_saved,
-    progress,
-    screen,
-    stderr,
-    wrong,
-)
-from patchword.cli.pictures import maps_of, stem
+from patchword.cli.output import make_folder, notes, print_saved, progress, wrong
 from patchword.errors import ImageError
-from patchword.unseen import current as sights
 
 if TYPE_CHECKING:
     from patchword.api import Model
     from patchword.inspect.inspector import Inspector
     from patchword.inspect.protocol import Method
-    from patchword.inspect.result import Inspection
-
-COLUMNS = ("path", "score", "p_value", "rejected", "boxes", "outside", "one_colour", "error")
 
 
 def inspect(
@@ -164,6 +149,7 @@ def inspect(
         int | None, typer.Option(help="subspace: how many there are instead.")
     ] = None,
     subject: SubjectOption = None,
+    one_pass: OnePassOption = False,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -199,7 +185,10 @@ def inspect(
         "half": half or None, "patches": patches, "foreground": foreground,
         "mask_good": mask_good or None,
         "variance": variance, "components": components, "subject": subject,
+        "exact": False if one_pass else None,
     }  # fmt: skip
+    if one_pass and not fitted and method != "winclip":
+        wrong(f"--one-pass is of winclip, not of {method or 'memory'}")
     flags = [by_folder or None, without_good or None]
     fresh = [save_fitted, method, calibration, *flags, *own.values()]
     if fitted and any(value is not None for value in fresh):
@@ -268,131 +257,6 @@ def learn(
             bundle, good, method, Rule(**rule), calibration=held, grouped=by_folder, failed=failed,
             progress=advance,
         )  # fmt: skip
-
-
-class Run:
-    """The photos to inspect, one after the other: printed, and saved where that is asked."""
-
-    def __init__(
-        self,
-        inspector: Inspector,
-        sources: Sequence[Source],
-        false_discoveries: float | None,
-        save: Path | None,
-        as_json: bool,
-    ) -> None:
-        from patchword.inspect.report import Report
-
-        self.inspector, self.sources, self.save, self.as_json = inspector, sources, save, as_json
-        self.false_discoveries = false_discoveries
-        self.failed: list[ImageError] = []
-        self.rows: list[dict[str, Any]] = []
-        self.remarks: list[str] = []
-        self.report = Report(inspector, false_discoveries) if save else None
-        self.maps = maps_of(sources, save)
-
-    def all(self) -> None:
-        """Inspect all photos."""
-        for error in self.failed:
-            self._record({"path": error.image, "error": error.reason})
-        found = self._each()
-        if self.false_discoveries is not None:  # verdicts depend on all the others
-            found = iter(self.inspector.listed(list(found), self.false_discoveries))
-        for each in found:
-            self._record(each.record())
-            if self.report:
-                self.report.add(each, stem(each.path))
-        self._remark()
-        if not self.as_json and any("error" not in row for row in self.rows):
-            screen().print(verdicts(self.rows))
-            if said := marked(self.rows, self.inspector.model.name):
-                screen().print(said)
-        if self.save:
-            self._write(self.save)
-
-    def finish(self, check: bool) -> None:
-        """Say what the verdicts mean and what failed, and end with the exit code for that."""
-        said = summary(self.rows, self.inspector, self.false_discoveries is not None)
-        done = sum("error" not in row for row in self.rows)
-        meant = self.inspector.guarantee(self.false_discoveries, done)
-        for sentence in filter(None, [said, *meant, *self.remarks]):
-            notes().print(sentence)
-        for error in self.failed:
-            complain(str(error))
-        if self.failed:
-            stderr().print(f"{len(self.failed)} of {len(self.failed) + done} images failed")
-        if check and any(row.get("rejected") for row in self.rows):
-            raise typer.Exit(3)
-        if check and any(row.get("rejected", False) is None for row in self.rows):
-            complain("--check: there are photos without a verdict")
-            raise typer.Exit(2)
-        if self.failed:
-            raise typer.Exit(1 if done else 2)
-
-    def keep_drift(self, fitted: Path) -> None:
-        """The drift alarm goes on with these photos next time."""
-        try:
-            self.inspector.keep_drift(fitted)
-        except OSError as error:
-            self.remarks.append(f"The drift alarm forgets these photos: {fitted}: {error.strerror}")
-
-    def _each(self) -> Iterator[Inspection]:
-        """Each that can be opened, its map written; the others fail."""
-        from patchword.inspect.maps import save_map
-
-        clipped, without = 0, set[str]()
-        with progress("photos", len(self.sources)) as advance:
-            for number, (source, found) in enumerate(self.inspector.inspect_each(self.sources), 1):
-                advance(number, len(self.sources))
-                if isinstance(found, ImageError):
-                    error = ImageError(str(source), found.reason)
-                    self.failed.append(error)
-                    self._record({"path": error.image, "error": error.reason})
-                    continue
-                if self.save:
-                    clipped += not save_map(found, self.maps[cast("Source", source)])
-                if found.group and found.rejected is None:
-                    without.add(found.group)
-                yield found
-        if without:
-            self.remarks.append(
-                f"There is no verdict for {', '.join(sorted(without))}: too few good photos lie in "
-                "a folder of that name."
-            )
-        if clipped:
-            self.remarks.append(
-                f"In {clipped} of the maps values are too large for the file: 65535."
-            )
-
-    def _record(self, record: dict[str, Any]) -> None:
-        record |= sights().record(record["path"])
-        self.rows.append(record)
-        if self.as_json:
-            emit(record)
-
-    def _remark(self) -> None:
-        drift = self.inspector.drift
-        if seen := self.inspector.seen_small():
-            self.remarks.append(f"Attention: {seen}.")
-        if drift.at:
-            self.remarks.append(
-                f"Drift: by photo {drift.at} of {drift.seen} it is clear that scores are not like "
-                "those of the good photos held out. Either far more photos are bad than one "
-                "in ten, or product, light or camera changed; then the rate does not hold, and "
-                "good photos must be taken anew."
-            )
-
-    def _write(self, folder: Path) -> None:
-        from patchword.atomic_write import write
-
-        assert self.report is not None
-        table = io.StringIO()
-        out = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-        out.writeheader()
-        out.writerows(self.rows)
-        write(folder / "results.csv", table.getvalue())
-        failed = [str(error) for error in self.failed]
-        print_saved(write(folder / "index.html", self.report.page(failed, self.remarks)))
 
 
 COMMANDS = (inspect,)

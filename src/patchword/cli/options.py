@@ -76,6 +76,14 @@ MaxPixelsOption = Annotated[
         help="Refuse images that have more pixels when they are decoded; by default 300 million.",
     ),
 ]
+OnePassOption = Annotated[
+    bool,
+    typer.Option(
+        "--one-pass",
+        help="winclip: windows are means of what one encoding gives for their patches; without, "
+        "each goes through the network, some 12 encodings of the photo.",
+    ),
+]
 ColoursOption = Annotated[
     str | None,
     typer.Option(
