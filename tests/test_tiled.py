@@ -234,3 +234,21 @@ def test_commands(
     assert [(r["answer"], r["box"]) for r in ask] == [("yes", [0, 0, 128, 128])]
     table = run("ask", "wide.png", "is there a scratch?", "--each-tile")
     assert "wide.png [0,0 - 128,128]" in table.out
+
+
+def test_the_command_heatmap(
+    run: Run,  # noqa: F811
+    demo: patchword.Model,
+    wide: Pixels,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(wide).save("wide.png")
+    (record,) = run("heatmap", "wide.png", "a scratch", "--tile-size", "128", "--json").records
+    found = demo.heatmap("wide.png", "a scratch", tiles=128)
+    assert (record["value"], record["x"], record["y"]) == pytest.approx(found.peaks()[0])
+    assert record["probability"] == pytest.approx(found.present[0])  # type: ignore[index]
+    wrong = run("heatmap", "wide.png", "a scratch", "--tiles", "--window", "96")
+    assert wrong.code == 2
+    assert "leave out window, stride and short_side, or tiles" in wrong.err

@@ -18,6 +18,7 @@ from patchword.bundle import Bundle, make
 from patchword.cli.heatmap import peaks_table
 from patchword.errors import MethodWarning, SameMapWarning, UnsupportedError
 from patchword.images.preprocess import Geometry
+from patchword.images.views import tile_sides, views
 from patchword.models.protocols import Tokens
 from patchword.nn.taps import Taps
 from patchword.nn.transformer import run
@@ -29,7 +30,7 @@ from patchword.where.dense import EDITS, dense
 from patchword.where.extent import extent
 from patchword.where.gradients import chefer, legrad
 from patchword.where.heatmap import Heatmap, heatmap, resolve
-from patchword.where.present import ORDINARY
+from patchword.where.present import ORDINARY, present
 from patchword.where.windows import Scale, stitched
 
 RNG = np.random.default_rng(0)
@@ -254,6 +255,56 @@ def test_a_collapse_is_said_to_who_asks_for_it(clip: Bundle) -> None:
         resolve(clip, method)
     for method in ("auto", "naclip", "scclip", "gem"):
         resolve(large, method)
+
+
+# --- tiles ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(300, 300), (40, 200)])
+def test_in_tiles_the_greatest_counts_at_each_place(clip: Bundle, shape: tuple[int, int]) -> None:
+    """Beside the maps of each size of tiles, which windows of a photo resized to it give."""
+    image, texts = photo(*shape), ["a cat", "a dog"]
+    size, short = min(clip.preprocess.config.size), min(shape)
+    found = heatmap(clip, image, texts, "naclip", tiles=True)
+    sides = tile_sides(shape, size)
+    assert sides
+    scales = [Scale()] + [Scale(None, size // 2, round(short * size / side)) for side in sides]
+    each = [heatmap(clip, image, texts, "naclip", scale=scale) for scale in scales]
+    finest = found.grid.shape[1:]
+    assert finest == each[-1].grid.shape[1:]
+    wanted = np.max([one.at(*finest) for one in each], axis=0)
+    np.testing.assert_allclose(found.at(*finest), wanted, atol=1e-5)
+    parts = [view.pixels for view in views(image, (size, size))]
+    alone = [present(clip.opening(squash=True), part, texts) for part in parts]
+    np.testing.assert_allclose(found.present, np.max(alone, axis=0), rtol=1e-4)
+    own = heatmap(clip, image, texts, "naclip", tiles=short // 2)
+    half = heatmap(clip, image, texts, "naclip", scale=Scale(None, size // 2, 2 * size))
+    shown = own.grid.shape[1:]
+    both = np.maximum(each[0].at(*shown), half.at(*shown))
+    np.testing.assert_allclose(own.at(*shown), both, atol=1e-5)
+
+
+def test_tiles_of_a_head_are_beside_the_background() -> None:
+    """A shape on a photo eight times as large is found where it is, and nothing else."""
+    model, one = patchword.load("demo"), scene(91, 0, kind="shapes")
+    side = one.image.shape[0]
+    large = np.full((6 * side, 6 * side, 3), one.image[0, 0], np.uint8)
+    large[2 * side : 3 * side, 3 * side : 4 * side] = one.image
+    found = model.heatmap(large, [one.objects[0].name], tiles=6 * side // 4)
+    assert found.method == "head"
+    assert found.background is not None
+    ((_, x, y),) = found.peaks()
+    assert 3 * side <= x < 4 * side
+    assert 2 * side <= y < 3 * side
+    assert found.present is not None
+    assert found.present[0] > model.heatmap(large, [one.objects[0].name]).present[0] - 1e-6
+
+
+def test_tiles_and_windows_contradict(clip: Bundle) -> None:
+    with pytest.raises(UnsupportedError, match="leave out window, stride and short_side, or tiles"):
+        heatmap(clip, photo(64, 64), ["a cat"], scale=Scale(stride=16), tiles=True)
+    with pytest.raises(UnsupportedError, match="tiles is 0; it is True, or the side of a tile"):
+        heatmap(clip, photo(64, 64), ["a cat"], tiles=0)
 
 
 # --- relevance by gradients -----------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Remedies:
         "squash=True shows the whole, tiles=True of classify, ask, caption and match all parts"
     )
     closer: str = (
-        "tiles=True of classify, ask, caption and match, or a heatmap's window, looks closer"
+        "tiles=True of classify, ask, caption, match and heatmap, or its window, looks closer"
     )
     named: int = NAMED
 

@@ -41,6 +41,7 @@ class Places(Features):
         negatives: str | Sequence[str] | None = None,
         progress: Callable[[int, int], None] | None = None,
         squash: bool | None = None,
+        tiles: bool | int = False,
     ) -> Heatmap:
         """A heatmap of each text: `.grid` (T, h, w), and `.values` (T, H, W) in the image's own
         pixels.
@@ -61,6 +62,8 @@ class Places(Features):
                     it no map is drawn. None: 0.7 with "head", 0.5 against negatives, else 0.1 among
                     the words that a photo may show; 0: every map is
         progress    called with the windows done and all of them
+        tiles       look at overlapping tiles too, True or their side in pixels, at each place the
+                    greatest value counts; instead of window, stride and short_side
 
         Raises ImageError, and UnsupportedError for an unknown method or a model without a text
         tower. The formulas: `where.heatmap`.
@@ -79,6 +82,7 @@ class Places(Features):
             present,
             negatives,
             progress,
+            tiles,
         )
 
     @checked

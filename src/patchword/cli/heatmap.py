@@ -44,6 +44,7 @@ from patchword.cli.output import (
 )
 from patchword.cli.pictures import SaveOption, common_scale, pictures
 from patchword.cli.texts import FUNCTION_WORDS, images_then_texts, no_texts, read_list
+from patchword.cli.tiles import TileSizeOption, TilesOption
 from patchword.errors import ImageError, UnsupportedError
 from patchword.show.percent import share
 from patchword.show.terminal_table import table
@@ -84,6 +85,8 @@ def heatmap(
     stride: StrideOption = None,
     short_side: ShortSideOption = None,
     refine: RefineOption = False,
+    tiles: TilesOption = False,
+    tile_size: TileSizeOption = None,
     like: Annotated[
         str | None,
         typer.Option(
@@ -140,7 +143,7 @@ def heatmap(
             return [
                 bundle.heatmap(
                     source, asked, method, words, layer, None, window, stride, short_side, refine,
-                    point, like_image, present, others, advance,
+                    point, like_image, present, others, advance, None, tile_size or tiles,
                 )
                 for asked in ([[text] for text in texts] if words else [texts])
             ]  # fmt: skip

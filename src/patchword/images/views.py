@@ -38,7 +38,7 @@ def views(photo: NDArray[np.uint8], size: Size, tile: int | None = None) -> list
     Raises UnsupportedError for tiles that are more than 2,000.
     """
     height, width = photo.shape[:2]
-    sides = list(_sides((height, width), min(size))) if tile is None else [min(tile, height, width)]
+    sides = tile_sides((height, width), min(size), tile)
     boxes = [box for side in sides for box in corners((height, width), side)]
     if len(boxes) > MOST:
         raise UnsupportedError(
@@ -49,6 +49,12 @@ def views(photo: NDArray[np.uint8], size: Size, tile: int | None = None) -> list
     for left, top, right, bottom in boxes:
         found.append(View((left, top, right, bottom), photo[top:bottom, left:right]))
     return found
+
+
+def tile_sides(photo: Size, network: int, tile: int | None = None) -> list[int]:
+    """The sides of a photo's tiles in its pixels, the largest first, see `views`; network: pixels
+    of what the network is given."""
+    return list(_sides(photo, network)) if tile is None else [min(tile, *photo)]
 
 
 def _sides(photo: Size, network: int) -> Iterator[int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from patchword.api import Model
 from patchword.config import ResNetConfig
 from patchword.where.dense import EDITS
-from patchword.where.heatmap import GRADCAM, HEAD, RELEVANCE, SURGERY
+from patchword.where.heatmap import GRADCAM, RELEVANCE, SURGERY
+from patchword.where.mapping import HEAD
 
 
 def heatmaps(model: Model) -> dict[str, int]:

@@ -231,7 +231,7 @@ def _each(
                 sights.note(replace(sight, source=(photo.shape[0], photo.shape[1])))
                 pixels: list[ImageLike] = [part.pixels for part in parts]
                 boxes = [part.box for part in parts]
-                with _told_elsewhere(first=not number):
+                with told_elsewhere(first=not number):
                     known = _known(shown, check, pixels)
                     answers = run(shown, pixels)
                 each = tuple(zip(boxes, answers, strict=True))
@@ -252,7 +252,7 @@ def _known(model: Bundle, check: Check, pixels: list[ImageLike]) -> list[bool]:
 
 
 @contextmanager
-def _told_elsewhere(first: bool) -> Iterator[None]:
+def told_elsewhere(first: bool) -> Iterator[None]:
     """Warnings of views alone: of the scope of a tile, and from the second photo on of texts."""
     with untold(), scope_untold(), warnings.catch_warnings():
         if not first:

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from patchword.config import ModelConfig
 from patchword.where.dense import EDITS
-from patchword.where.heatmap import HEAD, SURGERY
+from patchword.where.heatmap import SURGERY
+from patchword.where.mapping import HEAD
 
 
 def least(network: Any, config: ModelConfig, method: str) -> float | None:

@@ -17,6 +17,7 @@ from patchword.bundle import Bundle, Vector
 from patchword.errors import MethodWarning, SameMapWarning, UnsupportedError, warn
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
+from patchword.images.views import views
 from patchword.models.protocols import DenseNetwork
 from patchword.options import checked, checked_probability, text_list
 from patchword.scope import Check
@@ -24,30 +25,28 @@ from patchword.show import plots
 from patchword.show.colours import MAP, known, scale_of
 from patchword.show.percent import share
 from patchword.tasks.grid_maps import GridMaps
-from patchword.tasks.judge import judged
 from patchword.tasks.label_cache import label_features, state
-from patchword.unseen import Sight, noted, untold
+from patchword.tasks.tiled import tile_size
+from patchword.unseen import untold
 from patchword.where.auto import RISKY, usual, warning
 from patchword.where.dense import EDITS, OF_PATCHES, dense, edit_of, on_grid
 from patchword.where.extent import Mask, extent
 from patchword.where.gradients import chefer, legrad
+from patchword.where.mapping import HEAD, mapped, refined
 from patchword.where.maskclip import by_keys
-from patchword.where.pamr import pamr
 from patchword.where.present import LEAST, least, likely
 from patchword.where.present import present as probabilities
 from patchword.where.relevance import gradcam
 from patchword.where.rollout import rollout
 from patchword.where.surgery import without_common
-from patchword.where.windows import Grid, Mapper, Progress, Scale, seen_whole
+from patchword.where.windows import Mapper, Progress, Scale, seen_whole
 
 GRADCAM = "gradcam"  # of a BLIP's matching head
 RELEVANCE = {"legrad": legrad, "chefer": chefer}
-HEAD = "head"  # a model's own for maps, trained with masks
 SURGERY = "surgery-features"  # the edit "surgery", less what texts have in common
 ROLLOUT = "rollout"  # of no text
 METHODS = (*EDITS, SURGERY, *RELEVANCE, GRADCAM, HEAD, ROLLOUT)
 READ: dict[tuple[str, str, str], Vector] = {}  # vectors, by a model's fingerprint, state and text
-REFINED = 1024  # pixels: longer side at which maps are refined
 Probable = tuple[float, ...] | Callable[[], tuple[float, ...]] | None
 
 
@@ -150,6 +149,7 @@ def heatmap(
     present: float | None = None,
     negatives: str | Sequence[str] | None = None,
     progress: Progress | None = None,
+    tiles: bool | int = False,
 ) -> Heatmap:
     """A heatmap of each text, of the whole image.
 
@@ -163,13 +163,15 @@ def heatmap(
             and the last
     scale   at which the photo is seen; None: at the network's own, in as many windows as its shape
             takes
-    refine  maps follow the photo's edges (see `pamr`), at most `REFINED` pixels long
+    refine  maps follow the photo's edges (see `pamr`), at most `mapping.REFINED` pixels long
     like    (x, y) of a pixel: instead of texts, what looks like the patch there, of this image or
             of `like_image`. For a model without words, too
     present    a probability from which on a text counts as found; else its map is not drawn. None:
                0.7 of "head", which has learned what is absent; 0.5 against `negatives`; else 0.1,
                among the words that a photo may show (see `present.present`)
     negatives  other texts that it is compared with
+    tiles   instead of a scale: the whole photo, and tiles of it, True or their side in pixels; the
+            greatest counts, at each place (see `mapping.tiled`) and of how probable a text is
 
     Raises ImageError, or UnsupportedError for an unknown method or a model that reads no text.
     """
@@ -195,11 +197,11 @@ def heatmap(
     else:
         names, run = texts, of_texts(model, texts, method, layer)
     head = model.config.dense_head if method == HEAD else None
-    found = mapped(model, image, photo, run, scale, refine and not head, progress, method)
+    found = mapped(model, image, photo, run, scale, refine and not head, progress, method, tiles)
     probable: Probable = None
     background = None
     if negatives is not None or (not head and _asked(present, method, like, words)):
-        probable = cache(partial(_probable, model, photo, names, negatives))
+        probable = cache(partial(_probable, model, photo, names, negatives, tiles))
     if head:
         probable = probable or likely(found.values[:-1], found.values[-1], head.scale)
         found = refined(photo, found) if refine else found
@@ -228,29 +230,14 @@ def _probable(
     photo: NDArray[np.uint8],
     texts: Sequence[str],
     negatives: str | Sequence[str] | None,
+    tiles: bool | int,
 ) -> tuple[float, ...]:
+    parts: list[NDArray[np.uint8]] = []
+    if tiles is not False:
+        found = views(photo, model.preprocess.config.size, tile_size(tiles))
+        parts = [each.pixels for each in found[1:]]
     with untold():  # the whole photo, as the maps show it
-        return probabilities(model.opening(squash=True), photo, texts, negatives)
-
-
-def mapped(
-    model: Bundle,
-    image: ImageLike,
-    photo: NDArray[np.uint8],
-    run: Mapper,
-    scale: Scale | None,
-    refine: bool,
-    progress: Progress | None,
-    method: str,
-) -> Grid:
-    """The maps of a whole photo, the pixels of an image; how it was seen is noted."""
-    head = model.config.dense_head if method == HEAD else None
-    side = None if head is None else head.size
-    found = seen_whole(model, photo, run, scale or Scale(), progress, side)
-    judged(model, image, photo)
-    with noted() as sights:
-        sights.note(Sight.of(image, found.geometry, photo))
-    return refined(photo, found) if refine else found
+        return probabilities(model.opening(squash=True), photo, texts, negatives, parts)
 
 
 def _check(
@@ -358,16 +345,6 @@ def _alike(model: Bundle, photo: NDArray[np.uint8], like: tuple[int, int], metho
     wanted = torch.from_numpy(grid.values[:, at[0], at[1]]).to(model.device)
     wanted = F.normalize(wanted, dim=0)
     return lambda pixels: torch.einsum("bdhw,d->bhw", features(pixels), wanted)[:, None]
-
-
-def refined(photo: NDArray[np.uint8], found: Grid) -> Grid:
-    """Maps refined by the photo's pixels."""
-    small = plots.shown(photo, REFINED)
-    size = (small.shape[0], small.shape[1])
-    maps = replace(found.geometry, source=size).to_source(found.values, found.cell)
-    colours = torch.from_numpy(np.array(small)).movedim(-1, 0)[None].float()
-    values = pamr(colours, torch.from_numpy(maps)[None])[0].numpy()
-    return Grid(values, Geometry(found.geometry.source, size, (0, 0), size), 1)
 
 
 def resolve(model: Bundle, method: str, like: bool = False) -> str:

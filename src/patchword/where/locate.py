@@ -23,7 +23,8 @@ from patchword.show.result import Brief, Pictured
 from patchword.unseen import untold
 from patchword.where.dense import OF_PATCHES, dense, edit_of, on_grid
 from patchword.where.extent import Mask, parts
-from patchword.where.heatmap import HEAD, mapped, of_texts, resolve
+from patchword.where.heatmap import of_texts, resolve
+from patchword.where.mapping import HEAD, mapped
 from patchword.where.present import least
 from patchword.where.present import present as probabilities
 from patchword.where.rle import rle

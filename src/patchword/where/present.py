@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchword.bundle import Bundle, Vector
 from patchword.errors import UnsupportedError
+from patchword.images import ImageLike
 from patchword.options import text_list
 from patchword.scope import WORD
 from patchword.tasks.label_cache import label_features
 from patchword.tasks.match import match
+from patchword.tasks.tiled import told_elsewhere
 
 # From which on a text counts as found by a head trained with masks. Of `demo`, on 100 unseen scenes
 # of each kind: 99.5% of coloured shapes, all wafer defects; of absent ones 5% and 16%.
@@ -37,23 +39,39 @@ def present(
     photo: NDArray[np.uint8],
     texts: Sequence[str],
     negatives: str | Sequence[str] | None = None,
+    tiles: Sequence[NDArray[np.uint8]] = (),
 ) -> tuple[float, ...]:
     """How probable each text is in a photo (H, W, 3), 0 to 1, whatever the other texts are.
 
     A softmax of the text's scaled cosine against those of `negatives`. Without: against the words
     that the model was trained on, where it says which, else `ORDINARY`, in both less the text's
     own. Of a SigLIP, which was trained for that, the sigmoid; of a BLIP without a joint space the
-    probability of its matching head.
+    probability of its matching head. tiles: parts of the photo, of any sizes, which are asked by
+    themselves; the greatest probability counts.
     """
     if negatives is None and not model.config.embed_dim:
-        return tuple(match(model, [photo], texts).probabilities[0].tolist())
-    row = model.embed_images([photo])[0]
-    cosines = model.embed_texts(texts) @ row
+        found = _each(lambda parts: match(model, parts, texts).probabilities, photo, tiles)
+        return tuple(found.max(axis=0).tolist())
+    rows = _each(model.embed_images, photo, tiles).T  # (D, P)
+    cosines = model.embed_texts(texts) @ rows  # (T, P)
     if negatives is None and model.config.score == "sigmoid":
-        return tuple((1 / (1 + np.exp(-(model.scale * cosines + model.bias)))).tolist())
-    counted = np.array(list(_counted(model, texts))) if negatives is None else 1.0
-    logits = model.scale * (_others(model, negatives) @ row - cosines[:, None])  # (T, negatives)
-    return tuple((1 / (1 + (counted * np.exp(logits)).sum(axis=1))).tolist())
+        return tuple((1 / (1 + np.exp(-(model.scale * cosines.max(axis=1) + model.bias)))).tolist())
+    counted = np.array(list(_counted(model, texts)))[..., None] if negatives is None else 1.0
+    logits = model.scale * (_others(model, negatives) @ rows - cosines[:, None])  # (T, others, P)
+    return tuple((1 / (1 + (counted * np.exp(logits)).sum(axis=1).min(axis=1))).tolist())
+
+
+def _each(
+    run: Callable[[list[ImageLike]], Vector],
+    photo: NDArray[np.uint8],
+    tiles: Sequence[NDArray[np.uint8]],
+) -> Vector:
+    """What is said of a photo and of each of its tiles, a row each; of these nothing is told."""
+    found = run([photo])
+    if not tiles:
+        return found
+    with told_elsewhere(first=False):
+        return np.concatenate([found, run(list(tiles))])
 
 
 def least(negatives: str | Sequence[str] | None) -> float:

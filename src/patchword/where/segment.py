@@ -26,7 +26,8 @@ from patchword.show.result import Pictured
 from patchword.tasks.label_cache import label_features
 from patchword.text.templates import named
 from patchword.where.dense import EDITS
-from patchword.where.heatmap import HEAD, cosines, mapped, resolve
+from patchword.where.heatmap import cosines, resolve
+from patchword.where.mapping import HEAD, mapped
 from patchword.where.rle import rle
 from patchword.where.windows import Progress, Scale
 
