@@ -67,7 +67,8 @@ def test_a_spot_is_found_where_it_is(inspector) -> None:
     x1, y1, x2, y2 = bad.boxes[0]
     assert x1 <= 67 < x2
     assert y1 <= 27 < y2
-    assert bad.values.shape == (SIDE, SIDE)
+    assert bad.map.shape == (SIDE, SIDE)
+    assert bad.map is bad.values
     assert good.scale == bad.scale
     y, x = np.unravel_index(bad.values.argmax(), bad.values.shape)
     assert abs(x - 67) < 14

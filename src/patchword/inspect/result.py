@@ -55,6 +55,11 @@ class Inspection(Pictured):
         """The map (H, W) in the photo's own pixels, bilinear between places."""
         return self.geometry.to_source(self.grid)
 
+    @property
+    def map(self) -> NDArray[np.float32]:
+        """The same as `values`."""
+        return self.values
+
     @cached_property
     def boxes(self) -> tuple[Box, ...]:
         """Of a photo that is rejected: (x1, y1, x2, y2) in its pixels roughly around what is not
