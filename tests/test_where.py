@@ -303,6 +303,8 @@ def test_tiles_of_a_head_are_beside_the_background() -> None:
 def test_tiles_and_windows_contradict(clip: Bundle) -> None:
     with pytest.raises(UnsupportedError, match="leave out window, stride and short_side, or tiles"):
         heatmap(clip, photo(64, 64), ["a cat"], scale=Scale(stride=16), tiles=True)
+    with pytest.raises(UnsupportedError, match=r"has 7,744 tiles of 2 pixels, more than 2,000"):
+        heatmap(clip, photo(89, 89), ["a cat"], tiles=2)
     with pytest.raises(UnsupportedError, match="tiles is 0; it is True, or the side of a tile"):
         heatmap(clip, photo(64, 64), ["a cat"], tiles=0)
 

@@ -40,11 +40,6 @@ def views(photo: NDArray[np.uint8], size: Size, tile: int | None = None) -> list
     height, width = photo.shape[:2]
     sides = tile_sides((height, width), min(size), tile)
     boxes = [box for side in sides for box in corners((height, width), side)]
-    if len(boxes) > MOST:
-        raise UnsupportedError(
-            f"a photo of {width} x {height} pixels has {len(boxes):,} tiles of {sides[-1]} pixels, "
-            f"more than {MOST:,}; take larger ones (tiles=PIXELS, --tile-size)"
-        )
     found = [View((0, 0, width, height), photo)]
     for left, top, right, bottom in boxes:
         found.append(View((left, top, right, bottom), photo[top:bottom, left:right]))
@@ -52,9 +47,16 @@ def views(photo: NDArray[np.uint8], size: Size, tile: int | None = None) -> list
 
 
 def tile_sides(photo: Size, network: int, tile: int | None = None) -> list[int]:
-    """The sides of a photo's tiles in its pixels, the largest first, see `views`; network: pixels
-    of what the network is given."""
-    return list(_sides(photo, network)) if tile is None else [min(tile, *photo)]
+    """The sides of a photo's tiles in its pixels, the largest first, see `views`, and its error;
+    network: pixels of what the network is given."""
+    sides = list(_sides(photo, network)) if tile is None else [min(tile, *photo)]
+    count = sum(math.prod(len(_starts(length, side)) for length in photo) for side in sides)
+    if count > MOST:
+        raise UnsupportedError(
+            f"a photo of {photo[1]} x {photo[0]} pixels has {count:,} tiles of {sides[-1]} pixels, "
+            f"more than {MOST:,}; take larger ones (tiles=PIXELS, --tile-size)"
+        )
+    return sides
 
 
 def _sides(photo: Size, network: int) -> Iterator[int]:
@@ -73,9 +75,11 @@ def _sides(photo: Size, network: int) -> Iterator[int]:
 
 def corners(photo: Size, side: int) -> list[Box]:
     """Squares of that side over a photo, half of it apart."""
-    step = max(side // 2, 1)
-    tops, lefts = (
-        [min(i * step, length - side) for i in range(math.ceil((length - side) / step) + 1)]
-        for length in photo
-    )
+    tops, lefts = (_starts(length, side) for length in photo)
     return [(left, top, left + side, top + side) for top in tops for left in lefts]
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Where squares of that side begin along a photo's side."""
+    step = max(side // 2, 1)
+    return [min(i * step, length - side) for i in range(math.ceil((length - side) / step) + 1)]

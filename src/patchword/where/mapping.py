@@ -69,11 +69,14 @@ def tiled(
     tile  pixels of the photo a side; None: as `images.views` has them, down to tiles that are seen
           at 1:8 or larger
     side  of the network's input, see `windows.seen_whole`
+
+    Raises UnsupportedError for more than 2,000 tiles.
     """
     height, width = photo.shape[:2]
     network = min(model.preprocess.config.size) if side is None else side
+    sides = tile_sides((height, width), network, tile)
     found = [seen_whole(model, photo, run, Scale(), None, side)]
-    for each in tile_sides((height, width), network, tile):
+    for each in sides:
         short = max(round(min(height, width) * network / each), network)
         scale = Scale(stride=max(network // 2, 1), short_side=short)
         found.append(seen_whole(model, photo, run, scale, progress, side))
