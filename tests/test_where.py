@@ -127,6 +127,22 @@ def test_windows_are_joined_as_papers_join_them() -> None:
     assert jump < 0.5 * hard  # where a window ends
 
 
+def test_with_a_stride_windows_are_as_in_papers(clip: Bundle) -> None:
+    """The last ones moved inward, all counting alike; without one no seam is seen."""
+    image, texts = photo(48, 70), ["a cat", "a dog"]
+    found = heatmap(clip, image, texts, "naclip", scale=Scale(48, 16)).grid
+    total, count = np.zeros((2, 48, 70)), np.zeros((48, 70))
+    for left in (0, 16, 22):
+        part = np.ascontiguousarray(image[:, left : left + 48])
+        total[:, :, left : left + 48] += heatmap(clip, part, texts, "naclip").values
+        count[:, left : left + 48] += 1
+    np.testing.assert_allclose(found, total / count, atol=1e-5)
+    soft = heatmap(clip, image, texts, "naclip", scale=Scale(48)).grid
+    other = heatmap(clip, image, texts, "naclip", scale=Scale(48, 24, even=False)).grid
+    np.testing.assert_array_equal(soft, other)
+    assert not np.allclose(soft, heatmap(clip, image, texts, "naclip", scale=Scale(48, 24)).grid)
+
+
 def test_a_constant_photo_has_the_same_map_in_windows(clip: Bundle) -> None:
     """A photo twice as wide as high, grey: each window sees the same."""
     grey = np.full((48, 96, 3), 90, np.uint8)
@@ -268,7 +284,8 @@ def test_in_tiles_the_greatest_counts_at_each_place(clip: Bundle, shape: tuple[i
     found = heatmap(clip, image, texts, "naclip", tiles=True)
     sides = tile_sides(shape, size)
     assert sides
-    scales = [Scale()] + [Scale(None, size // 2, round(short * size / side)) for side in sides]
+    shorts = [round(short * size / side) for side in sides]
+    scales = [Scale(), *(Scale(None, size // 2, pixels, even=False) for pixels in shorts)]
     each = [heatmap(clip, image, texts, "naclip", scale=scale) for scale in scales]
     finest = found.grid.shape[1:]
     assert finest == each[-1].grid.shape[1:]
@@ -278,7 +295,7 @@ def test_in_tiles_the_greatest_counts_at_each_place(clip: Bundle, shape: tuple[i
     alone = [present(clip.opening(squash=True), part, texts) for part in parts]
     np.testing.assert_allclose(found.present, np.max(alone, axis=0), rtol=1e-4)
     own = heatmap(clip, image, texts, "naclip", tiles=short // 2)
-    half = heatmap(clip, image, texts, "naclip", scale=Scale(None, size // 2, 2 * size))
+    half = heatmap(clip, image, texts, "naclip", scale=Scale(None, size // 2, 2 * size, False))
     shown = own.grid.shape[1:]
     both = np.maximum(each[0].at(*shown), half.at(*shown))
     np.testing.assert_allclose(own.at(*shown), both, atol=1e-5)

@@ -52,9 +52,10 @@ class Places(Features):
         words       of "gradcam": each text's map is followed by those of its words
         layer       of "gradcam": the block whose cross-attention it is; of "legrad" and "chefer":
                     the first block that counts
-        window      pixels; the photo is seen in windows of that side, `stride` pixels apart (None:
-                    half a window), overlaps averaged, after its shorter side was resized to
-                    `short_side` (None: it is not). None: the whole photo, at the network's own size
+        window      pixels; the photo is seen in windows of that side, `stride` pixels apart,
+                    overlaps averaged as papers do (None: half a window, each counting less towards
+                    its border), after its shorter side was resized to `short_side` (None: it is
+                    not). None: the whole photo, at the network's own size
         refine      maps follow the photo's edges (PAMR)
         like        instead of texts, (x, y) of a pixel: what looks like the patch there, of this
                     image or of `like_image`. For a model without words, too

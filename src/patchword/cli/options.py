@@ -168,7 +168,10 @@ WindowOption = Annotated[
 ]
 StrideOption = Annotated[
     int | None,
-    typer.Option(help="Pixels from one window to the next, by default half a window."),
+    typer.Option(
+        help="Pixels from one window to the next, overlaps averaged as papers do; by default half "
+        "a window, and each counts less towards its border."
+    ),
 ]
 ShortSideOption = Annotated[
     int | None,

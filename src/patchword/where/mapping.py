@@ -78,7 +78,7 @@ def tiled(
     found = [seen_whole(model, photo, run, Scale(), None, side)]
     for each in sides:
         short = max(round(min(height, width) * network / each), network)
-        scale = Scale(stride=max(network // 2, 1), short_side=short)
+        scale = Scale(stride=max(network // 2, 1), short_side=short, even=False)
         found.append(seen_whole(model, photo, run, scale, progress, side))
     if len(found) == 1:
         return found[0]

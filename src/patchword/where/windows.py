@@ -36,14 +36,20 @@ class Scale:
     stride      from one window to the next; None: half of a given window, else a whole one
     short_side  the photo's shorter side is resized to, and to no less than a window; None: with a
                 window it keeps its size
-    even        every window counts alike where several overlap, as papers have it; else less
-                towards its border, so that no seam is seen, and windows are spread evenly
+    even        as papers have it: every window counts alike where several overlap, and the last
+                ones are moved inward; else they count less towards their borders, so that no seam
+                is seen, and are spread evenly. None: as papers where a stride is given
     """
 
     window: int | None = None
     stride: int | None = None
     short_side: int | None = None
-    even: bool = False
+    even: bool | None = None
+
+    @property
+    def as_papers(self) -> bool:
+        """What `even` says, or stands for."""
+        return self.stride is not None if self.even is None else self.even
 
 
 @dataclass(frozen=True)
@@ -86,14 +92,14 @@ def seen_whole(
     factor = short / min(height, width)
     resized = max(window[0], round(height * factor)), max(window[1], round(width * factor))
     step = Preprocess(replace(config, resize="squash", size=window))
-    starts = _starts(resized, window, stride, scale.even)
+    starts = _starts(resized, window, stride, scale.as_papers)
     whole_photo = resize(photo, resized, config)
 
     def crop(top: int, left: int) -> Tensor:
         part = whole_photo[top : top + window[0], left : left + window[1]]
         return model.tensor(step(np.ascontiguousarray(part))[0])
 
-    values, cell = stitched(crop, run, resized, window, starts, progress, scale.even)
+    values, cell = stitched(crop, run, resized, window, starts, progress, scale.as_papers)
     return Grid(values.numpy(), Geometry((height, width), resized, (0, 0), resized), cell)
 
 
