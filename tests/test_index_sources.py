@@ -148,6 +148,9 @@ def test_columns_of_the_caller_are_joined(
     table.write_text("file,code\na.png,1\n")  # whole numbers as the texts that are there
     assert index.describe(table) == []
     assert row(index, photos[0], "code") == ("1",)
+    table.write_text("file,code\nother/a.png,9\n/old/photos/a.png,2\n./c.png,3\n")
+    assert index.describe(table) == ["other/a.png"]  # a file of that name, and another one
+    assert [row(index, photos[n], "code") for n in (0, 2)] == [("2",), ("3",)]
     table.write_text("name,code\na.png,1\n")
     with pytest.raises(IndexStoreError, match="no column of paths or file names; it has name"):
         index.describe(table)

@@ -219,13 +219,15 @@ def joined(table: Any, key: str, folder: str, known: Collection[str]) -> tuple[A
     """A table of the caller as one with `path` for an index that has the paths `known`, and a line
     for each row that belongs to none: its file name, or what is wrong with it.
 
-    key: the column of paths, from `folder`, or file names.
+    key: the column of paths, from `folder`, or file names. A path that is none of the index, as
+    one of another machine, is that of a file whose name and folder are called the same.
     """
     import pyarrow as pa
 
-    by_name: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}  # also by the name of the folder, and that
     for path in known:
-        by_name.setdefault(os.path.basename(path), []).append(path)
+        for end in (1, 2):
+            by_name.setdefault("/".join(path.split("/")[-end:]), []).append(path)
     paths: list[str] = []
     rows: list[int] = []
     lost: list[str] = []
@@ -234,7 +236,8 @@ def joined(table: Any, key: str, folder: str, known: Collection[str]) -> tuple[A
         name = str(cell or "").replace("\0", "\ufffd")  # which no path has
         whole = os.path.join(folder, name)
         found = [p for p in (name, whole, os.path.realpath(whole)) if p in known][:1]
-        found = found or by_name.get(os.path.basename(name) if name else "", [])
+        end = "/".join(os.path.normpath(name).split("/")[-2:]) if name else ""
+        found = found or by_name.get(end, [])
         if len(found) != 1 or found[0] in taken:
             why = f"{len(found)} files of that name" if len(found) > 1 else "twice" * bool(found)
             lost.append(f"{name or f'row {row + 1}, which is empty'}{f' ({why})' * bool(why)}")
