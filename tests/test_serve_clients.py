@@ -95,6 +95,11 @@ def test_images_as_other_servers_of_embeddings_take_them(
     answer = httpx2.post(f"{address}/v1/multimodalembeddings", json=voyage, headers=key).json()
     rows += [answer["data"][0]["embedding"]]
     np.testing.assert_allclose(rows, [expected] * 6, atol=1e-5)
+    with Image.open(RING) as ring:
+        pixels = ring.width * ring.height
+    assert answer["usage"] == {  # all of them, or Voyage's own client fails
+        "text_tokens": 0, "image_pixels": pixels, "total_tokens": pixels // 560
+    }  # fmt: skip
     bad = base64.b64encode(b"no image").decode()
     with pytest.raises(openai.BadRequestError, match="not an image") as caught:
         client.embeddings.create(model="demo", input=bad, extra_body={"modality": "image"})
@@ -135,6 +140,53 @@ def test_openai_chat(client: openai.OpenAI) -> None:
         client.chat.completions.create(
             model="demo-blip", messages=[{"role": "user", "content": "hello"}]
         )
+
+
+def test_what_is_asked_for_in_vain_is_named(address: str) -> None:
+    """Vectors of another length, texts that are not cut; not what is null, as typed clients send
+    all that there is."""
+    voyage = {"inputs": [{"content": [{"type": "text", "text": "a ring"}]}]}
+    cases: list[tuple[str, dict[str, Any], str]] = [
+        ("v1/embeddings", {"input": "a ring", "normalized": False}, "normalized, which is false"),
+        ("v1/embeddings", {"input": "a ring", "normalized": True, "task": None}, ""),
+        ("v2/embed", {"texts": ["a ring"], "truncate": "NONE"}, "truncate, NONE"),
+        ("v2/embed", {"texts": ["a ring"], "truncate": "END", "embedding_types": None}, ""),
+        ("v1/multimodalembeddings", {**voyage, "truncation": False}, "truncation, which is false"),
+        ("v1/multimodalembeddings", {**voyage, "truncation": True}, ""),
+    ]
+    for path, body, expected in cases:
+        answer = httpx2.post(f"{address}/{path}", json=body, headers={"x-api-key": "secret"})
+        assert answer.status_code == 200, answer.text
+        said = [each for each in answer.json().get("warnings", ()) if "not used" in each]
+        assert said == ([f"not used here: {expected}"] if expected else []), body
+
+
+def test_chat_as_typed_clients_ask_and_read_it(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With nulls; usage in every chunk, null but in the last; and a text that was cut says so."""
+    described = question("Describe this image.", SCRATCH)
+    nulls: dict[str, Any] = {"stream": None, "n": None, "stop": None, "tools": None}
+    raw = client.post(
+        "/chat/completions", body={"messages": described, **nulls}, cast_to=httpx2.Response
+    )
+    answer = json.loads(raw.text)
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert not any("not used" in each for each in answer.get("warnings", ()))
+    asked: dict[str, Any] = {"messages": described, "model": "demo-blip", "stream": True}
+    for usage in (False, True):
+        chunks = list(
+            client.chat.completions.create(**asked, stream_options={"include_usage": usage})
+        )
+        sent_ = ["usage" in chunk.model_fields_set for chunk in chunks]
+        assert sent_ == [usage] * len(chunks)
+        assert [chunk.usage is None for chunk in chunks[:-1]] == [True] * (len(chunks) - 1)
+    monkeypatch.setattr("patchword.serve.jobs.MAX_LENGTH", 6)
+    cut = client.chat.completions.create(model="demo-blip", messages=described).choices[0]
+    assert cut.finish_reason == "length"
+    assert str(answer["choices"][0]["message"]["content"]).startswith(str(cut.message.content)[:8])
+    ends = [chunk.choices[0].finish_reason for chunk in client.chat.completions.create(**asked)]
+    assert ends == [None] * (len(ends) - 1) + ["length"]
 
 
 def test_openai_models_and_keys(client: openai.OpenAI, address: str) -> None:

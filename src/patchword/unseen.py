@@ -103,6 +103,11 @@ class Sights:
         name = sight.name or f"image {len(self._of) + 1}"
         self._of[same(name)] = replace(sight, name=name)
 
+    @property
+    def pixels(self) -> int:
+        """Of all photos together, in their files."""
+        return sum(each.source[0] * each.source[1] for each in self._of.values())
+
     def record(self, name: str) -> dict[str, float | str]:
         """Of a photo "cropped", "scale" and "one_colour" where they are told."""
         sight = self._of.get(same(name))

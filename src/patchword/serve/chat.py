@@ -72,9 +72,9 @@ class Chat(BaseModel):
     )
     model: str | None = None
     messages: list[Message]
-    stream: Flag = False
+    stream: Flag | None = False
     stream_options: dict[str, Any] | None = None
-    n: Whole = Field(1, ge=1, le=1, description="One answer.")
+    n: Whole | None = Field(1, ge=1, le=1, description="One answer.")
     max_tokens: Whole | None = Field(None, ge=1)
     max_completion_tokens: Whole | None = Field(None, ge=1)
     temperature: Number | None = Field(None, ge=0, le=2, description="0: beam search.")
@@ -109,10 +109,10 @@ async def chat(request: Request, body: Chat) -> Response:
     }
     if body.stream:
         wanted = bool((body.stream_options or {}).get("include_usage"))
-        events = streamed(with_warnings(head), found.text, usage if wanted else None)
+        events = streamed(with_warnings(head), found, usage if wanted else None)
         return StreamingResponse(events, media_type="text/event-stream")
     message = {"role": "assistant", "content": found.text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason_of(found)}
     return Answer(with_warnings(head | {"choices": [choice], "usage": usage}))
 
 
@@ -202,14 +202,21 @@ async def written(
     return found
 
 
+def reason_of(found: Caption) -> str:
+    """Why a text is over."""
+    return "stop" if found.ended else "length"
+
+
 async def streamed(
-    head: dict[str, Any], text: str, usage: dict[str, int] | None
+    head: dict[str, Any], found: Caption, usage: dict[str, int] | None
 ) -> AsyncIterator[str]:
     """Server-sent events: the text word by word, as clients that stream want it."""
     head = head | {"object": "chat.completion.chunk"}
+    if usage is not None:
+        head["usage"] = None  # of all but the last
     deltas: list[tuple[dict[str, Any], str | None]] = [({"role": "assistant", "content": ""}, None)]
-    deltas += [({"content": word}, None) for word in re.findall(r"\s*\S+", text)]
-    deltas.append(({}, "stop"))
+    deltas += [({"content": word}, None) for word in re.findall(r"\s*\S+", found.text)]
+    deltas.append(({}, reason_of(found)))
     for delta, reason in deltas:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
         yield event(head | {"choices": [choice]})

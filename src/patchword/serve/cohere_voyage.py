@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from patchword.bundle import Vector
-from patchword.serve.bodies import Whole
+from patchword.serve.bodies import Flag, Whole
 from patchword.serve.jobs import TINY
 from patchword.serve.openai import Item, numbers, vectors
 from patchword.serve.refusals import RefusalError, refusal_of
@@ -23,9 +23,11 @@ from patchword.serve.server import (
     server_of,
     with_warnings,
 )
+from patchword.unseen import Sights
 
 routes = router("cohere, voyage")
 SILENT = {"input_type"}  # one vector serves queries and documents
+PIXELS = 560  # that Voyage counts as a token
 
 
 class Input(BaseModel):
@@ -46,8 +48,11 @@ class Cohere(BaseModel):
     texts: list[str] | None = None
     images: list[str] | None = None
     inputs: list[Input] | None = None
-    embedding_types: list[Literal["float", "base64"]] = Field(["float"], min_length=1)
+    embedding_types: list[Literal["float", "base64"]] | None = Field(["float"], min_length=1)
     output_dimension: Whole | None = None
+    truncate: Literal["NONE", "START", "END"] | None = Field(
+        None, description="Texts are cut at their end in any case."
+    )
 
 
 class Voyage(BaseModel):
@@ -63,21 +68,25 @@ class Voyage(BaseModel):
     inputs: list[Input]
     output_encoding: Literal["base64"] | None = None
     output_dimension: Whole | None = None
+    truncation: Flag | None = Field(None, description="Texts are cut at their end in any case.")
 
 
 @routes.post("/v2/embed", summary="Unit vectors, as Cohere has them")
 async def cohere(request: Request, body: Cohere) -> Any:
     say_unused(body, SILENT)
+    say_ignored({f"truncate, {body.truncate}"} if body.truncate in ("NONE", "START") else set())
     given: list[Item] = [("text", text) for text in body.texts or ()]
     given += [("image", image) for image in body.images or ()]
     given += [part_of(one) for one in body.inputs or ()]
     server = server_of(request)
     name, rows, tokens = await embedded(server, body.model, given, body.output_dimension)
     kinds = {
-        kind: [numbers(row, kind == "base64") for row in rows] for kind in body.embedding_types
+        kind: [numbers(row, kind == "base64") for row in rows]
+        for kind in body.embedding_types or ["float"]
     }
     units = {"input_tokens": tokens, "images": sum(kind == "image" for kind, _ in given)}
     answer = {
+        "response_type": "embeddings_by_type",
         "id": secrets.token_hex(8),
         "model": name,
         "embeddings": kinds,
@@ -90,15 +99,21 @@ async def cohere(request: Request, body: Cohere) -> Any:
 @routes.post("/v1/multimodalembeddings", summary="Unit vectors, as Voyage has them")
 async def voyage(request: Request, body: Voyage) -> Any:
     say_unused(body, SILENT)
+    say_ignored({"truncation, which is false"} if body.truncation is False else set())
     given = [part_of(one) for one in body.inputs]
     server = server_of(request)
-    name, rows, tokens = await embedded(server, body.model, given, body.output_dimension)
+    sights = Sights()
+    name, rows, tokens = await embedded(server, body.model, given, body.output_dimension, sights)
     packed = body.output_encoding == "base64"
     data = [
         {"object": "embedding", "index": number, "embedding": numbers(row, packed)}
         for number, row in enumerate(rows)
     ]
-    usage = {"text_tokens": tokens, "total_tokens": tokens}
+    usage = {
+        "text_tokens": tokens,
+        "image_pixels": sights.pixels,
+        "total_tokens": tokens + sights.pixels // PIXELS,
+    }
     answer = {"object": "list", "data": data, "model": name, "usage": usage}
     return await large_answer(with_warnings(answer))
 
@@ -123,15 +138,20 @@ def part_of(given: Input) -> Item:
 
 
 async def embedded(
-    server: Server, model: str | None, given: Sequence[Item], dimension: int | None
+    server: Server,
+    model: str | None,
+    given: Sequence[Item],
+    dimension: int | None,
+    sights: Sights | None = None,
 ) -> tuple[str, list[Vector], int]:
-    """The model's name, a vector for each, and the tokens of all texts. Raises RefusalError for
-    the first that cannot be embedded: these forms have no errors of items."""
+    """The model's name, a vector for each, and the tokens of all texts; sights: see `vectors`.
+    Raises RefusalError for the first that cannot be embedded: these forms have no errors of
+    items."""
     count = server.checked(inputs=given)
     opened = await server.models.get(model, "embed")
     opened.check_dimension(dimension)
     with server.admission.of(count):
-        rows, tokens = await vectors(server, opened, given)
+        rows, tokens = await vectors(server, opened, given, sights)
     for row in rows:
         if isinstance(row, Exception):
             raise refusal_of(row, "inputs")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from patchword.bundle import Vector
 from patchword.errors import PatchwordError
-from patchword.serve.bodies import Whole
+from patchword.serve.bodies import Flag, Whole
 from patchword.serve.decoding import PhotoId
 from patchword.serve.heard import say
 from patchword.serve.jobs import TINY
@@ -24,14 +24,16 @@ from patchword.serve.server import (
     Server,
     large_answer,
     router,
+    say_ignored,
     say_unused,
     server_of,
     with_warnings,
 )
+from patchword.unseen import Sights
 
 routes = router("openai")
 STARTED = int(time.time())
-SILENT = {"user", "normalized"}  # vectors are always of length 1
+SILENT = {"user"}
 
 
 @routes.get("/v1/models", summary="The models, and what each can do")
@@ -84,6 +86,7 @@ class Embeddings(BaseModel):
     encoding_format: Literal["float", "base64"] | None = None
     embedding_type: Literal["float", "base64"] | None = Field(None, description="Jina's name.")
     dimensions: Whole | None = None
+    normalized: Flag | None = Field(None, description="Vectors are of length 1 in any case.")
 
 
 Item = tuple[Literal["text", "ids", "image"], Any]
@@ -98,6 +101,7 @@ async def embeddings(request: Request, body: Embeddings) -> Answer:
     opened = await server.models.get(body.model, "embed")
     opened.check_dimension(body.dimensions)
     say_unused(body, SILENT)
+    say_ignored({"normalized, which is false"} if body.normalized is False else set())
     with server.admission.of(count):
         rows, tokens = await vectors(server, opened, given)
     failed = [row for row in rows if isinstance(row, Exception)]
@@ -170,9 +174,10 @@ def _of_messages(messages: Sequence[dict[str, Any]]) -> list[Item]:
 
 
 async def vectors(
-    server: Server, opened: Opened, given: Sequence[Item]
+    server: Server, opened: Opened, given: Sequence[Item], sights: Sights | None = None
 ) -> tuple[list[Vector | Failed], int]:
-    """A unit vector or an error for each, and the tokens of all texts."""
+    """A unit vector or an error for each, and the tokens of all texts. sights: of the images, see
+    `Server.embedded`."""
     texts = [(place, value) for place, (kind, value) in enumerate(given) if kind == "text"]
     lists = [(place, value) for place, (kind, value) in enumerate(given) if kind == "ids"]
     images = [(place, value) for place, (kind, value) in enumerate(given) if kind == "image"]
@@ -191,7 +196,7 @@ async def vectors(
         made = await opened.text_vectors(list(good.values()))
         found |= ids | dict(zip(good, made, strict=True))
     if images:
-        each = await server.image_rows(opened, [value for _, value in images])
+        each = await server.image_rows(opened, [value for _, value in images], sights)
         found |= zip([place for place, _ in images], each, strict=True)
     return [found[place] for place in range(len(given))], tokens
 

@@ -89,23 +89,27 @@ class Server:
             said = f"{count} {what}; a request may have {most}: send less"
             raise RefusalError(413, "too_long", said)
 
-    async def image_rows(self, opened: Opened, images: Sequence[Any]) -> list[Vector | Failed]:
+    async def image_rows(
+        self, opened: Opened, images: Sequence[Any], sights: Sights | None = None
+    ) -> list[Vector | Failed]:
         """The unit vector (D,) of each image, or why it has none; see `embedded`."""
-        found = await self.embedded(opened, images)
+        found = await self.embedded(opened, images, sights)
         return [one.vector if isinstance(one, Embedded) else one for one in found]
 
-    async def embedded(self, opened: Opened, images: Sequence[Any]) -> list[Embedded | Failed]:
+    async def embedded(
+        self, opened: Opened, images: Sequence[Any], sights: Sights | None = None
+    ) -> list[Embedded | Failed]:
         """Each image's unit vector, or why it has none. What of them is not seen, and which are
-        unlike the model's training, is warned of."""
-        sights = Sights()
+        unlike the model's training, is warned of. sights: where it is noted how each is seen."""
+        noted = Sights() if sights is None else sights
 
         async def row(number: int, given: Any) -> Embedded:
             pixels, sight = await self.decoder.pixels(given, opened.model, f"image {number}")
-            sights.note(sight)
+            noted.note(sight)
             return await opened.image_vector(pixels)
 
         found = await each(row(number, given) for number, given in enumerate(images, 1))
-        sights.tell()
+        noted.tell()
         warn_of_scope(opened, found)
         return found
 
@@ -174,8 +178,10 @@ def with_warnings(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def say_unused(body: BaseModel, silent: AbstractSet[str] = frozenset()) -> None:
-    """Name, in the warnings of a request, its fields that mean nothing here."""
-    say_ignored(set(body.model_extra or {}) - set(silent))
+    """Name, in the warnings of a request, its fields that mean nothing here, but those that are
+    null: some clients send all that there are."""
+    given = {name for name, value in (body.model_extra or {}).items() if value is not None}
+    say_ignored(given - silent)
 
 
 def say_ignored(names: AbstractSet[str]) -> None:

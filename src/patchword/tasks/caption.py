@@ -31,13 +31,14 @@ class Caption:
     `token_log_probabilities`, the end token among them if the text has one. Both are the network's
     own, without penalties, temperature or shortlist. The spaces that BERT's tokenizer puts around
     punctuation are left out of the text. `others`: the next best texts, or the other
-    samples, where `count` is more than 1.
+    samples, where `count` is more than 1. `ended`: False for a text that was cut at its longest.
     """
 
     text: str
     log_probability: float
     token_log_probabilities: tuple[float, ...] = field(repr=False)
     others: tuple[Self, ...] = field(default=(), repr=False)
+    ended: bool = field(default=True, repr=False)
 
     @property
     def probability(self) -> float:
@@ -57,7 +58,8 @@ class Caption:
         ends = [place for place in range(prompt, len(ids)) if ids[place] == tokenizer.end_token]
         end = ends[0] + 1 if ends else len(ids)
         likelihoods = tuple(float(value) for value in row[prompt:end, 1])
-        return cls(spaced(tokenizer.decode(ids[1:end])), sum(likelihoods), likelihoods)
+        text = spaced(tokenizer.decode(ids[1:end]))
+        return cls(text, sum(likelihoods), likelihoods, ended=bool(ends))
 
 
 def caption(
