@@ -20,7 +20,7 @@ from patchword.bundle import Bundle
 from patchword.cli.explore_tag import numbered
 from patchword.errors import IndexStoreError, UnsupportedError
 from patchword.images.files import File
-from patchword.index import Index, duplicates, open_index
+from patchword.index import Index, duplicates, looks, open_index
 from patchword.index.duplicates import pairs
 from patchword.index.explore import MOSTLY
 from patchword.index.phrases import name, phrases
@@ -127,7 +127,10 @@ def test_pairs_are_all_that_are_near(monkeypatch: pytest.MonkeyPatch) -> None:
     products = np.triu(half.astype(np.float32) @ half.astype(np.float32).T, 1)
     wanted = set(map(tuple, np.argwhere(products >= 0.96).tolist()))
     assert len(wanted) > 300
-    assert set(map(tuple, pairs(half, 0.96).tolist())) == wanted
+    steps: list[tuple[int, int]] = []
+    told = pairs(half, 0.96, progress=lambda *step: steps.append(step))
+    assert set(map(tuple, told.tolist())) == wanted
+    assert steps[-1] == (3000, 3000)
     monkeypatch.setattr(duplicates, "EVERY", 0)  # in cells, as in a large index
     monkeypatch.setattr(duplicates, "BLOCK", 64)
     found = set(map(tuple, pairs(half, 0.96).tolist()))
@@ -166,7 +169,9 @@ def test_groups_are_near_the_one_that_is_kept(tmp_path: Path, model: Bundle) -> 
         index.duplicates(1.5)
 
 
-def test_copies_are_of_one_photo_whatever_the_model(tmp_path: Path, model: Bundle) -> None:
+def test_copies_are_of_one_photo_whatever_the_model(
+    tmp_path: Path, model: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     originals = [CAT, COFFEE, *sorted((SAMPLES / "wafers").glob("perfect*.jpg"))]
     pictures: dict[str, Image.Image] = {}
     for number, path in enumerate(originals):
@@ -198,6 +203,27 @@ def test_copies_are_of_one_photo_whatever_the_model(tmp_path: Path, model: Bundl
         for n in range(len(originals))
     ]
     assert len(index.duplicates(0.99)) == 1
+
+    steps: list[tuple[int, int]] = []
+    monkeypatch.setattr(looks, "MANY", 7)  # pairs, so that there are several parts
+    monkeypatch.setattr(looks, "PIECE", 9)
+    with pytest.warns(UserWarning, match="/gone"):
+        again = index.duplicates(keep="first", progress=lambda *step: steps.append(step))
+    assert again == found
+    first = [done for done, total in steps if total == len(files)]
+    rest = [step for step in steps if step[1] != len(files)]
+    assert first == sorted(first)
+    assert first[-1] == len(files)
+    assert rest[-1][0] == rest[-1][1] == max(done for done, _ in rest)
+    assert len(first) > 3
+    assert len(rest) > 1
+
+    def late(done: int, total: int) -> None:
+        raise KeyError("late")
+
+    for threshold in (None, 0.99):
+        with pytest.raises(KeyError, match="late"):
+            index.duplicates(threshold, progress=late)
 
 
 def test_clusters_and_their_names(tmp_path: Path, model: Bundle) -> None:

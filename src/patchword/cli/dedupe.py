@@ -23,6 +23,7 @@ from patchword.cli.output import (
     emit,
     finish,
     notes,
+    progress,
     screen,
     shortened,
 )
@@ -82,7 +83,8 @@ def dedupe(
     from patchword.index.searching import tell_of
 
     store.check(bundle)
-    found = store.duplicates(threshold, keep=keep, where=condition)
+    with progress("dedupe") as advance:
+        found = store.duplicates(threshold, keep=keep, where=condition, progress=advance)
     tell_of(store, bundle, ids_of(found))
     _print(found, as_json)
     others = [each for group in found for each in group.others]

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from patchword.errors import IndexStoreError
+from patchword.index.adding import Progress
 from patchword.index.approximate import parts
 from patchword.index.checks import intact
 from patchword.index.clusters import BLOCK, centres, nearest_centres
@@ -70,16 +71,19 @@ def groups(
     rows: NDArray[np.intp] | None,
     threshold: float | None,
     keep: str,
+    progress: Progress | None = None,
 ) -> list[Group]:
     """The groups of entries whose cosine with one that is kept is `threshold` or more, the largest
     first; None: that are copies of one photo with it. rows: those of the matrix to compare; None:
-    all."""
+    all. progress: see `Index.duplicates`."""
+    step = progress or _silent
     half = matrix.half if rows is None else matrix.half[rows]
     looks = None
     if threshold is None:
         threshold = NEAR
-        looks = Looks(table, matrix.ids if rows is None else matrix.ids[rows])
-    near = pairs(half, threshold - 2 * matrix.error, looks.related if looks else None)
+        looks = Looks(table, matrix.ids if rows is None else matrix.ids[rows], step)
+        step = looks.compared
+    near = pairs(half, threshold - 2 * matrix.error, looks.related if looks else None, step)
     if looks:
         near = near[looks.copies(near)]
         looks.tell()
@@ -101,15 +105,22 @@ def groups(
     return sorted(out, key=lambda group: (-len(group.others), group.keep.path))
 
 
+def _silent(done: int, total: int) -> None:
+    """Progress that nobody follows."""
+
+
 def pairs(
-    half: Half, least: float, wanted: Callable[[Pairs], NDArray[np.bool_]] | None = None
+    half: Half,
+    least: float,
+    wanted: Callable[[Pairs], NDArray[np.bool_]] | None = None,
+    progress: Progress = _silent,
 ) -> Pairs:
     """The pairs of rows (N, D) whose product is `least` or more, and that are `wanted`: all of them
     among up to `EVERY` rows; among more, those in neighbouring cells of k-means, which are nearly
-    all."""
+    all. progress: is called with how many rows were compared, and all."""
     found: list[Pairs] = []
     total = 0
-    for some in _every(half, least) if len(half) <= EVERY else _in_cells(half, least):
+    for some, done in _every(half, least) if len(half) <= EVERY else _in_cells(half, least):
         if wanted is not None:
             some = some[wanted(some)]
         found.append(some)
@@ -118,20 +129,22 @@ def pairs(
             raise IndexStoreError(
                 f"more than {MOST} pairs are as near as {least:.3f}: give a higher threshold"
             )
+        progress(done, len(half))
     return np.unique(np.concatenate(found), axis=0) if found else np.empty((0, 2), np.int64)
 
 
-def _every(half: Half, least: float) -> Iterator[Pairs]:
+def _every(half: Half, least: float) -> Iterator[tuple[Pairs, int]]:
+    """Pairs, and how many rows were compared."""
     rows = torch.from_numpy(half).float()
     step = max(1, min(2048, 2**25 // max(len(rows), 1)))
     for start in range(0, len(rows), step):
         products = rows[start : start + step] @ rows[start:].T
         found = (products >= least).nonzero().numpy()
         found = found[found[:, 0] < found[:, 1]]
-        yield found + start
+        yield found + start, min(start + step, len(rows))
 
 
-def _in_cells(half: Half, least: float) -> Iterator[Pairs]:
+def _in_cells(half: Half, least: float) -> Iterator[tuple[Pairs, int]]:
     found = centres(half, parts(len(half)))
     cells, _ = nearest_centres(half, found, CELLS)
     own = np.argsort(cells[:, 0], kind="stable")
@@ -148,7 +161,7 @@ def _in_cells(half: Half, least: float) -> Iterator[Pairs]:
             products = torch.from_numpy(half[some]).float() @ there.T
             left, right = (products >= least).nonzero().numpy().T
             both = np.stack([some[left], members[right]], axis=1)
-            yield np.sort(both[both[:, 0] != both[:, 1]], axis=1)
+            yield np.sort(both[both[:, 0] != both[:, 1]], axis=1), int(of_own[cell + 1])
 
 
 def _read(

@@ -48,7 +48,12 @@ class Index(Searching):
 
     @checked
     def duplicates(
-        self, threshold: float | None = None, *, keep: str = "largest", where: str | None = None
+        self,
+        threshold: float | None = None,
+        *,
+        keep: str = "largest",
+        where: str | None = None,
+        progress: Progress | None = None,
     ) -> list[Group]:
         """Groups of near-duplicates, the largest first: one to keep, and those that are copies of
         the same photo: resized, compressed anew, or cropped by a few percent.
@@ -58,6 +63,8 @@ class Index(Searching):
         keep       of a group the "largest" (pixels, then bytes), the "oldest", or the "first" by
                    path
         where      a condition, see `search`: only what meets it is compared
+        progress   is called with (done, total): of the entries, and then, where thumbnails are
+                   compared, of the pairs that may be copies
 
         Every pair is compared; above 100,000 entries, those in neighbouring parts of the index,
         which misses few. Nothing is deleted. Raises IndexStoreError.
@@ -69,7 +76,8 @@ class Index(Searching):
         if threshold is not None and not 0 < threshold <= 1:
             raise UnsupportedError(f"threshold is {threshold}; it must be above 0, and at most 1")
         return self._nearest.on_rows(
-            lambda table, matrix, rows: groups(table, matrix, rows, threshold, keep), where
+            lambda table, matrix, rows: groups(table, matrix, rows, threshold, keep, progress),
+            where,
         )
 
     @checked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from PIL import Image
 from patchword import images
 from patchword.errors import ImageError, listed, warn
 from patchword.index import inside
-from patchword.index.copies import RELATED, ROUGH, SIZE, Small, copies, rough, small
+from patchword.index.copies import ROUGH, SIZE, Small, copies, related, rough, small
 from patchword.index.table import Table
 
 PIECE = 512  # pairs, or entries, that are read at a time
+MANY = 1 << 16  # pairs that are compared roughly at a time: 100 MB
 KEPT = 16_384  # small pictures that stay in memory: 200 MB
 NAMED = 3  # entries that a warning names
 
@@ -23,25 +25,41 @@ NAMED = 3  # entries that a warning names
 class Looks:
     """Small pictures of entries, by their places among `ids` (N,): read when a pair needs them."""
 
-    def __init__(self, table: Table, ids: NDArray[np.uint64]) -> None:
+    def __init__(
+        self, table: Table, ids: NDArray[np.uint64], progress: Callable[[int, int], None]
+    ) -> None:
+        """progress: is called with (done, total), see `Index.duplicates`."""
         self._table, self._ids = table, ids
-        self._rough = np.zeros((len(ids), ROUGH**2 + 1), np.float16)
+        self._progress = progress
+        self._compared = 0  # entries, with all others
+        self._looked_at = 0  # entries
+        self._rough = np.zeros((len(ids), ROUGH**2 + 4), np.float16)
         self._known = np.zeros(len(ids), bool)
         self._unseen: dict[str, None] = {}  # paths, in order
         self._kept: dict[int, Small] = {}  # by place
 
+    def compared(self, entries: int, total: int) -> None:
+        """So many entries of all were compared with all others by what the model says of them."""
+        self._compared = entries
+        if entries == total:
+            self._looked_at = total  # no others are needed
+        self._progress((entries + self._looked_at) // 2, total)
+
     def related(self, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which pairs (P, 2) of places may be copies: quickly, and for many."""
-        needed = np.unique(pairs)
-        needed = needed[~self._known[needed]]
-        for start in range(0, len(needed), PIECE):
-            places = needed[start : start + PIECE]
+        needed = np.zeros(len(self._ids), bool)
+        needed[pairs.ravel()] = True
+        new = np.flatnonzero(needed & ~self._known)
+        for start in range(0, len(new), PIECE):
+            places = new[start : start + PIECE]
             for place, picture in self._pictures(places).items():
                 self._rough[place] = rough(picture)
             self._known[places] = True
-        left, right = (self._rough[side].astype(np.float32) for side in pairs.T)
-        related: NDArray[np.bool_] = np.einsum("nd,nd->n", left, right) >= RELATED
-        return related
+            self._looked_at += len(places)
+            self._progress((self._compared + self._looked_at) // 2, len(self._ids))
+        parts = (pairs[start : start + MANY].T for start in range(0, len(pairs), MANY))
+        found = [related(self._rough[left], self._rough[right]) for left, right in parts]
+        return np.concatenate(found) if found else np.zeros(0, bool)
 
     def copies(self, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which pairs (P, 2) are copies; those of entries that cannot be seen are not."""
@@ -53,6 +71,7 @@ class Looks:
             if seen.any():
                 left, right = ([pictures[i] for i in side] for side in part[seen].T.tolist())
                 found[start : start + PIECE][seen] = copies(np.stack(left), np.stack(right))
+            self._progress(min(start + PIECE, len(pairs)), len(pairs))
         return found
 
     def tell(self) -> None:

@@ -12,6 +12,7 @@ from patchword.index.schema import id_of
 from patchword.index.searching import tell_of
 from patchword.serve.bodies import Number, Whole
 from patchword.serve.collection import of
+from patchword.serve.queue import steps
 from patchword.serve.server import Answer, router, server_of, with_warnings
 
 MOST = 200  # clusters
@@ -62,8 +63,10 @@ async def duplicates(request: Request, body: Duplicates) -> Answer:
     index = of(server).index
     opened = await server.models.get(index.model_name, "embed")
 
+    step = steps()
+
     def compared() -> list[Group]:
-        found = index.duplicates(body.threshold)
+        found = index.duplicates(body.threshold, progress=step)
         tell_of(index, opened.model, ids_of(found))
         return found
 
