@@ -236,8 +236,8 @@ def joined(table: Any, key: str, folder: str, known: Collection[str]) -> tuple[A
         name = str(cell or "").replace("\0", "\ufffd")  # which no path has
         whole = os.path.join(folder, name)
         found = [p for p in (name, whole, os.path.realpath(whole)) if p in known][:1]
-        end = "/".join(os.path.normpath(name).split("/")[-2:]) if name else ""
-        found = found or by_name.get(end, [])
+        tail = "/".join(os.path.normpath(name).split("/")[-2:]) if name else ""
+        found = found or by_name.get(tail, [])
         if len(found) != 1 or found[0] in taken:
             why = f"{len(found)} files of that name" if len(found) > 1 else "twice" * bool(found)
             lost.append(f"{name or f'row {row + 1}, which is empty'}{f' ({why})' * bool(why)}")

@@ -48,7 +48,7 @@ class Cohere(BaseModel):
     texts: list[str] | None = None
     images: list[str] | None = None
     inputs: list[Input] | None = None
-    embedding_types: list[Literal["float", "base64"]] | None = Field(["float"], min_length=1)
+    embedding_types: list[Literal["float", "base64"]] | None = Field(None, min_length=1)
     output_dimension: Whole | None = None
     truncate: Literal["NONE", "START", "END"] | None = Field(
         None, description="Texts are cut at their end in any case."
