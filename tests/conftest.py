@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +19,25 @@ if TYPE_CHECKING:
     from patchword import Model
     from patchword.bundle import Bundle
 
+DRAWING = ("test_monitor", "test_cli_grammar")
+
 
 def pytest_collection_finish() -> None:
     """The modules of five libraries are millions of objects that live to the end: without this, a
     fifth of the tests' time goes into looking whether they are garbage."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_curves(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Small runs of training draw no picture of their curves, which takes as long as they do; but
+    in the files whose tests look at it."""
+    monitor = sys.modules.get("patchword.train.monitor")
+    with pytest.MonkeyPatch.context() as patch:
+        if monitor and request.module.__name__ not in DRAWING:
+            patch.setattr(monitor, "curves", lambda path, rows: None)
+        yield
 
 
 @pytest.fixture(scope="session")
