@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from patchword import models
 from patchword.api.engines import on_engine
 from patchword.api.model import Model, with_methods
 from patchword.bundle import make
+from patchword.engines import auto
 from patchword.engines.torch_engine import FEW, TorchEngine, mode
 from patchword.errors import UnsupportedError
 
@@ -122,6 +124,47 @@ def test_bfloat16_by_openvino() -> None:
     assert other.engine.dtype == torch.bfloat16
     for found, right in zip(vectors(other, 3, 5), vectors(ours, 3, 5), strict=True):
         assert torch.cosine_similarity(found, right).min() > 0.999
+
+
+def test_auto_changes_after_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "MANY", 4)
+    ours = with_methods(tiny_bundle(tiny_clip()))
+    model = on_engine(ours, "auto")
+    ran = []
+    run = TorchEngine.run
+
+    def counted(engine: TorchEngine, *given: Any) -> Any:
+        ran.append(engine)
+        return run(engine, *given)
+
+    monkeypatch.setattr(TorchEngine, "run", counted)
+    expected = vectors(ours, 3, 5)
+    ran.clear()
+    for torch_ran in (1, 2, 2):
+        for found, right in zip(vectors(model, 3, 5), expected, strict=True):
+            assert_close(found, right, rtol=1e-4, atol=1e-5)
+        assert len(ran) == torch_ran
+    photo = np.full((48, 48, 3), 200, np.uint8)
+    assert model.heatmap(photo, "a").values.shape[-2:] == (48, 48)
+    with torch.no_grad():
+        for weight in model.network.parameters():
+            weight.mul_(1.1)
+    for found, right in zip(vectors(model, 3, 5), vectors(ours, 3, 5), strict=True):
+        assert torch.equal(found, right)  # by the weights of now
+
+
+def test_auto_stays_with_torch_where_there_are_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "MANY", 1)
+    ours = with_methods(tiny_bundle(tiny_clip()))
+    monkeypatch.setenv("PATCHWORD_CACHE", "/dev/null")
+    model = on_engine(ours, "auto")
+    model.engine.encode_image([np.zeros((3, *ours.config.preprocess.size), np.float32)])
+    with pytest.warns(UserWarning, match='"auto" stays with torch: .*cannot keep its graphs'):
+        found = vectors(model, 3, 2)
+    for one, right in zip(found, vectors(ours, 3, 2), strict=True):
+        assert torch.equal(one, right)
+    whole = with_methods(tiny_bundle(CONFIGS["siglip2-base-16-naflex"]))
+    assert type(on_engine(whole, "auto").engine) is TorchEngine
 
 
 def test_signals_outlive_engines_of_openvino() -> None:

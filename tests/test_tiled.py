@@ -237,7 +237,7 @@ def test_commands(
 
 
 def test_the_command_heatmap(
-    run: Run,  # noqa: F811
+    run: Run,
     demo: patchword.Model,
     wide: Pixels,
     tmp_path: Path,

@@ -76,7 +76,8 @@ def load(
                   the smallest scale that is at least twice what the network needs, which is
                   faster, and half a level of 255 from it on average
     engine        what computes vectors: "torch"; "compile", torch.compile; on a CPU "openvino" and
-                  "onnx", which give vectors alone (see `engines.choose`)
+                  "onnx", which give vectors alone; "auto": torch, and for more than a thousand
+                  images on a CPU openvino, where that is installed (see `engines.choose`)
     calibrate     for dtype "int8": at least 16 photos like those that the model is for, a folder
                   or anything `find_images` takes, see `export`; the embedded models need none:
                   without photos only their weights are int8. Graphs are made once, and kept in the

@@ -99,7 +99,7 @@ def opened(source: Any, device: Any, dtype: Any, engine: str, given: dict[str, A
     model = with_methods(exporting.opened(source, as_dtype("float32" if int8 else dtype)))
     if int8 and model.engine.dtype != torch.int8:
         raise UnsupportedError(f"{source} is exported in float32: export it again with int8")
-    if engine not in ("torch", model.engine.name):
+    if engine not in ("torch", "auto", model.engine.name):
         raise UnsupportedError(
             f"{source} is exported for the engine {model.engine.name}, not for {engine}: leave out "
             "engine"

@@ -35,9 +35,9 @@ OPTIONS: dict[str, Any] = {
         help="The folder inside that holds the model: text_encoder, ... of a diffusion pipeline.",
     ),
     "engine": typer.Option(
-        metavar="torch|compile|openvino|onnx",
+        metavar="torch|auto|compile|openvino|onnx",
         help="What computes vectors; openvino and onnx, on a CPU, do so alone: no heatmaps, "
-        "captions or training.",
+        "captions or training. auto: torch, and openvino for many images on a CPU.",
     ),
     "calibrate": typer.Option(
         metavar="FOLDER",
