@@ -12,6 +12,7 @@ from photos import PREPROCESS, class_folders, encoded, tar_of
 from patchword import images
 from patchword.data import SourceConfig, open_sources
 from patchword.data.sample import Source
+from patchword.images.photo import Photo
 from patchword.images.preprocess import Preprocess
 
 BOTH = ("captions", "labels")
@@ -66,9 +67,10 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def pixels(image: str | bytes | Path) -> np.ndarray:
-    """As at inference."""
+    """As at inference, before they are normalised."""
     preprocess = Preprocess(PREPROCESS)
-    return preprocess(images.open(image, at_least=preprocess.at_least))[0]
+    photo = Photo.whole(images.open(image, at_least=preprocess.at_least))
+    return preprocess.seen(photo)[0]
 
 
 def structs(five: Path) -> list[dict]:

@@ -82,7 +82,7 @@ def test_a_batch_is_its_samples(sources, plan: Plan, tokenizer: Tokenizer, pairs
     places = plan.at(4)
     samples = [sources[place[0]].sample(place[2], plan.rng(place)) for place in places]
     assert len(batch) == 24
-    assert batch.pixels.dtype == torch.float32
+    assert batch.pixels.dtype == torch.uint8  # they are normalised on the device
     assert_array_equal(batch.pixels.numpy(), np.stack([sample.pixels for sample in samples]))
     assert_array_equal(batch.ids.numpy(), tokenizer([sample.caption for sample in samples]))
     assert batch.caption_facts == [sample.caption_facts for sample in samples]

@@ -9,6 +9,7 @@ from functools import partial, partialmethod
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_blip
 import torch
@@ -20,6 +21,7 @@ from torch.testing import assert_close
 import patchword
 from patchword.cli import main
 from patchword.errors import PatchwordError, RecipeError
+from patchword.images.preprocess import Preprocess
 from patchword.nn.transformer import Block
 from patchword.train import loop, optimizer, parallel, recipe, state
 
@@ -189,7 +191,21 @@ def some_run(file: Path, *changes: str) -> tuple[loop.Run, list]:
 
     run = loop.Run(load(file, *changes), ALONE)
     plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
-    return run, list(data.batches(run.sources, plan, run.objective.collate(), 0, 3))
+    batches = data.batches(run.sources, plan, run.objective.collate(), 0, 3)
+    return run, [run.seen(batch) for batch in batches]
+
+
+def test_pixels_are_bytes_up_to_the_device(path: Path) -> None:
+    """And then what `Preprocess` makes of them, bit for bit."""
+    from patchword import data
+
+    run, (seen, *_) = some_run(path)
+    plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
+    sent = next(data.batches(run.sources, plan, run.objective.collate(), 0, 1))
+    assert (sent.pixels.dtype, seen.pixels.dtype) == (torch.uint8, torch.float32)
+    preprocess = Preprocess(run.initial.config.preprocess)
+    for levels, pixels in zip(sent.pixels.numpy(), seen.pixels.numpy(), strict=True):
+        assert np.array_equal(preprocess.normalised(levels), pixels)
 
 
 def test_average_is_exponential(path: Path) -> None:

@@ -109,7 +109,8 @@ def first(run: loop.Run, steps: int = 3) -> Iterator[TextBatch]:
     """The first batches of this process."""
     plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
     collate, world = run.objective.collate(), run.world
-    return data.batches(run.sources, plan, collate, 0, steps, world.rank, world.size)
+    batches = data.batches(run.sources, plan, collate, 0, steps, world.rank, world.size)
+    return map(run.seen, batches)
 
 
 def features(network: nn.Module, batch: TextBatch) -> tuple[np.ndarray, np.ndarray, float]:

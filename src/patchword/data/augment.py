@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from patchword.config import PreprocessConfig
 from patchword.data.config import AugmentConfig
 from patchword.errors import RecipeError
 from patchword.images import ImageLike, Opener
+from patchword.images.photo import Photo
 from patchword.images.preprocess import FILTERS, Preprocess
 
 Planes = NDArray[np.float32]  # (3, H, W), 0..255
@@ -44,9 +44,6 @@ class Transform:
         self._size = config.size
         self._filter = FILTERS[config.interpolation]
         self._whole = Preprocess(config)
-        # Sized but not normalised, and normalised but already of its size: the two halves.
-        self._levels = Preprocess(replace(config, rescale=1.0, mean=(0, 0, 0), std=(1, 1, 1)))
-        self._normalise = Preprocess(replace(config, resize="squash"))
 
     @property
     def at_least(self) -> int:
@@ -65,24 +62,23 @@ class Transform:
         """True if the images may be mixed with others (CutMix, Mixup)."""
         return self.augment is not None and self.augment.mix
 
-    def __call__(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
-        """RGB uint8 (H, W, 3) -> normalised float32 (3, *size). Without augmentation equal to
-        `Preprocess`, bit for bit; with it, normalised by the same table."""
+    def __call__(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """RGB uint8 (H, W, 3) -> uint8 (3, *size), before it is normalised. Without augmentation
+        what `Preprocess.seen` gives."""
         augment = self.augment
         if augment is None:
-            return self._whole(image)[0]
+            return self._whole.seen(Photo.whole(image))[0]
         if self._crops(augment):
             planes = random_crop(image, self._size, augment.crop, self._filter, rng)
         else:
-            planes = self._levels(image)[0]
+            planes = self._whole.seen(Photo.whole(image))[0].astype(np.float32)
         if augment.mirror and rng.random() < 0.5:
             planes = planes[:, :, ::-1]
         if augment.colour:
             planes = recoloured(planes, augment.colour, rng)
         if rng.random() < augment.erase:
             planes = erased(planes, rng)
-        seen = np.ascontiguousarray((planes + np.float32(0.5)).astype(np.uint8).transpose(1, 2, 0))
-        return self._normalise(seen)[0]
+        return np.ascontiguousarray((planes + np.float32(0.5)).astype(np.uint8))
 
     @staticmethod
     def _crops(augment: AugmentConfig) -> bool:

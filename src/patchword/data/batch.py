@@ -23,7 +23,7 @@ from patchword.text.tokenizer import Tokenizer
 class Batch:
     """Images alone, and the base of all other batches: n rows, one for each image."""
 
-    pixels: Tensor  # (n, 3, H, W) float32
+    pixels: Tensor  # (n, 3, H, W), uint8, or float32 as the network takes them
     broken: list[ImageError]  # samples that were skipped while this batch was made
 
     def __len__(self) -> int:

@@ -33,7 +33,7 @@ class Region(NamedTuple):
 class Sample:
     """One preprocessed image, with its texts and labels."""
 
-    pixels: NDArray[np.float32]  # (3, H, W), normalised as `Preprocess` does it
+    pixels: NDArray[np.uint8]  # (3, H, W), before they are normalised
     texts: tuple[Texts, ...]  # as many as the source is set to give, sampled at random
     label: int  # number of its class; -1 where the source has none
     caption_facts: Facts  # facts of the first caption

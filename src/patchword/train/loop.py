@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,10 @@ from patchword import checkpoints, data
 from patchword.bundle import Bundle, make
 from patchword.config import to_dict
 from patchword.data import Batch
+from patchword.data.batch import BatchT
+from patchword.engines.levels import looked_up
 from patchword.errors import ImageError, RecipeError, ScopeWarning, warn
+from patchword.images.preprocess import Preprocess
 from patchword.models import build
 from patchword.nn.transformer import Block
 from patchword.train import grad_cache, initial_model, lora, objectives, parallel, state
@@ -85,6 +88,7 @@ class Run:
         texts = recipe.blip.texts if recipe.objective == "blip" else 1
         seen = initial_model.seen(recipe, config)
         self.sources = data.open_sources(recipe.data, seen, reads, texts)
+        self.levels = torch.from_numpy(Preprocess(seen).levels).to(world.device)
         self.initial = initial_model.create(recipe, config, self.init, self.sources)
         self.network = self.initial.network.to(world.device)
         if world.size == 1 or recipe.engine.parallel == "ddp":  # FSDP wants contiguous parameters
@@ -216,6 +220,14 @@ class Run:
 
     # --- one step
 
+    def seen(self, batch: BatchT) -> BatchT:
+        """The batch on this process's device, its pixels float32 as the network takes them. One
+        byte a pixel goes to the device."""
+        batch = batch.to(self.world.device)
+        if batch.pixels.is_floating_point():
+            return batch
+        return replace(batch, pixels=looked_up(batch.pixels, self.levels))
+
     def step(self, step: int, batch: Batch) -> dict[str, float]:
         """One update of the weights; its metrics. Raises RecipeError if the loss or the gradient is
         NaN or infinite."""
@@ -223,7 +235,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(int(self.objective.generator(step, self.world.rank).initial_seed()))
-        work = self.objective.prepare(batch.to(self.world.device), step)
+        work = self.objective.prepare(self.seen(batch), step)
         loss = self.world.mean(self.backward(work))
         self.parallel_module.reduce_scalars()
         norm = parallel.clip(self.parameters, self.recipe.clip_norm)
