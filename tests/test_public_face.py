@@ -18,7 +18,7 @@ from patchword.errors import ImageError, IndexStoreError, LongTextWarning, Unsup
 from patchword.fingerprint import checksum, renewed
 from patchword.models import build
 from patchword.tasks import label_cache
-from patchword.tasks.label_cache import label_features
+from patchword.tasks.label_cache import label_features, state
 from patchword.text.tokenizer import Tokenizer
 from patchword.where import heatmap
 
@@ -254,6 +254,18 @@ def test_a_text_of_heatmaps_is_read_by_the_weights_as_they_are_now(cache: Path) 
     after = heatmap._kept(model, "a red circle")
     np.testing.assert_allclose(after, model.embed_texts("a red circle"), atol=1e-6)
     assert (after - before).abs().max() > 1e-3
+
+
+def test_weights_are_hashed_again_for_those_alone_who_took_the_network(cache: Path) -> None:
+    """A hash of all weights at each answer would cost more than the answer."""
+    model = patchword.load("demo-blip")
+    model.heatmap(PIXELS, ["red circle"])
+    model.match(PIXELS, ["a red circle"])
+    model.ask(PIXELS, "is there a scratch?")
+    model.attention(PIXELS)
+    assert state(model) == ""
+    assert model.network is model.own_network
+    assert state(model) != ""
 
 
 def test_a_long_text_is_cut_in_a_number_of_steps_that_grows_with_its_length(

@@ -72,8 +72,16 @@ class Bundle:
 
     @property
     def network(self) -> nn.Module:
-        """The network itself, for what an engine of another kind than torch's does not give:
-        heatmaps, attention, captions, training. Raises UnsupportedError for such an engine."""
+        """The network itself, for whoever may change its weights: from then on what was computed
+        before is not used again where they have changed. Raises UnsupportedError for an engine of
+        another kind than torch's."""
+        self._torch().lent = True
+        return self.own_network
+
+    @property
+    def own_network(self) -> nn.Module:
+        """The same for whoever changes nothing: heatmaps, attention, captions. Raises
+        UnsupportedError for an engine of another kind."""
         return self._torch().network
 
     def _torch(self) -> TorchEngine:
@@ -87,7 +95,7 @@ class Bundle:
     @property
     def image_tower(self) -> Tower:
         """The image tower. Raises UnsupportedError for a model without one."""
-        network = self.network
+        network = self.own_network
         if not isinstance(network, ImageNetwork):
             self._no_images()
         return network.image
@@ -351,7 +359,7 @@ def embed_levels(model: Bundle, check: Check, pixels: list[Levels]) -> Vector:
 def summarised(model: Bundle, layer: str, pixels: Tensor) -> Tensor:
     """Features (B, D), not normalised, and a summary of a layer of the image tower, side by
     side."""
-    network = model._torch()._network
+    network = model.own_network
     if not isinstance(network, ImageNetwork):
         model._no_images()
     tap = f"image.{layer}"

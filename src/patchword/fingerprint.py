@@ -28,7 +28,7 @@ class Holder(Protocol):
     @property
     def engine(self) -> Any: ...
     @property
-    def network(self) -> nn.Module: ...
+    def own_network(self) -> nn.Module: ...
     @property
     def config(self) -> ModelConfig: ...
     @property
@@ -92,7 +92,7 @@ def renewed(model: M) -> M:
     known = DIGEST.match(model.fingerprint)
     if known is None or not getattr(model.engine, "lent", False):
         return model
-    now = fingerprint(model.network, model.config, model.tokenizer)
+    now = fingerprint(model.own_network, model.config, model.tokenizer)
     if now == known[0]:
         return model
     marked = now + model.fingerprint[known.end() :]

@@ -12,7 +12,7 @@ from patchword.bundle import Bundle, make
 def converted(model: Bundle, device: torch.device, dtype: torch.dtype) -> Bundle:
     """A copy of a bundle on that device, its weights of that type. Raises UnsupportedError for one
     that torch does not run."""
-    network = copy.deepcopy(model.network).to(device=device, dtype=dtype)
+    network = copy.deepcopy(model.own_network).to(device=device, dtype=dtype)
     options = {name: value for name, value in model.options.items() if name != "dtype"}
     if dtype != torch.float32:
         options["dtype"] = str(dtype).removeprefix("torch.")

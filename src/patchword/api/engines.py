@@ -27,7 +27,7 @@ def on_engine(model: Model, name: str) -> Model:
     """The model, its vectors computed by the engine of that name. Graphs are kept in the cache, by
     the model's fingerprint. Raises UnsupportedError, see `choose.engine`."""
     shapes = replace(shapes_of(model.config), levels=model.preprocess.levels)
-    return replace(model, engine=choose.engine(name, model.network, shapes, _graphs(model)))
+    return replace(model, engine=choose.engine(name, model.own_network, shapes, _graphs(model)))
 
 
 def in_int8(model: Model, engine: str, photos: Photos | None) -> Model:

@@ -26,7 +26,7 @@ def modules_of(
     if opened.adapter is not None:
         raise CheckpointError(f"{source} is an adapter itself; merge it into its base first")
     form = recognise(opened)
-    shapes = {name: tuple(value.shape) for name, value in model.network.state_dict().items()}
+    shapes = {name: tuple(value.shape) for name, value in model.own_network.state_dict().items()}
     rules = fit(form.rules(model.config), opened.tensors, shapes, source)
     out = {}
     for layer in layers:

@@ -34,7 +34,7 @@ def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
             f"{folder} holds something other than a patchword model; give a new or empty folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    state = {n: t.detach().cpu().contiguous() for n, t in model.network.state_dict().items()}
+    state = {n: t.detach().cpu().contiguous() for n, t in model.own_network.state_dict().items()}
     digest = _digest(state)
     with replacing(folder / own.WEIGHTS_FILE) as part:
         metadata = {"format": "pt", own.MARK: digest}

@@ -314,7 +314,7 @@ def structure(model: Model) -> nn.Module:
     """A model's network, or one like it without weights where the engine has none."""
     from patchword.models import outline
 
-    return model.network if model.engine.name in GRADIENTS else outline(model.config)
+    return model.own_network if model.engine.name in GRADIENTS else outline(model.config)
 
 
 def parameters(network: nn.Module) -> dict[str, int]:

@@ -35,18 +35,12 @@ class TorchEngine:
         cannot be stacked. compiled: vectors are computed by the kernels that torch.compile makes at
         the first batch, and once more, for any number, at the first of another size; of FEW images
         on an NVIDIA GPU as one CUDA graph, see `mode`."""
-        self._network = network.eval()
-        self.lent = False  # whether `network` was asked for: whoever has it may change its weights
+        self.network = network.eval()
+        self.lent = False  # whether somebody has the network who may change its weights
         self.levels = levels
         self.own_shapes = own_shapes
         self.name = "compile" if compiled else "torch"
         self._compiled: dict[tuple[str, str | None], Callable[[Any], Tensor]] = {}
-
-    @property
-    def network(self) -> nn.Module:
-        """The network itself."""
-        self.lent = True
-        return self._network
 
     @property
     def device(self) -> torch.device:
@@ -59,22 +53,22 @@ class TorchEngine:
     @property
     def scale(self) -> float:
         with torch.no_grad():
-            return float(self._network.scale) if isinstance(self._network, PairNetwork) else 1.0
+            return float(self.network.scale) if isinstance(self.network, PairNetwork) else 1.0
 
     @property
     def bias(self) -> float:
         with torch.no_grad():
-            return float(self._network.bias) if isinstance(self._network, PairNetwork) else 0.0
+            return float(self.network.bias) if isinstance(self.network, PairNetwork) else 0.0
 
     def encode_image(self, pixels: Pixels) -> Rows:
-        network = self._network
+        network = self.network
         if not isinstance(network, ImageNetwork):
             raise UnsupportedError("this network has no image tower")
         images = 0 if self.own_shapes else len(pixels)
         return self.run(self.ready(network.encode_image, images), pixels)
 
     def encode_text(self, ids: Ids) -> Rows:
-        network = self._network
+        network = self.network
         if not isinstance(network, TextNetwork):
             raise UnsupportedError("this network has no text tower")
         with torch.inference_mode():
@@ -114,7 +108,7 @@ class TorchEngine:
 
     @property
     def _like(self) -> Tensor:
-        return next(self._network.parameters())
+        return next(self.network.parameters())
 
 
 def mode(device: torch.device, images: int) -> str | None:

@@ -51,12 +51,12 @@ def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
         raise UnsupportedError(
             f"{start.name} and {end.name} cannot be blended: {listed(found, NAMED, '; ')}"
         )
-    ours, theirs = start.network.state_dict(), end.network.state_dict()
+    ours, theirs = start.own_network.state_dict(), end.own_network.state_dict()
     state = {name: _between(value, theirs[name], alpha).clone() for name, value in ours.items()}
     # Between the two, the temperature may be above the lower limit.
     between = (start, end) if 0 < alpha < 1 else (end if alpha else start,)
     looser = max(between, key=lambda model: model.config.scale_limit)
-    network = copy.deepcopy(looser.network)
+    network = copy.deepcopy(looser.own_network)
     network.load_state_dict(state, assign=True)
     limit = looser.config.scale_limit
     config = replace(start.config, source="patchword", read_from=(), scale_limit=limit)
@@ -68,7 +68,7 @@ def _headless(model: Bundle) -> Bundle:
     """The same model without a head for maps."""
     if model.config.dense_head is None:
         return model
-    network = copy.deepcopy(model.network)
+    network = copy.deepcopy(model.own_network)
     network.register_module("dense_head", None)
     return make(network, replace(model.config, dense_head=None), model.tokenizer, model.name)
 
@@ -84,7 +84,7 @@ def differences(start: Bundle, end: Bundle) -> Iterator[str]:
     for key in different:
         yield f"{key} is {_short(ours.get(key))} and {_short(theirs.get(key))}"
     shapes = [
-        {n: tuple(t.shape) for n, t in m.network.state_dict().items() if DENSE_HEAD not in n}
+        {n: tuple(t.shape) for n, t in m.own_network.state_dict().items() if DENSE_HEAD not in n}
         for m in (start, end)
     ]
     for name in () if different else sorted({*shapes[0], *shapes[1]}):

@@ -200,7 +200,7 @@ class Evaluation:
                 "--task probe learns new ones from --train"
             )
         numbers = np.array([labels.index(plain(name)) for name in test.names], np.int64)
-        each = self.model.run_each(test.images, self.model.network)
+        each = self.model.run_each(test.images, self.model.own_network)
         rows, kept = self._rows(each, test.images)
         targets = numbers[test.targets[kept]]
         return classified("classifier", rows, targets, self.model.config.labels, {})

@@ -72,7 +72,7 @@ def parts(model: Bundle) -> Iterator[Part]:
     Raises UnsupportedError for a model that takes each image in its own shape.
     """
     config, shapes = model.config, shapes_of(model.config)
-    network = evaluated(model.network, shapes)
+    network = evaluated(model.own_network, shapes)
     joint = features_name(config)
     if isinstance(network, Blip):
         yield from _blip(network, shapes)

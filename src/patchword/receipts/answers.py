@@ -22,7 +22,7 @@ from patchword.show.config_summary import family
 def make(bundle: Bundle) -> dict[str, Any]:
     """The receipt of a model as JSON values. Raises TokenizerError for one that reads texts and has
     no tokenizer."""
-    answers, config = Answers(bundle, bundle.network), bundle.config
+    answers, config = Answers(bundle, bundle.own_network), bundle.config
     return {
         "receipt": VERSION,
         "made_by": f"patchword {version('patchword')}",

@@ -69,7 +69,7 @@ def answers_of(bundle: Bundle) -> Answers:
     """The stages of a model, by whatever runs it."""
     if isinstance(bundle.engine, GraphEngine):
         return GraphAnswers(bundle, bundle.engine)
-    return Answers(bundle, bundle.network)
+    return Answers(bundle, bundle.own_network)
 
 
 def _ids(row: list[int], count: int = 1) -> NDArray[np.int64]:

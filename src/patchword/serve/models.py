@@ -246,7 +246,7 @@ class Models:
         except PatchwordError as error:
             raise RefusalError(503, BROKEN, f"{name} cannot be opened: {error}", "model") from error
         model = model.opening(max_pixels=settings.max_pixels, urls=False)
-        size = sum(p.numel() * p.element_size() for p in model.network.parameters())
+        size = sum(p.numel() * p.element_size() for p in model.own_network.parameters())
         queue = Queue(name, settings.batch, self._observe(name))
         cannot = why_not(model)
         maps = {} if "heatmap" in cannot else heatmaps(model)

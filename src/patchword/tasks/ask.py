@@ -245,7 +245,7 @@ def _answering(answer: Answer, asked: Understood) -> Answer:
 
 def answerer(model: Bundle) -> Writer:
     """The network of a model that answers. Raises UnsupportedError for another one."""
-    network = model.network
+    network = model.own_network
     if not (model.config.answers_questions and isinstance(network, Writer)):
         raise UnsupportedError(
             f"{model.name} answers no questions; load a BLIP made for it, such as "

@@ -98,7 +98,7 @@ def attention(
     Raises ImageError, or UnsupportedError for a layer or head that the network does not have, and
     for options that contradict each other.
     """
-    tower, network = model.image_tower, model.network
+    tower, network = model.image_tower, model.own_network
     assert isinstance(network, ImageNetwork)
     names = [f"image.{name}.attn" for name in tower.attention_layers]
     if not names:

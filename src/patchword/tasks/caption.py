@@ -121,7 +121,7 @@ def seen(check: Check, network: Writer | Matcher, pixels: Tensor) -> Tensor:
 
 def writer(model: Bundle) -> Writer:
     """The network of a model that captions. Raises UnsupportedError for another one."""
-    network = model.network
+    network = model.own_network
     if not (model.config.writes_captions and isinstance(network, Writer)):
         raise UnsupportedError(
             f"{model.name} does not caption images; load a BLIP captioner, such as "

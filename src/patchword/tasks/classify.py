@@ -208,7 +208,7 @@ def _own_labels(
             '(on the command line --labels "a hat, a shoe")'
         )
     labels = model.config.labels or [f"class {i}" for i in range(model.config.classes)]
-    found = model.run_each(images, model.network)
+    found = model.run_each(images, model.own_network)
     return (
         (image, row if isinstance(row, ImageError) else _ranked(labels, _softmax(row)))
         for image, row in found

@@ -61,7 +61,7 @@ def encode_texts(
     UnsupportedError for a model without a text tower or without that layer, TokenizerError without
     a tokenizer.
     """
-    tokenizer, config, network = model.reader(), model.config.text, model.network
+    tokenizer, config, network = model.reader(), model.config.text, model.own_network
     if config is None or not isinstance(network, TextNetwork):
         raise UnsupportedError(f"{model.name} writes texts but has no text tower to read them")
     at_least("batch_size", batch_size)

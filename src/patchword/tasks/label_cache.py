@@ -58,8 +58,8 @@ def state(model: Bundle) -> str:
     the fingerprint, since nobody has had the network."""
     if not getattr(model.engine, "lent", False):
         return ""
-    text = getattr(model.network, "text", None)
-    return checksum(text if isinstance(text, nn.Module) else model.network)
+    text = getattr(model.own_network, "text", None)
+    return checksum(text if isinstance(text, nn.Module) else model.own_network)
 
 
 def folder() -> Path:

@@ -152,7 +152,7 @@ def first_id(model: Bundle, start: str) -> int:
 
 def matcher(model: Bundle) -> Matcher:
     """The network of a model that matches. Raises UnsupportedError for another one."""
-    network = model.network
+    network = model.own_network
     if not (model.config.matching and isinstance(network, Matcher)):
         raise UnsupportedError(
             f"{model.name} has no head that matches images with texts; load a BLIP for retrieval, "

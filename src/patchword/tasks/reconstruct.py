@@ -43,7 +43,7 @@ def reconstruct(model: Bundle, image: ImageLike, seed: int = 0) -> Reconstructio
     these are taken from the photo: the result shows structure, not colour. Raises ImageError, or
     UnsupportedError for a model that is no masked autoencoder.
     """
-    network = model.network
+    network = model.own_network
     if not isinstance(network, Painter):
         raise UnsupportedError(
             f"{model.name} has no decoder that paints; load a whole masked autoencoder such as "

@@ -65,7 +65,7 @@ def text_attention(
     `attention`, and with a head the mean of all comes before it. A causal tower's tokens attend to
     none after them. Raises UnsupportedError for a model without a text tower and for a text without
     words."""
-    tokenizer, network, config = model.reader(), model.network, model.config.text
+    tokenizer, network, config = model.reader(), model.own_network, model.config.text
     if config is None or not isinstance(network, TextNetwork):
         raise UnsupportedError(
             f"{model.name} reads texts only as it writes captions; caption_attention shows where "

@@ -301,7 +301,7 @@ def _relevance(
 def cosines(model: Bundle, vectors: Tensor, method: str, pixels: Tensor) -> Tensor:
     """Of the patches of images (B, 3, H, W) with unit texts (T, D), by a method of EDITS, or of the
     places of a head's map: (B, T, h, w)."""
-    network = model.network
+    network = model.own_network
     if method == HEAD and isinstance(network, DenseNetwork):
         with torch.inference_mode():
             return network.dense_cosines(pixels, vectors)

@@ -15,7 +15,7 @@ def rollout(model: Bundle, pixels: Tensor) -> Tensor:
     """Maps (B, h, w) of images (B, 3, H, W): the pooled token's row of the product over the layers
     of (A + I) / 2 (Abnar & Zuidema 2020, section 3), over the patches. It is of no text. Raises
     UnsupportedError for a tower that attends inside windows alone."""
-    tower, network = model.image_tower, model.network
+    tower, network = model.image_tower, model.own_network
     assert isinstance(network, ImageNetwork)
     names = [f"image.{name}.attn" for name in tower.attention_layers]
     if not names:

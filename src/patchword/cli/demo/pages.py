@@ -115,7 +115,7 @@ def matrix_table(found: Findings, width: int) -> Table:
 
 def write(found: Findings, model: Model, path: Path) -> None:
     """Write the findings as one page."""
-    parameters = sum(p.numel() for p in model.network.parameters()) / 1e6
+    parameters = sum(p.numel() for p in model.own_network.parameters()) / 1e6
     intro = (
         f"{found.count} pictures, the model “{model.name}” ({parameters:.1f} million parameters, "
         f"{model.device}). Made by patchword demo; every number is the model's own."
