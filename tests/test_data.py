@@ -1,5 +1,6 @@
 """Sources of training data: every layout gives the same samples."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from layouts import (
     tar_txt,
 )
 from numpy.testing import assert_array_equal
-from photos import PREPROCESS, encoded
+from photos import PREPROCESS, encoded, tar_of
 
 from patchword.data import AugmentConfig, positives
 from patchword.errors import ImageError, RecipeError
@@ -183,6 +184,43 @@ def test_classes_as_numbers(five: Path) -> None:
         pa.table({"image": ["p/0.png", "p/1.png"], "label": [3, 12]}), five / "n.parquet"
     )
     assert opened("table", five / "n.parquet").labels == ("3", "12")
+
+
+def test_classes_as_numbers_of_pandas(five: Path) -> None:
+    """Which makes 3.0 and NaN of a column of numbers with an empty cell; and JSON has both."""
+    images = [f"p/{i}.png" for i in range(4)]
+    labels = [3.0, 12.0, float("nan"), 3.0]
+    pq.write_table(pa.table({"image": images, "label": labels}), five / "n.parquet")
+    rows = [{"image": a, "label": b} for a, b in zip(images, labels, strict=True)]
+    for name in ("n.jsonl", "metadata.jsonl"):
+        (five / name).write_text(lines(rows))
+    members = {}
+    for i, row in enumerate(rows):
+        members |= {f"{i}.json": json.dumps(row).encode(), f"{i}.png": encoded(i)}
+    tar_of(five / "n.tar", members)
+    for kind, file in (
+        ("table", five / "n.parquet"),
+        ("table", five / "n.jsonl"),
+        ("folder", five),
+        ("webdataset", five / "n.tar"),
+    ):
+        source = opened(kind, file, ("labels",))
+        assert source.labels == ("3", "12")
+        assert [source.sample(i, rng()).label for i in (0, 1, 3)] == [0, 1, 0]
+        with pytest.raises(ImageError, match="no class in this row"):
+            source.sample(2, rng())
+
+
+def test_classes_are_in_one_order_in_every_process(five: Path) -> None:
+    """Equal numbers, whose order in a set is another in each process; one class as two kinds."""
+    rows = [{"image": "p/0.png", "label": x} for x in ("1", 1, "01", "-2", "001", [3], 0.5, None)]
+    (five / "n.jsonl").write_text(lines(rows))
+    source = opened("table", five / "n.jsonl", ("labels",))
+    assert source.labels == ("-2", "001", "01", "1")
+    assert [source.sample(i, rng()).label for i in range(5)] == [3, 3, 2, 0, 1]
+    for broken in (5, 6, 7):
+        with pytest.raises(ImageError, match="no class in this row"):
+            source.sample(broken, rng())
 
 
 def test_cells_are_taken_as_they_are(five: Path) -> None:

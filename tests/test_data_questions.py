@@ -189,10 +189,11 @@ def test_one_of_several_questions_is_drawn_with_its_answers(kind: str, five: Pat
 
 
 def test_answers_as_numbers(five: Path) -> None:
-    table = [{"image": "p/0.png", "question": "how many?", "answer": n} for n in (0, 12)]
+    numbers = (0, 12, 3.0, 2.5, [0.5])
+    table = [{"image": "p/0.png", "question": "how many?", "answer": n} for n in numbers]
     (five / "all.jsonl").write_text(lines(table))
     source = opened("table", five / "all.jsonl", QUESTIONS)
-    assert [source.sample(i, rng()).answer for i in range(2)] == ["0", "12"]
+    assert [source.sample(i, rng()).answer for i in range(5)] == ["0", "12", "3", "2.5", "0.5"]
 
 
 # Made and drawn

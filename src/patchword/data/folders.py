@@ -20,6 +20,7 @@ from patchword.data.rows import (
     called,
     caption_columns,
     captions_of,
+    class_of,
     find,
     first,
     listed,
@@ -194,6 +195,6 @@ def as_table(found: Metadata, questions: bool = False) -> Table:
 def _entry(place: str, row: dict[str, Any], used: UsedColumns) -> Entry:
     image = next((row[name] for name in used.image if row.get(name)), "")
     texts = captions_of(row, used.captions)
-    label = next((str(row[name]) for name in used.label if row.get(name) not in (None, "")), None)
+    label = next(filter(None, (class_of(row.get(name)) for name in used.label)), None)
     named = image if isinstance(image, str) else ""
     return Entry(place, named, texts, label, first(row, used.question), first(row, used.answer))

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -167,6 +168,24 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+def class_of(value: Any) -> str | None:
+    """The class in one cell, a text or a whole number, as a text; None for neither. 3.0 is 3: of
+    numbers and empty cells pandas makes 3.0 and NaN."""
+    if isinstance(value, float):
+        return _number(value)
+    return str(value) if isinstance(value, (str, int)) and str(value).strip() else None
+
+
+def is_number(name: str) -> bool:
+    """Whether the name of a class is a whole number."""
+    return re.fullmatch(r"-?\d+", name) is not None
+
+
+def _number(value: float) -> str | None:
+    """A number that is whole, as a text without a fraction; None for another."""
+    return str(int(value)) if value.is_integer() else None
+
+
 def texts_of(value: Any) -> list[str]:
     """The captions in one cell: a text, a list of texts, or nothing."""
     several = value if isinstance(value, (list, tuple)) else [value]
@@ -235,5 +254,7 @@ def _flat(value: Any) -> list[str]:
         value = value.get("answer")
     if isinstance(value, (list, tuple)):
         return [text for each in value for text in _flat(each)]
+    if isinstance(value, float) and isfinite(value):
+        return [_number(value) or str(value)]
     is_text = isinstance(value, (str, int)) and not isinstance(value, bool)
     return [str(value)] if is_text and str(value).strip() else []

@@ -25,7 +25,9 @@ from patchword.data.rows import (
     Together,
     answers_of,
     caption_columns,
+    class_of,
     find,
+    is_number,
     listed,
     question_pairs,
     questions_of,
@@ -70,17 +72,18 @@ class Table:
         note = f" ({path})" if path else ""
         return row.get(NAME) or f"{self.where}, row {index + 1}{note}", content, row
 
-    def classes(self) -> tuple[tuple[str, ...], dict[Any, int]]:
-        """The names of its classes, and the number of each value of its label column: sorted as
-        numbers where all are numbers, else as texts."""
+    def classes(self) -> tuple[tuple[str, ...], dict[str, int]]:
+        """The names of its classes, and the number of each class in its label column as `class_of`
+        reads it: sorted as numbers where all are numbers, else as texts."""
         if self.names:
-            return self.names, {number: number for number in range(len(self.names))}
+            return self.names, {str(number): number for number in range(len(self.names))}
         assert self.label is not None
-        found = {value for value in self.rows.column(self.label) if _is_class(value)}
+        found = set(filter(None, map(class_of, self.rows.column(self.label))))
         if not found:
             raise RecipeError(f"{self.where}: no classes in column {self.label!r}")
-        ordered = sorted(found, key=int if all(_is_number(v) for v in found) else str)
-        return tuple(map(str, ordered)), {value: n for n, value in enumerate(ordered)}
+        numbers = all(map(is_number, found))
+        ordered = sorted(found, key=lambda name: (int(name) if numbers else 0, name))
+        return tuple(ordered), {name: n for n, name in enumerate(ordered)}
 
 
 def located(path: str, base: Path | None) -> str:
@@ -142,7 +145,7 @@ class TableSource:
         self._reads = reads
         self._texts = texts
         self._made = "captions" in reads and table.caption is None
-        self._numbers: dict[Any, int] = {}
+        self._numbers: dict[str, int] = {}
         self.labels: tuple[str, ...] = ()
         self._class_questions = tuple(class_questions) if "questions" in reads else ()
         self._with_questions = bool(self._class_questions) or self._has_questions()
@@ -158,7 +161,7 @@ class TableSource:
         _check(templates, class_questions)
         self._templates = templates
         self._words = self._checked(words)
-        if self.labels and words and all(_is_number(name) for name in self.labels):
+        if self.labels and words and all(map(is_number, self.labels)):
             self.labels = tuple(each[0] for each in self._words)
         self._find_one()
 
@@ -178,8 +181,8 @@ class TableSource:
         assert table.label is not None
         turns = [cycle(each) for each in self._sentences]
         for value in table.rows.column(table.label):
-            if value in self._numbers:
-                yield next(turns[self._numbers[value]])
+            if (number := self._number(value)) >= 0:
+                yield next(turns[number])
 
     def _require_texts(self, column: str) -> None:
         """Raise RecipeError for a column of captions without a text in any row."""
@@ -197,9 +200,9 @@ class TableSource:
             assert self.table.label is not None
             questions, turns = cycle(self._class_questions), [cycle(each) for each in self._words]
             for value in self.table.rows.column(self.table.label):
-                if value in self._numbers:
+                if (number := self._number(value)) >= 0:
                     yield next(questions)
-                    yield next(turns[self._numbers[value]])
+                    yield next(turns[number])
         elif self._with_questions:
             assert self.table.question is not None
             for value in self.table.rows.column(self.table.question):
@@ -266,10 +269,14 @@ class TableSource:
         if not self.labels:
             return -1
         assert self.table.label is not None
-        value = row[self.table.label]
-        if value not in self._numbers and self._needs_class:
+        number = self._number(row[self.table.label])
+        if number < 0 and self._needs_class:
             raise ImageError(name, "no class in this row")
-        return self._numbers.get(value, -1)
+        return number
+
+    def _number(self, value: Any) -> int:
+        """Of the class in a cell; -1 for none."""
+        return self._numbers.get(class_of(value) or "", -1)
 
     def _caption(
         self, name: str, row: Mapping[str, Any], label: int, rng: np.random.Generator
@@ -373,15 +380,6 @@ def _check(templates: Sequence[str], class_questions: Sequence[str]) -> None:
         raise RecipeError("templates is empty; give one or more, with {} for the class")
     if not all(question.strip() for question in class_questions):
         raise RecipeError("one of class_questions is empty; leave it out")
-
-
-def _is_class(value: Any) -> bool:
-    """Whether a cell names a class."""
-    return isinstance(value, (str, int)) and str(value).strip() != ""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
 
 
 def _unclassed(table: Table, needs: str) -> str:

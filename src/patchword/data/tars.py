@@ -23,6 +23,7 @@ from patchword.data.rows import (
     answer_column,
     caption_columns,
     captions_of,
+    class_of,
     first,
     listed,
     question_column,
@@ -111,7 +112,7 @@ def _words(
         for name, words in zip(named[2:], usual, strict=True)
     )
     texts = [captions_of(fields, captions) for fields in samples]
-    names = [_text(value) for value in classes]
+    names = [class_of(value) for value in classes]
     columns: dict[str, pa.Array] = {}
     if any(texts):
         columns[CAPTION] = pa.array(texts, pa.list_(pa.string()))
@@ -122,7 +123,3 @@ def _words(
     if any(value is not None for value in answers):
         columns[ANSWER] = answer_column(answers)
     return columns
-
-
-def _text(value: Any) -> str | None:
-    return str(value) if isinstance(value, (str, int)) else None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from patchword.data import folders, tables, tars
 from patchword.data.folders import METADATA, NAME, TEST, TRAIN
-from patchword.data.rows import CAPTIONS, USUAL, listed, suffix_of, texts_of
+from patchword.data.rows import CAPTIONS, USUAL, class_of, listed, suffix_of, texts_of
 from patchword.data.table_source import FAULT, Table, located, table_of
 from patchword.data.text_tables import CSV, JSON
 from patchword.errors import PatchwordError
@@ -167,7 +167,8 @@ def _labelled_table(file: Path) -> Labelled:
     if table.label is None:
         raise PatchwordError(f"{file}: no column of classes; it has {listed(table.columns)}")
     names, numbers = table.classes()
-    targets = [numbers.get(value, -1) for value in table.rows.column(table.label)]
+    cells = map(class_of, table.rows.column(table.label))
+    targets = [-1 if cell is None else numbers.get(cell, -1) for cell in cells]
     images = TableImages(table, range(len(targets)))
     if -1 in targets:
         raise PatchwordError(f"{file}: no class for {images.name(targets.index(-1))}")
