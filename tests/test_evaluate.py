@@ -228,6 +228,23 @@ def test_the_sweep_finds_a_good_c(classes: int) -> None:
     assert_allclose(found.weight, again.weight, atol=2e-4 * np.abs(again.weight).max())
 
 
+@pytest.mark.parametrize("sizes", [(2, 1), (2, 1, 1), (3, 1), (10, 2), (3, 2, 2, 1), (20, 10)])
+def test_few_images_do_not_make_everything_the_largest_class(sizes: tuple[int, ...]) -> None:
+    """Of the smallest classes none is held out: the smallest C is as accurate there as any, and
+    leaves nothing but how many images each class has."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(len(sizes), 32))
+
+    def some(counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        targets = np.repeat(np.arange(len(counts)), counts)
+        rows = centres[targets] + 0.5 * rng.normal(size=(len(targets), 32)) + 1
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), targets
+
+    found = probe.linear_probe(*some(sizes), len(sizes))
+    features, targets = some((40,) * len(sizes))
+    assert np.mean(found(features).argmax(axis=1) == targets) > 0.95
+
+
 def test_held_out_is_a_fifth_of_each_class() -> None:
     targets = np.repeat([0, 1, 2, 3], [1, 2, 5, 50])
     held = probe.held_out(targets, 4)

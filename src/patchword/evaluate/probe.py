@@ -16,6 +16,7 @@ from patchword.evaluate.metrics import Indices, Scores
 GRID = np.logspace(-6, 6, 97)
 ITERATIONS, TOLERANCE = 1000, 1e-5  # of L-BFGS; the former as in A.3
 HELD_OUT = 0.2  # share of the training images of a class that C is chosen on
+UNCHOSEN = 64  # place in GRID, of C = 100, where nothing is held out: so few images need a large C
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # as DINO (Caron et al. 2021, section 4.1 and its code)
 BLOCK = 1 << 24  # similarities that exist at a time
 
@@ -39,21 +40,27 @@ def linear_probe(features: Scores, targets: Indices, classes: int) -> Probe:
 
     As in Radford et al. 2021, appendix A.3: every 16th of `GRID` is tried, then the interval around
     the best is halved until neighbours on the grid are compared; with that C, all images are
-    fitted. Of equally good ones the smallest C is taken. The paper uses a data set's own validation
-    split where there is one; this always holds out every fifth image of each class.
+    fitted. Of equally accurate ones that of the lowest cross-entropy is taken: with few images held
+    out, the smallest C may be as accurate, which always answers with the largest class. The paper
+    uses a data set's own validation split where there is one; this always holds out every fifth
+    image of each class. Where none can be, as of two images of each class, C is 100.
     """
     held = held_out(targets, classes)
+    if not held.any():
+        return fit(features, targets, classes, float(GRID[UNCHOSEN]))
     known = Samples.of(features[~held], targets[~held], classes)
-    fitted: dict[int, tuple[float, Probe]] = {}
+    answers = torch.from_numpy(targets[held])
+    fitted: dict[int, tuple[float, float, Probe]] = {}
 
-    def score(at: int) -> tuple[float, int]:
+    def score(at: int) -> tuple[float, float]:
         if at not in fitted:
             near = min(fitted, key=lambda other: abs(other - at), default=None)
-            start = None if near is None else fitted[near][1]
+            start = None if near is None else fitted[near][2]
             probe = known.fit(float(GRID[at]), start)
-            right = probe(features[held]).argmax(axis=1) == targets[held]
-            fitted[at] = float(np.mean(right)) if len(right) else 0.0, probe
-        return fitted[at][0], -at
+            logits = torch.from_numpy(probe(features[held]))
+            right = float((logits.argmax(dim=1) == answers).double().mean())
+            fitted[at] = right, -float(F.cross_entropy(logits, answers)), probe
+        return fitted[at][:2]
 
     step = 16
     peak = max(range(0, len(GRID), step), key=score)
@@ -61,9 +68,9 @@ def linear_probe(features: Scores, targets: Indices, classes: int) -> Probe:
         step //= 2
         around = (peak - step, peak, peak + step)
         peak = max((at for at in around if 0 <= at < len(GRID)), key=score)
-    best, start = fitted[peak]
+    best, _, start = fitted[peak]
     final = Samples.of(features, targets, classes).fit(float(GRID[peak]), start)
-    return replace(final, held_out=best if held.any() else None)
+    return replace(final, held_out=best)
 
 
 def held_out(targets: Indices, classes: int) -> NDArray[np.bool_]:
