@@ -283,6 +283,16 @@ def test_every_command_reads_the_same(name: str, text: str, encoding: str, tmp_p
     assert read_by_all(tmp_path / name) == [["a hat, red", "a cap"], ["b"]]
 
 
+def test_rows_of_an_image_are_one_photo_though_others_have_none(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(encoded(0))
+    cells = [None, "0.png", 5, "0.png"]
+    rows = [{"image": cell, "caption": text} for cell, text in zip(cells, "abcd", strict=True)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    photos = open_photos(str(tmp_path / "a.jsonl"), tmp_path)
+    assert [photos[i].texts for i in range(len(photos))] == [["a"], ["b", "d"], ["c"]]
+    assert [bool(photos[i].fault) for i in range(3)] == [True, False, True]
+
+
 @pytest.mark.parametrize(
     "text",
     [

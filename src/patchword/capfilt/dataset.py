@@ -78,12 +78,13 @@ class Photos:
         """The row numbers of each image; updates the digest."""
         table = self._table
         paths: Iterable[Any] = repeat("", len(table.rows))
-        if isinstance(table.rows[0][table.image], str):
+        cells = (table.rows[row][table.image] for row in range(len(table.rows)))
+        if isinstance(next((cell for cell in cells if cell is not None), None), str):
             paths = table.rows.column(table.image)
-        cells = table.rows.column(table.caption) if table.caption else repeat(None)
+        texts = table.rows.column(table.caption) if table.caption else repeat(None)
         groups: dict[str | int, list[int]] = {}
-        for row, (path, cell) in enumerate(zip(paths, cells, strict=False)):
-            whole = located(path, table.base) if path else ""
+        for row, (path, cell) in enumerate(zip(paths, texts, strict=False)):
+            whole = located(path, table.base) if path and isinstance(path, str) else ""
             known = self.file_name(whole) if whole else ""
             groups.setdefault(known or row, []).append(row)
             digest.update(json.dumps([known, texts_of(cell)]).encode() + b"\n")
