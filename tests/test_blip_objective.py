@@ -104,16 +104,26 @@ def same_gradients(ours: nn.Module, expected: dict[str, Tensor]) -> None:
 # Against transformers
 
 
-@pytest.mark.parametrize("prompt", ["", "a picture of "])
-def test_captions_equal_transformers_loss_and_gradient(tmp_path: Path, prompt: str) -> None:
+@pytest.mark.parametrize(("prompt", "cut"), [("", 0), ("a picture of ", 0), ("a picture of ", 9)])
+def test_captions_equal_transformers_loss_and_gradient(
+    tmp_path: Path, prompt: str, cut: int
+) -> None:
+    """cut: the decoder's context, in which not every caption has room; as by transformers'
+    tokenizer, it ends all the same."""
     reference = hugging_face_blip(tmp_path, CAPTIONS)
     reference.network.text_decoder.label_smoothing = 0.1
     model = checkpoints.load(tmp_path)
     objective = learns(model, caption=1.0, prompt=prompt)
+    objective.context = cut or objective.context
     value = loss_of(objective, batch_of(model, SAID))
     value.backward()
 
     ids = reference.ids([prompt + text for text in SAID])
+    end = ids[0][ids[0] != PAD][-1]
+    if cut:
+        assert ids.shape[1] > cut
+        ids = ids[:, :cut].clone()
+        ids[:, -1] = torch.where(ids[:, -1] == PAD, PAD, end)
     labels = ids.masked_fill(ids == PAD, -100)
     skipped = len(reference.ids([prompt])[0]) - 1  # as models/blip.py's prompt_length
     labels[:, :skipped] = -100
@@ -287,6 +297,15 @@ def test_hard_negatives_are_drawn_by_the_softmax_and_never_true() -> None:
             expected = times * odds[some] / odds.sum()
             assert chisquare(counts[some], expected).pvalue > 0.01
             assert chisquare(counts[some], np.full(some.sum(), times / some.sum())).pvalue < 1e-6
+
+
+def test_cosines_that_are_no_numbers_do_not_stop_the_drawing() -> None:
+    """The loss is NaN then, and the loop says what to do."""
+    logits = torch.zeros(3, 3)
+    logits[1, 2] = torch.nan
+    columns, has = blip.hard_negatives(logits, ~torch.eye(3, dtype=torch.bool))
+    assert has.all()
+    assert (columns != torch.arange(3)).all()
 
 
 def test_without_cosines_negatives_are_drawn_evenly() -> None:

@@ -168,6 +168,13 @@ def test_masked_equals_the_error_of_the_hidden_patches(tmp_path: Path) -> None:
     assert not torch.equal(other.noise, work.noise)
 
 
+def test_an_autoencoder_that_hides_nothing_has_nothing_to_learn(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="mask_ratio 0 hides none of 16 patches"):
+        some_run(write(tmp_path, "masked"), "model.masked.mask_ratio=0")
+    run, _ = some_run(write(tmp_path, "masked"), "model.masked.mask_ratio=0.05")
+    assert run.network.config.mask_ratio == 0.05
+
+
 # What stays, and what comes from where
 
 

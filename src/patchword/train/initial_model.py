@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -74,6 +75,7 @@ def model_config(recipe: Recipe, init: Bundle | None) -> ModelConfig:
     if recipe.objective == "masked":
         if config.masked is None:
             raise RecipeError("the objective masked needs [model.masked], its decoder")
+        _check_hides(config)
         return config
     if recipe.objective == "classification":
         return replace(
@@ -89,6 +91,19 @@ def model_config(recipe: Recipe, init: Bundle | None) -> ModelConfig:
     if recipe.objective == "sigmoid" and config.blip:
         raise RecipeError("a BLIP has no bias for the objective sigmoid; take contrastive")
     return replace(config, score="sigmoid" if recipe.objective == "sigmoid" else "softmax")
+
+
+def _check_hides(config: ModelConfig) -> None:
+    """Raise RecipeError for a masked autoencoder that hides no patch of an image, as those of
+    transformers do that are for features."""
+    assert config.masked is not None
+    ratio, patch = config.masked.mask_ratio, config.image_tower.patch_size
+    count = math.prod(side // patch for side in config.preprocess.size)
+    if int(count * (1 - ratio)) == count:
+        raise RecipeError(
+            f"model.masked.mask_ratio {ratio:g} hides none of {count} patches, and the objective "
+            "masked predicts hidden ones; MAE hides 0.75"
+        )
 
 
 def _leaves_towers(recipe: Recipe, config: ModelConfig) -> bool:

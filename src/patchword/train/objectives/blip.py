@@ -90,7 +90,8 @@ class BlipBase(Objective[TextBatch, WorkT]):
         images = [each for every in self.world.gather(batch.image_facts) for each in every]
         rows = self.world.rows(len(texts))
         true = torch.from_numpy(positives(texts, images)).to(batch.pixels.device)  # image, text
-        tokens = (batch.captions[..., 1:] != self.pad_token).sum().item()
+        written = self._prompted(batch.captions.flatten(0, 1))[:, 1 + len(self.prompt) :]
+        tokens = (written != self.pad_token).sum().item()
         counts = torch.tensor(
             self.world.gather((tokens, batch.has_question.sum().item())), dtype=torch.float64
         )
@@ -156,11 +157,15 @@ class BlipBase(Objective[TextBatch, WorkT]):
         return F.pad(ids, (0, width - ids.shape[1]), value=self.pad_token)
 
     def _prompted(self, ids: Tensor) -> Tensor:
-        """Ids with the prompt before each caption, cut to the decoder's context."""
+        """Ids with the prompt before each caption, cut to the decoder's context; a caption that is
+        cut ends as others do."""
         if self.prompt:
             prompt = ids.new_tensor(self.prompt).expand(len(ids), -1)
             ids = torch.cat([ids[:, :1], prompt, ids[:, 1:]], dim=1)
-        return ids[:, : self.context]
+        cut = ids[:, : self.context].clone()
+        if ids.shape[1] > self.context > 0:
+            cut[:, -1].masked_fill_(cut[:, -1] != self.pad_token, self.tokenizer.end_token)
+        return cut
 
     def _answers(self, work: WorkT, tokens: Tensor) -> Tensor:
         """The negative log-likelihoods of the answers of the images that have a question, 0 for
@@ -240,7 +245,10 @@ class BlipObjective(BlipBase[BlipWork]):
 def hard_negatives(logits: Tensor | None, allowed: Tensor) -> tuple[Tensor, Tensor]:
     """For each of n rows a column (n,) among the `allowed` (n, n) bool, sampled by the softmax of
     logits (n, n), or evenly without them; and whether the row has one (n,)."""
-    weights = allowed.float() if logits is None else (logits.softmax(dim=1) + LEAST) * allowed
+    if logits is None:
+        weights = allowed.float()
+    else:  # without NaN, which cannot be sampled from: the loss is NaN then, and says so
+        weights = (logits.softmax(dim=1) + LEAST).nan_to_num(LEAST) * allowed
     has = allowed.any(dim=1)
     weights[~has] = 1.0  # something to sample from
     return torch.multinomial(weights, 1)[:, 0], has
