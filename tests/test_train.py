@@ -1,6 +1,7 @@
 """Training: a function of its recipe, interrupted or not."""
 
 import json
+import math
 import random
 import resource
 import time
@@ -267,6 +268,28 @@ def test_bfloat16_learns_what_float32_learns(path: Path, tmp_path: Path) -> None
     whole, half = curve(tmp_path / "run"), curve(tmp_path / "half")
     assert half != whole
     assert list(half.values()) == pytest.approx(list(whole.values()), rel=0.02)
+
+
+def test_a_scale_at_its_limit_can_become_smaller_again(path: Path) -> None:
+    """CLIP's and open_clip's training clips the parameter; a clamp alone has no gradient there."""
+    run = loop.Run(
+        load(path, "learning_rate=0.05", "warmup=1"), parallel.World(torch.device("cpu"))
+    )
+    limit, batches = run.initial.config.scale_limit, run.batches(0)
+    values = []
+    with torch.no_grad():
+        run.network.logit_scale.fill_(math.log(limit) + 0.01)
+    for step, batch in zip(range(4), batches, strict=False):
+        values.append(run.step(step, batch)["logit_scale"])
+    assert values[0] <= limit
+    assert values[0] > values[1] > values[3]  # an untrained model wants a smaller one
+    up = torch.optim.SGD([run.network.logit_scale], lr=1.0)
+    run.network.logit_scale.grad = torch.tensor(-10.0)
+    up.step()
+    optimizer.clip_scale(run.network, run.initial.config)
+    run.network.scale.backward()
+    assert limit * (1 - 1e-5) < run.network.scale.item() <= limit
+    assert run.network.logit_scale.grad > 0
 
 
 def test_norms_biases_and_positions_do_not_decay(path: Path) -> None:

@@ -31,7 +31,7 @@ from patchword.nn.transformer import Block
 from patchword.train import grad_cache, initial_model, lora, objectives, parallel, state
 from patchword.train.monitor import Monitor
 from patchword.train.objectives.base import Work
-from patchword.train.optimizer import align, groups, learning_rate
+from patchword.train.optimizer import align, clip_scale, groups, learning_rate
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe, check_rows
 from patchword.train.signals import stop_requested
@@ -98,6 +98,7 @@ class Run:
             self.adapter = lora.folder_of(recipe, self.init, self.initial.config, self.network)
             lora.add(self.network, recipe.lora)
         initial_model.freeze_others(self.network, recipe)
+        clip_scale(self.network, self.initial.config)
         if recipe.engine.compile:
             torch._dynamo.config.recompile_limit = VERSIONS
         for block in (each for each in self.network.modules() if isinstance(each, Block)):
@@ -123,9 +124,8 @@ class Run:
         """Train from the last checkpoint, or the beginning, to the end."""
         recipe = self.recipe
         step = first = self.resume()
-        batches = self.batches(step)
+        batches, stopped = self.batches(step), False
         training_mode(self.network)
-        stopped = False
         with self.monitoring(step) as monitor, stop_requested() as requested:
             self.evaluate(step, monitor, report)  # if a killed run did not come to it
             for batch in batches:
@@ -247,6 +247,7 @@ class Run:
                 f"{kept}. Lower learning_rate, or make warmup longer"
             )
         self.optimizer.step()
+        clip_scale(self.network, self.initial.config)
         self.optimizer.zero_grad()
         self.update_average(step)
         before, self.last_time = self.last_time, time.perf_counter()
@@ -343,8 +344,7 @@ class Run:
     def resume(self) -> int:
         """The step to continue at: that of the last checkpoint, or 0 without one. Raises
         RecipeError for the checkpoint of another run."""
-        found = state.saved(self.out)
-        if not found:
+        if not (found := state.saved(self.out)):
             return 0
         path = found[max(found)]
         checkpoint = state.load(path)

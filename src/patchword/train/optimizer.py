@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from patchword.config import ModelConfig
 from patchword.train.recipe import Recipe
+
+BELOW = 1e-6  # the limit of a logit scale: what rounding in float32 cannot lift above it
 
 
 def groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
@@ -27,6 +30,16 @@ def groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
         {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},
     ]
     return [group for group in both if group["params"]]
+
+
+@torch.no_grad()
+def clip_scale(network: nn.Module, config: ModelConfig) -> None:
+    """Move a trained logit scale that is above its limit back to it, as CLIP and open_clip do after
+    each step: above it the clamp within the network has no gradient, and the scale could not
+    become smaller again."""
+    parameter = getattr(network, "logit_scale", None)
+    if config.score == "softmax" and parameter is not None and parameter.requires_grad:
+        parameter.clamp_(max=math.log(config.scale_limit) - BELOW)
 
 
 def align(optimizer: torch.optim.Optimizer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
 import os
 import re
 import tomllib
@@ -77,11 +78,13 @@ class TeacherConfig:
 
     model: str  # of the same preprocessing, and for "features" and "logits" the same tokenizer
     kind: Literal["hard", "soft", "features", "logits"] = "hard"
-    weight: float = 0.1  # of its loss: "soft" shares 1 between data and teacher, the others add
+    # of its loss: "soft" shares 1 between data and teacher, "features" and "logits" add; "hard" is
+    # half of the loss, whatever this is
+    weight: float = 0.1
     temperature: float = 3.0  # "soft"
 
     def __post_init__(self) -> None:
-        in_range("teacher.weight", self.weight, 0)
+        in_range("teacher.weight", self.weight, 0, 1 if self.kind == "soft" else math.inf)
         in_range("teacher.temperature", self.temperature, 0, above=True)
 
 
