@@ -7,6 +7,7 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torchvision_cpu  # noqa: F401  # before everything that imports torchvision
@@ -32,7 +33,7 @@ from patchword.bundle import make
 from patchword.cli import main
 from patchword.engines import libraries
 from patchword.errors import CheckpointError, ImageWarning, UnsupportedError
-from patchword.exporting import huggingface
+from patchword.exporting import huggingface, int8
 from patchword.scenes import scene
 
 pytestmark = pytest.mark.slow
@@ -310,6 +311,22 @@ def test_int8_by_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("patchword.exporting.int8_engine.write_graphs", None)
     again = in_int8(model, "openvino", names)
     assert_allclose(again.embed_images(names), loaded.embed_images(names), atol=1e-6)
+
+
+def test_outputs_in_int8_that_are_no_numbers_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the second photo alone: a comparison with NaN is false, and so would hide it."""
+    rows = iter([[1.0, 1.0], [np.nan, 1.0], [1.0, 1.0], [1.0, 1.0]])
+    exact, other = lambda _: {"out": np.ones(2)}, lambda _: {"out": np.array(next(rows))}
+    library = replace(
+        libraries.ONNX, read=lambda _, dtype: exact if dtype == torch.float32 else other
+    )
+    monkeypatch.setattr(int8, "_onnx", lambda whole, path: True)
+    part = SimpleNamespace(name="image", outputs=["out"])
+    photos = int8.Photos([np.zeros((3, 2, 2), np.float32)] * 16)
+    with pytest.raises(UnsupportedError, match="least nan of 4"):
+        int8.quantise(library, part, tmp_path, tmp_path, photos, [])
 
 
 def test_photos_for_int8(model: Model, original: Reference, tmp_path: Path) -> None:

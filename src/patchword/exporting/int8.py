@@ -94,7 +94,7 @@ def quantise(
     exact, other = library.read(whole, torch.float32), library.read(path, torch.int8)
     found = agreement(exact, other, inputs[part.name], part.outputs[-1])
     found = replace(found, activations=activations)
-    if found.least < LEAST_COSINE:
+    if not found.least >= LEAST_COSINE:  # NaN, of outputs that are no numbers, too
         raise UnsupportedError(
             f"int8 changes this model too much: {found} of the {part.name} tower's vectors, and "
             f"{LEAST_COSINE} is the least that is written; export it without int8"
@@ -105,7 +105,7 @@ def quantise(
 def agreement(exact: Graph, other: Graph, inputs: Sequence[Arrays], output: str) -> Agreement:
     """How one output of two graphs agrees over some inputs."""
     cosines = [cosine(exact(each)[output], other(each)[output]) for each in inputs]
-    return Agreement(float(np.mean(cosines)), min(cosines), len(cosines))
+    return Agreement(float(np.mean(cosines)), float(np.min(cosines)), len(cosines))
 
 
 def cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
