@@ -69,7 +69,7 @@ def test_numbers_that_cannot_be(base: Path, change: str) -> None:
 def test_a_soft_teacher_leaves_the_labels_their_share(base: Path) -> None:
     """Of more than 1 the cross-entropy with the labels would grow, not fall."""
     changes = ["objective=classification", "teacher.model=demo", "teacher.weight=2"]
-    with pytest.raises(RecipeError, match=r"teacher.weight is 2; .* at most 1"):
+    with pytest.raises(RecipeError, match=r"teacher.weight is 2.0; .* at most 1"):
         recipe.load(base, [*changes, "teacher.kind=soft"])
     found = recipe.load(base, ["teacher.model=demo", "teacher.kind=features", "teacher.weight=2"])
     assert found.teacher
