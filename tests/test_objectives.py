@@ -137,6 +137,29 @@ def test_a_teacher_of_classes_talks_to_the_distillation_token(tmp_path: Path, ki
     assert_close(value(run, batch), expected)
 
 
+@pytest.mark.parametrize("objective", ["contrastive", "classification"])
+def test_a_teacher_sees_no_more_at_a_time_than_the_student(
+    tmp_path: Path, trained: Path, objective: str
+) -> None:
+    file = write(tmp_path, objective)
+    teacher, kind = trained, "logits"
+    if objective == "classification":
+        teacher, kind = (
+            loop.train(load(file, f"out={tmp_path / 'teacher'}", "steps=1")).folder,
+            "soft",
+        )
+    run, (batch, *_) = some_run(file, f"teacher.model={teacher}", f"teacher.kind={kind}")
+    whole, network = run.objective.prepare(batch, 0), run.objective.teacher.network
+    seen: list[int] = []
+    network.image.register_forward_hook(lambda tower, given, found: seen.append(len(given[0])))
+    run.objective.recipe = replace(run.recipe, micro_batch=5)
+    parts = run.objective.prepare(batch, 0)
+    assert seen == [5, 5, 2]
+    for name, value in vars(whole).items():
+        if name.startswith("teacher"):
+            assert_close(getattr(parts, name), value)
+
+
 def test_teachers_that_cannot_answer(tmp_path: Path, trained: Path) -> None:
     file = write(tmp_path)
     with pytest.raises(RecipeError, match="demo cannot be the teacher: it preprocesses as"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, NamedTuple, Self, TypeVar
@@ -102,6 +102,14 @@ class Objective(nn.Module, Generic[BatchT, WorkT]):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
+
+    @torch.no_grad()
+    def in_parts(self, run: Callable[[slice], Sequence[Tensor]], count: int) -> list[Tensor]:
+        """The outputs of a network that is not trained, a row for each of `count` samples, of which
+        as many are in memory at a time as the recipe wants. run: some of the samples -> theirs."""
+        rows = self.recipe.micro_batch or count
+        parts = [run(slice(at, at + rows)) for at in range(0, count, rows)]
+        return [torch.cat(each) for each in zip(*parts, strict=True)]
 
     def precision(self) -> AbstractContextManager[Any]:
         """Context in which the network computes in the recipe's precision."""

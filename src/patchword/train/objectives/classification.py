@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from patchword import losses
@@ -99,8 +98,8 @@ class DistilledClassification(ClassObjective[DistilledClassWork]):
 
     def prepare(self, batch: ClassBatch, step: int) -> DistilledClassWork:
         work = self.targets(batch, step)
-        with torch.no_grad():
-            logits = self.teacher.network(work.pixels)
+        network = self.teacher.network
+        (logits,) = self.in_parts(lambda rows: (network(work.pixels[rows]),), len(work))
         return DistilledClassWork(**vars(work), teacher_logits=logits)
 
     def loss(self, work: DistilledClassWork, *outputs: Tensor) -> Tensor:

@@ -73,8 +73,7 @@ class MomentumBlipObjective(BlipBase[MomentumWork]):
             all_texts=texts,
         )
 
-    @torch.no_grad()
-    def _features(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
+    def _features(self, batch: TextBatch) -> list[Tensor]:
         """The momentum encoders' features of this process's images and texts; the statistics of
         their batch norms do not change."""
         buffers = {name for name, _ in self.network.named_buffers()}
@@ -82,10 +81,14 @@ class MomentumBlipObjective(BlipBase[MomentumWork]):
             f"network.{name}": value.clone() if name in buffers else value
             for name, value in self.average.items()
         }
-        inputs = (batch.pixels, batch.ids)
+        encoders = _Encoders(self.network)
+
+        def run(rows: slice) -> tuple[Tensor, Tensor]:
+            inputs = (batch.pixels[rows], batch.ids[rows])
+            return functional_call(encoders, weights, inputs)  # type: ignore[no-any-return]
+
         with self.precision():
-            image, text = functional_call(_Encoders(self.network), weights, inputs)
-        return image, text
+            return self.in_parts(run, len(batch))
 
     def contrast(self, work: MomentumWork, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
         of_image, of_text = work.positives.unbind(dim=1)

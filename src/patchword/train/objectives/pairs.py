@@ -128,10 +128,15 @@ class DistilledPairs(PairObjective[DistilledPairWork]):
 
     def prepare(self, batch: PairBatch, step: int) -> DistilledPairWork:
         work = self.pairs(batch, step)
-        with torch.no_grad():
-            image, text, scale = self.teacher.network.pairs(work.pixels, work.ids)[:3]
+        network = self.teacher.network
+        image, text = self.in_parts(
+            lambda rows: network.pairs(work.pixels[rows], work.ids[rows])[:2], len(work)
+        )
         return DistilledPairWork(
-            **vars(work), teacher_image=image, teacher_text=text, teacher_scale=scale
+            **vars(work),
+            teacher_image=image,
+            teacher_text=text,
+            teacher_scale=network.scale.detach(),
         )
 
     def loss(self, work: DistilledPairWork, *outputs: Tensor) -> Tensor:
