@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,6 +27,7 @@ from patchword.images.preprocess import Preprocess
 from patchword.models import build
 from patchword.nn.transformer import Block
 from patchword.train import grad_cache, initial_model, lora, objectives, parallel, state
+from patchword.train.malloc import peak_memory
 from patchword.train.monitor import Monitor
 from patchword.train.objectives.base import Work
 from patchword.train.optimizer import align, clip_scale, groups, learning_rate
@@ -351,7 +350,7 @@ class Run:
         theirs, ours = json.loads(checkpoint["run"]), json.loads(json.dumps(self.identity()))
         different = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
         if different:
-            raise RecipeError(_other_run(path, self.out, different))
+            raise RecipeError(state.other_run(path, self.out, different))
         options = optimizers.StateDictOptions(full_state_dict=True)
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad:  # one without a gradient so far has no optimiser state
@@ -377,16 +376,6 @@ class Run:
         return values
 
 
-def _other_run(path: Path, out: Path, different: Sequence[str]) -> str:
-    """The error for a checkpoint of another run: what differs, and how to go on."""
-    said = f"{path} is of another run: {', '.join(different)} differ. "
-    if "steps" in different:
-        said += "The learning rate falls to zero over steps, so other steps are another run. "
-    on = f", or go on from what it learned: init={out / 'model'} and a new out"
-    on = on if (out / "model").is_dir() else ""
-    return f"{said}Give the run a new out{on}, or delete {path.parent} to begin anew"
-
-
 def training_mode(network: nn.Module) -> None:
     """Training mode for all modules but those that are frozen, so that the statistics of a frozen
     batch norm do not change."""
@@ -402,11 +391,3 @@ def attention_kernel(device: torch.device, precision: str) -> AbstractContextMan
     is slow in bfloat16."""
     explicit = device.type == "cpu" and precision == "bfloat16"
     return sdpa_kernel(SDPBackend.MATH) if explicit else nullcontext()
-
-
-def peak_memory(device: torch.device) -> float:
-    """The most memory in use so far, in GB: of the GPU, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -1,9 +1,12 @@
-"""Settings of glibc's malloc for a training process."""
+"""The memory of a training process: glibc's settings for it, and how much it was."""
 
 from __future__ import annotations
 
 import ctypes
+import resource
 import sys
+
+import torch
 
 # Of glibc's <malloc.h>.
 M_TRIM_THRESHOLD = -1
@@ -29,3 +32,11 @@ def keep_memory() -> bool:
     if not (hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt")):
         return False
     return bool(libc.mallopt(M_MMAP_MAX, 0)) and bool(libc.mallopt(M_TRIM_THRESHOLD, -1))
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory in use so far, in GB: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,13 @@ def load(path: Path) -> State:
             f"differ; finish the run with that version, give it a new out, or delete {path.parent}"
         )
     return state
+
+
+def other_run(path: Path, out: Path, different: Sequence[str]) -> str:
+    """The error for a checkpoint of another run: what differs, and how to go on."""
+    said = f"{path} is of another run: {', '.join(different)} differ. "
+    if "steps" in different:
+        said += "The learning rate falls to zero over steps, so other steps are another run. "
+    on = f", or go on from what it learned: init={out / 'model'} and a new out"
+    on = on if (out / "model").is_dir() else ""
+    return f"{said}Give the run a new out{on}, or delete {path.parent} to begin anew"
