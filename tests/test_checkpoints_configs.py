@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision_cpu  # noqa: F401  # before transformers, which imports torchvision
+
+# isort: split
+import transformers
 from references import SIZE, WEIGHTS, edit_json, fails, rewrite
 from torch.testing import assert_close
 
@@ -152,6 +156,18 @@ def test_processor_config_of_transformers_5(hf: Path) -> None:
     (hf / "preprocessor_config.json").unlink()
     (hf / "processor_config.json").write_text(json.dumps({"image_processor": stated}))
     assert checkpoints.load(hf).config == before
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_the_processor_that_transformers_reads_of_two(hf: Path, nested: bool) -> None:
+    """A folder of transformers 4 that 5 saved a processor into; some have only its class there."""
+    path = hf / "preprocessor_config.json"
+    newer = json.loads(path.read_text()) | {"image_mean": [0.1, 0.2, 0.3]}
+    whole = {"image_processor": newer} if nested else {"processor_class": "CLIPProcessor"}
+    (hf / "processor_config.json").write_text(json.dumps(whole))
+    theirs = transformers.CLIPImageProcessorPil.from_pretrained(hf)
+    assert (tuple(theirs.image_mean) == (0.1, 0.2, 0.3)) is nested
+    assert checkpoints.load(hf).config.preprocess.mean == pytest.approx(tuple(theirs.image_mean))
 
 
 # open_clip.

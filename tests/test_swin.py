@@ -84,6 +84,21 @@ def test_a_size_that_nothing_divides_as_timm(size: tuple[int, int], tmp_path: Pa
 
 
 @torch.no_grad()
+def test_a_classifier_saved_without_its_head_is_its_tower(tmp_path: Path) -> None:
+    """Nor need its image processor be there: images are then as large as its own."""
+    reference = hf_swin(tmp_path / "whole")
+    config = reference.network.config
+    config.num_labels = 0
+    bare = transformers.SwinForImageClassification(config)
+    bare.load_state_dict(reference.network.state_dict(), strict=False)
+    bare.save_pretrained(tmp_path / "bare")
+    model = checkpoints.load(tmp_path / "bare")
+    assert model.config.preprocess.size == (SIZE, SIZE)
+    pixels = torch.randn(2, 3, SIZE, SIZE)
+    assert_close(model.network(pixels), reference.image(pixels))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("heads", [(1, 2, 2), (2, 2, 16), (8, 4, 2)])
 def test_heads_that_do_not_double(heads: tuple[int, int, int], tmp_path: Path) -> None:
     pixels = noise(SIZE, SIZE)

@@ -12,6 +12,7 @@ import transformers
 
 import numpy as np
 import pytest
+from references import edit_json
 from test_tokenizers import STRINGS
 from tiny_tokenizers import bert_files, bert_vocabulary, gemma, t5
 
@@ -70,6 +71,26 @@ def test_vocab_txt_equals_transformers(options, tmp_path):
     assert_same(ours(STRINGS), expected)
     assert_same(Tokenizer.from_json(ours.to_json(), BERT)(STRINGS), expected)
     assert_same(Tokenizer.from_folder(folder / "vocab.txt", BERT)(STRINGS), expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"do_lower_case": False},
+        {"strip_accents": False},
+        {"tokenize_chinese_chars": False},
+        {"do_lower_case": False, "tokenizer_class": "BertTokenizerFast"},
+        {"do_lower_case": False, "tokenizer_class": "PreTrainedTokenizerFast"},
+    ],
+    ids=str,
+)
+def test_a_bert_tokenizer_cleans_as_its_options_say(changes, tmp_path):
+    """Whatever the tokenizer.json beside them: of a class that is BERT's, as transformers."""
+    vocab = {token: i for i, token in enumerate(bert_vocabulary())}
+    transformers.BertTokenizer(vocab=vocab).save_pretrained(tmp_path)
+    edit_json(tmp_path / "tokenizer_config.json", **changes)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert_same(Tokenizer.from_folder(tmp_path, BERT)(STRINGS), reference_ids(theirs))
 
 
 def test_options_of_vocab_txt_would_show(tmp_path):

@@ -29,6 +29,7 @@ from patchword.checkpoints.rules import fit
 from patchword.checkpoints.timm_architectures import ARCHITECTURES
 from patchword.checkpoints.timm_names import vit_config
 from patchword.config import ModelConfig
+from patchword.tasks.classify import classify
 from patchword.variants import VARIANTS
 
 pytestmark = pytest.mark.slow
@@ -139,6 +140,43 @@ def test_old_processor_files_mean_squares(kind: str, tmp_path: Path) -> None:
         image = Image.fromarray(images.open(photo, exact=True))
         pixels = theirs(image, return_tensors="pt")["pixel_values"][0]
         assert_close(torch.from_numpy(model.open(photo, exact=True)[0]), pixels)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["ViT", "DeiT"])
+def test_a_classifier_saved_without_its_head_is_its_tower(kind: str, tmp_path: Path) -> None:
+    reference = (hf_vit if kind == "ViT" else hf_deit)(tmp_path / "whole")
+    config = reference.network.config
+    config.num_labels = 0
+    bare = getattr(transformers, f"{kind}ForImageClassification")(config)
+    bare.load_state_dict(reference.network.state_dict(), strict=False)
+    bare.save_pretrained(tmp_path / "bare")
+    model = checkpoints.load(tmp_path / "bare")
+    assert not model.config.classes
+    pixels = noise(model)
+    assert_close(model.network(pixels), reference.image(pixels))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stated", ["multi_label_classification", "one class"])
+def test_classes_that_exclude_no_others_as_the_pipeline(stated: str, tmp_path: Path) -> None:
+    classes = 1 if stated == "one class" else 5
+    options = {} if classes == 1 else {"problem_type": stated}
+    reference = hf_vit(tmp_path / "model", classes, **options)
+    processor = transformers.ViTImageProcessorPil.from_pretrained(reference.path)
+    photo = Image.fromarray(images.open(CAT, exact=True))
+    pipeline = transformers.pipeline(
+        "image-classification", reference.network, image_processor=processor
+    )
+    expected = {each["label"]: each["score"] for each in pipeline(photo)}
+    (scores,) = classify(checkpoints.load(reference.path), [photo])
+    assert sum(expected.values()) != pytest.approx(1)
+    assert {each.label: each.probability for each in scores} == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_regression_has_no_classes(tmp_path: Path) -> None:
+    reference = hf_vit(tmp_path / "model", problem_type="regression")
+    fails(reference.path, "config.json", "problem_type is 'regression'")
 
 
 def test_without_a_processor_its_defaults_are_noted(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.rules import Fuse, Rename, Rule
-from patchword.config import PreprocessConfig
+from patchword.config import ModelConfig, PreprocessConfig
 from patchword.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
@@ -20,8 +20,11 @@ CONFIG_FILE = "config.json"
 ACTIVATIONS = {  # transformers.activations.ACT2FN
     "quick_gelu": "quick_gelu",
     "gelu": "gelu",
+    "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
 # What transformers 5 calls in memory, and in its state_dict(), otherwise than in its files.
@@ -46,6 +49,10 @@ VIT_IN_MEMORY = {
 IN_MEMORY = {"vit": VIT_IN_MEMORY, "deit": VIT_IN_MEMORY, "vit_mae": VIT_IN_MEMORY}
 IN_MEMORY |= {"swin": SWIN_IN_MEMORY}
 LAYERS = re.compile(r"(^|\.)layers\.(\d+)\.")
+
+# `ModelConfig.source` of a classifier that was saved without its head (num_labels 0): its tower
+# carries the prefix that a tower alone does not.
+HEADLESS = "huggingface, a classifier without head"
 
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling
 HALF = (0.5, 0.5, 0.5)  # mean, and std, of most image processors
@@ -106,6 +113,11 @@ def tower(reader: ConfigReader, key: str) -> ConfigReader:
     return reader.part(f"{key}_dict" if reader.values.get(f"{key}_dict") is not None else key)
 
 
+def prefixed(config: ModelConfig) -> bool:
+    """Whether the tensors of an image tower carry the prefix that they have in a classifier."""
+    return config.classes > 0 or config.source == HEADLESS
+
+
 def labels(reader: ConfigReader, classes: int) -> tuple[str, ...]:
     """Names of the classes from id2label; none when they are not as many, or only numbered."""
     names = reader.values.get("id2label")
@@ -113,6 +125,16 @@ def labels(reader: ConfigReader, classes: int) -> tuple[str, ...]:
         return ()
     words = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(classes))
     return () if words == tuple(f"LABEL_{i}" for i in range(classes)) else words
+
+
+def class_score(reader: ConfigReader, classes: int) -> Literal["softmax", "sigmoid"]:
+    """How a classifier's outputs become probabilities, as in transformers' pipeline. Raises
+    CheckpointError for one that gives no classes but numbers."""
+    kind = reader.optional("problem_type", "")
+    if classes and kind == "regression":
+        reader.fail("problem_type", "whose outputs are no classes, and patchword knows no others")
+    several = kind == "multi_label_classification" or classes == 1
+    return "sigmoid" if classes and several else "softmax"
 
 
 def layer(theirs: str, ours: str, kind: str) -> Iterator[Rule]:
@@ -204,10 +226,11 @@ def in_patches(
 
 
 def _image_processor(files: Mapping[str, Any], assumed: dict[str, str]) -> ConfigReader:
-    """The content of the image processor's file, of transformers 4 or 5."""
-    if "preprocessor_config.json" in files:
-        return ConfigReader("preprocessor_config.json", files["preprocessor_config.json"], assumed)
+    """The content of the image processor's file, of transformers 4 or 5. Where there are both,
+    that of 5 counts if an image processor is in it, as in transformers."""
     whole = ConfigReader("processor_config.json", files.get("processor_config.json", {}), assumed)
+    if whole.values.get("image_processor") is None and "preprocessor_config.json" in files:
+        return ConfigReader("preprocessor_config.json", files["preprocessor_config.json"], assumed)
     return whole.part("image_processor")
 
 

@@ -164,7 +164,8 @@ class ModelConfig:
     labels: tuple[str, ...] = ()  # their names, where the checkpoint has them
     # of the image tower, by which `inspect` finds defects best, measured; empty: not measured
     defect_layers: tuple[int, ...] = ()
-    score: Literal["softmax", "sigmoid"] = "softmax"  # "sigmoid": a learned bias too (SigLIP)
+    # "sigmoid": each pair, or each of the classes, by itself; of pairs with a learned bias (SigLIP)
+    score: Literal["softmax", "sigmoid"] = "softmax"
     # the logit scale is clipped to this (Radford et al., 2.5)
     scale_limit: Annotated[float, Within(1e-3, 1e9)] = 100.0
     source: str = "patchword"  # the format the checkpoint was read from
@@ -257,7 +258,10 @@ def _parts(config: ModelConfig) -> Iterator[Found]:
         any(not 0 <= layer < depth for layer in config.defect_layers),
         f"defect_layers is {list(config.defect_layers)}, and a ViT here has {depth} blocks",
     )
-    yield config.score == "sigmoid" and not pair, 'score "sigmoid" is of two towers that meet'
+    yield (
+        config.score == "sigmoid" and not pair and not config.classes,
+        'score "sigmoid" is of two towers that meet, or of classes',
+    )
     yield (
         text and text.cross_width and not config.blip,
         "text.cross_width is of a BLIP, and there is no blip",

@@ -61,6 +61,8 @@ def described(config: ModelConfig, scale: float) -> dict[str, Any]:
             part["projection_dim"] = config.embed_dim
     if config.classes:
         names = config.labels or [f"LABEL_{i}" for i in range(config.classes)]
+        if config.score == "sigmoid":
+            out["problem_type"] = "multi_label_classification"
         out["architectures"] = [f"{'Swin' if kind == 'swin' else 'ViT'}ForImageClassification"]
         out["id2label"] = {str(i): name for i, name in enumerate(names)}
         out["label2id"] = {name: i for i, name in enumerate(names)}

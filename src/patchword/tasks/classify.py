@@ -201,16 +201,18 @@ def _beside_none(
 def _own_labels(
     model: Bundle, images: ImageLike | Iterable[ImageLike]
 ) -> Iterator[tuple[ImageLike, list[Score] | ImageError]]:
-    """A classifier's softmax over the classes it was trained on."""
+    """A classifier's softmax over the classes it was trained on; of one for several classes at a
+    time the sigmoid of each."""
     if not model.config.classes:
         raise UnsupportedError(
             f"{model.name} has no classes of its own; give labels to choose from "
             '(on the command line --labels "a hat, a shoe")'
         )
     labels = model.config.labels or [f"class {i}" for i in range(model.config.classes)]
+    probable = _sigmoid if model.config.score == "sigmoid" else _softmax
     found = model.run_each(images, model.own_network)
     return (
-        (image, row if isinstance(row, ImageError) else _ranked(labels, _softmax(row)))
+        (image, row if isinstance(row, ImageError) else _ranked(labels, probable(row)))
         for image, row in found
     )
 

@@ -56,6 +56,7 @@ OPEN_CLIP_START, OPEN_CLIP_END = "<start_of_text>", "<end_of_text>"
 OPEN_CLIP_SPECIALS = re.compile(rf"(?<![^\s\w]|_)(?:{OPEN_CLIP_START}|{OPEN_CLIP_END})+")
 MARK = "\t"  # put before such a special token; cleaned text holds no tab, so nobody can write it
 
+BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
 BERT_TOKENS = {  # by its name in tokenizer_config.json
     "unk_token": "[UNK]",
     "cls_token": "[CLS]",
@@ -106,7 +107,9 @@ def read(path: Path, vocab_size: int) -> tuple[Tokenizer, str]:
 
 def _file(path: Path, vocab_size: int) -> Tokenizer:
     if path.suffix == ".json":
-        return parse(_text(path), str(path))
+        backend = parse(_text(path), str(path))
+        _as_bert(backend, path.parent / BERT_OPTIONS)
+        return backend
     if path.name == OPENAI_FILE:
         # The file holds more merges than the model was trained with: the vocabulary decides.
         count = vocab_size - len(BASE) - 2
@@ -220,12 +223,7 @@ def bert(tokens: Sequence[str], options: Mapping[str, Any], name: str) -> Tokeni
         if token not in vocab:
             raise TokenizerError(f"{name}: its vocabulary lacks {token}")
     backend = Tokenizer(models.WordPiece(vocab, unk_token=unknown, max_input_chars_per_word=100))
-    backend.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=options.get("tokenize_chinese_chars", True),
-        strip_accents=options.get("strip_accents"),
-        lowercase=options.get("do_lower_case", True),
-    )
+    backend.normalizer = _bert_normalizer(options)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
     backend.post_processor = processors.TemplateProcessing(
@@ -235,6 +233,24 @@ def bert(tokens: Sequence[str], options: Mapping[str, Any], name: str) -> Tokeni
     known = [token for token in dict.fromkeys(special.values()) if token in vocab]
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in known])
     return backend
+
+
+def _bert_normalizer(options: Mapping[str, Any]) -> normalizers.Normalizer:
+    return normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=options.get("tokenize_chinese_chars", True),
+        strip_accents=options.get("strip_accents"),
+        lowercase=options.get("do_lower_case", True),
+    )
+
+
+def _as_bert(backend: Tokenizer, file: Path) -> None:
+    """Clean texts as the tokenizer_config.json of a BertTokenizer says, whatever the tokenizer.json
+    beside it: so does transformers."""
+    if isinstance(backend.normalizer, normalizers.BertNormalizer):
+        options = _options(file)
+        if options.get("tokenizer_class") in BERT_CLASSES:
+            backend.normalizer = _bert_normalizer(options)
 
 
 def blip(tokens: Sequence[str], name: str) -> Tokenizer:

@@ -22,6 +22,7 @@ from patchword.checkpoints.config_reader import (
 )
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
+    class_score,
     config_file,
     labels,
     layer,
@@ -102,6 +103,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         embed_dim=reader.size("projection_dim", tensors, head) if projected else 0,
         classes=classes,
         labels=labels(reader, classes),
+        score=class_score(reader, classes),
         scale_limit=scale_limit(tensors),
         source=BARE if bare else SOURCE,
         assumed=reader.assumed,

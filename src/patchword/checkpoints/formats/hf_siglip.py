@@ -18,6 +18,7 @@ from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
     HALF,
     Processor,
+    class_score,
     config_file,
     in_patches,
     labels,
@@ -93,7 +94,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         embed_dim=_joint(tensors, vision, f"{text_prefix}head.weight") if reading else 0,
         classes=classes,
         labels=labels(reader, classes),
-        score="sigmoid" if seeing and reading else "softmax",
+        score="sigmoid" if seeing and reading else class_score(reader, classes),
         source=BARE if bare else SOURCE,
         assumed=reader.assumed,
     )

@@ -13,10 +13,13 @@ from patchword.checkpoints.config_reader import ConfigReader, depth, shape_of
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
     HALF,
+    HEADLESS,
     Processor,
+    class_score,
     config_file,
     labels,
     model_type,
+    prefixed,
     preprocess,
 )
 from patchword.checkpoints.read import Stored
@@ -29,7 +32,6 @@ NAMES = ("swin.embeddings.patch_embeddings.projection.weight", "swin.encoder.lay
 
 PATCHES = "embeddings.patch_embeddings.projection.weight"
 WHY = "transformers' SwinConfig default"
-PROCESSOR = Processor("ViTImageProcessor", (224, 224), False, "bilinear", HALF, HALF)
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
@@ -41,20 +43,23 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     """config.json and preprocessor_config.json, checked against the tensors."""
     reader = config_file(files, "swin")
     classes = shape_of(tensors, "classifier.weight", 2)[0] if "classifier.weight" in tensors else 0
-    vision = _vision(reader, tensors, "swin." if f"swin.{PATCHES}" in tensors else "")
+    whole = "swin." if f"swin.{PATCHES}" in tensors else ""
+    vision = _vision(reader, tensors, whole)
+    processor = Processor("ViTImageProcessor", vision.image_size, False, "bilinear", HALF, HALF)
     return ModelConfig(
         vision=vision,
-        preprocess=preprocess(files, vision.image_size, reader.assumed, PROCESSOR),
+        preprocess=preprocess(files, vision.image_size, reader.assumed, processor),
         classes=classes,
         labels=labels(reader, classes),
-        source="huggingface",
+        score=class_score(reader, classes),
+        source=HEADLESS if whole and not classes else "huggingface",
         assumed=reader.assumed,
     )
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """SwinForImageClassification, or with no classes SwinModel -> patchword."""
-    vision, whole = config.vision, "swin." if config.classes else ""
+    """SwinForImageClassification, with or without its head, or SwinModel -> patchword."""
+    vision, whole = config.vision, "swin." if prefixed(config) else ""
     assert isinstance(vision, SwinConfig)
     last = len(vision.stages) - 1
     for kind in ("weight", "bias"):

@@ -13,10 +13,13 @@ from patchword.checkpoints.config_reader import ConfigReader, shape_of
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
     HALF,
+    HEADLESS,
     Processor,
+    class_score,
     config_file,
     labels,
     model_type,
+    prefixed,
     preprocess,
     vit_layer,
 )
@@ -47,7 +50,8 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     head = next((f"{name}.weight" for name in HEADS if f"{name}.weight" in tensors), "")
     classes = shape_of(tensors, head, 2)[0] if head else 0
     kind = reader.values["model_type"]
-    vision = _vision(reader, tensors, f"{kind}." if classes else "", kind == "deit")
+    whole = f"{kind}." if f"{kind}.{PATCHES}" in tensors else ""
+    vision = _vision(reader, tensors, whole, kind == "deit")
     return ModelConfig(
         vision=vision,
         preprocess=preprocess(
@@ -55,17 +59,18 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         ),
         classes=classes,
         labels=labels(reader, classes),
-        source="huggingface",
+        score=class_score(reader, classes),
+        source=HEADLESS if whole and not classes else "huggingface",
         assumed=reader.assumed,
     )
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """A classifier, or with no classes ViTModel or DeiTModel -> patchword."""
+    """A classifier, with or without its head, or ViTModel or DeiTModel -> patchword."""
     vision = config.vision
     assert isinstance(vision, ViTConfig)
     deit = vision.prefix == 2
-    whole = ("deit." if deit else "vit.") if config.classes else ""
+    whole = ("deit." if deit else "vit.") if prefixed(config) else ""
     embeddings = f"{whole}embeddings"
     yield Rename(f"{embeddings}.cls_token", "image.cls_token")
     yield Rename(f"{embeddings}.position_embeddings", "image.pos_embed")
