@@ -96,6 +96,29 @@ def test_old_hugging_face_files(hf: Path) -> None:
     assert "highest id" in model.config.assumed["text.end_token"]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("end", [2, 49407])
+def test_words_of_a_textual_inversion(hf: Path, end: int) -> None:
+    """Beside a vocab.json, as in folders of diffusion pipelines."""
+    stated = json.loads((hf / "tokenizer.json").read_text())["model"]
+    (hf / "tokenizer.json").unlink()
+    (hf / "vocab.json").write_text(json.dumps(stated["vocab"]))
+    (hf / "merges.txt").write_text("\n".join(" ".join(pair) for pair in stated["merges"]))
+    (hf / "added_tokens.json").write_text(json.dumps({"<cat-toy>": 49408}))
+    name = "text_model.embeddings.token_embedding.weight"
+    rewrite(hf / WEIGHTS, lambda t: t.update({name: torch.cat([t[name], t[name][:1] + 0.5])}))
+    changes = {"text_config__vocab_size": 49409, "text_config__eos_token_id": end}
+    edit_json(hf / "config.json", **changes)
+    network = transformers.CLIPModel.from_pretrained(hf)
+    texts = ["a photo of <cat-toy> on a mat", "a photo of a toy"]
+    theirs = transformers.AutoTokenizer.from_pretrained(hf)
+    ids = theirs(texts, padding=True, return_tensors="pt").input_ids
+    assert 49408 in ids[0]
+    expected = network.get_text_features(ids).pooler_output
+    found = torch.from_numpy(checkpoints.load(hf).embed_texts(texts))
+    assert_close(found, torch.nn.functional.normalize(expected, dim=-1))
+
+
 def test_a_temperature_beyond_100_is_kept(hf: Path) -> None:
     rewrite(hf / WEIGHTS, lambda t: t.update(logit_scale=torch.tensor(5.0)))
     assert_close(checkpoints.load(hf).scale, float(torch.tensor(5.0).exp()))

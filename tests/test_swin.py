@@ -128,6 +128,16 @@ def test_one_number_of_heads_for_every_stage_of_timm(tmp_path: Path) -> None:
     assert_close(model.network.encode_image(pixels), reference.image(pixels))
 
 
+@torch.no_grad()
+def test_what_matters_in_training_alone_and_the_width_of_the_mlps(tmp_path: Path) -> None:
+    stated = {"mlp_ratio": 2.0, "drop_rate": 0.1, "proj_drop_rate": 0.1, "attn_drop_rate": 0.1}
+    reference = timm_swin(tmp_path / "model", **stated)
+    edit_json(reference.path / "config.json", model_args=stated)
+    model = checkpoints.load(reference.path)
+    pixels = torch.randn(2, 3, SIZE, SIZE)
+    assert_close(model.network(pixels), reference.network(pixels))
+
+
 def test_heads_that_double_are_not_stated() -> None:
     """So the fingerprints of before this field stay."""
     assert SwinConfig(stage_heads=(3, 6, 12, 24)) == SwinConfig()

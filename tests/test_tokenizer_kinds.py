@@ -93,6 +93,36 @@ def test_a_bert_tokenizer_cleans_as_its_options_say(changes, tmp_path):
     assert_same(Tokenizer.from_folder(tmp_path, BERT)(STRINGS), reference_ids(theirs))
 
 
+ADDED = {"<cat-toy>": WORDS, "[NEW]": WORDS + 1}
+DECODER = {
+    str(WORDS): {"content": "<cat-toy>", "special": False, "normalized": True, "lstrip": True},
+    str(WORDS + 1): {"content": "[NEW]", "special": True, "normalized": False},
+}
+
+
+@pytest.mark.parametrize("kind", ["added_tokens.json", "added_tokens_decoder"])
+def test_tokens_added_to_a_vocabulary_as_transformers(kind, tmp_path):
+    named = {"added_tokens_decoder": DECODER} if kind == "added_tokens_decoder" else {}
+    folder = bert_files(tmp_path, json.dumps({"tokenizer_class": "BertTokenizer", **named}))
+    if not named:
+        (folder / kind).write_text(json.dumps(ADDED))
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = ["a dog and a <cat-toy>, a <Cat-Toy>s [NEW]", "x<cat-toy>y", "[new]"]
+    ours = Tokenizer.from_folder(folder, replace(BERT, vocab_size=WORDS + 2))
+    found = ours(texts)
+    assert (found >= WORDS).any()
+    assert found.tolist() == reference_ids(theirs, texts).tolist()
+    with pytest.raises(TokenizerError, match=f"the model's vocabulary has {WORDS}"):
+        Tokenizer.from_folder(folder, BERT)
+
+
+def test_an_added_token_with_another_id_than_the_next(tmp_path):
+    folder = bert_files(tmp_path)
+    (folder / "added_tokens.json").write_text(json.dumps({"<cat-toy>": WORDS + 5}))
+    with pytest.raises(TokenizerError, match=f"'<cat-toy>' with the id {WORDS + 5}, and {WORDS} "):
+        Tokenizer.from_folder(folder, replace(BERT, vocab_size=WORDS + 6))
+
+
 def test_options_of_vocab_txt_would_show(tmp_path):
     usual = Tokenizer.from_folder(bert_files(tmp_path / "usual"), BERT)(STRINGS)
     for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):

@@ -189,6 +189,17 @@ def test_without_a_processor_its_defaults_are_noted(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_what_matters_in_training_alone_as_timm(tmp_path: Path) -> None:
+    parts = ("drop", "drop_path", "pos_drop", "patch_drop", "proj_drop", "attn_drop")
+    stated = {f"{part}_rate": 0.5 for part in parts}
+    reference = timm_vit(tmp_path / "model", **stated)
+    edit_json(reference.path / "config.json", model_args=stated)
+    model = checkpoints.load(reference.path)
+    pixels = noise(model)
+    assert_close(model.network(pixels), reference.network(pixels))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("crop", [1.0, 0.875])
 def test_timm_squash_as_timm(crop: float, tmp_path: Path) -> None:
     reference = timm_vit(tmp_path / "model")

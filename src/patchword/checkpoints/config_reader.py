@@ -255,12 +255,15 @@ def special_id(files: Mapping[str, Any], name: str) -> int | None:
 
 
 def vocabulary(files: Mapping[str, Any]) -> dict[str, int]:
-    """Ids by token of tokenizer.json, of any kind, else of vocab.json; empty without either."""
+    """Ids by token of tokenizer.json, of any kind, else of vocab.json and what was added to it;
+    empty without either."""
     whole, listed = files.get("tokenizer.json"), files.get("vocab.json")
     added: Any = ()
     if isinstance(whole, dict):
         model, added = whole.get("model"), whole.get("added_tokens")
         listed = model.get("vocab") if isinstance(model, dict) else None
+    elif isinstance(listed, dict):
+        added = _beside(files)
     if isinstance(listed, list):  # unigrams: pieces with their scores, in the order of their ids
         rows = ((row, i) for i, row in enumerate(listed) if isinstance(row, list) and row)
         listed = {row[0]: i for row, i in rows if isinstance(row[0], str)}
@@ -269,3 +272,16 @@ def vocabulary(files: Mapping[str, Any]) -> dict[str, int]:
         if isinstance(token, dict) and isinstance(token.get("content"), str):
             ids[token["content"]] = token.get("id")
     return {k: i for k, i in ids.items() if isinstance(k, str) and type(i) is int}
+
+
+def _beside(files: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The tokens that the files beside a vocab.json add to it, as a tokenizer.json lists them."""
+    options, more = files.get("tokenizer_config.json"), files.get("added_tokens.json")
+    listed = options.get("added_tokens_decoder") if isinstance(options, dict) else None
+    found: list[dict[str, Any]] = []
+    for token, id_ in more.items() if isinstance(more, dict) else ():
+        found.append({"content": token, "id": id_})
+    for id_, token in listed.items() if isinstance(listed, dict) else ():
+        if isinstance(token, dict) and id_.isdecimal():
+            found.append({"content": token.get("content"), "id": int(id_)})
+    return found

@@ -41,6 +41,7 @@ WORDS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "vocab.json",
+    "added_tokens.json",
 )
 # Files of the same kinds that trainers write beside the weights.
 NO_WEIGHTS = (

@@ -19,6 +19,9 @@ ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": "quick_gelu",
     "gelu_tanh": "gelu_tanh",
 }
+# Those that drop something in training.
+DROPPED = {f"{part}_rate" for part in ("drop", "drop_path", "pos_drop", "patch_drop")}
+DROPPED |= {"proj_drop_rate", "attn_drop_rate"}
 POOLS = {"token": "cls", "avg": "avg", "map": "map"}
 
 # Keyword arguments of timm's VisionTransformer that are read below, or have no effect outside
@@ -26,7 +29,7 @@ POOLS = {"token": "cls", "avg": "avg", "map": "map"}
 KNOWN = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "num_classes"}
 KNOWN |= {"global_pool", "fc_norm", "class_token", "reg_tokens", "no_embed_class", "pre_norm"}
 KNOWN |= {"init_values", "qkv_bias", "qk_norm", "act_layer", "pool_include_prefix"}
-KNOWN |= {"dynamic_img_size", "drop_rate", "drop_path_rate", "weight_init", "fix_init"}
+KNOWN |= {"dynamic_img_size", "weight_init", "fix_init"} | DROPPED
 NEUTRAL = {
     "in_chans": 3,
     "proj_bias": True,

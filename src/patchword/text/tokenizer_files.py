@@ -30,12 +30,14 @@ from tokenizers import (
 )
 
 from patchword.errors import TokenizerError
+from patchword.text import added_tokens
 
 TOKENIZER_FILE = "tokenizer.json"
 VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
 OPENAI_FILE = "bpe_simple_vocab_16e6.txt.gz"  # merges alone, as OpenAI's and open_clip's code ship
 BERT_FILE, BERT_OPTIONS = "vocab.txt", "tokenizer_config.json"
 SPECIALS_FILE = "special_tokens_map.json"
+ADDED_FILE = "added_tokens.json"
 SENTENCEPIECE = ".model"  # the suffix of a file that takes the sentencepiece library
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -93,6 +95,7 @@ def read(path: Path, vocab_size: int) -> tuple[Tokenizer, str]:
         backend = clip(_vocab(path / VOCAB_FILE), merges, str(path))
         if backend.token_to_id(padding := _padding(path)) is not None:
             backend.add_special_tokens([AddedToken(padding, normalized=False)])
+        _add(backend, path)
         return backend, str(path / VOCAB_FILE)
     for name in (BERT_FILE, OPENAI_FILE):
         if (path / name).is_file():
@@ -116,7 +119,9 @@ def _file(path: Path, vocab_size: int) -> Tokenizer:
         merges = _merges(_text(path).split("\n")[: max(count, 0) + 1], path)
         return clip(number(merges), merges, str(path))
     if path.suffix == ".txt":
-        return bert(_lines(path), _options(path.parent / BERT_OPTIONS), str(path))
+        backend = bert(_lines(path), _options(path.parent / BERT_OPTIONS), str(path))
+        _add(backend, path.parent)
+        return backend
     if path.suffix == SENTENCEPIECE:
         raise TokenizerError(
             f"{path} is read by the sentencepiece library, which patchword does without: write a "
@@ -308,6 +313,13 @@ def _token(value: Any, usual: str) -> str:
     """A special token of tokenizer_config.json: a string, or an object around one."""
     content = value.get("content") if isinstance(value, dict) else value
     return content if isinstance(content, str) else usual
+
+
+def _add(backend: Tokenizer, folder: Path) -> None:
+    """Add the tokens that a folder names beside its vocabulary."""
+    file = folder / ADDED_FILE
+    beside = _json(file) if file.is_file() else {}
+    added_tokens.add(backend, _options(folder / BERT_OPTIONS), beside, str(folder))
 
 
 def _padding(folder: Path) -> str:

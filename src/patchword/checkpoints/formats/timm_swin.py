@@ -14,6 +14,7 @@ from patchword.checkpoints.config_reader import ConfigReader, depth, shape_of
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Rename, Rule
 from patchword.checkpoints.timm_config import classes_of, input_size, labels, preprocess, unnamed
+from patchword.checkpoints.timm_names import DROPPED
 from patchword.config import ModelConfig, SwinConfig
 from patchword.errors import CheckpointError
 
@@ -31,12 +32,11 @@ EPS = 1e-5
 # Arguments that are read below, or have no effect outside training; and the value at which others
 # change nothing.
 KNOWN = {"img_size", "patch_size", "embed_dim", "depths", "num_heads", "window_size", "num_classes"}
-KNOWN |= {"drop_rate", "drop_path_rate", "weight_init", "strict_img_size", "dynamic_img_size"}
+KNOWN |= {"mlp_ratio", "weight_init", "strict_img_size", "dynamic_img_size"} | DROPPED
 NEUTRAL = {
     "in_chans": 3,
     "global_pool": "avg",
     "head_dim": None,
-    "mlp_ratio": 4.0,
     "qkv_bias": True,
     "always_partition": False,
 }
