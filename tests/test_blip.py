@@ -15,7 +15,7 @@ import transformers
 from photos import CAT, FLOWER
 from PIL import Image
 from reference_blip import CAPTIONS, ENC, MODELS, QUESTIONS, RETRIEVAL, hugging_face_blip, noise
-from references import Reference, edit_json, fails
+from references import WEIGHTS, Reference, edit_json, fails, rewrite
 
 # isort: split
 import numpy as np
@@ -422,6 +422,19 @@ def test_a_decoder_trained_apart_is_refused(tmp_path: Path) -> None:
     state["model"][name] = state["model"][name] + 1e-3
     torch.save(state, path)
     fails(reference.path, name, "differs from text_encoder")
+
+
+def test_a_head_over_the_vocabulary_with_weights_of_its_own_is_refused(tmp_path: Path) -> None:
+    """transformers ignores such tensors where the config ties them to the word embeddings."""
+    path = hugging_face_blip(tmp_path / "model").path
+    name = "text_decoder.cls.predictions.decoder.weight"
+    words = "text_decoder.bert.embeddings.word_embeddings.weight"
+    rewrite(path / WEIGHTS, lambda t: t.update({name: t[words] + 0.5}))
+    checkpoints.load(path)
+    edit_json(path / "config.json", tie_word_embeddings=False)
+    fails(path, name, "differs from", "tie_word_embeddings")
+    rewrite(path / WEIGHTS, lambda t: t.update({name: t[words].clone()}))
+    checkpoints.load(path)
 
 
 def test_blip_model_is_refused_by_name(tmp_path: Path) -> None:

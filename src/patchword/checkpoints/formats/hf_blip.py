@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from patchword.checkpoints import bert
 from patchword.checkpoints.bert import WORDS
 from patchword.checkpoints.config_reader import ConfigReader
@@ -34,6 +36,7 @@ NAMES = (
 )
 
 VISION, TEXT, DECODER = "vision_model", "text_encoder.", "text_decoder.bert."
+HEAD = "text_decoder.cls.predictions"
 FIRST = f"{VISION}.encoder.layers.0"
 TEXT_DEFAULT = "transformers' BlipTextConfig default"
 VISION_DEFAULT = "transformers' BlipVisionConfig default"
@@ -57,6 +60,8 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         words = tensors[DECODER + WORDS]
         start = _id(text_reader, "bos_token_id", 30522, "decoder.start_token", words)
         decoder = bert.writing(_text(text_reader, tensors, DECODER), start)
+        if not all(each.optional("tie_word_embeddings", True) for each in (reader, text_reader)):
+            _check_tied(tensors)
     if text is None and decoder is None:
         raise CheckpointError(
             "it is neither a BlipForConditionalGeneration, a BlipForQuestionAnswering nor a "
@@ -96,7 +101,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
         yield from bert.tower(TEXT, "text", config.text.depth)
     if config.decoder is not None:
         yield from bert.tower(DECODER, "decoder", config.decoder.depth)
-        yield from bert.words("text_decoder.cls.predictions", "decoder.words")
+        yield from bert.words(HEAD, "decoder.words")
     if config.matching:
         yield Const("logit_scale", math.log(SCALE))
         for kind in bert.KINDS:
@@ -139,6 +144,18 @@ def _id(reader: ConfigReader, key: str, default: int, name: str, words: Stored) 
     if not 0 <= found < words.shape[0]:
         reader.fail(key, f"but there are only {words.shape[0]} ids", found)
     return found
+
+
+def _check_tied(tensors: Mapping[str, Stored]) -> None:
+    """Raise CheckpointError for a head over the vocabulary with weights of its own."""
+    shared = {f"{HEAD}.decoder.weight": DECODER + WORDS, f"{HEAD}.decoder.bias": f"{HEAD}.bias"}
+    for own, other in shared.items():
+        pair = [tensors.get(name) for name in (own, other)]
+        if all(pair) and not torch.equal(*(stored.read() for stored in pair if stored)):
+            raise CheckpointError(
+                f"{own} differs from {other}; patchword reads a BLIP for which the two are one "
+                "(tie_word_embeddings)"
+            )
 
 
 def _vision_rules(vision: ViTConfig) -> Iterator[Rule]:
