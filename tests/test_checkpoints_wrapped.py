@@ -3,10 +3,14 @@ refused by name."""
 
 import argparse
 import itertools
+import sys
 import tarfile
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -93,6 +97,9 @@ def run_of(state: State) -> dict[str, Any]:
         "epoch": 3,
         "optimizer": optimiser.state_dict(),
         "args": argparse.Namespace(lr=1e-3, betas=(0.9, 0.99), nested=argparse.Namespace(a=None)),
+        "output": Path("runs"),
+        "begun": [datetime(2026, 1, 1), timedelta(1), SimpleNamespace(a=1)],
+        "random": np.random.RandomState(0).get_state(),
         "best": np.float64(0.7),
         "metrics": {"top1": np.float32(70.5), "seen": np.int64(7), "done": np.bool_(True)},
     }
@@ -102,6 +109,7 @@ WRAPPERS: dict[str, Callable[[State], Any]] = {
     "plain": lambda s: s,
     "state_dict": lambda s: {"state_dict": s, **run_of(s)},
     "model_state_dict": lambda s: {"model_state_dict": s, "loss": torch.tensor(1.0)},
+    "parameters": lambda s: {"model": {name: nn.Parameter(x, False) for name, x in s.items()}},
     "model": lambda s: {"model": s, "args": argparse.Namespace(output=None)},
     "deepspeed": lambda s: {
         "module": s, "ds_version": "0.15", "buffer_names": [], "optimizer": None, "sparse": set(),
@@ -183,9 +191,7 @@ class Own:
 @pytest.mark.parametrize(
     ("beside", "named"),
     [
-        (Path("runs"), "pathlib"),
         (Own(), f"{__name__}.Own"),
-        (np.zeros(2), "multiarray._reconstruct"),
         (nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
         (argparse.Action, "argparse.Action"),
         (print, "print"),
@@ -201,12 +207,45 @@ def test_any_other_type_is_refused_by_name(beside: object, named: str, tmp_path:
         fails(tmp_path / name, named, "could run code", "nothing was read")
 
 
+def test_settings_that_are_dicts_of_a_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Swin's and other trainers save their CfgNode beside the weights."""
+    library = ModuleType("yacs.config")
+    library.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "yacs", ModuleType("yacs"))
+    monkeypatch.setitem(sys.modules, "yacs.config", library)
+    inside = library.CfgNode(LR=0.1)
+    inside.frozen = True
+    content = {"model": {"a": torch.ones(1)}, "config": library.CfgNode(TRAIN=inside)}
+    torch.save(content, tmp_path / "w.pt")
+    monkeypatch.undo()
+    found = wrappers.load(tmp_path / "w.pt", mmap=True)["config"]
+    assert found == {"TRAIN": {"LR": 0.1}}
+    assert type(found) is OrderedDict
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.ones(2, 2).to_sparse(), "the tensor b is sparse"),
+        (torch.ones(2, 2).to_sparse_csr(), "the tensor b is sparse"),
+        (torch.ones(2, 2, device="meta"), "the tensor b is without its numbers"),
+        (torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8), "b is quantised"),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers(tensor: torch.Tensor, said: str, tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1), "b": tensor}, tmp_path / "w.pt")
+    fails(tmp_path / "w.pt", said, "to_dense()")
+
+
 def test_what_stands_beside_is_not_made(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.ones(1)}, **run_of({})}, tmp_path / "w.pt")
     before = torch.serialization.get_safe_globals()
     loaded = wrappers.load(tmp_path / "w.pt", mmap=True)
-    for value in (loaded["args"], loaded["best"], *loaded["metrics"].values()):
-        assert type(value) is wrappers.Inert
+    paths = (loaded["output"], *loaded["begun"], loaded["random"][1])
+    for value in (loaded["args"], loaded["best"], *loaded["metrics"].values(), *paths):
+        assert isinstance(value, wrappers.Inert)
         assert not vars(value)
     assert set(torch.serialization.get_safe_globals()) == set(before)
 
@@ -217,6 +256,9 @@ def test_files_without_weights_say_what_they_hold(tmp_path: Path) -> None:
         ({"student": {"a": torch.ones(1)}, "teacher": {}}, "holds 'student', 'teacher'"),
         ({"state_dict": {"a": torch.ones(1), "step": 3}}, "'step', which is a int"),
         ({"a": torch.ones(1), "meta": None}, "it holds tensors and 'meta'"),
+        ({"a": torch.ones(1), "rng": np.zeros(2)}, "'rng', which is a NumPy array"),
+        ({"a": torch.ones(1), "out": Path("runs")}, "'out', which is another object"),
+        ({"state_dict": {"a": np.zeros(2)}}, "NumPy arrays where tensors are read"),
         ([torch.ones(1)], "a list"),
         ({}, "holds nothing"),
     ):

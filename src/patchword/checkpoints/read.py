@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -251,7 +252,7 @@ class StateDict(dict[str, Tensor]):
     """A dict of tensors as `Opened`."""
 
     def get_tensor(self, name: str) -> Tensor:
-        return self[name]
+        return self[name].detach()  # a Parameter, of a model whose state was taken by hand
 
 
 def _size(path: Path) -> int:
@@ -305,6 +306,13 @@ def _pickled(path: Path, size: int, wanted: Weights | None) -> tuple[dict[str, S
 
     tensors, entry = held()
     for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            kind = "quantised" if tensor.is_quantized else "sparse"
+            kind = "without its numbers (on the device meta)" if tensor.is_meta else kind
+            raise CheckpointError(
+                f"{path}: the tensor {name} is {kind}; save ordinary ones: of a sparse one what "
+                "to_dense() gives, of another the weights that it was made from"
+            )
         if tensor.nbytes > tensor.untyped_storage().nbytes():
             raise CheckpointError(
                 f"{path}: the tensor {name} claims {tuple(tensor.shape)} numbers, and the file "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,16 +55,34 @@ class Inert:
         pass
 
 
+class InertArray(Inert):
+    """Replaces a NumPy array."""
+
+
 class InertType(Inert):
-    """Replaces the dtype of a NumPy scalar."""
+    """Replaces a type that is named beside NumPy's numbers."""
 
 
-# The types that are read beside weights: the arguments of a run, and NumPy's numbers.
+# The types that are read beside weights: the arguments of a run, with paths and times among them,
+# and NumPy's numbers and arrays, such as the state of its generator.
 ALLOWED: list[Any] = [
     (Inert, "argparse.Namespace"),
+    (Inert, "types.SimpleNamespace"),
+    (OrderedDict, "yacs.config.CfgNode"),  # dicts with attributes
+    (OrderedDict, "easydict.EasyDict"),
+    (Inert, "datetime.datetime"),
+    (Inert, "datetime.timedelta"),
     (Inert, "numpy._core.multiarray.scalar"),
     (Inert, "numpy.core.multiarray.scalar"),  # before NumPy 2
+    (InertArray, "numpy._core.multiarray._reconstruct"),
+    (InertArray, "numpy.core.multiarray._reconstruct"),
+    (InertType, "numpy.ndarray"),
     (InertType, "numpy.dtype"),
+    *(
+        (Inert, f"{module}.{kind}Path")
+        for module in ("pathlib", "pathlib._local")  # the latter of Python 3.13
+        for kind in ("Posix", "Windows", "PurePosix", "PureWindows")
+    ),
 ]
 
 
@@ -291,10 +309,17 @@ def _texts(loaded: Any) -> dict[str, str]:
     return {str(k): v for k, v in items if isinstance(v, str)}
 
 
+def _kind(value: Any) -> str:
+    """What a value is, in words."""
+    if isinstance(value, InertArray):
+        return "a NumPy array"
+    return "another object" if isinstance(value, Inert) else f"a {type(value).__name__}"
+
+
 def _without(loaded: Any) -> str:
     """The content of a file without weights, in words."""
     if not isinstance(loaded, dict):
-        return f"is not a dict of tensors but a {type(loaded).__name__}"
+        return f"is not a dict of tensors but {_kind(loaded)}"
     if "param_groups" in loaded and "state" in loaded:
         return (
             "is the state of an optimizer, which holds no weights: give the file of the model that "
@@ -306,9 +331,11 @@ def _without(loaded: Any) -> str:
             odd = next(k for k, v in inner.items() if not isinstance(v, Tensor))
             where = f'its "{key}"' if key else "it"
             return (
-                f"is not a dict of tensors: {where} holds tensors and {odd!r}, which is a "
-                f"{type(inner[odd]).__name__}; save the state dict alone"
+                f"is not a dict of tensors: {where} holds tensors and {odd!r}, which is "
+                f"{_kind(inner[odd])}; save the state dict alone"
             )
+        if isinstance(inner, dict) and any(isinstance(v, InertArray) for v in inner.values()):
+            return "holds NumPy arrays where tensors are read: save torch.from_numpy(array) of each"
     keys = ", ".join(repr(str(key)) for key in list(loaded)[:10]) or "nothing"
     known = ", ".join(map(repr, (*RAW, *AVERAGES)))
     return (
