@@ -23,6 +23,7 @@ from patchword.text.tokenizer import Tokenizer
 from patchword.where import heatmap
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+RING = Path(patchword.__file__).parent / "assets" / "samples" / "shapes" / "red-ring.jpg"
 PUBLIC = [
     name
     for name, member in inspect.getmembers(Model, inspect.isfunction)
@@ -322,3 +323,15 @@ def test_arguments_that_are_missing_or_too_many() -> None:
     for call, said in calls:
         with pytest.raises(patchword.UnsupportedError, match=said):
             call()
+
+
+def test_labels_that_the_model_reads_alike_are_told(demo: Model) -> None:
+    with pytest.warns(UserWarning, match="'Red Ring' and 'red ring' as the same"):
+        demo.classify(PIXELS, ["Red Ring", "hat", "red ring"])
+    with pytest.warns(UserWarning, match="as the same"):
+        demo.segment(PIXELS, ["hat", "HAT"])
+    with pytest.raises(UnsupportedError, match="twice there: 'a hat'"):
+        demo.classify(PIXELS, ["a hat", "dress", "a hat"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        demo.classify(Image.open(RING), ["red ring", "wafer"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, tee
@@ -167,9 +168,14 @@ def _checked(labels: Sequence[str]) -> list[str]:
         meant = [each.strip() for each in labels.split(",")]
         raise UnsupportedError(f"labels must be a list, not one string: labels={meant}")
     labels = text_list(labels)
-    words = {" ".join(label.split()) for label in labels}
-    if not labels or len(words) < len(labels) or "" in words:
+    words = [" ".join(label.split()) for label in labels]
+    if not labels or "" in words:
         raise UnsupportedError(f"labels must be a list of one or more different words: {labels!r}")
+    if twice := [word for word, count in Counter(words).items() if count > 1]:
+        raise UnsupportedError(
+            f"labels must be a list of one or more different words; twice there: {twice[0]!r}. "
+            "Leave one out"
+        )
     return labels
 
 

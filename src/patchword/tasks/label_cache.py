@@ -19,6 +19,7 @@ from torch import nn
 from patchword import cache
 from patchword.atomic_write import replacing
 from patchword.bundle import Bundle, Vector
+from patchword.errors import warn
 from patchword.fingerprint import checksum
 from patchword.text import long_text
 from patchword.text.templates import filled
@@ -33,12 +34,14 @@ def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str
     They are kept by the model's fingerprint, and by its weights as they are now where somebody may
     have changed them since; not for a model without one, which is used once and
     is another after the next step of its training. Sentences beyond the context give a
-    LongTextWarning, whether their vectors were kept or not.
+    LongTextWarning, and labels that the model cannot tell apart a UserWarning, whether their
+    vectors were kept or not.
     """
     sentences = [filled(template, label) for label in labels for template in templates]
     tokenizer = model.reader()
     rows = tokenizer.rows(sentences)
     long_text.warn_of_long(tokenizer, rows)
+    _warn_of_alike(labels, rows, tokenizer.context)
 
     def compute() -> Vector:
         vectors = model.embed_rows(rows).reshape(len(labels), len(templates), -1)
@@ -51,6 +54,22 @@ def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str
     key = hashlib.sha256(asked.encode()).hexdigest()[:32]
     path = folder() / model.fingerprint / f"{key}.npy"
     return _kept(path, (len(labels), model.dim), compute)
+
+
+def _warn_of_alike(labels: Sequence[str], rows: Sequence[Sequence[int]], context: int) -> None:
+    """Warn of the first two labels whose sentences have the same ids in `rows`, cut to the context:
+    by letter case, spaces or signs that the tokenizer does not keep."""
+    first: dict[tuple[tuple[int, ...], ...], str] = {}
+    each = len(rows) // max(len(labels), 1)  # sentences of a label
+    for number, label in enumerate(labels):
+        mine = rows[number * each : (number + 1) * each]
+        same = first.setdefault(tuple(tuple(row[: context - 1]) for row in mine), label)
+        if same != label:
+            warn(
+                f"the model reads {same!r} and {label!r} as the same, and scores them alike: "
+                "leave one out, or say it in other words"
+            )
+            return
 
 
 def state(model: Bundle) -> str:
