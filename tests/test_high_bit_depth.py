@@ -176,3 +176,14 @@ def test_stretch_shows_a_dark_image(white):
     eight = images.open(random_pixels(50, 50, limit=20), stretch=True)
     assert (eight.min(), eight.max()) == (0, 255)
     assert len(np.unique(images.open(np.full((5, 5), 7, np.uint8), stretch=True))) == 1
+
+
+def test_signed_samples_of_a_part_of_their_range_are_told():
+    """As CT scans are written: -1000 to 3000 of 65,536 would be one grey."""
+    values = random_pixels(20, 30, kind=np.int16, limit=3000) - np.int16(1000)
+    with pytest.warns(ImageWarning, match=r"-32768 to 32767 is taken.*nearly grey.*--stretch"):
+        images.open(tiff(values, kind=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.ptp(images.open(tiff(values, kind=2), stretch=True)) == 255
+        images.open(tiff(values * np.int16(10), kind=2))

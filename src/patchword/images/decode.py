@@ -208,7 +208,7 @@ def _readable(path: str) -> Path:
         why = dangling(path) or (_SEVERAL if several else "no such file")
         raise RefusedError(why) from None
     refuse_if(stat.S_ISDIR(status.st_mode), _SEVERAL)
-    refuse_if(not stat.S_ISREG(status.st_mode), "not a regular file")
+    refuse_if(not stat.S_ISREG(status.st_mode), "not a regular file; save what it gives as one")
     refuse_if(status.st_size == 0, "empty: 0 bytes")
     return Path(path)
 

@@ -92,6 +92,16 @@ class Samples:
                 f"its samples reach {greatest:g} and {white:g} is taken for white, so that it is "
                 f"seen nearly black; state the maximum in the file, or {STRETCH}"
             )
+        if (
+            high is None
+            and low is None
+            and least < 0
+            and greatest - least < (white - black) / _DARK
+        ):
+            warn(
+                f"its samples span {least:g} to {greatest:g}, and {black:g} to {white:g} is taken "
+                f"for black to white, so that it is seen nearly grey; {STRETCH}"
+            )
         return black, white
 
 
