@@ -23,6 +23,20 @@ def test_text_pieces_and_bytes(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_names_that_are_no_unicode_are_written_out(tmp_path: Path) -> None:
+    page = write(tmp_path / "page.html", f"<p>{os.fsdecode(b'caf' + bytes([0xE9]))}.jpg</p>")
+    assert page.read_text(encoding="utf-8") == "<p>caf\\udce9.jpg</p>"
+
+
+def test_a_pipe_is_written_itself(tmp_path: Path) -> None:
+    """/dev/stdout of a pipeline: its real path, /proc/1/fd/pipe:[2], is no file."""
+    ours, theirs = os.pipe()
+    write(f"/dev/fd/{theirs}", "told")
+    assert os.read(ours, 10) == b"told"
+    os.close(ours)
+    os.close(theirs)
+
+
 def test_a_library_may_make_the_file_anew(tmp_path: Path) -> None:
     """safetensors writes to a file of its own, that nobody else may read, and moves it."""
     usual = write(tmp_path / "usual", "x").stat().st_mode

@@ -138,6 +138,23 @@ def test_help_fits_the_screen(
     assert not re.search(r"<\w|\blist\[|\b(str|bool|int|float)\b", shown)  # Python's types
 
 
+@pytest.mark.parametrize("columns", ["0", "1"])
+def test_a_screen_without_columns_has_as_many_as_it_needs(
+    run: Run, columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert "openai/clip-vit-base-patch32" in run("models").out
+
+
+def test_closed_streams_are_no_crash(place: Path) -> None:
+    command = f"{sys.executable} -m patchword"
+    for shell, code in (("models >&-", 0), ("nonsense 2>&-", 2), ("classify - -l a,b <&-", 2)):
+        ran = subprocess.run(["sh", "-c", f"{command} {shell}"], capture_output=True, text=True)
+        assert ran.returncode == code
+        assert "Traceback" not in ran.stderr
+    assert "stdin: empty" in ran.stderr
+
+
 def test_help_lists_the_choices(run: Run) -> None:
     assert "truncate|mean" in run("embed", "--help").out
     shown = re.split(r"[^\w-]+", run("heatmap", "--help").out)
@@ -268,6 +285,9 @@ def test_names_that_look_like_markup_or_are_no_text(run: Run, model: str, place:
     assert "[red]wafer" in ran.out
     names = [r["image"] for r in run("embed", place, "-m", model).records]
     assert str(place / odd) in names
+    saved = run("classify", place, "-l", "flower,[red]wafer", "-m", model, "--save", "page.html")
+    assert saved.code == 0
+    assert "[red]caf\\udce9 :smile:.jpg" in (place / "page.html").read_text(encoding="utf-8")
 
 
 # --- each command ---------------------------------------------------------------------------------

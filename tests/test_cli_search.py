@@ -55,6 +55,13 @@ def test_a_folder_is_indexed_on_the_way(run: Run, photos: Path) -> None:
     assert {Path(r["image"]).name for r in changed.records[1:]} == {second, third}
 
 
+def test_explore_counts_images_and_not_clusters(run: Run, photos: Path) -> None:
+    (photos / "cut.jpg").write_bytes(b"nothing")
+    explored = run("explore", "photos", "--clusters", 1)
+    assert explored.code == 1
+    assert "1 of 4 images failed" in explored.err
+
+
 def test_what_is_no_index_and_holds_no_images_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for command in (["search", "empty", "a hat"], ["index", "empty"]):

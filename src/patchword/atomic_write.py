@@ -20,10 +20,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Folders that are missing are made. A link is followed; what is no ordinary file, such as
     /dev/stdout, is written itself. Raises OSError where there is no room or no permission.
     """
-    place = Path(os.path.realpath(path))
-    if place.exists() and not place.is_file():
-        yield place
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe has no real path
+        yield Path(path)
         return
+    place = Path(os.path.realpath(path))
     place.parent.mkdir(parents=True, exist_ok=True)
     part = place.with_name(f"{PART}-{secrets.token_hex(8)}{place.suffix[:20]}")
     part.touch(exist_ok=False)
@@ -41,12 +41,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write(path: str | os.PathLike[str], content: str | bytes | Iterable[str]) -> Path:
-    """Write a file: bytes, or text or pieces of it as UTF-8. Returns its path; errors as in
-    `replacing`."""
+    """Write a file: bytes, or text or pieces of it as UTF-8, in which the bytes of a name that is
+    not Unicode are written out, as on the terminal. Returns its path; errors as in `replacing`."""
     with replacing(path) as part:
         if isinstance(content, bytes):
             part.write_bytes(content)
         else:
-            with part.open("w", encoding="utf-8") as file:
+            with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines([content] if isinstance(content, str) else content)
     return Path(path)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import gc
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -65,6 +66,8 @@ GROUPS = {  # the headings of `patchword --help`, and the files whose commands s
     "Know a model": (info_models, receipt_verify, demo),
 }
 
+NARROWEST = 10  # columns of a screen; some terminals that do not know theirs say 0
+
 app = typer.Typer(
     name="patchword",
     cls=Group,
@@ -104,6 +107,12 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line, sys.argv by default; ends in SystemExit with the exit code."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who started this: nothing comes, nobody reads
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) < NARROWEST:
+        del os.environ["COLUMNS"]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may be any bytes
             stream.reconfigure(errors="backslashreplace")

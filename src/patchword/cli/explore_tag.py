@@ -91,7 +91,7 @@ def explore(
             for each in found
         ]
         failed += save_groups("What is in the index", groups, save, bundle)
-    finish(failed, len(found) or 1)
+    finish(failed, sum(each.count for each in found) or 1)
 
 
 def tag(
