@@ -207,3 +207,21 @@ def test_blend_of_other_shapes_names_what_differs(run: Run, pair: tuple[str, str
     assert "cannot be blended" in ran.err
     assert "their image towers are a ViT and a ResNet" in ran.err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("written", [r"a\b.png", r"C:\photos\a\b.png", "file://{place}/a/b.png"])
+def test_a_path_as_windows_or_a_browser_writes_it(run: Run, place: Path, written: str) -> None:
+    (place / "a").mkdir()
+    Image.new("RGB", (9, 9)).save(place / "a" / "b.png")
+    folder = place / "a" if "C:" in written else place
+    table = folder / "table.csv"
+    table.write_text(f"file_name,caption\n{written.format(place=place)},a dog\n")
+    ran = run("eval", "demo", table)
+    assert ran.code == 2
+    assert f"no such file (do you mean {place / 'a' / 'b.png'}?)" in ran.err
+
+
+def test_a_name_in_another_form_of_unicode(run: Run, place: Path) -> None:
+    Image.new("RGB", (9, 9)).save(place / "caf\u00e9.png")
+    ran = run("classify", "cafe\u0301.png", "-l", "hat,dress")
+    assert "stored in another form of Unicode?)" in ran.err

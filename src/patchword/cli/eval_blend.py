@@ -34,6 +34,7 @@ from patchword.cli.output import (
     progress,
     screen,
     warnings_said,
+    with_near_file,
     wrong,
 )
 from patchword.cli.texts import read_list
@@ -256,7 +257,7 @@ def answered(
             return [next(each)] if first else list(each)
     except PatchwordError:
         for error in run.broken:
-            complain(str(error))
+            complain(with_near_file(error))
         raise
 
 

@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar, cast
+from unicodedata import normalize
+from urllib.parse import unquote
 
 import typer
 
@@ -312,8 +314,7 @@ def finish(failed: Sequence[ImageError], done: int, as_json: bool = False) -> No
     """Name each failure on stderr; exit code 1 when there is one, 2 when nothing was done. as_json:
     print records of them, where that was not done on the way."""
     for number, error in enumerate(failed):
-        missing = error.reason == "no such file" and number < SHOWN
-        complain(f"{error}{near_file(error.image) if missing else ''}")
+        complain(with_near_file(error) if number < SHOWN else str(error))
         if as_json:
             emit({"image": error.image, "error": error.reason})
     if failed:
@@ -321,17 +322,31 @@ def finish(failed: Sequence[ImageError], done: int, as_json: bool = False) -> No
         raise typer.Exit(1 if done else 2)
 
 
+def with_near_file(error: ImageError) -> str:
+    """An error; behind a file that is not there the one that may be meant."""
+    return f"{error}{near_file(error.image) if error.reason == 'no such file' else ''}"
+
+
 def near_file(path: str) -> str:
-    """The file beside a missing one whose name is nearest, as a question in brackets; empty where
-    none is near."""
+    """The file that a missing one may mean, as a question in brackets: the path as Windows or a
+    browser writes it; else the file beside it whose name is nearest. Empty where none is near."""
     folder, name = os.path.split(path)
+    slashed = path.replace("\\", "/")
+    beside = os.path.join(folder, os.path.basename(slashed))
+    for meant in (slashed, beside, unquote(path.removeprefix("file://"))):
+        if meant != path and os.path.isfile(meant):
+            return f" (do you mean {os.path.normpath(meant)}?)"
     try:
         with os.scandir(folder or os.curdir) as entries:
             known = [entry.name for entry in islice(entries, MOST_NAMES)]
     except OSError:
         return ""
     near = difflib.get_close_matches(name, known, 1, cutoff=0.75)
-    return f" (do you mean {os.path.join(folder, near[0])}?)" if near else ""
+    if not near:
+        return ""
+    same = normalize("NFC", name) == normalize("NFC", near[0])
+    form = ", whose letters are stored in another form of Unicode" * same
+    return f" (do you mean {os.path.join(folder, near[0])}{form}?)"
 
 
 def shortened(sources: Sequence[Source]) -> tuple[str, list[str]]:

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.options import JsonOption
-from patchword.cli.output import complain, emit, make_folder, notes, screen, warnings_said
+from patchword.cli.output import (
+    complain,
+    emit,
+    make_folder,
+    notes,
+    screen,
+    warnings_said,
+    with_near_file,
+)
 from patchword.errors import counted
 
 if TYPE_CHECKING:
@@ -162,7 +170,7 @@ def end(done: Trained, out: Path, as_json: bool, course: Course) -> None:
             notes().print(f"wrote {out / CURVES}")
         screen().print(f"{done.folder}: {course.next(done.folder)}", soft_wrap=True)
     for error in done.broken[:NAMED]:
-        complain(str(error))
+        complain(with_near_file(error))
     if done.broken:
         count = len(done.broken)
         words = "sample was" if count == 1 else "samples were"

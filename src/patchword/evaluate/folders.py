@@ -100,7 +100,7 @@ def labelled(path: Path) -> Labelled:
     without its class."""
     if (file := table_in(path)) is not None:
         return _labelled_table(file)
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         raise PatchwordError(f"{path}: no folder, and no file of {' '.join(READERS)}")
     names, images, targets = folders.class_folders(path)
     if not images:
@@ -121,11 +121,15 @@ def captioned(path: Path) -> Captioned:
         raise PatchwordError(f"{path}: no {' or '.join(METADATA)} with captions")
     if suffix_of(file) in TEXT:
         found: dict[str, list[str]] = {}
-        for entry in folders.metadata(file).entries:
+        read = folders.metadata(file)
+        there = f"; there are the columns {listed(read.columns)}"
+        for entry in read.entries:
             if not entry.image:
-                raise PatchwordError(f"{file}, {entry.place}: no {NAME!r}; it names the image")
+                has = "" if read.used.image else there
+                raise PatchwordError(f"{file}, {entry.place}: no {NAME!r}; it names the image{has}")
             if not entry.captions:
-                raise PatchwordError(f"{file}, {entry.place}: no {_either(CAPTIONS[:4])}")
+                has = "" if read.used.captions else there
+                raise PatchwordError(f"{file}, {entry.place}: no {_either(CAPTIONS[:4])}{has}")
             place = located(entry.image, file.parent)
             found.setdefault(place, []).extend(entry.captions)
         return Captioned(file, tuple(found), tuple(map(tuple, found.values())))
