@@ -225,3 +225,12 @@ def test_a_name_in_another_form_of_unicode(run: Run, place: Path) -> None:
     Image.new("RGB", (9, 9)).save(place / "caf\u00e9.png")
     ran = run("classify", "cafe\u0301.png", "-l", "hat,dress")
     assert "stored in another form of Unicode?)" in ran.err
+
+
+def test_options_that_no_task_uses_are_said(run: Run) -> None:
+    table = SAMPLES / "captions.csv"
+    ran = run("eval", table, "--labels", "a,b", "--template", "a {}", "--train", table)
+    assert ran.code == 0
+    for option, tasks in (("labels", "zero-shot"), ("template", "zero-shot"), ("train", "knn and")):
+        assert f"--{option} is of {tasks}" in ran.err
+    assert "changes nothing" not in run("eval", table, "--task", "retrieval").err

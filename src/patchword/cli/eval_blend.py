@@ -33,6 +33,7 @@ from patchword.cli.output import (
     print_saved,
     progress,
     screen,
+    warn,
     warnings_said,
     with_near_file,
     wrong,
@@ -115,6 +116,7 @@ def eval(
     with progress("images") as advance:
         run = Evaluation(bundle, options, advance)
         answers = answered(run, data, train, read_list(task, split=True) or None)
+    _warn_of_unused(answers, template, labels, train)
     if not (template or labels):
         _hint(answers)
     if as_json:
@@ -131,6 +133,21 @@ def eval(
         plots.save(confusion_picture(by_class), save)
         print_saved(save)
     finish(run.broken, sum(answer.images for answer in answers), as_json)
+
+
+def _warn_of_unused(
+    answers: Sequence[Answer], template: object, labels: object, train: object
+) -> None:
+    """Warn of options that none of the tasks that were done uses."""
+    done = [answer.task for answer in answers]
+    for option, given, users in (
+        ("--template", template, {"zero-shot"}),
+        ("--labels", labels, {"zero-shot"}),
+        ("--train", train, {"probe", "knn"}),
+    ):
+        if given and not users & set(done):
+            tasks = " and ".join(sorted(users))
+            warn(f"{option} is of {tasks} and changes nothing: {' and '.join(done)} was done")
 
 
 def _hint(answers: Sequence[Answer]) -> None:
