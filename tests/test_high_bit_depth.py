@@ -187,3 +187,8 @@ def test_signed_samples_of_a_part_of_their_range_are_told():
         warnings.simplefilter("error")
         assert np.ptp(images.open(tiff(values, kind=2), stretch=True)) == 255
         images.open(tiff(values * np.int16(10), kind=2))
+
+
+def test_a_tiff_of_samples_that_are_not_read_says_so():
+    with pytest.raises(ImageError, match=r"samples that are not read.*save it with 8 or 16 bits"):
+        images.open(tiff(np.zeros((4, 4), np.float16), kind=3))

@@ -12,8 +12,13 @@ from typing import Any, BinaryIO
 
 from PIL import Image, TiffImagePlugin, TiffTags, UnidentifiedImageError
 
+from patchword.images.kinds import TIFF
 from patchword.images.refused import refuse_if
 
+_OTHER_TIFF = (
+    "a TIFF of samples that are not read, or with a damaged header; save it with 8 or 16 bits a "
+    "sample"
+)
 _FROM_PILLOW = r"PIL\."  # modules
 FILTER = ("ignore", None, Warning, re.compile(_FROM_PILLOW), 0)  # as `warnings` keeps it
 
@@ -53,6 +58,7 @@ def _identify(file: BinaryIO) -> Any:
                     return factory(file, "")
             except (SyntaxError, IndexError, TypeError, struct.error):  # of another format
                 continue
+    refuse_if(prefix.startswith(TIFF), _OTHER_TIFF)
     raise UnidentifiedImageError
 
 
