@@ -32,8 +32,10 @@ demo: $(RUNTIME)
 	$(BIN)/patchword demo
 
 # Two processes of one thread each: many small networks, and threads would only wait for each other.
+# The order of the files is that of tests/conftest.py.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --max-worker-restart 0 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --max-worker-restart 0 --dist loadfile \
+		--no-loadscope-reorder
 
 check: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow"

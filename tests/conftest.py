@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from patchword.bundle import Bundle
 
 DRAWING = ("test_monitor", "test_cli_grammar")
+LONGEST = ("test_exporting", "test_engine_graphs", "test_train_processes", "test_train")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that all processes end at about the same time."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def pytest_collection_finish() -> None:

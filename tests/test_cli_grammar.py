@@ -134,6 +134,8 @@ WRONG = [
     (["export", "demo", "--out=folder"], "--out is no option here: DIR is the second argument"),
     (["caption", RING, "--num_beams", "3"], "--num_beams is called --beams here"),
     (["caption", RING, "--do-sample"], "texts are sampled where temperature"),
+    (["caption", RING, "--beams", "3", "--beams=1"], "--beams is given twice; it takes one value"),
+    (["embed", RING, "-m", "demo", "--model", "demo"], "--model is given twice; it takes one"),
 ]
 
 

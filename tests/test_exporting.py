@@ -186,18 +186,19 @@ def test_what_it_does_not_give_names_its_model(
 def test_another_model_is_not_replaced(
     run: Run,
     model: Model,
+    onnx: Path,
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "exported"
+    shutil.copytree(onnx, folder)
     mark = folder / "patchword.json"
-    patchword.export(model, folder)
     before = mark.read_bytes()
     said = run("export", "demo", folder)
     assert said.code == 2
     assert f"{folder} holds {model.name}, exported; to export demo name another folder" in said.err
     assert mark.read_bytes() == before
-    patchword.export(replace(model, name="moved"), folder)  # the same, by its weights
-    patchword.export(model, folder, to="openvino")
+    moved = replace(model, name="moved")  # the same, by its weights
+    patchword.export(moved, folder, to="openvino")
     assert json.loads(mark.read_text())["engine"] == "openvino"
     mark.write_text("{}")  # "export it again" is what is said of a damaged one
     patchword.export(model, folder)

@@ -78,7 +78,7 @@ class Command(_PlainHelp, TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Raises BadParameter for an option that other libraries have, with ours or the reason
-        that there is none."""
+        that there is none; and for one that takes one value and is given several."""
         known = {option for each in self.params for option in each.opts}
         for given in args[: args.index("--")] if "--" in args else args:
             name = given.partition("=")[0]
@@ -86,6 +86,13 @@ class Command(_PlainHelp, TyperCommand):
                 continue
             if hint := _ARGUMENTS.get((self.name or "", name)) or _habit(name, known):
                 raise typer.BadParameter(f"{name} {hint}", ctx=ctx)
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        for each in order:
+            one = isinstance(each, TyperOption) and not (each.multiple or each.is_flag)
+            if one and order.count(each) > 1:
+                raise typer.BadParameter(
+                    f"{each.opts[0]} is given twice; it takes one value", ctx=ctx
+                )
         return super().parse_args(ctx, args)
 
 
