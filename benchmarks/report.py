@@ -106,6 +106,12 @@ def draw(axis: str, whats: Mapping[str, Lines], path: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.ticker import LogFormatter
 
+    class Plain(LogFormatter):
+        """0.9, and not 9e-01."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:,g}" if super().__call__(x, pos) else ""
+
     across = min(3, len(whats))
     down = math.ceil(len(whats) / across)
     size = (SMALL * 1.4 * across, SMALL * down)
@@ -124,7 +130,7 @@ def draw(axis: str, whats: Mapping[str, Lines], path: Path) -> None:
         place.set(yscale="log", xlabel=AXES.get(axis, axis), ylabel=unit)
         place.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         place.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-        place.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        place.yaxis.set_minor_formatter(Plain(minor_thresholds=(2, 0.5)))
         place.set_title(textwrap.fill(name, 55), fontsize=9)
         place.legend(fontsize=6)
     with replacing(path) as part:
