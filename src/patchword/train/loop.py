@@ -20,7 +20,6 @@ from patchword import checkpoints, data
 from patchword.bundle import Bundle, make
 from patchword.config import to_dict
 from patchword.data import Batch
-from patchword.data.batch import BatchT
 from patchword.engines.levels import looked_up
 from patchword.errors import ImageError, RecipeError, ScopeWarning, warn
 from patchword.images.preprocess import Preprocess
@@ -29,7 +28,7 @@ from patchword.nn.transformer import Block
 from patchword.train import grad_cache, initial_model, lora, objectives, parallel, state
 from patchword.train.malloc import peak_memory
 from patchword.train.monitor import Monitor
-from patchword.train.objectives.base import Work
+from patchword.train.objectives.base import BatchT, Work
 from patchword.train.optimizer import align, clip_scale, groups, learning_rate
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe, check_rows
