@@ -144,6 +144,9 @@ def test_auto_changes_after_many_images(monkeypatch: pytest.MonkeyPatch) -> None
         for found, right in zip(vectors(model, 3, 5), expected, strict=True):
             assert_close(found, right, rtol=1e-4, atol=1e-5)
         assert len(ran) == torch_ran
+    ids = np.ones((2, 5), np.int64)
+    of_torch = TorchEngine.encode_text(ours.engine, ids)
+    np.testing.assert_array_equal(model.engine.encode_text(ids), of_torch)
     photo = np.full((48, 48, 3), 200, np.uint8)
     assert model.heatmap(photo, "a").values.shape[-2:] == (48, 48)
     with torch.no_grad():

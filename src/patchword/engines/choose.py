@@ -26,8 +26,8 @@ def engine(name: str, network: nn.Module, shapes: Shapes, folder: Path) -> Engin
     """The engine of that name for a network, on the network's device and in its type.
 
     torch     runs it as it is written
-    auto      torch; on a CPU, after `auto.MANY` images, openvino where that is installed and the
-              network has a graph
+    auto      torch; for images on a CPU, after `auto.MANY` of them, openvino where that is
+              installed and the network has a graph
     compile   torch.compile makes kernels for it: seconds at the first batch, and again at the first
               of another size
     openvino  Intel's library for CPUs, in float32 or bfloat16
