@@ -197,6 +197,9 @@ def test_the_score_is_reweighted_by_the_neighbours_of_the_nearest(model) -> None
     assert reweighted(row, bank, closest, 1) == pytest.approx(float((bank[closest] - row).norm()))
     (found,) = Memory(reweight=True).score(model, Memory().fit(model, [photo(0)]), [photo(1)])
     assert 0 < found.score < (2 * float(found.grid.max())) ** 0.5
+    nothing = {"bank": Memory().fit(model, [photo(0)])["bank"] * np.nan}
+    (found,) = Memory(reweight=True).score(model, nothing, [photo(1)])
+    assert np.isnan(found.score)  # what is no number is not as good as can be
 
 
 def test_a_photo_in_rotations_turns_about_its_middle() -> None:

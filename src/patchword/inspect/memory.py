@@ -94,10 +94,10 @@ class Memory:
             worst = int(values.argmax())
             if not self.reweight:
                 score = top_share(values)
-            elif values[worst] > 0:
-                score = reweighted(rows[worst], bank, int(which[worst, 0]))
-            else:  # nothing is the object, or all of it as in good photos
+            elif values[worst] <= 0:  # nothing is the object, or all of it as in good photos
                 score = 0.0
+            else:
+                score = reweighted(rows[worst], bank, int(which[worst, 0]))
             yield Finding(score, values.reshape(shape).numpy(), each.geometry)
 
     def _object(self, photo: Patches) -> Tensor:
