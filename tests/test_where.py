@@ -266,9 +266,11 @@ def test_a_collapse_is_said_to_who_asks_for_it(clip: Bundle) -> None:
     vision = replace(config.vision, depth=24, patch_size=14, image_size=(336, 336))
     large = replace(clip, config=replace(config, vision=vision))
     for method in ("sclip", "clearclip", "surgery", "surgery-features"):
-        with pytest.warns(MethodWarning, match=r"collapse in a ViT-L/14 at 336 px .* naclip"):
-            resolve(large, method)
+        for scale in (None, Scale(336)):
+            with pytest.warns(MethodWarning, match=r"collapse in a ViT-L/14 at 336 px .* naclip"):
+                resolve(large, method, scale=scale)
         resolve(clip, method)
+        resolve(large, method, scale=Scale(224))  # which is what the warning says
     for method in ("auto", "naclip", "scclip", "gem"):
         resolve(large, method)
 

@@ -187,7 +187,7 @@ def settled(
 ) -> Settings:
     """The settings, as `where.segment.segment` takes them. Raises UnsupportedError for what cannot
     be."""
-    chosen = dense_method(model, method)
+    chosen = dense_method(model, method, scale)
     return Settings(
         tuple(map(tuple, classes)),
         tuple(templates) if templates else None,

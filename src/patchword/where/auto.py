@@ -33,14 +33,15 @@ def usual(model: Bundle, like: bool = False) -> tuple[str, str]:
     return "naclip", "the best published one of a single pass without other models; not measured"
 
 
-def warning(config: ModelConfig) -> str:
-    """What is known to go wrong with `RISKY` in this tower; empty where nothing is."""
+def warning(config: ModelConfig, window: int | None = None) -> str:
+    """What is known to go wrong with `RISKY` in this tower, which sees photos in windows of that
+    side; empty where nothing is."""
     vision = config.image_tower
     if (
         isinstance(vision, ViTConfig)
         and vision.depth == 24
         and vision.patch_size == 14
-        and min(vision.image_size) >= LARGE
+        and (window or min(vision.image_size)) >= LARGE
     ):
         return (
             f"{', '.join(RISKY)} were reported to collapse in a ViT-L/14 at 336 px "

@@ -178,7 +178,7 @@ def heatmap(
     texts = text_list(texts)
     if method == "auto" and model.config.matching and (words or layer is not None):
         method = GRADCAM  # of a text's words, of a layer
-    method = resolve(model, method, like is not None)
+    method = resolve(model, method, like is not None, scale)
     _check(texts, method, words, layer, like, like_image)
     checked_probability("present", present)
     of_none = "like" if like is not None else ROLLOUT if method == ROLLOUT else ""
@@ -347,10 +347,10 @@ def _alike(model: Bundle, photo: NDArray[np.uint8], like: tuple[int, int], metho
     return lambda pixels: torch.einsum("bdhw,d->bhw", features(pixels), wanted)[:, None]
 
 
-def resolve(model: Bundle, method: str, like: bool = False) -> str:
-    """The method that a name stands for; like: of patches with each other. Gives a MethodWarning
-    for one that is known to fail with the model. Raises UnsupportedError for an unknown one, or for
-    a model without an image tower."""
+def resolve(model: Bundle, method: str, like: bool = False, scale: Scale | None = None) -> str:
+    """The method that a name stands for; like: of patches with each other; scale: at which photos
+    are seen. Gives a MethodWarning for one that is known to fail with the model so. Raises
+    UnsupportedError for an unknown one, or for a model without an image tower."""
     if method == "auto":
         return usual(model, like)[0]
     if method not in METHODS:
@@ -360,7 +360,8 @@ def resolve(model: Bundle, method: str, like: bool = False) -> str:
             f"{model.name} has no head for maps; {usual(model, like)[0]} works, and a recipe with "
             'objective = "dense" trains one'
         )
-    if method in (*RISKY, SURGERY) and (said := warning(model.config)):
+    window = scale.window if scale else None
+    if method in (*RISKY, SURGERY) and (said := warning(model.config, window)):
         warn(said, MethodWarning)
     return method
 

@@ -147,7 +147,8 @@ def locate(
     """
     names = _texts(texts)
     # Features of a box are those of patches, which a head for maps does not have.
-    chosen = dense_method(model, method) if boxes is None else resolve(model, method, like=True)
+    of_boxes = boxes is not None
+    chosen = resolve(model, method, True, scale) if of_boxes else dense_method(model, method, scale)
     checked_probability("present", present)
     if boxes is not None and (refine or present is not None or negatives is not None):
         raise UnsupportedError(

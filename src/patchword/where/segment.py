@@ -182,7 +182,7 @@ def segment(
     Raises ImageError, and UnsupportedError for labels that are none, empty or twice the same, for
     numbers that cannot be, and for a model that reads no text.
     """
-    chosen = dense_method(model, method)
+    chosen = dense_method(model, method, scale)
     names, words, owners = read_labels(labels, WORDS if background is None else background)
     check = Check(model.scope, model.name)
     check.texts([word for word in words if word not in WORDS])
@@ -214,10 +214,11 @@ def segmented(
     )
 
 
-def dense_method(model: Bundle, method: str) -> str:
+def dense_method(model: Bundle, method: str, scale: Scale | None = None) -> str:
     """The method that a name stands for: one of `dense.EDITS`, or a model's head for maps. Raises
     UnsupportedError for another."""
-    found = resolve(model, method, like=method == "auto" and model.config.dense_head is None)
+    like = method == "auto" and model.config.dense_head is None
+    found = resolve(model, method, like, scale)
     if found not in (*EDITS, HEAD):
         raise UnsupportedError(
             f"method {found!r} has no cosines to compare labels by; there are "
