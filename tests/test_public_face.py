@@ -12,9 +12,16 @@ import torch
 from PIL import Image
 
 import patchword
+from patchword import receipts
 from patchword.api import Model
 from patchword.bundle import make
-from patchword.errors import ImageError, IndexStoreError, LongTextWarning, UnsupportedError
+from patchword.errors import (
+    CheckpointError,
+    ImageError,
+    IndexStoreError,
+    LongTextWarning,
+    UnsupportedError,
+)
 from patchword.fingerprint import checksum, renewed
 from patchword.models import build
 from patchword.tasks import label_cache
@@ -243,8 +250,17 @@ def test_an_index_and_an_export_know_that_weights_were_changed(cache: Path) -> N
     index = patchword.open_index(cache / "index")
     index.put(["a.jpg"], model.embed_images(PIXELS), model=model)
     assert index.fingerprint == now
+    assert index.search(image=PIXELS, model=model)  # whose fingerprint is still that of before
+    fitted = patchword.inspector(model, [PIXELS, PIXELS[::-1]]).save(cache / "fitted")
+    assert receipts.make(model)["fingerprint"] == now
+    patchword.inspector(model, fitted=fitted)
+    whole = patchword.load("demo", exact=True)
     with pytest.raises(IndexStoreError, match="cannot be compared"):
-        index.add([], patchword.load("demo", exact=True))
+        index.add([], whole)
+    with pytest.raises(IndexStoreError, match="cannot be compared"):
+        index.search("a wafer", model=whole)
+    with pytest.raises(CheckpointError, match="was fitted with demo"):
+        patchword.inspector(whole, fitted=fitted)
 
 
 def test_a_text_of_heatmaps_is_read_by_the_weights_as_they_are_now(cache: Path) -> None:

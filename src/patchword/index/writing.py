@@ -56,7 +56,7 @@ class Writing(Stored):
         """
         model = renewed(model)
         if not reindex and self._store.open():
-            self.check(model)
+            self._check(model)
         failed: list[ImageError] = []
         found = listing(several(paths), failed)
         if reindex and not found.files:  # a name that was mistyped costs nothing
@@ -140,7 +140,7 @@ class Writing(Stored):
         if model is not None:
             model = renewed(model)
             if exists:
-                self.check(model)
+                self._check(model)
             putting.check_model(model, paths, vectors)
             self._model = model
         if reindex:
@@ -229,11 +229,16 @@ class Writing(Stored):
     def _create(self, model: Bundle) -> None:
         """An empty table that remembers the model; unless another process just made one."""
         self._store.create(model.dim, _about(model))
-        self.check(model)
+        self._check(model)
 
     @checked
     def check(self, model: Bundle) -> None:
-        """Raise IndexStoreError unless `model` made the vectors of the index."""
+        """Raise IndexStoreError unless `model`, with its weights as they are now, made the vectors
+        of the index."""
+        self._check(renewed(model))
+
+    def _check(self, model: Bundle) -> None:
+        """The same, by the fingerprint that it has."""
         if model.fingerprint != self.fingerprint:
             raise IndexStoreError(
                 f"{self.path}: holds vectors of {self.model_name} ({self.fingerprint}), which "

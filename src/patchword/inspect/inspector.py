@@ -12,6 +12,7 @@ import numpy as np
 from patchword.bundle import Bundle
 from patchword.config import to_dict
 from patchword.errors import CheckpointError, ImageError, UnseenWarning, UnsupportedError, warn
+from patchword.fingerprint import renewed
 from patchword.images import ImageLike, name_of
 from patchword.images.one_or_many import as_images, results
 from patchword.inspect import conformal
@@ -105,7 +106,7 @@ class Inspector:
             "method": method.name,
             "options": options_of(method),
             "model": model.name,
-            "fingerprint": model.fingerprint,
+            "fingerprint": renewed(model).fingerprint,
             "preprocess": to_dict(model.preprocess.config),
             "learned": self.learned,
             "grouped": self.grouped,
@@ -234,10 +235,11 @@ def reopened(
     fitted with another model.
     """
     about, state = read_folder(folder)
-    if about["fingerprint"] != model.fingerprint:
+    now = renewed(model).fingerprint
+    if about["fingerprint"] != now:
         raise CheckpointError(
             f"{os.fspath(folder)} was fitted with {about['model']} (fingerprint "
-            f"{about['fingerprint']}), and this is {model.name} ({model.fingerprint}): scores of "
+            f"{about['fingerprint']}), and this is {model.name} ({now}): scores of "
             "two models cannot be compared"
         )
     try:

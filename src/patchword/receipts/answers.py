@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patchword.bundle import Bundle
+from patchword.fingerprint import renewed
 from patchword.receipts.inputs import order
 from patchword.receipts.receipt import VERSION, Ids, Inputs, filled
 from patchword.show.config_summary import family
@@ -28,7 +29,7 @@ def make(bundle: Bundle) -> dict[str, Any]:
         "made_by": f"patchword {version('patchword')}",
         "model": bundle.name,
         "family": family(config),
-        "fingerprint": bundle.fingerprint,
+        "fingerprint": renewed(bundle).fingerprint,
         **filled(
             answers.attended,
             pixels=answers.pixels if answers.sees else None,
