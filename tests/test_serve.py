@@ -306,7 +306,9 @@ def test_photos_unlike_good_ones(client: TestClient, demo: Model) -> None:
     assert later["data"][0]["score"] == pytest.approx(scratch["score"])
     assert "0.2" in later["note"]
     assert refused(client, "/v1/inspect", images=images, fitted="x")[:2] == (404, "not_fitted")
-    assert refused(client, "/v1/inspect", images=images)[1] == "empty"
+    _, code, said = refused(client, "/v1/inspect", images=images)
+    assert code == "empty"
+    assert "[] for winclip and mutual" in said
     alone = ask(client, "/v1/inspect", good=[], images=images, method="mutual")
     assert [one.get("rejected", "broken") for one in alone["data"]] == [None, "broken", None]
     assert alone["threshold"] is None

@@ -82,7 +82,8 @@ async def inspect(request: Request, body: Inspect) -> Answer:
     server = server_of(request)
     fitted: Fitted = request.app.state.fitted
     if (body.good is None) == (body.fitted is None):
-        raise RefusalError(400, "empty", "give good photos, or fitted", "good")
+        message = "give good photos, [] for winclip and mutual, or fitted"
+        raise RefusalError(400, "empty", message, "good")
     lists = {"good": body.good} if body.good else {}
     lists |= {"images": body.images} if body.images or body.fitted is None else {}
     with server.admission.of(server.checked(**lists)):

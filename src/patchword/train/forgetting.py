@@ -154,7 +154,7 @@ class ForgettingMonitor:
         if alpha in (0, 1):
             return now if alpha else self.before
         mixed = blend(self.initial, model, alpha)
-        mixed.network.to(model.device)
+        mixed.own_network.to(model.device)
         return self._measure(mixed)
 
     def _measure(self, model: Bundle) -> Qualities:

@@ -256,7 +256,7 @@ def load_weights(
     """Load the weights of `init` into the network, except for the fresh parts. Raises RecipeError,
     naming them, for tensors that one of the two does not have or has in another shape."""
     parts = tuple(fresh)
-    ours, theirs = network.state_dict(), init.network.state_dict()
+    ours, theirs = network.state_dict(), init.own_network.state_dict()
     state: dict[str, Tensor] = dict(ours)
     different: list[tuple[str, Shape, Shape]] = []
     for name in sorted({*ours, *theirs}):

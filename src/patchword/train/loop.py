@@ -213,7 +213,7 @@ class Run:
         if any(self.world.gather(monitor is not None and monitor.due(step))):
             model = self.result()
             if monitor and model:
-                model.network.to(self.world.device)
+                model.own_network.to(self.world.device)
                 report(step, monitor.evaluate(step, model))
 
     # --- one step
