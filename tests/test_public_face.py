@@ -5,6 +5,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,13 +23,14 @@ from patchword.errors import (
     LongTextWarning,
     UnsupportedError,
 )
-from patchword.fingerprint import checksum, renewed
+from patchword.fingerprint import checksum, described, renewed
 from patchword.models import build
 from patchword.tasks import label_cache
 from patchword.tasks.label_cache import label_features, state
 from patchword.text.tokenizer import Tokenizer
 from patchword.where import heatmap
 
+SCORES: tuple[Literal["softmax", "sigmoid"], ...] = ("softmax", "sigmoid")
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 RING = Path(patchword.__file__).parent / "assets" / "samples" / "shapes" / "red-ring.jpg"
 PUBLIC = [
@@ -163,6 +165,11 @@ def test_a_fingerprint_is_of_all_that_changes_vectors_and_of_nothing_else(demo: 
     assert patchword.load("demo", image_size=64).fingerprint != demo.fingerprint
     fresh = make(build(config), config, demo.tokenizer, "x")
     assert fresh.fingerprint not in (demo.fingerprint, changed(text=text))
+    classes = dataclasses.replace(
+        config, text=None, embed_dim=0, dense_head=None, classes=3, score="softmax"
+    )
+    each = [described(dataclasses.replace(classes, score=kind), None).digest() for kind in SCORES]
+    assert each[0] == each[1]  # an index of before classes had sigmoids stays
 
 
 def test_long_labels_are_told_also_when_their_vectors_are_kept(demo: Model, cache: Path) -> None:

@@ -64,6 +64,8 @@ def described(config: ModelConfig, tokenizer: Tokenizer | None) -> hashlib._Hash
         del values["preprocess"]["fill"]
     if not (values["vision"] or {}).get("stage_heads", True):  # as it was without this field
         del values["vision"]["stage_heads"]
+    if config.text is None:  # of classes, on which no vector depends
+        values["score"] = "softmax"
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     if tokenizer:
         digest.update((tokenizer.to_json() + tokenizer.cleaning).encode())
