@@ -94,7 +94,7 @@ SPECIALS = [
     "<|ENDOFTEXT|>", "<|StartOfText|>x", "<|endoftext|><|endoftext|>", "!<|endoftext|>!",
     "<end_of_text>", "<start_of_text>", "a<end_of_text>b", "a <START_OF_TEXT> b",
     "!<end_of_text>", "<end_of_text><end_of_text>", "?<end_of_text><start_of_text>",
-    "_<end_of_text>", "1<end_of_text>!", "</w>", "dog</w>",
+    "_<end_of_text>", "1<end_of_text>!", "</w>", "q\u0345<end_of_text>",
 ]  # fmt: skip
 EVERYTHING = [
     PLAIN, LONG, SPACES, [f"a{gap}b" for gap in BETWEEN], [f"red{odd}dog" for odd in CONTROL],

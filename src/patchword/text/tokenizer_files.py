@@ -55,7 +55,7 @@ BASE = BYTES + [byte + WORD_END for byte in BYTES]
 # open_clip's names of the special tokens. Spelled inside a text they count as those tokens, but
 # only where its pattern can begin a match: not after punctuation, which swallows the "<".
 OPEN_CLIP_START, OPEN_CLIP_END = "<start_of_text>", "<end_of_text>"
-OPEN_CLIP_SPECIALS = re.compile(rf"(?<![^\s\w]|_)(?:{OPEN_CLIP_START}|{OPEN_CLIP_END})+")
+OPEN_CLIP_SPECIALS = re.compile(rf"(?<![^\s\w\u0345]|_)(?:{OPEN_CLIP_START}|{OPEN_CLIP_END})+")
 MARK = "\t"  # put before such a special token; cleaned text holds no tab, so nobody can write it
 
 BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
