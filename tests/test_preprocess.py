@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from photos import FLOWER, HOPPER, REAL
+from pictures import encoded
 from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -92,6 +93,15 @@ def test_a_jpeg_that_is_decoded_smaller_lies_where_it_lay(tmp_path, orientation)
     assert sorted(small.shape) == [214, 320]
     seen, expected = (ours.seen(photo)[0].astype(int) for photo in (small, whole))
     assert np.abs(seen - expected).mean() < 0.7
+
+
+def test_a_jpeg_that_is_decoded_to_few_pixels_keeps_its_scale():
+    """47 pixels at an eighth of the size are 5.875 of 6, although 47 / 6 is nearer to 7.8."""
+    small, exif = Image.new("RGB", (57, 47)), Image.Exif()
+    exif[0x0112] = 8
+    photo = images.Opener().sized(encoded(small, "JPEG", exif=exif), at_least=2)
+    assert (photo.shape, photo.size) == ((8, 6), (57, 47))
+    assert photo.box == (0, 8 - 57 / 8, 47 / 8, 8)
 
 
 @pytest.mark.parametrize("size", [224, 97])

@@ -10,6 +10,8 @@ from PIL import Image
 
 RGB = NDArray[np.uint8]  # (H, W, 3)
 
+_SCALES = (1, 2, 4, 8)  # a JPEG is decoded at one of these, its size divided by it and rounded up
+
 _UPRIGHT = {  # EXIF orientation (tag 0x0112) -> how to undo it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,7 +48,8 @@ class Photo:
         """Decoded pixels, turned upright; stored: (width, height) in the file, orientation: in its
         EXIF data."""
         height, width = _shape(pixels)
-        scale = max(1, round(max(stored) / max(height, width)))
+        longer, decoded = max(stored), max(height, width)
+        scale = min(_SCALES, key=lambda scale: abs(longer / scale - decoded))
         covered = stored[0] / scale, stored[1] / scale
         size = stored[1], stored[0]
         turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
