@@ -71,19 +71,46 @@ def test_white_is_zero_tiff():
     np.testing.assert_array_equal(result, 255 - grey(to_levels(values, 65535)))
 
 
+@pytest.mark.parametrize("deflate", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_other_sample_types_of_tiff(order):
-    """int16, int32 and float32, from 0 or from the least value of the type."""
+def test_other_sample_types_of_tiff(order, deflate):
+    """int8, int16, int32 and float32, from 0 or from the least value of the type."""
+
+    def levels(values, kind):
+        return images.open(tiff(values, order, kind=kind, deflate=deflate))[..., 0]
+
     positive = random_pixels(8, 9, kind=np.int16)
-    result = images.open(tiff(positive, order, kind=2))
-    np.testing.assert_array_equal(result, grey(to_levels(positive, 32767)))
-    signed = np.array([[-32768, 0, 32767]], np.int16)
-    np.testing.assert_array_equal(images.open(tiff(signed, order, kind=2))[..., 0], [[0, 128, 255]])
+    expected = grey(to_levels(positive, 32767))[..., 0]
+    np.testing.assert_array_equal(levels(positive, 2), expected)
+    for kind in (np.int8, np.int16):
+        ends = np.iinfo(kind)
+        signed = np.array([[ends.min, 0, ends.max]], kind)
+        np.testing.assert_array_equal(levels(signed, 2), [[0, 128, 255]])
     wide = np.array([[0, 2**30, 2**31 - 1]], np.int32)
-    np.testing.assert_array_equal(images.open(tiff(wide, order, kind=2))[..., 0], [[0, 128, 255]])
+    np.testing.assert_array_equal(levels(wide, 2), [[0, 128, 255]])
     floats = np.array([[0, 0.25, 0.5, 1, np.nan]], np.float32)
-    result = images.open(tiff(floats, order, kind=3))
-    np.testing.assert_array_equal(result[..., 0], [[0, 64, 128, 255, 0]])
+    np.testing.assert_array_equal(levels(floats, 3), [[0, 64, 128, 255, 0]])
+
+
+@pytest.mark.parametrize("deflate", [False, True])
+def test_alpha_in_a_plane_beside_grey_is_refused(deflate):
+    content = tiff(random_pixels(8, 9, 2), planar=True, deflate=deflate)
+    with pytest.raises(ImageError, match="transparency in a plane of its own; save it"):
+        images.open(content)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "said"),
+    [
+        (np.zeros((8, 9), np.float64), 3, "1 channel of 64-bit floats"),
+        (np.zeros((8, 9, 3), np.float32), 3, "3 channels of 32-bit floats"),
+        (np.zeros((8, 9, 2), np.uint16), 1, "2 channels of 16-bit integers"),
+        (np.zeros((8, 9, 3), np.int8), 2, "3 channels of 8-bit signed integers"),
+    ],
+)
+def test_a_tiff_of_other_samples_is_refused_by_them(values, kind, said):
+    with pytest.raises(ImageError, match=f"a TIFF with {said}; save it with 1 or 3 channels"):
+        images.open(tiff(values, kind=kind))
 
 
 def test_unsigned_32_bit_tiff():
@@ -109,10 +136,7 @@ def test_16_bit_png(channels):
         alpha = levels[..., -1:] / 255
         levels = levels[..., :-1] * alpha + 255 * (1 - alpha)
     result = images.open(png16(values))
-    # Of grey with alpha Pillow keeps the high bytes: a level more for each of the two.
-    assert np.abs(result - np.broadcast_to(levels, result.shape)).max() <= (
-        2.51 if channels == 2 else 0.51
-    )
+    assert np.abs(result - np.broadcast_to(levels, result.shape)).max() <= 0.51
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -132,6 +156,9 @@ def test_png_significant_bits(channels):
     raw = random_pixels(20, 30, channels, kind=np.uint16, limit=4095)
     expected = np.broadcast_to(to_levels(raw, 4095), (20, 30, 3))
     np.testing.assert_array_equal(images.open(png16(raw, bits=12)), expected)
+    if channels == 1:  # with alpha too
+        clear = np.concatenate([raw, np.full_like(raw, 65535)], axis=-1)
+        np.testing.assert_array_equal(images.open(png16(clear, bits=12)), expected)
     scaled = (raw << 4) | (raw >> 8)
     assert np.abs(images.open(png16(scaled, bits=12)).astype(int) - expected).max() <= 1
     dark = scaled // 17  # a dark, sound image: below 4096, its low bits come from scaling alone

@@ -51,6 +51,7 @@ ImageLike = (
 MAX_PIXELS = 300_000_000  # of an image as it is decoded; phones make 200 million
 
 _SEVERAL = "not one image, but maybe several: patchword.find_images lists them"
+_OTHER_SAMPLES = "save it with 1 or 3 channels of 8 or 16 bits, or give an array"
 _TRUNCATED = ("truncated", "end of file", "not enough image data", "reached eof")
 
 
@@ -244,11 +245,18 @@ def _from_file(
         if kind in _OWN_READERS:
             return _OWN_READERS[kind](file, page, job)
         if in_tiff:
-            frame = _frame(tiff.pages(file), page, job)
-        else:
-            refuse_if(page == 0, "no page 0: the first is #1")
-            frame = (page or 1) - 1
-    return _by_pillow(start, job, frame)
+            return _from_tiff(file, start, _frame(tiff.pages(file), page, job), job)
+    refuse_if(page == 0, "no page 0: the first is #1")
+    return _by_pillow(start, job, (page or 1) - 1)
+
+
+def _from_tiff(file: BinaryIO, start: Callable[[], BinaryIO], frame: int, job: _Job) -> Photo:
+    try:
+        return _by_pillow(start, job, frame)
+    except (UnidentifiedImageError, SyntaxError):  # what Pillow says of samples that it knows not
+        found = tiff.samples(file, frame)
+        refuse_if(bool(found), f"a TIFF with {found}; {_OTHER_SAMPLES}")
+        raise
 
 
 def _frame(found: list[int], page: int | None, job: _Job) -> int:
@@ -345,7 +353,7 @@ def _loaded(picture: Any) -> Any:
     """The decoded picture. Pillow spreads the grey of a PNG of 2 or 4 bits over 0..255, but keeps
     the grey that means transparent as the file has it."""
     layout = str(picture.tile[0].args) if picture.format == "PNG" and picture.tile else ""
-    pillow.allocate(picture)
+    pillow.prepare(picture)
     picture.load()
     step = {"L;2": 85, "L;4": 17}.get(layout)
     if step is None or "transparency" not in picture.info:

@@ -48,6 +48,7 @@ class Samples:
     declared: tuple[float | None, float | None] = (None, None)
     inverted: bool = False
     clear: int | tuple[int, ...] | None = None
+    least: float | None = None
 
     def to_eight_bits(self, stretch: bool, warn: Warn) -> NDArray[np.uint8]:
         """uint8 (H, W) or (H, W, C). Raises RefusedError for floats of unknown range; warns of
@@ -85,22 +86,20 @@ class Samples:
                 f"its floats span {least:g} to {greatest:g} and the file gives no range: scale "
                 f"them to 0..1, or {STRETCH}"
             )
+        signed, moved = least < 0 or self.least is not None, self.least or 0.0
         greatest_of_type = self.limits[1] > 255 and high == self.limits[1]
         unstated = high is None or greatest_of_type  # some writers always put that there
-        if unstated and least < greatest <= white / _DARK and least >= 0:
+        if unstated and least < greatest <= white / _DARK and not signed:
             warn(
                 f"its samples reach {greatest:g} and {white:g} is taken for white, so that it is "
                 f"seen nearly black; state the maximum in the file, or {STRETCH}"
             )
-        if (
-            high is None
-            and low is None
-            and least < 0
-            and greatest - least < (white - black) / _DARK
-        ):
+        narrow = greatest - least < (white - black) / _DARK
+        if signed and narrow and high is None and low is None:
             warn(
-                f"its samples span {least:g} to {greatest:g}, and {black:g} to {white:g} is taken "
-                f"for black to white, so that it is seen nearly grey; {STRETCH}"
+                f"its samples span {least + moved:g} to {greatest + moved:g}, and "
+                f"{black + moved:g} to {white + moved:g} is taken for black to white, so that it "
+                f"is seen nearly grey; {STRETCH}"
             )
         return black, white
 
@@ -128,22 +127,27 @@ def read_encoded(picture: Any, reopen: Callable[[], AbstractContextManager[Any]]
                 raise RefusedError("compressed 16-bit planes; save it with interleaved colours")
             return None
         return Samples(_colour16(picture, reopen), (0, 65535), declared)
-    if picture.format == "PNG" and (colour or picture.mode == "I;16"):
+    grey = _raw_mode(picture, picture.tile[0]) == "LA;16B" or picture.mode == "I;16"
+    if picture.format == "PNG" and (colour or grey):
         bits = _significant_bits(picture.fp)
-        values = _colour16(picture, reopen) if colour else np.asarray(picture)
-        white = _png_white(values[..., :3] if colour else values, bits)
+        values = _colour16(picture, reopen) if colour else _grey16(picture)
+        white = _png_white(values[..., :3] if colour else values[..., :1], bits)
         return Samples(values, (0, 65535), (0, white), clear=_clear(picture))
     return None
 
 
 def read_decoded(picture: Any) -> Samples | None:
-    """Samples of a decoded single-band picture of more than 8 bits; None for any other."""
-    if not picture.mode.startswith(("I", "F")):
-        return None
-    values = np.asarray(picture)
+    """Samples of a decoded single-band picture of more than 8 bits, or of 8 with a sign; None for
+    any other."""
     tags = getattr(picture, "tag_v2", {})
     bits = int(_number(tags, TiffImagePlugin.BITSPERSAMPLE) or 0)
     kind = int(_number(tags, TiffImagePlugin.SAMPLEFORMAT) or _UNSIGNED)
+    signed = picture.mode == "L" and bits == 8 and kind == _SIGNED
+    if not signed and not picture.mode.startswith(("I", "F")):
+        return None
+    values = np.asarray(picture)
+    if signed:
+        values = values.view(np.int8)
     if not bits:  # no TIFF: Pillow keeps 16-bit samples of other files in 32-bit images too
         short = picture.mode != "I" or (values.min() >= 0 and values.max() <= 65535)
         bits = 16 if short else 32
@@ -255,6 +259,15 @@ def _colour16(
     return values
 
 
+def _grey16(picture: Any) -> NDArray[np.uint16]:
+    """16-bit grey (H, W, 1), or with alpha (H, W, 2), of a PNG that is not yet decoded. Of two
+    channels Pillow keeps the high bytes alone; taken for RGBA of 8 bits, all four are there."""
+    if picture.mode == "I;16":
+        return np.asarray(picture)[..., None]
+    picture.tile = [tile._replace(args="RGBA") for tile in picture.tile]
+    return np.ascontiguousarray(np.asarray(picture)).view(">u2").astype(np.uint16)
+
+
 def _one_byte(picture: Any, low: bool) -> NDArray[np.uint8]:
     """The high or low bytes (H, W, C) of a picture of 16-bit colour that is not yet decoded."""
     tiles = []
@@ -299,7 +312,8 @@ def _significant_bits(file: Any) -> int | None:
         while True:
             length, kind = struct.unpack(">I4s", file.read(8))
             if kind == b"sBIT":
-                return int(max(file.read(length)[:3]))
+                found = file.read(length)
+                return int(max(found[:-1] if length in (2, 4) else found))  # without alpha
             if kind == b"IDAT":
                 return None
             file.seek(length + 4, 1)

@@ -12,13 +12,13 @@ from typing import Any, BinaryIO
 
 from PIL import Image, TiffImagePlugin, TiffTags, UnidentifiedImageError
 
-from patchword.images.kinds import TIFF
 from patchword.images.refused import refuse_if
 
-_OTHER_TIFF = (
-    "a TIFF of samples that are not read, or with a damaged header; save it with 8 or 16 bits a "
-    "sample"
-)
+_NATIVE = {  # Pillow's name of samples in an order of bytes -> in the machine's
+    **dict.fromkeys(("I;16S", "I;16BS"), "I;16NS"),
+    **dict.fromkeys(("I;32S", "I;32BS"), "I;32NS"),
+    **dict.fromkeys(("F;32F", "F;32BF"), "F;32NF"),
+}
 _FROM_PILLOW = r"PIL\."  # modules
 FILTER = ("ignore", None, Warning, re.compile(_FROM_PILLOW), 0)  # as `warnings` keeps it
 
@@ -58,16 +58,27 @@ def _identify(file: BinaryIO) -> Any:
                     return factory(file, "")
             except (SyntaxError, IndexError, TypeError, struct.error):  # of another format
                 continue
-    refuse_if(prefix.startswith(TIFF), _OTHER_TIFF)
     raise UnidentifiedImageError
 
 
-def allocate(picture: Any) -> None:
-    """Make the memory that a TIFF is decoded into. Pillow does it as it decodes, and checks its own
-    limit of pixels there, which is global; ours is `max_pixels`."""
+def prepare(picture: Any) -> None:
+    """Make a TIFF ready to be decoded: its memory, and the order of its bytes.
+
+    Pillow makes the memory as it decodes, and checks its own limit of pixels there, which is
+    global; ours is `max_pixels`. libtiff gives samples in the machine's order of bytes, but signed
+    ones and floats Pillow takes to be in the file's.
+    """
     if isinstance(picture, TiffImagePlugin.TiffImageFile) and picture._im is None:
         size = picture._tile_size
         picture.im = Image.core.new(picture.mode, size)  # type: ignore[attr-defined]
+        picture.tile = [_native(tile) for tile in picture.tile]
+
+
+def _native(tile: Any) -> Any:
+    """A tile of a TIFF with the name of its samples as they are decoded."""
+    if tile.codec_name != "libtiff" or tile.args[0] not in _NATIVE:
+        return tile
+    return tile._replace(args=(_NATIVE[tile.args[0]], *tile.args[1:]))
 
 
 def refuse_unsound(picture: Any) -> None:
@@ -80,6 +91,9 @@ def refuse_unsound(picture: Any) -> None:
         header = picture.fp.read(56)
         masked = header[0] >= 56 and header[16] == 3 and any(header[52:56])
         refuse_if(masked, "16-bit BMP with transparency; save it as PNG")
+    if picture.format == "TIFF" and picture.mode in ("LA", "PA"):  # whose alpha is a fourth byte
+        planes = picture.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+        refuse_if(planes, "transparency in a plane of its own; save it with interleaved samples")
     if picture.format == "TIFF" and tiles and picture.mode == "YCbCr":
         subsampling = picture.tag_v2.get(TiffImagePlugin.YCBCRSUBSAMPLING, (2, 2))
         refuse_if(subsampling != (1, 1), "subsampled YCbCr without compression; save it as PNG")

@@ -5,9 +5,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import islice
 from typing import BinaryIO
 
 _SUBFILE, _OLD_SUBFILE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 255, 262, 330, 50706
+_BITS, _CHANNELS, _SAMPLE_FORMAT = 258, 277, 339
+_WANTED = {
+    *(_SUBFILE, _OLD_SUBFILE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION),
+    *(_BITS, _CHANNELS, _SAMPLE_FORMAT),
+}
+_KINDS = {1: "integers", 2: "signed integers", 3: "floats", 5: "complex numbers"}  # SampleFormat
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _CFA, _LINEAR_RAW = 32803, 34892
 _FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # field types that are read here
@@ -32,6 +39,18 @@ def is_raw(file: BinaryIO) -> bool:
     inside = [next(directories(file, at), {}) for at in first.get(_SUB_IFDS, ())]
     sensors = (tags.get(_PHOTOMETRIC, (0,))[0] in (_CFA, _LINEAR_RAW) for tags in (first, *inside))
     return _DNG_VERSION in first or any(sensors)
+
+
+def samples(file: BinaryIO, number: int) -> str:
+    """What a directory, from 0, has more than 8 bits of, or signs in: "3 channels of 32-bit
+    floats"; empty for any other."""
+    tags = next(islice(directories(file), number, None), {})
+    bits, form = (tags.get(tag, (1,))[0] for tag in (_BITS, _SAMPLE_FORMAT))
+    if (bits <= 8 and form == 1) or form not in _KINDS:
+        return ""
+    channels = tags.get(_CHANNELS, (1,))[0]
+    white = ", 0 being white" if tags.get(_PHOTOMETRIC) == (0,) else ""
+    return f"{channels} channel{'s' * (channels != 1)} of {bits}-bit {_KINDS[form]}{white}"
 
 
 def directories(file: BinaryIO, start: int | None = None) -> Iterator[Tags]:
@@ -67,8 +86,7 @@ def _tags(
     wide = struct.calcsize(word)
     for place in range(0, len(table) - entry + 1, entry):
         tag, kind, count = struct.unpack_from(order + "HH" + word, table, place)
-        wanted = (_SUBFILE, _OLD_SUBFILE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION)
-        if tag not in wanted or kind not in _FORMATS or not 0 < count < 1000:
+        if tag not in _WANTED or kind not in _FORMATS or not 0 < count < 1000:
             continue
         form = f"{order}{count}{_FORMATS[kind]}"
         value = table[place + 4 + wide : place + entry]
