@@ -6,15 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pillow_heif
-import pydicom
 import pytest
 import tifffile
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_array_equal
 from photos import FLOWER, PREPROCESS
 from pictures import encoded, grey, random_pixels, to_levels
 from PIL import Image, ImageCms
-from pydicom.dataset import FileMetaDataset
-from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 from raw_files import dng
 
 from patchword import images
@@ -259,103 +256,6 @@ def test_npy(order: str, tmp_path: Path) -> None:
     assert (
         images.open(saved(np.arange(30, dtype=np.int32).reshape(5, 6)), stretch=True).max() == 255
     )
-
-
-# DICOM
-
-
-def dicom(values: np.ndarray, **tags: object) -> pydicom.Dataset:
-    """An explicit little endian file of grey values (H, W) or frames (N, H, W), 12 bits stored."""
-    data = pydicom.Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    data.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.Rows, data.Columns = values.shape[-2:]
-    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
-    data.PixelRepresentation = int(values.dtype.kind == "i")
-    if values.ndim == 3:
-        data.NumberOfFrames = len(values)
-    data.PixelData = values.tobytes()
-    for name, value in tags.items():
-        setattr(data, name, value)
-    return data
-
-
-def written(data: pydicom.Dataset) -> bytes:
-    out = io.BytesIO()
-    data.save_as(out, enforce_file_format=True)
-    return out.getvalue()
-
-
-@pytest.mark.parametrize("shape", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-@pytest.mark.parametrize("kind", [np.uint16, np.int16])
-def test_dicom_is_rescaled_and_windowed(shape: str, kind: type) -> None:
-    """Against pydicom's own windowing, whose range is that of the stored bits."""
-    values = random_pixels(30, 40, kind=np.uint16, limit=4095) - 2048 * (kind is np.int16)
-    window = {"WindowCenter": [40, 300], "WindowWidth": [400, 9], "VOILUTFunction": shape}
-    data = dicom(values.astype(kind), RescaleSlope=2, RescaleIntercept=-1024, **window)
-    shown = apply_windowing(apply_modality_lut(values.astype(kind), data), data)
-    ends = np.array([-2048, 2047] if kind is np.int16 else [0, 4095]) * 2 - 1024
-    right = (shown - ends[0]) / (ends[1] - ends[0]) * 255
-    found = images.open(written(data))
-    # half a grey level of rounding, and the window's own float32
-    assert_allclose(found, grey(right), atol=0.51)
-    data.PhotometricInterpretation = "MONOCHROME1"
-    assert_array_equal(images.open(written(data)), 255 - found)
-
-
-def test_dicom_without_a_window_spans_the_bits_that_are_stored() -> None:
-    values = random_pixels(30, 40, kind=np.uint16, limit=4095)
-    assert_array_equal(images.open(written(dicom(values))), grey(to_levels(values, 4095)))
-    dark = dicom(values // 16)
-    with pytest.warns(ImageWarning, match="nearly black.*--stretch"):
-        assert images.open(written(dark)).max() <= 16
-    assert images.open(written(dark), stretch=True).max() == 255
-    narrow = dicom(values, WindowCenter=2, WindowWidth=1)  # stretch leaves the window out
-    assert len(np.unique(images.open(written(narrow)))) == 2
-    assert len(np.unique(images.open(written(narrow), stretch=True))) > 100
-
-
-def test_frames_and_colours_of_dicom(tmp_path: Path) -> None:
-    frames = random_pixels(3, 20, 30, kind=np.uint16, limit=4095)
-    path = tmp_path / "a.dcm"
-    path.write_bytes(written(dicom(frames)))
-    assert pages.every(str(path)) == [f"{path}#{n}" for n in (1, 2, 3)]
-    for number, frame in enumerate(frames, start=1):
-        assert_array_equal(images.open(f"{path}#{number}"), grey(to_levels(frame, 4095)))
-    with pytest.warns(ImageWarning, match="page 1 of 3"):
-        images.open(path)
-    rgb = random_pixels(20, 30, 3)
-    colour = dicom(
-        rgb[..., 0], SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0,
-        BitsAllocated=8, BitsStored=8, HighBit=7, PixelData=rgb.tobytes(), Rows=20, Columns=30,
-    )  # fmt: skip
-    assert_array_equal(images.open(written(colour)), rgb)
-    with pytest.raises(ImageError, match="30 x 20 are more than 599"):
-        images.open(written(colour), max_pixels=599)
-    del colour.PixelData
-    with pytest.raises(ImageError, match="DICOM file without an image"):
-        images.open(written(colour))
-
-
-def test_a_window_of_one_frame_is_of_that_frame() -> None:
-    """Enhanced multi-frame files keep windows in groups of each frame, or in one that all share."""
-    frames = np.tile(np.arange(0, 4000, 100, dtype=np.uint16), (2, 4, 1))
-    data = dicom(frames)
-    groups = []
-    for centre in (1000, 3000):
-        window = pydicom.Dataset()
-        window.WindowCenter, window.WindowWidth = centre, 200
-        group = pydicom.Dataset()
-        group.FrameVOILUTSequence = [window]
-        groups.append(group)
-    data.PerFrameFunctionalGroupsSequence = groups
-    content = written(data)
-    with pytest.warns(ImageWarning, match="page 1 of 2"):
-        first = images.open(content)
-    assert (first[0, :, 0] == 255).sum() == (frames[0, 0] >= 1100).sum()
 
 
 # Limits and dark images

@@ -1,9 +1,9 @@
 """DICOM, read by pydicom: rescaled, windowed, dark where low.
 
 The grey levels of a monitor (DICOM PS3.3, C.7.6.3.1.2 and C.11.2): stored values are rescaled
-(slope and intercept, or a table), and the first window, or else the table of values of interest,
+(slope and intercept, or a table), and the table of values of interest, or else the first window,
 defines black and white; without either, they are the least and the greatest value of the stored
-bits. MONOCHROME1 is inverted. Colours are RGB.
+bits. What is there and empty is not there. MONOCHROME1 is inverted. Colours are RGB.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 Values = NDArray[np.float64]
+_RESCALING = ("RescaleSlope", "RescaleIntercept")
 
 
 def pages(file: BinaryIO) -> list[int]:
@@ -73,15 +74,24 @@ def _grey(
 
     change = _functional(data, frame, "PixelValueTransformationSequence")
     window = _functional(data, frame, "FrameVOILUTSequence")
-    values: Values = apply_modality_lut(stored, change).astype(np.float64)
+    rescales = change.get("ModalityLUTSequence") or _stated(change, *_RESCALING)
+    rescaled = apply_modality_lut(stored, change) if rescales else stored
+    values: Values = rescaled.astype(np.float64)
     if not stretch and data.get("VOILUTSequence"):
         entries = int(data.VOILUTSequence[0].LUTDescriptor[2])  # bits of an entry
-        shown = apply_voi(apply_modality_lut(stored, change), data)
+        shown = apply_voi(np.floor(values).astype(np.int64), data)
         return Samples(shown.astype(np.float64), (0, 2.0**entries - 1), inverted=inverted)
-    if not stretch and "WindowCenter" in window and "WindowWidth" in window:
+    if not stretch and _stated(window, "WindowCenter", "WindowWidth"):
         return Samples(_windowed(values, window), (0, 1), (0, 1), inverted)
     low, high = _extent(data, change)
-    return Samples(values - low, (0, high - low), inverted=inverted)
+    signed = data.PixelRepresentation and not change.get("ModalityLUTSequence")
+    least = low if signed else None
+    return Samples(values - low, (0, high - low), inverted=inverted, least=least)
+
+
+def _stated(data: Dataset, *names: str) -> bool:
+    """Whether a data set has all these attributes; anonymised files leave some empty."""
+    return all(data.get(name) not in (None, "") for name in names)
 
 
 def _functional(data: Dataset, frame: int, name: str) -> Dataset:
@@ -102,9 +112,9 @@ def _extent(data: Dataset, change: Dataset) -> tuple[float, float]:
         return 0.0, 2.0 ** int(table[0].LUTDescriptor[2]) - 1
     bits, signed = int(data.BitsStored), bool(data.PixelRepresentation)
     ends = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-    slope, intercept = change.get("RescaleSlope"), change.get("RescaleIntercept")
-    if slope is not None and intercept is not None:
-        rescaled = [end * float(slope) + float(intercept) for end in ends]
+    if _stated(change, *_RESCALING):
+        slope, intercept = (float(change[name].value) for name in _RESCALING)
+        rescaled = [end * slope + intercept for end in ends]
         return min(rescaled), max(rescaled)
     return ends
 
