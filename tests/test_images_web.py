@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 from numpy.testing import assert_array_equal
@@ -78,7 +79,8 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_content_decides_whatever_it_is_called(server: str) -> None:
     right = images.open(CAT)
-    for address in ("cat.png", "cat?width=9&a=[1]", "cat.tif#1", "hops/4"):
+    odd = ("cat.a b.png", "cat.жü.png?q=é ü", "cat.%C3%BC%2F.png")
+    for address in ("cat.png", "cat?width=9&a=[1]", "cat.tif#1", "hops/4", *odd):
         assert_array_equal(images.open(f"{server}/{address}"), right)
     assert_array_equal(images.open(f"{server}/cat".replace("http", "HTTP")), right)
 
@@ -93,13 +95,16 @@ def test_the_content_decides_whatever_it_is_called(server: str) -> None:
         ("to/file:///etc/passwd", "not allowed"),
         ("to/ftp://HERE/a", "less safe"),
         ("cat#2", "no page 2"),
-        ("not a path", "cannot be fetched"),
+        ("not a path", "the server answers 404"),
+        ("\N{HEAVY BLACK HEART}.png", "the server answers 404"),
     ],
 )
 def test_what_goes_wrong_is_told(server: str, address: str, reason: str) -> None:
     with pytest.raises(ImageError, match=reason) as caught:
         images.open(f"{server}/{address}")
     assert caught.value.image == f"{server}/{address}"
+    cause = caught.value.__cause__ and caught.value.__cause__.__cause__
+    assert not isinstance(cause, HTTPError) or cause.fp.closed
 
 
 def test_limits(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +112,8 @@ def test_limits(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
         images.open("http://127.0.0.1:9/a.png")
     with pytest.raises(ImageError, match=r"cannot be fetched: .*(host|URL)"):
         images.open("https://")
+    with pytest.raises(ImageError, match="cannot be fetched"):
+        images.open("http://ü..de/a.png")
     monkeypatch.setattr(urls, "MAX_SECONDS", 0.2)
     with pytest.raises(ImageError, match=r"not here after 0\.2 seconds"):
         images.open(f"{server}/slow")

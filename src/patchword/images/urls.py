@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import string
 import time
 import urllib.error
 import urllib.request
 from typing import IO
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from patchword.images.refused import RefusedError
 
@@ -18,6 +19,7 @@ MAX_SECONDS = 120.0  # for all of an image
 MAX_REDIRECTS = 5
 
 _CHUNK = 1 << 16
+_KEPT = string.punctuation  # "%" too: what is escaped stays so
 
 
 def is_url(text: str) -> bool:
@@ -39,10 +41,11 @@ def fetch(
     silence = min(SILENCE, max_seconds)
     headers = {"User-Agent": "patchword", "Accept": "image/*"}
     try:
-        request = urllib.request.Request(url, headers=headers)
+        request = urllib.request.Request(_ascii(url), headers=headers)
         with (web or opener()).open(request, timeout=silence) as answer:
             return _content(answer, deadline, max_bytes, max_seconds)
     except urllib.error.HTTPError as error:
+        error.close()  # else whoever keeps the ImageError keeps a connection open
         reason = " ".join(str(error.reason).split())
         raise RefusedError(f"the server answers {error.code} {reason}") from error
     except urllib.error.URLError as error:
@@ -51,6 +54,14 @@ def fetch(
         raise RefusedError(f"the server sent nothing for {silence:g} seconds") from error
     except (http.client.HTTPException, OSError, ValueError, OverflowError) as error:
         raise RefusedError(f"cannot be fetched: {error or type(error).__name__}") from error
+
+
+def _ascii(url: str) -> str:
+    """An address as browsers show it, with letters of any script and spaces, as it is sent."""
+    parts = urlsplit(url)
+    netloc = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    path, query = (quote(part, safe=_KEPT) for part in (parts.path, parts.query))
+    return parts._replace(netloc=netloc, path=path, query=query).geturl()
 
 
 def _content(
@@ -84,6 +95,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         scheme = urlsplit(newurl).scheme
         if scheme != "https" and scheme != req.type:
+            fp.close()
             raise RefusedError(f"it is redirected to {newurl}, which is less safe")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
