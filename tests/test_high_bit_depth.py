@@ -1,9 +1,11 @@
 """Samples of more than 8 bits against exact integer arithmetic."""
 
+import io
 import warnings
 
 import numpy as np
 import pytest
+import tifffile
 from pictures import encoded, grey, png16, random_pixels, tiff, to_levels
 from PIL import Image
 
@@ -99,6 +101,25 @@ def test_alpha_in_a_plane_beside_grey_is_refused(deflate):
         images.open(content)
 
 
+def test_16_bit_planes_of_cmyk_are_refused():
+    """Pillow takes their bytes for samples."""
+    file, values = io.BytesIO(), random_pixels(4, 8, 9, kind=np.uint16)
+    tifffile.imwrite(file, values, photometric="separated", planarconfig="separate")
+    with pytest.raises(ImageError, match="16-bit planes; save it with interleaved colours"):
+        images.open(file)
+
+
+def test_a_tiff_that_pillow_does_not_know_says_what_it_has():
+    for options, said in [
+        ({"compression": "jpeg2000"}, "JPEG 2000 inside"),
+        ({"bigtiff": True, "byteorder": ">"}, "64-bit offsets in big-endian order"),
+    ]:
+        file = io.BytesIO()
+        tifffile.imwrite(file, random_pixels(8, 9, 3), photometric="rgb", **options)
+        with pytest.raises(ImageError, match=f"a TIFF with {said}; save it as PNG"):
+            images.open(file)
+
+
 @pytest.mark.parametrize(
     ("values", "kind", "said"),
     [
@@ -109,7 +130,7 @@ def test_alpha_in_a_plane_beside_grey_is_refused(deflate):
     ],
 )
 def test_a_tiff_of_other_samples_is_refused_by_them(values, kind, said):
-    with pytest.raises(ImageError, match=f"a TIFF with {said}; save it with 1 or 3 channels"):
+    with pytest.raises(ImageError, match=f"a TIFF with {said}; save it as PNG, or give"):
         images.open(tiff(values, kind=kind))
 
 

@@ -51,7 +51,6 @@ ImageLike = (
 MAX_PIXELS = 300_000_000  # of an image as it is decoded; phones make 200 million
 
 _SEVERAL = "not one image, but maybe several: patchword.find_images lists them"
-_OTHER_SAMPLES = "save it with 1 or 3 channels of 8 or 16 bits, or give an array"
 _TRUNCATED = ("truncated", "end of file", "not enough image data", "reached eof")
 
 
@@ -253,9 +252,9 @@ def _from_file(
 def _from_tiff(file: BinaryIO, start: Callable[[], BinaryIO], frame: int, job: _Job) -> Photo:
     try:
         return _by_pillow(start, job, frame)
-    except (UnidentifiedImageError, SyntaxError):  # what Pillow says of samples that it knows not
-        found = tiff.samples(file, frame)
-        refuse_if(bool(found), f"a TIFF with {found}; {_OTHER_SAMPLES}")
+    except (UnidentifiedImageError, SyntaxError):  # Pillow says no more of what it does not know
+        found = tiff.unusual(file, frame)
+        refuse_if(bool(found), f"a TIFF with {found}; save it as PNG, or give an array")
         raise
 
 

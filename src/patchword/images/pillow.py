@@ -91,9 +91,15 @@ def refuse_unsound(picture: Any) -> None:
         header = picture.fp.read(56)
         masked = header[0] >= 56 and header[16] == 3 and any(header[52:56])
         refuse_if(masked, "16-bit BMP with transparency; save it as PNG")
-    if picture.format == "TIFF" and picture.mode in ("LA", "PA"):  # whose alpha is a fourth byte
-        planes = picture.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
-        refuse_if(planes, "transparency in a plane of its own; save it with interleaved samples")
+    if (
+        picture.format == "TIFF"
+        and picture.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+        and picture.mode not in ("RGB", "RGBA")
+    ):
+        alpha = picture.mode in ("LA", "PA")  # the fourth byte of a pixel, not the second
+        refuse_if(alpha, "transparency in a plane of its own; save it with interleaved samples")
+        deep = 16 in picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ())
+        refuse_if(bool(tiles) and deep, "16-bit planes; save it with interleaved colours")
     if picture.format == "TIFF" and tiles and picture.mode == "YCbCr":
         subsampling = picture.tag_v2.get(TiffImagePlugin.YCBCRSUBSAMPLING, (2, 2))
         refuse_if(subsampling != (1, 1), "subsampled YCbCr without compression; save it as PNG")

@@ -8,11 +8,19 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import BinaryIO
 
+from patchword.images.kinds import TIFF
+
 _SUBFILE, _OLD_SUBFILE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 255, 262, 330, 50706
-_BITS, _CHANNELS, _SAMPLE_FORMAT = 258, 277, 339
+_BITS, _COMPRESSION, _CHANNELS, _SAMPLE_FORMAT = 258, 259, 277, 339
 _WANTED = {
     *(_SUBFILE, _OLD_SUBFILE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION),
-    *(_BITS, _CHANNELS, _SAMPLE_FORMAT),
+    *(_BITS, _COMPRESSION, _CHANNELS, _SAMPLE_FORMAT),
+}
+_COMPRESSIONS = {
+    **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000"),
+    **dict.fromkeys((50002, 52546), "JPEG XL"),
+    **dict.fromkeys((22610, 34934), "JPEG XR"),
+    34887: "LERC",
 }
 _KINDS = {1: "integers", 2: "signed integers", 3: "floats", 5: "complex numbers"}  # SampleFormat
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
@@ -41,10 +49,15 @@ def is_raw(file: BinaryIO) -> bool:
     return _DNG_VERSION in first or any(sensors)
 
 
-def samples(file: BinaryIO, number: int) -> str:
-    """What a directory, from 0, has more than 8 bits of, or signs in: "3 channels of 32-bit
-    floats"; empty for any other."""
+def unusual(file: BinaryIO, number: int) -> str:
+    """What a directory, from 0, has that few programs read: "3 channels of 32-bit floats"; empty
+    where it has nothing of that kind."""
+    file.seek(0)
+    if file.read(4) == TIFF[-1]:
+        return "64-bit offsets in big-endian order"
     tags = next(islice(directories(file), number, None), {})
+    if compression := _COMPRESSIONS.get(tags.get(_COMPRESSION, (1,))[0]):
+        return f"{compression} inside"
     bits, form = (tags.get(tag, (1,))[0] for tag in (_BITS, _SAMPLE_FORMAT))
     if (bits <= 8 and form == 1) or form not in _KINDS:
         return ""
