@@ -13,7 +13,7 @@ from patchword.options import nearest
 KINDS = ("text", "number", "boolean", "time", "list")  # of columns that conditions may be on
 
 _TOKENS = re.compile(
-    r"(?P<text>'(?:[^']|'')*')|(?P<quoted>`[^`]+`)|(?P<number>-?\d+(?:\.\d+)?(?![\w.]))"
+    r"(?P<text>'(?:[^']|'')*')|(?P<quoted>`[^`]+`)|(?P<number>-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.]))"
     r"|(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|!=|<>|[=<>(),])|(?P<other>\S)"
 )
 _WORDS = {"and", "or", "not", "like", "ilike", "in", "between", "is", "null", "true", "false"}

@@ -107,8 +107,8 @@ def _part(file: Path, metadata: Path, folder: Path) -> Part:
 
 def _located(paths: list[str], folder: Path) -> list[str]:
     """Relative paths from the folder where such files are there, else from the current one."""
-    first = folder / paths[0] if paths else folder
-    here = not os.path.isabs(paths[0]) and "://" not in paths[0] and first.exists()
+    first = paths[0] if paths else "/"
+    here = not os.path.isabs(first) and "://" not in first and (folder / first).exists()
     return [os.path.join(folder, path) for path in paths] if here else paths
 
 

@@ -14,8 +14,9 @@ from typing import Any
 from patchword.data.rows import IMAGES, called, suffix_of
 from patchword.data.tar_files import DamagedError, Member, Tar
 from patchword.errors import ImageError, PatchwordError
-from patchword.images import ImageLike, files, urls
+from patchword.images import ImageLike, Opener, files, urls
 from patchword.images.files import TABLES
+from patchword.images.photo import Photo
 from patchword.index import objects
 
 PLACES = (*IMAGES, "image_url", "img_url", "url", "uri")  # columns of images, in this order
@@ -41,10 +42,15 @@ def split(path: str) -> tuple[str, str] | None:
     return None
 
 
+def is_address(path: str) -> bool:
+    """Whether a path is an address, on the web or in object storage."""
+    return urls.is_url(path) or objects.is_object(path)
+
+
 def gone(path: str) -> bool:
     """Whether there is certainly no such file, of what is inside a file no such file around it. An
     address, on the web or in object storage, is never gone."""
-    if urls.is_url(path) or objects.is_object(path):
+    if is_address(path):
         return False
     parts = split(path)
     return files.gone(parts[0] if parts else path)
@@ -80,6 +86,19 @@ def content_or_path(path: str) -> ImageLike:
         return content(path)
     except ImageError:
         return path
+
+
+class Inside(Opener):
+    """An opener of paths of an index, also of images inside other files."""
+
+    def sized(self, image: ImageLike, *, at_least: int | None = None, exact: bool = False) -> Photo:
+        if not isinstance(image, str):
+            return super().sized(image, at_least=at_least, exact=exact)
+        given = content(image)
+        try:
+            return super().sized(given, at_least=at_least, exact=exact)
+        except ImageError as error:
+            raise ImageError(image, error.reason) from error
 
 
 def members(tar: Tar) -> Iterator[Member]:

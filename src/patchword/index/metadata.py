@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,11 @@ def _of_texts(texts: Sequence[str]) -> Any:
 
 def column(values: Sequence[Any]) -> Any:
     """Values as a pyarrow array of a type that an index stores: whole numbers, numbers, booleans,
-    times, texts or lists of texts; what is mixed, or none of these, as texts, of JSON where they
-    are no texts."""
+    times, texts or lists of texts; what is mixed, or none of these, as texts, of JSON where it has
+    a way to write them. None and NaN are empty."""
     import pyarrow as pa
 
+    values = [_of_python(value) for value in values]
     filled = [value for value in values if value is not None]
     kinds = {
         pa.bool_(): lambda v: isinstance(v, bool),
@@ -99,8 +100,26 @@ def column(values: Sequence[Any]) -> Any:
     for arrow_type, fits in kinds.items():
         if filled and all(map(fits, filled)):
             return pa.array(values, arrow_type)
-    texts = [v if v is None or isinstance(v, str) else json.dumps(v, default=str) for v in values]
-    return pa.array(texts, pa.string())
+    return pa.array([_as_text(value) for value in values], pa.string())
+
+
+def _of_python(value: Any) -> Any:
+    """A number, text or time of NumPy as one of Python, a day as the time that it begins at, and
+    NaN as None."""
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]")
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return datetime(value.year, value.month, value.day)
+    return None if isinstance(value, float) and value != value else value
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    of_json = isinstance(value, (bool, int, float, Mapping, list, tuple))
+    return json.dumps(value, default=str) if of_json else str(value)
 
 
 def table_of(columns: Any, count: int) -> Any:
@@ -155,8 +174,10 @@ def _tags(cell: Any) -> list[str] | None:
 
 
 def _stored(values: Any) -> Any:
-    """A column of a type that an index stores, without a loop where Arrow knows how."""
+    """A column of a type that an index stores, without a loop where Arrow knows how. NaN, which
+    conditions would take for larger than all numbers, is empty."""
     import pyarrow as pa
+    import pyarrow.compute as pc  # type: ignore[import-untyped]
 
     kind = values.type
     if pa.types.is_boolean(kind) or kind == pa.list_(pa.string()):
@@ -165,7 +186,8 @@ def _stored(values: Any) -> Any:
         if pa.types.is_integer(kind):
             return values.cast(pa.int64())
         if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-            return values.cast(pa.float64())
+            numbers = values.cast(pa.float64())
+            return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
         if _is_text(kind):
             return values.cast(pa.string())
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):

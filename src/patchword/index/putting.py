@@ -11,7 +11,6 @@ import numpy as np
 
 from patchword.bundle import Bundle, unit
 from patchword.errors import ImageError, IndexStoreError, counted
-from patchword.images import urls
 from patchword.images.files import UNPRINTABLE, File, Path, shown
 from patchword.index import inside
 from patchword.index.metadata import columns_of
@@ -26,16 +25,9 @@ LIKE = 0.9  # cosine that such files have with their vectors
 Numbers = Any  # an array (N, D), or what gives slices of rows, shape and dtype as one does
 
 
-def put(
-    store: Store,
-    paths: Sequence[Path],
-    vectors: Numbers,
-    columns: Any,
-    about: Mapping[str, Any],
-) -> int:
-    """Insert or replace the rows of these paths; vectors (N, D) of any length but 0. columns: a
-    pyarrow.Table of N rows, or None. about: what a new table is described by. Returns how many of
-    the files were there, with their sizes and times."""
+def ready(paths: Sequence[Path], vectors: Numbers, columns: Any) -> tuple[list[File], Any]:
+    """The files of paths, and the columns, a pyarrow.Table of N rows or None, as an index has them;
+    vectors (N, D) of any length but 0. Raises IndexStoreError for what cannot be put."""
     files = _files(paths)
     check(vectors, [file.path for file in files])
     told = None if columns is None else columns_of(columns)
@@ -45,7 +37,17 @@ def put(
         raise IndexStoreError(
             f"{counted(len(told), 'row')} of columns for {counted(len(files), 'path')}"
         )
+    return files, told
+
+
+def put(
+    store: Store, files: Sequence[File], vectors: Numbers, told: Any, about: Mapping[str, Any]
+) -> int:
+    """Insert or replace the rows of files, with what `ready` found. about: what a new table is
+    described by. Returns how many of the files were there, with their sizes and times."""
     if store.open():
+        if told is not None:
+            store.check_fit(told)
         for start in range(0, len(files), COMMIT):
             some = files[start : start + COMMIT]
             store.put(some, unit(np.asarray(vectors[start : start + COMMIT])))
@@ -128,7 +130,7 @@ def _files(paths: Sequence[Path]) -> list[File]:
             raise IndexStoreError(f"{shown(name)}: {UNPRINTABLE}")
         if not name:
             raise IndexStoreError("a path is empty")
-        if urls.is_url(name):
+        if inside.is_address(name):
             out.append(File(name, 0, 0))
             continue
         folder, file = os.path.split(name)

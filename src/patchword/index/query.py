@@ -50,7 +50,8 @@ def combined(
         others = vectors[len(texts) :].astype(np.float64).mean(axis=0)
         parts.append(-weights[2] * unit(others, model.dim))
     total: Vector = np.sum(parts, axis=0)
-    if np.linalg.norm(total) < 1e-6 or (image is None and query in without and weights[2]):
+    same = image is None and texts and texts[0] in without and weights[2]
+    if np.linalg.norm(total) < 1e-6 or same:
         raise IndexStoreError(
             "nothing is left to search for: the parts of the query cancel each other, or all "
             "their weights are 0"
@@ -82,7 +83,8 @@ def as_array(query: Any) -> NDArray[Any]:
 
 
 def unit(vector: NDArray[Any], dim: int) -> Vector:
-    """A vector (D,) of length 1. Raises IndexStoreError for anything else."""
+    """A vector (D,) divided by its length. Raises IndexStoreError for anything else, and for one
+    that is 0."""
     numbers = vector.dtype.kind in "fiu" and vector.shape == (dim,)
     if not numbers or not np.isfinite(vector).all():
         raise IndexStoreError(
@@ -90,7 +92,11 @@ def unit(vector: NDArray[Any], dim: int) -> Vector:
             f"{vector.shape} and type {vector.dtype}"
         )
     exact = vector.astype(np.float64)
-    return exact / max(float(np.linalg.norm(exact)), 1e-12)
+    largest = float(np.abs(exact).max())
+    if not largest:
+        raise IndexStoreError("a query's vector is 0: it has no direction to search in")
+    exact /= largest  # the squares of very small and very large numbers are none
+    return exact / float(np.linalg.norm(exact))
 
 
 def units(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -240,6 +240,11 @@ class Store:
         if files:
             self.update(arrow(file_columns(files)))
 
+    def check_fit(self, rows: Any) -> None:
+        """Raise IndexStoreError where values of a pyarrow.Table are not of the types that the
+        columns of the table have."""
+        self.do(lambda table: fitting(rows, table.schema), reads=True)
+
     def update(self, rows: Any) -> None:
         """Replace the values of some columns: a pyarrow.Table with `path`; of paths that have no
         row nothing is stored. Columns that are new are added, empty for all other rows.

@@ -13,7 +13,7 @@ from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
 from patchword.fingerprint import renewed
 from patchword.images.files import File, Path, several
-from patchword.index import imports, inside, metadata, objects, putting
+from patchword.index import imports, inside, metadata, putting
 from patchword.index.adding import Adding, AddReport, Batch, Progress
 from patchword.index.repair import Repaired, repair
 from patchword.index.sources import Listing, listing
@@ -101,14 +101,15 @@ class Writing(Stored):
         model: Bundle | None = None,
         columns: Any = None,
     ) -> int:
-        """Store vectors (N, D) that were made elsewhere for N paths, or addresses on the web; rows
-        of the same paths are replaced. They need not have length 1, nor the files be there.
+        """Store vectors (N, D) that were made elsewhere for N paths, or addresses on the web or in
+        object storage; rows of the same paths are replaced. They need not have length 1, nor the
+        files be there.
 
         model: the one that made them, which may be left out where an index is there; eight of the
         files that are there are embedded and compared. columns: a pyarrow.Table, or {name: values},
         of N rows to store too. Returns how many of the files are there. Raises IndexStoreError, and
-        stores nothing, for a path named twice, a vector that is 0 or not finite, and for vectors of
-        another model.
+        stores nothing, for a path named twice, a vector that is 0 or not finite, values that do not
+        fit a column that is there, and for vectors of another model.
         """
         import pyarrow as pa  # type: ignore[import-untyped]
 
@@ -143,10 +144,11 @@ class Writing(Stored):
                 self._check(model)
             putting.check_model(model, paths, vectors)
             self._model = model
+        files, told = putting.ready(paths, vectors, columns)
         if reindex:
             self._store.clear()
         about = {} if model is None else _about(model)
-        return putting.put(self._store, paths, vectors, columns, about)
+        return putting.put(self._store, files, vectors, told, about)
 
     @checked
     def take_over(self, folder: Path, model: Bundle, *, reindex: bool = False) -> int:
@@ -199,7 +201,7 @@ class Writing(Stored):
         """Drop files, and everything below folders and inside tars. Returns how many entries that
         were."""
         targets = {
-            name.rstrip("/") if objects.is_object(name) else os.path.realpath(name)
+            name.rstrip("/") if inside.is_address(name) else os.path.realpath(name)
             for name in [os.fspath(path) for path in several(paths)]
         }
         below = tuple(os.path.join(target, "") for target in targets)
