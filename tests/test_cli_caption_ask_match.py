@@ -213,6 +213,9 @@ def test_search_reranks(run: Run, blips: dict[str, str], place: Path) -> None:
     best = run(*arguments, "-k", 2, *with_blip, 18).records  # of all, not of the nearest two
     assert len(best) == 2
     assert best[0]["match"] >= said[0]
+    pages = [run(*arguments, "-k", 4, "--offset", n, *with_blip, 6).records for n in (0, 4)]
+    assert [hit["image"] for page in pages for hit in page] == [hit["image"] for hit in found]
+    assert [hit["rank"] for hit in pages[1]] == [5, 6, 7, 8]
     three = ["search", "my.index", "a small bird", "-k", 3, *with_blip, 2]
     shown = run(*three, "--save", "hits.png")
     assert shown.code == 0
@@ -350,6 +353,7 @@ def test_rerank_that_cannot_be(run: Run, blips: dict[str, str]) -> None:
         (["a flower", "--rerank", 3, "--reranker", "demo"], "Salesforce/blip-itm-base-coco"),
         (["a flower", "--reranker", blips["match"]], "needs --rerank"),
         (["--image", FLOWER, "--rerank", 3, "--reranker", blips["match"]], "needs words"),
+        (["--image", FLOWER, "--heatmap", "--save", "hits.html"], "give words to look for"),
     ):
         ran = run("search", "my.index", *arguments)
         assert (ran.code, ran.out) == (2, "")

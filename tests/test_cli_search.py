@@ -1,6 +1,7 @@
 """search and index: a folder that is indexed on the way, globs, deleted files, headings."""
 
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,28 @@ def test_a_heading_names_a_link_as_it_stands_here(run: Run, photos: Path, tmp_pa
     run("index", "linked")
     found = run("search", "patchword.index", "a shape")
     assert found.out.splitlines()[0].split() == ["cosine", "in", "linked"]
+
+
+def test_rerank_opens_images_inside_a_tar(run: Run, photos: Path) -> None:
+    with tarfile.open("photos.tar", "w") as tar:
+        tar.add(photos, "photos")
+    run("index", "photos.tar", "--into", "tar.index")
+    alone = run("search", "photos", "a wafer with a scratch", "--rerank", "3", "--json")
+    inside = run("search", "tar.index", "a wafer with a scratch", "--rerank", "3", "--json")
+    assert inside.code == alone.code == 0
+    said = [
+        {Path(hit["image"]).name: hit["match"] for hit in found.records}
+        for found in (inside, alone)
+    ]
+    assert said[0] == pytest.approx(said[1])
+    assert None not in said[0].values()
+
+
+def test_without_beside_many_queries(run: Run, photos: Path) -> None:
+    Path("queries.txt").write_text("a star\na heart\n")
+    many = run("search", "photos", "@queries.txt", "--without", "a wafer", "-k", "1", "--json")
+    assert many.code == 0
+    assert [hit["query"] for hit in many.records] == ["a star", "a heart"]
 
 
 def test_rerank_prints_what_match_prints(run: Run) -> None:

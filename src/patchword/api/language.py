@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import overload
 
 from patchword.api.features import Features
@@ -194,4 +195,8 @@ class Language(Features):
     ) -> list[Reranked[F]]:
         """Hits of a search, the first `top` (None: all) reranked by the probability that the text
         belongs to them. Raises UnsupportedError for a model without a matching head."""
-        return rerank(self, hits, text, top, batch_size)
+        from patchword.index.inside import Inside
+
+        opener = self.opener
+        own = Inside(opener.stretch, opener.max_pixels, opener.urls, opener.exact)
+        return rerank(replace(self, opener=own), hits, text, top, batch_size)

@@ -132,7 +132,7 @@ def search(
     if words and text is not None:
         wrong("give the words to look for once")
     queries = _queries([*(words or []), *([] if text is None else [text])])
-    _check(queries, image, rerank, reranker, heatmap and not save)
+    _check(queries, image, rerank, reranker, heatmap, heatmap and not save)
     check_save(save, pages=True)
     picture = _only(image) if image else None
     from patchword.tasks.match import matcher
@@ -185,7 +185,12 @@ def _queries(words: list[str]) -> list[str]:
 
 
 def _check(
-    queries: list[str], image: str | None, rerank: int, reranker: str | None, unsaved: bool
+    queries: list[str],
+    image: str | None,
+    rerank: int,
+    reranker: str | None,
+    heatmap: bool,
+    unsaved: bool,
 ) -> None:
     if not queries and not image:
         wrong("give words to look for, or --image")
@@ -193,6 +198,8 @@ def _check(
         wrong("--reranker needs --rerank N, the number of hits to rerank")
     if rerank and not queries:
         wrong("--rerank needs words to look for")
+    if heatmap and not queries:
+        wrong("--heatmap draws where words apply: give words to look for")
     if unsaved:
         wrong("--heatmap draws over the hits: give --save FILE too")
 
@@ -209,9 +216,12 @@ def _find(
     from patchword.images import name_of
     from patchword.tasks.match import Reranked
 
+    # What is reranked is the same on each page, so that no page has a hit of another.
+    offset = 0 if asked.rerank else asked.offset
+    first = asked.offset - offset
     with warnings_said(KEEP_ALL):
         hits = store.search(
-            vector, max(asked.k, asked.rerank), offset=asked.offset, image=asked.image,
+            vector, max(first + asked.k, asked.rerank), offset=offset, image=asked.image,
             without=asked.without, text_weight=asked.weights[0], image_weight=asked.weights[1],
             without_weight=asked.weights[2], where=asked.where, exact=asked.exact, model=bundle,
             long_text=asked.long_text,
@@ -223,8 +233,8 @@ def _find(
     shown = None if asked.image is None else name_of(asked.image)
     title = " + ".join(filter(None, [query, shown]))
     title += "".join(f" − {each}" for each in asked.without)
-    reranked = asked.rerank > 0
-    return Found(title, query or str(shown), answers[: asked.k], reranked, asked.offset + 1)
+    answers = answers[first : first + asked.k]
+    return Found(title, query or str(shown), answers, asked.rerank > 0, asked.offset + 1)
 
 
 def explained(found: Explained) -> str:
