@@ -11,7 +11,7 @@ import { Stage } from "./stage.js";
 import { kilobytes, number, percent, t, time } from "./words.js";
 
 const SIMILAR = 12;
-const HIDDEN = new Set(["id", "path", "score", "modified", "width", "height", "caption", "tags", "size", "hash", "known"]);
+const HIDDEN = new Set(["id", "path", "modified", "width", "height", "caption", "tags", "size", "hash"]);
 
 export class HitDialog {
   /** `send(tab, photo)` takes a photo to another tab; `index` is what /v1/index says. */
@@ -73,29 +73,29 @@ export class HitDialog {
     this.facts(hit);
     this.actions(photo);
     this.panel.run(async (signal) => {
-      await this.stage.show(photo, Number(this.opacity.value));
+      await this.stage.show(photo, Number(this.opacity.value), signal);
       await Promise.all([this.known(hit, signal), this.showSimilar(hit, signal), this.showHeat(photo, signal)]);
     });
   }
 
   /** What the index knows beyond what a search gives: the caller's own columns. */
   async known(hit, signal) {
-    if (hit.known) return;
-    Object.assign(hit, await get(`/v1/images/${hit.id}/info`, signal), { known: true });
-    this.dialog.querySelector("#hit-name").textContent = new Photo(hit).name;
+    hit.row ??= await get(`/v1/images/${hit.id}/info`, signal);
     this.facts(hit);
   }
 
   facts(hit) {
+    const row = hit.row ?? {}; // whose columns may be called as anything, also "score"
+    const { caption, tags, width, height, modified } = { ...hit, ...row };
     const facts = [
       [t("score"), hit.score === undefined ? null : number(hit.score)],
-      [t("caption_fact"), hit.caption],
-      [t("tags"), Array.isArray(hit.tags) ? hit.tags.join(", ") : hit.tags],
-      [t("place"), hit.path && el("code", {}, hit.path)],
-      [t("pixels"), hit.width ? `${hit.width} × ${hit.height}` : null],
-      [t("size"), hit.size && kilobytes(hit.size)],
-      [t("modified"), hit.modified && time(hit.modified)],
-      ...Object.entries(hit).filter(([key]) => !HIDDEN.has(key)).map(([key, value]) => [key, value === null ? null : String(value)]),
+      [t("caption_fact"), caption],
+      [t("tags"), Array.isArray(tags) ? tags.join(", ") : tags],
+      [t("place"), el("code", {}, hit.path)],
+      [t("pixels"), width ? `${width} × ${height}` : null],
+      [t("size"), row.size && kilobytes(row.size)],
+      [t("modified"), modified && time(modified)],
+      ...Object.entries(row).filter(([key]) => !HIDDEN.has(key)).map(([key, value]) => [key, value === null ? null : String(value)]),
     ];
     this.dialog.querySelector(".facts").replaceChildren(
       ...facts.filter(([, value]) => value).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]),

@@ -31,7 +31,7 @@ function open(name, focus = false) {
 }
 
 const opened = () => Object.keys(TABS).find((name) => !document.getElementById(`panel-${name}`).hidden);
-const wanted = () => (location.hash.slice(1) in TABS ? location.hash.slice(1) : "search");
+const named = () => (Object.hasOwn(TABS, location.hash.slice(1)) ? location.hash.slice(1) : null);
 
 /** Arrow keys move between tabs, as the WAI-ARIA pattern has it. */
 function listen() {
@@ -44,7 +44,7 @@ function listen() {
     event.preventDefault();
     open(names[(place + names.length) % names.length], true);
   });
-  addEventListener("hashchange", () => open(wanted()));
+  addEventListener("hashchange", () => named() && open(named())); // not for "Skip to the content"
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.target.matches("input, textarea, select") || document.querySelector("dialog[open]")) return;
     event.preventDefault();
@@ -94,7 +94,7 @@ async function openIndex() {
 
 async function start() {
   listen();
-  open(wanted());
+  open(named() ?? "search");
   try {
     await load();
     const index = await openIndex();

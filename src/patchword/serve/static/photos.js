@@ -5,6 +5,18 @@ import { picture } from "./server.js";
 import { t } from "./words.js";
 
 const nameOf = (path) => path.split(/[/\\]/).pop();
+const wanted = new WeakMap(); // of each <img> the photo that it was last asked to show
+
+/** Let an <img> show an address, unless it shows another photo by now. */
+function show(image, photo, address) {
+  const release = () => address.startsWith("blob:") && URL.revokeObjectURL(address);
+  if (wanted.get(image) !== photo) {
+    release();
+    return;
+  }
+  for (const done of ["load", "error"]) image.addEventListener(done, release, { once: true });
+  image.src = address;
+}
 
 export class Photo {
   /** From a file, or from a photo of the index: {id, path}. */
@@ -29,18 +41,23 @@ export class Photo {
 
   /** Fill an <img>. What the browser cannot open (TIFF, DICOM), the server draws. */
   async fill(image, small = false) {
+    wanted.set(image, this);
     image.alt = this.name;
+    image.removeAttribute("src"); // of the photo before
+    image.onerror = null;
     if (this.id !== null) {
-      image.src = await picture(`/v1/images/${this.id}${small ? "/thumbnail" : ""}`);
+      show(image, this, await picture(`/v1/images/${this.id}${small ? "/thumbnail" : ""}`));
       return;
     }
-    image.addEventListener("error", async () => {
+    image.onerror = async () => {
+      image.onerror = null;
       try {
-        image.src = await picture("/v1/preview", { image: await this.inRequest() });
+        show(image, this, await picture("/v1/preview", { image: await this.inRequest() }));
       } catch {
-        image.removeAttribute("src"); // the name stays; the answer says what is wrong with the file
+        // The name stays; the answer says what is wrong with the file.
+        if (wanted.get(image) === this) image.removeAttribute("src");
       }
-    }, { once: true });
+    };
     this.url ??= URL.createObjectURL(this.file);
     image.src = this.url;
   }

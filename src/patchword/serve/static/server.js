@@ -60,8 +60,19 @@ async function fetched(path, options) {
   throw refused;
 }
 
+/** What an answer holds; it may break off, and not be of this server. */
+async function content(response, kind) {
+  try {
+    return await response[kind]();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    if (error instanceof SyntaxError) throw new ServerError(t("not_answered", { status: response.status }), response.status);
+    throw new ServerError(t("unreachable"), 0, "unreachable");
+  }
+}
+
 export async function get(path, signal) {
-  return (await fetched(path, { signal })).json();
+  return content(await fetched(path, { signal }), "json");
 }
 
 function posted(path, body, signal) {
@@ -70,12 +81,12 @@ function posted(path, body, signal) {
 }
 
 export async function post(path, body, signal) {
-  return (await posted(path, body, signal)).json();
+  return content(await posted(path, body, signal), "json");
 }
 
 /** An address that <img> can show of what the server answers with a picture. */
 export async function picture(path, body) {
   if (!body && !key) return path;
   const response = body ? await posted(path, body) : await fetched(path, {});
-  return URL.createObjectURL(await response.blob());
+  return URL.createObjectURL(await content(response, "blob"));
 }

@@ -5,11 +5,12 @@ import { coloured } from "./heat.js";
 export const COLOURS = ["#e6550d", "#1f9ede", "#31a354", "#c44fc9", "#e0b400", "#5b6ee1", "#d6336c", "#14a098"];
 const SIDE = 768; // pixels, the longer one of what is drawn: small photos are shown larger than they are
 
-/** A picture of an answer, ready to be drawn. */
-export async function pictureOf(address) {
+/** A picture of an answer, ready to be drawn; throws where the answer is not wanted any more. */
+export async function pictureOf(address, signal) {
   const picture = new Image();
   picture.src = address;
   await picture.decode();
+  signal.throwIfAborted();
   return picture;
 }
 
@@ -35,12 +36,14 @@ export class Stage {
     this.caption.replaceChildren();
   }
 
-  async show(photo, opacity) {
+  /** Throws where the photo is not wanted any more. */
+  async show(photo, opacity, signal) {
     this.clear();
     this.opacity = opacity;
     this.root.hidden = false;
     await photo.fill(this.image);
     await this.image.decode().catch(() => {});
+    signal.throwIfAborted();
     if (this.image.naturalWidth) this.shape(this.image.naturalWidth, this.image.naturalHeight);
   }
 

@@ -53,6 +53,7 @@ export class Explore extends Panel {
     const more = el("button", { type: "button", hidden: photos.length <= SHOWN, onclick: () => {
       append(list, photos.slice(SHOWN), open);
       more.remove();
+      list.children[SHOWN].querySelector("button").focus(); // it was on the one that is gone
     } }, t("all_of_group", { photos: photos.length }));
     this.groups.append(el("section", { class: "group" }, el("h2", {}, name), list, more));
   }

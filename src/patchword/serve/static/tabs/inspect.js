@@ -8,13 +8,17 @@ import { post } from "../server.js";
 import { pictureOf, Stage } from "../stage.js";
 import { number, percent, t } from "../words.js";
 
+const sent = (photos) => Promise.all(photos.map((photo) => photo.inRequest()));
+
 export class Inspect extends Panel {
   constructor(root) {
     super(root);
     this.good = new PhotoField(this.find("[data-photos='good']"), () => { this.fitted = null; });
     this.photos = new PhotoField(this.find("[data-photos='parts']"));
-    const judge = settled(150, () => this.run((signal) => this.judge(signal), { keep: true }));
-    this.falseAlarms = slider(this.form, "false_alarms", (value) => percent(value, 0), () => this.fitted && this.answer && judge());
+    const judge = settled(150, () => {
+      if (this.fitted && this.answer) this.run((signal) => this.judge(signal), { keep: true });
+    });
+    this.falseAlarms = slider(this.form, "false_alarms", (value) => percent(value, 0), judge);
     this.opacity = slider(this.form, "opacity", (value) => percent(value, 0), (value) => this.fade(value));
     this.form.addEventListener("submit", () => this.run((signal) => this.inspect(signal)));
     onModel(() => {
@@ -25,42 +29,52 @@ export class Inspect extends Panel {
 
   /** Good photos are sent once: the server keeps what it learned from them. */
   async inspect(signal) {
+    const good = this.good.photos;
     const photos = this.photos.photos;
-    if (!this.good.photos.length) throw new Error(t("no_good"));
+    const model = current().id;
+    const rate = Number(this.falseAlarms.value);
+    if (!good.length) throw new Error(t("no_good"));
     if (!photos.length) throw new Error(t("no_parts"));
-    const answer = await this.asked(signal);
+    this.answer = null; // until it is there, the slider judges nothing
+    const answer = await this.asked({ model, false_alarms: rate }, good, photos, signal);
     this.warn(answer.warnings);
-    this.fitted = answer.fitted;
-    this.answer = answer;
-    for (const one of answer.good ?? []) this.fail(`${this.good.photos[one.index].name}: ${one.error.message}`);
+    // Of good photos and a model that were changed meanwhile, nothing is learned.
+    this.fitted = good === this.good.photos && model === current().id ? answer.fitted : null;
+    for (const one of answer.good ?? []) this.fail(`${good[one.index].name}: ${one.error.message}`);
     const found = answer.data.filter((one) => !one.error).sort((a, b) => b.score - a.score);
     for (const one of answer.data) {
       if (one.error) this.fail(`${photos[one.index].name}: ${one.error.message}`);
       else this.warn(one.warnings, photos[one.index].name);
     }
-    this.cards = await Promise.all(found.map((one) => this.card(photos[one.index], one)));
-    this.find(".cards").replaceChildren(...this.cards.map(({ root }) => root));
-    return this.verdicts(answer);
+    const cards = await Promise.all(found.map((one) => this.card(photos[one.index], one, signal)));
+    this.cards = cards;
+    this.answer = answer;
+    this.find(".cards").replaceChildren(...cards.map(({ root }) => root));
+    const said = this.verdicts(answer);
+    return this.fitted && rate !== Number(this.falseAlarms.value) ? this.judge(signal) : said;
   }
 
-  async asked(signal) {
-    const learned = this.fitted ? { fitted: this.fitted } : { good: await this.good.inRequest() };
+  async asked(how, good, photos, signal) {
+    const learned = this.fitted ? { fitted: this.fitted } : { good: await sent(good) };
     try {
-      return await post("/v1/inspect", {
-        model: current().id, ...learned, images: await this.photos.inRequest(), false_alarms: Number(this.falseAlarms.value),
-      }, signal);
+      return await post("/v1/inspect", { ...how, ...learned, images: await sent(photos) }, signal);
     } catch (error) {
       if (error.code !== "not_fitted") throw error;
       this.fitted = null; // the server has forgotten it: it learns again
-      return this.asked(signal);
+      return this.asked(how, good, photos, signal);
     }
   }
 
   /** Another rate of false alarms: nothing is looked at again. */
   async judge(signal) {
-    const answer = await post("/v1/inspect",
-      { model: current().id, fitted: this.fitted, images: [], false_alarms: Number(this.falseAlarms.value) }, signal);
-    return this.verdicts(answer);
+    const asked = { model: current().id, fitted: this.fitted, images: [], false_alarms: Number(this.falseAlarms.value) };
+    try {
+      return this.verdicts(await post("/v1/inspect", asked, signal));
+    } catch (error) {
+      if (error.code !== "not_fitted") throw error;
+      this.fitted = null;
+      return this.inspect(signal);
+    }
   }
 
   verdicts({ threshold, note }) {
@@ -78,12 +92,12 @@ export class Inspect extends Panel {
     return t("rejected_of", { rejected, all: this.cards.length, threshold: number(threshold) });
   }
 
-  async card(photo, one) {
+  async card(photo, one, signal) {
     const figure = el("figure", { class: "stage" },
       el("div", { class: "layers" }, el("img"), el("canvas", { "aria-hidden": "true" })), el("figcaption"));
     const stage = new Stage(figure);
-    await stage.show(photo, Number(this.opacity.value));
-    stage.mask = await pictureOf(one.map); // the photo under its map and boxes
+    await stage.show(photo, Number(this.opacity.value), signal);
+    stage.mask = await pictureOf(one.map, signal); // the photo under its map and boxes
     stage.draw([stage.mask.naturalWidth, stage.mask.naturalHeight]);
     const verdict = el("p", { class: "verdict" });
     const p = one.p_value === null ? t("no_p") : t("p_value", { p: number(one.p_value) });

@@ -57,7 +57,9 @@ export class Search extends Panel {
     this.more.hidden = true;
     return this.run(async (signal) => {
       this.gallery.replaceChildren();
-      this.asked = await this.query();
+      const asked = await this.query();
+      signal.throwIfAborted();
+      this.asked = asked;
       return this.load(signal);
     });
   }

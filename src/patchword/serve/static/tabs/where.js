@@ -63,9 +63,10 @@ export class Where extends Panel {
     if (!texts.length) throw new Error(t("no_texts"));
     if (!Object.keys(JOBS).some((name) => this.field(name).checked)) throw new Error(t("nothing_drawn"));
     const asked = { model: current().id, image: await photo.inRequest() };
+    signal.throwIfAborted();
     this.texts.replaceChildren();
     this.find(".found").replaceChildren();
-    await this.stage.show(photo, Number(this.opacity.value));
+    await this.stage.show(photo, Number(this.opacity.value), signal);
     const work = [];
     if (this.field("heatmap").checked) work.push(this.heatmap(asked, texts, signal));
     if (this.field("boxes").checked) work.push(this.boxes(asked, texts, signal));
@@ -119,7 +120,7 @@ export class Where extends Panel {
   async masks(asked, texts, signal) {
     const answer = await post("/v1/segment", { ...asked, labels: texts }, signal);
     this.warn(answer.warnings);
-    this.stage.mask = await pictureOf(answer.png);
+    this.stage.mask = await pictureOf(answer.png, signal);
     for (const { label, colour, share } of answer.legend) this.list(colour, t("share", { label: label || t("background"), share: percent(share) }));
     this.stage.draw(answer.size);
   }

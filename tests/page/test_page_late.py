@@ -1,0 +1,212 @@
+"""What comes late, or of what was changed meanwhile, is not shown as if it were of now."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import serving
+from driving import SAMPLES, Visit, errors, give, submit
+from PIL import Image
+from playwright.sync_api import Page, Route, expect
+
+import patchword
+from patchword.serve.settings import Settings
+
+RING, STAR = SAMPLES / "shapes" / "red-ring.jpg", SAMPLES / "shapes" / "purple-star.jpg"
+GOOD = sorted((SAMPLES / "wafers").glob("perfect-*.jpg"))
+PART = SAMPLES / "wafers" / "stain-1.jpg"
+KEY = "open sesame"
+
+
+@pytest.fixture(scope="module")
+def locked(
+    demo: patchword.Model, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
+    """A server behind a key, so that photos are fetched by the page, with an index that has columns
+    called as the page's own facts; and the folder of its photos."""
+    folder = tmp_path_factory.mktemp("locked")
+    for number, path in enumerate((RING, STAR, PART)):
+        with Image.open(path) as photo:
+            photo.resize((100 + number, 100)).save(folder / f"{number}.png")
+    index = patchword.open_index(folder / "photos.index")
+    index.add(folder, demo)
+    paths = index.paths()
+    index.fill(paths, {"score": ["very good"] * 3, "known": ["to all"] * 3})
+    with serving(Settings(index=Path(index.path), models=("demo",), api_key=KEY)) as address:
+        yield address, folder
+
+
+def opened(visit: Visit, address: str) -> Page:
+    page = visit("search", address=address, ready=False)
+    page.wait_for_selector("#key[open]")
+    page.fill("#key input", KEY)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("body[data-ready]")
+    return page
+
+
+def held(page: Page, where: str) -> list[Route]:
+    """Requests that wait, in the order in which they come, until they are continued."""
+    waiting: list[Route] = []
+    page.route(where, lambda route: waiting.append(route))
+    return waiting
+
+
+def came(page: Page, waiting: list[Route], count: int) -> None:
+    for _ in range(200):
+        if len(waiting) >= count:
+            return
+        page.wait_for_timeout(25)
+    raise AssertionError(f"{len(waiting)} requests instead of {count}")
+
+
+def test_a_photo_that_comes_late_is_not_shown_for_another(
+    visit: Visit, locked: tuple[str, Path]
+) -> None:
+    address, folder = locked
+    page = opened(visit, address)
+    page.fill("#panel-search [name=text]", "a red ring")
+    submit(page, "search")
+    shown = page.locator("#hit .layers img")
+    waiting = held(page, "**/v1/images/*")
+    page.locator("#panel-search .hit").first.click()
+    came(page, waiting, 1)
+    page.click("#hit .next")
+    came(page, waiting, 2)
+    waiting[1].continue_()
+    name = page.inner_text("#hit-name")
+    with Image.open(folder / name) as photo:
+        expect(shown).to_have_js_property("naturalWidth", photo.width)
+    waiting[0].continue_()
+    page.wait_for_timeout(300)
+    assert shown.evaluate("image => image.naturalWidth") == photo.width
+    page.click("#hit .next")  # one that cannot be had leaves no other in its place
+    came(page, waiting, 3)
+    waiting[2].fulfill(status=404, body='{"error": {"message": "it is gone"}}')
+    page.wait_for_selector("#hit .errors p")
+    assert shown.evaluate("image => image.naturalWidth") == 0
+
+
+def test_fetched_photos_are_let_go_and_own_columns_are_facts(
+    visit: Visit, locked: tuple[str, Path]
+) -> None:
+    page = opened(visit, locked[0])
+    page.evaluate(
+        """() => {
+          window.kept = new Set();
+          const [make, drop] = [URL.createObjectURL, URL.revokeObjectURL];
+          URL.createObjectURL = (blob) => { const url = make(blob); kept.add(url); return url; };
+          URL.revokeObjectURL = (url) => { kept.delete(url); drop(url); };
+        }"""
+    )
+    page.fill("#panel-search [name=text]", "a red ring")
+    submit(page, "search")
+    score = page.locator("#panel-search .hit span").nth(1).inner_text()
+    page.locator("#panel-search .hit").first.click()
+    page.wait_for_selector("#hit:not([aria-busy]) .gallery .hit")
+    facts = page.inner_text("#hit .facts").splitlines()
+    told = dict(zip(facts[::2], facts[1::2], strict=True))
+    assert (told["Score"], told["score"], told["known"]) == (score, "very good", "to all")
+    expect(page.locator("#hit .gallery img").last).not_to_have_js_property("naturalWidth", 0)
+    page.wait_for_function("kept.size === 0")
+
+
+def test_only_the_photo_in_a_stage_is_drawn_by_the_server(visit: Visit, tmp_path: Path) -> None:
+    tiff = tmp_path / "deep.tif"
+    with Image.open(STAR) as photo:
+        photo.resize((200, 200)).save(tiff)
+    page = visit("where")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url.rsplit("/")[-1]))
+    page.fill("#panel-where [name=texts]", "a star")
+    for number, path in enumerate((RING, tiff)):
+        give(page, "where", path)
+        expect(page.locator("#panel-where .chosen img")).not_to_have_js_property("naturalWidth", 0)
+        asked.clear()
+        submit(page, "where")
+        image = page.locator("#panel-where .layers img")
+        expect(image).to_have_js_property("naturalWidth", (256, 200)[number])
+    assert asked.count("preview") == 1
+
+
+def test_pages_are_of_the_newest_query(visit: Visit) -> None:
+    page = visit()
+    page.evaluate(
+        """() => {
+          const read = FileReader.prototype.readAsDataURL;
+          FileReader.prototype.readAsDataURL = function (file) {
+            window.go = () => read.call(this, file);
+          };
+        }"""
+    )
+    give(page, "search", RING)
+    page.click("#panel-search form [type=submit]")
+    page.click("#panel-search .chosen button")
+    page.fill("#panel-search [name=text]", "a star")
+    submit(page, "search")
+    page.evaluate("window.go()")
+    page.wait_for_timeout(200)
+    with page.expect_request("**/v1/search") as request:
+        page.locator("#panel-search .more").scroll_into_view_if_needed()
+    assert request.value.post_data_json == {"text": "a star", "k": 24, "offset": 24}
+
+
+def test_what_was_learned_of_other_good_photos_is_not_used(visit: Visit) -> None:
+    page = visit("inspect")
+    give(page, "good", *GOOD)
+    give(page, "parts", PART)
+    waiting = held(page, "**/v1/inspect")
+    page.click("#panel-inspect form [type=submit]")
+    came(page, waiting, 1)
+    page.locator("#panel-inspect [data-photos=good] .chosen button").first.click()
+    page.fill("#panel-inspect [name=false_alarms]", "0.2")
+    page.wait_for_timeout(400)
+    waiting[0].continue_()
+    page.wait_for_selector("#panel-inspect:not([aria-busy])")
+    assert page.locator("#panel-inspect .card").count() == 1  # the slider has not stopped it
+    page.click("#panel-inspect form [type=submit]")
+    came(page, waiting, 2)
+    sent = waiting[1].request.post_data_json
+    assert len(sent["good"]) == len(GOOD) - 1
+    page.fill("#panel-inspect [name=false_alarms]", "0.3")  # now nothing but the rate is changed
+    waiting[1].continue_()
+    came(page, waiting, 3)
+    sent = waiting[2].request.post_data_json
+    assert (sent["images"], sent["false_alarms"]) == ([], 0.3)
+    assert "fitted" in sent
+    waiting[2].fulfill(status=404, body='{"error": {"message": "-", "code": "not_fitted"}}')
+    came(page, waiting, 4)
+    assert "good" in waiting[3].request.post_data_json  # it learns again
+    waiting[3].continue_()
+    page.wait_for_selector("#panel-inspect:not([aria-busy])")
+    assert errors(page, "inspect") == []
+
+
+def test_an_answer_that_breaks_off(visit: Visit) -> None:
+    page = visit()
+    page.route("**/v1/search", lambda route: route.fulfill(status=200, body='{"hits": ['))
+    page.fill("#panel-search [name=text]", "a star")
+    submit(page, "search")
+    assert errors(page, "search") == ["The server answered with status 200 and said no more."]
+
+
+def test_where_the_focus_is(visit: Visit) -> None:
+    page = visit("classify")
+    page.focus(".skip")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(100)
+    assert page.is_visible("#panel-classify")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.goto(page.url.partition("#")[0] + "#toString")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert page.is_visible("#panel-search")
+    page.click("#tab-explore")
+    page.fill("#panel-explore [name=clusters]", "2")
+    submit(page, "explore")
+    page.locator("#panel-explore .group > button").first.focus()
+    page.keyboard.press("Enter")
+    focused = (
+        "document.activeElement.closest('li') === document.querySelector('.group ul').children[12]"
+    )
+    assert page.evaluate(focused)
