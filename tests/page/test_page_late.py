@@ -210,3 +210,40 @@ def test_where_the_focus_is(visit: Visit) -> None:
         "document.activeElement.closest('li') === document.querySelector('.group ul').children[12]"
     )
     assert page.evaluate(focused)
+
+
+def test_arrow_keys_after_a_button_that_is_used_up(visit: Visit, locked: tuple[str, Path]) -> None:
+    page = opened(visit, locked[0])
+    page.fill("#panel-search [name=text]", "a red ring")
+    submit(page, "search")
+    names = page.locator("#panel-search .hit span:first-of-type").all_text_contents()
+    page.locator("#panel-search .hit").first.click()
+    page.focus("#hit .next")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    assert page.inner_text("#hit-name") == names[2]
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#hit-name") == names[1]
+    page.wait_for_selector("#hit:not([aria-busy]) .gallery .hit")
+    page.locator("#hit .gallery .hit").first.focus()
+    page.keyboard.press("Enter")
+    name = page.inner_text("#hit-name")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#hit-name") != name
+
+
+def test_days_and_numbers_are_those_of_the_reader(visit: Visit) -> None:
+    page = visit(timezone_id="Asia/Shanghai")
+    page.click("#panel-search summary")
+    for part in ("from", "to"):
+        page.fill(f"[name='filter:modified:{part}']", "2026-01-02")
+    page.fill("#panel-search [name=text]", "a star")
+    with page.expect_request("**/v1/search") as request:
+        submit(page, "search")
+    assert request.value.post_data_json["where"] == (
+        "modified >= timestamp '2026-01-01T16:00:00.000Z'"
+        " AND modified < timestamp '2026-01-02T16:00:00.000Z'"
+    )
+    assert errors(page, "search") == []
+    said = "import('/static/words.js').then(({ t }) => t('shown', { shown: 24, total: 1234567 }))"
+    assert page.evaluate(said) == "24 of 1,234,567 photos, the best first"

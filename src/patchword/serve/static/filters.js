@@ -8,6 +8,10 @@ const quoted = (text) => `'${text.replaceAll("'", "''")}'`;
 // In LIKE a backslash makes %, _ and itself mean themselves.
 const holds = (text) => quoted(`%${text.replace(/[\\%_]/g, "\\$&")}%`);
 
+// When a day begins: of files where the reader is, as their times are shown; of other columns in UTC.
+const start = (name, day) =>
+  name === "modified" ? `timestamp ${quoted(new Date(`${day}T00:00:00`).toISOString())}` : `date ${quoted(day)}`;
+
 // A column as conditions name it.
 const named = (name) => (/^[A-Za-z_]\w*$/.test(name) ? name : `\`${name}\``);
 const HIDDEN = new Set(["id", "hash"]); // nobody searches by these
@@ -37,7 +41,7 @@ export function condition(form, own) {
     const column = named(name);
     if (part === "has") parts.push(`${column} ILIKE ${holds(value)}`);
     else if (part === "holds") parts.push(`array_has(${column}, ${quoted(value)})`);
-    else if (input.type === "date") parts.push(part === "from" ? `${column} >= date ${quoted(value)}` : `${column} < date ${quoted(after(value))}`);
+    else if (input.type === "date") parts.push(part === "from" ? `${column} >= ${start(name, value)}` : `${column} < ${start(name, after(value))}`);
     else parts.push(`${column} ${part === "from" ? ">=" : "<="} ${Number(value)}`);
   }
   return parts.join(" AND ");

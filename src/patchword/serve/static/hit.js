@@ -54,8 +54,12 @@ export class HitDialog {
     this.hits = hits;
     this.place = place;
     this.text = text;
-    this.dialog.querySelector(".previous").disabled = place === 0;
-    this.dialog.querySelector(".next").disabled = place === hits.length - 1;
+    const [previous, next] = [".previous", ".next"].map((name) => this.dialog.querySelector(name));
+    const focused = document.activeElement;
+    previous.disabled = place === 0;
+    next.disabled = place === hits.length - 1;
+    // Arrow keys are heard within the dialog alone: the focus stays there.
+    if (focused.disabled || this.similar.contains(focused)) this.dialog.querySelector(".close").focus();
     if (!this.dialog.open) this.dialog.showModal();
     this.show(hits[place]);
   }

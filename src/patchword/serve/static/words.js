@@ -3,10 +3,13 @@
 const words = JSON.parse(document.getElementById("words").textContent);
 const language = document.documentElement.lang;
 
+const whole = new Intl.NumberFormat(language);
+
 /** The text of a key; {name} in it becomes values.name. */
 export function t(key, values = {}) {
   if (!(key in words)) throw new Error(`no words for ${key}`);
-  return words[key].replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
+  return words[key].replace(/\{(\w+)\}/g, (_, name) =>
+    typeof values[name] === "number" ? whole.format(values[name]) : String(values[name]));
 }
 
 export const percent = (share, digits = 1) =>
