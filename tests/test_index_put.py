@@ -59,8 +59,18 @@ def test_columns_of_numpy_days_and_nan(tmp_path: Path, model: Bundle) -> None:
     assert index.count("day >= date '2026-01-04'") == index.count("hour < date '2026-01-02'") == 1
     assert index.count("share > 0") == index.count("share > 1e-3") == 1
     assert index.count("share IS NULL") == 2
+    assert index.count("whole > 1.5") == index.count("whole BETWEEN 1.5 AND 3") == 2
+    assert index.count("whole >= 3.0 AND size = 0") == 1
     index.put(paths, drawn(3, model.dim), columns=pa.table({"share": [np.nan, 4.0, np.nan]}))
     assert index.count("share > 0.1") == index.count("share = 4") == 1
+
+
+def test_lists_of_tags(three: Index) -> None:
+    tags = ["a, b ,", '["c d", "e"]', [1, 2]]
+    three.fill(three.paths(), {"tags": tags})
+    ids = [id_of(path) for path in three.paths()]
+    found = [row["tags"] for row in three.rows(ids, ["tags"])]
+    assert found == [["a", "b"], ["c d", "e"], ["1", "2"]]
 
 
 def test_what_does_not_fit_leaves_an_index_as_it_is(

@@ -247,3 +247,14 @@ def test_days_and_numbers_are_those_of_the_reader(visit: Visit) -> None:
     assert errors(page, "search") == []
     said = "import('/static/words.js').then(({ t }) => t('shown', { shown: 24, total: 1234567 }))"
     assert page.evaluate(said) == "24 of 1,234,567 photos, the best first"
+
+
+def test_a_photo_that_was_not_there_has_no_time(visit: Visit) -> None:
+    page = visit()
+    never = '{"path": "https://example.org/a.jpg", "modified": "1970-01-01T00:00:00+00:00"}'
+    page.route("**/v1/images/*/info", lambda route: route.fulfill(status=200, body=never))
+    page.fill("#panel-search [name=text]", "a star")
+    submit(page, "search")
+    page.locator("#panel-search .hit").first.click()
+    page.wait_for_selector("#hit:not([aria-busy]) .gallery .hit")
+    assert "Modified" not in page.inner_text("#hit .facts")

@@ -18,6 +18,7 @@ _TOKENS = re.compile(
 )
 _WORDS = {"and", "or", "not", "like", "ilike", "in", "between", "is", "null", "true", "false"}
 _WORDS |= {"date", "timestamp", "array_has"}
+_WHOLE = re.compile(r"-?\d+")
 # What follows no column, so that a word before it is none: date '2026-01-01', in (1, 2)
 _AHEAD = re.compile(r"\s*['(]")
 _COMPARE = {"=", "!=", "<>", "<", ">", "<=", ">=", "like", "ilike"}
@@ -51,7 +52,14 @@ def check(where: str, columns: Mapping[str, str]) -> str:
     if not any(token.kind == "column" for token in tokens):
         raise refused(where, "names no column", columns)
     _check_types(tokens, where, columns)
-    return " ".join(token.text for token in tokens)
+    # LanceDB refuses to compare a column of whole numbers with one that has a fraction.
+    fractions = any(token.kind == "number" and not _WHOLE.fullmatch(token.text) for token in tokens)
+    return " ".join(
+        f"CAST({token.text} AS DOUBLE)"
+        if fractions and token.kind == "column" and columns[token.text.strip("`")] == "number"
+        else token.text
+        for token in tokens
+    )
 
 
 def _token(match: re.Match[str], where: str, columns: Mapping[str, str]) -> _Token:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -169,8 +169,14 @@ def columns_of(table: Any) -> Any:
 
 
 def _tags(cell: Any) -> list[str] | None:
-    """Words between commas as a list."""
-    return None if cell is None else [t.strip() for t in str(cell).split(",") if t.strip()]
+    """Words between commas, or in a list of JSON, as a list."""
+    if cell is None:
+        return None
+    words: list[Any] = str(cell).split(",")
+    if str(cell).startswith("["):
+        with suppress(ValueError, RecursionError):
+            words = json.loads(cell)
+    return [word for word in (str(each).strip() for each in words) if word]
 
 
 def _stored(values: Any) -> Any:

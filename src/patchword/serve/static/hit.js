@@ -98,7 +98,7 @@ export class HitDialog {
       [t("place"), el("code", {}, hit.path)],
       [t("pixels"), width ? `${width} × ${height}` : null],
       [t("size"), row.size && kilobytes(row.size)],
-      [t("modified"), modified && time(modified)],
+      [t("modified"), Date.parse(modified) && time(modified)], // 0: of a file that was not there
       ...Object.entries(row).filter(([key]) => !HIDDEN.has(key)).map(([key, value]) => [key, value === null ? null : String(value)]),
     ];
     this.dialog.querySelector(".facts").replaceChildren(
