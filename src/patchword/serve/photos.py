@@ -8,6 +8,7 @@ import os
 from collections import OrderedDict
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class Collection:
         self._version: tuple[str, int] | None = None  # that the rest is of
         self._paths: dict[int, str] = {}
         self._thumbnails: OrderedDict[int, bytes] = OrderedDict()
+        self._lock = Lock()  # of what is remembered: several threads ask
 
     def content_of(self, number: int) -> ImageLike:
         """The photo with an id, as `images.open` takes it. Raises RefusalError where there is none,
@@ -45,10 +47,11 @@ class Collection:
 
     def path_of(self, number: int) -> str:
         """The path of the photo with an id. Raises RefusalError where there is none."""
-        self._fresh()
-        if number not in self._paths:
-            self._paths[number] = self._row(number, "path")
-        path = self._paths[number]
+        version = self._fresh()
+        path = self._paths.get(number)
+        if path is None:
+            path = str(self._row(number, "path"))
+            self._remember(version, {number: path})
         if inside.gone(path):
             raise RefusalError(404, "gone", f"the file of photo {number} is gone: {path}", "id")
         return path
@@ -64,9 +67,10 @@ class Collection:
         self, model: Bundle, vector: NDArray[Any], k: int, offset: int, where: str | None
     ) -> list[dict[str, Any]]:
         """The hits from `offset` on, as records."""
+        version = self._fresh()
         hits = self.index.search(vector, k + offset, where=where, model=model)[offset:]
         ids = [id_of(hit.path) for hit in hits]
-        self._paths |= {number: hit.path for number, hit in zip(ids, hits, strict=True)}
+        self._remember(version, {i: hit.path for i, hit in zip(ids, hits, strict=True)})
         known = self._known(ids)
         return [
             {
@@ -81,13 +85,31 @@ class Collection:
             for number, hit, columns in zip(ids, hits, known, strict=True)
         ]
 
-    def _fresh(self) -> None:
-        """Remember nothing of an index that has changed since: not what was removed from it."""
+    def _fresh(self) -> tuple[str, int]:
+        """Remember nothing of an index that has changed since: not what was removed from it.
+        Returns its version."""
         version = self.index.version
-        if version != self._version:
-            self._paths.clear()
-            self._thumbnails.clear()
-            self._version = version
+        with self._lock:
+            if version != self._version:
+                self._paths.clear()
+                self._thumbnails.clear()
+                self._version = version
+        return version
+
+    def _remember(
+        self,
+        version: tuple[str, int],
+        paths: dict[int, str] | None = None,
+        thumbnails: dict[int, bytes] | None = None,
+    ) -> None:
+        """Remember some of what was read since the index was seen to have a version, unless another
+        one was seen meanwhile."""
+        with self._lock:
+            if version == self._version:
+                self._paths |= paths or {}
+                self._thumbnails |= thumbnails or {}
+            while len(self._thumbnails) > THUMBNAILS:
+                self._thumbnails.popitem(last=False)
 
     def count(self, where: str | None) -> int:
         """How many photos there are that meet a condition; None: in all."""
@@ -124,13 +146,11 @@ class Collection:
 
     def thumbnail(self, number: int) -> bytes:
         """A JPEG at most `SIDE` pixels long."""
-        self._fresh()
+        version = self._fresh()
         found = self._thumbnails.get(number) or self._row(number, "thumbnail")
         if found is None:
             found = jpeg(fit(self._opener(self.content_of(number), at_least=SIDE // 2), SIDE))
-        self._thumbnails[number] = found
-        while len(self._thumbnails) > THUMBNAILS:
-            self._thumbnails.popitem(last=False)
+        self._remember(version, thumbnails={number: bytes(found)})
         return bytes(found)
 
     def photo(self, number: int) -> tuple[bytes, str]:
