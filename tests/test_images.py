@@ -4,7 +4,9 @@ import io
 import struct
 import time
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import BinaryIO
 
 import numpy as np
@@ -18,6 +20,7 @@ from PIL import Image, ImageCms, ImageOps
 from patchword import images
 from patchword.errors import ImageError, LongTextWarning
 from patchword.images import pillow
+from patchword.images.ahead import ahead, threads
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -279,3 +282,22 @@ def test_opening_in_threads_takes_no_warning_of_others_away(
         assert list(warnings.filters) == before
         with pytest.warns(LongTextWarning):
             warnings.warn("cut", LongTextWarning, stacklevel=1)
+
+
+def test_nobody_waits_for_the_threads_of_a_generator_that_is_given_up() -> None:
+    """The garbage collector may end it in a thread that holds what the others need to end."""
+    asked = Event()
+
+    def work(number: int) -> bool:
+        return number == 0 or asked.wait(20)
+
+    def each() -> Iterator[bool]:
+        with threads(1) as pool:
+            yield from ahead(pool, work, range(9), 4)
+
+    begun = each()
+    assert next(begun)
+    start = time.monotonic()
+    begun.close()
+    assert time.monotonic() - start < 10
+    asked.set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -21,7 +20,7 @@ from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ImageError, TokenizerError, UnsupportedError
 from patchword.fingerprint import fingerprint
 from patchword.images import ImageLike, Opener
-from patchword.images.ahead import ahead
+from patchword.images.ahead import ahead, threads
 from patchword.images.one_or_many import as_images, results
 from patchword.images.preprocess import Geometry, Preprocess, whole
 from patchword.models.protocols import ImageNetwork, Tower
@@ -208,7 +207,7 @@ class Bundle:
             except ImageError as error:
                 return source, error
 
-        with ThreadPoolExecutor(DECODERS) as pool, noted() as sights:
+        with threads(DECODERS) as pool, noted() as sights:
             opened = ahead(pool, attempt, sources, batch_size + DECODERS)
             while batch := list(islice(opened, batch_size)):
                 good = [found[0] for _, found in batch if not isinstance(found, ImageError)]

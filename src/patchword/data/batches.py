@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any, Generic
 
@@ -17,6 +16,7 @@ from patchword.data.batch import BatchT, Collate
 from patchword.data.plan import Place, Plan
 from patchword.data.sample import Sample, Source
 from patchword.errors import ImageError, PatchwordError, RecipeError
+from patchword.images.ahead import threads
 
 TRIES = 1000  # broken samples in a row before their source is given up
 SHOWN = 3  # of them in the message
@@ -105,7 +105,7 @@ class _Steps(Dataset[BatchT | PatchwordError], Generic[BatchT]):
 
 
 def _in_a_thread(steps: _Steps[BatchT], start: int, stop: int, *_: int) -> Made[BatchT]:
-    with ThreadPoolExecutor(1, "batches") as thread:
+    with threads(1) as thread:
         ahead = thread.submit(steps.__getitem__, start) if start < stop else None
         for step in range(start, stop):
             assert ahead is not None

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, ImageWarning, UnsupportedError, listed, warn
 from patchword.images import ImageLike, name_of
-from patchword.images.ahead import ahead
+from patchword.images.ahead import ahead, threads
 from patchword.inspect.features import layout
 from patchword.inspect.protocol import RGB, Finding, Method, State, View
 from patchword.scope import Check
@@ -43,7 +42,7 @@ def opened_each(
             return source, error
         return source, photo
 
-    with ThreadPoolExecutor(AHEAD) as pool, noted() as sights:
+    with threads(AHEAD) as pool, noted() as sights:
         for source, photo in ahead(pool, attempt, sources, AHEAD):
             if check.name and not isinstance(photo, ImageError):
                 sights.note(Sight.whole(source, photo))
