@@ -141,7 +141,8 @@ def test_changed_weights_are_another_model(original: Reference, onnx: Path, tmp_
     """Else labels that were kept for the weights of before would be taken for those of now."""
     model = patchword.load(original.path)
     model.network.text.blocks[0].mlp.fc1.weight.data.add_(0.5)
-    other = patchword.load(patchword.export(model, tmp_path / "changed").folder)
+    changed = patchword.export(model, tmp_path / "changed", to="openvino").folder
+    other = patchword.load(changed)
     assert other.fingerprint not in (model.fingerprint, patchword.load(onnx).fingerprint)
     found, right = (m.classify(PHOTO, ["a", "b"])[0][0] for m in (other, model))
     assert (found.label, found.probability) == (right.label, pytest.approx(right.probability))
@@ -201,7 +202,7 @@ def test_another_model_is_not_replaced(
     patchword.export(moved, folder, to="openvino")
     assert json.loads(mark.read_text())["engine"] == "openvino"
     mark.write_text("{}")  # "export it again" is what is said of a damaged one
-    patchword.export(model, folder)
+    patchword.export(model, folder, to="openvino")
 
 
 def test_whole_or_not_at_all(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

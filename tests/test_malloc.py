@@ -9,7 +9,7 @@ import pytest
 from patchword.train.malloc import keep_memory
 
 GLIBC = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
-# Page faults of a step like a network's, ten times: 400 MB made one after another, then freed.
+# Page faults of a step like a network's, four times: 400 MB made one after another, then freed.
 STEPS = """
 import resource, sys, torch
 from patchword.train.malloc import keep_memory
@@ -19,9 +19,9 @@ def steps(count):
     for _ in range(count):
         kept = [torch.ones(size) for size in range(1_000_000, 10_000_000, 500_000)]
         del kept
-steps(3)
+steps(2)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-steps(10)
+steps(4)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
