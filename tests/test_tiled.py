@@ -204,6 +204,13 @@ def test_wrong_use(demo: patchword.Model, blip: patchword.Model, wide: Pixels) -
         demo.ask(wide, "is there a scratch?", tiles=True)
 
 
+@pytest.fixture
+def place(wide: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder has that photo, wide.png."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(wide).save("wide.png")
+
+
 def commands(photo: str) -> Sequence[tuple[str, ...]]:
     return (
         ("ask", photo, "is there a scratch?"),
@@ -213,14 +220,7 @@ def commands(photo: str) -> Sequence[tuple[str, ...]]:
     )
 
 
-def test_commands(
-    run: Run,
-    wide: Pixels,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(wide).save("wide.png")
+def test_commands(run: Run, place: None) -> None:
     for command in commands("wide.png"):
         name, photo, *rest = command
         done = run(name, photo, "missing.png", *rest, "--each-tile", "--json", "--tile-size", "128")
@@ -236,15 +236,7 @@ def test_commands(
     assert "wide.png [0,0 - 128,128]" in table.out
 
 
-def test_the_command_heatmap(
-    run: Run,
-    demo: patchword.Model,
-    wide: Pixels,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(wide).save("wide.png")
+def test_the_command_heatmap(run: Run, demo: patchword.Model, place: None) -> None:
     (record,) = run("heatmap", "wide.png", "a scratch", "--tile-size", "128", "--json").records
     found = demo.heatmap("wide.png", "a scratch", tiles=128)
     assert (record["value"], record["x"], record["y"]) == pytest.approx(found.peaks()[0])

@@ -149,7 +149,8 @@ def test_a_classifier_saved_without_its_head_is_its_tower(kind: str, tmp_path: P
     config = reference.network.config
     config.num_labels = 0
     bare = getattr(transformers, f"{kind}ForImageClassification")(config)
-    bare.load_state_dict(reference.network.state_dict(), strict=False)
+    whole = reference.network.state_dict()
+    bare.load_state_dict({name: whole[name] for name in bare.state_dict()})
     bare.save_pretrained(tmp_path / "bare")
     model = checkpoints.load(tmp_path / "bare")
     assert not model.config.classes

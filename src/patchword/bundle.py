@@ -71,16 +71,14 @@ class Bundle:
 
     @property
     def network(self) -> nn.Module:
-        """The network itself, for whoever may change its weights: from then on what was computed
-        before is not used again where they have changed. Raises UnsupportedError for an engine of
-        another kind than torch's."""
+        """The network, for whoever may change its weights: what was computed before that is then
+        not used again. Raises UnsupportedError for an engine of another kind than torch's."""
         self._torch().lent = True
         return self.own_network
 
     @property
     def own_network(self) -> nn.Module:
-        """The same for whoever changes nothing: heatmaps, attention, captions. Raises
-        UnsupportedError for an engine of another kind."""
+        """The same for whoever changes nothing: heatmaps, attention, captions."""
         return self._torch().network
 
     def _torch(self) -> TorchEngine:
@@ -356,8 +354,7 @@ def embed_levels(model: Bundle, check: Check, pixels: list[Levels]) -> Vector:
 
 
 def summarised(model: Bundle, layer: str, pixels: Tensor) -> Tensor:
-    """Features (B, D), not normalised, and a summary of a layer of the image tower, side by
-    side."""
+    """Features (B, D), not normalised, beside a summary of a layer of the image tower."""
     network = model.own_network
     if not isinstance(network, ImageNetwork):
         model._no_images()

@@ -81,9 +81,9 @@ class Photos:
         cells = (table.rows[row][table.image] for row in range(len(table.rows)))
         if isinstance(next((cell for cell in cells if cell is not None), None), str):
             paths = table.rows.column(table.image)
-        texts = table.rows.column(table.caption) if table.caption else repeat(None)
+        texts = table.rows.column(table.caption) if table.caption else repeat(None, len(table.rows))
         groups: dict[str | int, list[int]] = {}
-        for row, (path, cell) in enumerate(zip(paths, texts, strict=False)):
+        for row, (path, cell) in enumerate(zip(paths, texts, strict=True)):
             whole = located(path, table.base) if path and isinstance(path, str) else ""
             known = self.file_name(whole) if whole else ""
             groups.setdefault(known or row, []).append(row)
