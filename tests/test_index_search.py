@@ -20,13 +20,13 @@ from patchword.bundle import Bundle
 from patchword.cli.explore_tag import numbered
 from patchword.errors import IndexStoreError, UnsupportedError
 from patchword.images.files import File
+from patchword.images.reading import Seen, thumbnail
 from patchword.index import Index, duplicates, looks, open_index
 from patchword.index.duplicates import pairs
 from patchword.index.explore import MOSTLY
 from patchword.index.phrases import name, phrases
 from patchword.index.query import WITHOUT
-from patchword.index.reading import thumbnail
-from patchword.index.schema import Seen, id_of
+from patchword.index.schema import id_of
 from patchword.tasks.classify import scorer
 
 QUERIES = ("a heart", "a star", "a wafer")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,8 +18,7 @@ from patchword.engines.protocol import Engine
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ImageError, TokenizerError, UnsupportedError
 from patchword.fingerprint import fingerprint
-from patchword.images import ImageLike, Opener
-from patchword.images.ahead import ahead, threads
+from patchword.images import ImageLike, Opener, processes
 from patchword.images.one_or_many import as_images, results
 from patchword.images.preprocess import Geometry, Preprocess, whole
 from patchword.models.protocols import ImageNetwork, Tower
@@ -28,10 +26,8 @@ from patchword.options import at_least, checked, text_list
 from patchword.scope import Check, Scope
 from patchword.text import long_text as long_texts
 from patchword.text.tokenizer import Tokenizer
-from patchword.unseen import Sight, noted
+from patchword.unseen import Look, noted
 
-# Threads that open images while the network runs. Decoding and resizing let go of Python's lock.
-DECODERS = min(max(os.cpu_count() or 1, 4), 16)
 AS_THEY_ARE = Opener()  # how images are opened by default
 # Suffixes of the fingerprint of a model that opens its images otherwise, by the option's name.
 MARKS = {"stretch": "-stretched", "squash": "-squashed", "exact": "-exact"}
@@ -107,14 +103,8 @@ class Bundle:
 
         Raises ImageError for one that cannot be opened.
         """
-        pixels, geometry, _ = self._look(image, exact)
-        return self.preprocess.normalised(pixels), geometry
-
-    def _look(self, image: ImageLike, exact: bool) -> tuple[Levels, Geometry, Sight]:
-        """The same before it is normalised, which engines do; and what is seen of the image."""
-        photo = self.opener.sized(image, at_least=self.preprocess.at_least, exact=exact)
-        pixels, geometry = self.preprocess.seen(photo)
-        return pixels, geometry, Sight.of(image, geometry, photo.pixels)
+        pixels, known = Look(self.opener, self.preprocess, exact)(image)
+        return self.preprocess.normalised(pixels), known.geometry
 
     @checked
     def opening(
@@ -170,7 +160,8 @@ class Bundle:
         exact: bool = False,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         """Each image in order with its row of `run(pixels (B, 3, S, S))` as float32, or with the
-        ImageError that says why it has none. Images are opened in threads, a batch ahead.
+        ImageError that says why it has none. Images are opened a batch ahead, in threads, and
+        in processes where those are waited for, see `images.processes`.
 
         A model that takes images in their own shapes is given a list of (3, h, w). Raises
         UnsupportedError for a model without an image tower.
@@ -198,15 +189,9 @@ class Bundle:
         batch_size: int,
         exact: bool,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-        def attempt(source: ImageLike) -> tuple[ImageLike, tuple[Levels, Sight] | ImageError]:
-            try:
-                pixels, _, sight = self._look(source, exact)
-                return source, (pixels, sight)
-            except ImageError as error:
-                return source, error
-
-        with threads(DECODERS) as pool, noted() as sights:
-            opened = ahead(pool, attempt, sources, batch_size + DECODERS)
+        look = Look(self.opener, self.preprocess, exact)
+        with noted() as sights:
+            opened = processes.each(look, sources, batch_size + processes.THREADS)
             while batch := list(islice(opened, batch_size)):
                 good = [found[0] for _, found in batch if not isinstance(found, ImageError)]
                 rows = iter(run(good) if good else ())
@@ -214,7 +199,7 @@ class Bundle:
                     if isinstance(found, ImageError):
                         yield source, found
                     else:
-                        sights.note(found[1])
+                        sights.note(found[1].sight)
                         yield source, next(rows)
 
     @checked

@@ -12,17 +12,19 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from patchword.errors import ImageWarning, UnseenWarning, listed, warn
 from patchword.scope import file_name, same
 from patchword.scope.once import Once
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
+    from patchword.images import Geometry, ImageLike, Opener, Preprocess
     from patchword.images.photo import RGB
-    from patchword.images.preprocess import Geometry
 
 CROPPED = 0.1  # share of a photo: what loses more is told
 SMALL = 8.0  # pixels of a photo for one of the network's: what is seen smaller is told
@@ -89,6 +91,40 @@ class Sight:
     def small(self) -> bool:
         """True if it is seen so small that it is told."""
         return self.scale > SMALL
+
+
+class Known(NamedTuple):
+    """What is known of a photo that was opened for a network. noted: by its opener."""
+
+    geometry: Geometry
+    sight: Sight
+    noted: Any
+
+
+@dataclass(frozen=True)
+class Look:
+    """Opens photos as a network sees them before they are normalised, uint8 (3, h, w): here, or in
+    another process, see `images.processes`."""
+
+    opener: Opener
+    preprocess: Preprocess
+    exact: bool
+
+    def __call__(self, image: ImageLike) -> tuple[NDArray[np.uint8], Known]:
+        photo = self.opener.sized(image, at_least=self.preprocess.at_least, exact=self.exact)
+        pixels, geometry = self.preprocess.seen(photo)
+        sight = Sight.of(image, geometry, photo.pixels)
+        return pixels, Known(geometry, sight, self.opener.noted(image))
+
+    def sent(self, image: ImageLike) -> ImageLike | None:
+        return self.opener.sent(image)
+
+    def received(
+        self, image: ImageLike, found: tuple[NDArray[np.uint8], Known]
+    ) -> tuple[NDArray[np.uint8], Known]:
+        pixels, known = found
+        self.opener.note(image, known.noted)
+        return pixels, known._replace(sight=replace(known.sight, name=file_name(image)))
 
 
 class Sights:

@@ -103,6 +103,18 @@ class Opener:
         except Exception as error:
             raise ImageError(job.name, _reason(error, self.max_pixels)) from error
 
+    def sent(self, image: ImageLike) -> ImageLike | None:
+        """What another process is given to open an image; None: nothing, this one opens it."""
+        if isinstance(image, (str, os.PathLike)):
+            return os.fspath(image)
+        return image if type(image) is bytes else None
+
+    def noted(self, image: ImageLike) -> Any:
+        """What it keeps of an image that it has opened, beside the photo."""
+
+    def note(self, image: ImageLike, noted: Any) -> None:
+        """Keep what another process noted of it."""
+
 
 def open(
     image: ImageLike,

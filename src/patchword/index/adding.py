@@ -16,10 +16,10 @@ import numpy as np
 from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError
 from patchword.images.files import File, hashed
+from patchword.images.reading import Reader
 from patchword.index import inside
 from patchword.index.failures import Failure, Failures
 from patchword.index.metadata import differing, told_table
-from patchword.index.reading import Reader
 from patchword.index.schema import renamed
 from patchword.index.sources import Listing
 from patchword.index.table import Store

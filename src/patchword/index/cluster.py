@@ -24,7 +24,7 @@ from typing import Any
 
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError, PatchwordError
-from patchword.images import Opener
+from patchword.images import Opener, processes
 from patchword.images.files import File
 from patchword.index import inside
 from patchword.index.adding import Adding, Batch, Progress
@@ -107,6 +107,7 @@ class Actor:
     def _begun(self) -> Adding:
         job = self.job
         os.environ.update(job.environment)
+        processes.alone()  # each CPU of the cluster has an actor
         store = Store(job.index)
         if not store.open() or store.about.get("mark") != job.mark:
             raise IndexStoreError(

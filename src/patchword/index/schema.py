@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
+from patchword.images.reading import Seen
 
 FORMAT = 3  # 1 had no checksums; 2 no ids, sizes, thumbnails, captions, tags
 SUMS = ("time_sum", "vector_sum")  # columns of checksums
@@ -21,16 +22,6 @@ ID_BITS = 53  # a number of JSON holds as many in every language
 _ODD = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: neighbouring places get very different numbers
 
 Vectors = NDArray[np.float32]  # (N, D)
-
-
-class Seen(NamedTuple):
-    """What is stored of an opened image: its upright size in pixels, a small JPEG of it, and the
-    hash of its content where that was inside another file."""
-
-    width: int
-    height: int
-    thumbnail: bytes | None
-    digest: str = ""
 
 
 def id_of(path: str) -> int:

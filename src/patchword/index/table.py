@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from patchword.atomic_write import PART, write
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
+from patchword.images.reading import Seen
 from patchword.index import lance
 from patchword.index.checks import intact
 from patchword.index.lance import (
@@ -32,7 +33,6 @@ from patchword.index.place import place_of
 from patchword.index.schema import (
     FORMAT,
     PRIVATE,
-    Seen,
     Vectors,
     arrow,
     file_columns,

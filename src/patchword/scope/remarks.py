@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from patchword.errors import ImageError, ScopeWarning, listed, warn
@@ -32,7 +33,17 @@ def file_name(image: object) -> str:
 
 def same(name: str) -> str:
     """What the names of one file have in common, also of a link to it."""
-    return os.path.realpath(name) if os.path.lexists(name) else name
+    if not os.path.lexists(name):
+        return name
+    if os.path.islink(name) or ".." in name:
+        return os.path.realpath(name)
+    folder, file = os.path.split(os.path.abspath(name))
+    return os.path.join(_real(folder), file)
+
+
+@lru_cache(1024)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 class Told:

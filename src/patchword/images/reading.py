@@ -6,17 +6,39 @@ import hashlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from patchword.errors import ImageError
-from patchword.images import ImageLike, Opener, name_of
+from patchword.images.decode import ImageLike, Opener, name_of
 from patchword.images.photo import Photo
-from patchword.index.schema import Seen
 
 THUMBNAIL = 256  # pixels of its longer side
 QUALITY = 80  # of its JPEG
+
+Read = Callable[[], bytes]
+
+
+class Seen(NamedTuple):
+    """What is stored of an opened image: its upright size in pixels, a small JPEG of it, and the
+    hash of its content where that was inside another file."""
+
+    width: int
+    height: int
+    thumbnail: bytes | None
+    digest: str = ""
+
+
+class _Inside(io.BytesIO):
+    """The content of an image inside another file, with the name of the image."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        super().__init__(content)
+        self.name = name
+
+    def __reduce__(self) -> tuple[type[_Inside], tuple[str, bytes]]:
+        return _Inside, (self.name, self.getvalue())
 
 
 @dataclass(frozen=True)
@@ -26,12 +48,16 @@ class Reader(Opener):
     files are read, by name."""
 
     thumbnails: bool = True
-    inside: Mapping[str, Callable[[], bytes]] = field(default_factory=dict, compare=False)
+    inside: Mapping[str, Read] = field(default_factory=dict, compare=False)
     seen: dict[str, Seen] = field(default_factory=dict, compare=False)
+
+    def __reduce__(self) -> tuple[type[Reader], tuple[Any, ...]]:
+        """As it is sent to another process: without what is inside other files, and empty."""
+        return Reader, (self.stretch, self.max_pixels, self.urls, self.exact, self.thumbnails)
 
     def sized(self, image: ImageLike, *, at_least: int | None = None, exact: bool = False) -> Photo:
         name = name_of(image)
-        read = self.inside.get(name)
+        read = image.getvalue if isinstance(image, _Inside) else self.inside.get(name)
         if read is None:
             return self._noted(name, image, "", at_least, exact)
         content = read()
@@ -40,6 +66,17 @@ class Reader(Opener):
             return self._noted(name, content, digest, at_least, exact)
         except ImageError as error:
             raise ImageError(name, error.reason) from error
+
+    def sent(self, image: ImageLike) -> ImageLike | None:
+        name = name_of(image)
+        read = self.inside.get(name)
+        return super().sent(image) if read is None else _Inside(name, read())
+
+    def noted(self, image: ImageLike) -> Seen:
+        return self.seen[name_of(image)]
+
+    def note(self, image: ImageLike, noted: Seen) -> None:
+        self.seen[name_of(image)] = noted
 
     def _noted(
         self, name: str, image: ImageLike, digest: str, at_least: int | None, exact: bool
