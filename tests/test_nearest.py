@@ -201,6 +201,10 @@ def test_a_damaged_file_is_made_anew(folder: Path, vectors: np.ndarray, query: n
     for part in (b"", whole[:5000], whole + b"more"):
         (folder / name).write_bytes(part)
         assert found(folder, query) == right
+    earlier = whole.replace(b'"form": 2, ', b"", 1)  # as before there were codes
+    (folder / name).write_bytes(earlier)
+    assert found(folder, query) == right
+    assert (folder / name).read_bytes() == whole
 
 
 def test_a_file_of_an_earlier_index_in_the_folder_is_not_taken(

@@ -1,7 +1,8 @@
 """The nearest rows of a matrix, every one compared: no neighbour is missed.
 
-One product in float16 finds those that may be among the best, and those are scored again in float64
-from the stored float32. The product of a row v and a query q, both of length 1, is off by at most
+Of many rows, `codes` tells first which may be among the best. One product in float16 leaves few of
+these, and they are scored again in float64 from the stored float32. The product of a row v and a
+query q, both of length 1, is off by at most
 
     |v - half(v)| + |q - half(q)|     by Cauchy and Schwarz: known, the first from the matrix
     + D / 2^24                        sums in float32, D of them, at most 2^-24 each
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from patchword.index.codes import likely, usable
 from patchword.index.matrix import Half, Matrix
 
 FEW = 1 << 20  # numbers, which one thread multiplies: torch's then wait awake, in LanceDB's way
@@ -32,7 +34,11 @@ def candidates(
 
     kept: the rows (M,) to choose from; None: all.
     """
-    rows = None if kept is None or len(kept) > len(matrix.ids) // GATHERED else kept
+    few = kept is not None and len(kept) <= len(matrix.ids) // GATHERED
+    if not few and matrix.codes and usable() and k < len(matrix.ids if kept is None else kept):
+        kept = likely(matrix.codes, query, k, matrix.error, kept)
+        few = len(kept) <= len(matrix.ids) // GATHERED
+    rows = kept if few else None
     half = matrix.half if rows is None else matrix.half[rows]
     if kept is not None and rows is None:
         scores = product(half, query)[torch.from_numpy(kept)]

@@ -9,6 +9,7 @@ any time.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import time
@@ -23,11 +24,13 @@ from numpy.typing import NDArray
 from patchword.atomic_write import PART, replacing
 from patchword.errors import warn
 from patchword.index.checks import intact
+from patchword.index.codes import Codes, encoded
 from patchword.index.schema import SUMS
 from patchword.index.table import MATRIX, Table
 
 IN_MEMORY = 32 << 20  # bytes: a smaller matrix has no file, each process makes it anew
 BLOCK = 4096  # rows read at a time
+FORM = 2  # of the file; 1 had no codes
 _NAME = "vectors-"  # begins the name of the file
 _PAGE = 4096  # bytes of the header, and what each part of the file is filled up to
 _STALE = 600  # seconds after which a file that nobody goes on writing is of a killed process
@@ -43,6 +46,7 @@ class Matrix(NamedTuple):
     half: Half  # (N, D), unit vectors rounded to float16
     error: float  # length of the largest difference between a stored vector and its row here
     order: NDArray[np.intp] | None  # (N,): sorts the ids; None where they are sorted
+    codes: Codes | None = None  # of the same vectors, where they are a mapped file
 
     def places(self, ids: NDArray[np.uint64]) -> NDArray[np.intp]:
         """The rows (M,) of these ids, which must be there, in the order of the ids."""
@@ -67,7 +71,7 @@ def matrix(folder: str, table: Table, dim: int, mark: str) -> Matrix:
     count, version = int(table.count_rows()), int(table.version)
     if count * dim * 2 <= IN_MEMORY:
         return _in_memory(table, dim, count)
-    about = {"mark": mark, "dim": dim}
+    about = {"mark": mark, "dim": dim, "form": FORM}
     path = _named(folder, version)
     found = _mapped(path, about)
     if found is None or len(found.sums) != count:
@@ -111,13 +115,15 @@ def _in_memory(table: Table, dim: int, count: int) -> Matrix:
     return _with_order(ids, half, largest)
 
 
-def _with_order(ids: NDArray[np.uint64], half: Half, error: float) -> Matrix:
+def _with_order(
+    ids: NDArray[np.uint64], half: Half, error: float, codes: Codes | None = None
+) -> Matrix:
     if (ids[1:] > ids[:-1]).all():
-        return Matrix(ids, half, error, None)
+        return Matrix(ids, half, error, None, codes)
     order = np.argsort(ids)
     if (ids[order][1:] == ids[order][:-1]).any():
         raise ValueError("rows were read twice")
-    return Matrix(ids, half, error, order)
+    return Matrix(ids, half, error, order, codes)
 
 
 def _make(path: str, table: Table, about: dict[str, Any], old: _File | None) -> None:
@@ -141,30 +147,86 @@ def _write(
     sums: NDArray[np.int64],
     old: _File | None,
 ) -> None:
-    """A page with the header; the matrix; ids (N,); sums (N,): each filled up to a page."""
+    """A page with the header, and the columns of `_columns`."""
     places = _places(old, ids, sums)
     largest = old.matrix.error if old else 0.0
+    columns, size = _columns(len(ids), about["dim"])
     with replacing(path) as part, open(part, "r+b") as file:
-        file.seek(_PAGE)
+
+        def put(name: str, values: NDArray[Any], start: int = 0) -> None:
+            column = columns[name]
+            file.seek(column.offset + start * column.row)
+            file.write(np.ascontiguousarray(values, column.dtype).data)
+
+        total = np.zeros(about["dim"])
         for start in range(0, len(ids), BLOCK):
             some = places[start : start + BLOCK]
             if old and (some >= 0).all():
-                file.write(old.matrix.half[some].data)
-                continue
-            found, rows, error = _block(table, start, about["dim"])
-            if not np.array_equal(found, ids[start : start + BLOCK]):
-                raise ValueError("rows were read in another order")
-            file.write(rows.data)
-            largest = max(largest, error)
-        for column in (ids, sums):
-            file.seek(_filled(file.tell()))
-            file.write(np.ascontiguousarray(column).data)
-        file.truncate(_filled(file.tell()))
+                rows = old.matrix.half[some]
+            else:
+                found, rows, error = _block(table, start, about["dim"])
+                if not np.array_equal(found, ids[start : start + BLOCK]):
+                    raise ValueError("rows were read in another order")
+                largest = max(largest, error)
+            put("half", rows, start)
+            total += rows.sum(axis=0, dtype=np.float64)
+        put("ids", ids)
+        put("sums", sums)
+        known = old.matrix.codes if old else None
+        mean = known.mean if known else (total / max(len(ids), 1)).astype(np.float32)
+        put("mean", mean)
+        file.truncate(size)
+        file.flush()
+        half = columns["half"].mapped(part)
+        for start in range(0, len(ids), BLOCK):
+            some = places[start : start + BLOCK]
+            if known and (some >= 0).all():
+                codes = known.numbers[some], known.scale[some], known.left[some]
+            else:
+                codes = encoded(half[start : start + BLOCK], mean)
+            for name, values in zip(("numbers", "scale", "left"), codes, strict=True):
+                put(name, np.asarray(values), start)
+        del half
         file.flush()
         header = {**about, "rows": len(ids), "error": largest, "sum": _sum(part)}
         text = json.dumps(header)
         file.seek(0)
         file.write(f"{zlib.crc32(text.encode()):08x} {text}\n".encode())
+
+
+class _Column(NamedTuple):
+    """Where numbers of a kind are in a file."""
+
+    dtype: type[np.generic]
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def row(self) -> int:
+        """Bytes."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape[1:])
+
+    def mapped(self, path: str | os.PathLike[str]) -> NDArray[Any]:
+        """Copied on write: torch takes no array that cannot be written, and none is."""
+        return np.memmap(path, self.dtype, "c", self.offset, self.shape).view(np.ndarray)
+
+
+def _columns(rows: int, dim: int) -> tuple[dict[str, _Column], int]:
+    """The columns of a file by name, each filled up to a page, and the size of the file."""
+    kinds: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+        "half": (np.float16, (rows, dim)),
+        "ids": (np.uint64, (rows,)),
+        "sums": (np.int64, (rows,)),
+        "numbers": (np.int8, (rows, dim)),
+        "scale": (np.float32, (rows,)),
+        "left": (np.float32, (rows,)),
+        "mean": (np.float32, (dim,)),
+    }
+    columns, offset = {}, _PAGE
+    for name, (dtype, shape) in kinds.items():
+        columns[name] = _Column(dtype, shape, offset)
+        offset = _filled(offset + shape[0] * columns[name].row)
+    return columns, offset
 
 
 def _places(
@@ -208,20 +270,15 @@ def _mapped(path: str, about: dict[str, Any]) -> _File | None:
         if digest != b"%08x" % zlib.crc32(text) or rest.strip(b"\0"):
             return None
         header = json.loads(text)
-        rows, dim = header["rows"], about["dim"]
-        ids = _filled(_PAGE + rows * dim * 2)
-        sums = _filled(ids + rows * 8)
-        if not about.items() <= header.items() or size != _filled(sums + rows * 8):
+        columns, filled = _columns(header["rows"], about["dim"])
+        if not about.items() <= header.items() or size != filled or header["sum"] != _sum(path):
             return None
-        if header["sum"] != _sum(path):
-            return None
-        # Copy on write: torch takes no array that cannot be written, and none is.
-        half = np.memmap(path, np.float16, "c", _PAGE, (rows, dim)).view(np.ndarray)
-        numbers = np.memmap(path, np.uint64, "r", ids, (rows,)).view(np.ndarray)
-        known = np.memmap(path, np.int64, "r", sums, (rows,)).view(np.ndarray)
+        found = {name: column.mapped(path) for name, column in columns.items()}
     except (OSError, ValueError, KeyError):
         return None
-    return _File(path, _with_order(numbers, half, float(header["error"])), known)
+    codes = Codes(*(found[name] for name in Codes._fields))
+    ids, half, error = found["ids"], found["half"], float(header["error"])
+    return _File(path, _with_order(ids, half, error, codes), found["sums"])
 
 
 def _filled(size: int) -> int:

@@ -1,0 +1,115 @@
+"""The look at all vectors of an index as bytes: what it leaves out is not among the nearest."""
+
+import builtins
+
+import numpy as np
+import pytest
+
+from patchword.index import codes as codes_room
+from patchword.index import exact
+from patchword.index.codes import Codes, encoded, likely
+from patchword.index.matrix import Matrix
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def rows_of(kind: str, draw: np.random.Generator, count: int, dim: int) -> np.ndarray:
+    """Unit vectors float32: without order; in clusters; with a number that is large in all, as
+    CLIP's have; nearly equal; or of all sizes."""
+    rows = draw.standard_normal((count, dim))
+    if kind == "clusters":
+        rows = 0.3 * rows + draw.standard_normal((7, dim))[draw.integers(7, size=count)]
+    elif kind == "rogue":
+        rows[:, dim // 2] += 20
+    elif kind == "equal":
+        rows = 1e-4 * rows + rows[0]
+    elif kind == "sizes":
+        rows *= 10.0 ** draw.uniform(-6, 0, (count, dim))
+    return unit(rows).astype(np.float32)
+
+
+def coded(vectors: np.ndarray) -> tuple[Codes, np.ndarray, float]:
+    half = vectors.astype(np.float16)
+    mean = half.astype(np.float32).mean(axis=0)
+    error = float(np.linalg.norm(vectors - half.astype(np.float32), axis=1).max())
+    return Codes(*encoded(half, mean), mean), half, error
+
+
+KINDS = ["any", "clusters", "rogue", "equal", "sizes"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dim", [1, 7, 512, 1152])
+def test_no_row_is_further_off_than_is_known(kind: str, dim: int) -> None:
+    draw = np.random.default_rng(dim)
+    vectors = rows_of(kind, draw, 500, dim)
+    codes, half, error = coded(vectors)
+    exactly = codes.numbers * codes.scale[:, None].astype(np.float64) + codes.mean
+    left = np.linalg.norm(half.astype(np.float64) - exactly, axis=1)
+    assert (np.abs(left - codes.left) < 1e-6).all()
+    query = unit(draw.standard_normal(dim))
+    two, scales, rest = codes_room._halves(query)
+    again = (two * scales[:, None].astype(np.float64)).sum(axis=0)
+    assert np.linalg.norm(query - again) == pytest.approx(rest, abs=1e-12)
+    scores = codes_room._scores(codes, two, scales).numpy().astype(np.float64)
+    right = (vectors.astype(np.float64) - codes.mean) @ query
+    known = codes.left + 3 * rest + error + codes_room.ROUNDING
+    assert (np.abs(scores - right) <= known).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_likely_hold_all_the_best(kind: str) -> None:
+    draw = np.random.default_rng(3)
+    vectors = rows_of(kind, draw, 20000, 64)
+    codes, half, error = coded(vectors)
+    ids = np.arange(len(vectors), dtype=np.uint64)
+    with_codes = Matrix(ids, half, error, None, codes)
+    some = np.flatnonzero(draw.random(len(vectors)) < 0.5)
+    few = np.flatnonzero(draw.random(len(vectors)) < 0.01)
+    for query in unit(draw.standard_normal((2, 64))), vectors[:2].astype(np.float64):
+        for one in unit(query):
+            scores = vectors.astype(np.float64) @ one
+            for kept in (None, some, few):
+                allowed = ids.astype(np.intp) if kept is None else kept
+                for k in (1, 10, 150):
+                    best = allowed[np.argsort(-scores[allowed], kind="stable")[:k]]
+                    assert set(best) <= set(exact.candidates(with_codes, one, k, kept))
+                    assert set(best) <= set(likely(codes, one, k, error, kept))
+    if kind != "equal":  # which are nearer to each other than float16 tells
+        assert len(likely(codes, one, 10, error)) < len(vectors) / 50
+
+
+def test_all_that_are_wanted_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = rows_of("any", np.random.default_rng(0), 300, 32)
+    codes, half, error = coded(vectors)
+    matrix = Matrix(np.arange(300, dtype=np.uint64), half, error, None, codes)
+    query = unit(np.ones(32))
+    for k in (299, 300, 301):
+        assert len(exact.candidates(matrix, query, k)) >= min(k, 300)
+    monkeypatch.setattr(codes_room, "_library", lambda: None)
+    best = set(np.argsort(-(vectors @ query))[:5])
+    assert best <= set(exact.candidates(matrix, query, 5))
+
+
+def test_without_the_library_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str, *args: object) -> object:
+        if name == "numkong":
+            raise ImportError(name)
+        return there(name, *args)
+
+    there = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", absent)
+    codes_room._library.cache_clear()
+    assert not codes_room.usable()
+    monkeypatch.undo()
+    codes_room._library.cache_clear()
+    assert codes_room.usable()
+
+
+def test_rows_without_length_have_codes() -> None:
+    numbers, scale, left = encoded(np.zeros((3, 8), np.float16), np.zeros(8, np.float32))
+    assert not numbers.any()
+    assert np.isfinite(scale).all()
+    assert not left.any()
