@@ -29,6 +29,7 @@ from patchword.text.tokenizer import Tokenizer
 from patchword.unseen import Look, noted
 
 AS_THEY_ARE = Opener()  # how images are opened by default
+BATCH = {"cuda": 128}  # images at a time on a device, where nobody says; on others 32
 # Suffixes of the fingerprint of a model that opens its images otherwise, by the option's name.
 MARKS = {"stretch": "-stretched", "squash": "-squashed", "exact": "-exact"}
 
@@ -156,15 +157,15 @@ class Bundle:
         self,
         sources: ImageLike | Iterable[ImageLike],
         run: Callable[[Any], Tensor],
-        batch_size: int = 32,
+        batch_size: int | None = None,
         exact: bool = False,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         """Each image in order with its row of `run(pixels (B, 3, S, S))` as float32, or with the
         ImageError that says why it has none. Images are opened a batch ahead, in threads, and
         in processes where those are waited for, see `images.processes`.
 
-        A model that takes images in their own shapes is given a list of (3, h, w). Raises
-        UnsupportedError for a model without an image tower.
+        batch_size: None: 32, on a GPU 128. A model that takes images in their own shapes is given a
+        list of (3, h, w). Raises UnsupportedError for a model without an image tower.
         """
         engine = self._torch()
         return self._each(sources, lambda batch: engine.run(run, batch), batch_size, exact)
@@ -173,12 +174,14 @@ class Bundle:
         self,
         sources: ImageLike | Iterable[ImageLike],
         run: Callable[[list[Levels]], Vector],
-        batch_size: int,
+        batch_size: int | None,
         exact: bool,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         """The images that can be opened, in batches through `run`; every task uses this."""
         if self.config.vision is None:
             self._no_images()
+        if batch_size is None:
+            batch_size = BATCH.get(self.device.type, 32)
         at_least("batch_size", batch_size)
         return self._rows(as_images(sources), run, batch_size, exact)
 
@@ -206,13 +209,13 @@ class Bundle:
     def embed_each(
         self,
         sources: ImageLike | Iterable[ImageLike],
-        batch_size: int = 32,
+        batch_size: int | None = None,
         exact: bool = False,
         stretch: bool | None = None,
         squash: bool | None = None,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-        """Each image in order with its unit vector (D,), or the ImageError that it raised. stretch,
-        squash: see `opening`."""
+        """Each image in order with its unit vector (D,), or the ImageError that it raised.
+        batch_size: see `run_each`; stretch, squash: see `opening`."""
         shown = self.opening(stretch, squash=squash)
         return embed_checked(shown, Check(self.scope, self.name), sources, batch_size, exact)
 
@@ -220,7 +223,7 @@ class Bundle:
     def embed_images(
         self,
         sources: ImageLike | Iterable[ImageLike],
-        batch_size: int = 32,
+        batch_size: int | None = None,
         exact: bool = False,
         stretch: bool | None = None,
         squash: bool | None = None,
@@ -230,7 +233,7 @@ class Bundle:
 
         exact=True decodes a JPEG whole, as the reference processors do; by default it is decoded
         at the smallest scale that is at least twice what the network needs, unless the model was
-        loaded with exact=True. stretch, squash: see `opening`.
+        loaded with exact=True. batch_size: see `run_each`; stretch, squash: see `opening`.
         """
         rows = list(results(self.embed_each(sources, batch_size, exact, stretch, squash)))
         return np.stack(rows) if rows else np.empty((0, self.dim), np.float32)
@@ -320,7 +323,7 @@ def embed_checked(
     model: Bundle,
     check: Check,
     sources: ImageLike | Iterable[ImageLike],
-    batch_size: int = 32,
+    batch_size: int | None = None,
     exact: bool = False,
 ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
     """As `Bundle.embed_each`, by a check that then says of each image whether it is outside."""
