@@ -18,7 +18,7 @@ from ran import Run
 import patchword
 from patchword.bundle import Bundle
 from patchword.cli.explore_tag import numbered
-from patchword.errors import IndexStoreError, UnsupportedError
+from patchword.errors import ConfigError, IndexStoreError, SampledWarning, UnsupportedError
 from patchword.images.files import File
 from patchword.images.reading import Seen, thumbnail
 from patchword.index import Index, duplicates, looks, open_index
@@ -127,13 +127,10 @@ def test_pairs_are_all_that_are_near(monkeypatch: pytest.MonkeyPatch) -> None:
     products = np.triu(half.astype(np.float32) @ half.astype(np.float32).T, 1)
     wanted = set(map(tuple, np.argwhere(products >= 0.96).tolist()))
     assert len(wanted) > 300
-    steps: list[tuple[int, int]] = []
-    told = pairs(half, 0.96, progress=lambda *step: steps.append(step))
-    assert set(map(tuple, told.tolist())) == wanted
-    assert steps[-1] == (3000, 3000)
-    monkeypatch.setattr(duplicates, "EVERY", 0)  # in cells, as in a large index
+    steps: list[int] = []
     monkeypatch.setattr(duplicates, "BLOCK", 64)
-    found = set(map(tuple, pairs(half, 0.96).tolist()))
+    found = set(map(tuple, pairs(half, 0.96, step=steps.append).tolist()))
+    assert steps[-1] == 3000
     assert found <= wanted
     assert len(found) >= 0.995 * len(wanted)
     monkeypatch.setattr(duplicates, "MOST", 100)
@@ -167,6 +164,46 @@ def test_groups_are_near_the_one_that_is_kept(tmp_path: Path, model: Bundle) -> 
         index.duplicates(keep="larges")
     with pytest.raises(UnsupportedError, match=r"threshold is 1\.5"):
         index.duplicates(1.5)
+
+
+def test_groups_are_those_of_all_pairs(
+    tmp_path: Path, model: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are judged at once, and where all are alike; with an end, what is found until
+    then and a warning."""
+    count = 300
+    vectors = planted(np.random.default_rng(2), count, model.dim)
+    vectors[200:] = vectors[0]
+    index = open_index(tmp_path / "index")
+    index._create(model)
+    paths = [f"/{number:03d}" for number in range(count)]
+    index._store.put([File(path, 5, n) for n, path in enumerate(paths)], vectors)
+    products = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
+    expected: dict[str, set[str]] = {}
+    free = np.ones(count, bool)
+    for first in range(count):  # in the order of paths
+        others = np.flatnonzero(free & (products[first] >= 0.9))
+        others = others[others > first]
+        if free[first] and len(others):
+            free[others] = False
+            expected[paths[first]] = {paths[other] for other in others}
+    assert len(expected) > 20
+
+    def told() -> dict[str, set[str]]:
+        found = index.duplicates(0.9, keep="first")
+        return {each.keep.path: {other.path for other in each.others} for each in found}
+
+    assert told() == expected
+    monkeypatch.setattr(duplicates, "PORTION", 7)
+    assert told() == expected
+    with monkeypatch.context() as patched:
+        patched.setattr(duplicates, "EVERY", 0)
+        assert told() == expected
+    with pytest.warns(SampledWarning, match="of 300 images were compared with all others in 0 sec"):
+        part = index.duplicates(0.9, keep="first", seconds=1e-9)
+    assert {each.keep.path for each in part} < set(expected)
+    with pytest.raises(ConfigError, match="seconds is 0"):
+        index.duplicates(seconds=0)
 
 
 def test_copies_are_of_one_photo_whatever_the_model(
@@ -210,13 +247,9 @@ def test_copies_are_of_one_photo_whatever_the_model(
     with pytest.warns(UserWarning, match="/gone"):
         again = index.duplicates(keep="first", progress=lambda *step: steps.append(step))
     assert again == found
-    first = [done for done, total in steps if total == len(files)]
-    rest = [step for step in steps if step[1] != len(files)]
-    assert first == sorted(first)
-    assert first[-1] == len(files)
-    assert rest[-1][0] == rest[-1][1] == max(done for done, _ in rest)
-    assert len(first) > 3
-    assert len(rest) > 1
+    assert steps == sorted(steps)
+    assert steps[-1] == (len(files), len(files))
+    assert len(steps) > 10
 
     def late(done: int, total: int) -> None:
         raise KeyError("late")

@@ -7,6 +7,7 @@ kept: groups do not grow from neighbour to neighbour.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from patchword.errors import IndexStoreError
+from patchword.errors import IndexStoreError, SampledWarning, warn
 from patchword.index.adding import Progress
 from patchword.index.approximate import parts
 from patchword.index.checks import intact
@@ -31,11 +32,14 @@ KEEP = ("largest", "oldest", "first")
 EVERY = 100_000  # entries up to which every pair is compared
 CELLS = 6  # that are searched for the duplicates of an entry in a larger index
 MOST = 20_000_000  # pairs
+PORTION = 1 << 12  # pairs that are judged at once
 NEAR = 0.93  # cosine from which on entries may be copies of one photo
 
 _COLUMNS = ("path", "modified", "size", "width", "height", "vector", *SUMS)
 
-Pairs = NDArray[np.int64]  # (P, 2), rows of the matrix, the smaller first
+Pairs = NDArray[np.int64]  # (P, 2), places among the rows that are compared
+# Places: the one to keep, and others of its group, each behind its negative cosine.
+Found = tuple[int, list[tuple[float, int]]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,10 @@ def ids_of(found: Sequence[Group]) -> list[int]:
     return [each.id for group in found for each in (group.keep, *group.others)]
 
 
+class _OverError(Exception):
+    """The time is over."""
+
+
 def groups(
     table: Table,
     matrix: Matrix,
@@ -72,37 +80,137 @@ def groups(
     threshold: float | None,
     keep: str,
     progress: Progress | None = None,
+    seconds: float | None = None,
 ) -> list[Group]:
     """The groups of entries whose cosine with one that is kept is `threshold` or more, the largest
     first; None: that are copies of one photo with it. rows: those of the matrix to compare; None:
-    all. progress: see `Index.duplicates`."""
-    step = progress or _silent
+    all. progress, seconds: see `Index.duplicates`."""
     half = matrix.half if rows is None else matrix.half[rows]
-    looks = None
-    if threshold is None:
-        threshold = NEAR
-        looks = Looks(table, matrix.ids if rows is None else matrix.ids[rows], step)
-        step = looks.compared
-    near = pairs(half, threshold - 2 * matrix.error, looks.related if looks else None, step)
+    ids = matrix.ids if rows is None else matrix.ids[rows]
+    step = _Steps(progress or _silent, len(half), seconds)
+    looks = Looks(table, ids, step.go_on) if threshold is None else None
+    threshold = NEAR if threshold is None else threshold
+    judge = Judge(table, ids, threshold, looks)
+    least = threshold - 2 * matrix.error
+    found: dict[int, list[tuple[float, int]]] = {}
+    work = in_turn if len(half) <= EVERY else in_cells
+    try:
+        for first, others in work(half, least, keep, judge, step):
+            found.setdefault(first, []).extend(others)
+    except _OverError:
+        warn(
+            f"{step.done} of {len(half)} images were compared with all others in {seconds:.0f} "
+            "seconds; copies among the rest are not found: `patchword dedupe` takes its time",
+            SampledWarning,
+        )
     if looks:
-        near = near[looks.copies(near)]
         looks.tell()
-    if not len(near):
-        return []
-    involved, flat = np.unique(near, return_inverse=True)
-    near = flat.reshape(-1, 2)
-    places = involved if rows is None else rows[involved]
-    entries, vectors = _read(table, matrix.ids[places])
-    scores = _cosines(vectors, near)
-    near, scores = near[scores >= threshold], scores[scores >= threshold]
-    found = _gather(
-        near, scores, sorted(range(len(entries)), key=lambda i: _order(entries[i], keep))
-    )
+    known = judge.entries
     out = [
-        Group(_copy(entries[first], 1.0), [_copy(entries[i], score) for i, score in others])
-        for first, others in found
+        Group(_copy(known[first], 1.0), [_copy(known[i], -less) for less, i in sorted(others)])
+        for first, others in found.items()
     ]
     return sorted(out, key=lambda group: (-len(group.others), group.keep.path))
+
+
+class _Steps:
+    """How far a comparison of entries has come. Raises what `progress` does, and _OverError when
+    its time is over."""
+
+    def __init__(self, progress: Progress, total: int, seconds: float | None) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+        self.until = None if seconds is None else time.monotonic() + seconds
+
+    def __call__(self, done: int) -> None:
+        """So many entries were compared with all others."""
+        self.done = done
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Called between pieces of work."""
+        self.progress(self.done, self.total)
+        over = self.until is not None and time.monotonic() > self.until
+        if over and self.done < self.total:
+            raise _OverError
+
+
+class Judge:
+    """Which pairs of places among `ids` (N,) belong together.
+
+    entries  by place, what is stored of those that do
+    """
+
+    def __init__(
+        self, table: Table, ids: NDArray[np.uint64], threshold: float, looks: Looks | None
+    ) -> None:
+        self.table, self.ids, self.threshold, self.looks = table, ids, threshold, looks
+        self.entries: dict[int, dict[str, Any]] = {}
+
+    def maybe(self, pairs: Pairs) -> Pairs:
+        """Those that may, quickly."""
+        return pairs[self.looks.related(pairs)] if self.looks else pairs
+
+    def together(self, pairs: Pairs) -> tuple[Pairs, NDArray[np.float64]]:
+        """Those that do, and their cosines (P,)."""
+        if self.looks:
+            pairs = pairs[self.looks.copies(pairs)]
+        if not len(pairs):
+            return pairs, np.empty(0)
+        involved, flat = np.unique(pairs, return_inverse=True)
+        entries, vectors = _read(self.table, self.ids[involved])
+        self.entries |= zip(involved.tolist(), entries, strict=True)
+        scores = _cosines(vectors, flat.reshape(-1, 2))
+        good = scores >= self.threshold
+        return pairs[good], scores[good]
+
+    def order(self, keep: str, places: Sequence[int]) -> NDArray[np.int64]:
+        """Places, those to keep first."""
+        new = np.array([each for each in places if each not in self.entries], np.int64)
+        if len(new):
+            self.entries |= zip(new.tolist(), _told(self.table, self.ids[new]), strict=True)
+        return np.array(sorted(places, key=lambda i: _order(self.entries[i], keep)), np.int64)
+
+
+def in_turn(half: Half, least: float, keep: str, judge: Judge, step: _Steps) -> Iterator[Found]:
+    """The groups of all rows: each, in the order to keep, that is in no group yet takes those after
+    it that belong to it and are in none. None before it is left that does."""
+    order = judge.order(keep, range(len(half)))
+    rows = torch.from_numpy(half[order]).float()
+    free = np.ones(len(rows), bool)
+    size = max(1, min(2048, 2**25 // max(len(rows), 1)))
+    for start in range(0, len(rows), size):
+        mine = start + np.flatnonzero(free[start : start + size])
+        near = (rows[mine] @ rows[start:].T >= least).numpy()
+        near &= free[start:] & (np.arange(start, len(rows)) > mine[:, None])
+        for some in _portions(near.sum(axis=1)):
+            left, right = near[some].nonzero()
+            every = np.stack([mine[some][left], start + right], axis=1)
+            for first in range(0, len(every), PORTION):
+                pairs = every[first : first + PORTION]
+                pairs = pairs[free[pairs].all(axis=1)]
+                found, scores = judge.together(judge.maybe(order[pairs]))
+                yield from _gather(found, scores, order, free)
+            step(int(mine[some][-1]) + 1)
+        step(min(start + size, len(rows)))
+
+
+def _portions(counts: NDArray[np.int64]) -> Iterator[slice]:
+    """Consecutive rows that have together not many more pairs than `PORTION`: of more, most would
+    be compared in vain where the first row takes all."""
+    ends, before = np.cumsum(counts), 0
+    while before < len(counts):
+        done = ends[before - 1] if before else 0
+        end = max(int(np.searchsorted(ends, done + PORTION, "right")), before + 1)
+        yield slice(before, end)
+        before = end
+
+
+def in_cells(half: Half, least: float, keep: str, judge: Judge, step: _Steps) -> Iterator[Found]:
+    """The same of many rows, of the pairs in neighbouring cells of k-means, which are nearly
+    all."""
+    near, scores = judge.together(pairs(half, least, judge.maybe, step))
+    order = judge.order(keep, np.unique(near).tolist())
+    yield from _gather(near, scores, order, np.ones(len(order), bool))
 
 
 def _silent(done: int, total: int) -> None:
@@ -112,36 +220,23 @@ def _silent(done: int, total: int) -> None:
 def pairs(
     half: Half,
     least: float,
-    wanted: Callable[[Pairs], NDArray[np.bool_]] | None = None,
-    progress: Progress = _silent,
+    wanted: Callable[[Pairs], Pairs] = lambda pairs: pairs,
+    step: Callable[[int], None] = lambda done: None,
 ) -> Pairs:
-    """The pairs of rows (N, D) whose product is `least` or more, and that are `wanted`: all of them
-    among up to `EVERY` rows; among more, those in neighbouring cells of k-means, which are nearly
-    all. progress: is called with how many rows were compared, and all."""
+    """Those `wanted` of the pairs of rows (N, D) in neighbouring cells of k-means whose product is
+    `least` or more. step: is called with how many rows were compared."""
     found: list[Pairs] = []
     total = 0
-    for some, done in _every(half, least) if len(half) <= EVERY else _in_cells(half, least):
-        if wanted is not None:
-            some = some[wanted(some)]
+    for some, done in _in_cells(half, least):
+        some = wanted(some)
         found.append(some)
         total += len(some)
         if total > MOST:
             raise IndexStoreError(
                 f"more than {MOST} pairs are as near as {least:.3f}: give a higher threshold"
             )
-        progress(done, len(half))
+        step(done)
     return np.unique(np.concatenate(found), axis=0) if found else np.empty((0, 2), np.int64)
-
-
-def _every(half: Half, least: float) -> Iterator[tuple[Pairs, int]]:
-    """Pairs, and how many rows were compared."""
-    rows = torch.from_numpy(half).float()
-    step = max(1, min(2048, 2**25 // max(len(rows), 1)))
-    for start in range(0, len(rows), step):
-        products = rows[start : start + step] @ rows[start:].T
-        found = (products >= least).nonzero().numpy()
-        found = found[found[:, 0] < found[:, 1]]
-        yield found + start, min(start + step, len(rows))
 
 
 def _in_cells(half: Half, least: float) -> Iterator[tuple[Pairs, int]]:
@@ -190,27 +285,38 @@ def _cosines(vectors: NDArray[np.float32], near: Pairs) -> NDArray[np.float64]:
     )
 
 
+def _told(table: Table, ids: NDArray[np.uint64]) -> list[dict[str, Any]]:
+    """What is stored of entries, but their vectors, in the order of their ids."""
+    names = [name for name in _COLUMNS if name not in ("vector", *SUMS)]
+    entries: dict[int, dict[str, Any]] = {}
+    for start in range(0, len(ids), PIECE):
+        some = ids[start : start + PIECE].tolist()
+        rows = table.take_row_ids(some).select(names).with_row_id().to_arrow().to_pylist()
+        entries |= {row.pop("_rowid"): row for row in rows}
+    return [entries[each] for each in ids.tolist()]
+
+
 def _gather(
-    near: Pairs, scores: NDArray[np.float64], order: Sequence[int]
-) -> list[tuple[int, list[tuple[int, float]]]]:
-    """Groups (kept, [(other, score)]): entries in `order`, each that is in no group yet takes its
-    neighbours that are in none."""
-    both = np.concatenate([near, near[:, ::-1]])
-    by_first = np.argsort(both[:, 0], kind="stable")
-    both, twice = both[by_first], np.concatenate([scores, scores])[by_first]
-    starts = np.searchsorted(both[:, 0], np.arange(len(order) + 1))
-    grouped = np.zeros(len(order), bool)
-    found = []
-    for first in order:
-        span = slice(starts[first], starts[first + 1])
-        free = ~grouped[both[span, 1]]
-        if grouped[first] or not free.any():
+    near: Pairs, scores: NDArray[np.float64], order: NDArray[np.int64], free: NDArray[np.bool_]
+) -> Iterator[Found]:
+    """Groups of places: each of the pairs' places, in `order`, that is `free` takes those after it
+    that are, and these are free no more. free: by rank in `order`."""
+    if not len(near):
+        return
+    rank = np.zeros(int(order.max(initial=0)) + 1, np.int64)
+    rank[order] = np.arange(len(order))
+    ranks = np.sort(rank[near], axis=1)
+    by_first = np.argsort(ranks[:, 0], kind="stable")
+    ranks, scores = ranks[by_first], scores[by_first]
+    firsts, starts = np.unique(ranks[:, 0], return_index=True)
+    for first, start, end in zip(firsts, starts, [*starts[1:], len(ranks)], strict=True):
+        others = ranks[start:end, 1]
+        left = free[others]
+        if not (free[first] and left.any()):
             continue
-        others = both[span, 1][free]
-        grouped[others], grouped[first] = True, True
-        ranked = sorted(zip((-twice[span][free]).tolist(), others.tolist(), strict=True))
-        found.append((first, [(other, -negative) for negative, other in ranked]))
-    return found
+        free[others] = False
+        cosines, places = scores[start:end][left], order[others[left]]
+        yield int(order[first]), list(zip((-cosines).tolist(), places.tolist(), strict=True))
 
 
 def _order(entry: dict[str, Any], keep: str) -> tuple[Any, ...]:

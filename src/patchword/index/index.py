@@ -22,7 +22,7 @@ from patchword.index.adding import Progress
 from patchword.index.duplicates import KEEP, Group, groups
 from patchword.index.explore import Cluster
 from patchword.index.searching import Searching, tell
-from patchword.options import at_least, checked, nearest, text_list
+from patchword.options import at_least, checked, in_range, nearest, text_list
 
 
 def open_index(
@@ -54,6 +54,7 @@ class Index(Searching):
         keep: str = "largest",
         where: str | None = None,
         progress: Progress | None = None,
+        seconds: float | None = None,
     ) -> list[Group]:
         """Groups of near-duplicates, the largest first: one to keep, and those that are copies of
         the same photo: resized, compressed anew, or cropped by a few percent.
@@ -63,20 +64,25 @@ class Index(Searching):
         keep       of a group the "largest" (pixels, then bytes), the "oldest", or the "first" by
                    path
         where      a condition, see `search`: only what meets it is compared
-        progress   is called with (done, total): of the entries, and then, where thumbnails are
-                   compared, of the pairs that may be copies
+        progress   is called with (done, total) of the entries
+        seconds    stop after so many, with what was found and a SampledWarning; None: no limit
 
-        Every pair is compared; above 100,000 entries, those in neighbouring parts of the index,
-        which misses few. Nothing is deleted. Raises IndexStoreError.
+        Every entry that may be kept is compared with all others; above 100,000 entries, with those
+        in neighbouring parts of the index, which misses few. Nothing is deleted. Raises
+        IndexStoreError.
         """
         if keep not in KEEP:
             raise UnsupportedError(
                 f"keep is {keep!r}{nearest(keep, KEEP)}; there are {', '.join(KEEP)}"
             )
+        if seconds is not None:
+            in_range("seconds", seconds, 0, above=True)
         if threshold is not None and not 0 < threshold <= 1:
             raise UnsupportedError(f"threshold is {threshold}; it must be above 0, and at most 1")
         return self._nearest.on_rows(
-            lambda table, matrix, rows: groups(table, matrix, rows, threshold, keep, progress),
+            lambda table, matrix, rows: groups(
+                table, matrix, rows, threshold, keep, progress, seconds
+            ),
             where,
         )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from patchword import images
-from patchword.errors import ImageError, listed, warn
+from patchword.errors import ImageError, ImageWarning, listed, warn
 from patchword.index import inside
 from patchword.index.copies import ROUGH, SIZE, Small, copies, related, rough, small
 from patchword.index.table import Table
@@ -25,25 +25,14 @@ NAMED = 3  # entries that a warning names
 class Looks:
     """Small pictures of entries, by their places among `ids` (N,): read when a pair needs them."""
 
-    def __init__(
-        self, table: Table, ids: NDArray[np.uint64], progress: Callable[[int, int], None]
-    ) -> None:
-        """progress: is called with (done, total), see `Index.duplicates`."""
+    def __init__(self, table: Table, ids: NDArray[np.uint64], go_on: Callable[[], None]) -> None:
+        """go_on: is called between pieces of work."""
         self._table, self._ids = table, ids
-        self._progress = progress
-        self._compared = 0  # entries, with all others
-        self._looked_at = 0  # entries
+        self._go_on = go_on
         self._rough = np.zeros((len(ids), ROUGH**2 + 4), np.float16)
         self._known = np.zeros(len(ids), bool)
         self._unseen: dict[str, None] = {}  # paths, in order
         self._kept: dict[int, Small] = {}  # by place
-
-    def compared(self, entries: int, total: int) -> None:
-        """So many entries of all were compared with all others by what the model says of them."""
-        self._compared = entries
-        if entries == total:
-            self._looked_at = total  # no others are needed
-        self._progress((entries + self._looked_at) // 2, total)
 
     def related(self, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which pairs (P, 2) of places may be copies: quickly, and for many."""
@@ -55,8 +44,7 @@ class Looks:
             for place, picture in self._pictures(places).items():
                 self._rough[place] = rough(picture)
             self._known[places] = True
-            self._looked_at += len(places)
-            self._progress((self._compared + self._looked_at) // 2, len(self._ids))
+            self._go_on()
         parts = (pairs[start : start + MANY].T for start in range(0, len(pairs), MANY))
         found = [related(self._rough[left], self._rough[right]) for left, right in parts]
         return np.concatenate(found) if found else np.zeros(0, bool)
@@ -71,7 +59,7 @@ class Looks:
             if seen.any():
                 left, right = ([pictures[i] for i in side] for side in part[seen].T.tolist())
                 found[start : start + PIECE][seen] = copies(np.stack(left), np.stack(right))
-            self._progress(min(start + PIECE, len(pairs)), len(pairs))
+            self._go_on()
         return found
 
     def tell(self) -> None:
@@ -80,7 +68,8 @@ class Looks:
             warn(
                 "compared with no other are images that have no thumbnail in the index, and whose "
                 f"files cannot be opened: {listed(paths, NAMED)}; a threshold compares "
-                "them by their vectors"
+                "them by their vectors",
+                ImageWarning,
             )
 
     def _pictures(self, places: NDArray[np.int64]) -> dict[int, Small]:

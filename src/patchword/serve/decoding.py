@@ -68,6 +68,7 @@ class Decoder:
         self._fetch = fetch
         self._pool = ThreadPoolExecutor(THREADS, "decode")
         self._fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
+        self._slow = ThreadPoolExecutor(1, "slow")
         self._fetching = asyncio.Semaphore(FETCHERS)
         self._opening = asyncio.Semaphore(THREADS)
         self._most = HELD * 3 * max_pixels
@@ -77,6 +78,10 @@ class Decoder:
     async def run(self, function: Callable[[], T]) -> T:
         """What a function returns that is run in one of the threads, in this context."""
         return await _in(self._pool, function)
+
+    async def alone(self, function: Callable[[], T]) -> T:
+        """The same of one that takes long, one at a time, in a thread that opens no images."""
+        return await _in(self._slow, function)
 
     async def photo(self, given: Any, model: Model, name: str = "image") -> RGB:
         """All pixels of an image, RGB uint8 (H, W, 3). Raises ImageError, RefusalError."""
@@ -149,7 +154,7 @@ class Decoder:
         return decoded(given)
 
     def close(self) -> None:
-        for pool in (self._pool, self._fetchers):
+        for pool in (self._pool, self._fetchers, self._slow):
             pool.shutdown(wait=False, cancel_futures=True)
 
 

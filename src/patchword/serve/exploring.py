@@ -12,10 +12,11 @@ from patchword.index.schema import id_of
 from patchword.index.searching import tell_of
 from patchword.serve.bodies import Number, Whole
 from patchword.serve.collection import of
-from patchword.serve.queue import steps
+from patchword.serve.queue import share, steps
 from patchword.serve.server import Answer, router, server_of, with_warnings
 
 MOST = 200  # clusters
+SHARE = 0.8  # of the time that is left, to compare photos in; the rest is for the answer
 
 routes = router("photos")
 
@@ -60,18 +61,17 @@ async def explore(request: Request, body: Explore) -> Answer:
 @routes.post("/v1/duplicates", summary="Groups of photos that are nearly the same")
 async def duplicates(request: Request, body: Duplicates) -> Answer:
     server = server_of(request)
-    index = of(server).index
+    index = of(server).aside
     opened = await server.models.get(index.model_name, "embed")
-
     step = steps()
 
     def compared() -> list[Group]:
-        found = index.duplicates(body.threshold, progress=step)
+        found = index.duplicates(body.threshold, progress=step, seconds=share(SHARE))
         tell_of(index, opened.model, ids_of(found))
         return found
 
     with server.admission.of(1):
-        found = await server.decoder.run(compared)
+        found = await server.decoder.alone(compared)
     groups = [
         {
             "keep": photo(group.keep.path, 1.0),

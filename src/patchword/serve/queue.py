@@ -167,6 +167,12 @@ async def in_time(future: asyncio.Future[T]) -> T:
         raise _late() from None
 
 
+def share(part: float) -> float | None:
+    """Seconds: a part of the time that is left of this request; None: it has no end."""
+    until = deadline.get()
+    return None if until is None else max(part * (until - time.monotonic()), 0.001)
+
+
 def steps() -> Callable[[int, int], None]:
     """What long work of this request calls between its steps, with how many are done and all of
     them: it ends the work when the time is over."""
