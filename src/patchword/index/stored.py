@@ -82,7 +82,7 @@ class Stored:
     ) -> list[dict[str, Any]]:
         """The rows of these ids, in their order, each with the values of its columns by name; by
         default of all but thumbnail and vector. Raises IndexStoreError for an id or a column that
-        is not there."""
+        is not there, and for an id that two rows have: an id is a hash of a path."""
         wanted, known = list(ids), self.columns
         names = [n for n in known if n not in LARGE] if columns is None else list(columns)
         for name in names:
@@ -93,11 +93,17 @@ class Stored:
                 )
         read = list(dict.fromkeys(["id", "path", *names]))
         found: dict[int, dict[str, Any]] = {}
+        paths: dict[int, str] = {}
         for start in range(0, len(wanted), ROWS):
             some = ", ".join(str(int(each)) for each in wanted[start : start + ROWS])
             for row in self._store.select(f"id IN ({some})", read).to_pylist():
                 if id_of(row["path"]) != row["id"]:
                     raise IndexStoreError(f"{self.path}: the entry of {row['path']!r} is damaged")
+                if (other := paths.setdefault(row["id"], row["path"])) != row["path"]:
+                    raise IndexStoreError(
+                        f"{self.path}: {other!r} and {row['path']!r} have the same id, "
+                        f"{row['id']}: rename one of them, and index it again with --prune"
+                    )
                 found[row["id"]] = {name: row[name] for name in names}
         if lost := [each for each in wanted if each not in found]:
             raise IndexStoreError(f"{self.path}: no row of id {lost[0]}")

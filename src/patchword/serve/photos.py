@@ -17,15 +17,17 @@ from PIL import Image as Pillow
 from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError
 from patchword.images import ImageLike, Opener, pillow
-from patchword.index import Index, inside
+from patchword.index import Hit, Index, inside, open_index
 from patchword.index.condition import KINDS
 from patchword.index.schema import id_of
+from patchword.serve.heard import say
 from patchword.serve.refusals import RefusalError
 from patchword.show.plots import fit
 
 SIDE = 256  # of a thumbnail, pixels
 THUMBNAILS = 4096  # kept in memory, some 10 kB each
 SAID = ("width", "height", "caption", "tags")  # columns that a hit shows
+LOST = "no row of id"  # in what an index says of an id that it does not have
 SHOWN_AS_THEY_ARE = {"JPEG", "PNG", "WEBP", "GIF"}  # formats that every browser shows
 
 
@@ -34,6 +36,7 @@ class Collection:
 
     def __init__(self, index: Index, opener: Opener) -> None:
         self.index = index
+        self.aside = open_index(index.path)  # the same, for work that would keep searches waiting
         self._opener = opener
         self._version: tuple[str, int] | None = None  # that the rest is of
         self._paths: dict[int, str] = {}
@@ -69,12 +72,9 @@ class Collection:
         """The hits from `offset` on, as records."""
         version = self._fresh()
         hits = self.index.search(vector, k + offset, where=where, model=model)[offset:]
-        ids = [id_of(hit.path) for hit in hits]
-        self._remember(version, {i: hit.path for i, hit in zip(ids, hits, strict=True)})
-        known = self._known(ids)
         return [
             {
-                "id": number,
+                "id": hit.id,
                 "path": hit.path,
                 "score": hit.score,
                 "modified": hit.modified.isoformat(),
@@ -82,7 +82,7 @@ class Collection:
                 "height": None,
                 **{name: value for name, value in columns.items() if value is not None},
             }
-            for number, hit, columns in zip(ids, hits, known, strict=True)
+            for hit, columns in zip(hits, self._known(version, hits), strict=True)
         ]
 
     def _fresh(self) -> tuple[str, int]:
@@ -115,18 +115,24 @@ class Collection:
         """How many photos there are that meet a condition; None: in all."""
         return len(self.index) if where is None else self.index.count(where)
 
-    def _known(self, ids: list[int]) -> list[dict[str, Any]]:
-        """What the index says of each photo; nothing where one of them was just removed."""
+    def _known(self, version: tuple[str, int], hits: list[Hit]) -> list[dict[str, Any]]:
+        """What the index says of each photo; nothing where one of them was just removed, or has
+        the id of another, which is warned of."""
         try:
-            return self.index.rows(ids, SAID)
-        except IndexStoreError:
-            return [{}] * len(ids)
+            rows = self.index.rows([hit.id for hit in hits], ("path", *SAID))
+        except IndexStoreError as error:
+            if LOST not in str(error):
+                say([str(error)])
+            return [{}] * len(hits)
+        paths = [row.pop("path") for row in rows]
+        self._remember(version, {hit.id: path for hit, path in zip(hits, paths, strict=True)})
+        return rows
 
     def _row(self, number: int, column: str) -> Any:
         try:
             return self.index.row(number, [column])[column]
         except IndexStoreError as error:
-            if "no row of id" not in str(error):
+            if LOST not in str(error):
                 raise
             message = f"the index has no photo {number}"
             raise RefusalError(404, "no_photo", message, "id") from error

@@ -13,6 +13,7 @@ from patchword.errors import (
     UnsupportedError,
 )
 
+STATUSES = {"no index there": 404, "have the same id": 409}  # by what an IndexStoreError says
 CODES = {  # of errors that patchword raises, what a program can tell them by
     ImageError: "image",
     UnsupportedError: "unsupported",
@@ -70,7 +71,8 @@ def refusal_of(error: PatchwordError | RefusalError, param: str | None = None) -
         return error
     codes = (code for kind, code in CODES.items() if isinstance(error, kind))
     code = next(codes, "patchword")
-    status = 404 if isinstance(error, IndexStoreError) and "no index there" in str(error) else 400
+    said = str(error) if isinstance(error, IndexStoreError) else ""
+    status = next((status for words, status in STATUSES.items() if words in said), 400)
     return RefusalError(status, code, str(error), param)
 
 
