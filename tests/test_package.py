@@ -53,6 +53,7 @@ PUBLIC = [
     "RecipeError",
     "Region",
     "Reranked",
+    "SameLabelsWarning",
     "SameMapWarning",
     "SampledWarning",
     "ScopeWarning",

@@ -97,6 +97,27 @@ def test_so_are_hits_and_words(client: TestClient) -> None:
     assert told.remarks() == []
 
 
+def test_labels_and_texts_are_read_as_they_are_warned_of(client: TestClient) -> None:
+    """As the command line does; of texts that are cut without naming an option that is none."""
+    long = list(range(1, 400))
+    alike = "the model reads 'A Ring' and 'a ring' as the same"
+    requests: list[tuple[str, dict[str, Any], str]] = [
+        ("/v1/classify", {"images": [sent(RING)], "labels": ["A Ring", "a ring"]}, alike),
+        (
+            "/zero-shot-image-classification",
+            {"inputs": sent(RING), "parameters": {"candidate_labels": ["A Ring", "a ring"]}},
+            alike,
+        ),
+        ("/v1/embeddings", {"input": long}, "the text exceeds 48 tokens; it loses 353 of 401"),
+        ("/v1/embeddings", {"input": ["a", long]}, "the text exceeds 48 tokens"),
+        ("/v1/embeddings", {"input": "a ring " * 40}, "the text exceeds 48 tokens; it loses"),
+    ]
+    for path, body, said in requests * 2:
+        found = warnings_of(client, path, body)
+        assert any(each.startswith(said) for each in found), (path, found)
+        assert not any("long_text" in each for each in found)
+
+
 def test_an_image_unlike_the_training_is_rejected_as_in_python(client: TestClient) -> None:
     model, labels = patchword.load("demo"), ["a dress", "a hat"]
     body = {"images": [sent(GRASS)], "labels": labels, "reject": 0.01}

@@ -19,6 +19,7 @@ Each message says what was found, where, and what to do. Beside them, warnings:
     CheckpointWarning     a checkpoint that can be read in two ways
     FontWarning           characters of a text that no font can draw
     SameMapWarning        texts given to a heatmap method that is of no text
+    SameLabelsWarning     labels that a model cannot tell apart
     MethodWarning         a heatmap method that is known to fail with a model
     SampledWarning        more patches of good photos than are kept
 
@@ -116,6 +117,10 @@ class SampledWarning(UserWarning):
 
 class SameMapWarning(UserWarning):
     """Texts given to a heatmap method that is of no text: each has the same map."""
+
+
+class SameLabelsWarning(UserWarning):
+    """Labels that the model reads as the same: it scores them alike."""
 
 
 class MethodWarning(UserWarning):

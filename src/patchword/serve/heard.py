@@ -18,13 +18,16 @@ from patchword.errors import (
     ImageWarning,
     LongTextWarning,
     MethodWarning,
+    SameLabelsWarning,
     SameMapWarning,
+    SampledWarning,
     ScopeWarning,
     UnseenWarning,
 )
 
 KINDS = (
-    LongTextWarning, ImageWarning, ScopeWarning, UnseenWarning, SameMapWarning, MethodWarning,
+    LongTextWarning, ImageWarning, ScopeWarning, UnseenWarning, SameLabelsWarning, SameMapWarning,
+    MethodWarning, SampledWarning,
 )  # fmt: skip
 
 _said: ContextVar[list[str] | None] = ContextVar("said", default=None)

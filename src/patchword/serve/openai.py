@@ -29,6 +29,7 @@ from patchword.serve.server import (
     server_of,
     with_warnings,
 )
+from patchword.text import long_text as long_texts
 from patchword.unseen import Sights
 
 routes = router("openai")
@@ -36,6 +37,7 @@ STARTED = int(time.time())
 SILENT = {"user"}
 
 
+@routes.get("/v1/models/", include_in_schema=False)
 @routes.get("/v1/models", summary="The models, and what each can do")
 async def models(request: Request) -> Answer:
     return Answer({"object": "list", "data": await _described(server_of(request))})
@@ -96,6 +98,10 @@ Item = tuple[Literal["text", "ids", "image"], Any]
 @routes.post("/embeddings", include_in_schema=False)
 async def embeddings(request: Request, body: Embeddings) -> Answer:
     server = server_of(request)
+    forms = {body.encoding_format, body.embedding_type} - {None}
+    if len(forms) > 1:
+        said = "encoding_format and embedding_type differ: which one is meant?"
+        raise RefusalError(400, "invalid_request", said, "embedding_type")
     given = items_of(body)
     count = server.checked(input=given)
     opened = await server.models.get(body.model, "embed")
@@ -107,7 +113,7 @@ async def embeddings(request: Request, body: Embeddings) -> Answer:
     failed = [row for row in rows if isinstance(row, Exception)]
     if len(failed) == len(rows):
         raise refusal_of(failed[0], "input")
-    packed = "base64" in (body.encoding_format, body.embedding_type)
+    packed = "base64" in forms
     data = [
         item(number, row)
         if isinstance(row, (PatchwordError, RefusalError))
@@ -193,6 +199,7 @@ async def vectors(
         ids = {place: whole(opened, value) for place, value in lists}
         good = {place: row for place, row in ids.items() if isinstance(row, list)}
         tokens += sum(map(len, good.values()))
+        long_texts.warn_of_long(opened.model.reader(), list(good.values()))
         made = await opened.text_vectors(list(good.values()))
         found |= ids | dict(zip(good, made, strict=True))
     if images:

@@ -118,12 +118,13 @@ class Server:
         self.readable(texts)
         model = opened.model
 
-        def read() -> long_texts.Parts:
+        def read() -> list[list[int]]:
             Check(model.scope, model.name).texts(texts)
-            return long_texts.split(model.reader(), texts, "truncate")
+            rows = model.reader().rows(texts)
+            long_texts.warn_of_long(model.reader(), rows)
+            return rows
 
-        parts = await self.decoder.run(read)
-        return parts.joined(await opened.text_vectors(parts.rows))
+        return await opened.text_vectors(await self.decoder.run(read))
 
     def close(self) -> None:
         self.models.close()

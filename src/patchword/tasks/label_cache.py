@@ -19,7 +19,7 @@ from torch import nn
 from patchword import cache
 from patchword.atomic_write import replacing
 from patchword.bundle import Bundle, Vector
-from patchword.errors import warn
+from patchword.errors import SameLabelsWarning, warn
 from patchword.fingerprint import checksum
 from patchword.text import long_text
 from patchword.text.templates import filled
@@ -34,7 +34,7 @@ def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str
     They are kept by the model's fingerprint, and by its weights as they are now where somebody may
     have changed them since; not for a model without one, which is used once and
     is another after the next step of its training. Sentences beyond the context give a
-    LongTextWarning, and labels that the model cannot tell apart a UserWarning, whether their
+    LongTextWarning, and labels that the model cannot tell apart a SameLabelsWarning, whether their
     vectors were kept or not.
     """
     sentences = [filled(template, label) for label in labels for template in templates]
@@ -67,7 +67,8 @@ def _warn_of_alike(labels: Sequence[str], rows: Sequence[Sequence[int]], context
         if same != label:
             warn(
                 f"the model reads {same!r} and {label!r} as the same, and scores them alike: "
-                "leave one out, or say it in other words"
+                "leave one out, or say it in other words",
+                SameLabelsWarning,
             )
             return
 
