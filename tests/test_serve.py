@@ -17,7 +17,7 @@ import skimage.data
 from fastapi.testclient import TestClient
 from PIL import Image
 from prometheus_client import parser
-from served import AT, RING, SAMPLES, SCRATCH, SHAPES, samples_index, sent
+from served import AT, RING, SAMPLES, SCRATCH, SHAPES, samples_index, sent, uri
 
 import patchword
 from patchword.api import Model
@@ -61,6 +61,42 @@ def test_models_say_what_they_can_do(client: TestClient) -> None:
     assert found["demo-blip"]["why_not"] == {}
     assert client.get("/ready").json()["ready"]
     assert client.get("/health").json() == {"healthy": True, "model": "demo"}
+
+
+def test_one_address_may_end_in_a_slash(client: TestClient) -> None:
+    assert client.get("/v1/models/").json() == client.get("/v1/models").json()
+
+
+def test_two_names_of_one_thing_may_not_differ(client: TestClient) -> None:
+    both = {"input": "a ring", "encoding_format": "float", "embedding_type": "base64"}
+    assert client.post("/v1/embeddings", json=both).json()["error"]["param"] == "embedding_type"
+    both["encoding_format"] = "base64"
+    assert client.post("/v1/embeddings", json=both).status_code == 200
+
+
+def test_a_long_comparison_keeps_no_search_waiting(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two, one waits; searches and images go on."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def groups(*given: Any) -> list[Any]:
+        begun.set()
+        assert ended.wait(20)
+        return []
+
+    monkeypatch.setattr("patchword.index.index.groups", groups)
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(client.post, "/v1/duplicates", json={}) for _ in range(2)]
+        try:
+            assert begun.wait(10)
+            (first, *_) = ask(client, "/v1/search", text="a red ring")["hits"]
+            assert client.get(f"/v1/images/{first['id']}/thumbnail").status_code == 200
+            ask(client, "/v1/embeddings", input=[uri(RING)])
+            assert not any(each.done() for each in answers)
+        finally:
+            ended.set()
+        assert [each.result().json() for each in answers] == [{"groups": []}] * 2
 
 
 def test_labels_are_those_of_python(client: TestClient, demo: Model) -> None:

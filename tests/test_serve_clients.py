@@ -142,6 +142,37 @@ def test_openai_chat(client: openai.OpenAI) -> None:
         )
 
 
+def test_what_a_chat_cannot_be_is_refused_by_name(address: str) -> None:
+    """Answers of another form, and turns of nobody; a text ends before what is to end it."""
+    asked: dict[str, Any] = {"messages": question("what colour is the ring?")}
+    key = {"x-api-key": "secret"}
+
+    def chat(**more: Any) -> dict[str, Any]:
+        body = {**asked, **more}
+        found = httpx2.post(f"{address}/v1/chat/completions", json=body, headers=key)
+        assert found.status_code == (400 if "error" in found.json() else 200)
+        return dict(found.json())
+
+    refused: list[dict[str, Any]] = [
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+    ]
+    for body in refused:
+        assert chat(**body)["error"]["param"] == next(iter(body))
+    usual = chat(response_format={"type": "text"}, max_completion_tokens=1)
+    said = "max_completion_tokens is 1, and the text has 2: texts here are not cut"
+    assert usual["warnings"] == [said]
+    wrong = chat(messages=[{**asked["messages"][0], "role": "usr"}])["error"]
+    assert (wrong["param"], "'assistant'" in wrong["message"]) == ("messages.0.role", True)
+    for stop, expected in (("d", "re"), (["x", "ed", "d"], "r"), (["x", ""], "red"), ([], "red")):
+        found = chat(stop=stop)
+        choice = found["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == (expected, "stop")
+        assert "warnings" not in found
+
+
 def test_what_is_asked_for_in_vain_is_named(address: str) -> None:
     """Vectors of another length, texts that are not cut; not what is null, as typed clients send
     all that there is."""

@@ -39,6 +39,21 @@ def ended(connection: socket.socket) -> bytes:
     return found
 
 
+@pytest.mark.parametrize("said", [b"NOTHING", b"FOO / HTTP/1.1", HEAD + b"Content-Length: -5"])
+def test_what_is_no_request_is_answered_as_all_others(place: tuple[str, int], said: bytes) -> None:
+    with socket.create_connection(place) as connection:
+        connection.sendall(said + b"\r\n\r\n")
+        head, _, body = ended(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"connection: close" in head
+    assert json.loads(body)["error"] == {
+        "message": "Invalid HTTP request received.",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "invalid_request",
+    }
+
+
 @pytest.mark.parametrize("begun", [b"", b"GET / HT", HEAD, HEAD + b"X-Long: "])
 def test_a_request_that_does_not_begin_is_not_waited_for(
     place: tuple[str, int], begun: bytes, monkeypatch: pytest.MonkeyPatch

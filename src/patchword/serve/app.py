@@ -200,7 +200,7 @@ def _no_object(request: Request, error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return "the body is empty; it must be a JSON object"
     if isinstance(error["input"], bytes):
-        kind = request.headers.get("content-type", "nothing")
+        kind = request.headers.get("content-type") or "nothing"
         return f"the body must be JSON, and say so: Content-Type: application/json, not {kind[:80]}"
     return "the body must be a JSON object, { ... }"
 

@@ -13,7 +13,8 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -45,7 +46,7 @@ class Message(BaseModel):
     """A turn of a conversation."""
 
     model_config = ConfigDict(extra="ignore")
-    role: str
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[dict[str, Any]] | None = None
 
 
@@ -77,6 +78,9 @@ class Chat(BaseModel):
     n: Whole | None = Field(1, ge=1, le=1, description="One answer.")
     max_tokens: Whole | None = Field(None, ge=1)
     max_completion_tokens: Whole | None = Field(None, ge=1)
+    stop: str | list[str] | None = None
+    response_format: dict[str, Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     temperature: Number | None = Field(None, ge=0, le=2, description="0: beam search.")
     top_p: Number | None = Field(None, gt=0, le=1)
     seed: Whole | None = None
@@ -85,6 +89,7 @@ class Chat(BaseModel):
 @routes.post("/v1/chat/completions", summary="A caption, or the answer to a question")
 async def chat(request: Request, body: Chat) -> Response:
     server = server_of(request)
+    possible(body)
     image, text = asked(body.messages)
     server.readable([text])
     opened, question = await writer(server, body.model, text)
@@ -92,9 +97,11 @@ async def chat(request: Request, body: Chat) -> Response:
     with server.admission.of(1):
         found = await written(server, opened, image, text if question else None, body)
     tokens = len(found.token_log_probabilities)
-    most = body.max_completion_tokens or body.max_tokens
+    name = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
+    most = getattr(body, name)
     if most is not None and tokens > most:
-        say([f"max_tokens is {most}, and the text has {tokens}: texts here are not cut"])
+        say([f"{name} is {most}, and the text has {tokens}: texts here are not cut"])
+    found = stopped(found, body.stop)
     prompt = await server.decoder.run(lambda: len(opened.model.reader().rows([text])[0]))
     usage = {
         "prompt_tokens": prompt,
@@ -124,6 +131,24 @@ async def writer(server: Server, name: str | None, text: str) -> tuple[Opened, b
         with suppress(RefusalError):
             return await server.models.get(name, "caption"), False
     return await server.models.get(name, "ask" if question else "caption"), question
+
+
+def possible(body: Chat) -> None:
+    """Raise RefusalError for what would be no answer of the form that was asked for."""
+    kind = (body.response_format or {}).get("type", "text")
+    if kind != "text":
+        said = f"response_format {str(kind)[:40]!r}: the models here write plain text"
+        raise RefusalError(400, "unsupported", said, "response_format")
+    if body.tool_choice not in (None, "none", "auto"):
+        said = "tool_choice: the models here call no tools"
+        raise RefusalError(400, "unsupported", said, "tool_choice")
+
+
+def stopped(found: Caption, stop: str | Sequence[str] | None) -> Caption:
+    """What was written before the first of the texts that end it."""
+    ends = [stop] if isinstance(stop, str) else stop or ()
+    places = [found.text.find(end) for end in ends if end and end in found.text]
+    return replace(found, text=found.text[: min(places)], ended=True) if places else found
 
 
 def asked(messages: Sequence[Message]) -> tuple[str, str]:
@@ -174,6 +199,7 @@ def address(part: dict[str, Any]) -> str:
 def unused(body: Chat, question: bool, text: str) -> None:
     """Say what of a request means nothing here."""
     say_unused(body, SILENT)
+    say_ignored({"tool_choice"} if body.tool_choice is not None else set())
     if body.stream:
         say_ignored(set(body.stream_options or ()) - {"include_usage"})
     elif body.stream_options:

@@ -4,8 +4,11 @@ hold a file handle each, and memory, before any key is asked for."""
 from __future__ import annotations
 
 import asyncio
+import json
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from patchword.serve.refusals import RefusalError
 
 SECONDS = 20.0  # for the head of a request: its first line and headers
 BYTES = 1 << 16  # of it
@@ -34,6 +37,16 @@ class Connection(HttpToolsProtocol):
             self._size += len(data)
             if self._size > BYTES and not self.transport.is_closing():
                 self.send_400_response(f"A request begins with more than {BYTES} bytes.")
+
+    def send_400_response(self, msg: str) -> None:
+        """Of what is no request: an error in the form of all others."""
+        content = json.dumps(RefusalError(400, "invalid_request", msg).body).encode()
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(content)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + content)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
