@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 import patchword
+from patchword.inspect.calibration import Calibration, Judge, Rule
 from patchword.scope.remarks import Told, stored
 from patchword.serve.page import TABS, add_page, language, words
 from patchword.unseen import Sight, noted
@@ -73,14 +74,38 @@ def test_no_word_is_missing_or_left_over() -> None:
         assert gaps[0] == gaps[1], key
 
 
+def sentences_of(name: str) -> dict[str, re.Pattern[str]]:
+    """What a table of the scripts looks for, by the key of its words."""
+    found = re.search(rf"const {name} = \{{(.*?)\n\}};", SCRIPTS, re.DOTALL)
+    assert found
+    return {
+        key: re.compile(pattern.replace("(?<", "(?P<"))
+        for key, pattern in re.findall(r"(\w+): /(.*)/,", found[1])
+    }
+
+
+def test_the_page_knows_what_verdicts_guarantee() -> None:
+    """Every sentence; in English its words are the server's."""
+    known, met = sentences_of("GUARANTEED"), set[str]()
+    calibrations = (
+        Calibration("none"),
+        Calibration("cross-validated", (1.0, 2.0, 3.0)),
+        *(Calibration("held out", tuple(np.arange(count, dtype=float))) for count in (9, 200)),
+    )
+    for calibration in calibrations:
+        said = " ".join(Judge(calibration, Rule()).guarantee())
+        for key, pattern in known.items():
+            if found := pattern.search(said):
+                met.add(key)
+                assert words()[key]["en"].format(**found.groupdict()) == found[0]
+                said = said.replace(found[0], "")
+        assert not said.strip(), said
+    assert met == set(known)
+
+
 def test_the_page_knows_the_servers_warnings(client: TestClient) -> None:
     """In its own language; the sentences that it looks for are those that are said."""
-    said = re.search(r"const SAID = \{(.*?)\n\};", SCRIPTS, re.DOTALL)
-    assert said
-    known = {
-        key: re.compile(pattern.replace("(?<", "(?P<"))
-        for key, pattern in re.findall(r"(\w+): /(.*)/,", said[1])
-    }
+    known = sentences_of("SAID")
     scope = patchword.load("demo").scope
     assert scope is not None
     with warnings.catch_warnings(record=True) as caught:

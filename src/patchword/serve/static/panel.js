@@ -8,14 +8,44 @@ const SAID = {
   unknown_words: /^(?<model>\S+) does not know (?<words>.+)\. It knows (?<known>.+), in English; for others load a public checkpoint$/,
   unlike_training: /^(?<some>\d+) of (?<all>\d+) [a-z ]+? looks? unlike what (?<model>\S+) was trained on: (?<names>[^;]+)\. It knows (?<known>.+?)(, in English; for others load a public checkpoint)?$/,
   unlike_alone: /^the [a-z ]+? looks unlike what (?<model>\S+) was trained on: (?<names>[^;]+)\. It knows (?<known>.+?)(, in English; for others load a public checkpoint)?$/,
+  labels_alike: /^the model reads '(?<first>.+)' and '(?<second>.+)' as the same, and scores them alike: leave one out, or say it in other words$/,
+  compared_in_part: /^(?<done>\d+) of (?<all>\d+) images were compared with all others in (?<seconds>\d+) seconds; copies among the rest are not found: `patchword dedupe` takes its time$/,
   one_colour: /^(\d+ of \d+ photos ha(s|ve)|the photo has) one colour alone, about which no answer means anything: (?<names>.+)$/,
 };
 const SAY = {
   unknown_words: (found) => t("unknown_words", found),
   unlike_training: (found) => t("unlike_training", found),
   unlike_alone: (found) => t("unlike_alone", found),
+  labels_alike: (found) => t("labels_alike", found),
+  compared_in_part: (found) => t("compared_in_part", found),
   one_colour: (found) => t("one_colour", found),
 };
+
+// The sentences of what verdicts guarantee, likewise.
+const GUARANTEED = {
+  no_good_left: /There is no verdict: no good photo was left to compare scores with\. Two good photos are enough for a rough threshold\./,
+  not_calibrated: /The threshold is not calibrated: it is the score that the (?<count>\d+) good photos reached when each was scored after learning from others\. No rate of false alarms is guaranteed, and no p-value is given\./,
+  rejected_in_mean: /At most (?<rate>[\d.]+%) of good photos like the (?<count>\d+) of the calibration are rejected, in the mean over all calibrations that might have been drawn\./,
+  rejected_by_this: /With this one it is at most (?<rate>[\d.]+%), with 95% confidence\./,
+  photos_needed: /A rate of (?<rate>\S+) takes (?<count>\d+) good photos that nothing is learned from, beside those for learning\./,
+  holds_while: /It says nothing about defects that are missed, and it holds only while product, light and camera stay as they were in the good photos\./,
+};
+const GUARANTEE = {
+  no_good_left: (found) => t("no_good_left", found),
+  not_calibrated: (found) => t("not_calibrated", found),
+  rejected_in_mean: (found) => t("rejected_in_mean", found),
+  rejected_by_this: (found) => t("rejected_by_this", found),
+  photos_needed: (found) => t("photos_needed", found),
+  holds_while: (found) => t("holds_while", found),
+};
+
+/** What verdicts guarantee, in the page's language. */
+export function guaranteed(note) {
+  return Object.entries(GUARANTEED).reduce((said, [key, sentence]) => {
+    const found = sentence.exec(said);
+    return found ? said.replace(found[0], () => GUARANTEE[key](found.groups)) : said;
+  }, note);
+}
 
 /** A warning in the page's language; one that it has no words for as it was said. */
 function told(warning) {

@@ -2,7 +2,7 @@
 
 import { el, settled, slider } from "../dom.js";
 import { current, onModel, explain } from "../models.js";
-import { Panel } from "../panel.js";
+import { guaranteed, Panel } from "../panel.js";
 import { PhotoField } from "../photos.js";
 import { post } from "../server.js";
 import { pictureOf, Stage } from "../stage.js";
@@ -78,7 +78,7 @@ export class Inspect extends Panel {
   }
 
   verdicts({ threshold, note }) {
-    this.find(".note").textContent = note;
+    this.find(".note").textContent = guaranteed(note);
     let rejected = 0;
     for (const { one, verdict } of this.cards) {
       const bad = threshold === null ? null : one.score > threshold;
