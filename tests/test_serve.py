@@ -74,6 +74,12 @@ def test_two_names_of_one_thing_may_not_differ(client: TestClient) -> None:
     assert client.post("/v1/embeddings", json=both).status_code == 200
 
 
+def test_a_model_without_classes_needs_labels(client: TestClient) -> None:
+    status, code, said = refused(client, "/v1/classify", images=[sent(RING)])
+    assert (status, code) == (400, "unsupported")
+    assert "demo has no classes of its own" in said
+
+
 def test_a_long_comparison_keeps_no_search_waiting(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

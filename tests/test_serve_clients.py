@@ -25,7 +25,7 @@ from served import RING, SCRATCH, running, samples_index, sent, uri
 import patchword
 from patchword.api import Model
 from patchword.serve.app import create_app, make_server
-from patchword.serve.mcp import Tools
+from patchword.serve.mcp import Tools, tools_server
 from patchword.serve.settings import Settings
 
 
@@ -319,6 +319,25 @@ def test_an_assistant_names_photos_as_a_search_does(demo: Model, tmp_path: Path)
         assert (await tools.classify(other, ["a wafer", "a red ring"]))["labels"] == found["labels"]
         with pytest.raises(ToolError, match=r"out.tar/no.jpg: not in the tar"):
             await tools.classify(f"{tmp_path}/out.tar/no.jpg", ["a wafer"])
+
+    asyncio.run(work())
+    server.close()
+
+
+def test_an_argument_that_a_tool_does_not_have_is_refused(folder: Path) -> None:
+    """It might have been a condition, misspelt; and a file that is not there is called so."""
+    server = make_server(Settings(index=folder))
+    tools = tools_server(server, paths=True)
+
+    async def work() -> None:
+        every = {tool.name: tool for tool in await tools.list_tools()}
+        assert all(not tool.input_schema["additionalProperties"] for tool in every.values())
+        with pytest.raises(ToolError, match="Extra inputs are not permitted"):
+            await tools.call_tool("search", {"text": "a ring", "wher": "width > 1"})
+        assert await tools.call_tool("search", {"text": "a ring", "where": "width > 1"})
+        for name in ("nope.jpg", "/nope/nope", "~/nope.jpg"):
+            with pytest.raises(ToolError, match=f"{name}: no such file"):
+                await tools.call_tool("caption", {"image": name})
 
     asyncio.run(work())
     server.close()

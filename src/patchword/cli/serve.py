@@ -177,8 +177,9 @@ def listen(host: str, port: int) -> socket.socket:
         found.listen(2048)
     except OSError as error:
         found.close()
+        free = port + 1 if 1024 <= port < 65535 else 8001
         raise PatchwordError(
-            f"port {port} of {host} cannot be had: {error.strerror}; another one: --port 8001"
+            f"port {port} of {host} cannot be had: {error.strerror}; another one: --port {free}"
         ) from error
     return found
 

@@ -12,7 +12,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from patchword.bundle import Vector
-from patchword.errors import ImageError, PatchwordError
+from patchword.errors import ImageError, PatchwordError, UnsupportedError
 from patchword.images.photo import RGB
 from patchword.models.generate import BEAMS, GenerationOptions
 from patchword.serve.bodies import Flag, Number, Whole
@@ -127,6 +127,8 @@ async def classify(request: Request, body: Classify) -> Answer:
         if body.labels is None:
             without_labels(body)
             own = await own_classes(server, opened, body.images)
+            if isinstance(own[0], UnsupportedError):  # of the model, not of an image
+                raise refusal_of(own[0], "labels")
             return Answer(with_warnings({"data": items(own, scores_of)}))
         known = await labels_of(
             server, opened, body.labels, body.templates, body.multi_label, body.reject

@@ -27,6 +27,7 @@ from patchword.serve.server import Server
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
+    from mcp.server.mcpserver.tools import Tool
 
 INSTRUCTIONS = (
     "Looks at images with small vision-language models: finds photos of an index by words, says "
@@ -34,6 +35,7 @@ INSTRUCTIONS = (
     "model says in `warnings` that it was not trained on such images or words, do not rely on them."
 )
 LONGEST = 4096  # characters of a path
+NO_BASE64 = {".", os.sep}  # what most paths have
 # What the base64 of JPEG, PNG, WebP, GIF, TIFF and BMP begins with: with a / it looks like a path.
 BASE64 = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "SUkqA", "TU0AK", "Qk")
 Hits = Annotated[int, Field(ge=1, le=1000)]
@@ -119,7 +121,7 @@ class Tools:
         if os.path.exists((inside.split(given) or pages.split(given))[0]):
             found = await run(lambda: inside.content(given))
             return Path(given) if isinstance(found, str) else found
-        if os.sep in given and not given.startswith(BASE64):
+        if set(given) & NO_BASE64 and not given.startswith(BASE64):
             raise RefusalError(400, "image", f"{given}: no such file")
         return given
 
@@ -139,13 +141,27 @@ class Tools:
 def tools_server(server: Server, paths: bool = False) -> MCPServer:
     """A server of the protocol with these tools; paths: see `Tools`."""
     mcp = optional("mcp.server", "mcp", "mcp", PatchwordError)
-    found: MCPServer = mcp.MCPServer("patchword", instructions=INSTRUCTIONS, log_level="WARNING")
     tools = Tools(server, paths)
     files = ", or the path of a file" if paths else ""
     named: Sequence[Any] = (tools.classify, tools.caption, tools.ask, tools.locate)
-    for tool in named:
-        words = " ".join((tool.__doc__ or "").split())
-        found.add_tool(tool, description=f"{words} {IMAGE}{files}.")
+    every = [strict(tool, f" {IMAGE}{files}.") for tool in named]
     if server.collection is not None:
-        found.add_tool(tools.search, description=" ".join((tools.search.__doc__ or "").split()))
+        every.append(strict(tools.search))
+    found: MCPServer = mcp.MCPServer(
+        "patchword", instructions=INSTRUCTIONS, log_level="WARNING", tools=every
+    )
     return found
+
+
+def strict(function: Any, more: str = "") -> Tool:
+    """A method as a tool, described by its docstring and `more`, that refuses arguments that it
+    does not have: the library leaves them out without a word."""
+    from mcp.server.mcpserver.tools import Tool
+
+    words = " ".join((function.__doc__ or "").split())
+    tool = Tool.from_function(function, description=f"{words}{more}")
+    arguments = tool.fn_metadata.arg_model
+    arguments.model_config["extra"] = "forbid"
+    arguments.model_rebuild(force=True)
+    tool.parameters = arguments.model_json_schema()
+    return tool
