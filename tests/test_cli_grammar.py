@@ -118,6 +118,13 @@ WRONG = [
     (["classify", RING, "-l", "@gone.txt"], "@gone.txt: no such file"),
     (["classify", RING, "--labels", "hat", "dress", "shirt"], '--labels "hat,dress,shirt"'),
     (["classify", RING, "-l", "hat,hot", "dog,cat"], '--labels "hat,hot dog,cat"'),
+    (["classify", RING, "red ring", "-l", "hat,dress"], '--labels "hat,dress,red ring"'),
+    (["classify", RING, "", "-l", "hat,dress"], "an empty name is given among the images"),
+    (["caption", ""], "an empty name is given among the images"),
+    (["ask", RING, "is it red?", "-a", "yes,no", "--max-length", "4"], "leave out --max-length or"),
+    (["search", "x", "a hat", "--image-weight", "3"], "--image-weight needs --image"),
+    (["search", "x", "a hat", "--text-weight", "3"], "--text-weight needs --image or --without"),
+    (["search", "x", "a hat", "--without-weight", "3"], "--without-weight needs --without"),
     (["match", RING, "-t", "hat", "dress"], 'are written --text "hat" --text "dress"'),
     (["match", RING, "-t", "a", "red", "ring"], 'stands in quotes: --text "a red ring"'),
     (["heatmap", RING, "a", "red", "ring"], 'one text stand in quotes: "a red ring"'),
@@ -151,6 +158,24 @@ def test_what_people_type_from_habit_is_answered(
     assert found.code == 2
     assert not found.out
     assert says in " ".join(found.err.replace("│", " ").split())
+
+
+def test_one_error_says_what_is_wrong(run: Run) -> None:
+    found = run("classify", RING, "-l", "hat,hat")
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "twice there: 'hat'" in found.err
+    found = run("heatmap", RING, "--like", "10,10", "--like-image", "gone.jpg")
+    assert (found.code, found.err) == (2, "error: gone.jpg: no such file\n")
+
+
+def test_csv_of_tiles_says_which_one(run: Run) -> None:
+    given = ["classify", RING, "-l", "red ring,hat", "--tile-size", "128", "--each-tile"]
+    table = list(csv.DictReader(io.StringIO(run(*given, "--csv").out)))
+    records = run(*given, "--json").records
+    for place in ("box", "tile"):
+        places = [score.get(place, r.get(place, "")) for r in records for score in r["scores"]]
+        assert [row[place] for row in table] == [str(each) for each in places]
+    assert len({row["tile"] for row in table}) == 11
 
 
 def test_what_may_be_meant_otherwise_is_said(run: Run, place: Path) -> None:

@@ -2,12 +2,16 @@
 
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ran import Run
 
 import patchword
+from patchword.cli import hits
+from patchword.show import html_page
 
 SHAPES = Path(patchword.__file__).parent / "assets" / "samples" / "shapes"
 
@@ -135,6 +139,32 @@ def test_without_beside_many_queries(run: Run, photos: Path) -> None:
     many = run("search", "photos", "@queries.txt", "--without", "a wafer", "-k", "1", "--json")
     assert many.code == 0
     assert [hit["query"] for hit in many.records] == ["a star", "a heart"]
+
+
+def test_a_page_of_many_queries_is_written_one_by_one(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+    shown, cards = hits.shown, html_page.cards
+
+    def noted(name: str, job: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: done.append(name) or job(*given)
+
+    monkeypatch.setattr(hits, "shown", noted("photo", shown))
+    monkeypatch.setattr(html_page, "cards", noted("part", cards))
+    Path("queries.txt").write_text("a star\na heart\n")
+    found = run("search", "photos", "@queries.txt", "-k", "2", "--save", "page.html")
+    assert (found.code, done) == (0, ["photo", "photo", "part"] * 2)
+    page = Path("page.html").read_text()
+    assert "<title>2 searches</title>" in page
+    assert [page.count(text) for text in ("<h3>a star", "<h3>a heart", "<img")] == [1, 1, 4]
+
+
+def test_an_index_of_the_same_model_with_other_options(run: Run, photos: Path) -> None:
+    run("index", photos, "--into", "own.index")
+    found = run("search", "own.index", "a star", "--dtype", "bfloat16")
+    assert found.code == 2
+    assert "of other weights or options; use the weights and options that it was made" in found.err
 
 
 def test_rerank_prints_what_match_prints(run: Run) -> None:

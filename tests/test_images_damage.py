@@ -64,6 +64,7 @@ def test_unusable_paths(tmp_path):
         (tmp_path / "link.png", "link.png: a link to gone.png, which is missing"),
         (tmp_path / "loop.png", "Too many levels"),
         (tmp_path / "missing.png", "no such file"),
+        ("s3://bucket/a.png", "only https:// and http:// addresses are opened"),
         (tmp_path, "not one image, but maybe several: patchword.find_images lists them"),
         (pipe, "not a regular file"),
         ("nul\0.png", "null byte"),

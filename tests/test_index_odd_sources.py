@@ -82,6 +82,8 @@ def test_vectors_of_other_programs_that_are_odd(
         ("words.npy", "two.txt"): "vectors are floats",
         ("empty.npy", "two.txt"): "no array of NumPy",
         ("zip.npy", "two.txt"): "no array of NumPy",
+        ("gone.npy", "two.txt"): "gone.npy: no such file",
+        ("two.txt", "two.txt"): ".npy), as np.save writes it, or a damaged one\n",
         ("own.npy", "three.txt"): "2 vectors for 3 paths",
     }
     for (vectors, paths), message in said.items():

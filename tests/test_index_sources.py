@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from indexed import picture, rows
 from numpy.testing import assert_allclose
+from pyarrow import fs
 
 import patchword
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
-from patchword.index import AddReport, Index, open_index, putting
+from patchword.index import AddReport, Index, objects, open_index, putting
 from patchword.index.schema import id_of
 
 
@@ -288,3 +289,26 @@ def test_the_folder_of_clip_retrieval(
         index.take_over(folder, model)
     with pytest.raises(IndexStoreError, match=r"no img_emb_\*\.npy in it"):
         index.take_over(tmp_path, model)
+
+
+def test_a_table_names_photos_in_object_storage(
+    tmp_path: Path,
+    photos: list[Path],
+    index: Index,
+    model: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    monkeypatch.setattr(objects, "_store", lambda address: store)
+    cells = ["s3://photos/a.png", "s3://photos/gone.png", "gs://photos/b.png", "photos/c.png"]
+    table = tmp_path / "shop.csv"
+    table.write_text("image,price\n" + "".join(f"{cell},{n}\n" for n, cell in enumerate(cells)))
+    report = index.add(table, model)
+    assert (report.added, [error.image for error in report.failed]) == (2, cells[2:0:-1])
+    assert [error.reason for error in report.failed] == [
+        "only https://, http:// and s3:// addresses are read; copy it to a disk, give its path",
+        "no such photo there",
+    ]
+    assert row(index, cells[0], "price") == (0,)
+    assert index.add(table, model).unchanged == 2
+    assert index.search(image=photos[0], k=1, model=model)[0].path == cells[0]

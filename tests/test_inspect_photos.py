@@ -336,6 +336,9 @@ def test_a_list_is_rejected_as_a_whole(inspector) -> None:
     )  # fmt: skip
     with pytest.raises(UnsupportedError, match="by p-values, not by a threshold"):
         given.inspect(several, false_discoveries=0.1)
+    few = fit(inspector.model, several[5:], Memory(), Rule())
+    with pytest.raises(UnsupportedError, match="held out; give more good photos"):
+        few.inspect(["gone.png"], false_discoveries=0.1)  # before any is opened
 
 
 def test_photos_that_are_seen_small_are_told(model) -> None:

@@ -191,8 +191,9 @@ def ask(
     ] = None,
     beams: BeamsOption = None,
     max_length: Annotated[
-        int, typer.Option(min=2, help="Largest number of tokens of a generated answer.")
-    ] = 10,
+        int | None,
+        typer.Option(min=2, help="Largest number of tokens of a generated answer, by default 10."),
+    ] = None,
     save: PictureOption = None,
     stretch: StretchOption = False,
     squash: SquashOption = False,
@@ -216,8 +217,9 @@ def ask(
         wrong("--answers names no answer")
     if shortlist and not given:
         wrong("--shortlist needs --answers")
-    if beams and given:
-        wrong("--beams is for generated answers; leave out --beams or --answers")
+    for option, value in (("--beams", beams), ("--max-length", max_length)):
+        if value and given:
+            wrong(f"{option} is for generated answers; leave out {option} or --answers")
     files, questions = images_then_texts(images, text, "--text", questions=True)
     if not questions:
         no_texts("questions", "--text")
@@ -227,7 +229,7 @@ def ask(
     from patchword.tasks.ask import ask_each
     from patchword.tasks.tiled import ask_tiled
 
-    options = None if given else GenerationOptions(beams=beams, max_length=max_length)
+    options = None if given else GenerationOptions(beams=beams, max_length=max_length or 10)
     how = tiles_of(tiles, tile_size, each_tile)
     each: Iterable[tuple[object, list[Answer] | ImageError]]
     if how.wanted:

@@ -114,11 +114,6 @@ def classify(
     words = given or None
     if labels and not words:
         wrong("--labels names no label")
-    if words and len(set(words)) == 1 and not multi_label and reject is None:
-        warn(
-            f"one label is always 100%, for probabilities of labels sum to one: give others beside "
-            f"{words[0]!r}, or --multi-label, which judges it by itself"
-        )
     check_save(save, pages=True)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
     from patchword.tasks.classify import classify_each
@@ -130,6 +125,11 @@ def classify(
         wrong("--two-views shows the whole beside the crop; leave --squash and --tiles out")
     if how.wanted and not words:
         wrong("--tiles needs labels: what a classifier's own classes say of a part is not joined")
+    if words and len(words) == 1 and not multi_label and reject is None:
+        warn(
+            f"one label is always 100%, for probabilities of labels sum to one: give others beside "
+            f"{words[0]!r}, or --multi-label, which judges it by itself"
+        )
     each: Iterable[tuple[object, list[Score] | ImageError]]
     if how.wanted and words:
         told = classify_tiled(bundle, files, words, sentences, multi_label, reject, how.size)

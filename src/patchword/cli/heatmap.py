@@ -136,6 +136,8 @@ def heatmap(
     others = None if negatives is None else read_list([negatives], split=True)
     point = place(like)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
+    # Opened here, so that what is wrong with it is said of it, and not of each photo.
+    other = like_image and bundle.opener(like_image, exact=True)
 
     def run(source: Source) -> list[Heatmap]:
         # With words one text at a time, so that each has a panel with its own words.
@@ -143,7 +145,7 @@ def heatmap(
             return [
                 bundle.heatmap(
                     source, asked, method, words, layer, None, window, stride, short_side, refine,
-                    point, like_image, present, others, advance, None, tile_size or tiles,
+                    point, other, present, others, advance, None, tile_size or tiles,
                 )
                 for asked in ([[text] for text in texts] if words else [texts])
             ]  # fmt: skip

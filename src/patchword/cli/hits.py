@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from patchword.api import Model
     from patchword.index import Hit
+    from patchword.show.html_page import Card
     from patchword.tasks.match import Reranked
 
 
@@ -115,38 +116,49 @@ def save_hits(
     from patchword.show import html_page, plots
 
     failed: list[ImageError] = []
-    parts = []
-    for one, text in zip(found, texts, strict=True):
-        photos, names, ranks = [], [], []
-        for rank, each in enumerate(one.answers, start=one.first):
-            match = "" if each.probability is None else f" · {matched(each.probability)}"
-            photo, error = shown(each.hit.path, model, text)
-            failed += [error] if error else []
-            photos.append(photo)
-            names.append(Path(each.hit.path).name + (" (cannot be opened)" if error else ""))
-            unlike = f" · {UNLIKE}" * (each.hit.outside and path.suffix.lower() == ".html")
-            ranks.append(f"rank {rank} · cosine {each.hit.score:.3f}{match}{unlike}")
-        parts.append((one.title, photos, names, ranks))
-    title = parts[0][0] if len(parts) == 1 else f"{len(parts)} searches"
-    if path.suffix.lower() == ".html":
-        bodies = [
-            html_page.cards(
-                [html_page.Card(p, n, r) for p, n, r in zip(photos, names, ranks, strict=True)],
-                "" if len(parts) == 1 else name,
-            )
-            for name, photos, names, ranks in parts
-        ]
-        write(path, html_page.page(title, titled(model), bodies))
+    page = path.suffix.lower() == ".html"
+    # of one query at a time, so that no more photos are in memory
+    each = (_cards(*both, model, page, failed) for both in zip(found, texts, strict=True))
+    titles = [one.title for one in found]
+    if page:
+        several = len(found) > 1
+        title = f"{len(found)} searches" if several else titles[0]
+        sections = (
+            html_page.cards(cards, name * several) for cards, name in zip(each, titles, strict=True)
+        )
+        write(path, html_page.pieces(title, titled(model), sections))
     else:
         pictures = [
             plots.search_panel(
-                [np.asarray(photo) for photo in photos], names, ranks, titled(model, name)
+                [np.asarray(card.picture) for card in cards],
+                [card.title for card in cards],
+                [card.note for card in cards],
+                titled(model, name),
             )
-            for name, photos, names, ranks in parts
+            for cards, name in zip(each, titles, strict=True)
         ]
         plots.save(plots.stacked(pictures), path)
     print_saved(path)
     return failed
+
+
+def _cards(
+    one: Found, text: str | None, model: Model, page: bool, failed: list[ImageError]
+) -> list[Card]:
+    """A card for each hit of a query, for a page or a picture; the errors of those that cannot be
+    opened are added to `failed`. text: of which a heatmap is drawn over each."""
+    from patchword.show.html_page import Card
+
+    out = []
+    for rank, each in enumerate(one.answers, start=one.first):
+        match = "" if each.probability is None else f" · {matched(each.probability)}"
+        photo, error = shown(each.hit.path, model, text)
+        failed += [error] if error else []
+        name = Path(each.hit.path).name + (" (cannot be opened)" if error else "")
+        unlike = f" · {UNLIKE}" * (each.hit.outside and page)
+        note = f"rank {rank} · cosine {each.hit.score:.3f}{match}{unlike}"
+        out.append(Card(photo, name, note))
+    return out
 
 
 class Member(NamedTuple):

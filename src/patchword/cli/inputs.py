@@ -116,6 +116,8 @@ def _named(names: Sequence[str]) -> list[str]:
     from patchword.text.lines import list_lines
 
     out: list[str] = []
+    if "" in names:
+        wrong("an empty name is given among the images; leave it out, or name a file")
     for name in names:
         if not name.startswith("@") or os.path.exists(name):
             out.append(name)

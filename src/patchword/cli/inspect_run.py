@@ -47,6 +47,8 @@ class Run:
 
     def all(self) -> None:
         """Inspect all photos."""
+        if self.false_discoveries is not None:
+            self.inspector.check_list()
         for error in self.failed:
             self._record({"path": error.image, "error": error.reason})
         found = self._each()

@@ -99,7 +99,12 @@ def with_output_options(command: Callable[..., None]) -> Callable[..., None]:
             wrong("give --json or --csv")
         values |= {"as_json": True} if given.get("as_csv") else {}
         current().remedies = _remedies(set(own.parameters))
-        table = Rows(columns) if columns and given.get("as_csv") else None
+        tiled = any(values.get(name) for name in ("tiles", "tile_size", "each_tile"))
+        if columns and tiled and "each_tile" in values:
+            told = (*columns[:-2], "box", "tile", *columns[-2:])
+        else:
+            told = columns or ()
+        table = Rows(told) if told and given.get("as_csv") else None
         before = rows.set(table), quiet.set(given["silent"])
         try:
             command(**values)

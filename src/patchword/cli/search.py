@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from patchword.tasks.match import Reranked
 
 
+WEIGHTS = 1.0, 1.0, 0.5  # of words, --image and --without
+
+
 @dataclass(frozen=True)
 class _Asked:
     """The options of a search that are the same for each of its queries."""
@@ -86,9 +89,13 @@ def search(
     ] = None,
     text_weight: Annotated[
         float, typer.Option(metavar="W", help="Weight of the words beside --image and --without.")
-    ] = 1.0,
-    image_weight: Annotated[float, typer.Option(metavar="W", help="Weight of --image.")] = 1.0,
-    without_weight: Annotated[float, typer.Option(metavar="W", help="Weight of --without.")] = 0.5,
+    ] = WEIGHTS[0],
+    image_weight: Annotated[float, typer.Option(metavar="W", help="Weight of --image.")] = WEIGHTS[
+        1
+    ],
+    without_weight: Annotated[
+        float, typer.Option(metavar="W", help="Weight of --without.")
+    ] = WEIGHTS[2],
     condition: WhereOption = None,
     k: Annotated[int, typer.Option("-k", min=1, metavar="K", help="Number of images.")] = 10,
     offset: Annotated[int, typer.Option(min=0, help="Leave out the N best.")] = 0,
@@ -133,6 +140,7 @@ def search(
         wrong("give the words to look for once")
     queries = _queries([*(words or []), *([] if text is None else [text])])
     _check(queries, image, rerank, reranker, heatmap, heatmap and not save)
+    _check_weights((text_weight, image_weight, without_weight), bool(image), bool(without))
     check_save(save, pages=True)
     picture = _only(image) if image else None
     from patchword.tasks.match import matcher
@@ -202,6 +210,15 @@ def _check(
         wrong("--heatmap draws where words apply: give words to look for")
     if unsaved:
         wrong("--heatmap draws over the hits: give --save FILE too")
+
+
+def _check_weights(weights: tuple[float, float, float], image: bool, without: bool) -> None:
+    """Refuse a weight of what is not there."""
+    has = (image or without, "--image or --without"), (image, "--image"), (without, "--without")
+    names = "--text-weight", "--image-weight", "--without-weight"
+    for name, given, usual, (there, what) in zip(names, weights, WEIGHTS, has, strict=True):
+        if given != usual and not there:
+            wrong(f"{name} needs {what}")
 
 
 def _find(

@@ -148,14 +148,15 @@ def _is_image(name: str) -> bool:
 
 def _check_bare(names: Sequence[str], said: Sequence[str], option: str) -> None:
     """Refuse words among the images: further values of an option that takes one value."""
-    words = [
-        n for n in names[1:] if not _is_image(n) and not os.path.splitext(n)[1] and os.sep not in n
-    ]
+    plain = [n for n in names[1:] if n and not os.path.splitext(n)[1] and os.sep not in n]
+    words = [name for name in plain if not _is_image(name)]
     if not words:
         return
     first, meant = option.split()[0], [*said, *words]
     if "label" in option:
-        between = " " if any("," in text for text in meant) else ","  # "cat,hot dog" has its own
+        # An option that held commas lost the rest of its last label: --labels cat,hot dog
+        cut = any("," in text for text in meant) and not any(" " in word for word in words)
+        between = " " if cut else ","
         hint = f'several are written {first} "{between.join(meant)}"'
     elif FUNCTION_WORDS & {text.lower() for text in meant}:
         hint = f'a text of several words stands in quotes: {first} "{" ".join(meant)}"'

@@ -51,6 +51,7 @@ ImageLike = (
 MAX_PIXELS = 300_000_000  # of an image as it is decoded; phones make 200 million
 
 _SEVERAL = "not one image, but maybe several: patchword.find_images lists them"
+_ADDRESS = "only https:// and http:// addresses are opened; copy it to a disk, give its path"
 _TRUNCATED = ("truncated", "end of file", "not enough image data", "reached eof")
 
 
@@ -217,7 +218,9 @@ def _readable(path: str) -> Path:
         status = os.stat(path)
     except FileNotFoundError:
         several = glob.glob(path, recursive=True) or (path[:1] == "@" and os.path.isfile(path[1:]))
-        why = dangling(path) or (_SEVERAL if several else "no such file")
+        far = "://" in path and not path.startswith("file:")
+        missing = _ADDRESS if far else "no such file"
+        why = dangling(path) or (_SEVERAL if several else missing)
         raise RefusedError(why) from None
     refuse_if(stat.S_ISDIR(status.st_mode), _SEVERAL)
     refuse_if(not stat.S_ISREG(status.st_mode), "not a regular file; save what it gives as one")

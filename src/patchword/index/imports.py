@@ -75,10 +75,14 @@ class Joined:
 
 def array(file: str | os.PathLike[str]) -> NDArray[Any]:
     """The array in an .npy, mapped. Raises IndexStoreError for any other file."""
+    if not os.path.isfile(file):
+        raise IndexStoreError(f"{file}: no such file")
     try:
         found = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise IndexStoreError(f"{file}: no array of NumPy (.npy): {error}") from error
+        raise IndexStoreError(
+            f"{file}: no array of NumPy (.npy), as np.save writes it, or a damaged one"
+        ) from error
     if not isinstance(found, np.ndarray):
         raise IndexStoreError(f"{file}: several arrays (.npz): save the one of vectors as an .npy")
     return found

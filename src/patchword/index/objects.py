@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -46,6 +46,21 @@ def found(address: str) -> Iterator[tuple[File, partial[bytes]]]:
         if each.is_file:
             path = SCHEME + each.path
             yield File(path, each.size, each.mtime_ns), partial(read, path)
+
+
+def photos(addresses: Sequence[str]) -> Iterator[File | ImageError]:
+    """The photo at each address, asked for together, or why there is none."""
+    names = [address.removeprefix(SCHEME) for address in addresses]
+    try:
+        there = _store(endpoint()).get_file_info(names) if names else []
+    except OSError as error:
+        yield from (ImageError(each, f"cannot be listed: {_said(error)}") for each in addresses)
+        return
+    for address, each in zip(addresses, there, strict=True):
+        if each.is_file:
+            yield File(address, each.size, each.mtime_ns)
+        else:
+            yield ImageError(address, "no such photo there")
 
 
 def read(path: str) -> bytes:

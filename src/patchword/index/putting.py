@@ -90,7 +90,8 @@ def check(vectors: Numbers, paths: Sequence[str]) -> None:
         if bad.any():
             row = start + int(bad.argmax())
             raise IndexStoreError(
-                f"{paths[row]}: its vector, row {row}, has no direction: it is 0 or not finite"
+                f"{paths[row]}: its vector, row {row}, has no direction: it is 0 or not finite, as "
+                "embed writes it for an image that failed; leave out that row and path"
             )
 
 

@@ -25,7 +25,11 @@ from patchword.images.files import (
 )
 from patchword.index import inside, objects
 from patchword.index.metadata import columns_of, read_table
+from patchword.index.place import is_remote
 
+OTHER_ADDRESS = (
+    "only https://, http:// and s3:// addresses are read; copy it to a disk, give its path"
+)
 CAPTION = (".txt", ".caption")  # files of a tar beside an image of the same name
 
 
@@ -66,7 +70,7 @@ def listing(paths: Iterable[Path], failed: list[ImageError]) -> Listing:
                 _tar(os.path.realpath(name), out, failed)
             elif inside.is_table(name):
                 opened.add(os.path.realpath(name))
-                plain += _table(os.path.realpath(name), out)
+                plain += _table(os.path.realpath(name), out, failed)
             else:
                 plain.append(path)
         except (PatchwordError, OSError) as error:
@@ -133,9 +137,9 @@ def _said(content: bytes, suffix: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _table(path: str, out: Listing) -> list[str]:
+def _table(path: str, out: Listing, failed: list[ImageError]) -> list[str]:
     """The rows of a table: paths of files are returned, from the folder of the table; what is
-    inside it, and addresses on the web, is added to `out`, as are all other columns."""
+    inside it, on the web or in object storage is added to `out`, as are all other columns."""
     table = read_table(path, but=inside.PLACES)
     names = called(table.schema.names, inside.PLACES)
     if not names:
@@ -146,6 +150,7 @@ def _table(path: str, out: Listing) -> list[str]:
     status, folder = os.stat(path), os.path.dirname(path)
     paths: list[str] = []
     keys: list[str] = []
+    far: list[str] = []
     images = None
     for row, cell in enumerate(table.column(names[0]).to_pylist()):
         key = cell
@@ -156,10 +161,20 @@ def _table(path: str, out: Listing) -> list[str]:
             out.read[key] = partial(images.read, row)
         elif urls.is_url(cell):
             out.files.append(File(cell, 0, 0))
+        elif objects.is_object(cell):
+            far.append(cell)
+        elif is_remote(cell):
+            failed.append(ImageError(shown(cell), OTHER_ADDRESS))
         else:
             paths.append(os.path.join(folder, cell.replace("\0", "\ufffd")))  # no path has that
             key = os.path.realpath(paths[-1])
         keys.append(key)
+    for found in objects.photos(far):
+        if isinstance(found, ImageError):
+            failed.append(found)
+        else:
+            out.files.append(found)
+            out.read[found.path] = partial(objects.read, found.path)
     _tell(table, names[0], keys, out)
     return paths
 

@@ -242,11 +242,13 @@ class Writing(Stored):
     def _check(self, model: Bundle) -> None:
         """The same, by the fingerprint that it has."""
         if model.fingerprint != self.fingerprint:
+            same = model.name == self.model_name
+            rather = "the weights and options that it was made with" if same else self.model_name
             raise IndexStoreError(
                 f"{self.path}: holds vectors of {self.model_name} ({self.fingerprint}), which "
-                f"cannot be compared with those of {model.name} ({model.fingerprint}); "
-                f"use {self.model_name}, index into another folder, or begin anew: --reindex "
-                "(reindex=True)"
+                f"cannot be compared with those of {model.name} ({model.fingerprint})"
+                f"{', of other weights or options' * same}; use {rather}, index into another "
+                "folder, or begin anew: --reindex (reindex=True)"
             )
 
 

@@ -35,6 +35,11 @@ from patchword.unseen import SMALL
 
 Sources = Sequence[ImageLike]
 
+_NO_P_VALUES = (
+    "a list is judged by p-values, and there are none: no good photos were held out; give more "
+    "good photos, or some to hold out as calibration (--calibration)"
+)
+
 
 @dataclass(eq=False, repr=False)
 class Inspector:
@@ -68,6 +73,8 @@ class Inspector:
     ) -> list[Inspection]:
         """What is said of each photo. false_discoveries: see `listed`. Raises the ImageError of
         the first that cannot be opened."""
+        if false_discoveries is not None:
+            self.check_list()
         found = list(results(self.inspect_each(images)))
         if seen := self.seen_small():
             warn(seen, UnseenWarning)
@@ -140,16 +147,10 @@ class Inspector:
         """The same, rejected as a list: in the mean at most `rate` of those that are rejected are
         good (Benjamini and Hochberg 1995). Raises UnsupportedError where there are no p-values, and
         for a threshold that was given."""
-        if self.rule.threshold is not None:
-            raise UnsupportedError(
-                "a list is judged by p-values, not by a threshold: leave out threshold, or "
-                "false_discoveries"
-            )
+        self.check_list()
         known = [each.p_value for each in found if each.p_value is not None]
         if len(known) < len(found):
-            raise UnsupportedError(
-                "a list is judged by p-values, and there are none: no good photos were held out"
-            )
+            raise UnsupportedError(_NO_P_VALUES)
         chosen = conformal.benjamini_hochberg(known, rate)
         most = max((p for p, bad in zip(known, chosen, strict=True) if bad), default=0.0)
         limits = {name: judge.above(most) for name, judge in self.judges().items()}
@@ -157,6 +158,18 @@ class Inspector:
             replace(each, rejected=bool(bad), limit=limits[each.group])
             for each, bad in zip(found, chosen, strict=True)
         ]
+
+    def check_list(self) -> None:
+        """Raise UnsupportedError where no photo can be judged as one of a list, which is known
+        before any is seen."""
+        if self.rule.threshold is not None:
+            raise UnsupportedError(
+                "a list is judged by p-values, not by a threshold: leave out threshold, or "
+                "false_discoveries"
+            )
+        kinds = {each.calibration.kind for each in self.judges().values()}
+        if not self.method.needs.batch and "held out" not in kinds:
+            raise UnsupportedError(_NO_P_VALUES)
 
     @checked
     def guarantee(self, false_discoveries: float | None = None, photos: int = 0) -> list[str]:

@@ -76,7 +76,7 @@ class GenerationOptions:
         if self.min_length > self.max_length:
             raise ConfigError(f"min_length {self.min_length} is above max_length {self.max_length}")
         if self.temperature is not None and not 0 < self.temperature < float("inf"):
-            raise ConfigError(f"temperature is {self.temperature}; it must be above 0")
+            raise ConfigError(f"temperature is {self.temperature}; it must be above 0 and finite")
         if self.top_k is not None and self.top_k < 1:
             raise ConfigError(f"top_k is {self.top_k}; it must be 1 or more")
         if self.top_p is not None and not 0 < self.top_p <= 1:

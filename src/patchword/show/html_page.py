@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,6 +47,13 @@ class Card:
 def page(title: str, intro: str, sections: Sequence[str]) -> str:
     """A whole HTML document from plain words and what the functions below made."""
     return render("page", title=title, intro=intro, sections=sections)
+
+
+def pieces(title: str, intro: str, sections: Iterable[str]) -> Iterator[str]:
+    """A `page` whose sections are made while it is written, so that one of them at a time is in
+    memory."""
+    template = _environment().get_template("page.html.jinja")
+    return template.generate(title=title, intro=intro, sections=sections)
 
 
 def section(title: str, words: str, bodies: Sequence[str], commands: Sequence[str] = ()) -> str:
