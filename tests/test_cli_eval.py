@@ -123,7 +123,7 @@ def test_eval_templates_and_labels(run: Run, pair: tuple[str, str], data: Path) 
         (("nowhere",), "nowhere: no such file or folder"),
         (("data", "--task", "guess"), "no task 'guess'"),
         (("data/validation", "--task", "probe"), "need images to learn from"),
-        (("data", "--task", "zero-shot", "-l", "one"), "1 labels for 2 classes"),
+        (("data", "--task", "zero-shot", "-l", "one"), "1 label for 2 classes"),
         (("data", "--task", "zero-shot", "--template", "no braces"), "has no {}"),
         (("data", "--save", "a.txt"), "must end in .png"),
         (("a", "b", "c"), "give one model and one folder"),

@@ -137,6 +137,8 @@ WRONG = [
     (["ask", RING], "give questions after the images"),
     (["heatmap", RING, "a hat", STAR], f"{STAR} is a file and comes after a text"),
     (["match", RING, "-t", STAR], f"{STAR} is a file and stands where a text is wanted"),
+    (["export", "demo"], "give one model and one folder"),
+    (["verify", "demo-blip"], "give one model and one receipt"),
     (["export", "-o", "folder"], "-o is no option here: DIR is the second argument"),
     (["export", "demo", "--out=folder"], "--out is no option here: DIR is the second argument"),
     (["caption", RING, "--num_beams", "3"], "--num_beams is called --beams here"),

@@ -155,6 +155,10 @@ def test_a_page_of_many_queries_is_written_one_by_one(
     Path("queries.txt").write_text("a star\na heart\n")
     found = run("search", "photos", "@queries.txt", "-k", "2", "--save", "page.html")
     assert (found.code, done) == (0, ["photo", "photo", "part"] * 2)
+    Path("many.txt").write_text("".join(f"a star {n}\n" for n in range(101)))
+    refused = run("search", "photos", "@many.txt", "--save", "many.png")
+    assert (refused.code, refused.out) == (2, "")
+    assert "many.png: 101 searches are no picture; save a page" in refused.err
     page = Path("page.html").read_text()
     assert "<title>2 searches</title>" in page
     assert [page.count(text) for text in ("<h3>a star", "<h3>a heart", "<img")] == [1, 1, 4]
@@ -165,6 +169,13 @@ def test_an_index_of_the_same_model_with_other_options(run: Run, photos: Path) -
     found = run("search", "own.index", "a star", "--dtype", "bfloat16")
     assert found.code == 2
     assert "of other weights or options; use the weights and options that it was made" in found.err
+
+
+def test_a_file_is_no_index(run: Run, photos: Path) -> None:
+    Path("shop.csv").write_text("image\n")
+    found = run("search", "shop.csv", "a star")
+    assert (found.code, found.out) == (2, "")
+    assert "shop.csv: no index there, but a file; an index is a folder\n" in found.err
 
 
 def test_rerank_prints_what_match_prints(run: Run) -> None:

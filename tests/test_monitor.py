@@ -290,7 +290,7 @@ class Untouched(nn.Module):
         ("validation", {"tasks": ("retrieval",)}, "no metadata.jsonl"),
         ("validation", {"tasks": ("knn",)}, "need images to learn from"),
         ("validation", {"train": "nowhere"}, "nowhere: no such folder"),
-        ("validation", {"labels": ("one",)}, "1 labels for 2 classes"),
+        ("validation", {"labels": ("one",)}, "1 label for 2 classes"),
         ("validation", {"templates": ("no braces",)}, "has no {}"),
         ("bad", {}, "none of 1 images can be opened"),
     ],

@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from matplotlib import colormaps
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image, ImageDraw
 
+from patchword.errors import UnsupportedError
 from patchword.show import html_page, lettering, plots
 from patchword.show.answers_picture import SIDE, Answer, answers_picture
 from patchword.show.colours import CHOICES as COLOURS
@@ -108,6 +110,15 @@ def test_captions_are_written_and_longer_ones_take_more_room() -> None:
 def test_panels_of_any_shape(shape: tuple[int, int]) -> None:
     panel = panel_of(photo(*shape), ramp(*shape)[None], ["a hat"])
     assert max(panel.size) < 3 * TILE
+
+
+def test_a_picture_that_is_too_large_for_its_format(tmp_path: Path) -> None:
+    for name, most in (("a.webp", 16_383), ("a.jpg", 65_500), ("a.pdf", 65_500)):
+        plots.save(Image.new("RGB", (1, most)), tmp_path / name)
+        said = rf"{name}: the picture has 1 x {most + 1:,} pixels, and .* at most {most:,} a side"
+        with pytest.raises(UnsupportedError, match=said):
+            plots.save(Image.new("RGB", (1, most + 1)), tmp_path / name)
+    plots.save(Image.new("RGB", (1, most + 1)), tmp_path / "a.png")
 
 
 def test_the_ring_lies_on_the_largest_value() -> None:

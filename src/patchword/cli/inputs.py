@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchword.cli.checkpoint_options import chosen
 from patchword.cli.held import Held, Source
-from patchword.cli.options import EMBEDDED
+from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
 from patchword.cli.output import warnings_said, wrong
 from patchword.errors import ImageError, PatchwordError
 from patchword.imports import uncollected
@@ -61,7 +61,9 @@ def named_once(argument: str | None, option: str | None) -> str:
 def model_and_path(arguments: Sequence[str], model: str | None, usage: str) -> tuple[str, Path]:
     """What the arguments [MODEL] PATH name; the model may be given by --model, and is by default
     the embedded one. usage: what is said of more than those two."""
-    if len(arguments) > 2 or (len(arguments) == 2 and model):
+    alone = len(arguments) == 1 and not model and arguments[0] in (EMBEDDED, EMBEDDED_BLIP)
+    forgotten = alone and not os.path.exists(arguments[0])  # the path, behind a model
+    if len(arguments) > 2 or (len(arguments) == 2 and model) or forgotten:
         wrong(f"give one model and one {usage}")
     return arguments[0] if len(arguments) == 2 else model or EMBEDDED, Path(arguments[-1])
 

@@ -47,8 +47,10 @@ class Run:
 
     def all(self) -> None:
         """Inspect all photos."""
+        from patchword.inspect.inspector import check_list
+
         if self.false_discoveries is not None:
-            self.inspector.check_list()
+            check_list(self.inspector)
         for error in self.failed:
             self._record({"path": error.image, "error": error.reason})
         found = self._each()

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from patchword.tasks.match import Reranked
 
 
+PICTURED = 100  # searches in one picture
 WEIGHTS = 1.0, 1.0, 0.5  # of words, --image and --without
 
 
@@ -142,6 +143,8 @@ def search(
     _check(queries, image, rerank, reranker, heatmap, heatmap and not save)
     _check_weights((text_weight, image_weight, without_weight), bool(image), bool(without))
     check_save(save, pages=True)
+    if save and save.suffix.lower() != ".html" and len(queries) > PICTURED:
+        wrong(f"--save {save}: {len(queries):,} searches are no picture; save a page (.html)")
     picture = _only(image) if image else None
     from patchword.tasks.match import matcher
 

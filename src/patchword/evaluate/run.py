@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from patchword.bundle import Bundle, Vector
-from patchword.errors import ImageError, PatchwordError, UnsupportedError
+from patchword.errors import ImageError, PatchwordError, UnsupportedError, counted
 from patchword.evaluate import folders, metrics
 from patchword.evaluate.folders import Captioned, Labelled
 from patchword.evaluate.metrics import Indices, Scores
@@ -182,8 +182,8 @@ class Evaluation:
         words = self.options.words or [name.replace("_", " ") for name in names]
         if len(words) != len(names) or len(set(words)) < len(words):
             raise PatchwordError(
-                f"{len(words)} labels for {len(names)} classes; give one word for each, all "
-                f"different, in this order: {', '.join(names)}"
+                f"{counted(len(words), 'label')} for {len(names)} classes; give one word for each, "
+                f"all different, in this order: {', '.join(names)}"
             )
         sentences = named(self.options.templates)
         self.model.reader()

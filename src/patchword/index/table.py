@@ -179,6 +179,10 @@ class Store:
     def described(self) -> dict[str, Any]:
         """`about`. Raises where there is no table."""
         if not self.open():
+            if os.path.isfile(self.path):
+                raise IndexStoreError(
+                    f"{self.path}: no index there, but a file; an index is a folder"
+                )
             raise IndexStoreError(
                 f"{self.path}: no index there; make one: patchword index FILES_OR_FOLDERS "
                 f"--into {self.path}"

@@ -74,7 +74,7 @@ class Inspector:
         """What is said of each photo. false_discoveries: see `listed`. Raises the ImageError of
         the first that cannot be opened."""
         if false_discoveries is not None:
-            self.check_list()
+            check_list(self)
         found = list(results(self.inspect_each(images)))
         if seen := self.seen_small():
             warn(seen, UnseenWarning)
@@ -147,7 +147,7 @@ class Inspector:
         """The same, rejected as a list: in the mean at most `rate` of those that are rejected are
         good (Benjamini and Hochberg 1995). Raises UnsupportedError where there are no p-values, and
         for a threshold that was given."""
-        self.check_list()
+        check_list(self)
         known = [each.p_value for each in found if each.p_value is not None]
         if len(known) < len(found):
             raise UnsupportedError(_NO_P_VALUES)
@@ -158,18 +158,6 @@ class Inspector:
             replace(each, rejected=bool(bad), limit=limits[each.group])
             for each, bad in zip(found, chosen, strict=True)
         ]
-
-    def check_list(self) -> None:
-        """Raise UnsupportedError where no photo can be judged as one of a list, which is known
-        before any is seen."""
-        if self.rule.threshold is not None:
-            raise UnsupportedError(
-                "a list is judged by p-values, not by a threshold: leave out threshold, or "
-                "false_discoveries"
-            )
-        kinds = {each.calibration.kind for each in self.judges().values()}
-        if not self.method.needs.batch and "held out" not in kinds:
-            raise UnsupportedError(_NO_P_VALUES)
 
     @checked
     def guarantee(self, false_discoveries: float | None = None, photos: int = 0) -> list[str]:
@@ -298,3 +286,16 @@ def group_of(source: ImageLike) -> str:
 def named(source: ImageLike) -> str:
     """What to call a photo."""
     return str(source) if isinstance(source, os.PathLike) else name_of(source)
+
+
+def check_list(inspector: Inspector) -> None:
+    """Raise UnsupportedError where no photo can be judged as one of a list, which is known before
+    any is seen."""
+    if inspector.rule.threshold is not None:
+        raise UnsupportedError(
+            "a list is judged by p-values, not by a threshold: leave out threshold, or "
+            "false_discoveries"
+        )
+    kinds = {each.calibration.kind for each in inspector.judges().values()}
+    if not inspector.method.needs.batch and "held out" not in kinds:
+        raise UnsupportedError(_NO_P_VALUES)

@@ -39,6 +39,7 @@ from patchword.show.percent import share
 
 Photo = NDArray[np.uint8]  # (H, W, 3)
 
+A_SIDE = {"JPEG": 65_500, "PDF": 65_500, "WEBP": 16_383}  # pixels at most
 TILE = 360  # longer side of a photo in a panel, pixels
 LONGEST = 2  # times as long, at most, a tall or wide photo is drawn
 NARROWEST = 220  # of a cell, pixels: room for words under a tall photo
@@ -71,10 +72,17 @@ class Tile:
 
 def save(picture: Image.Image, path: str | os.PathLike[str]) -> None:
     """Write a picture; the suffix of `path` chooses the format. Raises UnsupportedError for one
-    that no picture can be written in."""
+    that no picture can be written in, or none so large."""
     Image.init()
-    if Image.EXTENSION.get(Path(path).suffix.lower()) not in Image.SAVE or Path(path).is_dir():
+    suffix = Path(path).suffix.lower()
+    kind = Image.EXTENSION.get(suffix, "")
+    if kind not in Image.SAVE or Path(path).is_dir():
         raise UnsupportedError(f"a picture's name must end in .png or .jpg: {str(path)!r}")
+    if max(picture.size) > (most := A_SIDE.get(kind, max(picture.size))):
+        raise UnsupportedError(
+            f"{path}: the picture has {picture.width:,} x {picture.height:,} pixels, and {suffix} "
+            f"at most {most:,} a side; write .png, or draw less"
+        )
     with replacing(path) as part:
         picture.save(part)
 
