@@ -88,6 +88,15 @@ def test_eval_tasks_in_json(run: Run, pair: tuple[str, str], data: Path) -> None
     assert near["fingerprint"] == checkpoints.load(pair[0]).fingerprint
 
 
+def test_photos_that_are_learned_from_and_evaluated_are_told(
+    run: Run, pair: tuple[str, str], data: Path
+) -> None:
+    known = data / "train"
+    ran = run("eval", pair[0], known, "--train", f"{data}/validation/../train", "--task", "knn")
+    assert ran.code == 0
+    assert "is what is evaluated too: such numbers say nothing of other photos" in ran.err
+
+
 def test_eval_retrieval(run: Run, pair: tuple[str, str], data: Path) -> None:
     folder = data / "train" / "dark"
     rows = [{"file_name": f"{i}.png", "caption": ["a cat", f"{i} dogs"]} for i in range(7)]

@@ -137,6 +137,8 @@ WRONG = [
     (["ask", RING], "give questions after the images"),
     (["heatmap", RING, "a hat", STAR], f"{STAR} is a file and comes after a text"),
     (["match", RING, "-t", STAR], f"{STAR} is a file and stands where a text is wanted"),
+    (["train", "probe", "steps=5", "--show"], "as it is written: leave out steps=5"),
+    (["train", "probe", "--show", "--json"], "as it is written: leave out --json"),
     (["export", "demo"], "give one model and one folder"),
     (["verify", "demo-blip"], "give one model and one receipt"),
     (["export", "-o", "folder"], "-o is no option here: DIR is the second argument"),

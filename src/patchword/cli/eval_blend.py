@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -117,6 +118,8 @@ def eval(
         run = Evaluation(bundle, options, advance)
         answers = answered(run, data, train, read_list(task, split=True) or None)
     _warn_of_unused(answers, template, labels, train)
+    if train and os.path.realpath(train) == os.path.realpath(data):
+        warn(f"--train {train} is what is evaluated too: such numbers say nothing of other photos")
     if not (template or labels):
         _hint(answers)
     if as_json:

@@ -24,6 +24,7 @@ from patchword.cli.output import (
     screen,
     warnings_said,
     with_near_file,
+    wrong,
 )
 from patchword.errors import counted
 
@@ -82,6 +83,9 @@ def train(
     from patchword.train import recipe as recipes
 
     if show:
+        given = {"--model": model, "--device": device, "--json": as_json}
+        if unused := [*(changes or ()), *(name for name, value in given.items() if value)]:
+            wrong(f"--show prints the recipe as it is written: leave out {', '.join(unused)}")
         print(recipes.text(recipe), end="")
         return
     settings = list(changes or ())
