@@ -110,7 +110,10 @@ def _blip(network: Blip, shapes: Shapes) -> Iterator[Part]:
         ids = {IDS: _asked(config.text.context)}
         yield Part("question", Questions(network), ids | about, ("last_hidden_state",))
         wide = torch.zeros(2, 5, config.text.width)
-        axes = {0: ("batch", MOST), 1: ("context", config.text.context)}
+        longest = config.text.context
+        if config.writes_captions:  # the same decoder takes image tokens
+            longest = max(longest, about[CONTEXT].example.shape[1])
+        axes = {0: ("batch", MOST), 1: ("context", longest)}
         about = {
             CONTEXT: Given(wide, axes),
             MASK: Given(torch.ones(2, 5, dtype=torch.int64), axes),
@@ -184,8 +187,8 @@ class Writing(OfBlip):
 
 
 class Answering(OfBlip):
-    """Words so far (B, L), and a question as `Questions` gives it (B, M, D) with 1 where it is no
-    padding (B, M) -> logits (B, L, V) of the word after each."""
+    """Words so far (B, L), and a question as `Questions` gives it, or image tokens (B, M, D), with
+    1 where they are attended to (B, M) -> logits (B, L, V) of the word after each."""
 
     def forward(
         self, input_ids: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor

@@ -45,8 +45,13 @@ class GraphAnswers(Answers):
     def word_logits(self, inputs: Inputs, rows: Ids) -> Tensor:
         tokens = self._tokens(inputs)
         ids = _ids(rows[0], len(tokens))
-        logits = self._graph("decoder", "logits", input_ids=ids, encoder_hidden_states=tokens)
-        return logits[:, -1]
+        given = {"input_ids": ids, "encoder_hidden_states": tokens}
+        blip = self.bundle.config.blip
+        if blip is not None and blip.answers_questions:  # see `exporting.parts.Answering`
+            seen = np.ones(tokens.shape[:2], np.int64)
+            seen[:, 0] = blip.image_tokens == "all"
+            given["encoder_attention_mask"] = seen
+        return self._graph("decoder", "logits", **given)[:, -1]
 
     def painted_patches(self, inputs: Inputs) -> Tensor:
         raise UnsupportedError("no engine but torch runs a masked autoencoder's decoder")
