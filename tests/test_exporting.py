@@ -34,6 +34,7 @@ from patchword.cli import main
 from patchword.engines import libraries
 from patchword.errors import CheckpointError, ImageWarning, UnsupportedError
 from patchword.exporting import huggingface, int8
+from patchword.receipts.graph_answers import answers_of
 from patchword.scenes import scene
 
 pytestmark = pytest.mark.slow
@@ -210,6 +211,12 @@ def test_whole_or_not_at_all(model: Model, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(CheckpointError, match="something other than an exported model"):
         patchword.export(model, tmp_path / "mine")
+    (tmp_path / "mine" / "within").mkdir()
+    monkeypatch.chdir(tmp_path / "mine" / "within")
+    for here in (".", ".."):  # which would be taken away
+        with pytest.raises(CheckpointError, match="the current folder lies in it"):
+            patchword.export(model, here)
+    monkeypatch.chdir(tmp_path)
 
     def full(*given: object) -> None:
         raise OSError(28, "No space left on device")
@@ -241,8 +248,12 @@ def test_a_classifier(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["blip-base-224", "blip-base-vqa-480"])
 def test_the_parts_of_a_blip(kind: str, tmp_path: Path) -> None:
-    """By OpenVINO, from one to the next, beside the network as it is."""
+    """By OpenVINO, from one to the next, beside the network as it is. The one that answers captions
+    too, as demo-blip: its decoder takes a question or image tokens, of which there are more."""
     config = CONFIGS[kind]
+    if config.answers_questions:
+        blip = replace(config.blip, writes_captions=True, image_tokens="patches")
+        config = replace(config, blip=blip, text=replace(config.text, context=6))
     network: Any = models.build(config).eval()
     model = with_methods(make(network, config, None, kind))
     folder = patchword.export(model, tmp_path / "blip", to="openvino").folder
@@ -253,6 +264,11 @@ def test_the_parts_of_a_blip(kind: str, tmp_path: Path) -> None:
     }
     with torch.no_grad():
         right = network(x, words)
+        said = right.words
+        if config.answers_questions:
+            states = network.cross_attend(words, network.image_tokens(x))
+            mask = network.question_mask(words, states)
+            said = network.words(network.decode(words, states, mask))
     if config.matching:
         logits = graphs["matching"]({"input_ids": words.numpy(), **found})["logits"]
         assert_allclose(logits, right.matching, atol=1e-5)
@@ -261,9 +277,11 @@ def test_the_parts_of_a_blip(kind: str, tmp_path: Path) -> None:
         kept = (words != config.text.pad_token).long().numpy()
         found = {"encoder_hidden_states": asked, "encoder_attention_mask": kept}
     logits = graphs["decoder"]({"input_ids": words.numpy(), **found})["logits"]
-    assert_allclose(logits, right.words, atol=1e-4)
+    assert_allclose(logits, said, atol=1e-4)
     first = graphs["decoder"]({"input_ids": words.numpy()[:, :1], **found})["logits"]
-    assert_allclose(first, right.words[:, :1], atol=1e-4)
+    assert_allclose(first, said[:, :1], atol=1e-4)
+    caption = answers_of(patchword.load(folder)).word_logits([x[0].numpy()], words[:1].tolist())
+    assert_allclose(caption, right.words[:1, -1], atol=1e-4)
 
 
 @pytest.mark.parametrize("to", ["openvino", "onnx"])

@@ -103,9 +103,11 @@ def _check_other(model: Bundle, folder: Path) -> None:
 def replaced(folder: Path) -> Iterator[Path]:
     """An empty folder that becomes `folder` at the end, whole or not at all.
 
-    Raises CheckpointError where something is that no export wrote.
+    Raises CheckpointError where something is that no export wrote, and for the current folder.
     """
     place = Path(os.path.realpath(folder))
+    if Path(os.path.realpath(os.curdir)).is_relative_to(place):  # it would be in no folder any more
+        raise CheckpointError(f"{folder}: the current folder lies in it; name a new folder")
     if place.exists() and not (place / MARK_FILE).is_file() and not _empty(place):
         raise CheckpointError(
             f"{folder} holds something other than an exported model; give a new or empty folder"
