@@ -279,6 +279,16 @@ def test_verify_names_the_first_stage(run: Run) -> None:
     assert run("verify", "r.json", "--atol", "0.3")[0] == 0
 
 
+def test_verify_says_what_the_receipt_has_nothing_of(run: Run) -> None:
+    known = receipts.make(patchword.load("demo"))
+    assert receipts.not_compared(patchword.load("demo"), known) == []
+    known["text_tower"], known["pair_logits"] = [], []
+    Path("r.json").write_text(receipts.to_text(known), encoding="utf-8")
+    code, out, _ = run("verify", "r.json")
+    assert code == 0
+    assert "not compared text tower, pair logits: the receipt has nothing" in " ".join(out.split())
+
+
 def test_verify_of_what_is_no_receipt_is_2(run: Run) -> None:
     Path("bad.json").write_text("{")
     Path("other.json").write_text('{"a": 1}')

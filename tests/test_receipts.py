@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torchvision_cpu  # noqa: F401  # before everything that imports torchvision
@@ -22,7 +23,7 @@ from patchword import bundle, checkpoints, models, receipts
 from patchword.bundle import Bundle
 from patchword.config import ModelConfig, TextConfig
 from patchword.errors import PatchwordError
-from patchword.receipts.compare import ATOL, RTOL
+from patchword.receipts.compare import ATOL, RTOL, _likely
 from patchword.receipts.inputs import CARDS, card, noise, order
 from patchword.receipts.receipt import filled, folded, held
 from patchword.text.tokenizer import Tokenizer
@@ -284,7 +285,9 @@ def test_of_the_largest_model_it_stays_small() -> None:
     assert len(receipts.to_text(made).encode()) < 200_000
 
 
-@pytest.mark.parametrize(("share", "same"), [(0.9, True), (1.5, False), (float("nan"), False)])
+@pytest.mark.parametrize(
+    ("share", "same"), [(0.9, True), (1.5, False), (float("nan"), False), (float("inf"), False)]
+)
 def test_the_tolerance_goes_by_the_largest_value(
     share: float, same: bool, right: Callable[[str], Bundle]
 ) -> None:
@@ -295,7 +298,19 @@ def test_the_tolerance_goes_by_the_largest_value(
     moved[place] = value + share * (ATOL * max(1, abs(value)) + RTOL * abs(value))
     known["image_tower"] = [tuple(moved), known["image_tower"][1]]
     assert (receipts.verify(right(TIMM), known) == []) is same
-    assert receipts.verify(right(TIMM), known, atol=1e-3) == [] or np.isnan(share)
+    assert receipts.verify(right(TIMM), known, atol=1e-3) == [] or not np.isfinite(share)
+
+
+def test_fewer_bits_are_named_as_a_cause(right: Callable[[str], Bundle]) -> None:
+    model = right(TIMM)
+    known = receipts.make(model)
+    known["image_tower"] = [tuple(value + 0.1 for value in row) for row in known["image_tower"]]
+    (found,) = receipts.verify(model, known)
+    coarse: Any = SimpleNamespace(engine=SimpleNamespace(dtype=torch.bfloat16))
+    said = _likely("image_tower", coarse)
+    assert said.startswith("bfloat16, whose numbers need a larger atol")
+    assert said.endswith(found.hint)
+    assert _likely("pixels", coarse) == receipts.STAGES["pixels"]
 
 
 # --- what is fixed --------------------------------------------------------------------------------
@@ -343,6 +358,10 @@ def test_numbers_keep_more_than_the_tolerance() -> None:
         ({"padding": "some"}, "padding"),
         ({"stages": []}, "no field stages"),
         (dict.fromkeys(receipts.STAGES, ()), "empty"),
+        ({"pixels": [{"shape": [3, 10**12, 8], "mean": [], "std": [], "values": []}]}, "3 x H x W"),
+        ({"pixels": [{"shape": [3, 8], "mean": [], "std": [], "values": []}]}, "3 x H x W"),
+        ({"tokens": [{"text": "a", "ids": [1], "pad": 0, "length": 10**12}]}, "padded to 1000"),
+        ({"tokens": [{"text": "a", "ids": [1, 2], "pad": 0, "length": 1}]}, "has 2 ids"),
     ],
 )  # fmt: skip
 def test_what_is_no_receipt_is_refused(change: Receipt, said: str) -> None:

@@ -87,7 +87,11 @@ def verify(
         for row in rows:
             emit(record(*row))
     else:
-        show(rows, verdict(known, found, f"a difference of {atol:g} + {rtol:g} of the value"))
+        said = verdict(known, found, f"a difference of {atol:g} + {rtol:g} of the value")
+        if left := receipts.not_compared(bundle, known):
+            stages = ", ".join(map(words, left))
+            said["not compared"] = f"{stages}: the receipt has nothing of them"
+        show(rows, said)
     raise typer.Exit(1 if found else 0)
 
 

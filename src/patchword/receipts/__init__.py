@@ -8,7 +8,17 @@ in an earlier stage does not change them.
 """
 
 from patchword.receipts.answers import make
-from patchword.receipts.compare import STAGES, Difference, compare, verify
+from patchword.receipts.compare import STAGES, Difference, compare, not_compared, verify
 from patchword.receipts.receipt import VERSION, parse, to_text
 
-__all__ = ["STAGES", "VERSION", "Difference", "compare", "make", "parse", "to_text", "verify"]
+__all__ = [
+    "STAGES",
+    "VERSION",
+    "Difference",
+    "compare",
+    "make",
+    "not_compared",
+    "parse",
+    "to_text",
+    "verify",
+]

@@ -106,8 +106,22 @@ def compare(
             largest, reason, hint = _missing(stage, ours) or way()
         except (PatchwordError, *UNFIT) as error:
             largest, reason, hint = np.inf, f"cannot be computed: {error}", ""
-        different = Difference(stage, reason, largest, hint or STAGES[stage]) if reason else None
-        yield stage, largest, different
+        likely = hint or _likely(stage, bundle)
+        yield stage, largest, Difference(stage, reason, largest, likely) if reason else None
+
+
+def not_compared(bundle: Bundle, receipt: Mapping[str, Any]) -> list[Stage]:
+    """The stages of a model that a receipt has nothing of: they may differ all the same."""
+    known, ours = parse(receipt), answers_of(bundle)
+    return [stage for stage in STAGES if not getattr(known, stage) and not _missing(stage, ours)]
+
+
+def _likely(stage: Stage, bundle: Bundle) -> str:
+    """What is usually wrong, and before it that a model in fewer bits is never quite the same."""
+    dtype = str(bundle.engine.dtype).removeprefix("torch.")
+    if dtype == "float32" or stage in ("pixels", "tokens"):
+        return STAGES[stage]
+    return f"{dtype}, whose numbers need a larger atol; if it is more than that: {STAGES[stage]}"
 
 
 def _missing(stage: Stage, ours: Answers) -> Found | None:
@@ -136,7 +150,8 @@ def _difference(
     with np.errstate(invalid="ignore"):
         difference = np.abs(a - b)
         size = np.nan_to_num(np.abs(b), nan=0.0, posinf=0.0).max(initial=1.0)
-        beyond = ~(difference <= atol * size + rtol * np.abs(b)) & ~(a == b)
+        near = (difference <= atol * size + rtol * np.abs(b)) & np.isfinite(b)
+        beyond = ~near & (a != b)
     largest = float(np.nan_to_num(difference, nan=np.inf).max(initial=0, where=beyond | (a != b)))
     return largest, int(beyond.sum())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -18,6 +19,7 @@ from patchword.receipts.inputs import CARDS, TEXTS, card, noise, scattered
 VERSION = 1  # of the format
 SAMPLED = 64  # pixels of a card that a receipt holds
 LONGEST = 1024  # numbers of a row that a receipt holds; of a longer one as many are picked
+MOST = 1 << 24  # numbers of a card, and ids of a text, that a model could take
 DIGITS = 8  # significant: half a unit of the last is 1/26 of RTOL
 Stage = Literal[
     "pixels",
@@ -184,6 +186,21 @@ def parse(receipt: Mapping[str, Any]) -> Receipt:
         raise PatchwordError(f"not a whole receipt: {error}") from error
     if not any(getattr(known, stage) for stage in get_args(Stage)):
         raise PatchwordError("an empty receipt: there is nothing to compare")
+    _check_sizes(known)
     if known.pixels and len(known.pixels) != len(CARDS):
         raise PatchwordError(f"not a whole receipt: {len(known.pixels)} cards, not {len(CARDS)}")
     return known
+
+
+def _check_sizes(known: Receipt) -> None:
+    """Raise PatchwordError for inputs that no model takes, before they are made."""
+    for card_ in known.pixels:
+        if len(card_.shape) != 3 or min(card_.shape) < 1 or math.prod(card_.shape) > MOST:
+            shape = "x".join(map(str, card_.shape))
+            raise PatchwordError(f"not a whole receipt: a card becomes {shape}, not 3 x H x W")
+    for text in known.tokens:
+        if not len(text.ids) <= text.length <= MOST:
+            raise PatchwordError(
+                f"not a whole receipt: {text.text[:20]!r} has {len(text.ids)} ids, padded to "
+                f"{text.length}"
+            )
