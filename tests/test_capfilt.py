@@ -27,6 +27,7 @@ from shrunk import tiny_bundle, tiny_clip
 import patchword
 from patchword import checkpoints
 from patchword.capfilt.filtering import BATCH, SAMPLED, ScoredText, capfilt_each
+from patchword.capfilt.page import Tally, report
 from patchword.capfilt.store import Shard, Store
 from patchword.data import SourceConfig, open_sources
 from patchword.errors import ImageError, LongTextWarning, PatchwordError, UnsupportedError
@@ -243,6 +244,22 @@ def test_the_page(whole: Path) -> None:
     assert "data:image/jpeg" in page
     assert "broken.png: not an image" in page
     assert "http" not in page
+
+
+def test_texts_without_a_score_are_dropped_and_counted(blip: str, tmp_path: Path) -> None:
+    model = patchword.load(blip)
+    with torch.no_grad():
+        model.network.match_head.weight.mul_(3e38)  # infinite logits: their difference is no number
+    ((_, texts),) = capfilt_each(model, model, [(photo(1), WEB[:2])], options=SAMPLED)
+    assert [text.kept for text in texts] == [False] * 3
+    records = [text.record() for text in texts]
+    assert json.loads(json.dumps(records, allow_nan=False))[0]["score"] is None
+    found = Tally.of([{"image": "a.png", "captions": records}])
+    assert "3 captions were dropped without a score" in found.summary()
+    named = {"name": "m", "fingerprint": "f"}
+    plan = dict.fromkeys(("count", "top_p", "min_length", "max_length", "seed", "threshold"), 1)
+    page = report(found, {**plan, "captioner": named, "filter": named, "prompt": ""}, tmp_path)
+    assert "the filter&#39;s outputs are no numbers" in page
 
 
 @pytest.mark.parametrize("kind", ["parquet", "tar", "csv", "pictures"])

@@ -107,6 +107,12 @@ finally:
     assert not ran.stderr.strip()
 
 
+def test_json_has_no_nan() -> None:
+    """Python's own reader alone takes it."""
+    record = {"a": float("nan"), "b": [1.5, float("-inf")], "c": {"d": "NaN"}}
+    assert output.json_line(record) == '{"a": null, "b": [1.5, null], "c": {"d": "NaN"}}'
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command(run: Run, command: str) -> None:
     ran = run(command, "--help")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -43,6 +44,7 @@ class Tally:
 
     scored: int = 0  # images
     left_out: int = 0  # images without a text that is kept
+    unscored: int = 0  # texts for which the filter gave no number
     broken: list[tuple[str, str]] = field(default_factory=list)  # image and reason
     texts: Counter[tuple[str, bool]] = field(default_factory=Counter)
     bins: Counter[tuple[str, bool, int]] = field(default_factory=Counter)  # the last: of `BINS`
@@ -67,9 +69,13 @@ class Tally:
     def _add(self, image: str, caption: Mapping[str, Any]) -> None:
         kind = caption["source"], caption["kept"]
         self.texts[kind] += 1
-        self.bins[(*kind, min(int(caption["score"] * BINS), BINS - 1))] += 1
+        score = caption["score"]
+        if score is None or math.isnan(score):
+            self.unscored += 1
+            return
+        self.bins[(*kind, min(int(score * BINS), BINS - 1))] += 1
         order = hashlib.blake2b(f"{image} {caption['text']}".encode(), digest_size=8).digest()
-        insort(self.examples[kind], Example(order, image, caption["text"], caption["score"]))
+        insort(self.examples[kind], Example(order, image, caption["text"], score))
         del self.examples[kind][SHOWN:]
 
     @property
@@ -93,7 +99,12 @@ class Tally:
     def summary(self) -> str:
         """The counts of images, in a sentence."""
         words = f"{self.in_dataset} of {self.scored} images have a text that is kept"
-        return words + (f"; {len(self.broken)} more could not be opened" if self.broken else "")
+        if self.broken:
+            words += f"; {len(self.broken)} more could not be opened"
+        if self.unscored:
+            none = counted(self.unscored, "caption was", "captions were")
+            words += f"; {none} dropped without a score: the filter's outputs are no numbers"
+        return words
 
 
 def tally_table(found: Tally) -> Table:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -136,7 +135,7 @@ def capfilt(
     with warnings_said():
         for name, scored in _run(photos, store, (writer, scorer), options):
             if as_json:
-                emit({"image": name, "captions": [asdict(each) for each in scored]})
+                emit({"image": name, "captions": [each.record() for each in scored]})
     missing = store.unfinished()
     if missing:
         left = ", ".join(map(str, missing))
@@ -204,7 +203,7 @@ def _row(
     else:
         name = f"{IMAGES}/{photo.number:07d}{suffix_of(photo.image)}"
         pictures[name] = photo.image
-    return {"image": name, "captions": [asdict(each) for each in scored]}
+    return {"image": name, "captions": [each.record() for each in scored]}
 
 
 def _write(store: Store, plan: Mapping[str, Any], as_json: bool) -> None:

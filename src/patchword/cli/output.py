@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import math
 import os
 import re
 import sys
@@ -141,7 +142,24 @@ def emit(record: dict[str, Any]) -> None:
         if table:
             table.write(record)
         else:
-            print(json.dumps(record), flush=True)
+            print(json_line(record), flush=True)
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """A record as JSON, which has no NaN and no infinity: they are null."""
+    try:
+        return json.dumps(record, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(record))
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON values with null for every number that is none."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Rows:
