@@ -20,7 +20,7 @@ from patchword.errors import UnsupportedError
 from patchword.show import html_page, lettering, plots
 from patchword.show.answers_picture import SIDE, Answer, answers_picture
 from patchword.show.colours import CHOICES as COLOURS
-from patchword.show.colours import SHARES, shade
+from patchword.show.colours import SHARES, numbered, shade
 from patchword.show.lettering import PAPER
 from patchword.show.matrix_picture import (
     CELL,
@@ -32,6 +32,7 @@ from patchword.show.matrix_picture import (
     similarity_matrix,
 )
 from patchword.show.peak import peak
+from patchword.show.percent import share
 from patchword.show.plots import GAP, TILE, Tile
 
 LONG = "a wafer with a scratch that runs from the notch to the other side " * 5
@@ -142,6 +143,49 @@ def test_a_ring_at_the_border_is_whole() -> None:
         ringed = np.asarray(plots.picture(Tile(black, values=values, ring=True)), int)
         ys, xs = np.nonzero(np.abs(plain - ringed).sum(axis=2) > 300)
         assert np.ptp(ys) == np.ptp(xs) == 2 * (plots.RING - 1)
+
+
+def test_the_ring_of_a_tall_photo_is_where_the_peak_is() -> None:
+    values = np.zeros((1500, 32), np.float32)
+    values[1300] = 1
+    tile = Tile(np.zeros((1500, 32, 3), np.uint8), values=values)
+    side = plots.side_of(tile.photo)
+    plain = np.asarray(plots.picture(tile, side), int)
+    ringed = plots.picture(Tile(tile.photo, values=values, ring=True), side)
+    ys, _ = np.nonzero(np.abs(plain - np.asarray(ringed, int)).sum(axis=2) > 60)
+    assert ys.mean() == pytest.approx(1300.5 * side / 1500, abs=1.5)
+
+
+@pytest.mark.parametrize("kind", ["flat", "infinite"])
+def test_no_ring_where_no_place_is_the_highest(kind: str) -> None:
+    """On a scale of several maps a flat one has colour, and no peak; nor has what is not known."""
+    values = np.full((60, 60), 0.5, np.float32)
+    if kind == "infinite":
+        values[:9] = np.inf
+        values[40, 40] = 0.9
+    tiles = [Tile(photo(60, 60), values=values, scale=(0, 1), ring=on) for on in (False, True)]
+    plain, ringed = (np.asarray(plots.picture(tile), int) for tile in tiles)
+    ys, _ = np.nonzero(np.abs(plain - ringed).sum(axis=2) > 60)
+    if kind == "flat":
+        assert not len(ys)
+    else:
+        assert ys.mean() == pytest.approx(40.5 * TILE / 60, abs=1.5)
+
+
+def test_small_scales_have_digits() -> None:
+    assert numbered((0.0, 0.95)) == ("0.000", "0.950")
+    assert numbered((-0.004, 0.00482)) == ("-0.0040", "0.0048")
+    assert numbered((0.0, 1.86e-5)) == ("0.000000", "0.000019")
+    assert numbered((0.0, 2e-12)) == ("0.0e+00", "2.0e-12")
+    assert numbered((0.0, 0.0)) == ("0.000", "0.000")
+
+
+def test_a_probability_that_is_no_number_is_a_dash() -> None:
+    assert share(float("nan")) == "–"
+    some = [("a", float("nan")), ("b", 0.5)]
+    answers_picture(photo(), ["which?"], [("a", None, some)])
+    plots.classify_panel([photo()], [some], ["name"])
+    assert "nan" not in html_page.cards([html_page.Card(photo(), "name", bars=some)]).lower()
 
 
 def test_a_peak_lies_between_patches() -> None:

@@ -53,6 +53,15 @@ def by_loops(cosines: np.ndarray, owners: list[int], count: int, rule: Rule) -> 
     return out
 
 
+def test_a_box_of_a_tall_photo_is_around_all_of_it() -> None:
+    """A photo of 1500 x 32 pixels is drawn 20 or 21 wide: its height is not scaled by that."""
+    tall = np.zeros((1500, 32, 3), np.uint8)
+    drawn = label_map.picture(tall, np.zeros((1500, 32), np.uint8), [], "", [(1, (0, 0, 32, 1500))])
+    rows, _ = np.nonzero((np.asarray(drawn)[22:] == label_map.palette()[1]).all(axis=-1))
+    foot = label_map.side_of(tall, label_map.SIDE)
+    assert rows.max() == pytest.approx(foot - 1, abs=2)
+
+
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
 @pytest.mark.parametrize("least_area", [0.0, 0.15])
 @pytest.mark.parametrize("owners", [(0, 1, 2, 3, 4), (0, 0, 1, 1, 2), (1, 1, 2, 3, 3)])

@@ -78,6 +78,7 @@ def _answer(question: str, answer: Answer, width: int) -> Image.Image:
             draw.text((0, base), line, INK, font(SMALL, line), anchor="ls")
         draw.text((width, base), percent, FAINT, font(SMALL), anchor="rs")
         draw.rounded_rectangle((0, base + 6, width - 1, base + 11), 3, LINE)
-        if (long := round(probability * (width - 1))) >= 1:
-            draw.rounded_rectangle((0, base + 6, max(5, long), base + 11), 3, BAR)
+        if probability * (width - 1) >= 0.5:
+            long = max(5, round(probability * (width - 1)))
+            draw.rounded_rectangle((0, base + 6, long, base + 11), 3, BAR)
     return out

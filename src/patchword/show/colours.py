@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -49,10 +50,15 @@ def ends_of(values: Values) -> tuple[float, float]:
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 
 
+def flat(low: float, high: float) -> bool:
+    """Whether two ends of a scale are the same but for rounding."""
+    return high - low <= 1e-6 * max(abs(low), abs(high))
+
+
 def unit(values: Values, low: float, high: float) -> NDArray[np.float32]:
     """low..high -> 0..1; NaN -> 0; all 0 where low and high are the same but for rounding."""
     span = high - low
-    if span <= 1e-6 * max(abs(low), abs(high)):
+    if flat(low, high):
         return np.zeros(values.shape, np.float32)
     level: NDArray[np.float32] = np.nan_to_num((values - low) / span).clip(0, 1)
     return level.astype(np.float32)
@@ -60,7 +66,14 @@ def unit(values: Values, low: float, high: float) -> NDArray[np.float32]:
 
 def numbered(scale: tuple[float, float]) -> tuple[str, str]:
     """The ends of a scale as words."""
-    return f"{scale[0]:.3f}", f"{scale[1]:.3f}"
+    return digits(scale[0], scale), digits(scale[1], scale)
+
+
+def digits(value: float, scale: tuple[float, float]) -> str:
+    """A number of a scale: three decimals, or of a small scale as many as it has two digits in."""
+    largest = max(map(abs, scale))
+    places = 1 - math.floor(math.log10(largest)) if 0 < largest < math.inf else 3
+    return f"{value:.{max(places, 3)}f}" if places < 9 else f"{value:.1e}"
 
 
 def colour_bar(

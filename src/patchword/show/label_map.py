@@ -65,7 +65,7 @@ def picture(
         title += f"\nMore labels than colours: after {COLOURS} they begin again."
     photo = fit(image, side_of(image, SIDE))
     coloured = overlay(photo, labels)
-    _boxes(coloured, boxes, photo.width / image.shape[1])
+    _boxes(coloured, boxes, image.shape[:2])
     below = photo.width > WIDE * photo.height
     both = (photo.width, 2 * photo.height + GAP) if below else (2 * photo.width + GAP, photo.height)
     lines = max(both[1] // ROW, ROWS, -(-len(legend) // COLUMNS))
@@ -94,11 +94,15 @@ def _room(legend: Sequence[Entry]) -> int:
     return min(max([LEGEND[0], *(text + SWATCH + 10 + 24 for text in texts)]), LEGEND[1])
 
 
-def _boxes(picture: Image.Image, boxes: Sequence[tuple[int, Sequence[int]]], zoom: float) -> None:
-    """Draw boxes, light outside and their label's colour inside."""
+def _boxes(
+    picture: Image.Image, boxes: Sequence[tuple[int, Sequence[int]]], size: Sequence[int]
+) -> None:
+    """Draw boxes, light outside and their label's colour inside. size: (H, W) of what they are
+    in."""
     draw = ImageDraw.Draw(picture)
+    zoom = picture.width / size[1], picture.height / size[0]
     for number, box in boxes:
-        x1, y1, x2, y2 = (round(side * zoom) for side in box)
+        x1, y1, x2, y2 = (round(side * zoom[i % 2]) for i, side in enumerate(box))
         outer = (x1 - 1, y1 - 1, max(x2, x1 + 2), max(y2, y1 + 2))
         draw.rectangle(outer, outline=PAPER, width=4)
         inner = (outer[0] + 1, outer[1] + 1, max(outer[2] - 1, x1 + 1), max(outer[3] - 1, y1 + 1))

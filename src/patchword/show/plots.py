@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from patchword.atomic_write import replacing
 from patchword.errors import UnsupportedError
-from patchword.show.colours import MAP, Values, colour_bar, ends_of, numbered, table, unit
+from patchword.show.colours import MAP, Values, colour_bar, ends_of, flat, numbered, table, unit
 from patchword.show.lettering import (
     FAINT,
     INK,
@@ -297,22 +297,24 @@ def picture(tile: Tile, side: int = TILE) -> Image.Image:
     picture = fit(overlay(photo, values, tile.scale, tile.colours), side)
     if tile.extent is not None:
         picture = outlined(picture, tile.extent)
-    low, high = tile.scale or ends_of(values)
-    if tile.ring and np.nanmax(values, initial=low) > low + CLEAR * (high - low):
-        _, x, y = peak(values)
-        _ring(picture, x, y, picture.width / values.shape[1])
+    ends = ends_of(values)
+    low, high = tile.scale or ends
+    if tile.ring and not flat(*ends) and ends[1] > low + CLEAR * (high - low):
+        _, x, y = peak(np.where(np.isfinite(values), values, np.nan))
+        rows, columns = values.shape
+        _ring(picture, ((x + 0.5) / columns, (y + 0.5) / rows))
     return picture
 
 
-def _ring(picture: Image.Image, x: int, y: int, zoom: float) -> None:
-    """Mark a place of a map that is drawn `zoom` times as large. At the border the ring is moved
-    inwards, so that it is whole; on a strip that is lower than a ring it is as large as fits."""
+def _ring(picture: Image.Image, at: tuple[float, float]) -> None:
+    """Mark a place, x and y in shares of the picture. At the border the ring is moved inwards, so
+    that it is whole; on a strip that is lower than a ring it is as large as fits."""
     radius = min(RING, (min(picture.size) - 3) // 2)
     if radius < SMALLEST_RING:
         return
     centre = [
-        min(max((place + 0.5) * zoom, radius + 1), max(side - radius - 2, radius + 1))
-        for place, side in zip((x, y), picture.size, strict=True)
+        min(max(place * side, radius + 1), max(side - radius - 2, radius + 1))
+        for place, side in zip(at, picture.size, strict=True)
     ]
     draw = ImageDraw.Draw(picture)
     draw.circle(centre, radius, outline=INK, width=5)

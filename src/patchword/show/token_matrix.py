@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from patchword.show.colours import MATRIX, Values, colour_bar, numbered, shade, table, unit
+from patchword.show.colours import MATRIX, Values, colour_bar, digits, numbered, shade, table, unit
 from patchword.show.lettering import (
     INK,
     LINE,
@@ -106,7 +106,7 @@ def _sheet(
     bottom = top + rows * (high + GAP)
     write(draw, said, GAP, bottom, SMALL)
     bottom += len(said) * line_height(SMALL) + GAP // 2
-    colour_bar(draw, colours, numbered(scale), GAP, bottom, BAR_ROOM, f"{scale[1] / 4:.3f}")
+    colour_bar(draw, colours, numbered(scale), GAP, bottom, BAR_ROOM, digits(scale[1] / 4, scale))
     return out
 
 
