@@ -45,7 +45,7 @@ class GraphAnswers(Answers):
     def word_logits(self, inputs: Inputs, rows: Ids) -> Tensor:
         tokens = self._tokens(inputs)
         ids = _ids(rows[0], len(tokens))
-        given = {"input_ids": ids, "encoder_hidden_states": tokens}
+        given: dict[str, NDArray[Any]] = {"input_ids": ids, "encoder_hidden_states": tokens}
         blip = self.bundle.config.blip
         if blip is not None and blip.answers_questions:  # see `exporting.parts.Answering`
             seen = np.ones(tokens.shape[:2], np.int64)
