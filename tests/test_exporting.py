@@ -1,5 +1,6 @@
 """Exported models: other programs run them without patchword, to the same numbers."""
 
+import copy
 import io
 import json
 import shutil
@@ -22,7 +23,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 from ran import Run
 from references import Reference, hugging_face
-from shrunk import ids, pixels, tiny_bundle, tiny_clip, tiny_vit
+from shrunk import ids, pixels, tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
 from test_conformance import CONFIGS
 
 import patchword
@@ -365,10 +366,45 @@ def test_photos_for_int8(model: Model, original: Reference, tmp_path: Path) -> N
         patchword.export(model, tmp_path / "x", photos=SAMPLE)
 
 
+def test_a_word_that_pads_is_read_as_a_word(tmp_path: Path) -> None:
+    """open_clip, and demo, pad with "!": transformers would take each one for padding."""
+    model = patchword.load("demo")
+    assert model.config.text is not None
+    assert model.tokenizer is not None
+    config = huggingface.tokenizer_config(model.tokenizer, model.config.text)
+    (tmp_path / "tokenizer.json").write_text(model.tokenizer.to_json())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    texts = ["a red ring!", "!", "a small green square to the left of a wafer"]
+    given = transformers.AutoTokenizer.from_pretrained(tmp_path)(texts, padding=True)["input_ids"]
+    own = model.tokenizer(texts)
+    ends = (own == model.config.text.end_token).argmax(axis=1)
+    for row, right, end in zip(given, own.tolist(), ends, strict=True):
+        assert row[: end + 1] == right[: end + 1]
+    with torch.inference_mode():
+        found, right = (model.network.encode_text(torch.tensor(each)) for each in (given, own))
+    assert_allclose(found, right, atol=1e-5)
+    attended = replace(model.config.text, causal=False, padding="attended", pool="last")
+    tokenizer = copy.copy(model.tokenizer)
+    tokenizer.padded_over = [3]
+    said = huggingface.differences(replace(model.config, text=attended), tokenizer)
+    assert any('takes "!" in a text for padding' in words for words in said)
+    assert any("with id 3, where the model has padding: replace it by 0" in words for words in said)
+
+
+def test_transformers_reads_the_configuration_of_a_resnet(tmp_path: Path) -> None:
+    values = huggingface.described(tiny_clip_resnet(), 10.0)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    found = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert found.vision_config.num_attention_heads == tiny_clip_resnet().image_tower.heads
+
+
 def test_what_is_not_the_same_elsewhere_is_said(tmp_path: Path) -> None:
     config = CONFIGS["siglip-base-16-224"]
     said = huggingface.differences(config)
     assert any('padding="max_length"' in words for words in said)
+    cleaned = replace(config, text=replace(config.text, cleaning="canonicalize"))
+    said = huggingface.differences(cleaned)
+    assert any("texts in lower case without punctuation are the same" in words for words in said)
     naflex = CONFIGS["siglip2-base-16-naflex"]
     model = with_methods(make(models.build(naflex), naflex, None, "naflex"))
     with pytest.raises(UnsupportedError, match="in its own shape"):

@@ -80,7 +80,7 @@ def export(
         files, found = write_graphs(model, library, beside, photos)
         describe(model, beside)
         write_mark(model, library, files, beside, photos is not None, found)
-    for words in huggingface.differences(model.config):
+    for words in huggingface.differences(model.config, model.tokenizer):
         warn(f"{place}: {words}", CheckpointWarning)
     return Exported(place, files, found)
 

@@ -24,6 +24,11 @@ from patchword.config import (
 from patchword.text.tokenizer import Tokenizer
 
 ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_tanh": "gelu_pytorch_tanh"}
+PLAIN = {  # texts that a cleaning leaves as they are
+    "whitespace": "plain texts",
+    **dict.fromkeys(("lower", "ftfy", "lowercase"), "plain texts in lower case"),
+    **dict.fromkeys(("canonicalize", "unpunctuated"), "texts in lower case without punctuation"),
+}
 RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL.Image.Resampling
 
 
@@ -74,7 +79,7 @@ def _vision(config: VisionConfig, preprocess: PreprocessConfig) -> dict[str, Any
     size = {"image_size": height if height == width else [height, width]}
     out: dict[str, Any] = {**size, "patch_size": config.patch_size, "num_channels": 3}
     if isinstance(config, ResNetConfig):
-        return {**out, "hidden_size": config.out_width}
+        return {**out, "hidden_size": config.out_width, "num_attention_heads": config.heads}
     out |= {"hidden_act": ACTIVATIONS[config.activation], "layer_norm_eps": config.eps}
     if isinstance(config, SwinConfig):
         return {
@@ -156,14 +161,24 @@ def tokenizer_config(tokenizer: Tokenizer, config: TextConfig) -> dict[str, Any]
         "padding_side": "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,
-        "pad_token": backend.id_to_token(config.pad_token),
+        "pad_token": _padding(backend, last, config),
     }
     return out | {
         name: token for name, token in (("bos_token", first), ("eos_token", last)) if token
     }
 
 
-def differences(config: ModelConfig) -> list[str]:
+def _padding(backend: Backend, last: str, config: TextConfig) -> str | None:
+    """The token that texts are padded with. transformers takes each one in a text for padding, so
+    where it is a word's, such as "!" of open_clip, the end token is named, if padding after it is
+    not looked at."""
+    found = backend.id_to_token(config.pad_token)
+    special = config.pad_token in backend.get_added_tokens_decoder()
+    unseen = config.causal and config.pool in ("end", "highest")
+    return found if special or not (unseen and last) else last
+
+
+def differences(config: ModelConfig, tokenizer: Tokenizer | None = None) -> list[str]:
     """What programs that read these files do otherwise, in words for users."""
     found, preprocess, text = [], config.preprocess, config.text
     if config.vision is not None:
@@ -180,10 +195,27 @@ def differences(config: ModelConfig) -> list[str]:
     if text is not None and text.cleaning != "none":
         found.append(
             f'texts are cleaned by "{text.cleaning}" before this tokenizer, and programs that read '
-            "tokenizer.json do not: plain texts are the same"
+            f"tokenizer.json do not: {PLAIN[text.cleaning]} are the same"
         )
     if text is not None and text.padding == "attended":
         found.append(
             f'texts are padded to {text.context} ids: tokenizer(texts, padding="max_length")'
+        )
+    if text is not None and tokenizer is not None:
+        found += _of_tokens(tokenizer, text)
+    return found
+
+
+def _of_tokens(tokenizer: Tokenizer, config: TextConfig) -> list[str]:
+    """What transformers' tokenizers do otherwise than this one."""
+    found = []
+    backend = Backend.from_str(tokenizer.to_json())
+    named = tokenizer_config(tokenizer, config)["pad_token"]
+    if named and backend.token_to_id(named) not in backend.get_added_tokens_decoder():
+        found.append(f'transformers takes "{named}" in a text for padding: leave it out of texts')
+    if end := tokenizer.padded_over:
+        found.append(
+            f"this tokenizer ends texts with id {end[0]}, where the model has padding: replace it "
+            f"by {config.pad_token}"
         )
     return found

@@ -29,7 +29,8 @@ class Tokenizer:
     """Texts to ids: special tokens and text, cut to `context` positions.
 
     context: positions; end_token, pad_token: ids; vocab_size: 1 + the largest id it can give;
-    specials: how many tokens it adds to a text; name: of the file it was read from.
+    specials: how many tokens it adds to a text; name: of the file it was read from; padded_over:
+    the id at the end of a text for which padding is given instead, if any.
     """
 
     def __init__(self, source: Backend, config: TextConfig, name: str) -> None:
@@ -49,7 +50,7 @@ class Tokenizer:
         self.specials = len(bare.ids)
         self._ends = config.pool in ("end", "highest")
         self._full = config.padding == "attended" and not config.causal
-        self._padded_over = bare.ids[-1:] if self._full and config.end_token < 0 else []
+        self.padded_over = bare.ids[-1:] if self._full and config.end_token < 0 else []
         self._source = source
         _check(source, bare.ids, config, self.vocab_size, name)
         ftfy = config.cleaning == "ftfy"
@@ -148,8 +149,8 @@ class Tokenizer:
         """The ids of each text with its special tokens, not cut."""
         texts = [self._cleaned(text) for text in texts]
         rows = [each.ids for each in tokenizer_files.encoded(self._backend, texts, self.name)]
-        if self._padded_over:
-            rows = [[self.pad_token if i in self._padded_over else i for i in row] for row in rows]
+        if self.padded_over:
+            rows = [[self.pad_token if i in self.padded_over else i for i in row] for row in rows]
         return rows
 
     def named(self, text: str) -> tuple[NDArray[np.int64], list[str]]:
