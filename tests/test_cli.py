@@ -26,7 +26,9 @@ from tiny_runs import write
 import patchword
 from patchword import checkpoints
 from patchword.cli import app, output
+from patchword.cli.embed_classify_similarity import scores_table
 from patchword.show import plots
+from patchword.tasks.classify import Score
 from patchword.where.heatmap import METHODS
 
 pytestmark = pytest.mark.slow
@@ -111,6 +113,12 @@ def test_json_has_no_nan() -> None:
     """Python's own reader alone takes it."""
     record = {"a": float("nan"), "b": [1.5, float("-inf")], "c": {"d": "NaN"}}
     assert output.json_line(record) == '{"a": null, "b": [1.5, null], "c": {"d": "NaN"}}'
+
+
+def test_a_probability_that_is_no_number_has_no_bar() -> None:
+    table = scores_table([("a.jpg", [Score("x", float("nan")), Score("y", 0.5)])])
+    assert [str(cell) for cell in table.columns[1].cells] == ["–", "50.0%"]
+    assert [len(str(cell)) for cell in table.columns[2].cells] == [0, 12]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -16,7 +16,7 @@ from matplotlib import colormaps
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image, ImageDraw
 
-from patchword.errors import UnsupportedError
+from patchword.errors import PatchwordError, UnsupportedError
 from patchword.show import html_page, lettering, plots
 from patchword.show.answers_picture import SIDE, Answer, answers_picture
 from patchword.show.colours import CHOICES as COLOURS
@@ -199,6 +199,8 @@ def test_a_peak_lies_between_patches() -> None:
     assert x == y
     assert 93 <= x <= 107  # the middles are at 90 and 110
     assert peak(np.full((5, 7), 2.0)) == (2.0, 0, 0)
+    with pytest.raises(PatchwordError, match="a map of NaN alone"):
+        peak(np.full((5, 7), np.nan))
 
 
 def test_the_middle_of_a_ring_is_no_peak() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -295,7 +296,8 @@ def scores_table(
         out = table(str(name), " ", "  ", right=(" ",))
         for rank, score in enumerate(scores):
             label, number = cells(scores[rank:])
-            bar = Text("█" * round(BAR_CELLS * score.probability) if number else "", style="blue")
+            drawn = number and not math.isnan(score.probability)
+            bar = Text("█" * round(BAR_CELLS * score.probability) if drawn else "", style="blue")
             out.add_row(label, number, bar)
         return out
     heading, names = shortened([name for name, _ in results])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from patchword.errors import PatchwordError
+
 LEVEL = 0.8  # of a map's range: what is above it, around the largest value, is the peak
 FINEST = 512  # longer side at which the peak is outlined, pixels
 
@@ -16,9 +18,16 @@ def peak(values: NDArray[np.floating]) -> tuple[float, int, int]:
     in the middle of one. The middle of the peak is not: it is the mean place, weighted by height
     above `LEVEL`, of what is connected to the largest value and above `LEVEL` of the map's range.
     Where that place is itself not on the peak, as within a ring, it is the largest value's.
+
+    Raises PatchwordError for a map of NaN alone.
     """
     from scipy.ndimage import label  # type: ignore[import-untyped]
 
+    if np.isnan(values).all():
+        raise PatchwordError(
+            "a map of NaN alone: the model's numbers are beyond what its type holds; load it in "
+            "float32, if it is not of a training that diverged"
+        )
     high, low = float(np.nanmax(values)), float(np.nanmin(values))
     top, left = np.unravel_index(int(np.nanargmax(values)), values.shape)
     level = low + LEVEL * (high - low)
