@@ -1,10 +1,12 @@
 """Images opened by other processes: the same pixels, sights, warnings and errors as in threads."""
 
+import mmap
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from patchword.errors import ImageError, ImageWarning, UnseenWarning
 from patchword.images import Opener, Preprocess, processes
 from patchword.images.decode import ImageLike
 from patchword.images.reading import Reader
+from patchword.index.inside import Inside
 from patchword.unseen import Look
 
 pytestmark = pytest.mark.skipif(
@@ -107,9 +110,11 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked: list[int] = []
     ask = processes._Process.ask
 
-    def counted(process: processes._Process, work: processes.Work, images: list[ImageLike]) -> list:
+    def counted(
+        process: processes._Process, folder: str, work: processes.Work, images: list[ImageLike]
+    ) -> list:
         asked.append(len(images))
-        return ask(process, work, images)
+        return ask(process, folder, work, images)
 
     monkeypatch.setattr(processes._Process, "ask", counted)
     return asked
@@ -167,6 +172,60 @@ def test_relative_paths_are_of_the_current_folder(
     ]
 
 
+def test_a_current_folder_that_is_deleted_ends_no_process(
+    two: None, photos: list[ImageLike], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    answers = found([photos[0], "x.png"])[0]
+    assert [len(answer) for answer in answers] == [4, 3]  # type: ignore[arg-type]
+    assert len(processes._pool()._all) == 2
+
+
+class Named(str):
+    """A path of a class that no process knows."""
+
+    __slots__ = ()
+
+
+def test_paths_are_sent_as_plain_texts(photos: list[ImageLike]) -> None:
+    assert type(Opener().sent(Named("x.png"))) is str
+    assert type(Opener().sent(Path("x.png"))) is str
+
+
+class Fails:
+    """Raises what is no ImageError."""
+
+    def __call__(self, image: ImageLike) -> processes.Found:
+        raise ZeroDivisionError(str(image))
+
+    sent, received = Large.sent, Large.received
+
+
+def test_what_fails_in_a_process_is_raised_here_and_ends_none(
+    two: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ZeroDivisionError, match="x"):
+        list(processes.each(Fails(), ["x"] * 3, 3))
+    assert all(process.lives for process in processes._pool()._all)
+    assert len(processes._pool()._all) == 2
+    assert processes._done(b"of another version", mmap.mmap(-1, 4096)) == []
+    assert capfd.readouterr().err == ""
+
+
+class Warns:
+    """As a library that warns of its own line."""
+
+    def __call__(self, image: ImageLike) -> processes.Found:
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        return np.zeros((3, 2, 2), np.uint8), None
+
+
+def test_what_a_library_warns_of_is_left_to_whoever_asks() -> None:
+    assert list(processes._answers(Warns(), ["x"], mmap.mmap(-1, 4096))) == [None]
+
+
 def test_warnings_as_errors_are_raised(two: None, photos: list[ImageLike]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ImageWarning)
@@ -176,20 +235,42 @@ def test_warnings_as_errors_are_raised(two: None, photos: list[ImageLike]) -> No
 
 def test_an_index_keeps_what_processes_see(two: None, photos: list[ImageLike]) -> None:
     paths = [str(path) for path in photos[:8]]
-    inside = {"a.tar/x.png": Path(paths[0]).read_bytes, "a.tar/y.png": lambda: b"broken"}
+
+    def gone() -> bytes:
+        raise ImageError("a.tar/z.png", "not there any more")
+
+    inside = {
+        "a.tar/x.png": Path(paths[0]).read_bytes,
+        "a.tar/y.png": lambda: b"broken",
+        "a.tar/z.png": gone,
+    }
     here, there = Reader(inside=inside), Reader(inside=inside)
     work = look(here)
     alone = [work(path) for path in [*paths, "a.tar/x.png"]]
     several = list(processes.each(look(there), [*paths, *inside], 4))
-    error = several.pop()[1]
-    assert isinstance(error, ImageError)
-    assert error.image == "a.tar/y.png"
+    for name in ("a.tar/z.png", "a.tar/y.png"):
+        error = several.pop()[1]
+        assert isinstance(error, ImageError)
+        assert error.image == name
     assert here.seen == there.seen
     assert there.seen["a.tar/x.png"].digest
     for (pixels, known), (_, answer) in zip(alone, several, strict=True):
         assert not isinstance(answer, ImageError)
         assert (answer[0] == pixels).all()
         assert answer[1] == known
+
+
+def test_warnings_name_what_is_inside_other_files(photos: list[ImageLike], tmp_path: Path) -> None:
+    pages = Path(str(photos[16]))
+    with pytest.warns(ImageWarning, match=r"^a\.tar/x\.tif: page 1 of 3"):
+        Reader(inside={"a.tar/x.tif": pages.read_bytes}).sized("a.tar/x.tif")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(pages, "x.tif")
+        tar.add(str(photos[18]), "empty.jpg")
+    with pytest.warns(ImageWarning, match=r"a\.tar/x\.tif: page 1 of 3"):
+        Inside().sized(f"{tmp_path}/a.tar/x.tif")
+    with pytest.raises(ImageError, match=r"a\.tar/empty\.jpg: empty"):
+        Inside().sized(f"{tmp_path}/a.tar/empty.jpg")
 
 
 def test_they_are_started_when_images_are_waited_for(
@@ -252,7 +333,8 @@ def test_a_script_without_a_main_guard_runs_once_and_leaves_nothing(
 def test_they_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import time\nfrom patchword.images import processes\nprocesses.started()\n"
+        "import os, time\nfrom patchword.images import processes\nprocesses.started()\n"
+        "if not os.fork():\n    time.sleep(8)\n    os._exit(0)\n"  # who goes on
         "print(processes._pool()._all[0]._process.pid, flush=True)\ntime.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
@@ -285,6 +367,48 @@ def test_where_none_can_be_started_threads_go_on(
     monkeypatch.setattr(pool, "count", 2)
     with pytest.warns(UserWarning, match="threads open them: .*No such file"):
         assert processes.started() == 0
+
+
+def test_as_many_as_can_be_started_are_used(
+    photos: list[ImageLike], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = processes._pool()
+    pool.end()
+    monkeypatch.setattr(pool, "count", 2)
+    made = iter([processes._Process])
+    monkeypatch.setattr(processes, "_Process", lambda: next(made, refused)())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert processes.started() == 1
+    assert pool.count == 1
+    assert len(found(photos)[0]) == len(photos)
+    pool.end()
+
+
+def refused() -> processes._Process:
+    raise OSError(11, "Resource temporarily unavailable")
+
+
+def test_nothing_is_imported_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("numpy.py", "patchword.py"):
+        (tmp_path / name).write_text("raise SystemExit('of the folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", ".", tmp_path, *sys.path])
+    pool = processes._pool()
+    pool.end()
+    monkeypatch.setattr(pool, "count", 1)
+    assert processes.started() == 1
+    # Ctrl-C, which a terminal sends to all of a session, does not reach it at its start either
+    assert os.getsid(pool._all[0]._process.pid) != os.getsid(0)
+    pool.end()
+
+
+def test_a_frozen_application_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert processes._Pool().count
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert not processes._Pool().count
 
 
 def test_vectors_are_the_same(two: None, photos: list[ImageLike]) -> None:

@@ -107,7 +107,8 @@ class Opener:
     def sent(self, image: ImageLike) -> ImageLike | None:
         """What another process is given to open an image; None: nothing, this one opens it."""
         if isinstance(image, (str, os.PathLike)):
-            return os.fspath(image)
+            path = os.fspath(image)
+            return str.__str__(path) if isinstance(path, str) else None  # of no class of its own
         return image if type(image) is bytes else None
 
     def noted(self, image: ImageLike) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import atexit
 import mmap
 import os
-import signal
+import pickle
 import subprocess
 import sys
 import time
@@ -31,7 +31,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.errors import ImageError, in_threads, warn
+from patchword.errors import PACKAGE, ImageError, in_threads, warn
 from patchword.images.ahead import threads
 from patchword.images.decode import ImageLike
 
@@ -41,6 +41,7 @@ MEMORY = 32 << 20  # bytes for their pixels that it shares with this one; what i
 IDLE = 300.0  # seconds without work after which it ends
 NOTICE, SHARE = 1.0, 0.25  # they are started when of so many seconds such a part was waited
 
+_OURS = "<string>"  # the file of the line that calls patchword in a process
 _APART = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a process has one core
 
 Found = tuple[NDArray[np.uint8], Any]  # pixels, and what else is known of the image
@@ -120,13 +121,14 @@ def _found(work: Work, image: ImageLike) -> Found | ImageError:
 def _there(pool: _Pool, work: Work, images: Sequence[ImageLike]) -> list[Attempt]:
     """The same by another process, and here what it could not do: whatever was made known to this
     process, as a decoder of Pillow's, is known here alone."""
-    given = [work.sent(image) for image in images]
-    process = pool.take() if any(image is not None for image in given) else None
+    given, folder = [_sent(work, image) for image in images], _folder()
+    asked = [image for image in given if image is not None]
+    process = pool.take() if asked and folder else None
     if process is None:
         return _here(work, images)
     begins = time.perf_counter()
     try:
-        answers = process.ask(work, [image for image in given if image is not None])
+        answers = process.ask(folder, work, asked)
     except (EOFError, OSError):  # somebody ended it
         pool.drop(process)
         return _here(work, images)
@@ -134,6 +136,21 @@ def _there(pool: _Pool, work: Work, images: Sequence[ImageLike]) -> list[Attempt
     rest = iter(answers)
     each = zip(images, [None if image is None else next(rest) for image in given], strict=True)
     return [(image, _received(work, image, answer)) for image, answer in each]
+
+
+def _sent(work: Work, image: ImageLike) -> ImageLike | None:
+    try:
+        return work.sent(image)
+    except ImageError:  # which it raises here
+        return None
+
+
+def _folder() -> str:
+    """The current folder, which relative paths begin at; empty where somebody has deleted it."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def _received(work: Work, image: ImageLike, answer: Answer | None) -> Found | ImageError:
@@ -154,13 +171,14 @@ class _Process:
         self._shared = mmap.mmap(memory, MEMORY)
         self._pipe, theirs = Pipe()
         given = (theirs.fileno(), memory)
-        code = f"import sys; sys.path[:] = {sys.path!r}; from patchword.images import processes; "
+        code = f"import sys; sys.path[:] = {_paths()}; from patchword.images import processes; "
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", f"{code}processes.serve{given}"],
                 stdin=subprocess.DEVNULL,
                 pass_fds=given,
                 env=os.environ | _APART,
+                start_new_session=True,  # Ctrl-C is for the one that asks
             )
         finally:
             theirs.close()
@@ -177,10 +195,10 @@ class _Process:
         self._pipe.recv()
         return True
 
-    def ask(self, work: Work, images: Sequence[ImageLike]) -> list[Answer | None]:
-        """What it found in each image; None for an error."""
-        self._pipe.send((os.getcwd(), work, images))
-        answers: list[Answer | None] = self._pipe.recv()
+    def ask(self, folder: str, work: Work, images: Sequence[ImageLike]) -> list[Answer | None]:
+        """What it found in each image; None for what is to be done here, as what fails is."""
+        self._pipe.send((folder, work, images))
+        answers: list[Answer | None] = self._pipe.recv() or [None] * len(images)
         start, out = 0, []
         for answer in answers:
             if answer and isinstance(answer[0], tuple):
@@ -190,8 +208,12 @@ class _Process:
             out.append(answer)
         return out
 
-    def end(self) -> None:
+    def let_go(self) -> None:
+        """It ends when all who could ask it have let it go."""
         self._pipe.close()
+
+    def end(self) -> None:
+        self.let_go()
         self._process.kill()
         self._process.wait()
 
@@ -202,7 +224,7 @@ class _Pool:
 
     def __init__(self) -> None:
         self.chunk = CHUNK
-        self.count = len(os.sched_getaffinity(0)) if hasattr(os, "memfd_create") else 0
+        self.count = len(os.sched_getaffinity(0)) if _possible() else 0
         self._lock = Lock()
         self._all: list[_Process] = []
         self._starting: list[_Process] = []
@@ -275,6 +297,10 @@ class _Pool:
             for process in list(self._all):
                 self._forget(process)
 
+    def let_go(self) -> None:
+        for process in self._all:
+            process.let_go()
+
     def _forget(self, process: _Process) -> None:
         for some in (self._all, self._starting, self._free):
             if process in some:
@@ -282,9 +308,23 @@ class _Pool:
         process.end()
 
     def _fail(self, reason: str) -> None:
-        if self.count:
-            self.count = 0
+        """There are to be no more than there are."""
+        self.count = len(self._all)
+        if not self.count:
             warn(f"no process can be started that opens images, threads open them: {reason}")
+
+
+def _possible() -> bool:
+    """Whether this system has what is needed, and Python a program of its own: that of a frozen
+    application would be started again."""
+    return hasattr(os, "memfd_create") and bool(sys.executable) and not hasattr(sys, "frozen")
+
+
+def _paths() -> list[str]:
+    """Where a process finds what it imports: as this one, but not in the current folder, which may
+    be another by now and hold anything."""
+    paths = [path for path in sys.path if isinstance(path, str) and os.path.isabs(path)]
+    return [*paths, os.path.dirname(os.path.dirname(PACKAGE))]
 
 
 _pools: dict[int, _Pool] = {}  # by process: what is forked has its own
@@ -300,16 +340,34 @@ def _end() -> None:
         _pools[os.getpid()].end()
 
 
+def _let_go() -> None:
+    """What is forked holds no processes of others alive."""
+    for pool in _pools.values():
+        pool.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
 def serve(pipe: int, memory: int) -> None:
     """The work of a process: answers until it is not asked any more. pipe, memory: descriptors."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that asks
     shared = mmap.mmap(memory, MEMORY)
     with Connection(pipe) as asked, suppress(EOFError, OSError):
         asked.send(None)
         while asked.poll(IDLE):
-            folder, work, images = asked.recv()
-            os.chdir(folder)
-            asked.send(list(_answers(work, images, shared)))
+            asked.send(_done(asked.recv_bytes(), shared))
+
+
+def _done(request: bytes, shared: mmap.mmap) -> list[Answer | None]:
+    """The answers to a request of `ask`; none where that fails, also because patchword was
+    installed anew in between. What fails is done again by the one that asks, and raises there."""
+    try:
+        folder, work, images = pickle.loads(request)
+        os.chdir(folder)
+        return list(_answers(work, images, shared))
+    except Exception:
+        return []
 
 
 def _answers(work: Work, images: Iterable[ImageLike], shared: mmap.mmap) -> Iterator[Answer | None]:
@@ -318,7 +376,8 @@ def _answers(work: Work, images: Iterable[ImageLike], shared: mmap.mmap) -> Iter
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             found = _found(work, image)
-        if isinstance(found, ImageError):
+        # Warnings of other libraries name their own lines, which filters are for.
+        if isinstance(found, ImageError) or any(each.filename != _OURS for each in told):
             yield None
             continue
         pixels, known = found

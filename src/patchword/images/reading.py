@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from patchword.errors import ImageError
 from patchword.images.decode import ImageLike, Opener, name_of
 from patchword.images.photo import Photo
 
@@ -30,15 +29,15 @@ class Seen(NamedTuple):
     digest: str = ""
 
 
-class _Inside(io.BytesIO):
+class Content(io.BytesIO):
     """The content of an image inside another file, with the name of the image."""
 
     def __init__(self, name: str, content: bytes) -> None:
         super().__init__(content)
         self.name = name
 
-    def __reduce__(self) -> tuple[type[_Inside], tuple[str, bytes]]:
-        return _Inside, (self.name, self.getvalue())
+    def __reduce__(self) -> tuple[type[Content], tuple[str, bytes]]:
+        return Content, (self.name, self.getvalue())
 
 
 @dataclass(frozen=True)
@@ -57,20 +56,17 @@ class Reader(Opener):
 
     def sized(self, image: ImageLike, *, at_least: int | None = None, exact: bool = False) -> Photo:
         name = name_of(image)
-        read = image.getvalue if isinstance(image, _Inside) else self.inside.get(name)
+        read = image.getvalue if isinstance(image, Content) else self.inside.get(name)
         if read is None:
             return self._noted(name, image, "", at_least, exact)
         content = read()
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-        try:
-            return self._noted(name, content, digest, at_least, exact)
-        except ImageError as error:
-            raise ImageError(name, error.reason) from error
+        return self._noted(name, Content(name, content), digest, at_least, exact)
 
     def sent(self, image: ImageLike) -> ImageLike | None:
         name = name_of(image)
         read = self.inside.get(name)
-        return super().sent(image) if read is None else _Inside(name, read())
+        return super().sent(image) if read is None else Content(name, read())
 
     def noted(self, image: ImageLike) -> Seen:
         return self.seen[name_of(image)]

@@ -17,6 +17,7 @@ from patchword.errors import ImageError, PatchwordError
 from patchword.images import ImageLike, Opener, files, urls
 from patchword.images.files import TABLES
 from patchword.images.photo import Photo
+from patchword.images.reading import Content
 from patchword.index import objects
 
 PLACES = (*IMAGES, "image_url", "img_url", "url", "uri")  # columns of images, in this order
@@ -95,10 +96,9 @@ class Inside(Opener):
         if not isinstance(image, str):
             return super().sized(image, at_least=at_least, exact=exact)
         given = content(image)
-        try:
-            return super().sized(given, at_least=at_least, exact=exact)
-        except ImageError as error:
-            raise ImageError(image, error.reason) from error
+        if isinstance(given, bytes):
+            given = Content(image, given)
+        return super().sized(given, at_least=at_least, exact=exact)
 
 
 def members(tar: Tar) -> Iterator[Member]:
