@@ -405,6 +405,16 @@ def test_nothing_is_imported_from_the_current_folder(
     pool.end()
 
 
+def test_many_that_run_at_once_do_not_start_many_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(96)))
+    assert processes._Pool().count == 96
+    for ranks, count in {"8": 12, "200": 1, "0": 96, "x": 96}.items():
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        assert processes._Pool().count == count
+    monkeypatch.setattr(processes, "parent_process", object)  # as in one that multiprocessing began
+    assert processes._Pool().count == 0
+
+
 def test_a_frozen_application_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert processes._Pool().count
     monkeypatch.setattr(sys, "frozen", True, raising=False)

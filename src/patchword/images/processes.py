@@ -23,7 +23,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from multiprocessing import Pipe
+from multiprocessing import Pipe, parent_process
 from multiprocessing.connection import Connection
 from threading import Lock
 from typing import Any, Protocol
@@ -224,7 +224,7 @@ class _Pool:
 
     def __init__(self) -> None:
         self.chunk = CHUNK
-        self.count = len(os.sched_getaffinity(0)) if _possible() else 0
+        self.count = _share() if _possible() else 0
         self._lock = Lock()
         self._all: list[_Process] = []
         self._starting: list[_Process] = []
@@ -316,8 +316,16 @@ class _Pool:
 
 def _possible() -> bool:
     """Whether this system has what is needed, and Python a program of its own: that of a frozen
-    application would be started again."""
-    return hasattr(os, "memfd_create") and bool(sys.executable) and not hasattr(sys, "frozen")
+    application would be started again. One of many, as of a DataLoader, starts none."""
+    python = bool(sys.executable) and not hasattr(sys, "frozen")
+    return hasattr(os, "memfd_create") and python and parent_process() is None
+
+
+def _share() -> int:
+    """Processors for each of those that torchrun started on this machine."""
+    several = os.environ.get("LOCAL_WORLD_SIZE", "")
+    ranks = int(several) if several.isdecimal() else 0
+    return max(1, len(os.sched_getaffinity(0)) // max(1, ranks))
 
 
 def _paths() -> list[str]:
