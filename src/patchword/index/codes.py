@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 
 
 class Codes(NamedTuple):
-    """numbers (N, D), scale (N,), the length of what they leave of each row (N,), mean (D,)."""
+    """numbers (N, D), scale (N,), how long at most what they leave of a row is (N,), mean (D,)."""
 
     numbers: Numbers
     scale: Floats
@@ -44,6 +44,7 @@ def encoded(half: NDArray[np.float16], mean: Floats) -> tuple[Numbers, Floats, F
     scale = rows.abs().amax(1).clamp(min=1e-20) / MOST
     numbers = (rows / scale[:, None]).round_()
     left = torch.linalg.vector_norm(rows - numbers * scale[:, None], dim=1)
+    left *= 1 + rows.shape[1] * 2.0**-23  # of a sum in float32
     return numbers.to(torch.int8).numpy(), scale.numpy(), left.numpy()
 
 
