@@ -102,7 +102,10 @@ def test_files_add_up_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ('image,caption\na,b\nc,"d\ne,f\n', "a.csv, line 4: unexpected end of data"),
         ("image,caption\na,b\n\nc\n", "a.csv, line 4: 1 cell for 2 columns"),
         ("image,caption\na,b,c\n", "a.csv, line 2: 3 cells for 2 columns"),
-        ("image,\na,b\n", "a.csv: its first line must name the columns; it has image, "),
+        (
+            "image,\na,b\n",
+            "a.csv: its first line must name the columns; it has image, ; column 2 has no name",
+        ),
         ("\n", "a.csv: its first line must name the columns; it has no columns"),
     ],
 )

@@ -114,6 +114,27 @@ def test_captions_and_classes_in_a_tar(tmp_path: Path) -> None:
         folders.labelled(tmp_path / "a.png")
 
 
+def test_a_sample_of_a_tar_that_cannot_be_used_says_why(tmp_path: Path) -> None:
+    words = {"0.cls": b"cat", "0.png": encoded(0), "1.cls": b"dog", "2.cls": b" cat\n"}
+    tar = tar_of(tmp_path / "t.tar", words | {"2.png": encoded(2)})
+    run = Evaluation(tiny_bundle(tiny_clip()))
+    (found,) = run.on(tar)
+    assert found.record()["images"] == 2
+    assert [(e.image, e.reason) for e in run.broken] == [
+        (f"{tar}/1", "no image in this sample"),
+    ]
+
+
+def test_classes_are_told_apart_and_ordered_as_people_mean_them(tmp_path: Path) -> None:
+    """Spaces around a class are no part of it, and 10.0, as pandas writes it, comes after 9.0."""
+    spaced = tmp_path / "spaced.csv"
+    spaced.write_text("image,label\na.png, cat\nb.png,cat\nc.png,cat\u00a0\n")
+    assert folders.labelled(spaced).names == ("cat",)
+    numbers = tmp_path / "numbers.csv"
+    numbers.write_text("image,label\na.png,10.0\nb.png,9.0\nc.png,1.0\n")
+    assert folders.labelled(numbers).names == ("1.0", "9.0", "10.0")
+
+
 def test_addresses_in_a_table_stay_what_they_are(tmp_path: Path) -> None:
     rows = "image,caption\nhttps://here.test/a.png,a\nb.png,b\n"
     (tmp_path / "t.csv").write_text(rows)

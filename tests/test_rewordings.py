@@ -104,6 +104,20 @@ def test_chosen_answers_change_places(model: patchword.Model) -> None:
     assert other.understood == ""
 
 
+@pytest.mark.parametrize("answers", [["Yes", "No"], ["NO", "YES"], [" no ", "Yes"]])
+def test_chosen_answers_change_places_however_they_are_written(
+    model: patchword.Model, answers: list[str]
+) -> None:
+    usual = model.ask(WAFER, "is there a defect?", ["yes", "no"])
+    turned = model.ask(WAFER, "is there a defect?", answers)
+    assert turned.text in answers
+    assert turned.text.strip().lower() == "yes"
+    assert {c.text for c in turned.ranking} == set(answers)
+    assert turned.ranking[0].probability == pytest.approx(usual.ranking[0].probability)
+    alone = model.ask(WAFER, "is there a defect?", answers, shortlist=1)
+    assert [c.text for c in alone.ranking] == [turned.text]
+
+
 def test_what_is_not_understood_is_warned_of(model: patchword.Model) -> None:
     questions = ["isn't the wafer perfect?", "is there a dog?"]
     with pytest.warns(ScopeWarning) as told:

@@ -22,9 +22,11 @@ from served import AT, RING, SAMPLES, SCRATCH, SHAPES, samples_index, sent, uri
 import patchword
 from patchword.api import Model
 from patchword.serve.app import create_app
+from patchword.serve.jobs import scores_of
 from patchword.serve.models import Models
 from patchword.serve.refusals import RefusalError
 from patchword.serve.settings import Settings
+from patchword.tasks.classify import NONE, Score
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,12 @@ def test_a_long_comparison_keeps_no_search_waiting(
         finally:
             ended.set()
         assert [each.result().json() for each in answers] == [{"groups": []}] * 2
+
+
+def test_none_of_these_as_a_label_rejects_nothing() -> None:
+    scores = [Score(NONE, 0.8), Score("a hat", 0.2)]
+    assert scores_of(scores, {"a hat": 0.1})["rejected"]
+    assert not scores_of(scores, {"a hat": 0.1, NONE: 0.3})["rejected"]
 
 
 def test_labels_are_those_of_python(client: TestClient, demo: Model) -> None:

@@ -1,6 +1,7 @@
 """The tasks against their formulas, on tiny random models."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,20 @@ def test_reject_says_none_of_these(clip: Bundle) -> None:
     assert rejected[1:] == kept
 
 
+def test_unlikely_classes_by_themselves(classifier: Bundle) -> None:
+    """Of a classifier for several classes at a time; logits of -500 overflow nothing."""
+    config = replace(classifier.config, score="sigmoid")
+    network = models.build(config)
+    head = dict(network.named_parameters())
+    with torch.no_grad():
+        head["image.head.weight"].zero_()
+        head["image.head.bias"].copy_(torch.tensor([-500.0, 0, 500]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        (scores,) = classify(make(network, config, None, "cold"), photos(1))
+    assert [(s.label, s.probability) for s in scores] == [("z", 1.0), ("y", 0.5), ("x", 0.0)]
+
+
 def test_labels_are_kept_on_disk_by_fingerprint(
     clip: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +182,16 @@ def test_a_classifier_uses_its_own_labels(classifier: Bundle) -> None:
     assert {s.label: s.probability for s in scores} == pytest.approx(
         dict(zip("xyz", expected.tolist(), strict=True)), rel=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"reject": 0.0}, {"multi_label": True}, {"templates": "a {}"}, {"two_views": True}],
+)
+def test_what_is_of_labels_is_refused_without_them(classifier: Bundle, given: dict) -> None:
+    (name,) = given
+    with pytest.raises(UnsupportedError, match=f"{name} can only be given with labels"):
+        classify(classifier, photos(1), **given)
 
 
 @pytest.mark.parametrize("bad", [[], ["a", "a"], "cat"])

@@ -170,6 +170,27 @@ def test_a_small_scratch_on_a_large_wafer(blip: patchword.Model, large: Pixels) 
     assert right - left == 750
 
 
+def test_a_yes_of_a_tile_counts_however_it_is_written(blip: patchword.Model, wide: Pixels) -> None:
+    usual = blip.ask(wide, "is there a stain?", ["yes", "no"], tiles=True)
+    found = blip.ask(wide, "is there a stain?", ["Yes", "No"], tiles=True)
+    assert (usual.text, found.text) == ("yes", "Yes")
+    assert found.box == usual.box != (0, 0, 384, 128)
+
+
+def test_none_of_these_as_a_label(demo: patchword.Model, wide: Pixels) -> None:
+    labels = ["perfect wafer", "none of these"]
+    (found,) = demo.classify(wide, labels, tiles=True)
+    assert {score.label for score in found} == set(labels)
+    with pytest.raises(UnsupportedError, match="'none of these' is what reject answers"):
+        demo.classify(wide, labels, reject=0.5)
+
+
+def test_what_tiles_cannot_say_of_another_wording(blip: patchword.Model, wide: Pixels) -> None:
+    said = "'is there a defect.', which is asked as 'is the wafer perfect.', is answered from"
+    with pytest.warns(UnseenWarning, match=said):
+        blip.ask(wide, "is there a defect?", tiles=True)
+
+
 def test_what_tiles_cannot_say_is_said(
     blip: patchword.Model, wide: Pixels, recwarn: pytest.WarningsRecorder
 ) -> None:

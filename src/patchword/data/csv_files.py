@@ -127,7 +127,10 @@ def _names(file: Path, row: Sequence[str]) -> list[str]:
     if len(names) > 1 and not names[0]:
         names[0] = "Unnamed: 0"
     if not all(names):
-        raise RecipeError(f"{file}: its first line must name the columns; it has {listed(names)}")
+        unnamed = f"; column {names.index('') + 1} has no name" if any(names) else ""
+        raise RecipeError(
+            f"{file}: its first line must name the columns; it has {listed(names)}{unnamed}"
+        )
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RecipeError(f"{file}: its first line names {twice!r} twice; rename one of them")
     return names

@@ -169,16 +169,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def class_of(value: Any) -> str | None:
-    """The class in one cell, a text or a whole number, as a text; None for neither. 3.0 is 3: of
-    numbers and empty cells pandas makes 3.0 and NaN."""
+    """The class in one cell, a text or a whole number, as a text without the spaces around it;
+    None for neither. 3.0 is 3: of numbers and empty cells pandas makes 3.0 and NaN."""
     if isinstance(value, float):
         return _number(value)
-    return str(value) if isinstance(value, (str, int)) and str(value).strip() else None
+    return (str(value).strip() or None) if isinstance(value, (str, int)) else None
 
 
 def is_number(name: str) -> bool:
-    """Whether the name of a class is a whole number."""
-    return re.fullmatch(r"-?\d+", name) is not None
+    """Whether the name of a class is a whole number; 3.0 too, as pandas writes it into a csv."""
+    return re.fullmatch(r"-?\d+(\.0+)?", name) is not None
 
 
 def _number(value: float) -> str | None:

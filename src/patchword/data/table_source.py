@@ -82,7 +82,7 @@ class Table:
         if not found:
             raise RecipeError(f"{self.where}: no classes in column {self.label!r}")
         numbers = all(map(is_number, found))
-        ordered = sorted(found, key=lambda name: (int(name) if numbers else 0, name))
+        ordered = sorted(found, key=lambda name: (float(name) if numbers else 0, name))
         return tuple(ordered), {name: n for n, name in enumerate(ordered)}
 
 

@@ -16,7 +16,7 @@ from patchword.data.folders import METADATA, NAME, TEST, TRAIN
 from patchword.data.rows import CAPTIONS, USUAL, class_of, listed, suffix_of, texts_of
 from patchword.data.table_source import FAULT, Table, located, table_of
 from patchword.data.text_tables import CSV, JSON
-from patchword.errors import PatchwordError
+from patchword.errors import ImageError, PatchwordError
 from patchword.images import ImageLike
 
 READERS = (*tables.READERS, *tars.SUFFIXES)
@@ -40,6 +40,12 @@ class TableImages(Sequence[ImageLike]):
         """The name of image `index` in messages."""
         return self.table.opened(self.rows[index])[0]
 
+    def broken(self, index: int, reason: str) -> ImageError:
+        """The error of image `index`, which cannot be opened for that reason; that of its row
+        comes first."""
+        name, image, row = self.table.opened(self.rows[index])
+        return ImageError(name, row.get(FAULT) or (reason if image else "no image in this row"))
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -60,9 +66,9 @@ class Captioned:
     captions: tuple[tuple[str, ...], ...]  # of each image
 
 
-def name_of(images: Sequence[ImageLike], index: int) -> str | None:
-    """The name in messages of an image of a table; None for another, whose path is its name."""
-    return images.name(index) if isinstance(images, TableImages) else None
+def error_of(images: Sequence[ImageLike], index: int, error: ImageError) -> ImageError:
+    """The error of an image; of one of a table by its name there."""
+    return images.broken(index, error.reason) if isinstance(images, TableImages) else error
 
 
 def splits(path: Path) -> tuple[Path, Path | None]:

@@ -248,8 +248,7 @@ class Evaluation:
         rows, kept, total = [], [], len(images)
         for number, (_, row) in enumerate(each):
             if isinstance(row, ImageError):
-                name = folders.name_of(images, number) or row.image
-                self.broken.append(ImageError(name, row.reason))
+                self.broken.append(folders.error_of(images, number, row))
             else:
                 rows.append(row)
                 kept.append(number)

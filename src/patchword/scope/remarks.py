@@ -250,7 +250,7 @@ class Check:
         if self.scope is None or not self.scope.questions:
             self.texts(questions)
             return asked
-        both = answers is None or {answer.strip().lower() for answer in answers} == {"yes", "no"}
+        both = answers is None or sorted(a.strip().lower() for a in answers) == ["no", "yes"]
         for number, question in enumerate(questions):
             found = None if self.scope.known(question) else self.scope.understood(question)
             if found is not None and (both or not found.opposite):

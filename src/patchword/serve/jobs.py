@@ -175,7 +175,8 @@ def scores_of(
         | ({"cosine": cosines[each.label]} if cosines and each.label in cosines else {})
         for each in scores
     ]
-    return {"labels": labels, "rejected": bool(scores) and scores[0].label == NONE}
+    rejected = bool(scores) and scores[0].label == NONE and NONE not in (cosines or ())
+    return {"labels": labels, "rejected": rejected}
 
 
 async def own_classes(

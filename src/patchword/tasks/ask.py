@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import overload
@@ -158,9 +158,13 @@ def ask_each(
     ids = _ids(model, "question", [each.question for each in asked], text.context)
     if answers is not None:
         if options is not None:
-            raise UnsupportedError("options are of answers that are written; leave out either")
+            raise UnsupportedError(
+                "beams, max_length and the like are of answers that are written, and these are "
+                "chosen: leave them out, or answers"
+            )
         ranked = _ranked(model, network, check, images, ids, answers, batch_size, shortlist)
-        return _said(ranked, questions, asked, check.knows, of_image)
+        opposites = dict(zip(answers, reversed(answers), strict=True))  # of yes and no, as written
+        return _said(ranked, questions, asked, check.knows, of_image, opposites)
     if shortlist is not None:
         raise UnsupportedError("shortlist is of answers to choose from, and there are none")
     search = options or GenerationOptions(max_length=longest(model, MAX_LENGTH))
@@ -204,6 +208,7 @@ def _said(
     asked: Sequence[Understood],
     known: Callable[[str], bool],
     of_image: Callable[[str], bool],
+    opposites: Mapping[str, str] = OPPOSITE,
 ) -> Iterator[tuple[ImageLike, list[Answer] | ImageError]]:
     """Answers to what was asked as answers to the questions: none to a question that the model does
     not know, nor of an image of another domain than that of the question that was asked instead,
@@ -220,7 +225,7 @@ def _said(
                 if not (knows or answer.ranking)
                 else answer
                 if each.question == question
-                else _answering(answer, each)
+                else _answering(answer, each, opposites)
                 if answer.ranking or of_image(each.question)
                 else _declined(answer)
                 for answer, question, each, knows in zip(
@@ -230,17 +235,17 @@ def _said(
         )
 
 
-def _answering(answer: Answer, asked: Understood) -> Answer:
+def _answering(answer: Answer, asked: Understood, opposites: Mapping[str, str]) -> Answer:
     """An answer to what was asked as one to the question that it stands for."""
     answer = replace(
         answer,
         understood=asked.question,
-        others=tuple(_answering(other, asked) for other in answer.others),
+        others=tuple(_answering(other, asked, opposites) for other in answer.others),
     )
     if not asked.opposite:
         return answer
-    ranking = tuple(replace(c, text=OPPOSITE.get(c.text, c.text)) for c in answer.ranking)
-    return replace(answer, text=OPPOSITE.get(answer.text, answer.text), ranking=ranking)
+    ranking = tuple(replace(c, text=opposites.get(c.text, c.text)) for c in answer.ranking)
+    return replace(answer, text=opposites.get(answer.text, answer.text), ranking=ranking)
 
 
 def answerer(model: Bundle) -> Writer:

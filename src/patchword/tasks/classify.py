@@ -90,16 +90,30 @@ def classify_each(
 ) -> Iterator[tuple[ImageLike, list[Score] | ImageError]]:
     """Each image in order with its scores as from `classify`, or the ImageError it raised."""
     if labels is None:
-        if two_views:
-            raise UnsupportedError("two_views needs labels; a classifier's own classes have none")
-        return _own_labels(model, images)
+        found = _own_labels(model, images)
+        _without_labels(
+            templates=bool(templates),
+            multi_label=multi_label,
+            reject=reject is not None,
+            two_views=two_views,
+        )
+        return found
     score = scorer(model, labels, templates, multi_label, reject)
     check = Check(model.scope, model.name)
-    found = (_twice if two_views else embed_checked)(model, check, images)
+    rows = (_twice if two_views else embed_checked)(model, check, images)
     return (
         (image, row if isinstance(row, ImageError) else score(row, check.outside))
-        for image, row in found
+        for image, row in rows
     )
+
+
+def _without_labels(**given: bool) -> None:
+    """Raise UnsupportedError for options that are of labels, where there are none."""
+    if names := [name for name, is_given in given.items() if is_given]:
+        raise UnsupportedError(
+            f"{' and '.join(names)} can only be given with labels: the probabilities of a "
+            "classifier's own classes are as they are"
+        )
 
 
 def _twice(
@@ -139,6 +153,10 @@ def scorer(
     labels = _checked(labels)
     sentences = named(templates)
     checked_probability("reject", reject)
+    if reject is not None and NONE in labels:
+        raise UnsupportedError(
+            f"{NONE!r} is what reject answers by itself; leave it out of labels, or reject"
+        )
     Check(model.scope, model.name).texts(labels)
     features = label_features(model, labels, sentences)  # (L, D)
     probability = None
@@ -234,4 +252,4 @@ def _softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def _sigmoid(logits: NDArray[np.floating]) -> NDArray[np.floating]:
-    return 1 / (1 + np.exp(-logits))  # type: ignore[no-any-return]
+    return np.exp(-np.logaddexp(0, -logits))  # type: ignore[no-any-return]

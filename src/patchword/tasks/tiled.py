@@ -96,7 +96,8 @@ def classify_tiled(
             for each in scores if counted else ():
                 if each.label not in best or each.probability > best[each.label].probability:
                     best[each.label] = replace(each, box=box)
-        best.pop(NONE, None)
+        if reject is not None:
+            best.pop(NONE, None)
         total = 1.0 if alone else sum(each.probability for each in best.values())
         out = [replace(each, probability=each.probability / total) for each in best.values()]
         out.sort(key=lambda each: -each.probability)
@@ -170,13 +171,16 @@ def ask_tiled(
     question is answered from the whole photo, with an UnseenWarning."""
     checked = Check(model.scope, model.name).questions(questions, answers)
     anywhere = [bool(EXISTENCE.match(each.question)) for each in checked]
-    if alone := [q for q, found in zip(questions, anywhere, strict=True) if not found]:
-        warn(
-            f"{alone[0]!r} is answered from the whole photo alone: only answers to “is there ...?” "
-            "can be joined; ask that of what you look for, or look at each tile's own answer "
-            "(--each-tile)",
-            UnseenWarning,
-        )
+    for question, each, found in zip(questions, checked, anywhere, strict=True):
+        if not found:
+            other = f", which is asked as {each.question!r}," if each.question != question else ""
+            warn(
+                f"{question!r}{other} is answered from the whole photo alone: only answers to “is "
+                "there ...?” can be joined; ask that of what you look for, or look at each tile's "
+                "own answer (--each-tile)",
+                UnseenWarning,
+            )
+            break
 
     def run(shown: Bundle, parts: list[ImageLike]) -> list[list[Answer]]:
         found = ask_each(shown, parts, questions, answers, shortlist, options, parts=True)
@@ -199,10 +203,10 @@ def _yes(answer: Answer) -> float:
     """How probable "yes" is; of a written "no" minus its probability, and of what is neither, which
     says nothing, the least."""
     for choice in answer.ranking:
-        if choice.text == "yes":
+        if choice.text.strip().lower() == "yes":
             return choice.probability
     signs = {"yes": answer.probability, "no": -answer.probability}
-    return signs.get(answer.text, -2.0)
+    return signs.get(answer.text.strip().lower(), -2.0)
 
 
 def _each(

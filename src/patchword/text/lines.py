@@ -37,13 +37,14 @@ def text_lines(path: Path) -> Iterator[str]:
     try:
         with _opened(path) as raw:
             encoding = encoding_of(raw.peek(4)[:4])
-            for number, line in enumerate(io.TextIOWrapper(raw, encoding, newline=""), start=1):
-                if "\0" in line:
-                    raise PatchwordError(
-                        f"{path}, line {number}: a zero byte; the file is damaged, or UTF-16 "
-                        "without a byte order mark: save it as UTF-8"
-                    )
-                yield line
+            with io.TextIOWrapper(raw, encoding, newline="") as lines:
+                for number, line in enumerate(lines, start=1):
+                    if "\0" in line:
+                        raise PatchwordError(
+                            f"{path}, line {number}: a zero byte; the file is damaged, or UTF-16 "
+                            "without a byte order mark: save it as UTF-8"
+                        )
+                    yield line
     except UnicodeDecodeError as error:
         raise PatchwordError(_not_text(path, error, number)) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
