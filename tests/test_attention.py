@@ -218,6 +218,8 @@ def test_what_is_refused_says_what_works(captioner: Pair, clip: Pair) -> None:
             model.attention(CAT, **options)
     with pytest.raises(UnsupportedError, match="without words"):
         model.attention(text=" ")
+    with pytest.raises(UnsupportedError, match="no title 'head 9'; there are mean, head 0"):
+        model.attention(text="a cat").most("head 9")
     for given in ({}, {"image": CAT, "text": "a cat"}):
         with pytest.raises(UnsupportedError, match="of an image or of a text"):
             model.attention(**given)

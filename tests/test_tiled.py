@@ -212,6 +212,10 @@ def test_captions_of_tiles_stand_behind_that_of_the_whole(
     (found,) = blip.caption(wide, tiles=True)
     assert found.text == whole
     assert {one.text for one in found.others} == set(others) - {whole}
+    (several,) = blip.caption(wide, tiles=True, count=3)
+    (beams,) = blip.caption(wide, squash=True, count=3)
+    assert [one.text for one in several.others[:2]] == [one.text for one in beams.others]
+    assert {one.text for one in several.others} >= set(others) - {whole}
 
 
 def test_wrong_use(demo: patchword.Model, blip: patchword.Model, wide: Pixels) -> None:

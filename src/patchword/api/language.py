@@ -47,8 +47,8 @@ class Language(Features):
         """A caption for each image: a list, also of one image.
 
         prompt  the caption's first words, to go on from
-        tiles   look at overlapping tiles too, True or their side in pixels: their captions are the
-                `.others` of the whole's
+        tiles   look at overlapping tiles too, True or their side in pixels: their captions come
+                last in the `.others` of the whole's
 
         The options are those of `GenerationOptions`: beam search with 3 beams, unless
         `temperature`, `top_k` or `top_p` is given; then tokens are sampled, always the same for the

@@ -140,8 +140,8 @@ def caption_tiled(
     options: GenerationOptions | None = None,
     tile: int | None = None,
 ) -> Iterator[tuple[ImageLike, Tiled[Caption] | ImageError]]:
-    """As `caption_each`: the caption of the whole photo, and as its `others` those of the tiles
-    that are different, the most probable first."""
+    """As `caption_each`: the caption of the whole photo, and behind its own `others` those of the
+    tiles that are different, the most probable first."""
 
     Check(model.scope, model.name).texts([prompt])
 
@@ -151,7 +151,8 @@ def caption_tiled(
     def join(answers: Sequence[Caption], boxes: Sequence[Box], known: Sequence[bool]) -> Caption:
         whole, *tiles = answers
         found = {whole.text: whole}
-        for answer in sorted(tiles, key=lambda each: -each.log_probability):
+        ranked = sorted(tiles, key=lambda each: -each.log_probability)
+        for answer in (*whole.others, *ranked):
             found.setdefault(answer.text, replace(answer, others=()))
         return replace(whole, others=tuple(found.values())[1:])
 

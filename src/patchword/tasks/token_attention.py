@@ -38,7 +38,10 @@ class TokenAttention(Pictured):
     view: View | None = None
 
     def most(self, title: str) -> tuple[str, float]:
-        """The token that all together attend to most, and the share of all weight that it has."""
+        """The token that all together attend to most, and the share of all weight that it has.
+        Raises UnsupportedError for a title that is not there."""
+        if title not in self.titles:
+            raise UnsupportedError(f"no title {title!r}; there are {', '.join(self.titles)}")
         columns = self.weights[self.titles.index(title)].mean(axis=0)
         place = int(columns.argmax())
         return self.tokens[place], float(columns[place])
