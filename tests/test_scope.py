@@ -22,7 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 import patchword
-from patchword import ScopeWarning
+from patchword import ImageError, ScopeWarning
 from patchword.bundle import embed_checked
 from patchword.checkpoints import scope_files
 from patchword.cli import main
@@ -186,6 +186,18 @@ def test_what_is_not_known_is_told_once(recwarn: pytest.WarningsRecorder) -> Non
     unlike = "the image looks unlike what demo-blip was trained on"
     assert starts[1:] == [unlike] * 3
     assert starts[0].startswith("demo-blip was not trained on questions like 'what is wafer?'")
+
+
+def test_what_is_not_known_is_told_before_an_error(recwarn: pytest.WarningsRecorder) -> None:
+    """Not when the error is let go of, by then amid other work."""
+    demo = patchword.load("demo")
+    for ask in (demo.embed_images, lambda images: demo.classify(images, ["a wafer", "a hat"])):
+        recwarn.clear()
+        with pytest.raises(ImageError, match=r"missing\.png"):
+            ask([PHOTO, "missing.png", PHOTO])
+        assert [message.partition(":")[0] for message in told(recwarn)] == [
+            "the image looks unlike what demo was trained on"
+        ]
 
 
 def test_an_index_of_other_photos_is_told(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -49,8 +49,13 @@ def is_one(value: Any) -> bool:
 
 
 def results(found: Iterable[tuple[object, R | ImageError]]) -> Iterator[R]:
-    """The results of images, which stand beside them. Raises the first that is an ImageError."""
-    for _, result in found:
-        if isinstance(result, ImageError):
-            raise result
-        yield result
+    """The results of images, which stand beside them. Raises the first that is an ImageError, after
+    those who looked at the images have told what they saw."""
+    try:
+        for _, result in found:
+            if isinstance(result, ImageError):
+                raise result
+            yield result
+    finally:
+        if isinstance(found, Generator):
+            found.close()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, counted
 from patchword.nn.transformer import BlockCache
 
 # New ids (R, N) and what came before them -> logits (R, V) of the id that follows.
@@ -132,8 +132,8 @@ def generate(
     """
     if prompt.shape[1] >= search.max_length:
         raise ConfigError(
-            f"the prompt has {prompt.shape[1]} ids, so max_length {search.max_length} leaves no "
-            "room for more"
+            f"max_length {search.max_length} leaves no room for words: the start token and the "
+            f"prompt are {counted(prompt.shape[1], 'id')}; give more"
         )
     if search.sampled:
         chance = uniform(keys, search)
