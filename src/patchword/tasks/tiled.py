@@ -151,8 +151,8 @@ def caption_tiled(
     def join(answers: Sequence[Caption], boxes: Sequence[Box], known: Sequence[bool]) -> Caption:
         whole, *tiles = answers
         found = {whole.text: whole}
-        ranked = sorted(tiles, key=lambda each: -each.log_probability)
-        for answer in (*whole.others, *ranked):
+        others: list[Caption] = [*whole.others]
+        for answer in others + sorted(tiles, key=lambda each: -each.log_probability):
             found.setdefault(answer.text, replace(answer, others=()))
         return replace(whole, others=tuple(found.values())[1:])
 
