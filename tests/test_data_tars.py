@@ -77,6 +77,16 @@ def test_several_images_of_a_sample(tmp_path: Path) -> None:
         rows(tar, Columns(caption="nosuch"))
 
 
+def test_of_several_tars_the_right_one_is_named(tmp_path: Path) -> None:
+    tars = [
+        tar_of(tmp_path / "a.tar", {"0.jpg": JPG}),
+        tar_of(tmp_path / "b.tar", {"1.jpg": JPG, "1.png": PNG}),
+    ]
+    said = rf"^2 tars: 1 sample has several images, such as {tars[1]}/1 with jpg, png"
+    with pytest.warns(UserWarning, match=said):
+        TarRows(tars, USUAL)
+
+
 def test_captions_by_suffix_and_key(tmp_path: Path) -> None:
     """Texts of several writers, by their suffixes; several keys of a .json."""
     about = {"caption": "x", "caption_2": "y", "title": "z", "label": 3}

@@ -519,6 +519,9 @@ def test_a_question_of_another_kind_of_photo_is_told(recwarn: pytest.WarningsRec
         f"demo-blip learned to answer 'what is this?' of clothing, and {WAFER} looks otherwise. It"
     )
     recwarn.clear()
+    model.ask(WAFER, "what is shown?", tiles=True)
+    assert told(recwarn) == [said]
+    recwarn.clear()
     scope = replace(scope_of(model), boundary=None, inner=None)
     clothing = next(each for each in scope.domains if each.name == "clothing")
     check = Check(scope, model.name)

@@ -73,14 +73,16 @@ class SampleReader:
         if last is not None:
             yield self._completed(last, tar, known)
 
-    def warn(self, where: str) -> None:
-        """Warn of images and files that were not used."""
+    def warn(self, tars: Sequence[str]) -> None:
+        """Warn of images and files that were not used, in these tars together."""
+        where = tars[0] if len(tars) == 1 else counted(len(tars), "tar")
         if self.several:
             one = self.several[0]
             assert one.image is not None
+            key = one.key if len(tars) == 1 else f"{tars[one.tar]}/{one.key}"
             warn(
                 f"{where}: {counted(len(self.several), 'sample has', 'samples have')} several "
-                f"images, such as {one.key} with {listed([*one.pictures])}, of which "
+                f"images, such as {key} with {listed([*one.pictures])}, of which "
                 f"{one.image.name} is used; data.image chooses, by the suffix",
             )
         if self.alone:

@@ -61,7 +61,7 @@ class TarRows:
                 f"{tars[0]}: no sample has an image .{' or .'.join(wanted)}; they have "
                 f"{listed([*suffixes])}"
             )
-        reader.warn(str(tars[0]))
+        reader.warn([str(path) for path in tars])
         keys = list(dict.fromkeys(key for each in found for key in each.fields))
         for key in (named.label, named.question, named.answer):
             if key and key not in keys:

@@ -296,9 +296,11 @@ class Check:
             if self._asked:
                 self._domains.extend(self.scope.nearest_domain(vectors))
 
-    def judged(self, outside: bool) -> None:
-        """The next image, which another check has judged."""
+    def judged(self, outside: bool, vector: NDArray[np.floating] | None = None) -> None:
+        """The next image, which another check has judged; its unit vector (D,), if it is known."""
         self._novelty.append(2.0 if outside else 0.0)
+        if self.scope is not None and self._asked and vector is not None:
+            self._domains.extend(self.scope.nearest_domain(vector[None]))
 
     def each(self, found: Iterable[tuple[I, R | ImageError]]) -> Iterator[tuple[I, R | ImageError]]:
         """The same images and results; when the last was taken, or the iterator is closed, warn of

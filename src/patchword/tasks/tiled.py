@@ -170,10 +170,11 @@ def ask_tiled(
 ) -> Iterator[tuple[ImageLike, Tiled[list[Answer]] | ImageError]]:
     """As `ask_each`. Of "is there ...?" the view that is the surest of "yes" counts; any other
     question is answered from the whole photo, with an UnseenWarning."""
-    checked = Check(model.scope, model.name).questions(questions, answers)
+    check = Check(model.scope, model.name)
+    checked = check.questions(questions, answers)
     anywhere = [bool(EXISTENCE.match(each.question)) for each in checked]
-    for question, each, found in zip(questions, checked, anywhere, strict=True):
-        if not found:
+    for question, each, exists in zip(questions, checked, anywhere, strict=True):
+        if not exists:
             other = f", which is asked as {each.question!r}," if each.question != question else ""
             warn(
                 f"{question!r}{other} is answered from the whole photo alone: only answers to “is "
@@ -197,7 +198,7 @@ def ask_tiled(
             joined.append(replace(found[best][number], box=boxes[best]))
         return joined
 
-    return _each(model, images, tile, run, join)
+    return _each(model, images, tile, run, join, check)
 
 
 def _yes(answer: Answer) -> float:
@@ -216,11 +217,12 @@ def _each(
     tile: int | None,
     run: Callable[[Bundle, list[ImageLike]], list[R]],
     join: Callable[[Sequence[R], Sequence[Box], Sequence[bool]], R],
+    check: Check | None = None,
 ) -> Iterator[tuple[ImageLike, Tiled[R] | ImageError]]:
     """A job on all views of each photo, its answers joined by a function of them, of the boxes, and
-    of which views are like what the model was trained on."""
+    of which views are like what the model was trained on. check: of the photos, which are told."""
     shown = model.opening(squash=True)
-    check = Check(model.scope, model.name)
+    told = Check(model.scope, model.name) if check is None else check
 
     def found() -> Iterator[tuple[ImageLike, Tiled[R] | ImageError]]:
         with noted() as sights:
@@ -237,12 +239,12 @@ def _each(
                 pixels: list[ImageLike] = [part.pixels for part in parts]
                 boxes = [part.box for part in parts]
                 with told_elsewhere(first=not number):
-                    known = _known(shown, check, pixels)
+                    known = _known(shown, told, pixels)
                     answers = run(shown, pixels)
                 each = tuple(zip(boxes, answers, strict=True))
                 yield image, Tiled(join(answers, boxes, known), each)
 
-    return check.each(found())
+    return told.each(found())
 
 
 def _known(model: Bundle, check: Check, pixels: list[ImageLike]) -> list[bool]:
@@ -251,9 +253,10 @@ def _known(model: Bundle, check: Check, pixels: list[ImageLike]) -> list[bool]:
     if model.scope is None:
         return [True] * len(pixels)
     views = Check(model.scope, model.name)
-    inside = [not views.outside for _ in results(embed_checked(model, views, pixels))]
-    check.judged(not inside[0])
-    return [True, *inside[1:]]
+    rows = results(embed_checked(model, views, pixels))
+    seen = [(not views.outside, row) for row in rows]
+    check.judged(not seen[0][0], seen[0][1])
+    return [True, *(inside for inside, _ in seen[1:])]
 
 
 @contextmanager
