@@ -32,7 +32,6 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 # isort: on
 
 import patchword
-from patchword.images import processes
 
 CORES = len(os.sched_getaffinity(0))
 SIDE, BATCH = 224, 32
@@ -109,7 +108,6 @@ def to_tensors(
     model: patchword.Model, files: list[str], large: bool, rounds: int, rows: Rows
 ) -> float:
     """Without a network. Returns our images/s."""
-    processes.started()  # as after a second of waiting
 
     def ours(exact: bool = False) -> None:
         for _ in model.run_each(files, lambda batch: batch[:, 0, 0, :1], BATCH, exact):
