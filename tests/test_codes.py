@@ -54,7 +54,7 @@ def test_no_row_is_further_off_than_is_known(kind: str, dim: int) -> None:
     two, scales, rest = codes_room._halves(query)
     again = (two * scales[:, None].astype(np.float64)).sum(axis=0)
     assert np.linalg.norm(query - again) == pytest.approx(rest, abs=1e-12)
-    scores = codes_room._scores(codes, two, scales).numpy().astype(np.float64)
+    scores = codes_room._scores(codes, two, scales)[0].astype(np.float64)
     right = (vectors.astype(np.float64) - codes.mean) @ query
     known = codes.left + 3 * rest + error + codes_room.ROUNDING
     assert (np.abs(scores - right) <= known).all()
@@ -66,7 +66,7 @@ def test_the_likely_hold_all_the_best(kind: str) -> None:
     vectors = rows_of(kind, draw, 20000, 64)
     codes, half, error = coded(vectors)
     ids = np.arange(len(vectors), dtype=np.uint64)
-    with_codes = Matrix(ids, half, error, None, codes)
+    with_codes = Matrix(ids, lambda: half, error, None, codes)
     some = np.flatnonzero(draw.random(len(vectors)) < 0.5)
     few = np.flatnonzero(draw.random(len(vectors)) < 0.01)
     for query in unit(draw.standard_normal((2, 64))), vectors[:2].astype(np.float64):
@@ -85,7 +85,7 @@ def test_the_likely_hold_all_the_best(kind: str) -> None:
 def test_all_that_are_wanted_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = rows_of("any", np.random.default_rng(0), 300, 32)
     codes, half, error = coded(vectors)
-    matrix = Matrix(np.arange(300, dtype=np.uint64), half, error, None, codes)
+    matrix = Matrix(np.arange(300, dtype=np.uint64), lambda: half, error, None, codes)
     query = unit(np.ones(32))
     for k in (299, 300, 301):
         assert len(exact.candidates(matrix, query, k)) >= min(k, 300)

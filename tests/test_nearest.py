@@ -13,7 +13,7 @@ import torch
 
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
-from patchword.index import approximate, lance
+from patchword.index import approximate, codes, lance
 from patchword.index import matrix as matrix_room
 from patchword.index.exact import bound, candidates, product
 from patchword.index.matrix import Matrix
@@ -111,7 +111,7 @@ def test_candidates_hold_all_the_best_and_little_else(query: np.ndarray) -> None
     half = stored.astype(np.float16)
     error = float(np.linalg.norm(stored - half.astype(np.float32), axis=1).max())
     ids = np.arange(len(stored), dtype=np.uint64)
-    matrix = Matrix(ids, half, error, None)
+    matrix = Matrix(ids, lambda: half, error, None)
     scores = stored.astype(np.float64) @ query
     some = np.flatnonzero(draw.random(len(stored)) < 0.5)
     few = np.flatnonzero(draw.random(len(stored)) < 0.01)
@@ -185,18 +185,32 @@ def test_processes_share_one_file_that_follows_the_table(
     assert reads == [500]
 
 
-def test_a_damaged_file_is_made_anew(folder: Path, vectors: np.ndarray, query: np.ndarray) -> None:
+@pytest.mark.parametrize("bytes_alone", [True, False])
+def test_a_damaged_file_is_made_anew(
+    folder: Path,
+    vectors: np.ndarray,
+    query: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    bytes_alone: bool,
+) -> None:
+    """bytes_alone: what most searches read; the others read the vectors in float16 as well."""
+    if not bytes_alone:
+        monkeypatch.setattr(codes, "_library", lambda: None)
     right = expected(vectors, query, 20)
     assert found(folder, query) == right
     (name,) = files(folder)
     whole = (folder / name).read_bytes()
+    half = 4096, 4096 + (ROWS - 3) * DIM * 2
     draw = np.random.default_rng(0)
-    places = [*draw.integers(0, 150, 3), *draw.integers(4096, len(whole), 3)]
-    for place in places:
+    behind = draw.integers(half[1], len(whole), 3)
+    for place in [*draw.integers(0, 150, 3), *draw.integers(*half, 3), *behind]:
         broken = bytearray(whole)
         broken[place] ^= 1 << int(draw.integers(8))
         (folder / name).write_bytes(broken)
         assert found(folder, query) == right
+        if not (bytes_alone and half[0] <= place < half[1]):
+            assert (folder / name).read_bytes() == whole
+        Nearest(Store(str(folder))).on_rows(lambda table, matrix, rows: matrix.half)
         assert (folder / name).read_bytes() == whole
     for part in (b"", whole[:5000], whole + b"more"):
         (folder / name).write_bytes(part)

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-ROWS = 8192  # that a thread multiplies at a time
+ROWS, GROUP = 16384, 64  # that a thread multiplies at a time; that are first looked at together
+GATHERED = 8  # where less than one row in so many is to choose from, those alone are multiplied
 MOST = 127  # the largest number of a byte
 ROUNDING = 2.0**-18  # of sums in float32 of what is at most 2
 
@@ -60,18 +61,32 @@ def likely(
     error: float,
     kept: NDArray[np.intp] | None = None,
 ) -> NDArray[np.intp]:
-    """The rows that may be among the k nearest to a unit vector (D,), in order; k is less than
-    their number. error: of the matrix. kept: the rows (M,) to choose from, in order; None: all."""
+    """The rows that may be among the k nearest to a unit vector (D,), in order; k is at most their
+    number. error: of the matrix. kept: the rows (M,) to choose from, in order; None: all."""
+    few = kept is not None and len(kept) * GATHERED <= len(codes.numbers)
+    if few:
+        codes = Codes(codes.numbers[kept], codes.scale[kept], codes.left[kept], codes.mean)
     two, scales, rest = _halves(query)
-    scores, left = _scores(codes, two, scales), torch.from_numpy(codes.left)
-    if kept is not None:
-        chosen = torch.from_numpy(kept)
-        scores, left = scores[chosen], left[chosen]
-    least = float(torch.topk(scores - left, k, sorted=False).values.min())
+    scores, lows, highs = _scores(codes, two, scales)
     # A row less the mean is at most 2 long, and what the codes leave of it is less than 1.
-    certain = least - 2 * (3 * rest + error + ROUNDING)
-    found: NDArray[np.intp] = (scores + left >= certain).nonzero().numpy()[:, 0]
-    return found if kept is None else kept[found]
+    margin = 2 * (3 * rest + error + ROUNDING)
+    if kept is not None and not few:
+        scores, left = scores[kept], codes.left[kept]
+        chosen: NDArray[np.intp] = kept[scores + left >= _kth(scores - left, k) - margin]
+        return chosen
+    # The kth of the best of each group is no better than the kth of all.
+    least = _kth(lows if len(lows) >= k else scores - codes.left, k) - margin
+    groups = np.flatnonzero(highs >= least)
+    rows = (groups[:, None] * GROUP + np.arange(GROUP)).ravel()
+    rows = rows[rows < len(scores)]
+    rows = rows[scores[rows] + codes.left[rows] >= least]
+    found: NDArray[np.intp] = rows if kept is None else kept[rows]
+    return found
+
+
+def _kth(values: Floats, k: int) -> float:
+    """The kth largest."""
+    return float(np.partition(values, len(values) - k)[len(values) - k])
 
 
 def _halves(query: NDArray[np.float64]) -> tuple[Numbers, Floats, float]:
@@ -86,19 +101,26 @@ def _halves(query: NDArray[np.float64]) -> tuple[Numbers, Floats, float]:
     return numbers, scales, float(np.linalg.norm(rest))
 
 
-def _scores(codes: Codes, two: Numbers, scales: Floats) -> torch.Tensor:
-    """Scores (N,) in float32, less what all rows share."""
-    packed = _library().dots_pack(two)
-    out = np.empty(len(codes.numbers), np.float32)
+def _scores(codes: Codes, two: Numbers, scales: Floats) -> tuple[Floats, Floats, Floats]:
+    """Scores (N,), less what all rows share; and of each `GROUP` of rows the greatest of what they
+    are at least, and of what they may be at most."""
+    packed, library, count = _library().dots_pack(two), _library(), len(codes.numbers)
+    scores = np.empty(count, np.float32)
+    lows, highs = np.empty((2, -(-count // GROUP)), np.float32)
 
     def some(start: int) -> None:
         rows = slice(start, start + ROWS)
-        products = np.asarray(_library().dots_packed(codes.numbers[rows], packed))
-        np.multiply(products.astype(np.float32) @ scales, codes.scale[rows], out=out[rows])
+        products = np.asarray(library.dots_packed(codes.numbers[rows], packed))
+        found, left = scores[rows], codes.left[rows]
+        np.multiply(products.astype(np.float32) @ scales, codes.scale[rows], out=found)
+        groups = slice(start // GROUP, start // GROUP + -(-len(found) // GROUP))
+        firsts = np.arange(0, len(found), GROUP)
+        lows[groups] = np.maximum.reduceat(found - left, firsts)
+        highs[groups] = np.maximum.reduceat(found + left, firsts)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(some, range(0, len(out), ROWS)))
-    return torch.from_numpy(out)
+        list(pool.map(some, range(0, count, ROWS)))
+    return scores, lows, highs
 
 
 @cache

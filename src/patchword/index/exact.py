@@ -1,8 +1,8 @@
 """The nearest rows of a matrix, every one compared: no neighbour is missed.
 
-Of many rows, `codes` tells first which may be among the best. One product in float16 leaves few of
-these, and they are scored again in float64 from the stored float32. The product of a row v and a
-query q, both of length 1, is off by at most
+Of many rows, `codes` tells first which may be among the best. Where these are many, or there are no
+codes, one product in float16 leaves few, and they are scored again in float64 from the stored
+float32. The product of a row v and a query q, both of length 1, is off by at most
 
     |v - half(v)| + |q - half(q)|     by Cauchy and Schwarz: known, the first from the matrix
     + D / 2^24                        sums in float32, D of them, at most 2^-24 each
@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from patchword.index.codes import likely, usable
+from patchword.index.codes import GATHERED, likely, usable
 from patchword.index.matrix import Half, Matrix
 
 FEW = 1 << 20  # numbers, which one thread multiplies: torch's then wait awake, in LanceDB's way
-GATHERED = 8  # a condition that keeps less than one row in so many: only those are multiplied
+FEWEST = 256  # rows that are rather scored from the table than looked at again in float16
 
 
 def candidates(
@@ -34,11 +34,12 @@ def candidates(
 
     kept: the rows (M,) to choose from; None: all.
     """
-    few = kept is not None and len(kept) <= len(matrix.ids) // GATHERED
-    if not few and matrix.codes and usable() and k < len(matrix.ids if kept is None else kept):
+    count = len(matrix.ids) if kept is None else len(kept)
+    if matrix.codes and usable() and k < count:
         kept = likely(matrix.codes, query, k, matrix.error, kept)
-        few = len(kept) <= len(matrix.ids) // GATHERED
-    rows = kept if few else None
+        if len(kept) <= FEWEST:
+            return kept
+    rows = None if kept is None or len(kept) > len(matrix.ids) // GATHERED else kept
     half = matrix.half if rows is None else matrix.half[rows]
     if kept is not None and rows is None:
         scores = product(half, query)[torch.from_numpy(kept)]

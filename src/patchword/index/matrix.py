@@ -14,7 +14,9 @@ import mmap
 import os
 import time
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from patchword.atomic_write import PART, replacing
-from patchword.errors import warn
+from patchword.errors import IndexStoreError, warn
 from patchword.index.checks import intact
 from patchword.index.codes import Codes, encoded
 from patchword.index.schema import SUMS
@@ -43,16 +45,26 @@ class Matrix(NamedTuple):
     """The vectors of a version of the table, with LanceDB's row ids."""
 
     ids: NDArray[np.uint64]  # (N,)
-    half: Half  # (N, D), unit vectors rounded to float16
+    read: Callable[[], Half]  # raises DamagedError for a file that is not what was written
     error: float  # length of the largest difference between a stored vector and its row here
     order: NDArray[np.intp] | None  # (N,): sorts the ids; None where they are sorted
     codes: Codes | None = None  # of the same vectors, where they are a mapped file
+
+    @property
+    def half(self) -> Half:
+        """(N, D), unit vectors rounded to float16; of a file checked when they are first wanted,
+        for most searches read the codes alone."""
+        return self.read()
 
     def places(self, ids: NDArray[np.uint64]) -> NDArray[np.intp]:
         """The rows (M,) of these ids, which must be there, in the order of the ids."""
         ids = np.sort(ids)  # neighbours are near each other in memory
         places = np.searchsorted(self.ids, ids, sorter=self.order)
         return places if self.order is None else self.order[places]
+
+
+class DamagedError(IndexStoreError):
+    """A file of vectors that is not what was written; it has been removed, and can be made anew."""
 
 
 class _File(NamedTuple):
@@ -112,18 +124,18 @@ def _in_memory(table: Table, dim: int, count: int) -> Matrix:
         some, rows, error = _block(table, start, dim)
         ids[start : start + len(some)], half[start : start + len(some)] = some, rows
         largest = max(largest, error)
-    return _with_order(ids, half, largest)
+    return _with_order(ids, lambda: half, largest)
 
 
 def _with_order(
-    ids: NDArray[np.uint64], half: Half, error: float, codes: Codes | None = None
+    ids: NDArray[np.uint64], read: Callable[[], Half], error: float, codes: Codes | None = None
 ) -> Matrix:
     if (ids[1:] > ids[:-1]).all():
-        return Matrix(ids, half, error, None, codes)
+        return Matrix(ids, read, error, None, codes)
     order = np.argsort(ids)
     if (ids[order][1:] == ids[order][:-1]).any():
         raise ValueError("rows were read twice")
-    return Matrix(ids, half, error, order, codes)
+    return Matrix(ids, read, error, order, codes)
 
 
 def _make(path: str, table: Table, about: dict[str, Any], old: _File | None) -> None:
@@ -151,6 +163,7 @@ def _write(
     places = _places(old, ids, sums)
     largest = old.matrix.error if old else 0.0
     columns, size = _columns(len(ids), about["dim"])
+    ends = columns["ids"].offset  # of the vectors in float16
     with replacing(path) as part, open(part, "r+b") as file:
 
         def put(name: str, values: NDArray[Any], start: int = 0) -> None:
@@ -188,7 +201,8 @@ def _write(
                 put(name, np.asarray(values), start)
         del half
         file.flush()
-        header = {**about, "rows": len(ids), "error": largest, "sum": _sum(part)}
+        sums_of = {"half": _sum(part, _PAGE, ends), "sum": _sum(part, ends, size)}
+        header = {**about, "rows": len(ids), "error": largest, **sums_of}
         text = json.dumps(header)
         file.seek(0)
         file.write(f"{zlib.crc32(text.encode()):08x} {text}\n".encode())
@@ -245,16 +259,20 @@ def _places(
 def _before(folder: str, version: int, about: dict[str, Any]) -> _File | None:
     """The newest file of an earlier version."""
     earlier = sorted((past for past in _versions(folder) if past < version), reverse=True)
-    files = (_mapped(_named(folder, past), about) for past in earlier)
-    return next((file for file in files if file), None)
+    for file in (_mapped(_named(folder, past), about) for past in earlier):
+        with suppress(DamagedError):
+            if file and len(file.matrix.half):
+                return file
+    return None
 
 
-def _sum(path: str | os.PathLike[str]) -> int:
-    """The sum of the 64-bit words behind the header, modulo 2^64, which any one of them changes."""
+def _sum(path: str | os.PathLike[str], start: int, stop: int) -> int:
+    """The sum of the 64-bit words of some bytes of a file, modulo 2^64, which any one of them
+    changes."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         if hasattr(mmap, "MADV_WILLNEED"):  # read ahead of the sum: a third of the time on a disk
-            mapped.madvise(mmap.MADV_WILLNEED)
-        words = np.frombuffer(mapped, np.uint64, offset=_PAGE)
+            mapped.madvise(mmap.MADV_WILLNEED, start, stop - start)
+        words = np.frombuffer(mapped, np.uint64, (stop - start) // 8, start)
         total = int(np.add.reduce(words, dtype=np.uint64))
         del words  # which the map cannot be closed beside
     return total
@@ -271,14 +289,24 @@ def _mapped(path: str, about: dict[str, Any]) -> _File | None:
             return None
         header = json.loads(text)
         columns, filled = _columns(header["rows"], about["dim"])
-        if not about.items() <= header.items() or size != filled or header["sum"] != _sum(path):
+        if not about.items() <= header.items() or size != filled:
+            return None
+        if header["sum"] != _sum(path, columns["ids"].offset, filled):
             return None
         found = {name: column.mapped(path) for name, column in columns.items()}
     except (OSError, ValueError, KeyError):
         return None
+
+    @cache
+    def half() -> Half:
+        if header["half"] != _sum(path, _PAGE, columns["ids"].offset):
+            with suppress(OSError):
+                os.unlink(path)
+            raise DamagedError(f"{path}: was damaged and is removed: search again")
+        return found["half"]
+
     codes = Codes(*(found[name] for name in Codes._fields))
-    ids, half, error = found["ids"], found["half"], float(header["error"])
-    return _File(path, _with_order(ids, half, error, codes), found["sums"])
+    return _File(path, _with_order(found["ids"], half, header["error"], codes), found["sums"])
 
 
 def _filled(size: int) -> int:

@@ -14,7 +14,7 @@ from patchword.errors import IndexStoreError
 from patchword.index import approximate, condition
 from patchword.index.checks import intact
 from patchword.index.exact import candidates
-from patchword.index.matrix import Matrix, matrix
+from patchword.index.matrix import DamagedError, Matrix, matrix
 from patchword.index.schema import PRIVATE, SUMS, Vectors, id_of, kind
 from patchword.index.table import Store, Table
 from patchword.scope import Scope
@@ -90,7 +90,7 @@ class Nearest:
                 hits.append(best(table, found.ids[places], query, k + offset, scope)[offset:])
             return hits
 
-        return self._store.do(find, reads=True)
+        return self._do(find)
 
     def on_rows(
         self,
@@ -104,7 +104,16 @@ class Nearest:
             wanted = None if where is None else np.sort(found.places(row_ids(table, where)))
             return work(table, found, wanted)
 
-        return self._store.do(on_rows, reads=True)
+        return self._do(on_rows)
+
+    def _do(self, action: Callable[[Table], T]) -> T:
+        """action(table), which reads; once more where the file of vectors was damaged, which is
+        then made anew."""
+        try:
+            return self._store.do(action, reads=True)
+        except DamagedError:
+            self._matrix = None
+            return self._store.do(action, reads=True)
 
     def count(self, where: str) -> int:
         """How many entries meet a condition. Raises IndexStoreError."""
@@ -137,7 +146,7 @@ class Nearest:
             )
         self._store.do(approximate.build)
         folder, mark = self._store.place.folder(), self._mark()
-        return self._store.do(
+        return self._do(
             lambda table: approximate.measured(table, self.matrix(table), texts, folder, mark)
         )
 
