@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from rows import Rows, arguments, in_turn
 
-from patchword import images
 from patchword.config import PreprocessConfig
-from patchword.images import Preprocess
+from patchword.images import Opener, Preprocess
+from patchword.unseen import Look
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 SIZE = (4000, 3000)  # 12 megapixels
@@ -57,16 +57,15 @@ def main() -> None:
     pillow, exact, fast = ("Pillow, whole, bicubic", "patchword, exact", "patchword")
     ways = {
         pillow: lambda: with_pillow(data),
-        exact: lambda: levels(images.open(data, exact=True)),
-        fast: lambda: levels(images.open(data, at_least=levels.at_least)),
+        exact: lambda: Look(Opener(), levels, exact=True)(data)[0],
+        fast: lambda: Look(Opener(), levels, exact=False)(data)[0],
     }
     found = {way: 1e3 * each for way, each in in_turn(ways, given.rounds).items()}
     print(f"{photo.name} as {SIZE[0]}x{SIZE[1]} JPEG ({len(data) / 1e6:.1f} MB)")
     expected = with_pillow(data).astype(int)
     rows = Rows(given.results)
     for way, limit in ((exact, 0.0), (fast, 1.0)):  # the first does the same work
-        pixels, _ = ways[way]()
-        apart = np.abs(pixels.transpose(1, 2, 0) - expected)
+        apart = np.abs(ways[way]().transpose(1, 2, 0) - expected)
         said = f"difference at most {apart.max():.0f} of 255, on average {apart.mean():.2f}"
         what = "JPEG of 12 megapixels to 224 px"
         more = {"limit": limit, "agreement": said}
