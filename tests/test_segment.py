@@ -99,6 +99,20 @@ def test_mean_probabilities_are_of_the_pixels_of_a_label() -> None:
         assert each.probability == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("owners", [(0, 1, 2), (1, 1, 2)])
+def test_what_is_unsure_has_the_probability_of_the_background(owners: tuple[int, ...]) -> None:
+    """And none where the background has no words."""
+    cosines = RNG.normal(0, 0.1, (3, 8, 9)).astype(np.float32)
+    geometry = Geometry((8, 9), (8, 9), (0, 0), (8, 9))
+    rule = Rule(20.0, threshold=0.7)
+    found = Segmentation(photo(8, 9), ("a", "b"), owners, cosines, geometry, 1, "value", rule)
+    assert 0.1 < found.shares[0].share < 0.9
+    shares = probabilities(cosines, owners, 3, 20.0)
+    for number, each in enumerate(found.shares):
+        expected = pytest.approx(shares[number][found.map == number].mean(), rel=1e-5)
+        assert each.probability == (expected if number in owners else None)
+
+
 def test_rows_of_the_source_are_rows_of_the_whole() -> None:
     geometry = Geometry((40, 31), (64, 48), (0, 0), (64, 48))
     values = RNG.normal(size=(2, 4, 3)).astype(np.float32)

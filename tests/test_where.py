@@ -30,8 +30,10 @@ from patchword.where.dense import EDITS, dense
 from patchword.where.extent import extent
 from patchword.where.gradients import chefer, legrad
 from patchword.where.heatmap import Heatmap, heatmap, resolve
+from patchword.where.locate import locate
 from patchword.where.present import ORDINARY, present
-from patchword.where.windows import Scale, stitched
+from patchword.where.segment import segment
+from patchword.where.windows import Scale, seen_whole, stitched
 
 RNG = np.random.default_rng(0)
 DEFECTS = ("a scratch", "particles", "a stain", "an edge chip")
@@ -125,6 +127,27 @@ def test_windows_are_joined_as_papers_join_them() -> None:
     assert_close(soft, total / count)
     jump, hard = (each.diff(dim=2)[..., 12 - 1].abs().mean() for each in (soft, found))
     assert jump < 0.5 * hard  # where a window ends
+
+
+def test_windows_are_whole_patches() -> None:
+    """Of a network of 54 pixels, whose patches of 16 leave 6 of them out, a window is 48: each
+    patch's value lies where the patch is."""
+    config = tiny_clip()
+    vision = replace(config.image_tower, image_size=(54, 54))
+    preprocess = replace(config.preprocess, size=(54, 54), resize_to=54)
+    model = tiny_bundle(replace(config, vision=vision, preprocess=preprocess))
+    wide = photo(48, 96)
+    seen = []
+
+    def run(pixels: Tensor) -> Tensor:
+        seen.append(pixels)
+        return F.avg_pool2d(pixels.mean(dim=1, keepdim=True), 16)
+
+    grid = seen_whole(model, wide, run, Scale())
+    assert (grid.geometry.resized, grid.values.shape) == ((48, 96), (1, 48, 96))
+    means = F.avg_pool2d(torch.cat(list(seen[0].mean(dim=1)), dim=1)[None], 16)[0]
+    middles = torch.from_numpy(grid.values[0]).unfold(0, 16, 16).unfold(1, 16, 16)[..., 7:9, 7:9]
+    assert_close(middles.mean(dim=(2, 3)), means, atol=0.01, rtol=0)  # between two pixels
 
 
 def test_with_a_stride_windows_are_as_in_papers(clip: Bundle) -> None:
@@ -250,6 +273,17 @@ def test_the_method_that_auto_is(name: str, method: str, like: str) -> None:
     model = make(models.build(config), config, None, "tiny")
     assert resolve(model, "auto") == usual(model)[0] == method
     assert resolve(model, "auto", like=True) == like
+
+
+def test_auto_is_one_method_for_labels_and_regions_too(clip: Bundle) -> None:
+    image = photo(48, 48)
+    found = [
+        heatmap(clip, image, "a cat"),
+        segment(clip, image, "a cat"),
+        locate(clip, image, "a cat"),
+        locate(clip, image, "a cat", boxes=[(0, 0, 9, 9)]),
+    ]
+    assert [each.method for each in found] == ["naclip"] * 4
 
 
 def test_a_collapse_that_is_known_is_said() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
+from patchword.finite import check_finite
 from patchword.inspect.features import joined, tiles
 from patchword.inspect.prompts import BAD, GOOD, sentences
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, State, View
@@ -27,7 +28,7 @@ from patchword.inspect.windows import (
 from patchword.models.edits import DenseEdit
 from patchword.scope import Check
 from patchword.text import long_text
-from patchword.where.auto import usual
+from patchword.where.auto import usual_of
 from patchword.where.dense import EDITS, dense, edit_of
 
 TEXTS = 256  # at once
@@ -105,6 +106,8 @@ class WinCLIP:
             for place, side in enumerate(self.scales):
                 rows = [each.windows[place].flatten(0, 1) for each in seen]
                 state[f"windows.{side}"] = torch.cat(rows)
+            for values in state.values():
+                check_finite(values, model.no_vector("a good photo"))
         return state
 
     def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
@@ -127,7 +130,8 @@ class WinCLIP:
                 alone = self.aggregate == "goodness"  # compared with words, patches by themselves
                 patches = tower.dense(pixels, DenseEdit(), project=alone).float().cpu()
             else:
-                patches = dense(model, pixels, edit_of(_method(model, self.method))).cpu()
+                name = usual_of(model, EDITS) if self.method == "auto" else self.method
+                patches = dense(model, pixels, edit_of(name)).cpu()
                 windows = tuple(patches[:, each].mean(dim=2) for each in places)
         return Vectors(image, windows, patches, places, grid)
 
@@ -187,15 +191,8 @@ def prototypes(model: Bundle, subject: str, good: Sequence[str], bad: Sequence[s
             for start in range(0, len(ids), TEXTS)
         ]
         means.append(torch.cat(parts).mean(dim=0))
+    check_finite(torch.stack(means), model.no_vector("a text"))
     return torch.stack(means)
-
-
-def _method(model: Bundle, name: str) -> str:
-    """The heatmap method; where "auto" is one by gradients, that for patches beside patches."""
-    if name != "auto":
-        return name
-    method, _ = usual(model)
-    return method if method in EDITS else usual(model, like=True)[0]
 
 
 def _spread(values: Sequence[Tensor], seen: Vectors) -> list[Tensor]:

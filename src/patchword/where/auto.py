@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from patchword.bundle import Bundle
 from patchword.config import ModelConfig, ViTConfig
 
@@ -31,6 +33,13 @@ def usual(model: Bundle, like: bool = False) -> tuple[str, str]:
     if like or not config.embed_dim:
         return "cosine", "patches of the last layer; not measured"
     return "naclip", "the best published one of a single pass without other models; not measured"
+
+
+def usual_of(model: Bundle, able: Collection[str]) -> str:
+    """The usual method where it is among those that are able, else that of patches with each
+    other."""
+    method, _ = usual(model)
+    return method if method in able else usual(model, like=True)[0]
 
 
 def warning(config: ModelConfig, window: int | None = None) -> str:

@@ -21,6 +21,7 @@ from patchword.scope import Check
 from patchword.show import label_map
 from patchword.show.result import Brief, Pictured
 from patchword.unseen import untold
+from patchword.where.auto import usual_of
 from patchword.where.dense import OF_PATCHES, dense, edit_of, on_grid
 from patchword.where.extent import Mask, parts
 from patchword.where.heatmap import of_texts, resolve
@@ -147,8 +148,12 @@ def locate(
     """
     names = _texts(texts)
     # Features of a box are those of patches, which a head for maps does not have.
-    of_boxes = boxes is not None
-    chosen = resolve(model, method, True, scale) if of_boxes else dense_method(model, method, scale)
+    if boxes is None:
+        chosen = dense_method(model, method, scale)
+    elif method == "auto":
+        chosen = usual_of(model, OF_PATCHES)
+    else:
+        chosen = resolve(model, method, scale=scale)
     checked_probability("present", present)
     if boxes is not None and (refine or present is not None or negatives is not None):
         raise UnsupportedError(

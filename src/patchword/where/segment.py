@@ -25,6 +25,7 @@ from patchword.show.percent import share as percent
 from patchword.show.result import Pictured
 from patchword.tasks.label_cache import label_features
 from patchword.text.templates import named
+from patchword.where.auto import usual_of
 from patchword.where.dense import EDITS
 from patchword.where.heatmap import cosines, resolve
 from patchword.where.mapping import HEAD, mapped
@@ -57,7 +58,7 @@ class Rule:
 @dataclass(frozen=True)
 class Share:
     """How much of a photo a label has, 0 to 1, and the mean of its probability there; None where
-    it has no pixel."""
+    it has no pixel, and of a background without words."""
 
     label: str
     share: float
@@ -112,9 +113,12 @@ class Segmentation(Pictured):
             pixels += np.bincount(labels.ravel(), minlength=count)
             sums += np.bincount(labels.ravel(), best.ravel(), minlength=count)
             top += len(labels)
+        known = [0 in self.owners, *(True for _ in self.labels)]
         shares = tuple(
-            Share(name, int(n) / found.size, float(total / n) if n else None)
-            for name, n, total in zip((BACKGROUND, *self.labels), pixels, sums, strict=True)
+            Share(name, int(n) / found.size, float(total / n) if n and words else None)
+            for name, n, total, words in zip(
+                (BACKGROUND, *self.labels), pixels, sums, known, strict=True
+            )
         )
         return found, shares
 
@@ -217,12 +221,11 @@ def segmented(
 def dense_method(model: Bundle, method: str, scale: Scale | None = None) -> str:
     """The method that a name stands for: one of `dense.EDITS`, or a model's head for maps. Raises
     UnsupportedError for another."""
-    like = method == "auto" and model.config.dense_head is None
-    found = resolve(model, method, like, scale)
-    if found not in (*EDITS, HEAD):
+    able = (*EDITS, HEAD)
+    found = usual_of(model, able) if method == "auto" else resolve(model, method, scale=scale)
+    if found not in able:
         raise UnsupportedError(
-            f"method {found!r} has no cosines to compare labels by; there are "
-            f"{', '.join([*EDITS, HEAD])}"
+            f"method {found!r} has no cosines to compare labels by; there are {', '.join(able)}"
         )
     return found
 
@@ -304,5 +307,7 @@ def decided(probable: Floats, threshold: float) -> tuple[NDArray[np.intp], Float
     probable that is, from (C, H, W)."""
     labels = probable.argmax(axis=0)
     best: Floats = probable.max(axis=0)
-    labels[best < threshold] = 0
+    unsure = best < threshold
+    labels[unsure] = 0
+    best[unsure] = probable[0][unsure]
     return labels, best

@@ -88,7 +88,7 @@ def seen_whole(
         patch = tower.attention_layers and side is None
         cell = model.config.image_tower.patch_size if patch else None
         return Grid(maps, geometry, cell)
-    window, stride, short = _sizes(model, config, scale, min(height, width))
+    window, stride, short = _sizes(model, config, scale, min(height, width), side is None)
     factor = short / min(height, width)
     resized = max(window[0], round(height * factor)), max(window[1], round(width * factor))
     step = Preprocess(replace(config, resize="squash", size=window))
@@ -145,15 +145,17 @@ def _tent(side: int) -> Tensor:
 
 
 def _sizes(
-    model: Bundle, config: PreprocessConfig, scale: Scale, shorter: int
+    model: Bundle, config: PreprocessConfig, scale: Scale, shorter: int, patches: bool
 ) -> tuple[Size, int, int]:
-    """Window (H, W), stride and shorter side, in pixels."""
+    """Window (H, W), stride and shorter side, in pixels. patches: whether maps are of patches."""
     patch = model.config.image_tower.patch_size
     for name in ("window", "stride", "short_side"):
         value = getattr(scale, name)
         if value is not None and (isinstance(value, bool) or value < 1):
             raise UnsupportedError(f"{name} is {value!r}; it is a number of pixels, 1 or more")
     window = config.size if scale.window is None else (scale.window, scale.window)
+    if patches and scale.window is None:  # its patches may leave some of its pixels out
+        window = max(window[0] // patch, 1) * patch, max(window[1] // patch, 1) * patch
     if scale.window is not None and scale.window % patch:
         near = max(round(scale.window / patch), 1) * patch
         raise UnsupportedError(f"window {scale.window}: patches are {patch} px; take {near}")
