@@ -17,7 +17,7 @@ from patchword.inspect.memory import Memory, nearest, reweighted, unit
 from patchword.inspect.protocol import View
 from patchword.inspect.rotations import rotated
 from patchword.inspect.scores import smooth_map, top_share
-from patchword.inspect.subspace import Subspace
+from patchword.inspect.subspace import Subspace, principal
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +195,8 @@ def test_the_score_is_reweighted_by_the_neighbours_of_the_nearest(model) -> None
     expected = (1 - powers[0] / powers.sum()) * (bank[closest] - row).norm()
     assert reweighted(row, bank, closest) == pytest.approx(float(expected), rel=1e-9)
     assert reweighted(row, bank, closest, 1) == pytest.approx(float((bank[closest] - row).norm()))
+    alone = float((bank[3] - row).norm())  # of a single patch there are no others to weigh it by
+    assert reweighted(row, bank[3:4], 0) == pytest.approx(alone)
     (found,) = Memory(reweight=True).score(model, Memory().fit(model, [photo(0)]), [photo(1)])
     assert 0 < found.score < (2 * float(found.grid.max())) ** 0.5
     nothing = {"bank": Memory().fit(model, [photo(0)])["bank"] * np.nan}
@@ -209,6 +211,10 @@ def test_a_photo_in_rotations_turns_about_its_middle() -> None:
     assert np.array_equal(found[0], seen)
     # About (16.5, 16.5): a half turn takes pixel 17 + d to 16 - d.
     assert np.array_equal(found[4][1:, 1:], seen[:0:-1, :0:-1])
+
+
+def test_patches_that_are_all_alike_have_no_components() -> None:
+    assert principal(torch.zeros(5, 5, dtype=torch.float64), 0.99).shape == (5, 0)
 
 
 def test_what_the_principal_components_leave_over(model) -> None:

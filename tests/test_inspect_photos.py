@@ -15,6 +15,7 @@ from patchword.inspect.boxes import around
 from patchword.inspect.calibration import Calibration, Judge, Rule, changed
 from patchword.inspect.fitting import fit
 from patchword.inspect.inspector import Inspector, reopened
+from patchword.inspect.maps import full_scale, save_map
 from patchword.inspect.memory import Memory
 from patchword.inspect.methods import chosen, options_of, with_options
 from patchword.inspect.reference import Reference
@@ -199,6 +200,9 @@ def test_groups_have_thresholds_of_their_own(model, tmp_path: Path) -> None:
     a, c = inspector.inspect([str(tmp_path / "a" / "1.png"), str(tmp_path / "c" / "1.png")])
     assert a.limit == judges["a"].limit
     assert (a.group, c.group, c.rejected) == ("a", "c", None)
+    names = [str(tmp_path / name / "1.png") for name in "cac"]
+    listed = inspector.inspect(names, false_discoveries=0.5)  # c has no p-values, a has
+    assert [each.rejected for each in listed] == [None, False, None]
 
 
 def test_a_fitted_inspector_is_the_same_again(model, folder: Path, tmp_path: Path) -> None:
@@ -339,6 +343,18 @@ def test_a_list_is_rejected_as_a_whole(inspector) -> None:
     few = fit(inspector.model, several[5:], Memory(), Rule())
     with pytest.raises(UnsupportedError, match="held out; give more good photos"):
         few.inspect(["gone.png"], false_discoveries=0.1)  # before any is opened
+    batch = patchword.inspector(inspector.model, method="mutual")
+    with pytest.raises(UnsupportedError, match="held out; give more good photos"):
+        batch.inspect(["gone.png", "lost.png"], false_discoveries=0.1)
+
+
+def test_a_map_that_is_written_is_not_kept(inspector, tmp_path: Path) -> None:
+    """A report keeps the 60 worst photos, of each of which the map may have 16 million values."""
+    (found,) = inspector.inspect([plate(99)])
+    assert save_map(found, tmp_path / "map.tiff")
+    assert "values" not in vars(found)
+    written = np.asarray(Image.open(tmp_path / "map.tiff")) / 65535 * full_scale(found.edge)
+    np.testing.assert_allclose(written, found.values, atol=full_scale(found.edge) / 65535)
 
 
 def test_photos_that_are_seen_small_are_told(model) -> None:

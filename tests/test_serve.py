@@ -355,6 +355,10 @@ def test_photos_unlike_good_ones(client: TestClient, demo: Model) -> None:
     later = ask(client, "/v1/inspect", **again)
     assert later["data"][0]["score"] == pytest.approx(scratch["score"])
     assert "0.2" in later["note"]
+    given = ask(
+        client, "/v1/inspect", good=[sent(good[0])] * 2, images=images[:1], false_alarms=0.3
+    )
+    assert "0.3" in ask(client, "/v1/inspect", fitted=given["fitted"], images=[])["note"]
     assert refused(client, "/v1/inspect", images=images, fitted="x")[:2] == (404, "not_fitted")
     _, code, said = refused(client, "/v1/inspect", images=images)
     assert code == "empty"

@@ -145,18 +145,22 @@ class Inspector:
     @checked
     def listed(self, found: Sequence[Inspection], rate: float) -> list[Inspection]:
         """The same, rejected as a list: in the mean at most `rate` of those that are rejected are
-        good (Benjamini and Hochberg 1995). Raises UnsupportedError where there are no p-values, and
+        good (Benjamini and Hochberg 1995). One without a p-value, of whose folder's name no good
+        photo was held out, stays without a verdict. Raises UnsupportedError where none has one, and
         for a threshold that was given."""
         check_list(self)
         known = [each.p_value for each in found if each.p_value is not None]
-        if len(known) < len(found):
+        if found and not known:
             raise UnsupportedError(_NO_P_VALUES)
         chosen = conformal.benjamini_hochberg(known, rate)
         most = max((p for p, bad in zip(known, chosen, strict=True) if bad), default=0.0)
         limits = {name: judge.above(most) for name, judge in self.judges().items()}
+        verdicts = iter(chosen.tolist())
         return [
-            replace(each, rejected=bool(bad), limit=limits[each.group])
-            for each, bad in zip(found, chosen, strict=True)
+            each
+            if each.p_value is None
+            else replace(each, rejected=next(verdicts), limit=limits[each.group])
+            for each in found
         ]
 
     @checked
@@ -297,5 +301,6 @@ def check_list(inspector: Inspector) -> None:
             "false_discoveries"
         )
     kinds = {each.calibration.kind for each in inspector.judges().values()}
-    if not inspector.method.needs.batch and "held out" not in kinds:
+    batch = inspector.method.needs.batch
+    if not inspector.good if batch else "held out" not in kinds:
         raise UnsupportedError(_NO_P_VALUES)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
+from patchword.finite import check_finite
 from patchword.inspect.bank import Bank
 from patchword.inspect.features import Patches, patches_each, usual
 from patchword.inspect.foreground import foreground
@@ -73,6 +74,7 @@ class Memory:
         bank = Bank(self.coreset, self.patches, self.half)
         for each in patches_each(model, views, usual(model, self.view)):
             rows = each.rows
+            check_finite(rows, model.no_vector("a good photo"))
             bank.add(unit(rows[self._object(each)] if self.mask_good else rows))
         kept = bank.rows()
         if not len(kept):
@@ -135,5 +137,5 @@ def reweighted(row: Tensor, bank: Tensor, closest: int, neighbours: int = 9) -> 
     around = apart.topk(min(neighbours, len(bank)), largest=False).indices
     distances = torch.cdist(row[None].double(), bank[around].double())[0]
     own = float(torch.linalg.vector_norm(row.double() - bank[closest].double()))
-    weight = 1 - float(distances.softmax(dim=0)[0]) if neighbours > 1 else 1.0
+    weight = 1 - float(distances.softmax(dim=0)[0]) if len(around) > 1 else 1.0
     return weight * own

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
+from patchword.finite import check_finite
 from patchword.inspect.features import patches_each, usual
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, State, View
 from patchword.inspect.rotations import rotated
@@ -50,6 +51,7 @@ class Subspace:
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for each in patches_each(model, views, usual(model, self.view)):
             rows = _rows(each.values)
+            check_finite(rows, model.no_vector("a good photo"))
             if not count:  # differences from one row: squares of small numbers lose no digits
                 origin = rows[0]
             rows = rows - origin
@@ -84,7 +86,7 @@ def principal(covariance: Tensor, variance: float, count: int | None = None) -> 
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
     if count is None:
         shares = values.cumsum(0) / values.sum().clamp_min(1e-300)
-        count = int((shares < variance).sum()) + 1
+        count = int((shares < variance).sum()) + 1 if values.any() else 0  # of patches all alike
     kept: Tensor = vectors[:, :count]
     return kept
 

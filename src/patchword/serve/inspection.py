@@ -12,6 +12,7 @@ from fastapi import Request
 from pydantic import Field
 
 from patchword.api.inspecting import inspector
+from patchword.inspect.calibration import changed
 from patchword.inspect.inspector import Inspector, on_one_scale
 from patchword.inspect.result import Inspection
 from patchword.serve.bodies import Number
@@ -47,7 +48,9 @@ class Inspect(Body):
     fitted: str | None = Field(None, description="As an earlier answer gave it, instead of good.")
     images: list[Image] = Field(description="With fitted also none: only what its rate tells.")
     method: Literal["memory", "subspace", "winclip", "mutual", "reference"] = "memory"
-    false_alarms: Number = Field(0.05, gt=0, lt=1, description="Share of good photos, at most.")
+    false_alarms: Number = Field(
+        0.05, gt=0, lt=1, description="Share of good photos, at most; with fitted as it was."
+    )
 
 
 class Fitted:
@@ -95,7 +98,8 @@ async def inspect(request: Request, body: Inspect) -> Answer:
             name, bad = str(body.fitted), []
             opened, inspector = fitted.find(name)
             same(body, opened, inspector)
-        rule = replace(inspector.rule, false_alarms=body.false_alarms)
+        rate = body.false_alarms if "false_alarms" in body.model_fields_set else None
+        rule = changed(inspector.rule, {} if rate is None else {"false_alarms": rate})
         judge = replace(inspector, rule=rule)
         found = await photos_of(server, opened, body.images)
         said = await judged(opened, judge, found)
