@@ -18,6 +18,7 @@ from patchword.engines.protocol import Engine
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ImageError, TokenizerError, UnsupportedError
 from patchword.fingerprint import fingerprint
+from patchword.finite import check_finite, finite_each, reason
 from patchword.images import ImageLike, Opener, processes
 from patchword.images.one_or_many import as_images, results
 from patchword.images.preprocess import Geometry, Preprocess, whole
@@ -159,16 +160,18 @@ class Bundle:
         run: Callable[[Any], Tensor],
         batch_size: int | None = None,
         exact: bool = False,
+        finite: bool = True,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         """Each image in order with its row of `run(pixels (B, 3, S, S))` as float32, or with the
         ImageError that says why it has none. Images are opened a batch ahead, in threads, and
         in processes where those are waited for, see `images.processes`.
 
         batch_size: None: 32, on a GPU 128. A model that takes images in their own shapes is given a
-        list of (3, h, w). Raises UnsupportedError for a model without an image tower.
+        list of (3, h, w). finite: False lets rows with NaN pass. Raises UnsupportedError for a
+        model without an image tower.
         """
-        engine = self._torch()
-        return self._each(sources, lambda batch: engine.run(run, batch), batch_size, exact)
+        rows = self._each(sources, partial(self._torch().run, run), batch_size, exact)
+        return finite_each(rows, self.no_vector()) if finite else rows
 
     def _each(
         self,
@@ -252,7 +255,7 @@ class Bundle:
         represents the topics of the text, and not how its chunks depend on each other.
 
         Raises UnsupportedError for another `long_text`, UnsupportedError or TokenizerError for a
-        model that reads no text.
+        model that reads no text, PatchwordError for one whose numbers are not finite.
         """
         tokenizer = self.reader()
         if not self.config.embed_dim and self.config.blip:
@@ -279,7 +282,12 @@ class Bundle:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             out[batch] = unit(self.engine.encode_text(ids[batch, : lengths[batch].max()]))
+        check_finite(out, self.no_vector("a text"))
         return out
+
+    def no_vector(self, of: str = "it") -> str:
+        """What is said where the network gives a number that is NaN or infinite."""
+        return reason(self.name, self.engine.dtype, of)
 
     def _no_images(self) -> NoReturn:
         raise UnsupportedError(
@@ -327,7 +335,8 @@ def embed_checked(
     exact: bool = False,
 ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
     """As `Bundle.embed_each`, by a check that then says of each image whether it is outside."""
-    return check.each(model._each(sources, partial(embed_levels, model, check), batch_size, exact))
+    rows = model._each(sources, partial(embed_levels, model, check), batch_size, exact)
+    return check.each(finite_each(rows, model.no_vector()))
 
 
 def embed_levels(model: Bundle, check: Check, pixels: list[Levels]) -> Vector:
@@ -368,7 +377,8 @@ def unit(rows: Vector) -> Vector:
     memory."""
     exact = rows.astype(np.float64)
     lengths = np.linalg.norm(exact, axis=-1, keepdims=True)
-    return (exact / np.maximum(lengths, 1e-12)).astype(np.float32)  # type: ignore[no-any-return]
+    with np.errstate(invalid="ignore"):  # infinity by infinity; `finite` says so
+        return (exact / np.maximum(lengths, 1e-12)).astype(np.float32)  # type: ignore[no-any-return]
 
 
 def make(

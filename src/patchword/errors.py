@@ -45,7 +45,10 @@ class PatchwordError(Exception):
 
 
 class ImageError(PatchwordError):
-    """An image that cannot be opened or used. `.image` names it, `.reason` says why."""
+    """An image that cannot be opened or used. `.image` names it, `.reason` says why, `.opened` is
+    True where it was opened and a model fails at it."""
+
+    opened = False
 
     def __init__(self, image: str, reason: str) -> None:
         super().__init__(f"{image}: {reason}")

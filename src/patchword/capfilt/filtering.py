@@ -84,7 +84,9 @@ def capfilt_each(
             yield image
 
     first, second = tee(images()) if captioner is not scorer else (images(), None)
-    writing = author.check.each(captioner.run_each(first, author.run, BATCH))
+    # Of a caption without numbers its score tells.
+    written = captioner.run_each(first, author.run, BATCH, finite=False)
+    writing = author.check.each(written)
     encoding = None
     if second:
         encoding = filter_.check.each(scorer.run_each(second, filter_.encode, BATCH))

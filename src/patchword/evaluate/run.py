@@ -254,7 +254,7 @@ class Evaluation:
                 kept.append(number)
             self.advance(number + 1, total)
         if not rows:
-            raise PatchwordError(f"none of {total} images can be opened")
+            raise PatchwordError(f"none of {total} images can be opened: {self.broken[-1].reason}")
         return np.stack(rows), np.array(kept, np.int64)
 
 

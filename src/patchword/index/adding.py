@@ -191,8 +191,6 @@ class Adding:
         ):
             if isinstance(result, ImageError):
                 yield file, result
-            elif not np.isfinite(result).all():
-                yield file, ImageError(file.path, f"{self.model.name} makes no finite vector of it")
             else:
                 yield file, result
             if self.progress:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, ImageWarning, UnsupportedError, listed, warn
+from patchword.finite import failed
 from patchword.images import ImageLike, name_of
 from patchword.images.ahead import ahead, threads
 from patchword.inspect.features import layout
@@ -74,6 +78,9 @@ def found_each(
                 source, shown = waiting.popleft()
                 if isinstance(shown, ImageError):
                     yield source, shown
+                elif finding and not _is_finite(finding):
+                    yield source, failed(source, model.no_vector())
+                    break
                 elif finding:
                     laid.append((os.path.basename(name_of(source)), finding))
                     yield source, (shown, finding)
@@ -82,6 +89,11 @@ def found_each(
                 return
     finally:
         _tell(laid)
+
+
+def _is_finite(found: Finding) -> bool:
+    """Whether its score and all values of its map are numbers."""
+    return math.isfinite(found.score) and bool(np.isfinite(found.grid).all())
 
 
 def _tell(laid: list[tuple[str, Finding]]) -> None:

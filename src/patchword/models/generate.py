@@ -7,6 +7,7 @@ Lengths count all ids, those of the prompt and the end token included.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -198,6 +199,7 @@ def _one_by_one(
             parts = distribution(held, search).cumsum(dim=-1)
             point = chance[:, ids.shape[1], None] * parts[:, -1:]
             best = torch.searchsorted(parts, point, right=True).to(ids.device)
+            best = best.clamp(max=logits.shape[1] - 1)  # beyond all where they are no numbers
         likely = logits.log_softmax(dim=-1).gather(1, best)
         new = best.where(open_[:, None], pad)
         ids = torch.cat([ids, new], dim=1)
@@ -230,9 +232,10 @@ class _Beams:
             parents = self.advance(step(new, cache).float())
             if self.ids.shape[2] == self.search.max_length or not bool(self.searching.any()):
                 best = slice(self.search.count)
-                return Written(
-                    self.ended[:, best].flatten(0, 1), self.ended_logprobs[:, best].flatten(0, 1)
-                )
+                # Where scores are no numbers nothing ends.
+                none = ~self.ended_scores[:, best, None].isfinite()
+                logprobs = self.ended_logprobs[:, best].masked_fill(none, math.nan)
+                return Written(self.ended[:, best].flatten(0, 1), logprobs.flatten(0, 1))
             # Texts stay with their image: keys and values of cross-attention do not change.
             for own, _ in cache:
                 own.select(parents)

@@ -309,7 +309,8 @@ class Check:
         told = self._told or together or Told()
         try:
             for image, result in found:
-                if self.scope is not None and not isinstance(result, ImageError):
+                known = not isinstance(result, ImageError) or result.opened
+                if self.scope is not None and known:
                     self.outside = self._novelty.popleft() > 1
                     name = file_name(image) or self._called
                     # What a command shows without a name is a part of an image.

@@ -165,9 +165,7 @@ async def healthy(request: Request) -> Answer:
     opened = await server.models.first()
     preprocess = opened.model.preprocess
     pixels, _ = preprocess.seen(Photo.whole(np.zeros((8, 8, 3), np.uint8)))
-    found = await opened.image_vector(pixels)
-    if not np.isfinite(found.vector).all():
-        raise RefusalError(503, "model", f"{opened.name} computes what is no number")
+    await opened.image_vector(pixels)
     return Answer({"healthy": True, "model": opened.name})
 
 

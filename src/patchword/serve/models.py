@@ -131,10 +131,12 @@ class Opened:
         found: Vector = await self.queue.run("text", self._embed_rows, rows, len(rows))
         return found
 
-    def _embed_pixels(self, batch: list[Levels]) -> list[Embedded]:
+    def _embed_pixels(self, batch: list[Levels]) -> list[Embedded | RefusalError]:
         check = Check(self.model.scope, self.model.name, told=Told())  # each request tells its own
         rows = embed_levels(self.model, check, batch)
-        return [Embedded(row, check.outside) for row, _ in check.each((row, None) for row in rows)]
+        found = [Embedded(row, check.outside) for row, _ in check.each((row, None) for row in rows)]
+        broken = RefusalError(503, "model", self.model.no_vector("an image"), "model")
+        return [each if np.isfinite(each.vector).all() else broken for each in found]
 
     def _embed_rows(self, batch: list[Sequence[Sequence[int]]]) -> list[Vector]:
         every = [row for rows in batch for row in rows]

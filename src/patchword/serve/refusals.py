@@ -69,6 +69,8 @@ def refusal_of(error: PatchwordError | RefusalError, param: str | None = None) -
     """What patchword raised, as an answer; a refusal as it is."""
     if isinstance(error, RefusalError):
         return error
+    if type(error) is PatchwordError:  # of the model's own numbers, see `finite`
+        return RefusalError(503, "model", str(error), "model")
     codes = (code for kind, code in CODES.items() if isinstance(error, kind))
     code = next(codes, "patchword")
     said = str(error) if isinstance(error, IndexStoreError) else ""

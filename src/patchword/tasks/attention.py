@@ -12,6 +12,7 @@ from PIL import Image
 
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
+from patchword.finite import check_image
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.protocols import ImageNetwork, Tower
@@ -117,6 +118,7 @@ def attention(
         _, taps = network.encode_image(model.tensor(pixels)[None], taps=wanted)
     maps = [taps[name][0].float() for name in wanted]
     weights, titles = chosen(maps, head, rollout, all_layers)
+    check_image(image, weights, model.no_vector())
     rows = tower.pooled_attention(weights, geometry.size)
     if len(titles) > len(rows):
         rows = torch.cat([rows.mean(dim=0, keepdim=True), rows])

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from patchword.bundle import Bundle
+from patchword.finite import check_image
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.generate import GenerationOptions
@@ -98,6 +99,7 @@ def caption_attention(
         list(check.each([(image, photo)]))
         written = network.write(tokens, start, options)
         taps = network.read(tokens, written.ids, wanted)
+    check_image(image, written.log_probabilities, model.no_vector())
     rows = packed(written.ids, written.log_probabilities).cpu().numpy()
     found = Caption.read(model, rows, len(start))
     end = len(start) + len(found.token_log_probabilities)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from patchword.bundle import Bundle, Vector, to_numpy
 from patchword.errors import ImageError, UnsupportedError
+from patchword.finite import finite_each
 from patchword.images import ImageLike, tiles
 from patchword.images.one_or_many import results
 from patchword.images.tiles import Size, Tiling
@@ -103,11 +104,12 @@ def patch_features_each(
     Raises UnsupportedError for a model without patch tokens or without that layer.
     """
     read = _PatchReader(model, layer, class_token, norm)
-    found = model.run_each(sources, read, batch_size, exact)
-    return (
+    found = model.run_each(sources, read, batch_size, exact, finite=False)
+    own = (
         (source, row if isinstance(row, ImageError) else row[: read.lengths.popleft()])
         for source, row in found
     )
+    return finite_each(own, model.no_vector())
 
 
 def patch_features(

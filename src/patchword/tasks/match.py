@@ -104,9 +104,6 @@ def match_each(
     def run(pixels: Tensor) -> Tensor:
         tokens = seen(check, network, pixels)
         out = torch.empty(len(pixels), len(texts), device=pixels.device)
-        cosines = torch.full_like(out, float("nan"))
-        if words is not None:
-            cosines = network.image_features(tokens) @ words.T
         count = max(PAIRS // len(pixels), 1)
         for start in range(0, len(order), count):
             part = order[start : start + count]
@@ -114,10 +111,15 @@ def match_each(
             logits = network.match(tokens, some.repeat(len(pixels), 1), start=first)
             together = logits.float().softmax(dim=-1)[:, 1]
             out[:, torch.from_numpy(part)] = torch.unflatten(together, 0, (len(pixels), -1))
-        return torch.stack([out, cosines], dim=1)  # (B, 2, T)
+        both = [out] if words is None else [out, network.image_features(tokens) @ words.T]
+        return torch.stack(both, dim=1)  # (B, 1 or 2, T)
 
     found = check.each(model.run_each(images, run, batch_size))
-    return ((image, row if isinstance(row, ImageError) else Match(*row)) for image, row in found)
+    none = np.full(len(texts), np.nan, np.float32)  # cosines, without a joint space
+    return (
+        (image, row if isinstance(row, ImageError) else Match(row[0], next(iter(row[1:]), none)))
+        for image, row in found
+    )
 
 
 def read(model: Bundle, texts: Sequence[str]) -> list[list[int]]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from patchword.bundle import Bundle, embed_checked
 from patchword.errors import ImageError, LongTextWarning, UnseenWarning, UnsupportedError, warn
-from patchword.images import ImageLike
+from patchword.images import ImageLike, name_of
 from patchword.images.one_or_many import as_images, results
 from patchword.images.views import Box, views
 from patchword.models.generate import GenerationOptions
@@ -238,9 +238,16 @@ def _each(
                 sights.note(replace(sight, source=(photo.shape[0], photo.shape[1])))
                 pixels: list[ImageLike] = [part.pixels for part in parts]
                 boxes = [part.box for part in parts]
-                with told_elsewhere(first=not number):
-                    known = _known(shown, told, pixels)
-                    answers = run(shown, pixels)
+                known: list[bool] = []
+                try:
+                    with told_elsewhere(first=not number):
+                        known = _known(shown, told, pixels)
+                        answers = run(shown, pixels)
+                except ImageError as error:  # of a view: it is the photo's
+                    failed = ImageError(name_of(image), error.reason)
+                    failed.opened = bool(known)  # then `told` knows of it
+                    yield image, failed
+                    continue
                 each = tuple(zip(boxes, answers, strict=True))
                 yield image, Tiled(join(answers, boxes, known), each)
 

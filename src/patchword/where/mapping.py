@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from patchword.bundle import Bundle, Vector
 from patchword.errors import UnsupportedError
+from patchword.finite import check_image
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.images.views import tile_sides
@@ -36,7 +37,7 @@ def mapped(
     tiles: bool | int = False,
 ) -> Grid:
     """The maps of a whole photo, the pixels of an image; how it was seen is noted. tiles: see
-    `tiled`."""
+    `tiled`. Raises ImageError where a number of them is none."""
     head = model.config.dense_head if method == HEAD else None
     side = None if head is None else head.size
     scale = scale or Scale()
@@ -48,6 +49,7 @@ def mapped(
         )
     else:
         found = tiled(model, photo, run, tile_size(tiles), progress, side)
+    check_image(image, found.values, model.no_vector())
     judged(model, image, photo)
     with noted() as sights:
         sights.note(Sight.of(image, found.geometry, photo))
