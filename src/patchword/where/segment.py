@@ -58,7 +58,7 @@ class Rule:
 @dataclass(frozen=True)
 class Share:
     """How much of a photo a label has, 0 to 1, and the mean of its probability there; None where
-    it has no pixel, and of a background without words."""
+    it has no pixel. Of a background without words that is 0."""
 
     label: str
     share: float
@@ -113,12 +113,9 @@ class Segmentation(Pictured):
             pixels += np.bincount(labels.ravel(), minlength=count)
             sums += np.bincount(labels.ravel(), best.ravel(), minlength=count)
             top += len(labels)
-        known = [0 in self.owners, *(True for _ in self.labels)]
         shares = tuple(
-            Share(name, int(n) / found.size, float(total / n) if n and words else None)
-            for name, n, total, words in zip(
-                (BACKGROUND, *self.labels), pixels, sums, known, strict=True
-            )
+            Share(name, int(n) / found.size, float(total / n) if n else None)
+            for name, n, total in zip((BACKGROUND, *self.labels), pixels, sums, strict=True)
         )
         return found, shares
 
