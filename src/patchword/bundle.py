@@ -285,6 +285,7 @@ class Bundle:
         check_finite(out, self.no_vector("a text"))
         return out
 
+    @checked
     def no_vector(self, of: str = "it") -> str:
         """What is said where the network gives a number that is NaN or infinite."""
         return reason(self.name, self.engine.dtype, of)
