@@ -400,7 +400,7 @@ def test_nothing_is_imported_from_the_current_folder(
     pool.end()
     monkeypatch.setattr(pool, "count", 1)
     assert processes.started() == 1
-    # Ctrl-C, which a terminal sends to all of a session, does not reach it at its start either
+    # Ctrl-C, which a terminal sends to all that it started, does not reach it at its start either
     assert os.getsid(pool._all[0]._process.pid) != os.getsid(0)
     pool.end()
 
