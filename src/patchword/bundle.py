@@ -282,7 +282,7 @@ class Bundle:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             out[batch] = unit(self.engine.encode_text(ids[batch, : lengths[batch].max()]))
-        check_finite(out, self.no_vector("a text"))
+        check_finite(out, lambda: self.no_vector("a text"))
         return out
 
     @checked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def check_image(image: ImageLike, values: NDArray[Any] | torch.Tensor, why: str)
         raise failed(image, why)
 
 
-def check_finite(values: NDArray[Any] | torch.Tensor, why: str) -> None:
-    """Raise PatchwordError where a number is none. why: `reason`."""
+def check_finite(values: NDArray[Any] | torch.Tensor, why: Callable[[], str]) -> None:
+    """Raise PatchwordError where a number is none. why: makes `reason`."""
     if not torch.as_tensor(values).isfinite().all():
-        raise PatchwordError(why)
+        raise PatchwordError(why())

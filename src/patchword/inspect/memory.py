@@ -74,7 +74,7 @@ class Memory:
         bank = Bank(self.coreset, self.patches, self.half)
         for each in patches_each(model, views, usual(model, self.view)):
             rows = each.rows
-            check_finite(rows, model.no_vector("a good photo"))
+            check_finite(rows, lambda: model.no_vector("a good photo"))
             bank.add(unit(rows[self._object(each)] if self.mask_good else rows))
         kept = bank.rows()
         if not len(kept):

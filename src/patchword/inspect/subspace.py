@@ -51,7 +51,7 @@ class Subspace:
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for each in patches_each(model, views, usual(model, self.view)):
             rows = _rows(each.values)
-            check_finite(rows, model.no_vector("a good photo"))
+            check_finite(rows, lambda: model.no_vector("a good photo"))
             if not count:  # differences from one row: squares of small numbers lose no digits
                 origin = rows[0]
             rows = rows - origin

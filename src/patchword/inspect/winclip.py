@@ -107,7 +107,7 @@ class WinCLIP:
                 rows = [each.windows[place].flatten(0, 1) for each in seen]
                 state[f"windows.{side}"] = torch.cat(rows)
             for values in state.values():
-                check_finite(values, model.no_vector("a good photo"))
+                check_finite(values, lambda: model.no_vector("a good photo"))
         return state
 
     def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
@@ -191,7 +191,7 @@ def prototypes(model: Bundle, subject: str, good: Sequence[str], bad: Sequence[s
             for start in range(0, len(ids), TEXTS)
         ]
         means.append(torch.cat(parts).mean(dim=0))
-    check_finite(torch.stack(means), model.no_vector("a text"))
+    check_finite(torch.stack(means), lambda: model.no_vector("a text"))
     return torch.stack(means)
 
 

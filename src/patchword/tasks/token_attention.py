@@ -86,7 +86,7 @@ def text_attention(
         _, taps = network.encode_text(model.tensor(ids), taps=wanted)
     maps = [taps[name][0].float() for name in wanted]
     weights, titles = chosen(maps, head, rollout, all_layers)
-    check_finite(weights, model.no_vector("a text"))
+    check_finite(weights, lambda: model.no_vector("a text"))
     mean = mean_of(maps, rollout or all_layers)
     if head is not None and not all_layers:
         titles = ["mean", *titles]
