@@ -221,6 +221,22 @@ def test_a_damaged_file_is_made_anew(
     assert (folder / name).read_bytes() == whole
 
 
+def test_a_file_that_is_deleted_while_it_is_mapped_is_made_anew(
+    folder: Path, query: np.ndarray
+) -> None:
+    search = Nearest(Store(str(folder)))
+    deleted: list[str] = []
+
+    def read(table: object, matrix: Matrix, rows: object) -> np.ndarray:
+        if not deleted:
+            deleted.extend(files(folder))
+            (folder / deleted[0]).unlink()
+        return matrix.half
+
+    assert search.on_rows(read).shape == (ROWS - 3, DIM)
+    assert files(folder) == deleted
+
+
 def test_a_file_of_an_earlier_index_in_the_folder_is_not_taken(
     folder: Path, vectors: np.ndarray, query: np.ndarray
 ) -> None:

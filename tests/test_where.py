@@ -147,7 +147,8 @@ def test_windows_are_whole_patches() -> None:
     assert (grid.geometry.resized, grid.values.shape) == ((48, 96), (1, 48, 96))
     means = F.avg_pool2d(torch.cat(list(seen[0].mean(dim=1)), dim=1)[None], 16)[0]
     middles = torch.from_numpy(grid.values[0]).unfold(0, 16, 16).unfold(1, 16, 16)[..., 7:9, 7:9]
-    assert_close(middles.mean(dim=(2, 3)), means, atol=0.01, rtol=0)  # between two pixels
+    # The middle of a patch is between four pixels, whose values are interpolated: 0.0046 at most.
+    assert_close(middles.mean(dim=(2, 3)), means, atol=0.005, rtol=0)
 
 
 def test_with_a_stride_windows_are_as_in_papers(clip: Bundle) -> None:

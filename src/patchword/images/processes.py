@@ -374,7 +374,7 @@ def _done(request: bytes, shared: mmap.mmap) -> list[Answer | None]:
         folder, work, images = pickle.loads(request)
         os.chdir(folder)
         return list(_answers(work, images, shared))
-    except Exception:
+    except Exception:  # whatever it is, the one that asks does it again, and tells of it
         return []
 
 

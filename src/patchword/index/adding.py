@@ -189,10 +189,7 @@ class Adding:
         for done, (file, (_, result)) in enumerate(
             zip(files, islice(results, len(files)), strict=True), start + 1
         ):
-            if isinstance(result, ImageError):
-                yield file, result
-            else:
-                yield file, result
+            yield file, result
             if self.progress:
                 self.progress(done, total)
 

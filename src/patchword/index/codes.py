@@ -125,7 +125,7 @@ def _scores(codes: Codes, two: Numbers, scales: Floats) -> tuple[Floats, Floats,
 
 @cache
 def _library() -> Any:
-    """numkong; None where it is not installed, or has no kernels for this processor."""
+    """numkong; None where it is not installed."""
     try:
         import numkong
     except ImportError:

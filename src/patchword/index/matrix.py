@@ -64,7 +64,7 @@ class Matrix(NamedTuple):
 
 
 class DamagedError(IndexStoreError):
-    """A file of vectors that is not what was written; it has been removed, and can be made anew."""
+    """A file of vectors that is gone or not what was written, and can be made anew."""
 
 
 class _File(NamedTuple):
@@ -299,11 +299,11 @@ def _mapped(path: str, about: dict[str, Any]) -> _File | None:
 
     @cache
     def half() -> Half:
-        if header["half"] != _sum(path, _PAGE, columns["ids"].offset):
-            with suppress(OSError):
-                os.unlink(path)
-            raise DamagedError(f"{path}: was damaged and is removed: search again")
-        return found["half"]
+        with suppress(OSError, ValueError):  # it was deleted or cut off since it was mapped
+            if header["half"] == _sum(path, _PAGE, columns["ids"].offset):
+                return found["half"]
+            os.unlink(path)
+        raise DamagedError(f"{path}: was lost or damaged, and is made anew: search again")
 
     codes = Codes(*(found[name] for name in Codes._fields))
     return _File(path, _with_order(found["ids"], half, header["error"], codes), found["sums"])
