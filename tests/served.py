@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +45,8 @@ def running(app: FastAPI) -> Iterator[str]:
         thread.start()
         try:
             while not server.started:
-                time.sleep(0.01)
+                assert thread.is_alive(), "the server did not start"
+                thread.join(0.01)
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True

@@ -208,7 +208,7 @@ def test_one_that_comes_too_late_to_make_the_table_uses_it(tmp_path: Path) -> No
 def test_two_that_put_the_same_file_at_once_put_it_once(tmp_path: Path) -> None:
     stores = [Store(str(tmp_path / "store")) for _ in range(2)]
     stores[0].create(8, {})
-    together = Barrier(2)
+    together = Barrier(2, timeout=60)  # where one of them fails, the other ends too
 
     def put(store: Store) -> None:
         for i in range(8):

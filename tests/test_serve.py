@@ -8,12 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import skimage.data
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 from prometheus_client import parser
@@ -428,26 +431,41 @@ def test_models_that_do_not_fit_are_closed(demo: Model) -> None:
 
 
 def test_a_busy_server_says_so_at_once(folder: Path) -> None:
-    app = create_app(Settings(index=folder, waiting=2, seconds=0.3))
-    with TestClient(app, base_url=AT) as client:
+    app = create_app(Settings(index=folder, waiting=2))
+    with TestClient(app, base_url=AT) as client, _blocked(app, client) as free:
         server = app.state.server
-        opened = client.portal.call(server.models.first)
-        free = threading.Event()
-        with ThreadPoolExecutor(3) as pool:
-            blocked = pool.submit(client.portal.call, opened.queue.call, free.wait)
-            body = {"images": [sent(RING)], "texts": ["a"]}
+        body = {"images": [sent(RING)], "texts": ["a"]}
+        with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(client.post, "/v1/similarity", json=body)
-            while not server.admission.items:
+            while not (server.admission.items or asked.done()):
                 time.sleep(0.005)
             busy = client.post("/v1/search", json={"text": "a ring"})
-            assert busy.status_code == 429
-            assert int(busy.headers["retry-after"]) >= 1
-            assert busy.json()["error"]["type"] == "rate_limit_error"
-            late = asked.result()
-            assert (late.status_code, late.json()["error"]["code"]) == (503, "deadline")
             free.set()
-            blocked.result()
+        assert asked.result().status_code == 200
+        assert busy.status_code == 429
+        assert int(busy.headers["retry-after"]) >= 1
+        assert busy.json()["error"]["type"] == "rate_limit_error"
         assert client.post("/v1/search", json={"text": "a ring"}).status_code == 200
+
+
+def test_a_request_that_waits_too_long_is_late(folder: Path) -> None:
+    app = create_app(Settings(index=folder, seconds=0.3))
+    with TestClient(app, base_url=AT) as client, _blocked(app, client):
+        late = client.post("/v1/similarity", json={"images": [sent(RING)], "texts": ["a"]})
+        assert (late.status_code, late.json()["error"]["code"]) == (503, "deadline")
+
+
+@contextmanager
+def _blocked(app: FastAPI, client: TestClient) -> Iterator[threading.Event]:
+    """The queue of the first model does nothing until the event is set."""
+    assert client.portal
+    opened, free = client.portal.call(app.state.server.models.first), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(client.portal.call, opened.queue.call, partial(free.wait, 60))
+        try:
+            yield free
+        finally:
+            free.set()
 
 
 def test_a_photo_in_a_tar_is_shown_as_any_other(demo: Model, tmp_path: Path) -> None:
