@@ -66,7 +66,7 @@ def test_the_likely_hold_all_the_best(kind: str) -> None:
     vectors = rows_of(kind, draw, 20000, 64)
     codes, half, error = coded(vectors)
     ids = np.arange(len(vectors), dtype=np.uint64)
-    with_codes = Matrix(ids, lambda: half, error, None, codes)
+    with_codes = Matrix(ids, lambda rows: half if rows is None else half[rows], error, None, codes)
     some = np.flatnonzero(draw.random(len(vectors)) < 0.5)
     few = np.flatnonzero(draw.random(len(vectors)) < 0.01)
     for query in unit(draw.standard_normal((2, 64))), vectors[:2].astype(np.float64):
@@ -85,7 +85,13 @@ def test_the_likely_hold_all_the_best(kind: str) -> None:
 def test_all_that_are_wanted_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = rows_of("any", np.random.default_rng(0), 300, 32)
     codes, half, error = coded(vectors)
-    matrix = Matrix(np.arange(300, dtype=np.uint64), lambda: half, error, None, codes)
+    matrix = Matrix(
+        np.arange(300, dtype=np.uint64),
+        lambda rows: half if rows is None else half[rows],
+        error,
+        None,
+        codes,
+    )
     query = unit(np.ones(32))
     for k in (299, 300, 301):
         assert len(exact.candidates(matrix, query, k)) >= min(k, 300)

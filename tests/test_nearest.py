@@ -111,7 +111,7 @@ def test_candidates_hold_all_the_best_and_little_else(query: np.ndarray) -> None
     half = stored.astype(np.float16)
     error = float(np.linalg.norm(stored - half.astype(np.float32), axis=1).max())
     ids = np.arange(len(stored), dtype=np.uint64)
-    matrix = Matrix(ids, lambda: half, error, None)
+    matrix = Matrix(ids, lambda rows: half if rows is None else half[rows], error, None)
     scores = stored.astype(np.float64) @ query
     some = np.flatnonzero(draw.random(len(stored)) < 0.5)
     few = np.flatnonzero(draw.random(len(stored)) < 0.01)
@@ -210,7 +210,7 @@ def test_a_damaged_file_is_made_anew(
         assert found(folder, query) == right
         if not (bytes_alone and half[0] <= place < half[1]):
             assert (folder / name).read_bytes() == whole
-        Nearest(Store(str(folder))).on_rows(lambda table, matrix, rows: matrix.half)
+        Nearest(Store(str(folder))).on_rows(lambda table, matrix, rows: matrix.read(None))
         assert (folder / name).read_bytes() == whole
     for part in (b"", whole[:5000], whole + b"more"):
         (folder / name).write_bytes(part)
@@ -221,20 +221,23 @@ def test_a_damaged_file_is_made_anew(
     assert (folder / name).read_bytes() == whole
 
 
-def test_a_file_that_is_deleted_while_it_is_mapped_is_made_anew(
-    folder: Path, query: np.ndarray
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_file_that_is_lost_while_it_is_mapped_changes_no_answer(
+    folder: Path, vectors: np.ndarray, query: np.ndarray, deleted: bool
 ) -> None:
     search = Nearest(Store(str(folder)))
-    deleted: list[str] = []
-
-    def read(table: object, matrix: Matrix, rows: object) -> np.ndarray:
-        if not deleted:
-            deleted.extend(files(folder))
-            (folder / deleted[0]).unlink()
-        return matrix.half
-
-    assert search.on_rows(read).shape == (ROWS - 3, DIM)
-    assert files(folder) == deleted
+    search.on_rows(lambda table, matrix, rows: None)
+    (name,) = files(folder)
+    whole = (folder / name).read_bytes()
+    if deleted:  # it stays with who has mapped it
+        (folder / name).unlink()
+    else:
+        with open(folder / name, "r+b") as file:
+            file.seek(4096)
+            file.write(bytes((ROWS - 3) * DIM * 2))
+    (hits,) = search.find(query[None], 20)
+    assert [hit.path for hit in hits] == expected(vectors, query, 20)
+    assert deleted or (folder / name).read_bytes() == whole
 
 
 def test_a_file_of_an_earlier_index_in_the_folder_is_not_taken(

@@ -118,6 +118,9 @@ def _scores(codes: Codes, two: Numbers, scales: Floats) -> tuple[Floats, Floats,
         lows[groups] = np.maximum.reduceat(found - left, firsts)
         highs[groups] = np.maximum.reduceat(found + left, firsts)
 
+    if count <= ROWS:
+        some(0)
+        return scores, lows, highs
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(some, range(0, count, ROWS)))
     return scores, lows, highs

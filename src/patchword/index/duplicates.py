@@ -85,7 +85,7 @@ def groups(
     """The groups of entries whose cosine with one that is kept is `threshold` or more, the largest
     first; None: that are copies of one photo with it. rows: those of the matrix to compare; None:
     all. progress, seconds: see `Index.duplicates`."""
-    half = matrix.half if rows is None else matrix.half[rows]
+    half = matrix.read(rows)
     ids = matrix.ids if rows is None else matrix.ids[rows]
     step = _Steps(progress or _silent, len(half), seconds)
     looks = Looks(table, ids, step.go_on) if threshold is None else None

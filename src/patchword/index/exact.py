@@ -1,7 +1,7 @@
 """The nearest rows of a matrix, every one compared: no neighbour is missed.
 
-Of many rows, `codes` tells first which may be among the best. Where these are many, or there are no
-codes, one product in float16 leaves few, and they are scored again in float64 from the stored
+Of many rows, `codes` tells first which may be among the best. One product of these in float16, of
+all where there are no codes, leaves few, and they are scored again in float64 from the stored
 float32. The product of a row v and a query q, both of length 1, is off by at most
 
     |v - half(v)| + |q - half(q)|     by Cauchy and Schwarz: known, the first from the matrix
@@ -21,7 +21,6 @@ from patchword.index.codes import GATHERED, likely, usable
 from patchword.index.matrix import Half, Matrix
 
 FEW = 1 << 20  # numbers, which one thread multiplies: torch's then wait awake, in LanceDB's way
-FEWEST = 256  # rows that are rather scored from the table than looked at again in float16
 
 
 def candidates(
@@ -37,14 +36,10 @@ def candidates(
     count = len(matrix.ids) if kept is None else len(kept)
     if matrix.codes and usable() and k < count:
         kept = likely(matrix.codes, query, k, matrix.error, kept)
-        if len(kept) <= FEWEST:
-            return kept
-    rows = None if kept is None or len(kept) > len(matrix.ids) // GATHERED else kept
-    half = matrix.half if rows is None else matrix.half[rows]
-    if kept is not None and rows is None:
-        scores = product(half, query)[torch.from_numpy(kept)]
+    if kept is not None and len(kept) > len(matrix.ids) // GATHERED:
+        scores = product(matrix.read(None), query)[torch.from_numpy(kept)]
     else:
-        scores = product(half, query)
+        scores = product(matrix.read(kept), query)
     if k >= len(scores):
         return np.arange(len(scores)) if kept is None else kept
     best = float(torch.topk(scores, k, sorted=False).values.min())

@@ -89,7 +89,7 @@ def clusters(
     model: Bundle,
 ) -> list[Cluster]:
     """Clusters of entries, the largest first. rows: those of the matrix; None: all."""
-    half = matrix.half if rows is None else matrix.half[rows]
+    half = matrix.read(rows)
     if not len(half):
         return []
     middle = centres(half, count or how_many(len(half)))

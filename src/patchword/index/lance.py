@@ -27,6 +27,8 @@ def library() -> Any:
     REST servers, as much again, is executed only where something asks for more than its types."""
     if "lancedb" not in sys.modules:
         _defer("lance_namespace_urllib3_client")
+    # Its warnings are of its own work, thousands of lines while it sorts millions of vectors.
+    os.environ.setdefault("LANCEDB_LOG", "error")
     import lancedb
 
     return lancedb

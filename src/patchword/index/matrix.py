@@ -16,7 +16,6 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +31,7 @@ from patchword.index.table import MATRIX, Table
 
 IN_MEMORY = 32 << 20  # bytes: a smaller matrix has no file, each process makes it anew
 BLOCK = 4096  # rows read at a time
-FORM = 2  # of the file; 1 had no codes
+FORM = 3  # of the file; 1 had no codes, 2 one sum of all vectors
 _NAME = "vectors-"  # begins the name of the file
 _PAGE = 4096  # bytes of the header, and what each part of the file is filled up to
 _STALE = 600  # seconds after which a file that nobody goes on writing is of a killed process
@@ -45,16 +44,12 @@ class Matrix(NamedTuple):
     """The vectors of a version of the table, with LanceDB's row ids."""
 
     ids: NDArray[np.uint64]  # (N,)
-    read: Callable[[], Half]  # raises DamagedError for a file that is not what was written
+    # Of these rows (M,), None: of all, the unit vectors rounded to float16, (M, D). Raises
+    # DamagedError for a file that is not what was written.
+    read: Callable[[NDArray[np.intp] | None], Half]
     error: float  # length of the largest difference between a stored vector and its row here
     order: NDArray[np.intp] | None  # (N,): sorts the ids; None where they are sorted
     codes: Codes | None = None  # of the same vectors, where they are a mapped file
-
-    @property
-    def half(self) -> Half:
-        """(N, D), unit vectors rounded to float16; of a file checked when they are first wanted,
-        for most searches read the codes alone."""
-        return self.read()
 
     def places(self, ids: NDArray[np.uint64]) -> NDArray[np.intp]:
         """The rows (M,) of these ids, which must be there, in the order of the ids."""
@@ -64,7 +59,7 @@ class Matrix(NamedTuple):
 
 
 class DamagedError(IndexStoreError):
-    """A file of vectors that is gone or not what was written, and can be made anew."""
+    """A file of vectors that is not what was written, and can be made anew."""
 
 
 class _File(NamedTuple):
@@ -124,11 +119,14 @@ def _in_memory(table: Table, dim: int, count: int) -> Matrix:
         some, rows, error = _block(table, start, dim)
         ids[start : start + len(some)], half[start : start + len(some)] = some, rows
         largest = max(largest, error)
-    return _with_order(ids, lambda: half, largest)
+    return _with_order(ids, lambda rows: half if rows is None else half[rows], largest)
 
 
 def _with_order(
-    ids: NDArray[np.uint64], read: Callable[[], Half], error: float, codes: Codes | None = None
+    ids: NDArray[np.uint64],
+    read: Callable[[NDArray[np.intp] | None], Half],
+    error: float,
+    codes: Codes | None = None,
 ) -> Matrix:
     if (ids[1:] > ids[:-1]).all():
         return Matrix(ids, read, error, None, codes)
@@ -163,7 +161,6 @@ def _write(
     places = _places(old, ids, sums)
     largest = old.matrix.error if old else 0.0
     columns, size = _columns(len(ids), about["dim"])
-    ends = columns["ids"].offset  # of the vectors in float16
     with replacing(path) as part, open(part, "r+b") as file:
 
         def put(name: str, values: NDArray[Any], start: int = 0) -> None:
@@ -175,13 +172,14 @@ def _write(
         for start in range(0, len(ids), BLOCK):
             some = places[start : start + BLOCK]
             if old and (some >= 0).all():
-                rows = old.matrix.half[some]
+                rows = old.matrix.read(some)
             else:
                 found, rows, error = _block(table, start, about["dim"])
                 if not np.array_equal(found, ids[start : start + BLOCK]):
                     raise ValueError("rows were read in another order")
                 largest = max(largest, error)
             put("half", rows, start)
+            put("checks", _checks(rows), start)
             total += rows.sum(axis=0, dtype=np.float64)
         put("ids", ids)
         put("sums", sums)
@@ -201,9 +199,8 @@ def _write(
                 put(name, np.asarray(values), start)
         del half
         file.flush()
-        sums_of = {"half": _sum(part, _PAGE, ends), "sum": _sum(part, ends, size)}
-        header = {**about, "rows": len(ids), "error": largest, **sums_of}
-        text = json.dumps(header)
+        known_sum = _sum(part, columns["checks"].offset, size)
+        text = json.dumps({**about, "rows": len(ids), "error": largest, "sum": known_sum})
         file.seek(0)
         file.write(f"{zlib.crc32(text.encode()):08x} {text}\n".encode())
 
@@ -229,6 +226,7 @@ def _columns(rows: int, dim: int) -> tuple[dict[str, _Column], int]:
     """The columns of a file by name, each filled up to a page, and the size of the file."""
     kinds: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
         "half": (np.float16, (rows, dim)),
+        "checks": (np.uint32, (rows,)),
         "ids": (np.uint64, (rows,)),
         "sums": (np.int64, (rows,)),
         "numbers": (np.int8, (rows, dim)),
@@ -261,7 +259,7 @@ def _before(folder: str, version: int, about: dict[str, Any]) -> _File | None:
     earlier = sorted((past for past in _versions(folder) if past < version), reverse=True)
     for file in (_mapped(_named(folder, past), about) for past in earlier):
         with suppress(DamagedError):
-            if file and len(file.matrix.half):
+            if file and len(file.matrix.read(None)):
                 return file
     return None
 
@@ -291,22 +289,40 @@ def _mapped(path: str, about: dict[str, Any]) -> _File | None:
         columns, filled = _columns(header["rows"], about["dim"])
         if not about.items() <= header.items() or size != filled:
             return None
-        if header["sum"] != _sum(path, columns["ids"].offset, filled):
+        if header["sum"] != _sum(path, columns["checks"].offset, filled):
             return None
         found = {name: column.mapped(path) for name, column in columns.items()}
     except (OSError, ValueError, KeyError):
         return None
 
-    @cache
-    def half() -> Half:
-        with suppress(OSError, ValueError):  # it was deleted or cut off since it was mapped
-            if header["half"] == _sum(path, _PAGE, columns["ids"].offset):
-                return found["half"]
-            os.unlink(path)
-        raise DamagedError(f"{path}: was lost or damaged, and is made anew: search again")
-
+    read = _Read(path, found["half"], found["checks"])
     codes = Codes(*(found[name] for name in Codes._fields))
-    return _File(path, _with_order(found["ids"], half, header["error"], codes), found["sums"])
+    return _File(path, _with_order(found["ids"], read, header["error"], codes), found["sums"])
+
+
+class _Read:
+    """The vectors of a mapped file, each checked as it is read: most searches read few."""
+
+    def __init__(self, path: str, half: Half, checks: NDArray[np.uint32]) -> None:
+        self._path, self._half, self._checks = path, half, checks
+        self._checked = False  # all of them
+
+    def __call__(self, rows: NDArray[np.intp] | None) -> Half:
+        half, checks = self._half, self._checks
+        if rows is not None:
+            half, checks = half[rows], checks[rows]
+        if not (self._checked or np.array_equal(_checks(half), checks)):
+            with suppress(OSError):  # another process deletes it too
+                os.unlink(self._path)
+            raise DamagedError(f"{self._path}: was damaged, and is made anew: search again")
+        self._checked |= rows is None
+        return half
+
+
+def _checks(half: Half) -> NDArray[np.uint32]:
+    """The sum of the 16-bit words of each row (N, D), which any one of them changes."""
+    sums: NDArray[np.uint32] = half.view(np.uint16).sum(axis=1, dtype=np.uint32)
+    return sums
 
 
 def _filled(size: int) -> int:

@@ -25,10 +25,11 @@ def chosen(
 ) -> dict[str, list[str]]:
     """choose(stored unit vector (D,)) of each entry, by path. rows: of the matrix; None: all."""
     ids = matrix.ids if rows is None else matrix.ids[rows]
+    dim = table.schema.field("vector").type.list_size
     out: dict[str, list[str]] = {}
     for start in range(0, len(ids), PIECE):
         some = taken(table, ids[start : start + PIECE], ("path", "modified", "vector", *SUMS))
-        vectors = intact(some, matrix.half.shape[1])
+        vectors = intact(some, dim)
         for path, vector in zip(some.column("path").to_pylist(), vectors, strict=True):
             out[path] = text_list(choose(vector))
         if progress:
