@@ -1,11 +1,13 @@
 """images.open: each rule against an expectation of its own."""
 
 import io
+import os
 import struct
 import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 from typing import BinaryIO
 
@@ -20,7 +22,7 @@ from PIL import Image, ImageCms, ImageOps
 from patchword import images
 from patchword.errors import ImageError, LongTextWarning
 from patchword.images import pillow
-from patchword.images.ahead import ahead, threads
+from patchword.images.ahead import ahead, cores, threads
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -282,6 +284,21 @@ def test_opening_in_threads_takes_no_warning_of_others_away(
         assert list(warnings.filters) == before
         with pytest.warns(LongTextWarning):
             warnings.warn("cut", LongTextWarning, stacklevel=1)
+
+
+def test_a_containers_quota_counts_its_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    able = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    monkeypatch.setattr("patchword.images.ahead.QUOTA", tmp_path / "cpu.max")
+    assert cores() == able
+    for text, count in {
+        "max 100000\n": able,
+        "50000 100000\n": 1,
+        "9900000 100000\n": able,
+    }.items():
+        (tmp_path / "cpu.max").write_text(text)
+        assert cores() == count
 
 
 def test_nobody_waits_for_the_threads_of_a_generator_that_is_given_up() -> None:

@@ -32,10 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.errors import PACKAGE, ImageError, in_threads, warn
-from patchword.images.ahead import threads
+from patchword.images.ahead import cores, threads
 from patchword.images.decode import ImageLike
 
-THREADS = min(max(os.cpu_count() or 1, 4), 16)
+THREADS = min(max(cores(), 4), 16)
 CHUNK, WORK = 8, 0.02  # images that a process is given at a time, of so many seconds together
 MEMORY = 32 << 20  # bytes for their pixels that it shares with this one; what is more is sent
 IDLE = 300.0  # seconds without work after which it ends
@@ -325,7 +325,7 @@ def _share() -> int:
     """Processors for each of those that torchrun started on this machine."""
     several = os.environ.get("LOCAL_WORLD_SIZE", "")
     ranks = int(several) if several.isdecimal() else 0
-    return max(1, len(os.sched_getaffinity(0)) // max(1, ranks))
+    return max(1, cores() // max(1, ranks))
 
 
 def _paths() -> list[str]:

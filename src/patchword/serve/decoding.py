@@ -10,7 +10,6 @@ import asyncio
 import base64
 import binascii
 import contextvars
-import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from patchword.api import Model
 from patchword.bundle import Levels
 from patchword.errors import ImageError
 from patchword.images import ImageLike
+from patchword.images.ahead import cores
 from patchword.images.photo import RGB
 from patchword.images.urls import is_url
 from patchword.serve.bodies import Whole
@@ -32,7 +32,7 @@ from patchword.serve.refusals import RefusalError
 from patchword.unseen import Sight
 
 T = TypeVar("T")
-THREADS = min(max(os.cpu_count() or 1, 2), 16)
+THREADS = min(max(cores(), 2), 16)
 FETCHERS = 16  # threads of their own: a site that is slow keeps no other image waiting
 HELD = 2  # of the largest photos: with so many pixels in memory no more photos are opened whole
 
