@@ -5,10 +5,11 @@ The vectors are sorted into parts by k-means, and held as one bit a number (RaBi
 2024); a search reads the parts nearest to the query. What it misses lies in parts that it does not
 read, and is far more with texts, which lie apart from all images, than with images.
 
-The distance of a query q to the centre c of a part is |q - c|^2 = |q|^2 + |c|^2 - 2 c q. For a text,
-c q is nearly the same for all parts, so that |c|^2 would decide, and scattered parts, whose centres
-are short, would be read first. The query t q has the same nearest unit vectors, and |c|^2 weighs less
-the larger t is. It keeps some weight: scattered vectors are also further from c on the side of q.
+The distance of a query q to the centre c of a part is |q - c|^2 = |q|^2 + |c|^2 - 2 c q. For a
+text, c q is nearly the same for all parts, so that |c|^2 would decide, and scattered parts, whose
+centres are short, would be read first. The query t q has the same nearest unit vectors, and |c|^2
+weighs less the larger t is. It keeps some weight: scattered vectors are also further from c on the
+side of q.
 """
 
 from __future__ import annotations
