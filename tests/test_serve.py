@@ -85,20 +85,31 @@ def test_a_model_without_classes_needs_labels(client: TestClient) -> None:
     assert "demo has no classes of its own" in said
 
 
-def test_a_long_comparison_keeps_no_search_waiting(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("path", "slow", "nothing"),
+    [
+        ("/v1/duplicates", "groups", {"groups": []}),
+        ("/v1/explore", "explore.clusters", {"clusters": []}),
+    ],
+)
+def test_long_work_keeps_no_search_waiting(
+    client: TestClient,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    slow: str,
+    nothing: dict[str, list[Any]],
 ) -> None:
     """Of two, one waits; searches and images go on."""
     begun, ended = threading.Event(), threading.Event()
 
-    def groups(*given: Any) -> list[Any]:
+    def work(*given: Any) -> list[Any]:
         begun.set()
         assert ended.wait(20)
         return []
 
-    monkeypatch.setattr("patchword.index.index.groups", groups)
+    monkeypatch.setattr(f"patchword.index.index.{slow}", work)
     with ThreadPoolExecutor(2) as pool:
-        answers = [pool.submit(client.post, "/v1/duplicates", json={}) for _ in range(2)]
+        answers = [pool.submit(client.post, path, json={}) for _ in range(2)]
         try:
             assert begun.wait(10)
             (first, *_) = ask(client, "/v1/search", text="a red ring")["hits"]
@@ -107,7 +118,7 @@ def test_a_long_comparison_keeps_no_search_waiting(
             assert not any(each.done() for each in answers)
         finally:
             ended.set()
-        assert [each.result().json() for each in answers] == [{"groups": []}] * 2
+        assert [each.result().json() for each in answers] == [nothing] * 2
 
 
 def test_none_of_these_as_a_label_rejects_nothing() -> None:

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +51,8 @@ def how_many(rows: int) -> int:
     return min(MOST, max(FEWEST, round(math.sqrt(rows / 2))))
 
 
-class Named(NamedTuple):
+@dataclass(frozen=True)
+class Named:
     """Words that clusters may be named by, or sentences that give names, and their unit vectors
     (W, D)."""
 

@@ -20,7 +20,7 @@ from patchword.images.files import Path
 from patchword.index import explore, tags
 from patchword.index.adding import Progress
 from patchword.index.duplicates import KEEP, Group, groups
-from patchword.index.explore import Cluster
+from patchword.index.explore import Cluster, Named
 from patchword.index.searching import Searching, tell
 from patchword.options import at_least, checked, in_range, nearest, text_list
 
@@ -91,7 +91,7 @@ class Index(Searching):
         self,
         clusters: int | None = None,
         *,
-        words: Sequence[str] | None = None,
+        words: Sequence[str] | Named | None = None,
         examples: int = 12,
         where: str | None = None,
         model: Bundle | None = None,
@@ -100,7 +100,8 @@ class Index(Searching):
         it clearly better than the others; where there is none, after a file of it.
 
         clusters  how many at most; None: as many as half the entries have a root, 2 to 64
-        words     to name them by; None: what photos often show, or what a model says it knows
+        words     to name them by; None: what photos often show, or what a model says it knows;
+                  Named: what `patchword.index.explore.named` made of them
         examples  entries of each, nearest to its centre
         where, model  see `search`
 
@@ -110,7 +111,9 @@ class Index(Searching):
             at_least("clusters", clusters)
         at_least("examples", examples)
         searcher = self._searcher(model, texts_alone=True)
-        named = explore.named(searcher, None if words is None else text_list(words))
+        if not isinstance(words, Named):
+            words = explore.named(searcher, None if words is None else text_list(words))
+        named = words
         found: list[Cluster] = self._nearest.on_rows(
             lambda table, matrix, rows: explore.clusters(
                 table, matrix, rows, clusters, examples, named, searcher

@@ -8,6 +8,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from patchword.index.duplicates import Group, ids_of
+from patchword.index.explore import named
 from patchword.index.schema import id_of
 from patchword.index.searching import tell_of
 from patchword.serve.bodies import Number, Whole
@@ -41,11 +42,14 @@ class Duplicates(BaseModel):
 @routes.post("/v1/explore", summary="Clusters of the index's photos, named by words")
 async def explore(request: Request, body: Explore) -> Answer:
     server = server_of(request)
-    index = of(server).index
+    index = of(server).aside
     opened = await server.models.get(index.model_name, "embed")
     with server.admission.of(1):
-        found = await opened.queue.call(
-            lambda: index.explore(body.clusters, examples=body.examples, model=opened.model)
+        words = await opened.queue.call(lambda: named(opened.model, None))
+        found = await server.decoder.alone(
+            lambda: index.explore(
+                body.clusters, words=words, examples=body.examples, model=opened.model
+            )
         )
     clusters = [
         {
