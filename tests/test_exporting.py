@@ -332,6 +332,13 @@ def test_int8_by_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("patchword.exporting.int8_engine.write_graphs", None)
     again = in_int8(model, "openvino", names)
     assert_allclose(again.embed_images(names), loaded.embed_images(names), atol=1e-6)
+    (mark,) = tmp_path.rglob("patchword.json")
+    mark.unlink()
+    with pytest.raises(CheckpointError, match=f"delete {mark.parent}, and it is made again"):
+        in_int8(model, "openvino", names)
+    monkeypatch.setenv("PATCHWORD_CACHE", "/dev/null")
+    with pytest.raises(UnsupportedError, match=r"cannot keep its graphs.*PATCHWORD_CACHE"):
+        in_int8(model, "openvino", names)
 
 
 def test_outputs_in_int8_that_are_no_numbers_are_not_written(

@@ -72,11 +72,18 @@ def graphs(network: nn.Module, shapes: Shapes) -> dict[str, ExportedProgram]:
     Raises UnsupportedError for a network that takes images each in its own shape.
     """
     plain = evaluated(network, shapes)
-    found: dict[str, ExportedProgram] = {}
-    if shapes.size is not None and isinstance(plain, ImageNetwork):
-        found["image"] = traced(Images(plain), {"pixel_values": images(shapes.size)})
-    if shapes.context is not None and isinstance(plain, TextNetwork):
-        found["text"] = traced(Texts(plain), {"input_ids": texts(shapes.context, shapes.full)})
+    return {
+        name: traced(module, inputs) for name, (module, inputs) in ways_in(plain, shapes).items()
+    }
+
+
+def ways_in(network: nn.Module, shapes: Shapes) -> dict[str, tuple[nn.Module, dict[str, Given]]]:
+    """What becomes a graph of a network, by its name, "image" and "text", and what each takes."""
+    found: dict[str, tuple[nn.Module, dict[str, Given]]] = {}
+    if shapes.size is not None and isinstance(network, ImageNetwork):
+        found["image"] = Images(network), {"pixel_values": images(shapes.size)}
+    if shapes.context is not None and isinstance(network, TextNetwork):
+        found["text"] = Texts(network), {"input_ids": texts(shapes.context, shapes.full)}
     return found
 
 
@@ -123,10 +130,19 @@ def traced(module: nn.Module, inputs: Mapping[str, Given]) -> ExportedProgram:
         return torch.export.export(module, (), kwargs=examples, dynamic_shapes=axes)
 
 
-def kept(folder: Path, make: Callable[[Path], None]) -> Path:
-    """`folder` with what `make` writes into it: made once, whole or not at all."""
-    if folder.is_dir():
-        return folder
+def kept(folder: Path, make: Callable[[Path], None], engine: str) -> Path:
+    """`folder` with the graphs of an engine that `make` writes into it: made once, whole or not at
+    all. Raises UnsupportedError where nothing can be written."""
+    try:
+        return folder if folder.is_dir() else _made(folder, make)
+    except OSError as error:
+        raise UnsupportedError(
+            f"engine {engine} cannot keep its graphs in {folder}: {error.strerror or error}; name "
+            "another place in the environment variable PATCHWORD_CACHE"
+        ) from error
+
+
+def _made(folder: Path, make: Callable[[Path], None]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:

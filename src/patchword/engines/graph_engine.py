@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from patchword.engines.graph import FEATURES, Shapes, graphs, kept
+from patchword.engines.graph import FEATURES, Shapes, graphs, kept, ways_in
 from patchword.engines.levels import looked_up
 from patchword.engines.libraries import Graph, Library, cause
 from patchword.engines.protocol import Ids, Pixels, Rows
@@ -76,21 +76,12 @@ def made(
         for part, program in graphs(network, shapes).items():
             library.save(program, place / f"{part}{library.suffix}", [FEATURES])
 
-    try:
-        place = kept(folder, make)
-    except OSError as error:
-        raise UnsupportedError(
-            f"engine {library.name} cannot keep its graphs in {folder}: "
-            f"{error.strerror or error}; name another place in the environment variable "
-            "PATCHWORD_CACHE"
-        ) from error
+    place = kept(folder, make, library.name)
     runs: dict[str, Run] = {}
-    for part, given in (("image", "pixel_values"), ("text", "input_ids")):
+    for part, (_, inputs) in ways_in(network, shapes).items():
         path = place / f"{part}{library.suffix}"
-        if not path.is_file():
-            continue
         try:
-            runs[part] = single(library.read(path, dtype), given, FEATURES)
+            runs[part] = single(library.read(path, dtype), *inputs, FEATURES)
         except Exception as error:  # each library has its own for a file that is damaged
             raise UnsupportedError(
                 f"engine {library.name} cannot read {path} ({cause(error)}): delete "

@@ -31,7 +31,8 @@ def in_int8(
 
     photos: gives those that calibrate and measure.
     options: what `load` was given for it. Raises UnsupportedError for a model that int8 changes too
-    much, see `int8.quantise`, and a library that is missing.
+    much, see `int8.quantise`, a library that is missing, and a cache that cannot be written;
+    CheckpointError for graphs there that are damaged.
     """
     library = LIBRARIES[to]
 
@@ -39,7 +40,8 @@ def in_int8(
         files, agreements = write_graphs(model, library, place, photos())
         write_mark(model, library, files, place, True, agreements)
 
-    engine, mark = with_graphs(kept(folder, make))
+    place = kept(folder, make, to)
+    engine, mark = with_graphs(place, advice=f"delete {place}, and it is made again")
     scope = model.scope and model.scope.rounded(spacing(mark, torch.float32))
     return replace(
         model,

@@ -51,11 +51,11 @@ def opened(source: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -
 
 
 def with_graphs(
-    folder: Path, dtype: torch.dtype = torch.float32
+    folder: Path, dtype: torch.dtype = torch.float32, advice: str = "export it again"
 ) -> tuple[GraphEngine, dict[str, Any]]:
-    """The engine of a folder's graphs, and what MARK_FILE holds, "model" as a ModelConfig. Raises
-    as `opened`."""
-    mark = _mark(folder / MARK_FILE)
+    """The engine of a folder's graphs, and what MARK_FILE holds, "model" as a ModelConfig. advice:
+    what to do with a damaged one. Raises as `opened`."""
+    mark = _mark(folder / MARK_FILE, advice)
     library, int8 = LIBRARIES[mark["engine"]], mark["dtype"] == "int8"
     library.check(dtype)
     config = mark["model"]
@@ -67,7 +67,7 @@ def with_graphs(
         except UnsupportedError:
             raise
         except Exception as error:  # each library has its own for a file that is damaged
-            said = f"{path} cannot be read ({cause(error)}); export it again"
+            said = f"{path} cannot be read ({cause(error)}): {advice}"
             raise CheckpointError(said) from error
     runs: dict[str, Run] = {}
     joint = features_name(config)
@@ -97,7 +97,7 @@ def spacing(mark: Mapping[str, Any], dtype: torch.dtype) -> float:
     return max(exact, math.sqrt(max(1 - measured["least"] ** 2, 0))) if measured else exact
 
 
-def _mark(path: Path) -> dict[str, Any]:
+def _mark(path: Path, advice: str) -> dict[str, Any]:
     """The contents of MARK_FILE, "model" as a ModelConfig. Raises CheckpointError for another."""
     try:
         mark: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -115,5 +115,5 @@ def _mark(path: Path) -> dict[str, Any]:
         return mark | {"model": from_dict(ModelConfig, mark["model"])}
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(
-            f"{path} is not as an export writes it ({error}): export the model again"
+            f"{path} is not as an export writes it ({error}): {advice}"
         ) from error
