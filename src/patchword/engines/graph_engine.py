@@ -81,7 +81,7 @@ def made(
     for part, (_, inputs) in ways_in(network, shapes).items():
         path = place / f"{part}{library.suffix}"
         try:
-            runs[part] = single(library.read(path, dtype), *inputs, FEATURES)
+            runs[part] = single(library.read(path, dtype), next(iter(inputs)), FEATURES)
         except Exception as error:  # each library has its own for a file that is damaged
             raise UnsupportedError(
                 f"engine {library.name} cannot read {path} ({cause(error)}): delete "
