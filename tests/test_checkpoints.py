@@ -243,6 +243,17 @@ def test_quantised_weights_are_refused(hf: Path) -> None:
     fails(hf, name, "int8", "floating point")
 
 
+@pytest.mark.parametrize("shape", [(100, 48), (2400, 1)])  # in eight bits and in four
+def test_the_quantisation_of_the_config_is_named(hf: Path, shape: tuple[int, int]) -> None:
+    """As bitsandbytes writes it; where the weights are plain it changes nothing."""
+    edit_json(hf / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    assert checkpoints.load(hf).dim == 24
+    name = "vision_model.encoder.layers.0.mlp.fc1"
+    bits = {f"{name}.weight": torch.zeros(shape, dtype=torch.int8), f"{name}.SCB": torch.ones(100)}
+    rewrite(hf / WEIGHTS, lambda t: t.update(bits))
+    fails(hf, "the weights are quantised, by 'bitsandbytes': in transformers, dequantize()")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_refused(hf: Path, value: float) -> None:
     name = "vision_model.encoder.layers.1.mlp.fc1.weight"

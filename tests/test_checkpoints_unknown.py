@@ -12,7 +12,7 @@ from original_receipts import writers
 from reference_mae import hugging_face as hf_mae
 from reference_swin import hf_swin
 from reference_vit import hf_vit
-from references import WEIGHTS, Reference, edit_json, fails, timm_vit
+from references import WEIGHTS, Reference, edit_json, fails, hugging_face, rewrite, timm_vit
 
 # isort: split
 import timm
@@ -58,6 +58,25 @@ def test_another_attribute_of_lightning(prefix: str, tmp_path: Path) -> None:
     )
     torch.save(eval(cut, {"state": torch.load(path)["state_dict"]}), path)
     assert checkpoints.load(path).fingerprint == before
+
+
+def test_the_nearest_is_that_of_the_config(tmp_path: Path) -> None:
+    """A CLIP under another name is not called the nearest SigLIP."""
+    hugging_face(tmp_path)
+    rewrite(tmp_path / WEIGHTS, lambda t: t.update({f"clip.{n}": t.pop(n) for n in list(t)}))
+    report(
+        tmp_path, "Nearest: a Hugging Face CLIPModel", "First difference: 78 names begin with 'clip"
+    )
+
+
+def test_parts_without_their_index(tmp_path: Path) -> None:
+    hugging_face(tmp_path, max_shard_size="5MB")
+    part = next(tmp_path.glob("model-00001-of-*.safetensors"))
+    several = "parts of a model; "
+    fails(part, f"{part} is one of ", several, f"give their folder, {tmp_path}")
+    (tmp_path / "model.safetensors.index.json").unlink()
+    fails(part, several, "without model.safetensors.index.json, which names all of them: copy that")
+    fails(tmp_path, several, "copy that there too")
 
 
 def test_transformers_weights_without_their_config(tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ def load(
     tensors = {saved: opened.tensors[name] for name, saved in names.items()}
     opened = replace(opened, files=files, tensors=tensors)
     form = recognise(opened)
-    config, network = _outlined(form, opened, known.title if known else "")
+    with huggingface.quantised_named(opened.files):
+        config, network = _outlined(form, opened, known.title if known else "")
     if form is openai:
         open_clip_names.doubt(opened)
     read = (_origin(opened, subfolder), *config.read_from)
@@ -115,7 +116,9 @@ def load(
     own.check(opened.metadata, opened.files)
     like = network.state_dict()
     shapes = {name: tuple(value.shape) for name, value in like.items()}
-    plan = fit(form.rules(config), opened.tensors, shapes, f"{opened.weights} is {form.TITLE}")
+    what = f"{opened.weights} is {form.TITLE}"
+    with huggingface.quantised_named(opened.files):
+        plan = fit(form.rules(config), opened.tensors, shapes, what)
     part = texts_alone and bool(config.vision and config.text) and config.blip is None
     first = {name: rule for name, rule in plan.items() if not part or name.startswith(models.TEXT)}
     state_of_files = known_fingerprints.identity(opened)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -95,6 +96,24 @@ def model_type(files: Mapping[str, Any]) -> str:
     """ "model_type" of config.json, "" where there is none."""
     content = files.get(CONFIG_FILE)
     return str(content.get("model_type", "")) if isinstance(content, dict) else ""
+
+
+@contextmanager
+def quantised_named(files: Mapping[str, Any]) -> Iterator[None]:
+    """Names the quantisation that config.json states in a CheckpointError that is raised
+    meanwhile: quantised weights have other shapes, and more tensors."""
+    try:
+        yield
+    except CheckpointError as error:
+        content = files.get(CONFIG_FILE)
+        stated = content.get("quantization_config") if isinstance(content, dict) else None
+        if not isinstance(stated, dict):
+            raise
+        raise CheckpointError(
+            f"{error}\n  {CONFIG_FILE} says that the weights are quantised, by "
+            f"{stated.get('quant_method')!r}: in transformers, dequantize() the model and "
+            "save_pretrained() it again"
+        ) from error
 
 
 def config_file(files: Mapping[str, Any], *types: str) -> ConfigReader:

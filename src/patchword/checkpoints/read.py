@@ -145,6 +145,8 @@ def open_path(path: Path, name: str, wanted: Weights | None = None) -> Source:
     Raises CheckpointError if there is none.
     """
     weights = choose(path) if path.is_dir() else path
+    if (why := training_folders.part_of(weights)) is not None:
+        raise CheckpointError(why)
     paths = _shards(weights) if weights.name.endswith(".index.json") else [weights]
     tensors: dict[str, Stored] = {}
     metadata: dict[str, str] = {}

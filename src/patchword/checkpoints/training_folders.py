@@ -11,6 +11,7 @@ from patchword.errors import CheckpointWarning, listed, warn
 
 STEP = re.compile(r"checkpoint[-_](\d+)")  # of transformers' Trainer and of accelerate
 SECOND = re.compile(r"(model|pytorch_model)_(\d+)\.(safetensors|bin)")  # accelerate's save_state
+PART = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")  # of sharded weights, beside their index
 BEST = ("model_best", "best", "last")  # what timm's CheckpointSaver and Lightning call one of many
 LATEST = "latest"  # where DeepSpeed names the folder of its last checkpoint
 DISTRIBUTED = ".distcp"  # torch.distributed.checkpoint, FSDP of accelerate
@@ -47,10 +48,25 @@ def distributed(folder: Path) -> str:
 
 def one_of(folder: Path, names: Sequence[str]) -> str:
     """The advice for a folder with several files of weights."""
+    if (why := part_of(folder / names[0])) is not None:
+        return why
     likely = next((n for best in BEST for n in names if n.split(".")[0].split("-")[0] == best), "")
     advice = f", such as {folder / likely}" if likely else ""
     some = listed(names, SHOWN)
     return f"{folder} has several files of weights; give the path of one{advice}: {some}"
+
+
+def part_of(weights: Path) -> str | None:
+    """Why a file is no model, and what to do, if it is one of the parts that sharded weights were
+    saved in; None for any other."""
+    found = PART.fullmatch(weights.name)
+    if found is None or int(found[3]) < 2:
+        return None
+    index = f"{found[1]}{found[4]}.index.json"
+    advice = f"without {index}, which names all of them: copy that there too"
+    if (weights.parent / index).is_file():
+        advice = f"give their folder, {weights.parent}"
+    return f"{weights} is one of {int(found[3])} parts of a model; {advice}"
 
 
 def warn_of_others(weights: Path) -> None:

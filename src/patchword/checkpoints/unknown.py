@@ -96,9 +96,9 @@ def _guesses(
         beside = [(kind, {"config.json": {"model_type": kind}}) for kind in TYPES]
         if prefix:
             beside += [(None, files), (None, {**files, "open_clip_config.json": {}})]
-        for kind, files in beside:
+        for kind, other in beside:
             for form in formats:
-                if form.matches(bare, files):
+                if form.matches(bare, other):
                     yield Guess(form, prefix, kind, _share(form, bare), len(bare))
 
 

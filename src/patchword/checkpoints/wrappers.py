@@ -179,7 +179,7 @@ def warn_of_others(file: str, entry: Entry) -> None:
     chosen."""
     if not entry.others:
         return
-    kind, advice = "weights", 'weights="raw" (--weights raw) reads the weights themselves'
+    kind, advice = "set", 'weights="raw" (--weights raw) reads the weights themselves'
     if entry.kind == "ema":
         kind = "moving average"
     elif (named := next((n for n in entry.others if not n.endswith("[]")), None)) is not None:
