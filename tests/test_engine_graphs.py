@@ -23,6 +23,7 @@ from patchword.bundle import make
 from patchword.engines import auto
 from patchword.engines.torch_engine import FEW, TorchEngine, mode
 from patchword.errors import UnsupportedError
+from patchword.images.preprocess import at_size
 
 # One of each kind of tower; every other variant was compiled and exported once in the same way.
 KINDS = ["vit-tiny-16", "swin-tiny-7-224", "clip-rn50", "siglip-base-16-224", "blip-base-224"]
@@ -154,6 +155,32 @@ def test_auto_changes_after_many_images(monkeypatch: pytest.MonkeyPatch) -> None
             weight.mul_(1.1)
     for found, right in zip(vectors(model, 3, 5), vectors(ours, 3, 5), strict=True):
         assert torch.equal(found, right)  # by the weights of now
+
+
+def test_openvino_in_threads() -> None:
+    """Its own call refuses a second one meanwhile."""
+    model = on_engine(with_methods(tiny_bundle(tiny_clip())), "openvino")
+    images = np.random.default_rng(0).random((8, 3, *model.config.preprocess.size), np.float32)
+    expected = model.engine.encode_image(images)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: model.engine.encode_image(images), range(24)):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_what_openvino_does_not_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions that are resampled: it has no such operation."""
+    monkeypatch.setattr(auto, "MANY", 2)
+    bundle = tiny_bundle(tiny_clip())
+    wider = at_size(bundle.config.preprocess, 2 * bundle.config.preprocess.size[0])
+    config = replace(bundle.config, preprocess=wider)
+    model = with_methods(make(bundle.own_network, config, bundle.tokenizer, "wider"))
+    with pytest.raises(UnsupportedError, match=r"OpenVINO does not compute this model .*upsample"):
+        on_engine(model, "openvino")
+    expected = vectors(model, 2, 4)
+    other = on_engine(model, "auto")
+    vectors(other, 2, 4)
+    with pytest.warns(UserWarning, match='"auto" stays with torch: OpenVINO does not compute'):
+        assert_close(vectors(other, 2, 4), expected)
 
 
 def test_auto_stays_with_torch_where_there_are_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:

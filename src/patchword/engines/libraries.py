@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -84,7 +85,11 @@ def torch_untold() -> Iterator[None]:
 @torch_untold()
 def _save_openvino(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
     library = unreporting("openvino", "engine openvino")
-    model = library.convert_model(program)
+    try:
+        model = library.convert_model(program)
+    except Exception as error:  # its own kinds of error, for what it has no operation for
+        said = f"OpenVINO does not compute this model ({cause(error)}); onnx and torch do"
+        raise UnsupportedError(said) from error
     for value, name in zip(model.outputs, outputs, strict=True):
         value.get_tensor().set_names({name})
     library.save_model(model, path, compress_to_fp16=False)
@@ -97,9 +102,11 @@ def _read_openvino(path: Path, dtype: torch.dtype) -> Graph:
     options = {"INFERENCE_PRECISION_HINT": hints[dtype]} if dtype in hints else {}
     compiled = core().compile_model(path, "CPU", options)
     names = [each.any_name for each in compiled.outputs]
+    one_at_a_time = threading.Lock()  # it refuses a call while another thread's runs
 
     def run(inputs: Arrays) -> Arrays:
-        found = compiled(dict(inputs))
+        with one_at_a_time:
+            found = compiled(dict(inputs))
         return {name: found[i] for i, name in enumerate(names)}
 
     return run
