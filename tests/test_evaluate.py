@@ -415,6 +415,17 @@ def test_a_classifier_answers_in_its_own_classes(classes: Path) -> None:
         list(Evaluation(classifier(tuple("abcdefg"))).on(classes / "train", tasks=["classifier"]))
 
 
+def test_classes_whose_names_differ_in_case_alone_are_not_taken_for_each_other(
+    classes: Path,
+) -> None:
+    model = classifier(("DARK", "light_one", "dark", *"abcd"))
+    (answer,) = Evaluation(model).on(classes / "train")
+    assert_array_equal(answer.confusion.sum(axis=1)[:3], [0, 6, 6])
+    model = classifier(("DARK", "light_one", "Dark", *"abcd"))
+    with pytest.raises(UnsupportedError, match="2 classes called like dark: 'DARK', 'Dark'"):
+        list(Evaluation(model).on(classes / "train"))
+
+
 @pytest.mark.parametrize(
     ("tasks", "where", "words"),
     [

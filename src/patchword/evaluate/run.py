@@ -193,17 +193,31 @@ class Evaluation:
 
     def classifier(self, test: Labelled) -> Classified:
         """The model's own classes. Folders must be called like them."""
-        labels = [plain(label) for label in self.model.config.labels]
-        if missing := [name for name in test.names if plain(name) not in labels]:
+        known = [self._own_classes(name) for name in test.names]
+        if missing := [name for name, own in zip(test.names, known, strict=True) if not own]:
             raise UnsupportedError(
                 f"{self.model.name} has no class called {', '.join(missing[:3])} of its own; "
                 "--task probe learns new ones from --train"
             )
-        numbers = np.array([labels.index(plain(name)) for name in test.names], np.int64)
+        for name, own in zip(test.names, known, strict=True):
+            if len(own) > 1:
+                alike = ", ".join(repr(self.model.config.labels[number]) for number in own[:3])
+                raise UnsupportedError(
+                    f"{self.model.name} has {len(own)} classes called like {name}: {alike}; "
+                    "nothing says which of them is meant"
+                )
+        numbers = np.array([own[0] for own in known], np.int64)
         each = self.model.run_each(test.images, self.model.own_network)
         rows, kept = self._rows(each, test.images)
         targets = numbers[test.targets[kept]]
         return classified("classifier", rows, targets, self.model.config.labels, {})
+
+    def _own_classes(self, name: str) -> list[int]:
+        """The numbers of the model's classes of this name; where there is none, of those that are
+        `plain` alike."""
+        labels = self.model.config.labels
+        same = [number for number, label in enumerate(labels) if label == name]
+        return same or [n for n, label in enumerate(labels) if plain(label) == plain(name)]
 
     def _trained(
         self,
