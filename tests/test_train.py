@@ -135,9 +135,13 @@ def test_a_full_disk_leaves_the_checkpoint_before(path: Path, tmp_path: Path) ->
 def test_a_file_that_is_no_checkpoint_is_named(path: Path, tmp_path: Path) -> None:
     loop.train(load(path, "until=4"))
     last = state.saved(tmp_path / "run")[4]
-    last.write_bytes(last.read_bytes()[:1000])
-    with pytest.raises(RecipeError, match=r"step-00000004\.pt: not a checkpoint"):
-        loop.train(load(path))
+    whole = last.read_bytes()
+    middle = len(whole) // 2
+    zeroed = whole[:middle] + bytes(64) + whole[middle + 64 :]  # torch would read it
+    for damaged in (whole[:1000], b"hi\n", zeroed):
+        last.write_bytes(damaged)
+        with pytest.raises(RecipeError, match=r"step-00000004\.pt: not a checkpoint"):
+            state.load(last)
     last.unlink()
     assert loop.train(load(path)).samples == 10 * 12
 

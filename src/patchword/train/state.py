@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,18 @@ def load(path: Path) -> State:
     """A checkpoint, on the CPU. Raises RecipeError for one that cannot be read, or was written by
     another version of patchword."""
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the sums of what it reads
+            if damaged := archive.testzip():
+                raise ValueError(f"its part {damaged} is damaged")
         state: State = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
         raise RecipeError(
             f"{path}: not a checkpoint of a run ({error}); delete it to go on from the one before"
         ) from error
