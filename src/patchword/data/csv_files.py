@@ -33,7 +33,8 @@ class _Dialect(NamedTuple):
 
 def csv_records(file: Path) -> Iterator[tuple[int, list[str]]]:
     """The names of the columns, then the cells of each row, as many as there are names; with the
-    number of the last line of each. Blank lines are left out.
+    number of the last line of each. Blank lines are left out, and rows whose cells are all empty,
+    as Excel writes them below a table.
 
     Raises RecipeError, with the line, for what cannot be read: a cell too many or too few, a quote
     that is not closed, a file that is not text.
@@ -67,7 +68,7 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         for row in reader:
             before, line = line, reader.line_num
-            if not row:
+            if not any(map(str.strip, row)):
                 continue
             if not names:
                 row = names = _names(file, row)
