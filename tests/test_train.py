@@ -169,6 +169,11 @@ def test_a_finished_run_says_how_to_go_on_from_what_it_learned(path: Path, tmp_p
         loop.train(load(path, "steps=4", "warmup=0"))
 
 
+def test_a_warmup_longer_than_the_run_is_told(path: Path) -> None:
+    with pytest.warns(UserWarning, match="warmup is 500, of 2 steps: .* to 8e-06, not to 0.002"):
+        loop.Run(load(path, "steps=2", "warmup=500"), parallel.World(torch.device("cpu")))
+
+
 def test_the_checkpoint_of_another_version(path: Path, tmp_path: Path) -> None:
     """As those before checkpoints had a format: the recipe's keys were others."""
     loop.train(load(path, "until=2"))

@@ -21,7 +21,7 @@ from patchword.bundle import Bundle, make
 from patchword.config import to_dict
 from patchword.data import Batch
 from patchword.engines.levels import looked_up
-from patchword.errors import ImageError, RecipeError, ScopeWarning, warn
+from patchword.errors import ImageError, RecipeError, ScopeWarning, counted, warn
 from patchword.images.preprocess import Preprocess
 from patchword.models import build
 from patchword.nn.transformer import Block
@@ -79,6 +79,12 @@ class Run:
     def __init__(self, recipe: Recipe, world: World) -> None:
         check_rows(recipe, world.size)
         self.recipe, self.world, self.out = recipe, world, Path(recipe.out)
+        if recipe.warmup > recipe.steps:
+            warn(
+                f"warmup is {recipe.warmup}, of {counted(recipe.steps, 'step')}: the learning rate "
+                f"gets to {learning_rate(recipe, recipe.steps - 1):.2g}, not to "
+                f"{recipe.learning_rate:g}; give warmup=... below steps"
+            )
         torch.manual_seed(recipe.seed)
         self.init = initial_model.load_init(recipe)
         config = initial_model.model_config(recipe, self.init)
