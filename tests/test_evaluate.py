@@ -28,7 +28,7 @@ from patchword.evaluate import (
     quality,
 )
 from patchword.evaluate.blend import differences
-from patchword.evaluate.run import classified
+from patchword.evaluate.run import Options, classified
 
 
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -401,6 +401,35 @@ def classifier(labels: tuple[str, ...]) -> Bundle:
     network = models.build(config)
     models.initialise(network)
     return make(network, config, None, "tiny classifier")
+
+
+def test_folders_that_drives_leave_are_no_classes_and_no_splits(
+    classes: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    for place in (classes, classes / "train"):
+        photo(place / "@eaDir" / "0.png", 1)
+    assert folders.splits(classes) == (classes / "validation", classes / "train")
+    assert folders.labelled(classes / "train").names == ("dark", "light_one")
+    assert not recwarn
+
+
+def test_a_class_without_images_is_told(classes: Path) -> None:
+    (classes / "train" / "grey").mkdir()
+    with pytest.warns(UserWarning, match="no images in grey: a folder without"):
+        assert folders.labelled(classes / "train").names == ("dark", "light_one")
+
+
+def test_an_image_is_counted_once_whatever_the_tasks(classes: Path) -> None:
+    run = Evaluation(tiny_bundle(tiny_clip()))
+    assert len(list(run.on(classes, tasks=["zero-shot", "probe", "knn"]))) == 3
+    assert (run.opened, len(run.broken)) == (12 + 6, 1)
+
+
+def test_labels_are_counted_before_any_image_is_opened(classes: Path) -> None:
+    run = Evaluation(tiny_bundle(tiny_clip()), Options(words=["a", "b", "c"]))
+    with pytest.raises(PatchwordError, match="3 labels for 2 classes"):
+        list(run.on(classes / "train"))
+    assert not run.opened
 
 
 def test_a_classifier_answers_in_its_own_classes(classes: Path) -> None:

@@ -29,7 +29,7 @@ from patchword.data.rows import (
 from patchword.data.table_source import Table
 from patchword.data.text_tables import records
 from patchword.errors import ImageError, PatchwordError, RecipeError, warn
-from patchword.images.files import Skipped, pictures_in, shown, warn_of
+from patchword.images.files import Skipped, left_out, pictures_in, shown, warn_of
 
 NAME = "file_name"  # the usual column of images, relative to the folder of the file
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -93,8 +93,10 @@ def metadata_in(path: Path) -> Path | None:
 
 
 def class_folders(path: Path) -> Classes:
-    """The images of a folder with one folder per class; one without images is no class."""
+    """The images of a folder with one folder per class; one without images is no class, and a
+    warning says so."""
     names: list[str] = []
+    empty: list[str] = []
     images: list[str] = []
     targets: list[int] = []
     skipped = Skipped()
@@ -103,7 +105,11 @@ def class_folders(path: Path) -> Classes:
             targets += [len(names)] * len(files)
             names.append(shown(folder.name))
             images += files
+        else:
+            empty.append(shown(folder.name))
     warn_of(skipped)
+    if names and empty:
+        warn(f"{path}: no images in {listed(empty)}: a folder without images is no class")
     return Classes(tuple(names), images, targets)
 
 
@@ -118,10 +124,11 @@ def pictures(folder: Path, skipped: Skipped | None = None) -> list[str]:
 
 
 def subfolders(path: Path) -> list[Path]:
-    """The folders in a folder, sorted, without hidden ones. Raises PatchwordError for no folder."""
+    """The folders in a folder, sorted, without hidden ones and those of `LEFT_OUT`, which drives
+    and file managers leave. Raises PatchwordError for no folder."""
     if not path.is_dir():
         raise PatchwordError(f"{path}: no such folder")
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in path.iterdir() if p.is_dir() and not left_out(p.name))
 
 
 def metadata(file: Path, named: Columns = USUAL) -> Metadata:

@@ -102,6 +102,12 @@ class Evaluation:
     options: Options = Options()
     advance: Advance = lambda done, total: None
     broken: list[ImageError] = field(default_factory=list)
+    _opened: dict[Path, int] = field(default_factory=dict)
+
+    @property
+    def opened(self) -> int:
+        """How many images could be opened; those of each path once, whatever the tasks."""
+        return sum(self._opened.values())
 
     def on(
         self, path: Path, train: Path | None = None, tasks: Sequence[str] | None = None
@@ -147,21 +153,22 @@ class Evaluation:
         self, test: Labelled, train: Path | None, tasks: Sequence[str]
     ) -> Iterator[Answer]:
         """The tasks on class folders; every image goes through the network once for each need."""
+        trained = [task for task in tasks if task in ("probe", "knn")]
+        known = self._known(test, train) if trained else None
+        if "zero-shot" in tasks:
+            self._words(test.names)
         if "classifier" in tasks:
             yield self.classifier(test)
-        if not (trained := [task for task in tasks if task in ("probe", "knn")]) and (
-            "zero-shot" not in tasks
-        ):
+        if not trained and "zero-shot" not in tasks:
             return
-        known = self._known(test, train) if trained else None
-        vectors, kept = self.embed(test.images)
+        vectors, kept = self.embed(test)
         targets = test.targets[kept]
         if "zero-shot" in tasks:
             yield self.zero_shot(vectors, targets, test.names)
         if known is None:
             return
         targets = folders.agreeing(known, test)[kept]
-        theirs, kept = self.embed(known.images)
+        theirs, kept = self.embed(known)
         labels = known.targets[kept]
         for task in trained:
             yield self._trained(task, theirs, labels, vectors, targets, known.names)
@@ -179,17 +186,22 @@ class Evaluation:
     def zero_shot(self, vectors: Vector, targets: Indices, names: Sequence[str]) -> Classified:
         """Classes by the cosine of images (N, D) with the unit mean of each class's sentences
         (Radford et al. 2021, section 3.1.4)."""
+        words = self._words(names)
+        sentences = named(self.options.templates)
+        self.model.reader()
+        scores = vectors @ label_features(self.model, words, sentences).T
+        details = {"templates": len(sentences), "labels": list(words)}
+        return classified("zero-shot", scores, targets, tuple(names), details)
+
+    def _words(self, names: Sequence[str]) -> Sequence[str]:
+        """A word for each class. Raises PatchwordError for another number of them."""
         words = self.options.words or [name.replace("_", " ") for name in names]
         if len(words) != len(names) or len(set(words)) < len(words):
             raise PatchwordError(
                 f"{counted(len(words), 'label')} for {len(names)} classes; give one word for each, "
                 f"all different, in this order: {', '.join(names)}"
             )
-        sentences = named(self.options.templates)
-        self.model.reader()
-        scores = vectors @ label_features(self.model, words, sentences).T
-        details = {"templates": len(sentences), "labels": list(words)}
-        return classified("zero-shot", scores, targets, tuple(names), details)
+        return words
 
     def classifier(self, test: Labelled) -> Classified:
         """The model's own classes. Folders must be called like them."""
@@ -208,7 +220,7 @@ class Evaluation:
                 )
         numbers = np.array([own[0] for own in known], np.int64)
         each = self.model.run_each(test.images, self.model.own_network)
-        rows, kept = self._rows(each, test.images)
+        rows, kept = self._rows(each, test)
         targets = numbers[test.targets[kept]]
         return classified("classifier", rows, targets, self.model.config.labels, {})
 
@@ -240,7 +252,7 @@ class Evaluation:
     def retrieval(self, data: Captioned) -> Retrieved:
         """Recall@1, 5 and 10 both ways; see `metrics.retrieval_ranks`."""
         self.model.reader()
-        vectors, kept = self.embed(data.images)
+        vectors, kept = self.embed(data)
         captions = [data.captions[i] for i in kept.tolist()]
         owner = np.repeat(np.arange(len(captions)), [len(texts) for texts in captions])
         texts = self.model.embed_texts([text for each in captions for text in each])
@@ -252,23 +264,27 @@ class Evaluation:
             {k: metrics.within(of_image, k) for k in RECALLS},
         )
 
-    def embed(self, images: Sequence[ImageLike]) -> tuple[Vector, Indices]:
+    def embed(self, data: Labelled | Captioned) -> tuple[Vector, Indices]:
         """Unit vectors (N, D) of the images that can be opened, and their numbers (N,)."""
-        return self._rows(self.model.embed_each(images), images)
+        return self._rows(self.model.embed_each(data.images), data)
 
     def _rows(
-        self, each: Iterable[tuple[ImageLike, Vector | ImageError]], images: Sequence[ImageLike]
+        self, each: Iterable[tuple[ImageLike, Vector | ImageError]], data: Labelled | Captioned
     ) -> tuple[Vector, Indices]:
-        rows, kept, total = [], [], len(images)
+        rows, kept, total = [], [], len(data.images)
+        named = {error.image for error in self.broken}  # by another task on the same images
         for number, (_, row) in enumerate(each):
             if isinstance(row, ImageError):
-                self.broken.append(folders.error_of(images, number, row))
+                error = folders.error_of(data.images, number, row)
+                if error.image not in named:
+                    self.broken.append(error)
             else:
                 rows.append(row)
                 kept.append(number)
             self.advance(number + 1, total)
         if not rows:
-            raise PatchwordError(f"none of {total} images can be opened: {self.broken[-1].reason}")
+            raise PatchwordError(f"none of {total} images can be opened: {error.reason}")
+        self._opened[data.path] = len(rows)
         return np.stack(rows), np.array(kept, np.int64)
 
 
