@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from patchword import models
 from patchword.bundle import Bundle, make
-from patchword.cli.train import Course, end, line, results
+from patchword.cli.train import Course, end, learned, line, results
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ConfigError, ImageError, RecipeError
 from patchword.train import curves as drawing
 from patchword.train.loop import Trained
 from patchword.train.monitor import EvaluateConfig, ForgettingConfig, Monitor, MonitorConfig
+from patchword.train.recipe import load
 
 pytestmark = pytest.mark.slow
 
@@ -499,6 +500,20 @@ def test_evaluations_in_words() -> None:
         "wafers zero-shot: acc1 97.2%, acc5 100.0%",
         "forgetting: quality 50.0%, alpha 0.3",
     ]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "command"),
+    [
+        ("clip", "index PHOTOS --into photos.index"),
+        ("blip", "caption PHOTOS"),
+        ("vqa", "ask PHOTO QUESTION"),
+        ("mae", "info out/model"),
+    ],
+)
+def test_the_end_of_a_run_names_a_command_that_the_model_can_do(recipe: str, command: str) -> None:
+    course = Course(learned(load(recipe)))
+    assert course.next(Path("out/model")).startswith(f"patchword {command}")
 
 
 def test_the_end_says_what_a_run_leaves(

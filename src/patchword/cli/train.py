@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from patchword.train.loop import Trained
+    from patchword.train.recipe import Recipe
 
 LONGEST, SHORTEST = 30, 6  # of the bar, columns
 SAID_EVERY = 30.0  # seconds between lines where stderr is no terminal
@@ -98,7 +99,7 @@ def train(
     from patchword.train.malloc import keep_memory
 
     keep_memory()
-    course = Course(plan.objective)
+    course = Course(learned(plan))
     with progress_line(plan.last) as follow:
 
         def report(step: int, metrics: dict[str, float]) -> None:
@@ -115,7 +116,7 @@ def train(
 class Course:
     """What is known of a run when it ends."""
 
-    objective: str = ""
+    learned: str = ""  # see `learned`
     begun: float = field(default_factory=time.monotonic)
     loss: float | None = None  # of the last step
     accuracies: deque[float] = field(default_factory=lambda: deque(maxlen=LAST))
@@ -151,10 +152,20 @@ class Course:
         words = {
             "classification": ("classify", "PHOTOS", "--model", str(model)),
             "contrastive": ("index", "PHOTOS", "--into", "photos.index", "--model", str(model)),
-            "blip": ("caption", "PHOTOS", "--model", str(model)),
+            "caption": ("caption", "PHOTOS", "--model", str(model)),
+            "answer": ("ask", "PHOTO", "QUESTION", "--model", str(model)),
+            "match": ("match", "PHOTOS", "TEXT", "--model", str(model)),
         }
-        words["sigmoid"] = words["contrastive"]
-        return shlex.join(("patchword", *words.get(self.objective, ("info", str(model)))))
+        words["sigmoid"] = words["contrast"] = words["contrastive"]
+        return shlex.join(("patchword", *words.get(self.learned, ("info", str(model)))))
+
+
+def learned(plan: Recipe) -> str:
+    """The objective of a recipe; of a BLIP the first of its losses that says what it is for."""
+    if plan.objective != "blip":
+        return plan.objective
+    losses = ("caption", "answer", "match", "contrast")
+    return next((name for name in losses if getattr(plan.blip, name)), "")
 
 
 def end(done: Trained, out: Path, as_json: bool, course: Course) -> None:
