@@ -215,6 +215,17 @@ def test_classes_of_sources_agree(tmp_path: Path) -> None:
         open_sources([one, SourceConfig("scenes", count=2)], PREPROCESS, {"labels"})
 
 
+def test_one_class_and_classes_that_differ_in_case_alone(tmp_path: Path) -> None:
+    one = SourceConfig("folder", path=str(class_folders(tmp_path / "a", ("cat",), 2)))
+    with pytest.raises(RecipeError, match="a has one class, 'cat': nothing can be learned"):
+        open_sources([one], PREPROCESS, {"labels"})
+    rows = '[{"image": "a/cat/00.png", "label": "Cat"}, {"image": "a/cat/01.png", "label": "cat"}]'
+    (tmp_path / "t.json").write_text(rows, encoding="utf-8")
+    two = SourceConfig("table", path=str(tmp_path / "t.json"))
+    with pytest.warns(UserWarning, match="'Cat' and 'cat' are two classes"):
+        open_sources([two], PREPROCESS, {"labels"})
+
+
 def test_sources_that_differ_only_together(tmp_path: Path) -> None:
     """Each says one thing; both say two."""
     configs = [

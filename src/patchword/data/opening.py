@@ -18,7 +18,7 @@ from patchword.data.sample import Source
 from patchword.data.scene_source import SceneSource
 from patchword.data.table_source import FAULT, Table, TableSource, table_of
 from patchword.data.tars import TarRows
-from patchword.errors import PatchwordError, RecipeError
+from patchword.errors import PatchwordError, RecipeError, warn
 from patchword.images import Opener
 from patchword.images.files import UNPRINTABLE, shown
 
@@ -37,14 +37,17 @@ def open_sources(
     With "captions", some sources may be without questions, but not all.
     texts: how many captions, and questions, are sampled for each image at each visit.
 
-    Raises RecipeError for data that is not there or empty, without what is read, or with captions
-    or answers that all say the same; and for sources whose classes differ, where classes are read.
+    Raises RecipeError for data that is not there or empty, without what is read, or with classes,
+    captions or answers that are all the same; and for sources whose classes differ, where classes
+    are read. Warns of classes that differ in case alone.
     """
     wanted = frozenset(reads)
     opened = [_open(config, preprocess, wanted, texts) for config in configs]
     if "labels" in wanted:
         for config, source in zip(configs, opened, strict=True):
             _agree(configs[0], opened[0], config, source)
+        if configs:
+            _check_classes(configs[0], opened[0].labels)
     if "captions" in wanted and opened:
         facts = _different(chain.from_iterable(source.facts() for source in opened))
         if len(facts) < 2:
@@ -168,6 +171,22 @@ def _agree(first: SourceConfig, known: Source, config: SourceConfig, source: Sou
             f"data {_called(first)} and {_called(config)} have other classes: "
             f"{listed(ours)} against {listed(theirs)}; all sources need the same"
         )
+
+
+def _check_classes(config: SourceConfig, labels: Sequence[str]) -> None:
+    """Raise RecipeError for less than two classes, and warn of those that differ in case alone."""
+    if len(labels) == 1:
+        raise RecipeError(
+            f"data {_called(config)} has one class, {labels[0]!r}: nothing can be learned from it; "
+            "give images of several classes"
+        )
+    known: dict[str, str] = {}
+    for name in labels:
+        if (like := known.setdefault(name.casefold(), name)) != name:
+            warn(
+                f"data {_called(config)}: {like!r} and {name!r} are two classes, for they differ "
+                "in upper and lower case; write them alike if they are one"
+            )
 
 
 def _called(config: SourceConfig) -> str:
