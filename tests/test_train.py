@@ -242,6 +242,17 @@ def test_micro_batches_change_nothing(tmp_path: Path, objective: str) -> None:
     assert_close(found[1], found[0])
 
 
+def test_micro_batches_with_batch_norms_are_told(
+    path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    stem = ["model.vision.stem_stages=[1,1]", "model.vision.stem_width=8"]
+    for changes in (["micro_batch=5"], stem, ["micro_batch=12", *stem]):
+        some_run(path, *changes)
+    assert not recwarn
+    with pytest.warns(UserWarning, match="the model's batch norms"):
+        some_run(path, "micro_batch=5", *stem)
+
+
 @pytest.mark.parametrize("change", ["engine.gradient_checkpointing=true", "engine.compile=true"])
 def test_ways_to_compute_change_nothing(
     path: Path, change: str, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from patchword.errors import warn
 
 Part = TypeVar("Part")
 
@@ -54,6 +56,17 @@ def backward(
             found = [(x, up) for x, up in pairs if x.requires_grad and up is not None]
             torch.autograd.backward([x for x, _ in found], [up for _, up in found])
     return value.detach()
+
+
+def warn_of_batch_norms(network: nn.Module) -> None:
+    """Warn where a network that is trained in micro-batches normalises over samples."""
+    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm2d)]
+    if any(parameter.requires_grad for norm in norms for parameter in norm.parameters()):
+        warn(
+            "with micro_batch the gradient is not that of the whole batch: the model's batch norms "
+            "(of a convolutional stem, of a ResNet) normalise over each micro-batch alone; make it "
+            "as large as memory allows"
+        )
 
 
 def _leaf(parts: Sequence[Tensor]) -> Tensor:

@@ -21,7 +21,7 @@ from patchword.bundle import Bundle, make
 from patchword.config import to_dict
 from patchword.data import Batch
 from patchword.engines.levels import looked_up
-from patchword.errors import ImageError, RecipeError, ScopeWarning, counted, warn
+from patchword.errors import ImageError, RecipeError, ScopeWarning, warn
 from patchword.images.preprocess import Preprocess
 from patchword.models import build
 from patchword.nn.transformer import Block
@@ -29,7 +29,7 @@ from patchword.train import grad_cache, initial_model, lora, objectives, paralle
 from patchword.train.malloc import peak_memory
 from patchword.train.monitor import Monitor
 from patchword.train.objectives.base import BatchT, Work
-from patchword.train.optimizer import align, clip_scale, groups, learning_rate
+from patchword.train.optimizer import align, clip_scale, groups, learning_rate, warn_of_warmup
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe, check_rows
 from patchword.train.signals import stop_requested
@@ -79,12 +79,7 @@ class Run:
     def __init__(self, recipe: Recipe, world: World) -> None:
         check_rows(recipe, world.size)
         self.recipe, self.world, self.out = recipe, world, Path(recipe.out)
-        if recipe.warmup > recipe.steps:
-            warn(
-                f"warmup is {recipe.warmup}, of {counted(recipe.steps, 'step')}: the learning rate "
-                f"gets to {learning_rate(recipe, recipe.steps - 1):.2g}, not to "
-                f"{recipe.learning_rate:g}; give warmup=... below steps"
-            )
+        warn_of_warmup(recipe)
         torch.manual_seed(recipe.seed)
         self.init = initial_model.load_init(recipe)
         config = initial_model.model_config(recipe, self.init)
@@ -102,6 +97,8 @@ class Run:
             self.adapter = lora.folder_of(recipe, self.init, self.initial.config, self.network)
             lora.add(self.network, recipe.lora)
         initial_model.freeze_others(self.network, recipe)
+        if recipe.micro_batch and recipe.micro_batch < recipe.batch // world.size:
+            grad_cache.warn_of_batch_norms(self.network)
         clip_scale(self.network, self.initial.config)
         if recipe.engine.compile:
             torch._dynamo.config.recompile_limit = VERSIONS

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from patchword.config import ModelConfig
+from patchword.errors import counted, warn
 from patchword.train.recipe import Recipe
 
 BELOW = 1e-6  # the limit of a logit scale: what rounding in float32 cannot lift above it
@@ -58,3 +59,13 @@ def learning_rate(recipe: Recipe, step: int) -> float:
         return recipe.learning_rate * (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
     return recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+
+def warn_of_warmup(recipe: Recipe) -> None:
+    """Warn of a warm-up that the run ends in."""
+    if recipe.warmup > recipe.steps:
+        warn(
+            f"warmup is {recipe.warmup}, of {counted(recipe.steps, 'step')}: the learning rate "
+            f"gets to {learning_rate(recipe, recipe.steps - 1):.2g}, not to "
+            f"{recipe.learning_rate:g}; give warmup=... below steps"
+        )
