@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -30,6 +30,8 @@ from patchword.text.tokenizer import Tokenizer
 from patchword.train.recipe import BlipLosses, Recipe, check_made
 
 NAMED = 4  # tensors that an error lists
+# Whole parts of the models that are trained, of which each has some.
+PARTS = ("image", "text", "decoder", "match_head", "logit_scale", "logit_bias", "dense_head")
 
 Shape = tuple[int, ...] | None  # of a tensor that may be missing
 
@@ -257,6 +259,7 @@ def load_weights(
     naming them, for tensors that one of the two does not have or has in another shape."""
     parts = tuple(fresh)
     ours, theirs = network.state_dict(), init.own_network.state_dict()
+    check_fresh(parts, {*ours, *theirs})
     state: dict[str, Tensor] = dict(ours)
     different: list[tuple[str, Shape, Shape]] = []
     for name in sorted({*ours, *theirs}):
@@ -281,6 +284,19 @@ def load_weights(
     if found := list(_different_fields(config, init.config, parts)):
         raise RecipeError(f"{init.name} does not fit the recipe's model: {'; '.join(found)}")
     network.load_state_dict(state)
+
+
+def check_fresh(parts: Iterable[str], names: Collection[str]) -> None:
+    """Raise RecipeError for a part that no tensor is of, but for a whole one that these models do
+    not have, as the text tower of a classifier."""
+    tops = {name.split(".")[0] for name in names}
+    for part in parts:
+        absent = part in PARTS and part not in tops
+        if not absent and not any(within(name, (part,)) for name in names):
+            inner = {".".join(name.split(".")[:2]) for name in names}
+            raise RecipeError(
+                f"fresh: no part {part!r}; there are {', '.join(sorted(tops | inner))}"
+            )
 
 
 @torch.no_grad()

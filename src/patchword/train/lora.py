@@ -36,19 +36,23 @@ def add(network: nn.Module, config: LoraConfig) -> None:
 
 
 def layers(network: nn.Module, config: LoraConfig) -> list[str]:
-    """The linear layers that `config` names. Raises RecipeError where there is none."""
-    ends = tuple(f".{layer}" for layer in config.layers)
-    names = [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear)
-        and f".{name}".endswith(ends)
-        and (not config.within or within(name, config.within))
-    ]
+    """The linear layers that `config` names. Raises RecipeError where there is none, and for a
+    name, but one of the default, that is of none."""
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    for part in config.within:
+        if not any(within(name, (part,)) for name in linear):
+            raise RecipeError(f"lora.within: no linear layer is within {part}")
+    places = [name for name in linear if not config.within or within(name, config.within)]
+    names: set[str] = set()
+    for layer in config.layers:
+        found = [name for name in places if f".{name}".endswith(f".{layer}")]
+        if not found and layer not in LoraConfig.layers:
+            raise RecipeError(f"lora.layers: no linear layer ends in {layer}")
+        names.update(found)
     if not names:
         place = f" within {', '.join(config.within)}" if config.within else ""
         raise RecipeError(f"lora: no linear layer ends in {' or '.join(config.layers)}{place}")
-    return names
+    return [name for name in places if name in names]
 
 
 @dataclass(frozen=True)
