@@ -101,6 +101,8 @@ def test_class_folders(folder: Path) -> None:
         assert source.labels == ("dark_hat", "test", "train")
         assert len(source) == 12
     assert len(opened("folder", folder, split="validation")) == 3
+    with pytest.raises(RecipeError, match="of which label = 'Klasse' would be a column"):
+        opened("folder", folder, label="Klasse")
     labels = [source.sample(i, rng()).label for i in range(12)]
     assert labels == [0] * 4 + [1] * 4 + [2] * 4
     assert source.sample(0, rng()).caption == "a photo of a dark hat"

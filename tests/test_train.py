@@ -346,12 +346,17 @@ def test_norms_biases_and_positions_do_not_decay(path: Path) -> None:
         ("init=/nowhere", "no such file"),
         ("objective=masked", "needs \\[model.masked\\]"),
         ('lora.layers=["nothing"]', "no linear layer ends in nothing"),
+        ('lora.layers=["attn.qkv","nothing"]', "no linear layer ends in nothing"),
+        ('lora.within=["image","txt"]', "no linear layer is within txt"),
+        ("data.0.kind=table data.0.split=test", "split is of folders and of the hub"),
+        ('init=demo fresh=["txt"]', "fresh: no part 'txt'; there are .*text, text.blocks"),
+        ('init=demo fresh=["text.blocks.9"]', "fresh: no part 'text.blocks.9'"),
         ("init=demo", "does not fit the recipe's model"),
     ],
 )
 def test_bad_recipes_say_why(path: Path, change: str, message: str) -> None:
     with pytest.raises(PatchwordError, match=message):
-        loop.train(load(path, change))
+        loop.train(load(path, *change.split()))
 
 
 def test_missing_and_broken_recipe_files(tmp_path: Path) -> None:

@@ -106,6 +106,11 @@ def _open(
 
 def _table(config: SourceConfig, questions: bool) -> Table:
     """questions: whether those of the table are read."""
+    if config.split and config.kind not in ("folder", "hub"):
+        raise RecipeError(
+            f"data {_called(config)}: split is of folders and of the hub, and this is a "
+            f"{config.kind}: name the file of the split"
+        )
     named = Columns(config.image, config.caption, config.label, config.question, config.answer)
     if config.kind == "folder":
         return _folder(config, named, questions)
@@ -124,6 +129,11 @@ def _folder(config: SourceConfig, named: Columns, questions: bool) -> Table:
     folder = _split(root, config.split)
     if file := folders.metadata_in(folder):
         return folders.as_table(folders.metadata(file, named), questions)
+    if columns := [f"{key} = {name!r}" for key, name in named._asdict().items() if name]:
+        raise RecipeError(
+            f"{folder}: no {' or '.join(folders.METADATA)}, of which {', '.join(columns)} would be "
+            "a column"
+        )
     names, images, targets = folders.class_folders(folder)
     if images:
         rows = ArrowRows({**_paths(images), "label": pa.array(targets, pa.int64())})
