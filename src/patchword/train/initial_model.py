@@ -276,7 +276,7 @@ def load_weights(
             for name, mine, other in different[:NAMED]
         ]
         more = [f"and {len(different) - NAMED} more"] if len(different) > NAMED else []
-        heads = sorted({".".join(name.split(".")[:2]) for name, _, _ in different})
+        heads = sorted({*parts, *(".".join(name.split(".")[:2]) for name, _, _ in different)})
         raise RecipeError(
             f"{init.name} does not fit the recipe's model: {'; '.join([*lines, *more])}. To start "
             f"these parts from random weights, set fresh = {heads}"
