@@ -208,6 +208,16 @@ def test_folders_without_good_photos_have_no_verdict(run: Run, folder: Path) -> 
     assert "There is no verdict for more: too few good photos" in ran.err
 
 
+@pytest.mark.parametrize("place", ["test", "test/report", "good/report"])
+def test_no_report_lies_where_the_next_run_looks_for_photos(
+    run: Run, folder: Path, place: str
+) -> None:
+    done = run("inspect", folder / "good", folder / "test", "--save", folder / place)
+    assert (done.code, "give a folder beside it" in done.err) == (2, True)
+    assert not (folder / "good" / "report").exists()
+    assert not (folder / "test" / "maps").exists()
+
+
 def test_broken_good_photos_are_named(run: Run, folder: Path) -> None:
     ran = run("inspect", folder / "test", folder / "more")
     assert ran.code == 1

@@ -110,3 +110,36 @@ def test_an_index_of_stretched_images_stays_one(run: Run, model: str) -> None:
     done = run("index", "a.png", "-m", model, "--into", "ix")
     assert done.code == 2
     assert "-stretched" in done.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "classify a.png x,y", "similarity a.png x", "heatmap a.png x", "segment a.png x",
+        "locate a.png x", "attention a.png", "caption a.png", "ask a.png x?", "match a.png x",
+        "embed a.npy",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("through", ["itself", "a link"])
+def test_no_result_is_written_over_an_image_that_is_read(
+    run: Run, model: str, command: str, through: str
+) -> None:
+    image = Path(command.split()[1])
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    np.save(image, pixels) if image.suffix == ".npy" else Image.fromarray(pixels).save(image)
+    before = image.read_bytes()
+    place = image if through == "itself" else Path(f"link{image.suffix}")
+    if through == "a link":
+        place.symlink_to(image)
+    option = "-o" if command.startswith("embed") else "--save"
+    done = run(*command.split(), option, place, "-m", model)
+    assert done.code == 2
+    assert "is one of the images" in done.err
+    assert image.read_bytes() == before
+
+
+def test_pictures_of_several_images_are_not_written_over_one_of_them(run: Run, model: str) -> None:
+    for name in ("a.png", "b.png", "x-a.png"):
+        Image.new("RGB", (8, 8)).save(name)
+    done = run("heatmap", "a.png", "b.png", "x-a.png", "x", "--save", "x.png", "-m", model)
+    assert (done.code, "x-a.png: is one of the images" in done.err) == (2, True)

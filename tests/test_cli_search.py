@@ -58,6 +58,9 @@ def test_a_folder_is_indexed_on_the_way(run: Run, photos: Path) -> None:
     assert changed.records[0]["image"] == str(photos / "cut.jpg")
     assert "error" in changed.records[0]
     assert {Path(r["image"]).name for r in changed.records[1:]} == {second, third}
+    one = run("search", "photos", words, "-k", 1)
+    assert "1 of 3 images failed" in one.err
+    assert run("search", "photos", words, "--where", "width > 9999").code == 1
 
 
 def test_explore_counts_images_and_not_clusters(run: Run, photos: Path) -> None:

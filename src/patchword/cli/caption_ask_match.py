@@ -130,8 +130,8 @@ def caption(
     coloured shapes and clothes; for photos of the world: --model
     Salesforce/blip-image-captioning-base.
     """
-    check_save(save, pages=True)
     files = expand(images)
+    check_save(save, pages=True, images=files)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
     from patchword.models.generate import GenerationOptions
     from patchword.tasks.caption import caption_each
@@ -223,7 +223,7 @@ def ask(
     files, questions = images_then_texts(images, text, "--text", questions=True)
     if not questions:
         no_texts("questions", "--text")
-    check_save(save)
+    check_save(save, images=files)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
     from patchword.models.generate import GenerationOptions
     from patchword.tasks.ask import ask_each
@@ -287,7 +287,7 @@ def match(
     files, texts = images_then_texts(images, text, "--text")
     if not texts:
         no_texts("texts", "--text")
-    check_save(save)
+    check_save(save, images=files)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
     from patchword.tasks.match import match_each
     from patchword.tasks.tiled import match_tiled

@@ -45,6 +45,7 @@ from patchword.cli.output import (
     progress,
     screen,
     shortened,
+    spare,
     warn,
     wrong,
 )
@@ -115,7 +116,7 @@ def classify(
     words = given or None
     if labels and not words:
         wrong("--labels names no label")
-    check_save(save, pages=True)
+    check_save(save, pages=True, images=files)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
     from patchword.tasks.classify import classify_each
     from patchword.tasks.tiled import classify_tiled
@@ -195,8 +196,9 @@ def embed(
         wrong("give either images or --text")
     if out and out.suffix not in (".npz", ".npy", ".jsonl"):
         wrong(f"--out {out}: the name must end in .npz, .npy or .jsonl")
-    make_folder(out)
     files = expand(images) if images else []
+    spare([out], files)
+    make_folder(out)
     kind, names = ("image", files) if files else ("text", texts)
     if out and out.suffix == ".npy":
         check_lines(names)
@@ -250,7 +252,7 @@ def similarity(
     files, texts = images_then_texts(images, text, "--text")
     if not texts:
         no_texts("texts", "--text")
-    check_save(save)
+    check_save(save, images=files)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
     other = load(beside, device, dtype, stretch, max_pixels, squash) if beside else None
     columns = embed_texts(bundle, texts, long_text)

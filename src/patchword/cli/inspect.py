@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -202,6 +203,12 @@ def inspect(
         wrong("--false-discoveries judges by p-values, --threshold does not; give one of them")
     for place in (save, save_fitted):
         make_folder(place, itself=True)
+    for folder in filter(os.path.isdir, [*photos, *(calibration or ())]):
+        if save and save.resolve().is_relative_to(os.path.realpath(folder)):
+            wrong(
+                f"--save {save}: lies in {folder}, where the next run would take its maps for "
+                "photos; give a folder beside it"
+            )
     if save_fitted:
         from patchword.inspect.saved import free
 

@@ -215,8 +215,8 @@ def wrong(message: str) -> NoReturn:
     raise typer.BadParameter(message)
 
 
-def check_save(path: Path | None, pages: bool = False) -> None:
-    """Refuse, before any work is done, a file that could not be written."""
+def check_save(path: Path | None, pages: bool = False, images: Sequence[Source] = ()) -> None:
+    """Refuse, before any work, a file that cannot be written or is one of the images to read."""
     if path is None:
         return
     from PIL import Image
@@ -225,7 +225,27 @@ def check_save(path: Path | None, pages: bool = False) -> None:
     suffix = path.suffix.lower()
     if not (pages and suffix == ".html") and Image.EXTENSION.get(suffix) not in Image.SAVE:
         wrong(f"--save {path}: the name must end in {PICTURES}{' or .html' if pages else ''}")
+    spare([path], images)
     make_folder(path)
+
+
+def spare(results: Iterable[Path | None], images: Sequence[Source]) -> None:
+    """Refuse to write a result over one of the images that the command reads."""
+    from patchword.images.pages import split
+
+    written = [path for path in results if path and path.is_file()]
+    read = {split(image)[0] for image in images if isinstance(image, str)} if written else ()
+    kept = {_identity(path) for path in read} - {None}
+    for path in written:
+        if _identity(path) in kept:
+            wrong(f"{path}: is one of the images, and would be overwritten; give another name")
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    try:
+        return os.stat(path).st_dev, os.stat(path).st_ino
+    except (OSError, ValueError):  # no such file; an address
+        return None
 
 
 def make_folder(path: Path | None, itself: bool = False) -> None:

@@ -142,14 +142,15 @@ def search(
     queries = _queries([*(words or []), *([] if text is None else [text])])
     _check(queries, image, rerank, reranker, heatmap, heatmap and not save)
     _check_weights((text_weight, image_weight, without_weight), bool(image), bool(without))
-    check_save(save, pages=True)
+    picture = _only(image) if image else None
+    check_save(save, pages=True, images=[picture] if picture else ())
     if save and save.suffix.lower() != ".html" and len(queries) > PICTURED:
         wrong(f"--save {save}: {len(queries):,} searches are no picture; save a page (.html)")
-    picture = _only(image) if image else None
     from patchword.tasks.match import matcher
 
     words_alone = not (image or rerank or heatmap)
     store, bundle, failed = index_and_model(index, model, device, dtype, words_alone)
+    photos = len(store) if failed else 0  # of a folder, where some are not in its index
     reranker = reranker or (EMBEDDED_BLIP if bundle.name == EMBEDDED else None)
     scorer = load(reranker, device, dtype or "float32") if rerank and reranker else bundle
     if rerank:
@@ -176,7 +177,7 @@ def search(
         warn(f"{save}: not written, because nothing was found")
     by_name = {error.image: error for error in failed}
     done = sum(each.hit.path not in by_name for one in found for each in one.answers)
-    finish(list(by_name.values()), done)
+    finish(list(by_name.values()), photos or done)
 
 
 def _only(name: str) -> Source:
