@@ -1,5 +1,6 @@
 """Commands and photos: pages, dark scans, what folders hold that is no photo, limits."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,23 @@ def test_pictures_of_several_images_are_not_written_over_one_of_them(run: Run, m
         Image.new("RGB", (8, 8)).save(name)
     done = run("heatmap", "a.png", "b.png", "x-a.png", "x", "--save", "x.png", "-m", model)
     assert (done.code, "x-a.png: is one of the images" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["heatmap a.png x", "attention a.png"])
+def test_a_picture_without_a_name_that_cannot_be_written_is_said_before_any_work(
+    run: Run, command: str
+) -> None:
+    Image.new("RGB", (8, 8)).save("a.png")
+    Path(f"a-{command.split()[0]}.png").mkdir()
+    done = run(*command.split(), "-m", "no-such-model")
+    assert (done.code, "a folder; give a file in it" in done.err) == (2, True)
+
+
+def test_a_warning_that_python_makes_an_error_is_one_line(
+    run: Run, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite("dark.tif", np.arange(900, dtype=np.uint16).reshape(30, 30))
+    warnings.simplefilter("error")
+    done = run("embed", "dark.tif", "-m", model)
+    assert done.code == 2
+    assert done.err.startswith("error: dark.tif: its samples reach 899")

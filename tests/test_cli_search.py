@@ -85,6 +85,16 @@ def test_what_is_no_index_and_holds_no_images_is_refused(run: Run, tmp_path: Pat
     assert not (tmp_path / "patchword.index").exists()
 
 
+def test_a_cache_that_cannot_be_written_is_said_before_any_work(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATCHWORD_CACHE", str(next(photos.iterdir()) / "cache"))
+    done = run("search", "photos", "a red ring")
+    assert done.code == 2
+    assert "let PATCHWORD_CACHE name a folder" in done.err
+    assert "makes an index" not in done.err
+
+
 def test_index_takes_globs_and_lists_and_counts_what_is_gone(run: Run, photos: Path) -> None:
     first, _second, third = names(photos)
     Path("list.txt").write_text(f"photos/{third}\n")

@@ -94,3 +94,10 @@ def test_files_that_may_hold_images_are_counted(folder: Path) -> None:
         "1 .parquet, 1 .tar.xz, 2 .zip; name a .parquet itself, unpack the others",
         "1 .tar, 1 .tar.xz, 2 .zip; unpack them",
     ]
+
+
+def test_a_name_that_the_locale_cannot_write_is_not_taken_for_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "stat", lambda path: path.encode("ascii"))
+    assert not files.gone("猫.jpg")

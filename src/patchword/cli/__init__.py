@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             app(arguments)
     except SystemExit as ended:
         sys.exit(code_of(ended))
-    except PatchwordError as error:
+    except (PatchwordError, Warning) as error:  # a warning, under `python -W error`
         complain(str(error))
     except OSError as error:  # a result that cannot be written: no folder, no room, no permission
         complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))

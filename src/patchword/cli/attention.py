@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.closing import saving
 from patchword.cli.held import Source
 from patchword.cli.inputs import expand, load
 from patchword.cli.language_tables import headed
@@ -26,7 +25,17 @@ from patchword.cli.options import (
     StretchOption,
     TextsOption,
 )
-from patchword.cli.output import emit, finish, good, one_by_one, print_saved, screen, titled, wrong
+from patchword.cli.output import (
+    emit,
+    finish,
+    good,
+    make_folder,
+    one_by_one,
+    print_saved,
+    screen,
+    titled,
+    wrong,
+)
 from patchword.cli.pictures import SaveOption, common_scale, pictures
 from patchword.cli.texts import read_list
 from patchword.errors import ImageError
@@ -114,7 +123,7 @@ def attention(
     names = [f"text-{i + 1}" if len(texts) > 1 else "text" for i in range(len(texts))]
     kind = "attention"
     targets = pictures(files, save, kind, names)
-    saving.set(True)  # without --save too
+    make_folder(next(iter(targets.values())))  # without --save too
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
 
     def matrix_of(source: Source) -> TokenAttention:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.closing import saving
 from patchword.cli.held import Source
 from patchword.cli.inputs import load
 from patchword.cli.language_tables import headed
@@ -36,6 +35,7 @@ from patchword.cli.output import (
     emit,
     finish,
     good,
+    make_folder,
     one_by_one,
     print_saved,
     progress,
@@ -132,7 +132,7 @@ def heatmap(
         wrong("--same-scale is one scale for all; leave out --own-scale and --words, or that")
     known(colours or MAP)
     targets = pictures(files, save, "heatmap")
-    saving.set(True)  # without --save too
+    make_folder(next(iter(targets.values())))  # without --save too
     others = None if negatives is None else read_list([negatives], split=True)
     point = place(like)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)

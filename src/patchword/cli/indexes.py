@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,6 +86,14 @@ def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:
     place = cache.folder() / "indexes" / f"{Path(real).name}-{mark.hexdigest()[:12]}"
     if not place.exists():
         own = command("index", str(folder), "--into", "photos.index")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=place.parent).close()
+        except OSError as error:
+            raise PatchwordError(
+                f"{folder}: no index of it can be kept in {place.parent}: {error.strerror}; let "
+                f"PATCHWORD_CACHE name a folder that can be written, or choose a place: {own}"
+            ) from error
         notes().print(f"makes an index in {place} ($PATCHWORD_CACHE); in a place of yours: {own}")
     store = open_index(place)
     with progress("index") as advance:

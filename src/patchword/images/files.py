@@ -125,7 +125,7 @@ def gone(path: str) -> bool:
         os.stat(name)
     except (FileNotFoundError, NotADirectoryError):
         return True
-    except OSError:
+    except (OSError, ValueError):  # a name that the locale's encoding does not have
         return False
     return page is not None and path not in pages.every(name)
 
