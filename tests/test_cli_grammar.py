@@ -433,6 +433,15 @@ def test_a_place_that_takes_no_files_is_refused_before_any_work(
     assert ("its folder cannot be made" if deep else "nothing can be written there") in said
 
 
+def test_a_run_does_not_lie_among_the_photos_that_it_learns_from(run: Run, place: Path) -> None:
+    for name in "ab":
+        (place / "photos" / name).mkdir(parents=True)
+    data = ["data.0.kind=folder", "data.0.path=photos"]
+    done = run("train", "probe", *data, "out=photos/run")
+    assert (done.code, "photos/run: lies in photos" in " ".join(done.err.split())) == (2, True)
+    assert not (place / "photos" / "run").exists()
+
+
 def test_one_thing_is_said_as_one() -> None:
     found = [counted(n, "image") for n in (0, 1, 2, 1200)]
     assert found == ["0 images", "1 image", "2 images", "1,200 images"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -96,6 +96,16 @@ def expand(names: Sequence[str]) -> list[Source]:
     if not found:
         raise PatchwordError(f"no images in {', '.join(names)}")
     return found
+
+
+def check_beside(place: Path, given: Iterable[str]) -> None:
+    """Refuse a folder for results, pictures among them, inside a folder of images."""
+    for folder in filter(os.path.isdir, given):
+        if place.resolve().is_relative_to(os.path.realpath(folder)):
+            wrong(
+                f"{place}: lies in {folder}, where the next run would take its pictures for "
+                "photos; give a folder beside it"
+            )
 
 
 def files_and_folders(names: Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.cli.held import Source
-from patchword.cli.inputs import expand, load
+from patchword.cli.inputs import check_beside, expand, load
 from patchword.cli.inspect_run import Run
 from patchword.cli.inspect_table import known, one_good
 from patchword.cli.options import (
@@ -203,12 +202,8 @@ def inspect(
         wrong("--false-discoveries judges by p-values, --threshold does not; give one of them")
     for place in (save, save_fitted):
         make_folder(place, itself=True)
-    for folder in filter(os.path.isdir, [*photos, *(calibration or ())]):
-        if save and save.resolve().is_relative_to(os.path.realpath(folder)):
-            wrong(
-                f"--save {save}: lies in {folder}, where the next run would take its maps for "
-                "photos; give a folder beside it"
-            )
+    if save:
+        check_beside(save, [*photos, *(calibration or ())])
     if save_fitted:
         from patchword.inspect.saved import free
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchword.cli.inputs import check_beside
 from patchword.cli.options import JsonOption
 from patchword.cli.output import (
     complain,
@@ -94,6 +95,7 @@ def train(
     settings += [f"engine.device={device}"] if device else []
     plan = recipes.load(recipe, settings)
     if os.environ.get("RANK", "0") == "0":
+        check_beside(Path(plan.out), [each.path for each in plan.data if each.kind == "folder"])
         make_folder(Path(plan.out), itself=True)
     from patchword.train.loop import train as run
     from patchword.train.malloc import keep_memory
