@@ -194,6 +194,12 @@ def test_the_scale_is_what_was_asked_for(clip: Bundle) -> None:
             heatmap(clip, photo(100, 150), ["a cat"], scale=scale)
 
 
+def test_windows_far_larger_than_the_network_knows_are_told(clip: Bundle) -> None:
+    side = clip.config.image_tower.image_size[0]
+    with pytest.warns(UserWarning, match=f"trained at {side} px, and maps at 5 times that"):
+        heatmap(clip, photo(5 * side, 5 * side), ["a cat"], scale=Scale(5 * side))
+
+
 def test_many_texts_share_a_canvas_that_fits(clip: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = heatmap(clip, photo(96, 192), ["a cat", "a dog"])
     assert whole.cell == 1

@@ -95,7 +95,11 @@ def train(
     settings += [f"engine.device={device}"] if device else []
     plan = recipes.load(recipe, settings)
     if os.environ.get("RANK", "0") == "0":
-        check_beside(Path(plan.out), [each.path for each in plan.data if each.kind == "folder"])
+        from patchword.data.opening import split_folder
+
+        folders = [each for each in plan.data if each.kind == "folder" and os.path.isdir(each.path)]
+        read = [split_folder(Path(each.path), each.split) for each in folders]
+        check_beside(Path(plan.out), map(str, read))
         make_folder(Path(plan.out), itself=True)
     from patchword.train.loop import train as run
     from patchword.train.malloc import keep_memory

@@ -126,7 +126,7 @@ def _table(config: SourceConfig, questions: bool) -> Table:
 
 def _folder(config: SourceConfig, named: Columns, questions: bool) -> Table:
     root = Path(config.path)
-    folder = _split(root, config.split)
+    folder = split_folder(root, config.split)
     if file := folders.metadata_in(folder):
         return folders.as_table(folders.metadata(file, named), questions)
     if columns := [f"{key} = {name!r}" for key, name in named._asdict().items() if name]:
@@ -153,8 +153,9 @@ def _paths(images: Sequence[str]) -> dict[str, pa.Array]:
     return {"image": pa.array(names, pa.string()), FAULT: pa.array(faults, pa.string())}
 
 
-def _split(root: Path, split: str) -> Path:
-    """The folder of a split; "": of the training one where all folders are splits."""
+def split_folder(root: Path, split: str) -> Path:
+    """The folder of a split; "": of the training one where all folders are splits. Raises
+    RecipeError where it is not there."""
     if split:
         there = {folder.name.lower(): folder for folder in folders.subfolders(root)}
         if split.lower() not in there:

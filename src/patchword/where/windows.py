@@ -14,7 +14,7 @@ from torch import Tensor
 
 from patchword.bundle import Bundle, Vector
 from patchword.config import PreprocessConfig
-from patchword.errors import UnsupportedError
+from patchword.errors import UnsupportedError, warn
 from patchword.images.preprocess import Geometry, Preprocess, at_size, resize
 
 Size = tuple[int, int]
@@ -24,6 +24,7 @@ Progress = Callable[[int, int], None]  # done, total
 
 BATCH = 8  # windows at once
 MOST = 20_000  # windows
+FAR = 4  # times the side that a network was trained at: no paper looks at windows as large
 CANVAS = 1 << 25  # values of all maps of a photo together: 128 MiB
 
 
@@ -159,6 +160,12 @@ def _sizes(
     if scale.window is not None and scale.window % patch:
         near = max(round(scale.window / patch), 1) * patch
         raise UnsupportedError(f"window {scale.window}: patches are {patch} px; take {near}")
+    if min(window) > FAR * min(config.size):
+        warn(
+            f"windows of {min(window)} px: {model.name} was trained at {min(config.size)} px, and "
+            f"maps at {min(window) / min(config.size):.0f} times that say little and take long; "
+            f"take {FAR * min(config.size) // patch * patch} or less"
+        )
     usual = min(window) if scale.window is None else max(scale.window // 2, 1)
     short = shorter if scale.window is not None else min(window)
     short = max(scale.short_side or short, min(window))
