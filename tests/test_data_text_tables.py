@@ -234,9 +234,10 @@ def test_what_the_csv_module_writes_is_read(
         with pytest.raises(RecipeError):
             list(csv_records(file))
         return
-    expected = csv.reader(io.StringIO(whole, newline=""), delimiter=delimiter)
-    assert [tuple(row) for _, row in csv_records(file)] == list(map(tuple, expected))
-    assert len(list(csv_records(file))) == len(rows)
+    theirs = csv.reader(io.StringIO(whole, newline=""), delimiter=delimiter)
+    expected = [row for row in theirs if any(map(str.strip, row))]
+    assert [row for _, row in csv_records(file)] == expected
+    assert len(expected) == sum(any(map(str.strip, row)) for row in rows)
 
 
 @pytest.mark.parametrize(
