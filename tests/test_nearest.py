@@ -395,3 +395,15 @@ def test_approximate_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = [search.find(q[None], 10, exact=False)[0] for q in data[:30].astype(np.float64)]
     right = [search.find(q[None], 10)[0] for q in data[:30].astype(np.float64)]
     assert found != right
+
+
+def test_vectors_that_no_approximate_search_takes_stay_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approximate, "FROM", 1)
+    monkeypatch.setattr(approximate, "FEWEST", 1)
+    data = unit(np.random.default_rng(0).standard_normal((20, 12))).astype(np.float32)
+    search = Nearest(stored(tmp_path / "store", data))
+    assert not search.due()
+    with pytest.raises(IndexStoreError, match=r"have 12 numbers; .* a multiple of 8: .* exact"):
+        search.build()

@@ -31,6 +31,7 @@ from patchword.index.table import RECALL, Table
 
 FROM = 2 << 30  # bytes of a float16 matrix; exact search reads as many in about 0.1 s
 FEWEST = 4096  # rows that parts can be made of
+STEP = 8  # IVF_RQ takes vectors of a multiple of so many numbers
 # t. Of the 10 nearest of 1,000,000 to texts and images, so many are found with 1: 0.940 and 0.998;
 # 1.5: 0.983 and 0.998; 2: 0.988 and 0.995; 3: 0.989 and 0.992.
 STRETCH = 2

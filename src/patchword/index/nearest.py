@@ -109,11 +109,15 @@ class Nearest:
     def _do(self, action: Callable[[Table], T]) -> T:
         """action(table), which reads; once more where the file of vectors was damaged, which is
         then made anew."""
-        try:
-            return self._store.do(action, reads=True)
-        except DamagedError:
-            self._matrix = None
-            return self._store.do(action, reads=True)
+
+        def do(table: Table) -> T:
+            try:
+                return action(table)
+            except DamagedError:
+                self._matrix = None
+                return action(table)
+
+        return self._store.do(do, reads=True)
 
     def count(self, where: str) -> int:
         """How many entries meet a condition. Raises IndexStoreError."""
@@ -138,7 +142,12 @@ class Nearest:
     def build(self, texts: Vectors | None = None) -> approximate.Recall:
         """Build what approximate search reads, or bring it up to date, and measure its recall with
         unit vectors (Q, D) of texts; None: made up."""
-        rows = self._store.count()
+        rows, dim = self._store.count(), self._dim()
+        if dim % approximate.STEP:
+            raise IndexStoreError(
+                f"{self._store.path}: its vectors have {dim} numbers; an approximate search needs "
+                f"a multiple of {approximate.STEP}: searches stay exact"
+            )
         if rows < approximate.FEWEST:
             raise IndexStoreError(
                 f"{self._store.path}: has {rows} vectors; an approximate search needs "
@@ -154,11 +163,11 @@ class Nearest:
         """Whether an approximate search is worth building, or has too many rows that came later."""
 
         def due(table: Table) -> bool:
-            rows = int(table.count_rows())
-            large = rows * int(self._store.about["dim"]) * 2 >= approximate.FROM
+            rows, dim = int(table.count_rows()), self._dim()
             if approximate.built(table):
                 return approximate.later(table) > approximate.UNREAD * rows
-            return large and rows >= approximate.FEWEST
+            large = rows * dim * 2 >= approximate.FROM and rows >= approximate.FEWEST
+            return large and dim % approximate.STEP == 0
 
         return self._store.do(due, reads=True)
 
@@ -171,10 +180,12 @@ class Nearest:
         mark, version = self._mark(), int(table.version)
         if self._matrix is None or self._matrix[:2] != (mark, version):
             self._matrix = None  # the old one goes before the new one comes
-            dim = int(self._store.about["dim"])
-            found = matrix(self._store.place.folder(), table, dim, mark)
+            found = matrix(self._store.place.folder(), table, self._dim(), mark)
             self._matrix = (mark, version, found, approximate.built(table))
         return self._matrix[2:]
+
+    def _dim(self) -> int:
+        return int(self._store.about["dim"])
 
     def _mark(self) -> str:
         return str(self._store.about.get("mark", ""))
