@@ -170,6 +170,21 @@ def test_an_index_deleted_under_its_user(tmp_path: Path, photos: Path, model: Bu
     assert len(index.search("a dog")) == 10
 
 
+def test_a_table_that_another_thread_forgets_is_read_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path / "index"))
+    store.create(4, {})
+    noted = store.noted
+
+    def forget() -> object:
+        store.close()  # as a thread does that finds another table in its place
+        return noted()
+
+    monkeypatch.setattr(store, "noted", forget)
+    assert store.count() == 0
+
+
 def test_searches_see_what_others_commit(
     tmp_path: Path, photos: Path, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

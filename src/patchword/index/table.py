@@ -75,22 +75,26 @@ class Store:
 
     def open(self) -> bool:
         """Whether there is a table; an incomplete one of a killed process does not count."""
+        return self._opened() is not None
+
+    def _opened(self) -> Table | None:
+        """The table, where there is one. Other threads may open and forget it meanwhile."""
         if not self.place.may_hold(TABLE):
             self._table = None
-        elif self._table is None:
+            return None
+        table = self._table
+        if table is None:
             try:
                 table = self.place.connect().open_table(TABLE)
                 self.about = self.check_format(table)
-            except ValueError as error:
-                if "was not found" in str(error):
-                    return False
-                raise self._failed(error) from error
             except BaseException as error:  # see `of_library`
+                if isinstance(error, ValueError) and "was not found" in str(error):
+                    return None
                 if not of_library(error):
                     raise
                 raise self._failed(error) from error
             self._table = table
-        return self._table is not None
+        return table
 
     def check_format(self, table: Table) -> dict[str, Any]:
         """The metadata that the table was created with. Raises for another format."""
@@ -178,16 +182,17 @@ class Store:
 
     def described(self) -> dict[str, Any]:
         """`about`. Raises where there is no table."""
-        if not self.open():
-            if os.path.isfile(self.path):
-                raise IndexStoreError(
-                    f"{self.path}: no index there, but a file; an index is a folder"
-                )
-            raise IndexStoreError(
-                f"{self.path}: no index there; make one: patchword index FILES_OR_FOLDERS "
-                f"--into {self.path}"
-            )
+        self._there()
         return self.about
+
+    def _there(self) -> Table:
+        """The table. Raises where there is none."""
+        table = self._opened()
+        if table is None:
+            make = f"; make one: patchword index FILES_OR_FOLDERS --into {self.path}"
+            rather = ", but a file; an index is a folder" if os.path.isfile(self.path) else make
+            raise IndexStoreError(f"{self.path}: no index there{rather}")
+        return table
 
     def count(self) -> int:
         """Rows."""
@@ -311,17 +316,16 @@ class Store:
         action of another process that was using them fails, and is repeated on the new ones. Every
         action may be repeated: it reads, or stores or deletes the same again.
         """
-        self.described()
         with self._lock, told_as(self._failed):  # one version at a time: row ids belong to one
             return tried_again(lambda: self._newest(self._current(), action, reads))
 
     def _current(self) -> Table:
         """The table; opened again where another one was made in its place since."""
-        noted = self.noted()
+        table, noted = self._there(), self.noted()
         if noted and noted["mark"] not in ("", self.about.get("mark")):
             self.close()
-            self.described()
-        return self._table
+            table = self._there()
+        return table
 
     def _newest(self, table: Table, action: Callable[[Table], T], reads: bool) -> T:
         """action(table) at the newest version, which is noted when the action made it."""
