@@ -97,6 +97,13 @@ def test_so_are_hits_and_words(client: TestClient) -> None:
     assert told.remarks() == []
 
 
+def test_hits_before_the_offset_are_not_warned_of(client: TestClient) -> None:
+    hits = client.post("/v1/search", json={"image": sent(ASTRONAUT)}).json()["hits"]
+    assert hits[0]["path"] == str(ASTRONAUT)
+    found = warnings_of(client, "/v1/search", {"image": sent(ASTRONAUT), "offset": 1})
+    assert not any(ASTRONAUT.name in each for each in found), found
+
+
 def test_labels_and_texts_are_read_as_they_are_warned_of(client: TestClient) -> None:
     """As the command line does; of texts that are cut without naming an option that is none."""
     long = list(range(1, 400))

@@ -71,7 +71,7 @@ class Collection:
     ) -> list[dict[str, Any]]:
         """The hits from `offset` on, as records."""
         version = self._fresh()
-        hits = self.index.search(vector, k + offset, where=where, model=model)[offset:]
+        hits = self.index.search(vector, k, offset=offset, where=where, model=model)
         return [
             {
                 "id": hit.id,
