@@ -336,6 +336,8 @@ def test_wrong_requests_are_answered_in_openai_s_form(client: TestClient) -> Non
     assert refused(client, "/v1/caption", images=[sent(RING)], model="x")[:2] == (
         404, "model_not_found",
     )  # fmt: skip
+    said = refused(client, "/v1/preview", image=sent(RING), model="x")[2]
+    assert said == "model: Extra inputs are not permitted"  # it asks no model
     assert refused(client, "/v1/nothing")[:2] == (404, "not_found")
     assert refused(client, "/v1/ask", image="x", question="is it red?")[:2] == (400, "image")
     many = ["x"] * 257

@@ -3,7 +3,7 @@
 A large one is a file beside the table, `vectors-VERSION.f16`, which all processes map and so hold
 in memory once. It is made from the table, in seconds, by the first that needs it, from then on of
 what has changed alone, and deleted when there is a newer one: it may be lost, damaged or deleted at
-any time.
+any time. Its vectors are checked as they are read, all else when it is mapped.
 """
 
 from __future__ import annotations

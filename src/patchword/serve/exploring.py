@@ -45,7 +45,7 @@ async def explore(request: Request, body: Explore) -> Answer:
     index = of(server).aside
     opened = await server.models.get(index.model_name, "embed")
     with server.admission.of(1):
-        words = await opened.queue.call(lambda: named(opened.model, None))
+        words = await opened.once("names of clusters", lambda: named(opened.model, None))
         found = await server.decoder.alone(
             lambda: index.explore(
                 body.clusters, words=words, examples=body.examples, model=opened.model

@@ -16,9 +16,10 @@ from fastapi import FastAPI, Header, Request, Response
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import BaseModel
 
 from patchword.serve.decoding import Image
-from patchword.serve.jobs import TINY, Body, example
+from patchword.serve.jobs import TINY, example
 from patchword.serve.photos import jpeg
 from patchword.serve.places import photo_of
 from patchword.serve.server import router, server_of
@@ -85,7 +86,7 @@ def document(chosen: Language) -> str:
     return page.render(language=chosen, t=said, tabs=TABS)
 
 
-class PreviewBody(Body):
+class PreviewBody(BaseModel):
     """An image that a browser may not be able to show."""
 
     model_config = example(image=TINY)
