@@ -72,3 +72,22 @@ def test_names_do_not_command_the_terminal() -> None:
     assert "\\x1b[31mred\\x9b.jpg" in file.getvalue()
     assert "\\u202egpj.exe" in file.getvalue()
     assert "\x1b" not in file.getvalue()
+
+
+def test_a_name_that_is_no_utf8_makes_no_line_wider_than_the_terminal() -> None:
+    out = table("image", "text")
+    out.add_row("caf\udce9.jpg", SAID)
+    file = io.StringIO()
+    Console(file=file, width=40).print(out)
+    assert "caf\\udce9.jpg" in file.getvalue()
+    assert max(map(len, file.getvalue().splitlines())) <= 40
+
+
+def test_beside_a_long_name_numbers_keep_their_sign_and_texts_their_words() -> None:
+    out = table("image", "caption", "cosine", right=("cosine",))
+    out.add_row(f"{'e3b0c44298fc1c14' * 4}.jpg", "a wafer with a stain", "-0.034")
+    file = io.StringIO()
+    Console(file=file, width=60).print(out)
+    first = file.getvalue().splitlines()[2]
+    assert "-0.034" in first
+    assert "a wafer with" in first

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _WORD = re.compile(r"\S+")
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _INDENTED = re.compile(r"^ +\S", re.MULTILINE)
-_PART = re.compile(r"[^\s/_-]*[/_-]*")  # of a word: a name breaks after these signs
+_PART = re.compile(r"-?[^\s/_-]*[/_-]*")  # of a word: a name breaks after these signs
 # What a column is not made narrower than, one after the other until all fit: the longest of these
 # pieces, and as many columns as that where its texts are so long.
 _LEAST = ((_WORD, 30), (_PART, 20), (_PART, 1), (re.compile("."), 1))
@@ -49,8 +49,8 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def printable(text: str) -> str:
-    """A text whose characters that a terminal obeys, or that turn its direction, are written out:
-    the names of files may have any. Line ends and tabs stay."""
+    """A text whose characters that a terminal obeys, that turn its direction, or that are no UTF-8
+    are written out: the names of files may have any. Line ends and tabs stay."""
     return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
@@ -69,7 +69,10 @@ def widths(cells: Sequence[Sequence[Text]], room: int) -> list[int]:
     if sum(halves) <= room:  # names stay whole where texts on two lines or so are enough
         return _narrowed(out, halves, room)
     for pattern, floor in _LEAST:
-        longest = [max(_longest(text.plain, pattern) for text in column) for column in cells]
+        longest = [
+            min(max(_longest(text.plain, pattern) for text in column), room // 2)
+            for column in cells
+        ]
         least = [
             max(length, min(all_of, floor)) for length, all_of in zip(longest, whole, strict=True)
         ]
