@@ -328,6 +328,11 @@ def test_what_can_be_evaluated_passes_the_check(
         Monitor(tmp_path, MonitorConfig(evaluate=(sets[0],) * 2), 0, 1).check(model)
 
 
+def test_a_rhythm_of_evaluations_of_nothing_is_told(tmp_path: Path, model: Bundle) -> None:
+    with pytest.warns(UserWarning, match=r"monitor.every is 5, and nothing is evaluated"):
+        Monitor(tmp_path, MonitorConfig(every=5), 0, 1).check(model)
+
+
 def test_a_model_that_reads_nothing(tmp_path: Path, photos: Path) -> None:
     config = tiny_vit("learned")
     torch.manual_seed(0)

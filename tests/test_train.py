@@ -169,6 +169,13 @@ def test_a_finished_run_says_how_to_go_on_from_what_it_learned(path: Path, tmp_p
         loop.train(load(path, "steps=4", "warmup=0"))
 
 
+def test_a_run_that_begins_overwrites_no_model(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    run = loop.Run(load(path), parallel.World(torch.device("cpu")))
+    with pytest.raises(RecipeError, match=r"without a checkpoint .* give another out"):
+        run.resume()
+
+
 def test_a_warmup_longer_than_the_run_is_told(path: Path) -> None:
     with pytest.warns(UserWarning, match="warmup is 500, of 2 steps: .* to 8e-06, not to 0.002"):
         loop.Run(load(path, "steps=2", "warmup=500"), parallel.World(torch.device("cpu")))

@@ -344,8 +344,9 @@ class Run:
 
     def resume(self) -> int:
         """The step to continue at: that of the last checkpoint, or 0 without one. Raises
-        RecipeError for the checkpoint of another run."""
+        RecipeError for the checkpoint of another run, and for a model without one."""
         if not (found := state.saved(self.out)):
+            state.check_new(self.out)
             return 0
         path = found[max(found)]
         checkpoint = state.load(path)

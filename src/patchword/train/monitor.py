@@ -74,6 +74,11 @@ class Monitor:
         step, for [monitor.forgetting]; its network must not be the one that is trained.
         """
         sets, forgetting = self.config.evaluate, self.config.forgetting
+        if self.config.every and not sets and forgetting is None:
+            warn(
+                f"monitor.every is {self.config.every}, and nothing is evaluated: "
+                "[[monitor.evaluate]] and [monitor.forgetting] say what is"
+            )
         titles = [each.title for each in sets]
         if twice := next((title for title in titles if titles.count(title) > 1), None):
             raise RecipeError(f"two of [[monitor.evaluate]] are called {twice}: give each a name")

@@ -30,6 +30,15 @@ def saved(out: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def check_new(out: Path) -> None:
+    """Raise RecipeError where a run that begins in `out` would overwrite a model."""
+    if there := next((out / each for each in ("model", "adapter") if (out / each).exists()), None):
+        raise RecipeError(
+            f"{there}: is there, without a checkpoint of the run that made it, and would be "
+            "overwritten; give another out"
+        )
+
+
 def save(out: Path, step: int, state: State, keep: int) -> Path:
     """Write a checkpoint as a whole, then delete those before the last `keep`.
 
