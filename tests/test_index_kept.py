@@ -55,6 +55,17 @@ def test_what_others_left_in_the_folder_is_no_reason_to_refuse_it(
     assert len(index) == 4
 
 
+def test_a_folder_of_others_is_refused_before_any_image_is_opened(
+    tmp_path: Path, model: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    photo = picture(tmp_path / "1.png", 1)
+    monkeypatch.setattr(Bundle, "embed_each", None)
+    with pytest.raises(IndexStoreError, match="holds other files"):
+        open_index(tmp_path / "mine").add(photo, model)
+
+
 def test_watching_one_folder_leaves_the_others_alone(
     tmp_path: Path, index: Index, model: Bundle
 ) -> None:

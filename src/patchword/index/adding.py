@@ -77,6 +77,8 @@ class Adding:
     def run(self, found: Listing) -> AddReport:
         """Add the files of a listing."""
         exists = self.store.open()
+        if not exists:
+            self.store.check_own()
         known = self.store.known() if exists else {}
         same = self._unchanged(found.files, known)
         before = self.failures.known() if exists else {}

@@ -120,7 +120,7 @@ class Store:
         """Create an empty table with the metadata `about`, or keep one that another process just
         made."""
         try:
-            self._check_own()
+            self.check_own()
             columns = schema(dim)
             columns = columns.with_metadata({"patchword": self._about_text(columns, about)})
             self.place.connect().create_table(TABLE, schema=columns, exist_ok=True)
@@ -136,7 +136,7 @@ class Store:
         schema `columns`, whose paths are all different. Raises where there is a table."""
         import pyarrow as pa  # type: ignore[import-untyped]
 
-        self._check_own()
+        self.check_own()
         whole = columns.with_metadata({"patchword": self._about_text(columns, about)})
         reader = pa.RecordBatchReader.from_batches(whole, batches)
         with told_as(self._failed):
@@ -157,7 +157,7 @@ class Store:
 
     def clear(self) -> None:
         """Delete the index, of whatever format, and keep the folder."""
-        self._check_own()
+        self.check_own()
         self.close()
         if self.place.remote:
             self._drop_tables()
@@ -171,7 +171,7 @@ class Store:
             for name in (TABLE, ERRORS):
                 self.place.connect().drop_table(name, ignore_missing=True)
 
-    def _check_own(self) -> None:
+    def check_own(self) -> None:
         """Raise where the folder holds anything but an index. Of an address only the tables are
         ever touched."""
         names = set(os.listdir(self.path)) if os.path.isdir(self.path) else set()
@@ -379,6 +379,8 @@ class Store:
                 f"{self.path}: no room on the disk: {line(error)}; what was committed is kept: "
                 "make room, and run it again"
             )
+        if os.path.isdir(self.path) and not os.access(self.path, os.W_OK):
+            return IndexStoreError(f"{self.path}: nothing can be written there: {line(error)}")
         return IndexStoreError(
             f"{self.path}: the index cannot be read or written: {line(error)}"
             + ("" if self.place.remote else f"; {REPAIR.format(path=self.path)}")
