@@ -70,6 +70,26 @@ def test_explore_counts_images_and_not_clusters(run: Run, photos: Path) -> None:
     assert "1 of 4 images failed" in explored.err
 
 
+def test_search_writes_over_no_photo_of_the_index(run: Run, photos: Path) -> None:
+    photo = photos / names(photos)[0]
+    before = photo.read_bytes()
+    assert run("index", "photos").code == 0
+    refused = run("search", "patchword.index", "a star", "--save", photo.relative_to(Path.cwd()))
+    assert refused.code == 2
+    assert "a photo of the index" in " ".join(refused.err.replace("│", " ").split())
+    assert photo.read_bytes() == before
+
+
+def test_names_with_line_ends_stay_on_one_line(run: Run, photos: Path) -> None:
+    shutil.copy(photos / names(photos)[0], photos / "a\nb.jpg")
+    (photos / "c\td.jpg").write_bytes(b"nothing")
+    for command in (["search", "photos", "a star"], ["classify", "photos", "-l", "star,ring"]):
+        ran = run(*command)
+        assert "a\\nb.jpg" in ran.out
+        assert "photos/c\\td.jpg: not an image" in ran.err
+        assert run(*command, "--json").records[0].get("image", "") != ""
+
+
 def test_what_is_no_index_and_holds_no_images_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for command in (["search", "empty", "a hat"], ["index", "empty"]):

@@ -51,7 +51,7 @@ class ImageError(PatchwordError):
     opened = False
 
     def __init__(self, image: str, reason: str) -> None:
-        super().__init__(f"{image}: {reason}")
+        super().__init__(f"{one_line(image)}: {reason}")
         self.image = image
         self.reason = reason
 
@@ -146,6 +146,11 @@ def counted(count: int, thing: str, several: str = "") -> str:
     """A number and what there are so many of: "1 image", "1,200 images". several: its plural, where
     that is not with an s."""
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {several or thing + 's'}"
+
+
+def one_line(name: str) -> str:
+    """The name of a file on one line of a message: line ends and tabs in it are written out."""
+    return name.replace("\n", "\\n").replace("\t", "\\t")
 
 
 def listed(items: Sequence[str], most: int = 3, between: str = ", ") -> str:

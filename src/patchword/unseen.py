@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from patchword.errors import ImageWarning, UnseenWarning, listed, warn
+from patchword.errors import ImageWarning, UnseenWarning, listed, one_line, warn
 from patchword.scope import file_name, same
 from patchword.scope.once import Once
 
@@ -233,7 +233,7 @@ def _plain(found: Sequence[Sight], total: int, remedies: Remedies) -> str:
 
 def _short(name: str) -> str:
     """A photo's name without its folder."""
-    return os.path.basename(name) or name
+    return one_line(os.path.basename(name) or name)
 
 
 def _count(found: Sequence[Sight], total: int) -> str:

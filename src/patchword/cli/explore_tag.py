@@ -19,7 +19,7 @@ from patchword.cli.indexes import (
 from patchword.cli.options import DeviceOption, JsonOption, LabelsOption, TemplateOption
 from patchword.cli.output import emit, finish, notes, progress, screen, warnings_said
 from patchword.cli.texts import no_texts, read_list
-from patchword.errors import counted
+from patchword.errors import counted, one_line
 from patchword.scope import stored
 from patchword.show.terminal_table import table
 
@@ -73,12 +73,12 @@ def explore(
             ]
         )
         for each, name, path in zip(found, names, firsts, strict=True):
-            out.add_row(name, str(each.count), path)
+            out.add_row(name, str(each.count), one_line(path))
         screen().print(out)
         if any(each.name.startswith("unnamed") for each in found):
             notes().print(
                 "unnamed: no word fits most of its images clearly best; "
-                "--words a,b,c gives words to choose from"
+                f"--words a,b,c gives {'other ' * bool(words)}words to choose from"
             )
     else:
         notes().print("nothing found")

@@ -29,6 +29,7 @@ from patchword.errors import (
     ScopeWarning,
     SkippedFilesWarning,
     UnseenWarning,
+    one_line,
 )
 from patchword.scope import current as outside
 from patchword.show.terminal_table import printable
@@ -389,12 +390,11 @@ def near_file(path: str) -> str:
 
 def shortened(sources: Sequence[Source]) -> tuple[str, list[str]]:
     """A heading that names the folder that all paths share, and the paths from there."""
-    paths = list(map(str, sources))
+    paths = [one_line(str(source)) for source in sources]
     kinds = {os.path.isabs(path) for path in paths}
     folders = [os.path.dirname(path) for path in paths]
     folder = os.path.commonpath(folders) if len(kinds) == 1 and all(folders) else ""
     if len(paths) == 1 or folder in ("", ".", os.sep):
-        return "image", list(paths)
-    here = os.path.join(os.getcwd(), "")
-    shown = re.sub(r"^s3:/+", "s3://", folder.removeprefix(here))
+        return "image", paths
+    shown = re.sub(r"^s3:/+", "s3://", folder.removeprefix(os.path.join(os.getcwd(), "")))
     return f"in {shown}", [os.path.relpath(path, folder) for path in paths]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,7 +38,7 @@ from patchword.cli.output import (
     wrong,
 )
 from patchword.cli.texts import read_list
-from patchword.errors import counted
+from patchword.errors import IndexStoreError, counted
 from patchword.show.percent import share
 
 if TYPE_CHECKING:
@@ -150,6 +153,8 @@ def search(
 
     words_alone = not (image or rerank or heatmap)
     store, bundle, failed = index_and_model(index, model, device, dtype, words_alone)
+    if save:
+        _spare_photos(save, store)
     photos = len(store) if failed else 0  # of a folder, where some are not in its index
     reranker = reranker or (EMBEDDED_BLIP if bundle.name == EMBEDDED else None)
     scorer = load(reranker, device, dtype or "float32") if rerank and reranker else bundle
@@ -178,6 +183,15 @@ def search(
     by_name = {error.image: error for error in failed}
     done = sum(each.hit.path not in by_name for one in found for each in one.answers)
     finish(list(by_name.values()), photos or done)
+
+
+def _spare_photos(save: Path, store: Index) -> None:
+    """Refuse to write a result over a photo of the index."""
+    from patchword.index.schema import id_of
+
+    with suppress(IndexStoreError):  # no such photo
+        store.rows([id_of(os.path.abspath(save))], ["path"])
+        wrong(f"--save {save}: a photo of the index would be overwritten; give another name")
 
 
 def _only(name: str) -> Source:

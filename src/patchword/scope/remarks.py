@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
-from patchword.errors import ImageError, ScopeWarning, listed, warn
+from patchword.errors import ImageError, ScopeWarning, listed, one_line, warn
 from patchword.scope.knowledge import Scope, Understood
 from patchword.scope.once import Once
 
@@ -343,4 +343,4 @@ def _share(some: int, total: int, kind: str) -> str:
 
 
 def _short_names(names: Sequence[str]) -> str:
-    return listed([os.path.basename(name) or name for name in names], BRIEF)
+    return listed([one_line(os.path.basename(name) or name) for name in names], BRIEF)
