@@ -132,6 +132,18 @@ def test_the_page_knows_the_servers_warnings(client: TestClient) -> None:
         assert set(pattern.groupindex) == set(re.findall(r"\{(\w+)\}", words()[key]["zh"]))
 
 
+def test_the_page_knows_the_warning_of_unlike_questions() -> None:
+    pattern = sentences_of("SAID")["unlike_questions"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        image = np.zeros((9, 9, 3), np.uint8)
+        for question in ("这是什么?", "what's the meaning of life?"):
+            patchword.load("demo-blip").ask(image, question)
+    asked = [found for each in caught if (found := pattern.match(str(each.message)))]
+    assert [found["question"] for found in asked] == ["这是什么?", "what's the meaning of life?"]
+    assert asked[0]["model"] == "demo-blip"
+
+
 def test_nothing_runs_or_comes_from_elsewhere(client: TestClient) -> None:
     answer = client.get("/")
     policy = answer.headers["Content-Security-Policy"]
