@@ -29,6 +29,7 @@ from patchword.checkpoints.rules import fit
 from patchword.checkpoints.timm_architectures import ARCHITECTURES
 from patchword.checkpoints.timm_names import vit_config
 from patchword.config import ModelConfig
+from patchword.errors import CheckpointWarning
 from patchword.tasks.classify import classify
 from patchword.variants import VARIANTS
 
@@ -140,6 +141,31 @@ def test_old_processor_files_mean_squares(kind: str, tmp_path: Path) -> None:
         image = Image.fromarray(images.open(photo, exact=True))
         pixels = theirs(image, return_tensors="pt")["pixel_values"][0]
         assert_close(torch.from_numpy(model.open(photo, exact=True)[0]), pixels)
+
+
+@pytest.mark.parametrize("key", ["image_processor_type", "feature_extractor_type"])
+@pytest.mark.parametrize("kind", ["ViT", "DeiT", "CLIP", "Siglip", "Blip", "Bit"])
+def test_the_image_processor_that_a_file_names(kind: str, key: str, tmp_path: Path) -> None:
+    """What the file does not state is the default of that class, whatever the model."""
+    reference = (hf_vit if kind == "DeiT" else hf_deit)(tmp_path / "model")
+    name = kind + ("ImageProcessorFast" if key == "image_processor_type" else "FeatureExtractor")
+    sizes = {"size": 40 if kind in ("CLIP", "Bit") else {"height": SIZE, "width": SIZE}}
+    stated = {key: name, **sizes, "crop_size": {"height": SIZE, "width": SIZE}}
+    (reference.path / "preprocessor_config.json").write_text(json.dumps(stated))
+    theirs = transformers.AutoImageProcessor.from_pretrained(reference.path, backend="pil")
+    model = checkpoints.load(reference.path)
+    image = Image.fromarray(images.open(PHOTOS[0], exact=True))
+    pixels = theirs(image, return_tensors="pt")["pixel_values"][0]
+    assert_close(torch.from_numpy(model.open(PHOTOS[0], exact=True)[0]), pixels)
+
+
+def test_an_image_processor_that_is_not_known_is_told(tmp_path: Path) -> None:
+    """ConvNext's crops by `crop_pct`."""
+    reference = hf_vit(tmp_path / "model")
+    stated = {"feature_extractor_type": "ConvNextFeatureExtractor", "size": SIZE, "crop_pct": 0.8}
+    (reference.path / "preprocessor_config.json").write_text(json.dumps(stated))
+    with pytest.warns(CheckpointWarning, match="ConvNextFeatureExtractor, which patchword does"):
+        checkpoints.load(reference.path)
 
 
 @torch.no_grad()

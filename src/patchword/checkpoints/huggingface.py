@@ -1,6 +1,6 @@
 """What the formats of Hugging Face's transformers share: configurations, image processors, layers.
 
-The processors' defaults are given by each format, for each has its own.
+Each format says which image processor its models have where no file names one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.rules import Fuse, Rename, Rule
 from patchword.config import ModelConfig, PreprocessConfig
-from patchword.errors import CheckpointError
+from patchword.errors import CheckpointError, CheckpointWarning, warn
 
 CONFIG_FILE = "config.json"
 
@@ -61,19 +61,36 @@ HALF = (0.5, 0.5, 0.5)  # mean, and std, of most image processors
 
 @dataclass(frozen=True)
 class Processor:
-    """An image processor class of transformers and the defaults of its code."""
+    """An image processor class of transformers and the defaults of its code.
 
-    name: str = "CLIPImageProcessor"
-    size: int | tuple[int, int] | None = None  # None: the network's size
+    square: a size that is one number is both sides, not the shorter one. size: pixels; None stands
+    for the network's.
+    """
+
+    name: str
+    square: bool = False
     crop: bool = True
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = PreprocessConfig().mean
     std: tuple[float, float, float] = PreprocessConfig().std
+    size: int | None = None
 
     @property
     def default(self) -> str:
         """Where its defaults come from, for `ModelConfig.assumed`."""
         return f"transformers' {self.name} default"
+
+
+CLIP = Processor("CLIPImageProcessor")
+CHINESE_CLIP = Processor("ChineseCLIPImageProcessor")
+BIT = Processor("BitImageProcessor")
+BLIP = Processor("BlipImageProcessor", True, False)
+SIGLIP = Processor("SiglipImageProcessor", True, False, "bicubic", HALF, HALF)
+VIT = Processor("ViTImageProcessor", True, False, "bilinear", HALF, HALF)
+DEIT = Processor("DeiTImageProcessor", True, True, "bicubic", HALF, HALF, 256)
+FIXED = {p.name: p for p in (CLIP, CHINESE_CLIP, BIT, BLIP, SIGLIP, VIT, DEIT)}
+SIGLIP2 = Processor("Siglip2ImageProcessor", True, False, "bilinear", HALF, HALF)
+IN_PATCHES = {SIGLIP2.name: SIGLIP2}
 
 
 def as_saved(names: Collection[str], files: Mapping[str, Any]) -> dict[str, str]:
@@ -183,12 +200,17 @@ def preprocess(
     files: Mapping[str, Any],
     image_size: tuple[int, int],
     assumed: dict[str, str],
-    processor: Processor = Processor(),
+    processor: Processor,
 ) -> PreprocessConfig:
-    """preprocessor_config.json, or processor_config.json as transformers 5 writes it."""
+    """preprocessor_config.json, or processor_config.json as transformers 5 writes it.
+
+    processor: of models of this kind, where no file names another one.
+    """
     reader = _image_processor(files, assumed)
-    square = image_size[0] == image_size[1]
-    size = _sides(reader, "size", processor.size or (image_size[0] if square else image_size))
+    processor = _named(reader, files, processor, FIXED)
+    sides = image_size if processor.size is None else (processor.size, processor.size)
+    square = processor.square or sides[0] != sides[1]
+    size = _sides(reader, "size", sides if square else sides[0])
     if not reader.optional("do_resize", True):
         reader.fail("do_resize", "but without resizing photos of different sizes make no batch")
     squash = isinstance(size, tuple)
@@ -220,10 +242,10 @@ def in_patches(
     image_size: tuple[int, int],
     patch_size: int,
     assumed: dict[str, str],
-    processor: Processor,
 ) -> PreprocessConfig:
     """The same for a processor that keeps each image's shape: at most `max_num_patches` patches."""
     reader = _image_processor(files, assumed)
+    processor = _named(reader, files, SIGLIP2, IN_PATCHES)
     if not reader.optional("do_resize", True):
         reader.fail("do_resize", "so that the network would get photos of parts of patches")
     default = processor.default
@@ -251,6 +273,33 @@ def _image_processor(files: Mapping[str, Any], assumed: dict[str, str]) -> Confi
     if whole.values.get("image_processor") is None and "preprocessor_config.json" in files:
         return ConfigReader("preprocessor_config.json", files["preprocessor_config.json"], assumed)
     return whole.part("image_processor")
+
+
+def _named(
+    reader: ConfigReader,
+    files: Mapping[str, Any],
+    usual: Processor,
+    known: Mapping[str, Processor],
+) -> Processor:
+    """The image processor that the file names, or an old one as a feature extractor, or
+    config.json does, as in transformers' AutoImageProcessor; else the usual one. One that is not
+    among the `known` is told in a CheckpointWarning, and read as the usual one."""
+    config = files.get(CONFIG_FILE)
+    both = (reader.values, config if isinstance(config, dict) else {})
+    stated = both[0].get("image_processor_type") or both[0].get("feature_extractor_type")
+    stated = stated or both[1].get("image_processor_type")
+    if not isinstance(stated, str):
+        return usual
+    name = stated.replace("FeatureExtractor", "ImageProcessor")
+    name = name.removesuffix("Fast").removesuffix("Pil")
+    if name not in known:
+        warn(
+            f"{reader.where} is for {stated}, which patchword does not compute: photos are "
+            f"prepared as by {usual.name} with the values of that file, and answers may differ "
+            "from transformers'",
+            CheckpointWarning,
+        )
+    return known.get(name, usual)
 
 
 def _sides(reader: ConfigReader, key: str, default: int | tuple[int, int]) -> int | tuple[int, int]:

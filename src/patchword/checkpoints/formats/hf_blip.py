@@ -17,7 +17,7 @@ from patchword.checkpoints.bert import WORDS
 from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
-    Processor,
+    BLIP,
     config_file,
     model_type,
     preprocess,
@@ -81,12 +81,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
             matching=matching,
         ),
         embed_dim=reader.size(key, tensors, "vision_proj.weight") if matching else 0,
-        preprocess=preprocess(
-            files,
-            vision.image_size,
-            reader.assumed,
-            Processor("BlipImageProcessor", size=vision.image_size, crop=False),
-        ),
+        preprocess=preprocess(files, vision.image_size, reader.assumed, BLIP),
         scale_limit=SCALE_LIMIT,
         source="huggingface",
         assumed=reader.assumed,

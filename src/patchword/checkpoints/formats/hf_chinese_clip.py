@@ -13,7 +13,13 @@ from typing import Any
 from patchword.checkpoints import bert
 from patchword.checkpoints.config_reader import ConfigReader, scale_limit
 from patchword.checkpoints.formats import hf_clip
-from patchword.checkpoints.huggingface import Processor, config_file, model_type, preprocess, tower
+from patchword.checkpoints.huggingface import (
+    CHINESE_CLIP,
+    config_file,
+    model_type,
+    preprocess,
+    tower,
+)
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Rename, Rule
 from patchword.config import ModelConfig, TextConfig
@@ -44,9 +50,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     return ModelConfig(
         vision=vision,
         text=_text(tower(reader, "text_config"), tensors),
-        preprocess=preprocess(
-            files, vision.image_size, reader.assumed, Processor("ChineseCLIPImageProcessor")
-        ),
+        preprocess=preprocess(files, vision.image_size, reader.assumed, CHINESE_CLIP),
         embed_dim=reader.size("projection_dim", tensors, hf_clip.VISUAL_HEAD),
         scale_limit=scale_limit(tensors),
         source="huggingface",

@@ -22,6 +22,7 @@ from patchword.checkpoints.config_reader import (
 )
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
+    CLIP,
     class_score,
     config_file,
     labels,
@@ -87,7 +88,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     if kind != TEXT_ALONE:
         part = tower(reader, "vision_config") if kind == BOTH else reader
         vision = vision_config(part, tensors, "" if bare else VISION)
-        pixels = preprocess(files, vision.image_size, reader.assumed)
+        pixels = preprocess(files, vision.image_size, reader.assumed, CLIP)
     classes = shape_of(tensors, CLASSIFIER, 2)[0] if CLASSIFIER in tensors else 0
     if vision is not None and classes:
         vision = replace(vision, pool="raw_avg")

@@ -11,8 +11,7 @@ from typing import Any
 from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
-    HALF,
-    Processor,
+    VIT,
     config_file,
     model_type,
     preprocess,
@@ -46,10 +45,9 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         reader.fail("qkv_bias", "which patchword does not support for a masked autoencoder")
     whole = f"{HEAD}.weight" in tensors
     vision = _vision(reader, tensors, "vit." if whole else "")
-    processor = Processor("ViTImageProcessor", vision.image_size, False, "bilinear", HALF, HALF)
     return ModelConfig(
         vision=vision,
-        preprocess=preprocess(files, vision.image_size, reader.assumed, processor),
+        preprocess=preprocess(files, vision.image_size, reader.assumed, VIT),
         masked=_masked(reader, tensors) if whole else None,
         source="huggingface",
         assumed=reader.assumed,

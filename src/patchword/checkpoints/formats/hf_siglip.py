@@ -16,8 +16,7 @@ from typing import Any
 from patchword.checkpoints.config_reader import ConfigReader, shape_of, special_word, vocabulary
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
-    HALF,
-    Processor,
+    SIGLIP,
     class_score,
     config_file,
     in_patches,
@@ -211,10 +210,8 @@ def _pixels(
 ) -> PreprocessConfig:
     size = vision.image_size
     if vision.positions == "flexible":
-        flexible = Processor("Siglip2ImageProcessor", size, False, "bilinear", HALF, HALF)
-        return in_patches(files, size, vision.patch_size, assumed, flexible)
-    fixed = Processor("SiglipImageProcessor", size, False, "bicubic", HALF, HALF)
-    return preprocess(files, size, assumed, fixed)
+        return in_patches(files, size, vision.patch_size, assumed)
+    return preprocess(files, size, assumed, SIGLIP)
 
 
 def _joint(tensors: Mapping[str, Stored], vision: ViTConfig | None, head: str) -> int:

@@ -12,9 +12,8 @@ from typing import Any
 from patchword.checkpoints.config_reader import ConfigReader, depth, shape_of
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
-    HALF,
     HEADLESS,
-    Processor,
+    VIT,
     class_score,
     config_file,
     labels,
@@ -45,10 +44,9 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     classes = shape_of(tensors, "classifier.weight", 2)[0] if "classifier.weight" in tensors else 0
     whole = "swin." if f"swin.{PATCHES}" in tensors else ""
     vision = _vision(reader, tensors, whole)
-    processor = Processor("ViTImageProcessor", vision.image_size, False, "bilinear", HALF, HALF)
     return ModelConfig(
         vision=vision,
-        preprocess=preprocess(files, vision.image_size, reader.assumed, processor),
+        preprocess=preprocess(files, vision.image_size, reader.assumed, VIT),
         classes=classes,
         labels=labels(reader, classes),
         score=class_score(reader, classes),

@@ -12,9 +12,9 @@ from typing import Any
 from patchword.checkpoints.config_reader import ConfigReader, shape_of
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
-    HALF,
+    DEIT,
     HEADLESS,
-    Processor,
+    VIT,
     class_score,
     config_file,
     labels,
@@ -55,7 +55,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
     return ModelConfig(
         vision=vision,
         preprocess=preprocess(
-            files, vision.image_size, reader.assumed, _processor(kind, vision.image_size)
+            files, vision.image_size, reader.assumed, VIT if kind == "vit" else DEIT
         ),
         classes=classes,
         labels=labels(reader, classes),
@@ -93,13 +93,6 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
             for rule in vit_layer(f"{whole}encoder.layer.{i}", f"image.blocks.{i}", kind):
                 may_lack = isinstance(rule, Fuse) and kind == "bias"  # with qkv_bias false
                 yield OrZero(rule) if may_lack else rule
-
-
-def _processor(kind: str, size: tuple[int, int]) -> Processor:
-    """The defaults of its class; the sizes themselves are in every file."""
-    if kind == "vit":
-        return Processor("ViTImageProcessor", size, False, "bilinear", HALF, HALF)
-    return Processor("DeiTImageProcessor", (256, 256), True, "bicubic", HALF, HALF)
 
 
 def _vision(
