@@ -20,6 +20,7 @@ from patchword import models
 from patchword.api.engines import on_engine
 from patchword.api.model import Model, with_methods
 from patchword.bundle import make
+from patchword.config import ViTConfig
 from patchword.engines import auto
 from patchword.engines.torch_engine import FEW, TorchEngine, mode
 from patchword.errors import UnsupportedError
@@ -167,13 +168,34 @@ def test_openvino_in_threads() -> None:
             np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "kind", ["clip", "clip-rn50", "swin-tiny-7-224", "hybrid", "flexible", "sincos", "rope"]
+)
+def test_openvino_at_another_size(kind: str) -> None:
+    """It has no operation that resamples positions: they are constants of its graph."""
+    torch.manual_seed(0)
+    config = tiny_clip() if kind == "clip" else CONFIGS[kind]
+    network = models.build(config).eval()
+    side = 2 * config.preprocess.size[0]
+    size = (side, side // 2)
+    images = np.random.default_rng(0).random((3, 3, *size), np.float32)
+    expected = network.encode_image(torch.from_numpy(images))
+    larger = replace(config, preprocess=at_size(config.preprocess, size))
+    model = on_engine(with_methods(make(network, larger, None, "larger")), "openvino")
+    assert_close(
+        torch.from_numpy(model.engine.encode_image(images)), expected, rtol=1e-5, atol=1e-5
+    )
+    assert torch.equal(network.encode_image(torch.from_numpy(images)), expected)
+
+
 def test_what_openvino_does_not_compute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Positions that are resampled: it has no such operation."""
+    """Photos that are scaled down: it has no such operation."""
     monkeypatch.setattr(auto, "MANY", 2)
-    bundle = tiny_bundle(tiny_clip())
-    wider = at_size(bundle.config.preprocess, 2 * bundle.config.preprocess.size[0])
-    config = replace(bundle.config, preprocess=wider)
-    model = with_methods(make(bundle.own_network, config, bundle.tokenizer, "wider"))
+    config = tiny_clip()
+    assert isinstance(config.vision, ViTConfig)
+    vision = replace(config.vision, positions="pyramid", pool="norm_avg")
+    model = with_methods(tiny_bundle(replace(config, vision=vision)))
     with pytest.raises(UnsupportedError, match=r"OpenVINO does not compute this model .*upsample"):
         on_engine(model, "openvino")
     expected = vectors(model, 2, 4)

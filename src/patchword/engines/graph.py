@@ -88,14 +88,17 @@ def ways_in(network: nn.Module, shapes: Shapes) -> dict[str, tuple[nn.Module, di
 
 
 def evaluated(network: nn.Module, shapes: Shapes) -> nn.Module:
-    """A copy of a network in float32. Raises UnsupportedError for one that takes images each in its
-    own shape."""
+    """A copy of a network in float32, for images of its size alone: OpenVINO has no operation that
+    resamples positions. Raises UnsupportedError for one that takes images each in its own shape."""
     if shapes.own:
         raise UnsupportedError(
             "a model that takes each image in its own shape has no graph for other engines; load "
             'it with engine="torch"'
         )
-    return copy.deepcopy(network).float().eval()
+    copied = copy.deepcopy(network).float().eval()
+    if shapes.size is not None and isinstance(copied, ImageNetwork):
+        copied.image.fix_size(shapes.size)
+    return copied
 
 
 class Given(NamedTuple):

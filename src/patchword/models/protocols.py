@@ -47,6 +47,10 @@ class Tower(Protocol):
     def patches(self, size: Size) -> slice:
         """Which of the tokens of such an image are its patches, row by row."""
 
+    def fix_size(self, size: Size) -> None:
+        """Resample positions to images of `size` (H, W) for good, which every call does otherwise:
+        what the tower gives for that size stays the same."""
+
     def encode(self, pixels: Pixels, taps: Taps = NO_TAPS) -> Tokens:
         """The tokens (B, N, D) of the last layer, before the final norm."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -125,6 +126,10 @@ class ModifiedResNet(Trunk):
     def patches(self, size: Size) -> slice:
         rows, columns = self.grid(size)
         return slice(self.prefix, self.prefix + rows * columns)
+
+    def fix_size(self, size: Size) -> None:
+        self.attnpool.fix_grid(self.grid(size))
+        self.config = replace(self.config, image_size=size)
 
     def dense(
         self,

@@ -197,6 +197,9 @@ class SwinTransformer(nn.Module):
         rows, columns = self.grid(size)
         return slice(0, rows * columns)
 
+    def fix_size(self, size: Size) -> None:
+        """Positions are relative, and none is resampled."""
+
     def dense(
         self,
         pixels: Tensor,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +120,14 @@ class VisionTransformer(nn.Module):
         """A pyramid's lower levels come after them."""
         rows, columns = self.grid(size)
         return slice(self.prefix, self.prefix + rows * columns)
+
+    def fix_size(self, size: Size) -> None:
+        config, grid = self.config, self.grid(size)
+        if config.positions != "rope":
+            before = self.pos_embed.shape[1] - math.prod(config.grid)
+            mode = "bilinear" if config.positions == "flexible" else "bicubic"
+            self.pos_embed.data = resample(self.pos_embed.data, config.grid, grid, before, mode)
+        self.config = replace(config, image_size=size)
 
     def dense(
         self,

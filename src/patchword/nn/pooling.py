@@ -35,6 +35,11 @@ class AttentionPool2d(nn.Module):
         """tokens (B, 1 + h * w, C) -> (B, out_width)."""
         return self.attn(tokens[:, :1], context=tokens, taps=taps)[:, 0]  # type: ignore[no-any-return]
 
+    def fix_grid(self, grid: tuple[int, int]) -> None:
+        """Resample positions to another grid for good."""
+        self.pos_embed.data = resample(self.pos_embed.data, self.grid, grid)
+        self.grid = grid
+
     def tokens(self, features: Tensor, taps: Taps = NO_TAPS) -> Tensor:
         """A feature map (B, C, h, w) as tokens (B, 1 + h * w, C) with positions, the mean first."""
         grid = (features.shape[-2], features.shape[-1])
