@@ -229,6 +229,20 @@ def test_offline_and_not_cached(tmp_path: Path) -> None:
         assert advice in line
 
 
+def test_a_folder_of_the_cache(tmp_path: Path) -> None:
+    """It is read at the revision of its main branch, else it must be one."""
+    folder = tmp_path / "models--org--tiny"
+    for seed, revision in enumerate(("1a", "2b")):
+        checkpoints.save(small(seed), folder / "snapshots" / revision)
+    with pytest.raises(CheckpointError, match=r"give one of its revisions: .*/1a, .*/2b$"):
+        checkpoints.load(folder)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("2b")
+    found = checkpoints.load(folder)
+    assert found.fingerprint == checkpoints.load(folder / "snapshots" / "2b").fingerprint
+    assert found.name == str(folder / "snapshots" / "2b")
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [

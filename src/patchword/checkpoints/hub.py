@@ -25,6 +25,24 @@ def is_id(source: str) -> bool:
     )
 
 
+def snapshot(path: Path) -> Path:
+    """Of a repository's folder in the hub's cache, models--organisation--name, the revision that
+    its branch main was at, or the only one there; any other path itself. Raises CheckpointError
+    where there is no such revision."""
+    if not path.resolve().name.startswith("models--") or not (path / "snapshots").is_dir():
+        return path
+    there = sorted(each for each in (path / "snapshots").iterdir() if each.is_dir())
+    main = path / "refs" / "main"
+    wanted = main.read_text(encoding="utf-8").strip() if main.is_file() else None
+    found = [each for each in there if each.name == wanted] or there
+    if len(found) != 1:
+        paths = ", ".join(map(str, there)) or "none is there"
+        raise CheckpointError(
+            f"{path} is a folder of the hub's cache: give one of its revisions: {paths}"
+        )
+    return found[0]
+
+
 class Listed(Mapping[str, Any]):
     """The JSON files of a remote repository, each fetched when it is read.
 

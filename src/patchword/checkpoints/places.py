@@ -58,7 +58,7 @@ def place(
     if source in EMBEDDED:
         path, name = Path(str(importlib.resources.files("patchword"))) / "assets" / source, source
     elif Path(source).expanduser().exists():
-        path = Path(source).expanduser()
+        path = hub.snapshot(Path(source).expanduser())
         name = str(path.resolve())
     elif stores.is_url(source):
         path, name = stores.fetch(source, token, subfolder), source
