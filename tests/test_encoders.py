@@ -410,6 +410,29 @@ def test_exactly_one_format_matches(name: str, tmp_path: Path) -> None:
         assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("other", "projection"), [("text_", "visual_projection"), ("vision_", "text_projection")]
+)
+def test_one_tower_with_the_config_of_both(other: str, projection: str, tmp_path: Path) -> None:
+    path = hugging_face(tmp_path / "model").path
+    whole = checkpoints.load(path)
+    left_out = (other, "logit_scale", *{"visual_projection", "text_projection"} - {projection})
+
+    def cut(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith(left_out)]:
+            del tensors[name]
+
+    rewrite(path / WEIGHTS, cut)
+    alone = checkpoints.load(path)
+    if other == "text_":
+        assert alone.config.text is None
+        found, expected = alone.embed_images(PHOTOS), whole.embed_images(PHOTOS)
+    else:
+        assert alone.config.vision is None
+        found, expected = alone.embed_texts(SHORT), whole.embed_texts(SHORT)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_damaged_towers_are_named(tmp_path: Path) -> None:
     path = text(tmp_path / "model").path
     edit_json(path / "config.json", num_hidden_layers=2)

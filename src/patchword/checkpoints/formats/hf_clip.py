@@ -34,12 +34,13 @@ from patchword.checkpoints.huggingface import (
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Rename, Rule, Unsqueeze
 from patchword.config import ModelConfig, PreprocessConfig, TextConfig, ViTConfig
+from patchword.errors import CheckpointError
 
 TITLE = "a Hugging Face CLIPModel"
 EXPECTS = (
     "config.json with model_type 'clip', tensors text_model.* and vision_model.*, or "
     "vision_model.* and classifier.*; "
-    "or 'clip_text_model', 'clip_vision_model' and the tensors of that tower"
+    "or that, 'clip_text_model' or 'clip_vision_model', and the tensors of one tower"
 )
 NAMES = (
     "visual_projection.weight",
@@ -51,6 +52,7 @@ NAMES = (
 BOTH, TEXT_ALONE, VISION_ALONE = "clip", "clip_text_model", "clip_vision_model"
 VISION, TEXT = "vision_model.", "text_model."
 LAYERS = "encoder.layers."
+PATCHES, WORDS = "embeddings.patch_embedding.weight", "embeddings.token_embedding.weight"
 CLASSIFIER = "classifier.weight"
 VISUAL_HEAD, TEXT_HEAD = "visual_projection.weight", "text_projection.weight"
 TEXT_DEFAULT = "transformers' CLIPTextConfig default"
@@ -66,42 +68,49 @@ LEGACY_END = 2
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
-    """CLIP's two projections and text layers under Hugging Face's names, the type of one tower and
-    its layers, or an image tower and a classifier."""
+    """CLIP's two projections and text layers under Hugging Face's names, or a type of CLIP's and
+    layers of one tower."""
     kind = model_type(files)
-    if kind == BOTH and CLASSIFIER in keys:
-        return any(key.startswith(f"{VISION}{LAYERS}") for key in keys)
-    if kind in (TEXT_ALONE, VISION_ALONE):
-        parts = (TEXT if kind == TEXT_ALONE else VISION, "")
-        return any(key.startswith(f"{part}{LAYERS}") for part in parts for key in keys)
-    both = {VISUAL_HEAD, TEXT_HEAD} <= set(keys)
-    return kind in (BOTH, "") and both and any(key.startswith(f"{TEXT}{LAYERS}") for key in keys)
+    parts = {BOTH: (VISION, TEXT, ""), TEXT_ALONE: (TEXT, ""), VISION_ALONE: (VISION, "")}
+    whole = kind in (BOTH, "") and {VISUAL_HEAD, TEXT_HEAD} <= set(keys)
+    expected = (TEXT,) if whole else parts.get(kind, ())
+    layers = tuple(f"{part}{LAYERS}" for part in expected)
+    return any(key.startswith(layers) for key in keys)
 
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """config.json, preprocessor_config.json and the tokenizer's files, checked against the
-    tensors."""
+    tensors, which also decide which towers of a whole CLIP there are."""
     reader = config_file(files, BOTH, TEXT_ALONE, VISION_ALONE)
     kind = reader.values["model_type"]
     bare = any(key.startswith(LAYERS) for key in tensors)
-    vision, text, pixels = None, None, PreprocessConfig()
-    if kind != TEXT_ALONE:
-        part = tower(reader, "vision_config") if kind == BOTH else reader
-        vision = vision_config(part, tensors, "" if bare else VISION)
-        pixels = preprocess(files, vision.image_size, reader.assumed, CLIP)
+    image_prefix, text_prefix = ("", "") if bare else (VISION, TEXT)
     classes = shape_of(tensors, CLASSIFIER, 2)[0] if CLASSIFIER in tensors else 0
-    if vision is not None and classes:
-        vision = replace(vision, pool="raw_avg")
-    if kind != VISION_ALONE and not classes:
+    seeing, reading = kind != TEXT_ALONE, kind != VISION_ALONE and not classes
+    if kind == BOTH and not {VISUAL_HEAD, TEXT_HEAD} <= set(tensors):
+        seeing = f"{image_prefix}{PATCHES}" in tensors
+        reading = reading and f"{text_prefix}{WORDS}" in tensors
+    if not seeing and not reading:
+        raise CheckpointError("it has neither patch nor token embeddings")
+    vision, text, pixels = None, None, PreprocessConfig()
+    if seeing:
+        part = tower(reader, "vision_config") if kind == BOTH else reader
+        vision = vision_config(part, tensors, image_prefix)
+        vision = replace(vision, pool="raw_avg") if classes else vision
+        pixels = preprocess(files, vision.image_size, reader.assumed, CLIP)
+    if reading:
         part = tower(reader, "text_config") if kind == BOTH else reader
-        text = _text(part, tensors, files, "" if bare else TEXT)
-    head = TEXT_HEAD if kind == TEXT_ALONE else VISUAL_HEAD
-    projected = not classes and (kind == BOTH or head in tensors)
+        text = _text(part, tensors, files, text_prefix)
+    both, head, joint = seeing and reading, VISUAL_HEAD if seeing else TEXT_HEAD, 0
+    if both or (kind != BOTH and head in tensors):
+        joint = reader.size("projection_dim", tensors, head)
+    elif not classes and head in tensors:  # the config may say it for two, or for this one
+        joint = shape_of(tensors, head, 2)[0]
     return ModelConfig(
         vision=vision,
         text=text,
         preprocess=pixels,
-        embed_dim=reader.size("projection_dim", tensors, head) if projected else 0,
+        embed_dim=joint,
         classes=classes,
         labels=labels(reader, classes),
         score=class_score(reader, classes),
@@ -162,7 +171,7 @@ def _positions(part: str) -> Drop:
 
 def vision_config(reader: ConfigReader, tensors: Mapping[str, Stored], part: str) -> ViTConfig:
     """The image tower, from its object of config.json; part: as in `vision_rules`."""
-    patches = f"{part}embeddings.patch_embedding.weight"
+    patches = f"{part}{PATCHES}"
     positions = f"{part}embeddings.position_embedding.weight"
     reader.size("num_channels", tensors, patches, 1)
     width = reader.size("hidden_size", tensors, patches)
@@ -185,7 +194,7 @@ def vision_config(reader: ConfigReader, tensors: Mapping[str, Stored], part: str
 def _text(
     reader: ConfigReader, tensors: Mapping[str, Stored], files: Mapping[str, Any], part: str
 ) -> TextConfig:
-    tokens = f"{part}embeddings.token_embedding.weight"
+    tokens = f"{part}{WORDS}"
     positions = f"{part}embeddings.position_embedding.weight"
     width = reader.size("hidden_size", tensors, tokens, 1)
     vocab_size = reader.size("vocab_size", tensors, tokens)
