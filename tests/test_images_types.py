@@ -49,6 +49,15 @@ def test_several_images_in_one_tensor(model: Bundle) -> None:
     np.testing.assert_allclose(rows, model.embed_images([RGB, RGB[::-1]]), atol=1e-6)
 
 
+def test_an_array_with_channels_first_is_not_three_grey_images(model: Bundle) -> None:
+    first = np.ascontiguousarray(RGB.transpose(2, 0, 1))
+    for job in (model.embed_images, images.open):
+        with pytest.raises(ImageError, match="channels come last, and several grey images are a"):
+            job(first)
+    assert len(model.embed_images(list(first))) == 3
+    assert len(model.embed_images(np.stack([*first, *first]))) == 6
+
+
 def test_grey_tensors() -> None:
     plane = torch.from_numpy(RGB[..., 0].copy())
     for tensor in (plane, plane[None], plane[..., None]):

@@ -383,7 +383,7 @@ def _from_array(array: NDArray[Any], job: _Job) -> Photo:
     refuse_if(0 in array.shape, "it has no pixels")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in npy.CHANNELS):
         first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
-        hint = "; channels come last" if first else ""
+        hint = "; channels come last, and several grey images are a list" if first else ""
         raise RefusedError(f"shape {array.shape} is neither (H, W) nor (H, W, 1 to 4){hint}")
     photo = _of_samples(high_bit_depth.of_array(array, job.stretch), job)
     colour = photo.array[0, 0]

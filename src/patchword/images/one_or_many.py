@@ -23,7 +23,8 @@ def as_images(images: Images) -> Iterable[ImageLike]:
     """Images as an iterable: a single one becomes a list of one.
 
     An array (H, W) or (H, W, C) is one image, and a tensor (C, H, W) too; with more axes, the
-    first is that of the images.
+    first is that of the images. An array (3, H, W) or (4, H, W) is one image too, which is refused
+    when it is opened: its channels seem to come first.
     Raises UnsupportedError for what is neither an image nor a collection of them.
     """
     if is_one(images):
@@ -40,7 +41,8 @@ def as_images(images: Images) -> Iterable[ImageLike]:
 def is_one(value: Any) -> bool:
     """Whether this is one image, as `as_images` takes it."""
     if isinstance(value, np.ndarray):
-        return value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in CHANNELS)
+        three = value.ndim == 3 and (value.shape[-1] in CHANNELS or value.shape[0] in (3, 4))
+        return value.ndim == 2 or three
     if is_tensor(value):
         three = value.ndim == 3 and (value.shape[0] in CHANNELS or value.shape[-1] in CHANNELS)
         return value.ndim == 2 or three
