@@ -310,8 +310,9 @@ def test_what_to_call_an_image_that_was_inside_something(tmp_path: Path) -> None
 
 def test_training_stretches_and_limits_as_its_recipe_says(tmp_path: Path) -> None:
     dark = np.random.default_rng(0).integers(0, 300, (40, 40)).astype(np.uint16)
-    (tmp_path / "cat").mkdir()
-    tifffile.imwrite(tmp_path / "cat" / "a.tif", dark)
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "a.tif", dark)
 
     def sample(**options: object) -> np.ndarray:
         config = SourceConfig("folder", path=str(tmp_path), **options)
