@@ -124,9 +124,7 @@ class VisionTransformer(nn.Module):
     def fix_size(self, size: Size) -> None:
         config, grid = self.config, self.grid(size)
         if config.positions != "rope":
-            before = self.pos_embed.shape[1] - math.prod(config.grid)
-            mode = "bilinear" if config.positions == "flexible" else "bicubic"
-            self.pos_embed.data = resample(self.pos_embed.data, config.grid, grid, before, mode)
+            self.pos_embed.data = self._resampled(grid).detach()
         self.config = replace(config, image_size=size)
 
     def dense(
@@ -297,9 +295,8 @@ class VisionTransformer(nn.Module):
         config = self.config
         if config.positions == "rope":
             return None
-        mode = "bilinear" if config.positions == "flexible" else "bicubic"
         if resampled == "own" or config.positions == "flexible":
-            positions = resample(self.pos_embed, config.grid, grid, before, mode)
+            positions = self._resampled(grid)
         else:
             mode = "bilinear" if resampled == "bilinear" else "bicubic"
             offset = OFFSET if resampled == "offset" else 0.0
@@ -308,6 +305,13 @@ class VisionTransformer(nn.Module):
             return positions
         lower = scaled_average(positions[:, before:], grid, pyramid_grids(grid))
         return torch.cat([positions, lower], dim=1)
+
+    def _resampled(self, grid: Grid) -> Tensor:
+        """The learned or fixed positions on another grid, as this kind of ViT resamples them."""
+        config = self.config
+        before = self.pos_embed.shape[1] - math.prod(config.grid)
+        mode = "bilinear" if config.positions == "flexible" else "bicubic"
+        return resample(self.pos_embed, config.grid, grid, before, mode)
 
     def _pool(self, tokens: Tokens, taps: Taps) -> Tensor:
         """`pool`, but "distilled" keeps two vectors: (B, 2, D)."""

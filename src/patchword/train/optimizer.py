@@ -20,8 +20,8 @@ def groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
 
     With it: the weights of linear layers, convolutions and token embeddings. Without: biases,
     norms, the temperature, layer scales, position embeddings and Swin's relative position tables,
-    class, distillation, register and mask tokens, and the query of attention pooling (timm's
-    `no_weight_decay`, MAE's and Swin's own code).
+    class, distillation, register and mask tokens (timm's `no_weight_decay`, MAE's and Swin's own
+    code), and the query of attention pooling, which timm decays.
     """
     kinds = (nn.Linear, nn.Conv2d, nn.Embedding)
     decayed = {id(m.weight) for m in network.modules() if isinstance(m, kinds)}
