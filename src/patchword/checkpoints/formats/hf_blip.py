@@ -15,14 +15,8 @@ import torch
 from patchword.checkpoints import bert
 from patchword.checkpoints.bert import WORDS
 from patchword.checkpoints.config_reader import ConfigReader
-from patchword.checkpoints.huggingface import (
-    ACTIVATIONS,
-    BLIP,
-    config_file,
-    model_type,
-    preprocess,
-    tower,
-)
+from patchword.checkpoints.huggingface import ACTIVATIONS, config_file, model_type, tower
+from patchword.checkpoints.image_processors import BLIP, preprocess
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Const, Rename, Rule
 from patchword.config import BlipConfig, ModelConfig, TextConfig, ViTConfig

@@ -13,13 +13,8 @@ from typing import Any
 from patchword.checkpoints import bert
 from patchword.checkpoints.config_reader import ConfigReader, scale_limit
 from patchword.checkpoints.formats import hf_clip
-from patchword.checkpoints.huggingface import (
-    CHINESE_CLIP,
-    config_file,
-    model_type,
-    preprocess,
-    tower,
-)
+from patchword.checkpoints.huggingface import config_file, model_type, tower
+from patchword.checkpoints.image_processors import CHINESE_CLIP, preprocess
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Rename, Rule
 from patchword.config import ModelConfig, TextConfig

@@ -22,15 +22,14 @@ from patchword.checkpoints.config_reader import (
 )
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
-    CLIP,
     class_score,
     config_file,
     labels,
     layer,
     model_type,
-    preprocess,
     tower,
 )
+from patchword.checkpoints.image_processors import CLIP, preprocess
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Rename, Rule, Unsqueeze
 from patchword.config import ModelConfig, PreprocessConfig, TextConfig, ViTConfig

@@ -9,14 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from patchword.checkpoints.config_reader import ConfigReader
-from patchword.checkpoints.huggingface import (
-    ACTIVATIONS,
-    VIT,
-    config_file,
-    model_type,
-    preprocess,
-    vit_layer,
-)
+from patchword.checkpoints.huggingface import ACTIVATIONS, config_file, model_type, vit_layer
+from patchword.checkpoints.image_processors import VIT, preprocess
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Either, Rename, Rule
 from patchword.config import MaskedConfig, ModelConfig, ViTConfig

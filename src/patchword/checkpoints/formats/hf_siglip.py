@@ -16,16 +16,14 @@ from typing import Any
 from patchword.checkpoints.config_reader import ConfigReader, shape_of, special_word, vocabulary
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
-    SIGLIP,
     class_score,
     config_file,
-    in_patches,
     labels,
     layer,
     model_type,
-    preprocess,
     tower,
 )
+from patchword.checkpoints.image_processors import SIGLIP, in_patches, preprocess
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Patches, Rename, Rule, Squeeze, Unsqueeze
 from patchword.config import Cleaning, ModelConfig, PreprocessConfig, TextConfig, ViTConfig

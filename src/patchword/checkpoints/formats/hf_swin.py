@@ -13,14 +13,13 @@ from patchword.checkpoints.config_reader import ConfigReader, depth, shape_of
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
     HEADLESS,
-    VIT,
     class_score,
     config_file,
     labels,
     model_type,
     prefixed,
-    preprocess,
 )
+from patchword.checkpoints.image_processors import VIT, preprocess
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Fuse, Rename, Rule
 from patchword.config import ModelConfig, SwinConfig

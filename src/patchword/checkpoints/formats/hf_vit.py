@@ -12,17 +12,15 @@ from typing import Any
 from patchword.checkpoints.config_reader import ConfigReader, shape_of
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
-    DEIT,
     HEADLESS,
-    VIT,
     class_score,
     config_file,
     labels,
     model_type,
     prefixed,
-    preprocess,
     vit_layer,
 )
+from patchword.checkpoints.image_processors import DEIT, VIT, preprocess
 from patchword.checkpoints.read import Stored
 from patchword.checkpoints.rules import Drop, Fuse, OrZero, Rename, Rule
 from patchword.config import ModelConfig, ViTConfig
