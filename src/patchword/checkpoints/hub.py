@@ -34,7 +34,7 @@ def snapshot(path: Path) -> Path:
     there = sorted(each for each in (path / "snapshots").iterdir() if each.is_dir())
     main = path / "refs" / "main"
     wanted = main.read_text(encoding="utf-8").strip() if main.is_file() else None
-    found = [each for each in there if each.name == wanted] or there
+    found = there if wanted is None else [each for each in there if each.name == wanted]
     if len(found) != 1:
         paths = ", ".join(map(str, there)) or "none is there"
         raise CheckpointError(
