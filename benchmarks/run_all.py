@@ -76,7 +76,7 @@ JOBS = [
     Job("texts.py --dtype bfloat16", 5),
     Job("tokenizer.py DATA/clip_tokenizer", 3),
     Job("prompts.py", 20),
-    Job("prompts.py --dtype bfloat16 --classes 200", 8),
+    Job("prompts.py --dtype bfloat16 --classes 200", 15),
     Job("families.py", 15),
     Job("caption.py", 15),
     Job("index.py --rows 1000 10000 100000 1000000 --quick", 20),
