@@ -85,9 +85,10 @@ def torch_untold() -> Iterator[None]:
 @torch_untold()
 def _save_openvino(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
     library = unreporting("openvino", "engine openvino")
+    failures = library.frontend.OpConversionFailure, library.frontend.NotImplementedFailure
     try:
         model = library.convert_model(program)
-    except Exception as error:  # its own kinds of error, for what it has no operation for
+    except failures as error:
         said = f"OpenVINO does not compute this model ({cause(error)}); onnx and torch do"
         raise UnsupportedError(said) from error
     for value, name in zip(model.outputs, outputs, strict=True):

@@ -118,7 +118,7 @@ def _scores(codes: Codes, two: Numbers, scales: Floats) -> tuple[Floats, Floats,
         lows[groups] = np.maximum.reduceat(found - left, firsts)
         highs[groups] = np.maximum.reduceat(found + left, firsts)
 
-    if count <= ROWS:
+    if count <= ROWS:  # starting threads would take longer
         some(0)
         return scores, lows, highs
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:

@@ -111,9 +111,10 @@ class Index(Searching):
             at_least("clusters", clusters)
         at_least("examples", examples)
         searcher = self._searcher(model, texts_alone=True)
-        if not isinstance(words, Named):
-            words = explore.named(searcher, None if words is None else text_list(words))
-        named = words
+        if isinstance(words, Named):
+            named: Named | None = words
+        else:
+            named = explore.named(searcher, None if words is None else text_list(words))
         found: list[Cluster] = self._nearest.on_rows(
             lambda table, matrix, rows: explore.clusters(
                 table, matrix, rows, clusters, examples, named, searcher
