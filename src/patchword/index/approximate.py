@@ -37,7 +37,7 @@ STEP = 8  # IVF_RQ takes vectors of a multiple of so many numbers
 STRETCH = 2
 # The parts that a search reads: so many, and of more than 1,024 a share.
 FEWEST_READ, SHARE_READ = 192, 3 / 16
-CANDIDATES = 1000  # of a search for 10
+CANDIDATES = 700  # of a search for 10
 MOST = 1000  # neighbours that are searched so; for more, all vectors are compared
 SAMPLES, ROUNDS = 64, 10  # of k-means: vectors for each part, iterations
 UNREAD = 0.05  # of the rows: with more that came later, the parts are made up to date
@@ -90,7 +90,11 @@ def near(table: Table, rows: int, query: NDArray[np.float64], k: int) -> NDArray
     count = CANDIDATES * max(1, math.ceil(k / K / 4))
     reads = max(FEWEST_READ, math.ceil(SHARE_READ * parts(rows)))
     found = search.nprobes(reads).limit(count).with_row_id(True).select(["_distance"])
-    ids: NDArray[np.uint64] = found.to_arrow().column("_rowid").to_numpy()
+    ids = np.empty(0, np.uint64)
+    for batch in found.to_batches():  # `to_arrow` asks for the schema and for one batch more
+        ids = np.concatenate([ids, batch.column("_rowid").to_numpy()])
+        if len(ids) >= count:
+            break
     return ids
 
 

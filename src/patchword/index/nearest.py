@@ -177,7 +177,7 @@ class Nearest:
 
     def _read(self, table: Table) -> tuple[Matrix, bool]:
         """`matrix`, and whether that version has an approximate index."""
-        mark, version = self._mark(), int(table.version)
+        mark, version = self._mark(), self._store.version
         if self._matrix is None or self._matrix[:2] != (mark, version):
             self._matrix = None  # the old one goes before the new one comes
             found = matrix(self._store.place.folder(), table, self._dim(), mark)

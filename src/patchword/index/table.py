@@ -71,6 +71,7 @@ class Store:
         self.about: dict[str, Any] = {}  # what it was created with, and `dim`
         self._lock = threading.Lock()
         self._table: Table | None = None
+        self.version = 0  # what the action reads that `do` was last given
         self._whole = 0  # the last version whose rows were found to be as many as noted
 
     def open(self) -> bool:
@@ -331,7 +332,7 @@ class Store:
         """action(table) at the newest version, which is noted when the action made it."""
         noted = self.noted()  # first: what is noted was committed before
         table.checkout_latest()
-        before = table.version
+        self.version = before = int(table.version)
         if noted and noted["version"] > before:
             raise IndexStoreError(
                 f"{self.path}: its newest version, {noted['version']}, is gone, and version "
