@@ -395,6 +395,9 @@ def test_approximate_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = [search.find(q[None], 10, exact=False)[0] for q in data[:30].astype(np.float64)]
     right = [search.find(q[None], 10)[0] for q in data[:30].astype(np.float64)]
     assert found != right
+    # of an index that was emptied nothing is found
+    store.do(lambda table: table.delete("size >= 0"))
+    assert search.find(query[None], 4, exact=False) == [[]]
 
 
 def test_vectors_that_no_approximate_search_takes_stay_exact(

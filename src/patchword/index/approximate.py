@@ -60,7 +60,7 @@ class Recall(NamedTuple):
 
 def parts(rows: int) -> int:
     """Into how many parts so many vectors are sorted: the power of two next to the square root."""
-    return int(2 ** round(math.log2(math.sqrt(rows))))
+    return int(2 ** round(math.log2(math.sqrt(max(rows, 1)))))
 
 
 def built(table: Table) -> bool:
