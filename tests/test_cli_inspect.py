@@ -223,6 +223,9 @@ def test_broken_good_photos_are_named(run: Run, folder: Path) -> None:
     assert ran.code == 1
     assert "c.png" in ran.err
     assert "good" in ran.out or "rejected" in ran.out
+    assert "1 of 3 good photos failed" in ran.err
+    both = run("inspect", folder / "test", folder / "test" / "c.png", folder / "more")
+    assert "1 of 2 images and 1 of 3 good photos failed" in both.err
     nothing = run("inspect", folder / "test" / "c.png", folder / "more")
     assert nothing.code == 2
     assert "c.png" in nothing.err

@@ -212,6 +212,7 @@ def inspect(
     asked = {"false_alarms": false_alarms, "confidence": confidence, "threshold": threshold}
     rule = {name: value for name, value in asked.items() if value is not None}
     good: Sequence[Source] = []
+    held: Sequence[Source] | None = None
     first = photos[0]
     if fitted:
         sources = expand(photos)
@@ -232,7 +233,8 @@ def inspect(
         inspector = learn(bundle, good, held, how, rule, by_folder, failed)
     if save_fitted:
         print_saved(inspector.save(save_fitted))
-    run = Run(inspector, sources, false_discoveries, save, as_json)
+    others = len({*map(str, good), *map(str, held or ())})
+    run = Run(inspector, sources, false_discoveries, save, as_json, others)
     run.failed = failed
     run.remarks += known(good, sources)
     run.all()

@@ -25,7 +25,8 @@ COLUMNS = ("path", "score", "p_value", "rejected", "boxes", "outside", "one_colo
 
 
 class Run:
-    """The photos to inspect, one after the other: printed, and saved where that is asked."""
+    """The photos to inspect, one after the other: printed, and saved where that is asked. good: how
+    many others were given as good ones."""
 
     def __init__(
         self,
@@ -34,11 +35,12 @@ class Run:
         false_discoveries: float | None,
         save: Path | None,
         as_json: bool,
+        good: int,
     ) -> None:
         from patchword.inspect.report import Report
 
         self.inspector, self.sources, self.save, self.as_json = inspector, sources, save, as_json
-        self.false_discoveries = false_discoveries
+        self.false_discoveries, self.good = false_discoveries, good
         self.failed: list[ImageError] = []
         self.rows: list[dict[str, Any]] = []
         self.remarks: list[str] = []
@@ -78,7 +80,7 @@ class Run:
         for error in self.failed:
             complain(str(error))
         if self.failed:
-            stderr().print(f"{len(self.failed)} of {len(self.failed) + done} images failed")
+            stderr().print(self._failures(len(self.sources) - done))
         if check and any(row.get("rejected") for row in self.rows):
             raise typer.Exit(3)
         if check and any(row.get("rejected", False) is None for row in self.rows):
@@ -86,6 +88,13 @@ class Run:
             raise typer.Exit(2)
         if self.failed:
             raise typer.Exit(1 if done else 2)
+
+    def _failures(self, own: int) -> str:
+        """How many failed, `own` of them photos to inspect, the others good ones."""
+        good = len(self.failed) - own
+        said = [f"{own} of {len(self.sources)} images"] * bool(own)
+        said += [f"{good} of {self.good} good photos"] * bool(good)
+        return f"{' and '.join(said)} failed"
 
     def keep_drift(self, fitted: Path) -> None:
         """The drift alarm goes on with these photos next time."""
