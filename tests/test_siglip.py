@@ -41,6 +41,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2Imag
 
 from patchword import checkpoints, images
 from patchword.bundle import Bundle
+from patchword.models.edits import DenseEdit
 from patchword.tasks.attention import attention
 from patchword.tasks.classify import NONE, classify
 from patchword.variants import VARIANTS
@@ -364,6 +365,17 @@ def test_a_budget_of_patches_instead_of_a_size(flexible: Pair) -> None:
     pixels, geometry = model.open(photo)
     assert pixels.shape[1:] == geometry.size == tuple(PATCH * side for side in shape)
     assert MOST > 9
+
+
+@torch.no_grad()
+def test_patches_at_another_size_as_transformers_interpolates(fixed: Pair) -> None:
+    reference, model = fixed
+    pixels = torch.randn(2, 3, 5 * PATCH, 3 * PATCH)
+    vision = reference.network.vision_model
+    tokens = vision(pixels, interpolate_pos_encoding=True).last_hidden_state
+    alone = [vision.head(tokens[:, i : i + 1]) for i in range(tokens.shape[1])]
+    found = model.image_tower.dense(pixels, DenseEdit(positions="bicubic"))
+    assert_close(found, torch.stack(alone, dim=1))
 
 
 # Tasks.
