@@ -132,7 +132,7 @@ def test_truncating_equals_transformers_and_says_so(tmp_path: Path) -> None:
     model = checkpoints.load(reference.path)
     said = (
         r"^2 of 5 texts exceed 77 tokens; the longest loses 318 of 395: "
-        r'pass long_text="mean" to keep all$'
+        r'pass long_text="mean" to embed_texts, similarity or search to keep all$'
     )
     with pytest.warns(LongTextWarning, match=said) as caught:
         ours = model.embed_texts(TEXTS)

@@ -1,6 +1,8 @@
 """A server warns of what the command line warns of, in each answer anew."""
 
 import asyncio
+import base64
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import skimage
 from fastapi.testclient import TestClient
+from PIL import Image
 from served import AT, RING, SHAPES, sent
 
 import patchword
@@ -146,3 +149,53 @@ def test_assistants_are_warned_too() -> None:
     assert "the image looks unlike what demo was trained on" in said
     assert "demo does not know giraffe" in said
     assert told.remarks() == []
+
+
+def oblong() -> str:
+    """A photo that is seen in part, as JSON takes it."""
+    out = io.BytesIO()
+    Image.open(GRASS).convert("RGB").resize((64, 16)).save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def test_warnings_number_the_images_of_their_request(client: TestClient) -> None:
+    """And advise nothing that requests have no field for."""
+    images = ["none", sent(RING), oblong(), sent(GRASS)]
+    requests: dict[str, dict[str, Any]] = {
+        "/v1/classify": {"images": images, "labels": ["a ring", "a hat"]},
+        "/v1/caption": {"images": images},
+        "/v1/match": {"images": images, "texts": ["a ring"]},
+    }
+    for path, body in requests.items():
+        found = warnings_of(client, path, body | {"model": "demo-blip"})
+        assert "1 of 3 photos is seen in part, 75% of image 3 is cropped away: a square" in found[0]
+        assert "image 4. It knows" in found[-1] and "image 2" not in found[-1], (path, found)
+        assert not any("=True" in each for each in found)
+    body = {"good": ["none", sent(RING), sent(RING)], "images": ["none", sent(GRASS)]}
+    assert "on: image 2. It" in warnings_of(client, "/v1/inspect", body)[-1]
+
+
+def test_no_request_hears_of_the_photos_of_another(tmp_path: Path) -> None:
+    """Of a model without a scope, whose requests are run together."""
+    model = patchword.load("demo-blip")
+    patchword.save(model, tmp_path / "blip")
+    (tmp_path / "blip/scope.json").unlink()
+    server = make_server(Settings(models=(str(tmp_path / "blip"),)))
+    square, flat = sent(RING), oblong()
+
+    async def asked(image: str) -> dict[str, Any]:
+        return await Tools(server, paths=False).caption(image)
+
+    async def all_asked() -> list[dict[str, Any]]:
+        return await asyncio.gather(*map(asked, [square, flat, square, flat]))
+
+    said = [found.get("warnings", []) for found in asyncio.run(all_asked())]
+    server.close()
+    alone = ["the photo is seen in part, 75% of image 1 is cropped away: a square part of it is"]
+    assert [[each[: len(alone[0])] for each in some] for some in said] == [[], alone, [], alone]
+
+
+def test_of_texts_that_are_cut_no_option_of_python_is_said(client: TestClient) -> None:
+    for path, more in (("/v1/heatmap", {"format": "numbers"}), ("/v1/locate", {})):
+        body = {"image": sent(RING), "texts": ["a ring " * 40], **more}
+        assert "the text exceeds 48 tokens; it loses 34 of 82" in warnings_of(client, path, body)

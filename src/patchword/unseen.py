@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,7 +35,7 @@ NAMED = 3  # photos that a warning names
 @dataclass(frozen=True)
 class Remedies:
     """How whoever reads a warning gets more of a photo seen; empty where nothing does. named: how
-    many photos it names."""
+    many photos it names; inspected: of photos that are searched for defects."""
 
     whole: str = (
         "squash=True shows the whole, tiles=True of classify, ask, caption and match all parts"
@@ -43,6 +44,11 @@ class Remedies:
         "tiles=True of classify, ask, caption, match and heatmap, or its window, looks closer"
     )
     named: int = NAMED
+    inspected: str = "a larger short_side (--short-side) looks closer"
+
+
+_PYTHON = Remedies()
+advice: ContextVar[Remedies] = ContextVar("advice", default=_PYTHON)
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class Sights:
 
     def __init__(self) -> None:
         self._of: dict[str, Sight] = {}
-        self.remedies = Remedies()
+        self.remedies = advice.get()
 
     def note(self, sight: Sight) -> None:
         """A photo that was shown to a network."""
@@ -174,9 +180,16 @@ def together() -> AbstractContextManager[Sights]:
     return _once.together(Sights())
 
 
-def apart() -> AbstractContextManager[None]:
-    """What is seen here is told by each task, whoever is told `together` around it."""
-    return _once.apart()
+@contextmanager
+def apart(remedies: Remedies) -> Iterator[None]:
+    """What is seen here is told by each task, whoever is told `together` around it, with these
+    remedies."""
+    token = advice.set(remedies)
+    try:
+        with _once.apart():
+            yield
+    finally:
+        advice.reset(token)
 
 
 def untold() -> AbstractContextManager[None]:

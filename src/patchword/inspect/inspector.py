@@ -31,7 +31,7 @@ from patchword.inspect.saved import (
 )
 from patchword.options import checked
 from patchword.scope import GOOD, IMAGES, Check
-from patchword.unseen import SMALL
+from patchword.unseen import SMALL, advice
 
 Sources = Sequence[ImageLike]
 
@@ -139,7 +139,7 @@ class Inspector:
         return (
             f"photos were seen at 1:{self.smallest:.0f}: defects smaller than about "
             f"{self.smallest * self.model.config.image_tower.patch_size:.0f} pixels may be missed; "
-            "a larger short_side (--short-side) looks closer"
+            f"{advice.get().inspected}"
         )
 
     @checked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections import deque
@@ -27,7 +28,9 @@ IMAGES, GOOD, LISTED = "images", "good photos", "images listed"  # kinds, counte
 
 
 def file_name(image: object) -> str:
-    """The name of an image that is a file; "" for any other."""
+    """The name of an image that is a file, or is inside one; "" for any other."""
+    if isinstance(image, io.IOBase):
+        image = getattr(image, "name", "")
     return str(image) if isinstance(image, (str, os.PathLike)) else ""
 
 
@@ -53,6 +56,7 @@ class Told:
     def __init__(self, brief: bool = False) -> None:
         """brief: images are named without their folders, two at most, and what a model knows is
         said once."""
+        self.called = ""  # the images that are noted now, where they have no names
         self._brief = brief
         self._advised: set[str] = set()
         self._scopes: dict[str, Scope] = {}
@@ -197,6 +201,11 @@ def untold() -> Iterator[None]:
         yield
 
 
+def noted(told: Told) -> AbstractContextManager[None]:
+    """What tasks find outside is noted in `told`, which whoever made it tells."""
+    return _once.untold(told)
+
+
 def current() -> Told:
     """What is told `together`, for commands that print or draw it; else nothing."""
     return _once.current or Told()
@@ -312,7 +321,7 @@ class Check:
                 known = not isinstance(result, ImageError) or result.opened
                 if self.scope is not None and known:
                     self.outside = self._novelty.popleft() > 1
-                    name = file_name(image) or self._called
+                    name = file_name(image) or self._called or told.called
                     # What a command shows without a name is a part of an image.
                     if name or self._told is not None or together is None:
                         told.image(self.name, self.scope, name, self.outside, self.kind)

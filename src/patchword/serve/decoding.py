@@ -25,6 +25,7 @@ from patchword.errors import ImageError
 from patchword.images import ImageLike
 from patchword.images.ahead import cores
 from patchword.images.photo import RGB
+from patchword.images.reading import Content
 from patchword.images.urls import is_url
 from patchword.serve.bodies import Whole
 from patchword.serve.queue import in_time
@@ -105,7 +106,8 @@ class Decoder:
         that a task needs at once. Raises ImageError, RefusalError."""
         async with self._here(given, name) as here, self._opening:
             await self._with_room(here, model, name)
-            return self.content(here)
+            found = self.content(here)
+            return Content(name, found) if isinstance(found, bytes) else found
 
     async def _with_room(self, here: Any, model: Model, name: str) -> RGB:
         while self._held > self._most:
@@ -118,6 +120,11 @@ class Decoder:
         ImageError, RefusalError."""
         async with self._here(given, name) as here:
             return await self.run(lambda: _named(name, lambda: self._look(here, model, name)))
+
+    async def sight(self, photo: RGB, model: Model, name: str) -> Sight:
+        """How a network sees a photo (H, W, 3)."""
+        geometry = model.preprocess.geometry(*photo.shape[:2])
+        return await self.run(lambda: Sight.of(name, geometry, photo))
 
     async def _whole(self, here: Any, model: Model, name: str) -> RGB:
         work = partial(model.opener, exact=True)

@@ -24,11 +24,16 @@ from patchword.errors import (
     ScopeWarning,
     UnseenWarning,
 )
+from patchword.text.long_text import REMEDY
 
 KINDS = (
     LongTextWarning, ImageWarning, ScopeWarning, UnseenWarning, SameLabelsWarning, SameMapWarning,
     MethodWarning, SampledWarning,
 )  # fmt: skip
+
+# What a client can do, whose requests have no options for it.
+CLOSER = "a part of it is seen closer"
+REMEDIES = unseen.Remedies("a square part of it is seen whole", CLOSER, inspected=CLOSER)
 
 _said: ContextVar[list[str] | None] = ContextVar("said", default=None)
 
@@ -40,7 +45,7 @@ def heard(into: list[str] | None = None) -> Iterator[list[str]]:
     found: list[str] = [] if into is None else into
     token = _said.set(found)
     try:
-        with scope.apart(), unseen.apart():
+        with scope.apart(), unseen.apart(REMEDIES):
             yield found
     finally:
         _said.reset(token)
@@ -71,8 +76,8 @@ def _listen() -> None:
         found = _said.get()
         if found is None or not issubclass(category, KINDS):
             before(message, category, *where, **more)
-        elif str(message) not in found:
-            found.append(str(message))
+        elif (text := str(message).partition(REMEDY)[0]) not in found:
+            found.append(text)
 
     show.hears = True  # type: ignore[attr-defined]
     warnings.showwarning = show

@@ -11,10 +11,12 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from patchword import scope, unseen
 from patchword.bundle import Vector
 from patchword.errors import ImageError, PatchwordError, UnsupportedError
 from patchword.images.photo import RGB
 from patchword.models.generate import BEAMS, GenerationOptions
+from patchword.scope import Told
 from patchword.serve.bodies import Flag, Number, Whole
 from patchword.serve.decoding import Image
 from patchword.serve.models import Embedded, Opened
@@ -38,6 +40,7 @@ from patchword.tasks.classify import NONE, Score, Scorer, classify_each, scorer
 from patchword.tasks.label_cache import label_features
 from patchword.tasks.match import Match, match_each
 from patchword.text.templates import named
+from patchword.unseen import Sights
 
 # A picture of 8 x 8 pixels, for the examples of the documentation.
 TINY = (
@@ -195,17 +198,27 @@ async def of_photos(
     run: Callable[[list[RGB]], Iterable[tuple[object, Any]]],
 ) -> list[Any]:
     """What a task says of each image, run together with the same of other requests; of a model
-    that warns of what it does not know, by itself, so that each request hears its own."""
-    alone = opened.model.scope is not None
+    that warns of what it does not know, by itself. Each request is told of its own images, by
+    their places in its list."""
+    model, told, sights = opened.model, Told(), Sights()
+    alone = model.scope is not None
 
-    def batch(photos: list[RGB]) -> list[Any]:
-        return [found for _, found in run(photos)]
+    def batch(name: str, photos: list[RGB]) -> list[Any]:
+        told.called = name
+        with scope.noted(told), unseen.untold():
+            return [found for _, found in run(photos)]
 
     async def one(number: int, given: Any) -> Any:
-        async with server.decoder.held(given, opened.model, f"image {number}") as photo:
-            return await opened.queue.run(object() if alone else key, batch, photo)
+        name = f"image {number}"
+        async with server.decoder.held(given, model, name) as photo:
+            sights.note(await server.decoder.sight(photo, model, name))
+            key_of = object() if alone else key
+            return await opened.queue.run(key_of, partial(batch, name), photo)
 
-    return await each(one(number, given) for number, given in enumerate(images, 1))
+    found = await each(one(number, given) for number, given in enumerate(images, 1))
+    sights.tell()
+    told.tell()
+    return found
 
 
 @routes.post("/v1/similarity", summary="The cosine of each image with each text")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from patchword.errors import LongTextWarning, UnsupportedError, warn
 from patchword.text.tokenizer import Tokenizer
 
+REMEDY = ': pass long_text="mean" '  # what the advice for Python begins with
 POLICIES = ("truncate", "mean")
 
 
@@ -57,7 +58,7 @@ def split(tokenizer: Tokenizer, texts: Sequence[str], policy: str) -> Parts:
         raise UnsupportedError(f"long_text is {policy!r}; there are {known}")
     rows = tokenizer.rows(texts)
     if policy == "truncate":
-        warn_of_long(tokenizer, rows, ': pass long_text="mean" to keep all')
+        warn_of_long(tokenizer, rows, f"{REMEDY}to embed_texts, similarity or search to keep all")
         owners = np.arange(len(rows))
         return Parts(rows, owners, np.ones(len(rows), np.float32), len(rows))
     pieces: list[list[int]] = []
