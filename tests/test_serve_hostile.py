@@ -20,6 +20,7 @@ from served import AT, RING, SCRATCH, SHAPES, samples_index, sent, uri
 import patchword
 from patchword.api import Model
 from patchword.serve import models
+from patchword.images.reading import Content
 from patchword.serve.app import create_app
 from patchword.serve.decoding import Decoder
 from patchword.serve.models import Models
@@ -319,16 +320,16 @@ def test_photos_to_inspect_are_opened_one_by_one(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """256 of the largest photos, which are small files, would take 77 GB at once."""
-    learned: list[object] = []
+    learned: list[Content] = []
 
-    def learning(model: Model, good: list[object], *rest: object, **more: object) -> object:
+    def learning(model: Model, good: list[Content], *rest: object, **more: object) -> object:
         learned.extend(good)
         return patchword.inspector(model, good, *rest, **more)
 
     monkeypatch.setattr("patchword.serve.inspection.inspector", learning)
     body = {"good": [sent(RING)] * 2, "images": [sent(RING)]}
     assert client.post("/v1/inspect", json=body).json()["data"][0]["score"] < 1e-3
-    assert learned == [RING.read_bytes()] * 2
+    assert [each.getvalue() for each in learned] == [RING.read_bytes()] * 2
 
 
 def test_a_photo_is_shown_while_the_index_has_it(demo: Model, tmp_path: Path) -> None:
