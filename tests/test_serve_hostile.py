@@ -19,8 +19,8 @@ from served import AT, RING, SCRATCH, SHAPES, samples_index, sent, uri
 
 import patchword
 from patchword.api import Model
-from patchword.serve import models
 from patchword.images.reading import Content
+from patchword.serve import models
 from patchword.serve.app import create_app
 from patchword.serve.decoding import Decoder
 from patchword.serve.models import Models
