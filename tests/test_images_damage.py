@@ -16,6 +16,7 @@ from photos import ROCKET
 from pictures import encoded, png16, random_pixels, tiff
 from PIL import Image
 
+import patchword
 from patchword import images
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import pillow
@@ -71,6 +72,17 @@ def test_unusable_paths(tmp_path):
         ("x" * 5000, "too long"),
     ]:
         with pytest.raises(ImageError, match=reason):
+            images.open(path)
+
+
+@pytest.mark.parametrize("suffix", [".tiff", ".dcm", ".npy", ".jpg"])
+def test_named_pipes_keep_nobody_waiting(suffix, tmp_path):
+    """Of those that may have several pages the header is read before they are opened."""
+    pipe = tmp_path / f"pipe{suffix}"
+    os.mkfifo(pipe)
+    for place in (tmp_path, pipe):
+        (path,) = patchword.find_images(place)
+        with pytest.raises(ImageError, match="not a regular file"):
             images.open(path)
 
 

@@ -494,3 +494,5 @@ def test_a_photo_in_a_tar_is_shown_as_any_other(demo: Model, tmp_path: Path) -> 
         assert found["data"][0]["labels"][0]["label"] == "a red ring"
         (tmp_path / "photos.tar").unlink()
         assert client.get(f"/v1/images/{hit['id']}").json()["error"]["code"] == "gone"
+        assert "gone" not in hit
+        assert ask(client, "/v1/search", text="a red ring")["hits"][0]["gone"] is True

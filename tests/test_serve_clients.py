@@ -319,6 +319,12 @@ def test_an_assistant_names_photos_as_a_search_does(demo: Model, tmp_path: Path)
         assert (await tools.classify(other, ["a wafer", "a red ring"]))["labels"] == found["labels"]
         with pytest.raises(ToolError, match=r"out.tar/no.jpg: not in the tar"):
             await tools.classify(f"{tmp_path}/out.tar/no.jpg", ["a wafer"])
+        (tmp_path / "a ring.jpg").write_bytes(RING.read_bytes())
+        address = (tmp_path / "a ring.jpg").as_uri()
+        assert "%20" in address
+        assert (await tools.classify(address, ["a wafer", "a red ring"]))["labels"]
+        with pytest.raises(ToolError, match="not an image"):
+            await Tools(server, paths=False).classify(address, ["a wafer"])
 
     asyncio.run(work())
     server.close()
@@ -352,6 +358,7 @@ def test_an_assistant_is_told_what_is_wrong(demo: Model, folder: Path) -> None:
     assert "/" in small
     server = make_server(Settings(index=folder))
     tools = Tools(server, paths=True)
+    assert tools_server(server).version == patchword.__version__
     many = [str(number) for number in range(300)]
 
     async def work() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -23,11 +24,13 @@ def pages(file: BinaryIO) -> list[int]:
 def is_picture(path: str) -> bool:
     """Whether a file in a folder is certainly one or more images: a matrix of floats may be
     vectors that were saved there."""
+    if not os.path.isfile(path):
+        return True  # opening it raises the error
     try:
         with open(path, "rb") as file:
             shape, _, kind = _header(file)
     except (OSError, ValueError):
-        return True  # opening it raises the error
+        return True  # so does that
     return len(shape) > 2 or (len(shape) == 2 and kind.kind != "f")
 
 

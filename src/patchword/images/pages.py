@@ -38,7 +38,7 @@ def every(path: str) -> list[str]:
     """A file's pages by name, where its suffix says that it may have several and it does; else the
     path alone."""
     read = _READERS.get(os.path.splitext(path)[1].lower())
-    if read is None:
+    if read is None or not os.path.isfile(path):  # a named pipe would keep us waiting
         return [path]
     try:
         with open(path, "rb") as file:

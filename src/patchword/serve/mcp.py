@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from pydantic import Field
 
@@ -51,8 +54,8 @@ class Tools:
         self.paths = paths
 
     async def search(self, text: str, k: Hits = 5, where: str | None = None) -> dict[str, Any]:
-        """Find photos of the index by words, the best first: id, path, and the cosine as score.
-        where: a condition in SQL on its columns."""
+        """Find photos of the index by words, the best first: id, path, and the cosine as score;
+        `gone` where the file is not there any more. where: a condition in SQL on its columns."""
         body = collection.Search(text=text, k=k, where=where, without=None, offset=0)
         return await self._said(collection.found(self.server, body))
 
@@ -109,6 +112,8 @@ class Tools:
 
     async def _image(self, given: str) -> Any:
         """An image as endpoints take it."""
+        if self.paths and given.startswith("file://"):
+            given = url2pathname(urlsplit(given).path)
         if given.isdecimal() and len(given) <= 16 and int(given) < 1 << ID_BITS:
             return PhotoId(id=int(given))
         if len(given) > LONGEST or given.startswith("data:") or is_url(given):
@@ -148,8 +153,9 @@ def tools_server(server: Server, paths: bool = False) -> MCPServer:
     if server.collection is not None:
         every.append(strict(tools.search))
     found: MCPServer = mcp.MCPServer(
-        "patchword", instructions=INSTRUCTIONS, log_level="WARNING", tools=every
-    )
+        "patchword", instructions=INSTRUCTIONS, version=version("patchword"), log_level="WARNING",
+        tools=every,
+    )  # fmt: skip
     return found
 
 

@@ -82,6 +82,7 @@ class Collection:
                 "height": None,
                 **{name: value for name, value in columns.items() if value is not None},
             }
+            | ({"gone": True} if inside.gone(hit.path) else {})
             for hit, columns in zip(hits, self._known(version, hits), strict=True)
         ]
 

@@ -2,7 +2,7 @@
 
 import { el } from "./dom.js";
 import { Photo } from "./photos.js";
-import { number } from "./words.js";
+import { number, t } from "./words.js";
 
 /** A button for each hit; `open(hit, place)` is called for the one that is pressed. */
 export function append(list, hits, open) {
@@ -12,7 +12,7 @@ export function append(list, hits, open) {
       const photo = new Photo(hit);
       const button = el("button", { type: "button", class: "hit", title: hit.path, onclick: () => open(hit, before + i) },
         photo.image(true),
-        el("span", {}, photo.name),
+        el("span", {}, hit.gone ? t("gone", { name: photo.name }) : photo.name),
         el("span", {}, hit.score === undefined ? "" : number(hit.score)));
       button.querySelector("img").alt = ""; // the name stands below it
       return el("li", {}, button);
