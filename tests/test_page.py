@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 import patchword
 from patchword.inspect.calibration import Calibration, Judge, Rule
 from patchword.scope.remarks import Told, stored
+from patchword.serve.heard import heard
 from patchword.serve.page import TABS, add_page, language, words
 from patchword.unseen import Sight, noted
 
@@ -142,6 +143,26 @@ def test_the_page_knows_the_warning_of_unlike_questions() -> None:
     asked = [found for each in caught if (found := pattern.match(str(each.message)))]
     assert [found["question"] for found in asked] == ["这是什么?", "what's the meaning of life?"]
     assert asked[0]["model"] == "demo-blip"
+
+
+def test_the_page_knows_the_warnings_of_large_and_long() -> None:
+    """As the server says them, which advises nothing that a page cannot do."""
+    known, model = sentences_of("SAID"), patchword.load("demo")
+    photo = (np.indices((900, 1200)).sum(0) % 2 * 255).astype(np.uint8)
+    with warnings.catch_warnings(), heard() as said:
+        warnings.simplefilter("always")
+        for photos in ([photo], [photo, photo]):
+            model.similarity(photos, ["a ring " * 40, *["a hat"] * (len(photos) - 1)])
+        model.locate(photo[:90, :90], ["a dress"])
+        inspector = patchword.inspector(model, [], "winclip")
+        inspector.smallest = 9.0
+        seen = inspector.seen_small()
+    met: dict[str, set[str]] = {}
+    for one in [*said, seen]:
+        (key,) = [key for key, pattern in known.items() if pattern.match(one)]
+        met.setdefault(key, set()).add(one)
+    assert [len(met[key]) for key in ("seen_in_part", "seen_small", "text_cut")] == [2, 2, 2]
+    assert met.keys() >= {"defects_small", "hardly_placed"}
 
 
 def test_nothing_runs_or_comes_from_elsewhere(client: TestClient) -> None:

@@ -11,6 +11,11 @@ const SAID = {
   unlike_questions: /^(?<model>\S+) was not trained on questions like (['"])(?<question>.+?)\2( \(the words? .+ (is|are) unknown to it\))?, but on such as (['"])(?<nearest>.+?)\6\. It knows (?<known>.+), in English; for others load a public checkpoint$/,
   labels_alike: /^the model reads '(?<first>.+)' and '(?<second>.+)' as the same, and scores them alike: leave one out, or say it in other words$/,
   compared_in_part: /^(?<done>\d+) of (?<all>\d+) images were compared with all others in (?<seconds>\d+) seconds; copies among the rest are not found: `patchword dedupe` takes its time$/,
+  seen_in_part: /^(the photo is|\d+ of \d+ photos (is|are)) seen in part, (?<names>.+) is cropped away: a square part of it is seen whole$/,
+  seen_small: /^(the photo is|\d+ of \d+ photos (is|are)) seen very small, (?<names>.+): a part of it is seen closer$/,
+  defects_small: /^photos were seen at (?<scale>1:\d+): defects smaller than about (?<pixels>\d+) pixels may be missed; a part of it is seen closer$/,
+  text_cut: /^(the text exceeds|\d+ of \d+ texts exceeds?) (?<most>\d+) tokens; (it|the longest) loses (?<lost>\d+) of (?<all>\d+)$/,
+  hardly_placed: /^(?<model>\S+) hardly knows where (?<things>.+) is in a photo, for it never learned that: what it shows of (?<texts>.+) says little\. It knows .+, in English; for others load a public checkpoint$/,
   one_colour: /^(\d+ of \d+ photos ha(s|ve)|the photo has) one colour alone, about which no answer means anything: (?<names>.+)$/,
 };
 const SAY = {
@@ -20,6 +25,11 @@ const SAY = {
   unlike_questions: (found) => t("unlike_questions", found),
   labels_alike: (found) => t("labels_alike", found),
   compared_in_part: (found) => t("compared_in_part", found),
+  seen_in_part: ({ names }) => t("seen_in_part", { names: names.replace(/(\d+%) of (image \d+)/g, "$2 $1") }),
+  seen_small: ({ names }) => t("seen_small", { names: names.replaceAll(" at 1:", " 1:") }),
+  defects_small: (found) => t("defects_small", found),
+  text_cut: (found) => t("text_cut", found),
+  hardly_placed: (found) => t("hardly_placed", found),
   one_colour: (found) => t("one_colour", found),
 };
 
