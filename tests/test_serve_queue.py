@@ -7,10 +7,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
+from served import AT, RING, sent
 
+from patchword.serve.app import create_app
 from patchword.serve.heard import heard
 from patchword.serve.queue import Admission, Queue, deadline
 from patchword.serve.refusals import RefusalError
+from patchword.serve.settings import Settings
 
 
 class Work:
@@ -156,3 +160,21 @@ def _with_queue(work: Callable[[Queue, Work], Awaitable[None]], most: int = 32) 
     finally:
         run.free.set()
         queue.close()
+
+
+@pytest.mark.parametrize("form", ["png", "numbers"])
+def test_a_network_runs_in_the_thread_of_its_queue_alone(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for how probable texts are in a photo, which a heatmap computes when it is asked."""
+    threads: list[str] = []
+
+    def probable(*_: object) -> tuple[float, ...]:
+        threads.append(threading.current_thread().name)
+        return (1.0,)
+
+    monkeypatch.setattr("patchword.where.heatmap._probable", probable)
+    body = {"image": sent(RING), "texts": ["a ring"], "method": "cosine", "format": form}
+    with TestClient(create_app(Settings(models=("demo",))), base_url=AT) as client:
+        assert client.post("/v1/heatmap", json=body).status_code == 200
+    assert threads == ["model demo"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -78,9 +79,12 @@ async def heatmap(request: Request, body: HeatmapBody) -> Response:
     server.readable(texts)
     with server.admission.of(count):
         photo = await photo_of(server, opened, body.image)
-        found = await opened.queue.call(
-            lambda: opened.model.heatmap(photo, texts, method=method, layer=layer, progress=step)
-        )
+
+        def work() -> Heatmap:
+            made = opened.model.heatmap(photo, texts, method=method, layer=layer, progress=step)
+            return replace(made, probable=made.present)  # here, for the network may run for it
+
+        found = await opened.queue.call(work)
         if body.format == "png":
             content = await server.decoder.run(lambda: png(found.picture()))
             return warned(Response(content, media_type="image/png"))
