@@ -26,6 +26,7 @@ from shrunk import tiny_bundle, tiny_clip
 
 import patchword
 from patchword import checkpoints
+from patchword.capfilt.dataset import open_photos
 from patchword.capfilt.filtering import BATCH, SAMPLED, ScoredText, capfilt_each
 from patchword.capfilt.page import Tally, report
 from patchword.capfilt.store import Shard, Store
@@ -260,6 +261,15 @@ def test_texts_without_a_score_are_dropped_and_counted(blip: str, tmp_path: Path
     plan = dict.fromkeys(("count", "top_p", "min_length", "max_length", "seed", "threshold"), 1)
     page = report(found, {**plan, "captioner": named, "filter": named, "prompt": ""}, tmp_path)
     assert "the filter&#39;s outputs are no numbers" in page
+
+
+def test_columns_that_are_not_written_are_named(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("image,text,other,label,price,none\na.jpg,a ring,red,0,3,\n")
+    (tmp_path / "a.jpg").touch()
+    assert open_photos(str(table), tmp_path).left_out == ["other", "label", "price"]
+    both = open_photos(str(table), tmp_path, caption="text,other")
+    assert both.left_out == ["label", "price"]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "tar", "csv", "pictures"])

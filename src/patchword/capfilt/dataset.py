@@ -13,7 +13,7 @@ from typing import Any
 
 from patchword.config import PreprocessConfig
 from patchword.data import SourceConfig, open_sources, tables, tars
-from patchword.data.rows import suffix_of, texts_of
+from patchword.data.rows import Together, suffix_of, texts_of
 from patchword.data.table_source import FAULT, Table, TableSource, located
 from patchword.data.tables import READERS
 from patchword.errors import PatchwordError
@@ -70,6 +70,16 @@ class Photos:
         if is_url(path):
             return path
         return os.path.relpath(os.path.abspath(path), self._start)
+
+    @property
+    def left_out(self) -> list[str]:
+        """The columns that have values and are none of images or captions."""
+        table, rows = self._table, self._table.rows
+        parts = rows.parts if isinstance(rows, Together) else ()
+        read = {table.image, table.caption, *parts, FAULT}
+        others = [name for name in rows.columns if name in table.columns and name not in read]
+        empty = (None, "")
+        return [name for name in others if any(cell not in empty for cell in rows.column(name))]
 
     def _texts(self, row: Mapping[str, Any]) -> list[str]:
         return texts_of(row[self._table.caption]) if self._table.caption else []

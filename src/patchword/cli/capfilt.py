@@ -32,7 +32,7 @@ from patchword.cli.output import (
     warnings_said,
     wrong,
 )
-from patchword.errors import ImageError, UnsupportedError
+from patchword.errors import ImageError, UnsupportedError, listed
 
 if TYPE_CHECKING:
     from patchword.api import Model
@@ -122,6 +122,8 @@ def capfilt(
     from patchword.capfilt.store import Store
 
     photos = open_photos(source, out, image_column, caption_column)
+    if photos.left_out:
+        notes().print(f"captions alone are written; left out: {listed(photos.left_out, 8)}")
     writer = load(captioner, device, dtype, stretch, max_pixels, squash)
     scorer = _scorer(writer, filter, device, dtype)
     options = {
