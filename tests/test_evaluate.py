@@ -342,7 +342,7 @@ def test_captions_several_an_image(tmp_path: Path) -> None:
     [
         (["{"], "line 1: not JSON"),
         (["[1]"], "line 1: not a JSON object"),
-        (['{"file_name": "0.png", "caption": "a"}', '{"caption": "a"}'], "line 2: no 'file_name'"),
+        (['{"file_name": "", "caption": "a"}', '{"caption": "a"}'], "line 1: no 'file_name'"),
         (['{"file_name": "0.png"}'], "line 1: no 'caption'.*; there are the columns file_name"),
         (['{"Bild": "0.png", "caption": "a"}'], "no 'file_name'.* the columns Bild, caption"),
         (['{"file_name": "0.png", "caption": " "}'], "line 1: no 'caption'"),
@@ -393,6 +393,15 @@ def test_retrieval_leaves_broken_images_out(tmp_path: Path) -> None:
     assert (answer.images, answer.captions) == (3, 3)
     assert answer.image_recall[5] == answer.text_recall[10] == 1
     assert quality(answer) == (answer.image_recall[1] + answer.text_recall[1]) / 2
+
+
+def test_a_line_without_caption_or_image_costs_itself_alone(tmp_path: Path) -> None:
+    rows = [{"file_name": f"{i}.png", "caption": f"a cat {i}"} for i in range(2)]
+    lines = [json.dumps(row) for row in (*rows, {"file_name": "2.png"}, {"caption": "x"})]
+    run = Evaluation(tiny_bundle(tiny_clip()))
+    (answer,) = run.on(captions(tmp_path / "c", lines))
+    assert (answer.images, answer.captions) == (2, 2)
+    assert [error.image[-6:] for error in run.broken] == ["line 3", "line 4"]
 
 
 def classifier(labels: tuple[str, ...]) -> Bundle:

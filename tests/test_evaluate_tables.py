@@ -7,6 +7,7 @@ import datasets
 import pyarrow as pa
 import pytest
 from photos import class_folders, encoded, tar_of
+from PIL import Image
 from pyarrow import parquet
 from shrunk import tiny_bundle, tiny_clip
 
@@ -145,9 +146,9 @@ def test_addresses_in_a_table_stay_what_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"image": ["a", "b"], "label": ["x", None]}, "no class for .*b$"),
-        ({"image": ["a", "b"], "text": ["x", None]}, "row 2: no caption"),
-        ({"image": ["a", None], "text": ["x", "y"]}, "row 2: no image"),
+        ({"image": ["a", "b"], "label": [" ", None]}, "no classes in column 'label'"),
+        ({"image": ["a", None], "text": [" ", "x"]}, "row 1: no caption"),
+        ({"image": [None], "text": ["x"]}, "row 1: no image"),
         ({"image": ["a"], "words": ["x"]}, "no column of captions; it has image, words"),
         ({"photo": ["a"], "text": ["x"]}, "no column of images; it has photo, text; set image"),
     ],
@@ -156,6 +157,26 @@ def test_tables_that_lack_something(columns: dict, words: str, tmp_path: Path) -
     parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
     with pytest.raises(PatchwordError, match=words):
         list(Evaluation(tiny_bundle(tiny_clip())).on(tmp_path / "t.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("column", "lacks"),
+    [
+        ({"label": ["x", "y", None]}, ["no class in this row"]),
+        ({"text": ["x", "y", None]}, ["no caption"]),
+        ({"text": [["x"], ["y"], []]}, ["no caption"]),
+    ],
+)
+def test_a_row_that_lacks_something_costs_itself_alone(
+    column: dict, lacks: list[str], tmp_path: Path
+) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    columns = {"image": ["a.png", "b.png", "c.png"], **column}
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    run = Evaluation(tiny_bundle(tiny_clip()))
+    (answer,) = run.on(tmp_path / "t.parquet")
+    assert (answer.images, [error.reason for error in run.broken]) == (2, lacks)
 
 
 def test_captions_alone_have_no_classes(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,7 @@ class Labelled:
     names: tuple[str, ...]  # of the classes: their folders, sorted; of a table, see `Table.classes`
     images: Sequence[ImageLike]
     targets: NDArray[np.int64]  # (N,)
+    faults: tuple[ImageError, ...] = ()  # rows of a table without a class, which are left out
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class Captioned:
     path: Path
     images: Sequence[ImageLike]
     captions: tuple[tuple[str, ...], ...]  # of each image
+    faults: tuple[ImageError, ...] = ()  # rows without image or caption, which are left out
+
+
+Data = TypeVar("Data", Labelled, Captioned)
 
 
 def error_of(images: Sequence[ImageLike], index: int, error: ImageError) -> ImageError:
@@ -102,8 +108,8 @@ def captions_in(path: Path) -> Path | None:
 
 def labelled(path: Path) -> Labelled:
     """A table with a column of classes; or a folder with one folder per class, whose images are
-    found at any depth, by their suffix. Raises PatchwordError where there are none, and for a row
-    without its class."""
+    found at any depth, by their suffix. Raises PatchwordError where there are none, and for a table
+    without a class in any row."""
     if (file := table_in(path)) is not None:
         return _labelled_table(file)
     if path.exists() and not path.is_dir():
@@ -120,35 +126,42 @@ def captioned(path: Path) -> Captioned:
     """The images and captions that a table lists, or the metadata file of a folder.
 
     Every row has an image, its path being relative to the table's folder, and a caption or a list
-    of them. The captions of rows with the same image are put together. Raises PatchwordError, with
-    the number of the line or row, for one that lacks either."""
+    of them; one that lacks either is a fault. The captions of rows with the same image are put
+    together. Raises PatchwordError, with the number of the line or row, where all are faults."""
     file = table_in(path)
     if file is None:
         raise PatchwordError(f"{path}: no {' or '.join(METADATA)} with captions")
     if suffix_of(file) in TEXT:
-        found: dict[str, list[str]] = {}
-        read = folders.metadata(file)
-        there = f"; there are the columns {listed(read.columns)}"
-        for entry in read.entries:
-            if not entry.image:
-                has = "" if read.used.image else there
-                raise PatchwordError(f"{file}, {entry.place}: no {NAME!r}; it names the image{has}")
-            if not entry.captions:
-                has = "" if read.used.captions else there
-                raise PatchwordError(f"{file}, {entry.place}: no {_either(CAPTIONS[:4])}{has}")
-            place = located(entry.image, file.parent)
-            found.setdefault(place, []).extend(entry.captions)
-        return Captioned(file, tuple(found), tuple(map(tuple, found.values())))
-    table = _table(file)
+        return _captioned_text(file)
+    table, faults = _table(file), []
     rows: dict[bytes, int] = {}
     captions: dict[bytes, list[str]] = {}
     for row, (image, texts) in enumerate(_captions(table)):
+        if isinstance(texts, ImageError):
+            faults.append(texts)
+            continue
         content = image if isinstance(image, bytes) else image.encode("utf-8", "surrogateescape")
         same = blake2b(content, digest_size=16).digest()
         captions.setdefault(same, []).extend(texts)
         rows.setdefault(same, row)
     images = TableImages(table, list(rows.values()))
-    return Captioned(file, images, tuple(map(tuple, captions.values())))
+    return _some(Captioned(file, images, tuple(map(tuple, captions.values())), tuple(faults)))
+
+
+def _captioned_text(file: Path) -> Captioned:
+    """The same of a table that is a text file."""
+    found: dict[str, list[str]] = {}
+    faults = []
+    read = folders.metadata(file)
+    there = f"; there are the columns {listed(read.columns)}"
+    for entry in read.entries:
+        if entry.image and entry.captions:
+            found.setdefault(located(entry.image, file.parent), []).extend(entry.captions)
+            continue
+        used = read.used.captions if entry.image else read.used.image
+        lacks = _either(CAPTIONS[:4]) if entry.image else f"{NAME!r}; it names the image"
+        faults.append(ImageError(f"{file}, {entry.place}", f"no {lacks}{'' if used else there}"))
+    return _some(Captioned(file, tuple(found), tuple(map(tuple, found.values())), tuple(faults)))
 
 
 def agreeing(known: Labelled, test: Labelled) -> NDArray[np.int64]:
@@ -180,26 +193,39 @@ def _labelled_table(file: Path) -> Labelled:
     cells = map(class_of, table.rows.column(table.label))
     targets = [-1 if cell is None else numbers.get(cell, -1) for cell in cells]
     images = TableImages(table, range(len(targets)))
-    if -1 in targets:
-        raise PatchwordError(f"{file}: no class for {images.name(targets.index(-1))}")
-    return Labelled(file, names, images, np.array(targets, np.int64))
+    kept = [row for row, target in enumerate(targets) if target >= 0]
+    faults = [
+        ImageError(images.name(row), "no class in this row")
+        for row, target in enumerate(targets)
+        if target < 0
+    ]
+    chosen = np.array([targets[row] for row in kept], np.int64)
+    return _some(Labelled(file, names, TableImages(table, kept), chosen, tuple(faults)))
 
 
-def _captions(table: Table) -> Iterator[tuple[str | bytes, list[str]]]:
-    """(image, captions) of each row."""
+def _some(data: Data) -> Data:
+    """The data. Raises PatchwordError, with the first fault, where no row is left."""
+    if not data.images:
+        raise PatchwordError(str(data.faults[0]))
+    return data
+
+
+def _captions(table: Table) -> Iterator[tuple[str | bytes, list[str] | ImageError]]:
+    """(image, captions, or what the row lacks) of each row."""
     if table.caption is None:
         raise PatchwordError(
             f"{table.where}: no column of captions; it has {listed(table.columns)}"
         )
     for number in range(len(table.rows)):
         name, image, row = table.opened(number)
-        if row.get(FAULT):
-            raise PatchwordError(f"{name}: {row[FAULT]}")
         texts = texts_of(row[table.caption])
-        if not image or not texts:
+        if row.get(FAULT):
+            yield image, ImageError(name, row[FAULT])
+        elif image and texts:
+            yield image, texts
+        else:
             lacks = "caption" if image else "image"
-            raise PatchwordError(f"{table.where}, row {number + 1}: no {lacks}")
-        yield image, texts
+            yield image, ImageError(f"{table.where}, row {number + 1}", f"no {lacks}")
 
 
 def _either(names: Sequence[str]) -> str:

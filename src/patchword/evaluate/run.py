@@ -96,7 +96,8 @@ class Options:
 
 @dataclass
 class Evaluation:
-    """Evaluates a model. Images that cannot be opened are left out and listed in `broken`."""
+    """Evaluates a model. Images that cannot be opened, and rows of a table that lack one, a
+    caption or a class, are left out and listed in `broken`."""
 
     model: Bundle
     options: Options = Options()
@@ -273,6 +274,7 @@ class Evaluation:
     ) -> tuple[Vector, Indices]:
         rows, kept, total = [], [], len(data.images)
         named = {error.image for error in self.broken}  # by another task on the same images
+        self.broken += [error for error in data.faults if error.image not in named]
         for number, (_, row) in enumerate(each):
             if isinstance(row, ImageError):
                 error = folders.error_of(data.images, number, row)
