@@ -192,6 +192,13 @@ def test_the_checkpoint_of_another_version(path: Path, tmp_path: Path) -> None:
         loop.train(load(path))
 
 
+@pytest.mark.parametrize("other", [[1, 2], torch.ones(3), {"format": state.FORMAT}])
+def test_another_file_of_torch_is_no_checkpoint(other: object, tmp_path: Path) -> None:
+    torch.save(other, tmp_path / "step-00000001.pt")
+    with pytest.raises(RecipeError, match="not a checkpoint of a run, but another file of torch"):
+        state.load(tmp_path / "step-00000001.pt")
+
+
 # Steps
 
 

@@ -151,15 +151,22 @@ def at_least(name: str, value: Any, least: int = 1) -> int:
 
 
 def in_range(
-    name: str, value: float, least: float, most: float = math.inf, above: bool = False
+    name: str,
+    value: float,
+    least: float,
+    most: float = math.inf,
+    above: bool = False,
+    below: bool = False,
 ) -> None:
     """Raise ConfigError for a number of a configuration outside [least, most], for `least` itself
-    with `above`, and for one that is not finite."""
+    with `above`, for `most` itself with `below`, and for one that is not finite."""
     low = value > least if above else value >= least
-    if math.isfinite(value) and low and value <= most:
+    high = value < most if below else value <= most
+    if math.isfinite(value) and low and high:
         return
     first = f"above {least:g}" if above else f"{least:g} or more"
-    wanted = first if most == math.inf else f"{first}, and at most {most:g}"
+    last = f"below {most:g}" if below else f"at most {most:g}"
+    wanted = first if most == math.inf else f"{first}, and {last}"
     raise ConfigError(f"{name} is {value}; it must be {wanted}")
 
 

@@ -22,6 +22,7 @@ from patchword import bundle, models
 from patchword.bundle import Bundle
 from patchword.checkpoints import (
     huggingface,
+    hub,
     known_fingerprints,
     layouts,
     open_clip_names,
@@ -229,7 +230,7 @@ def _words(opened: Source, given: str | os.PathLike[str] | None) -> Path | None:
     diffusion pipeline in the folder of that name: "tokenizer_2" for "text_encoder_2"; None without
     one."""
     if given is not None:
-        return Path(given).expanduser()
+        return hub.snapshot(Path(given).expanduser())
     pipeline = layouts.companion_path(opened.folder, layouts.WORDS_OF)
     places = [opened.adapter and opened.adapter.parent, opened.folder, pipeline]
     return next((p for p in places if p and p.is_dir() and tokenizer_files.present(p)), None)

@@ -69,7 +69,7 @@ class LoraConfig:
     def __post_init__(self) -> None:
         in_range("lora.rank", self.rank, 1)
         in_range("lora.alpha", self.alpha, 0, above=True)
-        in_range("lora.dropout", self.dropout, 0, 1)
+        in_range("lora.dropout", self.dropout, 0, 1, below=True)
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Recipe:
         in_range("micro_batch", self.micro_batch, 0, self.batch)
         in_range("learning_rate", self.learning_rate, 0, above=True)
         in_range("ema", self.ema, 0, 1)
-        in_range("label_smoothing", self.label_smoothing, 0, 1)
+        in_range("label_smoothing", self.label_smoothing, 0, 1, below=True)
 
     @property
     def last(self) -> int:

@@ -80,6 +80,11 @@ def load(path: Path) -> State:
         raise RecipeError(
             f"{path}: not a checkpoint of a run ({error}); delete it to go on from the one before"
         ) from error
+    if not isinstance(state, dict) or not {"step", "network"} <= state.keys():
+        raise RecipeError(
+            f"{path}: not a checkpoint of a run, but another file of torch; delete it to go on "
+            "from the one before"
+        )
     if state.get("format") != FORMAT:
         raise RecipeError(
             f"{path}: written by another version of patchword, whose recipes and checkpoints "
