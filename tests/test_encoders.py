@@ -234,7 +234,9 @@ def test_what_pads_is_assumed_where_nobody_says_it(tmp_path: Path, old_words: Pa
     fails(folder, "tokenizer_config.json says pad_token is '[PAD]'", "none of the model's ids")
 
 
-def test_a_pipelines_tokenizer_lies_beside_its_encoder(sdxl: Pair, clip_folder: Path) -> None:
+def test_a_pipelines_tokenizer_lies_beside_its_encoder(
+    sdxl: Pair, clip_folder: Path, tmp_path: Path
+) -> None:
     reference, model = sdxl
     assert model.config.text.pad_token == 0
     bare = without_tokenizer(reference.path)
@@ -244,6 +246,9 @@ def test_a_pipelines_tokenizer_lies_beside_its_encoder(sdxl: Pair, clip_folder: 
     assert given.config.text.pad_token == 0
     assert given.fingerprint == model.fingerprint
     other = checkpoints.load(reference.path, tokenizer=clip_folder)
+    cached = tmp_path / "models--org--words"  # a folder of the hub's cache
+    shutil.copytree(clip_folder, cached / "snapshots" / "1a")
+    assert checkpoints.load(reference.path, tokenizer=cached).fingerprint == other.fingerprint
     assert other.config.text.pad_token == 49407
     file = checkpoints.load(reference.path, tokenizer=clip_folder / "tokenizer.json")
     assert file.fingerprint == other.fingerprint

@@ -27,11 +27,12 @@ from shrunk import ids, pixels, tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_v
 from test_conformance import CONFIGS
 
 import patchword
-from patchword import models
+from patchword import models, receipts
 from patchword.api.engines import in_int8
 from patchword.api.model import Model, with_methods
 from patchword.bundle import make
 from patchword.cli import main
+from patchword.cli.export import INT8_ATOL
 from patchword.engines import libraries
 from patchword.errors import CheckpointError, ImageWarning, UnsupportedError
 from patchword.exporting import huggingface, int8
@@ -275,6 +276,9 @@ def test_the_parts_of_a_blip(kind: str, tmp_path: Path) -> None:
         assert_allclose(logits, right.matching, atol=1e-5)
     if config.answers_questions:
         asked = graphs["question"]({"input_ids": words.numpy(), **found})["last_hidden_state"]
+        half = libraries.OPENVINO.read(folder / "openvino_model_question.xml", torch.bfloat16)
+        rounded = half({"input_ids": words.numpy(), **found})["last_hidden_state"]
+        assert_allclose(rounded, asked, atol=0.2)  # of up to 3: with its mask misread, 1
         kept = (words != config.text.pad_token).long().numpy()
         found = {"encoder_hidden_states": asked, "encoder_attention_mask": kept}
     logits = graphs["decoder"]({"input_ids": words.numpy(), **found})["logits"]
@@ -300,6 +304,9 @@ def test_int8(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.graphs["image"] == file[to]
     other = patchword.load(made.folder)
     assert (other.engine.dtype, other.fingerprint) == (torch.int8, f"{model.fingerprint}-int8")
+    known = json.loads((made.folder / "receipt.json").read_text())
+    assert receipts.verify(other, known)
+    assert not receipts.verify(other, known, atol=INT8_ATOL)  # as the command line advises
     names = sorted(photos.glob("*.png"))
     cosines = (other.embed_images(names) * model.embed_images(names)).sum(axis=1)
     assert 0.999 < min(cosines) < 0.999999

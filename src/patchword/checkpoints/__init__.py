@@ -21,8 +21,8 @@ from torch import nn
 from patchword import bundle, models
 from patchword.bundle import Bundle
 from patchword.checkpoints import (
-    huggingface,
     hub,
+    huggingface,
     known_fingerprints,
     layouts,
     open_clip_names,

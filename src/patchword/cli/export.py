@@ -11,6 +11,7 @@ from patchword.cli.options import DtypeOption, JsonOption, ModelTooOption
 from patchword.cli.output import emit, notes, wrong
 
 TARGETS = ("onnx", "openvino")  # of --to
+INT8_ATOL = 0.1  # of the largest number of a row: int8's towers are within 0.05 of float32's
 
 
 def export(
@@ -66,7 +67,9 @@ def export(
         print(f"{path.stat().st_size:>12,}  {path}")
     for part, found in made.agreement.items():
         print(f"{part} vectors, {found}")
-    notes().print(f"compare it with the model: patchword verify {folder} {folder}/receipt.json")
+    allowed = f" --atol {INT8_ATOL:g}" if int8 else ""
+    command = f"patchword verify {folder} {folder}/receipt.json{allowed}"
+    notes().print(f"compare it with the model: {command}")
 
 
 COMMANDS = (export,)

@@ -175,12 +175,13 @@ class Blip(ImageEncoder, TextEncoder):
         return run(text.blocks, x, text.mask(ids, x), taps, tokens, None, seen, only=only)
 
     def image_mask(self, tokens: Tensor) -> Tensor | None:
-        """The additive mask (1, 1, 1, N) of cross-attention to image tokens (B, N, C): see
+        """The additive mask (B, 1, 1, N) of cross-attention to image tokens (B, N, C): see
         `BlipConfig.image_tokens`; None where all are attended to."""
         if self.reads_all:
             return None
         place = torch.arange(tokens.shape[1], device=tokens.device)
-        return padding_mask(place[None] > 0, tokens)
+        # One for all rows is a constant of an exported graph, which OpenVINO misreads in bfloat16.
+        return padding_mask((place > 0).expand(tokens.shape[0], -1), tokens)
 
     @overload
     def match(self, tokens: Tensor, ids: Tensor, *, start: int | None = None) -> Tensor: ...
