@@ -192,7 +192,10 @@ def test_another_model_is_not_replaced(
     model: Model,
     onnx: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """No graph need be in a folder for that."""
+    monkeypatch.setattr("patchword.exporting.folder.write_graphs", lambda *_: ({}, {}))
     folder = tmp_path / "exported"
     shutil.copytree(onnx, folder)
     mark = folder / "patchword.json"
@@ -290,8 +293,8 @@ def test_the_parts_of_a_blip(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("to", ["openvino", "onnx"])
-def test_int8(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its vectors are like those in float32, as the folder says; what is not is not written."""
+def test_int8(to: str, tmp_path: Path) -> None:
+    """Its vectors are like those in float32, as the folder says."""
     model = with_methods(tiny_bundle(tiny_clip()))
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -313,11 +316,6 @@ def test_int8(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = made.agreement["image"]
     assert (found.count, made.agreement["text"].count, found.activations) == (6, 8, True)
     assert min(cosines) - 1e-6 <= found.least <= found.mean < 1
-    monkeypatch.setattr("patchword.exporting.int8.LEAST_COSINE", 1.1)
-    if to == "onnx":
-        with pytest.raises(UnsupportedError, match="int8 changes this model too much: cosine"):
-            patchword.export(model, tmp_path / "x", to=to, int8=True, photos=names)
-        assert not (tmp_path / "x").exists()
 
 
 def test_int8_by_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +358,7 @@ def test_outputs_in_int8_that_are_no_numbers_are_not_written(
     monkeypatch.setattr(int8, "_onnx", lambda whole, path: True)
     part = SimpleNamespace(name="image", outputs=["out"])
     photos = int8.Photos([np.zeros((3, 2, 2), np.float32)] * 16)
-    with pytest.raises(UnsupportedError, match="least nan of 4"):
+    with pytest.raises(UnsupportedError, match=r"int8 changes .* too much: .* least nan of 4"):
         int8.quantise(library, part, tmp_path, tmp_path, photos, [])
 
 
