@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from shrunk import tiny_vit
+from shrunk import tiny_bundle, tiny_clip, tiny_vit
 
 import patchword
 from patchword import bundle
@@ -35,6 +35,7 @@ from patchword.options import SYNONYMS, checked
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 PLUMBING = ("open", "reader", "run_each", "tensor", "embed_rows")  # not of the public face
 WRITERS = ("caption", "ask", "match", "rerank")  # jobs of the embedded BLIP
+PLACES = ("heatmap", "segment", "locate")  # jobs that encode each image more than once
 
 
 class Anything:
@@ -100,13 +101,16 @@ def models() -> dict[str, patchword.Model]:
     config = tiny_vit("patches")
     config = replace(config, vision=replace(config.vision, depth=1))
     return loaded | {
-        "tiny": with_methods(bundle.make(networks.build(config), config, None, "tiny"))
+        "tiny": with_methods(bundle.make(networks.build(config), config, None, "tiny")),
+        "tiny CLIP": with_methods(tiny_bundle(tiny_clip())),
     }
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written by accident, and label vectors, lie in a folder of the test."""
+    """What is written by accident, and label vectors, lie in a folder of the test; graphs, which
+    take long to write, nowhere."""
+    monkeypatch.setattr("patchword.exporting.folder.write_graphs", lambda *_: ({}, {}))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -132,7 +136,8 @@ PUBLIC = [
 def bound(name: str, place: Path, models: dict[str, patchword.Model]) -> Callable[..., Any]:
     """The function or method of that name, of an object that exists."""
     owner, _, method = name.rpartition(".")
-    model = models["demo-blip" if method in WRITERS else "demo"]
+    kind = "demo-blip" if method in WRITERS else "tiny CLIP" if method in PLACES else "demo"
+    model = models[kind]
     objects: dict[str, Callable[[], Any]] = {
         "": lambda: patchword,
         "Model": lambda: model,
@@ -158,7 +163,7 @@ def good(name: str, place: Path, models: dict[str, patchword.Model]) -> dict[str
         "labels": ["hat", "shoe"],
         "questions": "what is it?",
         "hits": [],
-        "model": models["tiny" if name == "export" else "demo"],  # a graph takes time
+        "model": models["tiny" if name == "export" else "demo"],  # whose receipt takes less
         "path": place / "saved.png" if name in methods_of_results() else place / "index",
         "paths": [place / "photo.png"],
         "folder": place / "model",
