@@ -474,13 +474,13 @@ def judged(run: loop.Run) -> tuple[float, float]:
 
 def test_matching_learns_more_than_the_ratio_of_right_to_wrong(path: Path) -> None:
     """The known trap: to say "apart" of everything is right for two pairs of three, at 0.63."""
-    changes = ["steps=320", "batch=32", "warmup=20", "blip.caption=0", "blip.answer=0"]
+    changes = ["steps=100", "batch=32", "warmup=20", "blip.caption=0", "blip.answer=0"]
     run, _ = some_run(path, *changes)
     accuracy, value = judged(run)
     assert accuracy < 0.7
     assert value > 0.6
     rng = np.random.default_rng(0)
-    for step in range(320):
+    for step in range(100):
         batch = squares(run, rng.choice([*PALETTE], 32).tolist(), seed=step)
         told = run.step(step, batch)
     assert told["match_accuracy"] > 0.9
