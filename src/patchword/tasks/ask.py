@@ -60,46 +60,6 @@ class Answer(Caption):
     declined: str = field(default="", repr=False)
 
 
-@overload
-def ask(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
-    model: Bundle,
-    images: ImageLike,
-    questions: str,
-    answers: Sequence[str] | None = None,
-    shortlist: int | None = None,
-    options: GenerationOptions | None = None,
-    batch_size: int = 4,
-) -> Answer: ...
-@overload
-def ask(  # type: ignore[overload-overlap]
-    model: Bundle,
-    images: ImageLike,
-    questions: Sequence[str],
-    answers: Sequence[str] | None = None,
-    shortlist: int | None = None,
-    options: GenerationOptions | None = None,
-    batch_size: int = 4,
-) -> list[Answer]: ...
-@overload
-def ask(  # type: ignore[overload-overlap]
-    model: Bundle,
-    images: Iterable[ImageLike],
-    questions: str,
-    answers: Sequence[str] | None = None,
-    shortlist: int | None = None,
-    options: GenerationOptions | None = None,
-    batch_size: int = 4,
-) -> list[Answer]: ...
-@overload
-def ask(
-    model: Bundle,
-    images: Iterable[ImageLike],
-    questions: Sequence[str],
-    answers: Sequence[str] | None = None,
-    shortlist: int | None = None,
-    options: GenerationOptions | None = None,
-    batch_size: int = 4,
-) -> list[list[Answer]]: ...
 def ask(
     model: Bundle,
     images: Images,
