@@ -263,10 +263,16 @@ def coloured(values: np.ndarray, mask: np.ndarray) -> float:
     return float((colour * near).sum() / colour.sum())
 
 
+@lru_cache
+def defect_map(path: Path) -> np.ndarray:
+    """Where demo-blip sees what a wafer is said to have."""
+    return patchword.load("demo-blip").heatmap(path, [drawing(path).label]).values[0]
+
+
 def test_the_maps_of_the_page_are_those_that_lie_most_on_what_is_meant() -> None:
     """Of each kind of defect one of demo-blip, of the shapes beside others two of demo. Another
     processor, or a method that is a little changed, may prefer a second one that is as good."""
-    blip, clip = patchword.load("demo-blip"), patchword.load("demo")
+    clip = patchword.load("demo")
     shares: dict[str, dict[tuple[str, str], float]] = {}
     for path in WAFERS + SHAPES:
         seen, name = drawing(path), path.relative_to(SAMPLES).as_posix()
@@ -276,7 +282,7 @@ def test_the_maps_of_the_page_are_those_that_lie_most_on_what_is_meant() -> None
         mask = np.any([thing.mask for thing in seen.objects], axis=0)
         asked = [(seen.label, mask)] if wafer else [(t.name, t.mask) for t in seen.objects]
         for text, where in asked:
-            values = (blip if wafer else clip).heatmap(path, [text]).values[0]
+            values = defect_map(path) if wafer else clip.heatmap(path, [text]).values[0]
             kind = shares.setdefault(text if wafer else "shapes", {})
             kind[name, text] = coloured(values, where)
     chosen = [*samples.MATCHED, *samples.POINTED]
@@ -354,11 +360,10 @@ def test_the_embedded_blip_does_well() -> None:
 
 def test_the_embedded_blip_shows_where_defects_are() -> None:
     """The brightest place is on the defect, or within a patch of it, a twelfth of the side."""
-    model = patchword.load("demo-blip")
     near, chance = [], []
     for path in WAFERS:
         seen = drawing(path)
-        values = model.heatmap(path, [seen.label]).values[0]
+        values = defect_map(path)
         for thing in seen.objects:
             away = distance_transform_edt(~thing.mask) * 12 / len(thing.mask)
             near.append(away[np.unravel_index(np.nanargmax(values), values.shape)] <= 1)
