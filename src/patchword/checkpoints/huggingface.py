@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from patchword.checkpoints.config_reader import ConfigReader
-from patchword.checkpoints.rules import Fuse, Rename, Rule
+from patchword.checkpoints.rules import Drop, Fuse, Rename, Rule, Unsqueeze
 from patchword.config import ModelConfig
 from patchword.errors import CheckpointError
 
@@ -45,7 +45,8 @@ VIT_IN_MEMORY = {
 }
 IN_MEMORY = {"vit": VIT_IN_MEMORY, "deit": VIT_IN_MEMORY, "vit_mae": VIT_IN_MEMORY}
 IN_MEMORY |= {"swin": SWIN_IN_MEMORY}
-LAYERS = re.compile(r"(^|\.)layers\.(\d+)\.")
+LAYER_IN_MEMORY = re.compile(r"(^|\.)layers\.(\d+)\.")
+LAYERS = "encoder.layers."  # of CLIP and SigLIP
 
 # `ModelConfig.source` of a classifier that was saved without its head (num_labels 0): its tower
 # carries the prefix that a tower alone does not.
@@ -61,7 +62,7 @@ def as_saved(names: Collection[str], files: Mapping[str, Any]) -> dict[str, str]
         return {name: name for name in names}
     saved = {}
     for name in names:
-        found = name if kind == "swin" else LAYERS.sub(r"\1encoder.layer.\2.", name)
+        found = name if kind == "swin" else LAYER_IN_MEMORY.sub(r"\1encoder.layer.\2.", name)
         for part, other in parts.items():
             found = found.replace(f".{part}", f".{other}")
         saved[name] = found
@@ -143,10 +144,29 @@ def layer(theirs: str, ours: str, kind: str) -> Iterator[Rule]:
     yield Rename(f"{theirs}.mlp.fc2.{kind}", f"{ours}.mlp.fc2.{kind}")
 
 
-def vit_layer(theirs: str, ours: str, kind: str) -> Iterator[Fuse | Rename]:
-    """One Transformer block of ViT, DeiT or MAE; kind: "weight" or "bias"."""
+def text_tower(part: str, depth: int) -> Iterator[Rule]:
+    """The text tower of CLIP or SigLIP without its head; part: the prefix of its names."""
+    yield Rename(f"{part}embeddings.token_embedding.weight", "text.token_embed.weight")
+    yield Unsqueeze(f"{part}embeddings.position_embedding.weight", "text.pos_embed")
+    yield position_ids(part)
+    for kind in ("weight", "bias"):
+        yield Rename(f"{part}final_layer_norm.{kind}", f"text.norm.{kind}")
+        for i in range(depth):
+            yield from layer(f"{part}{LAYERS}{i}", f"text.blocks.{i}", kind)
+
+
+def position_ids(part: str) -> Drop:
+    """What files of older versions of transformers have in a tower."""
+    return Drop(f"{part}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
+
+
+def vit_layer(
+    theirs: str, ours: str, kind: str, inner: str = "attention"
+) -> Iterator[Fuse | Rename]:
+    """One Transformer block of ViT, DeiT or MAE, and with `inner` "self" of Swin; kind: "weight" or
+    "bias"."""
     attention = f"{theirs}.attention"
-    qkv = tuple(f"{attention}.attention.{part}.{kind}" for part in ("query", "key", "value"))
+    qkv = tuple(f"{attention}.{inner}.{part}.{kind}" for part in ("query", "key", "value"))
     yield Fuse(qkv, f"{ours}.attn.qkv.{kind}")
     yield Rename(f"{attention}.output.dense.{kind}", f"{ours}.attn.proj.{kind}")
     yield Rename(f"{theirs}.layernorm_before.{kind}", f"{ours}.norm1.{kind}")

@@ -22,11 +22,14 @@ from patchword.checkpoints.config_reader import (
 )
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
+    LAYERS,
     class_score,
     config_file,
     labels,
     layer,
     model_type,
+    position_ids,
+    text_tower,
     tower,
 )
 from patchword.checkpoints.image_processors import CLIP, preprocess
@@ -50,7 +53,6 @@ NAMES = (
 
 BOTH, TEXT_ALONE, VISION_ALONE = "clip", "clip_text_model", "clip_vision_model"
 VISION, TEXT = "vision_model.", "text_model."
-LAYERS = "encoder.layers."
 PATCHES, WORDS = "embeddings.patch_embedding.weight", "embeddings.token_embedding.weight"
 CLASSIFIER = "classifier.weight"
 VISUAL_HEAD, TEXT_HEAD = "visual_projection.weight", "text_projection.weight"
@@ -126,7 +128,9 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
     if config.vision is not None:
         yield from vision_rules(config, "" if config.source == BARE else VISION)
     if config.text is not None:
-        yield from _text_rules(config, "" if config.source == BARE else TEXT)
+        if config.embed_dim:
+            yield Rename(TEXT_HEAD, "text.head.weight")
+        yield from text_tower("" if config.source == BARE else TEXT, config.text.depth)
 
 
 def vision_rules(config: ModelConfig, part: str) -> Iterator[Rule]:
@@ -137,7 +141,7 @@ def vision_rules(config: ModelConfig, part: str) -> Iterator[Rule]:
     yield Unsqueeze(f"{part}embeddings.class_embedding", "image.cls_token", 2)
     yield Rename(f"{part}embeddings.patch_embedding.weight", "image.patch_embed.proj.weight")
     yield Unsqueeze(f"{part}embeddings.position_embedding.weight", "image.pos_embed")
-    yield _positions(part)
+    yield position_ids(part)
     for kind in ("weight", "bias"):
         yield Rename(f"{part}pre_layrnorm.{kind}", f"image.norm_pre.{kind}")  # spelt so there
         if config.classes:
@@ -149,23 +153,6 @@ def vision_rules(config: ModelConfig, part: str) -> Iterator[Rule]:
             yield Rename(f"{part}post_layernorm.{kind}", f"image.norm.{kind}")
         for i in range(config.vision.depth):
             yield from layer(f"{part}{LAYERS}{i}", f"image.blocks.{i}", kind)
-
-
-def _text_rules(config: ModelConfig, part: str) -> Iterator[Rule]:
-    assert config.text is not None
-    if config.embed_dim:
-        yield Rename(TEXT_HEAD, "text.head.weight")
-    yield Rename(f"{part}embeddings.token_embedding.weight", "text.token_embed.weight")
-    yield Unsqueeze(f"{part}embeddings.position_embedding.weight", "text.pos_embed")
-    yield _positions(part)
-    for kind in ("weight", "bias"):
-        yield Rename(f"{part}final_layer_norm.{kind}", f"text.norm.{kind}")
-        for i in range(config.text.depth):
-            yield from layer(f"{part}{LAYERS}{i}", f"text.blocks.{i}", kind)
-
-
-def _positions(part: str) -> Drop:
-    return Drop(f"{part}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
 
 
 def vision_config(reader: ConfigReader, tensors: Mapping[str, Stored], part: str) -> ViTConfig:

@@ -16,11 +16,14 @@ from typing import Any
 from patchword.checkpoints.config_reader import ConfigReader, shape_of, special_word, vocabulary
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
+    LAYERS,
     class_score,
     config_file,
     labels,
     layer,
     model_type,
+    position_ids,
+    text_tower,
     tower,
 )
 from patchword.checkpoints.image_processors import SIGLIP, in_patches, preprocess
@@ -40,7 +43,6 @@ WHOLE = ("siglip", "siglip2")
 VISION_ALONE = ("siglip_vision_model", "siglip2_vision_model")
 TEXT_ALONE = ("siglip_text_model", "siglip2_text_model")
 VISION, TEXT = "vision_model.", "text_model."
-LAYERS = "encoder.layers."
 CLASSIFIER = "classifier.weight"
 
 # A tower alone carries its prefix in files of transformers 4, and none in those of 5.
@@ -106,7 +108,10 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
     if seeing:
         yield from _vision_rules(config, "" if bare else VISION)
     if config.text is not None:
-        yield from _text_rules(config.text.depth, "" if bare else TEXT)
+        part = "" if bare else TEXT
+        for kind in ("weight", "bias"):
+            yield Rename(f"{part}head.{kind}", f"text.head.{kind}")
+        yield from text_tower(part, config.text.depth)
 
 
 def _vision_rules(config: ModelConfig, part: str) -> Iterator[Rule]:
@@ -116,7 +121,7 @@ def _vision_rules(config: ModelConfig, part: str) -> Iterator[Rule]:
     yield (Patches if linear else Rename)(f"{patches}.weight", "image.patch_embed.proj.weight")
     yield Rename(f"{patches}.bias", "image.patch_embed.proj.bias")
     yield Unsqueeze(f"{part}embeddings.position_embedding.weight", "image.pos_embed")
-    yield Drop(f"{part}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
+    yield position_ids(part)
     for kind in ("weight", "bias"):
         yield Rename(f"{part}post_layernorm.{kind}", f"image.norm.{kind}")
         for i in range(config.vision.depth):
@@ -139,17 +144,6 @@ def _head(part: str) -> Iterator[tuple[str, str]]:
         yield f"{part}.layernorm.{kind}", f"norm.{kind}"
         yield f"{part}.mlp.fc1.{kind}", f"mlp.fc1.{kind}"
         yield f"{part}.mlp.fc2.{kind}", f"mlp.fc2.{kind}"
-
-
-def _text_rules(depth: int, part: str) -> Iterator[Rule]:
-    yield Rename(f"{part}embeddings.token_embedding.weight", "text.token_embed.weight")
-    yield Unsqueeze(f"{part}embeddings.position_embedding.weight", "text.pos_embed")
-    yield Drop(f"{part}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
-    for kind in ("weight", "bias"):
-        yield Rename(f"{part}final_layer_norm.{kind}", f"text.norm.{kind}")
-        yield Rename(f"{part}head.{kind}", f"text.head.{kind}")
-        for i in range(depth):
-            yield from layer(f"{part}{LAYERS}{i}", f"text.blocks.{i}", kind)
 
 
 def _vision(

@@ -18,10 +18,11 @@ from patchword.checkpoints.huggingface import (
     labels,
     model_type,
     prefixed,
+    vit_layer,
 )
 from patchword.checkpoints.image_processors import VIT, preprocess
 from patchword.checkpoints.read import Stored
-from patchword.checkpoints.rules import Drop, Fuse, Rename, Rule
+from patchword.checkpoints.rules import Drop, Rename, Rule
 from patchword.config import ModelConfig, SwinConfig
 
 TITLE = "a Hugging Face Swin"
@@ -81,13 +82,7 @@ def _block(theirs: str, ours: str) -> Iterator[Rule]:
     yield Rename(f"{own}.{table}", f"{ours}.attn.{table}")
     yield Drop(f"{own}.relative_position_index", why="made anew from the window's size")
     for kind in ("weight", "bias"):
-        qkv = tuple(f"{own}.{part}.{kind}" for part in ("query", "key", "value"))
-        yield Fuse(qkv, f"{ours}.attn.qkv.{kind}")
-        yield Rename(f"{theirs}.attention.output.dense.{kind}", f"{ours}.attn.proj.{kind}")
-        yield Rename(f"{theirs}.layernorm_before.{kind}", f"{ours}.norm1.{kind}")
-        yield Rename(f"{theirs}.layernorm_after.{kind}", f"{ours}.norm2.{kind}")
-        yield Rename(f"{theirs}.intermediate.dense.{kind}", f"{ours}.mlp.fc1.{kind}")
-        yield Rename(f"{theirs}.output.dense.{kind}", f"{ours}.mlp.fc2.{kind}")
+        yield from vit_layer(theirs, ours, kind, inner="self")
 
 
 def _vision(reader: ConfigReader, tensors: Mapping[str, Stored], whole: str) -> SwinConfig:
