@@ -258,7 +258,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Written:
 def test_no_text_of_a_matrix_lies_on_another(images: int, text: str, written: Written) -> None:
     names = ["a-long-name-of-a-photo.jpg"] * images
     matrix = np.linspace(-0.593, 0.76, 2 * images).reshape(images, 2)
-    drawn = similarity_matrix([photo()] * images, [text, "b"], matrix, 8, names, text)
+    drawn = similarity_matrix([photo()] * images, [text, "b"], matrix, names, text)
     assert len(written) > 2 * images + 4
     assert not written.overlap()
     assert max(box[2] for box in written) <= drawn.width

@@ -28,24 +28,24 @@ THUMB, ROW = 60, 68  # side of a thumbnail, height of a row, pixels
 NAME, NAMED = 13, 150  # font of an image's name, most of its width
 CELL, WIDEST = 84, 140  # least and most of the width of a column
 HEAD = 5  # lines of a text above its column
+COLUMNS = 8  # texts side by side; more stand below
 
 
 def similarity_matrix(
     thumbs: Sequence[Photo],
     texts: Sequence[str],
     matrix: Values,
-    columns: int = 8,
     names: Sequence[str] = (),
     title: str = "",
     scale: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """Cosines (I, T) as coloured numbers: a row per image, `columns` texts side by side.
+    """Cosines (I, T) as coloured numbers: a row per image, COLUMNS texts side by side.
 
     The best text of each image is framed. NaN is drawn as a dash. names: of the images, beside
     them. scale: the ends of the colours; None: the smallest and the largest number, and where there
     is but one number, no colour.
     """
-    columns = max(1, min(columns, len(texts)))
+    columns = max(1, min(COLUMNS, len(texts)))
     cell = min(max(CELL, *(text_width([text], SMALL) // 2 for text in texts)), WIDEST)
     above = [wrap(text, font(SMALL, text), cell - 8, HEAD) for text in texts]
     beside = [wrap(name, font(NAME, name), NAMED, 3) for name in names]
