@@ -3,7 +3,9 @@
 Tolerances are torch.testing's defaults for float32 (1.3e-6 relative, 1e-5 absolute).
 """
 
+import functools
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -75,9 +77,15 @@ def made(factory: Callable[[Path], Reference], folder: Path) -> Pair:
     return reference, checkpoints.load(reference.path, tokenizer=tokenizer)
 
 
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
+    """Each of CLIPS, made once."""
+    return functools.cache(lambda name: made(CLIPS[name], tmp_path_factory.mktemp("clip")))
+
+
 @pytest.fixture(params=CLIPS, scope="module")
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return made(CLIPS[request.param], tmp_path_factory.mktemp("clip"))
+def pair(request: pytest.FixtureRequest, known: Callable[[str], Pair]) -> Pair:
+    return known(request.param)
 
 
 def noise(model: Bundle, *size: int) -> Tensor:
@@ -134,11 +142,14 @@ def test_from_files_and_sentences_to_vectors(pair: Pair) -> None:
         ("open_clip resnet .bin", {"model_cfg__vision_cfg__head_width": 32}),
     ],
 )
-def test_a_wrong_value_would_show(name: str, changes: dict[str, object], tmp_path: Path) -> None:
-    reference, right = made(CLIPS[name], tmp_path)
+def test_a_wrong_value_would_show(
+    name: str, changes: dict[str, object], known: Callable[[str], Pair], tmp_path: Path
+) -> None:
+    reference, right = known(name)
+    folder = shutil.copytree(reference.path, tmp_path / "wrong")
     files = ("open_clip_config.json", "config.json")
-    edit_json(next(p for f in files if (p := reference.path / f).exists()), **changes)
-    wrong = checkpoints.load(reference.path)
+    edit_json(next(p for f in files if (p := folder / f).exists()), **changes)
+    wrong = checkpoints.load(folder)
     difference = wrong.network.encode_image(noise(right)) - reference.image(noise(right))
     assert difference.abs().max() > 1e-3
 
