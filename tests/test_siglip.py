@@ -41,10 +41,10 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2Imag
 
 from patchword import checkpoints, images
 from patchword.bundle import Bundle
-from patchword.models.edits import DenseEdit
 from patchword.tasks.attention import attention
 from patchword.tasks.classify import NONE, classify
 from patchword.variants import VARIANTS
+from patchword.where.dense import EDITS
 from patchword.where.heatmap import heatmap
 
 pytestmark = pytest.mark.slow
@@ -374,7 +374,7 @@ def test_patches_at_another_size_as_transformers_interpolates(fixed: Pair) -> No
     vision = reference.network.vision_model
     tokens = vision(pixels, interpolate_pos_encoding=True).last_hidden_state
     alone = [vision.head(tokens[:, i : i + 1]) for i in range(tokens.shape[1])]
-    found = model.image_tower.dense(pixels, DenseEdit(positions="bicubic"))
+    found = model.image_tower.dense(pixels, EDITS["cosine"])
     assert_close(found, torch.stack(alone, dim=1))
 
 

@@ -62,8 +62,12 @@ def described(config: ModelConfig, tokenizer: Tokenizer | None) -> hashlib._Hash
         del values["preprocess"]["max_patches"], values["preprocess"]["patch_size"]
     if config.preprocess.resize != "contain":  # nor does this
         del values["preprocess"]["fill"]
-    if not (values["vision"] or {}).get("stage_heads", True):  # as it was without this field
-        del values["vision"]["stage_heads"]
+    vision = values["vision"] or {}
+    if not vision.get("stage_heads", True):  # as it was without this field
+        del vision["stage_heads"]
+    resampled = config.preprocess.size != getattr(config.vision, "image_size", None)
+    if vision.get("antialias", True) or not resampled:  # nor does this
+        vision.pop("antialias", None)
     if config.text is None:  # of classes, on which no vector depends
         values["score"] = "softmax"
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())

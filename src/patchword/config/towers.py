@@ -56,6 +56,9 @@ class ViTConfig:
     # "learned" for all tokens; "patches": for patches only; "flexible": for patches, a square grid
     # resampled bilinearly to each image's own; "sincos", "rope", "pyramid": see nn/positions.py
     positions: Positions = "learned"
+    # whether positions come to another grid than theirs antialiased, as timm and open_clip do it;
+    # transformers does not
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         settle(self)

@@ -311,7 +311,7 @@ class VisionTransformer(nn.Module):
         config = self.config
         before = self.pos_embed.shape[1] - math.prod(config.grid)
         mode = "bilinear" if config.positions == "flexible" else "bicubic"
-        return resample(self.pos_embed, config.grid, grid, before, mode)
+        return resample(self.pos_embed, config.grid, grid, before, mode, config.antialias)
 
     def _pool(self, tokens: Tokens, taps: Taps) -> Tensor:
         """`pool`, but "distilled" keeps two vectors: (B, 2, D)."""

@@ -33,9 +33,10 @@ def resample(
     """Learned position embeddings (1, prefix + h * w, D) of one grid, interpolated to another: (1,
     prefix + H * W, D).
 
-    Antialiased in float32, the `prefix` positions (class token) untouched. Bicubic as timm's
-    `resample_abs_pos_embed` and open_clip's `resize_pos_embed`; bilinear as SigLIP 2's NaFlex
-    (Tschannen et al. 2025, section 2.4). With `offset` the factor of a side is (H + offset) / h
+    In float32, the `prefix` positions (class token) untouched. Bicubic, antialiased as timm's
+    `resample_abs_pos_embed` and open_clip's `resize_pos_embed`, or not, as transformers'
+    `interpolate_pos_encoding`; bilinear and antialiased as SigLIP 2's NaFlex (Tschannen et al.
+    2025, section 2.4). With `offset` the factor of a side is (H + offset) / h
     instead of H / h, as DINO and SCLIP have it.
     """
     if grid == to:

@@ -355,7 +355,7 @@ def _different_fields(
             continue
         left, right = to_dict(mine), to_dict(other)
         for key in left:
-            if left[key] != right.get(key) and key not in ("pool", "image_size"):
+            if left[key] != right.get(key) and key not in ("pool", "image_size", "antialias"):
                 yield f"{part}: {key} is {left[key]} here and {right.get(key)} there"
 
 

@@ -114,6 +114,7 @@ def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
         mlp_width=reader.size("intermediate_size", tensors, f"{FIRST}.mlp.fc1.weight"),
         activation=reader.choice("hidden_act", ACTIVATIONS, "gelu", "vision.activation", why),
         eps=reader.get("layer_norm_eps", 1e-5, "vision.eps", why),
+        antialias=False,
     )
 
 

@@ -174,6 +174,7 @@ def vision_config(reader: ConfigReader, tensors: Mapping[str, Stored], part: str
         eps=reader.get("layer_norm_eps", 1e-5, "vision.eps", why),
         pre_norm=True,
         patch_bias=False,
+        antialias=False,
     )
 
 

@@ -91,6 +91,7 @@ def _vision(reader: ConfigReader, tensors: Mapping[str, Stored], whole: str) -> 
         activation=reader.choice("hidden_act", ACTIVATIONS, "gelu", "vision.activation", WHY),
         eps=reader.get("layer_norm_eps", 1e-12, "vision.eps", WHY),
         positions="sincos",
+        antialias=False,
     )
 
 

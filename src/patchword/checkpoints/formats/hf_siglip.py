@@ -176,6 +176,7 @@ def _vision(
         pool="map" if pooled else "norm_avg",
         class_token=False,
         positions="flexible" if linear else "patches",
+        antialias=linear,
     )
 
 

@@ -120,4 +120,5 @@ def _vision(
         eps=reader.get("layer_norm_eps", 1e-12, "vision.eps", WHY),
         pool="distilled" if taught else "cls",
         registers=int(deit and not taught),
+        antialias=False,
     )

@@ -160,6 +160,7 @@ def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
         heads=heads,
         mlp_width=shape_of(tensors, f"{VISION}.blocks.0.mlp.fc1.weight", 2)[0],
         eps=EPS,
+        antialias=False,
     )
 
 

@@ -106,6 +106,7 @@ def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
         mlp_width=shape_of(tensors, "blocks.0.mlp.fc1.weight", 2)[0],
         eps=EPS,
         positions="sincos",
+        antialias=False,
     )
 
 
