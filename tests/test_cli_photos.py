@@ -94,6 +94,18 @@ def test_remedies_that_are_named_exist(run: Run, model: str) -> None:
     assert "--max-pixels" in large.err
 
 
+def test_of_many_dark_images_the_first_is_said_and_then_how_many_more(run: Run, model: str) -> None:
+    Path("scans").mkdir()
+    for number in range(5):
+        scan = np.full((9, 9), 40 + number, np.uint16)
+        scan[0] = 4095 - number
+        tifffile.imwrite(f"scans/{number}.tif", scan)
+    done = run("embed", "scans", "-m", model)
+    assert done.err.count("seen nearly black") == 1
+    assert done.err.count("4 more images are seen so dark or grey: ") == 1
+    assert done.err.count(" and 1 more") == 1
+
+
 def test_exact_goes_to_the_model_of_every_command(run: Run, model: str) -> None:
     row = [run("embed", FLOWER, "-m", model, *each).records[0] for each in ([], ["--exact"])]
     expected = patchword.load(model, exact=True)

@@ -34,6 +34,7 @@ PUBLIC = [
     "CheckpointWarning",
     "Choice",
     "ConfigError",
+    "DarkWarning",
     "Exported",
     "FontWarning",
     "Heatmap",

@@ -13,6 +13,7 @@ Each message says what was found, where, and what to do. Beside them, warnings:
 
     LongTextWarning       texts that do not fit the context and are cut
     ImageWarning          an image that may not be opened as expected
+        DarkWarning       one that is seen nearly black, or nearly grey
     SkippedFilesWarning   files of a folder that are or hold photos, and are not opened
     ScopeWarning          images and texts that a model knows nothing about
     UnseenWarning         photos of which a model does not see all, or all very small
@@ -90,6 +91,11 @@ class LongTextWarning(UserWarning):
 class ImageWarning(UserWarning):
     """An image that may not be opened as expected: its first page alone, or so dark that its range
     is probably another; or one with nothing to see, of one colour."""
+
+
+class DarkWarning(ImageWarning):
+    """An image so dark, or so nearly of one grey, that the range of its samples is probably
+    another."""
 
 
 class SkippedFilesWarning(UserWarning):

@@ -16,14 +16,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 from unicodedata import normalize
 from urllib.parse import unquote
 
 import typer
 
 from patchword.cli.closing import console, live, saving, unread
+from patchword.cli.dark import Dark
 from patchword.errors import (
+    DarkWarning,
     ImageError,
     LongTextWarning,
     ScopeWarning,
@@ -83,24 +85,18 @@ def warnings_said(
 ) -> Iterator[None]:
     """Each warning as one line on a console, by default stderr; one of long texts ends in `advice`
     of the command line instead of that for Python. once: the same one is not repeated. last: what
-    was skipped in folders is said at the end."""
+    was skipped in folders is said at the end, and of dark images all but the first in any case."""
     said = console or stderr()
     skipped: list[str] = []
+    dark = Dark()
 
-    def say(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def say(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         text = str(message)
         if issubclass(category, LongTextWarning):
             text = text.partition(": pass ")[0] + advice
         if last and issubclass(category, SkippedFilesWarning):
             skipped.append(text)
-        else:
+        elif not issubclass(category, DarkWarning) or dark.is_first(text):
             said.print(f"warning: {as_typed(text)}")
 
     with warnings.catch_warnings():
@@ -113,7 +109,7 @@ def warnings_said(
         try:
             yield
         finally:
-            for text in skipped:
+            for text in (*dark.others(), *skipped):
                 said.print(f"warning: {text}")
 
 
