@@ -113,6 +113,9 @@ def test_captions_and_classes_in_a_tar(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(content[0])
     with pytest.raises(PatchwordError, match=r"a\.png: no folder, and no file of \.csv"):
         folders.labelled(tmp_path / "a.png")
+    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    with pytest.raises(PatchwordError, match=r"a\.xlsx: no folder, .*: save its sheet as CSV"):
+        folders.labelled(tmp_path / "a.xlsx")
 
 
 def test_a_sample_of_a_tar_that_cannot_be_used_says_why(tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ REFUSED = [
     (b"\xff\x0a" + bytes(50), "JPEG XL: save it as JPEG or PNG first"),
     (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(50), "JPEG XL"),
     (b"%!PS-Adobe-3.0\n" + bytes(50), "PostScript: it is a program; convert it to PNG"),
+    (b"PK\3\4" + bytes(60), "ZIP archive: unpack it first; save a spreadsheet as CSV"),
     (b"<!DOCTYPE html>\n<html>", "web page: download the image itself"),
     (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer: .* git lfs pull"),
     (b"\0\0\0\x18ftypheic" + bytes(40), "not an image in a format"),

@@ -186,6 +186,7 @@ def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("--prune", "--retry"): "need the files or folders",
         ("photos", "--captioner", "demo-blip"): "--captioner needs --caption",
         ("--metadata", "no.csv"): "not a table",
+        ("--metadata", "no.xlsx"): "that is there: save its sheet as CSV (UTF-8)",
     }.items():
         found = run("index", *wrong)
         assert found.code == 2

@@ -13,7 +13,7 @@ from typing import Any
 
 from patchword.config import PreprocessConfig
 from patchword.data import SourceConfig, open_sources, tables, tars
-from patchword.data.rows import Together, suffix_of, texts_of
+from patchword.data.rows import Together, advice, suffix_of, texts_of
 from patchword.data.table_source import FAULT, Table, TableSource, located
 from patchword.data.tables import READERS
 from patchword.errors import PatchwordError
@@ -125,4 +125,4 @@ def _kind(path: str) -> str:
     if suffix in READERS:
         return "table"
     known = " ".join([*READERS, *tars.SUFFIXES])
-    raise PatchwordError(f"{path}: no such folder, and no file of {known}")
+    raise PatchwordError(f"{path}: no such folder, and no file of {known}{advice(path)}")

@@ -22,6 +22,7 @@ IMAGES = (
 )  # fmt: skip
 CAPTIONS = ("caption", "captions", "text", "texts", "title", "sentence", "sentences", "description")
 LABELS = ("label", "class", "class_name", "category", "cls", "target")
+SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")  # spreadsheets
 LISTED = 30  # columns in a message
 QUESTIONS = ("question", "questions")
 ANSWERS = ("answer", "answers", "multiple_choice_answer")  # the last: VQAv2's
@@ -105,6 +106,11 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
     whole = Path(path)
     suffix = whole.suffix.lower()
     return Path(whole.stem).suffix.lower() if suffix == ".gz" else suffix
+
+
+def advice(path: str | os.PathLike[str]) -> str:
+    """What to do with a spreadsheet, at the end of a message; of any other file nothing."""
+    return ": save its sheet as CSV (UTF-8)" if suffix_of(path) in SHEETS else ""
 
 
 def caption_columns(columns: Sequence[str], wanted: str, where: str) -> list[list[str]]:

@@ -17,7 +17,7 @@ from typing import Any
 from braceexpand import braceexpand
 
 from patchword.data import table_source
-from patchword.data.rows import USUAL, Columns, Rows, Together, suffix_of
+from patchword.data.rows import USUAL, Columns, Rows, Together, advice, suffix_of
 from patchword.data.table_source import Table
 from patchword.data.text_tables import CSV, JSON, csv_rows, json_rows
 from patchword.errors import RecipeError
@@ -77,7 +77,7 @@ def files(pattern: str, suffixes: Sequence[str]) -> list[Path]:
         raise RecipeError(f"{pattern}: names some files twice")
     for file in found:
         if not file.is_file() or suffix_of(file) not in suffixes:
-            raise RecipeError(f"{file}: not a file of {' '.join(suffixes)}")
+            raise RecipeError(f"{file}: not a file of {' '.join(suffixes)}{advice(file)}")
         if not file.stat().st_size:
             raise RecipeError(f"{file}: empty")
     return found

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from patchword.data import folders, tables, tars
 from patchword.data.folders import METADATA, NAME, TEST, TRAIN
-from patchword.data.rows import CAPTIONS, USUAL, class_of, listed, suffix_of, texts_of
+from patchword.data.rows import CAPTIONS, USUAL, advice, class_of, listed, suffix_of, texts_of
 from patchword.data.table_source import FAULT, Table, located, table_of
 from patchword.data.text_tables import CSV, JSON
 from patchword.errors import ImageError, PatchwordError
@@ -113,7 +113,7 @@ def labelled(path: Path) -> Labelled:
     if (file := table_in(path)) is not None:
         return _labelled_table(file)
     if path.exists() and not path.is_dir():
-        raise PatchwordError(f"{path}: no folder, and no file of {' '.join(READERS)}")
+        raise PatchwordError(f"{path}: no folder, and no file of {' '.join(READERS)}{advice(path)}")
     names, images, targets = folders.class_folders(path)
     if not images:
         raise PatchwordError(

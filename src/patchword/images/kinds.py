@@ -54,6 +54,7 @@ VIDEO = Kind(
     "save frames as images first: ffmpeg -i FILE -vf fps=1 frame-%04d.jpg",
 )
 WEB_PAGE = Kind("web page", (), "download the image itself, not the page that shows it")
+ZIP = Kind("ZIP archive", (), "unpack it first; save a spreadsheet as CSV")
 POINTER = Kind("Git LFS pointer", (), "fetch the file that it points to: git lfs pull")
 
 _KINDS = (HEIC, AVIF, RAW, DICOM, PDF, SVG, POSTSCRIPT, JPEG_XL, VIDEO)
@@ -97,6 +98,7 @@ _STARTS: dict[Kind, tuple[bytes, ...]] = {
     JPEG_XL: (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"),
     VIDEO: (b"\x1a\x45\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"\x30\x26\xb2\x75"),
     RAW: (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0"),  # RAF, ORF (3), RW2
+    ZIP: (b"PK\3\4",),
     POINTER: (b"version https://git-lfs",),
 }
 

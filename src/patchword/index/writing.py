@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.bundle import Bundle
+from patchword.data.rows import advice
 from patchword.errors import ImageError, IndexStoreError
 from patchword.fingerprint import renewed
 from patchword.images.files import File, Path, several
@@ -178,7 +179,8 @@ class Writing(Stored):
         its name, and why. Raises IndexStoreError for a table without such a column."""
         name = os.path.realpath(table)
         if not inside.is_table(name):
-            raise IndexStoreError(f"{table}: not a table: a .csv, .tsv or .parquet that is there")
+            wanted = "a .csv, .tsv or .parquet that is there"
+            raise IndexStoreError(f"{table}: not a table, {wanted}{advice(table)}")
         read = metadata.read_table(name)
         key = metadata.key_of(read, inside.PLACES, str(table))
         known = self._store.known()
