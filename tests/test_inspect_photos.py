@@ -129,6 +129,8 @@ def test_few_good_photos_give_a_threshold_that_is_called_uncalibrated(model, fol
     words = " ".join(inspector.judges()[""].guarantee())
     assert "not calibrated" in words
     assert "takes 99 good photos" in words
+    assert inspector.calibration.worst in map(str, paths(folder)[:4])
+    assert f"It is that of {inspector.calibration.worst}: make sure" in words
     with pytest.raises(UnsupportedError, match="there are none: no good photos were held out"):
         inspector.listed([bad], 0.1)
 

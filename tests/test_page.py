@@ -90,7 +90,7 @@ def test_the_page_knows_what_verdicts_guarantee() -> None:
     known, met = sentences_of("GUARANTEED"), set[str]()
     calibrations = (
         Calibration("none"),
-        Calibration("cross-validated", (1.0, 2.0, 3.0)),
+        Calibration("cross-validated", (1.0, 2.0, 3.0), names=("a.png", "b.png", "c.png")),
         *(Calibration("held out", tuple(np.arange(count, dtype=float))) for count in (9, 200)),
     )
     for calibration in calibrations:

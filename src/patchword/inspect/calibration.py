@@ -54,12 +54,14 @@ class Calibration:
             learning from others, and then all were learned from; "none": there are none
     peaks   the largest value of each photo's map
     groups  the group of each; empty: all are one
+    names   of their files, "" of what has none; empty: not known
     """
 
     kind: Kind
     scores: tuple[float, ...] = ()
     peaks: tuple[float, ...] = ()
     groups: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     def of(self, group: str) -> Calibration:
         """The scores of one group."""
@@ -68,7 +70,13 @@ class Calibration:
         chosen = [number for number, each in enumerate(self.groups) if each == group]
         scores = tuple(self.scores[n] for n in chosen)
         peaks = tuple(self.peaks[n] for n in chosen)
-        return Calibration(self.kind if chosen else "none", scores, peaks)
+        names = tuple(self.names[n] for n in chosen) if self.names else ()
+        return Calibration(self.kind if chosen else "none", scores, peaks, (), names)
+
+    @property
+    def worst(self) -> str:
+        """The name of the photo with the highest score; empty where it is not known."""
+        return self.names[self.scores.index(max(self.scores))] if self.names else ""
 
 
 class Judge:
@@ -128,10 +136,12 @@ class Judge:
                 self._needed(),
             ]
         if kind == "cross-validated":
+            worst = self.calibration.worst
             return [
-                f"The threshold is not calibrated: it is the score that the {count} good photos "
-                "reached when each was scored after learning from others. No rate of false alarms "
-                "is guaranteed, and no p-value is given.",
+                f"The threshold is not calibrated: it is the highest score that the {count} good "
+                "photos reached when each was scored after learning from others. No rate of false "
+                "alarms is guaranteed, and no p-value is given.",
+                *([f"It is that of {worst}: make sure that it shows no defect."] if worst else []),
                 self._needed(),
             ]
         return [*self._held_out(), LIMITS]

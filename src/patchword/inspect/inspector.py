@@ -11,7 +11,14 @@ import numpy as np
 
 from patchword.bundle import Bundle
 from patchword.config import to_dict
-from patchword.errors import CheckpointError, ImageError, UnseenWarning, UnsupportedError, warn
+from patchword.errors import (
+    CheckpointError,
+    ImageError,
+    UnseenWarning,
+    UnsupportedError,
+    one_line,
+    warn,
+)
 from patchword.fingerprint import renewed
 from patchword.images import ImageLike, name_of
 from patchword.images.one_or_many import as_images, results
@@ -30,7 +37,7 @@ from patchword.inspect.saved import (
     write_stream,
 )
 from patchword.options import checked
-from patchword.scope import GOOD, IMAGES, Check
+from patchword.scope import GOOD, IMAGES, Check, file_name
 from patchword.unseen import SMALL, advice
 
 Sources = Sequence[ImageLike]
@@ -245,12 +252,14 @@ def reopened(
         raise CheckpointError(
             f"{os.fspath(folder)} was fitted with {about['model']} (fingerprint "
             f"{about['fingerprint']}), and this is {model.name} ({now}): scores of "
-            "two models cannot be compared"
+            "two models cannot be compared; give the same model and its options, as --stretch"
         )
     try:
         stated = about["calibration"]
         scores, peaks = (tuple(map(float, stated[name])) for name in ("scores", "peaks"))
-        calibration = Calibration(stated["kind"], scores, peaks, tuple(map(str, stated["groups"])))
+        groups = tuple(map(str, stated["groups"]))
+        names = tuple(map(str, stated.get("names", ())))
+        calibration = Calibration(stated["kind"], scores, peaks, groups, names)
         method = with_options(about["method"], about["options"])
         rule = Rule(**about["rule"])
     except (KeyError, TypeError, ValueError, AttributeError, UnsupportedError) as error:
@@ -279,6 +288,7 @@ def calibrated(
         tuple(each.score for _, each in pairs),
         tuple(float(np.max(each.grid)) for _, each in pairs),
         tuple(group_of(source) for source, _ in pairs) if grouped else (),
+        tuple(one_line(file_name(source)) for source, _ in pairs),
     )
 
 

@@ -36,7 +36,8 @@ const SAY = {
 // The sentences of what verdicts guarantee, likewise.
 const GUARANTEED = {
   no_good_left: /There is no verdict: no good photo was left to compare scores with\. Two good photos are enough for a rough threshold\./,
-  not_calibrated: /The threshold is not calibrated: it is the score that the (?<count>\d+) good photos reached when each was scored after learning from others\. No rate of false alarms is guaranteed, and no p-value is given\./,
+  not_calibrated: /The threshold is not calibrated: it is the highest score that the (?<count>\d+) good photos reached when each was scored after learning from others\. No rate of false alarms is guaranteed, and no p-value is given\./,
+  highest_of: /It is that of (?<name>.+?): make sure that it shows no defect\./,
   rejected_in_mean: /At most (?<rate>[\d.]+%) of good photos like the (?<count>\d+) of the calibration are rejected, in the mean over all calibrations that might have been drawn\./,
   rejected_by_this: /With this one it is at most (?<rate>[\d.]+%), with 95% confidence\./,
   photos_needed: /A rate of (?<rate>\S+) takes (?<count>\d+) good photos that nothing is learned from, beside those for learning\./,
@@ -45,6 +46,7 @@ const GUARANTEED = {
 const GUARANTEE = {
   no_good_left: (found) => t("no_good_left", found),
   not_calibrated: (found) => t("not_calibrated", found),
+  highest_of: (found) => t("highest_of", found),
   rejected_in_mean: (found) => t("rejected_in_mean", found),
   rejected_by_this: (found) => t("rejected_by_this", found),
   photos_needed: (found) => t("photos_needed", found),
