@@ -343,7 +343,7 @@ def test_captions_several_an_image(tmp_path: Path) -> None:
         (["{"], "line 1: not JSON"),
         (["[1]"], "line 1: not a JSON object"),
         (['{"file_name": "", "caption": "a"}', '{"caption": "a"}'], "line 1: no 'file_name'"),
-        (['{"file_name": "0.png"}'], "line 1: no 'caption'.*; there are the columns file_name"),
+        (['{"file_name": "0.png"}'], "line 1: no 'caption'.*; .* file_name: rename"),
         (['{"Bild": "0.png", "caption": "a"}'], "no 'file_name'.* the columns Bild, caption"),
         (['{"file_name": "0.png", "caption": " "}'], "line 1: no 'caption'"),
         (['{"file_name": "0.png", "caption": 3}'], "line 1: no 'caption'"),

@@ -153,7 +153,7 @@ def test_addresses_in_a_table_stay_what_they_are(tmp_path: Path) -> None:
         ({"image": ["a", None], "text": [" ", "x"]}, "row 1: no caption"),
         ({"image": [None], "text": ["x"]}, "row 1: no image"),
         ({"image": ["a"], "words": ["x"]}, "no column of captions; it has image, words"),
-        ({"photo": ["a"], "text": ["x"]}, "no column of images; it has photo, text; set image"),
+        ({"photo": ["a"], "text": ["x"]}, "has photo, text; call the one of images image, or"),
     ],
 )
 def test_tables_that_lack_something(columns: dict, words: str, tmp_path: Path) -> None:

@@ -111,7 +111,10 @@ def table_of(
     if not named.image and pictures and image not in pictures:
         image = pictures[0]
     if image is None:
-        raise RecipeError(f"{where}: no column of images; it has {listed(columns)}; set image")
+        raise RecipeError(
+            f"{where}: no column of images; it has {listed(columns)}; call the one of images "
+            'image, or name it in a recipe, data.0.image="..."'
+        )
     others = [name for name in columns if name != image]
     label, question, answer = (
         find(others, name, usual, where)

@@ -153,7 +153,7 @@ def _captioned_text(file: Path) -> Captioned:
     found: dict[str, list[str]] = {}
     faults = []
     read = folders.metadata(file)
-    there = f"; there are the columns {listed(read.columns)}"
+    there = f"; there are the columns {listed(read.columns)}: rename the one that is meant"
     for entry in read.entries:
         if entry.image and entry.captions:
             found.setdefault(located(entry.image, file.parent), []).extend(entry.captions)

@@ -100,7 +100,8 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Neighbours two by two become one: (B, h, w, D) -> (B, h / 2, w / 2, 2 D) (section 3.1)."""
+    """Neighbours two by two become one: (B, h, w, D) -> (B, h / 2, w / 2, 2 D), sides
+    rounded up (section 3.1)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -211,7 +211,7 @@ def check_made(model: str) -> None:
         found = told.search(written)
         if found or tomllib.loads(written)["out"] == folder:
             command = found[1] if found else f"patchword train {recipe}"
-            raise RecipeError(f"{model} is not there; {command} makes it")
+            raise RecipeError(f"{model} is not there; {command} makes it; or give init=...")
 
 
 def load(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
