@@ -142,6 +142,17 @@ def test_archives_may_name_little(program: bytes, tmp_path: Path) -> None:
         checkpoints.load(tmp_path / "m.pt")
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.pt")
+    writer = os.open(tmp_path / "model.pt", os.O_RDWR)  # so that this cannot hang
+    os.write(writer, bytes(1000))
+    try:
+        with pytest.raises(CheckpointError, match="model.pt is a pipe"):
+            checkpoints.load(tmp_path / "model.pt")
+    finally:
+        os.close(writer)
+
+
 def test_archive_is_read_whole(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 2), nn.BatchNorm2d(4), nn.Linear(4, 5).half())
     script(network, tmp_path / "m.pt")

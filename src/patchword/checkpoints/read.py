@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -260,7 +261,10 @@ class StateDict(dict[str, Tensor]):
 def _size(path: Path) -> int:
     """The size in bytes of a file of weights. Raises CheckpointError for any other file."""
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        size = status.st_size
+        if stat.S_ISFIFO(status.st_mode):  # to open one waits for a writer; weights are sought in
+            raise CheckpointError(f"{path} is a pipe, not a file; save what it gives as one")
         with path.open("rb") as file:
             start = file.read(len(LFS))
     except OSError as error:
