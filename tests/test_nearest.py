@@ -340,6 +340,9 @@ def test_conditions_on_every_column(tmp_path: Path, vectors: np.ndarray) -> None
     refused = {
         "width = '3'": "`width` is a number, and '3' is none",
         "caption > 3": "`caption` is a text, and 3 is none",
+        "modified > '2026-01-01'": "`modified` is a time, and '2026-01-01' is none",
+        "tags = 'dog'": "`tags` is a list, and 'dog' is none",
+        "sold = 'true'": "`sold` is a boolean, and 'true' is none",
         "widt > 3": "no column widt .do you mean width?",
         "vector IS NULL": "vector holds vector",
         "mtime > 3": "no column mtime",

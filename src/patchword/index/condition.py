@@ -82,13 +82,14 @@ def _token(match: re.Match[str], where: str, columns: Mapping[str, str]) -> _Tok
 
 
 def _check_types(tokens: list[_Token], where: str, columns: Mapping[str, str]) -> None:
-    """LanceDB compares a text with a number as texts, and finds nothing: a text with '3'."""
+    """LanceDB compares a text with a number as texts, and finds nothing: a text with '3'. What it
+    refuses, such as a time with a text that is no date '...', it does not explain."""
     for left, sign, right in zip(tokens[:-2], tokens[1:-1], tokens[2:], strict=True):
         if left.kind != "column" or sign.text.lower() not in _COMPARE:
             continue
         kind = columns[left.text.strip("`")]
         given = {"text": "text", "number": "number"}.get(right.kind)
-        if given and (kind in ("text", "number") or given == "number") and given != kind:
+        if given and given != kind:
             raise refused(where, f"{left.text} is a {kind}, and {right.text} is none", columns)
 
 
