@@ -147,7 +147,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     writer = os.open(tmp_path / "model.pt", os.O_RDWR)  # so that this cannot hang
     os.write(writer, bytes(1000))
     try:
-        with pytest.raises(CheckpointError, match="model.pt is a pipe"):
+        with pytest.raises(CheckpointError, match="is a pipe"):
             checkpoints.load(tmp_path / "model.pt")
     finally:
         os.close(writer)
