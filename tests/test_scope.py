@@ -504,6 +504,24 @@ def test_a_misspelt_word_is_told_with_the_known_one(recwarn: pytest.WarningsReco
     assert told(recwarn)[0].startswith("demo does not know gren (do you mean green?). It knows")
 
 
+def test_a_word_too_long_to_be_misspelt_is_compared_with_none(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Every comparison of a long word takes time that grows with its length, and there are as many
+    as it has letters."""
+    compared: list[str] = []
+    monkeypatch.setattr("difflib.get_close_matches", lambda word, *_: compared.append(word) or [])
+    model = patchword.load("demo")
+    scope = scope_of(model)
+    most = max(map(len, scope.words)) * 3 // 2  # difflib's 2 M / T is 0.8 at most here
+    scope.named(["x" * (most + 1)])
+    assert not compared
+    scope.named(["x" * most])
+    assert compared
+    model.embed_texts(["y" * 10_000])
+    assert told(recwarn)[0].startswith(f"demo does not know {'y' * 60}.... It knows")
+
+
 def test_no_sample_is_unlike_the_training(model: patchword.Model) -> None:
     assert not any(outside_of(model, patchword.find_images(SAMPLES)))
 

@@ -1,6 +1,7 @@
 """BERT's, T5's and Gemma's tokenizers, cleaning and decoding against the original libraries."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tiny_tokenizers import bert_files, bert_vocabulary, gemma, t5
 
 from patchword.config import TextConfig
 from patchword.errors import TokenizerError
+from patchword.text.token_names import token_names
 from patchword.text.tokenizer import Tokenizer
 
 WORDS = len(bert_vocabulary())
@@ -223,6 +225,27 @@ def test_lengths_leave_padding_out(tmp_path):
     rows = ours.rows(["dog", "a dog in the sun", ""])
     assert ours.lengths(ids).tolist() == [len(row) for row in rows]
     np.testing.assert_array_equal(ids[0, 3:], 0)
+
+
+def test_names_look_at_the_lists_of_an_encoding_once(tmp_path):
+    """The library copies a whole list at each look."""
+    ours = Tokenizer.from_folder(bert_files(tmp_path), BERT)._backend
+    found, looks = ours.encode("dogs photoing 猫"), Counter()
+
+    class Encoding:
+        def __getattr__(self, name):
+            looks[name] += 1
+            return getattr(found, name)
+
+    class Backend:
+        model, id_to_token = ours.model, ours.id_to_token
+
+        def encode(self, text):
+            return Encoding()
+
+    names = ["[CLS]", "dog", "##s", "photo", "##ing", "猫", "[SEP]"]
+    assert token_names(Backend(), "dogs photoing 猫") == names
+    assert set(looks.values()) == {1}
 
 
 def test_kinds_that_do_not_fit(tmp_path):

@@ -159,6 +159,11 @@ def one_line(name: str) -> str:
     return name.replace("\n", "\\n").replace("\t", "\\t")
 
 
+def begun(text: str, most: int = 60) -> str:
+    """A text for a message: one that is longer than `most` characters is cut."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def listed(items: Sequence[str], most: int = 3, between: str = ", ") -> str:
     """Items for a message: the first few, and how many more there are."""
     more = f" and {len(items) - most} more" if len(items) > most else ""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from patchword.errors import listed
+from patchword.errors import begun, listed
 
 if TYPE_CHECKING:  # commands import this, and --help does without NumPy
     import numpy as np
@@ -202,11 +202,12 @@ class Scope:
         """Unknown words for a message, the first few; of those that are misspelt from a known one
         also that."""
         words = list(unknown)
-        each = [f"{word}{self._meant(word)}" for word in words[:SHOWN]]
+        each = [f"{begun(word)}{self._meant(word)}" for word in words[:SHOWN]]
         return listed([*each, *words[SHOWN:]], SHOWN)
 
     def _meant(self, word: str) -> str:
-        if len(word) <= 3:
+        longest = max(map(len, self.words), default=0) * (2 / ALIKE - 1)  # that difflib finds alike
+        if not 3 < len(word) <= longest:
             return ""
         pairs = (f"{word[:i]}{word[i + 1]}{word[i]}{word[i + 2 :]}" for i in range(len(word) - 1))
         near = [swapped for swapped in pairs if swapped in self.words]  # difflib takes it for two

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
-from patchword.errors import ImageError, ScopeWarning, listed, one_line, warn
+from patchword.errors import ImageError, ScopeWarning, begun, listed, one_line, warn
 from patchword.scope.knowledge import Scope, Understood
 from patchword.scope.once import Once
 
@@ -151,7 +151,7 @@ class Told:
             called = scope.called(scope.asked_of[scope.form(question)])
             look = "looks" if len(names) == 1 else "look"
             self._warn(
-                f"{model} learned to answer {question!r} of {called}, and "
+                f"{model} learned to answer {begun(question)!r} of {called}, and "
                 f"{named(list(names.values()))} {look} otherwise",
                 scope,
             )
@@ -272,8 +272,8 @@ class Check:
             are = "word {} is" if len(unknown) == 1 else "words {} are"
             words = f" (the {are.format(named)} unknown to it)" if unknown else ""
             self._text(
-                f"{self.name} was not trained on questions like {question!r}{words}, but on such "
-                f"as {self.scope.nearest(question)!r}"
+                f"{self.name} was not trained on questions like {begun(question)!r}{words}, but on "
+                f"such as {self.scope.nearest(question)!r}"
             )
         return asked
 
@@ -341,7 +341,7 @@ class Check:
 
 def _quoted(items: Iterable[str]) -> list[str]:
     """Words or texts for a message, each once."""
-    return [repr(item) for item in dict.fromkeys(items)]
+    return [repr(begun(item)) for item in dict.fromkeys(items)]
 
 
 def _share(some: int, total: int, kind: str) -> str:

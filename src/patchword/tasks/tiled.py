@@ -18,7 +18,14 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from patchword.bundle import Bundle, embed_checked
-from patchword.errors import ImageError, LongTextWarning, UnseenWarning, UnsupportedError, warn
+from patchword.errors import (
+    ImageError,
+    LongTextWarning,
+    UnseenWarning,
+    UnsupportedError,
+    begun,
+    warn,
+)
 from patchword.images import ImageLike, name_of
 from patchword.images.one_or_many import as_images, results
 from patchword.images.views import Box, views
@@ -177,8 +184,8 @@ def ask_tiled(
         if not exists:
             other = f", which is asked as {each.question!r}," if each.question != question else ""
             warn(
-                f"{question!r}{other} is answered from the whole photo alone: only answers to “is "
-                "there ...?” can be joined; ask that of what you look for, or look at each tile's "
+                f"{begun(question)!r}{other} is answered from the whole photo alone: only answers "
+                "to “is there ...?” can be joined; ask that of what you look for, or look at each tile's "
                 "own answer (--each-tile)",
                 UnseenWarning,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 CONTINUES = "##"  # before the pieces of a word but its first, in WordPiece
 SPACE = "▁"  # a space, in SentencePiece
@@ -19,30 +19,30 @@ def token_names(backend: Tokenizer, text: str) -> list[str]:
     and one for what is unknown that too: "喜 [UNK]".
     """
     found = backend.encode(text)
+    # Each look at such a list copies it whole.
+    ids, tokens, spans = found.ids, found.tokens, found.offsets
+    special = found.special_tokens_mask
     names: list[str] = []
-    for offsets, group in groupby(range(len(found.ids)), lambda place: found.offsets[place]):
-        part = text[slice(*offsets)].strip()
+    for span, group in groupby(range(len(tokens)), spans.__getitem__):
+        part = text[slice(*span)].strip()
         places = list(group)
-        said = [place for place in places if _says(found, place, part)]
+        said = [p for p in places if part and not special[p] and tokens[p] != SPACE]
         for place in places:
             if place not in said:
-                names.append(found.tokens[place].strip())
+                names.append(tokens[place].strip())
             elif len(said) > 1:
                 names.append(f"{part} {said.index(place) + 1}/{len(said)}")
             else:
-                names.append(_alone(backend, found, place, part))
+                names.append(_alone(backend, ids[place], tokens[place], part))
     return names
 
 
-def _says(found: Encoding, place: int, part: str) -> bool:
-    """Whether a token stands for its part of the text: neither special nor a mere space."""
-    return bool(part) and not found.special_tokens_mask[place] and found.tokens[place] != SPACE
+def _alone(backend: Tokenizer, id_: int, written: str, part: str) -> str:
+    """The name of a token that stands for a part of the text by itself.
 
-
-def _alone(backend: Tokenizer, found: Encoding, place: int, part: str) -> str:
-    """The name of a token that stands for a part of the text by itself."""
-    token = str(backend.id_to_token(found.ids[place]))
-    unknown = token == getattr(backend.model, "unk_token", None) or token != found.tokens[place]
+    written: the token as it is in the encoding of the text."""
+    token = str(backend.id_to_token(id_))
+    unknown = token == getattr(backend.model, "unk_token", None) or token != written
     if unknown and token != part:
         return f"{part} {token}"
     return f"{CONTINUES}{part}" if token.startswith(CONTINUES) and token != part else part

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import trainers
 
 from patchword.config import TextConfig
-from patchword.errors import TokenizerError
+from patchword.errors import TokenizerError, begun
 from patchword.text import tokenizer_files
 from patchword.text.cleaning import clean, sentences, words
 from patchword.text.token_names import token_names
@@ -172,7 +172,7 @@ class Tokenizer:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise TokenizerError(f"{text!r} is not valid Unicode: {error.reason}") from error
+            raise TokenizerError(f"{begun(text)!r} is not valid Unicode: {error.reason}") from error
         return text
 
     def pad(self, rows: Sequence[Sequence[int]], to_context: bool = False) -> NDArray[np.int64]:
