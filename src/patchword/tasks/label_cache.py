@@ -66,8 +66,8 @@ def _warn_of_alike(labels: Sequence[str], rows: Sequence[Sequence[int]], context
         same = first.setdefault(tuple(tuple(row[: context - 1]) for row in mine), label)
         if same != label:
             warn(
-                f"the model reads {begun(same)!r} and {begun(label)!r} as the same, and scores them "
-                "alike: leave one out, or say it in other words",
+                f"the model reads {begun(same)!r} and {begun(label)!r} as the same, and scores "
+                "them alike: leave one out, or say it in other words",
                 SameLabelsWarning,
             )
             return
