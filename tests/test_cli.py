@@ -383,6 +383,15 @@ def test_embed_writes_what_python_gives(run: Run, model: str) -> None:
     assert_allclose([line["vector"] for line in texts], want, rtol=1e-6)
 
 
+def test_one_long_name_does_not_make_the_others_large(run: Run, model: str) -> None:
+    """NumPy's arrays of text are as wide as the longest."""
+    Path("texts.txt").write_text("a ring\n" * 49 + "ring, wide, " * 10_000 + "red\n")
+    assert run("embed", "--text", "@texts.txt", "-o", "out.npz", "-m", model).code == 0
+    names = np.load("out.npz")["names"]
+    assert names.tolist() == Path("texts.txt").read_text().splitlines()
+    assert Path("out.npz").stat().st_size < names.nbytes / 50
+
+
 @pytest.mark.parametrize("suffix", ["npy", "npz", "jsonl"])
 def test_rows_line_up_with_what_was_asked(run: Run, model: str, suffix: str) -> None:
     """An image that is named twice has two rows, one that fails a row of NaN."""

@@ -3,6 +3,7 @@ whatever happens to the process or the disk meanwhile."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PART = ".part"  # in the name of a file that is being written
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # said of no file, where it is the writing
 
 
 @contextmanager
@@ -18,7 +20,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     `path` at the end, and deleted after any error.
 
     Folders that are missing are made. A link is followed; what is no ordinary file, such as
-    /dev/stdout, is written itself. Raises OSError where there is no room or no permission.
+    /dev/stdout, is written itself. Raises OSError, with the name of the file, where there is no
+    room or no permission.
     """
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe has no real path
         yield Path(path)
@@ -34,9 +37,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(file.fileno())
         part.chmod(mode)
         part.replace(place)
-    except BaseException:  # Ctrl-C too leaves no part behind
+    except BaseException as error:  # Ctrl-C too leaves no part behind
         with suppress(OSError):
             part.unlink()
+        if isinstance(error, OSError) and error.errno in NO_ROOM and not error.filename:
+            error.filename = str(path)
         raise
 
 

@@ -90,9 +90,16 @@ def save_vectors(
     with replacing(path) as part, zipfile.ZipFile(part, "w") as archive:  # as np.savez writes it
         with archive.open("vectors.npy", "w", force_zip64=True) as member:
             _write_rows(member, rows, shape, names)
-        about = {"names": names, "model": bundle.name, "fingerprint": bundle.fingerprint}
-        for name, value in about.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        # NumPy gives each name the room of the longest: what is empty of it is packed away.
+        packed = zipfile.ZipInfo("names.npy")
+        packed.compress_type = zipfile.ZIP_DEFLATED
+        with archive.open(packed, "w", force_zip64=True) as member:
+            kind_of = f"<U{max(map(len, names))}"
+            _write_header(member, kind_of, (len(names),))
+            for name in names:
+                member.write(np.array(name, kind_of).tobytes())
+        for field, value in {"model": bundle.name, "fingerprint": bundle.fingerprint}.items():
+            with archive.open(f"{field}.npy", "w") as member:
                 np.lib.format.write_array(member, np.array(value))
 
 
@@ -102,9 +109,16 @@ def _write_rows(
     """Write rows as an .npy of that shape; their names go into `names`."""
     import numpy as np
 
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
+    _write_header(file, "<f4", shape)
     missing = np.full(shape[1], np.nan, "<f4")
     for name, row in rows:
         names.append(str(name))
         file.write((missing if isinstance(row, ImageError) else row.astype("<f4")).tobytes())
+
+
+def _write_header(file: IO[bytes], kind: str, shape: tuple[int, ...]) -> None:
+    """Write how an .npy begins; kind: the type of its values, as NumPy writes it."""
+    import numpy as np
+
+    header = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
