@@ -21,6 +21,7 @@ from tiny_tokenizers import clip_tokenizer
 from torch import Tensor, nn
 
 import patchword
+from patchword.checkpoints import known_fingerprints
 from patchword.checkpoints.stores import MODELSCOPE
 from patchword.errors import CheckpointError
 from patchword.train import loop
@@ -609,3 +610,20 @@ def test_training_of_more_than_an_adapter(tmp_path: Path, changes: list[str], to
         run = trained(tmp_path, "demo", *changes)
     assert not (run / "adapter").exists()
     patchword.load(run / "model")
+
+
+def test_a_fingerprint_is_known_until_the_config_of_an_adapter_changes(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lora_alpha decides the weights, and no file of weights states it."""
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(known_fingerprints, "LEAST", 0)
+    folder = write(base, tmp_path / "lora", target_modules=["q_proj"])
+    before = patchword.load(folder).fingerprint
+    edit(folder, lora_alpha=24)
+    changed = patchword.load(folder).fingerprint
+    assert changed != before
+    edit(folder, lora_alpha=12)
+    assert patchword.load(folder).fingerprint == before
+    edit(folder, lora_alpha=24)
+    assert patchword.load(folder).fingerprint == changed

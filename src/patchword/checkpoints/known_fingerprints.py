@@ -20,6 +20,7 @@ from torch import nn
 
 from patchword import cache
 from patchword.atomic_write import write
+from patchword.checkpoints.layouts import ADAPTER
 from patchword.checkpoints.read import Source, may_be_weights
 from patchword.config import ModelConfig
 from patchword.fingerprint import described, fingerprint
@@ -34,7 +35,7 @@ def identity(opened: Source) -> str:
     folder = opened.weights.parent
     paths = {opened.weights, *(path for path in folder.iterdir() if may_be_weights(path.name))}
     if opened.adapter is not None:
-        paths.add(opened.adapter)
+        paths |= {opened.adapter, opened.adapter.with_name(ADAPTER)}  # which states its scale
     states = {path: path.stat() for path in sorted(paths) if path.exists()}  # no dangling links
     if sum(state.st_size for state in states.values()) < LEAST:
         return ""
