@@ -172,6 +172,10 @@ def main(given: argparse.Namespace) -> int:
     import torch
 
     jobs = [*JOBS, GPU] if torch.cuda.is_available() else JOBS
+    known = dict.fromkeys(Path(job.script).stem for job in [*JOBS, GPU])
+    if unknown := [name for name in given.only or () if name not in known]:
+        print(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}")
+        return 2
     chosen = [job for job in jobs if not given.only or Path(job.script).stem in given.only]
     runs = Runs(given.results.with_name("runs.jsonl"))
     todo = [job for job in chosen if given.again or not runs.done(job)]

@@ -1,11 +1,13 @@
 """Rows of benchmarks: what is said of them, what is kept, and the page that shows them."""
 
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 # isort: split
+import run_all
 from report import END, START, curves, report
 from rows import Rows, in_turn, rates, stored
 
@@ -63,6 +65,15 @@ def test_ways_take_turns_and_the_first_rounds_do_not_count() -> None:
     seconds = in_turn(ways, rounds=3, warm=1, clock=lambda: now)
     assert calls == ["a", "b"] * 4
     assert rates(8, seconds) == {"a": 8, "b": 4}
+
+
+def test_a_misspelt_benchmark_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_all, "run", None)  # nothing is run
+    given = Namespace(only=["engine", "loss"], results=tmp_path / "rows.jsonl", again=False)
+    assert run_all.main(given) == 2
+    assert "no benchmark is called engine; there are startup, decode," in capsys.readouterr().out
 
 
 def test_the_page_holds_tables_and_curves_between_its_marks(rows: Rows, tmp_path: Path) -> None:
