@@ -120,12 +120,13 @@ def _between(ours: Tensor, theirs: Tensor, alpha: float) -> Tensor:
 
 
 def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """A config as dotted names and values, without fields that are no part of the architecture."""
+    """A config as dotted names and values, without fields that are no part of the architecture, and
+    without how positions come to another image size, which the start decides."""
     out: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and key not in UNALIKE:
             out |= _flat(value, f"{above}{key}.")
-        elif above or key not in UNALIKE:
+        elif (above or key not in UNALIKE) and key != "antialias":
             out[above + key] = value
     return out
 

@@ -342,8 +342,8 @@ def _shape(shape: Shape) -> str:
 def _different_fields(
     ours: ModelConfig, theirs: ModelConfig, fresh: Sequence[str]
 ) -> Iterable[str]:
-    """Fields that change what weights of the same shapes compute; pooling and image size may
-    differ."""
+    """Fields that change what weights of the same shapes compute; pooling, image size, and how
+    positions come to it may differ."""
     if theirs.labels and ours.labels != theirs.labels and "image.head" not in fresh:
         yield "its classes are others: fresh = ['image.head']"
     for part, mine, other in (
