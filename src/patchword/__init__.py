@@ -5,6 +5,7 @@ model = patchword.load("demo")
 model.classify(["photo.jpg"], labels=["a hat", "a shirt"])
 """
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
     from patchword.where.heatmap import Heatmap
     from patchword.where.locate import Located, Region
     from patchword.where.segment import Segmentation, Share
+
+# torch reads it at its first allocation: whatever has 2 MiB or more then lies on huge pages, and the
+# system does not fill thousands of small ones with zeros in each batch.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [
     "AddReport",
