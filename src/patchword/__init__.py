@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from patchword.where.locate import Located, Region
     from patchword.where.segment import Segmentation, Share
 
-# torch reads it at its first allocation: whatever has 2 MiB or more then lies on huge pages, and the
+# torch reads it at its first allocation: what has 2 MiB or more then lies on huge pages, and the
 # system does not fill thousands of small ones with zeros in each batch.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
