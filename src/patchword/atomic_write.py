@@ -37,12 +37,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(file.fileno())
         part.chmod(mode)
         part.replace(place)
-    except BaseException as error:  # Ctrl-C too leaves no part behind
-        with suppress(OSError):
-            part.unlink()
-        if isinstance(error, OSError) and error.errno in NO_ROOM and not error.filename:
+    except OSError as error:
+        if error.errno in NO_ROOM and not error.filename:
             error.filename = str(path)
         raise
+    finally:  # after any error, and Ctrl-C, no part is left behind; renamed, there is none
+        with suppress(OSError):
+            part.unlink()
 
 
 def write(path: str | os.PathLike[str], content: str | bytes | Iterable[str]) -> Path:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from patchword.errors import DarkWarning, ImageError, ImageWarning, warn
+from patchword.errors import ImageError, ImageWarning, warn
 from patchword.images import (
     dicom,
     high_bit_depth,
@@ -155,9 +155,6 @@ class _Job:
 
     def warn(self, message: str, category: type[ImageWarning] = ImageWarning) -> None:
         warn(f"{self.name}: {message}", category)
-
-    def dark(self, message: str) -> None:
-        self.warn(message, DarkWarning)
 
     def check_size(self, width: int, height: int) -> None:
         if width * height > self.max_pixels:
@@ -355,7 +352,7 @@ def _from_picture(
     if samples is None:
         samples = high_bit_depth.read_decoded(picture)
     if samples is not None:
-        picture = Image.fromarray(samples.to_eight_bits(job.stretch, job.dark))
+        picture = Image.fromarray(samples.to_eight_bits(job.stretch, job.warn))
     pixels = to_picture(picture, profile)
     if cover is not None:
         covered = np.asarray(pixels)
@@ -397,7 +394,7 @@ def _from_array(array: NDArray[Any], job: _Job) -> Photo:
 
 
 def _of_samples(samples: Samples, job: _Job) -> Photo:
-    eight = samples.to_eight_bits(job.stretch, job.dark)
+    eight = samples.to_eight_bits(job.stretch, job.warn)
     if eight.ndim == 3 and eight.shape[2] == 3:
         return Photo.whole(np.ascontiguousarray(eight))
     return Photo.whole(to_rgb(Image.fromarray(eight), None))

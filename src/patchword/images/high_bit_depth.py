@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
+from patchword.errors import DarkWarning, ImageWarning
 from patchword.images.refused import RefusedError
 
 STRETCH = "stretch its range: stretch=True, or --stretch on the command line"
@@ -32,7 +33,7 @@ _MIN_VALUE, _MAX_VALUE, _S_MIN_VALUE, _S_MAX_VALUE = 280, 281, 340, 341  # TIFF 
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # TIFF SampleFormat
 _DARK = 4  # if white is that many times the greatest sample, or more, the range is probably wrong
 
-Warn = Callable[[str], None]  # called with a warning about an image
+Warn = Callable[[str, type[ImageWarning]], None]  # called with a warning about an image
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,16 @@ class Samples:
         if unstated and least < greatest <= white / _DARK and not signed:
             warn(
                 f"its samples reach {greatest:g} and {white:g} is taken for white, so that it is "
-                f"seen nearly black; state the maximum in the file, or {STRETCH}"
+                f"seen nearly black; state the maximum in the file, or {STRETCH}",
+                DarkWarning,
             )
         narrow = greatest - least < (white - black) / _DARK
         if signed and narrow and high is None and low is None:
             warn(
                 f"its samples span {least + moved:g} to {greatest + moved:g}, and "
                 f"{black + moved:g} to {white + moved:g} is taken for black to white, so that it "
-                f"is seen nearly grey; {STRETCH}"
+                f"is seen nearly grey; {STRETCH}",
+                DarkWarning,
             )
         return black, white
 
