@@ -12,7 +12,7 @@ from ran import Run
 
 import patchword
 from patchword import UnsupportedError
-from patchword.cli.inspect_table import known, marked, one_good, verdicts
+from patchword.cli.inspect_table import marked, one_good, verdicts
 from patchword.show.plain_number import plain
 
 SIDE = 96
@@ -160,10 +160,6 @@ def test_a_table_names_the_folder_once_and_the_largest_box() -> None:
     assert marked(rows, "demo").startswith("* unlike what demo knows")
     assert marked(rows[1:], "demo") == ""
     assert [plain(value) for value in (0.0000123, 12345.6, 1)] == ["0.0000123", "12300", "1"]
-    assert known([Path("a")], [Path("a")]) == [
-        "1 of the photos inspected is among the good ones: it says nothing new."
-    ]
-    assert known(["b/../a", "c"], ["a", "./c", "d"])[0].startswith("2 of the photos inspected are")
     said = one_good("a", [Path("a")], [Path("b"), Path("c")])
     assert said.startswith("GOOD is one photo, a; 2 photos are inspected.")
     assert not one_good("a", [Path("a")], [Path("b")])

@@ -173,7 +173,11 @@ def test_warnings_number_the_images_of_their_request(client: TestClient) -> None
         assert "image 2" not in found[-1]
         assert not any("=True" in each for each in found)
     body = {"good": ["none", sent(RING), sent(RING)], "images": ["none", sent(GRASS)]}
-    assert "on: image 2. It" in warnings_of(client, "/v1/inspect", body)[-1]
+    said = " ".join(warnings_of(client, "/v1/inspect", body))
+    assert "on: image 2. It" in said
+    assert "1 of 2 good photos is a copy of another, pixel for pixel" in said
+    assert "the photo differs in size from the good ones (256 x 256 px): image 2 (" in said
+    assert "contrast" not in said  # one good photo does not tell how it varies
 
 
 def test_no_request_hears_of_the_photos_of_another(tmp_path: Path) -> None:

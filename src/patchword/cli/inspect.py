@@ -11,7 +11,7 @@ import typer
 from patchword.cli.held import Source
 from patchword.cli.inputs import check_beside, expand, load
 from patchword.cli.inspect_run import Run
-from patchword.cli.inspect_table import known, one_good
+from patchword.cli.inspect_table import one_good
 from patchword.cli.options import (
     EMBEDDED,
     SOURCES,
@@ -236,7 +236,6 @@ def inspect(
     others = len({*map(str, good), *map(str, held or ())})
     run = Run(inspector, sources, false_discoveries, save, as_json, others)
     run.failed = failed
-    run.remarks += known(good, sources)
     run.all()
     if place := fitted or save_fitted:
         run.keep_drift(place)

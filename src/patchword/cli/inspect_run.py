@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from patchword.inspect.inspector import Inspector
     from patchword.inspect.result import Inspection
 
-COLUMNS = ("path", "score", "p_value", "rejected", "boxes", "outside", "one_colour", "error")
+COLUMNS = (
+    "path",
+    "score",
+    "p_value",
+    "rejected",
+    "boxes",
+    "outside",
+    "known",
+    "one_colour",
+    "error",
+)
 
 
 class Run:
@@ -141,6 +151,7 @@ class Run:
         drift = self.inspector.drift
         if seen := self.inspector.seen_small():
             self.remarks.append(f"Attention: {seen}.")
+        self.remarks += [f"Attention: {each}." for each in self.inspector.remarks()]
         if drift.at:
             self.remarks.append(
                 f"Drift: by photo {drift.at} of {drift.seen} it is clear that scores are not like "

@@ -21,16 +21,6 @@ if TYPE_CHECKING:
 MARK = " *"
 
 
-def known(good: Sequence[Source], sources: Sequence[Source]) -> list[str]:
-    """What to say of photos that are among the good ones."""
-    files, learned = ({os.path.realpath(str(one)) for one in each} for each in (sources, good))
-    both = len(files & learned)
-    if not both:
-        return []
-    are, them = ("is", "it says") if both == 1 else ("are", "they say")
-    return [f"{both} of the photos inspected {are} among the good ones: {them} nothing new."]
-
-
 def one_good(first: str, good: Sequence[Source], sources: Sequence[Source]) -> str:
     """What to say where GOOD is one photo and several are inspected, as of a glob without quotes;
     else empty."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, UnsupportedError, counted
@@ -17,6 +17,7 @@ from patchword.inspect.inspector import Inspector, calibrated, group_of, named
 from patchword.inspect.methods import needless
 from patchword.inspect.photos import found_each, opened_each
 from patchword.inspect.protocol import RGB, Finding, Method, Progress, State
+from patchword.inspect.taken import Good, Look
 from patchword.scope import GOOD, Check, together
 
 FEWEST = 4  # photos to learn from, where others are held out
@@ -81,6 +82,7 @@ class _Run:
         self.model, self.method, self.rule, self.grouped = model, method, rule, grouped
         self.progress, self.broken = progress, dict[int, ImageError]()
         self.done, self.total, self.photos = 0, 0, 0
+        self.taken: list[Good] = []
 
     def made(self, sources: Sources, held: Sources | None) -> Inspector:
         method = self.method
@@ -117,19 +119,21 @@ class _Run:
         told = calibrated(found, "cross-validated" if folds else "held out", self.grouped)
         return Inspector(
             self.model, method, state, told, self.rule, len(learned), (), self.grouped,
-            Drift(told.scores),
+            Drift(told.scores), self.taken,
         )  # fmt: skip
 
     def _learned(self, sources: Sources, check: Check = UNCHECKED) -> State:
         def photos() -> Iterator[RGB]:
             opened = 0
-            each = opened_each(self.model, sources, self.method.view, check)
-            for source, photo in check.each(each):
+            looks = None if check is UNCHECKED else dict[int, Look]()
+            each = opened_each(self.model, sources, self.method.view, check, looks)
+            for number, (source, photo) in enumerate(check.each(each)):
                 self._advance()
                 if isinstance(photo, ImageError):
                     self.broken[id(source)] = _named(photo, source)
                 else:
                     opened += 1
+                    self._note(source, number, looks)
                     yield photo
             if sources and not opened:
                 raise next(iter(self.broken.values()))
@@ -139,13 +143,20 @@ class _Run:
     def _scored(
         self, state: State, sources: Sources, check: Check = UNCHECKED
     ) -> Iterator[tuple[ImageLike, Finding]]:
-        each = found_each(self.model, self.method, state, sources, check)
-        for source, found in check.each(each):
+        looks = None if check is UNCHECKED else dict[int, Look]()
+        each = found_each(self.model, self.method, state, sources, check, looks)
+        for number, (source, found) in enumerate(check.each(each)):
             self._advance()
             if isinstance(found, ImageError):
                 self.broken[id(source)] = _named(found, source)
             else:
+                self._note(source, number, looks)
                 yield source, found[1]
+
+    def _note(self, source: ImageLike, number: int, looks: Mapping[int, Look] | None) -> None:
+        """How a good photo was taken."""
+        if looks is not None:
+            self.taken.append(Good(group_of(source) if self.grouped else "", looks[number]))
 
     def _advance(self) -> None:
         self.done += 1

@@ -14,6 +14,7 @@ from patchword.config import to_dict
 from patchword.errors import (
     CheckpointError,
     ImageError,
+    ImageWarning,
     UnseenWarning,
     UnsupportedError,
     one_line,
@@ -36,6 +37,7 @@ from patchword.inspect.saved import (
     write_folder,
     write_stream,
 )
+from patchword.inspect.taken import UNKNOWN, Good, Look, Named, remarks
 from patchword.options import checked
 from patchword.scope import GOOD, IMAGES, Check, file_name
 from patchword.unseen import SMALL, advice
@@ -56,6 +58,7 @@ class Inspector:
     learned      from how many photos
     good         of such a method: the good ones, which are scored with each batch
     grouped      whether photos are judged by those of their own folder's name alone
+    taken        how the good photos were taken; None: not known
     """
 
     model: Bundle
@@ -67,8 +70,10 @@ class Inspector:
     good: tuple[ImageLike, ...] = ()
     grouped: bool = False
     drift: Drift = field(default_factory=lambda: Drift(()))
+    taken: Sequence[Good] | None = ()
 
     smallest: float = 1.0  # how many pixels of a photo became one of the network's, at most
+    inspected: list[Named] = field(default_factory=list)  # by the last call
 
     def __repr__(self) -> str:
         held = f"{len(self.calibration.scores)} {self.calibration.kind}"
@@ -85,6 +90,8 @@ class Inspector:
         found = list(results(self.inspect_each(images)))
         if seen := self.seen_small():
             warn(seen, UnseenWarning)
+        for remark in self.remarks():
+            warn(remark, ImageWarning)
         found = on_one_scale(found)
         return found if false_discoveries is None else self.listed(found, false_discoveries)
 
@@ -94,12 +101,13 @@ class Inspector:
     ) -> Iterator[tuple[ImageLike, Inspection | ImageError]]:
         """Each photo in order with what is said of it, or the ImageError that says why nothing
         is."""
+        self.inspected = []
         if self.method.needs.batch:
             yield from self._batch(list(as_images(images)))
             return
-        check = self._check()
-        each = found_each(self.model, self.method, self.state, as_images(images), check)
-        yield from self._said_each(each, check)
+        check, looks = self._check(), dict[int, Look]()
+        each = found_each(self.model, self.method, self.state, as_images(images), check, looks)
+        yield from self._said_each(each, check, looks)
 
     @property
     def watched(self) -> bool:
@@ -126,6 +134,7 @@ class Inspector:
             "grouped": self.grouped,
             "rule": asdict(self.rule),
             "calibration": asdict(self.calibration),
+            **({} if self.taken is None else {"taken": [each.row() for each in self.taken]}),
         }
         place = write_folder(folder, about, self.state)
         self.keep_drift(place)
@@ -148,6 +157,14 @@ class Inspector:
             f"{self.smallest * self.model.config.image_tower.patch_size:.0f} pixels may be missed; "
             f"{advice.get().inspected}"
         )
+
+    def remarks(self) -> list[str]:
+        """What to say of the photos that were inspected last: those that are among the good ones,
+        and those that were taken otherwise (see `patchword.inspect.taken`), in sentences without
+        their ends."""
+        if self.taken is None:
+            return [UNKNOWN]
+        return remarks(self.taken, self.inspected)
 
     @checked
     def listed(self, found: Sequence[Inspection], rate: float) -> list[Inspection]:
@@ -191,31 +208,46 @@ class Inspector:
     def _batch(self, sources: Sources) -> Iterator[tuple[ImageLike, Inspection | ImageError]]:
         """Good photos are scored as the others are, in one batch with them; those of them that
         cannot be opened come first."""
-        check, both = self._check(), [*self.good, *sources]
-        every = list(found_each(self.model, self.method, self.state, both, check))
+        check, both, looks = self._check(), [*self.good, *sources], dict[int, Look]()
+        every = list(found_each(self.model, self.method, self.state, both, check, looks))
         check.kind = GOOD
         first = list(check.each(every[: len(self.good)]))
         check.kind = IMAGES
         good = [(source, f[1]) for source, f in first if not isinstance(f, ImageError)]
         self.calibration = calibrated(good, "held out", self.grouped)
         self.drift = Drift(self.calibration.scores)
+        self.taken = [
+            Good(group_of(source) if self.grouped else "", looks[number])
+            for number, (source, found) in enumerate(first)
+            if not isinstance(found, ImageError)
+        ]
         yield from ((source, found) for source, found in first if isinstance(found, ImageError))
-        yield from self._said_each(every[len(self.good) :], check)
+        yield from self._said_each(every[len(first) :], check, looks, len(first))
 
     def _check(self) -> Check:
         return Check(self.model.scope, self.model.name)
 
     def _said_each(
-        self, every: Iterable[tuple[ImageLike, Found | ImageError]], check: Check
+        self,
+        every: Iterable[tuple[ImageLike, Found | ImageError]],
+        check: Check,
+        looks: Mapping[int, Look],
+        begin: int = 0,
     ) -> Iterator[tuple[ImageLike, Inspection | ImageError]]:
         judges, none = self.judges(), Judge(Calibration("none"), self.rule)
-        for source, found in check.each(every):
+        pixels = {each.look.pixels for each in self.taken or ()}
+        for number, (source, found) in enumerate(check.each(every), begin):
             if isinstance(found, ImageError):
                 yield source, found
             else:
                 group = group_of(source) if self.grouped else ""
+                name = os.path.basename(one_line(file_name(source)))
+                name = name or f"photo {number - begin + 1}"
+                look = looks[number]
+                known = look.pixels in pixels
+                self.inspected.append(Named(name, group, look, known))
                 said = self._said(source, found, judges.get(group, none), group)
-                yield source, replace(said, outside=check.outside)
+                yield source, replace(said, outside=check.outside, known=known)
 
     def _said(self, source: ImageLike, found: Found, judge: Judge, group: str) -> Inspection:
         photo, finding = found
@@ -262,14 +294,17 @@ def reopened(
         calibration = Calibration(stated["kind"], scores, peaks, groups, names)
         method = with_options(about["method"], about["options"])
         rule = Rule(**about["rule"])
+        rows = about.get("taken")
+        taken = rows if rows is None else [Good.of_row(row) for row in rows]
     except (KeyError, TypeError, ValueError, AttributeError, UnsupportedError) as error:
         raise damaged(folder, f"{type(error).__name__}: {error}") from error
     drift = Drift(calibration.scores)
     drift.add(read_stream(folder))
     rule = changed(rule, given or {})
     return Inspector(
-        model, method, state, calibration, rule, about["learned"], (), about["grouped"], drift
-    )
+        model, method, state, calibration, rule, about["learned"], (), about["grouped"], drift,
+        taken,
+    )  # fmt: skip
 
 
 def on_one_scale(found: Sequence[Inspection]) -> list[Inspection]:

@@ -16,6 +16,7 @@ from patchword.images import ImageLike, name_of
 from patchword.images.ahead import ahead, threads
 from patchword.inspect.features import layout
 from patchword.inspect.protocol import RGB, Finding, Method, State, View
+from patchword.inspect.taken import Look
 from patchword.scope import Check
 from patchword.show import plots
 from patchword.tasks.judge import judge
@@ -31,23 +32,30 @@ Found = tuple[RGB, Finding]  # the photo as it is shown, and what was found in i
 
 
 def opened_each(
-    model: Bundle, sources: Iterable[ImageLike], view: View, check: Check
+    model: Bundle,
+    sources: Iterable[ImageLike],
+    view: View,
+    check: Check,
+    looks: dict[int, Look] | None = None,
 ) -> Iterator[Opened]:
     """Each photo in its own pixels, or the ImageError that says why it cannot be used. check: is
-    let know of each, and tells when they went through its `each`."""
+    let know of each, and tells when they went through its `each`. looks: gets how each was taken,
+    by its place in `sources`."""
 
-    def attempt(source: ImageLike) -> Opened:
+    def attempt(source: ImageLike) -> tuple[ImageLike, RGB | ImageError, Look | None]:
         try:
             photo = model.opener(source, exact=True)
             layout(model, photo.shape[0], photo.shape[1], view)
         except UnsupportedError as error:
-            return source, ImageError(name_of(source), str(error))
+            return source, ImageError(name_of(source), str(error)), None
         except ImageError as error:
-            return source, error
-        return source, photo
+            return source, error, None
+        return source, photo, None if looks is None else Look.of(photo)
 
     with threads(AHEAD) as pool, noted() as sights:
-        for source, photo in ahead(pool, attempt, sources, AHEAD):
+        for number, (source, photo, look) in enumerate(ahead(pool, attempt, sources, AHEAD)):
+            if looks is not None and look is not None:
+                looks[number] = look
             if check.name and not isinstance(photo, ImageError):
                 sights.note(Sight.whole(source, photo))
                 judge(model, check, photo)
@@ -55,14 +63,19 @@ def opened_each(
 
 
 def found_each(
-    model: Bundle, method: Method, state: State, sources: Iterable[ImageLike], check: Check
+    model: Bundle,
+    method: Method,
+    state: State,
+    sources: Iterable[ImageLike],
+    check: Check,
+    looks: dict[int, Look] | None = None,
 ) -> Iterator[tuple[ImageLike, Found | ImageError]]:
     """What a method finds in each photo, in order, or why it cannot be opened; at the end one
-    warning of those that lie otherwise than the golden photo. check: as of `opened_each`."""
+    warning of those that lie otherwise than the golden photo. check, looks: as of `opened_each`."""
     waiting: deque[Opened] = deque()  # photos that the method has, as they are shown
 
     def photos() -> Iterator[RGB]:
-        for source, photo in opened_each(model, sources, method.view, check):
+        for source, photo in opened_each(model, sources, method.view, check, looks):
             if isinstance(photo, ImageError):
                 waiting.append((source, photo))
             else:

@@ -35,6 +35,7 @@ class Inspection(Pictured):
     grid      (h, w) float32, a value for each place
     scale     the ends of the colours of all maps, which are logarithmic; None: each has its own
     outside   whether the photo is unlike what the model was trained on, of a model that knows
+    known     whether it is one of the good photos, pixel for pixel: its score says nothing new
     """
 
     path: str
@@ -49,6 +50,7 @@ class Inspection(Pictured):
     scale: tuple[float, float] | None = None
     group: str = ""
     outside: bool = False
+    known: bool = False
 
     @cached_property
     def values(self) -> NDArray[np.float32]:
@@ -80,6 +82,7 @@ class Inspection(Pictured):
             "rejected": self.rejected,
             "boxes": [list(box) for box in self.boxes],
             **({"outside": True} if self.outside else {}),
+            **({"known": True} if self.known else {}),
         }
 
     @checked

@@ -1,0 +1,150 @@
+"""Whether photos were taken as the good ones were."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from ran import Run
+from scipy.stats import t
+
+import patchword
+from patchword.errors import ImageWarning
+from patchword.inspect.calibration import Rule
+from patchword.inspect.fitting import fit
+from patchword.inspect.memory import Memory
+from patchword.inspect.mutual import Mutual
+from patchword.inspect.taken import Good, Look, Named, remarks
+
+SIDE = 96
+
+
+def plate(seed: int, gain: float = 1, size: int = SIDE) -> np.ndarray:
+    """A grey plate, half dark and half light, under a lamp that varies by 1%."""
+    random = np.random.default_rng(seed)
+    grey = np.full((size, size), 60.0)
+    grey[:, size // 2 :] = 180
+    grey = grey * gain * random.normal(1, 0.01) + random.normal(0, 3, grey.shape)
+    return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def of(photos: list[np.ndarray], good: int = 10) -> list[str]:
+    """What is said of photos beside so many good plates."""
+    known = [Good("", Look.of(plate(n))) for n in range(good)]
+    pixels = {each.look.pixels for each in known}
+    looks = [Look.of(photo) for photo in photos]
+    names = enumerate(looks, 1)
+    return remarks(known, [Named(f"{n}.png", "", look, look.pixels in pixels) for n, look in names])
+
+
+def test_the_numbers_of_a_photo() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    look = Look.of(photo)
+    grey = np.asarray(Image.fromarray(photo).convert("L"), float)
+    assert (look.height, look.width, look.grey) == (40, 60, False)
+    assert look.brightness == pytest.approx(grey.mean())
+    assert look.contrast == pytest.approx(abs(grey - grey.mean()).mean())
+    assert look.pixels != Look.of(photo.reshape(60, 40, 3)).pixels
+    assert look.pixels == Look.of(photo[:, ::-1][:, ::-1]).pixels
+    assert Look.of(plate(0)).grey
+    assert Good.of_row(json.loads(json.dumps(Good("a", look).row()))) == Good("a", look)
+
+
+def test_each_kind_of_difference_is_one_sentence() -> None:
+    assert of([plate(n) for n in range(100, 140)]) == []
+    dark, light = plate(100, 0.7), plate(101, 1.3)
+    brightness, contrast = of([plate(102), dark, light, *[dark] * 3])
+    said = "5 of 6 photos differ in brightness from the good ones (117 to 122 of 255): 2.png (8"
+    assert brightness.startswith(said)
+    assert ", 3.png (15" in brightness
+    assert " and 2 more; that alone changes scores" in brightness
+    assert " differ in contrast from " in contrast
+    (size,) = of([plate(100, size=2 * SIDE)])
+    assert size.startswith("the photo differs in size from the good ones (96 x 96 px): 1.png (192")
+    (colour,) = of([plate(100) + np.array([9, 0, 0], np.uint8)])
+    assert colour.startswith("the photo is in colour, and all good ones are grey: 1.png;")
+    copies = remarks([Good("", Look.of(plate(n))) for n in (0, 1, 1, 0)], [])
+    assert copies == [
+        "2 of 4 good photos are copies of others, pixel for pixel: the threshold may be too low"
+    ]
+    (known,) = of([plate(3), plate(100)])
+    assert known.startswith("1 of 2 photos is among the good ones, pixel for pixel: 1.png; its")
+
+
+def test_few_good_photos_say_little_and_many_photos_together_more() -> None:
+    def told(brightness: list[float], good: list[float]) -> str:
+        numbers = itertools.count()
+
+        def look(level: float) -> Look:
+            return Look(f"{next(numbers)}", 9, 9, True, level, 50)
+
+        new = [Named("a", "", look(level), False) for level in brightness]
+        return " ".join(remarks([Good("", look(level)) for level in good], new))
+
+    good = [100.0, 110, 90, 104]
+    far = t.isf(0.0005, 3) * np.std(good, ddof=1) * np.sqrt(1.25)
+    assert far > 100
+    assert not told([np.mean(good) + far - 1], good)
+    assert told([np.mean(good) + far + 1], good)
+    assert not told([130.0], good[:1])
+    many = good * 5
+    assert not told([78.0], many)
+    assert told([78.0] * 20, many).startswith(
+        "the 20 photos together have less brightness than the good ones: 78 of 255 in the mean, "
+        "and these 101;"
+    )
+
+
+def test_python_and_a_saved_one_say_it(tmp_path: Path) -> None:
+    model = patchword.load("demo")
+    made = fit(model, [plate(n) for n in range(6)], Memory(), Rule(0.2))
+    copy = Image.fromarray(plate(0))
+    with pytest.warns(ImageWarning) as told:
+        first, second = made.inspect([copy, plate(100, 0.7)])
+    assert (first.known, second.known) == (True, False)
+    assert first.record()["known"]
+    kinds = [str(each.message) for each in told if each.category is ImageWarning]
+    assert [each.split("; ")[0].split(" from ")[0] for each in kinds] == [
+        "1 of 2 photos is among the good ones, pixel for pixel: photo 1",
+        "1 of 2 photos differs in brightness",
+        "1 of 2 photos differs in contrast",
+    ]
+    folder = made.save(tmp_path / "fitted")
+    again = patchword.inspector(model, fitted=folder)
+    assert again.taken == made.taken
+    assert len(list(again.inspect_each(plate(100)))) == 1
+    assert again.remarks() == []  # and nothing of earlier calls
+    about = json.loads((folder / "inspect.json").read_text())
+    del about["taken"]
+    (folder / "inspect.json").write_text(json.dumps(about))
+    old = patchword.inspector(model, fitted=folder)
+    with pytest.warns(ImageWarning, match="an older version fitted this"):
+        old.inspect(plate(100, 0.5))
+    old.save(tmp_path / "again")
+    assert "taken" not in json.loads((tmp_path / "again" / "inspect.json").read_text())
+
+
+def test_of_a_batch_that_good_ones_are_part_of() -> None:
+    model = patchword.load("demo")
+    made = fit(model, [plate(n) for n in range(5)], Mutual(), Rule(0.2))
+    found = list(made.inspect_each([plate(100), plate(1)]))
+    assert [each.known for _, each in found] == [False, True]
+    assert len(made.remarks()) == 1
+
+
+def test_the_command_and_its_report_say_it(run: Run, tmp_path: Path) -> None:
+    for n in range(6):
+        place = tmp_path / "good" / f"{n}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(plate(n)).save(place)
+    dark, copy = tmp_path / "dark.png", tmp_path / "copy.png"
+    Image.fromarray(plate(100, 0.6)).save(dark)
+    Image.fromarray(plate(2)).save(copy)
+    ran = run("inspect", tmp_path / "good", dark, copy, "--json", "--save", tmp_path / "out")
+    said = ran.err.replace("\n", " ")
+    assert "Attention: 1 of 2 photos is among the good ones, pixel for pixel: copy.png;" in said
+    assert "Attention: 1 of 2 photos differs in brightness from the good ones (11" in said
+    assert "differs in brightness" in (tmp_path / "out" / "index.html").read_text()
+    assert [json.loads(line).get("known") for line in ran.out.splitlines()] == [None, True]
