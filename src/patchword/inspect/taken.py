@@ -17,7 +17,7 @@ brightness differs by 18% between scenes, DeepPCB; 4 to 100 good ones, 1 to 40 o
 1,000 runs are said to differ with 4 good photos, 5 with 10 or more. Photos 30% darker or brighter
 are told in all of 1,000 runs where a scene is taken again and again with a lamp that varies by 1%
 (99 of 100 for 4 good photos and 1 other), of different wafers in all for 40 photos against 100, and
-hardly ever for a single one. A board of black and white does not become brighter.
+in 11 of 100 at most for a single one. A board of black and white does not become brighter.
 """
 
 from __future__ import annotations
