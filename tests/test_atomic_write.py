@@ -1,5 +1,7 @@
 """Files are written whole, or not at all."""
 
+import errno
+import fcntl
 import os
 import resource
 import signal
@@ -61,6 +63,17 @@ def test_nothing_is_seen_before_it_is_whole_and_nothing_stays_of_a_failure(tmp_p
         broken()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.npy"]
+
+
+def test_as_on_windows_only_what_is_open_for_writing_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(descriptor: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert write(tmp_path / "file", "new").read_text() == "new"
 
 
 def test_a_full_disk_leaves_the_old_file_alone(

@@ -33,7 +33,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     mode = part.stat().st_mode  # as the user's umask gives it; safetensors makes a file of its own
     try:
         yield part
-        with part.open("rb") as file:
+        with part.open("r+b") as file:  # Windows syncs only what is open for writing
             os.fsync(file.fileno())
         part.chmod(mode)
         part.replace(place)
