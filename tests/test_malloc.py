@@ -1,11 +1,15 @@
 """A training process keeps the memory that it frees."""
 
 import ctypes
+import math
+import runpy
 import subprocess
 import sys
 
 import pytest
+import torch
 
+from patchword.train import malloc
 from patchword.train.malloc import keep_memory
 
 GLIBC = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
@@ -42,3 +46,9 @@ def test_elsewhere_it_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())  # musl has no gnu_get_libc_version
     assert not keep_memory()
+
+
+def test_where_a_system_does_not_say_how_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    alone = runpy.run_path(malloc.__file__)
+    assert math.isnan(alone["peak_memory"](torch.device("cpu")))

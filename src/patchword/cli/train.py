@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -257,7 +258,7 @@ def line(
     loss = f"loss {metrics['loss']:#.4g}"
     per_s = "" if speed is None else f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
     long, short = (per_s and f"{per_s} samples/s"), (per_s and f"{per_s}/s")
-    room = "" if memory is None else f"{memory:.1f} GB"
+    room = "" if memory is None or math.isnan(memory) else f"{memory:.1f} GB"
     still = "-:--:--" if left is None else clock(left)
     head = f"step {step}/{total}"
     choices = [

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import resource
+import math
 import sys
 
 import torch
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 # Of glibc's <malloc.h>.
 M_TRIM_THRESHOLD = -1
@@ -35,8 +40,11 @@ def keep_memory() -> bool:
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory in use so far, in GB: of the GPU, or of this process."""
+    """The most memory in use so far, in GB: of the GPU, or of this process; NaN for the latter on
+    Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if resource is None:
+        return math.nan
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
