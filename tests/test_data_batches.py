@@ -30,6 +30,7 @@ from patchword.data import (
     collate_images,
     collate_pairs,
     open_sources,
+    workers_told,
 )
 from patchword.errors import RecipeError
 from patchword.text.tokenizer import Tokenizer
@@ -37,6 +38,7 @@ from patchword.text.tokenizer import Tokenizer
 pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).parent
+ROOM = sys.modules["patchword.data.batches"]
 
 
 @pytest.fixture(scope="module")
@@ -290,6 +292,46 @@ class Reporting:
         threads, serial = torch.get_num_threads(), os.environ.get("TOKENIZERS_PARALLELISM")
         facts = frozenset([f"threads {threads}, tokenizers {serial}"])
         return replace(self.source.sample(index, rng), caption_facts=facts)
+
+
+def test_batches_that_find_no_room_in_shared_memory(
+    sources, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container with a small /dev/shm, where the run would wait for ever."""
+
+    def full(tensor: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    assert len(list(batches(sources, plan, collate_images, 0, 1))) == 1
+    monkeypatch.setattr(ROOM, "get_worker_info", lambda: "a worker")
+    with pytest.raises(RecipeError, match=r"shared memory .*No space left.*engine\.workers=0"):
+        next(batches(sources, plan, collate_images, 0, 1))
+
+
+def test_a_worker_that_is_killed(sources, plan: Plan) -> None:
+    each = batches(sources, plan, collate_images, 0, 999, workers=1)
+    next(each)
+    os.kill(children()[0], signal.SIGKILL)
+    with pytest.raises(RecipeError, match=r"engine\.workers: .* has ended"), workers_told():
+        list(each)
+
+
+@pytest.mark.parametrize(("platform", "how"), [("linux", "fork"), ("darwin", None)])
+def test_macos_starts_workers_anew(
+    sources, plan: Plan, monkeypatch: pytest.MonkeyPatch, platform: str, how: str | None
+) -> None:
+    """What is forked there may crash: Python's own default is spawn."""
+    given = {}
+
+    def loader(steps: object, **options: object) -> list:
+        given.update(options)
+        return []
+
+    monkeypatch.setattr(ROOM, "DataLoader", loader)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert list(batches(sources, plan, collate_images, 0, 1, workers=1)) == []
+    assert given["multiprocessing_context"] == how
 
 
 SCRIPT = """

@@ -26,7 +26,7 @@ from patchword.data.batch import (
     collate_regions,
     collate_texts,
 )
-from patchword.data.batches import batches
+from patchword.data.batches import batches, workers_told
 from patchword.data.config import AugmentConfig, SourceConfig
 from patchword.data.opening import open_sources
 from patchword.data.plan import Place, Plan
@@ -55,4 +55,5 @@ __all__ = [
     "collate_texts",
     "open_sources",
     "positives",
+    "workers_told",
 ]

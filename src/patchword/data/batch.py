@@ -38,6 +38,11 @@ class Batch:
         """The same batch in memory that a GPU copies from by itself; a DataLoader calls it."""
         return self._each(Tensor.pin_memory)
 
+    def share_memory(self) -> Self:
+        """The same batch in memory that processes share. Raises RuntimeError where there is no room
+        in it."""
+        return self._each(Tensor.share_memory_)
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         tensors = {each.name: getattr(self, each.name) for each in fields(self)}
         made: dict[str, Any] = {n: change(t) for n, t in tensors.items() if isinstance(t, Tensor)}

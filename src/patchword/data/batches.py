@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Generic
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from patchword.data.batch import BatchT, Collate
 from patchword.data.plan import Place, Plan
@@ -77,9 +78,10 @@ class _Steps(Dataset[BatchT | PatchwordError], Generic[BatchT]):
 
     def __getitem__(self, step: int) -> BatchT | PatchwordError:
         try:
-            return self.batch(step)
+            batch = self.batch(step)
         except PatchwordError as error:
             return error
+        return batch if get_worker_info() is None else _shared(batch)
 
     def batch(self, step: int) -> BatchT:
         broken: dict[str, ImageError] = {}
@@ -104,6 +106,35 @@ class _Steps(Dataset[BatchT | PatchwordError], Generic[BatchT]):
         raise RecipeError(f"data {place.source}: {count} samples cannot be used: {shown}")
 
 
+def _shared(batch: BatchT) -> BatchT | PatchwordError:
+    """A worker's batch, in the memory through which it goes. The DataLoader puts it there too, but
+    in a thread whose errors nobody learns of: the run would wait for ever."""
+    try:
+        return batch.share_memory()
+    except RuntimeError as error:
+        return RecipeError(
+            f"engine.workers: a batch finds no room in shared memory ({str(error).splitlines()[0]})"
+            "; give more of it (docker run --shm-size=2g), or say engine.workers=0 or a smaller "
+            "batch"
+        )
+
+
+@contextmanager
+def workers_told() -> Iterator[None]:
+    """Context of everything that is done while there are workers: in place of the DataLoader's
+    error of one that ended, which may come at any moment, raises a RecipeError that says why."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise RecipeError(
+            f"engine.workers: a process that makes batches has ended ({error}). If memory was "
+            "short, say engine.workers=1, or 0 for a thread. On macOS and Windows a script must "
+            'train inside `if __name__ == "__main__":`, or with engine.workers=0'
+        ) from error
+
+
 def _in_a_thread(steps: _Steps[BatchT], start: int, stop: int, *_: int) -> Made[BatchT]:
     with threads(1) as thread:
         ahead = thread.submit(steps.__getitem__, start) if start < stop else None
@@ -117,7 +148,8 @@ def _in_a_thread(steps: _Steps[BatchT], start: int, stop: int, *_: int) -> Made[
 def _in_processes(
     steps: _Steps[BatchT], start: int, stop: int, workers: int, pinned: bool
 ) -> Made[BatchT]:
-    forks = "fork" in multiprocessing.get_all_start_methods()  # data is shared, not copied
+    # Forked, they share the data instead of copying it; on macOS what is forked may crash.
+    forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
     loader: DataLoader[Any] = DataLoader(
         steps,
         batch_size=None,

@@ -69,7 +69,7 @@ def train(recipe: Recipe, report: Report = lambda step, metrics: None) -> Traine
     data or a model that cannot be used, a loss that is no number, too many broken samples, or a
     full disk.
     """
-    with parallel.world(recipe.engine.device) as world:
+    with data.workers_told(), parallel.world(recipe.engine.device) as world:
         return Run(recipe, world).run(report)
 
 
