@@ -6,12 +6,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from patchword.errors import PatchwordError
+
 
 def folder() -> Path:
-    """$PATCHWORD_CACHE, or `patchword` in the user's cache."""
+    """$PATCHWORD_CACHE, or `patchword` in the user's cache. Raises PatchwordError for a user
+    without a home, as in some containers."""
     given = os.environ.get("PATCHWORD_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(given or Path(base) / "patchword").expanduser()
+    try:
+        return Path(given or Path(base) / "patchword").expanduser()
+    except RuntimeError as error:
+        raise PatchwordError(
+            "this user has no home folder to keep files in that can be made again: let "
+            "PATCHWORD_CACHE or HOME name a folder"
+        ) from error
 
 
 def of_models() -> Path:

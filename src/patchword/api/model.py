@@ -17,7 +17,7 @@ from patchword.api.conversion import converted
 from patchword.api.language import Language
 from patchword.api.places import Places
 from patchword.bundle import Bundle, Vector
-from patchword.engines.device import DTYPES, as_device, as_dtype
+from patchword.engines.device import DTYPES, as_device, as_dtype, check
 from patchword.errors import UnsupportedError
 from patchword.images.one_or_many import Images
 from patchword.options import checked
@@ -111,12 +111,14 @@ class Model(Language, Places):
         that are lost do not come back. Raises UnsupportedError for a device that is not there.
         """
         if dtype is None and str(target).removeprefix("torch.") in DTYPES:
+            check(self.device, as_dtype(target))
             return with_methods(converted(self, self.device, as_dtype(target)))
         kind = self.engine.dtype if dtype is None else as_dtype(dtype)
         try:
             device = as_device(target)
         except UnsupportedError as error:
             raise UnsupportedError(f"{error}; types are {', '.join(DTYPES)}") from error
+        check(device, kind)
         return with_methods(converted(self, device, kind))
 
     @checked

@@ -69,7 +69,11 @@ class Photos:
         """An image's path relative to the `start` folder; an address as it is."""
         if is_url(path):
             return path
-        return os.path.relpath(os.path.abspath(path), self._start)
+        whole = os.path.abspath(path)
+        try:
+            return os.path.relpath(whole, self._start)
+        except ValueError:  # another drive of Windows
+            return whole
 
     @property
     def left_out(self) -> list[str]:

@@ -37,7 +37,7 @@ from patchword.checkpoints.read import PROCESSORS, Files, Source
 from patchword.checkpoints.rules import assemble, fit
 from patchword.checkpoints.saving import save
 from patchword.config import ModelConfig
-from patchword.engines.device import as_device, as_dtype
+from patchword.engines.device import as_device, as_dtype, check
 from patchword.errors import (
     CheckpointError,
     CheckpointWarning,
@@ -91,6 +91,7 @@ def load(
     number type.
     """
     where, number = as_device(device), as_dtype(dtype)
+    check(where, number)
     size = None if image_size is None else _sides(image_size)
     lora = None if adapter is None else _findable(adapter)
     opened = locate(_named(source), token, subfolder, lora, wrappers.checked(weights))

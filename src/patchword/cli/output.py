@@ -12,7 +12,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
@@ -389,7 +389,10 @@ def shortened(sources: Sequence[Source]) -> tuple[str, list[str]]:
     paths = [one_line(str(source)) for source in sources]
     kinds = {os.path.isabs(path) for path in paths}
     folders = [os.path.dirname(path) for path in paths]
-    folder = os.path.commonpath(folders) if len(kinds) == 1 and all(folders) else ""
+    folder = ""
+    if len(kinds) == 1 and all(folders):
+        with suppress(ValueError):  # on several drives of Windows
+            folder = os.path.commonpath(folders)
     if len(paths) == 1 or folder in ("", ".", os.sep):
         return "image", paths
     shown = re.sub(r"^s3:/+", "s3://", folder.removeprefix(os.path.join(os.getcwd(), "")))

@@ -49,3 +49,9 @@ def as_dtype(dtype: Any) -> torch.dtype:
     raise UnsupportedError(
         f"dtype is {reprlib.repr(dtype)}{nearest(name, DTYPES)}; there are {', '.join(DTYPES)}"
     )
+
+
+def check(device: torch.device, dtype: torch.dtype) -> None:
+    """Raise UnsupportedError for a number type that a device does not have."""
+    if device.type == "mps" and dtype == torch.float64:
+        raise UnsupportedError("device mps has no float64; load it there in float32, or on the cpu")

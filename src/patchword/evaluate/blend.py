@@ -116,7 +116,8 @@ def _between(ours: Tensor, theirs: Tensor, alpha: float) -> Tensor:
     theirs = theirs.to(ours.device)
     if alpha in (0, 1) or not ours.is_floating_point():
         return theirs.to(ours.dtype) if alpha >= 0.5 else ours
-    return ((1 - alpha) * ours.double() + alpha * theirs.double()).to(ours.dtype)
+    first, last = ours.cpu().double(), theirs.cpu().double()  # Apple's GPUs have no float64
+    return ((1 - alpha) * first + alpha * last).to(ours)
 
 
 def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
