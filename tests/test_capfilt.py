@@ -416,6 +416,20 @@ def test_processes_do_not_write_over_each_other(place: Path) -> None:
     assert list(second.resume()) == [2, 4, 6]
 
 
+def test_a_file_system_without_links(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a memory card."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refused)
+    out = place / "out"
+    Store(out, {"seed": 0}, Shard(), 1).append(0, [], {})
+    assert {path.name for path in out.iterdir()} == {"capfilt.json", "judged-0-of-1.jsonl"}
+    with pytest.raises(PatchwordError, match="seed was 0, and is 1"):
+        Store(out, {"seed": 1}, Shard(), 1)
+
+
 def test_other_models_options_or_data_are_told(
     run: Run, photos: Path, whole: Path, blip: str, judge: str, place: Path
 ) -> None:

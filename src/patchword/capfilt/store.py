@@ -131,9 +131,12 @@ class Store:
         if not (self.folder / PLAN).exists():
             part = self.folder / f".{PLAN}.{self.shard.number}"
             write(part, json.dumps(self._plan, indent=1) + "\n")
-            with suppress(FileExistsError):
-                os.link(part, self.folder / PLAN)
-            part.unlink()
+            try:
+                with suppress(FileExistsError):
+                    os.link(part, self.folder / PLAN)
+            except OSError:  # a file system without links, as on a memory card
+                part.replace(self.folder / PLAN)
+            part.unlink(missing_ok=True)
         self._compare()
 
     def _compare(self) -> None:
