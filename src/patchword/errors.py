@@ -30,7 +30,8 @@ Each message says what was found, where, and what to do. Beside them, warnings:
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
@@ -146,6 +147,7 @@ class Line(NamedTuple):
 
 
 _line: ContextVar[Line | None] = ContextVar("line", default=None)  # of a thread's work
+_unsaid: ContextVar[tuple[type[Warning], ...]] = ContextVar("unsaid", default=())
 
 
 def counted(count: int, thing: str, several: str = "") -> str:
@@ -172,7 +174,20 @@ def listed(items: Sequence[str], most: int = 3, between: str = ", ") -> str:
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """A warning of the line that called patchword, however deep in it this is."""
+    if issubclass(category, _unsaid.get()):
+        return
     warnings.warn_explicit(message, category, *(_line.get() or callers_line()))
+
+
+@contextmanager
+def unsaid(*kinds: type[Warning]) -> Iterator[None]:
+    """Warnings of these kinds are not given here. Python's own filters are those of all threads:
+    changed and put back by several, they stay changed."""
+    token = _unsaid.set((*_unsaid.get(), *kinds))
+    try:
+        yield
+    finally:
+        _unsaid.reset(token)
 
 
 def callers_line() -> Line:

@@ -44,11 +44,16 @@ def failed(image: ImageLike, why: str) -> ImageError:
 
 def check_image(image: ImageLike, values: NDArray[Any] | torch.Tensor, why: str) -> None:
     """Raise the ImageError of an image where a number is none. why: `reason`."""
-    if not torch.as_tensor(values).isfinite().all():
+    if not _finite(values):
         raise failed(image, why)
 
 
 def check_finite(values: NDArray[Any] | torch.Tensor, why: Callable[[], str]) -> None:
     """Raise PatchwordError where a number is none. why: makes `reason`."""
-    if not torch.as_tensor(values).isfinite().all():
+    if not _finite(values):
         raise PatchwordError(why())
+
+
+def _finite(values: NDArray[Any] | torch.Tensor) -> bool:
+    array = isinstance(values, np.ndarray)
+    return bool(np.isfinite(values).all() if array else values.isfinite().all())

@@ -9,6 +9,7 @@ import torch
 from patchword.bundle import Bundle, make
 
 
+@torch.inference_mode(False)  # as `checkpoints.load`
 def converted(model: Bundle, device: torch.device, dtype: torch.dtype) -> Bundle:
     """A copy of a bundle on that device, its weights of that type. Raises UnsupportedError for one
     that torch does not run."""

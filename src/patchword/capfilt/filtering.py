@@ -18,6 +18,7 @@ from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, LongTextWarning, warn
 from patchword.images import ImageLike
 from patchword.models.generate import GenerationOptions
+from patchword.nn.mode import inference
 from patchword.scope import Check
 from patchword.tasks.caption import MAX_LENGTH, Caption, packed, seen, writer
 from patchword.tasks.match import PAIRS, matcher
@@ -178,7 +179,7 @@ class _Filter:
 
     def _match(self, images: Sequence[int], ids: np.ndarray[Any, Any]) -> Vector:
         """The match probabilities (R,) of texts (R, L): R / K in turn for each of the K images."""
-        with torch.inference_mode():
+        with inference(self.tokens.device):
             texts = torch.from_numpy(ids).to(self.tokens.device)
             logits = self._network.match(self.tokens[list(images)], texts)
             return logits.float().softmax(dim=-1)[:, 1].cpu().numpy()

@@ -53,6 +53,7 @@ from patchword.text.tokenizer import Tokenizer
 __all__ = ["EMBEDDED", "FORMATS", "load", "locate", "modules_of", "recognise", "save"]
 
 
+@torch.inference_mode(False)  # of such weights nothing has gradients, however long a program lives
 def load(
     source: str | os.PathLike[str],
     *,

@@ -16,6 +16,7 @@ from patchword.engines.levels import looked_up
 from patchword.engines.protocol import Ids, Pixels, Rows
 from patchword.errors import UnsupportedError
 from patchword.models.protocols import ImageNetwork, PairNetwork, TextNetwork
+from patchword.nn.mode import inference
 
 FEW = 16  # images at a time, for which a GPU computes no longer than its kernels take to launch
 
@@ -71,7 +72,7 @@ class TorchEngine:
         network = self.network
         if not isinstance(network, TextNetwork):
             raise UnsupportedError("this network has no text tower")
-        with torch.inference_mode():
+        with inference(self.device):
             return _rows(self.ready(network.encode_text)(self.tensor(ids)))
 
     def ready(self, method: Callable[..., Any], images: int = 0) -> Callable[[Any], Tensor]:
@@ -91,7 +92,7 @@ class TorchEngine:
             batch = [self._pixels(each[None])[0] for each in pixels]
         else:
             batch = self._pixels(self._stacked(pixels))
-        with torch.inference_mode():
+        with inference(self.device):
             return _rows(function(batch))
 
     def _stacked(self, pixels: Pixels) -> NDArray[Any]:

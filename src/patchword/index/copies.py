@@ -89,6 +89,7 @@ def related(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[
     return found
 
 
+@torch.autocast("cpu", enabled=False)
 def copies(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which pairs (P,) of small pictures (P, 64, 64, 3) are copies of one photo."""
     parts = [
@@ -103,7 +104,7 @@ def _copies(left: Tensor, right: Tensor) -> Tensor:
     found = _alike(left, right)
     # What lies on the other must fit the other way round too: shirts of two sizes do not.
     found = found[_alike(right[found], left[found])]
-    same = torch.zeros(len(left), dtype=torch.bool)
+    same = left.new_zeros(len(left), dtype=torch.bool)
     same[found] = True
     return same
 
@@ -111,8 +112,8 @@ def _copies(left: Tensor, right: Tensor) -> Tensor:
 def _alike(left: Tensor, right: Tensor) -> Tensor:
     """Which pairs (P,) of pictures (P, 3, 64, 64), 0 to 1, are alike where the second is laid on
     the first."""
-    places = torch.arange(len(left))  # of the pairs that may still be
-    place = torch.tensor([1.0, 1, 0, 0]).repeat(len(left), 1)
+    places = torch.arange(len(left), device=left.device)  # of the pairs that may still be
+    place = left.new_tensor([1.0, 1, 0, 0]).repeat(len(left), 1)
     for level in LEVELS:
         if not len(places):
             break
@@ -146,7 +147,7 @@ def _fits(left: Tensor, right: Tensor, place: Tensor, level: Level) -> Tensor:
     if level is LEVELS[-1]:
         shared = torch.minimum(inside.mean(dim=(1, 2, 3)), (place[:, 0] * place[:, 1]).clamp(max=1))
         good &= shared >= SHARED
-        good &= structure.where(counted, torch.ones(())).amin(dim=1) >= WORST
+        good &= structure.where(counted, structure.new_ones(())).amin(dim=1) >= WORST
     return good
 
 
@@ -184,7 +185,7 @@ def _solved(columns: Tensor, wanted: Tensor) -> Tensor:
     """Damped least squares: columns (P, K, N), wanted (P, 1, N) -> (P, K, 1)."""
     square = columns @ columns.transpose(1, 2)
     damping = 1e-4 * square.diagonal(dim1=1, dim2=2).mean(dim=1) + 1e-3
-    eye = torch.eye(columns.shape[1])
+    eye = torch.eye(columns.shape[1], dtype=columns.dtype, device="cpu")
     solve: Callable[[Tensor, Tensor], Tensor] = torch.linalg.solve
     return solve(square + damping[:, None, None] * eye, columns @ wanted.transpose(1, 2))
 
@@ -201,7 +202,7 @@ def _moved(pictures: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _axes(side: int) -> tuple[Tensor, Tensor]:
-    middle = (torch.arange(side) + 0.5) / side * 2 - 1
+    middle = (torch.arange(side, dtype=torch.float32, device="cpu") + 0.5) / side * 2 - 1
     return middle[:, None].expand(side, side), middle[None, :].expand(side, side)
 
 
@@ -214,7 +215,7 @@ def _means(pictures: Tensor, window: int, apart: int) -> Tensor:
 @lru_cache
 def _windows(side: int, window: int, apart: int) -> Tensor:
     """(W, side): what each of the W windows along a side takes of its pixels."""
-    out = torch.zeros((side - window) // apart + 1, side)
+    out = torch.zeros((side - window) // apart + 1, side, dtype=torch.float32, device="cpu")
     for number, row in enumerate(out):
         row[number * apart : number * apart + window] = 1 / window
     return out

@@ -62,7 +62,9 @@ class Bank:
             rows = rows[coreset(rows, count, far_from_some(rows))]
         self.came += len(rows)
         self.kept.append(rows)
-        self.keys.append(torch.rand(len(rows), generator=self.generator, dtype=torch.float64))
+        self.keys.append(
+            torch.rand(len(rows), generator=self.generator, dtype=torch.float64, device="cpu")
+        )
 
     def _bounded(self) -> None:
         """Keep the rows with the smallest keys."""

@@ -16,7 +16,7 @@ def coreset(rows: Tensor, count: int, apart: Tensor) -> Tensor:
 
     apart  (N,) the distances with which it begins, see `far_from_some`
     """
-    nearest, chosen = apart.clone(), torch.empty(count, dtype=torch.long)
+    nearest, chosen = apart.clone(), apart.new_empty(count, dtype=torch.long)
     for number in range(count):
         pick = nearest.argmax()
         chosen[number] = pick
@@ -29,7 +29,7 @@ def far_from_some(rows: Tensor) -> Tensor:
     """The mean distance (N,) of each row to ten rows drawn at random, as in PatchCore's own
     code."""
     generator = torch.Generator().manual_seed(SEED)
-    some = torch.randperm(len(rows), generator=generator)[:STARTS]
+    some = torch.randperm(len(rows), generator=generator, device="cpu")[:STARTS]
     return torch.stack([distances(rows, rows[one]) for one in some]).mean(dim=0)
 
 

@@ -14,6 +14,7 @@ from patchword.errors import UnsupportedError
 from patchword.images.preprocess import Geometry, Preprocess, resize
 from patchword.inspect.protocol import RGB, View
 from patchword.models.edits import DenseEdit
+from patchword.nn.mode import inference
 from patchword.nn.taps import Taps
 
 BATCH = 16  # tiles at once
@@ -134,7 +135,7 @@ def tokens(model: Bundle, pixels: Tensor, layers: Sequence[int] = ()) -> Tensor:
     one, after the final norm. Raises UnsupportedError for a layer that is not there."""
     tower = model.image_tower
     size = (pixels.shape[-2], pixels.shape[-1])
-    with torch.inference_mode():
+    with inference(model.device):
         if not layers:
             found = tower.dense(pixels, DenseEdit(), project=False)[None]
         else:

@@ -18,6 +18,7 @@ from patchword.inspect.methods import needless
 from patchword.inspect.photos import found_each, opened_each
 from patchword.inspect.protocol import RGB, Finding, Method, Progress, State
 from patchword.inspect.taken import Good, Look
+from patchword.nn.mode import unrounded
 from patchword.scope import GOOD, Check, together
 
 FEWEST = 4  # photos to learn from, where others are held out
@@ -138,7 +139,8 @@ class _Run:
             if sources and not opened:
                 raise next(iter(self.broken.values()))
 
-        return self.method.fit(self.model, photos())
+        with unrounded(self.model.device):
+            return self.method.fit(self.model, photos())
 
     def _scored(
         self, state: State, sources: Sources, check: Check = UNCHECKED

@@ -118,8 +118,8 @@ def nearest(rows: Tensor, bank: Tensor, count: int = 1) -> tuple[Tensor, Tensor]
     """1 - cosine of unit rows (N, D) to the `count` nearest of a bank (M, D), ascending, and which
     those are; both (N, count), or all of a smaller bank. In parts, so that memory is bounded."""
     step = max(AT_ONCE // max(len(rows), rows.shape[1]), 1)
-    best = torch.empty(len(rows), 0)
-    which = torch.empty(len(rows), 0, dtype=torch.long)
+    best = rows.new_empty(len(rows), 0)
+    which = rows.new_empty(len(rows), 0, dtype=torch.long)
     for start in range(0, len(bank), step):
         cosines = rows @ bank[start : start + step].float().mT
         found = cosines.topk(min(count, cosines.shape[1]), dim=1)

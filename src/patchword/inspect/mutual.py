@@ -16,6 +16,7 @@ from patchword.errors import UnsupportedError
 from patchword.images.preprocess import Geometry
 from patchword.inspect.features import joined, quarters, tiles, tokens
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, State, View
+from patchword.nn.mode import inference
 
 LARGEST = 4 << 30  # bytes of the patches of a batch
 EPS = 1e-5
@@ -92,7 +93,7 @@ class Mutual:
         for photo in photos:
             each = tiles(model, photo, view)
             values = joined(tokens(model, each.pixels, view.layers), each.rows, each.columns)
-            with torch.inference_mode():
+            with inference(model.device):
                 vectors = model.image_tower(each.pixels).float().cpu()
             vector = F.normalize(F.normalize(vectors, dim=-1).mean(dim=0), dim=-1)
             found.append(Seen(values, vector, each.geometry))
@@ -110,7 +111,7 @@ def mutual_maps(
 ) -> list[Tensor]:
     """Patch tokens (L, h, w, D) of each photo -> values (h, w) of its patches: the mean over
     neighbourhoods and layers of `mutual_scores`."""
-    totals = [torch.zeros(photo.shape[1] * photo.shape[2]) for photo in photos]
+    totals = [photo.new_zeros(photo.shape[1] * photo.shape[2]) for photo in photos]
     layers = len(photos[0])
     for layer in range(layers):
         for side in neighbourhoods:
@@ -137,7 +138,7 @@ def mutual_scores(rows: Sequence[Tensor], share: float) -> list[Tensor]:
     nearest row of another photo, the mean over the int(share * others) photos where it is least,
     at least one (MuSc, equations 3 and 5)."""
     count = len(rows)
-    closest = [torch.empty(count, len(each)) for each in rows]
+    closest = [each.new_empty(count, len(each)) for each in rows]
     for i in range(count):
         for j in range(i + 1, count):
             cosines = rows[i] @ rows[j].mT

@@ -17,6 +17,7 @@ from patchword.images.ahead import ahead, threads
 from patchword.inspect.features import layout
 from patchword.inspect.protocol import RGB, Finding, Method, State, View
 from patchword.inspect.taken import Look
+from patchword.nn.mode import unrounded
 from patchword.scope import Check
 from patchword.show import plots
 from patchword.tasks.judge import judge
@@ -86,7 +87,8 @@ def found_each(
     laid: list[tuple[str, Finding]] = []
     try:
         while True:
-            finding = next(findings, None)
+            with unrounded(model.device):
+                finding = next(findings, None)
             while waiting:
                 source, shown = waiting.popleft()
                 if isinstance(shown, ImageError):

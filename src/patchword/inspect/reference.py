@@ -82,7 +82,7 @@ class Reference:
         """(h, w): of each place the least over the golden photos that show it."""
         rows = F.normalize(seen.values.permute(1, 2, 0, 3).flatten(2), dim=-1)
         size = (rows.shape[0], rows.shape[1])
-        found = torch.full(size, torch.inf)
+        found = rows.new_full(size, torch.inf)
         for each, motion in zip(known, shown, strict=True):
             golden = F.normalize(each.values.permute(1, 2, 0, 3).flatten(2), dim=-1)
             values = unlike_around(rows, golden, self.radius)
@@ -102,7 +102,7 @@ def unlike_around(rows: Tensor, golden: Tensor, radius: int) -> Tensor:
     """1 - cosine of unit vectors (h, w, D) with the most like of golden ones (h, w, D) at most
     `radius` rows and columns away: (h, w)."""
     height, width = rows.shape[:2]
-    best = torch.full((height, width), -torch.inf)
+    best = rows.new_full((height, width), -torch.inf)
     for down in range(-radius, radius + 1):
         for right in range(-radius, radius + 1):
             top, left = max(-down, 0), max(-right, 0)

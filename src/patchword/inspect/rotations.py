@@ -20,9 +20,8 @@ def rotated(photo: RGB) -> Iterator[RGB]:
     yield photo
     height, width = photo.shape[:2]
     values = torch.from_numpy(np.ascontiguousarray(photo)).movedim(-1, 0)[None].float()
-    y, x = torch.meshgrid(
-        torch.arange(height) - height / 2, torch.arange(width) - width / 2, indexing="ij"
-    )
+    y, x = (torch.arange(side, dtype=torch.float32, device="cpu") for side in (height, width))
+    y, x = torch.meshgrid(y - height / 2, x - width / 2, indexing="ij")
     for angle in ANGLES[1:]:
         turn = math.radians(angle)
         from_x = math.cos(turn) * x - math.sin(turn) * y + width / 2

@@ -48,7 +48,8 @@ class Subspace:
     def fit(self, model: Bundle, good: Iterable[RGB]) -> State:
         """The mean (D,) and the components (D, k). Raises UnsupportedError where those are all."""
         views = (view for photo in good for view in (rotated(photo) if self.rotations else [photo]))
-        count, total, squares = 0, torch.zeros(()), torch.zeros(())
+        count = 0
+        total = squares = torch.zeros((), dtype=torch.float64, device="cpu")
         for each in patches_each(model, views, usual(model, self.view)):
             rows = _rows(each.values)
             check_finite(rows, lambda: model.no_vector("a good photo"))

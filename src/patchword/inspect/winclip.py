@@ -26,6 +26,7 @@ from patchword.inspect.windows import (
     unlikeness,
 )
 from patchword.models.edits import DenseEdit
+from patchword.nn.mode import inference
 from patchword.scope import Check
 from patchword.text import long_text
 from patchword.where.auto import usual_of
@@ -123,7 +124,7 @@ class WinCLIP:
         tower = model.image_tower
         grid = tower.grid((pixels.shape[-2], pixels.shape[-1]))
         places = tuple(sliding(grid, side) for side in self.scales)
-        with torch.inference_mode():
+        with inference(model.device):
             image = tower(pixels).float().cpu()
             if self.exact:
                 windows = tuple(tower.windows(pixels, each).float().cpu() for each in places)

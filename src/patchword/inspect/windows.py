@@ -17,7 +17,7 @@ BLOCK = 1024  # vectors
 def sliding(grid: Grid, side: int, stride: int = 1) -> Tensor:
     """The patches (W, side * side) of all windows of side x side patches, row by row; a side of the
     grid that is shorter is covered whole."""
-    numbers = torch.arange(grid[0] * grid[1]).reshape(grid)
+    numbers = torch.arange(grid[0] * grid[1], device="cpu").reshape(grid)
     tall, wide = min(side, grid[0]), min(side, grid[1])
     windows = numbers.unfold(0, tall, stride).unfold(1, wide, stride)  # (rows, columns, tall, wide)
     return windows.flatten(2).flatten(0, 1)
@@ -54,7 +54,7 @@ def unlikeness(vectors: Tensor, known: Tensor) -> Tensor:
     """(1 - cosine) / 2 of vectors (..., D) with the nearest of all known ones (M, D), block by
     block, so that memory is bounded and products stay in the processor's cache."""
     rows, known = F.normalize(vectors, dim=-1).flatten(0, -2), F.normalize(known, dim=-1)
-    best = torch.full((len(rows),), -1.0, device=rows.device)
+    best = rows.new_full((len(rows),), -1.0)
     for own, some in zip(torch.split(best, BLOCK), torch.split(rows, BLOCK), strict=True):
         for others in torch.split(known, BLOCK):
             torch.maximum(own, (some @ others.mT).amax(dim=-1), out=own)

@@ -154,7 +154,8 @@ def uniform(keys: Sequence[bytes], search: GenerationOptions) -> Tensor:
             digest = hashlib.blake2b(key, digest_size=7, salt=number.to_bytes(8, "little"))
             digest.update(str(search.seed).encode())
             generator = torch.Generator().manual_seed(int.from_bytes(digest.digest(), "little"))
-            rows.append(torch.rand(search.max_length, generator=generator, dtype=torch.float64))
+            size, kind = search.max_length, torch.float64
+            rows.append(torch.rand(size, generator=generator, dtype=kind, device="cpu"))
     return torch.stack(rows)
 
 

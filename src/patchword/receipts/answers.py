@@ -15,6 +15,7 @@ from torch import Tensor
 
 from patchword.bundle import Bundle
 from patchword.fingerprint import renewed
+from patchword.nn.mode import inference
 from patchword.receipts.inputs import order
 from patchword.receipts.receipt import VERSION, Ids, Inputs, filled
 from patchword.show.config_summary import family
@@ -125,7 +126,7 @@ class Answers:
         return batched(tensors)
 
     def _run(self, work: Callable[[], Tensor]) -> Tensor:
-        with torch.inference_mode():
+        with inference(self.bundle.device):
             return work().float().cpu()
 
 

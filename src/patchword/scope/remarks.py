@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
-from patchword.errors import ImageError, ScopeWarning, begun, listed, one_line, warn
+from patchword.errors import ImageError, ScopeWarning, begun, listed, one_line, unsaid, warn
 from patchword.scope.knowledge import Scope, Understood
 from patchword.scope.once import Once
 
@@ -196,8 +195,7 @@ def apart() -> AbstractContextManager[None]:
 @contextmanager
 def untold() -> Iterator[None]:
     """What is outside here is told elsewhere."""
-    with _once.untold(Told()), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ScopeWarning)
+    with _once.untold(Told()), unsaid(ScopeWarning):
         yield
 
 

@@ -16,6 +16,7 @@ from patchword.finite import check_image
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.protocols import ImageNetwork, Tower
+from patchword.nn.mode import inference
 from patchword.options import checked
 from patchword.show import plots
 from patchword.show.colours import MAP, ends_of, known, scale_of
@@ -114,10 +115,11 @@ def attention(
     with noted() as sights:
         sights.note(Sight.of(image, geometry, photo))
     judged(model, image, photo)
-    with torch.inference_mode():
+    with inference(model.device):
         _, taps = network.encode_image(model.tensor(pixels)[None], taps=wanted)
-    maps = [taps[name][0].float() for name in wanted]
-    weights, titles = chosen(maps, head, rollout, all_layers)
+        maps = [taps[name][0].float() for name in wanted]
+        weights, titles = chosen(maps, head, rollout, all_layers)
+        mean = mean_of(maps, rollout or all_layers)
     check_image(image, weights, model.no_vector())
     rows = tower.pooled_attention(weights, geometry.size)
     if len(titles) > len(rows):
@@ -126,7 +128,7 @@ def attention(
     return AttentionMap(
         photo,
         weights.cpu().numpy(),
-        mean_of(maps, rollout or all_layers).cpu().numpy(),
+        mean.cpu().numpy(),
         torch.unflatten(rows, -1, tower.grid(geometry.size)).cpu().numpy(),
         tuple(titles),
         token_names(tower, geometry.size, weights.shape[-1]),

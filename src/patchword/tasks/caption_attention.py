@@ -16,6 +16,7 @@ from patchword.finite import check_image
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.generate import GenerationOptions
+from patchword.nn.mode import inference
 from patchword.options import checked
 from patchword.scope import Check
 from patchword.show import plots
@@ -94,7 +95,7 @@ def caption_attention(
     check = Check(model.scope, model.name, image)
     check.texts([prompt])
     options = GenerationOptions(max_length=longest(model, MAX_LENGTH))
-    with torch.inference_mode():
+    with inference(model.device):
         tokens = seen(check, network, model.tensor(pixels)[None])
         list(check.each([(image, photo)]))
         written = network.write(tokens, start, options)

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from patchword.bundle import Bundle, Vector, to_numpy
@@ -22,6 +21,7 @@ from patchword.images import ImageLike, tiles
 from patchword.images.one_or_many import results
 from patchword.images.tiles import Size, Tiling
 from patchword.models.protocols import Pixels, TextNetwork
+from patchword.nn.mode import inference
 from patchword.options import at_least, text_list
 from patchword.show.result import Brief
 from patchword.text import long_text
@@ -72,7 +72,7 @@ def encode_texts(
     ids = tokenizer.pad(rows, to_context=pad)
     states: list[Vector] = []
     pooled: list[Vector] = []
-    with torch.inference_mode():
+    with inference(model.device):
         for start in range(0, len(ids), batch_size):
             batch = model.tensor(ids[start : start + batch_size])
             hidden, features = network.text.hidden_states(batch, layer, final)
@@ -176,7 +176,7 @@ def anyres_features(
     """
     read = _PatchReader(model, layer, class_token=False, norm=norm)
     pixels, plan = image_tiles(model, image, candidates, exact)
-    with torch.inference_mode():
+    with inference(model.device):
         features = to_numpy(read(model.tensor(pixels)))
     patches = model.image_tower.grid(plan.tile)
     return AnyRes(features[0], features[1:].reshape(*plan.grid, *features.shape[1:]), patches, plan)

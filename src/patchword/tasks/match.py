@@ -103,7 +103,7 @@ def match_each(
 
     def run(pixels: Tensor) -> Tensor:
         tokens = seen(check, network, pixels)
-        out = torch.empty(len(pixels), len(texts), device=pixels.device)
+        out = torch.empty(len(pixels), len(texts), dtype=torch.float32, device=pixels.device)
         count = max(PAIRS // len(pixels), 1)
         for start in range(0, len(order), count):
             part = order[start : start + count]

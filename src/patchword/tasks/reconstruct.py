@@ -13,6 +13,7 @@ from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.models.protocols import Painter
+from patchword.nn.mode import inference
 from patchword.show import plots
 from patchword.show.result import Pictured
 
@@ -52,8 +53,10 @@ def reconstruct(model: Bundle, image: ImageLike, seed: int = 0) -> Reconstructio
     pixels, _ = model.open(image, exact=True)
     batch = model.tensor(pixels)[None]
     rows, columns = model.image_tower.grid((batch.shape[-2], batch.shape[-1]))
-    noise = torch.rand(1, rows * columns, generator=torch.Generator().manual_seed(seed))
-    with torch.inference_mode():
+    drawn = torch.Generator().manual_seed(seed)
+    size, kind = (1, rows * columns), torch.float32
+    noise = torch.rand(size, generator=drawn, dtype=kind, device="cpu")
+    with inference(model.device):
         painted, hidden = network.paint(batch, noise.to(batch.device))
     where = hidden[0, 0].cpu().numpy()
     photo, all_painted = (

@@ -9,9 +9,8 @@ answered from the whole alone, for a tile does not know where it lies.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -24,6 +23,7 @@ from patchword.errors import (
     UnseenWarning,
     UnsupportedError,
     begun,
+    unsaid,
     warn,
 )
 from patchword.images import ImageLike, name_of
@@ -276,7 +276,5 @@ def _known(model: Bundle, check: Check, pixels: list[ImageLike]) -> list[bool]:
 @contextmanager
 def told_elsewhere(first: bool) -> Iterator[None]:
     """Warnings of views alone: of the scope of a tile, and from the second photo on of texts."""
-    with untold(), scope_untold(), warnings.catch_warnings():
-        if not first:
-            warnings.simplefilter("ignore", LongTextWarning)
+    with untold(), scope_untold(), nullcontext() if first else unsaid(LongTextWarning):
         yield

@@ -13,6 +13,7 @@ from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.finite import check_finite
 from patchword.models.protocols import TextNetwork
+from patchword.nn.mode import inference
 from patchword.options import checked
 from patchword.scope import Check
 from patchword.show.colours import MATRIX, known
@@ -82,12 +83,12 @@ def text_attention(
     Check(model.scope, model.name).texts([text])
     long_text.warn_of_long(tokenizer, tokenizer.rows([text]))
     ids, tokens = tokenizer.named(text)
-    with torch.inference_mode():
+    with inference(model.device):
         _, taps = network.encode_text(model.tensor(ids), taps=wanted)
-    maps = [taps[name][0].float() for name in wanted]
-    weights, titles = chosen(maps, head, rollout, all_layers)
+        maps = [taps[name][0].float() for name in wanted]
+        weights, titles = chosen(maps, head, rollout, all_layers)
+        mean = mean_of(maps, rollout or all_layers)
     check_finite(weights, lambda: model.no_vector("a text"))
-    mean = mean_of(maps, rollout or all_layers)
     if head is not None and not all_layers:
         titles = ["mean", *titles]
     return TokenAttention(tuple(tokens), torch.cat([mean, weights]).cpu().numpy(), tuple(titles))

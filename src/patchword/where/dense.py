@@ -18,6 +18,7 @@ from patchword.models.edits import (
     Refined,
     Semantic,
 )
+from patchword.nn.mode import inference
 from patchword.where.resclip import together
 
 # How the last layers are changed; an entry more is a method more.
@@ -81,7 +82,7 @@ def dense(
     if edit.semantic and texts is not None:
         grid = tower.grid((pixels.shape[-2], pixels.shape[-1]))
         semantic = partial(together, pixels, texts, grid, edit.semantic)
-    with torch.inference_mode():
+    with inference(model.device):
         return F.normalize(tower.dense(pixels, edit, project, semantic).float(), dim=-1)
 
 

@@ -93,7 +93,9 @@ def chefer(model: Bundle, texts: Tensor, pixels: Tensor, layer: int | None = Non
 
 def _relevance(parts: Sequence[Tensor]) -> Tensor:
     """R (B, M, N) over the layers' (B, M, N), all but the last of which are square."""
-    total = torch.eye(parts[0].shape[-1], device=parts[0].device).expand(len(parts[0]), -1, -1)
+    count, width = len(parts[0]), parts[0].shape[-1]
+    eye = torch.eye(width, dtype=parts[0].dtype, device=parts[0].device)
+    total = eye.expand(count, -1, -1)
     for part in parts:
         total = total + part @ total if part.shape[-2] == total.shape[-2] else part @ total
     return total

@@ -19,6 +19,7 @@ from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.images.views import views
 from patchword.models.protocols import DenseNetwork
+from patchword.nn.mode import inference
 from patchword.options import checked, checked_probability, text_list
 from patchword.scope import Check
 from patchword.show import plots
@@ -303,7 +304,7 @@ def cosines(model: Bundle, vectors: Tensor, method: str, pixels: Tensor) -> Tens
     places of a head's map: (B, T, h, w)."""
     network = model.own_network
     if method == HEAD and isinstance(network, DenseNetwork):
-        with torch.inference_mode():
+        with inference(model.device):
             return network.dense_cosines(pixels, vectors)
     edit = edit_of(method)
     if edit.refined:
@@ -314,7 +315,7 @@ def cosines(model: Bundle, vectors: Tensor, method: str, pixels: Tensor) -> Tens
 
 
 def _without_common(model: Bundle, vectors: Tensor, empty: Tensor, pixels: Tensor) -> Tensor:
-    with torch.inference_mode():
+    with inference(model.device):
         both = model.image_tower.dense_pooled(pixels, EDITS["surgery"])
         patches, image = (F.normalize(each.float(), dim=-1) for each in both)
         found = without_common(patches, image, vectors, empty)

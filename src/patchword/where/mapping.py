@@ -14,6 +14,7 @@ from patchword.finite import check_image
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.images.views import tile_sides
+from patchword.nn.mode import unrounded
 from patchword.show import plots
 from patchword.tasks.judge import judged
 from patchword.tasks.tiled import tile_size
@@ -41,14 +42,15 @@ def mapped(
     head = model.config.dense_head if method == HEAD else None
     side = None if head is None else head.size
     scale = scale or Scale()
-    if tiles is False:
-        found = seen_whole(model, photo, run, scale, progress, side)
-    elif scale.window or scale.stride or scale.short_side:
+    if tiles is not False and (scale.window or scale.stride or scale.short_side):
         raise UnsupportedError(
             "tiles are windows by themselves: leave out window, stride and short_side, or tiles"
         )
-    else:
-        found = tiled(model, photo, run, tile_size(tiles), progress, side)
+    with unrounded(model.device):
+        if tiles is False:
+            found = seen_whole(model, photo, run, scale, progress, side)
+        else:
+            found = tiled(model, photo, run, tile_size(tiles), progress, side)
     check_image(image, found.values, model.no_vector())
     judged(model, image, photo)
     with noted() as sights:

@@ -10,6 +10,7 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.models.edits import DenseEdit, Refined
+from patchword.nn.mode import inference
 
 LEFT_OUT = -100.0  # instead of the cosines of a text that is left out
 
@@ -21,7 +22,7 @@ def by_keys(model: Bundle, pixels: Tensor, edit: DenseEdit, plan: Refined, texts
         raise UnsupportedError(
             "maskclip-keys compares texts with each other: give two or more, or take maskclip"
         )
-    with torch.inference_mode():
+    with inference(model.device):
         features, keys = model.image_tower.dense_keys(pixels, edit)
         cosines = F.normalize(features.float(), dim=-1) @ texts.mT
         return refined(cosines, keys.float(), plan)

@@ -48,7 +48,7 @@ def gathered(maps: Tensor, weights: Tensor, around: Tensor, steps: int) -> Tenso
     """Maps (T, H, W) after all steps, pixel by pixel: each gathers its neighbours' values of many
     maps at once. weights (8 D, H, W); around: `beside`."""
     flat = weights.flatten(1).mT.flatten()
-    starts = torch.arange(0, len(flat), len(weights), dtype=around.dtype)
+    starts = torch.arange(0, len(flat), len(weights), dtype=around.dtype, device=around.device)
     out = torch.empty_like(maps)
     for first in range(0, len(maps), AT_ONCE):
         some = slice(first, first + AT_ONCE)
@@ -61,8 +61,10 @@ def gathered(maps: Tensor, weights: Tensor, around: Tensor, steps: int) -> Tenso
 
 def beside(size: tuple[int, int], dilations: Sequence[int]) -> Tensor:
     """The numbers of each pixel's neighbours, in the order of `shifted`: (H * W * 8 D,), int32."""
-    down, across = torch.tensor(list(offsets(dilations)), dtype=torch.int32).unbind(dim=1)
-    rows, columns = (torch.arange(side, dtype=torch.int32)[:, None] for side in size)
+    down, across = torch.tensor(list(offsets(dilations)), dtype=torch.int32, device="cpu").unbind(
+        dim=1
+    )
+    rows, columns = (torch.arange(side, dtype=torch.int32, device="cpu")[:, None] for side in size)
     y = (rows + down).clamp_(0, size[0] - 1) * size[1]  # (H, 8 D)
     return (y[:, None] + (columns + across).clamp_(0, size[1] - 1)).flatten()
 

@@ -69,7 +69,8 @@ def same(labels: Tensor, paths: bool) -> Tensor:
     rows, columns = (torch.arange(side, device=labels.device) for side in (height, width))
     apart = torch.maximum(_distances(rows)[..., None, None], _distances(columns))
     longest = int(apart.max())
-    shares = torch.linspace(0, 1, longest + 1, device=labels.device)[:, None, None]
+    shares = torch.linspace(0, 1, longest + 1, dtype=torch.float32, device=labels.device)
+    shares = shares[:, None, None]
     y, x = (
         ((1 - shares) * side[:, None] + shares * side).round().long() for side in (rows, columns)
     )
@@ -79,7 +80,7 @@ def same(labels: Tensor, paths: bool) -> Tensor:
         across = labels.mT.index_select(0, x[step].flatten()).mT.contiguous()
         passed = across.index_select(0, y[step].flatten()).view(apart.shape)
         inside &= (passed == start) | (apart < step)
-    fading = torch.where(inside, 1.0, torch.exp(-apart / max(longest, 1)))
+    fading = torch.where(inside, 1.0, torch.exp(-apart.float() / max(longest, 1)))
     return equal * fading.transpose(1, 2).reshape(equal.shape)
 
 
@@ -92,7 +93,7 @@ def blurred(matrix: Tensor) -> Tensor:
     """Rows (n, n) blurred along the patches' numbers, each divided by its sum."""
     count = min(len(matrix), LONGEST)
     count -= count % 2 == 0
-    place = torch.arange(count, device=matrix.device) - count // 2
+    place = torch.arange(count, dtype=matrix.dtype, device=matrix.device) - count // 2
     kernel = torch.exp(-(place**2) / (2 * BLUR**2))
     rows = F.conv1d(matrix[:, None], (kernel / kernel.sum())[None, None], padding=count // 2)[:, 0]
     return rows / (rows.sum(dim=-1, keepdim=True) + 1e-8)

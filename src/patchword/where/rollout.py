@@ -8,6 +8,7 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.models.protocols import ImageNetwork
+from patchword.nn.mode import inference
 from patchword.tasks.attention_layers import rolled
 
 
@@ -23,7 +24,7 @@ def rollout(model: Bundle, pixels: Tensor) -> Tensor:
             f"{model.name} attends inside windows, so that there is no rollout over the whole "
             'image; method="cosine" works'
         )
-    with torch.inference_mode():
+    with inference(model.device):
         _, taps = network.encode_image(pixels, taps=names)
     size = (pixels.shape[-2], pixels.shape[-1])
     layers = [taps[name].float() for name in names]

@@ -124,11 +124,11 @@ def stitched(
         if not first:
             cell = _cell(size, window, maps.shape[1])
             rows, columns = (-(-side // cell) for side in size)
-            total = torch.zeros(maps.shape[1], rows, columns)
-            count = torch.zeros(rows, columns)
+            total = maps.new_zeros(maps.shape[1], rows, columns)
+            count = maps.new_zeros(rows, columns)
         high, wide = window[0] // cell, window[1] // cell
         maps = F.interpolate(maps, (high, wide), mode="bilinear", align_corners=False)
-        weight = torch.ones(high, wide) if even else _tent(high)[:, None] * _tent(wide)
+        weight = maps.new_ones(high, wide) if even else _tent(high)[:, None] * _tent(wide)
         for start, own in zip(some, maps, strict=True):
             top = min(start[0] // cell, rows - high)
             left = min(start[1] // cell, columns - wide)
@@ -141,7 +141,7 @@ def stitched(
 
 def _tent(side: int) -> Tensor:
     """Weights (side,) that fall from the middle to both ends, where they are not yet 0."""
-    place = torch.arange(side) + 0.5
+    place = torch.arange(side, dtype=torch.float32, device="cpu") + 0.5
     return torch.minimum(place, side - place)
 
 
