@@ -111,3 +111,16 @@ def test_warnings_that_are_told_elsewhere_leave_the_filters_of_other_threads() -
     first.run(one.__exit__, None, None, None)
     second.run(two.__exit__, None, None, None)
     assert warnings.filters == before
+
+
+def test_a_user_without_a_home_is_answered(
+    demo: patchword.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    for name in ("PATCHWORD_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert len(demo.classify(PIXELS, ["hat", "ring"])[0]) == 2
+    patchword.load("demo")

@@ -1,4 +1,4 @@
-"""What is otherwise on Windows, on macOS, and for a user without a home."""
+"""What is otherwise on Windows and on macOS."""
 
 import ntpath
 import os
@@ -8,21 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from patchword import cache
 from patchword.capfilt import dataset
 from patchword.cli import output
 from patchword.engines.device import check
-from patchword.errors import PatchwordError, UnsupportedError
+from patchword.errors import UnsupportedError
 from patchword.evaluate.blend import _between
-
-
-def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    def expanded(path: Path) -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "expanduser", expanded)
-    with pytest.raises(PatchwordError, match=r"no home folder .* PATCHWORD_CACHE or HOME"):
-        cache.folder()
 
 
 def test_photos_on_two_drives(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,21 +6,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from patchword.errors import PatchwordError
-
 
 def folder() -> Path:
-    """$PATCHWORD_CACHE, or `patchword` in the user's cache. Raises PatchwordError for a user
-    without a home, as in some containers."""
+    """$PATCHWORD_CACHE, or `patchword` in the user's cache; for a user without a home, as in some
+    containers, a place where nothing can be written, without which all goes on."""
     given = os.environ.get("PATCHWORD_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
         return Path(given or Path(base) / "patchword").expanduser()
-    except RuntimeError as error:
-        raise PatchwordError(
-            "this user has no home folder to keep files in that can be made again: let "
-            "PATCHWORD_CACHE or HOME name a folder"
-        ) from error
+    except RuntimeError:
+        return Path(os.devnull) / "patchword"
 
 
 def of_models() -> Path:

@@ -53,7 +53,7 @@ class Samples:
 
     def to_eight_bits(self, stretch: bool, warn: Warn) -> NDArray[np.uint8]:
         """uint8 (H, W) or (H, W, C). Raises RefusedError for floats of unknown range; warns of
-        samples that would be nearly black."""
+        samples that would be nearly black, and of those that are no finite numbers."""
         values = self.values
         if values.ndim == 3 and values.shape[2] == 1:
             values = values[..., 0]
@@ -65,6 +65,13 @@ class Samples:
             out: NDArray[np.uint8] = values
         else:
             out = _scale(values, *(_percentiles(values) if stretch else self._range(values, warn)))
+            if values.dtype.kind == "f" and (lost := int((~np.isfinite(values)).sum())):
+                warn(
+                    f"{lost:,} of its {values.size:,} samples are NaN or infinite: it is seen "
+                    "black where they are NaN, and white where infinite; fill them to see it "
+                    "otherwise",
+                    ImageWarning,
+                )
         if self.inverted:
             out = 255 - out
         if self.clear is not None and alpha is None:
