@@ -1,6 +1,8 @@
 """patchword inside of other programs: what they have told torch and Python stays as it was, and
 changes no answer."""
 
+import multiprocessing
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -124,3 +126,28 @@ def test_a_user_without_a_home_is_answered(
     monkeypatch.setattr("pwd.getpwuid", unknown)
     assert len(demo.classify(PIXELS, ["hat", "ring"])[0]) == 2
     patchword.load("demo")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
+def test_a_process_that_is_forked_after_an_answer_answers_too(demo: patchword.Model) -> None:
+    """OpenMP's threads are not there, and torch would wait for them."""
+    before = torch.get_num_threads()
+    here, there = multiprocessing.Pipe()
+
+    def ask() -> None:
+        there.send(demo.embed_images([PIXELS] * 4))
+
+    torch.set_num_threads(2)
+    try:
+        expected = demo.embed_images([PIXELS] * 4)
+        child = multiprocessing.get_context("fork").Process(target=ask)
+        child.start()
+        try:
+            assert here.poll(60), "it waits without end"
+            assert np.allclose(here.recv(), expected, atol=1e-5)
+        finally:
+            child.kill()
+            child.join()
+    finally:
+        torch.set_num_threads(before)

@@ -33,6 +33,8 @@ class Model(Language, Places):
     one is a list of one. Where images are taken, stretch=True scales each from its own darkest and
     brightest half percent, and squash=True shows the model the whole of each where it would see a
     crop; None: as the model was loaded.
+    A model may be used by several threads at once. A process that was forked from one where torch
+    had computed, as by gunicorn --preload, computes on one thread.
     Beside the methods below: `embed_images`, `embed_texts`, `opening`, `.network`, `.preprocess`,
     `.tokenizer`, `.config`, `.fingerprint`.
     """

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+_forked = False  # whether this process was forked, and has not computed since
 
 
 def unrounded(device: torch.device) -> torch.autocast:
@@ -16,7 +19,12 @@ def unrounded(device: torch.device) -> torch.autocast:
 
 @contextmanager
 def inference(device: torch.device) -> Iterator[None]:
-    """Inference mode, `unrounded`."""
+    """Inference mode, `unrounded`. A process that was forked computes on one thread from then on:
+    OpenMP's others are not there, and it would wait for them without end."""
+    global _forked
+    if _forked:
+        _forked = False
+        torch.set_num_threads(1)
     with torch.inference_mode(), unrounded(device):
         yield
 
@@ -25,3 +33,12 @@ def eager_inference() -> bool:
     """True in inference mode, which records no gradients, outside a graph that is compiled or
     exported: there a compiler chooses the kernels, and may not meet this question."""
     return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
