@@ -16,7 +16,7 @@ ROUNDS = 12
 BLOCK = 8192  # rows multiplied at a time
 
 
-@torch.autocast("cpu", enabled=False)
+@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
 def centres(half: Half, count: int) -> Tensor:
     """Unit vectors (C, D), float32: centres of at most `count` clusters of the rows (N, D), by
     spherical k-means (Dhillon and Modha 2001) of a sample of them, begun as k-means++ does."""
@@ -50,7 +50,7 @@ def _far_apart(rows: Tensor, count: int, draw: np.random.Generator) -> Tensor:
     return rows[chosen].clone()
 
 
-@torch.autocast("cpu", enabled=False)
+@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
 def nearest_centres(half: Half, found: Tensor, count: int = 1) -> tuple[NDArray[np.int64], Tensor]:
     """For each row (N, D) its `count` nearest centres (N, K), nearest first, and the cosines."""
     count = min(count, len(found))

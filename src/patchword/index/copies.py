@@ -89,7 +89,7 @@ def related(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[
     return found
 
 
-@torch.autocast("cpu", enabled=False)
+@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
 def copies(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which pairs (P,) of small pictures (P, 64, 64, 3) are copies of one photo."""
     parts = [

@@ -48,7 +48,7 @@ def candidates(
     return found if kept is None else kept[found]
 
 
-@torch.autocast("cpu", enabled=False)
+@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
 def product(half: Half, query: NDArray[np.float64]) -> torch.Tensor:
     """float16 scores (N,) of rows (N, D) with a query (D,): sums in float32."""
     if half.size < FEW:
