@@ -55,5 +55,6 @@ def check_finite(values: NDArray[Any] | torch.Tensor, why: Callable[[], str]) ->
 
 
 def _finite(values: NDArray[Any] | torch.Tensor) -> bool:
-    array = isinstance(values, np.ndarray)
-    return bool(np.isfinite(values).all() if array else values.isfinite().all())
+    if isinstance(values, torch.Tensor):
+        return bool(values.isfinite().all())
+    return bool(np.isfinite(values).all())
