@@ -3,10 +3,13 @@
 import asyncio
 import http.server
 import logging
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +29,7 @@ SAFE = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
 
 
 def client(**settings: Any) -> TestClient:
@@ -53,6 +57,12 @@ def code(answer: Any) -> tuple[int, str]:
         ({"origin": "null"}, 403),
         ({"origin": "http://["}, 403),
         ({"host": "["}, 403),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, 403),  # an <img>
+        ({"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"}, 403),  # of another port
+        ({**LINK, "sec-fetch-dest": "iframe"}, 403),
+        ({**LINK, "sec-fetch-dest": "document"}, 404),  # a link that a person follows
+        ({"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}, 404),
+        ({"sec-fetch-site": "none", "sec-fetch-mode": "navigate"}, 404),
         ({"host": "127.0.0.2:9"}, 404),
         ({"host": "10.0.0.1:9"}, 403),
     ],
@@ -84,10 +94,35 @@ def test_a_key_is_needed_where_there_is_one() -> None:
     assert "s3cret" not in repr(asked.app.state.server.settings)  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="give an API key"):
         Settings(host="0.0.0.0")
-    with pytest.raises(ConfigError, match="must not be empty"):
-        Settings(host="::", api_key=" ")
+    for unsendable in ("", " ", "s3cret\n", " s3cret", "s3\x00cret", "sécret"):
+        with pytest.raises(ConfigError, match="must not be empty"):
+            Settings(host="::", api_key=unsendable)
     for host in ("127.0.0.1", "::1", "localhost", "127.3.4.5"):
         assert Settings(host=host).on_loopback
+
+
+def test_without_the_key_nothing_is_named_and_one_image_computed_for_all() -> None:
+    app = create_app(Settings(host="0.0.0.0", api_key="s3cret", models=("demo",)))
+    with TestClient(app, base_url="http://photos.example") as asked:
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: asked.get("/health"), range(24)))
+        assert {answer.text for answer in answers} == {'{"healthy":true}'}
+        assert asked.get("/ready").json() == {"ready": True}
+        key = {"x-api-key": "s3cret"}
+        assert asked.get("/health", headers=key).json() == {"healthy": True, "model": "demo"}
+        assert asked.get("/ready", headers=key).json() == {"ready": True, "models": ["demo"]}
+        counts = asked.get("/metrics", headers=key).text
+    computed = re.search(r'batch_items_sum\{model="demo"\} (\d+)', counts)
+    assert computed
+    assert int(computed[1]) < 24
+
+
+def test_without_the_key_no_path_is_told(tmp_path: Path) -> None:
+    broken = str(tmp_path / "private")
+    asked = client(host="0.0.0.0", api_key="s3cret", models=(broken,))
+    assert code(asked.get("/health")) == (503, "model")
+    assert "private" not in asked.get("/health").text
+    assert "private" in asked.get("/health", headers={"x-api-key": "s3cret"}).text
 
 
 def test_a_body_may_be_only_so_large() -> None:

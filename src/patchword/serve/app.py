@@ -33,6 +33,7 @@ from patchword.serve import (
     metrics,
     openai,
     places,
+    security,
 )
 from patchword.serve.decoding import Decoder
 from patchword.serve.fetching import fetched
@@ -156,17 +157,34 @@ async def ready(request: Request) -> Answer:
     opened = list(server.models.opened())
     if not opened:
         raise RefusalError(503, "loading", "no model is open yet", retry_after=1)
-    return Answer({"ready": True, "models": opened})
+    return Answer({"ready": True} | ({"models": opened} if known(request) else {}))
 
 
 @health.get("/health", summary="Whether the first model computes")
 async def healthy(request: Request) -> Answer:
     server = server_of(request)
+    try:
+        name = await server.pulse(computes)
+    except (PatchwordError, RefusalError) as error:
+        if known(request):
+            raise
+        log.error("%s", error)
+        raise RefusalError(503, "model", "the first model does not compute; see the log") from error
+    return Answer({"healthy": True} | ({"model": name} if known(request) else {}))
+
+
+async def computes(server: Server) -> str:
+    """Let the first model compute. Returns its name."""
     opened = await server.models.first()
     preprocess = opened.model.preprocess
     pixels, _ = preprocess.seen(Photo.whole(np.zeros((8, 8, 3), np.uint8)))
     await opened.image_vector(pixels)
-    return Answer({"healthy": True, "model": opened.name})
+    return opened.name
+
+
+def known(request: Request) -> bool:
+    """Whether names may be told to who asks: that of a model may be a path."""
+    return security.shows_key(server_of(request).settings, request.headers)
 
 
 async def refused(request: Request, error: Exception) -> Answer:

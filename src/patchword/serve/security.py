@@ -1,8 +1,9 @@
 """Who may ask, and what an answer allows a browser to do.
 
 On loopback anybody on this machine may ask, but no page of the web: a page that has made its name
-point to 127.0.0.1 still sends that name as Host, and one that sends a form says its own Origin.
-Anywhere else a key is needed.
+point to 127.0.0.1 still sends that name as Host, and one that sends a form says its own Origin; of
+what it shows, such as a picture, browsers say in Sec-Fetch-Site that another site asks. Anywhere
+else a key is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from starlette.datastructures import Headers
 from patchword.serve.refusals import RefusalError
 from patchword.serve.settings import Settings
 
-OPEN = re.compile(r"/|/health|/ready|/static/.*")  # paths that need no key: they tell nothing
+OPEN = re.compile(r"/|/health|/ready|/static/.*")  # paths that need no key: they name nothing
 COOKIE = "patchword_key"  # in which a page that was given the key sends it with every image
 _NOWHERE = SplitResult("", "", "", "", "")
 HEADERS = (
@@ -43,12 +44,28 @@ def check(settings: Settings, path: str, headers: Headers) -> None:
         raise RefusalError(403, "host", message)
     origin = headers.get("origin")
     if origin is not None and not (host and _place(origin).netloc.lower() == host.lower()):
-        raise RefusalError(403, "origin", "requests of another site's pages are not answered")
-    if settings.api_key is None or OPEN.fullmatch(path):
-        return
-    if not any(_equal(key, settings.api_key) for key in _keys(headers)):
+        raise _other_site()
+    if headers.get("sec-fetch-site", "") in ("cross-site", "same-site") and not _followed(headers):
+        raise _other_site()
+    if not (OPEN.fullmatch(path) or shows_key(settings, headers)):
         message = "a key is needed: Authorization: Bearer KEY (the server's --api-key)"
         raise RefusalError(401, "invalid_api_key", message)
+
+
+def shows_key(settings: Settings, headers: Headers) -> bool:
+    """Whether a request shows the key, or none is needed."""
+    key = settings.api_key
+    return key is None or any(_equal(given, key) for given in _keys(headers))
+
+
+def _followed(headers: Headers) -> bool:
+    """Whether a person followed a link here."""
+    mode, shown = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
+    return mode == "navigate" and shown == "document"
+
+
+def _other_site() -> RefusalError:
+    return RefusalError(403, "origin", "requests of another site's pages are not answered")
 
 
 def _place(address: str) -> SplitResult:

@@ -50,6 +50,7 @@ class Server:
         self.collection = collection
         self.decoder = decoder
         self.admission = Admission(settings.waiting)
+        self._pulse: asyncio.Future[str] | None = None
 
     def checked(self, **lists: Sequence[Any]) -> int:
         """How many items the lists of a request have. Raises RefusalError for an empty one,
@@ -125,6 +126,12 @@ class Server:
             return rows
 
         return await opened.text_vectors(await self.decoder.run(read))
+
+    async def pulse(self, look: Callable[[Server], Coroutine[Any, Any, str]]) -> str:
+        """What `look` finds, done once for all who ask meanwhile: they need no key."""
+        if self._pulse is None or self._pulse.done():
+            self._pulse = asyncio.ensure_future(look(self))
+        return await asyncio.shield(self._pulse)
 
     def close(self) -> None:
         self.models.close()

@@ -56,8 +56,11 @@ class Settings:
         for name in ("waiting", "batch"):
             at_least(name, getattr(self, name))
         in_range("seconds", self.seconds, 0, above=True)
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):
-            raise ConfigError("api_key is a word of ASCII characters, and must not be empty")
+        if self.api_key is not None and not _sendable(self.api_key):
+            raise ConfigError(
+                "api_key is a word of ASCII characters, without a space or the end of a line "
+                "before or after it, which no client could send, and must not be empty"
+            )
         if not self.on_loopback and self.api_key is None:
             raise ConfigError(
                 f"host {self.host} can be reached by others: give an API key that clients must "
@@ -73,3 +76,8 @@ class Settings:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def _sendable(key: str) -> bool:
+    """Whether a header can hold a key."""
+    return key.isascii() and key.isprintable() and bool(key) and key == key.strip()
