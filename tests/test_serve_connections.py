@@ -12,6 +12,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from fastapi import FastAPI, Response
 from served import RING, running, sent
 
 from patchword.errors import ImageError
@@ -89,6 +90,26 @@ def test_a_head_without_end_is_refused(place: tuple[str, int], part: bytes) -> N
                 sent += 1
                 time.sleep(0.0005)
         assert sent < 500
+
+
+def test_an_answer_that_nobody_reads_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "UNREAD", 0.1)
+    app, size = FastAPI(), 32 << 20
+
+    @app.get("/")
+    async def large() -> Response:
+        return Response(bytes(size))
+
+    with running(app) as address:
+        host, _, port = address.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            time.sleep(0.5)
+            found = 0
+            with suppress(OSError):  # reset
+                while part := connection.recv(1 << 20):
+                    found += len(part)
+    assert found < size
 
 
 def test_who_sends_too_much_reads_why(place: tuple[str, int]) -> None:

@@ -1,5 +1,6 @@
 """Connections that take long to say what they want, or never end to say it, are closed: they would
-hold a file handle each, and memory, before any key is asked for."""
+hold a file handle each, and memory, before any key is asked for. So are those that read nothing of
+their answer, which lies in memory until they do."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from patchword.serve.refusals import RefusalError
 
 SECONDS = 20.0  # for the head of a request: its first line and headers
 BYTES = 1 << 16  # of it
+UNREAD = 60.0  # seconds in which a client reads something of an answer that waits for it
 
 
 class Connection(HttpToolsProtocol):
@@ -19,6 +21,8 @@ class Connection(HttpToolsProtocol):
 
     _late: asyncio.TimerHandle | None = None
     _size = 0
+    _stalled: asyncio.TimerHandle | None = None
+    _waiting = 0  # bytes of an answer that are not sent
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -26,7 +30,16 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()
+        self._read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look()
+
+    def resume_writing(self) -> None:
+        self._read()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -65,3 +78,17 @@ class Connection(HttpToolsProtocol):
         if self._late is not None:
             self._late.cancel()
         self._late = None
+
+    def _look(self) -> None:
+        """Whether something was read since; end the connection where nothing was."""
+        waiting = self.transport.get_write_buffer_size()
+        if self._stalled is not None and waiting >= self._waiting:
+            self.transport.abort()  # to close it waits until all is read
+            return
+        self._waiting = waiting
+        self._stalled = self.loop.call_later(UNREAD, self._look)
+
+    def _read(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+        self._stalled = None
