@@ -15,15 +15,18 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from pydantic import ValidationError
 from served import AT, RING, SCRATCH, SHAPES, samples_index, sent, uri
+from starlette.exceptions import HTTPException
 
 import patchword
 from patchword.api import Model
 from patchword.images.reading import Content
-from patchword.serve import models
+from patchword.serve import bodies, models, places
 from patchword.serve.app import create_app
 from patchword.serve.decoding import Decoder
 from patchword.serve.models import Models
+from patchword.serve.openai import Embeddings
 from patchword.serve.queue import deadline, steps
 from patchword.serve.refusals import RefusalError
 from patchword.serve.settings import Settings
@@ -201,6 +204,36 @@ def test_temperature_0_is_no_sampling(client: TestClient) -> None:
     assert text(temperature=1.9, seed=5) != usual
     for options in ({"temperature": 0}, {"temperature": 0, "top_p": 0.9}, {"top_p": 1}):
         assert [text(**options, seed=seed) for seed in range(3)] == [usual] * 3
+
+
+def test_values_beyond_the_limit_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchword.serve.bodies.json.loads", None)
+    for body in (b"[" + b"[]," * 200_000, b"[" + b'"",' * 200_000, b'{"' + b'":[],"' * 200_000):
+        with pytest.raises(HTTPException, match="413: more than 50000 values"):
+            bodies.parsed(body)
+
+
+def test_a_text_may_have_many_commas(client: TestClient) -> None:
+    body = {"text": '\\",[' * 25_000, "k": 1}
+    assert client.post("/v1/search", json=body).status_code == 200
+    with pytest.raises(HTTPException, match="413"):
+        bodies.parsed(json.dumps(body).encode(), 1000, inside=True)
+
+
+def test_one_wrong_value_is_enough() -> None:
+    with pytest.raises(ValidationError) as found:
+        Embeddings.model_validate({"input": [True] * 1000})
+    assert found.value.error_count() < 20
+
+
+@pytest.mark.parametrize("labels", [[1] * 2000, "[" + "[]," * 2000 + "1]"])
+def test_tools_are_not_given_endless_lists(client: TestClient, labels: Any) -> None:
+    pytest.importorskip("mcp")
+    call = {"name": "classify", "arguments": {"image": "a", "labels": labels}}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+    answer = client.post("/mcp", json=body, headers={"Accept": "application/json"})
+    assert answer.status_code == 413
+    assert "more than 1256 values" in said(answer)
 
 
 def test_a_request_cannot_ask_for_endless_work(client: TestClient) -> None:

@@ -104,7 +104,7 @@ def add_tools(
         return None
     from mcp.server.transport_security import TransportSecuritySettings
 
-    from patchword.serve.mcp import tools_server
+    from patchword.serve.mcp import bounded, tools_server
 
     tools = tools_server(server)
     unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # the gate does
@@ -115,6 +115,7 @@ def add_tools(
     for route in inner.routes:
         assert isinstance(route, Route)
         route.methods = {"POST"}  # by GET a client would wait for messages that never come
+        route.app = bounded(route.app, server.settings.max_items)
     app.router.routes += inner.routes
     return tools.session_manager.run
 

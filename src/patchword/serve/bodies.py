@@ -5,33 +5,45 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections.abc import Sequence
-from typing import Annotated, Any
+from itertools import islice
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 from starlette.exceptions import HTTPException
 
 VALUES = 50_000  # of JSON; 256 texts of 77 token numbers are 20,000
 LARGE = 1 << 16  # bytes of JSON, or numbers of an answer: more is read and written in a thread
+_PARTS = re.compile(r',|"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # commas, and texts whole
 
 # As they are sent: true is no number, "5" neither, and 1 is not true.
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
+T = TypeVar("T")
+Several = Annotated[
+    list[T], Field(fail_fast=True)
+]  # the first that is wrong is enough: 50,000 take seconds
 
 
-async def read(body: bytes) -> Any:
+async def read(body: bytes, most: int = VALUES, inside: bool = False) -> Any:
     """What a body of JSON holds, read in a thread where it is long: the event loop goes on. Raises
     HTTPException, see `parsed`."""
-    return parsed(body) if len(body) < LARGE else await asyncio.to_thread(parsed, body)
+    if len(body) < LARGE:
+        return parsed(body, most, inside)
+    return await asyncio.to_thread(parsed, body, most, inside)
 
 
-def parsed(body: bytes) -> Any:
+def parsed(body: bytes, most: int = VALUES, inside: bool = False) -> Any:
     """What a body of JSON holds. Raises HTTPException for what is no JSON, for a name that an
-    object has twice, numbers that are none or not finite, half a character, and for so many values
-    that their checks, which are done where everybody is answered, would take seconds."""
+    object has twice, numbers that are none or not finite, half a character, and for more values
+    than `most`: their checks, which are done where everybody is answered, would take seconds.
+    inside: texts count as many values as they have commas, for they will be read as JSON too."""
     try:
         text = body.decode(json.detect_encoding(body))
+        if _crowded(text, most):  # before they are made: nobody is answered while json.loads works
+            raise _too_many(most)
         found = json.loads(
             text, object_pairs_hook=_object, parse_float=_number, parse_constant=_number
         )
@@ -43,8 +55,16 @@ def parsed(body: bytes) -> Any:
         raise _refused(f"the body is not text: {error.reason} at byte {error.start}") from None
     except ValueError:  # of int: JSON itself has no such limit
         raise _refused("a number has thousands of digits") from None
-    _check(found)
+    _check(found, most, inside)
     return found
+
+
+def _crowded(text: str, most: int) -> bool:
+    """Whether a text of JSON surely has more values than `most`: a value brings a comma, and two
+    texts at most."""
+    if text.count(",") <= most:
+        return False
+    return next(islice(_PARTS.finditer(text), 3 * most, None), None) is not None
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -65,7 +85,7 @@ def _number(text: str) -> float:
     return value
 
 
-def _check(found: Any) -> None:
+def _check(found: Any, most: int, inside: bool) -> None:
     waiting, count = [found], 0
     while waiting:
         one = waiting.pop()
@@ -76,19 +96,24 @@ def _check(found: Any) -> None:
         elif isinstance(one, list):
             waiting += one
             count += len(one)
-        elif isinstance(one, str) and not one.isascii():
+        elif isinstance(one, str):
+            count += one.count(",") if inside else 0
             _whole(one)
-        if count > VALUES:
-            said = f"more than {VALUES} values in lists and objects: send less"
-            raise HTTPException(413, said)
+        if count > most:
+            raise _too_many(most)
 
 
 def _whole(text: str) -> None:
     try:
-        text.encode()
+        if not text.isascii():
+            text.encode()
     except UnicodeEncodeError as error:
         half = ascii(text[error.start])[1:-1]
         raise _refused(f"a text holds {half}, which is half a character") from None
+
+
+def _too_many(most: int) -> HTTPException:
+    return HTTPException(413, f"more than {most} values in lists and objects: send less")
 
 
 def _refused(said: str) -> HTTPException:

@@ -21,7 +21,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from patchword.serve import prompts
-from patchword.serve.bodies import Flag, Number, Whole
+from patchword.serve.bodies import Flag, Number, Several, Whole
 from patchword.serve.heard import say
 from patchword.serve.jobs import TINY, answer, captions, only
 from patchword.serve.models import Opened
@@ -47,7 +47,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Several[dict[str, Any]] | None = None
 
 
 class Chat(BaseModel):
@@ -72,13 +72,13 @@ class Chat(BaseModel):
         },
     )
     model: str | None = None
-    messages: list[Message]
+    messages: Several[Message]
     stream: Flag | None = False
     stream_options: dict[str, Any] | None = None
     n: Whole | None = Field(1, ge=1, le=1, description="One answer.")
     max_tokens: Whole | None = Field(None, ge=1)
     max_completion_tokens: Whole | None = Field(None, ge=1)
-    stop: str | list[str] | None = None
+    stop: str | Several[str] | None = None
     response_format: dict[str, Any] | None = None
     tool_choice: str | dict[str, Any] | None = None
     temperature: Number | None = Field(None, ge=0, le=2, description="0: beam search.")

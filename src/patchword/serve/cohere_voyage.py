@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from patchword.bundle import Vector
-from patchword.serve.bodies import Flag, Whole
+from patchword.serve.bodies import Flag, Several, Whole
 from patchword.serve.jobs import TINY
 from patchword.serve.openai import Item, numbers, vectors
 from patchword.serve.refusals import RefusalError, refusal_of
@@ -34,7 +34,7 @@ class Input(BaseModel):
     """One text or one image, in parts of a type."""
 
     model_config = ConfigDict(extra="allow")
-    content: list[dict[str, Any]]
+    content: Several[dict[str, Any]]
 
 
 class Cohere(BaseModel):
@@ -45,10 +45,10 @@ class Cohere(BaseModel):
         json_schema_extra={"examples": [{"images": [TINY], "embedding_types": ["float"]}]},
     )
     model: str | None = None
-    texts: list[str] | None = None
-    images: list[str] | None = None
-    inputs: list[Input] | None = None
-    embedding_types: list[Literal["float", "base64"]] | None = Field(None, min_length=1)
+    texts: Several[str] | None = None
+    images: Several[str] | None = None
+    inputs: Several[Input] | None = None
+    embedding_types: Several[Literal["float", "base64"]] | None = Field(None, min_length=1)
     output_dimension: Whole | None = None
     truncate: Literal["NONE", "START", "END"] | None = Field(
         None, description="Texts are cut at their end in any case."
@@ -65,7 +65,7 @@ class Voyage(BaseModel):
         },
     )
     model: str | None = None
-    inputs: list[Input]
+    inputs: Several[Input]
     output_encoding: Literal["base64"] | None = None
     output_dimension: Whole | None = None
     truncation: Flag | None = Field(None, description="Texts are cut at their end in any case.")

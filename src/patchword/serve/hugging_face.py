@@ -18,7 +18,7 @@ routes = router("hugging face")
 
 class ZeroShotOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    candidate_labels: list[str]
+    candidate_labels: bodies.Several[str]
     hypothesis_template: str | None = None
 
 

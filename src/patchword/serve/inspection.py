@@ -15,7 +15,7 @@ from patchword.api.inspecting import inspector
 from patchword.inspect.calibration import changed
 from patchword.inspect.inspector import Inspector, on_one_scale
 from patchword.inspect.result import Inspection
-from patchword.serve.bodies import Number
+from patchword.serve.bodies import Number, Several
 from patchword.serve.decoding import Image
 from patchword.serve.jobs import TINY, Body, example
 from patchword.serve.models import Opened
@@ -44,9 +44,9 @@ class Inspect(Body):
     to judge."""
 
     model_config = example(good=[TINY, TINY, TINY, TINY], images=[TINY])
-    good: list[Image] | None = None
+    good: Several[Image] | None = None
     fitted: str | None = Field(None, description="As an earlier answer gave it, instead of good.")
-    images: list[Image] = Field(description="With fitted also none: only what its rate tells.")
+    images: Several[Image] = Field(description="With fitted also none: only what its rate tells.")
     method: Literal["memory", "subspace", "winclip", "mutual", "reference"] = "memory"
     false_alarms: Number = Field(
         0.05, gt=0, lt=1, description="Share of good photos, at most; with fitted as it was."

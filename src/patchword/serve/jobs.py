@@ -17,7 +17,7 @@ from patchword.errors import ImageError, PatchwordError, UnsupportedError
 from patchword.images.photo import RGB
 from patchword.models.generate import BEAMS, GenerationOptions
 from patchword.scope import Told
-from patchword.serve.bodies import Flag, Number, Whole
+from patchword.serve.bodies import Flag, Number, Several, Whole
 from patchword.serve.decoding import Image
 from patchword.serve.models import Embedded, Opened
 from patchword.serve.refusals import RefusalError, refusal_of
@@ -65,9 +65,9 @@ class Classify(Body):
     """Labels to choose from for each image."""
 
     model_config = example(images=[TINY], labels=["a scratched wafer", "a red circle"])
-    images: list[Image]
-    labels: list[str] | None = Field(None, description="None: the classes of a classifier.")
-    templates: list[str] | str | None = None
+    images: Several[Image]
+    labels: Several[str] | None = Field(None, description="None: the classes of a classifier.")
+    templates: Several[str] | str | None = None
     multi_label: Flag = False
     reject: Number | None = None
 
@@ -76,23 +76,23 @@ class Similarity(Body):
     """Images and texts to compare."""
 
     model_config = example(images=[TINY], texts=["a red circle"])
-    images: list[Image]
-    texts: list[str]
+    images: Several[Image]
+    texts: Several[str]
 
 
 class MatchBody(Body):
     """Images and texts that may belong together."""
 
     model_config = example(images=[TINY], texts=["a red circle"])
-    images: list[Image]
-    texts: list[str]
+    images: Several[Image]
+    texts: Several[str]
 
 
 class CaptionBody(Body):
     """Images to describe."""
 
     model_config = example(images=[TINY])
-    images: list[Image]
+    images: Several[Image]
     n: Whole = Field(1, ge=1, le=10, description="Captions of each image.")
 
 
@@ -102,7 +102,7 @@ class Ask(Body):
     model_config = example(image=TINY, question="is there a red circle?")
     image: Image
     question: str
-    answers: list[str] | None = Field(None, description="To choose from.")
+    answers: Several[str] | None = Field(None, description="To choose from.")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from patchword.images.urls import is_url
 from patchword.index import inside
 from patchword.index.schema import ID_BITS, id_of
 from patchword.optional import optional
-from patchword.serve import collection
+from patchword.serve import bodies, collection
 from patchword.serve.decoding import PhotoId
 from patchword.serve.heard import heard
 from patchword.serve.jobs import answer, captions, labels_of, only
@@ -31,6 +31,7 @@ from patchword.serve.server import Server
 if TYPE_CHECKING:
     from mcp.server import MCPServer
     from mcp.server.mcpserver.tools import Tool
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 INSTRUCTIONS = (
     "Looks at images with small vision-language models: finds photos of an index by words, says "
@@ -38,6 +39,7 @@ INSTRUCTIONS = (
     "model says in `warnings` that it was not trained on such images or words, do not rely on them."
 )
 LONGEST = 4096  # characters of a path
+ROOM = 1000  # values of a message beside the items of a call
 NO_BASE64 = {".", os.sep}  # what most paths have
 # What the base64 of JPEG, PNG, WebP, GIF, TIFF and BMP begins with: with a / it looks like a path.
 BASE64 = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "SUkqA", "TU0AK", "Qk")
@@ -171,3 +173,21 @@ def strict(function: Any, more: str = "") -> Tool:
     arguments.model_rebuild(force=True)
     tool.parameters = arguments.model_json_schema()
     return tool
+
+
+def bounded(app: ASGIApp, items: int) -> ASGIApp:
+    """The protocol over HTTP, behind a look at each message: its library reads JSON of any size,
+    that in texts too, and names each value that is wrong, while nobody else is answered. items: of
+    a request, at most."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        message = await receive()  # all of it, as the gate gives it
+        await bodies.read(message["body"], items + ROOM, inside=True)
+        again = [message]
+
+        async def given() -> Message:
+            return again.pop() if again else await receive()
+
+        await app(scope, given, send)
+
+    return call

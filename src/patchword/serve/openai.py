@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from patchword.bundle import Vector
 from patchword.errors import PatchwordError
-from patchword.serve.bodies import Flag, Whole
+from patchword.serve.bodies import Flag, Several, Whole
 from patchword.serve.decoding import PhotoId
 from patchword.serve.heard import say
 from patchword.serve.jobs import TINY
@@ -82,8 +82,8 @@ class Embeddings(BaseModel):
         json_schema_extra={"examples": [{"input": ["a red circle", TINY]}]},
     )
     model: str | None = None
-    input: str | Part | list[str | Part | list[Whole]] | list[Whole] | None = None
-    messages: list[dict[str, Any]] | None = Field(None, description="As vLLM takes an image.")
+    input: str | Part | Several[str | Part | Several[Whole]] | Several[Whole] | None = None
+    messages: Several[dict[str, Any]] | None = Field(None, description="As vLLM takes an image.")
     modality: Literal["text", "image"] | None = Field(None, description="As infinity has it.")
     encoding_format: Literal["float", "base64"] | None = None
     embedding_type: Literal["float", "base64"] | None = Field(None, description="Jina's name.")

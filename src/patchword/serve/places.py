@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 
 from patchword.errors import ImageError
 from patchword.images.photo import RGB
-from patchword.serve.bodies import Whole
+from patchword.serve.bodies import Several, Whole
 from patchword.serve.decoding import Image
 from patchword.serve.jobs import TINY, Body, example
 from patchword.serve.models import Opened
@@ -43,7 +43,7 @@ class HeatmapBody(Body):
 
     model_config = example(image=TINY, texts=["a red circle"], format="numbers")
     image: Image
-    texts: list[str]
+    texts: Several[str]
     method: str = "auto"
     layer: Whole | None = None
     format: Literal["png", "numbers"] = "png"
@@ -54,8 +54,8 @@ class SegmentBody(Body):
 
     model_config = example(image=TINY, labels=["a red circle", "a wafer"])
     image: Image
-    labels: list[str]
-    background: list[str] | None = None
+    labels: Several[str]
+    background: Several[str] | None = None
 
 
 class LocateBody(Body):
@@ -63,7 +63,7 @@ class LocateBody(Body):
 
     model_config = example(image=TINY, texts=["a red circle"])
     image: Image
-    texts: list[str]
+    texts: Several[str]
 
 
 @routes.post(
