@@ -1,5 +1,6 @@
 """A checkpoint never runs code: each hostile file gives an error and leaves no trace."""
 
+import gzip
 import os
 import pickle
 import random
@@ -20,7 +21,8 @@ from torch import nn
 from patchword import checkpoints
 from patchword.checkpoints import torchscript
 from patchword.checkpoints.read import open_path
-from patchword.errors import CheckpointError
+from patchword.errors import CheckpointError, TokenizerError
+from patchword.text import tokenizer_files
 
 
 class Evil:
@@ -264,3 +266,12 @@ def test_a_table_that_is_one_number_many_times(tmp_path: Path) -> None:
     said, memory = memory_of(path)
     assert "claims (1048576, 2048) numbers" in said
     assert memory < 1.5
+
+
+def test_a_small_vocabulary_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / tokenizer_files.OPENAI_FILE
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(65):
+            file.write(bytes(1 << 20))
+    with pytest.raises(TokenizerError, match=r"unpacks to more than 67,108,864 bytes"):
+        tokenizer_files.read(tmp_path, 49408)

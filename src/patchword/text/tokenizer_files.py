@@ -40,6 +40,8 @@ SPECIALS_FILE = "special_tokens_map.json"
 ADDED_FILE = "added_tokens.json"
 SENTENCEPIECE = ".model"  # the suffix of a file that takes the sentencepiece library
 
+LARGEST = 64 << 20  # bytes of a file that is unpacked; CLIP's merges have 3 million
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
@@ -334,8 +336,15 @@ def _padding(folder: Path) -> str:
 def _text(path: Path) -> str:
     """A text file, unpacked when its name ends in .gz. Raises TokenizerError if unreadable."""
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+        if path.suffix != ".gz":
+            return path.read_bytes().decode("utf-8")
+        with gzip.open(path) as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise TokenizerError(
+                f"{path} unpacks to more than {LARGEST:,} bytes, as no vocabulary does"
+            )
+        return data.decode("utf-8")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise TokenizerError(f"{path} cannot be read: {error}") from error
 
