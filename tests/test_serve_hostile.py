@@ -323,6 +323,21 @@ def test_work_ends_when_its_time_is_over() -> None:
     steps()(1, 2)
 
 
+def test_masks_and_regions_end_when_their_time_is_over(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[int, int]] = []
+    monkeypatch.setattr(places, "steps", lambda: lambda *done: called.append(done))
+    body = {"image": sent(RING), "labels": ["a red ring", "a wafer", "a green heart"]}
+    height = client.post("/v1/segment", json=body).json()["size"][1]
+    assert (height, height) in called  # the rows of the map
+    assert (3, 3) in called  # the masks of labels
+    called.clear()
+    body = {"image": sent(RING), "texts": ["a red ring"]}
+    assert client.post("/v1/locate", json=body).json()["data"][0]["regions"]
+    assert (1, 1) in called
+
+
 def test_photos_that_are_held_wait_for_each_other(demo: Model) -> None:
     """Whole photos of one request took a gigabyte for each twelve of the largest."""
     out = io.BytesIO()

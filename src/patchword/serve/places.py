@@ -160,6 +160,7 @@ async def segment(request: Request, body: SegmentBody) -> Answer:
         found = await opened.queue.call(
             lambda: opened.model.segment(photo, labels, background=background, progress=step)
         )
+        found = replace(found, progress=step)
         answer = await server.decoder.run(lambda: segmented(found))
         return await large_answer(with_warnings(answer))
 
@@ -202,14 +203,15 @@ async def places(server: Server, opened: Opened, image: Any, texts: list[str]) -
 def located(found: Located, masks: bool = True) -> dict[str, Any]:
     """A record of each text, with its regions; masks: with their run lengths."""
     height, width = found.image.shape[:2]
-    data = []
+    data, step = [], steps()
     for number, text in enumerate(found.texts):
-        regions = [
-            {"score": r.score, "box": list(r.box), "area": r.area}
-            | ({"rle": found.rle(r)} if masks else {})
-            for r in found.regions
-            if r.text == text
-        ]
+        regions = []
+        for r in (each for each in found.regions if each.text == text):
+            told: dict[str, Any] = {"score": r.score, "box": list(r.box), "area": r.area}
+            if masks:
+                step(number, len(found.texts))
+                told["rle"] = found.rle(r)
+            regions.append(told)
         present = None if found.present is None else found.present[number]
         data.append(
             {"text": text, "found": bool(regions), "probability": present, "regions": regions}

@@ -174,16 +174,22 @@ def locate(
     run = of_texts(model, names, chosen, None)
     found = mapped(model, image, photo, run, scale, refine, progress, chosen)
     against = len(names) if chosen == HEAD else None  # the map of the background
-    regions = [regions_of(name, n, found, against) for n, name in enumerate(names)]
+
+    def regions(numbers: Sequence[int]) -> tuple[Region, ...]:
+        every: list[Region] = []
+        for done, number in enumerate(numbers, start=1):
+            every += regions_of(names[number], number, found, against)
+            if progress:
+                progress(done, len(numbers))
+        return tuple(sorted(every, key=lambda each: -each.area))
+
     if present is None and negatives is None and chosen == HEAD:
-        flat = sorted((region for each in regions for region in each), key=lambda each: -each.area)
-        return Located(photo, names, tuple(flat), chosen, None, 0.0)
+        return Located(photo, names, regions(range(len(names))), chosen, None, 0.0)
     present = least(negatives) if present is None else present
     with untold():  # the whole is seen, as the maps show it
         probable = probabilities(model.opening(squash=True), photo, names, negatives)
-    kept = [each for each, p in zip(regions, probable, strict=True) if p >= present]
-    flat = sorted((region for each in kept for region in each), key=lambda each: -each.area)
-    return Located(photo, names, tuple(flat), chosen, probable, present)
+    kept = [number for number, p in enumerate(probable) if p >= present]
+    return Located(photo, names, regions(kept), chosen, probable, present)
 
 
 def _texts(texts: str | Sequence[str]) -> tuple[str, ...]:

@@ -72,6 +72,7 @@ class Segmentation(Pictured):
     grid    (W, h, w) float32: the cosines of all words
     owners  (W,): the label that each word belongs to
     method  that made the map
+    progress  called between parts of the work on all pixels, with those that are done and all
     """
 
     image: NDArray[np.uint8]  # (H, W, 3)
@@ -82,6 +83,7 @@ class Segmentation(Pictured):
     cell: int | None
     method: str
     rule: Rule
+    progress: Progress | None = None
 
     @property
     def map(self) -> Labels:
@@ -127,11 +129,18 @@ class Segmentation(Pictured):
             rows = range(top, min(top + step, height))
             band = self.geometry.to_source(self.grid, self.cell, rows)
             yield probabilities(band, self.owners, count, self.rule.logit_scale)
+            if self.progress:
+                self.progress(rows.stop, height)
 
     def rle(self) -> dict[str, dict[str, Any]]:
         """Of each label that has pixels its mask as COCO's run lengths, {"size", "counts"}."""
-        numbers = np.unique(self.map)
-        return {self.labels[n - 1]: rle(self.map == n) for n in numbers.tolist() if n}
+        found = {}
+        for number, label in enumerate(self.labels, start=1):
+            if (mask := self.map == number).any():
+                found[label] = rle(mask)
+            if self.progress:
+                self.progress(number, len(self.labels))
+        return found
 
     @checked
     def picture(self, title: str = "") -> Image.Image:
