@@ -2,7 +2,6 @@
 
 import ntpath
 import os
-from pathlib import Path
 
 import pytest
 import torch

@@ -48,13 +48,13 @@ def candidates(
     return found if kept is None else kept[found]
 
 
-@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
 def product(half: Half, query: NDArray[np.float64]) -> torch.Tensor:
     """float16 scores (N,) of rows (N, D) with a query (D,): sums in float32."""
     if half.size < FEW:
         wide = half.astype(np.float32), query.astype(np.float16).astype(np.float32)
         return torch.from_numpy(np.einsum("nd,d->n", *wide).astype(np.float16))
-    return torch.mv(torch.from_numpy(half), torch.from_numpy(query.astype(np.float16)))
+    with torch.autocast("cpu", enabled=False):
+        return torch.mv(torch.from_numpy(half), torch.from_numpy(query.astype(np.float16)))
 
 
 def bound(error: float, query: NDArray[np.float64]) -> float:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from patchword.nn.mode import eager_inference
 
 # With AVX-512 and float32 oneDNN's product took 0.45 to 0.70 of the time of torch's (MKL's) on an
-# AMD EPYC, for 2 to 1,600 rows and weights of 768 x 768 to 768 x 30,522, and 1.05 to 1.13 of it on an
-# Intel Xeon, for 1,600 and 2,560 rows, 0.88 to 1.07 for 50 and 400. In bfloat16, where torch calls
+# AMD EPYC, for 2 to 1,600 rows and weights of 768 x 768 to 768 x 30,522; on an Intel Xeon 1.05 to
+# 1.13 of it for 1,600 and 2,560 rows, 0.88 to 1.07 for 50 and 400. In bfloat16, where torch calls
 # oneDNN itself, 0.93 to 1.03. Without AVX-512 neither gains.
 X86 = platform.machine() in ("x86_64", "AMD64")
 AVX512 = X86 and torch.backends.cpu.get_cpu_capability().startswith("AVX512")

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
-_forked = False  # whether this process was forked, and has not computed since
+_computed = False  # whether this process, or one that it was forked from, has computed
+_forked = False  # whether it was forked from one that had, and has not computed since
 
 
 def unrounded(device: torch.device) -> torch.autocast:
@@ -19,12 +20,12 @@ def unrounded(device: torch.device) -> torch.autocast:
 
 @contextmanager
 def inference(device: torch.device) -> Iterator[None]:
-    """Inference mode, `unrounded`. A process that was forked computes on one thread from then on:
-    OpenMP's others are not there, and it would wait for them without end."""
-    global _forked
+    """Inference mode, `unrounded`. A process that was forked from one that had computed does so on
+    one thread: OpenMP's others are not there, and it would wait for them without end."""
+    global _computed, _forked
     if _forked:
-        _forked = False
         torch.set_num_threads(1)
+    _computed, _forked = True, False
     with torch.inference_mode(), unrounded(device):
         yield
 
@@ -37,7 +38,7 @@ def eager_inference() -> bool:
 
 def _note_fork() -> None:
     global _forked
-    _forked = True
+    _forked = _computed
 
 
 if hasattr(os, "register_at_fork"):
