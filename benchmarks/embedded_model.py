@@ -31,6 +31,7 @@ from scipy.ndimage import distance_transform_edt
 
 import patchword
 from patchword.config import ModelConfig
+from patchword.errors import UnsupportedError
 from patchword.scenes import WAFER_CLASSES, Scene, apart, holds, scene
 from patchword.scenes.captions import truths, with_article
 from patchword.scenes.shapes import COLOURS, SHAPES
@@ -154,13 +155,18 @@ def retrieval(model: patchword.Model, seed: int, count: int = 500) -> None:
 
 
 def pointing(model: patchword.Model, seed: int, kind: str, count: int) -> None:
-    """The pointing game over the objects of `count` scenes, per method."""
+    """The pointing game over the objects of `count` scenes, per method that takes this tower, and
+    one text alone."""
     hits: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     chance = []
-    methods = (*EDITS, GRADCAM) if model.config.matching else EDITS
+    methods = [*EDITS, *[GRADCAM] * model.config.matching]
     for seen in (scene(seed, i, kind=kind) for i in range(count)):
-        for method in methods if seen.objects else ():
-            hits[method] += points(model, seen, method)
+        for method in list(methods) if seen.objects else ():
+            try:
+                hits[method] += points(model, seen, method)
+            except UnsupportedError:
+                methods.remove(method)
+                hits.pop(method, None)
         chance += [(thing.mask.mean(), around(thing.mask).mean()) for thing in seen.objects]
     told = {**hits, "chance": chance}
     means = {name: np.mean(found, axis=0) for name, found in told.items()}
