@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from behind import why
 from rows import AXES, HERE, LESS, Row, number, stored
 
 from patchword.atomic_write import replacing, write
@@ -47,6 +48,20 @@ def tables(rows: Iterable[Row]) -> str:
             text += f"\n{'; '.join(origin)}.\n\n"
             text += line(*COLUMNS) + line(*["---"] * len(COLUMNS))
             text += "".join(line(*cells(row)) for row in some)
+            text += reasons(some)
+    return text
+
+
+def reasons(rows: Iterable[Row]) -> str:
+    """What is said below a table of the rows that are behind: each reason once, and of which."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.missed:
+            found.setdefault(why(row), []).append(row)
+    text = ""
+    for reason, some in found.items():
+        more = f", and {len(some) - 1} more" if some[1:] else ""
+        text += f"\nBehind {some[0].peer} in {some[0].title}{more}: {reason}.\n"
     return text
 
 

@@ -8,7 +8,8 @@ import pytest
 
 # isort: split
 import run_all
-from report import END, START, curves, report
+from behind import UNKNOWN, why
+from report import END, RESULTS, START, curves, report
 from rows import Rows, in_turn, rates, stored
 
 
@@ -96,3 +97,13 @@ def test_the_page_holds_tables_and_curves_between_its_marks(rows: Rows, tmp_path
     page.write_text("no marks")
     with pytest.raises(ValueError, match="does not hold"):
         report(rows.path, page)
+
+
+def test_every_row_that_is_behind_says_why(rows: Rows, tmp_path: Path) -> None:
+    assert [row.title for row in stored(RESULTS) if row.missed and why(row) == UNKNOWN] == []
+    for at in (1, 8):
+        rows.add("a", "ms", ("peer", 1), ("patchword", 3), limit=1, axis="batch", at=at)
+    page = tmp_path / "page.md"
+    page.write_text(f"{START}{END}")
+    report(tmp_path / "rows.jsonl", page)
+    assert f"Behind peer in a, batch 1, and 1 more: {UNKNOWN}." in page.read_text()

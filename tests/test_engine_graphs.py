@@ -246,6 +246,10 @@ def test_graphs_are_kept_and_damaged_ones_named(
     made = graph.stat().st_mtime_ns
     np.testing.assert_array_equal(on_engine(model, "onnx").engine.encode_image(x), before)
     assert graph.stat().st_mtime_ns == made
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(UnsupportedError, match=r"^(?!.*delete).*pip install"):
+            on_engine(model, "onnx")
     graph.write_bytes(b"no graph")
     with pytest.raises(UnsupportedError, match=rf"cannot read.*delete {graph.parent}"):
         on_engine(model, "onnx")

@@ -32,14 +32,17 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """oneDNN for products of any size, on any processor that has it."""
     monkeypatch.setattr(module, "TYPES", [torch.float32])
     monkeypatch.setattr(module, "LARGE", 0)
+    monkeypatch.setattr(module, "INTEL", False)
 
 
-def test_where_it_is_faster() -> None:
+@pytest.mark.parametrize("intel", [True, False])
+def test_where_it_is_faster(intel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "INTEL", intel)
     x, large, small = torch.zeros(2, 768), made(768, 768, torch.float32), nn.Linear(768, 31)
-    faster = module.ONEDNN and not module._of_intel()
     with torch.inference_mode():
-        assert module._faster(x, large.weight) is faster
-        assert module._faster(x.expand(40, 2, 768), small.weight) is faster
+        assert module._faster(x, large.weight) is (module.ONEDNN and not intel)
+        assert module._faster(x.expand(40, 2, 768), small.weight) is module.ONEDNN
+        assert module._faster(x.expand(300, 2, 768), large.weight) is (module.ONEDNN and not intel)
         assert not module._faster(x, small.weight)
         assert not module._faster(x.double(), large.weight)
         assert not module._faster(x[:0], large.weight)

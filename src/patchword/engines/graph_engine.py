@@ -82,6 +82,8 @@ def made(
         path = place / f"{part}{library.suffix}"
         try:
             runs[part] = single(library.read(path, dtype), next(iter(inputs)), FEATURES)
+        except UnsupportedError:  # it is not installed
+            raise
         except Exception as error:  # each library has its own for a file that is damaged
             raise UnsupportedError(
                 f"engine {library.name} cannot read {path} ({cause(error)}): delete "
