@@ -43,12 +43,12 @@ def test_the_numbers_of_a_photo() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     look = Look.of(photo)
     grey = np.asarray(Image.fromarray(photo).convert("L"), float)
-    assert (look.height, look.width, look.grey) == (40, 60, False)
+    assert (look.height, look.width, look.grey) == (40, 60, 0)
     assert look.brightness == pytest.approx(grey.mean())
     assert look.contrast == pytest.approx(abs(grey - grey.mean()).mean())
     assert look.pixels != Look.of(photo.reshape(60, 40, 3)).pixels
     assert look.pixels == Look.of(photo[:, ::-1][:, ::-1]).pixels
-    assert Look.of(plate(0)).grey
+    assert Look.of(plate(0)).grey == 1
     assert Good.of_row(json.loads(json.dumps(Good("a", look).row()))) == Good("a", look)
 
 
@@ -65,9 +65,14 @@ def test_each_kind_of_difference_is_one_sentence() -> None:
     assert size.startswith("the photo differs in size from the good ones (96 x 96 px): 1.png (192")
     (colour,) = of([plate(100) + np.array([9, 0, 0], np.uint8)])
     assert colour.startswith("the photo is in colour, and all good ones are grey: 1.png;")
+    defect = plate(100)
+    defect[:20, :20, 0] = 250
+    assert Look.of(defect).grey == 1 - 400 / SIDE**2
+    assert of([defect]) == []  # a defect may be in colour
     copies = remarks([Good("", Look.of(plate(n))) for n in (0, 1, 1, 0)], [])
     assert copies == [
-        "2 of 4 good photos are copies of others, pixel for pixel: the threshold may be too low"
+        "2 of 4 good photos are copies of others, pixel for pixel: a threshold from them may be too "
+        "low"
     ]
     (known,) = of([plate(3), plate(100)])
     assert known.startswith("1 of 2 photos is among the good ones, pixel for pixel: 1.png; its")
@@ -78,7 +83,7 @@ def test_few_good_photos_say_little_and_many_photos_together_more() -> None:
         numbers = itertools.count()
 
         def look(level: float) -> Look:
-            return Look(f"{next(numbers)}", 9, 9, True, level, 50)
+            return Look(f"{next(numbers)}", 9, 9, 1, level, 50)
 
         new = [Named("a", "", look(level), False) for level in brightness]
         return " ".join(remarks([Good("", look(level)) for level in good], new))
@@ -92,9 +97,12 @@ def test_few_good_photos_say_little_and_many_photos_together_more() -> None:
     many = good * 5
     assert not told([78.0], many)
     assert told([78.0] * 20, many).startswith(
-        "the 20 photos together have less brightness than the good ones: 78 of 255 in the mean, "
-        "and these 101;"
+        "the 20 photos together have less brightness than the good ones: in the mean 78 of 255, "
+        "and the good ones 101;"
     )
+    some, rest = told([78.0] * 20 + [255.0] * 5, many).split("anew ")
+    assert some.startswith("5 of 25 photos differ in brightness from the good ones (90 to 110 of")
+    assert rest.startswith("the other 20 photos together have less brightness than the good ones")
 
 
 def test_python_and_a_saved_one_say_it(tmp_path: Path) -> None:
