@@ -154,6 +154,13 @@ def test_good_photos_that_are_all_broken_are_named(folder: Path, model) -> None:
             Inspecting(model).measure(category(folder), method)
 
 
+def test_photos_of_the_test_that_were_learned_from_are_told(run: Run, folder: Path) -> None:
+    shutil.copy(folder / "train/good/000.png", folder / "test/good/000.png")
+    ran = run("eval", "inspect", folder, "--method", "memory,mutual", "--json")
+    assert [json.loads(line)["known"] for line in ran.out.splitlines()] == [1, 0]
+    assert "memory: 1 of 6 is among the photos that it learned from, pixel for pixel" in ran.err
+
+
 def test_masks_are_bad_where_they_are_not_black(tmp_path: Path) -> None:
     """In a palette whose first colour is white, in a blue that is nearly black, in 16 bits."""
     where = np.zeros((6, 8), bool)

@@ -71,8 +71,8 @@ def test_each_kind_of_difference_is_one_sentence() -> None:
     assert of([defect]) == []  # a defect may be in colour
     copies = remarks([Good("", Look.of(plate(n))) for n in (0, 1, 1, 0)], [])
     assert copies == [
-        "2 of 4 good photos are copies of others, pixel for pixel: a threshold from them may be too "
-        "low"
+        "2 of 4 good photos are copies of others, pixel for pixel: a threshold from them may be "
+        "too low"
     ]
     (known,) = of([plate(3), plate(100)])
     assert known.startswith("1 of 2 photos is among the good ones, pixel for pixel: 1.png; its")

@@ -178,6 +178,12 @@ def explain(done: Sequence[Measured]) -> None:
             f"{each.category}, {each.method}: learned from "
             f"{counted(each.learned, 'photo')}; {each.bad} of {each.images} are bad"
         )
+        if each.known:
+            are, them = ("is", "its score says") if each.known == 1 else ("are", "their scores say")
+            notes().print(
+                f"Attention: {each.category}, {each.method}: {each.known} of {each.images} {are} "
+                f"among the photos that it learned from, pixel for pixel: {them} nothing"
+            )
         for reason in dict.fromkeys(each.missing.values()):
             lacking = ", ".join(name for name, why in each.missing.items() if why == reason)
             notes().print(f"{each.category}, {each.method}: no {lacking}: {reason}")

@@ -35,6 +35,7 @@ from patchword.evaluate.defect_masks import (
 from patchword.inspect.methods import options_of
 from patchword.inspect.photos import found_each, opened_each
 from patchword.inspect.protocol import RGB, Finding, Method, Progress, State
+from patchword.inspect.taken import Look
 from patchword.scope import GOOD as GOOD_PHOTOS
 from patchword.scope import Check
 
@@ -82,6 +83,7 @@ class Measured:
     method: str
     options: dict[str, Any]
     learned: int  # good photos
+    known: int  # photos of the test that are among those, pixel for pixel
     images: int
     bad: int
     seconds: float  # for each photo of the test
@@ -98,6 +100,7 @@ class Measured:
             "images": self.images,
             "bad": self.bad,
             "good_photos": self.learned,
+            "known": self.known,
             "seconds": self.seconds,
             **self.values,
             "missing": self.missing,
@@ -179,8 +182,9 @@ class Inspecting:
         maps: list[NDArray[np.float32]] = []
         masks: list[Mask] = []
         defects: list[list[Defect]] = []
+        looks: dict[int, Look] = {}
         begun = time.perf_counter()
-        for photo, finding in self._found(found.test, method, state):
+        for photo, finding in self._found(found.test, method, state, looks):
             scores.append(finding.score)
             bad.append(photo.bad)
             if found.masks:
@@ -196,28 +200,29 @@ class Inspecting:
             raise PatchwordError(f"{found.path / TEST}: none of its photos can be opened")
         own = None if found.enough is None else defects
         values, missing = measures(np.array(scores), np.array(bad), maps, masks, own)
+        pixels = set(learned)
+        known = sum(look.pixels in pixels for look in looks.values())
         return Measured(
-            found.path.name, method.name, options_of(method), learned, len(scores), sum(bad),
-            seconds, values, missing, self.side,
+            found.path.name, method.name, options_of(method), len(learned), known, len(scores),
+            sum(bad), seconds, values, missing, self.side,
         )  # fmt: skip
 
-    def _learned(self, found: Category, method: Method) -> tuple[State, int]:
+    def _learned(self, found: Category, method: Method) -> tuple[State, list[str]]:
+        """Also a hash of each photo's pixels, see `Look`."""
         enough_shots(found, self.shots)
         most = min(method.needs.most or len(found.good), self.shots or len(found.good))
         good = found.good[: 0 if self.shots == 0 else most]
-        opened = 0
+        looks: dict[int, Look] = {}
 
         def photos() -> Iterator[RGB]:
-            nonlocal opened
             check = Check(self.model.scope, self.model.name)
             check.kind = GOOD_PHOTOS
-            for _, photo in check.each(opened_each(self.model, good, method.view, check)):
+            for _, photo in check.each(opened_each(self.model, good, method.view, check, looks)):
                 if isinstance(photo, ImageError):
                     self.broken.append(photo)
                 else:
-                    opened += 1
                     yield photo
-            if good and not opened:
+            if good and not looks:
                 raise PatchwordError(
                     f"{found.path / TRAIN / GOOD}: none of {len(good)} good photos can be opened: "
                     f"{self.broken[-1]}"
@@ -229,15 +234,15 @@ class Inspecting:
                 f"{method.needs.good}; winclip and mutual need none"
             )
         state = method.fit(self.model, photos())
-        return state, opened
+        return state, [look.pixels for look in looks.values()]
 
     def _found(
-        self, test: Sequence[Photo], method: Method, state: State
+        self, test: Sequence[Photo], method: Method, state: State, looks: dict[int, Look]
     ) -> Iterator[tuple[Photo, Finding]]:
-        """Each photo that can be opened, with what is found in it."""
+        """Each photo that can be opened, with what is found in it. looks: as of `opened_each`."""
         check = Check(self.model.scope, self.model.name)
         paths = [photo.path for photo in test]
-        each = check.each(found_each(self.model, method, state, paths, check))
+        each = check.each(found_each(self.model, method, state, paths, check, looks))
         for number, (photo, (_, result)) in enumerate(zip(test, each, strict=True), 1):
             if self.advance:
                 self.advance(number, len(test))

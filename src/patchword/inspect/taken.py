@@ -74,7 +74,7 @@ class Look:
             made.update(rows.data)
             counts += Image.fromarray(rows).convert("L").histogram()
             red, green, blue = np.moveaxis(rows, 2, 0)
-            grey += np.count_nonzero((red == green) & (red == blue))
+            grey += int(np.count_nonzero((red == green) & (red == blue)))
         mean = float(np.average(levels, weights=counts))
         spread = float(np.average(abs(levels - mean), weights=counts))
         return cls(made.hexdigest(), height, width, grey / (height * width), mean, spread)
@@ -123,8 +123,8 @@ def remarks(good: Sequence[Good], photos: Sequence[Named]) -> list[str]:
     if copies := len(good) - len(once):
         are = "is a copy of another" if copies == 1 else "are copies of others"
         said.append(
-            f"{copies} of {len(good)} good photos {are}, pixel for pixel: a threshold from them may "
-            "be too low"
+            f"{copies} of {len(good)} good photos {are}, pixel for pixel: a threshold from them "
+            "may be too low"
         )
     for group in sorted({each.group for each in photos}):
         beside = [each.look for each in once.values() if each.group == group]
