@@ -100,7 +100,7 @@ def test_few_good_photos_say_little_and_many_photos_together_more() -> None:
         "the 20 photos together have less brightness than the good ones: in the mean 78 of 255, "
         "and the good ones 101;"
     )
-    some, rest = told([78.0] * 20 + [255.0] * 5, many).split("anew ")
+    some, rest = told([78.0] * 20 + [255.0] * 5, many).split(" new good ones ")
     assert some.startswith("5 of 25 photos differ in brightness from the good ones (90 to 110 of")
     assert rest.startswith("the other 20 photos together have less brightness than the good ones")
 

@@ -43,10 +43,10 @@ RARE = 0.001  # probability of a remark on photos taken alike, of each kind of d
 SHARE = 0.1  # what lies less beyond the good photos is never told
 SIDE, BRIGHTNESS, CONTRAST = 3.0, 3.0, 8.0  # nor less than so many pixels, levels, levels
 UNKNOWN = (
-    "whether photos were taken as the good ones were cannot be told: an older version fitted "
-    "this; fit it anew"
+    "an older version fitted this: photos that were taken otherwise than the good ones, and copies "
+    "of good ones, are not noticed; fit it anew"
 )
-_REMEDY = "that alone changes scores: take photos as the good ones were, or good ones anew"
+_REMEDY = "that alone changes scores: take photos as the good ones were taken, or new good ones"
 _ROWS = 256  # of a photo at once: no copy of a large one is made
 
 
