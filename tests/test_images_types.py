@@ -74,6 +74,7 @@ def test_grey_tensors() -> None:
         (io.StringIO("x"), "a file of text; open it with mode"),
         (io.BytesIO(), "empty: 0 bytes"),
         (bytearray(), "empty: 0 bytes"),
+        (np.ma.masked_equal(RGB, 0), r"an array with masked values: give array.filled\(0\)"),
         (7, "not an image"),
     ],
 )

@@ -174,7 +174,11 @@ def read_decoded(picture: Any) -> Samples | None:
 
 def of_array(array: NDArray[Any], stretch: bool) -> Samples:
     """Samples of a user's array. Raises RefusedError for a type whose range is unknown, unless it
-    is stretched, and for values that are no numbers."""
+    is stretched, for values that are no numbers, and for values that are masked."""
+    if np.ma.is_masked(array):
+        raise RefusedError(
+            "an array with masked values: give array.filled(0), or array.data as if none were"
+        )
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype == np.bool_:
