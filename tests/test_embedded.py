@@ -1,6 +1,7 @@
 """patchword inside of other programs: what they have told torch and Python stays as it was, and
 changes no answer."""
 
+import copy
 import multiprocessing
 import os
 import warnings
@@ -18,6 +19,7 @@ import patchword
 from patchword.inspect.memory import nearest
 from patchword.inspect.mutual import mutual_scores
 from patchword.inspect.rotations import rotated
+from patchword.nn.mode import evaluation
 from patchword.tasks.tiled import told_elsewhere
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
@@ -87,6 +89,37 @@ def test_what_a_program_has_told_torch_changes_no_answer(
         with STATES[state]():
             found = JOBS[name](demo, blip)
         assert np.array_equal(np.asarray(found), expected[name]), name
+
+
+def test_training_mode_changes_no_answer_and_stays_on(
+    demo: patchword.Model, blip: patchword.Model, expected: dict[str, Any]
+) -> None:
+    models = copy.deepcopy((demo, blip))
+    for model in models:
+        model.network.train()
+        model.network.get_submodule("text").eval()
+    before = [
+        (module, module.training, {k: v.clone() for k, v in module.named_buffers(recurse=False)})
+        for model in models
+        for module in model.network.modules()
+    ]
+    for name, job in JOBS.items():
+        assert np.array_equal(np.asarray(job(*models)), expected[name]), name
+    for module, training, buffers in before:
+        assert module.training == training
+        assert all(torch.equal(value, module.get_buffer(k)) for k, value in buffers.items())
+
+
+def test_a_thread_that_is_done_leaves_evaluation_mode_to_the_others() -> None:
+    network = torch.nn.Sequential(torch.nn.BatchNorm1d(3)).train()
+    first, second = evaluation(network), evaluation(network)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not network[0].training
+    second.__exit__(None, None, None)
+    assert network.training
+    assert network[0].training
 
 
 def test_a_model_loaded_in_inference_mode_has_gradients() -> None:

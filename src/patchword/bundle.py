@@ -70,7 +70,9 @@ class Bundle:
     @property
     def network(self) -> nn.Module:
         """The network, for whoever may change its weights: what was computed before that is then
-        not used again. Raises UnsupportedError for an engine of another kind than torch's."""
+        not used again. Answers are computed in evaluation mode; then each module is again in the
+        mode that you gave it. Raises UnsupportedError for an engine of another kind than torch's.
+        """
         self._torch().lent = True
         return self.own_network
 

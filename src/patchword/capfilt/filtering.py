@@ -179,7 +179,7 @@ class _Filter:
 
     def _match(self, images: Sequence[int], ids: np.ndarray[Any, Any]) -> Vector:
         """The match probabilities (R,) of texts (R, L): R / K in turn for each of the K images."""
-        with inference(self.tokens.device):
+        with inference(self.model.own_network):
             texts = torch.from_numpy(ids).to(self.tokens.device)
             logits = self._network.match(self.tokens[list(images)], texts)
             return logits.float().softmax(dim=-1)[:, 1].cpu().numpy()

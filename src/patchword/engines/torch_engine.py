@@ -72,7 +72,7 @@ class TorchEngine:
         network = self.network
         if not isinstance(network, TextNetwork):
             raise UnsupportedError("this network has no text tower")
-        with inference(self.device):
+        with inference(self.network):
             return _rows(self.ready(network.encode_text)(self.tensor(ids)))
 
     def ready(self, method: Callable[..., Any], images: int = 0) -> Callable[[Any], Tensor]:
@@ -92,7 +92,7 @@ class TorchEngine:
             batch = [self._pixels(each[None])[0] for each in pixels]
         else:
             batch = self._pixels(self._stacked(pixels))
-        with inference(self.device):
+        with inference(self.network):
             return _rows(function(batch))
 
     def _stacked(self, pixels: Pixels) -> NDArray[Any]:

@@ -135,7 +135,7 @@ def tokens(model: Bundle, pixels: Tensor, layers: Sequence[int] = ()) -> Tensor:
     one, after the final norm. Raises UnsupportedError for a layer that is not there."""
     tower = model.image_tower
     size = (pixels.shape[-2], pixels.shape[-1])
-    with inference(model.device):
+    with inference(model.own_network):
         if not layers:
             found = tower.dense(pixels, DenseEdit(), project=False)[None]
         else:

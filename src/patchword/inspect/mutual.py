@@ -93,7 +93,7 @@ class Mutual:
         for photo in photos:
             each = tiles(model, photo, view)
             values = joined(tokens(model, each.pixels, view.layers), each.rows, each.columns)
-            with inference(model.device):
+            with inference(model.own_network):
                 vectors = model.image_tower(each.pixels).float().cpu()
             vector = F.normalize(F.normalize(vectors, dim=-1).mean(dim=0), dim=-1)
             found.append(Seen(values, vector, each.geometry))

@@ -124,7 +124,7 @@ class WinCLIP:
         tower = model.image_tower
         grid = tower.grid((pixels.shape[-2], pixels.shape[-1]))
         places = tuple(sliding(grid, side) for side in self.scales)
-        with inference(model.device):
+        with inference(model.own_network):
             image = tower(pixels).float().cpu()
             if self.exact:
                 windows = tuple(tower.windows(pixels, each).float().cpu() for each in places)

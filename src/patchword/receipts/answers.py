@@ -126,7 +126,7 @@ class Answers:
         return batched(tensors)
 
     def _run(self, work: Callable[[], Tensor]) -> Tensor:
-        with inference(self.bundle.device):
+        with inference(self.network):
             return work().float().cpu()
 
 

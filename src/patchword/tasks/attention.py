@@ -115,7 +115,7 @@ def attention(
     with noted() as sights:
         sights.note(Sight.of(image, geometry, photo))
     judged(model, image, photo)
-    with inference(model.device):
+    with inference(network):
         _, taps = network.encode_image(model.tensor(pixels)[None], taps=wanted)
         maps = [taps[name][0].float() for name in wanted]
         weights, titles = chosen(maps, head, rollout, all_layers)

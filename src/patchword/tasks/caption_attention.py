@@ -95,7 +95,7 @@ def caption_attention(
     check = Check(model.scope, model.name, image)
     check.texts([prompt])
     options = GenerationOptions(max_length=longest(model, MAX_LENGTH))
-    with inference(model.device):
+    with inference(model.own_network):
         tokens = seen(check, network, model.tensor(pixels)[None])
         list(check.each([(image, photo)]))
         written = network.write(tokens, start, options)

@@ -72,7 +72,7 @@ def encode_texts(
     ids = tokenizer.pad(rows, to_context=pad)
     states: list[Vector] = []
     pooled: list[Vector] = []
-    with inference(model.device):
+    with inference(model.own_network):
         for start in range(0, len(ids), batch_size):
             batch = model.tensor(ids[start : start + batch_size])
             hidden, features = network.text.hidden_states(batch, layer, final)
@@ -176,7 +176,7 @@ def anyres_features(
     """
     read = _PatchReader(model, layer, class_token=False, norm=norm)
     pixels, plan = image_tiles(model, image, candidates, exact)
-    with inference(model.device):
+    with inference(model.own_network):
         features = to_numpy(read(model.tensor(pixels)))
     patches = model.image_tower.grid(plan.tile)
     return AnyRes(features[0], features[1:].reshape(*plan.grid, *features.shape[1:]), patches, plan)

@@ -56,7 +56,7 @@ def reconstruct(model: Bundle, image: ImageLike, seed: int = 0) -> Reconstructio
     drawn = torch.Generator().manual_seed(seed)
     size, kind = (1, rows * columns), torch.float32
     noise = torch.rand(size, generator=drawn, dtype=kind, device="cpu")
-    with inference(model.device):
+    with inference(network):
         painted, hidden = network.paint(batch, noise.to(batch.device))
     where = hidden[0, 0].cpu().numpy()
     photo, all_painted = (

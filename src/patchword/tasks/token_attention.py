@@ -83,7 +83,7 @@ def text_attention(
     Check(model.scope, model.name).texts([text])
     long_text.warn_of_long(tokenizer, tokenizer.rows([text]))
     ids, tokens = tokenizer.named(text)
-    with inference(model.device):
+    with inference(network):
         _, taps = network.encode_text(model.tensor(ids), taps=wanted)
         maps = [taps[name][0].float() for name in wanted]
         weights, titles = chosen(maps, head, rollout, all_layers)

@@ -82,7 +82,7 @@ def dense(
     if edit.semantic and texts is not None:
         grid = tower.grid((pixels.shape[-2], pixels.shape[-1]))
         semantic = partial(together, pixels, texts, grid, edit.semantic)
-    with inference(model.device):
+    with inference(model.own_network):
         return F.normalize(tower.dense(pixels, edit, project, semantic).float(), dim=-1)
 
 

@@ -304,7 +304,7 @@ def cosines(model: Bundle, vectors: Tensor, method: str, pixels: Tensor) -> Tens
     places of a head's map: (B, T, h, w)."""
     network = model.own_network
     if method == HEAD and isinstance(network, DenseNetwork):
-        with inference(model.device):
+        with inference(model.own_network):
             return network.dense_cosines(pixels, vectors)
     edit = edit_of(method)
     if edit.refined:
@@ -315,7 +315,7 @@ def cosines(model: Bundle, vectors: Tensor, method: str, pixels: Tensor) -> Tens
 
 
 def _without_common(model: Bundle, vectors: Tensor, empty: Tensor, pixels: Tensor) -> Tensor:
-    with inference(model.device):
+    with inference(model.own_network):
         both = model.image_tower.dense_pooled(pixels, EDITS["surgery"])
         patches, image = (F.normalize(each.float(), dim=-1) for each in both)
         found = without_common(patches, image, vectors, empty)

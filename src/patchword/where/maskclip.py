@@ -22,7 +22,7 @@ def by_keys(model: Bundle, pixels: Tensor, edit: DenseEdit, plan: Refined, texts
         raise UnsupportedError(
             "maskclip-keys compares texts with each other: give two or more, or take maskclip"
         )
-    with inference(model.device):
+    with inference(model.own_network):
         features, keys = model.image_tower.dense_keys(pixels, edit)
         cosines = F.normalize(features.float(), dim=-1) @ texts.mT
         return refined(cosines, keys.float(), plan)

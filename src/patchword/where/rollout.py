@@ -24,7 +24,7 @@ def rollout(model: Bundle, pixels: Tensor) -> Tensor:
             f"{model.name} attends inside windows, so that there is no rollout over the whole "
             'image; method="cosine" works'
         )
-    with inference(model.device):
+    with inference(network):
         _, taps = network.encode_image(pixels, taps=names)
     size = (pixels.shape[-2], pixels.shape[-1])
     layers = [taps[name].float() for name in names]
