@@ -49,8 +49,7 @@ class Bundle:
     options      those that `load` was given and that change vectors, as JSON values: what opens the
                  same model again
     opener       how images are opened
-    scope        what it was trained on, of a model that says so: other images and words are
-                 warned of
+    scope        what it was trained on, if it says so: other images and words are warned of
     """
 
     engine: Engine
@@ -69,10 +68,9 @@ class Bundle:
 
     @property
     def network(self) -> nn.Module:
-        """The network, for whoever may change its weights: what was computed before that is then
-        not used again. Answers are computed in evaluation mode; then each module is again in the
-        mode that you gave it. Raises UnsupportedError for an engine of another kind than torch's.
-        """
+        """The network, for whoever may change its weights: what was computed before is not used
+        again. Answers are in evaluation mode, then it is again in yours. Raises UnsupportedError
+        for an engine of another kind than torch's."""
         self._torch().lent = True
         return self.own_network
 

@@ -56,8 +56,9 @@ def _training(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def inference(network: nn.Module) -> Iterator[None]:
-    """Inference mode, `evaluation`, `unrounded`. A process that was forked from one that had computed does so on
-    one thread: OpenMP's others are not there, and it would wait for them without end."""
+    """Inference mode, `evaluation`, `unrounded`. A process that was forked from one that had
+    computed does so on one thread: OpenMP's others are not there, and it would wait for them
+    without end."""
     global _computed, _forked
     if _forked:
         torch.set_num_threads(1)
