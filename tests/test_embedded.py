@@ -4,6 +4,7 @@ changes no answer."""
 import copy
 import multiprocessing
 import os
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 import patchword
+from patchword.engines.torch_engine import TorchEngine
 from patchword.inspect.memory import nearest
 from patchword.inspect.mutual import mutual_scores
 from patchword.inspect.rotations import rotated
@@ -108,6 +110,21 @@ def test_training_mode_changes_no_answer_and_stays_on(
     for module, training, buffers in before:
         assert module.training == training
         assert all(torch.equal(value, module.get_buffer(k)) for k, value in buffers.items())
+
+
+def test_a_copy_of_a_compiled_model_runs_its_own_weights(
+    demo: patchword.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda method, **_: method)
+    engine = TorchEngine(copy.deepcopy(demo.own_network), compiled=True)
+    ids = np.ones((1, 4), np.int64)
+    rows = engine.encode_text(ids)
+    copied = copy.deepcopy(engine)
+    with torch.no_grad():
+        for weight in copied.network.parameters():
+            weight.zero_()
+    assert not copied.encode_text(ids).any()
+    assert np.array_equal(pickle.loads(pickle.dumps(engine)).encode_text(ids), rows)
 
 
 def test_a_thread_that_is_done_leaves_evaluation_mode_to_the_others() -> None:

@@ -43,6 +43,10 @@ class TorchEngine:
         self.name = "compile" if compiled else "torch"
         self._compiled: dict[tuple[str, str | None], Callable[[Any], Tensor]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of copies and pickles: what is compiled runs this network, and is compiled again."""
+        return {**self.__dict__, "_compiled": {}}
+
     @property
     def device(self) -> torch.device:
         return self._like.device
