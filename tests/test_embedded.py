@@ -115,7 +115,7 @@ def test_training_mode_changes_no_answer_and_stays_on(
 def test_a_copy_of_a_compiled_model_runs_its_own_weights(
     demo: patchword.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "compile", lambda method, **_: method)
+    monkeypatch.setattr(torch, "compile", lambda method, **_: lambda ids: method(ids))
     engine = TorchEngine(copy.deepcopy(demo.own_network), compiled=True)
     ids = np.ones((1, 4), np.int64)
     rows = engine.encode_text(ids)
