@@ -57,6 +57,17 @@ def test_saved_and_loaded_is_the_same(config: ModelConfig, tmp_path: Path) -> No
     assert all(parameter.requires_grad for parameter in again.network.parameters())
 
 
+def test_a_network_with_an_adapter_is_not_saved_as_what_would_not_load(tmp_path: Path) -> None:
+    model = tiny(tiny_clip())
+    block = model.network.get_submodule("image.blocks.0.mlp")
+    wrapped = torch.nn.Module()  # as peft wraps a layer
+    wrapped.add_module("base_layer", torch.nn.Linear(2, 2))
+    block.add_module("fc1", wrapped)
+    with pytest.raises(CheckpointError, match=r"not merged.*merge_and_unload\(\)"):
+        checkpoints.save(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_fingerprint_is_known_until_a_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

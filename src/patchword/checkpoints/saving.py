@@ -26,15 +26,21 @@ def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
 
     Other files of the folder stay. Each file is written atomically; config.json comes last and has
     a hash of the weights, so that an interrupted save is never loaded.
-    Raises CheckpointError for a folder that holds something other than a patchword model.
+    Raises CheckpointError for a folder that holds something other than a patchword model, and for a
+    network with a peft adapter that is not merged.
     """
     folder = Path(folder)
     if folder.exists() and not own.may_replace(folder):
         raise CheckpointError(
             f"{folder} holds something other than a patchword model; give a new or empty folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     state = {n: t.detach().cpu().contiguous() for n, t in model.own_network.state_dict().items()}
+    if any(".base_layer." in name or ".modules_to_save." in name for name in state):
+        raise CheckpointError(
+            f"{model.name} has an adapter that is not merged, which {folder} could not be loaded "
+            "with: call merge_and_unload() of the peft model, then save"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     digest = _digest(state)
     with replacing(folder / own.WEIGHTS_FILE) as part:
         metadata = {"format": "pt", own.MARK: digest}
