@@ -178,7 +178,6 @@ def test_a_user_without_a_home_is_answered(
     patchword.load("demo")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
 def test_a_process_that_is_forked_after_an_answer_answers_too(demo: patchword.Model) -> None:
     """OpenMP's threads are not there, and torch would wait for them."""
@@ -201,3 +200,16 @@ def test_a_process_that_is_forked_after_an_answer_answers_too(demo: patchword.Mo
             child.join()
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
+def test_what_is_forked_in_the_middle_of_an_answer_trains_on() -> None:
+    network = torch.nn.Sequential(torch.nn.BatchNorm1d(3)).train()
+    with evaluation(network):
+        child = multiprocessing.get_context("fork").Process(
+            target=lambda: os._exit(0 if network.training else 1)
+        )
+        child.start()
+        child.join(60)
+    assert child.exitcode == 0
+    assert network.training

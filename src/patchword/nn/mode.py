@@ -37,12 +37,16 @@ def evaluation(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         with _lock:
-            uses, training = _evaluated.pop(network)
+            uses, training = _evaluated.pop(network, (0, []))  # none: forked meanwhile
             if uses > 1:
                 _evaluated[network] = uses - 1, training
             else:
-                for module in training:
-                    module.training = True
+                _train(training)
+
+
+def _train(modules: list[nn.Module]) -> None:
+    for module in modules:
+        module.training = True
 
 
 def _training(network: nn.Module) -> list[nn.Module]:
@@ -78,6 +82,8 @@ def _note_fork() -> None:
     global _forked, _lock
     _forked = _computed
     _lock = threading.Lock()  # another thread, which is not here, may have held it
+    for _, modules in _evaluated.values():  # which it used
+        _train(modules)
     _evaluated.clear()
 
 
