@@ -20,10 +20,45 @@ from patchword.nn.pooling import AttentionPool2d
 from patchword.nn.taps import NO_TAPS, Taps
 
 
-def conv_bn(inside: int, outside: int, size: int, stride: int = 1) -> tuple[nn.Conv2d, nn.Module]:
+def conv_bn(
+    inside: int, outside: int, size: int, stride: int = 1
+) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     """A convolution of odd `size` that keeps the grid (but for the stride), and its batch norm."""
     conv = nn.Conv2d(inside, outside, size, stride=stride, padding=size // 2, bias=False)
     return conv, nn.BatchNorm2d(outside)
+
+
+def normed(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+    """norm(conv(x)). Of several images in inference on a CPU, in float32, the norm's scale and
+    shift of each channel are brought into the weights, without a pass of their own over the result:
+    16 images took 0.86 of the time in RN50, 32 in the stem of a ViT 0.74, as near to float64."""
+    if not (_several_on_cpu(x) and _folds(conv, norm)):
+        return norm(conv(x))  # type: ignore[no-any-return]
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[arg-type, operator]
+    shift = norm.bias - norm.running_mean * scale  # type: ignore[operator]
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding)
+
+
+def _several_on_cpu(x: Tensor) -> bool:
+    return eager_inference() and x.is_cpu and len(x) > 1
+
+
+def _folds(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
+    """Whether they are what they seem: an adapter, a pruned weight, a hook of somebody's is not
+    passed over; in bfloat16 the product of weight and scale would be rounded once more."""
+    layers = (conv, norm)
+    return (
+        (type(conv), type(norm)) == (nn.Conv2d, nn.BatchNorm2d)
+        and not norm.training
+        and not any(each._forward_hooks or each._forward_pre_hooks for each in layers)
+        and conv.weight.dtype == norm.weight.dtype == torch.float32
+    )
+
+
+def relu(x: Tensor) -> Tensor:
+    """Of what nobody else holds: in inference the numbers are changed where they are."""
+    return F.relu(x, inplace=eager_inference())
 
 
 class Bottleneck(nn.Module):
@@ -43,10 +78,13 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(self.avgpool, *conv_bn(inside, outside, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.avgpool(F.relu(self.bn2(self.conv2(y))))
-        y = self.bn3(self.conv3(y))
-        return F.relu(y + self.downsample(x))
+        y = relu(normed(x, self.conv1, self.bn1))
+        y = self.avgpool(relu(normed(y, self.conv2, self.bn2)))
+        y = normed(y, self.conv3, self.bn3)
+        if isinstance(self.downsample, nn.Sequential):
+            pool, conv, norm = self.downsample
+            x = normed(pool(x), conv, norm)  # type: ignore[arg-type]
+        return relu(y.add_(x) if eager_inference() else y + x)
 
 
 class Trunk(nn.Module):
@@ -71,12 +109,12 @@ class Trunk(nn.Module):
         self.channels = widths[-1]
 
     def forward(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
-        if eager_inference() and pixels.is_cpu and len(pixels) > 1:
+        if _several_on_cpu(pixels):
             # The order in which oneDNN convolves: 16 images took 0.84 to 0.88 of the time.
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        x = F.relu(self.bn1(self.conv1(pixels)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        x = self.avgpool(F.relu(self.bn3(self.conv3(x))))
+        x = relu(normed(pixels, self.conv1, self.bn1))
+        x = relu(normed(x, self.conv2, self.bn2))
+        x = self.avgpool(relu(normed(x, self.conv3, self.bn3)))
         for i in range(1, self.depth + 1):
             x = self.get_submodule(f"layer{i}")(x)
             taps.keep(f"layer{i}", x)
