@@ -1,14 +1,17 @@
-"""Seconds, memory and disk to build an index: of vectors made elsewhere, and of photos with damage
-and kills.
+"""Seconds, memory and disk to build an index: of vectors made elsewhere, of photos with damage and
+kills, and of a folder of photos beside the machine's limit.
 
     python benchmarks/index_build.py vectors [--rows 1000000] [--dim 512]
     python benchmarks/index_build.py photos [--photos 10000] [--kills 5]
+    python benchmarks/index_build.py limit [--photos 20000]
 
 vectors: `Index.put` of random unit vectors in float16, mapped from a file, into a new index in one
 commit; then 10,000 more into that; then two of them changed. photos: generated JPEGs of 640 x 480,
 5% of them damaged in four ways, indexed with the embedded model by `patchword index` in processes
 that are killed at random moments; then a last run to the end, and one more that finds all as it
-was.
+was. limit: as many photos, none of them damaged, by one `patchword index`; beside what the machine
+must do for them and nothing else: decode and resize each and make its thumbnail, by Pillow on every
+core, and then run the network on all cores.
 """
 
 import argparse
@@ -21,17 +24,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+import patchword
+from patchword.images.reading import thumbnail
 from patchword.index import open_index, putting
 from patchword.index.schema import id_of
 
 PIECE = 100_000  # rows made at a time
 BAD = 20  # one photo in so many is damaged
+SIDE, FEW = 96, 640  # pixels that the embedded model sees; photos that the limit is measured with
 CPU = resource.getrusage
 
 
@@ -82,7 +90,7 @@ def vectors(folder: Path, rows: int, dim: int) -> None:
     print(f"  {len(index)} rows, {size_of(folder / 'index'):.0f} MB")
 
 
-def make_photos(folder: Path, count: int) -> int:
+def make_photos(folder: Path, count: int, damage: bool = True) -> int:
     """Returns how many of them are damaged."""
     rng = np.random.default_rng(0)
     bad = 0
@@ -91,7 +99,7 @@ def make_photos(folder: Path, count: int) -> int:
         place.parent.mkdir(parents=True, exist_ok=True)
         small = rng.integers(0, 256, (6, 8, 3), np.uint8)
         Image.fromarray(small).resize((640, 480), Image.Resampling.BICUBIC).save(place, quality=85)
-        if i % BAD == 7:
+        if damage and i % BAD == 7:
             whole = place.read_bytes()
             kinds = (b"", whole[: len(whole) // 2], b"no photo", whole[:200] + bytes(2000))
             place.write_bytes(kinds[i // BAD % 4])
@@ -146,20 +154,71 @@ def photos(folder: Path, count: int, kills: int) -> None:
     )
 
 
+def by_pillow(file: Path) -> None:
+    """Decode a photo, resize it for the embedded model, and make its thumbnail."""
+    with Image.open(file) as picture:
+        picture.draft("RGB", (2 * SIDE, 2 * SIDE))
+        photo = picture.convert("RGB")
+    scale = SIDE / min(photo.size)
+    photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.BICUBIC)
+    thumbnail(photo)
+
+
+def share(folder: str, first: int, step: int) -> float:
+    """Seconds of `by_pillow` for every so many-th photo of a folder."""
+    files = sorted(Path(folder).rglob("*.jpg"))[first::step]
+    start = time.perf_counter()
+    for file in files:
+        by_pillow(file)
+    return time.perf_counter() - start
+
+
+def limit(folder: Path, count: int) -> None:
+    make_photos(folder / "photos", count, damage=False)
+    few = folder / "few"
+    make_photos(few, FEW, damage=False)
+    cores = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+        list(pool.map(share, [str(few)] * cores, range(cores), [cores] * cores))  # started
+        times = list(pool.map(share, [str(few)] * cores, range(cores), [cores] * cores))
+    opened = FEW / max(times)
+    model = patchword.load("demo")
+    pixels = [model.preprocess(np.zeros((SIDE, SIDE, 3), np.uint8))[0]] * 32
+    model.engine.encode_image(pixels)
+    start = time.perf_counter()
+    for _ in range(FEW // 32):
+        model.engine.encode_image(pixels)
+    network = FEW // 32 * 32 / (time.perf_counter() - start)
+    possible = 1 / (1 / opened + 1 / network)
+    print(
+        f"  opened alone, on {cores} cores: {opened:.0f} photos/s; the network alone {network:.0f}"
+    )
+    seconds, done = run(folder)
+    assert done["added"] == count, done
+    rate = count / seconds
+    print(
+        f"  {count} photos indexed in {seconds:.0f} s with start and end, {rate:.0f} a second, "
+        f"{rate / possible:.2f} of the {possible:.0f} that opening and network take together; "
+        f"on disk {size_of(folder / 'index'):.0f} MB"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("vectors", "photos"))
+    parser.add_argument("what", choices=("vectors", "photos", "limit"))
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--photos", type=int, default=10_000)
+    parser.add_argument("--photos", type=int, help="10,000; of the limit 20,000")
     parser.add_argument("--kills", type=int, default=5)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if given.what == "vectors":
             vectors(folder, given.rows, given.dim)
+        elif given.what == "photos":
+            photos(folder, given.photos or 10_000, given.kills)
         else:
-            photos(folder, given.photos, given.kills)
+            limit(folder, given.photos or 20_000)
 
 
 if __name__ == "__main__":
