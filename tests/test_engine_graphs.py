@@ -1,5 +1,6 @@
 """Networks as graphs: whole, for any batch, the same numbers; and the engines that run them."""
 
+import pickle
 import signal
 import sys
 from collections.abc import Callable
@@ -109,6 +110,9 @@ def test_other_engines_give_the_same(engine: str, config: models.ModelConfig) ->
     bundle = tiny_bundle(config)
     ours, other = with_methods(bundle), on_engine(with_methods(bundle), engine)
     assert (other.engine.name, other.engine.scale) == (engine, ours.engine.scale)
+    again = pickle.loads(pickle.dumps(other))  # reads the same graphs
+    for found, right in zip(vectors(again, 2, 3), vectors(other, 2, 3), strict=True):
+        assert_close(found, right, rtol=0, atol=0)
     for count, length in ((1, 2), (4, 7), (3, config.text.context)):
         expected = vectors(ours, count, length)
         for found, right in zip(vectors(other, count, length), expected, strict=True):
@@ -241,7 +245,8 @@ def test_graphs_are_kept_and_damaged_ones_named(
     config = tiny_vit("patches")
     model = with_methods(make(models.build(config), config, None, "vit"))
     x = pixels(config).numpy()
-    before = on_engine(model, "onnx").engine.encode_image(x)
+    engine = on_engine(model, "onnx").engine
+    before, pickled = engine.encode_image(x), pickle.dumps(engine)
     (graph,) = tmp_path.rglob("image.onnx")
     made = graph.stat().st_mtime_ns
     np.testing.assert_array_equal(on_engine(model, "onnx").engine.encode_image(x), before)
@@ -256,6 +261,8 @@ def test_graphs_are_kept_and_damaged_ones_named(
     graph.unlink()  # as a cleaner of old files may
     with pytest.raises(UnsupportedError, match=rf"cannot read.*delete {graph.parent}"):
         on_engine(model, "onnx")
+    with pytest.raises(UnsupportedError, match=f"{graph}, which .* load the model anew"):
+        pickle.loads(pickled)
     assert [each.name for each in graph.parent.parent.iterdir()] == ["onnx"]  # nothing half made
 
 

@@ -78,6 +78,16 @@ def test_models_are_pickled_copied_and_shared_by_threads(model: patchword.Model)
             np.testing.assert_allclose(row, expected, atol=1e-6)
 
 
+def test_an_index_is_pickled_and_copied_as_what_it_opens(tmp_path: Path) -> None:
+    demo = patchword.load("demo")
+    index = patchword.open_index(tmp_path / "photos.index")
+    index.put(["/gone/a.jpg"], demo.embed_images(PIXELS), demo)
+    expected = index.search("a wafer", model=demo)
+    for other in (pickle.loads(pickle.dumps(index)), copy.deepcopy(index)):
+        assert other.path == index.path
+        assert other.search("a wafer") == expected
+
+
 @pytest.mark.parametrize("name", ["Heatmap", "AttentionMap", "TokenAttention"])
 def test_notebooks_show_pictures(model: patchword.Model, name: str, tmp_path: Path) -> None:
     found = JOBS[name](model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,4 +99,8 @@ def made(
 
 def single(graph: Graph, given: str, wanted: str) -> Run:
     """A graph as a function of one of its inputs that gives one of its outputs."""
-    return lambda values: graph({given: values})[wanted]
+    return partial(_single, graph, given, wanted)
+
+
+def _single(graph: Graph, given: str, wanted: str, values: Any) -> Any:
+    return graph({given: values})[wanted]

@@ -49,6 +49,38 @@ class Library:
             )
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A graph of a file. A pickle of it holds the names alone, and opens the file again."""
+
+    library: str
+    path: Path
+    dtype: torch.dtype
+    run: Graph
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        return self.run(inputs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Opened:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., Graph], tuple[str, Path, torch.dtype]]:
+        return _again, (self.library, self.path.absolute(), self.dtype)
+
+
+def _again(library: str, path: Path, dtype: torch.dtype) -> Graph:
+    """The graph of a pickle. Raises UnsupportedError where its file cannot be read here."""
+    try:
+        return LIBRARIES[library].read(path, dtype)
+    except UnsupportedError:  # the library is not installed
+        raise
+    except Exception as error:  # each library has its own
+        raise UnsupportedError(
+            f"a pickled model reads its graph from {path}, which cannot be read here "
+            f"({cause(error)}): load the model anew in place of the pickle"
+        ) from error
+
+
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -110,7 +142,7 @@ def _read_openvino(path: Path, dtype: torch.dtype) -> Graph:
             found = compiled(dict(inputs))
         return {name: found[i] for i, name in enumerate(names)}
 
-    return run
+    return Opened("openvino", path, dtype, run)
 
 
 @torch_untold()
@@ -125,7 +157,11 @@ def _read_onnx(path: Path, dtype: torch.dtype) -> Graph:
     library = optional("onnxruntime", "fast", "engine onnx", UnsupportedError)
     session = library.InferenceSession(path)
     names = [each.name for each in session.get_outputs()]
-    return lambda inputs: dict(zip(names, session.run(None, dict(inputs)), strict=True))
+
+    def run(inputs: Arrays) -> Arrays:
+        return dict(zip(names, session.run(None, dict(inputs)), strict=True))
+
+    return Opened("onnx", path, dtype, run)
 
 
 OPENVINO = Library(

@@ -36,6 +36,10 @@ class Stored:
         self._model: Bundle | None = None
         self._reader: Bundle | None = None  # of texts alone, until there is a model
 
+    def __reduce__(self) -> tuple[type[Stored], tuple[Any, ...]]:
+        """Copies and pickles open the same index, and know no model yet."""
+        return type(self), (self.path, self._load, self._load_for_texts)
+
     def __len__(self) -> int:
         return self._store.count() if self._store.open() else 0
 
