@@ -269,7 +269,7 @@ def test_the_quantisation_of_the_config_is_named(hf: Path, shape: tuple[int, int
 def test_weights_that_are_not_finite_are_refused(hf: Path, value: float) -> None:
     name = "vision_model.encoder.layers.1.mlp.fc1.weight"
     rewrite(hf / WEIGHTS, lambda tensors: tensors[name].view(-1)[7].fill_(value))
-    fails(hf, f"{name}: 1 of its 4800 numbers are NaN or infinite")
+    fails(hf, f"{hf / WEIGHTS}: {name}: 1 of its 4800 numbers are NaN or infinite")
 
 
 def test_weights_beyond_half_precision_are_refused_in_it_alone(hf: Path) -> None:
@@ -298,7 +298,7 @@ def test_rules_fuse_fill_and_drop() -> None:
     ]  # fmt: skip
     shapes = {"ab": (4, 3), "b": (2, 3), "seven": (2,)}
     like = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    made = dict(assemble(fit(rules, tensors, shapes, "it"), tensors, like, dtype=torch.float64))
+    made = dict(assemble(fit(rules, tensors, shapes, "it"), tensors, like, dtype=torch.float64, file="it"))
     assert all(value.dtype == torch.float64 for value in made.values())
     expected = {"ab": torch.cat([a, b]), "b": b, "seven": torch.tensor(7)}
     for name, value in expected.items():

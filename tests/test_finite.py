@@ -17,7 +17,7 @@ from patchword import models
 from patchword.api import Model
 from patchword.bundle import Bundle, make
 from patchword.engines.torch_engine import TorchEngine
-from patchword.errors import ImageError, PatchwordError
+from patchword.errors import CheckpointError, ImageError, PatchwordError
 from patchword.inspect import features
 from patchword.models.generate import GenerationOptions, Written, generate
 from patchword.serve.models import Opened
@@ -118,6 +118,22 @@ def test_a_narrow_type_is_said(blind: Model) -> None:
     network = models.build(blind.config).half()
     model = replace(blind, engine=TorchEngine(network, blind.preprocess.levels))
     assert model.no_vector() == f"{SAID} it in float16; load it in float32"
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_weights_that_are_no_numbers_are_named_and_not_saved(half: bool, tmp_path: Path) -> None:
+    """In a narrow type too, where float32 would not help."""
+    bundle = tiny_bundle(tiny_clip())
+    name = "image.blocks.0.attn.proj.weight"
+    with torch.no_grad():
+        bundle.network.get_parameter(name)[0, 0] = torch.nan
+    diverged = Model(**{each.name: getattr(bundle, each.name) for each in fields(bundle)})
+    model = diverged.to("bfloat16") if half else diverged
+    with pytest.raises(ImageError, match=f"{SAID} it: its weights .* first in {name}, .*diverged"):
+        model.embed_images([photo()])
+    with pytest.raises(CheckpointError, match=f"tiny is not saved: .* first in {name}"):
+        model.save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 WRITING: dict[str, Callable[[Model], object]] = {

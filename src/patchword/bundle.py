@@ -171,7 +171,7 @@ class Bundle:
         model without an image tower.
         """
         rows = self._each(sources, partial(self._torch().run, run), batch_size, exact)
-        return finite_each(rows, self.no_vector()) if finite else rows
+        return finite_each(rows, self.no_vector) if finite else rows
 
     def _each(
         self,
@@ -288,7 +288,7 @@ class Bundle:
     @checked
     def no_vector(self, of: str = "it") -> str:
         """What is said where the network gives a number that is NaN or infinite."""
-        return reason(self.name, self.engine.dtype, of)
+        return reason(self.name, self.engine.dtype, getattr(self.engine, "network", None), of)
 
     def _no_images(self) -> NoReturn:
         raise UnsupportedError(
@@ -337,7 +337,7 @@ def embed_checked(
 ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
     """As `Bundle.embed_each`, by a check that then says of each image whether it is outside."""
     rows = model._each(sources, partial(embed_levels, model, check), batch_size, exact)
-    return check.each(finite_each(rows, model.no_vector()))
+    return check.each(finite_each(rows, model.no_vector))
 
 
 def embed_levels(model: Bundle, check: Check, pixels: list[Levels]) -> Vector:

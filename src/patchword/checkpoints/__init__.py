@@ -117,7 +117,7 @@ def load(
     if size is not None:
         config = _resized(config, size, opened.name)
     own.check(opened.metadata, opened.files)
-    like = network.state_dict()
+    like, file = network.state_dict(), str(opened.weights)
     shapes = {name: tuple(value.shape) for name, value in like.items()}
     what = f"{opened.weights} is {form.TITLE}"
     with huggingface.quantised_named(opened.files):
@@ -127,7 +127,7 @@ def load(
     state_of_files = known_fingerprints.identity(opened)
     with ThreadPoolExecutor(1) as pool:  # copying weights leaves Python's lock to the parser
         reading = pool.submit(in_threads(lambda at: _tokenizer(at, config)), words)
-        state = dict(assemble(first, opened.tensors, like, where, number))
+        state = dict(assemble(first, opened.tensors, like, where, number, file=file))
     kind = None if number == torch.float32 else str(number).removeprefix("torch.")
     given = {"image_size": size and list(size), "subfolder": subfolder, "adapter": lora}
     given |= {"dtype": kind, "weights": weights, "architecture": architecture}
@@ -140,7 +140,7 @@ def load(
         network = models.text_outline(config)
     else:
         rest = {name: rule for name, rule in plan.items() if name not in first}
-        state |= assemble(rest, opened.tensors, like, where, number)
+        state |= assemble(rest, opened.tensors, like, where, number, file=file)
     network.load_state_dict(state, assign=True)
     if opened.adapter and config.dense_head and not digest:
         config = _headless(network, config, opened.name)

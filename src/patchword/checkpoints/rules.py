@@ -261,10 +261,12 @@ def assemble(
     like: Mapping[str, Tensor],
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    *,
+    file: str,
 ) -> Iterator[tuple[str, Tensor]]:
     """Each of our tensors in memory of its own, floating ones as `dtype`, sources read in turn.
 
-    like: ours by name, for integer types. No more than one source set is in memory beside them.
+    like: ours by name, for integer types. file: that of the sources, for errors. No more than one source set is in memory beside them.
     Raises CheckpointError for integers where floating point is expected, and for NaN and infinity.
     """
     for ours, rule in by_ours.items():
@@ -278,12 +280,12 @@ def assemble(
             made = rule.make([tensors[name].read() for name in rule.sources])
             if made.is_floating_point() != out.is_floating_point():
                 raise CheckpointError(
-                    f"{', '.join(rule.sources)} holds {made.dtype}; floating point is expected "
+                    f"{file}: {', '.join(rule.sources)} holds {made.dtype}; floating point is expected "
                     "(a quantised checkpoint must be converted first)"
                 )
             out.copy_(made)
             if out.is_floating_point() and not _finite(out):
-                _refuse_infinite(rule.sources, made, dtype)
+                _refuse_infinite(file, rule.sources, made, dtype)
             del made
         yield ours, out
 
@@ -294,9 +296,11 @@ def _finite(values: Tensor) -> bool:
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
-def _refuse_infinite(names: Sequence[str], made: Tensor, dtype: torch.dtype) -> NoReturn:
+def _refuse_infinite(
+    file: str, names: Sequence[str], made: Tensor, dtype: torch.dtype
+) -> NoReturn:
     """Raise CheckpointError for a tensor with numbers that are not finite in memory."""
-    sources = ", ".join(names)
+    sources = f"{file}: {', '.join(names)}"
     if _finite(made):
         largest = made.abs().max().item()
         raise CheckpointError(

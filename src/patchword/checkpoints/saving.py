@@ -26,8 +26,8 @@ def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
 
     Other files of the folder stay. Each file is written atomically; config.json comes last and has
     a hash of the weights, so that an interrupted save is never loaded.
-    Raises CheckpointError for a folder that holds something other than a patchword model, and for a
-    network with a peft adapter that is not merged.
+    Raises CheckpointError for a folder that holds something other than a patchword model, for a
+    network with a peft adapter that is not merged, and for one whose weights are NaN or infinite.
     """
     folder = Path(folder)
     if folder.exists() and not own.may_replace(folder):
@@ -39,6 +39,12 @@ def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
         raise CheckpointError(
             f"{model.name} has an adapter that is not merged, which {folder} could not be loaded "
             "with: call merge_and_unload() of the peft model, then save"
+        )
+    bad = next((name for name, values in state.items() if not values.isfinite().all()), None)
+    if bad is not None:
+        raise CheckpointError(
+            f"{model.name} is not saved: its weights are NaN or infinite, first in {bad}, as after "
+            "a training that diverged, and no program could use them"
         )
     folder.mkdir(parents=True, exist_ok=True)
     digest = _digest(state)

@@ -94,7 +94,7 @@ def found_each(
                 if isinstance(shown, ImageError):
                     yield source, shown
                 elif finding and not _is_finite(finding):
-                    yield source, failed(source, model.no_vector())
+                    yield source, failed(source, model.no_vector)
                     break
                 elif finding:
                     laid.append((os.path.basename(name_of(source)), finding))

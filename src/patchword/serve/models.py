@@ -135,6 +135,8 @@ class Opened:
         check = Check(self.model.scope, self.model.name, told=Told())  # each request tells its own
         rows = embed_levels(self.model, check, batch)
         found = [Embedded(row, check.outside) for row, _ in check.each((row, None) for row in rows)]
+        if all(np.isfinite(each.vector).all() for each in found):
+            return [*found]
         broken = RefusalError(503, "model", self.model.no_vector("an image"), "model")
         return [each if np.isfinite(each.vector).all() else broken for each in found]
 

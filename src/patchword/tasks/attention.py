@@ -120,7 +120,7 @@ def attention(
         maps = [taps[name][0].float() for name in wanted]
         weights, titles = chosen(maps, head, rollout, all_layers)
         mean = mean_of(maps, rollout or all_layers)
-    check_image(image, weights, model.no_vector())
+    check_image(image, weights, model.no_vector)
     rows = tower.pooled_attention(weights, geometry.size)
     if len(titles) > len(rows):
         rows = torch.cat([rows.mean(dim=0, keepdim=True), rows])

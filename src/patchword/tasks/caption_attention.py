@@ -100,7 +100,7 @@ def caption_attention(
         list(check.each([(image, photo)]))
         written = network.write(tokens, start, options)
         taps = network.read(tokens, written.ids, wanted)
-    check_image(image, written.log_probabilities, model.no_vector())
+    check_image(image, written.log_probabilities, model.no_vector)
     rows = packed(written.ids, written.log_probabilities).cpu().numpy()
     found = Caption.read(model, rows, len(start))
     end = len(start) + len(found.token_log_probabilities)

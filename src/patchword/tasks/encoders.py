@@ -109,7 +109,7 @@ def patch_features_each(
         (source, row if isinstance(row, ImageError) else row[: read.lengths.popleft()])
         for source, row in found
     )
-    return finite_each(own, model.no_vector())
+    return finite_each(own, model.no_vector)
 
 
 def patch_features(

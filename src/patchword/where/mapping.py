@@ -51,7 +51,7 @@ def mapped(
             found = seen_whole(model, photo, run, scale, progress, side)
         else:
             found = tiled(model, photo, run, tile_size(tiles), progress, side)
-    check_image(image, found.values, model.no_vector())
+    check_image(image, found.values, model.no_vector)
     judged(model, image, photo)
     with noted() as sights:
         sights.note(Sight.of(image, found.geometry, photo))
