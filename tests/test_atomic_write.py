@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shrunk import tiny_bundle, tiny_clip
 
+import patchword
 from patchword.atomic_write import replacing, write
+from patchword.inspect.saved import free
 
 
 def test_text_pieces_and_bytes(tmp_path: Path) -> None:
@@ -63,6 +66,30 @@ def test_nothing_is_seen_before_it_is_whole_and_nothing_stays_of_a_failure(tmp_p
         broken()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.npy"]
+
+
+def test_what_cannot_be_written_says_so_of_the_file_that_was_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match=r"this folder cannot be made \(.*/file'$"):
+        write(tmp_path / "file" / "x.png", "x")
+    with pytest.raises(OSError, match=r"nothing can be written in its folder \(.*'/proc/x.png'$"):
+        write("/proc/x.png", "x")
+    with pytest.raises(OSError, match=r"this folder cannot be made \(.*/model'$"):
+        patchword.save(tiny_bundle(tiny_clip()), tmp_path / "file" / "model")
+
+
+def test_what_a_killed_process_left_goes_and_blocks_nobody(tmp_path: Path) -> None:
+    """After an hour in which nobody has written it."""
+    killed, running = tmp_path / ".part-0123.npz", tmp_path / ".part-4567.npz"
+    killed.write_text("half")
+    running.write_text("half")
+    os.utime(killed, (0, 0))
+    patchword.save(tiny_bundle(tiny_clip()), tmp_path)
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".part")] == [running.name]
+    inspected = tmp_path / "fitted"
+    inspected.mkdir()
+    (inspected / running.name).write_text("half")
+    assert free(inspected) == inspected
 
 
 def test_as_on_windows_only_what_is_open_for_writing_is_synced(

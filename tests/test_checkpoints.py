@@ -298,7 +298,9 @@ def test_rules_fuse_fill_and_drop() -> None:
     ]  # fmt: skip
     shapes = {"ab": (4, 3), "b": (2, 3), "seven": (2,)}
     like = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    made = dict(assemble(fit(rules, tensors, shapes, "it"), tensors, like, dtype=torch.float64, file="it"))
+    made = dict(
+        assemble(fit(rules, tensors, shapes, "it"), tensors, like, dtype=torch.float64, file="it")
+    )
     assert all(value.dtype == torch.float64 for value in made.values())
     expected = {"ab": torch.cat([a, b]), "b": b, "seven": torch.tensor(7)}
     for name, value in expected.items():

@@ -6,12 +6,16 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PART = ".part"  # in the name of a file that is being written
+STALE = 3600.0  # seconds after which a temporary file belongs to no process any more
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # said of no file, where it is the writing
+
+_cleared: set[Path] = set()  # folders where this process has deleted what others left
 
 
 @contextmanager
@@ -20,16 +24,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     `path` at the end, and deleted after any error.
 
     Folders that are missing are made. A link is followed; what is no ordinary file, such as
-    /dev/stdout, is written itself. Raises OSError, with the name of the file, where there is no
-    room or no permission.
+    /dev/stdout, is written itself. What a killed process left in the folder is deleted. Raises
+    OSError, with the name of the file, where there is no room or no permission.
     """
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe has no real path
         yield Path(path)
         return
     place = Path(os.path.realpath(path))
-    place.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(place.parent)
+    if place.parent not in _cleared:
+        _cleared.add(place.parent)
+        remove_stale(place.parent, f"{PART}-")
     part = place.with_name(f"{PART}-{secrets.token_hex(8)}{place.suffix[:20]}")
-    part.touch(exist_ok=False)
+    try:
+        part.touch(exist_ok=False)
+    except OSError as error:
+        error.filename = str(path)
+        error.strerror = f"nothing can be written in its folder ({error.strerror})"
+        raise
     mode = part.stat().st_mode  # as the user's umask gives it; safetensors makes a file of its own
     try:
         yield part
@@ -44,6 +56,25 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:  # after any error, and Ctrl-C, no part is left behind; renamed, there is none
         with suppress(OSError):
             part.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it. Raises OSError, with its name, where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        error.filename = str(folder)
+        error.strerror = f"this folder cannot be made ({error.strerror})"
+        raise
+
+
+def remove_stale(folder: str | os.PathLike[str], prefix: str = "") -> None:
+    """Delete the temporary files in a folder that a killed process left, which nobody has written
+    for an hour. prefix: of their names; "": all of it are such."""
+    with suppress(OSError):  # somebody else may delete them too
+        for entry in os.scandir(folder):
+            if entry.name.startswith(prefix) and entry.stat().st_mtime < time.time() - STALE:
+                os.unlink(entry.path)
 
 
 def write(path: str | os.PathLike[str], content: str | bytes | Iterable[str]) -> Path:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patchword.atomic_write import PART, write
+from patchword.atomic_write import PART, make_folder, write
 from patchword.errors import PatchwordError
 
 Row = dict[str, Any]
@@ -127,7 +127,7 @@ class Store:
 
     def _begin(self) -> None:
         """Write the plan, unless another process was first: then its plan must be the same."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if not (self.folder / PLAN).exists():
             part = self.folder / f".{PLAN}.{self.shard.number}"
             write(part, json.dumps(self._plan, indent=1) + "\n")

@@ -266,8 +266,9 @@ def assemble(
 ) -> Iterator[tuple[str, Tensor]]:
     """Each of our tensors in memory of its own, floating ones as `dtype`, sources read in turn.
 
-    like: ours by name, for integer types. file: that of the sources, for errors. No more than one source set is in memory beside them.
-    Raises CheckpointError for integers where floating point is expected, and for NaN and infinity.
+    like: ours by name, for integer types. file: that of the sources, for errors. No more than one
+    source set is in memory beside them. Raises CheckpointError for integers where floating point is
+    expected, and for NaN and infinity.
     """
     for ours, rule in by_ours.items():
         kind = dtype if like[ours].is_floating_point() else like[ours].dtype
@@ -280,8 +281,8 @@ def assemble(
             made = rule.make([tensors[name].read() for name in rule.sources])
             if made.is_floating_point() != out.is_floating_point():
                 raise CheckpointError(
-                    f"{file}: {', '.join(rule.sources)} holds {made.dtype}; floating point is expected "
-                    "(a quantised checkpoint must be converted first)"
+                    f"{file}: {', '.join(rule.sources)} holds {made.dtype}; floating point is "
+                    "expected (a quantised checkpoint must be converted first)"
                 )
             out.copy_(made)
             if out.is_floating_point() and not _finite(out):
@@ -296,9 +297,7 @@ def _finite(values: Tensor) -> bool:
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
-def _refuse_infinite(
-    file: str, names: Sequence[str], made: Tensor, dtype: torch.dtype
-) -> NoReturn:
+def _refuse_infinite(file: str, names: Sequence[str], made: Tensor, dtype: torch.dtype) -> NoReturn:
     """Raise CheckpointError for a tensor with numbers that are not finite in memory."""
     sources = f"{file}: {', '.join(names)}"
     if _finite(made):

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from patchword.atomic_write import replacing, write
+from patchword.atomic_write import make_folder, replacing, write
 from patchword.bundle import Bundle
 from patchword.checkpoints import scope_files
 from patchword.checkpoints.formats import own
@@ -46,7 +46,7 @@ def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
             f"{model.name} is not saved: its weights are NaN or infinite, first in {bad}, as after "
             "a training that diverged, and no program could use them"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     digest = _digest(state)
     with replacing(folder / own.WEIGHTS_FILE) as part:
         metadata = {"format": "pt", own.MARK: digest}

@@ -8,7 +8,7 @@ import typer
 
 from patchword.cli.inputs import load, model_and_path
 from patchword.cli.options import DtypeOption, JsonOption, ModelTooOption
-from patchword.cli.output import emit, notes, wrong
+from patchword.cli.output import emit, make_folder, notes, wrong
 
 TARGETS = ("onnx", "openvino")  # of --to
 INT8_ATOL = 0.1  # of the largest number of a row: int8's towers are within 0.05 of float32's
@@ -52,6 +52,7 @@ def export(
     name, place = model_and_path(arguments, model, "folder: patchword export MODEL DIR")
     if to not in TARGETS:
         wrong(f"--to is {to!r}; there are {' and '.join(TARGETS)}")
+    make_folder(place, itself=True)
     bundle = load(name, "cpu", dtype)
     from patchword.api import exports
 

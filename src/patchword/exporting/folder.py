@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from patchword.atomic_write import write
+from patchword.atomic_write import make_folder, write
 from patchword.bundle import Bundle
 from patchword.checkpoints import places, scope_files
 from patchword.config import to_dict
@@ -112,8 +112,13 @@ def replaced(folder: Path) -> Iterator[Path]:
         raise CheckpointError(
             f"{folder} holds something other than an exported model; give a new or empty folder"
         )
-    place.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+    make_folder(place.parent)
+    try:
+        beside = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+    except OSError as error:
+        error.filename = str(folder)
+        error.strerror = f"nothing can be written in its folder ({error.strerror})"
+        raise
     try:
         new, old = beside / "new", beside / "old"
         new.mkdir()

@@ -8,12 +8,11 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 FRAGMENTS = 64  # files of a table; with more, they are merged, because each commit looks at all
-STALE = 3600.0  # seconds after which a temporary file belongs to no process any more
 PAUSES = (0.02, 0.05, 0.1, 0.2)  # seconds between attempts, where another process merges them
 
 T = TypeVar("T")
@@ -112,13 +111,3 @@ def path_conditions(paths: Iterable[str]) -> Iterator[str]:
         some = names[start : start + _AT_ONCE]
         quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in some)
         yield f"path IN ({quoted})"
-
-
-def remove_stale(folder: str, prefix: str = "") -> None:
-    """Delete the temporary files in a folder that a killed process left: LanceDB never does, and
-    those of a merge are as large as the table. prefix: of their names; "" of all, in the folder of
-    data of a table that was never finished."""
-    with suppress(OSError):  # somebody else may delete them too
-        for entry in os.scandir(folder):
-            if entry.name.startswith(prefix) and entry.stat().st_mtime < time.time() - STALE:
-                os.unlink(entry.path)

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from patchword.atomic_write import PART, write
+from patchword.atomic_write import PART, remove_stale, write
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
 from patchword.images.reading import Seen
@@ -25,7 +25,6 @@ from patchword.index.lance import (
     no_room,
     of_library,
     path_conditions,
-    remove_stale,
     told_as,
     tried_again,
 )

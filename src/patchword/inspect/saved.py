@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from patchword.atomic_write import write
+from patchword.atomic_write import PART, write
 from patchword.errors import CheckpointError, UnsupportedError
 from patchword.inspect.protocol import State
 
@@ -29,7 +29,10 @@ def free(folder: str | os.PathLike[str]) -> Path:
     """A folder that `write_folder` may write. Raises UnsupportedError where something else is
     there."""
     place = Path(folder)
-    if place.exists() and not (place.is_dir() and {*os.listdir(place)} <= {ABOUT, STATE, STREAM}):
+    own = (ABOUT, STATE, STREAM)  # beside parts of them, which a killed process left
+    names = os.listdir(place) if place.is_dir() else []
+    others = [name for name in names if name not in own and not name.startswith(PART)]
+    if others or (place.exists() and not place.is_dir()):
         raise UnsupportedError(f"{place}: it holds something other than a fitted inspector")
     return place
 

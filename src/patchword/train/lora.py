@@ -10,7 +10,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from patchword import checkpoints
-from patchword.atomic_write import replacing
+from patchword.atomic_write import make_folder, replacing
 from patchword.bundle import Bundle
 from patchword.config import ModelConfig
 from patchword.errors import CheckpointError, RecipeError, warn
@@ -77,7 +77,7 @@ class Folder:
                 name = f"base_model.model.{module}.lora"
                 tensors[f"{name}_A.weight"] = a.clone()
                 tensors[f"{name}_B.weight"] = b[start:end].contiguous()
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with replacing(folder / "adapter_model.safetensors") as part:
             safetensors.torch.save_file(tensors, part, metadata={"format": "pt"})
         peft.LoraConfig(

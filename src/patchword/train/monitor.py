@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from patchword.atomic_write import make_folder
 from patchword.bundle import Bundle
 from patchword.errors import ConfigError, ImageError, PatchwordError, RecipeError, warn
 from patchword.evaluate.blend import differences
@@ -62,7 +63,10 @@ class Monitor:
         self.evaluated: set[int] = set()
         self.named: set[str] = set()
         self.board = _board(out / TENSORBOARD, start) if config.tensorboard else None
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            make_folder(out)
+        except OSError as error:
+            raise RecipeError(f"out is {out}: {error.strerror}") from error
         self.metrics = Journal(out / METRICS, self._stays)
         self.broken_ones = Journal(out / BROKEN, self._known_broken)
 

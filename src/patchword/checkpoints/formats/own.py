@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from patchword.atomic_write import PART
 from patchword.checkpoints.read import Files, Stored
 from patchword.checkpoints.rules import Rule, Same
 from patchword.config import ModelConfig, from_dict, to_dict
@@ -124,7 +125,10 @@ def check(metadata: Mapping[str, str], files: Mapping[str, Any]) -> None:
 
 
 def may_replace(folder: Path) -> bool:
-    """Whether a save may go to this folder: empty, or with a patchword model in it."""
+    """Whether a save may go to this folder: empty, but for what a killed process left, or with a
+    patchword model in it."""
     if not folder.is_dir():
         return False
-    return matches((), Files(folder)) or not any(folder.iterdir())
+    return matches((), Files(folder)) or all(
+        path.name.startswith(PART) for path in folder.iterdir()
+    )
