@@ -227,12 +227,20 @@ def test_a_fitted_inspector_is_the_same_again(model, folder: Path, tmp_path: Pat
     for key, value in (
         ("calibration", about["calibration"] | {"scores": ["high"]}),
         ("calibration", about["calibration"] | {"peaks": None}),
+        ("calibration", about["calibration"] | {"scores": []}),
+        ("calibration", about["calibration"] | {"scores": [math.inf, *[1.0] * 9]}),
+        ("calibration", about["calibration"] | {"peaks": [10**400]}),
+        ("options", about["options"] | {"neighbours": math.nan}),
+        ("options", about["options"] | {"view": {"layers": math.inf}}),
+        ("options", about["options"] | {"rotations": "x"}),
+        ("learned", [1]),
+        ("rule", {"threshold": 10**400}),
         ("rule", {"false_alarms": 2}),
         ("options", {"neighbour": 1}),
         ("method", "memories"),
     ):
         (tmp_path / "fitted" / "inspect.json").write_text(json.dumps(about | {key: value}))
-        with pytest.raises(CheckpointError, match="a damaged inspector"):
+        with pytest.raises(CheckpointError, match=r"a damaged inspector \(inspect.json: "):
             reopened(model, tmp_path / "fitted")
     (tmp_path / "fitted" / "inspect.json").write_text(json.dumps(about))
     assert about["fingerprint"] == model.fingerprint

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
+import numpy as np
+
 from patchword.errors import UnsupportedError
 from patchword.inspect import conformal
 from patchword.show.plots import CLEAR
@@ -72,6 +74,14 @@ class Calibration:
         peaks = tuple(self.peaks[n] for n in chosen)
         names = tuple(self.names[n] for n in chosen) if self.names else ()
         return Calibration(self.kind if chosen else "none", scores, peaks, (), names)
+
+    def check(self) -> None:
+        """Raise ValueError for one that cannot be."""
+        if not np.isfinite([*self.scores, *self.peaks]).all():
+            raise ValueError("a score of the calibration is no finite number")
+        lists = (self.scores, self.peaks, self.groups or self.scores, self.names or self.scores)
+        if len({len(each) for each in lists}) > 1 or (self.kind == "none") == bool(self.scores):
+            raise ValueError("the lists of the calibration do not belong together")
 
     @property
     def worst(self) -> str:

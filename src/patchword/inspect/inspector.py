@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from patchword.bundle import Bundle
-from patchword.config import to_dict
+from patchword.config import from_dict, to_dict
 from patchword.errors import (
     CheckpointError,
+    ConfigError,
     ImageError,
     ImageWarning,
     UnseenWarning,
@@ -31,6 +32,7 @@ from patchword.inspect.photos import Found, found_each
 from patchword.inspect.protocol import Finding, Method, State
 from patchword.inspect.result import Inspection
 from patchword.inspect.saved import (
+    ABOUT,
     damaged,
     read_folder,
     read_stream,
@@ -44,6 +46,10 @@ from patchword.unseen import SMALL, advice
 
 Sources = Sequence[ImageLike]
 
+_DAMAGE = (  # what a changed file may raise
+    *(KeyError, TypeError, ValueError, AttributeError, OverflowError),
+    *(ConfigError, UnsupportedError),
+)
 _NO_P_VALUES = (
     "a list is judged by p-values, and there are none: no good photos were held out; give more "
     "good photos, or some to hold out as calibration (--calibration)"
@@ -287,22 +293,20 @@ def reopened(
             "two models cannot be compared; give the same model and its options, as --stretch"
         )
     try:
-        stated = about["calibration"]
-        scores, peaks = (tuple(map(float, stated[name])) for name in ("scores", "peaks"))
-        groups = tuple(map(str, stated["groups"]))
-        names = tuple(map(str, stated.get("names", ())))
-        calibration = Calibration(stated["kind"], scores, peaks, groups, names)
+        calibration = from_dict(Calibration, about["calibration"])
+        calibration.check()
         method = with_options(about["method"], about["options"])
-        rule = Rule(**about["rule"])
+        rule = from_dict(Rule, about["rule"])
+        learned, grouped = int(about["learned"]), bool(about["grouped"])
         rows = about.get("taken")
         taken = rows if rows is None else [Good.of_row(row) for row in rows]
-    except (KeyError, TypeError, ValueError, AttributeError, UnsupportedError) as error:
-        raise damaged(folder, f"{type(error).__name__}: {error}") from error
+    except _DAMAGE as error:
+        raise damaged(folder, f"{ABOUT}: {type(error).__name__}: {error}") from error
     drift = Drift(calibration.scores)
     drift.add(read_stream(folder))
     rule = changed(rule, given or {})
     return Inspector(
-        model, method, state, calibration, rule, about["learned"], (), about["grouped"], drift,
+        model, method, state, calibration, rule, learned, (), grouped, drift,
         taken,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from patchword.config import from_dict
 from patchword.errors import UnsupportedError
 from patchword.inspect.memory import Memory
 from patchword.inspect.mutual import Mutual
@@ -28,6 +29,7 @@ def chosen(name: str, options: Mapping[str, Any]) -> Method:
         near = nearest(name, METHODS)
         raise UnsupportedError(f"no method {name!r}{near}; there are {', '.join(METHODS)}")
     given = {key: value for key, value in options.items() if value is not None}
+    given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     view = {key: given.pop(key) for key in ("layers", "short_side") if key in given}
     own = _fields(METHODS[name])
     for key in given:
@@ -36,7 +38,9 @@ def chosen(name: str, options: Mapping[str, Any]) -> Method:
             raise UnsupportedError(
                 f"{key} is of {' and '.join(able) or 'no method'}, not of {name}"
             )
-    return with_options(name, {**given, "view": view})
+    kind: Any = METHODS[name]
+    made: Method = kind(view=View(**view), **given)
+    return made
 
 
 def needless() -> list[str]:
@@ -50,11 +54,9 @@ def options_of(method: Method) -> dict[str, Any]:
 
 
 def with_options(name: str, options: Mapping[str, Any]) -> Method:
-    """The method that `options_of` described."""
-    given = {key: _tupled(value) for key, value in options.items()}
-    view = given.pop("view", {})
+    """The method that `options_of` described. Raises ConfigError for values of another kind."""
     kind: Any = METHODS[name]
-    made: Method = kind(view=View(**{key: _tupled(value) for key, value in view.items()}), **given)
+    made: Method = from_dict(kind, options)
     return made
 
 
@@ -64,7 +66,3 @@ def _fields(kind: Any) -> list[str]:
 
 def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if isinstance(value, View) else value
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,8 +83,11 @@ def read_stream(folder: str | os.PathLike[str]) -> list[float]:
     if not place.exists():
         return []
     try:
-        return [float(score) for score in json.loads(place.read_text(encoding="utf-8"))["scores"]]
-    except (ValueError, KeyError, TypeError) as error:
+        found = json.loads(place.read_text(encoding="utf-8"))["scores"]
+        if not all(map(math.isfinite, found)):
+            raise ValueError("a score is no finite number")
+        return [float(score) for score in found]
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(
             f"{place}: damaged ({type(error).__name__}: {error}); delete it, and the drift alarm "
             "begins anew"
