@@ -132,6 +132,8 @@ def test_a_temperature_beyond_100_is_kept(hf: Path) -> None:
     [
         ({"size": SIZE, "crop_size": SIZE}, {}),
         ({"size": 40}, {"resize_to": 40}),
+        ({"crop_size": [SIZE, SIZE]}, {}),
+        ({"size": [SIZE, SIZE]}, {"resize": "squash"}),
         ({"size": {"height": SIZE, "width": SIZE}}, {"resize": "squash"}),
         (
             {"size": {"height": SIZE, "width": SIZE}, "do_center_crop": False},
@@ -161,6 +163,8 @@ def test_hugging_face_preprocessing(
         ({"resample": 5}, "resample is 5"),
         ({"size": {"longest_edge": 32}}, "size is"),
         ({"size": "big"}, "size is 'big'"),
+        ({"size": [SIZE]}, "size is"),
+        ({"crop_size": [24, 32]}, "but the network takes (32, 32)"),
         ({"crop_size": 224}, "but the network takes (32, 32)"),
         ({"size": {"height": 40, "width": 44}}, "squashed"),
         ({"image_std": [0.5]}, "not three numbers"),

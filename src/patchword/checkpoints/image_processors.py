@@ -160,7 +160,8 @@ def _named(
 
 def _sides(reader: ConfigReader, key: str, default: int | tuple[int, int]) -> int | tuple[int, int]:
     """A size: the shortest side, or (H, W). Written {"shortest_edge": 224}, {"height": 224,
-    "width": 224}, or, in old files, 224: a square where the default is (H, W)."""
+    "width": 224}, [224, 224] for the same, or, in old files, 224: a square where the default is
+    (H, W)."""
     value = reader.values.get(key)
     if value is None:
         reader.assume(f"preprocess.{key}", default, "the size that the network takes")
@@ -171,6 +172,8 @@ def _sides(reader: ConfigReader, key: str, default: int | tuple[int, int]) -> in
             return part.pair("shortest_edge")[0]
         if set(value) == {"height", "width"}:
             return part.pair("height")[0], part.pair("width")[0]
+    if isinstance(value, list) and len(value) == 2:
+        return reader.pair(key)
     if type(value) is not int:
         reader.fail(key, "not a number, a shortest_edge, or a height and a width")
     return (value, value) if isinstance(default, tuple) else value
