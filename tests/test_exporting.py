@@ -87,6 +87,9 @@ def test_onnxruntime_and_transformers_alone(original: Reference, onnx: Path) -> 
     pictures, words = read_by_transformers(onnx)
     vision = onnxruntime.InferenceSession(onnx / "onnx" / "vision_model.onnx")
     text = onnxruntime.InferenceSession(onnx / "onnx" / "text_model.onnx")
+    assert vision.get_inputs()[0].shape[:2] == ["batch_size", 3]
+    assert text.get_inputs()[0].shape == ["batch_size", "sequence_length"]
+    assert text.get_outputs()[0].shape == ["batch_size", 24]
     (image,) = vision.run(["image_embeds"], {"pixel_values": pictures})
     (rows,) = text.run(["text_embeds"], words)
     with torch.no_grad():

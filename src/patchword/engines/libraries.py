@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import warnings
@@ -150,7 +151,25 @@ def _save_onnx(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> 
     optional("onnxscript", "fast", "engine onnx", UnsupportedError)
     model = torch.onnx.export(program, dynamo=True, verbose=False, output_names=list(outputs))
     assert model is not None  # only without dynamo it is
+    _name_axes(model.model.graph)
     model.save(str(path))
+
+
+def _name_axes(graph: Any) -> None:
+    """Call the axes of a graph whose lengths are free as optimum does, in place of torch's s72."""
+    names: dict[str, str] = {}
+    for given in graph.inputs:
+        encoder = "encoder_" * given.name.startswith("encoder_")
+        for axis, dim in enumerate(given.shape):
+            if not isinstance(dim, int):
+                name = f"{encoder}sequence_length" if axis else "batch_size"
+                names.setdefault(str(dim.value), name)
+    made = [value for node in graph for value in node.outputs]
+    for value in [*graph.inputs, *graph.outputs, *made]:
+        for axis, dim in enumerate(value.shape or ()):
+            if not isinstance(dim, int) and dim.value:
+                free = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), str(dim.value))
+                value.shape[axis] = free
 
 
 def _read_onnx(path: Path, dtype: torch.dtype) -> Graph:
