@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from patchword.data.tables import files
 from patchword.data.text_tables import csv_rows, json_rows
 from patchword.errors import PatchwordError, RecipeError
 from patchword.evaluate import folders
+from patchword.text.lines import text_lines
 
 AWKWARD = 'image,caption\n,"a ""big"", wide\nhat"\n\n"b, c",NA\n007,né\n"",\'d\n'
 
@@ -60,6 +62,17 @@ def test_csv_cells_are_the_librarys(
     assert len(rows) == 4
     assert list(rows.column("caption")) == [row["caption"] for row in expected]
     assert rows[1]["caption"] == "NA"
+
+
+def test_a_named_pipe_is_no_file_to_wait_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(PatchwordError, match=r"pipe.csv: a named pipe, and no file"):
+        list(text_lines(tmp_path / "pipe.csv"))
+    ours, theirs = os.pipe()
+    os.write(theirs, b"a\n")
+    os.close(theirs)
+    assert list(text_lines(f"/dev/fd/{ours}")) == ["a\n"]  # as of <(echo a)
+    os.close(ours)
 
 
 def test_rows_of_empty_cells_are_left_out(tmp_path: Path) -> None:

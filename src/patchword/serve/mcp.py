@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from patchword.errors import PatchwordError
 from patchword.images import pages
@@ -19,6 +19,7 @@ from patchword.images.urls import is_url
 from patchword.index import inside
 from patchword.index.schema import ID_BITS, id_of
 from patchword.optional import optional
+from patchword.options import nearest
 from patchword.serve import bodies, collection
 from patchword.serve.decoding import PhotoId
 from patchword.serve.heard import heard
@@ -163,16 +164,37 @@ def tools_server(server: Server, paths: bool = False) -> MCPServer:
 
 def strict(function: Any, more: str = "") -> Tool:
     """A method as a tool, described by its docstring and `more`, that refuses arguments that it
-    does not have: the library leaves them out without a word."""
+    does not have, which the library leaves out without a word, and others in one sentence."""
+    from mcp.server.mcpserver.exceptions import ToolError
     from mcp.server.mcpserver.tools import Tool
 
+    class Strict(Tool):
+        async def run(self, arguments: dict[str, Any], *given: Any, **more: Any) -> Any:
+            try:
+                self.fn_metadata.validate_arguments(arguments)
+            except ValidationError as error:
+                raise ToolError(wrong_argument(self.name, self.parameters, error)) from error
+            return await super().run(arguments, *given, **more)
+
     words = " ".join((function.__doc__ or "").split())
-    tool = Tool.from_function(function, description=f"{words}{more}")
+    tool = Strict.from_function(function, description=f"{words}{more}")
     arguments = tool.fn_metadata.arg_model
     arguments.model_config["extra"] = "forbid"
     arguments.model_rebuild(force=True)
     tool.parameters = arguments.model_json_schema()
     return tool
+
+
+def wrong_argument(tool: str, parameters: Mapping[str, Any], error: ValidationError) -> str:
+    """What is wrong with the first argument that is. parameters: of the tool, as JSON schema."""
+    first, known = error.errors()[0], parameters["properties"]
+    name = str(first["loc"][0]) if first["loc"] else "arguments"
+    takes = f"{tool} takes {', '.join(known)}"
+    if first["type"] == "extra_forbidden":
+        return f"{tool} has no argument {name!r}{nearest(name, known)}; {takes}"
+    if first["type"] == "missing":
+        return f"{tool} needs the argument {name}; {takes}"
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}; {takes}"
 
 
 def bounded(app: ASGIApp, items: int) -> ASGIApp:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import os
+import stat
 import zlib
 from collections.abc import Iterator
 from os import PathLike
@@ -75,7 +77,11 @@ def list_lines(path: Path) -> list[str]:
 
 
 def _opened(path: Path) -> io.BufferedReader:
-    """A file's content, decompressed where it is gzip."""
+    """A file's content, decompressed where it is gzip. Raises PatchwordError for a named pipe, for
+    which one would wait without an end; one that the shell opened, /dev/fd/63, is read."""
+    pipe = os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
+    if pipe and not os.path.abspath(path).startswith(("/dev/", "/proc/")):
+        raise PatchwordError(f"{path}: a named pipe, and no file; write a file, and give that")
     raw = open(path, "rb")  # noqa: SIM115  # closed by the caller
     if raw.peek(2)[:2] != GZIP:
         return raw
