@@ -16,7 +16,7 @@ from patchword.inspect.calibration import Rule
 from patchword.inspect.fitting import fit
 from patchword.inspect.memory import Memory
 from patchword.inspect.mutual import Mutual
-from patchword.inspect.taken import Good, Look, Named, remarks
+from patchword.inspect.taken import Good, Look, Named, remarks, short
 
 SIDE = 96
 
@@ -115,7 +115,7 @@ def test_python_and_a_saved_one_say_it(tmp_path: Path) -> None:
     assert first.record()["known"]
     kinds = [str(each.message) for each in told if each.category is ImageWarning]
     assert [each.split("; ")[0].split(" from ")[0] for each in kinds] == [
-        "1 of 2 photos is among the good ones, pixel for pixel: photo 1",
+        "1 of 2 photos is among the good ones, pixel for pixel: image 1",
         "1 of 2 photos differs in brightness",
         "1 of 2 photos differs in contrast",
     ]
@@ -132,6 +132,16 @@ def test_python_and_a_saved_one_say_it(tmp_path: Path) -> None:
         old.inspect(plate(100, 0.5))
     old.save(tmp_path / "again")
     assert "taken" not in json.loads((tmp_path / "again" / "inspect.json").read_text())
+
+
+def test_photos_of_one_name_are_told_with_their_folders() -> None:
+    assert short(["a/1.png", "b/1.png", "b/2.png"]) == ["a/1.png", "b/1.png", "2.png"]
+
+
+def test_nothing_is_looked_up_where_no_good_photos_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = patchword.inspector(patchword.load("demo"), method="winclip")
+    monkeypatch.setattr(Look, "of", None)
+    assert len(made.inspect(plate(100))) == 1
 
 
 def test_of_a_batch_that_good_ones_are_part_of() -> None:

@@ -39,7 +39,7 @@ from patchword.inspect.saved import (
     write_folder,
     write_stream,
 )
-from patchword.inspect.taken import UNKNOWN, Good, Look, Named, remarks
+from patchword.inspect.taken import UNKNOWN, Good, Look, Named, remarks, short
 from patchword.options import checked
 from patchword.scope import GOOD, IMAGES, Check, file_name
 from patchword.unseen import SMALL, advice
@@ -111,7 +111,7 @@ class Inspector:
         if self.method.needs.batch:
             yield from self._batch(list(as_images(images)))
             return
-        check, looks = self._check(), dict[int, Look]()
+        check, looks = self._check(), dict[int, Look]() if self.taken else None
         each = found_each(self.model, self.method, self.state, as_images(images), check, looks)
         yield from self._said_each(each, check, looks)
 
@@ -170,7 +170,9 @@ class Inspector:
         their ends."""
         if self.taken is None:
             return [UNKNOWN]
-        return remarks(self.taken, self.inspected)
+        names = short([each.name for each in self.inspected])
+        pairs = zip(self.inspected, names, strict=True)
+        return remarks(self.taken, [each._replace(name=name) for each, name in pairs])
 
     @checked
     def listed(self, found: Sequence[Inspection], rate: float) -> list[Inspection]:
@@ -237,7 +239,7 @@ class Inspector:
         self,
         every: Iterable[tuple[ImageLike, Found | ImageError]],
         check: Check,
-        looks: Mapping[int, Look],
+        looks: Mapping[int, Look] | None,
         begin: int = 0,
     ) -> Iterator[tuple[ImageLike, Inspection | ImageError]]:
         judges, none = self.judges(), Judge(Calibration("none"), self.rule)
@@ -247,11 +249,10 @@ class Inspector:
                 yield source, found
             else:
                 group = group_of(source) if self.grouped else ""
-                name = os.path.basename(one_line(file_name(source)))
-                name = name or f"photo {number - begin + 1}"
-                look = looks[number]
-                known = look.pixels in pixels
-                self.inspected.append(Named(name, group, look, known))
+                known = looks is not None and looks[number].pixels in pixels
+                if looks is not None:
+                    name = one_line(file_name(source)) or f"image {number - begin + 1}"
+                    self.inspected.append(Named(name, group, looks[number], known))
                 said = self._said(source, found, judges.get(group, none), group)
                 yield source, replace(said, outside=check.outside, known=known)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -16,7 +15,7 @@ from patchword.images import ImageLike, name_of
 from patchword.images.ahead import ahead, threads
 from patchword.inspect.features import layout
 from patchword.inspect.protocol import RGB, Finding, Method, State, View
-from patchword.inspect.taken import Look
+from patchword.inspect.taken import Look, short
 from patchword.nn.mode import unrounded
 from patchword.scope import Check
 from patchword.show import plots
@@ -97,7 +96,7 @@ def found_each(
                     yield source, failed(source, model.no_vector)
                     break
                 elif finding:
-                    laid.append((os.path.basename(name_of(source)), finding))
+                    laid.append((name_of(source), finding))
                     yield source, (shown, finding)
                     break
             if finding is None:
@@ -113,6 +112,8 @@ def _is_finite(found: Finding) -> bool:
 
 def _tell(laid: list[tuple[str, Finding]]) -> None:
     """Warn of photos of other proportions than the golden one, and of such as lie beyond it."""
+    names = short([name for name, _ in laid])
+    laid = [(name, found) for name, (_, found) in zip(names, laid, strict=True)]
     other = [(f"{name} ({_size(found.geometry.source)})", found) for name, found in laid]
     if stretched := [(name, found.golden) for name, found in other if found.golden]:
         one = len(stretched) == 1

@@ -28,6 +28,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
@@ -106,6 +108,13 @@ class Named(NamedTuple):
     group: str
     look: Look
     known: bool  # whether it is among the good ones
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """The names of files without their folders, but for those that several have."""
+    last = [os.path.basename(name) for name in names]
+    count = Counter(last)
+    return [one if count[one] == 1 else whole for one, whole in zip(last, names, strict=True)]
 
 
 def remarks(good: Sequence[Good], photos: Sequence[Named]) -> list[str]:
