@@ -7,7 +7,7 @@ from shrunk import tiny_bundle, tiny_clip
 
 from patchword.api import engine_bench
 from patchword.api.model import Model, with_methods
-from patchword.errors import UnsupportedError
+from patchword.errors import PatchwordError, UnsupportedError
 
 
 def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +54,12 @@ def test_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "there are torch" in second["why"]
     assert "--photos is for --bench" in run("info", "demo", "--photos", "x").err
     assert run("info", "demo", "--bench", "--dtype", "bfloat16").code == 2
+
+
+def test_too_slow_for_the_first_row_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a machine with much else to do."""
+    monkeypatch.setattr(engine_bench, "LIMIT", 0.5)
+    model = with_methods(tiny_bundle(tiny_clip()))
+    photos = [np.zeros((48, 48, 3), np.uint8)] * 2
+    with pytest.raises(PatchwordError, match="torch in float32, .* was not ready in the 0 s"):
+        next(engine_bench.engine_rows(model, photos))

@@ -13,6 +13,7 @@ from PIL import Image
 from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError
 from patchword.index import open_index
+from patchword.index.metadata import read_table
 from patchword.index.schema import id_of
 from patchword.index.table import Store
 
@@ -94,3 +95,10 @@ def test_an_index_of_another_format_is_indexed_anew_when_asked(
     with pytest.raises(IndexStoreError, match="holds other files"):
         open_index(tmp_path).add(photo, model, reindex=True)
     assert photo.exists()
+
+
+def test_numbers_with_decimal_commas_are_told(tmp_path: Path) -> None:
+    (tmp_path / "de.csv").write_text("path;price;note\na.jpg;3,14;a, b\nb.jpg;2;c\n")
+    with pytest.warns(UserWarning, match="column price is kept as text: .* commas, as 3,14;"):
+        table = read_table(str(tmp_path / "de.csv"))
+    assert table.column("price").to_pylist() == ["3,14", "2"]

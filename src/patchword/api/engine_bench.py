@@ -70,7 +70,7 @@ def engine_rows(
 
     model: in float32, run by torch. photos: two or more. calibrate: other photos, for int8; see
     `in_int8`. Raises ImageError for one that cannot be opened, UnsupportedError for a model that
-    sees no images.
+    sees no images, PatchwordError where not even the first is ready in that time.
     """
     start = time.perf_counter()
     pixels = [model.open(photo)[0] for photo in photos]
@@ -88,6 +88,11 @@ def engine_rows(
                 exact = rows if exact is None else exact
                 one, many = (rate(other, pixels, count) for count in (1, MANY))
         except (Exception, LateError) as error:  # each library has its own, and the row says which
+            if exact is None and isinstance(error, LateError):
+                raise PatchwordError(
+                    f"{model.name}: {engine} in {dtype}, which the others are compared with, was "
+                    f"{_why(error, share)}; give fewer photos, or a machine with less to do"
+                ) from error
             if exact is None:
                 raise
             yield EngineRow(engine, dtype, why=_why(error, share))

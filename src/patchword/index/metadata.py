@@ -22,6 +22,7 @@ from patchword.index.schema import schema
 FILLED = {"caption", "tags"}  # columns of every index that tables may fill
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")  # "007" is a text
+_COMMA = re.compile(r"-?\d+(\.\d{3})*,\d+")  # a decimal comma, or one between thousands
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
 
 
@@ -35,7 +36,7 @@ def read_table(path: str, but: Collection[str] = ()) -> Any:
         _, names = next(records)
         rows = [cells for _, cells in records]
         return pa.table(
-            {name: _of_texts([cells[i] for cells in rows]) for i, name in enumerate(names)}
+            {name: _of_texts([cells[i] for cells in rows], name) for i, name in enumerate(names)}
         )
     with _parquet(path):
         import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -70,12 +71,19 @@ def _is_text(arrow_type: Any) -> bool:
     return bool(pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type))
 
 
-def _of_texts(texts: Sequence[str]) -> Any:
-    """A column of a csv: numbers where all cells are, else texts; empty cells are null."""
+def _of_texts(texts: Sequence[str], name: str) -> Any:
+    """A column of a csv: numbers where all cells are, else texts; empty cells are null. Numbers with
+    commas stay texts, and that is told: nothing says what "1,234" means."""
     filled = [text for text in texts if text]
     for pattern, convert in ((_WHOLE, int), (_NUMBER, float)):
         if filled and all(map(pattern.fullmatch, filled)):
             return column([convert(text) if text else None for text in texts])
+    commas = [text for text in filled if _COMMA.fullmatch(text)]
+    if commas and all(_COMMA.fullmatch(text) or _NUMBER.fullmatch(text) for text in filled):
+        warn(
+            f"column {name} is kept as text: its numbers have commas, as {commas[0]}; write them "
+            "with a point to search and sort by them"
+        )
     return column([text or None for text in texts])
 
 
