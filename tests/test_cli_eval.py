@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
 import patchword
 from patchword import checkpoints, evaluate, models
 from patchword.bundle import make
+from patchword.cli import eval_inspect
 from patchword.errors import warn
 
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
@@ -243,3 +246,12 @@ def test_options_that_no_task_uses_are_said(run: Run) -> None:
     for option, tasks in (("labels", "zero-shot"), ("template", "zero-shot"), ("train", "knn and")):
         assert f"--{option} is of {tasks}" in ran.err
     assert "changes nothing" not in run("eval", table, "--task", "retrieval").err
+
+
+@pytest.mark.parametrize("room", [200, 60])
+def test_the_table_of_inspect_has_whole_words(room: int) -> None:
+    """In a narrow terminal a row for each measure."""
+    done: Any = [SimpleNamespace(category="a", method="memory", values={"spro": 0.5}, seconds=1)]
+    done[0].values |= dict.fromkeys(eval_inspect.SHOWN, 0.981)
+    out = eval_inspect.shown(done, room)
+    assert len(out.rows) == (1 if room == 200 else 8)

@@ -255,3 +255,14 @@ def test_wrong_usage(
     ran = run("inspect", *options)
     assert ran.code == 2
     assert said in " ".join(ran.err.split())
+
+
+def test_the_report_tells_of_dark_photos(run: Run, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "dark").mkdir()
+    for number in range(2):
+        levels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) % 40
+        Image.fromarray(levels).save(tmp_path / "dark" / f"{number}.png")
+    run("inspect", str(folder), str(tmp_path / "dark"), "--save", str(tmp_path / "out"))
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "0.png: its samples reach 39 and 65535 is taken for white" in page
+    assert "1 more image is seen so dark or grey: 1.png" in page

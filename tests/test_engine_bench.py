@@ -61,5 +61,5 @@ def test_too_slow_for_the_first_row_is_an_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(engine_bench, "LIMIT", 0.5)
     model = with_methods(tiny_bundle(tiny_clip()))
     photos = [np.zeros((48, 48, 3), np.uint8)] * 2
-    with pytest.raises(PatchwordError, match="torch in float32, .* was not ready in the 0 s"):
+    with pytest.raises(PatchwordError, match=r"torch in float32, .* was not ready in the 0 s"):
         next(engine_bench.engine_rows(model, photos))

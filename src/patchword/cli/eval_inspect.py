@@ -126,7 +126,7 @@ def eval_inspect(
                 record = done[-1].record()
                 emit({"model": bundle.name, "fingerprint": bundle.fingerprint, **record})
     if not as_json:
-        screen().print(shown(done))
+        screen().print(shown(done, screen().width))
     explain(done)
     measured = {each.category: each.images for each in done}
     finish(list(failed.values()), sum(measured.values()), as_json)
@@ -148,20 +148,33 @@ def with_options(names: Sequence[str], options: dict[str, Any]) -> list[Method]:
     return found
 
 
-def shown(done: Sequence[Measured]) -> Table:
-    """A row for each category and method; of several categories also the means."""
+def shown(done: Sequence[Measured], room: int) -> Table:
+    """A row for each category and method; of several categories also the means. Where that is wider
+    than `room` columns, a row for each measure instead."""
     many = len({each.category for each in done}) > 1
     measured = [name for name in SHOWN if any(name in each.values for each in done)]
     names = ("method", *(SHOWN[name] for name in measured), "s/photo")
-    out = table(*(["category"] if many else []), *names, right=names[1:])
+    rows: list[tuple[str, ...]] = []
     for each in done:
         numbers = [percent(each.values.get(name)) for name in measured]
         row = (each.method, *numbers, f"{each.seconds:.2f}")
-        out.add_row(*([each.category] if many else []), *row)
+        rows.append((*([each.category] if many else []), *row))
     for method in dict.fromkeys(each.method for each in done) if many else ():
         own = [each for each in done if each.method == method]
         numbers = [percent(mean([each.values.get(name) for each in own])) for name in measured]
-        out.add_row("mean", method, *numbers, "", style="bold")
+        rows.append(("mean", method, *numbers, ""))
+    heads = (*(["category"] if many else []), *names)
+    lengths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    first = len(heads) - len(names) + 1  # of the measures
+    wide = sum(lengths) + 3 * (len(heads) - 1) <= room
+    out = table(*heads, right=names[1:]) if wide else table(*heads[:first], "measure", "")
+    for row in rows:
+        style = "bold" if row[0] == "mean" else ""
+        if wide:
+            out.add_row(*row, style=style)
+            continue
+        for name, value in zip(heads[first:], row[first:], strict=True):
+            out.add_row(*row[:first], name, value, style=style)
     return out
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
+from patchword.cli.dark import Dark
 from patchword.cli.held import Source
 from patchword.cli.inspect_table import marked, summary, verdicts
 from patchword.cli.output import complain, emit, notes, print_saved, progress, screen, stderr
 from patchword.cli.pictures import maps_of, stem
-from patchword.errors import ImageError
+from patchword.errors import DarkWarning, ImageError, ImageWarning
 from patchword.unseen import current as sights
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class Run:
         self.failed: list[ImageError] = []
         self.rows: list[dict[str, Any]] = []
         self.remarks: list[str] = []
+        self.warned: list[str] = []
         self.report = Report(inspector, false_discoveries) if save else None
         self.maps = maps_of(sources, save)
 
@@ -65,13 +69,8 @@ class Run:
             check_list(self.inspector)
         for error in self.failed:
             self._record({"path": error.image, "error": error.reason})
-        found = self._each()
-        if self.false_discoveries is not None:  # verdicts depend on all the others
-            found = iter(self.inspector.listed(list(found), self.false_discoveries))
-        for each in found:
-            self._record(each.record())
-            if self.report:
-                self.report.add(each, stem(each.path))
+        with self._noted():
+            self._inspect()
         self._remark()
         if not self.as_json and any("error" not in row for row in self.rows):
             screen().print(verdicts(self.rows))
@@ -79,6 +78,35 @@ class Run:
                 screen().print(said)
         if self.save:
             self._write(self.save)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Warnings of the photos are shown as before, and are remarks of the page too."""
+        dark, before = Dark(), warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            text = str(message)
+            if issubclass(category, ImageWarning) and (
+                not issubclass(category, DarkWarning) or dark.is_first(text)
+            ):
+                self.warned.append(text)
+            before(message, category, *where, **more)
+
+        warnings.showwarning = note
+        try:
+            yield
+        finally:
+            warnings.showwarning = before
+            self.warned += dark.others()
+
+    def _inspect(self) -> None:
+        found = self._each()
+        if self.false_discoveries is not None:  # verdicts depend on all the others
+            found = iter(self.inspector.listed(list(found), self.false_discoveries))
+        for each in found:
+            self._record(each.record())
+            if self.report:
+                self.report.add(each, stem(each.path))
 
     def finish(self, check: bool) -> None:
         """Say what the verdicts mean and what failed, and end with the exit code for that."""
@@ -170,4 +198,5 @@ class Run:
         out.writerows(self.rows)
         write(folder / "results.csv", table.getvalue())
         failed = [str(error) for error in self.failed]
-        print_saved(write(folder / "index.html", self.report.page(failed, self.remarks)))
+        said = [*self.remarks, *(f"Attention: {each}." for each in self.warned)]
+        print_saved(write(folder / "index.html", self.report.page(failed, said)))

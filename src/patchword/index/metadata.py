@@ -72,8 +72,8 @@ def _is_text(arrow_type: Any) -> bool:
 
 
 def _of_texts(texts: Sequence[str], name: str) -> Any:
-    """A column of a csv: numbers where all cells are, else texts; empty cells are null. Numbers with
-    commas stay texts, and that is told: nothing says what "1,234" means."""
+    """A column of a csv: numbers where all cells are, else texts; empty cells are null. Numbers
+    with commas stay texts, and that is told: nothing says what "1,234" means."""
     filled = [text for text in texts if text]
     for pattern, convert in ((_WHOLE, int), (_NUMBER, float)):
         if filled and all(map(pattern.fullmatch, filled)):
