@@ -49,10 +49,10 @@ def without_curves(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CLIP's tokenizer as hub repositories carry it."""
-    from tiny_tokenizers import clip_tokenizer  # transformers, which not every test needs
+    from tiny_tokenizers import save_clip_tokenizer  # transformers, which not every test needs
 
     folder = tmp_path_factory.mktemp("clip_tokenizer")
-    clip_tokenizer().save_pretrained(folder)
+    save_clip_tokenizer(folder)
     return folder
 
 

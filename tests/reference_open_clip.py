@@ -5,7 +5,7 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,7 +21,7 @@ from open_clip.model import set_model_preprocess_cfg
 from open_clip.push_to_hf_hub import save_for_hf
 from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from tiny_tokenizers import clip_tokenizer, open_clip_tokenizer
+from tiny_tokenizers import CLIP_SIZE, open_clip_tokenizer, save_clip_tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
@@ -94,6 +94,14 @@ def tokenizer_of(config: dict[str, Any], folder: Path) -> HFTokenizer:
     return HFTokenizer(str(folder), text["context_length"], **text.get("tokenizer_kwargs", {}))
 
 
+@cache
+def written_tokenizer(size: int) -> HFTokenizer:
+    """CLIP's tokenizer as transformers has it, which open_clip writes for its own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        save_clip_tokenizer(scratch, size)
+        return HFTokenizer(scratch)
+
+
 def network_of(config: dict[str, Any]) -> nn.Module:
     """open_clip's network of a configuration, its image tower from timm, if it is, made small."""
     arguments = copy.deepcopy(config)
@@ -119,14 +127,14 @@ def open_clip_hub(folder: Path, config: dict[str, Any], images: dict[str, Any]) 
     size = network.visual.image_size
     set_model_preprocess_cfg(network, asdict(PreprocessCfg(**{"size": size, **images})))
     text = config["text_cfg"]
-    with tempfile.TemporaryDirectory() as scratch:
-        if text.get("hf_tokenizer_name"):
+    if text.get("hf_tokenizer_name"):
+        with tempfile.TemporaryDirectory() as scratch:
             written = tokenizer = tokenizer_of(config, Path(scratch))
-        else:
-            clip_tokenizer().save_pretrained(scratch)
-            written = HFTokenizer(scratch)
-            tokenizer = open_clip_tokenizer(text["context_length"])
-        save_for_hf(network, written, config, str(folder), safe_serialization=True)
+    else:
+        size = text.get("vocab_size", CLIP_SIZE)
+        written = written_tokenizer(size)
+        tokenizer = open_clip_tokenizer(text["context_length"], size)
+    save_for_hf(network, written, config, str(folder), safe_serialization=True)
     return Reference(
         folder,
         image_transform_v2(PreprocessCfg(**network.visual.preprocess_cfg), is_train=False),

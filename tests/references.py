@@ -5,6 +5,7 @@ activation would hardly show.
 """
 
 # ruff: noqa: E402  # some imports must be prepared
+import functools
 import json
 import sys
 import types
@@ -34,7 +35,7 @@ from clip.model import CLIP, convert_weights
 from open_clip.push_to_hf_hub import save_config_for_hf
 from PIL import Image
 from timm.models import save_for_hf
-from tiny_tokenizers import clip_tokenizer, open_clip_tokenizer
+from tiny_tokenizers import clip_tokenizer, open_clip_tokenizer, save_clip_tokenizer
 from torch import Tensor, nn
 
 from patchword import checkpoints
@@ -43,6 +44,7 @@ from patchword.errors import CheckpointError
 SIZE = 32  # pixels
 PATCH = 8
 WEIGHTS = "model.safetensors"
+_clip_tokenizer = functools.cache(clip_tokenizer)  # to give ids, never to be changed or saved
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ def hugging_face(
     )  # fmt: skip
     network = scramble(transformers.CLIPModel(config))
     network.save_pretrained(folder, **saving)
-    tokenizer = clip_tokenizer()
-    tokenizer.save_pretrained(folder)
+    tokenizer = _clip_tokenizer()
+    save_clip_tokenizer(folder)
     processor = transformers.CLIPImageProcessorPil(
         size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
     )
@@ -129,7 +131,7 @@ def open_clip_model(
     else:
         safetensors.torch.save_file(state, folder / "open_clip_model.safetensors")
     save_config_for_hf(network, folder / "open_clip_config.json", config)
-    clip_tokenizer().save_pretrained(folder)
+    save_clip_tokenizer(folder)
     size = network.visual.image_size
     transform = open_clip.image_transform(size, is_train=False, **preprocess_cfg)
     tokenizer = open_clip_tokenizer(text.get("context_length", 77))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from references import hugging_face
 from shrunk import tiny_bundle, tiny_clip
-from tiny_tokenizers import bert_files, bert_vocabulary, clip_tokenizer, gemma, t5
+from tiny_tokenizers import bert_files, bert_vocabulary, gemma, save_clip_tokenizer, t5
 from torch.testing import assert_close
 
 from patchword import checkpoints
@@ -45,7 +45,7 @@ def tokenizer(kind: str) -> Tokenizer:
     config = TextConfig(vocab_size=400, context=CONTEXT, causal=False, pool="end", end_token=1)
     with tempfile.TemporaryDirectory() as folder:
         if kind in ("CLIP", "open_clip"):
-            clip_tokenizer().save_pretrained(folder)
+            save_clip_tokenizer(folder)
             cleaning = "ftfy" if kind == "open_clip" else "none"
             return Tokenizer.from_folder(folder, TextConfig(context=CONTEXT, cleaning=cleaning))
         if kind == "BERT":

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from references import SIZE, fails, scramble
-from tiny_tokenizers import clip_tokenizer
+from tiny_tokenizers import save_clip_tokenizer
 from torch.testing import assert_close
 
 # isort: split
@@ -37,7 +37,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(folder: Path, name: str, quick: bool = False, file: str = "epoch_5.pt") -> Any:
     """A network of open_clip, and the checkpoint that open_clip_train/main.py writes of it."""
     network = scramble(open_clip.CLIP(64, VISION, TEXT, quick_gelu=quick))
-    clip_tokenizer().save_pretrained(folder)
+    save_clip_tokenizer(folder)
     checkpoint = {
         "epoch": 5,
         "name": name,
@@ -127,7 +127,7 @@ def test_options_that_say_more(tiny: None, tmp_path: Path) -> None:
     half = VISION | {"image_size": SIZE // 2}
     network = open_clip.CLIP(64, half, TEXT, init_logit_bias=-10)
     torch.save({"name": "my run", "state_dict": network.state_dict()}, folder / "epoch_5.pt")
-    clip_tokenizer().save_pretrained(folder)
+    save_clip_tokenizer(folder)
     config = checkpoints.load(folder).config
     assert config.score == "sigmoid"
     assert config.preprocess.size == (SIZE // 2, SIZE // 2)
@@ -213,7 +213,7 @@ def test_a_state_dict_that_may_be_openais_says_so(tmp_path: Path) -> None:
     vision = VISION | {"width": 64, "head_width": 64}
     network = scramble(open_clip.CLIP(64, vision, TEXT, quick_gelu=True))
     torch.save(network.state_dict(), tmp_path / "w.pt")
-    clip_tokenizer().save_pretrained(tmp_path)
+    save_clip_tokenizer(tmp_path)
     with pytest.warns(CheckpointWarning, match="QuickGELU is taken, as OpenAI's") as said:
         agrees(tmp_path / "w.pt", network)
     assert len(said) == 1

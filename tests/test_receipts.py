@@ -96,7 +96,7 @@ def rebuilt(model: Bundle, config: ModelConfig) -> Bundle:
     state = {name: value.clone() for name, value in model.network.state_dict().items()}
     network.load_state_dict(state, assign=True)
     tokenizer = model.tokenizer
-    if tokenizer and config.text_or_decoder:
+    if tokenizer and config.text_or_decoder != model.config.text_or_decoder:
         tokenizer = Tokenizer.from_json(tokenizer.to_json(), config.text_or_decoder)
     return bundle.make(network, config, tokenizer, "rebuilt")
 
