@@ -292,7 +292,7 @@ def test_it_learns_to_paint() -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     place = torch.linspace(-1, 1, 16)
     losses = []
-    for _ in range(300):
+    for _ in range(150):
         level, right, down = torch.randn(3, 64, 1, 1, 1)
         pixels = (level + right * place + down * place[:, None]).expand(-1, 3, -1, -1)
         painted, hidden = network(pixels)

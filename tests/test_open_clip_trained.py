@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from references import SIZE, fails, scramble
-from tiny_tokenizers import save_clip_tokenizer
+from tiny_tokenizers import open_clip_tokenizer, save_clip_tokenizer
 from torch.testing import assert_close
 
 # isort: split
@@ -23,7 +23,7 @@ from patchword.errors import CheckpointError, CheckpointWarning
 
 # In small, with heads that are not of 64 as those of ViT-H-14 are not.
 VISION = {"image_size": SIZE, "patch_size": 8, "width": 80, "layers": 2, "head_width": 16}
-TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
+TEXT = {"context_length": 77, "vocab_size": 1000, "width": 64, "heads": 1, "layers": 2}
 AUTOMATIC = "2024_05_01-10_00_00-model_ViT-T-8-lr_0.001-b_64-j_4-p_amp"
 
 
@@ -37,7 +37,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(folder: Path, name: str, quick: bool = False, file: str = "epoch_5.pt") -> Any:
     """A network of open_clip, and the checkpoint that open_clip_train/main.py writes of it."""
     network = scramble(open_clip.CLIP(64, VISION, TEXT, quick_gelu=quick))
-    save_clip_tokenizer(folder)
+    save_clip_tokenizer(folder, 1000)
     checkpoint = {
         "epoch": 5,
         "name": name,
@@ -53,7 +53,7 @@ def agrees(path: Path, network: Any, **options: Any) -> None:
     """The loaded model's features are the network's own."""
     model = checkpoints.load(path, **options)
     pixels = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    ids = open_clip.tokenize(["a photo of a cat", "a red bird"])
+    ids = open_clip_tokenizer(size=1000)(["a photo of a cat", "a red bird"])
     with torch.no_grad():
         image, text = network.encode_image(pixels), network.encode_text(ids)
     ours = torch.from_numpy(model.engine.encode_image(list(pixels.numpy())))
@@ -127,7 +127,7 @@ def test_options_that_say_more(tiny: None, tmp_path: Path) -> None:
     half = VISION | {"image_size": SIZE // 2}
     network = open_clip.CLIP(64, half, TEXT, init_logit_bias=-10)
     torch.save({"name": "my run", "state_dict": network.state_dict()}, folder / "epoch_5.pt")
-    save_clip_tokenizer(folder)
+    save_clip_tokenizer(folder, 1000)
     config = checkpoints.load(folder).config
     assert config.score == "sigmoid"
     assert config.preprocess.size == (SIZE // 2, SIZE // 2)
@@ -213,7 +213,7 @@ def test_a_state_dict_that_may_be_openais_says_so(tmp_path: Path) -> None:
     vision = VISION | {"width": 64, "head_width": 64}
     network = scramble(open_clip.CLIP(64, vision, TEXT, quick_gelu=True))
     torch.save(network.state_dict(), tmp_path / "w.pt")
-    save_clip_tokenizer(tmp_path)
+    save_clip_tokenizer(tmp_path, 1000)
     with pytest.warns(CheckpointWarning, match="QuickGELU is taken, as OpenAI's") as said:
         agrees(tmp_path / "w.pt", network)
     assert len(said) == 1
