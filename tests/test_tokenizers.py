@@ -129,13 +129,18 @@ def assert_same(found, expected):
     assert [t for t, a, b in zip(STRINGS, found, expected, strict=True) if (a != b).any()] == []
 
 
-@pytest.fixture
-def vocab_folder(clip_folder, tmp_path):
+@pytest.fixture(scope="module")
+def vocab_files(clip_folder):
     """The same tokenizer as vocab.json + merges.txt."""
     model = json.loads((clip_folder / "tokenizer.json").read_text())["model"]
-    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
     lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
-    (tmp_path / "merges.txt").write_text("\n".join(lines) + "\n")
+    return {"vocab.json": json.dumps(model["vocab"]), "merges.txt": "\n".join(lines) + "\n"}
+
+
+@pytest.fixture
+def vocab_folder(vocab_files, tmp_path):
+    for name, content in vocab_files.items():
+        (tmp_path / name).write_text(content)
     return tmp_path
 
 
