@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-gc.disable()  # until all is imported, see pytest_collection_finish
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face library is imported
 
 from ran import run  # noqa: F401  a fixture of every file that has no `run` of its own
@@ -19,6 +18,8 @@ from ran import run  # noqa: F401  a fixture of every file that has no `run` of 
 if TYPE_CHECKING:
     from patchword import Model
     from patchword.bundle import Bundle
+
+gc.disable()  # until all is imported, see pytest_collection_finish
 
 DRAWING = ("test_monitor", "test_cli_grammar")
 LONGEST = ("test_exporting", "test_engine_graphs", "test_train_processes", "test_train")
