@@ -46,6 +46,23 @@ def shrunk(config: ModelConfig) -> ModelConfig:
     )
 
 
+def shallow(config: ModelConfig) -> ModelConfig:
+    """A shrunk model with one block in each part, of a Swin the fewest that have a shifted one and
+    a merge of patches: graphs take seconds to make, longer by every block."""
+    vision = config.vision
+    if isinstance(vision, ViTConfig):
+        vision = replace(vision, depth=1)
+    elif isinstance(vision, SwinConfig):
+        vision = replace(vision, stages=(2, 1))
+    decoder = config.decoder and replace(config.decoder, depth=1)
+    return replace(
+        config,
+        vision=vision,
+        text=config.text and replace(config.text, depth=1),
+        blip=config.blip and replace(config.blip, decoder=decoder),
+    )
+
+
 def small_text(text: TextConfig) -> TextConfig:
     """A tower of width 32 and two blocks, which looks at one as wide."""
     return replace(

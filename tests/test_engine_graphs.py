@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from shrunk import ids, pixels, tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
+from shrunk import ids, pixels, shallow, tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
 from test_conformance import CONFIGS, embeds_text
 from torch import Tensor
 from torch.testing import assert_close
@@ -37,7 +37,7 @@ def test_one_graph_for_every_batch(kind: str) -> None:
     """torch.compile meets nothing that it must leave out, and makes no third graph. By its own
     tracer with eager kernels: which kernels it would make does not matter here."""
     torch.manual_seed(0)
-    config = CONFIGS[kind]
+    config = shallow(CONFIGS[kind])
     network = models.build(config).eval()
     jobs: list[tuple[Callable[[Tensor], Tensor], Tensor]] = [
         (network.encode_image, pixels(config, 5))
@@ -104,7 +104,8 @@ def vectors(model: Model, count: int, length: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("engine", "config"), [("openvino", tiny_clip()), ("onnx", tiny_clip_resnet())]
+    ("engine", "config"),
+    [("openvino", shallow(tiny_clip())), ("onnx", shallow(tiny_clip_resnet()))],
 )
 def test_other_engines_give_the_same(engine: str, config: models.ModelConfig) -> None:
     bundle = tiny_bundle(config)
@@ -125,7 +126,7 @@ def test_other_engines_give_the_same(engine: str, config: models.ModelConfig) ->
 
 
 def test_bfloat16_by_openvino() -> None:
-    ours = with_methods(tiny_bundle(tiny_clip()))
+    ours = with_methods(tiny_bundle(shallow(tiny_clip())))
     other = on_engine(ours.to("bfloat16"), "openvino")
     assert other.engine.dtype == torch.bfloat16
     for found, right in zip(vectors(other, 3, 5), vectors(ours, 3, 5), strict=True):
@@ -134,7 +135,7 @@ def test_bfloat16_by_openvino() -> None:
 
 def test_auto_changes_after_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "MANY", 4)
-    ours = with_methods(tiny_bundle(tiny_clip()))
+    ours = with_methods(tiny_bundle(shallow(tiny_clip())))
     model = on_engine(ours, "auto")
     ran = []
     run = TorchEngine.run
@@ -164,7 +165,7 @@ def test_auto_changes_after_many_images(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_openvino_in_threads() -> None:
     """Its own call refuses a second one meanwhile."""
-    model = on_engine(with_methods(tiny_bundle(tiny_clip())), "openvino")
+    model = on_engine(with_methods(tiny_bundle(shallow(tiny_clip()))), "openvino")
     images = np.random.default_rng(0).random((8, 3, *model.config.preprocess.size), np.float32)
     expected = model.engine.encode_image(images)
     with ThreadPoolExecutor(4) as threads:
@@ -179,7 +180,7 @@ def test_openvino_in_threads() -> None:
 def test_openvino_at_another_size(kind: str) -> None:
     """It has no operation that resamples positions: they are constants of its graph."""
     torch.manual_seed(0)
-    config = replace(tiny_clip() if kind == "clip" else CONFIGS[kind], text=None)
+    config = shallow(replace(tiny_clip() if kind == "clip" else CONFIGS[kind], text=None))
     network = models.build(config).eval()
     side = 2 * config.preprocess.size[0]
     size = (side, side // 2)
@@ -196,7 +197,7 @@ def test_openvino_at_another_size(kind: str) -> None:
 def test_what_openvino_does_not_compute(monkeypatch: pytest.MonkeyPatch) -> None:
     """Photos that are scaled down: it has no such operation."""
     monkeypatch.setattr(auto, "MANY", 2)
-    config = tiny_clip()
+    config = shallow(tiny_clip())
     assert isinstance(config.vision, ViTConfig)
     vision = replace(config.vision, positions="pyramid", pool="norm_avg")
     model = with_methods(tiny_bundle(replace(config, vision=vision)))
@@ -211,7 +212,7 @@ def test_what_openvino_does_not_compute(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_auto_stays_with_torch_where_there_are_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "MANY", 1)
-    ours = with_methods(tiny_bundle(tiny_clip()))
+    ours = with_methods(tiny_bundle(shallow(tiny_clip())))
     monkeypatch.setenv("PATCHWORD_CACHE", "/dev/null")
     model = on_engine(ours, "auto")
     model.engine.encode_image([np.zeros((3, *ours.config.preprocess.size), np.float32)])
@@ -226,7 +227,7 @@ def test_auto_stays_with_torch_where_there_are_no_graphs(monkeypatch: pytest.Mon
 def test_signals_outlive_engines_of_openvino() -> None:
     """Each engine gone in the order they came, as users replace one model by the next. A signal
     whose stack went with them would end this process."""
-    model = with_methods(tiny_bundle(tiny_clip()))
+    model = with_methods(tiny_bundle(shallow(tiny_clip())))
     first, second = (on_engine(model, "openvino") for _ in range(2))
     del first
     del second
@@ -242,7 +243,7 @@ def test_graphs_are_kept_and_damaged_ones_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path))
-    config = tiny_vit("patches")
+    config = shallow(tiny_vit("patches"))
     model = with_methods(make(models.build(config), config, None, "vit"))
     x = pixels(config).numpy()
     engine = on_engine(model, "onnx").engine
@@ -267,7 +268,7 @@ def test_graphs_are_kept_and_damaged_ones_named(
 
 
 def test_what_an_engine_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = with_methods(tiny_bundle(tiny_clip()))
+    model = with_methods(tiny_bundle(shallow(tiny_clip())))
     with pytest.raises(UnsupportedError, match=r"no engine 'openvine'.*openvino"):
         on_engine(model, "openvine")
     with pytest.raises(UnsupportedError, match="float32, not in bfloat16"):
@@ -280,7 +281,7 @@ def test_what_an_engine_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_tower_that_is_not_there() -> None:
-    config = tiny_vit("patches")
-    other = on_engine(with_methods(make(models.build(config), config, None, "vit")), "onnx")
+    config = shallow(tiny_vit("patches"))
+    other = on_engine(with_methods(make(models.build(config), config, None, "vit")), "openvino")
     with pytest.raises(UnsupportedError, match="no text tower"):
         other.engine.encode_text(np.ones((1, 4), np.int64))
