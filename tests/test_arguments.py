@@ -182,7 +182,8 @@ def good(name: str, place: Path, models: dict[str, patchword.Model]) -> dict[str
         "vectors": np.ones((1, models["demo"].dim), np.float32),
     }
     needed = {"heatmap": ("texts",), "classify": ("labels",), "search": ("query",)}
-    parameters = inspect.signature(bound(name, place, models)).parameters.values()
+    signature = inspect.signature(operator.attrgetter(name)(patchword))
+    parameters = [each for each in signature.parameters.values() if each.name != "self"]
     extra = needed.get(name.rpartition(".")[2], ())
     names = [p.name for p in parameters if p.default is p.empty or p.name in extra]
     return {each: values[each] for each in names}

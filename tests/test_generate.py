@@ -125,12 +125,16 @@ def test_pretrained_captions_id_by_id(tmp_path: Path) -> None:
         assert [cut(r, 1) for r in written.ids.tolist()] == theirs_written(expected)
 
 
-@pytest.mark.parametrize("name", ["hf_blip questions", "lavis questions"])
+@pytest.fixture(scope="module", params=["hf_blip questions", "lavis questions"])
+def answerer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    reference = MODELS[request.param](tmp_path_factory.mktemp("answerer") / "model")
+    return reference, checkpoints.load(reference.path)
+
+
 @pytest.mark.parametrize("search", SEARCHES[:5], ids=str)
-def test_answers_id_by_id(name: str, search: dict[str, object], tmp_path: Path) -> None:
+def test_answers_id_by_id(answerer: Pair, search: dict[str, object]) -> None:
     """Questions of several lengths about several images at once, each as if alone."""
-    reference = MODELS[name](tmp_path / "model")
-    model = checkpoints.load(reference.path)
+    reference, model = answerer
     pixels, ids = noise(3), reference.ids(ASKED)
     tokens = model.network.image_tokens(pixels)
     written = model.network.answer(
@@ -138,7 +142,7 @@ def test_answers_id_by_id(name: str, search: dict[str, object], tmp_path: Path) 
     ).ids.tolist()
     for i, row in enumerate(written):
         question = reference.ids([ASKED[i % 3]])
-        if name.startswith("lavis"):
+        if model.config.source.startswith("lavis"):
             question[:, 0] = ENC
         expected = reference.network.generate(
             input_ids=question, pixel_values=pixels[i // 3 :][:1], do_sample=False,
