@@ -49,7 +49,7 @@ Pair = tuple[Reference, Bundle]
 
 @pytest.fixture(scope="module")
 def captioners(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
-    """Several, of other weights each: those that write the most different texts of the first six."""
+    """Several, of other weights each: of six, those that write the most different texts."""
     folder = tmp_path_factory.mktemp("captioners")
     references = [hugging_face_blip(folder / f"{i}", seed=i) for i in (0, 3, 4)]
     return [(reference, checkpoints.load(reference.path)) for reference in references]
