@@ -26,6 +26,9 @@ CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || comman
 NO_CHROMIUM := make check-page needs Chromium: apt-get install chromium, or make CHROMIUM=PATH
 TOO_OLD := patchword needs Python 3.11 or newer: say make PYTHON=python3.12
 
+# Python keeps what it has compiled: hundreds of tests start it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check check-recipes check-shared check-page check-ray lint venv bench docs samples page-pictures receipts
 
 demo: $(RUNTIME)

@@ -10,7 +10,7 @@ from config_fuzz import NAMES, Report, damaged, fuzz, write
 import patchword
 from patchword.errors import PatchwordError
 
-SAMPLE = 10  # damaged files of each checkpoint
+SAMPLE = 20  # damaged files of each checkpoint
 
 
 @pytest.mark.parametrize("name", NAMES)
