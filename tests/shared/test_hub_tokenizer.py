@@ -6,10 +6,19 @@ from pathlib import Path
 import pytest
 import test_tokenizers  # first: it prepares the libraries' imports
 from corpora import DATA
-from test_tokenizers import compound_tokenizers, open_clip_ids, transformers_ids, vocab_folder
+from test_tokenizers import (
+    compound_tokenizers,
+    open_clip_ids,
+    transformers_ids,
+    vocab_files,
+    vocab_folder,
+)
 from tiny_tokenizers import clip_tokenizer
 
-__all__ = ["compound_tokenizers", "open_clip_ids", "transformers_ids", "vocab_folder"]
+__all__ = [
+    *("compound_tokenizers", "open_clip_ids", "transformers_ids"),
+    *("vocab_files", "vocab_folder"),
+]
 
 test_equals_transformers = test_tokenizers.test_equals_transformers
 test_from_vocab_and_merges = test_tokenizers.test_equals_transformers_from_vocab_and_merges
