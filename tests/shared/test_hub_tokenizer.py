@@ -16,8 +16,11 @@ from test_tokenizers import (
 from tiny_tokenizers import clip_tokenizer
 
 __all__ = [
-    *("compound_tokenizers", "open_clip_ids", "transformers_ids"),
-    *("vocab_files", "vocab_folder"),
+    "compound_tokenizers",
+    "open_clip_ids",
+    "transformers_ids",
+    "vocab_files",
+    "vocab_folder",
 ]
 
 test_equals_transformers = test_tokenizers.test_equals_transformers
