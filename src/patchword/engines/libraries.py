@@ -75,7 +75,7 @@ def _again(library: str, path: Path, dtype: torch.dtype) -> Graph:
         return LIBRARIES[library].read(path, dtype)
     except UnsupportedError:  # the library is not installed
         raise
-    except Exception as error:  # each library has its own
+    except Exception as error:  # of onnxruntime's own errors there is no narrower class
         raise UnsupportedError(
             f"a pickled model reads its graph from {path}, which cannot be read here "
             f"({cause(error)}): load the model anew in place of the pickle"
