@@ -17,6 +17,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "blip questions": blip(reference_blip.QUESTIONS),
     "blip retrieval": blip(reference_blip.RETRIEVAL),
     "vit": reference_vit.hf_vit,
+    "dinov2": partial(reference_vit.hf_dinov2, registers=True),
     "deit": reference_vit.hf_deit,
     "open_clip": open_clip,
     "timm vit": timm_vit,

@@ -34,6 +34,23 @@ def hf_deit(
     return _hf(folder, kind(_config(transformers.DeiTConfig, classes, options)), processor)
 
 
+def hf_dinov2(folder: Path, registers: bool = False, **options: Any) -> Reference:
+    """transformers' Dinov2Model, or Dinov2WithRegistersModel; photos are smaller than `image_size`,
+    as in the checkpoints of the hub."""
+    model, settings = transformers.Dinov2Model, transformers.Dinov2Config
+    if registers:
+        model = transformers.Dinov2WithRegistersModel
+        settings = transformers.Dinov2WithRegistersConfig
+    config = settings(
+        hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, image_size=SIZE + 2 * PATCH,
+        patch_size=PATCH, **options,
+    )  # fmt: skip
+    processor = transformers.BitImageProcessorPil(
+        size={"shortest_edge": SIZE + 5}, crop_size={"height": SIZE, "width": SIZE}
+    )
+    return _hf(folder, model(config), processor)
+
+
 def _config(kind: Any, classes: int, options: dict[str, Any]) -> Any:
     return kind(
         hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, intermediate_size=80,
@@ -101,4 +118,9 @@ MODELS: dict[str, Callable[[Path], Reference]] = {
     "huggingface deit": hf_deit,
     "huggingface deit with teacher": lambda path: hf_deit(path, teacher=True),
     "huggingface deit headless": lambda path: hf_deit(path, classes=0),
+    "huggingface dinov2": hf_dinov2,
+    "huggingface dinov2 without biases, tanh, eps": lambda path: hf_dinov2(
+        path, qkv_bias=False, hidden_act="gelu_new", layer_norm_eps=1e-3, mlp_ratio=3
+    ),
+    "huggingface dinov2 registers": lambda path: hf_dinov2(path, True, num_register_tokens=3),
 }

@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import timm
 import torch
+import transformers
 from open_clip.pretrained import _PRETRAINED
 
 from patchword import models
@@ -93,6 +94,19 @@ def test_a_named_configuration_has_its_size(name: str, ours: str) -> None:
     config, row = VARIANTS[ours].config, NAMES[name]
     assert config.vision.image_size == (row.pixels, row.pixels)
     assert millions(models.outline(config)) == pytest.approx(row.parameters, abs=0.3)
+
+
+@pytest.mark.parametrize("row", rows("facebook/dinov2"), ids=lambda row: row.name)
+def test_dinov2_has_the_size_of_transformers(row: Checkpoint) -> None:
+    size = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
+    width, depth, heads = size[row.name.rpartition("-")[2]]
+    name = "Dinov2WithRegisters" if "registers" in row.name else "Dinov2"
+    config = getattr(transformers, f"{name}Config")(
+        hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, image_size=518
+    )
+    with torch.device("meta"):
+        network = getattr(transformers, f"{name}Model")(config)
+    assert millions(network) == pytest.approx(row.parameters, abs=0.06)
 
 
 @pytest.mark.parametrize("row", [row for _, row in ROWS], ids=lambda row: row.name)

@@ -11,7 +11,7 @@ import torch
 from original_receipts import writers
 from reference_mae import hugging_face as hf_mae
 from reference_swin import hf_swin
-from reference_vit import hf_vit
+from reference_vit import hf_dinov2, hf_vit
 from references import WEIGHTS, Reference, edit_json, fails, hugging_face, rewrite, timm_vit
 
 # isort: split
@@ -207,7 +207,7 @@ def test_two_models_of_accelerate(tmp_path: Path) -> None:
     assert one.fingerprint != other.fingerprint
 
 
-@pytest.mark.parametrize("write", [hf_vit, hf_swin, hf_mae])
+@pytest.mark.parametrize("write", [hf_vit, hf_dinov2, hf_swin, hf_mae])
 def test_names_that_transformers_has_in_memory(
     write: Callable[[Path], Reference], tmp_path: Path
 ) -> None:

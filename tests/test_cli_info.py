@@ -155,7 +155,8 @@ FAMILIES = {
     "vit-timm": "ViT classifier",
     "vit-timm-headless": "image tower, ViT",
     "vit-timm-deit-distilled": "DeiT (distilled) classifier",
-    "vit-timm-deit3": "ViT with layer scale (DeiT III) classifier",
+    "vit-timm-deit3": "ViT with layer scale (DeiT III, DINOv2) classifier",
+    "vit-huggingface-dinov2": "image tower, ViT with layer scale (DeiT III, DINOv2)",
     "swin-timm": "Swin classifier",
     "mae-huggingface-mae": "masked autoencoder (MAE), ViT",
     "siglip-hf-siglip": "SigLIP, ViT",
@@ -180,6 +181,13 @@ def test_info_of_each_family(name: str, run: Run, tmp_path: Path) -> None:
     assert all(value > 0 for value in record["gflops"].values())
     assert ("image" in record["gflops"]) == (record["vision"] is not None)
     assert ("tokens  " in out) == bool(record["text"] or (record["blip"] or {}).get("decoder"))
+
+
+def test_the_cost_is_of_the_size_that_images_get(run: Run, tmp_path: Path) -> None:
+    path = WRITERS["vit-huggingface-dinov2"](tmp_path / "model").path
+    words = " ".join(run("info", path)[1].split())
+    assert "an image of 32x32" in words
+    assert "32x32 pixels in 4x4 patches of 8, whose positions are of 48x48 pixels" in words
 
 
 def test_every_variant_has_a_family() -> None:

@@ -15,6 +15,7 @@ FORMATS = {
     "hf_blip": "blip-hf-blip-captions",
     "hf_chinese_clip": "chinese-clip-hf-chinese-clip",
     "hf_clip": "clip-huggingface-quick-gelu",
+    "hf_dinov2": "vit-huggingface-dinov2-registers",
     "hf_mae": "mae-huggingface-mae",
     "hf_siglip": "siglip-hf-siglip-naflex",
     "hf_swin": "swin-huggingface",

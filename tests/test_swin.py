@@ -112,7 +112,7 @@ def test_heads_that_do_not_double(heads: tuple[int, int, int], tmp_path: Path) -
     assert second.config.vision.heads_by_stage == heads
     assert_close(second.network.encode_image(pixels), ours.image(pixels))
     assert f"{heads[0]}, {heads[1]}, {heads[2]} heads by stage" in vision_summary(
-        first.config.vision
+        first.config.vision, (SIZE, SIZE)
     )
     checkpoints.save(first, tmp_path / "saved")
     again = checkpoints.load(tmp_path / "saved")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import transformers
 from photos import CAT, COFFEE, FLOWER, ROCKET
 from PIL import Image
-from reference_vit import MODELS, NAMES, SIZE, hf_deit, hf_vit
+from reference_vit import MODELS, NAMES, PATCH, SIZE, hf_deit, hf_dinov2, hf_vit
 from references import Reference, edit_json, fails, rewrite, timm_vit
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -101,6 +101,8 @@ def test_from_files_to_vectors_and_logits(pair: Pair) -> None:
         ("huggingface vit", {"num_attention_heads": 6}),
         ("huggingface deit", {"layer_norm_eps": 1e-2}),
         ("huggingface deit with teacher", {"num_attention_heads": 6}),
+        ("huggingface dinov2", {"layer_norm_eps": 1e-2}),
+        ("huggingface dinov2 registers", {"hidden_act": "quick_gelu"}),
     ],
 )
 def test_a_wrong_value_would_show(name: str, changes: dict[str, object], tmp_path: Path) -> None:
@@ -166,6 +168,37 @@ def test_an_image_processor_that_is_not_known_is_told(tmp_path: Path) -> None:
     (reference.path / "preprocessor_config.json").write_text(json.dumps(stated))
     with pytest.warns(CheckpointWarning, match="ConvNextFeatureExtractor, which patchword does"):
         checkpoints.load(reference.path)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("registers", [False, True])
+def test_dinov2_looks_at_the_size_of_its_processor(registers: bool, tmp_path: Path) -> None:
+    """Not at that of its positions; they are resampled as transformers does for each."""
+    reference = hf_dinov2(tmp_path / "model", registers)
+    config = checkpoints.load(reference.path).config
+    assert config.preprocess.size == (SIZE, SIZE) != config.vision.image_size
+    assert not config.assumed
+    wide = checkpoints.load(reference.path, image_size=(2 * SIZE, 3 * SIZE))
+    pixels = torch.rand(2, 3, 2 * SIZE, 3 * SIZE)
+    theirs = reference.network(pixels).last_hidden_state
+    assert_close(wide.network.image.hidden_states(pixels, -1, norm=True), theirs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("registers", [False, True])
+def test_a_classifier_of_dinov2_is_its_network_alone(registers: bool, tmp_path: Path) -> None:
+    reference = hf_dinov2(tmp_path / "network", registers)
+    name = f"Dinov2{'WithRegisters' * registers}ForImageClassification"
+    for classes in (0, 5):
+        reference.network.config.num_labels = classes
+        whole = getattr(transformers, name)(reference.network.config)
+        getattr(whole, whole.base_model_prefix).load_state_dict(reference.network.state_dict())
+        whole.save_pretrained(tmp_path / str(classes))
+    edit_json(tmp_path / "0" / "config.json", image_size=SIZE + 2 * PATCH)
+    model = checkpoints.load(tmp_path / "0")
+    pixels = noise(model)
+    assert_close(model.network(pixels), reference.image(pixels))
+    fails(tmp_path / "5", "reads the class token beside the mean", "save_pretrained(folder)")
 
 
 @torch.no_grad()
@@ -274,12 +307,31 @@ def test_hugging_face_contradictions(
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("mlp_ratio", 3, "but the weights are of 4"),
+        ("mlp_ratio", float("nan"), "but the weights are of 4"),
+        ("qkv_bias", False, "qkv_bias is False, but the weights have a"),
+        ("num_register_tokens", 2, "which makes it 3"),
+        ("use_swiglu_ffn", True, "as DINOv2's giant has it"),
+        ("model_type", "dinov2", "extra     embeddings.register_tokens"),
+    ],
+)
+def test_contradictions_of_dinov2(key: str, value: object, said: str, tmp_path: Path) -> None:
+    path = MODELS["huggingface dinov2 registers"](tmp_path / "model").path
+    edit_json(path / "config.json", **{key: value})
+    fails(path, said)
+
+
+@pytest.mark.parametrize(
     ("name", "theirs"),
     [
         ("huggingface vit", "vit.encoder.layer.1.attention.attention.query.bias"),
         ("huggingface vit headless", "layernorm.weight"),
         ("huggingface deit", "deit.embeddings.distillation_token"),
         ("huggingface deit with teacher", "distillation_classifier.bias"),
+        ("huggingface dinov2", "encoder.layer.1.layer_scale2.lambda1"),
+        ("huggingface dinov2 registers", "embeddings.position_embeddings"),
         ("timm siglip", "attn_pool.kv.weight"),
         ("timm deit3", "blocks.1.ls2.gamma"),
         ("timm deit distilled", "dist_token"),

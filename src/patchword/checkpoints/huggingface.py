@@ -25,8 +25,9 @@ ACTIVATIONS = {  # transformers.activations.ACT2FN
     "gelu_pytorch_tanh": "gelu_tanh",
 }
 # What transformers 5 calls in memory, and in its state_dict(), otherwise than in its files.
+OUT_IN_MEMORY = {"attention.o_proj.": "attention.output.dense."}
 PARTS_IN_MEMORY = {
-    "attention.o_proj.": "attention.output.dense.",
+    **OUT_IN_MEMORY,
     "mlp.fc1.": "intermediate.dense.",
     "mlp.fc2.": "output.dense.",
 }
@@ -37,14 +38,16 @@ SWIN_IN_MEMORY = {
     "attention.relative_position_bias.": "attention.self.",
     **PARTS_IN_MEMORY,
 }
-VIT_IN_MEMORY = {
+QKV_IN_MEMORY = {
     "attention.q_proj.": "attention.attention.query.",
     "attention.k_proj.": "attention.attention.key.",
     "attention.v_proj.": "attention.attention.value.",
-    **PARTS_IN_MEMORY,
 }
+VIT_IN_MEMORY = QKV_IN_MEMORY | PARTS_IN_MEMORY
+DINOV2_IN_MEMORY = QKV_IN_MEMORY | OUT_IN_MEMORY
 IN_MEMORY = {"vit": VIT_IN_MEMORY, "deit": VIT_IN_MEMORY, "vit_mae": VIT_IN_MEMORY}
 IN_MEMORY |= {"swin": SWIN_IN_MEMORY}
+IN_MEMORY |= {"dinov2": DINOV2_IN_MEMORY, "dinov2_with_registers": DINOV2_IN_MEMORY}
 LAYER_IN_MEMORY = re.compile(r"(^|\.)layers\.(\d+)\.")
 LAYERS = "encoder.layers."  # of CLIP and SigLIP
 
@@ -54,8 +57,9 @@ HEADLESS = "huggingface, a classifier without head"
 
 
 def as_saved(names: Collection[str], files: Mapping[str, Any]) -> dict[str, str]:
-    """Each name of a ViT, DeiT, MAE or Swin, and what `save_pretrained` calls it: accelerate,
-    DeepSpeed and Lightning write the state dict, with the names of transformers 5 in memory."""
+    """Each name of a ViT, DeiT, MAE, Swin or DINOv2, and what `save_pretrained` calls it:
+    accelerate, DeepSpeed and Lightning write the state dict, with the names of transformers 5 in
+    memory."""
     kind = model_type(files)
     parts = IN_MEMORY.get(kind, {})
     if not parts or not any(".attention.k_proj." in name for name in names):
@@ -160,15 +164,23 @@ def position_ids(part: str) -> Drop:
     return Drop(f"{part}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
 
 
+def vit_attention(
+    theirs: str, ours: str, kind: str, inner: str = "attention"
+) -> Iterator[Fuse | Rename]:
+    """The attention of one Transformer block of ViT, DeiT, MAE or DINOv2; kind, inner: as for
+    `vit_layer`."""
+    attention = f"{theirs}.attention"
+    qkv = tuple(f"{attention}.{inner}.{part}.{kind}" for part in ("query", "key", "value"))
+    yield Fuse(qkv, f"{ours}.attn.qkv.{kind}")
+    yield Rename(f"{attention}.output.dense.{kind}", f"{ours}.attn.proj.{kind}")
+
+
 def vit_layer(
     theirs: str, ours: str, kind: str, inner: str = "attention"
 ) -> Iterator[Fuse | Rename]:
     """One Transformer block of ViT, DeiT or MAE, and with `inner` "self" of Swin; kind: "weight" or
     "bias"."""
-    attention = f"{theirs}.attention"
-    qkv = tuple(f"{attention}.{inner}.{part}.{kind}" for part in ("query", "key", "value"))
-    yield Fuse(qkv, f"{ours}.attn.qkv.{kind}")
-    yield Rename(f"{attention}.output.dense.{kind}", f"{ours}.attn.proj.{kind}")
+    yield from vit_attention(theirs, ours, kind, inner)
     yield Rename(f"{theirs}.layernorm_before.{kind}", f"{ours}.norm1.{kind}")
     yield Rename(f"{theirs}.layernorm_after.{kind}", f"{ours}.norm2.{kind}")
     yield Rename(f"{theirs}.intermediate.dense.{kind}", f"{ours}.mlp.fc1.{kind}")

@@ -57,10 +57,12 @@ def preprocess(
     image_size: tuple[int, int],
     assumed: dict[str, str],
     processor: Processor,
+    any_size: bool = False,
 ) -> PreprocessConfig:
     """preprocessor_config.json, or processor_config.json as transformers 5 writes it.
 
-    processor: of models of this kind, where no file names another one.
+    processor: of models of this kind, where no file names another one. any_size: the network takes
+    photos of other sizes than `image_size` as well.
     """
     reader = _image_processor(files, assumed)
     processor = _named(reader, files, processor, FIXED)
@@ -81,7 +83,7 @@ def preprocess(
         if size[0] != size[1] or final[0] != final[1]:
             reader.fail("crop_size", f"a crop from photos squashed to {size}: not supported")
         resize = "square"
-    if final != image_size:
+    if final != image_size and not any_size:
         reader.fail("crop_size", f"but the network takes {image_size}", final)
     return PreprocessConfig(
         size=final,

@@ -122,6 +122,38 @@ class AddRow:
 
 
 @dataclass(frozen=True)
+class AddFirst:
+    """Theirs (1, 1, D) plus the first of `rows` of `table` (1, rows, D): a class token with its own
+    position."""
+
+    theirs: str
+    table: str
+    rows: int
+    ours: str
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.theirs, self.table)
+
+    def needs(self, shape: Shape) -> dict[str, Shape]:
+        return {self.theirs: shape, self.table: (1, self.rows, shape[-1])}
+
+    def make(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0] + parts[1][:, :1]
+
+
+@dataclass(frozen=True)
+class SkipFirst(Rename):
+    """Theirs (1, 1 + N, D) without the first row."""
+
+    def needs(self, shape: Shape) -> dict[str, Shape]:
+        return {self.theirs: (1, 1 + shape[1], shape[2])}
+
+    def make(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0][:, 1:]
+
+
+@dataclass(frozen=True)
 class Fuse:
     """Several of theirs, one after the other along the first dimension.
 
@@ -168,7 +200,7 @@ class Same:
     """All of ours, under the same names."""
 
 
-Made = Rename | AddRow | Fuse
+Made = Rename | AddRow | AddFirst | Fuse
 
 
 @dataclass(frozen=True)

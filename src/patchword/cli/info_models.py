@@ -193,7 +193,7 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
     yield "parameters", ", ".join(f"{name} {short_count(count)}" for name, count in counts.items())
     yield "GFLOPs", cost_words(config)
     if config.vision is not None:
-        yield "image tower", config_summary.vision_summary(config.vision)
+        yield "image tower", config_summary.vision_summary(config.vision, config.preprocess.size)
     if config.text:
         yield "text tower", config_summary.text_summary(config.text)
     if config.decoder:
@@ -280,7 +280,7 @@ def origins(model: Model) -> Iterator[str]:
 
 def cost_words(config: ModelConfig) -> str:
     """The cost of an image and of a text, in one sentence."""
-    size = config.vision.image_size if config.vision else (0, 0)
+    size = config.preprocess.size
     what = {
         "image": f"an image of {size[0]}x{size[1]}",
         "text": f"a text of {config.text.context if config.text else 0} tokens",
@@ -299,7 +299,7 @@ def gflops(config: ModelConfig) -> dict[str, float]:
     network: Any = outline(config).eval().requires_grad_(False)
     inputs = {}
     if config.vision is not None:
-        inputs["image"] = torch.empty(1, 3, *config.vision.image_size, device="meta")
+        inputs["image"] = torch.empty(1, 3, *config.preprocess.size, device="meta")
     if config.text is not None and (config.embed_dim or not config.text.cross_width):
         inputs["text"] = torch.zeros(1, config.text.context, dtype=torch.long, device="meta")
     out = {}

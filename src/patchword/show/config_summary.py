@@ -59,14 +59,16 @@ def tower_kind(vision: VisionConfig) -> str:
         return "ViT with convolutional stem"
     if vision.pool == "distilled":
         return "DeiT (distilled)"
-    return "ViT with layer scale (DeiT III)" if vision.layer_scale else "ViT"
+    return "ViT with layer scale (DeiT III, DINOv2)" if vision.layer_scale else "ViT"
 
 
-def vision_summary(vision: VisionConfig) -> str:
-    """The image tower in one sentence."""
-    height, width = vision.image_size
-    rows, columns = vision.grid
-    grid = f"{height}x{width} pixels in {rows}x{columns} patches of {vision.patch_size}"
+def vision_summary(vision: VisionConfig, size: tuple[int, int]) -> str:
+    """The image tower in one sentence. size: of the images that it gets, pixels (H, W)."""
+    patch = vision.patch_size
+    grid = f"{'x'.join(map(str, size))} pixels in {size[0] // patch}x{size[1] // patch} patches"
+    grid = f"{grid} of {patch}"
+    if size != vision.image_size and not isinstance(vision, SwinConfig):
+        grid += f", whose positions are of {'x'.join(map(str, vision.image_size))} pixels"
     if isinstance(vision, ResNetConfig):
         stages = f"{_stages(vision.stages)}, width {vision.width} at first"
         return f"{grid}; {stages}, pooled by attention in {vision.heads} heads"

@@ -310,6 +310,20 @@ GROUPS = (
         ),
     ),
     Group(
+        "DINOv2",
+        "Apache-2.0",
+        "none",
+        "",
+        _rows(
+            ("facebook/dinov2-small", 22.1, 224, None),
+            ("facebook/dinov2-base", 86.6, 224, None),
+            ("facebook/dinov2-large", 304.4, 224, None),
+            ("facebook/dinov2-with-registers-small", 22.0, 224, None),
+            ("facebook/dinov2-with-registers-base", 86.5, 224, None),
+            ("facebook/dinov2-with-registers-large", 304.2, 224, None),
+        ),
+    ),
+    Group(
         "Swin",
         "Apache-2.0",
         "supervised",

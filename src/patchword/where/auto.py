@@ -50,7 +50,7 @@ def warning(config: ModelConfig, window: int | None = None) -> str:
         isinstance(vision, ViTConfig)
         and vision.depth == 24
         and vision.patch_size == 14
-        and (window or min(vision.image_size)) >= LARGE
+        and (window or min(config.preprocess.size)) >= LARGE
     ):
         return (
             f"{', '.join(RISKY)} were reported to collapse in a ViT-L/14 at 336 px "

@@ -26,7 +26,7 @@ def least(network: Any, config: ModelConfig, method: str) -> float | None:
     if method not in (*EDITS, SURGERY, HEAD):
         return None
     head = config.dense_head if method == HEAD else None
-    size = (head.size, head.size) if head else config.image_tower.image_size
+    size = (head.size, head.size) if head else config.preprocess.size
     pixels = torch.empty(1, 3, *size, device="meta")
 
     def alike(patches: Tensor) -> Tensor:
