@@ -93,6 +93,12 @@ FAMILIES = {
         lambda network, x: network(x).logits,
         lambda network, x: network(x),
     ),
+    "DINOv2-B/14, registers (transformers)": Family(
+        lambda: hf.Dinov2WithRegistersModel(hf.Dinov2WithRegistersConfig(image_size=518)),
+        pixels(224),
+        lambda network, x: network(x).pooler_output,
+        encoded,
+    ),
     "DeiT-B distilled (timm)": from_timm("deit_base_distilled_patch16_224"),
     "Swin-B (timm)": from_timm("swin_base_patch4_window7_224"),
     "Swin-T (transformers)": Family(
