@@ -108,9 +108,9 @@ def swin_2() -> State:
     return dict(transformers.Swinv2Model(config).state_dict())
 
 
-def of_timm(name: str) -> Callable[[], State]:
+def of_timm(name: str, **options: int) -> Callable[[], State]:
     def made() -> State:
-        return dict(timm.create_model(name).state_dict())
+        return dict(timm.create_model(name, **options).state_dict())
 
     return made
 
@@ -129,6 +129,12 @@ OTHERS = {
 def test_models_of_other_kinds(what: str, tmp_path: Path) -> None:
     torch.save(OTHERS[what](), tmp_path / "model.pt")
     report(tmp_path / "model.pt", f"It looks like {what}.", "`patchword models`")
+
+
+def test_dinov2_of_its_authors(tmp_path: Path) -> None:
+    state = of_timm("vit_small_patch14_dinov2", depth=1, num_classes=0, img_size=28)()
+    torch.save({**state, "mask_token": torch.zeros(1, 384)}, tmp_path / "dinov2_vits14.pth")
+    report(tmp_path / "dinov2_vits14.pth", "looks like DINOv2", "as facebook/dinov2-base")
 
 
 def test_nothing_and_half_a_model(tmp_path: Path) -> None:

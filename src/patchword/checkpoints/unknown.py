@@ -38,6 +38,7 @@ OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a language model", (r"layers\.0\.self_attn\.q_proj\.", r"embed_tokens\.weight")),
     ("a BERT, texts alone", (r"embeddings\.word_embeddings\.weight", r"encoder\.layer\.0\.")),
 )  # fmt: skip
+DINOV2 = {"mask_token", "pos_embed", "blocks.0.ls1.gamma"}  # in the files of its authors
 MOST = 64  # prefixes that are tried
 NOTHING = (
     "What to do: take another model; patchword computes ViT, Swin, MAE, CLIP, SigLIP and BLIP, and "
@@ -74,7 +75,13 @@ def report(opened: Source, formats: Sequence[ModuleType]) -> str:
     kind, other = _kind(opened), _other(names)
     guess = min(_guesses(names, opened.files, formats), key=lambda g: g.order, default=None)
     likely = guess is not None and guess.order[0] == 1 and guess.share >= 0.5
-    if other and not likely:
+    if set(names) >= DINOV2:
+        lines += [
+            "It looks like DINOv2 in a file of its authors.",
+            "What to do: load the same weights from the hub, as facebook/dinov2-base or another of "
+            "`patchword models dinov2`.",
+        ]
+    elif other and not likely:
         lines += [f"It looks like {other}.", NOTHING]
     elif kind is not None and kind not in TYPES:
         form = guess.form if guess else _closest(names, formats)

@@ -33,9 +33,10 @@ DECODER = {"decoder_embed": "embed", "decoder_norm": "norm", "decoder_pred": "he
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
-    """timm's names of a Vision Transformer without a head, and no config.json."""
+    """timm's names of a Vision Transformer without a head or layer scale, and no config.json."""
     names = {PATCHES, POSITIONS, "cls_token", "blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias"}
-    return names <= set(keys) and "head.weight" not in keys and "config.json" not in files
+    others = {"head.weight", "blocks.0.ls1.gamma"}
+    return names <= set(keys) and not others & set(keys) and "config.json" not in files
 
 
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
