@@ -25,16 +25,18 @@ def text(
     pad: str = "<|endoftext|>",
     eps: float = 1e-5,
     words: Path | None = None,
+    family: str = "CLIP",
     **config: Any,
 ) -> Reference:
-    """transformers' CLIPTextModel, or CLIPTextModelWithProjection, and its tokenizer in `words`."""
-    stated = transformers.CLIPTextConfig(
+    """transformers' CLIPTextModel, or CLIPTextModelWithProjection, and its tokenizer in `words`;
+    or those of another family."""
+    stated = getattr(transformers, f"{family}TextConfig")(
         hidden_size=TEXT_WIDTH, intermediate_size=80, num_attention_heads=2,
         num_hidden_layers=DEPTH, hidden_act=act, layer_norm_eps=eps, projection_dim=PROJECTED,
         **config,
     )  # fmt: skip
-    kind = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
-    network = scramble(kind(stated))
+    kind = f"{family}TextModel{'WithProjection' * projects}"
+    network = scramble(getattr(transformers, kind)(stated))
     network.save_pretrained(folder)
     tokenizer = clip_tokenizer(pad_token=pad)
     tokenizer.save_pretrained(words or folder)
@@ -136,6 +138,7 @@ TEXTS: dict[str, Callable[[Path], Reference]] = {
     "hf_clip text gelu eps": lambda path: text(path, "gelu", eps=1e-3),
     "hf_clip text of transformers 4": lambda path: old_text(path, act="gelu", pad="!"),
     "hf_clip text projection": lambda path: text(path, "gelu", True, "!"),
+    "hf_clip text metaclip 2": lambda path: text(path, "gelu", True, family="MetaClip2"),
     "hf_clip text pipeline": pipeline,
 }
 VISIONS: dict[str, Callable[[Path], Reference]] = {

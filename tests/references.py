@@ -35,7 +35,7 @@ from clip.model import CLIP, convert_weights
 from open_clip.push_to_hf_hub import save_config_for_hf
 from PIL import Image
 from timm.models import save_for_hf
-from tiny_tokenizers import clip_tokenizer, open_clip_tokenizer, save_clip_tokenizer
+from tiny_tokenizers import clip_tokenizer, open_clip_tokenizer, save_clip_tokenizer, xlm
 from torch import Tensor, nn
 
 from patchword import checkpoints
@@ -79,13 +79,21 @@ def scramble(network: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def hugging_face(
-    folder: Path, act: str = "quick_gelu", eps: float = 1e-5, **saving: Any
+    folder: Path,
+    act: str = "quick_gelu",
+    eps: float = 1e-5,
+    worldwide: bool = False,
+    **saving: Any,
 ) -> Reference:
-    """transformers' CLIPModel with its processor and tokenizer."""
+    """transformers' CLIPModel, or with `worldwide` MetaClip2Model, with its processor and
+    tokenizer."""
     tower = {"num_hidden_layers": 2, "hidden_act": act, "layer_norm_eps": eps}
-    config = transformers.CLIPConfig(
+    tokenizer = xlm() if worldwide else _clip_tokenizer()
+    ids = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 2} if worldwide else {}
+    name = "MetaClip2" if worldwide else "CLIP"
+    config = getattr(transformers, f"{name}Config")(
         text_config={
-            "hidden_size": 32, "intermediate_size": 80, "num_attention_heads": 2, **tower,
+            "hidden_size": 32, "intermediate_size": 80, "num_attention_heads": 2, **tower, **ids,
         },
         vision_config={
             "hidden_size": 48, "intermediate_size": 100, "num_attention_heads": 3,
@@ -93,10 +101,12 @@ def hugging_face(
         },
         projection_dim=24,
     )  # fmt: skip
-    network = scramble(transformers.CLIPModel(config))
+    network = scramble(getattr(transformers, f"{name}Model")(config))
     network.save_pretrained(folder, **saving)
-    tokenizer = _clip_tokenizer()
-    save_clip_tokenizer(folder)
+    if worldwide:
+        tokenizer.save_pretrained(folder)
+    else:
+        save_clip_tokenizer(folder)
     processor = transformers.CLIPImageProcessorPil(
         size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
     )

@@ -109,6 +109,31 @@ def test_dinov2_has_the_size_of_transformers(row: Checkpoint) -> None:
     assert millions(network) == pytest.approx(row.parameters, abs=0.06)
 
 
+@pytest.mark.parametrize("row", rows("facebook/metaclip-2"), ids=lambda row: row.name)
+def test_metaclip_2_has_the_size_of_transformers(row: Checkpoint) -> None:
+    base, large, huge = (
+        {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": heads}
+        for width, heads in ((768, 12), (1024, 16), (1280, 16))
+    )
+    image, text = {
+        "b32": ({**base, "patch_size": 32}, {}),
+        "b16": ({**base, "patch_size": 16}, {}),
+        "l14": ({**large, "num_hidden_layers": 24, "patch_size": 14}, base),
+        "quickgelu": (
+            {**huge, "num_hidden_layers": 32, "patch_size": 14},
+            {**large, "num_hidden_layers": 24},
+        ),
+    }[row.name.rpartition("-")[2]]
+    config = transformers.MetaClip2Config(
+        vision_config=image,
+        text_config={"vocab_size": 901629, **text},  # of XLM-V
+        projection_dim=text.get("hidden_size", 512),
+    )
+    with torch.device("meta"):
+        network = transformers.MetaClip2Model(config)
+    assert millions(network) == pytest.approx(row.parameters, abs=0.06)
+
+
 @pytest.mark.parametrize("row", [row for _, row in ROWS], ids=lambda row: row.name)
 def test_a_name_that_states_its_pixels_states_these(row: Checkpoint) -> None:
     stated = re.search(r"[-_](196|224|240|256|336|378|384|512)(px|\D|$)", row.name)

@@ -55,6 +55,7 @@ CLIPS: dict[str, Callable[[Path], Reference]] = {
     "huggingface quick_gelu": hugging_face,
     "huggingface gelu eps": lambda path: hugging_face(path, "gelu", 1e-3),
     "huggingface tanh sharded": lambda path: hugging_face(path, "gelu_new", max_shard_size="5MB"),
+    "huggingface worldwide": lambda path: hugging_face(path, worldwide=True),
     "open_clip vit": lambda path: open_clip_model(path, VIT),
     "open_clip vit quick_gelu .bin": lambda path: open_clip_model(path, VIT, True, quick_gelu=True),
     "open_clip vit average eps": lambda path: open_clip_model(path, VIT | AVERAGE),

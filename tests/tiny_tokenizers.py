@@ -44,6 +44,14 @@ def t5() -> transformers.PreTrainedTokenizerBase:
     return transformers.T5Tokenizer(vocab=vocab, pad_token="</s>", extra_ids=0)
 
 
+def xlm() -> transformers.PreTrainedTokenizerBase:
+    """A Unigram tokenizer like that of MetaCLIP 2: a start token, and 2 is the end token."""
+    pieces = ["▁", *(f"▁{piece}" for piece in PIECES), *PIECES, *LETTERS, *CHINESE, *".,!?'-"]
+    scored = [(piece, -1.0 - 0.01 * i) for i, piece in enumerate(dict.fromkeys(pieces))]
+    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    return transformers.XLMRobertaTokenizer(vocab=[*special, *scored, ("<mask>", 0.0)])
+
+
 def gemma() -> transformers.PreTrainedTokenizerBase:
     """A byte-pair tokenizer with byte fallback like that of SigLIP 2: an end token, no start."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]

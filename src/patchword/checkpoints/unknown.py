@@ -19,7 +19,7 @@ CONFIGS = ("config.json", "open_clip_config.json")
 TYPES = (
     "vit", "deit", "vit_mae", "swin", "blip", "clip", "clip_vision_model", "clip_text_model",
     "chinese_clip", "dinov2", "dinov2_with_registers", "siglip", "siglip2", "siglip_vision_model",
-    "siglip_text_model",
+    "siglip_text_model", "metaclip_2", "metaclip_2_text_model", "metaclip_2_vision_model",
 )  # fmt: skip
 # Models of other kinds, by names that all of them have, each at the start of a name or after a dot.
 OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -128,6 +128,18 @@ GROUPS = (
         ),
     ),
     Group(
+        "MetaCLIP 2, texts in many languages",
+        "CC-BY-NC-4.0",
+        "none",
+        "",
+        _rows(
+            ("facebook/metaclip-2-worldwide-b32", 587.6, 224, None),
+            ("facebook/metaclip-2-worldwide-b16", 586.0, 224, None),
+            ("facebook/metaclip-2-worldwide-l14", 1082.1, 224, None),
+            ("facebook/metaclip-2-worldwide-huge-quickgelu", 1858.8, 224, None),
+        ),
+    ),
+    Group(
         "SigLIP",
         "Apache-2.0",
         "zero-shot",

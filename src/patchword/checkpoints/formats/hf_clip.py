@@ -1,5 +1,5 @@
-"""Hugging Face's CLIP: CLIPModel, each of its towers alone with or without projection, and the
-image classifier.
+"""Hugging Face's CLIP and MetaCLIP 2: CLIPModel, each of its towers alone with or without
+projection, and the image classifier; and the same of MetaClip2Model, a CLIP with another tokenizer.
 
 CLIPTextModel and CLIPTextModelWithProjection condition diffusion models (`text_encoder` of a
 pipeline), CLIPVisionModel is the image encoder of many vision-language models. Defaults are those
@@ -42,7 +42,8 @@ TITLE = "a Hugging Face CLIPModel"
 EXPECTS = (
     "config.json with model_type 'clip', tensors text_model.* and vision_model.*, or "
     "vision_model.* and classifier.*; "
-    "or that, 'clip_text_model' or 'clip_vision_model', and the tensors of one tower"
+    "or that, 'clip_text_model' or 'clip_vision_model', and the tensors of one tower; "
+    "the same with 'metaclip_2'"
 )
 NAMES = (
     "visual_projection.weight",
@@ -63,15 +64,18 @@ TOKENIZER_DEFAULT = "transformers' CLIPTokenizer default, the end token"
 # A tower without projection carries its prefix in files of transformers 4, and none in those of 5.
 SOURCE, BARE = "huggingface", "huggingface, names without prefix"
 
+META_2 = "metaclip_2"  # in place of "clip" in its types
+
 # Before transformers 4.32 every config.json had 2 here, whatever the tokenizer, and the text was
-# pooled at its highest id; transformers still does so for a 2 (modeling_clip.py, CLIPTextModel).
+# pooled at its highest id; transformers still does so for a 2 (modeling_clip.py, CLIPTextModel). In
+# a MetaCLIP 2 it is the end token.
 LEGACY_END = 2
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
     """CLIP's two projections and text layers under Hugging Face's names, or a type of CLIP's and
     layers of one tower."""
-    kind = model_type(files)
+    kind = model_type(files).replace(META_2, BOTH)
     parts = {BOTH: (VISION, TEXT, ""), TEXT_ALONE: (TEXT, ""), VISION_ALONE: (VISION, "")}
     whole = kind in (BOTH, "") and {VISUAL_HEAD, TEXT_HEAD} <= set(keys)
     expected = (TEXT,) if whole else parts.get(kind, ())
@@ -82,8 +86,10 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
     """config.json, preprocessor_config.json and the tokenizer's files, checked against the
     tensors, which also decide which towers of a whole CLIP there are."""
-    reader = config_file(files, BOTH, TEXT_ALONE, VISION_ALONE)
-    kind = reader.values["model_type"]
+    types = (BOTH, TEXT_ALONE, VISION_ALONE)
+    reader = config_file(files, *types, *(name.replace(BOTH, META_2) for name in types))
+    second = reader.values["model_type"].startswith(META_2)
+    kind = reader.values["model_type"].replace(META_2, BOTH)
     bare = any(key.startswith(LAYERS) for key in tensors)
     image_prefix, text_prefix = ("", "") if bare else (VISION, TEXT)
     classes = shape_of(tensors, CLASSIFIER, 2)[0] if CLASSIFIER in tensors else 0
@@ -101,7 +107,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
         pixels = preprocess(files, vision.image_size, reader.assumed, CLIP)
     if reading:
         part = tower(reader, "text_config") if kind == BOTH else reader
-        text = _text(part, tensors, files, text_prefix)
+        text = _text(part, tensors, files, text_prefix, legacy=not second)
     both, head, joint = seeing and reading, VISUAL_HEAD if seeing else TEXT_HEAD, 0
     if both or (kind != BOTH and head in tensors):
         joint = reader.size("projection_dim", tensors, head)
@@ -179,8 +185,13 @@ def vision_config(reader: ConfigReader, tensors: Mapping[str, Stored], part: str
 
 
 def _text(
-    reader: ConfigReader, tensors: Mapping[str, Stored], files: Mapping[str, Any], part: str
+    reader: ConfigReader,
+    tensors: Mapping[str, Stored],
+    files: Mapping[str, Any],
+    part: str,
+    legacy: bool,
 ) -> TextConfig:
+    """The text tower; part: the prefix of its names. legacy: see `LEGACY_END`."""
     tokens = f"{part}{WORDS}"
     positions = f"{part}embeddings.position_embedding.weight"
     width = reader.size("hidden_size", tensors, tokens, 1)
@@ -188,7 +199,7 @@ def _text(
     why = TEXT_DEFAULT
     end = reader.get("eos_token_id", 49407, "text.end_token", why)
     pool: Literal["end", "highest"] = "end"
-    if end == LEGACY_END:
+    if legacy and end == LEGACY_END:
         end, pool = end_of(files, vocab_size)
         words = "eos_token_id 2 stands for the highest id of each text, which is pooled"
         reader.assumed["text.end_token"] = f"{end}: {words}"
