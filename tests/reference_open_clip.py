@@ -30,6 +30,19 @@ LETTERS = [chr(i) for i in range(33, 127)]
 TRUNK = 48  # width of a shrunk timm tower: 8, 12 and 16 heads divide it
 CONTEXT = 12
 
+# What the hub's microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224 states.
+BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
+BIOMED = {
+    "vision_cfg": {
+        "timm_model_name": "vit_base_patch16_224", "timm_model_pretrained": False,
+        "timm_pool": "", "timm_proj": "linear", "image_size": 224,
+    },
+    "text_cfg": {
+        "hf_model_name": BERT, "hf_tokenizer_name": BERT, "hf_proj_type": "mlp",
+        "hf_pooler_type": "cls_last_hidden_state_pooler",
+    },
+}  # fmt: skip
+
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 SIGLIP_IMAGES = {**HALF, "interpolation": "bicubic", "resize_mode": "squash"}
 CLIPA_IMAGES = {
@@ -80,8 +93,10 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     ),
     "timm/ViT-.*SigLIP": partial(T5, pad="</s>"),
     "google/mt5": T5,
-    "facebook/xlm-v": partial(unigram, ["<s>", "<pad>", "</s>", "<unk>"], start="<s>"),
-    "bert-base": word_pieces,
+    "facebook/xlm-v|(xlm-)?roberta": partial(
+        unigram, ["<s>", "<pad>", "</s>", "<unk>"], start="<s>"
+    ),
+    "bert-base|microsoft/BiomedNLP": word_pieces,
 }
 
 
@@ -102,14 +117,32 @@ def written_tokenizer(size: int) -> HFTokenizer:
         return HFTokenizer(scratch)
 
 
+def tiny_bert(name: str) -> Any:
+    """A small configuration of the kind of text tower that open_clip takes from transformers."""
+    sizes = {
+        "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 300,
+        "intermediate_size": 160, "max_position_embeddings": CONTEXT + 6,
+    }  # fmt: skip
+    if "roberta" not in name:
+        return transformers.BertConfig(**sizes)
+    kind = transformers.XLMRobertaConfig if "xlm" in name else transformers.RobertaConfig
+    return kind(**sizes, type_vocab_size=1, layer_norm_eps=1e-5)
+
+
 def network_of(config: dict[str, Any]) -> nn.Module:
     """open_clip's network of a configuration, its image tower from timm, if it is, made small."""
     arguments = copy.deepcopy(config)
-    custom = arguments.pop("custom_text", False)
+    borrowed = "hf_model_name" in arguments["text_cfg"]
+    custom = arguments.pop("custom_text", borrowed)
+    if borrowed:
+        arguments["text_cfg"]["hf_model_pretrained"] = False
     size = arguments["vision_cfg"]["image_size"]
     create = partial(timm.create_model, img_size=size, embed_dim=TRUNK, depth=2)
     torch.manual_seed(0)
-    with mock.patch.object(timm, "create_model", create):
+    tower = mock.patch.object(
+        open_clip.hf_model.AutoConfig, "from_pretrained", lambda name: tiny_bert(name)
+    )
+    with mock.patch.object(timm, "create_model", create), tower:
         return (open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP)(**arguments)
 
 
@@ -148,7 +181,7 @@ def open_clip_hub(folder: Path, config: dict[str, Any], images: dict[str, Any]) 
 
 def shrunk(name: str, **changes: Any) -> dict[str, Any]:
     """The configuration that open_clip ships under `name`, with its options but hardly any size."""
-    config = copy.deepcopy(open_clip.get_model_config(name))
+    config = copy.deepcopy(BIOMED if name == "BiomedCLIP" else open_clip.get_model_config(name))
     vision, text = config["vision_cfg"], config["text_cfg"]
     trunk = vision.get("timm_model_name")
     config["embed_dim"] = TRUNK if trunk else 24
@@ -159,9 +192,10 @@ def shrunk(name: str, **changes: Any) -> dict[str, Any]:
     else:
         patch = vision["patch_size"]
         vision.update(layers=2, width=32, head_width=16, image_size=3 * patch)
-    text.update(width=TRUNK if text.get("proj_type") == "none" else 24, heads=2, layers=2)
     text["context_length"] = CONTEXT
-    if text.get("hf_tokenizer_name"):
+    if not text.get("hf_model_name"):
+        text.update(width=TRUNK if text.get("proj_type") == "none" else 24, heads=2, layers=2)
+    if text.get("hf_tokenizer_name") and not text.get("hf_model_name"):
         text["vocab_size"] = 300
     for key, value in changes.items():
         part, _, option = key.partition("__")
@@ -181,6 +215,11 @@ MODELS: dict[str, Callable[[Path], Reference]] = {
     "open_clip clipa": _writer("ViT-L-14-CLIPA", CLIPA_IMAGES),
     "open_clip worldwide": _writer("ViT-H-14-worldwide"),
     "open_clip worldwide quick_gelu": _writer("ViT-L-14-worldwide-quickgelu"),
+    "open_clip_custom roberta": _writer("roberta-ViT-B-32"),
+    "open_clip_custom xlm-roberta, linear": _writer(
+        "xlm-roberta-base-ViT-B-32", text_cfg__hf_proj_type="linear"
+    ),
+    "open_clip_custom biomed": _writer("BiomedCLIP"),
     "open_clip timm trunk": _writer("vit_medium_patch16_gap_256", HALF),
     "open_clip_custom vit": _writer("ViT-B-16-quickgelu", custom_text=True),
     "open_clip_custom resnet": _writer("RN50", custom_text=True),

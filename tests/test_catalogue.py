@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from types import SimpleNamespace
 
 import torchvision_cpu  # noqa: F401  # before everything that imports torchvision
 
@@ -50,16 +51,31 @@ def open_clips() -> dict[str, set[str]]:
 
 
 OPEN_CLIPS = open_clips()
+LENGTHS = {"max_position_embeddings": 514, "type_vocab_size": 1}
+ROBERTAS = {
+    "roberta-base": transformers.RobertaConfig(vocab_size=50265, **LENGTHS),
+    "xlm-roberta-base": transformers.XLMRobertaConfig(vocab_size=250002, **LENGTHS),
+    "xlm-roberta-large": transformers.XLMRobertaConfig(
+        vocab_size=250002, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16,
+        intermediate_size=4096, **LENGTHS,
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("row", rows("laion/", "apple/"), ids=lambda row: row.name)
-def test_open_clip_knows_it_in_this_size(row: Checkpoint) -> None:
+def test_open_clip_knows_it_in_this_size(row: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     assert row.name in OPEN_CLIPS
     name = min(OPEN_CLIPS[row.name], key=len)
     stated = open_clip.get_model_config(name)
     assert stated["vision_cfg"]["image_size"] == row.pixels
+    borrowed = stated["text_cfg"].get("hf_model_name")
+    if borrowed:  # its own configuration is on the hub
+        stated["text_cfg"]["hf_model_pretrained"] = False
+        of_hub = {"from_pretrained": lambda name: ROBERTAS[name]}
+        monkeypatch.setattr(open_clip.hf_model, "AutoConfig", SimpleNamespace(**of_hub))
     with torch.device("meta"):
-        network = open_clip.model.CLIP(**stated)
+        kind = open_clip.model.CustomTextCLIP if borrowed else open_clip.model.CLIP
+        network = kind(**stated)
     assert millions(network) == pytest.approx(row.parameters, abs=0.06)
 
 

@@ -67,7 +67,7 @@ UNSUPPORTED = {
     ("timm_model_name", "'vit_base_mci_"): "MobileCLIP2?-B",
     ("timm_proj", "None"): "MobileCLIP2-L-14",
     ("multimodal_cfg", "{"): "coca_.*",
-    ("hf_model_name", "'"): "(mt5|roberta|xlm-roberta|nllb-clip)-.*",
+    ("hf_model_name", "'"): "(mt5|nllb-clip)-.*",
 }
 
 
@@ -131,7 +131,7 @@ def test_every_other_model_is_refused_by_its_option(name: str, tmp_path: Path) -
 
 def test_count() -> None:
     supported = sum(map(len, KINDS.values()))
-    assert (supported, len(SHIPPED)) == (82, 144)
+    assert (supported, len(SHIPPED)) == (85, 144)
 
 
 @pytest.fixture(params=MODELS, scope="module")
@@ -251,6 +251,12 @@ def test_fixed_positions_are_those_of_the_paper(tmp_path: Path) -> None:
         ("open_clip worldwide", {"text_cfg__tokenizer_mode": "clips"}, "tokenizer_mode is 'clips'"),
         ("open_clip worldwide", {"text_cfg__tokenizer_kwargs": {"clean": "rinse"}}, "clean is"),
         ("open_clip worldwide", {"text_cfg__ls_init_value": 1e-4}, "ls_init_value is 0.0001"),
+        ("open_clip_custom roberta", {"text_cfg__hf_pooler_type": "max_pooler"}, "is max_pooler"),
+        ("open_clip_custom roberta", {"text_cfg__hf_proj_type": "linear"}, "have a text.proj.0"),
+        ("open_clip_custom roberta", {"text_cfg__context_length": 17}, "positions for 16 tokens"),
+        ("open_clip_custom roberta", {"text_cfg__hf_model_name": "bert-base"}, "misshapen"),
+        ("open_clip_custom biomed", {"text_cfg__hf_pooler_type": None}, "is cls_pooler"),
+        ("open_clip_custom biomed", {"text_cfg__hf_model_name": "gpt2"}, "BERT and RoBERTa alone"),
         ("open_clip timm trunk", {"vision_cfg__timm_pool": "token"}, "timm_pool is 'token'"),
         ("open_clip timm trunk", {"vision_cfg__timm_proj": "mlp"}, "timm_proj is 'mlp'"),
         ("open_clip_custom siglip", {"vision_cfg__image_size": 224}, "img_size is 224"),

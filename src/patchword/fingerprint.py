@@ -65,6 +65,9 @@ def described(config: ModelConfig, tokenizer: Tokenizer | None) -> hashlib._Hash
     vision = values["vision"] or {}
     if not vision.get("stage_heads", True):  # as it was without this field
         del vision["stage_heads"]
+    text = values["text"] or {}
+    if not text.get("head_hidden", True):  # nor this one
+        del text["head_hidden"]
     resampled = config.preprocess.size != getattr(config.vision, "image_size", None)
     if vision.get("antialias", True) or not resampled:  # nor does this
         vision.pop("antialias", None)

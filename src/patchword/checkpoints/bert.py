@@ -9,7 +9,7 @@ from dataclasses import replace
 from patchword.checkpoints.config_reader import ConfigReader, shape_of
 from patchword.checkpoints.huggingface import ACTIVATIONS
 from patchword.checkpoints.read import Stored
-from patchword.checkpoints.rules import AddRow, Drop, Fuse, Rename, Rule, Unsqueeze
+from patchword.checkpoints.rules import AddRow, AddRowToSome, Drop, Fuse, Rename, Rule, Unsqueeze
 from patchword.config import TextConfig
 
 EPS = 1e-12
@@ -64,9 +64,12 @@ def tower(theirs: str, ours: str, depth: int) -> Iterator[Rule]:
         yield from cross_and_mlp(layer, block)
 
 
-def plain_tower(theirs: str, depth: int) -> Iterator[Rule]:
-    """A whole text tower as in Devlin et al. 2019, for features of the first token."""
-    yield from embeddings(theirs, "text", TOKEN_TYPES)
+def plain_tower(
+    theirs: str, depth: int, types: int = TOKEN_TYPES, rows: slice | None = None
+) -> Iterator[Rule]:
+    """A whole text tower as in Devlin et al. 2019. types: of token. rows: of its positions, where
+    not all are used."""
+    yield from embeddings(theirs, "text", types, rows)
     for i in range(depth):
         yield from attention(f"{theirs}encoder.layer.{i}", f"text.blocks.{i}")
         yield from mlp(f"{theirs}encoder.layer.{i}", f"text.blocks.{i}")
@@ -74,12 +77,14 @@ def plain_tower(theirs: str, depth: int) -> Iterator[Rule]:
         yield Drop(f"{theirs}pooler.dense.{kind}", why="features are without this layer")
 
 
-def embeddings(theirs: str, ours: str, types: int = 0) -> Iterator[Rule]:
-    """Words, positions, types of token (0: it has none) and the norm after them."""
+def embeddings(theirs: str, ours: str, types: int = 0, rows: slice | None = None) -> Iterator[Rule]:
+    """Words, positions, types of token (0: it has none) and the norm after them; rows: as for
+    `plain_tower`."""
     yield Rename(f"{theirs}{WORDS}", f"{ours}.token_embed.weight")
     positions, type_ = (f"{theirs}embeddings.{name}" for name in (POSITIONS, TYPES))
     if types:
-        yield AddRow(positions, type_, types, f"{ours}.pos_embed")
+        first = (positions, type_, types, f"{ours}.pos_embed")
+        yield AddRowToSome(*first, rows.start, rows.stop - rows.start) if rows else AddRow(*first)
         yield Drop(f"{theirs}embeddings.token_type_ids", why="0, 0, 0, ...: the first type")
     else:
         yield Unsqueeze(positions, f"{ours}.pos_embed")

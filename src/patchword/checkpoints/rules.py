@@ -18,6 +18,7 @@ from patchword.checkpoints.read import Stored
 from patchword.errors import CheckpointError
 
 Shape = tuple[int, ...]
+ANY = -1  # of a dimension that may be of any size
 LISTED = 20  # tensors named in one error; the others are counted
 
 
@@ -119,6 +120,21 @@ class AddRow:
 
     def make(self, parts: Sequence[Tensor]) -> Tensor:
         return (parts[0] + parts[1][0])[None]
+
+
+@dataclass(frozen=True)
+class AddRowToSome(AddRow):
+    """The same of `count` of theirs from row `first` on, however many there are: those of a RoBERTa
+    begin at 2, and a tower may be for shorter texts than its BERT was."""
+
+    first: int
+    count: int
+
+    def needs(self, shape: Shape) -> dict[str, Shape]:
+        return {self.theirs: (ANY, shape[-1]), self.row: (self.rows, shape[-1])}
+
+    def make(self, parts: Sequence[Tensor]) -> Tensor:
+        return super().make([parts[0][self.first : self.first + self.count], parts[1]])
 
 
 @dataclass(frozen=True)
@@ -275,7 +291,7 @@ def fit(
         raise ValueError(f"no rule makes {sorted(set(shapes) - set(by_ours))}")
     missing = {name: shape for name, shape in needed.items() if name not in tensors}
     extra = {n: s.shape for n, s in tensors.items() if n not in needed and n not in dropped}
-    odd = {n: s for n, s in needed.items() if n in tensors and tensors[n].shape != s}
+    odd = {n: s for n, s in needed.items() if n in tensors and not _fits(tensors[n].shape, s)}
     if missing or extra or odd:
         lines = [f"  misshapen {n}  {tensors[n].shape}, expected {s}" for n, s in odd.items()]
         lines += _unmatched(missing, extra)
@@ -321,6 +337,11 @@ def assemble(
                 _refuse_infinite(file, rule.sources, made, dtype)
             del made
         yield ours, out
+
+
+def _fits(shape: Shape, wanted: Shape) -> bool:
+    pairs = zip(shape, wanted, strict=False)
+    return len(shape) == len(wanted) and all(b in (a, ANY) for a, b in pairs)
 
 
 def _finite(values: Tensor) -> bool:

@@ -230,10 +230,12 @@ class TextConfig:
     eps: Eps = 1e-5
     causal: bool = True
     post_norm: bool = False  # as BERT: norms after each residual and the embedding, none at the end
-    # at the first end token; at the highest id, where tokens were added after the end token; or by
-    # position; a decoder's output is not pooled
-    pool: Literal["end", "highest", "first", "last"] = "end"
+    # at the first end token; at the highest id, where tokens were added after the end token; by
+    # position; or the mean of all tokens but padding; a decoder's output is not pooled
+    pool: Literal["end", "highest", "first", "last", "mean"] = "end"
     head_bias: bool = False
+    # of a head of two layers with GELU between (open_clip's "mlp") the width between; 0: of one
+    head_hidden: Annotated[int, Within(0, 1 << 16)] = 0
     # -1: there is none, and padding that is attended to takes its place (CLIPA); LAST_ID, the
     # default: the last id of the vocabulary, as in CLIP
     end_token: int = LAST_ID
@@ -276,6 +278,11 @@ class TextConfig:
                 f'pool "highest" would read the padding, {self.pad_token}, which is above the '
                 f"end_token {self.end_token}",
             ),
+            (
+                self.pool == "mean" and (self.causal or attended),
+                'pool "mean" is of a tower without causal mask that masks its padding',
+            ),
+            (self.head_hidden and self.head_bias, "a head of two layers has no biases"),
             (self.causal and attended, 'padding "attended" is of a tower without causal mask'),
             (
                 self.pool == "last" and not attended,

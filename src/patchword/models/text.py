@@ -49,7 +49,7 @@ class TextTransformer(nn.Module):
             for _ in range(config.depth)
         )
         self.norm = nn.Identity() if config.post_norm else nn.LayerNorm(width, eps)
-        self.head = Linear(width, out, bias=config.head_bias) if out else nn.Identity()
+        self.head = _head(config, out) if out else nn.Identity()
 
     def forward(self, ids: Tensor, taps: Taps = NO_TAPS) -> Tensor:
         place = self.place(ids)
@@ -58,10 +58,14 @@ class TextTransformer(nn.Module):
         x = self.embed(ids)
         taps.keep("tokens", x)
         # With "hidden" all are wanted; else the last block computes only the token that is pooled.
-        only = None if taps.wants("hidden") else place
+        mean = self.config.pool == "mean"
+        only = None if mean or taps.wants("hidden") else place
         x = self.norm(run(self.blocks, x, self.mask(ids, x), taps, only=only))
         taps.keep("hidden", x)
-        x = (x if only is not None else at(x, place))[:, 0]
+        if mean:
+            x = _mean(x, ids != self.config.pad_token)
+        else:
+            x = (x if only is not None else at(x, place))[:, 0]
         taps.keep("features", x)
         return self.head(x)  # type: ignore[no-any-return]
 
@@ -100,13 +104,29 @@ class TextTransformer(nn.Module):
         return padding_mask(ids != self.config.pad_token, like)
 
     def place(self, ids: Tensor) -> Tensor:
-        """The position in ids (B, L) of the token that is pooled: (B, 1)."""
+        """The position in ids (B, L) of the token that is pooled: (B, 1). Where all are, it has no
+        meaning."""
         if self.config.pool == "end":
             return end_place(ids, self.config.end_token)[:, None]
         if self.config.pool == "highest":
             return ids.argmax(dim=1, keepdim=True)
         at = 0 if self.config.pool == "first" else ids.shape[1] - 1
         return ids.new_full((ids.shape[0], 1), at)
+
+
+def _head(config: TextConfig, out: int) -> nn.Module:
+    """What maps pooled features to the joint space."""
+    width, between = config.width, config.head_hidden
+    if not between:
+        return Linear(width, out, bias=config.head_bias)
+    first, second = Linear(width, between, bias=False), Linear(between, out, bias=False)
+    return nn.Sequential(first, nn.GELU(), second)
+
+
+def _mean(x: Tensor, present: Tensor) -> Tensor:
+    """The mean of those of the tokens (B, L, D) that are `present` (B, L)."""
+    weights = present.to(x.dtype)[:, :, None]
+    return (x * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def _on_cpu(ids: Tensor) -> bool:

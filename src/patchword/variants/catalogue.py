@@ -113,6 +113,27 @@ GROUPS = (
         ),
     ),
     Group(
+        "CLIP with BERT or RoBERTa for texts",
+        "MIT",
+        "none",
+        "",
+        _rows(
+            Checkpoint(
+                "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", 195.9, 224,
+                note="pictures of medicine",
+            ),
+            ("laion/CLIP-ViT-B-32-roberta-base-laion2B-s12B-b32k", 212.7, 224, None),
+            Checkpoint(
+                "laion/CLIP-ViT-B-32-xlm-roberta-base-laion5B-s13B-b90k", 366.1, 224,
+                note="texts in many languages",
+            ),
+            Checkpoint(
+                "laion/CLIP-ViT-H-14-frozen-xlm-roberta-large-laion5B-s13B-b90k", 1193.0, 224,
+                note="texts in many languages",
+            ),
+        ),
+    ),
+    Group(
         "MetaCLIP",
         "CC-BY-NC-4.0",
         "zero-shot",

@@ -8,9 +8,10 @@ Defaults are those of CLIPVisionCfg and CLIPTextCfg (open_clip/model.py) and Pre
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from patchword.checkpoints import open_clip_timm
+from patchword.checkpoints import open_clip_bert, open_clip_timm
 from patchword.checkpoints.config_reader import (
     ConfigReader,
     end_of,
@@ -55,7 +56,6 @@ NEUTRAL_VISION = {**NEUTRAL, "attentional_pool": False}
 NEUTRAL_TEXT = {
     **NEUTRAL,
     "ls_init_value": None,
-    "hf_model_name": None,
     "tokenizer_mode": None,
     "embed_cls": False,
 }
@@ -71,7 +71,7 @@ KNOWN_VISION |= {"attn_pooler_queries", "attn_pooler_heads", "timm_model_pretrai
 KNOWN_VISION |= {"timm_proj", "timm_proj_bias", "timm_drop", "timm_drop_path"}
 KNOWN_TEXT = KNOWN_TOWER | {"context_length", "vocab_size", "heads", "pad_id", "eos_id"}
 KNOWN_TEXT |= {"no_causal_mask", "proj_bias", "proj_type", "hf_tokenizer_name", "tokenizer_kwargs"}
-KNOWN_TEXT |= {"hf_model_pretrained", "hf_proj_type", "hf_pooler_type"}
+KNOWN_TEXT |= {"hf_model_name", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"}
 
 POSITIONS = {"learnable": "learned", "sin_cos_2d": "sincos"}
 TEXT_POOLS = {"argmax": "end", "eos": "end", "first": "first", "last": "last"}
@@ -98,15 +98,23 @@ def config(
     text_cfg.only(KNOWN_TEXT, NEUTRAL_TEXT)
     vision_cfg.only(KNOWN_VISION, NEUTRAL_VISION)
     quick = reader.get("quick_gelu", False, "quick_gelu", DEFAULT)
-    width = reader.size("embed_dim", tensors, f"{theirs}text_projection", 1)
+    borrowed = text_cfg.values.get("hf_model_name") is not None
+    if borrowed:
+        text = open_clip_bert.config(text_cfg, tensors, theirs)
+        text = replace(text, cleaning=_cleaning(text_cfg.part("tokenizer_kwargs")))
+        width = reader.size("embed_dim", tensors, open_clip_bert.last(text, theirs))
+    else:
+        width = reader.size("embed_dim", tensors, f"{theirs}text_projection", 1)
     vision: VisionConfig
     if vision_cfg.values.get("timm_model_name") is not None:
         vision = open_clip_timm.config(vision_cfg, tensors, width)
     else:
         vision = _vision(vision_cfg, tensors, quick)
+    if not borrowed:
+        text = _text(text_cfg, tensors, files, quick, width, theirs)
     return ModelConfig(
         vision=vision,
-        text=_text(text_cfg, tensors, files, quick, width, theirs),
+        text=text,
         preprocess=_preprocess(whole.part("preprocess_cfg"), vision.image_size),
         embed_dim=width,
         score="softmax" if reader.values.get("init_logit_bias") is None else "sigmoid",
@@ -122,9 +130,12 @@ def rules(config: ModelConfig, theirs: str = "") -> Iterator[Rule]:
     yield Rename("logit_scale", "logit_scale")
     if config.score == "sigmoid":
         yield Rename("logit_bias", "logit_bias")
-    yield from openai.text_rules(config, theirs)
-    if not config.text.head_bias:
-        yield OrIdentity(Transpose(f"{theirs}text_projection", "text.head.weight"))
+    if config.text.post_norm:
+        yield from open_clip_bert.rules(config.text, theirs)
+    else:
+        yield from openai.text_rules(config, theirs)
+        if not config.text.head_bias:
+            yield OrIdentity(Transpose(f"{theirs}text_projection", "text.head.weight"))
     vision = config.vision
     if isinstance(vision, ViTConfig) and open_clip_timm.borrowed(vision):
         yield from open_clip_timm.rules(vision)
@@ -244,10 +255,7 @@ def _tokens(
     if not reader.optional("hf_tokenizer_name", ""):  # its own, of CLIP's merges
         arguments.only((), {"clean": "lower", "reduction_mask": "", "context_length": None})
         return {"pool": pooled, "end_token": end, "pad_token": 0, "cleaning": "ftfy"}
-    arguments.only(("clean", "strip_sep_token"), {"language": None})
-    cleaning = "whitespace"
-    if arguments.values.get("clean") is not None:
-        cleaning = arguments.choice("clean", CLEANINGS, "", "", "")
+    cleaning = _cleaning(arguments, "strip_sep_token")
     pad = special_id(files, "pad_token")
     if not causal:
         _attended(reader, files, pad, vocab_size)
@@ -258,6 +266,14 @@ def _tokens(
     elif pool not in ("argmax", "eos"):
         end = next(filter(None, (special_id(files, f"{n}_token") for n in ("eos", "sep"))), end)
     return {"pool": pooled, "end_token": end, "pad_token": pad or 0, "cleaning": cleaning}
+
+
+def _cleaning(arguments: ConfigReader, *known: str) -> Any:
+    """What HFTokenizer does with a text first. known: other arguments that are read."""
+    arguments.only(("clean", *known), {"language": None, "strip_sep_token": False})
+    if arguments.values.get("clean") is None:
+        return "whitespace"
+    return arguments.choice("clean", CLEANINGS, "", "", "")
 
 
 def _attended(
