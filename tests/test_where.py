@@ -25,6 +25,7 @@ from patchword.nn.transformer import run
 from patchword.scenes import scene
 from patchword.show import plots
 from patchword.show.colours import MAP
+from patchword.tasks.attention import attention as attention_of
 from patchword.where.auto import usual, warning
 from patchword.where.dense import EDITS, dense
 from patchword.where.extent import extent
@@ -562,24 +563,26 @@ def test_what_is_not_found_is_not_drawn() -> None:
 
 
 def test_rollout_is_of_no_text(clip: Bundle, siglip: Bundle) -> None:
-    """In float64 from the attention of every layer; the same for every text, which is said."""
+    """In float64 from the attention of every layer, SigLIP's pooling with them; the same for every
+    text, which is said. The map of all layers' attention is the same."""
     image = photo(64, 64)
     for model in (clip, siglip, tiny_bundle(tiny_clip_resnet())):
         found = heatmap(model, image, method="rollout")
         assert found.texts == ("rollout",)
         pixels = torch.from_numpy(model.preprocess(image)[0])[None]
         tower = model.image_tower
-        names = [f"image.{name}.attn" for name in tower.attention_layers]
+        last = ["attn_pool"] if model is siglip else []
+        names = [f"image.{name}.attn" for name in (*tower.attention_layers, *last)]
         _, taps = model.network.encode_image(pixels, taps=names)
         layers = [taps[name][0].mean(0).double().detach().numpy() for name in names]
-        if len(layers[0]) == 1:
-            row = layers[0][0, 1:]
-        else:
-            product = np.eye(len(layers[0]))
-            for weights in layers:
-                product = (weights + np.eye(len(product))) / 2 @ product
-            row = product[0, 1:] if tower.prefix else product.mean(0)
+        product = np.eye(layers[0].shape[1])
+        for weights in layers:
+            square = len(weights) == len(product)
+            product = ((weights + np.eye(len(product))) / 2 if square else weights) @ product
+        row = product[0, tower.prefix :]
         np.testing.assert_allclose(found.grid.ravel(), row, rtol=1e-4, atol=1e-7)
+        same = attention_of(model, image, rollout=True)
+        np.testing.assert_allclose(same.grid, found.grid, rtol=1e-5, atol=1e-8)
     with pytest.warns(SameMapWarning, match="rollout is of no text"):
         two = heatmap(clip, image, ["a cat", "a dog"], "rollout")
     assert two.texts == ("a cat", "a dog")

@@ -202,10 +202,10 @@ class VisionTransformer(nn.Module):
         return self.norm(x) if norm else x
 
     def pooled_attention(self, weights: Tensor, size: Size) -> Tensor:
-        """The class token's row over the patches; where all patches are pooled, the mean of
-        theirs."""
+        """The class token's row over the patches, or the one row there is; where all patches are
+        pooled, the mean of theirs."""
         patches = self.patches(size)
-        if self.config.pool in ("cls", "distilled"):
+        if self.config.pool in ("cls", "distilled") or weights.shape[-2] == 1:
             return weights[:, 0, patches]
         return weights[:, self.prefix :, patches].mean(dim=1)
 

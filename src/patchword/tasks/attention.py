@@ -21,7 +21,7 @@ from patchword.options import checked
 from patchword.show import plots
 from patchword.show.colours import MAP, ends_of, known, scale_of
 from patchword.show.token_matrix import View
-from patchword.tasks.attention_layers import chosen, layers_of, mean_of
+from patchword.tasks.attention_layers import chosen, layers_of, mean_of, pooling
 from patchword.tasks.grid_maps import GridMaps
 from patchword.tasks.judge import judged
 from patchword.tasks.token_attention import TokenAttention
@@ -36,7 +36,8 @@ class AttentionMap(GridMaps):
              all layers have one each
     mean     (1, N, N): over all heads, where it is not among the weights; else (0, N, N)
     grid     (K, h, w) float32: the pooled token's row of `weights` over the patches, one for each
-             title; of all heads their mean comes first
+             title; of all heads their mean comes first. Of a tower that pools all patches the mean
+             of their rows; of the rollout before an attention pooling what its query attends to
     tokens   the N names: "class", "2,5" for the patch in row 2 and column 5
     view     what the network sees of the photo
     """
@@ -116,12 +117,16 @@ def attention(
         sights.note(Sight.of(image, geometry, photo))
     judged(model, image, photo)
     with inference(network):
-        _, taps = network.encode_image(model.tensor(pixels)[None], taps=wanted)
+        last = pooling(tower) if rollout else []
+        _, taps = network.encode_image(model.tensor(pixels)[None], taps=[*wanted, *last])
         maps = [taps[name][0].float() for name in wanted]
         weights, titles = chosen(maps, head, rollout, all_layers)
+        pooled = weights
+        for name in last:
+            pooled = taps[name][0].float().mean(dim=0) @ weights
         mean = mean_of(maps, rollout or all_layers)
     check_image(image, weights, model.no_vector)
-    rows = tower.pooled_attention(weights, geometry.size)
+    rows = tower.pooled_attention(pooled, geometry.size)
     if len(titles) > len(rows):
         rows = torch.cat([rows.mean(dim=0, keepdim=True), rows])
     patch = model.config.image_tower.patch_size

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from patchword.errors import UnsupportedError
+from patchword.models.protocols import Tower
 
 
 def layers_of(
@@ -70,12 +71,19 @@ def of_heads(weights: Tensor, head: int | None) -> tuple[Tensor, list[str]]:
 
 
 def rolled(layers: Sequence[Tensor]) -> Tensor:
-    """Attention rollout (Abnar & Zuidema 2020, section 3) of maps (heads, N, N): (N, N); of an
-    attention pooling, (heads, 1, N), its one row (1, N)."""
-    if layers[0].shape[-2] == 1:
-        return layers[0].mean(dim=0)
+    """Attention rollout (Abnar & Zuidema 2020, section 3) of maps (heads, N, N): (N, N). Where the
+    last of them is an attention pooling, (heads, 1, N), which has no residual: its one row (1,
+    N)."""
     total = torch.eye(layers[0].shape[-1], dtype=layers[0].dtype, device=layers[0].device)
     for weights in layers:
-        mixed = weights.mean(dim=0) + torch.eye(len(total), dtype=total.dtype, device=total.device)
+        mixed = weights.mean(dim=0)
+        if len(mixed) > 1:
+            mixed = mixed + torch.eye(len(mixed), dtype=mixed.dtype, device=mixed.device)
         total = (mixed / mixed.sum(dim=-1, keepdim=True)) @ total
     return total
+
+
+def pooling(tower: Tower) -> list[str]:
+    """The tap of the attention pooling that follows a tower's layers; none of another tower."""
+    last = tower.pool_layer
+    return [f"image.{last}.attn"] if last and last not in tower.attention_layers else []
