@@ -4,11 +4,13 @@ import asyncio
 import base64
 import io
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import skimage
 from fastapi.testclient import TestClient
@@ -178,6 +180,26 @@ def test_warnings_number_the_images_of_their_request(client: TestClient) -> None
     assert "1 of 2 good photos is a copy of another, pixel for pixel" in said
     assert "the photo differs in size from the good ones (256 x 256 px): image 2 (" in said
     assert "contrast" not in said  # one good photo does not tell how it varies
+
+
+def test_a_dark_photo_is_warned_of_by_its_number(client: TestClient) -> None:
+    """Whichever thread opens it; good photos have numbers of their own."""
+    out = io.BytesIO()
+    levels = np.random.default_rng(0).integers(0, 40, (16, 16)).astype(np.uint16)
+    Image.fromarray(levels).save(out, "PNG")
+    dark = base64.b64encode(out.getvalue()).decode()
+    good = [sent(RING), sent(SHAPES[1])]
+    requests: list[tuple[str, dict[str, Any], str]] = [
+        ("/v1/classify", {"images": [sent(RING), dark], "labels": ["a hat"]}, "image 2"),
+        ("/v1/heatmap", {"image": dark, "texts": ["a hat"], "format": "numbers"}, "image 1"),
+        ("/v1/inspect", {"good": good, "images": [sent(RING), dark]}, "image 2"),
+        ("/v1/inspect", {"good": [*good, dark], "images": [sent(RING)]}, "good photo 3"),
+    ]
+    for path, body, called in requests:
+        found = warnings_of(client, path, body)
+        assert any(each.startswith(f"{called}: its samples reach") for each in found), (path, found)
+    answer = client.post("/v1/inspect", json={"good": good, "images": [dark]}).json()
+    assert re.search(r"It is that of good photo [12]:", answer["note"])
 
 
 def test_no_request_hears_of_the_photos_of_another(tmp_path: Path) -> None:

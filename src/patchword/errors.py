@@ -32,7 +32,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
@@ -205,14 +205,12 @@ def callers_line() -> Line:
 
 
 def in_threads(work: Callable[[T], U]) -> Callable[[T], U]:
-    """`work` for other threads: its warnings name the line that called patchword in this one."""
-    line = _line.get() or callers_line()
+    """`work` for other threads, in the context of this one: its warnings name the line that called
+    patchword here, and whoever hears those of this thread hears them."""
+    context = copy_context()
+    context.run(_line.set, _line.get() or callers_line())
 
     def run(item: T) -> U:
-        token = _line.set(line)
-        try:
-            return work(item)
-        finally:
-            _line.reset(token)
+        return context.copy().run(work, item)  # one context runs in one thread at a time
 
     return run

@@ -84,7 +84,7 @@ class Decoder:
         """The same of one that takes long, one at a time, in a thread that opens no images."""
         return await _in(self._slow, function)
 
-    async def photo(self, given: Any, model: Model, name: str = "image") -> RGB:
+    async def photo(self, given: Any, model: Model, name: str = "image 1") -> RGB:
         """All pixels of an image, RGB uint8 (H, W, 3). Raises ImageError, RefusalError."""
         async with self._here(given, name) as here:
             return await self._whole(here, model, name)
@@ -106,8 +106,7 @@ class Decoder:
         that a task needs at once. Raises ImageError, RefusalError."""
         async with self._here(given, name) as here, self._opening:
             await self._with_room(here, model, name)
-            found = self.content(here)
-            return Content(name, found) if isinstance(found, bytes) else found
+            return self.content(here, name)
 
     async def _with_room(self, here: Any, model: Model, name: str) -> RGB:
         while self._held > self._most:
@@ -128,10 +127,10 @@ class Decoder:
 
     async def _whole(self, here: Any, model: Model, name: str) -> RGB:
         work = partial(model.opener, exact=True)
-        return await self.run(lambda: _named(name, lambda: work(self.content(here))))
+        return await self.run(lambda: _named(name, lambda: work(self.content(here, name))))
 
     def _look(self, here: Any, model: Model, name: str) -> tuple[Levels, Sight]:
-        found = self.content(here)
+        found = self.content(here, name)
         photo = model.opener.sized(found, at_least=model.preprocess.at_least)
         pixels, geometry = model.preprocess.seen(photo)
         return pixels, Sight.of(name, geometry, photo.pixels)
@@ -151,14 +150,16 @@ class Decoder:
         async with self._fetching:
             yield await _in(self._fetchers, lambda: _named(name, lambda: fetch(given)))
 
-    def content(self, given: Any) -> ImageLike:
-        """An image that is here, as `images.open` takes it. A Path is none of a request, but of an
-        assistant on this machine."""
-        if isinstance(given, PhotoId):
-            return self._photo(given.id)
-        if isinstance(given, (bytes, Path)):
+    def content(self, given: Any, name: str) -> ImageLike:
+        """An image that is here, as `images.open` takes it, by which what is in no file is called
+        by this name. A Path is none of a request, but of an assistant on this machine."""
+        if isinstance(given, Path):
             return given
-        return decoded(given)
+        if isinstance(given, PhotoId):
+            found = self._photo(given.id)
+        else:
+            found = given if isinstance(given, bytes) else decoded(given)
+        return Content(name, found) if isinstance(found, bytes) else found
 
     def close(self) -> None:
         for pool in (self._pool, self._fetchers, self._slow):

@@ -123,18 +123,20 @@ def same(body: Inspect, opened: Opened, inspector: Inspector) -> None:
             raise RefusalError(400, "fitted", message, name)
 
 
-async def photos_of(server: Server, opened: Opened, images: Sequence[Any]) -> list[Any]:
+async def photos_of(
+    server: Server, opened: Opened, images: Sequence[Any], called: str = "image"
+) -> list[Any]:
     """Each image as `images.open` takes it, or why it cannot be opened. All of them are needed at
-    once, and their pixels would not fit into memory."""
+    once, and their pixels would not fit into memory. called: what each is, before its number."""
     photo = server.decoder.openable
-    return await each(photo(one, opened.model, f"image {n}") for n, one in enumerate(images, 1))
+    return await each(photo(one, opened.model, f"{called} {n}") for n, one in enumerate(images, 1))
 
 
 async def fit(
     server: Server, opened: Opened, good: Sequence[Any], body: Inspect
 ) -> tuple[list[dict[str, Any]], Inspector]:
     """What has learned from good photos, if any, and the errors of those that cannot be opened."""
-    photos = await photos_of(server, opened, good)
+    photos = await photos_of(server, opened, good, "good photo")
     kept = [photo for photo in photos if not isinstance(photo, Exception)]
     if photos and not kept:
         raise refusal_of(photos[0], "good")
