@@ -14,11 +14,8 @@ PARTS = [SAMPLES / "wafers" / f"{name}.jpg" for name in ("stain-1", "perfect-2",
 
 
 def guarantee(inspector: patchword.Inspector) -> str:
-    """What the page says, which counts the good photos and knows no paths."""
-    said = " ".join(inspector.guarantee())
-    for number, path in enumerate(GOOD, 1):
-        said = said.replace(str(path), f"image {number}")
-    return said
+    """What the page says, which knows no folders."""
+    return " ".join(inspector.guarantee()).replace(f"{GOOD[0].parent}/", "")
 
 
 def test_inspect(visit: Visit, demo: patchword.Model) -> None:

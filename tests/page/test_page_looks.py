@@ -1,12 +1,15 @@
 """What everybody needs of the page: names for screen readers, contrast, room on a phone, two
 languages, and sentences where something cannot be done."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from driving import SAMPLES, Visit, errors, give, submit
+from PIL import Image
 from playwright.sync_api import Page
+from test_page_chinese import FILES, chinese, spoken
 
 from patchword.serve.page import TABS, words
 
@@ -187,6 +190,41 @@ def test_chinese_by_the_browsers_language(visit: Visit) -> None:
     page.wait_for_selector("body[data-ready]")
     assert page.inner_text("#tab-search") == "Search"
     assert page.is_visible("#panel-where")
+
+
+def test_what_the_server_says_is_in_chinese(visit: Visit, tmp_path: Path) -> None:
+    """As the tests without a browser read `said.json`, and with the names of photos."""
+    page = visit("inspect", locale="zh-CN")
+    sentences = [one for path in FILES for one in spoken(path) if chinese(one)]
+    found = page.evaluate(
+        "all => import('/static/said.js').then(({ translated }) => all.map(translated))", sentences
+    )
+    assert len(found) > 80
+    assert found == [chinese(one) for one in sentences]
+    unknown = page.evaluate("import('/static/said.js').then(({ translated }) => translated('No.'))")
+    assert unknown == "（英文）No."
+    good = sorted((SAMPLES / "wafers").glob("perfect-*.jpg"))
+    small, broken = tmp_path / "small.png", tmp_path / "broken.jpg"
+    with Image.open(SCRATCH) as photo:
+        photo.resize((99, 99)).save(small)
+    broken.write_bytes(SCRATCH.read_bytes()[:500])
+    give(page, "good", *good)
+    give(page, "parts", small, broken, good[0])
+    submit(page, "inspect")
+    assert errors(page, "inspect") == [
+        "broken.jpg: 文件不完整：在最后一个像素之前就结束了；请重新复制或下载"
+    ]
+    said = page.inner_text("#panel-inspect .warnings")
+    assert "逐像素相同：perfect-1.jpg" in said
+    assert "尺寸与良品照片（256 x 256 像素）不同：small.png (99 x 99)" in said
+    said += page.inner_text("#panel-inspect .note")
+    assert re.search(r"这是 perfect-\d\.jpg 的得分", said)
+    assert "英文）" not in said.replace("（用英文）", "")
+    page.click("#tab-explore")
+    submit(page, "explore")
+    headings = page.locator("#panel-explore .group h2").all_text_contents()
+    assert any("晶圆" in one for one in headings)
+    assert not re.search(r"unnamed|unlike|wafer（|, like", " ".join(headings))
 
 
 def test_without_an_index_behind_a_key(visit: Visit, bare: str) -> None:

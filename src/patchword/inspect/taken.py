@@ -165,20 +165,18 @@ def _size(good: Sequence[Look], new: Sequence[Named]) -> str:
 
 
 def _colour(good: Sequence[Look], new: Sequence[Named]) -> str:
-    known = _values("grey", good)
-    if known.min() == 1:
-        how, other = ("in colour", "grey"), [each for each in new if each.look.grey < 1 - SHARE]
+    known, other = _values("grey", good), list[Named]()
+    if grey := known.min() == 1:
+        other = [each for each in new if each.look.grey < 1 - SHARE]
     elif known.max() < 1 - SHARE:
-        how, other = ("grey", "in colour"), [each for each in new if each.look.grey == 1]
-    else:
-        return ""
+        other = [each for each in new if each.look.grey == 1]
     if not other:
         return ""
+    some, names = _some(len(other), len(new)), listed([each.name for each in other])
     are = "is" if len(other) == 1 else "are"
-    return (
-        f"{_some(len(other), len(new))} {are} {how[0]}, and all good ones are {how[1]}: "
-        f"{listed([each.name for each in other])}"
-    )
+    if grey:
+        return f"{some} {are} in colour, and all good ones are grey: {names}"
+    return f"{some} {are} grey, and all good ones are in colour: {names}"
 
 
 def _level(kind: str, least: float, good: Sequence[Look], new: Sequence[Named]) -> Iterator[str]:

@@ -1,12 +1,14 @@
 """The page: one HTML document in the browser's language, and the files that it loads.
 
-Every word of it, in both languages, is in `words.json`. The document holds no script and no style
-of its own and loads nothing from other addresses; its policy makes browsers hold it to that.
+Every word of it, in both languages, is in `words.json`; what the server says in English, and how it
+is said in Chinese, in `said.json`. The document holds no script and no style of its own and loads
+nothing from other addresses; its policy makes browsers hold it to that.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -54,6 +56,32 @@ def words() -> dict[str, dict[Language, str]]:
     return read
 
 
+@lru_cache(maxsize=1)
+def said() -> dict[str, list[tuple[str, str]]]:
+    """What the server says in English, as a regular expression of JavaScript, and in Chinese:
+    whole "sentences", "parts" of them, and "names" of clusters; of two that match the first is
+    meant.
+
+    A {gap} is any text, one of a single letter a number; the Chinese has it as it is, or, as a
+    [gap], in Chinese too, where it is a part."""
+    text = files("patchword.serve").joinpath("said.json").read_text("utf-8")
+    read: dict[str, dict[str, str]] = json.loads(text)
+    return {
+        kind: [(_pattern(english), chinese) for english, chinese in table.items()]
+        for kind, table in read.items()
+    }
+
+
+def _pattern(english: str) -> str:
+    words = re.split(r"\{(\w+)\}", english)
+    for place in range(0, len(words), 2):
+        words[place] = re.escape(words[place])
+    for place in range(1, len(words), 2):
+        name = words[place]
+        words[place] = rf"(?<{name}>{'.+' if len(name) > 1 else '-?[0-9][0-9.,e+-]*'})"
+    return f"^{''.join(words)}$"
+
+
 def language(accepted: str) -> Language:
     """The language for an Accept-Language header (RFC 9110, section 12.5.4): the one of ours that
     it likes most, English where it names none."""
@@ -81,9 +109,9 @@ def document(chosen: Language) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    said = {key: texts[chosen] for key, texts in words().items()}
+    own = {key: texts[chosen] for key, texts in words().items()}
     page = templates.get_template("page.html")
-    return page.render(language=chosen, t=said, tabs=TABS)
+    return page.render(language=chosen, t=own, said=said() if chosen == "zh" else {}, tabs=TABS)
 
 
 class PreviewBody(BaseModel):

@@ -129,6 +129,7 @@ export class HitDialog {
     if (!this.text || !model?.can.includes("heatmap")) return;
     const answer = await post("/v1/heatmap",
       { model: model.id, image: await photo.inRequest(), texts: [this.text], format: "numbers" }, signal);
+    this.panel.sent = { image: [photo] };
     this.panel.warn(answer.warnings);
     const map = answer.maps[0];
     const found = map.found !== false;

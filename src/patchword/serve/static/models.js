@@ -1,6 +1,7 @@
 // The models that answer: which one is chosen, what it can do, and why not.
 
 import { el } from "./dom.js";
+import { translated } from "./said.js";
 import { get } from "./server.js";
 import { t } from "./words.js";
 
@@ -8,6 +9,11 @@ const select = document.getElementById("model");
 let models = [];
 
 export const current = () => models.find((model) => model.id === select.value) ?? null;
+/** Why a model cannot do a job; "" if it can. */
+export const whyNot = (model, job) => {
+  const reason = model?.why_not?.[job];
+  return reason ? translated(reason) : "";
+};
 export const named = (id) => models.find((model) => model.id === id) ?? null;
 
 /** Calls `work` now and whenever another model is chosen. */
@@ -33,7 +39,7 @@ export function explain(notice, job, model = current()) {
   if (can) return true;
   const others = models.filter((each) => each.can.includes(job));
   notice.replaceChildren(
-    el("p", {}, model ? model.why_not?.[job] || t("cannot", { model: model.id }) : t("no_model")),
+    el("p", {}, model ? whyNot(model, job) || t("cannot", { model: model.id }) : t("no_model")),
     ...others.map((other) =>
       el("button", { type: "button", onclick: () => choose(other.id) }, t("use_model", { model: other.id }))),
     ...(others.length ? [] : [el("p", {}, t("start_with_model"), " ", el("code", {}, "patchword serve -m MODEL"))]),

@@ -1,5 +1,6 @@
 // Requests to the server, and what it says when it refuses.
 
+import { reason } from "./said.js";
 import { t } from "./words.js";
 
 const STORED = "patchword-key";
@@ -22,7 +23,8 @@ async function refusal(response) {
   } catch {
     said = null; // not of this server: a proxy's page
   }
-  return new ServerError(said?.message || t("not_answered", { status: response.status }), response.status, said?.code);
+  const sentence = said?.message ? reason(said.message) : t("not_answered", { status: response.status });
+  return new ServerError(sentence, response.status, said?.code);
 }
 
 let asking = null; // one dialog, however many requests wait for the key

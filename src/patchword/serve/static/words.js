@@ -1,7 +1,7 @@
 // The page's words, in the language that the server chose (`words.json`).
 
 const words = JSON.parse(document.getElementById("words").textContent);
-const language = document.documentElement.lang;
+export const language = document.documentElement.lang;
 
 const whole = new Intl.NumberFormat(language);
 

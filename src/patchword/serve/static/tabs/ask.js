@@ -4,6 +4,7 @@ import { bars, el, items } from "../dom.js";
 import { current, explain, onModel } from "../models.js";
 import { Panel } from "../panel.js";
 import { PhotoField } from "../photos.js";
+import { reason } from "../said.js";
 import { post } from "../server.js";
 import { percent, t } from "../words.js";
 
@@ -18,6 +19,7 @@ export class Ask extends Panel {
 
   photo() {
     if (!this.photos.first) throw new Error(t("no_photo"));
+    this.sent = { image: [this.photos.first] };
     return this.photos.first;
   }
 
@@ -25,8 +27,8 @@ export class Ask extends Panel {
     const photo = this.photo();
     const answer = await post("/v1/caption", { model: current().id, images: [await photo.inRequest()] }, signal);
     const [one] = answer.data;
-    if (one.error) throw new Error(one.error.message);
-    this.warn([...(answer.warnings ?? []), ...(one.warnings ?? [])]);
+    if (one.error) throw new Error(reason(one.error.message));
+    this.warn(answer.warnings);
     this.add(photo, t("caption_fact"), one.caption);
   }
 
@@ -40,7 +42,7 @@ export class Ask extends Panel {
       model: current().id, image: await photo.inRequest(), question, ...(answers.length && { answers }),
     }, signal);
     this.warn(answer.warnings);
-    this.add(photo, question, answer.answer, answer);
+    this.add(photo, question, answer.declined === undefined ? answer.answer : t("declined"), answer);
     field.select();
   }
 

@@ -20,6 +20,7 @@ export class Classify extends Panel {
     const photos = this.photos.photos;
     if (!photos.length) throw new Error(t("no_photo"));
     if (!labels.length) throw new Error(t("no_labels"));
+    this.sent = { image: photos };
     const answer = await post("/v1/classify", {
       model: current().id,
       images: await this.photos.inRequest(),
@@ -31,11 +32,10 @@ export class Classify extends Panel {
   }
 
   card(photo, one) {
-    if (one.error) this.fail(`${photo.name}: ${one.error.message}`);
-    this.warn(one.warnings, photo.name);
+    const why = one.error && this.failed(photo, one.error);
     const labels = [...(one.labels ?? [])].sort((a, b) => b.probability - a.probability);
     return el("article", { class: "card" }, photo.image(), el("h3", {}, photo.name),
-      one.error ? el("p", { class: "error" }, one.error.message)
+      why ? el("p", { class: "error" }, why)
         : bars(labels.map(({ label, probability }) => ({ label, share: probability, said: percent(probability) }))));
   }
 

@@ -2,7 +2,7 @@
 
 import { el, lines } from "../dom.js";
 import { shade } from "../heat.js";
-import { current, explain, onModel } from "../models.js";
+import { current, explain, onModel, whyNot } from "../models.js";
 import { Panel } from "../panel.js";
 import { PhotoField } from "../photos.js";
 import { post } from "../server.js";
@@ -22,7 +22,7 @@ export class Compare extends Panel {
     this.enable(able);
     const [cosine, match] = this.form.elements.namedItem("measure");
     match.disabled = !able || !current().can.includes("match");
-    match.closest("label").title = match.disabled ? current()?.why_not?.match ?? "" : "";
+    match.closest("label").title = whyNot(current(), "match");
     if (match.disabled) cosine.checked = true;
   }
 
@@ -32,11 +32,12 @@ export class Compare extends Panel {
     const match = this.form.elements.namedItem("measure").value === "match";
     if (!photos.length) throw new Error(t("no_photo"));
     if (!texts.length) throw new Error(t("no_texts"));
+    this.sent = { image: photos };
     const asked = { model: current().id, images: await this.photos.inRequest(), texts };
     const answer = await post(match ? "/v1/match" : "/v1/similarity", asked, signal);
     this.warn(answer.warnings);
     const data = answer.data ?? [];
-    for (const one of data.filter((each) => each.error)) this.fail(`${photos[one.index].name}: ${one.error.message}`);
+    for (const one of data.filter((each) => each.error)) this.failed(photos[one.index], one.error);
     const failed = new Set(data.filter((each) => each.error).map((each) => each.index));
     const rows = match ? photos.map((_, i) => data.find((each) => each.index === i)?.probabilities) : answer.cosines;
     this.draw(photos, texts, photos.map((_, i) => (failed.has(i) ? null : rows[i])), match);

@@ -3,6 +3,7 @@
 import { el, slider } from "../dom.js";
 import { append, arrows } from "../gallery.js";
 import { Panel } from "../panel.js";
+import { named } from "../said.js";
 import { post } from "../server.js";
 import { percent, t } from "../words.js";
 
@@ -27,7 +28,7 @@ export class Explore extends Panel {
     const count = Number(this.form.elements.namedItem("clusters").value);
     const { clusters, warnings } = await post("/v1/explore", { ...(count && { clusters: count }), examples: EXAMPLES }, signal);
     this.warn(warnings);
-    for (const { name, count: all, photos } of clusters) this.group(t("cluster", { name, photos: all }), photos);
+    for (const { name, count: all, photos } of clusters) this.group(t("cluster", { name: named(name), photos: all }), photos);
     return t("clusters_found", { clusters: clusters.length });
   }
 

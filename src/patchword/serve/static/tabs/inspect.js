@@ -2,7 +2,7 @@
 
 import { el, settled, slider } from "../dom.js";
 import { current, onModel, explain } from "../models.js";
-import { guaranteed, Panel } from "../panel.js";
+import { Panel } from "../panel.js";
 import { PhotoField } from "../photos.js";
 import { post } from "../server.js";
 import { pictureOf, Stage } from "../stage.js";
@@ -35,16 +35,16 @@ export class Inspect extends Panel {
     const rate = Number(this.falseAlarms.value);
     if (!good.length) throw new Error(t("no_good"));
     if (!photos.length) throw new Error(t("no_parts"));
+    this.sent = { image: photos, "good photo": good };
     this.answer = null; // until it is there, the slider judges nothing
     const answer = await this.asked({ model, false_alarms: rate }, good, photos, signal);
     this.warn(answer.warnings);
     // Of good photos and a model that were changed meanwhile, nothing is learned.
     this.fitted = good === this.good.photos && model === current().id ? answer.fitted : null;
-    for (const one of answer.good ?? []) this.fail(`${good[one.index].name}: ${one.error.message}`);
+    for (const one of answer.good ?? []) this.failed(good[one.index], one.error);
     const found = answer.data.filter((one) => !one.error).sort((a, b) => b.score - a.score);
     for (const one of answer.data) {
-      if (one.error) this.fail(`${photos[one.index].name}: ${one.error.message}`);
-      else this.warn(one.warnings, photos[one.index].name);
+      if (one.error) this.failed(photos[one.index], one.error);
     }
     const cards = await Promise.all(found.map((one) => this.card(photos[one.index], one, signal)));
     this.cards = cards;
@@ -78,7 +78,8 @@ export class Inspect extends Panel {
   }
 
   verdicts({ threshold, note }) {
-    this.find(".note").textContent = guaranteed(note);
+    const sentences = note.split(/(?<=\.) (?=[A-Z])/);
+    this.find(".note").textContent = sentences.map((sentence) => this.told(sentence)).join(" ");
     let rejected = 0;
     for (const { one, verdict } of this.cards) {
       const bad = threshold === null ? null : one.score > threshold;
@@ -101,7 +102,7 @@ export class Inspect extends Panel {
     stage.draw([stage.mask.naturalWidth, stage.mask.naturalHeight]);
     const verdict = el("p", { class: "verdict" });
     const p = one.p_value === null ? t("no_p") : t("p_value", { p: number(one.p_value) });
-    const said = `${t("score")} ${number(one.score)}, ${p}, ${t("places", { places: one.boxes.length })}`;
+    const said = t("card_said", { score: number(one.score), p, places: t("places", { places: one.boxes.length }) });
     return { root: el("article", { class: "card" }, figure, el("h3", {}, photo.name), verdict, el("p", {}, said)), one, verdict, stage };
   }
 

@@ -42,6 +42,7 @@ export class Search extends Panel {
     const without = values.namedItem("without").value.trim();
     const where = condition(this.form, values.namedItem("where").value.trim());
     if (!text && !photo) throw new Error(t("nothing_asked"));
+    this.sent = { image: [photo] };
     const share = Number(this.balance.value);
     return {
       ...(text && { text }),

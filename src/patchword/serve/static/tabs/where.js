@@ -2,7 +2,7 @@
 
 import { el, lines, slider } from "../dom.js";
 import { scale } from "../heat.js";
-import { current, explain, onModel } from "../models.js";
+import { current, explain, onModel, whyNot } from "../models.js";
 import { Panel } from "../panel.js";
 import { PhotoField } from "../photos.js";
 import { post } from "../server.js";
@@ -42,7 +42,7 @@ export class Where extends Panel {
     for (const [name, job] of Object.entries(JOBS)) {
       const can = current().can.includes(job);
       this.field(name).disabled = !can;
-      this.field(name).closest("label").title = can ? "" : current().why_not?.[job] ?? "";
+      this.field(name).closest("label").title = whyNot(current(), job);
       if (!can) this.field(name).checked = false;
     }
   }
@@ -62,6 +62,7 @@ export class Where extends Panel {
     if (!photo) throw new Error(t("no_photo"));
     if (!texts.length) throw new Error(t("no_texts"));
     if (!Object.keys(JOBS).some((name) => this.field(name).checked)) throw new Error(t("nothing_drawn"));
+    this.sent = { image: [photo] };
     const asked = { model: current().id, image: await photo.inRequest() };
     signal.throwIfAborted();
     this.texts.replaceChildren();
@@ -105,10 +106,9 @@ export class Where extends Panel {
   async boxes(asked, texts, signal) {
     const answer = await post("/v1/locate", { ...asked, texts }, signal);
     this.warn(answer.warnings);
-    answer.data.forEach(({ text, found, regions = [], error }, i) => {
+    answer.data.forEach(({ text, found, regions }, i) => {
       const colour = COLOURS[i % COLOURS.length];
-      if (error) this.fail(error.message);
-      if (!found && !error) this.list(colour, t("no_region", { text }));
+      if (!found) this.list(colour, t("no_region", { text }));
       regions.forEach(({ box, score }) => {
         this.stage.boxes.push({ box, colour, label: text });
         this.list(colour, t("region", { text, score: number(score), box: box.map((edge) => Math.round(edge)).join(", ") }));
@@ -121,7 +121,7 @@ export class Where extends Panel {
     const answer = await post("/v1/segment", { ...asked, labels: texts }, signal);
     this.warn(answer.warnings);
     this.stage.mask = await pictureOf(answer.png, signal);
-    for (const { label, colour, share } of answer.legend) this.list(colour, t("share", { label: label || t("background"), share: percent(share) }));
+    for (const { label, colour, share } of answer.legend) this.list(colour, t("share", { label: label === "background" ? t("background") : label, share: percent(share) }));
     this.stage.draw(answer.size);
   }
 
