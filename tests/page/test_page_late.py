@@ -232,6 +232,15 @@ def test_arrow_keys_after_a_button_that_is_used_up(visit: Visit, locked: tuple[s
     assert page.inner_text("#hit-name") != name
 
 
+def test_no_photo_meets_the_filters(visit: Visit) -> None:
+    page = visit()
+    page.click("#panel-search summary")
+    page.fill("[name='filter:modified:from']", "2300-01-02")
+    page.fill("#panel-search [name=text]", "a star")
+    submit(page, "search")
+    assert page.inner_text("#panel-search .status") == "No photo meets the filters."
+
+
 def test_days_and_numbers_are_those_of_the_reader(visit: Visit) -> None:
     page = visit(timezone_id="Asia/Shanghai")
     page.click("#panel-search summary")
@@ -258,3 +267,51 @@ def test_a_photo_that_was_not_there_has_no_time(visit: Visit) -> None:
     page.locator("#panel-search .hit").first.click()
     page.wait_for_selector("#hit:not([aria-busy]) .gallery .hit")
     assert "Modified" not in page.inner_text("#hit .facts")
+
+
+def test_while_the_server_opens_its_models(visit: Visit) -> None:
+    page = visit(ready=False)
+    page.wait_for_selector("body[data-ready]")
+    waiting = held(page, "**/v1/models")
+    page.goto(page.url.replace("#search", "?again#classify"))
+    came(page, waiting, 1)
+    assert page.inner_text("#opening") == "The server opens its models …"
+    page.click("#panel-classify [type=submit]")
+    waiting[0].continue_()
+    page.wait_for_selector("body[data-ready]")
+    assert page.is_hidden("#opening")
+    assert page.url.endswith("?again#classify")
+
+
+def test_back_goes_to_the_tab_before(visit: Visit) -> None:
+    page = visit()
+    page.fill("#panel-search [name=text]", "a star")
+    submit(page, "search")
+    page.click("#tab-classify")
+    page.click("#tab-where")
+    page.go_back()
+    page.wait_for_selector("#panel-classify:not([hidden])")
+    page.go_back()
+    page.wait_for_selector("#panel-search .hit")
+    page.go_forward()
+    page.wait_for_selector("#panel-classify:not([hidden])")
+
+
+def test_what_is_dropped_and_is_no_file(visit: Visit) -> None:
+    page = visit("classify")
+    said = page.locator("[data-photos=classify] .error")
+    nothing = page.evaluate_handle("() => new DataTransfer()")
+    page.dispatch_event("[data-photos=classify]", "drop", {"dataTransfer": nothing})
+    expect(said).to_contain_text("is no file")
+    give(page, "classify", RING)
+    expect(said).to_be_hidden()
+
+
+def test_a_long_word_stays_on_a_phone(visit: Visit) -> None:
+    page = visit("where", width=390)
+    give(page, "where", RING)
+    page.fill("#panel-where [name=texts]", "x" * 500)
+    for name in ("boxes", "masks"):
+        page.check(f"#panel-where [name={name}]")
+    submit(page, "where")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390

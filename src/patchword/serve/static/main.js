@@ -18,6 +18,7 @@ const OF_INDEX = new Set(["search", "explore"]);
 const panels = {};
 
 function open(name, focus = false) {
+  const change = opened() ? "pushState" : "replaceState"; // so that "back" goes to the tab before
   for (const tab of Object.keys(TABS)) {
     const button = document.getElementById(`tab-${tab}`);
     const chosen = tab === name;
@@ -26,7 +27,7 @@ function open(name, focus = false) {
     document.getElementById(`panel-${tab}`).hidden = !chosen;
     if (chosen && focus) button.focus();
   }
-  history.replaceState(null, "", `#${name}`);
+  if (location.hash !== `#${name}`) history[change](null, "", `#${name}`);
   document.getElementById("other-language").hash = name;
 }
 
@@ -78,7 +79,6 @@ function withoutIndex(name, sentence) {
     el("p", {}, el("code", {}, "patchword index FOLDER --into photos.index")),
     el("p", {}, el("code", {}, "patchword serve photos.index")));
   notice.hidden = false;
-  panel.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
   for (const field of panel.querySelector("form").elements) field.disabled = true;
 }
 
@@ -95,6 +95,9 @@ async function openIndex() {
 async function start() {
   listen();
   open(named() ?? "search");
+  for (const form of document.querySelectorAll("[role=tabpanel] form")) form.addEventListener("submit", (event) => event.preventDefault());
+  const opening = document.getElementById("opening");
+  opening.hidden = false; // large models take a while
   try {
     await load();
     const index = await openIndex();
@@ -113,6 +116,8 @@ async function start() {
     const problem = document.getElementById("problem");
     problem.textContent = error.message;
     problem.hidden = false;
+  } finally {
+    opening.hidden = true;
   }
 }
 

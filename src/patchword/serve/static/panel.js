@@ -12,7 +12,6 @@ export class Panel {
     this.notice = root.querySelector(".cannot");
     this.running = null;
     this.sent = {}; // the photos that were asked about, by what the server calls one: "image 2"
-    this.form?.addEventListener("submit", (event) => event.preventDefault());
   }
 
   find(selector) {

@@ -91,6 +91,7 @@ export class PhotoField {
       event.stopPropagation();
       root.classList.remove("over");
       this.addFiles(event.dataTransfer.files);
+      root.querySelector(".error").hidden = event.dataTransfer.files.length > 0;
     });
   }
 
@@ -115,6 +116,7 @@ export class PhotoField {
   }
 
   show() {
+    this.root.querySelector(".error").hidden = true;
     this.root.querySelector(".chosen").replaceChildren(
       ...this.photos.map((photo) =>
         el("li", {}, photo.image(true),

@@ -76,6 +76,7 @@ export class Search extends Panel {
     append(this.gallery, answer.hits, (_, place) => this.openHit(this.hits, place, asked.text));
     this.more.hidden = answer.hits.length < PAGE || this.hits.length >= answer.total;
     this.warn(answer.warnings);
+    if (!answer.total) return t("none_shown");
     return t("shown", { shown: this.hits.length, total: answer.total });
   }
 
