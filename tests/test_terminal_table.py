@@ -63,6 +63,28 @@ def test_names_stay_whole_where_texts_on_two_lines_or_so_are_enough() -> None:
     assert (found[0], found[3], sum(found)) == (20, 11, 51)
 
 
+def test_columns_come_closer_before_numbers_and_words_break() -> None:
+    numbers = ("images", "top-1", "top-5", "mean per class")
+    out = table("task", *numbers, "", right=numbers)
+    out.add_row("zero-shot", "5", "100.0%", "100.0%", "100.0%", "1 template")
+    out.add_row("probe", "5", "100.0%", "100.0%", "100.0%", "C = 5.62e+05, 13 training images")
+    file = io.StringIO()
+    Console(file=file, width=50).print(out)
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 50
+    assert "zero-shot      5 100.0% 100.0%    100.0% 1" in lines[3]
+    assert {"template", "5.62e+05,", "training"} <= set(file.getvalue().split())
+
+
+@pytest.mark.parametrize("width", [8, 11, 14])
+def test_no_line_is_empty_after_a_word_that_breaks(width: int) -> None:
+    out = table("a", "b")
+    out.add_row("unbreakable", "1 template")
+    file = io.StringIO()
+    Console(file=file, width=width).print(out)
+    assert all(line.strip() for line in file.getvalue().splitlines())
+
+
 def test_names_do_not_command_the_terminal() -> None:
     out = table("image")
     out.add_row("\x1b[31mred\x9b.jpg")

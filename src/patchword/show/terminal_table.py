@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"\S+")
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _INDENTED = re.compile(r"^ +\S", re.MULTILINE)
-_PART = re.compile(r"-?[^\s/_-]*[/_-]*")  # of a word: a name breaks after these signs
+_PART = re.compile(r"-?[^\s/_-]+[/_-]*|[/_-]+")  # of a word: a name breaks after these signs
 # What a column is not made narrower than, one after the other until all fit: the longest of these
 # pieces, and as many columns as that where its texts are so long.
 _LEAST = ((_WORD, 30), (_PART, 20), (_PART, 1), (re.compile("."), 1))
@@ -24,7 +25,8 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
     """An empty table in patchword's style; columns in `right` are right-aligned.
 
     In a narrow terminal texts break between words; then names after a slash, a hyphen or an
-    underscore; elsewhere in a word only where nothing else fits.
+    underscore; then columns stand closer together; elsewhere in a word texts break only where
+    nothing else fits.
     """
     from rich import box
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -32,11 +34,12 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
 
     class Fitted(Table):
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-            between = 3 * (len(self.columns) - 1)
             cells = [[as_text(cell) for cell in (c.header, *c.cells)] for c in self.columns]
-            for column, texts, width in zip(
-                self.columns, cells, widths(cells, options.max_width - between), strict=True
-            ):
+            between = len(self.columns) - 1
+            room = options.max_width - 3 * between
+            if sum(_least(cells, _PART, room // 2)) > room:
+                self.padding, room = (0, 0), options.max_width - between
+            for column, texts, width in zip(self.columns, cells, widths(cells, room), strict=True):
                 column.width = width
                 column.header, *rest = [broken(text, width) for text in texts]
                 column._cells[:] = rest
@@ -64,20 +67,25 @@ def widths(cells: Sequence[Sequence[Text]], room: int) -> list[int]:
     """How wide each column is, of its texts, so that together they fit: the widest give way."""
     whole = [max(text.cell_len for text in column) for column in cells]
     out = list(whole)
-    words = [max(_longest(text.plain, _WORD) for text in column) for column in cells]
+    words = _least(cells, _WORD)
     halves = [max(word, -(-all_of // 2)) for word, all_of in zip(words, whole, strict=True)]
     if sum(halves) <= room:  # names stay whole where texts on two lines or so are enough
         return _narrowed(out, halves, room)
     for pattern, floor in _LEAST:
-        longest = [
-            min(max(_longest(text.plain, pattern) for text in column), room // 2)
-            for column in cells
-        ]
+        longest = _least(cells, pattern, room // 2)
         least = [
             max(length, min(all_of, floor)) for length, all_of in zip(longest, whole, strict=True)
         ]
         out = _narrowed(out, least, room)
     return out
+
+
+def _least(
+    cells: Sequence[Sequence[Text]], piece: re.Pattern[str], most: int = sys.maxsize
+) -> list[int]:
+    """How wide each column is so that no piece of its texts breaks, but for those that are longer
+    than `most`."""
+    return [min(max(_longest(text.plain, piece) for text in each), most) for each in cells]
 
 
 def _narrowed(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
