@@ -30,10 +30,8 @@ from patchword.unseen import Sight, noted
 
 SOURCE = Path(str(files("patchword")))
 TABLES = {
-    kind: [
-        (re.compile(found.replace("(?<", "(?P<"), re.DOTALL), chinese) for found, chinese in all_
-    ]
-    for kind, all_ in said().items()
+    kind: [(re.compile(found.replace("(?<", "(?P<"), re.DOTALL), told) for _, found, told in rows]
+    for kind, rows in said().items()
 }
 # Not to be translated: names and what people have typed.
 NAME = re.compile(

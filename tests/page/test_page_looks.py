@@ -203,6 +203,12 @@ def test_what_the_server_says_is_in_chinese(visit: Visit, tmp_path: Path) -> Non
     assert found == [chinese(one) for one in sentences]
     unknown = page.evaluate("import('/static/said.js').then(({ translated }) => translated('No.'))")
     assert unknown == "（英文）No."
+    spent = """import('/static/said.js').then(({ translated }) => {
+      const start = performance.now();
+      translated(`a text is given twice: ${'a b '.repeat(25000)}`);
+      return performance.now() - start;
+    })"""
+    assert page.evaluate(spent) < 1000  # milliseconds, of a very long text
     good = sorted((SAMPLES / "wafers").glob("perfect-*.jpg"))
     small, broken = tmp_path / "small.png", tmp_path / "broken.jpg"
     with Image.open(SCRATCH) as photo:

@@ -57,29 +57,32 @@ def words() -> dict[str, dict[Language, str]]:
 
 
 @lru_cache(maxsize=1)
-def said() -> dict[str, list[tuple[str, str]]]:
-    """What the server says in English, as a regular expression of JavaScript, and in Chinese:
-    whole "sentences", "parts" of them, and "names" of clusters; of two that match the first is
-    meant.
+def said() -> dict[str, list[tuple[str, str, str]]]:
+    """What the server says: whole "sentences", "parts" of them, and "names" of clusters. Of each
+    the longest of its words that stand together, without which no text needs to be looked at
+    further; the English as a regular expression of JavaScript; the Chinese. Of two that match the
+    first is meant.
 
     A {gap} is any text, one of a single letter a number; the Chinese has it as it is, or, as a
     [gap], in Chinese too, where it is a part."""
     text = files("patchword.serve").joinpath("said.json").read_text("utf-8")
     read: dict[str, dict[str, str]] = json.loads(text)
     return {
-        kind: [(_pattern(english), chinese) for english, chinese in table.items()]
+        kind: [(*_pattern(english), chinese) for english, chinese in table.items()]
         for kind, table in read.items()
     }
 
 
-def _pattern(english: str) -> str:
+def _pattern(english: str) -> tuple[str, str]:
+    """The longest piece without a gap, and the regular expression."""
     words = re.split(r"\{(\w+)\}", english)
+    longest = max(words[::2], key=len)
     for place in range(0, len(words), 2):
         words[place] = re.escape(words[place])
     for place in range(1, len(words), 2):
         name = words[place]
         words[place] = rf"(?<{name}>{'.+' if len(name) > 1 else '-?[0-9][0-9.,e+-]*'})"
-    return f"^{''.join(words)}$"
+    return longest, f"^{''.join(words)}$"
 
 
 def language(accepted: str) -> Language:

@@ -3,12 +3,12 @@
 import { language, t } from "./words.js";
 
 const tables = JSON.parse(document.getElementById("said").textContent);
-for (const rows of Object.values(tables)) rows.forEach((row) => { row[0] = new RegExp(row[0], "s"); });
+for (const rows of Object.values(tables)) rows.forEach((row) => { row[1] = new RegExp(row[1], "s"); });
 
 /** A text of the server by a table; null where that has no words for it. */
 function found(text, kind) {
-  for (const [pattern, chinese] of tables[kind] ?? []) {
-    const match = pattern.exec(text);
+  for (const [words, pattern, chinese] of tables[kind] ?? []) {
+    const match = text.includes(words) && pattern.exec(text);
     if (!match) continue;
     const inner = (part) => named(match.groups[part], kind === "names" ? kind : "parts");
     return chinese.replace(/\{(\w+)\}|\[(\w+)\]/g, (_, plain, part) => (plain ? match.groups[plain] : inner(part)));
