@@ -318,7 +318,7 @@ _OWN_READERS: dict[kinds.Kind | None, Callable[[BinaryIO, int | None, _Job], Pho
 def _by_pillow(start: Callable[[], BinaryIO], job: _Job, frame: int) -> Photo:
     """Decode one frame, from 0, of a file that Pillow reads."""
     with pillow.opened(start, frame) as picture:
-        pillow.refuse_unsound(picture)
+        pillow.refuse_unsound(picture, job.max_pixels)
         if picture.info.get("progressive"):  # all its coefficients are held, however it is scaled
             job.check_size(*picture.size)
         stored = picture.size

@@ -8,6 +8,9 @@ bits. What is there and empty is not there. MONOCHROME1 is inverted. Colours are
 
 from __future__ import annotations
 
+import os
+import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -21,22 +24,52 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 Values = NDArray[np.float64]
+MOST = 256 << 20  # bytes of a file when it is unpacked
+_FRAME = 8  # bytes of a frame, at least: the head of its item (PS3.5, A.4)
 _RESCALING = ("RescaleSlope", "RescaleIntercept")
 
 
 def pages(file: BinaryIO) -> list[int]:
-    """The numbers of the frames, from 0; a single 0 for a file that cannot be read, so that opening
-    it raises the error."""
+    """The numbers of the frames, from 0, at most as many as the file has room for. Raises
+    RefusedError, and whatever pydicom makes of a damaged header."""
     if not kinds.opens(kinds.DICOM):
         return [0]
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
 
-    try:
-        header = dcmread(file, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
-        return list(range(int(header.get("NumberOfFrames") or 1)))
-    except (InvalidDicomError, EOFError, ValueError, TypeError):
-        return [0]
+    most = max(_unpacked(file) // _FRAME, 1)
+    file.seek(0)
+    header = dcmread(file, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
+    return list(range(min(int(header.get("NumberOfFrames") or 1), most)))
+
+
+def _unpacked(file: BinaryIO) -> int:
+    """The bytes of a file, of one that is deflated (PS3.5, A.5) when it is unpacked. Raises
+    RefusedError for many."""
+    from pydicom.filereader import read_dataset, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    read_preamble(file, force=False)
+    start = file.tell()
+    syntax = None
+    for implicit in (False, True):  # as pydicom reads it: some write the second
+        file.seek(start)
+        with suppress(NotImplementedError):  # a type that there is not
+            meta = read_dataset(file, implicit, True, stop_when=lambda tag, *_: tag >> 16 != 2)
+            syntax = meta.get("TransferSyntaxUID")
+        if syntax:
+            break
+    if syntax == DeflatedExplicitVRLittleEndian:
+        return _inflated(file)
+    return file.seek(0, os.SEEK_END)
+
+
+def _inflated(file: BinaryIO) -> int:
+    unpack, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while part := file.read(1 << 16):
+        size += len(unpack.decompress(part))
+        if size > MOST:
+            raise RefusedError(f"it unpacks to more than {MOST >> 20} MB; save it unpacked")
+    return size
 
 
 def read(file: BinaryIO, frame: int, stretch: bool) -> Samples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,9 +17,14 @@ Header = tuple[tuple[int, ...], bool, np.dtype[Any]]  # shape, whether columns c
 
 
 def pages(file: BinaryIO) -> list[int]:
-    """The images, from 0. Raises ValueError for a damaged header."""
-    shape, _, _ = _header(file)
-    return list(range(shape[0])) if _counts(shape) and not _planes(shape) else [0]
+    """The images, from 0: where a file is cut off, those that begin in it. Raises ValueError for a
+    damaged header."""
+    shape, _, kind = _header(file)
+    if not _counts(shape) or _planes(shape):
+        return [0]
+    here = file.tell()
+    present = (file.seek(0, os.SEEK_END) - here) // max(math.prod(shape[1:]) * kind.itemsize, 1)
+    return list(range(min(shape[0], present + 1)))
 
 
 def is_picture(path: str) -> bool:
@@ -77,6 +83,9 @@ def _planes(shape: tuple[int, ...]) -> bool:
 
 def _header(file: BinaryIO) -> Header:
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+    try:
+        if version == (1, 0):
+            return np.lib.format.read_array_header_1_0(file)
+        return np.lib.format.read_array_header_2_0(file)
+    except TokenError as error:  # of a header that NumPy reads as one of Python 2
+        raise ValueError("its header ends too early") from error

@@ -43,7 +43,7 @@ def every(path: str) -> list[str]:
     try:
         with open(path, "rb") as file:
             count = len(read(file))
-    except (OSError, ValueError):  # opening it as an image raises the error
+    except Exception:  # whatever a damaged header is to its reader; opening the image raises it
         return [path]
     return [path] if count < 2 else [join(path, number + 1) for number in range(count)]
 

@@ -3,6 +3,7 @@ open wrong are refused."""
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import warnings
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from PIL import Image, TiffImagePlugin, TiffTags, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, TiffTags, UnidentifiedImageError
 
 from patchword.images.refused import refuse_if
 
@@ -19,6 +20,11 @@ _NATIVE = {  # Pillow's name of samples in an order of bytes -> in the machine's
     **dict.fromkeys(("I;32S", "I;32BS"), "I;32NS"),
     **dict.fromkeys(("F;32F", "F;32BF"), "F;32NF"),
 }
+MOST_SCANS = 100  # as libtiff has it
+_SOS, _EOI, _PROGRESSIVE = 0xDA, 0xD9, (0xC2, 0xC6, 0xCA, 0xCE)  # markers of a JPEG
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # one that a length follows, or the end
+_TILE = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
+_PCX_PALETTE = 769  # bytes at the end of a file of 256 colours, also of grey
 _FROM_PILLOW = r"PIL\."  # modules
 FILTER = ("ignore", None, Warning, re.compile(_FROM_PILLOW), 0)  # as `warnings` keeps it
 
@@ -81,10 +87,23 @@ def _native(tile: Any) -> Any:
     return tile._replace(args=(_NATIVE[tile.args[0]], *tile.args[1:]))
 
 
-def refuse_unsound(picture: Any) -> None:
-    """Refuse what Pillow would open by running a program, or wrong."""
+def refuse_unsound(picture: Any, max_pixels: int) -> None:
+    """Refuse what Pillow would open by running a program, or wrong, or with endless work."""
     refuse_if(picture.format == "EPS", "PostScript is a program; convert it to PNG first")
+    if isinstance(picture, JpegImagePlugin.JpegImageFile):
+        many = _scans(picture) > MOST_SCANS
+        refuse_if(many, f"damaged: a JPEG in more than {MOST_SCANS} scans")
+    if picture.format == "TIFF":  # libtiff holds a tile, however small the picture is
+        width, height = (picture.tag_v2.get(tag, 0) for tag in _TILE)
+        refuse_if(width * height > max_pixels, f"damaged: in tiles of {width} x {height} pixels")
+    if picture.format == "PCX" and picture.mode == "L":
+        picture.fp.seek(-_PCX_PALETTE, os.SEEK_END)
+        refuse_if(picture.fp.read(1) != b"\x0c", "truncated: its palette is not there")
     tiles = [tile for tile in picture.tile if tile.codec_name == "raw"]
+    if picture.format == "TIFF" and tiles:
+        width, height = picture._tile_size
+        there = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (tile.extents for tile in tiles))
+        refuse_if(there < width * height, "truncated: it does not say where all its pixels are")
     if picture.format == "BMP" and tiles and "BGR;15" in str(tiles[0].args):
         # BITMAPV3 header and later: the mask of the alpha bit lies at byte 66.
         picture.fp.seek(14)
@@ -103,6 +122,26 @@ def refuse_unsound(picture: Any) -> None:
     if picture.format == "TIFF" and tiles and picture.mode == "YCbCr":
         subsampling = picture.tag_v2.get(TiffImagePlugin.YCBCRSUBSAMPLING, (2, 2))
         refuse_if(subsampling != (1, 1), "subsampled YCbCr without compression; save it as PNG")
+
+
+def _scans(picture: Any) -> int:
+    """The scans of a JPEG, counted until they are too many. Each is a pass over all pixels, and ten
+    bytes may be one. Of those that have all components at once there is one (ISO/IEC 10918-1,
+    section B.2), where the file is not progressive."""
+    file, start = picture.fp, picture.tile[0].offset
+    file.seek(start + 2)
+    head = file.read(4)
+    while head[:1] == b"\xff" and head[1] not in (_SOS, *_PROGRESSIVE, 0xFF):
+        file.seek(int.from_bytes(head[2:]) - 2, os.SEEK_CUR)
+        head = file.read(4)
+    if head[:2] == bytes([0xFF, _SOS]) and file.read(1) == bytes([picture.layers]):
+        return 1
+    file.seek(start + 2)
+    content, at, count = file.read(), 0, 0
+    while (found := _MARKER.search(content, at)) and found[0][1] != _EOI and count <= MOST_SCANS:
+        count += found[0][1] == _SOS
+        at = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
+    return count
 
 
 def _quieten() -> None:

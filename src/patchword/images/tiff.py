@@ -26,7 +26,8 @@ _KINDS = {1: "integers", 2: "signed integers", 3: "floats", 5: "complex numbers"
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _CFA, _LINEAR_RAW = 32803, 34892
 _FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # field types that are read here
-_MOST = 100_000  # directories, after which a file is taken to be damaged
+_MOST = 4_000_000  # tags in all directories, after which a file is taken to be damaged
+_INSIDE = 16  # directories in a page that are looked at
 
 Tags = dict[int, tuple[int, ...]]  # the numbers of those tags that are read
 
@@ -44,7 +45,7 @@ def is_raw(file: BinaryIO) -> bool:
     if file.read(10)[8:] == b"CR":  # CR2
         return True
     first = next(directories(file), {})
-    inside = [next(directories(file, at), {}) for at in first.get(_SUB_IFDS, ())]
+    inside = [next(directories(file, at), {}) for at in first.get(_SUB_IFDS, ())[:_INSIDE]]
     sensors = (tags.get(_PHOTOMETRIC, (0,))[0] in (_CFA, _LINEAR_RAW) for tags in (first, *inside))
     return _DNG_VERSION in first or any(sensors)
 
@@ -79,34 +80,36 @@ def directories(file: BinaryIO, start: int | None = None) -> Iterator[Tags]:
     wide = struct.calcsize(word)
     at = struct.unpack_from(order + word, head, 8 if big else 4)[0] if start is None else start
     seen: set[int] = set()
-    while at and at not in seen and len(seen) < _MOST:
+    read = 0
+    while at and at not in seen and read < _MOST:
         seen.add(at)
         file.seek(at)
         try:
             (length,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
             table = file.read(min(length, 1 << 16) * entry)
             (following,) = struct.unpack(order + word, file.read(wide))
-            yield dict(_tags(file, table, order, word, entry))
+            read += 1 + len(table) // entry
+            yield _tags(file, table, order, word, entry)
         except struct.error:
             return
         at = following
 
 
-def _tags(
-    file: BinaryIO, table: bytes, order: str, word: str, entry: int
-) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """The tags of a directory that are used here."""
+def _tags(file: BinaryIO, table: bytes, order: str, word: str, entry: int) -> Tags:
+    """The tags of a directory that are used here; of one that is there twice the first, as Pillow
+    has it."""
+    found: Tags = {}
     wide = struct.calcsize(word)
-    for place in range(0, len(table) - entry + 1, entry):
-        tag, kind, count = struct.unpack_from(order + "HH" + word, table, place)
-        if tag not in _WANTED or kind not in _FORMATS or not 0 < count < 1000:
+    whole = memoryview(table)[: len(table) // entry * entry]
+    for tag, kind, count, value in struct.iter_unpack(f"{order}HH{word}{wide}s", whole):
+        if tag not in _WANTED or tag in found or kind not in _FORMATS or not 0 < count < 1000:
             continue
         form = f"{order}{count}{_FORMATS[kind]}"
-        value = table[place + 4 + wide : place + entry]
         if struct.calcsize(form) > wide:
             file.seek(struct.unpack(order + word, value)[0])
             value = file.read(struct.calcsize(form))
-        yield tag, struct.unpack_from(form, value)
+        found[tag] = struct.unpack_from(form, value)
+    return found
 
 
 def _is_page(tags: Tags) -> bool:
