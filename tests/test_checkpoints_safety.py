@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import re
+import shutil
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -18,11 +19,14 @@ import torch
 from processes import started
 from torch import nn
 
+import patchword
 from patchword import checkpoints
 from patchword.checkpoints import torchscript
 from patchword.checkpoints.read import open_path
 from patchword.errors import CheckpointError, TokenizerError
 from patchword.text import tokenizer_files
+
+ASSETS = Path(patchword.__file__).parent / "assets"
 
 
 class Evil:
@@ -275,3 +279,21 @@ def test_a_small_vocabulary_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
             file.write(bytes(1 << 20))
     with pytest.raises(TokenizerError, match=r"unpacks to more than 67,108,864 bytes"):
         tokenizer_files.read(tmp_path, 49408)
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("name", ["config.json", "scope.json"])
+def test_json_that_is_nested_too_deeply_is_damaged(name: str, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(ASSETS / "demo", model)
+    (model / name).write_text(DEEP)
+    with pytest.raises(CheckpointError, match="recursion"):
+        checkpoints.load(model)
+
+
+def test_a_panic_of_the_tokenizers_library_is_an_error() -> None:
+    text = '{"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}'
+    with pytest.raises(TokenizerError, match=r"not a readable tokenizer\.json"):
+        tokenizer_files.parse(text, "tokenizer.json")

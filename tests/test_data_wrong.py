@@ -303,3 +303,11 @@ def test_a_table_of_pages_or_addresses(rows: str, named: str, tmp_path: Path) ->
     config = SourceConfig("table", path=str(tmp_path / "t.csv"))
     (source,) = open_sources([config], PREPROCESS, ["captions"])
     assert source.name(0) == named.format(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["deep.jsonl", "deep.json"])
+@pytest.mark.parametrize("start", ["[", '{"image":'])
+def test_a_table_that_is_nested_too_deeply(name: str, start: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(start * 100_000)
+    with pytest.raises(RecipeError, match=f"{name}, line 1: not JSON .*too deeply"):
+        opened("table", tmp_path / name)

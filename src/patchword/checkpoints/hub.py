@@ -58,7 +58,7 @@ class Listed(Mapping[str, Any]):
         path = Path(self.fetch(name))
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} is not readable JSON: {error}") from error
 
     def __iter__(self) -> Iterator[str]:

@@ -92,5 +92,5 @@ def _value(text: str) -> Any:
     """A list or a number as Python prints it; anything else as text."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

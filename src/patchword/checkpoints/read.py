@@ -97,7 +97,7 @@ class Files(Mapping[str, Any]):
                 raise KeyError(name)
             try:
                 self._parsed[name] = json.loads(path.read_text(encoding="utf-8"))
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, RecursionError) as error:
                 raise CheckpointError(f"{path} is not readable JSON: {error}") from error
         return self._parsed[name]
 

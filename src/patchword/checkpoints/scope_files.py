@@ -58,7 +58,7 @@ def read(folder: Path) -> Scope | None:
         )
     except (
         *(OSError, ValueError, KeyError, TypeError),
-        *(re.error, safetensors.SafetensorError),
+        *(re.error, RecursionError, safetensors.SafetensorError),
     ) as error:
         raise CheckpointError(
             f"{folder / TEXT_FILE} and {VECTOR_FILE} are not the scope of a model ({error}); "

@@ -104,7 +104,7 @@ def read(path: Path) -> Any:
         receipts.parse(known)
     except OSError as error:
         raise PatchwordError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PatchwordError(f"{path} is no receipt: not readable JSON ({error})") from error
     except PatchwordError as error:
         raise PatchwordError(f"{path}: {error}") from error

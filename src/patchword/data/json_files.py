@@ -55,6 +55,8 @@ def _is_begun(file: Path, text: str) -> bool:
         return False
     try:
         json.loads(text)
+    except RecursionError:
+        return False
     except ValueError:
         return text.lstrip().startswith("{")
     return False

@@ -160,9 +160,12 @@ def listed(columns: Sequence[str]) -> str:
 
 
 def parsed_json(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError for none, and for a key twice in one object, of
-    which one value would be lost."""
-    return json.loads(text, object_pairs_hook=_object)
+    """The value of a JSON text. Raises ValueError for none, for one that is nested too deeply, and
+    for a key twice in one object, of which one value would be lost."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("lists and objects are nested too deeply") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def saturations(folder: Path) -> dict[int, Saturation] | None:
             )
             for each in json.loads(file.read_text(encoding="utf-8"))
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PatchwordError(
             f"{file}: not as MVTec LOCO AD has it, a list of pixel_value, saturation_threshold and "
             f"relative_saturation ({type(error).__name__}: {error})"

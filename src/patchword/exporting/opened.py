@@ -113,7 +113,7 @@ def _mark(path: Path, advice: str) -> dict[str, Any]:
         if missing := [name for name in needed if name not in mark]:
             raise ValueError(f"no {missing[0]}")
         return mark | {"model": from_dict(ModelConfig, mark["model"])}
-    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         raise CheckpointError(
             f"{path} is not as an export writes it ({error}): {advice}"
         ) from error

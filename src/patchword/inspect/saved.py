@@ -60,7 +60,7 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
         raise CheckpointError(
             f"{place}: no fitted inspector is there: {error.filename}: {error.strerror}"
         ) from error
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:
         raise damaged(place, str(error)) from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise CheckpointError(f"{place}: {ABOUT} is not of format {FORMAT}; fit it anew")
@@ -87,7 +87,7 @@ def read_stream(folder: str | os.PathLike[str]) -> list[float]:
         if not all(map(math.isfinite, found)):
             raise ValueError("a score is no finite number")
         return [float(score) for score in found]
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
             f"{place}: damaged ({type(error).__name__}: {error}); delete it, and the drift alarm "
             "begins anew"

@@ -24,6 +24,7 @@ from patchword.images.refused import RefusedError
 from patchword.serve.settings import Settings
 
 SECONDS = 15.0  # for all of an image, at most
+_PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")  # global to Python before 3.11.10 and 3.12.4
 
 
 def fetched(url: str, settings: Settings) -> bytes:
@@ -87,6 +88,8 @@ def public(address: str) -> bool:
             return public(str(inner))
         if found.is_site_local:
             return False
+    if isinstance(found, ipaddress.IPv4Address) and found in _PROTOCOLS:
+        return False
     return found.is_global and not found.is_multicast and not found.is_reserved
 
 

@@ -139,7 +139,9 @@ def parse(text: str, name: str) -> Tokenizer:
     """The text of a tokenizer.json. Raises TokenizerError when it is none."""
     try:
         return Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing narrower
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
         raise TokenizerError(f"{name} is not a readable tokenizer.json: {error}") from error
 
 
@@ -359,7 +361,7 @@ def _json(path: Path) -> Any:
     """A JSON file. Raises TokenizerError when it is something else."""
     try:
         return json.loads(_text(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} is not valid JSON: {error}") from error
 
 
