@@ -105,6 +105,32 @@ def test_an_image_comes_from_anywhere(
     assert "standard input holds one image" in found.err
 
 
+def test_of_a_damaged_tar_what_stands_before_is_read_and_the_rest_is_missed(
+    run: Run, place: Path
+) -> None:
+    """tarfile takes a damaged header for the end, and an archive that is joined to another."""
+    with tarfile.open("photos.tar", "w") as tar:
+        for name in ("0.jpg", "1.jpg", "2.jpg"):
+            tar.add(RING, name)
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    with tarfile.open("photos.tar") as tar:
+        offset = tar.getmember("2.jpg").offset
+    content = bytearray((place / "photos.tar").read_bytes())
+    (place / "joined.tar").write_bytes(content + content)
+    content[offset + 150] ^= 255
+    (place / "photos.tar").write_bytes(content)
+    found = run("classify", "photos.tar", STAR, "-l", "red ring,hat", "--json")
+    assert found.code == 1
+    names = ["photos.tar/0.jpg", "photos.tar/1.jpg", "photos.tar", STAR]
+    assert [r["image"] for r in found.records] == names
+    assert re.search("damaged: the header at byte .*; what stands", found.records[2]["error"])
+    found = run("embed", "joined.tar", "--json")
+    assert [r["image"][-5:] for r in found.records] == [*("0.jpg", "1.jpg", "2.jpg", "k.jpg")] * 2
+    assert [r.get("error", "")[:9] for r in found.records] == [*("", "", "", "is a link")] * 2
+
+
 @pytest.mark.parametrize("comma", [",", "，", "、", " ， "])
 def test_labels_are_parted_by_commas_of_any_script(run: Run, comma: str) -> None:
     found = run("classify", RING, "-l", comma.join(["red ring", "hat", "shoe"]), "--json")

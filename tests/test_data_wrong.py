@@ -134,6 +134,7 @@ def spoilt(five: Path) -> Iterator[tuple[dict, str]]:
         "lost.csv": "image,caption\n/none/a.png,a\n/none/b.png,b\n",
         "same.csv": "image,caption\np/0.png,a cat\np/1.png,A  cat\n",
         "labels.csv": "image,label\np/0.png,a\np/1.png,b\n",
+        "wide.csv": f"image,{'c' * 150_000}\n",  # longer than a cell that Python's csv reads
         "x.tar": "no tar",
     }  # fmt: skip
     for name, text in write.items():
@@ -155,6 +156,7 @@ def spoilt(five: Path) -> Iterator[tuple[dict, str]]:
     yield table | {"path": "bad.jsonl"}, "bad.jsonl, line 1: not JSON"
     yield table | {"path": "ragged.csv"}, "ragged.csv, line 3: 4 cells for 2 columns"
     yield table | {"path": "latin.csv"}, "latin.csv, line 2: byte 12 .* not UTF-8"
+    yield table | {"path": "wide.csv"}, "wide.csv, line 1: field larger than field limit"
     yield table | {"path": "twice.csv"}, "its first line names 'image' twice"
     yield (
         table | {"path": "columns.csv"},

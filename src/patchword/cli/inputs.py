@@ -8,7 +8,6 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from patchword.cli.checkpoint_options import chosen
@@ -155,30 +154,33 @@ def _inside(
 
 
 def _members(path: str) -> list[Source]:
-    """The images in a tar, by their suffix, as they stand in it; read when they are opened."""
-    import tarfile
-
+    """The images in a tar, by their suffix, as they stand in it; read when they are opened. Behind
+    them, where it is damaged, the tar itself: to open it raises the error, as of a link in it."""
+    from patchword.data.tar_files import DamagedError, Tar
     from patchword.images.files import left_out, picture_suffixes
 
-    suffixes, lock = picture_suffixes(), Lock()
+    found: list[Source] = []
+    suffixes = picture_suffixes()
     try:
-        tar = tarfile.open(path)  # noqa: SIM115  # open as long as its members may be
-        inside = [
-            member
-            for member in tar
-            if member.isfile()
-            and not left_out(member.name)
-            and os.path.splitext(member.name)[1].lower() in suffixes
-        ]
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise PatchwordError(f"{path}: not a tar that can be read: {error}") from error
+        tar = Tar(Path(path))
+        for member in tar.members():
+            suffix = os.path.splitext(member.name)[1].lower()
+            if suffix in suffixes and not left_out(member.name):
+                name = f"{path}/{member.name}"
+                whole = partial(tar.read, member)
+                found.append(
+                    Held(name, partial(_fail, name, member.fault) if member.fault else whole)
+                )
+    except (DamagedError, PatchwordError) as error:
+        reason = str(error).removeprefix(f"{path}: ").removeprefix("cannot be read: ")
+        said = f"damaged: {reason}; what stands before is read"
+        said = said if found else f"not a tar that can be read: {reason}"
+        found.append(Held(path, partial(_fail, path, said)))
+    return found
 
-    def read(member: tarfile.TarInfo) -> bytes:
-        with lock:
-            file = tar.extractfile(member)
-            return file.read() if file else b""
 
-    return [Held(f"{path}/{member.name}", partial(read, member)) for member in inside]
+def _fail(name: str, reason: str) -> bytes:
+    raise ImageError(name, reason)
 
 
 def embed_texts(bundle: Model, texts: Sequence[str], long_text: str) -> NDArray[Any]:

@@ -98,7 +98,10 @@ def _dialect(file: Path, first: str) -> _Dialect:
     best, cells = (-1, -1), [""]
     delimiter = ","
     for each in DELIMITERS:
-        found = next(csv.reader([first], delimiter=each), [])
+        try:
+            found = next(csv.reader([first], delimiter=each), [])
+        except csv.Error:  # a cell that is too long
+            continue
         usual = sum(cell.strip().lower() in _USUAL for cell in found)
         if (usual, len(found)) > best:
             best, cells, delimiter = (usual, len(found)), found, each
