@@ -42,6 +42,30 @@ def test_a_damaged_parquet_is_one_error(
             index.describe(table)
 
 
+@pytest.mark.parametrize("kind", [pa.dictionary(pa.int32(), pa.string()), pa.string_view()])
+def test_texts_of_other_types_are_texts(
+    kind: pa.DataType, tmp_path: Path, photos: list[Path], index: Index, model: Bundle
+) -> None:
+    """Categories of pandas, texts of polars."""
+    columns = {"path": ["photos/a.png", "photos/b.png"], "batch": ["x", "y"]}
+    columns = {name: pa.array(texts).cast(kind) for name, texts in columns.items()}
+    pq.write_table(pa.table(columns), tmp_path / "odd.parquet")
+    report = index.add(tmp_path / "odd.parquet", model)
+    assert (report.added, report.failed) == (2, [])
+    assert index.row(id_of(str(photos[1])), ["batch"]) == {"batch": "y"}
+
+
+@pytest.mark.parametrize("cell", [7, [1], {"bytes": "a text"}])
+def test_cells_that_are_no_images_are_named(
+    cell: object, tmp_path: Path, photos: list[Path], index: Index, model: Bundle
+) -> None:
+    pq.write_table(pa.table({"image": [cell]}), tmp_path / "odd.parquet")
+    report = index.add([photos[0], tmp_path / "odd.parquet"], model)
+    assert report.added == 1
+    (error,) = report.failed
+    assert str(error).startswith(f"{tmp_path}/odd.parquet#1: its cell of 'image' holds neither")
+
+
 def test_names_and_columns_that_no_other_table_has(
     tmp_path: Path, photos: list[Path], index: Index, model: Bundle
 ) -> None:

@@ -192,6 +192,16 @@ def test_the_checkpoint_of_another_version(path: Path, tmp_path: Path) -> None:
         loop.train(load(path))
 
 
+def test_a_checkpoint_whose_list_of_parts_is_damaged_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "step-00000001.pt"
+    torch.save({"step": 1, "network": torch.ones(9)}, file)
+    content = bytearray(file.read_bytes())
+    content[content.index(b"PK\1\2") + 10] = 8  # a part seems to be compressed
+    file.write_bytes(content)
+    with pytest.raises(RecipeError, match="not a checkpoint of a run .* delete it to go on from"):
+        state.load(file)
+
+
 @pytest.mark.parametrize("other", [[1, 2], torch.ones(3), {"format": state.FORMAT}])
 def test_another_file_of_torch_is_no_checkpoint(other: object, tmp_path: Path) -> None:
     torch.save(other, tmp_path / "step-00000001.pt")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from types import NoneType
 from typing import Any
 
 from patchword.data.rows import IMAGES, called, suffix_of
@@ -134,7 +135,7 @@ class TableImages:
         return _table, (self._path,)
 
     def read(self, row: int) -> bytes:
-        """The bytes in a row, from 0; none for an empty cell."""
+        """The bytes in a row, from 0; none for an empty cell. Raises ImageError for any other."""
         group = next((n for n, end in enumerate(self._ends) if row < end), None)
         if group is None:
             raise IndexError(f"no row {row + 1}")
@@ -145,6 +146,10 @@ class TableImages:
             start = self._ends[group - 1] if group else 0
             value = self._held[1][row - start].as_py()
         found = value.get("bytes") if isinstance(value, Mapping) else value
+        if not isinstance(found, (bytes, NoneType)):
+            kind = type(found).__name__
+            said = f"its cell of {self._column!r} holds neither an image nor a path, but a {kind}"
+            raise ImageError(f"{self._path}#{row + 1}", said)
         return found or b""
 
 

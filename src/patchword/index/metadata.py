@@ -68,7 +68,9 @@ def _parquet(path: str) -> Iterator[None]:
 def _is_text(arrow_type: Any) -> bool:
     import pyarrow as pa
 
-    return bool(pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type))
+    if pa.types.is_dictionary(arrow_type):  # pandas' categories
+        return _is_text(arrow_type.value_type)
+    return arrow_type in (pa.string(), pa.large_string(), pa.string_view())
 
 
 def _of_texts(texts: Sequence[str], name: str) -> Any:

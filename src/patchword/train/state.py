@@ -6,6 +6,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def load(path: Path) -> State:
         EOFError,
         pickle.UnpicklingError,
         zipfile.BadZipFile,
+        zlib.error,
     ) as error:
         raise RecipeError(
             f"{path}: not a checkpoint of a run ({error}); delete it to go on from the one before"
