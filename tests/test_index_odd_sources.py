@@ -55,6 +55,12 @@ def test_texts_of_other_types_are_texts(
     assert index.row(id_of(str(photos[1])), ["batch"]) == {"batch": "y"}
 
 
+def test_the_line_of_a_table_is_named_once(tmp_path: Path, index: Index, model: Bundle) -> None:
+    (tmp_path / "odd.csv").write_bytes("path,caption\na.png,café\n".encode("latin1"))
+    (error,) = index.add(tmp_path / "odd.csv", model).failed
+    assert str(error).startswith(f"{tmp_path}/odd.csv: line 2: byte 10 of the line")
+
+
 @pytest.mark.parametrize("cell", [7, [1], {"bytes": "a text"}])
 def test_cells_that_are_no_images_are_named(
     cell: object, tmp_path: Path, photos: list[Path], index: Index, model: Bundle

@@ -198,7 +198,7 @@ def test_a_checkpoint_whose_list_of_parts_is_damaged_is_none(tmp_path: Path) -> 
     content = bytearray(file.read_bytes())
     content[content.index(b"PK\1\2") + 10] = 8  # a part seems to be compressed
     file.write_bytes(content)
-    with pytest.raises(RecipeError, match="not a checkpoint of a run .* delete it to go on from"):
+    with pytest.raises(RecipeError, match=r"not a checkpoint of a run .* delete it to go on from"):
         state.load(file)
 
 

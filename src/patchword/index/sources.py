@@ -74,8 +74,9 @@ def listing(paths: Iterable[Path], failed: list[ImageError]) -> Listing:
             else:
                 plain.append(path)
         except (PatchwordError, OSError) as error:
-            said = str(error).removeprefix(f"{name}: ")
-            said = said.removeprefix(f"{os.path.realpath(name)}: ")
+            said = str(error)
+            for start in (name, os.path.realpath(name)):
+                said = said.removeprefix(f"{start}: ").removeprefix(f"{start}, ")
             failed.append(ImageError(shown(name), said))
     held = {file.path: file for file in out.files}
     out.files = [*find(plain, failed, opened), *held.values()]
