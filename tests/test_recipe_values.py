@@ -52,7 +52,7 @@ def base(tmp_path: Path) -> Path:
         "learning_rate=0", "learning_rate=-1e-3", "learning_rate=nan", "learning_rate=inf",
         "ema=1.5", "ema=-0.1", "warmup=-3", "clip_norm=-1", "micro_batch=-4", "micro_batch=9",
         "weight_decay=-0.1", "image_size=-1", "max_broken=-1", "label_smoothing=2", "seed=-1",
-        "label_smoothing=1", "lora.dropout=1",  # which would learn nothing
+        f"seed={2**64}", "label_smoothing=1", "lora.dropout=1",  # which would learn nothing
         "mix.mixup=-1", "mix.cutmix=-1", "mix.share=1.5", "lora.rank=0", "lora.dropout=2",
         "teacher.weight=-1", "teacher.temperature=0", "blip.contrast=-1", "blip.texts=0",
         "blip.soft_targets=2", "blip.soft_targets_warmup=-1", "blip.cross_query_scale=0",

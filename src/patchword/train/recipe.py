@@ -179,8 +179,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "checkpoint_every", "keep"):
             in_range(name, getattr(self, name), 1)
-        for name in ("image_size", "warmup", "weight_decay", "clip_norm", "max_broken", "seed"):
+        for name in ("image_size", "warmup", "weight_decay", "clip_norm", "max_broken"):
             in_range(name, getattr(self, name), 0)
+        in_range("seed", self.seed, 0, 2**64 - 1)  # as torch takes them
         in_range("until", self.until, 0, self.steps)
         in_range("micro_batch", self.micro_batch, 0, self.batch)
         in_range("learning_rate", self.learning_rate, 0, above=True)
