@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,19 @@ def test_a_dicom_that_unpacks_to_gigabytes_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(dicom, "MOST", 100)
     with pytest.raises(ImageError, match="it unpacks to more than 0 MB"):
         images.open(out.getvalue())
+
+
+def test_libraries_neither_log_nor_warn_of_what_a_file_holds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out = io.BytesIO()
+    scan(np.zeros((8, 8), np.uint16)).save_as(out, enforce_file_format=True)
+    damaged = out.getvalue().replace(b"1.2.840.10008.1.2.1.99", b"1.2.840.1x008.1.2.1.99")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError):
+            images.open(damaged)
+    assert not caplog.records
 
 
 def test_a_palette_that_is_cut_off_is_missed() -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from patchword.images import kinds
 from patchword.images.high_bit_depth import Samples
+from patchword.images.pillow import quieten
 from patchword.images.refused import RefusedError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def pages(file: BinaryIO) -> list[int]:
         return [0]
     from pydicom import dcmread
 
+    quieten("pydicom")
     most = max(_unpacked(file) // _FRAME, 1)
     file.seek(0)
     header = dcmread(file, stop_before_pixels=True, specific_tags=["NumberOfFrames"])

@@ -3,6 +3,7 @@ open wrong are refused."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import struct
@@ -25,15 +26,18 @@ _SOS, _EOI, _PROGRESSIVE = 0xDA, 0xD9, (0xC2, 0xC6, 0xCA, 0xCE)  # markers of a 
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # one that a length follows, or the end
 _TILE = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
 _PCX_PALETTE = 769  # bytes at the end of a file of 256 colours, also of grey
-_FROM_PILLOW = r"PIL\."  # modules
-FILTER = ("ignore", None, Warning, re.compile(_FROM_PILLOW), 0)  # as `warnings` keeps it
+
+
+def filter_of(library: str) -> tuple[str, None, type[Warning], re.Pattern[str], int]:
+    """The filter of a library's warnings, as `warnings` keeps it."""
+    return "ignore", None, Warning, re.compile(rf"{library}\."), 0
 
 
 @contextmanager
 def opened(start: Callable[[], BinaryIO], frame: int) -> Iterator[Any]:
     """The opened, not yet decoded, picture (an ImageFile) of the file that `start` opens."""
     with start() as file:
-        _quieten()
+        quieten("PIL")
         with _identify(file) as picture:
             if frame:
                 refuse_if(
@@ -144,11 +148,13 @@ def _scans(picture: Any) -> int:
     return count
 
 
-def _quieten() -> None:
-    """Keep Pillow's warnings (damaged EXIF, bombs: both handled here) from the user.
+def quieten(library: str) -> None:
+    """Keep a library's warnings and log from the user: they name no file, hold values of it, which
+    are nothing for the log of a server, and what matters (damage, bombs) is an error here.
 
     Filters are global, and images are opened in threads, so this one is added for good. To add and
     remove it around each image would sometimes undo a change by another thread in between.
     """
-    if FILTER not in warnings.filters:
-        warnings.filterwarnings("ignore", module=_FROM_PILLOW)
+    if filter_of(library) not in warnings.filters:
+        warnings.filterwarnings("ignore", module=rf"{library}\.")
+        logging.getLogger(library).setLevel(logging.CRITICAL)
