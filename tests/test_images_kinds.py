@@ -1,6 +1,7 @@
 """Photos of phones and cameras, scans and microscopes: each kind against what wrote or reads it."""
 
 import io
+import sys
 import warnings
 from pathlib import Path
 
@@ -142,6 +143,17 @@ def test_a_missing_library_is_named(
     monkeypatch.setattr(kinds, "_installed", lambda module: module != library)
     with pytest.raises(ImageError, match=reason):
         images.open(data)
+
+
+def test_a_broken_library_costs_its_own_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "scan.dcm").write_bytes(bytes(128) + b"DICM")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    monkeypatch.setattr(kinds, "opens", lambda kind: True)
+    assert pages.every(f"{tmp_path}/scan.dcm") == [f"{tmp_path}/scan.dcm"]
+    with pytest.raises(ImageError, match=r"installed and cannot be imported .*; install it anew"):
+        images.open(tmp_path / "scan.dcm")
 
 
 def test_folders_count_what_they_cannot_open(
