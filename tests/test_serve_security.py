@@ -5,6 +5,7 @@ import http.server
 import logging
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -303,6 +304,18 @@ def test_a_port_in_use_and_a_wrong_name_are_one_clear_error() -> None:
     assert "give an API key" in str(found)
     found = CliRunner().invoke(commands, ["serve", "--port", "0", "--api-key", ""]).exception
     assert "must not be empty" in str(found)
+
+
+@pytest.mark.parametrize("library", ["uvicorn", "httptools", "fastapi", "prometheus_client"])
+def test_a_missing_library_is_one_clear_error(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    for command in (["serve", "--port", "0"], ["mcp"]):
+        found = CliRunner().invoke(commands, command).exception
+        assert f'needs {library}, which is not installed: pip install "patchword[serve]"' in str(
+            found
+        )
 
 
 def _running(app: Any) -> Any:

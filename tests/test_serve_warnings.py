@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -226,3 +227,14 @@ def test_of_texts_that_are_cut_no_option_of_python_is_said(client: TestClient) -
     for path, more in (("/v1/heatmap", {"format": "numbers"}), ("/v1/locate", {})):
         body = {"image": sent(RING), "texts": ["a ring " * 40], **more}
         assert "the text exceeds 48 tokens; it loses 34 of 82" in warnings_of(client, path, body)
+
+
+def test_an_older_library_of_the_protocol_costs_its_address_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "mcp.server.mcpserver", None)
+    with pytest.warns(UserWarning, match=r"nothing is served at /mcp: .*patchword\[mcp\]"):
+        app = create_app(Settings())
+    with TestClient(app, base_url=AT) as client:
+        assert client.get("/health").status_code == 200
+        assert client.post("/mcp", json={}).status_code == 404

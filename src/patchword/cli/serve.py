@@ -150,8 +150,8 @@ def mcp(
 
     from patchword.optional import optional
 
-    optional("mcp", "mcp", "mcp", PatchwordError)
-    optional("fastapi", "serve", "mcp", PatchwordError)
+    optional("mcp.server.mcpserver", "mcp", "mcp", PatchwordError)
+    _libraries("mcp")
     from patchword.serve.app import make_server
     from patchword.serve.mcp import tools_server
     from patchword.serve.settings import Settings
@@ -160,6 +160,14 @@ def mcp(
     server = make_server(settings)
     _check(settings, server.models.names)
     asyncio.run(tools_server(server, paths=True).run_stdio_async())
+
+
+def _libraries(command: str) -> None:
+    """Raises PatchwordError for a library that the server needs and that cannot be imported."""
+    from patchword.optional import optional
+
+    for library in ("uvicorn", "httptools", "fastapi", "prometheus_client"):
+        optional(library, "serve", command, PatchwordError)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -186,11 +194,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 def run(settings: Settings, listening: socket.socket) -> None:
     """Serve until the process is told to end."""
-    from patchword.optional import optional
+    _libraries("serve")
+    import uvicorn
 
-    uvicorn = optional("uvicorn", "serve", "serve", PatchwordError)
-    optional("httptools", "serve", "serve", PatchwordError)
-    optional("fastapi", "serve", "serve", PatchwordError)
     from patchword.serve.app import create_app
 
     app = create_app(settings)
@@ -220,9 +226,7 @@ def run_replicas(settings: Settings, address: str, count: str, listening: socket
     """Serve from a cluster until the process is told to end."""
     from dataclasses import replace
 
-    from patchword.optional import optional
-
-    optional("fastapi", "serve", "serve", PatchwordError)
+    _libraries("serve")
     from patchword.serve import replicas
     from patchword.serve.app import make_server
 

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from patchword import api
-from patchword.errors import PatchwordError
+from patchword.errors import PatchwordError, warn
 from patchword.images import ImageLike, Opener
 from patchword.images.photo import Photo
 from patchword.serve import (
@@ -99,14 +99,18 @@ def add_tools(
     app: FastAPI, server: Server
 ) -> Callable[[], AbstractAsyncContextManager[None]] | None:
     """Answer the Model Context Protocol at /mcp, where its library is installed; what it needs to
-    run."""
+    run. One that is too old or broken is warned of."""
     if find_spec("mcp") is None:
+        return None
+    from patchword.serve.mcp import bounded, tools_server
+
+    try:
+        tools = tools_server(server)
+    except PatchwordError as error:
+        warn(f"nothing is served at /mcp: {error}")
         return None
     from mcp.server.transport_security import TransportSecuritySettings
 
-    from patchword.serve.mcp import bounded, tools_server
-
-    tools = tools_server(server)
     unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # the gate does
     inner = tools.streamable_http_app(
         stateless_http=True, json_response=True, transport_security=unchecked,

@@ -148,7 +148,7 @@ class Tools:
 
 def tools_server(server: Server, paths: bool = False) -> MCPServer:
     """A server of the protocol with these tools; paths: see `Tools`."""
-    mcp = optional("mcp.server", "mcp", "mcp", PatchwordError)
+    mcp = optional("mcp.server.mcpserver", "mcp", "mcp", PatchwordError)
     tools = Tools(server, paths)
     files = ", or the path of a file" if paths else ""
     named: Sequence[Any] = (tools.classify, tools.caption, tools.ask, tools.locate)
