@@ -167,6 +167,7 @@ WRONG = [
     (["train", "probe", "--show", "--json"], "as it is written: leave out --json"),
     (["export", "demo"], "give one model and one folder"),
     (["verify", "demo-blip"], "give one model and one receipt"),
+    (["export", "demo", "folder", "--dtype", "int8"], "to write it in int8 give --int8"),
     (["export", "-o", "folder"], "-o is no option here: DIR is the second argument"),
     (["export", "demo", "--out=folder"], "--out is no option here: DIR is the second argument"),
     (["caption", RING, "--num_beams", "3"], "--num_beams is called --beams here"),

@@ -22,7 +22,7 @@ from patchword.api.engines import on_engine
 from patchword.api.model import Model, with_methods
 from patchword.bundle import make
 from patchword.config import ViTConfig
-from patchword.engines import auto
+from patchword.engines import auto, libraries
 from patchword.engines.torch_engine import FEW, TorchEngine, mode
 from patchword.errors import UnsupportedError
 from patchword.images.preprocess import at_size
@@ -131,6 +131,20 @@ def test_bfloat16_by_openvino() -> None:
     assert other.engine.dtype == torch.bfloat16
     for found, right in zip(vectors(other, 3, 5), vectors(ours, 3, 5), strict=True):
         assert torch.cosine_similarity(found, right).min() > 0.999
+
+
+def test_onnx_is_written_without_a_word_of_torchvision(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where it is not installed, torch has something to say of each of its operations."""
+    from torch.onnx._internal.exporter import _registration
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with libraries.torch_untold():
+        _registration._get_overload("torchvision::nms")
+    assert not caplog.records
+    _registration._get_overload("torchvision::nms")
+    assert len(caplog.records) == 1
 
 
 def test_auto_changes_after_many_images(monkeypatch: pytest.MonkeyPatch) -> None:

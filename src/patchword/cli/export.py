@@ -52,6 +52,8 @@ def export(
     name, place = model_and_path(arguments, model, "folder: patchword export MODEL DIR")
     if to not in TARGETS:
         wrong(f"--to is {to!r}; there are {' and '.join(TARGETS)}")
+    if dtype == "int8":
+        wrong("--dtype int8: a model is exported from float32; to write it in int8 give --int8")
     make_folder(place, itself=True)
     bundle = load(name, "cpu", dtype)
     from patchword.api import exports

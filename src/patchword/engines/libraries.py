@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import threading
@@ -109,10 +110,17 @@ def core() -> Any:
 
 @contextmanager
 def torch_untold() -> Iterator[None]:
-    """Without a warning that torch's graphs give of torch itself, as they are made and copied."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
-        yield
+    """Without what torch says of itself as its graphs are made, copied and written: a warning, and
+    lines about a torchvision that is not there, which nothing here needs."""
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+            yield
+    finally:
+        log.setLevel(before)
 
 
 @torch_untold()
