@@ -121,6 +121,13 @@ def test_a_probability_that_is_no_number_has_no_bar() -> None:
     assert [len(str(cell)) for cell in table.columns[2].cells] == [0, 12]
 
 
+def test_bars_where_there_is_no_unicode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, for a file."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+    table = scores_table([("a.jpg", [Score("x", 0.5)])])
+    assert [str(cell) for cell in table.columns[2].cells] == ["#" * 12]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command(run: Run, command: str) -> None:
     ran = run(command, "--help")

@@ -296,10 +296,11 @@ def scores_table(
     if len(results) == 1:
         name, scores = results[0]
         out = table(str(name), " ", "  ", right=(" ",))
+        sign = "#" if screen().options.ascii_only else "█"
         for rank, score in enumerate(scores):
             label, number = cells(scores[rank:])
             drawn = number and not math.isnan(score.probability)
-            bar = Text("█" * round(BAR_CELLS * score.probability) if drawn else "", style="blue")
+            bar = Text(sign * round(BAR_CELLS * score.probability) if drawn else "", style="blue")
             out.add_row(label, number, bar)
         return out
     heading, names = shortened([name for name, _ in results])
