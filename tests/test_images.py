@@ -158,6 +158,17 @@ def test_a_profile_of_other_colours_is_passed_over():
     np.testing.assert_array_equal(images.open(data), pixels)
 
 
+def test_a_tiff_without_exif_under_an_older_pillow(monkeypatch):
+    """Before 13 it raised KeyError for a group of tags inside another that is not there."""
+
+    def older(self, tag):
+        raise KeyError(tag)
+
+    monkeypatch.setattr(Image.Exif, "get_ifd", older)
+    pixels = random_pixels(5, 7, 3)
+    assert (images.open(encoded(Image.fromarray(pixels), "TIFF")) == pixels).all()
+
+
 def test_lab_tiff():
     """White, black and sRGB's red, which is L*a*b* (54.3, 80.8, 69.9) under D50."""
     lab = np.array([[[255, 128, 128], [0, 128, 128], [138, 209, 198]]], np.uint8)

@@ -143,7 +143,7 @@ SEEDS["PNG 16"] = png16(random_pixels(9, 8, 4, kind=np.uint16), bits=12)
 SEEDS["PGM 16"] = b"P5 9 8 4095\n" + bytes(144)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::patchword.errors.ImageWarning")
 @settings(max_examples=250, deadline=None)
 @given(st.sampled_from(sorted(SEEDS)), st.data())
 def test_damage_is_an_image_error_or_an_image(kind, data):

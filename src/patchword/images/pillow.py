@@ -9,7 +9,7 @@ import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 from PIL import Image, JpegImagePlugin, TiffImagePlugin, TiffTags, UnidentifiedImageError
@@ -48,7 +48,8 @@ def opened(start: Callable[[], BinaryIO], frame: int) -> Iterator[Any]:
             if picture.format == "TIFF":  # decoding reads these tags
                 exif = picture.getexif()
                 for group in TiffTags.TAGS_V2_GROUPS:
-                    exif.get_ifd(group)
+                    with suppress(KeyError):  # of a group in another: before 13, Pillow's for none
+                        exif.get_ifd(group)
             yield picture
 
 
