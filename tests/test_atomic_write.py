@@ -4,12 +4,17 @@ import errno
 import fcntl
 import os
 import resource
+import shutil
 import signal
 import stat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from shrunk import tiny_bundle, tiny_clip
 
 import patchword
@@ -103,8 +108,14 @@ def test_as_on_windows_only_what_is_open_for_writing_is_synced(
     assert write(tmp_path / "file", "new").read_text() == "new"
 
 
+def write_tensors(path: Path) -> None:
+    with replacing(path) as part:
+        save_file({"a": np.zeros(5000)}, part)
+
+
+@pytest.mark.parametrize("writing", [partial(write, content=b"x" * 5000), write_tensors])
 def test_a_full_disk_leaves_the_old_file_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    writing: Callable[[Path], object], tmp_path: Path
 ) -> None:
     path = tmp_path / "file.bin"
     write(path, b"old")
@@ -113,12 +124,28 @@ def test_a_full_disk_leaves_the_old_file_alone(
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         with pytest.raises(OSError, match=r"File too large: .*file\.bin"):
-            write(path, b"x" * 5000)
+            writing(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_what_libraries_raise_at_a_full_disk_is_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO and libtiff do not say why they cannot write."""
+
+    def attempt() -> None:
+        with replacing(tmp_path / "map.tif"):
+            raise RuntimeError("basic_ios::clear: iostream error")
+
+    with pytest.raises(RuntimeError):
+        attempt()
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match=r"No space left on device: .*map\.tif"):
+        attempt()
 
 
 def test_modes_are_those_of_the_umask(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,7 @@ from pathlib import Path
 PART = ".part"  # in the name of a file that is being written
 STALE = 3600.0  # seconds after which a temporary file belongs to no process any more
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # said of no file, where it is the writing
+_IN_RUST = re.compile(r"(?:os error |Os \{ code: )(\d+)")  # in safetensors' error, no OSError
 
 _cleared: set[Path] = set()  # folders where this process has deleted what others left
 
@@ -44,18 +47,34 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     mode = part.stat().st_mode  # as the user's umask gives it; safetensors makes a file of its own
     try:
-        yield part
-        with part.open("r+b") as file:  # Windows syncs only what is open for writing
-            os.fsync(file.fileno())
-        part.chmod(mode)
-        part.replace(place)
-    except OSError as error:
-        if error.errno in NO_ROOM and not error.filename:
-            error.filename = str(path)
-        raise
+        with room_told(place, str(path)):
+            yield part
+            with part.open("r+b") as file:  # Windows syncs only what is open for writing
+                os.fsync(file.fileno())
+            part.chmod(mode)
+            part.replace(place)
     finally:  # after any error, and Ctrl-C, no part is left behind; renamed, there is none
         with suppress(OSError):
             part.unlink()
+
+
+@contextmanager
+def room_told(place: Path, name: str) -> Iterator[None]:
+    """Context of writing a file at `place`: where there is no room, raises OSError with its name,
+    whatever a library says of it in an error of its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM and not error.filename:
+            error.filename = name
+        raise
+    except Exception as error:
+        found = _IN_RUST.search(str(error))
+        full = not shutil.disk_usage(place.parent).free
+        if found or full:
+            code = int(found[1]) if found else errno.ENOSPC
+            raise OSError(code, os.strerror(code), name) from error
+        raise
 
 
 def make_folder(folder: Path) -> None:

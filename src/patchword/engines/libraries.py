@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
+from patchword.atomic_write import room_told
 from patchword.errors import UnsupportedError
 from patchword.optional import optional
 
@@ -134,7 +135,8 @@ def _save_openvino(program: ExportedProgram, path: Path, outputs: Sequence[str])
         raise UnsupportedError(said) from error
     for value, name in zip(model.outputs, outputs, strict=True):
         value.get_tensor().set_names({name})
-    library.save_model(model, path, compress_to_fp16=False)
+    with room_told(path, str(path)):
+        library.save_model(model, path, compress_to_fp16=False)
 
 
 def _read_openvino(path: Path, dtype: torch.dtype) -> Graph:
@@ -160,7 +162,8 @@ def _save_onnx(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> 
     model = torch.onnx.export(program, dynamo=True, verbose=False, output_names=list(outputs))
     assert model is not None  # only without dynamo it is
     _name_axes(model.model.graph)
-    model.save(str(path))
+    with room_told(path, str(path)):
+        model.save(str(path))
 
 
 def _name_axes(graph: Any) -> None:
