@@ -147,6 +147,21 @@ def test_onnx_is_written_without_a_word_of_torchvision(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError("torch_2_11"), torch.onnx.errors.OnnxExporterError("dim is None")]
+)
+def test_an_onnxscript_older_than_torch_is_told(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def export(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    program: Any = None
+    with pytest.raises(UnsupportedError, match="pip install --upgrade onnxscript"):
+        libraries.ONNX.save(program, tmp_path / "a.onnx", [])
+
+
 def test_auto_changes_after_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "MANY", 4)
     ours = with_methods(tiny_bundle(shallow(tiny_clip())))

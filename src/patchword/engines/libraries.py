@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,13 @@ def _read_openvino(path: Path, dtype: torch.dtype) -> Graph:
 @torch_untold()
 def _save_onnx(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
     optional("onnxscript", "fast", "engine onnx", UnsupportedError)
-    model = torch.onnx.export(program, dynamo=True, verbose=False, output_names=list(outputs))
+    try:
+        model = torch.onnx.export(program, dynamo=True, verbose=False, output_names=list(outputs))
+    except (ModuleNotFoundError, torch.onnx.errors.OnnxExporterError) as error:
+        raise UnsupportedError(
+            f"torch {torch.__version__} with onnxscript {version('onnxscript')} does not write "
+            "this model as ONNX; a newer one may: pip install --upgrade onnxscript"
+        ) from error
     assert model is not None  # only without dynamo it is
     _name_axes(model.model.graph)
     with room_told(path, str(path)):
