@@ -4,6 +4,7 @@ parameters learn with weight decay."""
 import os
 import signal
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import torch
 from PIL import Image
 from processes import command
 from safetensors.torch import load_file
-from shrunk import shrunk, tiny_clip
+from shrunk import shrunk, tiny_bundle, tiny_clip
 from torch import nn
 
 from patchword import checkpoints, models, variants
+from patchword.bundle import make
 from patchword.errors import CheckpointError, CheckpointWarning, RecipeError, ScopeWarning
 from patchword.train import recipe
-from patchword.train.initial_model import load_init
+from patchword.train.initial_model import create, load_init
 from patchword.train.loop import Run, train
 from patchword.train.lora import folder_of
 from patchword.train.optimizer import groups, learning_rate
@@ -232,6 +234,18 @@ def test_which_weights_of_init(base: Path, tmp_path: Path) -> None:
     told = recipe.load(base, [f"init={file}", "weights=raw", "lora.rank=2"])
     with pytest.warns(UserWarning, match="no adapter: an adapter cannot say with which weights"):
         assert folder_of(told, raw, raw.config, raw.network) is None
+
+
+def test_init_may_have_more_embeddings_than_its_tokenizer_has_ids(base: Path) -> None:
+    """As mT5, and all that is padded to a round number."""
+    tiny = tiny_bundle(tiny_clip())
+    ids = tiny.tokenizer.vocab_size
+    config = replace(tiny.config, text=replace(tiny.config.text, vocab_size=ids + 9))
+    network = models.build(config)
+    init = make(network, config, tiny.tokenizer, "padded")
+    made = create(recipe.load(base, ["objective=contrastive"]), config, init, [])
+    assert made.config.text.vocab_size == ids + 9
+    assert torch.equal(made.network.text.token_embed.weight, network.text.token_embed.weight)
 
 
 def test_the_architecture_of_init(base: Path) -> None:

@@ -179,6 +179,8 @@ def create(
     if recipe.objective in ("contrastive", "sigmoid", "blip", "dense"):
         words = tokenizer(recipe, config, init, sources)
         config = with_vocabulary(config, words)
+        if init and words is init.tokenizer:
+            config = _with_rows(config, init.config)
     elif recipe.objective == "classification":
         config = with_classes(recipe, config, sources)
     config = replace(config, source="patchword", assumed={}, read_from=())
@@ -226,6 +228,18 @@ def with_vocabulary(config: ModelConfig, words: Tokenizer) -> ModelConfig:
         text = _with_token_ids(text, words, words.encoder_start if text.cross_width else -1)
     if blip is not None and blip.decoder is not None:
         blip = replace(blip, decoder=_with_token_ids(blip.decoder, words, words.decoder_start))
+    return replace(config, text=text, blip=blip)
+
+
+def _with_rows(config: ModelConfig, init: ModelConfig) -> ModelConfig:
+    """The config with as many embeddings of tokens as `init` has, which may be more than its
+    tokenizer has ids: those of mT5 are padded."""
+    text, blip = config.text, config.blip
+    if text is not None and init.text is not None:
+        text = replace(text, vocab_size=init.text.vocab_size)
+    if blip and blip.decoder and init.decoder:
+        decoder = replace(blip.decoder, vocab_size=init.decoder.vocab_size)
+        blip = replace(blip, decoder=decoder)
     return replace(config, text=text, blip=blip)
 
 
