@@ -259,6 +259,14 @@ def test_kinds_that_do_not_fit(tmp_path):
         Tokenizer.from_folder(folder, replace(BERT, pool="end", end_token=9))
 
 
+def test_byte_pairs_of_a_roberta_alone_say_what_to_do(tmp_path):
+    ids = {token: i for i, token in enumerate(("<s>", "<pad>", "</s>", "<unk>", "a", "b", "ab"))}
+    (tmp_path / "vocab.json").write_text(json.dumps(ids))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
+    with pytest.raises(TokenizerError, match=r"lacks <\|start.*write a tokenizer\.json .*save_pre"):
+        Tokenizer.from_folder(tmp_path, SIGLIP)
+
+
 def test_sentencepiece_alone_says_what_to_do(tmp_path):
     (tmp_path / "spiece.model").write_bytes(b"\n\x0e\n\x05<unk>")
     for path in (tmp_path, tmp_path / "spiece.model"):

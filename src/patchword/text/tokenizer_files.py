@@ -39,6 +39,10 @@ BERT_FILE, BERT_OPTIONS = "vocab.txt", "tokenizer_config.json"
 SPECIALS_FILE = "special_tokens_map.json"
 ADDED_FILE = "added_tokens.json"
 SENTENCEPIECE = ".model"  # the suffix of a file that takes the sentencepiece library
+MAKE_ONE = (
+    f"write a {TOKENIZER_FILE} beside it with transformers, "
+    "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+)
 
 LARGEST = 64 << 20  # bytes of a file that is unpacked; CLIP's merges have 3 million
 
@@ -126,9 +130,7 @@ def _file(path: Path, vocab_size: int) -> Tokenizer:
         return backend
     if path.suffix == SENTENCEPIECE:
         raise TokenizerError(
-            f"{path} is read by the sentencepiece library, which patchword does without: write a "
-            f"{TOKENIZER_FILE} beside it with transformers, "
-            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            f"{path} is read by the sentencepiece library, which patchword does without: {MAKE_ONE}"
         )
     raise TokenizerError(
         f"{path}: give a {TOKENIZER_FILE}, {BERT_FILE}, {OPENAI_FILE}, or their folder"
@@ -159,7 +161,10 @@ def encoded(backend: Tokenizer, texts: Sequence[str], name: str) -> list[Encodin
 def clip(vocab: dict[str, int], merges: list[tuple[str, str]], name: str) -> Tokenizer:
     """CLIP's tokenizer as transformers builds it from a vocabulary and merges."""
     if START not in vocab or END not in vocab:
-        raise TokenizerError(f"{name}: its vocabulary lacks {START} or {END}")
+        raise TokenizerError(
+            f"{name}: its vocabulary lacks {START} or {END}, and without a {TOKENIZER_FILE} "
+            f"patchword reads byte-pair vocabularies of CLIP alone: {MAKE_ONE}"
+        )
     try:
         model = models.BPE(vocab, merges, unk_token=END, end_of_word_suffix=WORD_END)
     except Exception as error:  # the library raises nothing narrower
