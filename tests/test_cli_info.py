@@ -190,6 +190,11 @@ def test_the_cost_is_of_the_size_that_images_get(run: Run, tmp_path: Path) -> No
     assert "32x32 pixels in 4x4 patches of 8, whose positions are of 48x48 pixels" in words
 
 
+def test_register_tokens_are_told(run: Run, tmp_path: Path) -> None:
+    path = WRITERS["vit-huggingface-dinov2-registers"](tmp_path / "model").path
+    assert "gelu, 3 registers, patches positions" in " ".join(run("info", path)[1].split())
+
+
 def test_every_variant_has_a_family() -> None:
     assert all(family(variant.config) for variant in VARIANTS.values())
 

@@ -82,9 +82,10 @@ def vision_summary(vision: VisionConfig, size: tuple[int, int]) -> str:
             f"positions, pooled by norm_avg, eps {vision.eps:g}"
         )
     stem = f"stem of {_stages(vision.stem_stages)}, " if vision.stem_stages else ""
+    registers = f"{vision.registers} registers, " if vision.registers else ""
     return (
         f"{grid}; {stem}{vision.depth} blocks, width {vision.width}, {vision.heads} heads, "
-        f"{vision.activation}, {vision.positions} positions, pooled by {vision.pool}, "
+        f"{vision.activation}, {registers}{vision.positions} positions, pooled by {vision.pool}, "
         f"eps {vision.eps:g}"
     )
 
