@@ -31,11 +31,12 @@ from torch.testing import assert_close
 import patchword
 from patchword import checkpoints, images
 from patchword.bundle import Bundle
+from patchword.checkpoints import open_clip_bert
 from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.formats import open_clip as format_of_open_clip
 from patchword.checkpoints.read import Stored
 from patchword.config import ModelConfig
-from patchword.errors import TokenizerError
+from patchword.errors import CheckpointError, TokenizerError
 from patchword.images.preprocess import Preprocess
 from patchword.nn.positions import sincos_2d
 from patchword.variants import VARIANTS
@@ -254,7 +255,7 @@ def test_fixed_positions_are_those_of_the_paper(tmp_path: Path) -> None:
         ("open_clip_custom roberta", {"text_cfg__hf_pooler_type": "max_pooler"}, "is max_pooler"),
         ("open_clip_custom roberta", {"text_cfg__hf_proj_type": "linear"}, "have a text.proj.0"),
         ("open_clip_custom roberta", {"text_cfg__context_length": 17}, "positions for 16 tokens"),
-        ("open_clip_custom roberta", {"text_cfg__hf_model_name": "bert-base"}, "misshapen"),
+        ("open_clip_custom roberta", {"text_cfg__hf_model_name": "bert-base"}, "padding is 0"),
         ("open_clip_custom biomed", {"text_cfg__hf_pooler_type": None}, "is cls_pooler"),
         ("open_clip_custom biomed", {"text_cfg__hf_model_name": "gpt2"}, "BERT and RoBERTa alone"),
         ("open_clip timm trunk", {"vision_cfg__timm_pool": "token"}, "timm_pool is 'token'"),
@@ -272,6 +273,41 @@ def test_contradictions(name: str, changes: dict[str, object], said: str, tmp_pa
     path = MODELS[name](tmp_path / "model").path
     edit_json(path / CONFIG, **{f"model_cfg__{key}": value for key, value in changes.items()})
     fails(path, "is an open_clip model", said)
+
+
+@torch.no_grad()
+def test_a_bert_under_the_older_names_of_its_options(tmp_path: Path) -> None:
+    """As microsoft/BiomedCLIP stated it until open_clip 2.21."""
+    reference = MODELS["open_clip_custom biomed"](tmp_path / "model")
+    stated = json.loads((reference.path / CONFIG).read_text())["model_cfg"]["text_cfg"]
+    for new, old in (("hf_proj_type", "proj"), ("hf_pooler_type", "pooler_type")):
+        stated[old] = stated.pop(new)
+    edit_json(reference.path / CONFIG, model_cfg__text_cfg=stated)
+    same_features(reference, checkpoints.load(reference.path))
+    edit_json(reference.path / CONFIG, model_cfg__text_cfg={**stated, "proj": None})
+    fails(reference.path, "hf_proj_type is None, and patchword computes linear and mlp")
+
+
+def test_a_bert_with_another_models_padding(tmp_path: Path) -> None:
+    """open_clip attends to it; the network masks its own."""
+    path = MODELS["open_clip_custom biomed"](tmp_path / "model").path
+    edit_json(path / TOKENIZER_CONFIG, pad_token="[UNK]")
+    fails(path, "whose padding is 0, but the tokenizer here pads with 1")
+
+
+@pytest.mark.parametrize("width", [384, 640])
+def test_a_bert_whose_heads_nobody_knows(width: int) -> None:
+    """MiniLM is 384 wide and has heads of 32."""
+    part = "text.transformer.embeddings"
+    tensors = {
+        f"{part}.{name}_embeddings.weight": Stored((100, width), lambda: torch.tensor(0.0))
+        for name in ("word", "position")
+    }
+    reader = ConfigReader(
+        "text_cfg", {"hf_model_name": "bert-mini", "hf_pooler_type": "mean_pooler"}
+    )
+    with pytest.raises(CheckpointError, match=f"is {width} wide: no file says its heads"):
+        open_clip_bert.config(reader, tensors, "text.")
 
 
 def test_another_end_token_than_the_tokenizers(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from patchword.checkpoints.rules import Rename, Rule
 from patchword.config import TextConfig
 
 HEAD_WIDTH = 64
+WIDTHS = (128, 256, 512, 768, 1024)  # at which published BERTs and RoBERTas have such heads
 CONTEXT = 77  # open_clip's CLIPTextCfg default
+OLD_KEYS = {"proj": "hf_proj_type", "pooler_type": "hf_pooler_type"}
 POOLS = {"mean_pooler": "mean", "cls_last_hidden_state_pooler": "first"}
 
 
@@ -36,6 +38,12 @@ class Kind:
 
 ROBERTA = Kind(1e-5, 1, 2, 1, "mean_pooler")
 BERT = Kind(bert.EPS, 0, 0, bert.TOKEN_TYPES, "cls_pooler")
+
+
+def renamed(reader: ConfigReader) -> ConfigReader:
+    """text_cfg with the names that open_clip has had since 2.21 for two of its keys."""
+    values = {OLD_KEYS.get(key, key): value for key, value in reader.values.items()}
+    return ConfigReader(reader.where, values, reader.assumed)
 
 
 def config(reader: ConfigReader, tensors: Mapping[str, Stored], theirs: str) -> TextConfig:
@@ -59,8 +67,10 @@ def config(reader: ConfigReader, tensors: Mapping[str, Stored], theirs: str) -> 
     pooler = reader.optional("hf_pooler_type", kind.pooler)
     if pooler not in POOLS:
         reader.fail("hf_pooler_type", f"and patchword computes {' and '.join(POOLS)}", pooler)
-    if width % HEAD_WIDTH:
-        reader.fail("hf_model_name", f"but {words} is {width} wide: no heads of {HEAD_WIDTH}")
+    if width not in WIDTHS:
+        known = ", ".join(map(str, WIDTHS))
+        reason = f"no file says its heads, and patchword knows those of {known} alone"
+        reader.fail("hf_model_name", f"but {words} is {width} wide: {reason}")
     why = f"{reader.values['hf_model_name']} has"
     reader.assume("text.heads", width // HEAD_WIDTH, f"heads of {HEAD_WIDTH}, as {why}")
     reader.assume("text.eps", kind.eps, f"as {why}")
@@ -100,7 +110,7 @@ def rules(config: TextConfig, theirs: str) -> Iterator[Rule]:
 
 def _hidden(reader: ConfigReader, tensors: Mapping[str, Stored], theirs: str) -> int:
     """The width between the two layers of the projection; 0 for one layer."""
-    kind = reader.optional("hf_proj_type", "mlp")
+    kind = reader.values.get("hf_proj_type", "mlp")
     if kind not in ("linear", "mlp"):
         reader.fail("hf_proj_type", "and patchword computes linear and mlp")
     first = f"{theirs}proj.0.weight"

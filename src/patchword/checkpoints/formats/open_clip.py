@@ -94,13 +94,17 @@ def config(
     whole = ConfigReader(CONFIG_FILE, files[CONFIG_FILE])
     reader = whole.part("model_cfg")
     vision_cfg, text_cfg = reader.part("vision_cfg"), reader.part("text_cfg")
+    borrowed = text_cfg.values.get("hf_model_name") is not None
+    text_cfg = open_clip_bert.renamed(text_cfg) if borrowed else text_cfg
     reader.only(KNOWN_MODEL, NEUTRAL_MODEL)
     text_cfg.only(KNOWN_TEXT, NEUTRAL_TEXT)
     vision_cfg.only(KNOWN_VISION, NEUTRAL_VISION)
     quick = reader.get("quick_gelu", False, "quick_gelu", DEFAULT)
-    borrowed = text_cfg.values.get("hf_model_name") is not None
     if borrowed:
         text = open_clip_bert.config(text_cfg, tensors, theirs)
+        if (pad := special_id(files, "pad_token")) not in (None, text.pad_token):
+            reason = f"whose padding is {text.pad_token}, but the tokenizer here pads with {pad}"
+            text_cfg.fail("hf_model_name", reason)
         text = replace(text, cleaning=_cleaning(text_cfg.part("tokenizer_kwargs")))
         width = reader.size("embed_dim", tensors, open_clip_bert.last(text, theirs))
     else:
