@@ -295,19 +295,24 @@ def test_a_bert_with_another_models_padding(tmp_path: Path) -> None:
     fails(path, "whose padding is 0, but the tokenizer here pads with 1")
 
 
-@pytest.mark.parametrize("width", [384, 640])
-def test_a_bert_whose_heads_nobody_knows(width: int) -> None:
-    """MiniLM is 384 wide and has heads of 32."""
-    part = "text.transformer.embeddings"
+@pytest.mark.parametrize(
+    ("name", "width", "layer", "said"),
+    [
+        ("bert-mini", 384, "intermediate.dense", "is 384 wide: no file says its heads"),  # MiniLM
+        ("bert-other", 640, "intermediate.dense", "is 640 wide: no file says its heads"),
+        ("distilbert-base", 768, "ffn.lin1", "computes BERT and RoBERTa alone"),
+    ],
+)
+def test_berts_that_are_refused(name: str, width: int, layer: str, said: str) -> None:
+    part = "text.transformer"
+    names = ["embeddings.word_embeddings", "embeddings.position_embeddings"]
     tensors = {
-        f"{part}.{name}_embeddings.weight": Stored((100, width), lambda: torch.tensor(0.0))
-        for name in ("word", "position")
+        f"{part}.{each}.weight": Stored((100, width), lambda: torch.tensor(0.0))
+        for each in (*names, f"encoder.layer.0.{layer}")
     }
-    reader = ConfigReader(
-        "text_cfg", {"hf_model_name": "bert-mini", "hf_pooler_type": "mean_pooler"}
-    )
-    with pytest.raises(CheckpointError, match=f"is {width} wide: no file says its heads"):
-        open_clip_bert.config(reader, tensors, "text.")
+    stated = {"hf_model_name": name, "hf_pooler_type": "mean_pooler"}
+    with pytest.raises(CheckpointError, match=said):
+        open_clip_bert.config(ConfigReader("text_cfg", stated), tensors, "text.")
 
 
 def test_another_end_token_than_the_tokenizers(tmp_path: Path) -> None:

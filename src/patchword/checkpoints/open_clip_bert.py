@@ -56,7 +56,8 @@ def config(reader: ConfigReader, tensors: Mapping[str, Stored], theirs: str) -> 
     name = reader.optional("hf_model_name", "").lower()
     part = f"{theirs}transformer."
     words, positions = f"{part}{bert.WORDS}", f"{part}embeddings.{bert.POSITIONS}"
-    if "bert" not in name or words not in tensors:
+    mlp = f"{part}encoder.layer.0.intermediate.dense.weight"  # a DistilBERT and an ALBERT have none
+    if "bert" not in name or not {words, mlp} <= set(tensors):
         reader.fail("hf_model_name", "and patchword computes BERT and RoBERTa alone as text tower")
     kind = ROBERTA if "roberta" in name else BERT
     vocab_size, width = shape_of(tensors, words, 2)
@@ -82,7 +83,7 @@ def config(reader: ConfigReader, tensors: Mapping[str, Stored], theirs: str) -> 
         width=width,
         depth=depth(tensors, f"{part}encoder.layer."),
         heads=width // HEAD_WIDTH,
-        mlp_width=shape_of(tensors, f"{part}encoder.layer.0.intermediate.dense.weight", 2)[0],
+        mlp_width=shape_of(tensors, mlp, 2)[0],
         activation="gelu",
         eps=kind.eps,
         causal=False,
