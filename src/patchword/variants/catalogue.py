@@ -49,9 +49,7 @@ def _rows(*rows: tuple[str, float, int, float | None] | Checkpoint) -> tuple[Che
 GROUPS = (
     Group(
         "OpenAI CLIP",
-        "MIT",
-        "zero-shot",
-        OPEN_CLIP,
+        "MIT", "zero-shot", OPEN_CLIP,
         _rows(
             ("openai/clip-vit-base-patch32", 151.3, 224, 63.3),
             ("openai/clip-vit-base-patch16", 149.6, 224, 68.3),
@@ -72,9 +70,7 @@ GROUPS = (
     ),
     Group(
         "LAION CLIP",
-        "MIT",
-        "zero-shot",
-        OPEN_CLIP,
+        "MIT", "zero-shot", OPEN_CLIP,
         _rows(
             ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", 151.3, 224, 66.6),
             ("laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K", 151.3, 224, 69.2),
@@ -101,9 +97,7 @@ GROUPS = (
     ),
     Group(
         "Apple DFN CLIP",
-        "apple-amlr",
-        "zero-shot",
-        OPEN_CLIP,
+        "apple-amlr", "zero-shot", OPEN_CLIP,
         _rows(
             ("apple/DFN2B-CLIP-ViT-B-16", 149.6, 224, 76.2),
             ("apple/DFN2B-CLIP-ViT-L-14", 427.6, 224, 81.4),
@@ -114,9 +108,7 @@ GROUPS = (
     ),
     Group(
         "CLIP with BERT or RoBERTa for texts",
-        "MIT",
-        "none",
-        "",
+        "MIT", "none", "",
         _rows(
             Checkpoint(
                 "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", 195.9, 224,
@@ -135,9 +127,7 @@ GROUPS = (
     ),
     Group(
         "MetaCLIP",
-        "CC-BY-NC-4.0",
-        "zero-shot",
-        OPEN_CLIP,
+        "CC-BY-NC-4.0", "zero-shot", OPEN_CLIP,
         _rows(
             ("facebook/metaclip-b32-400m", 151.3, 224, 65.6),
             ("facebook/metaclip-b16-400m", 149.6, 224, 70.8),
@@ -150,9 +140,7 @@ GROUPS = (
     ),
     Group(
         "MetaCLIP 2, texts in many languages",
-        "CC-BY-NC-4.0",
-        "none",
-        "",
+        "CC-BY-NC-4.0", "none", "",
         _rows(
             ("facebook/metaclip-2-worldwide-b32", 587.6, 224, None),
             ("facebook/metaclip-2-worldwide-b16", 586.0, 224, None),
@@ -162,9 +150,7 @@ GROUPS = (
     ),
     Group(
         "SigLIP",
-        "Apache-2.0",
-        "zero-shot",
-        OPEN_CLIP,
+        "Apache-2.0", "zero-shot", OPEN_CLIP,
         _rows(
             ("google/siglip-base-patch16-224", 203.2, 224, 76.0),
             ("google/siglip-base-patch16-256", 203.2, 256, 76.5),
@@ -183,9 +169,7 @@ GROUPS = (
     ),
     Group(
         "SigLIP 2",
-        "Apache-2.0",
-        "zero-shot",
-        SIGLIP_2,
+        "Apache-2.0", "zero-shot", SIGLIP_2,
         _rows(
             ("google/siglip2-base-patch32-256", 376.9, 256, 74.0),
             ("google/siglip2-base-patch16-224", 375.2, 224, 78.2),
@@ -214,9 +198,7 @@ GROUPS = (
     ),
     Group(
         "Chinese-CLIP",
-        "not stated",
-        "none",
-        "",
+        "not stated", "none", "",
         _rows(
             ("OFA-Sys/chinese-clip-vit-base-patch16", 188, 224, None),
             ("OFA-Sys/chinese-clip-vit-large-patch14", 406, 224, None),
@@ -226,9 +208,7 @@ GROUPS = (
     ),
     Group(
         "BLIP",
-        "BSD-3-Clause",
-        "none",
-        "",
+        "BSD-3-Clause", "none", "",
         _rows(
             Checkpoint("Salesforce/blip-image-captioning-base", 224.0, 384, note="captions"),
             Checkpoint("Salesforce/blip-image-captioning-large", 446.3, 384, note="captions"),
@@ -242,9 +222,7 @@ GROUPS = (
     ),
     Group(
         "ViT, Google's",
-        "Apache-2.0",
-        "none",
-        "",
+        "Apache-2.0", "none", "",
         _rows(
             ("google/vit-base-patch16-224", 86.6, 224, None),
             ("google/vit-base-patch16-384", 86.9, 384, None),
@@ -261,9 +239,7 @@ GROUPS = (
     ),
     Group(
         "ViT, timm's",
-        "Apache-2.0",
-        "supervised",
-        TIMM,
+        "Apache-2.0", "supervised", TIMM,
         _rows(
             ("timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", 5.7, 224, 75.5),
             ("timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k", 5.8, 384, 78.4),
@@ -293,9 +269,7 @@ GROUPS = (
     ),
     Group(
         "DeiT",
-        "Apache-2.0",
-        "supervised",
-        DEIT,
+        "Apache-2.0", "supervised", DEIT,
         _rows(
             ("facebook/deit-tiny-patch16-224", 5.7, 224, 72.2),
             ("facebook/deit-small-patch16-224", 22.1, 224, 79.9),
@@ -309,9 +283,7 @@ GROUPS = (
     ),
     Group(
         "DeiT III",
-        "Apache-2.0",
-        "supervised",
-        TIMM,
+        "Apache-2.0", "supervised", TIMM,
         _rows(
             ("timm/deit3_small_patch16_224.fb_in1k", 22.1, 224, 81.4),
             ("timm/deit3_small_patch16_224.fb_in22k_ft_in1k", 22.1, 224, 83.1),
@@ -333,9 +305,7 @@ GROUPS = (
     ),
     Group(
         "Masked autoencoders",
-        "Apache-2.0",
-        "none",
-        "",
+        "Apache-2.0", "none", "",
         _rows(
             ("facebook/vit-mae-base", 111.9, 224, None),
             ("facebook/vit-mae-large", 329.5, 224, None),
@@ -344,9 +314,7 @@ GROUPS = (
     ),
     Group(
         "DINOv2",
-        "Apache-2.0",
-        "none",
-        "",
+        "Apache-2.0", "none", "",
         _rows(
             ("facebook/dinov2-small", 22.1, 224, None),
             ("facebook/dinov2-base", 86.6, 224, None),
@@ -358,9 +326,7 @@ GROUPS = (
     ),
     Group(
         "Swin",
-        "Apache-2.0",
-        "supervised",
-        SWIN,
+        "Apache-2.0", "supervised", SWIN,
         _rows(
             ("microsoft/swin-tiny-patch4-window7-224", 28.3, 224, 81.2),
             ("microsoft/swin-small-patch4-window7-224", 49.6, 224, 83.2),
@@ -384,9 +350,7 @@ GROUPS = (
     ),
     Group(
         "Swin, timm's",
-        "MIT",
-        "supervised",
-        TIMM,
+        "MIT", "supervised", TIMM,
         _rows(
             ("timm/swin_tiny_patch4_window7_224.ms_in1k", 28.3, 224, 81.4),
             ("timm/swin_tiny_patch4_window7_224.ms_in22k_ft_in1k", 28.3, 224, 81.0),
