@@ -17,7 +17,7 @@ from patchword import checkpoints, models, variants
 from patchword.bundle import Bundle, make
 from patchword.cli.heatmap import peaks_table
 from patchword.errors import MethodWarning, SameMapWarning, UnsupportedError
-from patchword.images.preprocess import Geometry
+from patchword.images.preprocess import Geometry, at_size
 from patchword.images.views import tile_sides, views
 from patchword.models.protocols import Tokens
 from patchword.nn.taps import Taps
@@ -305,8 +305,9 @@ def test_a_collapse_that_is_known_is_said() -> None:
 @pytest.mark.filterwarnings("error")
 def test_a_collapse_is_said_to_who_asks_for_it(clip: Bundle) -> None:
     config = shrunk(variants.VARIANTS["clip-vit-large-14-336"].config)
-    vision = replace(config.vision, depth=24, patch_size=14, image_size=(336, 336))
-    large = replace(clip, config=replace(config, vision=vision))
+    vision = replace(config.vision, depth=24, patch_size=14)
+    seen = at_size(config.preprocess, 336)  # whatever the size of the positions
+    large = replace(clip, config=replace(config, vision=vision, preprocess=seen))
     for method in ("sclip", "clearclip", "surgery", "surgery-features"):
         for scale in (None, Scale(336)):
             with pytest.warns(MethodWarning, match=r"collapse in a ViT-L/14 at 336 px .* naclip"):
