@@ -5,12 +5,12 @@ import struct
 import warnings
 from pathlib import Path
 
+import dicom_files
 import numpy as np
 import pydicom
 import pytest
 from pictures import encoded, random_pixels
 from PIL import Image
-from pydicom.dataset import FileMetaDataset
 
 import patchword
 from patchword import images
@@ -83,18 +83,9 @@ def test_pages_are_as_many_as_a_file_has_room_for(tmp_path: Path) -> None:
 
 
 def scan(values: np.ndarray, **tags: object) -> pydicom.Dataset:
-    """A DICOM of grey values (H, W)."""
-    data = pydicom.Dataset()
-    data.file_meta = FileMetaDataset()
+    """A deflated DICOM of grey values (H, W)."""
+    data = dicom_files.dicom(values, **tags)
     data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    data.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.Rows, data.Columns = values.shape
-    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
-    data.PixelData = values.tobytes()
-    for name, value in tags.items():
-        setattr(data, name, value)
     return data
 
 

@@ -1,15 +1,14 @@
 """DICOM against pydicom's own reading, and against the arithmetic of its standard."""
 
-import io
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import dicom, written
 from numpy.testing import assert_allclose, assert_array_equal
 from pictures import grey, random_pixels, to_levels
-from pydicom.dataset import FileMetaDataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, apply_windowing
 
 from patchword import images
@@ -21,31 +20,6 @@ from patchword.images import pages
 def nothing_is_said() -> None:
     """Warnings are errors, but where a test expects one."""
     warnings.simplefilter("error")
-
-
-def dicom(values: np.ndarray, **tags: object) -> pydicom.Dataset:
-    """An explicit little endian file of grey values (H, W) or frames (N, H, W), 12 bits stored."""
-    data = pydicom.Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    data.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.Rows, data.Columns = values.shape[-2:]
-    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
-    data.PixelRepresentation = int(values.dtype.kind == "i")
-    if values.ndim == 3:
-        data.NumberOfFrames = len(values)
-    data.PixelData = values.tobytes()
-    for name, value in tags.items():
-        setattr(data, name, value)
-    return data
-
-
-def written(data: pydicom.Dataset) -> bytes:
-    out = io.BytesIO()
-    data.save_as(out, enforce_file_format=True)
-    return out.getvalue()
 
 
 @pytest.mark.parametrize("shape", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])

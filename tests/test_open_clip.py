@@ -230,6 +230,17 @@ def test_old_names_under_custom_text(tmp_path: Path) -> None:
     same_features(reference, checkpoints.load(reference.path))
 
 
+def test_positions_of_another_width_are_named(tmp_path: Path) -> None:
+    path = MODELS["open_clip_custom roberta"](tmp_path / "model").path
+    name = "text.transformer.embeddings.position_embeddings.weight"
+
+    def narrow(tensors: dict[str, Tensor]) -> None:
+        tensors[name] = tensors[name][:, :64].contiguous()
+
+    rewrite(path / "open_clip_model.safetensors", narrow)
+    fails(path, f"misshapen {name}  (18, 64), expected (any, 128)")
+
+
 def test_fixed_positions_are_those_of_the_paper(tmp_path: Path) -> None:
     reference = MODELS["open_clip fixed positions"](tmp_path / "model")
     model = checkpoints.load(reference.path)

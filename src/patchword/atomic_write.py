@@ -68,7 +68,7 @@ def room_told(place: Path, name: str) -> Iterator[None]:
         if error.errno in NO_ROOM and not error.filename:
             error.filename = name
         raise
-    except Exception as error:
+    except Exception as error:  # safetensors, OpenVINO and libtiff each have their own
         found = _IN_RUST.search(str(error))
         full = not shutil.disk_usage(place.parent).free
         if found or full:

@@ -127,6 +127,13 @@ def labels(reader: ConfigReader, classes: int) -> tuple[str, ...]:
     return () if words == tuple(f"LABEL_{i}" for i in range(classes)) else words
 
 
+def check_qkv_bias(reader: ConfigReader, names: Collection[str], query: str) -> None:
+    """Raise CheckpointError where "qkv_bias" contradicts whether there is the bias `query`."""
+    if reader.optional("qkv_bias", True) != (query in names):
+        has = "a" if query in names else "no"
+        reader.fail("qkv_bias", f"but the weights have {has} {query}")
+
+
 def class_score(reader: ConfigReader, classes: int) -> Literal["softmax", "sigmoid"]:
     """How a classifier's outputs become probabilities, as in transformers' pipeline. Raises
     CheckpointError for one that gives no classes but numbers."""

@@ -293,7 +293,8 @@ def fit(
     extra = {n: s.shape for n, s in tensors.items() if n not in needed and n not in dropped}
     odd = {n: s for n, s in needed.items() if n in tensors and not _fits(tensors[n].shape, s)}
     if missing or extra or odd:
-        lines = [f"  misshapen {n}  {tensors[n].shape}, expected {s}" for n, s in odd.items()]
+        shown = {n: str(s).replace(str(ANY), "any") for n, s in odd.items()}
+        lines = [f"  misshapen {n}  {tensors[n].shape}, expected {s}" for n, s in shown.items()]
         lines += _unmatched(missing, extra)
         if len(lines) > LISTED:
             lines[LISTED:] = [f"  ... and {len(lines) - LISTED} more"]
@@ -340,8 +341,9 @@ def assemble(
 
 
 def _fits(shape: Shape, wanted: Shape) -> bool:
-    pairs = zip(shape, wanted, strict=False)
-    return len(shape) == len(wanted) and all(b in (a, ANY) for a, b in pairs)
+    """Whether a tensor has the shape that a rule needs."""
+    alike = len(shape) == len(wanted)
+    return alike and all(b in (a, ANY) for a, b in zip(shape, wanted, strict=True))
 
 
 def _finite(values: Tensor) -> bool:

@@ -13,6 +13,7 @@ from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
     HEADLESS,
+    check_qkv_bias,
     config_file,
     model_type,
     vit_attention,
@@ -107,10 +108,7 @@ def _vision(
     reader.size("num_channels", tensors, patches, 1)
     width = reader.size("hidden_size", tensors, patches)
     patch = reader.size("patch_size", tensors, patches, -1)
-    query = f"{first}.attention.attention.query.bias"
-    if reader.optional("qkv_bias", True) != (query in tensors):
-        has = "a" if query in tensors else "no"
-        reader.fail("qkv_bias", f"but the weights have {has} {query}")
+    check_qkv_bias(reader, tensors, f"{first}.attention.attention.query.bias")
     mlp = reader.size("intermediate_size", tensors, f"{first}.mlp.fc1.weight")
     if not 0 <= width * reader.optional("mlp_ratio", 4.0) - mlp < 1:  # rounded down
         reader.fail("mlp_ratio", f"but the weights are of {mlp / width:g}")

@@ -13,6 +13,7 @@ from patchword.checkpoints.config_reader import ConfigReader, shape_of
 from patchword.checkpoints.huggingface import (
     ACTIVATIONS,
     HEADLESS,
+    check_qkv_bias,
     class_score,
     config_file,
     labels,
@@ -102,10 +103,7 @@ def _vision(
     reader.size("num_channels", tensors, patches, 1)
     width = reader.size("hidden_size", tensors, patches)
     patch = reader.size("patch_size", tensors, patches, -1)
-    query = f"{first}.attention.attention.query.bias"
-    if reader.optional("qkv_bias", True) != (query in tensors):
-        has = "a" if query in tensors else "no"
-        reader.fail("qkv_bias", f"but the weights have {has} {query}")
+    check_qkv_bias(reader, tensors, f"{first}.attention.attention.query.bias")
     taught = deit and "distillation_classifier.weight" in tensors
     positions = f"{whole}embeddings.position_embeddings"
     act, mlp = "hidden_act", f"{first}.intermediate.dense.weight"
