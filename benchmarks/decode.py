@@ -16,7 +16,7 @@ from rows import Rows, arguments, in_turn
 
 from patchword.config import PreprocessConfig
 from patchword.images import Opener, Preprocess
-from patchword.unseen import Look
+from patchword.visible_area import Look
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 SIZE = (4000, 3000)  # 12 megapixels

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from behind import why
+from known_gaps import why
 from rows import AXES, HERE, LESS, Row, number, stored
 
 from patchword.atomic_write import replacing, write

@@ -192,7 +192,7 @@ def latency(name: str, known: str, stored: Rows, requests: int = 150, first: int
 
     from patchword.cli.serve import listen
     from patchword.serve.app import create_app
-    from patchword.serve.heard import heard
+    from patchword.serve.request_warnings import heard
     from patchword.serve.settings import Settings
 
     pictures, model = photos(), patchword.load(name)

@@ -40,7 +40,7 @@ from patchword.where.auto import usual
 from patchword.where.cost import least
 from patchword.where.dense import EDITS
 from patchword.where.heatmap import METHODS, resolve
-from patchword.where.mapping import HEAD
+from patchword.where.photo_maps import HEAD
 
 EDIT, MORE = 1.25, 1.3  # encodings of one text's map by an edit; 20 texts', of one text's
 AUTO = "auto"

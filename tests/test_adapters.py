@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import patchword
 from patchword.checkpoints import known_fingerprints
-from patchword.checkpoints.stores import MODELSCOPE
+from patchword.checkpoints.other_hubs import MODELSCOPE
 from patchword.errors import CheckpointError
 from patchword.train import loop
 from patchword.train.recipe import load

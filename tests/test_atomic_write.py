@@ -19,7 +19,7 @@ from shrunk import tiny_bundle, tiny_clip
 
 import patchword
 from patchword.atomic_write import replacing, write
-from patchword.inspect.saved import free
+from patchword.inspect.inspector_folder import free
 
 
 def test_text_pieces_and_bytes(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ import patchword
 from patchword import api, checkpoints
 from patchword.config import TextConfig
 from patchword.errors import FontWarning, LongTextWarning, TokenizerError, UnsupportedError
-from patchword.show import lettering
+from patchword.show import text_drawing
 from patchword.show.colours import table
-from patchword.show.lettering import PAPER
+from patchword.show.text_drawing import PAPER
 from patchword.show.token_matrix import View, merged_patches, token_matrices
 from patchword.text.tokenizer import Tokenizer
 
@@ -282,16 +282,16 @@ def test_a_filmstrip_has_a_map_for_each_word(captioner: Pair) -> None:
 
 
 def test_what_no_font_has_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    for function in (lettering.font, lettering._warn):
+    for function in (text_drawing.font, text_drawing._warn):
         function.cache_clear()
-    monkeypatch.setattr(lettering, "_cjk", lambda: [])
+    monkeypatch.setattr(text_drawing, "_cjk", lambda: [])
     with pytest.warns(FontWarning, match="no font of this system has Chinese"):
-        lettering.font(15, "我 1/3")
+        text_drawing.font(15, "我 1/3")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        lettering.font(15, "かな")  # said already
-        lettering.font(15, "a photo, é")
-    for function in (lettering.font, lettering._warn):
+        text_drawing.font(15, "かな")  # said already
+        text_drawing.font(15, "a photo, é")
+    for function in (text_drawing.font, text_drawing._warn):
         function.cache_clear()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 # isort: split
 import run_all
-from behind import UNKNOWN, why
+from known_gaps import UNKNOWN, why
 from report import END, RESULTS, START, curves, report
 from rows import Rows, in_turn, rates, stored
 

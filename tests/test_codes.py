@@ -5,10 +5,10 @@ import builtins
 import numpy as np
 import pytest
 
-from patchword.index import codes as codes_room
 from patchword.index import exact
-from patchword.index.codes import Codes, encoded, likely
+from patchword.index import quantized as quantized
 from patchword.index.matrix import Matrix
+from patchword.index.quantized import Codes, encoded, likely
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -51,12 +51,12 @@ def test_no_row_is_further_off_than_is_known(kind: str, dim: int) -> None:
     assert (left <= codes.left + 5e-7).all()
     assert (codes.left < left * (1 + dim * 2.0**-22) + 1e-6).all()
     query = unit(draw.standard_normal(dim))
-    two, scales, rest = codes_room._halves(query)
+    two, scales, rest = quantized._halves(query)
     again = (two * scales[:, None].astype(np.float64)).sum(axis=0)
     assert np.linalg.norm(query - again) == pytest.approx(rest, abs=1e-12)
-    scores = codes_room._scores(codes, two, scales)[0].astype(np.float64)
+    scores = quantized._scores(codes, two, scales)[0].astype(np.float64)
     right = (vectors.astype(np.float64) - codes.mean) @ query
-    known = codes.left + 3 * rest + error + codes_room.ROUNDING
+    known = codes.left + 3 * rest + error + quantized.ROUNDING
     assert (np.abs(scores - right) <= known).all()
 
 
@@ -95,7 +95,7 @@ def test_all_that_are_wanted_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
     query = unit(np.ones(32))
     for k in (299, 300, 301):
         assert len(exact.candidates(matrix, query, k)) >= min(k, 300)
-    monkeypatch.setattr(codes_room, "_library", lambda: None)
+    monkeypatch.setattr(quantized, "_library", lambda: None)
     best = set(np.argsort(-(vectors @ query))[:5])
     assert best <= set(exact.candidates(matrix, query, 5))
 
@@ -108,11 +108,11 @@ def test_without_the_library_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatc
 
     there = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", absent)
-    codes_room._library.cache_clear()
-    assert not codes_room.usable()
+    quantized._library.cache_clear()
+    assert not quantized.usable()
     monkeypatch.undo()
-    codes_room._library.cache_clear()
-    assert codes_room.usable()
+    quantized._library.cache_clear()
+    assert quantized.usable()
 
 
 def test_rows_without_length_have_codes() -> None:

@@ -14,9 +14,9 @@ from torch.testing import assert_close
 from patchword import models
 from patchword.config import ViTConfig
 from patchword.errors import UnsupportedError
-from patchword.models.calibrated import repair
 from patchword.models.dense import counted, earlier_blocks, summed_blocks
 from patchword.models.edits import Calibration, Earlier, Refined
+from patchword.models.scclip import repair
 from patchword.models.vit import VisionTransformer
 from patchword.nn.positions import resample
 from patchword.nn.taps import Taps

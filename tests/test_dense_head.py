@@ -21,7 +21,7 @@ from patchword.config import DenseHeadConfig
 from patchword.data import Region, Sample
 from patchword.errors import ConfigError, RecipeError, UnsupportedError
 from patchword.evaluate.blend import blend
-from patchword.losses.places import ABSENT, HALF, HARDEST, OUTSIDE, POINTING, SOMEWHERE
+from patchword.losses.maps import ABSENT, HALF, HARDEST, OUTSIDE, POINTING, SOMEWHERE
 from patchword.scenes import scene
 from patchword.scenes.captions import noun_phrases
 from patchword.train import loop

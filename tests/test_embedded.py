@@ -21,7 +21,7 @@ from patchword.engines.torch_engine import TorchEngine
 from patchword.inspect.memory import nearest
 from patchword.inspect.mutual import mutual_scores
 from patchword.inspect.rotations import rotated
-from patchword.nn.mode import evaluation
+from patchword.nn.inference_mode import evaluation
 from patchword.tasks.tiled import told_elsewhere
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from patchword.api import Model
 from patchword.bundle import Bundle
-from patchword.engines.levels import looked_up
+from patchword.engines.pixel_values import looked_up
 from patchword.engines.protocol import Engine, Ids, Pixels, Rows
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import UnsupportedError

@@ -9,7 +9,7 @@ from PIL import Image
 
 import patchword
 from patchword.errors import ImageWarning, ScopeWarning, warn
-from patchword.images.ahead import ahead
+from patchword.images.prefetch import ahead
 
 
 def lines(caught: pytest.WarningsRecorder) -> list[str]:

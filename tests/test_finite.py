@@ -20,9 +20,9 @@ from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import CheckpointError, ImageError, PatchwordError
 from patchword.inspect import features
 from patchword.models.generate import GenerationOptions, Written, generate
+from patchword.serve.error_responses import refusal_of
 from patchword.serve.models import Opened
 from patchword.serve.queue import Queue
-from patchword.serve.refusals import refusal_of
 from patchword.tasks import tiled
 from patchword.tasks.encoders import patch_features
 

@@ -22,7 +22,7 @@ from PIL import Image, ImageCms, ImageOps
 from patchword import images
 from patchword.errors import ImageError, LongTextWarning
 from patchword.images import pillow
-from patchword.images.ahead import ahead, cores, threads
+from patchword.images.prefetch import ahead, cores, threads
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -301,7 +301,7 @@ def test_a_containers_quota_counts_its_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     able = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    monkeypatch.setattr("patchword.images.ahead.QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("patchword.images.prefetch.QUOTA", tmp_path / "cpu.max")
     assert cores() == able
     for text, count in {
         "max 100000\n": able,

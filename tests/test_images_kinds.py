@@ -17,7 +17,7 @@ from raw_files import dng
 
 from patchword import images
 from patchword.data.config import SourceConfig
-from patchword.data.opening import open_sources
+from patchword.data.sources import open_sources
 from patchword.errors import ConfigError, ImageError, ImageWarning, SkippedFilesWarning
 from patchword.images import files, kinds, pages
 

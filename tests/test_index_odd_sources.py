@@ -188,7 +188,7 @@ def test_a_tar_with_odd_members(
     ]  # fmt: skip
     assert index.content(id_of(f"{tar}/./a.png")) == second  # as tar itself unpacks it
     with pytest.raises(ImageError, match="is a link or no file"):
-        patchword.index.inside.content(f"{tar}/link.png")
+        patchword.index.members.content(f"{tar}/link.png")
 
 
 def test_what_is_in_a_tar_is_listed_once(
@@ -199,16 +199,16 @@ def test_what_is_in_a_tar_is_listed_once(
         for number in range(20):
             file.add(photos[0], f"{number}.png")
     listed: list[Path] = []
-    members = patchword.index.inside.members
+    members = patchword.index.members.members
 
     def counting(tar: object) -> object:
         listed.append(tar.path)
         return members(tar)
 
-    monkeypatch.setattr(patchword.index.inside, "members", counting)
+    monkeypatch.setattr(patchword.index.members, "members", counting)
     for number in range(20):
-        assert patchword.index.inside.content(f"{tar}/{number}.png") == photos[0].read_bytes()
+        assert patchword.index.members.content(f"{tar}/{number}.png") == photos[0].read_bytes()
     assert listed == [tar]
     with tarfile.open(tar, "w") as file:  # another tar of that name
         file.add(photos[1], "0.png")
-    assert patchword.index.inside.content(f"{tar}/0.png") == photos[1].read_bytes()
+    assert patchword.index.members.content(f"{tar}/0.png") == photos[1].read_bytes()

@@ -21,10 +21,10 @@ from patchword.cli.explore_tag import numbered
 from patchword.errors import ConfigError, IndexStoreError, SampledWarning, UnsupportedError
 from patchword.images.files import File
 from patchword.images.reading import Seen, thumbnail
-from patchword.index import Index, duplicates, looks, open_index
+from patchword.index import Index, duplicates, open_index, thumbnail_copies
+from patchword.index.cluster_names import name, phrases
 from patchword.index.duplicates import pairs
 from patchword.index.explore import MOSTLY
-from patchword.index.phrases import name, phrases
 from patchword.index.query import WITHOUT
 from patchword.index.schema import id_of
 from patchword.tasks.classify import scorer
@@ -242,8 +242,8 @@ def test_copies_are_of_one_photo_whatever_the_model(
     assert len(index.duplicates(0.99)) == 1
 
     steps: list[tuple[int, int]] = []
-    monkeypatch.setattr(looks, "MANY", 7)  # pairs, so that there are several parts
-    monkeypatch.setattr(looks, "PIECE", 9)
+    monkeypatch.setattr(thumbnail_copies, "MANY", 7)  # pairs, so that there are several parts
+    monkeypatch.setattr(thumbnail_copies, "PIECE", 9)
     with pytest.warns(UserWarning, match="/gone"):
         again = index.duplicates(keep="first", progress=lambda *step: steps.append(step))
     assert again == found

@@ -19,7 +19,7 @@ from pyarrow import fs
 import patchword
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
-from patchword.index import AddReport, Index, objects, open_index, putting
+from patchword.index import AddReport, Index, object_storage, open_index, putting
 from patchword.index.schema import id_of
 
 
@@ -299,7 +299,7 @@ def test_a_table_names_photos_in_object_storage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    monkeypatch.setattr(objects, "_store", lambda address: store)
+    monkeypatch.setattr(object_storage, "_store", lambda address: store)
     cells = ["s3://photos/a.png", "s3://photos/gone.png", "gs://photos/b.png", "photos/c.png"]
     table = tmp_path / "shop.csv"
     table.write_text("image,price\n" + "".join(f"{cell},{n}\n" for n, cell in enumerate(cells)))

@@ -12,11 +12,11 @@ from scipy.stats import t
 
 import patchword
 from patchword.errors import ImageWarning
+from patchword.inspect.acquisition import Good, Look, Named, remarks, short
 from patchword.inspect.calibration import Rule
 from patchword.inspect.fitting import fit
 from patchword.inspect.memory import Memory
 from patchword.inspect.mutual import Mutual
-from patchword.inspect.taken import Good, Look, Named, remarks, short
 
 SIDE = 96
 

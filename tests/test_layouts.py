@@ -24,7 +24,7 @@ from tiny_tokenizers import clip_tokenizer
 import patchword
 from patchword.cache import folder as cache_folder
 from patchword.cache import of_models
-from patchword.checkpoints import stores
+from patchword.checkpoints import other_hubs
 from patchword.errors import CheckpointError, TokenizerError, UnsupportedError
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
@@ -328,12 +328,12 @@ def test_a_bucket_that_is_cut_short(
     bucket: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing stays of it, and the next load is whole."""
-    real = stores.shutil.copyfileobj
-    monkeypatch.setattr(stores.shutil, "copyfileobj", lambda a, b, n: b.write(a.read(100)))
+    real = other_hubs.shutil.copyfileobj
+    monkeypatch.setattr(other_hubs.shutil, "copyfileobj", lambda a, b, n: b.write(a.read(100)))
     with pytest.raises(CheckpointError, match=r"has [\d,]+ bytes, and 100 came"):
         patchword.load("memory://bucket/clip")
     assert list(cache.iterdir()) == []
-    monkeypatch.setattr(stores.shutil, "copyfileobj", real)
+    monkeypatch.setattr(other_hubs.shutil, "copyfileobj", real)
     patchword.load("memory://bucket/clip")
 
 

@@ -15,8 +15,8 @@ from patchword.bundle import Bundle, make
 from patchword.errors import UnsupportedError
 from patchword.images.preprocess import Geometry
 from patchword.scenes import scene
-from patchword.where.extent import parts
 from patchword.where.locate import locate, regions_of
+from patchword.where.regions import parts
 from patchword.where.windows import Grid
 
 RNG = np.random.default_rng(0)

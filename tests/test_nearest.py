@@ -13,7 +13,7 @@ import torch
 
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
-from patchword.index import approximate, codes, lance
+from patchword.index import approximate, lance, quantized
 from patchword.index import matrix as matrix_room
 from patchword.index.exact import bound, candidates, product
 from patchword.index.matrix import Matrix
@@ -195,7 +195,7 @@ def test_a_damaged_file_is_made_anew(
 ) -> None:
     """bytes_alone: what most searches read; the others read the vectors in float16 as well."""
     if not bytes_alone:
-        monkeypatch.setattr(codes, "_library", lambda: None)
+        monkeypatch.setattr(quantized, "_library", lambda: None)
     right = expected(vectors, query, 20)
     assert found(folder, query) == right
     (name,) = files(folder)

@@ -1,5 +1,5 @@
 """Whatever the server says, the Chinese page can say in Chinese: its sentences are found by their
-form, and a new one that `said.json` does not know fails here."""
+form, and a new one that `chinese.json` does not know fails here."""
 
 import ast
 import re
@@ -17,21 +17,21 @@ import patchword
 from patchword.errors import PatchwordError
 from patchword.finite import reason
 from patchword.images import kinds
-from patchword.index.phrases import phrases
-from patchword.index.things import THINGS
-from patchword.inspect import taken
+from patchword.index.cluster_names import phrases
+from patchword.index.common_labels import THINGS
+from patchword.inspect import acquisition
+from patchword.inspect.acquisition import Good, Look, Named
 from patchword.inspect.calibration import Calibration, Judge, Rule
-from patchword.inspect.taken import Good, Look, Named
 from patchword.scope.remarks import Told, stored
-from patchword.serve.heard import heard
 from patchword.serve.models import why_not
-from patchword.serve.page import said
-from patchword.unseen import Sight, noted
+from patchword.serve.page import translations
+from patchword.serve.request_warnings import heard
+from patchword.visible_area import Sight, noted
 
 SOURCE = Path(str(files("patchword")))
 TABLES = {
     kind: [(re.compile(found.replace("(?<", "(?P<"), re.DOTALL), told) for _, found, told in rows]
-    for kind, rows in said().items()
+    for kind, rows in translations().items()
 }
 # Not to be translated: names and what people have typed.
 NAME = re.compile(
@@ -40,10 +40,16 @@ NAME = re.compile(
 
 # Where sentences are made that a page can show, which are arguments of these.
 FILES = (
-    *(f"serve/{name}.py" for name in ("collection", "decoding", "gate", "inspection", "jobs")),
-    *(f"serve/{name}.py" for name in ("models", "photos", "places", "queue", "security", "server")),
+    *(
+        f"serve/{name}.py"
+        for name in ("collection", "decoding", "middleware", "inspection", "jobs")
+    ),
+    *(
+        f"serve/{name}.py"
+        for name in ("models", "photos", "localisation", "queue", "security", "server")
+    ),
     *(f"images/{name}.py" for name in ("decode", "dicom", "high_bit_depth", "npy", "pillow")),
-    *("images/raws.py", "images/refused.py", "images/tiff.py", "text/long_text.py", "bundle.py"),
+    *("images/raws.py", "images/unreadable.py", "images/tiff.py", "text/long_text.py", "bundle.py"),
     *(f"tasks/{name}.py" for name in ("ask", "caption", "classify", "label_cache", "match")),
     *("where/auto.py", "where/heatmap.py", "where/locate.py", "where/segment.py"),
     *("index/condition.py", "index/duplicates.py", "inspect/bank.py"),
@@ -107,7 +113,7 @@ NEVER = (
 
 
 def chinese(text: str, kind: str = "sentences") -> str | None:
-    """What static/said.js makes of a text; None where it knows nothing."""
+    """What static/translation.js makes of a text; None where it knows nothing."""
     for pattern, words in TABLES[kind]:
         if found := pattern.fullmatch(text):
             inner = {
@@ -123,7 +129,7 @@ def chinese(text: str, kind: str = "sentences") -> str | None:
 def check(sentence: str) -> str:
     """What the page says instead, in which nothing but names is English."""
     told = chinese(sentence)
-    assert told, f"said.json has no Chinese for: {sentence}"
+    assert told, f"chinese.json has no Chinese for: {sentence}"
     assert not re.search(r"[A-Za-z]{2,}", NAME.sub("", told)), told
     return told
 
@@ -183,7 +189,7 @@ def looks(count: int, **other: float) -> list[Look]:
 
 
 def test_every_remark_of_inspect_has_a_chinese_form() -> None:
-    """Also one that is written in future: all that is written in `taken` must be met here."""
+    """Also one that is written in future: all that is written in `acquisition` must be met here."""
     same, grey = looks(4), looks(4, grey=1.0)
     others = [
         *looks(1, width=150), *looks(1, height=150), *looks(1, width=150, height=150),
@@ -201,15 +207,17 @@ def test_every_remark_of_inspect_has_a_chinese_form() -> None:
                     Named(f"{n}.jpg", "", look, look in good)
                     for n, look in enumerate(new[first : first + count])
                 ]
-                said += taken.remarks([Good("", look) for look in good], photos)
+                said += acquisition.remarks([Good("", look) for look in good], photos)
     dim = [Named(f"{n}.jpg", "", look, False) for n, look in enumerate(looks(9, brightness=85.0))]
     spread = [Good("", look) for level in range(90, 111, 2) for look in looks(2, brightness=level)]
-    said += taken.remarks(spread, dim)
-    said += taken.remarks(spread, [*dim, Named("x.jpg", "", looks(1, brightness=9.0)[0], False)])
+    said += acquisition.remarks(spread, dim)
+    said += acquisition.remarks(
+        spread, [*dim, Named("x.jpg", "", looks(1, brightness=9.0)[0], False)]
+    )
     for one in set(said):
         check(one)
     everything = " ".join(said)
-    for node in ast.walk(ast.parse((SOURCE / "inspect/taken.py").read_text("utf-8"))):
+    for node in ast.walk(ast.parse((SOURCE / "inspect/acquisition.py").read_text("utf-8"))):
         for piece in written(node).split("7") if isinstance(node, ast.JoinedStr) else []:
             if piece.count(" ") > 1:
                 assert piece in everything

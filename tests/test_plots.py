@@ -17,11 +17,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image, ImageDraw
 
 from patchword.errors import PatchwordError, UnsupportedError
-from patchword.show import html_page, lettering, plots
+from patchword.show import html_page, plots, text_drawing
 from patchword.show.answers_picture import SIDE, Answer, answers_picture
 from patchword.show.colours import CHOICES as COLOURS
 from patchword.show.colours import SHARES, numbered, shade
-from patchword.show.lettering import PAPER
 from patchword.show.matrix_picture import (
     CELL,
     NAMED,
@@ -34,6 +33,7 @@ from patchword.show.matrix_picture import (
 from patchword.show.peak import peak
 from patchword.show.percent import share
 from patchword.show.plots import GAP, TILE, Tile
+from patchword.show.text_drawing import PAPER
 
 LONG = "a wafer with a scratch that runs from the notch to the other side " * 5
 WORDS = "pneumonoultramicroscopicsilicovolcanoconiosis" * 4
@@ -300,7 +300,7 @@ def test_large_photos_are_coloured_at_the_size_that_is_shown() -> None:
 def test_similarity_matrix_paints_each_number_in_its_colour() -> None:
     matrix = np.array([[0.1, 0.3], [0.2, 0.15], [0.0, 0.05]])
     drawn = np.asarray(similarity_matrix([photo()] * 3, ["a hat", "a dress"], matrix), int)
-    first = drawn.shape[0] - 3 * ROW - GAP - lettering.line_height(lettering.SMALL) - 12 - GAP
+    first = drawn.shape[0] - 3 * ROW - GAP - text_drawing.line_height(text_drawing.SMALL) - 12 - GAP
     levels = (matrix / 0.3 * 255).astype(int)
     for i in range(3):
         for t in range(2):
@@ -349,8 +349,8 @@ def test_search_panel_writes_its_title() -> None:
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(), width=st.integers(5, 300), lines=st.integers(1, 5))
 def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int, lines: int) -> None:
-    face = lettering.font(18)
-    out = lettering.wrap(text, face, width, lines)
+    face = text_drawing.font(18)
+    out = text_drawing.wrap(text, face, width, lines)
     assert len(out) <= lines
     assert all(face.getlength(line) <= width or len(line) <= 2 for line in out)
     whole = "".join(text.split())

@@ -21,8 +21,8 @@ from patchword.errors import ImageError, ImageWarning, UnseenWarning
 from patchword.images import Opener, Preprocess, processes
 from patchword.images.decode import ImageLike
 from patchword.images.reading import Reader
-from patchword.index.inside import Inside
-from patchword.unseen import Look
+from patchword.index.members import Inside
+from patchword.visible_area import Look
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="threads alone open images on other systems"

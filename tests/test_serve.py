@@ -25,9 +25,9 @@ from served import AT, RING, SAMPLES, SCRATCH, SHAPES, samples_index, sent, uri
 import patchword
 from patchword.api import Model
 from patchword.serve.app import create_app
+from patchword.serve.error_responses import RefusalError
 from patchword.serve.jobs import scores_of
 from patchword.serve.models import Models
-from patchword.serve.refusals import RefusalError
 from patchword.serve.settings import Settings
 from patchword.tasks.classify import NONE, Score
 

@@ -22,13 +22,13 @@ from starlette.exceptions import HTTPException
 import patchword
 from patchword.api import Model
 from patchword.images.reading import Content
-from patchword.serve import bodies, models, places
+from patchword.serve import bodies, localisation, models
 from patchword.serve.app import create_app
 from patchword.serve.decoding import Decoder
+from patchword.serve.error_responses import RefusalError
 from patchword.serve.models import Models
 from patchword.serve.openai import Embeddings
 from patchword.serve.queue import deadline, steps
-from patchword.serve.refusals import RefusalError
 from patchword.serve.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
@@ -326,7 +326,7 @@ def test_masks_and_regions_end_when_their_time_is_over(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[tuple[int, int]] = []
-    monkeypatch.setattr(places, "steps", lambda: lambda *done: called.append(done))
+    monkeypatch.setattr(localisation, "steps", lambda: lambda *done: called.append(done))
     body = {"image": sent(RING), "labels": ["a red ring", "a wafer", "a green heart"]}
     height = client.post("/v1/segment", json=body).json()["size"][1]
     assert (height, height) in called  # the rows of the map

@@ -10,9 +10,9 @@ from patchword.errors import IndexStoreError
 from patchword.images import Opener
 from patchword.index import open_index, schema
 from patchword.index.schema import id_of
-from patchword.serve.heard import heard
+from patchword.serve.error_responses import RefusalError, refusal_of
 from patchword.serve.photos import Collection
-from patchword.serve.refusals import RefusalError, refusal_of
+from patchword.serve.request_warnings import heard
 
 
 def test_two_photos_of_one_id_are_not_taken_for_each_other(

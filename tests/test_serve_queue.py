@@ -11,9 +11,9 @@ from fastapi.testclient import TestClient
 from served import AT, RING, sent
 
 from patchword.serve.app import create_app
-from patchword.serve.heard import heard
+from patchword.serve.error_responses import RefusalError
 from patchword.serve.queue import Admission, Queue, deadline
-from patchword.serve.refusals import RefusalError
+from patchword.serve.request_warnings import heard
 from patchword.serve.settings import Settings
 
 

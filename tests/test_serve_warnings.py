@@ -19,7 +19,7 @@ from PIL import Image
 from served import AT, RING, SHAPES, sent
 
 import patchword
-from patchword import ScopeWarning, scope, unseen
+from patchword import ScopeWarning, scope, visible_area
 from patchword.serve.app import create_app, make_server
 from patchword.serve.mcp import Tools
 from patchword.serve.settings import Settings
@@ -32,7 +32,7 @@ ASTRONAUT = Path(skimage.data_dir) / "astronaut.png"
 @contextmanager
 def as_command() -> Iterator[scope.Told]:
     """What `patchword serve` runs in: as every command it tells once, at its end."""
-    with scope.together(brief=True) as told, unseen.together():
+    with scope.together(brief=True) as told, visible_area.together():
         yield told
 
 

@@ -15,7 +15,7 @@ from patchword.config import PreprocessConfig
 from patchword.images.preprocess import Preprocess, whole
 from patchword.scenes import scene
 from patchword.scope import together as scopes
-from patchword.unseen import Sight, together
+from patchword.visible_area import Sight, together
 
 SHAPES = ((96, 96), (100, 131), (30, 300), (300, 30), (777, 500), (64, 64))
 RESIZES = ("shortest", "square", "squash", "cover", "contain")

@@ -28,11 +28,11 @@ from patchword.show.colours import MAP
 from patchword.tasks.attention import attention as attention_of
 from patchword.where.auto import usual, warning
 from patchword.where.dense import EDITS, dense
-from patchword.where.extent import extent
 from patchword.where.gradients import chefer, legrad
 from patchword.where.heatmap import Heatmap, heatmap, resolve
 from patchword.where.locate import locate
-from patchword.where.present import ORDINARY, present
+from patchword.where.presence import ORDINARY, present
+from patchword.where.regions import extent
 from patchword.where.segment import segment
 from patchword.where.windows import Scale, seen_whole, stitched
 

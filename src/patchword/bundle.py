@@ -27,7 +27,7 @@ from patchword.options import at_least, checked, text_list
 from patchword.scope import Check, Scope
 from patchword.text import long_text as long_texts
 from patchword.text.tokenizer import Tokenizer
-from patchword.unseen import Look, noted
+from patchword.visible_area import Look, noted
 
 AS_THEY_ARE = Opener()  # how images are opened by default
 BATCH = {"cuda": 128}  # images at a time on a device, where nobody says; on others 32

@@ -193,17 +193,20 @@ def test_chinese_by_the_browsers_language(visit: Visit) -> None:
 
 
 def test_what_the_server_says_is_in_chinese(visit: Visit, tmp_path: Path) -> None:
-    """As the tests without a browser read `said.json`, and with the names of photos."""
+    """As the tests without a browser read `chinese.json`, and with the names of photos."""
     page = visit("inspect", locale="zh-CN")
     sentences = [one for path in FILES for one in spoken(path) if chinese(one)]
     found = page.evaluate(
-        "all => import('/static/said.js').then(({ translated }) => all.map(translated))", sentences
+        "all => import('/static/translation.js').then(({ translated }) => all.map(translated))",
+        sentences,
     )
     assert len(found) > 80
     assert found == [chinese(one) for one in sentences]
-    unknown = page.evaluate("import('/static/said.js').then(({ translated }) => translated('No.'))")
+    unknown = page.evaluate(
+        "import('/static/translation.js').then(({ translated }) => translated('No.'))"
+    )
     assert unknown == "（英文）No."
-    spent = """import('/static/said.js').then(({ translated }) => {
+    spent = """import('/static/translation.js').then(({ translated }) => {
       const start = performance.now();
       translated(`a text is given twice: ${'a b '.repeat(25000)}`);
       return performance.now() - start;

@@ -16,7 +16,7 @@ from patchword.bundle import Bundle
 from patchword.cli import app
 from patchword.errors import IndexStoreError
 from patchword.index import matrix, open_index
-from patchword.index.place import place_of
+from patchword.index.location import place_of
 from patchword.index.schema import id_of
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from patchword.bundle import Bundle
-from patchword.models.calibrated import outlier_scores, outliers, repair
 from patchword.models.edits import Calibration, DenseEdit, Earlier, Normalised, Refined, Semantic
+from patchword.models.scclip import outlier_scores, outliers, repair
 from patchword.where.dense import EDITS, dense
 from patchword.where.maskclip import by_keys
 from patchword.where.pamr import pamr

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from patchword import checkpoints
-from patchword.api.finding import find_images
+from patchword.api.image_lists import find_images
 from patchword.api.model import Model, with_methods
 from patchword.bundle import Bundle
-from patchword.checkpoints.places import is_export
+from patchword.checkpoints.resolve import is_export
 from patchword.engines.device import is_int8
 from patchword.errors import UnsupportedError
 from patchword.images import MAX_PIXELS

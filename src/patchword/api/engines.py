@@ -11,7 +11,7 @@ from typing import Any
 
 from patchword import cache, exporting
 from patchword.api.exports import calibration
-from patchword.api.finding import find_images
+from patchword.api.image_lists import find_images
 from patchword.api.model import Model
 from patchword.engines import choose
 from patchword.engines.libraries import LIBRARIES

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from patchword import exporting
-from patchword.api.finding import find_images
+from patchword.api.image_lists import find_images
 from patchword.api.model import Model, with_methods
 from patchword.checkpoints import EMBEDDED
 from patchword.engines.device import as_device, as_dtype, is_int8

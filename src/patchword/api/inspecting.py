@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from patchword.api.finding import in_folder
+from patchword.api.image_lists import in_folder
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images.one_or_many import Images

@@ -195,7 +195,7 @@ class Language(Features):
     ) -> list[Reranked[F]]:
         """Hits of a search, the first `top` (None: all) reranked by the probability that the text
         belongs to them. Raises UnsupportedError for a model without a matching head."""
-        from patchword.index.inside import Inside
+        from patchword.index.members import Inside
 
         opener = self.opener
         own = Inside(opener.stretch, opener.max_pixels, opener.urls, opener.exact)

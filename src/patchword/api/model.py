@@ -15,7 +15,7 @@ import torch
 from patchword import checkpoints
 from patchword.api.conversion import converted
 from patchword.api.language import Language
-from patchword.api.places import Places
+from patchword.api.localisation import Places
 from patchword.bundle import Bundle, Vector
 from patchword.engines.device import DTYPES, as_device, as_dtype, check
 from patchword.errors import UnsupportedError

@@ -18,7 +18,7 @@ from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError, LongTextWarning, warn
 from patchword.images import ImageLike
 from patchword.models.generate import GenerationOptions
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 from patchword.scope import Check
 from patchword.tasks.caption import MAX_LENGTH, Caption, packed, seen, writer
 from patchword.tasks.match import PAIRS, matcher

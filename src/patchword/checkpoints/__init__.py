@@ -32,8 +32,8 @@ from patchword.checkpoints import (
 )
 from patchword.checkpoints.adapter_modules import modules_of
 from patchword.checkpoints.formats import FORMATS, openai, own, recognise
-from patchword.checkpoints.places import EMBEDDED, locate
 from patchword.checkpoints.read import PROCESSORS, Files, Source
+from patchword.checkpoints.resolve import EMBEDDED, locate
 from patchword.checkpoints.rules import assemble, fit
 from patchword.checkpoints.saving import save
 from patchword.config import ModelConfig

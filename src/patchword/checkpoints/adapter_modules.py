@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from patchword.bundle import Bundle
 from patchword.checkpoints.formats import recognise
-from patchword.checkpoints.places import locate
+from patchword.checkpoints.resolve import locate
 from patchword.checkpoints.rules import Fuse, Rename, fit
 from patchword.errors import CheckpointError
 

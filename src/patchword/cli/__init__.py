@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from patchword import scope, unseen
+from patchword import scope, visible_area
 from patchword.cli import (
     attention,
     capfilt,
@@ -44,8 +44,8 @@ from patchword.cli import (
     serve,
     train,
 )
+from patchword.cli.broken_pipe import code_of, saving
 from patchword.cli.checkpoint_options import with_checkpoint_options
-from patchword.cli.closing import code_of, saving
 from patchword.cli.help import Command, Group, flowing
 from patchword.cli.output import complain, warnings_said
 from patchword.cli.output_options import with_output_options
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     atexit.register(gc.freeze)  # what ends anyway is not searched: half a second with torch
     saving.set(False)
     try:
-        with warnings_said(last=True), scope.together(brief=True), unseen.together():
+        with warnings_said(last=True), scope.together(brief=True), visible_area.together():
             app(arguments)
     except SystemExit as ended:
         sys.exit(code_of(ended))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.held import Source
 from patchword.cli.inputs import expand, load
 from patchword.cli.language_tables import headed
+from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
     SOURCES,

@@ -50,7 +50,7 @@ from patchword.cli.tiles import EachTileOption, TileSizeOption, TilesOption, box
 from patchword.errors import ImageError
 
 if TYPE_CHECKING:
-    from patchword.cli.held import Source
+    from patchword.cli.member_images import Source
     from patchword.tasks.ask import Answer, Choice
     from patchword.tasks.caption import Caption
     from patchword.tasks.match import Match

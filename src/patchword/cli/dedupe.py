@@ -146,13 +146,13 @@ def _delete(store: Index, found: Sequence[Group]) -> tuple[list[str], list[Image
 def _stays(store: Index, keep: Copy, other: Copy) -> str:
     """Why a file is not deleted: it is inside another file or has changed since it was indexed; or
     the one to keep has, is gone, or is the same file under another name. "" where it may be."""
-    from patchword.index import inside
+    from patchword.index import members
 
     if not os.path.isfile(other.path):
         return "no such file, or inside another file"
     if not _same(store, other):
         return "changed since it was indexed; index again"
-    if inside.gone(keep.path):
+    if members.gone(keep.path):
         return f"{keep.path}, which is to be kept, is gone; index again, with --prune"
     if not os.path.isfile(keep.path):  # inside a file, or at an address
         return ""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from patchword.cli.held import Source
 from patchword.cli.inputs import embed_texts, expand, load
 from patchword.cli.language_tables import rejection, save_scores
+from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
     SOURCES,

@@ -48,7 +48,7 @@ class Found:
 def print_hits(found: Sequence[Found], failed: list[ImageError], as_json: bool) -> None:
     """A table for each query, or JSON Lines with those of `failed` that are not among the hits
     first."""
-    from patchword.index.inside import gone
+    from patchword.index.members import gone
 
     paths = {each.hit.path for one in found for each in one.answers}
     lost = {path for path in paths if gone(path)}
@@ -207,7 +207,7 @@ def save_groups(
 def shown(path: str, model: Model, text: str | None = None) -> tuple[Any, ImageError | None]:
     """A photo of an index to draw, with the heatmap of a text over it where one is given; an empty
     one where it cannot be opened, and why."""
-    from patchword.index.inside import content_or_path
+    from patchword.index.members import content_or_path
     from patchword.show import plots
 
     try:

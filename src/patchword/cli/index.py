@@ -182,7 +182,7 @@ def index(
     if ray and device != "auto":
         wrong("--device is for this machine; each worker of --ray takes the GPU that it is given")
     from patchword.api import open_index
-    from patchword.index.place import is_remote
+    from patchword.index.location import is_remote
 
     if not is_remote(into):
         make_folder(Path(into), itself=True)

@@ -34,7 +34,7 @@ def add_metadata(store: Index, table: Path) -> None:
 def add_captions(store: Index, captioner: str | None, device: str, dtype: str) -> list[ImageError]:
     """Caption the images that have no caption; a few are stored at a time. Returns the errors of
     those that cannot be opened any more."""
-    from patchword.index import inside
+    from patchword.index import members
     from patchword.tasks.caption import caption_each
 
     default = EMBEDDED_BLIP if store.model_name == EMBEDDED else store.model_name
@@ -46,7 +46,7 @@ def add_captions(store: Index, captioner: str | None, device: str, dtype: str) -
     with progress("caption", len(todo)) as advance:
         while paths := list(islice(images, COMMIT)):
             told: dict[str, str] = {}
-            sources = map(inside.content_or_path, paths)
+            sources = map(members.content_or_path, paths)
             for path, (_, found) in zip(paths, caption_each(bundle, sources), strict=True):
                 if isinstance(found, ImageError):
                     failed.append(ImageError(path, found.reason))

@@ -55,7 +55,7 @@ def index_and_model(
 ) -> tuple[Index, Model, list[ImageError]]:
     """The index to read and its model; of a folder, also the errors of images not indexed.
     texts_alone: the model is for texts alone."""
-    from patchword.images.links import dangling
+    from patchword.images.broken_links import dangling
     from patchword.index import open_index
 
     if not index:  # as of a variable of the shell that is not set; Path("") is the current folder

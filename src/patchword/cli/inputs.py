@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword.cli.checkpoint_options import chosen
-from patchword.cli.held import Held, Source
+from patchword.cli.member_images import Held, Source
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
 from patchword.cli.output import warnings_said, wrong
 from patchword.errors import ImageError, PatchwordError

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchword.cli.held import Source
 from patchword.cli.inputs import check_beside, expand, load
 from patchword.cli.inspect_run import Run
 from patchword.cli.inspect_table import one_good
+from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
     SOURCES,
@@ -205,7 +205,7 @@ def inspect(
     if save:
         check_beside(save, [*photos, *(calibration or ())])
     if save_fitted:
-        from patchword.inspect.saved import free
+        from patchword.inspect.inspector_folder import free
 
         free(save_fitted)  # before any work is done
     failed: list[ImageError] = []

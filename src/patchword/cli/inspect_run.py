@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
-from patchword.cli.dark import Dark
-from patchword.cli.held import Source
+from patchword.cli.dark_images import Dark
 from patchword.cli.inspect_table import marked, summary, verdicts
+from patchword.cli.member_images import Source
 from patchword.cli.output import complain, emit, notes, print_saved, progress, screen, stderr
 from patchword.cli.pictures import maps_of, stem
 from patchword.errors import DarkWarning, ImageError, ImageWarning
-from patchword.unseen import current as sights
+from patchword.visible_area import current as sights
 
 if TYPE_CHECKING:
     from patchword.inspect.inspector import Inspector

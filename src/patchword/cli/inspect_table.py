@@ -14,7 +14,7 @@ from patchword.show.terminal_table import table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from patchword.cli.held import Source
+    from patchword.cli.member_images import Source
     from patchword.inspect.inspector import Inspector
 
 

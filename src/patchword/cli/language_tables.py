@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from patchword.api import Model
-    from patchword.cli.held import Source
+    from patchword.cli.member_images import Source
     from patchword.images import Opener
     from patchword.tasks.ask import Answer
     from patchword.tasks.caption import Caption

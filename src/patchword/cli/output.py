@@ -22,8 +22,8 @@ from urllib.parse import unquote
 
 import typer
 
-from patchword.cli.closing import console, live, saving, unread
-from patchword.cli.dark import Dark
+from patchword.cli.broken_pipe import console, live, saving, unread
+from patchword.cli.dark_images import Dark
 from patchword.errors import (
     DarkWarning,
     ImageError,
@@ -35,13 +35,13 @@ from patchword.errors import (
 )
 from patchword.scope import current as outside
 from patchword.show.terminal_table import printable
-from patchword.unseen import current as sights
+from patchword.visible_area import current as sights
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from patchword.api import Model
-    from patchword.cli.held import Source
+    from patchword.cli.member_images import Source
 
 T = TypeVar("T")
 

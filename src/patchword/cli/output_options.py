@@ -12,7 +12,7 @@ import typer
 
 from patchword.cli.output import Rows, quiet, rows, wrong
 from patchword.scope.remarks import BRIEF
-from patchword.unseen import Remedies, current
+from patchword.visible_area import Remedies, current
 
 # The columns of each command: keys of its JSON records, or of the list in them.
 COLUMNS = {

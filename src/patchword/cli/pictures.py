@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.held import Source
+from patchword.cli.member_images import Source
 from patchword.cli.output import check_save, spare
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchword.cli.held import Source
 from patchword.cli.hits import Found, print_hits, save_hits
 from patchword.cli.indexes import (
     IndexArgument,
@@ -20,6 +19,7 @@ from patchword.cli.indexes import (
     index_and_model,
 )
 from patchword.cli.inputs import KEEP_ALL, embed_texts, expand, load
+from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
     EMBEDDED_BLIP,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchword.cli.held import Source
 from patchword.cli.inputs import load
 from patchword.cli.language_tables import headed
+from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
     DenseMethodOption,

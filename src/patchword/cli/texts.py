@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from patchword.cli.held import Source
 from patchword.cli.inputs import STDIN, expand
+from patchword.cli.member_images import Source
 from patchword.cli.output import near_file, notes, wrong
 from patchword.errors import PatchwordError
 

@@ -96,7 +96,7 @@ def train(
     settings += [f"engine.device={device}"] if device else []
     plan = recipes.load(recipe, settings)
     if os.environ.get("RANK", "0") == "0":
-        from patchword.data.opening import split_folder
+        from patchword.data.sources import split_folder
 
         folders = [each for each in plan.data if each.kind == "folder" and os.path.isdir(each.path)]
         read = [split_folder(Path(each.path), each.split) for each in folders]

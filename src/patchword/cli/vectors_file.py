@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from patchword.atomic_write import replacing, write
-from patchword.cli.held import Source
+from patchword.cli.member_images import Source
 from patchword.cli.output import notes, screen, shortened, wrong
 from patchword.errors import ImageError
 from patchword.show.terminal_table import table

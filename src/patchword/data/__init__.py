@@ -28,9 +28,9 @@ from patchword.data.batch import (
 )
 from patchword.data.batches import batches, workers_told
 from patchword.data.config import AugmentConfig, SourceConfig
-from patchword.data.opening import open_sources
 from patchword.data.plan import Place, Plan
 from patchword.data.sample import Facts, Region, Sample, Source, positives
+from patchword.data.sources import open_sources
 
 __all__ = [
     "AugmentConfig",

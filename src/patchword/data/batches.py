@@ -17,7 +17,7 @@ from patchword.data.batch import BatchT, Collate
 from patchword.data.plan import Place, Plan
 from patchword.data.sample import Sample, Source
 from patchword.errors import ImageError, PatchwordError, RecipeError
-from patchword.images.ahead import threads
+from patchword.images.prefetch import threads
 
 TRIES = 1000  # broken samples in a row before their source is given up
 SHOWN = 3  # of them in the message

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from patchword.engines.graph import FEATURES, Shapes, graphs, kept, ways_in
-from patchword.engines.levels import looked_up
 from patchword.engines.libraries import Graph, Library, cause
+from patchword.engines.pixel_values import looked_up
 from patchword.engines.protocol import Ids, Pixels, Rows
 from patchword.errors import UnsupportedError
 from patchword.models.protocols import PairNetwork

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from patchword.engines.levels import looked_up
+from patchword.engines.pixel_values import looked_up
 from patchword.engines.protocol import Ids, Pixels, Rows
 from patchword.errors import UnsupportedError
 from patchword.models.protocols import ImageNetwork, PairNetwork, TextNetwork
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 
 FEW = 16  # images at a time, for which a GPU computes no longer than its kernels take to launch
 

@@ -11,8 +11,8 @@ from patchword.errors import counted
 from patchword.evaluate.metrics import Indices
 from patchword.evaluate.run import Classified
 from patchword.show.colours import SHARES, shade
-from patchword.show.lettering import FAINT, INK, PAPER, SMALL, TEXT, font, wrap
 from patchword.show.plots import GAP, stacked
+from patchword.show.text_drawing import FAINT, INK, PAPER, SMALL, TEXT, font, wrap
 
 NAMES = 220  # most pixels at the left, and above, for the names of classes
 LARGEST, SMALLEST = 56, 4  # side of a cell, pixels

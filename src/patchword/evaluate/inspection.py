@@ -32,10 +32,10 @@ from patchword.evaluate.defect_masks import (
     read,
     saturations,
 )
+from patchword.inspect.acquisition import Look
 from patchword.inspect.methods import options_of
 from patchword.inspect.photos import found_each, opened_each
 from patchword.inspect.protocol import RGB, Finding, Method, Progress, State
-from patchword.inspect.taken import Look
 from patchword.scope import GOOD as GOOD_PHOTOS
 from patchword.scope import Check
 

@@ -1,10 +1,10 @@
 """Models for other programs: graphs that onnxruntime and OpenVINO run without patchword, with the
 preprocessing and the tokenizer in the files that transformers, transformers.js and optimum read."""
 
+from patchword.exporting.exported_model import opened
 from patchword.exporting.folder import Exported, export
 from patchword.exporting.int8 import MOST, Agreement, Photos, calibrated
 from patchword.exporting.int8_engine import in_int8
-from patchword.exporting.opened import opened
 
 __all__ = [
     "MOST",

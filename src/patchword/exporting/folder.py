@@ -16,7 +16,7 @@ import torch
 
 from patchword.atomic_write import make_folder, write
 from patchword.bundle import Bundle
-from patchword.checkpoints import places, scope_files
+from patchword.checkpoints import resolve, scope_files
 from patchword.config import to_dict
 from patchword.engines.libraries import LIBRARIES, Library
 from patchword.errors import CheckpointError, CheckpointWarning, UnsupportedError, warn
@@ -29,7 +29,7 @@ from patchword.receipts import make, to_text
 from patchword.receipts.inputs import TEXTS
 from patchword.text.tokenizer_files import TOKENIZER_FILE
 
-MARK_FILE = places.EXPORT  # which graphs are there, and the whole configuration
+MARK_FILE = resolve.EXPORT  # which graphs are there, and the whole configuration
 RECEIPT_FILE = "receipt.json"
 VERSION = 1  # of MARK_FILE
 # Where transformers.js and optimum look for a graph: ONNX in a folder of its own, OpenVINO beside

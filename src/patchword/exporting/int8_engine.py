@@ -12,9 +12,9 @@ import torch
 from patchword.bundle import Bundle
 from patchword.engines.graph import kept
 from patchword.engines.libraries import LIBRARIES
+from patchword.exporting.exported_model import spacing, with_graphs
 from patchword.exporting.folder import write_graphs, write_mark
 from patchword.exporting.int8 import Photos
-from patchword.exporting.opened import spacing, with_graphs
 
 M = TypeVar("M", bound=Bundle)
 

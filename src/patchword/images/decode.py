@@ -35,11 +35,11 @@ from patchword.images import (
     tiff,
     urls,
 )
+from patchword.images.broken_links import dangling
 from patchword.images.colours import to_picture, to_rgb
 from patchword.images.high_bit_depth import Samples
-from patchword.images.links import dangling
 from patchword.images.photo import RGB, Photo
-from patchword.images.refused import RefusedError, TooManyPixelsError, refuse_if
+from patchword.images.unreadable import RefusedError, TooManyPixelsError, refuse_if
 from patchword.options import at_least as checked_least
 
 __all__ = ["MAX_PIXELS", "ImageLike", "Opener", "name_of", "open"]

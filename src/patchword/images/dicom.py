@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from patchword.images import kinds
 from patchword.images.high_bit_depth import Samples
 from patchword.images.pillow import quieten
-from patchword.images.refused import RefusedError
+from patchword.images.unreadable import RefusedError
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -13,7 +13,7 @@ from PIL import Image
 
 from patchword.errors import ImageError, SkippedFilesWarning, warn
 from patchword.images import kinds, npy, pages, urls
-from patchword.images.links import dangling
+from patchword.images.broken_links import dangling
 
 Path = str | os.PathLike[str]
 

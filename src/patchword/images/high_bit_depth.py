@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
 from patchword.errors import DarkWarning, ImageWarning
-from patchword.images.refused import RefusedError
+from patchword.images.unreadable import RefusedError
 
 STRETCH = "stretch its range: stretch=True, or --stretch on the command line"
 

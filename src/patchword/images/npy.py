@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.images.refused import RefusedError, TooManyPixelsError
+from patchword.images.unreadable import RefusedError, TooManyPixelsError
 
 CHANNELS = (1, 2, 3, 4)  # of an array (H, W, C)
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]  # shape, whether columns come first, type

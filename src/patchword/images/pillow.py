@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, JpegImagePlugin, TiffImagePlugin, TiffTags, UnidentifiedImageError
 
-from patchword.images.refused import refuse_if
+from patchword.images.unreadable import refuse_if
 
 _NATIVE = {  # Pillow's name of samples in an order of bytes -> in the machine's
     **dict.fromkeys(("I;16S", "I;16BS"), "I;16NS"),

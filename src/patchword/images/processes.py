@@ -32,8 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.errors import PACKAGE, ImageError, in_threads, warn
-from patchword.images.ahead import cores, threads
 from patchword.images.decode import ImageLike
+from patchword.images.prefetch import cores, threads
 
 THREADS = min(max(cores(), 4), 16)
 CHUNK, WORK = 8, 0.02  # images that a process is given at a time, of so many seconds together

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from patchword.images.refused import RefusedError, TooManyPixelsError
+from patchword.images.unreadable import RefusedError, TooManyPixelsError
 
 _THUMBNAIL = 640  # pixels: an embedded photo with a shorter side than that is a thumbnail
 _TURNS = {3: 2, 5: 1, 6: 3}  # LibRaw's flip -> quarter turns to the left

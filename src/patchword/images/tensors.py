@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.images.npy import CHANNELS
-from patchword.images.refused import RefusedError
+from patchword.images.unreadable import RefusedError
 
 
 class Tensor(Protocol):

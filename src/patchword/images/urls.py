@@ -10,7 +10,7 @@ import urllib.request
 from typing import IO
 from urllib.parse import quote, urlsplit
 
-from patchword.images.refused import RefusedError
+from patchword.images.unreadable import RefusedError
 
 SCHEMES = ("https://", "http://")
 MAX_BYTES = 256 << 20

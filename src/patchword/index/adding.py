@@ -17,7 +17,7 @@ from patchword.bundle import Bundle, Vector
 from patchword.errors import ImageError
 from patchword.images.files import File, hashed
 from patchword.images.reading import Reader
-from patchword.index import inside
+from patchword.index import members
 from patchword.index.failures import Failure, Failures
 from patchword.index.metadata import differing, told_table
 from patchword.index.schema import renamed
@@ -120,7 +120,7 @@ class Adding:
         pairs = [(f, contents[f.digest]) for f in _hashed(likely) if f.digest in contents]
         if pairs:
             _copy(self.store, pairs)
-            self.store.delete(sorted({old for _, old in pairs if inside.gone(old)}))
+            self.store.delete(sorted({old for _, old in pairs if members.gone(old)}))
         return {new.path for new, _ in pairs}
 
     def _embed(

@@ -26,7 +26,7 @@ from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError, PatchwordError
 from patchword.images import Opener, processes
 from patchword.images.files import File
-from patchword.index import inside
+from patchword.index import members
 from patchword.index.adding import Adding, Batch, Progress
 from patchword.index.failures import Failures
 from patchword.index.sources import Listing
@@ -90,7 +90,7 @@ class Actor:
         reasons = {
             error.image: error.reason for _, errors in adding.here(files, found) for error in errors
         }
-        hidden = {path for path in reasons if path not in found.read and inside.gone(path)}
+        hidden = {path for path in reasons if path not in found.read and members.gone(path)}
         return [_row(file, reasons.get(file.path, ""), file.path in hidden) for file in files]
 
     def _ready(self) -> Adding:
@@ -283,7 +283,7 @@ def _wrong(rows: list[dict[str, Any]]) -> str | None:
         path = row["file"].path
         if not path:
             return str(row["reason"])
-        if row["hidden"] and not inside.gone(path):
+        if row["hidden"] and not members.gone(path):
             return (
                 f"{path}: a worker of the cluster does not see this file, which is here: put the "
                 "photos on a disk that all machines share"

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from patchword.errors import IndexStoreError, SampledWarning, warn
 from patchword.index.adding import Progress
 from patchword.index.approximate import parts
-from patchword.index.checks import intact
 from patchword.index.clusters import BLOCK, centres, nearest_centres
-from patchword.index.looks import Looks
+from patchword.index.integrity import intact
 from patchword.index.matrix import Half, Matrix
 from patchword.index.nearest import PIECE
 from patchword.index.schema import SUMS, id_of
 from patchword.index.table import Table
+from patchword.index.thumbnail_copies import Looks
 
 KEEP = ("largest", "oldest", "first")
 EVERY = 100_000  # entries up to which every pair is compared

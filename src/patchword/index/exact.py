@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from patchword.index.codes import GATHERED, likely, usable
 from patchword.index.matrix import Half, Matrix
+from patchword.index.quantized import GATHERED, likely, usable
 
 FEW = 1 << 20  # numbers, which one thread multiplies: torch's then wait awake, in LanceDB's way
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
+from patchword.index.cluster_names import Phrase, name, phrases
 from patchword.index.clusters import centres, nearest_centres
+from patchword.index.common_labels import THINGS
 from patchword.index.matrix import Half, Matrix
 from patchword.index.nearest import Hit, best
-from patchword.index.phrases import Phrase, name, phrases
 from patchword.index.query import units
 from patchword.index.table import Table
-from patchword.index.things import THINGS
 from patchword.scope import Check
 
 FEWEST, MOST = 2, 64  # clusters, where their number is not given

@@ -17,7 +17,7 @@ from patchword.index.lance import (
     told_as,
     tried_again,
 )
-from patchword.index.place import place_of
+from patchword.index.location import place_of
 from patchword.index.table import ERRORS
 
 TRIES = 5  # of a change that the table does not show

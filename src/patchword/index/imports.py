@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from patchword.data.rows import called, listed
 from patchword.errors import IndexStoreError, counted
-from patchword.index.inside import PLACES
+from patchword.index.members import PLACES
 from patchword.index.metadata import read_table
 
 _VECTORS, _METADATA = "img_emb", "metadata"

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from patchword.atomic_write import PART, replacing
 from patchword.errors import IndexStoreError, warn
-from patchword.index.checks import intact
-from patchword.index.codes import Codes, encoded
+from patchword.index.integrity import intact
+from patchword.index.quantized import Codes, encoded
 from patchword.index.schema import SUMS
 from patchword.index.table import MATRIX, Table
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from patchword.errors import IndexStoreError
 from patchword.index import approximate, condition
-from patchword.index.checks import intact
 from patchword.index.exact import candidates
+from patchword.index.integrity import intact
 from patchword.index.matrix import DamagedError, Matrix, matrix
 from patchword.index.schema import PRIVATE, SUMS, Vectors, id_of, kind
 from patchword.index.table import Store, Table

@@ -12,7 +12,7 @@ import numpy as np
 from patchword.bundle import Bundle, unit
 from patchword.errors import ImageError, IndexStoreError, counted
 from patchword.images.files import UNPRINTABLE, File, Path, shown
-from patchword.index import inside
+from patchword.index import members
 from patchword.index.metadata import columns_of
 from patchword.index.schema import arrow, fitting, row_columns, schema
 from patchword.index.table import Store
@@ -131,7 +131,7 @@ def _files(paths: Sequence[Path]) -> list[File]:
             raise IndexStoreError(f"{shown(name)}: {UNPRINTABLE}")
         if not name:
             raise IndexStoreError("a path is empty")
-        if inside.is_address(name):
+        if members.is_address(name):
             out.append(File(name, 0, 0))
             continue
         folder, file = os.path.split(name)
@@ -143,7 +143,7 @@ def _files(paths: Sequence[Path]) -> list[File]:
 
 
 def _status(path: str) -> File:
-    parts = inside.split(path)
+    parts = members.split(path)
     try:
         status = os.stat(parts[0] if parts else path)
     except OSError:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.errors import IndexStoreError
-from patchword.index.checks import damaged
 from patchword.index.failures import Failures
+from patchword.index.integrity import damaged
 from patchword.index.lance import library, line, of_library, told_as
-from patchword.index.place import is_remote
+from patchword.index.location import is_remote
 from patchword.index.schema import id_of
 from patchword.index.table import ERRORS, REPAIRED, TABLE, VERSION, Store, Table
 

@@ -15,9 +15,9 @@ from patchword.errors import IndexStoreError, PatchwordError, in_threads
 from patchword.images import ImageLike
 from patchword.images.files import Path
 from patchword.index.approximate import Recall
+from patchword.index.common_labels import THINGS
 from patchword.index.nearest import Explained, Hit, Nearest
 from patchword.index.query import WITHOUT, as_array, combined, texts_of, unit
-from patchword.index.things import THINGS
 from patchword.index.writing import Writing
 from patchword.options import at_least, checked, text_list
 from patchword.scope import stored

@@ -23,9 +23,9 @@ from patchword.images.files import (
     picture_suffixes,
     shown,
 )
-from patchword.index import inside, objects
+from patchword.index import members, object_storage
+from patchword.index.location import is_remote
 from patchword.index.metadata import columns_of, read_table
-from patchword.index.place import is_remote
 
 OTHER_ADDRESS = (
     "only https://, http:// and s3:// addresses are read; copy it to a disk, give its path"
@@ -43,7 +43,7 @@ class Listing:
     """
 
     files: list[File] = field(default_factory=list)
-    read: dict[str, inside.Read] = field(default_factory=dict)
+    read: dict[str, members.Read] = field(default_factory=dict)
     told: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def tell(self, path: str, values: Mapping[str, Any]) -> None:
@@ -61,14 +61,14 @@ def listing(paths: Iterable[Path], failed: list[ImageError]) -> Listing:
     for path in paths:
         name = os.fspath(path)
         try:
-            if objects.is_object(name):
-                for file, read in objects.found(name):
+            if object_storage.is_object(name):
+                for file, read in object_storage.found(name):
                     out.files.append(file)
                     out.read[file.path] = read
             elif is_tar(name):
                 opened.add(os.path.realpath(name))
                 _tar(os.path.realpath(name), out, failed)
-            elif inside.is_table(name):
+            elif members.is_table(name):
                 opened.add(os.path.realpath(name))
                 plain += _table(os.path.realpath(name), out, failed)
             else:
@@ -93,7 +93,7 @@ def _tar(path: str, out: Listing, failed: list[ImageError]) -> None:
     beside: list[Member] = []
     damage: PatchwordError | None = None
     try:
-        for member in inside.members(tar):
+        for member in members.members(tar):
             stem, suffix = os.path.splitext(member.name)
             if left_out(member.name):
                 continue
@@ -141,8 +141,8 @@ def _said(content: bytes, suffix: str) -> Mapping[str, Any]:
 def _table(path: str, out: Listing, failed: list[ImageError]) -> list[str]:
     """The rows of a table: paths of files are returned, from the folder of the table; what is
     inside it, on the web or in object storage is added to `out`, as are all other columns."""
-    table = read_table(path, but=inside.PLACES)
-    names = called(table.schema.names, inside.PLACES)
+    table = read_table(path, but=members.PLACES)
+    names = called(table.schema.names, members.PLACES)
     if not names:
         raise PatchwordError(
             f"no column of images; it has {listed(table.schema.names)}; call the one of images "
@@ -157,12 +157,12 @@ def _table(path: str, out: Listing, failed: list[ImageError]) -> list[str]:
         key = cell
         if not isinstance(cell, str) or not cell:
             key = f"{path}#{row + 1}"
-            images = images or inside.TableImages(path)
+            images = images or members.TableImages(path)
             out.files.append(File(key, status.st_size, status.st_mtime_ns))
             out.read[key] = partial(images.read, row)
         elif urls.is_url(cell):
             out.files.append(File(cell, 0, 0))
-        elif objects.is_object(cell):
+        elif object_storage.is_object(cell):
             far.append(cell)
         elif is_remote(cell):
             failed.append(ImageError(shown(cell), OTHER_ADDRESS))
@@ -170,12 +170,12 @@ def _table(path: str, out: Listing, failed: list[ImageError]) -> list[str]:
             paths.append(os.path.join(folder, cell.replace("\0", "\ufffd")))  # no path has that
             key = os.path.realpath(paths[-1])
         keys.append(key)
-    for found in objects.photos(far):
+    for found in object_storage.photos(far):
         if isinstance(found, ImageError):
             failed.append(found)
         else:
             out.files.append(found)
-            out.read[found.path] = partial(objects.read, found.path)
+            out.read[found.path] = partial(object_storage.read, found.path)
     _tell(table, names[0], keys, out)
     return paths
 

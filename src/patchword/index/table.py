@@ -18,7 +18,7 @@ from patchword.errors import IndexStoreError
 from patchword.images.files import File
 from patchword.images.reading import Seen
 from patchword.index import lance
-from patchword.index.checks import intact
+from patchword.index.integrity import intact
 from patchword.index.lance import (
     line,
     merge_files,
@@ -28,7 +28,7 @@ from patchword.index.lance import (
     told_as,
     tried_again,
 )
-from patchword.index.place import place_of
+from patchword.index.location import place_of
 from patchword.index.schema import (
     FORMAT,
     PRIVATE,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.index.checks import intact
+from patchword.index.integrity import intact
 from patchword.index.matrix import Matrix
 from patchword.index.nearest import PIECE, taken
 from patchword.index.schema import SUMS

@@ -14,11 +14,11 @@ from patchword.data.rows import advice
 from patchword.errors import ImageError, IndexStoreError
 from patchword.fingerprint import renewed
 from patchword.images.files import File, Path, several
-from patchword.index import imports, inside, metadata, putting
+from patchword.index import imports, members, metadata, putting
 from patchword.index.adding import Adding, AddReport, Batch, Progress
+from patchword.index.contents import Stored
 from patchword.index.repair import Repaired, repair
 from patchword.index.sources import Listing, listing
-from patchword.index.stored import Stored
 from patchword.options import checked
 
 
@@ -178,11 +178,11 @@ class Writing(Stored):
         paths or file names names. Returns a line for each row that names none here, or several:
         its name, and why. Raises IndexStoreError for a table without such a column."""
         name = os.path.realpath(table)
-        if not inside.is_table(name):
+        if not members.is_table(name):
             wanted = "a .csv, .tsv or .parquet that is there"
             raise IndexStoreError(f"{table}: not a table, {wanted}{advice(table)}")
         read = metadata.read_table(name)
-        key = metadata.key_of(read, inside.PLACES, str(table))
+        key = metadata.key_of(read, members.PLACES, str(table))
         known = self._store.known()
         rows, lost = metadata.joined(read, key, os.path.dirname(name), known)
         self._store.update(rows)
@@ -203,7 +203,7 @@ class Writing(Stored):
         """Drop files, and everything below folders and inside tars. Returns how many entries that
         were."""
         targets = {
-            name.rstrip("/") if inside.is_address(name) else os.path.realpath(name)
+            name.rstrip("/") if members.is_address(name) else os.path.realpath(name)
             for name in [os.fspath(path) for path in several(paths)]
         }
         below = tuple(os.path.join(target, "") for target in targets)
@@ -215,7 +215,7 @@ class Writing(Stored):
         """Drop the entries whose files are gone. Returns their paths."""
         lost = self.gone()
         self._drop(lost)
-        self._failures.change([], [path for path in self._failures.known() if inside.gone(path)])
+        self._failures.change([], [path for path in self._failures.known() if members.gone(path)])
         return lost
 
     @checked

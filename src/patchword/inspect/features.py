@@ -14,7 +14,7 @@ from patchword.errors import UnsupportedError
 from patchword.images.preprocess import Geometry, Preprocess, resize
 from patchword.inspect.protocol import RGB, View
 from patchword.models.edits import DenseEdit
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 from patchword.nn.taps import Taps
 
 BATCH = 16  # tiles at once

@@ -11,14 +11,14 @@ from patchword.errors import ImageError, UnsupportedError, counted
 from patchword.images import ImageLike
 from patchword.images.one_or_many import as_images
 from patchword.inspect import conformal
+from patchword.inspect.acquisition import Good, Look
 from patchword.inspect.calibration import Calibration, Rule
 from patchword.inspect.drift import Drift
 from patchword.inspect.inspector import Inspector, calibrated, group_of, named
 from patchword.inspect.methods import needless
 from patchword.inspect.photos import found_each, opened_each
 from patchword.inspect.protocol import RGB, Finding, Method, Progress, State
-from patchword.inspect.taken import Good, Look
-from patchword.nn.mode import unrounded
+from patchword.nn.inference_mode import unrounded
 from patchword.scope import GOOD, Check, together
 
 FEWEST = 4  # photos to learn from, where others are held out

@@ -25,13 +25,10 @@ from patchword.fingerprint import renewed
 from patchword.images import ImageLike, name_of
 from patchword.images.one_or_many import as_images, results
 from patchword.inspect import conformal
+from patchword.inspect.acquisition import UNKNOWN, Good, Look, Named, remarks, short
 from patchword.inspect.calibration import Calibration, Judge, Kind, Rule, changed, colours, of_list
 from patchword.inspect.drift import LONGEST, Drift
-from patchword.inspect.methods import options_of, with_options
-from patchword.inspect.photos import Found, found_each
-from patchword.inspect.protocol import Finding, Method, State
-from patchword.inspect.result import Inspection
-from patchword.inspect.saved import (
+from patchword.inspect.inspector_folder import (
     ABOUT,
     damaged,
     read_folder,
@@ -39,10 +36,13 @@ from patchword.inspect.saved import (
     write_folder,
     write_stream,
 )
-from patchword.inspect.taken import UNKNOWN, Good, Look, Named, remarks, short
+from patchword.inspect.methods import options_of, with_options
+from patchword.inspect.photos import Found, found_each
+from patchword.inspect.protocol import Finding, Method, State
+from patchword.inspect.result import Inspection
 from patchword.options import checked
 from patchword.scope import GOOD, IMAGES, Check, file_name
-from patchword.unseen import SMALL, advice
+from patchword.visible_area import SMALL, advice
 
 Sources = Sequence[ImageLike]
 
@@ -165,8 +165,8 @@ class Inspector:
         )
 
     def remarks(self) -> list[str]:
-        """What to say of the photos that were inspected last: those that are among the good ones,
-        and those that were taken otherwise (see `patchword.inspect.taken`), in sentences without
+        """What to say of the photos that were inspected last: which are among the good ones, and
+        which were taken under other conditions (`patchword.inspect.acquisition`): sentences without
         their ends."""
         if self.taken is None:
             return [UNKNOWN]

@@ -16,7 +16,7 @@ from patchword.errors import UnsupportedError
 from patchword.images.preprocess import Geometry
 from patchword.inspect.features import joined, quarters, tiles, tokens
 from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, State, View
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 
 LARGEST = 4 << 30  # bytes of the patches of a batch
 EPS = 1e-5

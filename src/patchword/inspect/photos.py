@@ -12,15 +12,15 @@ from patchword.bundle import Bundle
 from patchword.errors import ImageError, ImageWarning, UnsupportedError, listed, warn
 from patchword.finite import failed
 from patchword.images import ImageLike, name_of
-from patchword.images.ahead import ahead, threads
+from patchword.images.prefetch import ahead, threads
+from patchword.inspect.acquisition import Look, short
 from patchword.inspect.features import layout
 from patchword.inspect.protocol import RGB, Finding, Method, State, View
-from patchword.inspect.taken import Look, short
-from patchword.nn.mode import unrounded
+from patchword.nn.inference_mode import unrounded
 from patchword.scope import Check
 from patchword.show import plots
-from patchword.tasks.judge import judge
-from patchword.unseen import Sight, noted
+from patchword.tasks.out_of_scope import judge
+from patchword.visible_area import Sight, noted
 
 AHEAD = 3  # photos that are opened before they are wanted
 ALIKE = 0.6  # correlation with the golden photo; of one board 0.94 or more, of others 0.49 at most

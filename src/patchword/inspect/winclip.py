@@ -26,7 +26,7 @@ from patchword.inspect.windows import (
     unlikeness,
 )
 from patchword.models.edits import DenseEdit
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 from patchword.scope import Check
 from patchword.text import long_text
 from patchword.where.auto import usual_of

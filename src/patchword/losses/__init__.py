@@ -13,9 +13,9 @@ from patchword.losses.language import (
     matching,
     soft_contrastive,
 )
+from patchword.losses.maps import places
 from patchword.losses.pairs import attraction, check_pairs, contrastive, sigmoid, wanted
 from patchword.losses.pixels import masked_pixels
-from patchword.losses.places import places
 from patchword.losses.tiles import Gradients, log_sum_exps, pairwise_sigmoid, with_gradients
 
 __all__ = [

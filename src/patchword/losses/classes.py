@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from patchword.losses.exact import wide
+from patchword.losses.precision import wide
 
 
 def classification(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:

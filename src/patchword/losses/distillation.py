@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from patchword.losses.classes import classification
-from patchword.losses.exact import wide, without_autocast
+from patchword.losses.precision import wide, without_autocast
 
 
 def soft_distillation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from patchword.losses.exact import wide, without_autocast
+from patchword.losses.precision import wide, without_autocast
 from patchword.losses.tiles import log_sum_exps, pairwise_sigmoid, with_gradients
 
 

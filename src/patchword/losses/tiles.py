@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from patchword.losses.exact import wide, widest, without_autocast
+from patchword.losses.precision import wide, widest, without_autocast
 
 # Rows and columns of a tile. Smaller ones would fit a CPU's cache, but are not faster: at the end
 # of each tile the threads wait for each other.

@@ -15,7 +15,7 @@ from patchword.errors import UnsupportedError
 from patchword.models.dense import Seen, attended
 from patchword.models.edits import DenseEdit
 from patchword.models.protocols import Pixels, Size, Tokens
-from patchword.nn.mode import eager_inference
+from patchword.nn.inference_mode import eager_inference
 from patchword.nn.pooling import AttentionPool2d
 from patchword.nn.taps import NO_TAPS, Taps
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from patchword.config import TextConfig
+from patchword.nn.inference_mode import eager_inference
 from patchword.nn.linear import Linear
-from patchword.nn.mode import eager_inference
 from patchword.nn.pooling import end_place
 from patchword.nn.prefix_tree import PrefixTree, batches
 from patchword.nn.taps import NO_TAPS, Taps

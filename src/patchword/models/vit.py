@@ -13,11 +13,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from patchword.config import ViTConfig
 from patchword.errors import UnsupportedError
-from patchword.models.calibrated import calibrated
 from patchword.models.dense import Seen, edited, unedited, wanted
 from patchword.models.edits import DenseEdit, Positions
 from patchword.models.protocols import Pixels, Size, Tokens
 from patchword.models.resnet import Trunk
+from patchword.models.scclip import calibrated
 from patchword.nn.linear import Linear
 from patchword.nn.patches import PatchEmbed
 from patchword.nn.pooling import MapPool

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.errors import ConfigError
+from patchword.nn.inference_mode import eager_inference
 from patchword.nn.linear import Linear
-from patchword.nn.mode import eager_inference
 from patchword.nn.positions import rotate
 from patchword.nn.prefix_tree import PrefixTree
 from patchword.nn.taps import NO_TAPS, Taps

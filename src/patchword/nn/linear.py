@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchword.nn.mode import eager_inference
+from patchword.nn.inference_mode import eager_inference
 
 # With AVX-512 and float32 oneDNN's product took 0.45 to 0.70 of the time of torch's (MKL's) on an
 # AMD EPYC, for 2 to 1,600 rows and weights of 768 x 768 to 768 x 30,522. On an Intel Xeon, for

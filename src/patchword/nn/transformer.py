@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from patchword.errors import UnsupportedError
 from patchword.nn.attention import Attention, KVCache
+from patchword.nn.inference_mode import eager_inference
 from patchword.nn.linear import Linear
-from patchword.nn.mode import eager_inference
 from patchword.nn.prefix_tree import PrefixTree
 from patchword.nn.taps import NO_TAPS, Taps
 

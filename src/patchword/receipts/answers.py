@@ -15,7 +15,7 @@ from torch import Tensor
 
 from patchword.bundle import Bundle
 from patchword.fingerprint import renewed
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 from patchword.receipts.inputs import order
 from patchword.receipts.receipt import VERSION, Ids, Inputs, filled
 from patchword.show.config_summary import family

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from patchword.errors import ImageError, ScopeWarning, begun, listed, one_line, unsaid, warn
 from patchword.scope.knowledge import Scope, Understood
-from patchword.scope.once import Once
+from patchword.scope.summary import Once
 
 if TYPE_CHECKING:  # commands import this, and --help does without NumPy
     import numpy as np

@@ -30,28 +30,28 @@ from patchword.serve import (
     hugging_face,
     inspection,
     jobs,
+    localisation,
     metrics,
     openai,
-    places,
     security,
 )
 from patchword.serve.decoding import Decoder
+from patchword.serve.error_responses import RefusalError, refusal_of
 from patchword.serve.fetching import fetched
-from patchword.serve.gate import Gate
 from patchword.serve.inspection import Fitted
 from patchword.serve.memory import tidy
 from patchword.serve.metrics import Metrics
+from patchword.serve.middleware import Gate
 from patchword.serve.models import Models
 from patchword.serve.page import add_page
 from patchword.serve.photos import Collection
 from patchword.serve.queue import Observe
-from patchword.serve.refusals import RefusalError, refusal_of
 from patchword.serve.server import Answer, Server, router, server_of
 from patchword.serve.settings import Settings
 
 GROUPS = (
     openai.routes, chat.routes, cohere_voyage.routes, hugging_face.routes, jobs.routes,
-    places.routes, inspection.routes, collection.routes, exploring.routes, metrics.routes,
+    localisation.routes, inspection.routes, collection.routes, exploring.routes, metrics.routes,
 )  # fmt: skip
 log = logging.getLogger("patchword.serve")
 health = router("health")

@@ -22,10 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from patchword.serve import prompts
 from patchword.serve.bodies import Flag, Number, Several, Whole
-from patchword.serve.heard import say
+from patchword.serve.error_responses import RefusalError
 from patchword.serve.jobs import TINY, answer, captions, only
 from patchword.serve.models import Opened
-from patchword.serve.refusals import RefusalError
+from patchword.serve.request_warnings import say
 from patchword.serve.server import (
     Answer,
     Server,

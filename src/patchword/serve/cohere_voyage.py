@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from patchword.bundle import Vector
 from patchword.serve.bodies import Flag, Several, Whole
+from patchword.serve.error_responses import RefusalError, refusal_of
 from patchword.serve.jobs import TINY
 from patchword.serve.openai import Item, numbers, vectors
-from patchword.serve.refusals import RefusalError, refusal_of
 from patchword.serve.server import (
     Server,
     large_answer,
@@ -23,7 +23,7 @@ from patchword.serve.server import (
     server_of,
     with_warnings,
 )
-from patchword.unseen import Sights
+from patchword.visible_area import Sights
 
 routes = router("cohere, voyage")
 SILENT = {"input_type"}  # one vector serves queries and documents

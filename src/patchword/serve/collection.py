@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from patchword.index.query import WITHOUT
 from patchword.serve.bodies import Number, Whole
 from patchword.serve.decoding import Image
-from patchword.serve.heard import said, say
+from patchword.serve.error_responses import RefusalError
 from patchword.serve.jobs import only
 from patchword.serve.models import Opened
 from patchword.serve.photos import Collection
-from patchword.serve.refusals import RefusalError
+from patchword.serve.request_warnings import said, say
 from patchword.serve.server import Answer, Server, router, server_of
 
 MOST_HITS = 10_000

@@ -9,7 +9,7 @@ import json
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from patchword.serve.refusals import RefusalError
+from patchword.serve.error_responses import RefusalError
 
 SECONDS = 20.0  # for the head of a request: its first line and headers
 BYTES = 1 << 16  # of it

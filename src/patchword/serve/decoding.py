@@ -23,14 +23,14 @@ from patchword.api import Model
 from patchword.bundle import Levels
 from patchword.errors import ImageError
 from patchword.images import ImageLike
-from patchword.images.ahead import cores
 from patchword.images.photo import RGB
+from patchword.images.prefetch import cores
 from patchword.images.reading import Content
 from patchword.images.urls import is_url
 from patchword.serve.bodies import Whole
+from patchword.serve.error_responses import RefusalError
 from patchword.serve.queue import in_time
-from patchword.serve.refusals import RefusalError
-from patchword.unseen import Sight
+from patchword.visible_area import Sight
 
 T = TypeVar("T")
 THREADS = min(max(cores(), 2), 16)

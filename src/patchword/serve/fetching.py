@@ -20,7 +20,7 @@ from typing import Any
 
 from patchword.errors import ImageError
 from patchword.images import urls
-from patchword.images.refused import RefusedError
+from patchword.images.unreadable import RefusedError
 from patchword.serve.settings import Settings
 
 SECONDS = 15.0  # for all of an image, at most

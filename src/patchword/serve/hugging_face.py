@@ -9,8 +9,8 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from patchword.serve import bodies
+from patchword.serve.error_responses import RefusalError
 from patchword.serve.jobs import TINY, answer, captions, example, labels_of, only
-from patchword.serve.refusals import RefusalError
 from patchword.serve.server import Answer, router, say_ignored, server_of, warned
 
 routes = router("hugging face")

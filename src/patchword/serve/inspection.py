@@ -17,11 +17,11 @@ from patchword.inspect.inspector import Inspector, on_one_scale
 from patchword.inspect.result import Inspection
 from patchword.serve.bodies import Number, Several
 from patchword.serve.decoding import Image
+from patchword.serve.error_responses import RefusalError, refusal_of
 from patchword.serve.jobs import TINY, Body, example
+from patchword.serve.localisation import data_uri, png
 from patchword.serve.models import Opened
-from patchword.serve.places import data_uri, png
 from patchword.serve.queue import steps
-from patchword.serve.refusals import RefusalError, refusal_of
 from patchword.serve.server import (
     Answer,
     Server,

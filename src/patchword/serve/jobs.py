@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from patchword import scope, unseen
+from patchword import scope, visible_area
 from patchword.bundle import Vector
 from patchword.errors import ImageError, PatchwordError, UnsupportedError
 from patchword.images.photo import RGB
@@ -19,8 +19,8 @@ from patchword.models.generate import BEAMS, GenerationOptions
 from patchword.scope import Told
 from patchword.serve.bodies import Flag, Number, Several, Whole
 from patchword.serve.decoding import Image
+from patchword.serve.error_responses import RefusalError, refusal_of
 from patchword.serve.models import Embedded, Opened
-from patchword.serve.refusals import RefusalError, refusal_of
 from patchword.serve.server import (
     Answer,
     Failed,
@@ -40,7 +40,7 @@ from patchword.tasks.classify import NONE, Score, Scorer, classify_each, scorer
 from patchword.tasks.label_cache import label_features
 from patchword.tasks.match import Match, match_each
 from patchword.text.templates import named
-from patchword.unseen import Sights
+from patchword.visible_area import Sights
 
 # A picture of 8 x 8 pixels, for the examples of the documentation.
 TINY = (
@@ -205,7 +205,7 @@ async def of_photos(
 
     def batch(name: str, photos: list[RGB]) -> list[Any]:
         told.called = name
-        with scope.noted(told), unseen.untold():
+        with scope.noted(told), visible_area.untold():
             return [found for _, found in run(photos)]
 
     async def one(number: int, given: Any) -> Any:

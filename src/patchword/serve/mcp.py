@@ -16,17 +16,17 @@ from pydantic import Field, ValidationError
 from patchword.errors import PatchwordError
 from patchword.images import pages
 from patchword.images.urls import is_url
-from patchword.index import inside
+from patchword.index import members
 from patchword.index.schema import ID_BITS, id_of
 from patchword.optional import optional
 from patchword.options import nearest
 from patchword.serve import bodies, collection
 from patchword.serve.decoding import PhotoId
-from patchword.serve.heard import heard
+from patchword.serve.error_responses import RefusalError
 from patchword.serve.jobs import answer, captions, labels_of, only
-from patchword.serve.places import located, places
+from patchword.serve.localisation import located, places
 from patchword.serve.queue import deadline
-from patchword.serve.refusals import RefusalError
+from patchword.serve.request_warnings import heard
 from patchword.serve.server import Server
 
 if TYPE_CHECKING:
@@ -126,8 +126,8 @@ class Tools:
             return PhotoId(id=id_of(given))
         if not self.paths:
             return given
-        if os.path.exists((inside.split(given) or pages.split(given))[0]):
-            found = await run(lambda: inside.content(given))
+        if os.path.exists((members.split(given) or pages.split(given))[0]):
+            found = await run(lambda: members.content(given))
             return Path(given) if isinstance(found, str) else found
         if set(given) & NO_BASE64 and not given.startswith(BASE64):
             raise RefusalError(400, "image", f"{given}: no such file")

@@ -17,10 +17,10 @@ from patchword.api import Model
 from patchword.bundle import Levels, Vector, embed_levels
 from patchword.errors import PatchwordError
 from patchword.scope import Check, Told
-from patchword.serve.heard import heard, say
-from patchword.serve.offers import heatmaps
+from patchword.serve.capabilities import heatmaps
+from patchword.serve.error_responses import RefusalError
 from patchword.serve.queue import Observe, Queue, in_time
-from patchword.serve.refusals import RefusalError
+from patchword.serve.request_warnings import heard, say
 from patchword.serve.settings import Settings
 from patchword.tasks.ask import answerer
 from patchword.tasks.caption import writer

@@ -14,10 +14,10 @@ from patchword.bundle import Vector
 from patchword.errors import PatchwordError
 from patchword.serve.bodies import Flag, Several, Whole
 from patchword.serve.decoding import PhotoId
-from patchword.serve.heard import say
+from patchword.serve.error_responses import RefusalError, item, refusal_of
 from patchword.serve.jobs import TINY
 from patchword.serve.models import JOBS, Opened
-from patchword.serve.refusals import RefusalError, item, refusal_of
+from patchword.serve.request_warnings import say
 from patchword.serve.server import (
     Answer,
     Failed,
@@ -30,7 +30,7 @@ from patchword.serve.server import (
     with_warnings,
 )
 from patchword.text import long_text as long_texts
-from patchword.unseen import Sights
+from patchword.visible_area import Sights
 
 routes = router("openai")
 STARTED = int(time.time())

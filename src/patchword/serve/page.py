@@ -1,7 +1,7 @@
 """The page: one HTML document in the browser's language, and the files that it loads.
 
-Every word of it, in both languages, is in `words.json`; what the server says in English, and how it
-is said in Chinese, in `said.json`. The document holds no script and no style of its own and loads
+All its texts, in both languages, are in `words.json`; the Chinese forms of what the server answers
+in English are in `chinese.json`. The document holds no script and no style of its own and loads
 nothing from other addresses; its policy makes browsers hold it to that.
 """
 
@@ -22,8 +22,8 @@ from pydantic import BaseModel
 
 from patchword.serve.decoding import Image
 from patchword.serve.jobs import TINY, example
+from patchword.serve.localisation import photo_of
 from patchword.serve.photos import jpeg
-from patchword.serve.places import photo_of
 from patchword.serve.server import router, server_of
 from patchword.show.plots import fit
 
@@ -57,7 +57,7 @@ def words() -> dict[str, dict[Language, str]]:
 
 
 @lru_cache(maxsize=1)
-def said() -> dict[str, list[tuple[str, str, str]]]:
+def translations() -> dict[str, list[tuple[str, str, str]]]:
     """What the server says: whole "sentences", "parts" of them, and "names" of clusters. Of each
     the longest of its words that stand together, without which no text needs to be looked at
     further; the English as a regular expression of JavaScript; the Chinese. Of two that match the
@@ -65,7 +65,7 @@ def said() -> dict[str, list[tuple[str, str, str]]]:
 
     A {gap} is any text, one of a single letter a number; the Chinese has it as it is, or, as a
     [gap], in Chinese too, where it is a part."""
-    text = files("patchword.serve").joinpath("said.json").read_text("utf-8")
+    text = files("patchword.serve").joinpath("chinese.json").read_text("utf-8")
     read: dict[str, dict[str, str]] = json.loads(text)
     return {
         kind: [(*_pattern(english), chinese) for english, chinese in table.items()]
@@ -114,7 +114,9 @@ def document(chosen: Language) -> str:
     )
     own = {key: texts[chosen] for key, texts in words().items()}
     page = templates.get_template("page.html")
-    return page.render(language=chosen, t=own, said=said() if chosen == "zh" else {}, tabs=TABS)
+    return page.render(
+        language=chosen, t=own, translations=translations() if chosen == "zh" else {}, tabs=TABS
+    )
 
 
 class PreviewBody(BaseModel):

@@ -17,11 +17,11 @@ from PIL import Image as Pillow
 from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError
 from patchword.images import ImageLike, Opener, pillow
-from patchword.index import Hit, Index, inside, open_index
+from patchword.index import Hit, Index, members, open_index
 from patchword.index.condition import KINDS
 from patchword.index.schema import id_of
-from patchword.serve.heard import say
-from patchword.serve.refusals import RefusalError
+from patchword.serve.error_responses import RefusalError
+from patchword.serve.request_warnings import say
 from patchword.show.plots import fit
 
 SIDE = 256  # of a thumbnail, pixels
@@ -46,7 +46,7 @@ class Collection:
     def content_of(self, number: int) -> ImageLike:
         """The photo with an id, as `images.open` takes it. Raises RefusalError where there is none,
         ImageError for one that is not in its tar or table any more."""
-        return inside.content(self.path_of(number))
+        return members.content(self.path_of(number))
 
     def path_of(self, number: int) -> str:
         """The path of the photo with an id. Raises RefusalError where there is none."""
@@ -55,7 +55,7 @@ class Collection:
         if path is None:
             path = str(self._row(number, "path"))
             self._remember(version, {number: path})
-        if inside.gone(path):
+        if members.gone(path):
             raise RefusalError(404, "gone", f"the file of photo {number} is gone: {path}", "id")
         return path
 
@@ -82,7 +82,7 @@ class Collection:
                 "height": None,
                 **{name: value for name, value in columns.items() if value is not None},
             }
-            | ({"gone": True} if inside.gone(hit.path) else {})
+            | ({"gone": True} if members.gone(hit.path) else {})
             for hit, columns in zip(hits, self._known(version, hits), strict=True)
         ]
 

@@ -15,8 +15,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from patchword.serve.heard import heard, say
-from patchword.serve.refusals import RefusalError
+from patchword.serve.error_responses import RefusalError
+from patchword.serve.request_warnings import heard, say
 
 T = TypeVar("T")
 Run = Callable[[list[Any]], Sequence[Any]]  # payloads -> a result, or an exception, for each

@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 
-from patchword.serve.refusals import RefusalError
+from patchword.serve.error_responses import RefusalError
 from patchword.serve.settings import Settings
 
 OPEN = re.compile(r"/|/health|/ready|/static/.*")  # paths that need no key: they name nothing

@@ -17,14 +17,14 @@ from patchword.errors import PatchwordError
 from patchword.scope import Check
 from patchword.serve import bodies
 from patchword.serve.decoding import Decoder
-from patchword.serve.heard import said, say
+from patchword.serve.error_responses import RefusalError, item
 from patchword.serve.models import Embedded, Models, Opened
 from patchword.serve.photos import Collection
 from patchword.serve.queue import Admission
-from patchword.serve.refusals import RefusalError, item
+from patchword.serve.request_warnings import said, say
 from patchword.serve.settings import Settings
 from patchword.text import long_text as long_texts
-from patchword.unseen import Sights
+from patchword.visible_area import Sights
 
 T = TypeVar("T")
 PROMPTS = 10  # times the characters of a request: what templates make of them

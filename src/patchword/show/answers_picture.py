@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from patchword.show.lettering import (
+from patchword.show.percent import share
+from patchword.show.plots import BAR, GAP, LINES, Photo, fit
+from patchword.show.text_drawing import (
     FAINT,
     INK,
     LINE,
@@ -18,8 +20,6 @@ from patchword.show.lettering import (
     text_width,
     wrap,
 )
-from patchword.show.percent import share
-from patchword.show.plots import BAR, GAP, LINES, Photo, fit
 
 # Its text, how probable it is (None: not known), and, where it was chosen, the candidates with
 # their probabilities.

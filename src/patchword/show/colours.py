@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import ImageDraw
 
 from patchword.errors import UnsupportedError
-from patchword.show.lettering import FAINT, INK, PAPER, SMALL, font
+from patchword.show.text_drawing import FAINT, INK, PAPER, SMALL, font
 
 RGB = tuple[int, int, int]
 Values = NDArray[np.floating]

@@ -13,7 +13,9 @@ from PIL import Image, ImageDraw
 
 from patchword.atomic_write import replacing
 from patchword.errors import UnsupportedError
-from patchword.show.lettering import (
+from patchword.show.outline import FINE, between, enlarged, fine, paint
+from patchword.show.plots import GAP, Photo, fit, side_of
+from patchword.show.text_drawing import (
     FAINT,
     PAPER,
     SMALL,
@@ -23,8 +25,6 @@ from patchword.show.lettering import (
     wrap,
     write,
 )
-from patchword.show.outline import FINE, between, enlarged, fine, paint
-from patchword.show.plots import GAP, Photo, fit, side_of
 
 Entry = tuple[int, str, str]  # of a legend
 

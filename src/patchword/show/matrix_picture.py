@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from patchword.show.colours import MATRIX, Values, colour_bar, ends_of, numbered, shade
-from patchword.show.lettering import (
+from patchword.show.plots import BAR_ROOM, GAP, Photo, fit
+from patchword.show.text_drawing import (
     BELOW,
     INK,
     LINE,
@@ -22,7 +23,6 @@ from patchword.show.lettering import (
     wrap,
     write,
 )
-from patchword.show.plots import BAR_ROOM, GAP, Photo, fit
 
 THUMB, ROW = 60, 68  # side of a thumbnail, height of a row, pixels
 NAME, NAMED = 13, 150  # font of an image's name, most of its width

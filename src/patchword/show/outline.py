@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from patchword.show.lettering import INK, PAPER
+from patchword.show.text_drawing import INK, PAPER
 
 Mask = NDArray[np.bool_]  # (H, W)
 

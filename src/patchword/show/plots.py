@@ -20,7 +20,10 @@ from PIL import Image, ImageDraw
 from patchword.atomic_write import replacing
 from patchword.errors import UnsupportedError
 from patchword.show.colours import MAP, Values, colour_bar, ends_of, flat, numbered, table, unit
-from patchword.show.lettering import (
+from patchword.show.outline import outlined
+from patchword.show.peak import peak
+from patchword.show.percent import share
+from patchword.show.text_drawing import (
     FAINT,
     INK,
     LINE,
@@ -33,9 +36,6 @@ from patchword.show.lettering import (
     wrap,
     write,
 )
-from patchword.show.outline import outlined
-from patchword.show.peak import peak
-from patchword.show.percent import share
 
 Photo = NDArray[np.uint8]  # (H, W, 3)
 

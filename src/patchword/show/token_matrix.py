@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from patchword.show.colours import MATRIX, Values, colour_bar, digits, numbered, shade, table, unit
-from patchword.show.lettering import (
+from patchword.show.plots import BAR_ROOM, GAP, Photo
+from patchword.show.text_drawing import (
     INK,
     LINE,
     PAPER,
@@ -24,7 +25,6 @@ from patchword.show.lettering import (
     wrap,
     write,
 )
-from patchword.show.plots import BAR_ROOM, GAP, Photo
 
 WIDE = 2600  # pixels: of matrices side by side
 SIDES = {True: 1100, False: 700}  # of a matrix, pixels: of at most two, and of more

@@ -16,16 +16,16 @@ from patchword.finite import check_image
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.protocols import ImageNetwork, Tower
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 from patchword.options import checked
 from patchword.show import plots
 from patchword.show.colours import MAP, ends_of, known, scale_of
 from patchword.show.token_matrix import View
 from patchword.tasks.attention_layers import chosen, layers_of, mean_of, pooling
 from patchword.tasks.grid_maps import GridMaps
-from patchword.tasks.judge import judged
+from patchword.tasks.out_of_scope import judged
 from patchword.tasks.token_attention import TokenAttention
-from patchword.unseen import Sight, noted
+from patchword.visible_area import Sight, noted
 
 
 @dataclass(frozen=True, eq=False, repr=False)

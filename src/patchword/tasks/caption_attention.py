@@ -16,7 +16,7 @@ from patchword.finite import check_image
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.models.generate import GenerationOptions
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 from patchword.options import checked
 from patchword.scope import Check
 from patchword.show import plots
@@ -25,7 +25,7 @@ from patchword.tasks.attention_layers import layers_of, of_heads
 from patchword.tasks.caption import MAX_LENGTH, Caption, longest, packed, seen, writer
 from patchword.tasks.grid_maps import GridMaps
 from patchword.text.words import words_of
-from patchword.unseen import Sight, noted
+from patchword.visible_area import Sight, noted
 
 
 @dataclass(frozen=True, eq=False, repr=False)

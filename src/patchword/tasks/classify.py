@@ -20,7 +20,7 @@ from patchword.options import checked_probability, text_list
 from patchword.scope import Check
 from patchword.tasks.label_cache import label_features
 from patchword.text.templates import named
-from patchword.unseen import untold
+from patchword.visible_area import untold
 
 NONE = "none of these"
 

@@ -21,7 +21,7 @@ from patchword.images import ImageLike, tiles
 from patchword.images.one_or_many import results
 from patchword.images.tiles import Size, Tiling
 from patchword.models.protocols import Pixels, TextNetwork
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 from patchword.options import at_least, text_list
 from patchword.show.result import Brief
 from patchword.text import long_text

@@ -13,7 +13,7 @@ from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
 from patchword.models.protocols import Painter
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 from patchword.show import plots
 from patchword.show.result import Pictured
 

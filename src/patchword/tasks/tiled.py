@@ -37,7 +37,7 @@ from patchword.tasks.ask import Answer, ask_each
 from patchword.tasks.caption import Caption, caption_each
 from patchword.tasks.classify import NONE, Score, scorer
 from patchword.tasks.match import Match, match_each
-from patchword.unseen import Sight, noted, untold
+from patchword.visible_area import Sight, noted, untold
 
 R = TypeVar("R")
 # Questions of what is in a photo, yes or no.

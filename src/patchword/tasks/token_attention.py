@@ -13,7 +13,7 @@ from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.finite import check_finite
 from patchword.models.protocols import TextNetwork
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 from patchword.options import checked
 from patchword.scope import Check
 from patchword.show.colours import MATRIX, known

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.atomic_write import replacing
-from patchword.show.lettering import CJK
+from patchword.show.text_drawing import CJK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

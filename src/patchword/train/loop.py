@@ -20,7 +20,7 @@ from patchword import checkpoints, data
 from patchword.bundle import Bundle, make
 from patchword.config import to_dict
 from patchword.data import Batch
-from patchword.engines.levels import looked_up
+from patchword.engines.pixel_values import looked_up
 from patchword.errors import ImageError, RecipeError, ScopeWarning, warn
 from patchword.images.preprocess import Preprocess
 from patchword.models import build

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from patchword.config import ModelConfig
 from patchword.where.dense import EDITS
 from patchword.where.heatmap import SURGERY
-from patchword.where.mapping import HEAD
+from patchword.where.photo_maps import HEAD
 
 
 def least(network: Any, config: ModelConfig, method: str) -> float | None:

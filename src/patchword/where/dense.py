@@ -18,7 +18,7 @@ from patchword.models.edits import (
     Refined,
     Semantic,
 )
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 from patchword.where.resclip import together
 
 # How the last layers are changed; an entry more is a method more.

@@ -19,7 +19,7 @@ from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.images.views import views
 from patchword.models.protocols import DenseNetwork
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 from patchword.options import checked, checked_probability, text_list
 from patchword.scope import Check
 from patchword.show import plots
@@ -28,15 +28,15 @@ from patchword.show.percent import share
 from patchword.tasks.grid_maps import GridMaps
 from patchword.tasks.label_cache import label_features, state
 from patchword.tasks.tiled import tile_size
-from patchword.unseen import untold
+from patchword.visible_area import untold
 from patchword.where.auto import RISKY, usual, warning
 from patchword.where.dense import EDITS, OF_PATCHES, dense, edit_of, on_grid
-from patchword.where.extent import Mask, extent
 from patchword.where.gradients import chefer, legrad
-from patchword.where.mapping import HEAD, mapped, refined
 from patchword.where.maskclip import by_keys
-from patchword.where.present import LEAST, least, likely
-from patchword.where.present import present as probabilities
+from patchword.where.photo_maps import HEAD, mapped, refined
+from patchword.where.presence import LEAST, least, likely
+from patchword.where.presence import present as probabilities
+from patchword.where.regions import Mask, extent
 from patchword.where.relevance import gradcam
 from patchword.where.rollout import rollout
 from patchword.where.surgery import without_common

@@ -20,14 +20,14 @@ from patchword.options import checked, checked_probability, text_list
 from patchword.scope import Check
 from patchword.show import label_map
 from patchword.show.result import Brief, Pictured
-from patchword.unseen import untold
+from patchword.visible_area import untold
 from patchword.where.auto import usual_of
 from patchword.where.dense import OF_PATCHES, dense, edit_of, on_grid
-from patchword.where.extent import Mask, parts
 from patchword.where.heatmap import of_texts, resolve
-from patchword.where.mapping import HEAD, mapped
-from patchword.where.present import least
-from patchword.where.present import present as probabilities
+from patchword.where.photo_maps import HEAD, mapped
+from patchword.where.presence import least
+from patchword.where.presence import present as probabilities
+from patchword.where.regions import Mask, parts
 from patchword.where.rle import rle
 from patchword.where.segment import dense_method
 from patchword.where.windows import Grid, Mapper, Progress, Scale

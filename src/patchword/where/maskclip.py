@@ -10,7 +10,7 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.models.edits import DenseEdit, Refined
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 
 LEFT_OUT = -100.0  # instead of the cosines of a text that is left out
 

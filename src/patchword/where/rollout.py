@@ -8,7 +8,7 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.models.protocols import ImageNetwork
-from patchword.nn.mode import inference
+from patchword.nn.inference_mode import inference
 from patchword.tasks.attention_layers import pooling, rolled
 
 

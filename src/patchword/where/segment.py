@@ -28,7 +28,7 @@ from patchword.text.templates import named
 from patchword.where.auto import usual_of
 from patchword.where.dense import EDITS
 from patchword.where.heatmap import cosines, resolve
-from patchword.where.mapping import HEAD, mapped
+from patchword.where.photo_maps import HEAD, mapped
 from patchword.where.rle import rle
 from patchword.where.windows import Progress, Scale
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from patchword.checkpoints import unknown
+from patchword.checkpoints import unknown_format
 from patchword.checkpoints.formats import (
     chinese_clip,
     hf_blip,
@@ -66,7 +66,7 @@ def recognise(opened: Source) -> ModuleType:
             f"{opened.weights} is {' and '.join(form.TITLE for form in found)}; one must be left: "
             f"take the configuration that is not of these weights out of {opened.folder}"
         )
-    raise CheckpointError(unknown.report(opened, FORMATS))
+    raise CheckpointError(unknown_format.report(opened, FORMATS))
 
 
 def _refuse_unnamed(opened: Source, form: ModuleType) -> None:

@@ -1,7 +1,7 @@
 // The models that answer: which one is chosen, what it can do, and why not.
 
 import { el } from "./dom.js";
-import { translated } from "./said.js";
+import { translated } from "./translation.js";
 import { get } from "./server.js";
 import { t } from "./words.js";
 

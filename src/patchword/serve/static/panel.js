@@ -1,7 +1,7 @@
 // What all tabs share: one request at a time, its progress, its errors and warnings.
 
 import { el } from "./dom.js";
-import { reason, translated } from "./said.js";
+import { reason, translated } from "./translation.js";
 import { t } from "./words.js";
 
 export class Panel {

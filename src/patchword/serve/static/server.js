@@ -1,6 +1,6 @@
 // Requests to the server, and what it says when it refuses.
 
-import { reason } from "./said.js";
+import { reason } from "./translation.js";
 import { t } from "./words.js";
 
 const STORED = "patchword-key";

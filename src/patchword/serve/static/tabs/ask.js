@@ -4,7 +4,7 @@ import { bars, el, items } from "../dom.js";
 import { current, explain, onModel } from "../models.js";
 import { Panel } from "../panel.js";
 import { PhotoField } from "../photos.js";
-import { reason } from "../said.js";
+import { reason } from "../translation.js";
 import { post } from "../server.js";
 import { percent, t } from "../words.js";
 

@@ -3,7 +3,7 @@
 import { el, slider } from "../dom.js";
 import { append, arrows } from "../gallery.js";
 import { Panel } from "../panel.js";
-import { named } from "../said.js";
+import { named } from "../translation.js";
 import { post } from "../server.js";
 import { percent, t } from "../words.js";
 

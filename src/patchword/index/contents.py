@@ -10,7 +10,7 @@ from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
 from patchword.images import ImageLike
 from patchword.images.files import Path
-from patchword.index import inside
+from patchword.index import members
 from patchword.index.failures import Failures
 from patchword.index.schema import id_of
 from patchword.index.table import Store
@@ -122,7 +122,7 @@ class Stored:
     def content(self, number: int) -> ImageLike:
         """The image of one id as models take it: the path of its file, or its bytes where it is
         inside a tar or a table. Raises ImageError where it is not there any more."""
-        return inside.content(self.row(number, ["path"])["path"])
+        return members.content(self.row(number, ["path"])["path"])
 
     @checked
     def paths(self) -> list[str]:
@@ -139,7 +139,7 @@ class Stored:
     @checked
     def gone(self) -> list[str]:
         """The paths of the entries whose files are gone, sorted."""
-        return sorted(path for path in self._store.known() if inside.gone(path))
+        return sorted(path for path in self._store.known() if members.gone(path))
 
     @checked
     def errors(self) -> list[ImageError]:

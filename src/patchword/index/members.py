@@ -19,7 +19,7 @@ from patchword.images import ImageLike, Opener, files, urls
 from patchword.images.files import TABLES
 from patchword.images.photo import Photo
 from patchword.images.reading import Content
-from patchword.index import objects
+from patchword.index import object_storage
 
 PLACES = (*IMAGES, "image_url", "img_url", "url", "uri")  # columns of images, in this order
 KEPT_OPEN = 8  # tables that were sent to a process
@@ -46,7 +46,7 @@ def split(path: str) -> tuple[str, str] | None:
 
 def is_address(path: str) -> bool:
     """Whether a path is an address, on the web or in object storage."""
-    return urls.is_url(path) or objects.is_object(path)
+    return urls.is_url(path) or object_storage.is_object(path)
 
 
 def gone(path: str) -> bool:
@@ -61,8 +61,8 @@ def gone(path: str) -> bool:
 def content(path: str) -> ImageLike:
     """What `images.open` takes for a path of an index: the path itself, or the bytes of what is
     inside another file or in object storage. Raises ImageError where it is not there any more."""
-    if objects.is_object(path):
-        return objects.read(path)
+    if object_storage.is_object(path):
+        return object_storage.read(path)
     parts = split(path)
     if parts is None:
         return path

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from patchword import scope, unseen
+from patchword import scope, visible_area
 from patchword.errors import (
     ImageWarning,
     LongTextWarning,
@@ -33,7 +33,7 @@ KINDS = (
 
 # What a client can do, whose requests have no options for it.
 CLOSER = "a part of it is seen closer"
-REMEDIES = unseen.Remedies("a square part of it is seen whole", CLOSER, inspected=CLOSER)
+REMEDIES = visible_area.Remedies("a square part of it is seen whole", CLOSER, inspected=CLOSER)
 
 _said: ContextVar[list[str] | None] = ContextVar("said", default=None)
 
@@ -45,7 +45,7 @@ def heard(into: list[str] | None = None) -> Iterator[list[str]]:
     found: list[str] = [] if into is None else into
     token = _said.set(found)
     try:
-        with scope.apart(), unseen.apart(REMEDIES):
+        with scope.apart(), visible_area.apart(REMEDIES):
             yield found
     finally:
         _said.reset(token)

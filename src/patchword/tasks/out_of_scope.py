@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from patchword.bundle import Bundle, embed_checked
 from patchword.images import ImageLike
 from patchword.scope import Check, Told
-from patchword.unseen import untold
+from patchword.visible_area import untold
 
 
 def judge(model: Bundle, check: Check, photo: NDArray[np.uint8]) -> None:

@@ -6,7 +6,7 @@ from patchword.api import Model
 from patchword.config import ResNetConfig
 from patchword.where.dense import EDITS
 from patchword.where.heatmap import GRADCAM, RELEVANCE, SURGERY
-from patchword.where.mapping import HEAD
+from patchword.where.photo_maps import HEAD
 
 
 def heatmaps(model: Model) -> dict[str, int]:

@@ -16,10 +16,10 @@ from patchword.errors import ImageError
 from patchword.images.photo import RGB
 from patchword.serve.bodies import Several, Whole
 from patchword.serve.decoding import Image
+from patchword.serve.error_responses import refusal_of
 from patchword.serve.jobs import TINY, Body, example
 from patchword.serve.models import Opened
 from patchword.serve.queue import steps
-from patchword.serve.refusals import refusal_of
 from patchword.serve.server import (
     Answer,
     Server,

@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from patchword.checkpoints import adapters, hub, layouts, stores
+from patchword.checkpoints import adapters, hub, layouts, other_hubs
 from patchword.checkpoints.read import SUFFIXES, Source, open_path, preferred
 from patchword.checkpoints.wrappers import Weights
 from patchword.errors import CheckpointError, warn
@@ -60,8 +60,8 @@ def place(
     elif Path(source).expanduser().exists():
         path = hub.snapshot(Path(source).expanduser())
         name = str(path.resolve())
-    elif stores.is_url(source):
-        path, name = stores.fetch(source, token, subfolder), source
+    elif other_hubs.is_url(source):
+        path, name = other_hubs.fetch(source, token, subfolder), source
     elif hub.is_id(source):
         path, name = hub.fetch(source, token, subfolder, revision), source
     else:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from patchword import images
 from patchword.errors import ImageError, ImageWarning, listed, warn
-from patchword.index import inside
-from patchword.index.copies import ROUGH, SIZE, Small, copies, related, rough, small
+from patchword.index import members
+from patchword.index.copy_detection import ROUGH, SIZE, Small, copies, related, rough, small
 from patchword.index.table import Table
 
 PIECE = 512  # pairs, or entries, that are read at a time
@@ -100,4 +100,4 @@ def _picture(row: dict[str, Any]) -> Image.Image:
     """The thumbnail of an entry, or its file where none is stored. Raises ImageError."""
     if row["thumbnail"]:
         return Image.open(io.BytesIO(row["thumbnail"]))
-    return Image.fromarray(images.open(inside.content(row["path"]), at_least=SIZE))
+    return Image.fromarray(images.open(members.content(row["path"]), at_least=SIZE))

@@ -16,9 +16,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from patchword.serve import security
-from patchword.serve.heard import heard
+from patchword.serve.error_responses import RefusalError
 from patchword.serve.queue import deadline
-from patchword.serve.refusals import RefusalError
+from patchword.serve.request_warnings import heard
 from patchword.serve.settings import Settings
 
 ID = re.compile(r"[\w.-]{1,64}")

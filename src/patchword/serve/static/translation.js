@@ -1,8 +1,8 @@
-// What the server says, which it does in English, in the page's language (`said.json`).
+// What the server says, which it does in English, in the page's language (`chinese.json`).
 
 import { language, t } from "./words.js";
 
-const tables = JSON.parse(document.getElementById("said").textContent);
+const tables = JSON.parse(document.getElementById("translations").textContent);
 for (const rows of Object.values(tables)) rows.forEach((row) => { row[1] = new RegExp(row[1], "s"); });
 
 /** A text of the server by a table; null where that has no words for it. */

@@ -10,7 +10,7 @@ from typing import Any
 
 from patchword.errors import ImageError, PatchwordError
 from patchword.images.files import TABLES, TARS, File, left_out, picture_suffixes
-from patchword.index.place import endpoint
+from patchword.index.location import endpoint
 
 SCHEME = "s3://"
 _INSIDE = (*TARS, *TABLES)

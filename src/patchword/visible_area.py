@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from patchword.errors import ImageWarning, UnseenWarning, listed, one_line, warn
 from patchword.scope import file_name, same
-from patchword.scope.once import Once
+from patchword.scope.summary import Once
 
 if TYPE_CHECKING:
     import numpy as np

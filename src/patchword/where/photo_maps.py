@@ -14,11 +14,11 @@ from patchword.finite import check_image
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.images.views import tile_sides
-from patchword.nn.mode import evaluation, unrounded
+from patchword.nn.inference_mode import evaluation, unrounded
 from patchword.show import plots
-from patchword.tasks.judge import judged
+from patchword.tasks.out_of_scope import judged
 from patchword.tasks.tiled import tile_size
-from patchword.unseen import Sight, noted
+from patchword.visible_area import Sight, noted
 from patchword.where.pamr import pamr
 from patchword.where.windows import Grid, Mapper, Progress, Scale, seen_whole
 
