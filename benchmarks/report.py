@@ -53,15 +53,15 @@ def tables(rows: Iterable[Row]) -> str:
 
 
 def reasons(rows: Iterable[Row]) -> str:
-    """What is said below a table of the rows that are behind: each reason once, and of which."""
-    found: dict[str, list[Row]] = {}
+    """Lines below a table: why rows missed their goals, each reason once."""
+    by_reason: dict[str, list[Row]] = {}
     for row in rows:
         if row.missed:
-            found.setdefault(why(row), []).append(row)
+            by_reason.setdefault(why(row), []).append(row)
     text = ""
-    for reason, some in found.items():
-        more = f", and {len(some) - 1} more" if some[1:] else ""
-        text += f"\nBehind {some[0].peer} in {some[0].title}{more}: {reason}.\n"
+    for reason, missed in by_reason.items():
+        more = f" and {len(missed) - 1} more" if missed[1:] else ""
+        text += f"\nMissed beside {missed[0].peer} ({missed[0].title}{more}): {reason}.\n"
     return text
 
 
@@ -166,8 +166,8 @@ def report(results: Path, page: Path) -> None:
         draw(axis, whats, path)
         pictures += f"\n![Cost against {axis}]({os.path.relpath(path, page.parent)})\n"
     missed = sum(row.missed for row in rows)
-    said = f"\n{len(rows)} rows, {missed} of them behind what is wanted.\n" if rows else ""
-    write(page, f"{before}{START}\n{said}{tables(rows)}{pictures}\n{END}{after}")
+    count = f"\n{len(rows)} rows; {missed} of them miss their goal.\n" if rows else ""
+    write(page, f"{before}{START}\n{count}{tables(rows)}{pictures}\n{END}{after}")
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ def main(given: argparse.Namespace) -> int:
             forget_old(job, jobs, runs, given.results)
         report(given.results, given.page)
     behind = [row for row in stored(given.results) if row.missed]
-    print(f"\n{given.page}: {len(behind)} rows are behind what is wanted")
+    print(f"\n{given.page}: {len(behind)} rows miss their goal")
     print(*(f"  {row}" for row in behind), *(f"FAILED: {each}" for each in failed), sep="\n")
     return bool(failed)
 

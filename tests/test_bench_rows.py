@@ -85,7 +85,7 @@ def test_the_page_holds_tables_and_curves_between_its_marks(rows: Rows, tmp_path
     page.write_text(f"before\n{START}\nold\n{END}\nafter\n")
     report(rows.path, page)
     text = page.read_text()
-    assert text.startswith(f"before\n{START}\n\n2 rows, 2 of them behind what is wanted.\n")
+    assert text.startswith(f"before\n{START}\n\n2 rows; 2 of them miss their goal.\n")
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
     said = "| peer 80.0 | patchword 88.0 | 1.10 | at least 1.2: **missed** |  |"
@@ -106,4 +106,4 @@ def test_every_row_that_is_behind_says_why(rows: Rows, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"{START}{END}")
     report(tmp_path / "rows.jsonl", page)
-    assert f"Behind peer in a, batch 1, and 1 more: {UNKNOWN}." in page.read_text()
+    assert f"Missed beside peer (a, batch 1 and 1 more): {UNKNOWN}." in page.read_text()
