@@ -4,17 +4,20 @@
 
 Peers, as a user would write them: transformers' processor in a torch DataLoader, by one process and
 by as many workers as cores, and the same with Pillow's `draft`; then its ViT-B/32. Limits: decoding
-and resizing alone, by Pillow, times the cores; and the slower of our decoding and our network
-alone. --real: a folder of real photos, of which the cosine of vectors with and without `exact` is
-printed as a distribution.
+and resizing alone by Pillow, on one core times the cores, and by a process for each core; and the
+slower of our decoding and our network alone. --real: a folder of real photos; prints how near their
+vectors with and without `exact` are, as a distribution of cosines.
 """
 
+import multiprocessing
 import os
 import resource
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -105,9 +108,9 @@ def read(files: list[str], workers: int, draft: bool, network: CLIPModel | None 
 
 
 def to_tensors(
-    model: patchword.Model, files: list[str], large: bool, rounds: int, rows: Rows
+    model: patchword.Model, files: list[str], large: bool, rounds: int, rows: Rows, pool: Pool
 ) -> float:
-    """Without a network. Returns our images/s."""
+    """Without a network. pool: a process for each core. Returns our images/s."""
 
     def ours(exact: bool = False) -> None:
         for _ in model.run_each(files, lambda batch: batch[:, 0, 0, :1], BATCH, exact):
@@ -115,8 +118,10 @@ def to_tensors(
 
     one = "transformers, one process"
     alone = "Pillow alone"
+    in_processes = "Pillow decoding and resizing alone, a process a core"
     ways: dict[str, Callable[[], object]] = {
         alone: lambda: [in_c(file, large) for file in files],
+        in_processes: lambda: pool.map(partial(in_c, draft=large), files, chunksize=BATCH // 4),
         one: lambda: read(files, 0, False),
         **{name: lambda d=draft: read(files, CORES, d) for draft, name in DRAFT.items()},
         "patchword, exact": lambda: ours(True),
@@ -131,6 +136,7 @@ def to_tensors(
     rows.add(what, "images/s", (DRAFT[False], found[DRAFT[False]]), exact, limit=1.0)
     bound = ("Pillow decoding and resizing alone, times the cores", CORES * found[alone])
     rows.add(what, "images/s", bound, mine, limit=0.85 if large else 0.8)
+    rows.add(what, "images/s", (in_processes, found[in_processes]), mine)
     return found["patchword"]
 
 
@@ -189,13 +195,15 @@ def main() -> None:
     if given.real:
         nearness(given.real, given.vit)
     rows = Rows(given.results)
-    with tempfile.TemporaryDirectory() as place:
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as place, spawn.Pool(CORES) as pool:
         model, theirs = networks(Path(place), CLIPConfig())
         small = written(Path(place), given.photos, 400)
         for large in (False, True):
             files = written(Path(place), given.large, None) if large else small
             # Many to tensors, so that starting workers counts little.
-            tensors = to_tensors(model, files * (2 if large else 16), large, given.rounds, rows)
+            many = files * (2 if large else 16)
+            tensors = to_tensors(model, many, large, given.rounds, rows, pool)
             to_vectors(model, theirs, files, large, given.rounds, rows, tensors)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in model.run_each(small * (2000 // len(small)), lambda batch: batch[:, 0, 0, :1]):
