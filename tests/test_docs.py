@@ -28,7 +28,10 @@ CHINESE = ROOT / "README.zh-CN.md"
 # cli.md is generated, and test_docs_pictures runs pictures.md.
 PAGES = [
     README,
-    *(ROOT / "docs" / f"{name}.md" for name in ("training", "models", "blip", "capfilt", "json")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("index", "training", "models", "blip", "capfilt", "json")
+    ),
 ]
 
 JOBS = (
