@@ -30,7 +30,7 @@ PAGES = [
     README,
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("index", "training", "models", "blip", "capfilt", "json")
+        for name in ("index", "inspect", "training", "models", "blip", "capfilt", "json")
     ),
 ]
 
