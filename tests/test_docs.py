@@ -77,7 +77,10 @@ def blocks(document: Path) -> list[Block]:
     return [Block(m["kind"], m["body"], m["why"]) for m in BLOCK.finditer(document.read_text())]
 
 
-STEPS = [step for page in PAGES for block in blocks(page) for step in block.steps]
+# In the order of the pages; what several pages show runs once.
+STEPS = list(
+    dict.fromkeys(step for page in PAGES for block in blocks(page) for step in block.steps)
+)
 
 
 @pytest.fixture(scope="module")
