@@ -1,17 +1,18 @@
-# make demo      see it work: installs the package, then `patchword demo`
-# make test      lint, types, import contracts and tests, as CI runs them
-# make check     lint, types, import contracts and the fast half of the tests
-# make check-recipes  the shipped recipes, each run whole
-# make check-shared   the tests that need the corpora at DATA
-# make check-page  the server's page, in an installed Chromium
-# make check-ray   indexes in object storage and on a Ray cluster, both on this machine
-# make venv      .venv with everything that tests and benchmarks need
-# make bench     all benchmarks, peers beside ours, hours of them, into docs/benchmarks.md; goes on
-#                where it was interrupted; needs the data at DATA
-# make docs      write docs/cli.md and docs/api.md anew
-# make samples   draw the samples anew
-# make page-pictures  take docs/page/ again, in an installed Chromium
-# make receipts  ask the original libraries again what tests/receipts holds
+# make demo           see it work: installs the package into .venv, then runs `patchword demo`
+# make check          lint, types, import contracts and the fast half of the tests
+# make test           the same with all tests, as CI runs them
+# make check-recipes  train with each shipped recipe to the end
+# make check-page     the server's page in an installed Chromium
+# make check-ray      object storage and a Ray cluster, both on this machine
+# make check-shared   tests that need the datasets in DATA
+# make venv           .venv with everything that tests and benchmarks need
+# make docs           write docs/cli.md and docs/api.md again
+# make samples        draw the samples again
+# make page-pictures  take the pictures in docs/page/ again, in an installed Chromium
+# make receipts       compute tests/receipts again with the original libraries
+# make bench          all benchmarks, with other libraries beside ours, into docs/benchmarks.md. It takes
+#                     hours, needs the datasets in DATA, and continues after an interruption
+# make help           print this list
 
 PYTHON ?= python3
 DATA ?= ../shared/data
@@ -24,18 +25,21 @@ BROWSER := .venv/.browser
 CLUSTER := .venv/.cluster
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 NO_CHROMIUM := make check-page needs Chromium: apt-get install chromium, or make CHROMIUM=PATH
-TOO_OLD := patchword needs Python 3.11 or newer: say make PYTHON=python3.12
+TOO_OLD := patchword needs Python 3.11 or newer: run make PYTHON=python3.12
 
-# Python keeps what it has compiled: hundreds of tests start it anew.
+# Keep compiled bytecode: hundreds of tests start Python again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check check-recipes check-shared check-page check-ray lint venv bench docs samples page-pictures receipts
+.PHONY: help demo test check check-recipes check-shared check-page check-ray lint venv bench docs samples page-pictures receipts
 
 demo: $(RUNTIME)
 	$(BIN)/patchword demo
 
-# Two processes of one thread each: many small networks, and threads would only wait for each other.
-# The order of the files is that of tests/conftest.py.
+help:
+	@sed -n '/^# make/,/^$$/s/^# //p' Makefile
+
+# Two processes of one thread each: networks are small, so more threads would only wait for each other.
+# tests/conftest.py sets the order of the files.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --max-worker-restart 0 --dist loadfile \
 		--no-loadscope-reorder
@@ -56,7 +60,7 @@ check-page: $(BROWSER)
 check-ray: $(CLUSTER)
 	MOTO_SERVER=$(CLUSTER)/bin/moto_server OMP_NUM_THREADS=1 $(BIN)/pytest tests/ray
 
-# What the repository holds, and not what else may lie in the folder.
+# Only the project's own folders, not what else may lie in the checkout.
 lint: $(TESTING)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
@@ -81,10 +85,10 @@ page-pictures: $(BROWSER)
 receipts: $(TESTING)
 	$(BIN)/python tests/original_receipts.py
 
-# None may reach the hub: what they need is here.
+# Tests and benchmarks must not reach the hub.
 test check check-recipes check-shared check-page check-ray bench receipts: export HF_HUB_OFFLINE := 1
 
-# torch goes first and alone, so that its version is settled before anything else asks for one.
+# torch is installed first and alone, so that no other package chooses its version.
 $(RUNTIME): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(TOO_OLD)")'
 	$(PYTHON) -m venv .venv
@@ -93,8 +97,8 @@ $(RUNTIME): pyproject.toml constraints.txt
 	$(PIP) --no-build-isolation --editable '.[heif]'
 	touch $@
 
-# The reference libraries of the second step name torchvision, whose index build needs CUDA; their
-# real needs come with the first.
+# The reference libraries of the second step depend on torchvision, whose build on PyPI needs CUDA. So they
+# are installed without dependencies; those that they really need come with the first step.
 $(TESTING): $(RUNTIME)
 	$(PIP) --no-build-isolation --editable '.[test]'
 	$(PIP) --no-build-isolation --no-deps open_clip_torch timm openai-clip torchvision
@@ -104,7 +108,7 @@ $(BROWSER): $(TESTING)
 	$(PIP) playwright
 	touch $@
 
-# The object store has an environment of its own: botocore wants an older dateutil.
+# The object store has its own environment, because botocore needs an older dateutil.
 $(CLUSTER): $(TESTING)
 	$(PIP) --no-build-isolation --editable '.[ray]'
 	$(PYTHON) -m venv $@

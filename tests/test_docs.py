@@ -1,9 +1,8 @@
-"""What the documents say is what the program does: their commands run, their links lead somewhere.
+"""The commands of the documentation run, and its links lead somewhere.
 
-In README.md and the pages of docs/ every command of a `console` or `sh` block and every `python`
-block runs, in order, in one folder that holds the samples, as a reader follows them. What a test
-cannot run (the hub, an hour of training) is marked on the line before its block: <!-- not run:
-why -->. Commands of setup (SETUP) run elsewhere: CI makes them from nothing.
+Every command of a `console` or `sh` block and every `python` block of PAGES runs, in order, in one
+folder that holds the samples. A block that a test cannot run (it needs the hub, or an hour) has
+<!-- not run: why --> on the line before it. Commands of the setup (SETUP) are not run.
 """
 
 import os
@@ -26,22 +25,19 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 CHINESE = ROOT / "README.zh-CN.md"
 # cli.md is generated, and test_docs_pictures runs pictures.md.
-PAGES = [
-    README,
-    *(ROOT / "docs" / f"{name}.md" for name in ("training", "models", "blip", "capfilt", "json")),
-]
+NAMES = ("index", "inspect", "training", "models", "blip", "capfilt", "json")
+PAGES = [README, *(ROOT / "docs" / f"{name}.md" for name in NAMES)]
 
-JOBS = (
+JOBS = [
     *("embed", "classify", "similarity", "index", "search", "info"),
     *("heatmap", "segment", "locate", "attention", "inspect"),
     *("train", "eval", "blend", "caption", "ask", "match", "capfilt"),
-)
+]
 SETUP = re.compile(r"(git clone|cd|make|pip install|python3? -m venv|\. \.venv)\b")
-# What only a shell understands, or may, outside of quotes.
+# Characters that only a shell understands, if they are not in quotes.
 SHELL = re.compile(r"[|&;<>$`*~\n]")
 QUOTED = re.compile(r'"[^"$`\\]*"')
-# Training stops after so many steps, and its model is written as at the end; how well it learns is
-# measured elsewhere, and takes half a minute.
+# Training stops after so many steps and writes its model. tests/recipes check how well it learns.
 FEW = " until=4"
 BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n+)?```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.S | re.M
@@ -50,7 +46,7 @@ BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a document: its language, its lines, and why it is not run, if so."""
+    """A fenced block of a document: its language, its text, and why it is not run, or None."""
 
     kind: str
     body: str
@@ -69,7 +65,7 @@ class Block:
 
     @property
     def steps(self) -> list[tuple[str, str]]:
-        """What a reader would run here: ("python" or "sh", its text)."""
+        """What the test runs: ("python" or "sh", text) each."""
         if self.why is not None:
             return []
         if self.kind == "python":
@@ -81,32 +77,36 @@ def blocks(document: Path) -> list[Block]:
     return [Block(m["kind"], m["body"], m["why"]) for m in BLOCK.finditer(document.read_text())]
 
 
-STEPS = [step for page in PAGES for block in blocks(page) for step in block.steps]
+# In the order of the pages; what several pages show runs once.
+STEPS = list(
+    dict.fromkeys(step for page in PAGES for block in blocks(page) for step in block.steps)
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a reader stands, with the samples beside; what one step writes the next one finds."""
+    """The folder in which all steps run, with the samples in it."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "samples").symlink_to(ROOT / "src" / "patchword" / "assets" / "samples")
     return folder
 
 
-def process_of(step: tuple[str, str], said: Path, place: Callable[[], object]) -> BaseProcess:
-    """A step in a process of its own: a shell where it needs one."""
+def process_of(step: tuple[str, str], output: Path, prepare: Callable[[], object]) -> BaseProcess:
+    """Start a step in a process of its own, in a shell if it needs one. It calls `prepare` first,
+    and writes to `output`.out and `output`.err."""
     kind, text = step
     if text.startswith("patchword train "):
         text += FEW
     if kind == "python":
-        return started(said, place, partial(exec, text, {"__name__": "__main__"}))
+        return started(output, prepare, partial(exec, text, {"__name__": "__main__"}))
     if text.startswith("patchword ") and not SHELL.search(QUOTED.sub("", text)):
-        return command(said, *shlex.split(text)[1:], first=[place])
+        return command(output, *shlex.split(text)[1:], first=[prepare])
     bash = ["bash", "-euo", "pipefail", "-c", text]
-    return started(said, place, partial(os.execvp, bash[0], bash))
+    return started(output, prepare, partial(os.execvp, bash[0], bash))
 
 
-def stand(folder: Path) -> None:
-    """Stand there, and have no other home."""
+def enter(folder: Path) -> None:
+    """Make it the current folder and the home of this process."""
     os.chdir(folder)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     os.environ.update(HOME=str(folder), PATH=path, HF_HUB_OFFLINE="1", MPLBACKEND="agg")
@@ -114,18 +114,20 @@ def stand(folder: Path) -> None:
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step[-1].strip().splitlines()[-1][:60])
 def test_documents_run(step: tuple[str, str], folder: Path, tmp_path: Path) -> None:
-    process = process_of(step, tmp_path / "said", partial(stand, folder))
+    process = process_of(step, tmp_path / "output", partial(enter, folder))
     process.join()
-    said = [(tmp_path / f"said.{kind}").read_text() for kind in ("out", "err")]
-    assert process.exitcode == 0, "\n".join([step[-1], *said])
+    output = [(tmp_path / f"output.{kind}").read_text() for kind in ("out", "err")]
+    assert process.exitcode == 0, "\n".join([step[-1], *output])
 
 
-def test_readme_shows_each_job() -> None:
-    """Each job of the command line by one line, the two commands, and Python."""
-    run = "\n".join(step[-1] for step in STEPS)
-    assert [job for job in JOBS if f"patchword {job}" not in run] == []
-    assert [c for c in ("make demo", "make test") if c not in README.read_text()] == []
-    assert "import patchword" in run
+def test_documents_show_each_job() -> None:
+    """Each job of the command line on a page that is run, the two commands, and Python."""
+    text = "\n".join(step[-1] for step in STEPS)
+    assert [job for job in JOBS if f"patchword {job}" not in text] == []
+    readme = README.read_text()
+    assert "make demo" in readme
+    assert "make test" in readme
+    assert "import patchword" in text
 
 
 def test_readme_names_make_targets_that_exist() -> None:
@@ -142,7 +144,7 @@ def test_readme_names_make_targets_that_exist() -> None:
 
 
 def without_comments(block: Block) -> tuple[str, str, bool]:
-    """A block as both languages must have it: comments are prose, and prose is translated."""
+    """A block without its comments, which are translated; the rest is the same in both READMEs."""
     return block.kind, re.sub(r"(^|\s+)# .*$", "", block.body, flags=re.M), block.why is not None
 
 
@@ -164,16 +166,33 @@ def pictures(document: Path) -> list[str]:
     return re.findall(r"!\[[^\]]*\]\(([^)\s]+)", document.read_text())
 
 
-DOCUMENTS = [README, CHINESE, *sorted((ROOT / "docs").glob("**/*.md"))]
+DOCUMENTS = [
+    *(README, CHINESE),
+    *sorted((ROOT / "docs").glob("**/*.md")),
+    *sorted((ROOT / "src" / "patchword" / "assets").glob("*/README.md")),
+]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_links_lead_somewhere(document: Path) -> None:
     prose = BLOCK.sub("", document.read_text())
     links = re.findall(r"\]\(([^)\s]+)|(?:src|href)=\"([^\"]+)\"", prose)
     inside = [link for pair in links for link in pair if link and ":" not in link]
-    files = [link.split("#")[0] for link in inside if not link.startswith("#")]
-    assert [name for name in files if not (document.parent / name).exists()] == []
+    assert [link for link in inside if not exists(link, document)] == []
+
+
+def exists(link: str, document: Path) -> bool:
+    """Whether the file of a relative link exists, and the heading behind its #."""
+    name, _, anchor = link.partition("#")
+    file = document.parent / name if name else document
+    return file.exists() and (not anchor or anchor in anchors(file))
+
+
+def anchors(document: Path) -> set[str]:
+    """The headings of a document as GitHub writes them in links."""
+    prose = BLOCK.sub("", document.read_text())
+    headings = re.findall(r"^#+ (.+)$", prose, re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
 
 
 @pytest.mark.parametrize("name", ["cli", "api"])

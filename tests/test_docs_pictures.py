@@ -1,5 +1,4 @@
-"""The pictures of the README are what the commands of docs/pictures.md make today; the page's other
-commands run."""
+"""The commands of docs/pictures.md run, and draw the pictures that the README shows."""
 
 import shlex
 from pathlib import Path
@@ -15,11 +14,11 @@ pytestmark = pytest.mark.slow
 
 PAGE = ROOT / "docs" / "pictures.md"
 COMMANDS = [shlex.split(command)[1:] for block in blocks(PAGE) for command in block.commands]
-KEPT = sorted(path.name for path in PAGE.parent.glob("*.png"))
+STORED = sorted(path.name for path in PAGE.parent.glob("*.png"))
 
 
 def test_each_picture_has_its_command() -> None:
-    assert sorted(command[-1] for command in COMMANDS if "--save" in command) == KEPT
+    assert sorted(command[-1] for command in COMMANDS if "--save" in command) == STORED
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[-2:]))
@@ -34,7 +33,8 @@ def test_pictures_are_current(
     if "--save" not in command:
         assert list(tmp_path.glob("*.png"))
         return
-    made, kept = (Image.open(f / command[-1]).convert("RGB") for f in (tmp_path, PAGE.parent))
-    assert made.size == kept.size
+    new = Image.open(tmp_path / command[-1]).convert("RGB")
+    stored = Image.open(PAGE.parent / command[-1]).convert("RGB")
+    assert new.size == stored.size
     # Of 255: another processor may round a value the other way; another picture differs by ten.
-    assert np.abs(np.asarray(made, int) - np.asarray(kept, int)).mean() < 0.5
+    assert np.abs(np.asarray(new, int) - np.asarray(stored, int)).mean() < 0.5
