@@ -17,7 +17,7 @@ from ran import Run
 
 import patchword
 from patchword.cli import app, main
-from patchword.cli.output import as_typed
+from patchword.cli.output import adapt_advice
 from patchword.cli.output_options import COLUMNS
 from patchword.errors import counted
 
@@ -476,10 +476,10 @@ def test_one_thing_is_said_as_one() -> None:
 
 
 def test_advice_is_for_the_command_line() -> None:
-    said = as_typed('load a CLIP, or the embedded model: patchword.load("demo")')
+    said = adapt_advice('load a CLIP, or the embedded model: patchword.load("demo")')
     assert said == "load a CLIP, or the embedded model: -m demo"
-    said = as_typed(
+    said = adapt_advice(
         'give the name that it was trained as, architecture="ViT-B-32" (--architecture)'
     )
     assert said == "give the name that it was trained as, --architecture ViT-B-32"
-    assert as_typed('image; method="cosine" works') == "image; --method cosine works"
+    assert adapt_advice('image; method="cosine" works') == "image; --method cosine works"

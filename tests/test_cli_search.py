@@ -178,12 +178,12 @@ def test_a_page_of_many_queries_is_written_one_by_one(
     run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = []
-    shown, cards = hits.shown, html_page.cards
+    shown, cards = hits.load_picture, html_page.cards
 
     def noted(name: str, job: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given: done.append(name) or job(*given)
 
-    monkeypatch.setattr(hits, "shown", noted("photo", shown))
+    monkeypatch.setattr(hits, "load_picture", noted("photo", shown))
     monkeypatch.setattr(html_page, "cards", noted("part", cards))
     Path("queries.txt").write_text("a star\na heart\n")
     found = run("search", "photos", "@queries.txt", "-k", "2", "--save", "page.html")

@@ -44,10 +44,10 @@ from patchword.cli import (
     serve,
     train,
 )
-from patchword.cli.broken_pipe import code_of, saving
+from patchword.cli.broken_pipe import exit_code_of, saves_result
 from patchword.cli.checkpoint_options import with_checkpoint_options
 from patchword.cli.help import Command, Group, flowing
-from patchword.cli.output import complain, warnings_said
+from patchword.cli.output import print_error, show_warnings
 from patchword.cli.output_options import with_output_options
 from patchword.errors import PatchwordError
 
@@ -117,14 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # file names may be any bytes
             stream.reconfigure(errors="backslashreplace")
     atexit.register(gc.freeze)  # what ends anyway is not searched: half a second with torch
-    saving.set(False)
+    saves_result.set(False)
     try:
-        with warnings_said(last=True), scope.together(brief=True), visible_area.together():
+        with show_warnings(last=True), scope.together(brief=True), visible_area.together():
             app(arguments)
     except SystemExit as ended:
-        sys.exit(code_of(ended))
+        sys.exit(exit_code_of(ended))
     except (PatchwordError, Warning) as error:  # a warning, under `python -W error`
-        complain(str(error))
+        print_error(str(error))
     except OSError as error:  # a result that cannot be written: no folder, no room, no permission
-        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        print_error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     sys.exit(2)

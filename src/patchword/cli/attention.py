@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.inputs import expand, load
-from patchword.cli.language_tables import headed
+from patchword.cli.language_tables import title_with_caveat
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -28,13 +28,13 @@ from patchword.cli.options import (
 from patchword.cli.output import (
     emit,
     finish,
-    good,
-    make_folder,
     one_by_one,
+    picture_title,
+    prepare_output,
     print_saved,
+    refuse,
     screen,
-    titled,
-    wrong,
+    successes,
 )
 from patchword.cli.pictures import SaveOption, common_scale, pictures
 from patchword.cli.texts import read_list
@@ -114,16 +114,16 @@ def attention(
 
     texts = read_list(text)
     if bool(images) == bool(texts):
-        wrong("give images, or texts by --text; --caption shows both together")
+        refuse("give images, or texts by --text; --caption shows both together")
     _check(bool(texts), matrix, caption, prompt, rollout, same_scale)
     if texts and (stretch or squash or max_pixels is not None):
-        wrong("--stretch, --squash and --max-pixels are of images, and --text has none")
+        refuse("--stretch, --squash and --max-pixels are of images, and --text has none")
     known(colours or MAP)
     files: Sequence[Source] = texts or expand(images or ())
     names = [f"text-{i + 1}" if len(texts) > 1 else "text" for i in range(len(texts))]
     kind = "attention"
     targets = pictures(files, save, kind, names)
-    make_folder(next(iter(targets.values())))  # without --save too
+    prepare_output(next(iter(targets.values())))  # without --save too
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
 
     def matrix_of(source: Source) -> TokenAttention:
@@ -140,12 +140,14 @@ def attention(
         return bundle.attention(source, layer, head, rollout, all_layers=all_layers)
 
     def title(name: Source) -> str:
-        return titled(bundle, str(name)) if texts else headed(bundle, name)
+        return picture_title(bundle, str(name)) if texts else title_with_caveat(bundle, name)
 
     failed: list[ImageError] = []
     several = len(files) > 1
     if texts or matrix:
-        for name, found in good(one_by_one(files, matrix_of), len(files), kind, failed, as_json):
+        for name, found in successes(
+            one_by_one(files, matrix_of), len(files), kind, failed, as_json
+        ):
             _print(_matrices(found), "text" if texts else "image", str(name), several, as_json)
             _save(found.picture(title(name), colours or MATRIX), targets[name])
         finish(failed, len(files) - len(failed))
@@ -153,7 +155,7 @@ def attention(
     later: list[tuple[Source, Maps]] = []
     each: Iterator[tuple[Source, Maps | ImageError]] = one_by_one(files, maps_of)
     maps: Maps
-    for name, maps in good(each, len(files), kind, failed, as_json):  # type: ignore[assignment]
+    for name, maps in successes(each, len(files), kind, failed, as_json):  # type: ignore[assignment]
         _print(_maps(maps), "image", str(name), several, as_json)
         if same_scale:
             later.append((name, maps.small()))
@@ -170,13 +172,13 @@ def _check(
 ) -> None:
     """Refuse options that contradict each other."""
     if texts and caption:
-        wrong("--caption is of the caption that the model writes itself; leave out --text")
+        refuse("--caption is of the caption that the model writes itself; leave out --text")
     if caption and (matrix or rollout):
-        wrong("--caption shows where words look; leave out --matrix and --rollout, or --caption")
+        refuse("--caption shows where words look; leave out --matrix and --rollout, or --caption")
     if prompt and not caption:
-        wrong("--prompt is of --caption")
+        refuse("--prompt is of --caption")
     if same_scale and (texts or matrix):
-        wrong("--same-scale is of maps over photos, and a matrix is none")
+        refuse("--same-scale is of maps over photos, and a matrix is none")
 
 
 def _print(found: Told, kind: str, name: str, several: bool, as_json: bool) -> None:

@@ -14,21 +14,25 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-CLOSED = 141  # the exit code that shells give to `ls` in `ls | head`
+CLOSED_PIPE = 141  # the exit code that shells give to `ls` in `ls | head`
 
-saving: ContextVar[bool] = ContextVar("saving", default=False)  # whether a result is to be kept
-live: ContextVar[Progress | None] = ContextVar("live", default=None)  # the bar on the terminal
+saves_result: ContextVar[bool] = ContextVar(
+    "saving", default=False
+)  # whether a result is to be kept
+active_progress: ContextVar[Progress | None] = ContextVar(
+    "live", default=None
+)  # the bar on the terminal
 
 
-def unread(stream: IO[str]) -> None:
+def handle_closed_pipe(stream: IO[str]) -> None:
     """Nobody reads this stream: what is still printed goes nowhere. A command that saves something
     goes on in silence; others end."""
-    silence(stream)
-    if not saving.get():
-        raise typer.Exit(CLOSED)
+    redirect_to_devnull(stream)
+    if not saves_result.get():
+        raise typer.Exit(CLOSED_PIPE)
 
 
-def silence(*streams: IO[str]) -> None:
+def redirect_to_devnull(*streams: IO[str]) -> None:
     """Let what is printed there, and what waits to be, go nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
@@ -46,7 +50,7 @@ def console(**how: Any) -> Console:
     class Closing(Console):
         def print(self, *objects: Any, **how: Any) -> None:
             objects = tuple(printable(o) if isinstance(o, str) else o for o in objects)
-            bar = live.get()
+            bar = active_progress.get()
             if bar is None or bar.console is self:
                 super().print(*objects, **how)
                 return
@@ -55,12 +59,12 @@ def console(**how: Any) -> Console:
             bar.start()
 
         def on_broken_pipe(self) -> None:
-            unread(self.file)
+            handle_closed_pipe(self.file)
 
     return Closing(markup=False, highlight=False, emoji=False, **how)
 
 
-def code_of(ended: SystemExit) -> int | str | None:
+def exit_code_of(ended: SystemExit) -> int | str | None:
     """The exit code of a program that ends: CLOSED where typer or rich ended it, with code 1, for
     a stream that nobody reads, or where that shows only when the last lines are printed."""
     why = ended.__context__
@@ -68,8 +72,8 @@ def code_of(ended: SystemExit) -> int | str | None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        closed = closed or not saving.get()
-        silence(sys.stdout)
+        closed = closed or not saves_result.get()
+        redirect_to_devnull(sys.stdout)
     if closed:
-        silence(sys.stdout, sys.stderr)
-    return CLOSED if closed else ended.code
+        redirect_to_devnull(sys.stdout, sys.stderr)
+    return CLOSED_PIPE if closed else ended.code

@@ -24,13 +24,13 @@ from patchword.cli.options import (
 from patchword.cli.output import (
     emit,
     finish,
-    make_folder,
     notes,
+    prepare_output,
     print_saved,
     progress,
+    refuse,
     screen,
-    warnings_said,
-    wrong,
+    show_warnings,
 )
 from patchword.errors import ImageError, UnsupportedError, listed
 
@@ -116,7 +116,7 @@ def capfilt(
     the same command continues. With --json, one line per image.
     """
     part = _shard(shard)
-    make_folder(out, itself=True)
+    prepare_output(out, itself=True)
     from patchword.capfilt.dataset import open_photos
     from patchword.capfilt.filtering import BATCH
     from patchword.capfilt.store import Store
@@ -134,7 +134,7 @@ def capfilt(
     plan: dict[str, Any] = {"captioner": _named(writer), "filter": _named(scorer), "data": data}
     plan |= options | {"shards": part.count, "batch": BATCH}
     store = Store(out, plan, part, -(-len(photos) // BATCH))
-    with warnings_said():
+    with show_warnings():
         for name, scored in _run(photos, store, (writer, scorer), options):
             if as_json:
                 emit({"image": name, "captions": [each.record() for each in scored]})
@@ -270,7 +270,7 @@ def _shard(text: str) -> Shard:
 
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        wrong(f"--shard {text}: say 0/4, 1/4, 2/4 and 3/4 for four parts")
+        refuse(f"--shard {text}: say 0/4, 1/4, 2/4 and 3/4 for four parts")
     return Shard(int(number), int(count))
 
 

@@ -10,8 +10,8 @@ import typer
 from patchword.cli.inputs import expand, load
 from patchword.cli.language_tables import (
     answers_table,
-    both,
     captions_table,
+    match_matrices,
     matches_table,
     rows_of,
     save_answers,
@@ -39,14 +39,14 @@ from patchword.cli.output import (
     check_save,
     emit,
     finish,
-    good,
     notes,
+    refuse,
     screen,
-    warnings_said,
-    wrong,
+    show_warnings,
+    successes,
 )
 from patchword.cli.texts import images_then_texts, no_texts, read_list
-from patchword.cli.tiles import EachTileOption, TileSizeOption, TilesOption, box_of, tiles_of
+from patchword.cli.tiles import EachTileOption, TileSizeOption, TilesOption, box_field, tile_options
 from patchword.errors import ImageError
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def caption(
         length_penalty=length_penalty, repetition_penalty=repetition_penalty, top_p=top_p,
         top_k=top_k, temperature=temperature, seed=seed,
     )  # fmt: skip
-    how = tiles_of(tiles, tile_size, each_tile)
+    how = tile_options(tiles, tile_size, each_tile)
     each: Iterable[tuple[object, Caption | ImageError]]
     if how.wanted:
         each = how.joined(caption_tiled(bundle, files, prompt, options, how.size))
@@ -151,7 +151,7 @@ def caption(
     results: list[tuple[Source, Caption]] = []
     rows: list[tuple[Source, Caption]] = []
     failed: list[ImageError] = []
-    for name, one in good(each, len(files), "caption", failed, as_json):
+    for name, one in successes(each, len(files), "caption", failed, as_json):
         results.append((name, one))
         for called, record, found in how.rows(name, one):
             rows.append((called, found))
@@ -214,12 +214,12 @@ def ask(
     """
     given = read_list(answers, split=True) or None
     if answers and not given:
-        wrong("--answers names no answer")
+        refuse("--answers names no answer")
     if shortlist and not given:
-        wrong("--shortlist needs --answers")
+        refuse("--shortlist needs --answers")
     for option, value in (("--beams", beams), ("--max-length", max_length)):
         if value and given:
-            wrong(f"{option} is for generated answers; leave out {option} or --answers")
+            refuse(f"{option} is for generated answers; leave out {option} or --answers")
     files, questions = images_then_texts(images, text, "--text", questions=True)
     if not questions:
         no_texts("questions", "--text")
@@ -230,7 +230,7 @@ def ask(
     from patchword.tasks.tiled import ask_tiled
 
     options = None if given else GenerationOptions(beams=beams, max_length=max_length or 10)
-    how = tiles_of(tiles, tile_size, each_tile)
+    how = tile_options(tiles, tile_size, each_tile)
     each: Iterable[tuple[object, list[Answer] | ImageError]]
     if how.wanted:
         told = ask_tiled(bundle, files, questions, given, shortlist, options, how.size)
@@ -240,7 +240,7 @@ def ask(
     results: list[tuple[Source, list[Answer]]] = []
     rows: list[tuple[Source, list[Answer]]] = []
     failed: list[ImageError] = []
-    for name, found in good(each, len(files), "ask", failed, as_json):
+    for name, found in successes(each, len(files), "ask", failed, as_json):
         if not results:
             _note_understood(questions, found)
         results.append((name, found))
@@ -292,17 +292,17 @@ def match(
     from patchword.tasks.match import match_each
     from patchword.tasks.tiled import match_tiled
 
-    how = tiles_of(tiles, tile_size, each_tile)
+    how = tile_options(tiles, tile_size, each_tile)
     each: Iterable[tuple[object, Match | ImageError]]
     results: list[tuple[Source, Match]] = []
     rows: list[tuple[Source, Match]] = []
     failed: list[ImageError] = []
-    with warnings_said():
+    with show_warnings():
         if how.wanted:
             each = how.joined(match_tiled(bundle, files, texts, start, how.size))
         else:
             each = match_each(bundle, files, texts, start=start)
-        for name, one in good(each, len(files), "match", failed, as_json):
+        for name, one in successes(each, len(files), "match", failed, as_json):
             results.append((name, one))
             for called, record, found in how.rows(name, one):
                 rows.append((called, found))
@@ -316,7 +316,7 @@ def match(
         shown = [found for _, found in results[:SHOWN]]
         cosines = np.stack([found.cosines for found in shown])
         matches = np.stack([found.probabilities for found in shown])
-        matrices = both(cosines, matches, bundle.name)
+        matrices = match_matrices(cosines, matches, bundle.name)
         save_matrices([name for name, _ in results[:SHOWN]], texts, matrices, save, bundle.opener)
     finish(failed, len(results))
 
@@ -343,7 +343,7 @@ def _emit_answers(image: dict[str, Any], questions: list[str], found: list[Answe
     """A record for each question about an image, which is named in it."""
     for question, one in zip(questions, found, strict=True):
         record = {**image, "question": question, **_written(one, "answer")}
-        record |= {"probability": one.probability, **box_of(one.box)}
+        record |= {"probability": one.probability, **box_field(one.box)}
         record |= {"understood": one.understood} if one.understood else {}
         record |= {"declined": one.declined} if one.declined else {}
         emit(record | ({"answers": [_choice(c) for c in one.ranking]} if one.ranking else {}))
@@ -359,7 +359,7 @@ def _matched(found: Match, texts: list[str]) -> list[dict[str, Any]]:
     boxes = {} if found.boxes is None else dict(zip(texts, found.boxes.tolist(), strict=True))
     return [
         {"text": text, "match": match, "cosine": cosine if cosine == cosine else None}
-        | box_of(boxes.get(text))
+        | box_field(boxes.get(text))
         for text, match, cosine in rows_of(found, texts)
     ]
 

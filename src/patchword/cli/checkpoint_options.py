@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from patchword.cli.output import wrong
+from patchword.cli.output import refuse
 
 OPTIONS: dict[str, Any] = {
     "weights": typer.Option(
@@ -62,7 +62,7 @@ OF_ONE = ("subfolder", "adapter")  # apply to one model only, in a command that 
 
 
 @dataclass
-class Chosen:
+class CheckpointOptions:
     """The options of a command, and the first model that it loaded."""
 
     options: dict[str, Any]
@@ -72,13 +72,13 @@ class Chosen:
         """The options for a model. Wrong usage: those of one model in a command that loads two."""
         once = [f"--{name}" for name in OF_ONE if name in self.options]
         if once and self.model not in (None, model):
-            wrong(f"{' and '.join(once)} could apply to {self.model} or to {model}; save it first")
+            refuse(f"{' and '.join(once)} could apply to {self.model} or to {model}; save it first")
         self.model = model
         return self.options
 
 
-NONE = Chosen({})
-chosen: ContextVar[Chosen] = ContextVar("chosen", default=NONE)
+NONE = CheckpointOptions({})
+active_options: ContextVar[CheckpointOptions] = ContextVar("chosen", default=NONE)
 
 
 def with_checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -91,11 +91,11 @@ def with_checkpoint_options(command: Callable[..., None]) -> Callable[..., None]
     def run(**values: Any) -> None:
         given = {each.name: values.pop(each.name) for each in added}
         options = {name: value for name, value in given.items() if value not in (None, False)}
-        before = chosen.set(Chosen(options))
+        before = active_options.set(CheckpointOptions(options))
         try:
             command(**values)
         finally:
-            chosen.reset(before)
+            active_options.reset(before)
 
     added = [
         Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, how])

@@ -9,7 +9,7 @@ from patchword.errors import listed, one_line
 NAMED = 3  # images that the last line names
 
 
-class Dark:
+class DarkImages:
     """The first such image is said at once, and at the end how many more there are."""
 
     def __init__(self) -> None:

@@ -22,10 +22,10 @@ from patchword.cli.options import DeviceOption, JsonOption
 from patchword.cli.output import (
     emit,
     finish,
+    heading_and_names,
     notes,
     progress,
     screen,
-    shortened,
 )
 from patchword.errors import ImageError, counted
 from patchword.show.terminal_table import table
@@ -116,7 +116,7 @@ def _print(found: Sequence[Group], as_json: bool) -> None:
                 "modified": each.modified.isoformat(), "id": each.id,
             })  # fmt: skip
     elif members:
-        heading, names = shortened(from_here([each.path for _, each, _ in members]))
+        heading, names = heading_and_names(from_here([each.path for _, each, _ in members]))
         out = table("group", "", "cosine", "pixels", "bytes", heading, right=("cosine", "bytes"))
         for (number, each, kept), name in zip(members, names, strict=True):
             pixels = f"{each.width} x {each.height}" if each.width else "–"

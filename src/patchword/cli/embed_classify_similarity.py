@@ -38,19 +38,19 @@ from patchword.cli.output import (
     check_save,
     emit,
     finish,
-    good,
-    make_folder,
+    heading_and_names,
     notes,
+    prepare_output,
     print_saved,
     progress,
+    refuse,
+    refuse_overwriting,
     screen,
-    shortened,
-    spare,
+    successes,
     warn,
-    wrong,
 )
 from patchword.cli.texts import images_then_texts, no_texts, read_list
-from patchword.cli.tiles import EachTileOption, TileSizeOption, TilesOption, box_of, tiles_of
+from patchword.cli.tiles import EachTileOption, TileSizeOption, TilesOption, box_field, tile_options
 from patchword.cli.vectors_file import begun, check_lines, record, save_vectors, show_vectors
 from patchword.errors import ImageError, counted
 from patchword.show.percent import share
@@ -115,18 +115,18 @@ def classify(
     files, given = images_then_texts(images, labels, "--labels", split=True)
     words = given or None
     if labels and not words:
-        wrong("--labels names no label")
+        refuse("--labels names no label")
     check_save(save, pages=True, images=files)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
     from patchword.tasks.classify import classify_each
     from patchword.tasks.tiled import classify_tiled
 
     sentences = read_list(template) or None
-    how = tiles_of(tiles, tile_size, each_tile)
+    how = tile_options(tiles, tile_size, each_tile)
     if two_views and (how.wanted or squash):
-        wrong("--two-views shows the whole beside the crop; leave --squash and --tiles out")
+        refuse("--two-views shows the whole beside the crop; leave --squash and --tiles out")
     if how.wanted and not words:
-        wrong("--tiles needs labels: what a classifier's own classes say of a part is not joined")
+        refuse("--tiles needs labels: what a classifier's own classes say of a part is not joined")
     if words and len(words) == 1 and not multi_label and reject is None:
         warn(
             f"one label is always 100%, for probabilities of labels sum to one: give others beside "
@@ -141,7 +141,7 @@ def classify(
     results: list[tuple[Source, list[Score]]] = []
     rows: list[tuple[Source, list[Score]]] = []
     failed: list[ImageError] = []
-    for name, found in good(each, len(files), "classify", failed, as_json):
+    for name, found in successes(each, len(files), "classify", failed, as_json):
         results.append((name, found[:top]))
         for called, named, scores in how.rows(name, found):
             rows.append((called, scores[:top]))
@@ -193,12 +193,12 @@ def embed(
     """
     texts = read_list(text)
     if bool(images) == bool(texts):
-        wrong("give either images or --text")
+        refuse("give either images or --text")
     if out and out.suffix not in (".npz", ".npy", ".jsonl"):
-        wrong(f"--out {out}: the name must end in .npz, .npy or .jsonl")
+        refuse(f"--out {out}: the name must end in .npz, .npy or .jsonl")
     files = expand(images) if images else []
-    spare([out], files)
-    make_folder(out)
+    refuse_overwriting([out], files)
+    prepare_output(out)
     kind, names = ("image", files) if files else ("text", texts)
     if out and out.suffix == ".npy":
         check_lines(names)
@@ -248,7 +248,7 @@ def similarity(
     belong together.
     """
     if beside and not save:
-        wrong("--beside needs --save, which draws both matrices")
+        refuse("--beside needs --save, which draws both matrices")
     files, texts = images_then_texts(images, text, "--text")
     if not texts:
         no_texts("texts", "--text")
@@ -259,7 +259,7 @@ def similarity(
     names: list[Source] = []
     rows = []
     failed: list[ImageError] = []
-    for name, row in good(bundle.embed_each(files), len(files), "embed", failed, as_json):
+    for name, row in successes(bundle.embed_each(files), len(files), "embed", failed, as_json):
         cosines = columns @ row
         names.append(name)
         rows.append(cosines)
@@ -279,7 +279,7 @@ def similarity(
 
 
 def _score(score: Score) -> dict[str, Any]:
-    return {"label": score.label, "probability": score.probability, **box_of(score.box)}
+    return {"label": score.label, "probability": score.probability, **box_field(score.box)}
 
 
 def scores_table(
@@ -303,7 +303,7 @@ def scores_table(
             bar = Text(sign * round(BAR_CELLS * score.probability) if drawn else "", style="blue")
             out.add_row(label, number, bar)
         return out
-    heading, names = shortened([name for name, _ in results])
+    heading, names = heading_and_names([name for name, _ in results])
     out = table(heading, "answer", " ", "others", right=(" ",))
     for name, (_, (best, *others)) in zip(names, results, strict=True):
         rest = ", ".join(
@@ -323,7 +323,7 @@ def _print_matrix(sources: list[Source], texts: list[str], rows: list[NDArray[An
     if len(texts) > 1:
         for number, text in zip(titles, texts, strict=True):
             screen().print(f"{number}  {text}")
-    heading, names = shortened(sources)
+    heading, names = heading_and_names(sources)
     some = max((screen().width - NAME_CELLS) // NUMBER_CELLS, 1)
     for start in range(0, len(texts), some):
         shown = slice(start, start + some)
@@ -341,7 +341,7 @@ def _save_matrices(
     names: list[Source], texts: list[str], found: list[tuple[Model, NDArray[Any]]], path: Path
 ) -> None:
     """The cosines of each model as a picture; with a matching head, its probabilities too."""
-    from patchword.cli.language_tables import Titled, both, save_matrices
+    from patchword.cli.language_tables import Titled, match_matrices, save_matrices
     from patchword.show import plots
     from patchword.show.matrix_picture import similarity_matrix
 
@@ -350,7 +350,7 @@ def _save_matrices(
     for bundle, cosines in found:
         name = Path(bundle.name).name
         if bundle.config.matching:
-            matrices += both(cosines, bundle.match(names, texts).probabilities, name)
+            matrices += match_matrices(cosines, bundle.match(names, texts).probabilities, name)
         else:
             matrices.append((f"{name}: cosine of the vectors", cosines))
     if len(matrices) > 1:

@@ -26,18 +26,18 @@ from patchword.cli.options import (
 )
 from patchword.cli.output import (
     check_save,
-    complain,
     emit,
     finish,
-    make_folder,
     notes,
+    prepare_output,
+    print_error,
     print_saved,
     progress,
+    refuse,
     screen,
+    show_warnings,
     warn,
-    warnings_said,
     with_near_file,
-    wrong,
 )
 from patchword.cli.texts import read_list
 from patchword.errors import PatchwordError, counted
@@ -109,7 +109,7 @@ def eval(
     name, data = model_and_path(arguments, model, "folder: patchword eval MODEL DATA")
     check_save(save)
     if not data.exists():
-        wrong(f"{data}: no such file or folder")
+        refuse(f"{data}: no such file or folder")
     bundle = load(name, device, dtype, stretch, max_pixels, squash)
     from patchword.evaluate import Classified, Evaluation, confusion_picture
 
@@ -203,18 +203,18 @@ def blend(
     """
     alphas = shares(alpha)
     if len(alphas) > 1 and data is None:
-        wrong("several alphas need --eval DATA, by which the best is kept")
+        refuse("several alphas need --eval DATA, by which the best is kept")
     if out is None and data is None:
-        wrong("give -o FOLDER for the result, or --eval DATA")
+        refuse("give -o FOLDER for the result, or --eval DATA")
     if data is not None and not data.exists():
-        wrong(f"--eval {data}: no such file or folder")
-    make_folder(out, itself=True)
+        refuse(f"--eval {data}: no such file or folder")
+    prepare_output(out, itself=True)
     start, end = load(first, device, dtype), load(second, device, dtype)
     from patchword import api, evaluate
     from patchword.checkpoints.formats import own
 
     if out is not None and out.exists() and not own.may_replace(out):
-        wrong(f"-o {out}: it holds something other than a patchword model")
+        refuse(f"-o {out}: it holds something other than a patchword model")
     best, kept = None, alphas[0]
     results: list[evaluate.Answer] = []
     for share in alphas:
@@ -247,9 +247,9 @@ def shares(text: str) -> list[float]:
     try:
         found = [float(word) for word in text.split(",")]
     except ValueError:
-        wrong(f"--alpha {text}: give numbers from 0 to 1, separated by commas")
+        refuse(f"--alpha {text}: give numbers from 0 to 1, separated by commas")
     if not all(0 <= share <= 1 for share in found):
-        wrong(f"--alpha {text}: numbers go from 0, the first model, to 1, the second")
+        refuse(f"--alpha {text}: numbers go from 0, the first model, to 1, the second")
     return found
 
 
@@ -272,12 +272,12 @@ def answered(
 ) -> list[Answer]:
     """The answers, or the first alone. Where there is none, the images that failed are named."""
     try:
-        with warnings_said(": their ends are not read"):
+        with show_warnings(": their ends are not read"):
             each = run.on(data, train, tasks)
             return [next(each)] if first else list(each)
     except PatchwordError:
         for error in run.broken:
-            complain(with_near_file(error))
+            print_error(with_near_file(error))
         raise
 
 

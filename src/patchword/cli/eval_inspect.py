@@ -20,7 +20,7 @@ from patchword.cli.options import (
     StretchOption,
     SubjectOption,
 )
-from patchword.cli.output import emit, finish, notes, progress, screen, wrong
+from patchword.cli.output import emit, finish, notes, progress, refuse, screen
 from patchword.cli.texts import read_list
 from patchword.errors import ImageError, counted
 from patchword.show.terminal_table import table
@@ -102,12 +102,12 @@ def eval_inspect(
     """
     names = read_list(method, split=True) or ["memory"]
     if one_pass and "winclip" not in names:
-        wrong(f"--one-pass is of winclip, not of {', '.join(names)}")
+        refuse(f"--one-pass is of winclip, not of {', '.join(names)}")
     options = {"layers": layer, "short_side": short_side, "subject": subject}
     options |= {"exact": False if one_pass else None}
     methods = with_options(names, options)
     if not folder.is_dir():
-        wrong(f"{folder}: no such folder")
+        refuse(f"{folder}: no such folder")
     from patchword.evaluate.inspection import Inspecting, categories, category, enough_shots
 
     found = [category(each) for each in categories(folder)]

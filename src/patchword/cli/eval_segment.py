@@ -25,7 +25,7 @@ from patchword.cli.options import (
     TemplateOption,
     WindowOption,
 )
-from patchword.cli.output import emit, finish, notes, progress, screen, wrong
+from patchword.cli.output import emit, finish, notes, progress, refuse, screen
 from patchword.cli.texts import read_list
 from patchword.errors import counted
 from patchword.show.terminal_table import table
@@ -96,7 +96,7 @@ def eval_segment(
     papers have --template imagenet, --logit-scale 40, --short-side 336, --window 224 --stride 112.
     """
     if not folder.is_dir():
-        wrong(f"{folder}: no such folder")
+        refuse(f"{folder}: no such folder")
     from patchword.evaluate import segmentation
     from patchword.where.windows import Scale
 

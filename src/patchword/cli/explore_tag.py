@@ -17,7 +17,7 @@ from patchword.cli.indexes import (
     index_and_model,
 )
 from patchword.cli.options import DeviceOption, JsonOption, LabelsOption, TemplateOption
-from patchword.cli.output import emit, finish, notes, progress, screen, warnings_said
+from patchword.cli.output import emit, finish, notes, progress, screen, show_warnings
 from patchword.cli.texts import no_texts, read_list
 from patchword.errors import counted, one_line
 from patchword.scope import stored
@@ -55,7 +55,7 @@ def explore(
     check_page(save)
     store, bundle, failed = index_and_model(index, model, device, dtype, texts_alone=True)
     named = read_list(words, split=True) if words else None
-    with warnings_said():
+    with show_warnings():
         found = store.explore(
             clusters, words=named, examples=examples, where=condition, model=bundle
         )
@@ -123,7 +123,7 @@ def tag(
     asked = read_list(labels, split=True)
     store, bundle, failed = index_and_model(index, model, device, dtype)
     store.check(bundle)
-    with warnings_said():
+    with show_warnings():
         score = scorer(bundle, asked, templates, multi_label=True)
 
     outside: list[bool] = []  # of each image that is tagged

@@ -8,7 +8,7 @@ import typer
 
 from patchword.cli.inputs import load, model_and_path
 from patchword.cli.options import DtypeOption, JsonOption, ModelTooOption
-from patchword.cli.output import emit, make_folder, notes, wrong
+from patchword.cli.output import emit, notes, prepare_output, refuse
 
 TARGETS = ("onnx", "openvino")  # of --to
 INT8_ATOL = 0.1  # of the largest number of a row: int8's towers are within 0.05 of float32's
@@ -51,10 +51,10 @@ def export(
     """
     name, place = model_and_path(arguments, model, "folder: patchword export MODEL DIR")
     if to not in TARGETS:
-        wrong(f"--to is {to!r}; there are {' and '.join(TARGETS)}")
+        refuse(f"--to is {to!r}; there are {' and '.join(TARGETS)}")
     if dtype == "int8":
-        wrong("--dtype int8: a model is exported from float32; to write it in int8 give --int8")
-    make_folder(place, itself=True)
+        refuse("--dtype int8: a model is exported from float32; to write it in int8 give --int8")
+    prepare_output(place, itself=True)
     bundle = load(name, "cpu", dtype)
     from patchword.api import exports
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.inputs import load
-from patchword.cli.language_tables import headed
+from patchword.cli.language_tables import title_with_caveat
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -34,13 +34,13 @@ from patchword.cli.options import (
 from patchword.cli.output import (
     emit,
     finish,
-    good,
-    make_folder,
     one_by_one,
+    prepare_output,
     print_saved,
     progress,
+    refuse,
     screen,
-    wrong,
+    successes,
 )
 from patchword.cli.pictures import SaveOption, common_scale, pictures
 from patchword.cli.texts import FUNCTION_WORDS, images_then_texts, no_texts, read_list
@@ -129,10 +129,10 @@ def heatmap(
     if not texts and like is None and method != "rollout":
         no_texts("texts", "--text")
     if same_scale and (own_scale or words):
-        wrong("--same-scale is one scale for all; leave out --own-scale and --words, or that")
+        refuse("--same-scale is one scale for all; leave out --own-scale and --words, or that")
     known(colours or MAP)
     targets = pictures(files, save, "heatmap")
-    make_folder(next(iter(targets.values())))  # without --save too
+    prepare_output(next(iter(targets.values())))  # without --save too
     others = None if negatives is None else read_list([negatives], split=True)
     point = place(like)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
@@ -153,9 +153,9 @@ def heatmap(
     each = one_by_one(files, run)
     failed: list[ImageError] = []
     later: list[tuple[list[Heatmap], str, Path]] = []
-    for name, maps in good(each, len(files), "heatmap", failed, as_json):
+    for name, maps in successes(each, len(files), "heatmap", failed, as_json):
         parts = [content(found, texts) for found in maps]
-        title = headed(bundle, name)
+        title = title_with_caveat(bundle, name)
         for part in parts:
             for record in records(part) if as_json else ():
                 emit({"image": str(name), **record})

@@ -13,12 +13,12 @@ from patchword.atomic_write import write
 from patchword.cli.output import (
     check_save,
     emit,
+    heading_and_names,
     notes,
+    picture_title,
     print_saved,
+    refuse,
     screen,
-    shortened,
-    titled,
-    wrong,
 )
 from patchword.errors import ImageError
 from patchword.scope import UNLIKE, current
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Found:
+class QueryHits:
     """What one query found. title: of its pictures; query: its words, where there are several."""
 
     title: str
@@ -45,7 +45,7 @@ class Found:
     first: int = 1  # rank of the first answer
 
 
-def print_hits(found: Sequence[Found], failed: list[ImageError], as_json: bool) -> None:
+def print_hits(found: Sequence[QueryHits], failed: list[ImageError], as_json: bool) -> None:
     """A table for each query, or JSON Lines with those of `failed` that are not among the hits
     first."""
     from patchword.index.members import gone
@@ -77,10 +77,10 @@ def _record(
     return found | match | {"modified": each.hit.modified.isoformat(), "id": each.hit.id} | since
 
 
-def hits_table(found: Found, lost: Collection[str]) -> Table:
+def hits_table(found: QueryHits, lost: Collection[str]) -> Table:
     """Rank, match where hits were reranked, cosine and path of each hit; lost: those whose files
     are gone."""
-    heading, names = shortened(from_here([each.hit.path for each in found.answers]))
+    heading, names = heading_and_names(from_here([each.hit.path for each in found.answers]))
     match = ("match",) * found.reranked
     out = table("", *match, "cosine", heading, right=("", "match", "cosine"))
     for rank, (each, name) in enumerate(zip(found.answers, names, strict=True), start=found.first):
@@ -106,7 +106,7 @@ def from_here(paths: list[str]) -> list[str]:
 
 
 def save_hits(
-    found: Sequence[Found], path: Path, model: Model, texts: Sequence[str | None]
+    found: Sequence[QueryHits], path: Path, model: Model, texts: Sequence[str | None]
 ) -> list[ImageError]:
     """The hits of each query as a picture, or as a page with a part for each; the errors of those
     whose file is gone since or cannot be opened, in whose place an empty picture stands. texts: of
@@ -126,14 +126,14 @@ def save_hits(
         sections = (
             html_page.cards(cards, name * several) for cards, name in zip(each, titles, strict=True)
         )
-        write(path, html_page.pieces(title, titled(model), sections))
+        write(path, html_page.pieces(title, picture_title(model), sections))
     else:
         pictures = [
             plots.search_panel(
                 [np.asarray(card.picture) for card in cards],
                 [card.title for card in cards],
                 [card.note for card in cards],
-                titled(model, name),
+                picture_title(model, name),
             )
             for cards, name in zip(each, titles, strict=True)
         ]
@@ -143,7 +143,7 @@ def save_hits(
 
 
 def _cards(
-    one: Found, text: str | None, model: Model, page: bool, failed: list[ImageError]
+    one: QueryHits, text: str | None, model: Model, page: bool, failed: list[ImageError]
 ) -> list[Card]:
     """A card for each hit of a query, for a page or a picture; the errors of those that cannot be
     opened are added to `failed`. text: of which a heatmap is drawn over each."""
@@ -152,7 +152,7 @@ def _cards(
     out = []
     for rank, each in enumerate(one.answers, start=one.first):
         match = "" if each.probability is None else f" · {matched(each.probability)}"
-        photo, error = shown(each.hit.path, model, text)
+        photo, error = load_picture(each.hit.path, model, text)
         failed += [error] if error else []
         name = Path(each.hit.path).name + (" (cannot be opened)" if error else "")
         unlike = f" · {UNLIKE}" * (each.hit.outside and page)
@@ -176,7 +176,7 @@ def check_page(path: Path | None) -> None:
     """Refuse, before any work is done, a name that is not of a page."""
     check_save(path, pages=True)
     if path is not None and path.suffix.lower() != ".html":
-        wrong(f"--save {path}: the name must end in .html")
+        refuse(f"--save {path}: the name must end in .html")
 
 
 def save_groups(
@@ -190,7 +190,7 @@ def save_groups(
     for heading, members in groups:
         items = []
         for each in members:
-            photo, error = shown(each.path, model)
+            photo, error = load_picture(each.path, model)
             failed += [error] if error else []
             name = Path(each.path).name
             notes = [each.note, UNLIKE * current().outside(each.path)]
@@ -198,13 +198,13 @@ def save_groups(
             items.append(html_page.Card(photo, name, note, verdict="right" if each.kept else ""))
         bodies.append(html_page.cards(items, heading))
     beware = [f"Beware: {each}." for each in current().remarks()]
-    intro = " ".join([titled(model) + "." * bool(beware), *beware])
+    intro = " ".join([picture_title(model) + "." * bool(beware), *beware])
     write(path, html_page.page(title, intro, bodies))
     print_saved(path)
     return failed
 
 
-def shown(path: str, model: Model, text: str | None = None) -> tuple[Any, ImageError | None]:
+def load_picture(path: str, model: Model, text: str | None = None) -> tuple[Any, ImageError | None]:
     """A photo of an index to draw, with the heatmap of a text over it where one is given; an empty
     one where it cannot be opened, and why."""
     from patchword.index.members import content_or_path

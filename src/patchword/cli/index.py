@@ -20,16 +20,16 @@ from patchword.cli.options import (
     StretchOption,
 )
 from patchword.cli.output import (
-    complain,
     emit,
     finish,
-    make_folder,
     notes,
+    prepare_output,
+    print_error,
     progress,
+    refuse,
     screen,
     stderr,
     warn,
-    wrong,
 )
 from patchword.cli.search import explained
 from patchword.cli.texts import read_list
@@ -165,27 +165,27 @@ def index(
     """
     asked = bool(paths or prune or vectors or metadata or caption or tags)
     if not (asked or repair):
-        wrong(
+        refuse(
             "give files or folders to index, or --prune, --metadata, --caption, --tags, --vectors, "
             "--repair"
         )
     if (reindex or watch or retry) and not paths:
-        wrong("--reindex, --watch and --retry need the files or folders to index")
+        refuse("--reindex, --watch and --retry need the files or folders to index")
     if (vectors is None) != (paths_file is None):
-        wrong("--vectors and --paths belong together")
+        refuse("--vectors and --paths belong together")
     if captioner and not caption:
-        wrong("--captioner needs --caption")
+        refuse("--captioner needs --caption")
     if ray and (watch or vectors or not paths):
-        wrong(
+        refuse(
             "--ray embeds the files or folders that are given; it goes without --watch, --vectors"
         )
     if ray and device != "auto":
-        wrong("--device is for this machine; each worker of --ray takes the GPU that it is given")
+        refuse("--device is for this machine; each worker of --ray takes the GPU that it is given")
     from patchword.api import open_index
     from patchword.index.location import is_remote
 
     if not is_remote(into):
-        make_folder(Path(into), itself=True)
+        prepare_output(Path(into), itself=True)
     store = open_index(into)
     if repair:
         _repair(store, into, as_json)
@@ -220,7 +220,7 @@ def index(
         notes().print(explained(store.explain()))
     if watch and bundle:
         for error in failed:
-            complain(str(error))
+            print_error(str(error))
         _watch(store, into, names, bundle, not no_thumbnails)
     finish(failed, sum(done.counts.values()) - done.counts["not_retried"])
     if done.counts["not_retried"]:
@@ -329,7 +329,7 @@ def _watch(store: Index, into: str, names: list[str], bundle: Model, thumbnails:
                 screen().print(f"{into}: {counted(len(store), 'image')} ({', '.join(said)})")
             new = report.failed[: len(report.failed) - report.not_retried]
             for error in new:
-                complain(str(error))
+                print_error(str(error))
             for folder in change.missing:
                 warn(f"nothing of {folder} is there; its entries stay: --prune removes them")
     except KeyboardInterrupt:

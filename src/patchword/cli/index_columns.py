@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from patchword.cli.inputs import load
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
-from patchword.cli.output import progress, warn, warnings_said
+from patchword.cli.output import progress, show_warnings, warn
 from patchword.errors import ImageError, counted, listed
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def add_tags(store: Index, labels: list[str], bundle: Model) -> None:
     from patchword.tasks.classify import scorer
 
     store.check(bundle)
-    with warnings_said():
+    with show_warnings():
         score = scorer(bundle, labels, multi_label=True)
     todo = store.empty("tags")
     with progress("tag", len(todo)) as advance:

@@ -13,7 +13,7 @@ import typer
 from patchword import cache
 from patchword.cli.inputs import load
 from patchword.cli.options import EMBEDDED
-from patchword.cli.output import finish, notes, progress, wrong
+from patchword.cli.output import finish, notes, progress, refuse
 from patchword.cli.program import command
 from patchword.errors import ImageError, PatchwordError, counted
 
@@ -59,9 +59,9 @@ def index_and_model(
     from patchword.index import open_index
 
     if not index:  # as of a variable of the shell that is not set; Path("") is the current folder
-        wrong("the name of the index is empty")
+        refuse("the name of the index is empty")
     if why := dangling(index):
-        wrong(f"{index}: {why}")
+        refuse(f"{index}: {why}")
     folder = Path(index)
     if folder.is_dir() and not any(folder.glob("*.lance")):
         bundle = load(model or EMBEDDED, device, dtype or "float32")

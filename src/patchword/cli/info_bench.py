@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchword.cli.output import emit, notes, progress, screen, wrong
+from patchword.cli.output import emit, notes, progress, refuse, screen
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def chosen(photos: str | None) -> tuple[list[str], list[str] | None]:
     place = photos or str(Path(__file__).parents[1] / "assets" / "samples")
     names = find_images(place)
     if len(names) < 4:
-        wrong(f"{place} holds {len(names)} photos; --bench compares four or more")
+        refuse(f"{place} holds {len(names)} photos; --bench compares four or more")
     if not photos:
         return names[:MOST], None
     measured = names[::2]

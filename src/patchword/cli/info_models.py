@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.cli.info_bench import bench as measured
-from patchword.cli.inputs import load, named_once
+from patchword.cli.inputs import load, model_name
 from patchword.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -17,7 +17,7 @@ from patchword.cli.options import (
     ModelArgument,
     ModelTooOption,
 )
-from patchword.cli.output import emit, notes, screen, wrong
+from patchword.cli.output import emit, notes, refuse, screen
 from patchword.errors import PatchwordError
 from patchword.show.terminal_table import table
 
@@ -61,11 +61,11 @@ def info(
     (norms, activations, softmax) is not counted.
     """
     if photos and not bench:
-        wrong("--photos is for --bench")
-    bundle = load(named_once(source, model), device, dtype)
+        refuse("--photos is for --bench")
+    bundle = load(model_name(source, model), device, dtype)
     if bench:
         if bundle.engine.name != "torch" or dtype != "float32":
-            wrong("--bench runs every engine of the model itself: leave out --engine and --dtype")
+            refuse("--bench runs every engine of the model itself: leave out --engine and --dtype")
         measured(bundle, photos, as_json)
         return
     if as_json:

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchword.cli.checkpoint_options import chosen
-from patchword.cli.member_images import Held, Source
+from patchword.cli.checkpoint_options import active_options
+from patchword.cli.member_images import Source, UnpackedImage
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
-from patchword.cli.output import warnings_said, wrong
+from patchword.cli.output import refuse, show_warnings
 from patchword.errors import ImageError, PatchwordError
 from patchword.imports import uncollected
 
@@ -44,16 +44,16 @@ def load(
     with uncollected():
         from patchword import api
 
-    how: dict[str, Any] = {**options, **chosen.get().of(model)}
+    how: dict[str, Any] = {**options, **active_options.get().of(model)}
     opened = api.load_for_texts if texts_alone else api.load
     bundle = opened(model, device=device, dtype=dtype, **how)
     return bundle.opening(stretch, max_pixels, squash=squash)
 
 
-def named_once(argument: str | None, option: str | None) -> str:
+def model_name(argument: str | None, option: str | None) -> str:
     """The model that the argument [MODEL] or --model names, by default the embedded one."""
     if argument and option:
-        wrong("give the model once")
+        refuse("give the model once")
     return argument or option or EMBEDDED
 
 
@@ -63,7 +63,7 @@ def model_and_path(arguments: Sequence[str], model: str | None, usage: str) -> t
     alone = len(arguments) == 1 and not model and arguments[0] in (EMBEDDED, EMBEDDED_BLIP)
     forgotten = alone and not os.path.exists(arguments[0])  # the path, behind a model
     if len(arguments) > 2 or (len(arguments) == 2 and model) or forgotten:
-        wrong(f"give one model and one {usage}")
+        refuse(f"give one model and one {usage}")
     return arguments[0] if len(arguments) == 2 else model or EMBEDDED, Path(arguments[-1])
 
 
@@ -87,7 +87,7 @@ def expand(names: Sequence[str]) -> list[Source]:
     tars = {os.path.realpath(name) for name in every if is_tar(name)}
     for name in every:
         if name == STDIN:
-            found.append(Held("stdin", sys.stdin.buffer.read))
+            found.append(UnpackedImage("stdin", sys.stdin.buffer.read))
         else:
             found += _inside(name, unlisted, skipped, tars)
     found += [error.image for error in unlisted]  # opening them fails again
@@ -101,7 +101,7 @@ def check_beside(place: Path, given: Iterable[str]) -> None:
     """Refuse a folder for results, pictures among them, inside a folder of images."""
     for folder in filter(os.path.isdir, given):
         if place.resolve().is_relative_to(os.path.realpath(folder)):
-            wrong(
+            refuse(
                 f"{place}: lies in {folder}, where the next run would take its pictures for "
                 "photos; give a folder beside it"
             )
@@ -112,7 +112,7 @@ def files_and_folders(names: Sequence[str]) -> list[str]:
     out: list[str] = []
     for name in _named(names):
         if name == STDIN:
-            wrong(f"{name}: an index holds files; save the image as a file first")
+            refuse(f"{name}: an index holds files; save the image as a file first")
         out += _globbed(name)
     return out
 
@@ -128,16 +128,16 @@ def _named(names: Sequence[str]) -> list[str]:
 
     out: list[str] = []
     if "" in names:
-        wrong("an empty name is given among the images; leave it out, or name a file")
+        refuse("an empty name is given among the images; leave it out, or name a file")
     for name in names:
         if not name.startswith("@") or os.path.exists(name):
             out.append(name)
             continue
         if not os.path.exists(name[1:]):
-            wrong(f"{name}: no such file")
+            refuse(f"{name}: no such file")
         out += list_lines(name[1:])
     if out.count(STDIN) > 1:
-        wrong("standard input holds one image: give - once")
+        refuse("standard input holds one image: give - once")
     return out
 
 
@@ -169,13 +169,15 @@ def _members(path: str) -> list[Source]:
                 name = f"{path}/{member.name}"
                 whole = partial(tar.read, member)
                 found.append(
-                    Held(name, partial(_fail, name, member.fault) if member.fault else whole)
+                    UnpackedImage(
+                        name, partial(_fail, name, member.fault) if member.fault else whole
+                    )
                 )
     except (DamagedError, PatchwordError) as error:
         reason = str(error).removeprefix(f"{path}: ").removeprefix("cannot be read: ")
         said = f"damaged: {reason}; what stands before is read"
         said = said if found else f"not a tar that can be read: {reason}"
-        found.append(Held(path, partial(_fail, path, said)))
+        found.append(UnpackedImage(path, partial(_fail, path, said)))
     return found
 
 
@@ -186,5 +188,5 @@ def _fail(name: str, reason: str) -> bytes:
 def embed_texts(bundle: Model, texts: Sequence[str], long_text: str) -> NDArray[Any]:
     """Unit vectors (N, D); a text that is cut gives a warning on stderr, with the option that
     avoids it."""
-    with warnings_said(KEEP_ALL):
+    with show_warnings(KEEP_ALL):
         return bundle.embed_texts(texts, long_text=long_text)

@@ -24,7 +24,7 @@ from patchword.cli.options import (
     StretchOption,
     SubjectOption,
 )
-from patchword.cli.output import make_folder, notes, print_saved, progress, wrong
+from patchword.cli.output import notes, prepare_output, print_saved, progress, refuse
 from patchword.errors import ImageError
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def inspect(
     photos are rejected in the mean; with fewer the threshold is not calibrated, and that is said.
     """
     if fitted is None and not without_good and len(photos) < 2:
-        wrong(
+        refuse(
             "give a folder of good photos, and then the images to inspect; where there are no good "
             "photos: --without-good --method mutual, or winclip"
         )
@@ -188,20 +188,20 @@ def inspect(
         "exact": False if one_pass else None,
     }  # fmt: skip
     if one_pass and not fitted and method != "winclip":
-        wrong(f"--one-pass is of winclip, not of {method or 'memory'}")
+        refuse(f"--one-pass is of winclip, not of {method or 'memory'}")
     flags = [by_folder or None, without_good or None]
     fresh = [save_fitted, method, calibration, *flags, *own.values()]
     if fitted and any(value is not None for value in fresh):
-        wrong(
+        refuse(
             "--fitted stands for GOOD, --without-good, --calibration, --by-folder, --method and "
             "its options"
         )
     if false_discoveries is not None and not 0 < false_discoveries < 1:
-        wrong(f"--false-discoveries {false_discoveries:g}: it is a share, between 0 and 1")
+        refuse(f"--false-discoveries {false_discoveries:g}: it is a share, between 0 and 1")
     if false_discoveries is not None and threshold is not None:
-        wrong("--false-discoveries judges by p-values, --threshold does not; give one of them")
+        refuse("--false-discoveries judges by p-values, --threshold does not; give one of them")
     for place in (save, save_fitted):
-        make_folder(place, itself=True)
+        prepare_output(place, itself=True)
     if save:
         check_beside(save, [*photos, *(calibration or ())])
     if save_fitted:

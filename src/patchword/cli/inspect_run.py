@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
-from patchword.cli.dark_images import Dark
+from patchword.cli.dark_images import DarkImages
 from patchword.cli.inspect_table import marked, summary, verdicts
 from patchword.cli.member_images import Source
-from patchword.cli.output import complain, emit, notes, print_saved, progress, screen, stderr
+from patchword.cli.output import emit, notes, print_error, print_saved, progress, screen, stderr
 from patchword.cli.pictures import maps_of, stem
 from patchword.errors import DarkWarning, ImageError, ImageWarning
 from patchword.visible_area import current as sights
@@ -82,7 +82,7 @@ class Run:
     @contextmanager
     def _noted(self) -> Iterator[None]:
         """Warnings of the photos are shown as before, and are remarks of the page too."""
-        dark, before = Dark(), warnings.showwarning
+        dark, before = DarkImages(), warnings.showwarning
 
         def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             text = str(message)
@@ -116,13 +116,13 @@ class Run:
         for sentence in filter(None, [said, *meant, *self.remarks]):
             notes().print(sentence)
         for error in self.failed:
-            complain(str(error))
+            print_error(str(error))
         if self.failed:
             stderr().print(self._failures(len(self.sources) - done))
         if check and any(row.get("rejected") for row in self.rows):
             raise typer.Exit(3)
         if check and any(row.get("rejected", False) is None for row in self.rows):
-            complain("--check: there are photos without a verdict")
+            print_error("--check: there are photos without a verdict")
             raise typer.Exit(2)
         if self.failed:
             raise typer.Exit(1 if done else 2)

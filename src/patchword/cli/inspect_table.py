@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from patchword.cli.output import shortened
+from patchword.cli.output import heading_and_names
 from patchword.errors import counted
 from patchword.show.plain_number import plain
 from patchword.show.terminal_table import table
@@ -38,7 +38,7 @@ def verdicts(rows: Sequence[dict[str, Any]]) -> Table:
     from patchword.inspect.result import in_words
 
     done = sorted((row for row in rows if "error" not in row), key=lambda row: -row["score"])
-    heading, names = shortened([row["path"] for row in done])
+    heading, names = heading_and_names([row["path"] for row in done])
     last = "boxes: largest"
     calibrated = any(row["p_value"] is not None for row in done)
     column = ("p-value",) * calibrated

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword.atomic_write import write
-from patchword.cli.output import print_saved, shortened, titled
+from patchword.cli.output import heading_and_names, picture_title, print_saved
 from patchword.scope import UNLIKE, current
 from patchword.show.percent import share
 from patchword.show.terminal_table import table
@@ -31,7 +31,7 @@ SHOWN_ANSWERS = 5  # of a ranking, in a table and a picture
 
 def captions_table(results: list[tuple[Source, Caption]]) -> Table:
     """A row per caption, the image's name at its first."""
-    heading, names = shortened([name for name, _ in results])
+    heading, names = heading_and_names([name for name, _ in results])
     out = table(heading, "caption", "log probability", right=("log probability",))
     for name, (_, first) in zip(names, results, strict=True):
         written: list[Caption] = [first, *first.others]
@@ -61,7 +61,7 @@ def rejection(scores: list[Score], reject: float | None, model: str) -> str:
 def answers_table(questions: list[str], results: list[tuple[Source, list[Answer]]]) -> Table:
     """A row per question, or per candidate answer, the best first; with several images a column
     that names them."""
-    heading, names = shortened([name for name, _ in results])
+    heading, names = heading_and_names([name for name, _ in results])
     several = (heading,) * (len(results) > 1)
     out = table(*several, "question", "answer", "probability", right=("probability",))
     for name, (_, found) in zip(names, results, strict=True):
@@ -78,7 +78,7 @@ def matches_table(results: list[tuple[Source, Match]], texts: list[str]) -> Tabl
     """A row per pair, each image's texts in order of their match."""
     from rich.text import Text
 
-    heading, names = shortened([name for name, _ in results])
+    heading, names = heading_and_names([name for name, _ in results])
     out = table(heading, "text", "match", "cosine", right=("match", "cosine"))
     for name, (_, found) in zip(names, results, strict=True):
         rows = sorted(rows_of(found, texts), key=lambda row: -row[1])
@@ -113,7 +113,7 @@ def save_matrices(
     print_saved(path)
 
 
-def both(cosines: NDArray[Any], probabilities: NDArray[Any], model: str) -> list[Titled]:
+def match_matrices(cosines: NDArray[Any], probabilities: NDArray[Any], model: str) -> list[Titled]:
     """Cosines and match probabilities of images and texts, with titles."""
     name = Path(model).name
     return [(f"{name}: cosine of the vectors (ITC)", cosines), (f"{name}: {ITM}", probabilities)]
@@ -130,7 +130,7 @@ def save_answers(
     pictures = []
     for name, found in results:
         rows = [(a.text, None if a.declined else a.probability, _bars(a)) for a in found]
-        title = headed(bundle, name)
+        title = title_with_caveat(bundle, name)
         photo = bundle.opener(name, at_least=SIDE)
         pictures.append(answers_picture(photo, questions, rows, title))
     plots.save(side_by_side(pictures), path)
@@ -156,9 +156,11 @@ def save_scores(
     ]
     if path.suffix.lower() == ".html":
         items = [html_page.Card(*each) for each in zip(photos, names, notes, bars, strict=True)]
-        write(path, html_page.page("Which words fit", titled(bundle), [html_page.cards(items)]))
+        write(
+            path, html_page.page("Which words fit", picture_title(bundle), [html_page.cards(items)])
+        )
     else:
-        plots.save(plots.classify_panel(photos, bars, names, titled(bundle), notes), path)
+        plots.save(plots.classify_panel(photos, bars, names, picture_title(bundle), notes), path)
     print_saved(path)
 
 
@@ -169,16 +171,16 @@ def save_captions(results: list[tuple[Source, Caption]], path: Path, bundle: Mod
     photos = [bundle.opener(name, at_least=plots.TILE) for name, _ in results]
     if path.suffix.lower() == ".html":
         cards = [
-            html_page.Card(photo, found.text, noted(name))
+            html_page.Card(photo, found.text, name_with_caveat(name))
             for photo, (name, found) in zip(photos, results, strict=True)
         ]
-        write(path, html_page.page("Captions", titled(bundle), [html_page.cards(cards)]))
+        write(path, html_page.page("Captions", picture_title(bundle), [html_page.cards(cards)]))
     else:
         tiles = [
             plots.Tile(photo, f"{Path(str(name)).name}: {found.text}", caveat(name))
             for photo, (name, found) in zip(photos, results, strict=True)
         ]
-        plots.save(plots.panel(tiles, titled(bundle)), path)
+        plots.save(plots.panel(tiles, picture_title(bundle)), path)
     print_saved(path)
 
 
@@ -192,12 +194,12 @@ def caveat(name: Source | Path) -> str:
     return UNLIKE if current().outside(str(name)) else ""
 
 
-def headed(bundle: Model, name: Source) -> str:
+def title_with_caveat(bundle: Model, name: Source) -> str:
     """The title of a picture of one image, with its caveat as a remark."""
-    return "\n".join(filter(None, [titled(bundle, Path(str(name)).name), caveat(name)]))
+    return "\n".join(filter(None, [picture_title(bundle, Path(str(name)).name), caveat(name)]))
 
 
-def noted(name: Source) -> str:
+def name_with_caveat(name: Source) -> str:
     """An image's name, with its caveat."""
     return " · ".join(filter(None, [Path(str(name)).name, caveat(name)]))
 

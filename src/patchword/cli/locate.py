@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.inputs import load
-from patchword.cli.language_tables import headed
+from patchword.cli.language_tables import title_with_caveat
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -31,12 +31,12 @@ from patchword.cli.options import (
 from patchword.cli.output import (
     emit,
     finish,
-    good,
     one_by_one,
     print_saved,
     progress,
+    refuse,
     screen,
-    wrong,
+    successes,
 )
 from patchword.cli.pictures import pictures
 from patchword.cli.texts import images_then_texts, no_texts, read_list
@@ -106,7 +106,7 @@ def locate(
 
     failed: list[ImageError] = []
     each = one_by_one(files, run)
-    for name, found in good(each, len(files), "locate", failed, as_json):
+    for name, found in successes(each, len(files), "locate", failed, as_json):
         for region in found.regions if as_json else ():
             scores = {"score": region.score} | ({"crop": region.crop} if given else {})
             where = {"box": list(region.box), "area": region.area}
@@ -116,7 +116,7 @@ def locate(
         if not as_json:
             screen().print(regions_table(str(name) if len(files) > 1 else "", found))
         if save:
-            plots.save(found.picture(headed(bundle, name)), targets[name])
+            plots.save(found.picture(title_with_caveat(bundle, name)), targets[name])
             print_saved(targets[name])
     finish(failed, len(files) - len(failed))
 
@@ -125,7 +125,7 @@ def corners(box: str) -> list[int]:
     """ "10,20,30,40" as numbers."""
     parts = box.split(",")
     if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
-        wrong(f"--box {box}: it is x1,y1,x2,y2 in pixels, such as 10,20,110,90")
+        refuse(f"--box {box}: it is x1,y1,x2,y2 in pixels, such as 10,20,110,90")
     return [int(part) for part in parts]
 
 

@@ -11,7 +11,7 @@ from threading import Lock
 _ONE = Lock()  # images are opened by several threads, into one folder
 
 
-class Held(os.PathLike[str]):
+class UnpackedImage(os.PathLike[str]):
     """An image inside something else: a member of a tar, or the bytes of standard input. When it is
     opened, it is written to a temporary folder, which is deleted when the program ends."""
 
@@ -33,7 +33,7 @@ class Held(os.PathLike[str]):
         return self._path
 
 
-Source = str | Held  # an image, as tasks and `images.open` take it; its name is str()
+Source = str | UnpackedImage  # an image, as tasks and `images.open` take it; its name is str()
 
 
 @cache

@@ -22,8 +22,8 @@ from urllib.parse import unquote
 
 import typer
 
-from patchword.cli.broken_pipe import console, live, saving, unread
-from patchword.cli.dark_images import Dark
+from patchword.cli.broken_pipe import active_progress, console, handle_closed_pipe, saves_result
+from patchword.cli.dark_images import DarkImages
 from patchword.errors import (
     DarkWarning,
     ImageError,
@@ -77,7 +77,7 @@ def warn(message: str) -> None:
 
 
 @contextmanager
-def warnings_said(
+def show_warnings(
     advice: str = "",
     console: Console | None = None,
     once: bool = False,
@@ -88,7 +88,7 @@ def warnings_said(
     was skipped in folders is said at the end, and of dark images all but the first in any case."""
     said = console or stderr()
     skipped: list[str] = []
-    dark = Dark()
+    dark = DarkImages()
 
     def say(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         text = str(message)
@@ -97,7 +97,7 @@ def warnings_said(
         if last and issubclass(category, SkippedFilesWarning):
             skipped.append(text)
         elif not issubclass(category, DarkWarning) or dark.is_first(text):
-            said.print(f"warning: {as_typed(text)}")
+            said.print(f"warning: {adapt_advice(text)}")
 
     with warnings.catch_warnings():
         if once:
@@ -113,14 +113,14 @@ def warnings_said(
                 said.print(f"warning: {text}")
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """One error on stderr."""
     from rich.text import Text
 
-    stderr().print(Text("error: ", style="bold red") + Text(printable(as_typed(message))))
+    stderr().print(Text("error: ", style="bold red") + Text(printable(adapt_advice(message))))
 
 
-def as_typed(message: str) -> str:
+def adapt_advice(message: str) -> str:
     """A message whose advice is for Python, with the options of the command line instead."""
     message = _LOAD.sub(r"-m \1", message)
     return _OPTION.sub(lambda m: f"--{m[1].replace('_', '-')} {m[2]}", message)
@@ -135,7 +135,7 @@ def emit(record: dict[str, Any]) -> None:
     record |= sights().record(name)
     if outside().outside(name):
         record["outside"] = True
-    with readers():
+    with handling_broken_pipe():
         if table:
             table.write(record)
         else:
@@ -199,15 +199,15 @@ rows: ContextVar[Rows | None] = ContextVar("rows", default=None)  # where --csv 
 
 
 @contextmanager
-def readers() -> Iterator[None]:
+def handling_broken_pipe() -> Iterator[None]:
     """Where nobody reads stdout any more (`| head`), what `unread` says is done."""
     try:
         yield
     except BrokenPipeError:
-        unread(sys.stdout)
+        handle_closed_pipe(sys.stdout)
 
 
-def wrong(message: str) -> NoReturn:
+def refuse(message: str) -> NoReturn:
     """Wrong usage: the message, exit code 2."""
     raise typer.BadParameter(message)
 
@@ -221,12 +221,12 @@ def check_save(path: Path | None, pages: bool = False, images: Sequence[Source] 
     Image.init()
     suffix = path.suffix.lower()
     if not (pages and suffix == ".html") and Image.EXTENSION.get(suffix) not in Image.SAVE:
-        wrong(f"--save {path}: the name must end in {PICTURES}{' or .html' if pages else ''}")
-    spare([path], images)
-    make_folder(path)
+        refuse(f"--save {path}: the name must end in {PICTURES}{' or .html' if pages else ''}")
+    refuse_overwriting([path], images)
+    prepare_output(path)
 
 
-def spare(results: Iterable[Path | None], images: Sequence[Source]) -> None:
+def refuse_overwriting(results: Iterable[Path | None], images: Sequence[Source]) -> None:
     """Refuse to write a result over one of the images that the command reads."""
     from patchword.images.pages import split
 
@@ -235,7 +235,7 @@ def spare(results: Iterable[Path | None], images: Sequence[Source]) -> None:
     kept = {_identity(path) for path in read} - {None}
     for path in written:
         if _identity(path) in kept:
-            wrong(f"{path}: is one of the images, and would be overwritten; give another name")
+            refuse(f"{path}: is one of the images, and would be overwritten; give another name")
 
 
 def _identity(path: str | Path) -> tuple[int, int] | None:
@@ -245,16 +245,16 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
         return None
 
 
-def make_folder(path: Path | None, itself: bool = False) -> None:
+def prepare_output(path: Path | None, itself: bool = False) -> None:
     """Make the folder that a file will be written in, and say so; refuse a place where nothing can
     be written. Before any work is done. itself: the result is a folder, which may be there."""
     if path is None:
         return
-    saving.set(True)
+    saves_result.set(True)
     if path.is_dir() and not itself:
-        wrong(f"{path}: a folder; give a file in it")
+        refuse(f"{path}: a folder; give a file in it")
     if path.is_file() and itself:
-        wrong(f"{path}: a file; give a folder, or another name")
+        refuse(f"{path}: a file; give a folder, or another name")
     new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -264,12 +264,12 @@ def make_folder(path: Path | None, itself: bool = False) -> None:
     except OSError as error:
         there = path.parent.is_dir()
         why = "nothing can be written there" if there else "its folder cannot be made"
-        wrong(f"{path}: {why}: {error.strerror}")
+        refuse(f"{path}: {why}: {error.strerror}")
     if new:
         notes().print(f"made folder {path.parent}")
 
 
-def titled(bundle: Model, *words: str) -> str:
+def picture_title(bundle: Model, *words: str) -> str:
     """The title of a picture: what it is of, and the model."""
     return " · ".join([*words, f"model {Path(bundle.name).name}"])
 
@@ -285,7 +285,7 @@ def progress(words: str, total: int | None = None) -> Iterator[Callable[[int, in
     while another runs is drawn below it."""
     from rich import progress as bars
 
-    if outer := live.get():
+    if outer := active_progress.get():
         within = outer.add_task(words, total=total)
         try:
             yield lambda done, all_of: outer.update(within, completed=done, total=all_of)
@@ -305,14 +305,14 @@ def progress(words: str, total: int | None = None) -> Iterator[Callable[[int, in
         *columns, console=notes(), transient=True, disable=hidden, redirect_stdout=beside
     ) as bar:
         task = bar.add_task(words, total=total)
-        live.set(None if hidden else bar)
+        active_progress.set(None if hidden else bar)
         try:
             yield lambda done, all_of: bar.update(task, completed=done, total=all_of)
         finally:
-            live.set(None)
+            active_progress.set(None)
 
 
-def good(
+def successes(
     each: Iterable[tuple[object, T | ImageError]],
     total: int,
     words: str,
@@ -349,7 +349,7 @@ def finish(failed: Sequence[ImageError], done: int, as_json: bool = False) -> No
     """Name each failure on stderr; exit code 1 when there is one, 2 when nothing was done. as_json:
     print records of them, where that was not done on the way."""
     for number, error in enumerate(failed):
-        complain(with_near_file(error) if number < SHOWN else str(error))
+        print_error(with_near_file(error) if number < SHOWN else str(error))
         if as_json:
             emit({"image": error.image, "error": error.reason})
     if failed:
@@ -384,7 +384,7 @@ def near_file(path: str) -> str:
     return f" (do you mean {os.path.join(folder, near[0])}{form}?)"
 
 
-def shortened(sources: Sequence[Source]) -> tuple[str, list[str]]:
+def heading_and_names(sources: Sequence[Source]) -> tuple[str, list[str]]:
     """A heading that names the folder that all paths share, and the paths from there."""
     paths = [one_line(str(source)) for source in sources]
     kinds = {os.path.isabs(path) for path in paths}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from patchword.cli.output import Rows, quiet, rows, wrong
+from patchword.cli.output import Rows, quiet, refuse, rows
 from patchword.scope.remarks import BRIEF
 from patchword.visible_area import Remedies, current
 
@@ -96,7 +96,7 @@ def with_output_options(command: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         given = {name: values.pop(name) for name in names}
         if given.get("as_csv") and values["as_json"]:
-            wrong("give --json or --csv")
+            refuse("give --json or --csv")
         values |= {"as_json": True} if given.get("as_csv") else {}
         current().remedies = _remedies(set(own.parameters))
         tiled = any(values.get(name) for name in ("tiles", "tile_size", "each_tile"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.member_images import Source
-from patchword.cli.output import check_save, spare
+from patchword.cli.output import check_save, refuse_overwriting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ def pictures(
         while place in out.values():  # images of the same name in several folders
             place, number = folder / f"{name}-{number}{end}", number + 1
         out[file] = place
-    spare(out.values(), () if names else files)
+    refuse_overwriting(out.values(), () if names else files)
     return out
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.atomic_write import write
-from patchword.cli.inputs import load, model_and_path, named_once
+from patchword.cli.inputs import load, model_and_path, model_name
 from patchword.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -19,7 +19,7 @@ from patchword.cli.options import (
     ModelArgument,
     ModelTooOption,
 )
-from patchword.cli.output import emit, make_folder, print_saved, screen
+from patchword.cli.output import emit, prepare_output, print_saved, screen
 from patchword.errors import PatchwordError
 from patchword.show.terminal_table import table
 
@@ -45,8 +45,8 @@ def receipt(
     Two test cards and some texts go through its preprocessing and tokenizer, exact noise and the
     texts' ids through its towers.
     """
-    name = named_once(source, model)
-    make_folder(out)
+    name = model_name(source, model)
+    prepare_output(out)
     bundle = load(name, device, dtype)
     from patchword import receipts
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchword.cli.hits import Found, print_hits, save_hits
+from patchword.cli.hits import QueryHits, print_hits, save_hits
 from patchword.cli.indexes import (
     IndexArgument,
     OwnDtypeOption,
@@ -33,9 +33,9 @@ from patchword.cli.output import (
     finish,
     notes,
     progress,
+    refuse,
+    show_warnings,
     warn,
-    warnings_said,
-    wrong,
 )
 from patchword.cli.texts import read_list
 from patchword.errors import IndexStoreError, counted
@@ -141,14 +141,14 @@ def search(
     matching head reorders the best hits by the probability that image and query belong together.
     """
     if words and text is not None:
-        wrong("give the words to look for once")
+        refuse("give the words to look for once")
     queries = _queries([*(words or []), *([] if text is None else [text])])
     _check(queries, image, rerank, reranker, heatmap, heatmap and not save)
     _check_weights((text_weight, image_weight, without_weight), bool(image), bool(without))
     picture = _only(image) if image else None
     check_save(save, pages=True, images=[picture] if picture else ())
     if save and save.suffix.lower() != ".html" and len(queries) > PICTURED:
-        wrong(f"--save {save}: {len(queries):,} searches are no picture; save a page (.html)")
+        refuse(f"--save {save}: {len(queries):,} searches are no picture; save a page (.html)")
     from patchword.tasks.match import matcher
 
     words_alone = not (image or rerank or heatmap)
@@ -191,14 +191,14 @@ def _spare_photos(save: Path, store: Index) -> None:
 
     with suppress(IndexStoreError):  # no such photo
         store.rows([id_of(os.path.abspath(save))], ["path"])
-        wrong(f"--save {save}: a photo of the index would be overwritten; give another name")
+        refuse(f"--save {save}: a photo of the index would be overwritten; give another name")
 
 
 def _only(name: str) -> Source:
     """The one image that --image names, in any of the ways of `expand`."""
     found = expand([name])
     if len(found) > 1:
-        wrong(f"--image {name}: {counted(len(found), 'image')}; give one")
+        refuse(f"--image {name}: {counted(len(found), 'image')}; give one")
     return found[0]
 
 
@@ -206,7 +206,7 @@ def _queries(words: list[str]) -> list[str]:
     """The words to look for; the lines of a file of "@FILE"."""
     text = " ".join(words)
     if words and not text.strip():
-        wrong("the words to look for are empty")
+        refuse("the words to look for are empty")
     return read_list([text]) if text.startswith("@") else words and [text]
 
 
@@ -219,15 +219,15 @@ def _check(
     unsaved: bool,
 ) -> None:
     if not queries and not image:
-        wrong("give words to look for, or --image")
+        refuse("give words to look for, or --image")
     if reranker and not rerank:
-        wrong("--reranker needs --rerank N, the number of hits to rerank")
+        refuse("--reranker needs --rerank N, the number of hits to rerank")
     if rerank and not queries:
-        wrong("--rerank needs words to look for")
+        refuse("--rerank needs words to look for")
     if heatmap and not queries:
-        wrong("--heatmap draws where words apply: give words to look for")
+        refuse("--heatmap draws where words apply: give words to look for")
     if unsaved:
-        wrong("--heatmap draws over the hits: give --save FILE too")
+        refuse("--heatmap draws over the hits: give --save FILE too")
 
 
 def _check_weights(weights: tuple[float, float, float], image: bool, without: bool) -> None:
@@ -236,7 +236,7 @@ def _check_weights(weights: tuple[float, float, float], image: bool, without: bo
     names = "--text-weight", "--image-weight", "--without-weight"
     for name, given, usual, (there, what) in zip(names, weights, WEIGHTS, has, strict=True):
         if given != usual and not there:
-            wrong(f"{name} needs {what}")
+            refuse(f"{name} needs {what}")
 
 
 def _find(
@@ -246,7 +246,7 @@ def _find(
     query: str | None,
     vector: str | NDArray[Any] | None,
     asked: _Asked,
-) -> Found:
+) -> QueryHits:
     """The answers to one query, given in words and as it is searched."""
     from patchword.images import name_of
     from patchword.tasks.match import Reranked
@@ -254,7 +254,7 @@ def _find(
     # What is reranked is the same on each page, so that no page has a hit of another.
     offset = 0 if asked.rerank else asked.offset
     first = asked.offset - offset
-    with warnings_said(KEEP_ALL):
+    with show_warnings(KEEP_ALL):
         hits = store.search(
             vector, max(first + asked.k, asked.rerank), offset=offset, image=asked.image,
             without=asked.without, text_weight=asked.weights[0], image_weight=asked.weights[1],
@@ -263,13 +263,13 @@ def _find(
         )  # fmt: skip
     answers: list[Reranked[Hit]] = [Reranked(hit, None) for hit in hits]
     if asked.rerank and query:
-        with warnings_said():
+        with show_warnings():
             answers = scorer.rerank(hits, query, asked.rerank)
     shown = None if asked.image is None else name_of(asked.image)
     title = " + ".join(filter(None, [query, shown]))
     title += "".join(f" − {each}" for each in asked.without)
     answers = answers[first : first + asked.k]
-    return Found(title, query or str(shown), answers, asked.rerank > 0, asked.offset + 1)
+    return QueryHits(title, query or str(shown), answers, asked.rerank > 0, asked.offset + 1)
 
 
 def explained(found: Explained) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.cli.inputs import load
-from patchword.cli.language_tables import headed
+from patchword.cli.language_tables import title_with_caveat
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -32,13 +32,13 @@ from patchword.cli.options import (
 from patchword.cli.output import (
     emit,
     finish,
-    good,
     notes,
     one_by_one,
     print_saved,
     progress,
+    refuse,
     screen,
-    wrong,
+    successes,
 )
 from patchword.cli.pictures import pictures
 from patchword.cli.texts import images_then_texts, read_list
@@ -107,7 +107,7 @@ def segment(
 
     files, names = images_then_texts(images, labels, "--labels", split=True)
     if not names:
-        wrong('give labels: --labels "cat, dog"')
+        refuse('give labels: --labels "cat, dog"')
     words = read_list(background, split=True)
     others = None if background is None else [] if words == ["none"] else words
     targets = pictures(files, save, "segments")
@@ -122,14 +122,14 @@ def segment(
 
     failed: list[ImageError] = []
     each = one_by_one(files, run)
-    for name, found in good(each, len(files), "segment", failed, as_json):
+    for name, found in successes(each, len(files), "segment", failed, as_json):
         if as_json:
             emit({"image": str(name), "method": found.method, "labels": list(records(found))})
         else:
             screen().print(shares_table(str(name) if len(files) > 1 else "", found))
         if save:
             target = targets[name]
-            plots.save(found.picture(headed(bundle, name)), target)
+            plots.save(found.picture(title_with_caveat(bundle, name)), target)
             numbers = target.with_name(f"{target.stem}-map.png")
             found.save_map(numbers)
             print_saved(target)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.options import DeviceOption, DtypeOption
-from patchword.cli.output import notes, wrong
+from patchword.cli.output import notes, refuse
 from patchword.errors import PatchwordError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def serve(
         memory=None if memory is None else memory * MIB,
     )  # fmt: skip
     if replicas and not ray:
-        wrong("--replicas needs --ray")
+        refuse("--replicas needs --ray")
     listening = listen(host, port)
     if ray:
         run_replicas(settings, ray, replicas or "1", listening)

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from patchword.cli.inputs import STDIN, expand
 from patchword.cli.member_images import Source
-from patchword.cli.output import near_file, notes, wrong
+from patchword.cli.output import near_file, notes, refuse
 from patchword.errors import PatchwordError
 
 _BETWEEN_LABELS = re.compile("[,，、]")
@@ -47,9 +47,9 @@ def images_then_texts(
         names, said = names[:count], names[count:]
         for text in said:
             if os.path.exists(text):
-                wrong(f"{text} is a file and comes after a text; images come first, then texts")
+                refuse(f"{text} is a file and comes after a text; images come first, then texts")
             if " " not in text and not text.startswith("@") and _is_image(text):
-                wrong(
+                refuse(
                     f"{text}: no such file{near_file(text)}, and it comes after a text; images "
                     "come first, then texts"
                 )
@@ -69,7 +69,7 @@ def _in_quotes(said: list[str], option: str, questions: bool) -> list[str]:
         notes().print(f'taken as one question: "{whole}"; several are written each in quotes')
         return [whole]
     if single and FUNCTION_WORDS & {text.lower() for text in said}:
-        wrong(f'several words that are one text stand in quotes: "{whole}", or {option} "{whole}"')
+        refuse(f'several words that are one text stand in quotes: "{whole}", or {option} "{whole}"')
     return said
 
 
@@ -85,12 +85,12 @@ def read_list(values: Sequence[str] | None, split: bool = False) -> list[str]:
         elif value.strip():
             out.append(value.strip())
         else:
-            wrong("an empty text is given; leave it out, or say something")
+            refuse("an empty text is given; leave it out, or say something")
         if (suffix := os.path.splitext(value)[1]) and not value.startswith("@"):
             if suffix.lower() in _LISTS:
-                wrong(f"{value}: did you mean @{value}, the lines of the file?")
+                refuse(f"{value}: did you mean @{value}, the lines of the file?")
             if os.path.isfile(value):
-                wrong(f"{value} is a file and stands where a text is wanted; images come first")
+                refuse(f"{value} is a file and stands where a text is wanted; images come first")
     return out
 
 
@@ -101,27 +101,27 @@ def _between_commas(value: str) -> list[str]:
     if len(words) > 1 and not words[-1]:
         words.pop()
     if "" in words:
-        wrong(f"an empty text is given: {value!r}; leave it out, or say something")
+        refuse(f"an empty text is given: {value!r}; leave it out, or say something")
     return words
 
 
 def no_texts(what: str, option: str) -> NoReturn:
     """Wrong usage: images alone."""
-    wrong(f"give {what} after the images, each in quotes, or by {option}")
+    refuse(f"give {what} after the images, each in quotes, or by {option}")
 
 
 def _lines(path: str) -> list[str]:
     from patchword.text.lines import list_lines
 
     if not os.path.exists(path):
-        wrong(f"@{path}: no such file")
+        refuse(f"@{path}: no such file")
     try:
         found = list_lines(path)
     except PatchwordError as error:
-        wrong(f"@{error}")
+        refuse(f"@{error}")
     for number, line in enumerate(found, start=1):
         if re.match(r"#(\s|$)", line):
-            wrong(f"@{path}, line {number}: {line!r}: lists have no comments; take it out")
+            refuse(f"@{path}, line {number}: {line!r}: lists have no comments; take it out")
     if hashes := [line for line in found if line.startswith("#")]:
         notes().print(f"@{path}: {hashes[0]!r} is taken as a text; lists have no comments")
     return found
@@ -162,4 +162,4 @@ def _check_bare(names: Sequence[str], said: Sequence[str], option: str) -> None:
         hint = f'a text of several words stands in quotes: {first} "{" ".join(meant)}"'
     else:
         hint = "several are written " + " ".join(f'{first} "{text}"' for text in meant)
-    wrong(f"{', '.join(words)}: no such file; {hint}")
+    refuse(f"{', '.join(words)}: no such file; {hint}")

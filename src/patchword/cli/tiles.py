@@ -64,11 +64,11 @@ class Tiles(Generic[R]):
             yield called, {"image": str(name), "tile": list(box)}, result
 
 
-def tiles_of(tiles: bool, size: int | None, each: bool) -> Tiles[Any]:
+def tile_options(tiles: bool, size: int | None, each: bool) -> Tiles[Any]:
     """The three options; the others imply --tiles."""
     return Tiles(tiles or each or size is not None, size, each)
 
 
-def box_of(box: Box | None) -> dict[str, Any]:
+def box_field(box: Box | None) -> dict[str, Any]:
     """The box of a record, where there is one."""
     return {} if box is None else {"box": list(map(int, box))}

@@ -19,14 +19,14 @@ import typer
 from patchword.cli.inputs import check_beside
 from patchword.cli.options import JsonOption
 from patchword.cli.output import (
-    complain,
     emit,
-    make_folder,
     notes,
+    prepare_output,
+    print_error,
+    refuse,
     screen,
-    warnings_said,
+    show_warnings,
     with_near_file,
-    wrong,
 )
 from patchword.errors import counted
 
@@ -88,7 +88,7 @@ def train(
     if show:
         given = {"--model": model, "--device": device, "--json": as_json}
         if unused := [*(changes or ()), *(name for name, value in given.items() if value)]:
-            wrong(f"--show prints the recipe as it is written: leave out {', '.join(unused)}")
+            refuse(f"--show prints the recipe as it is written: leave out {', '.join(unused)}")
         print(recipes.text(recipe), end="")
         return
     settings = list(changes or ())
@@ -101,7 +101,7 @@ def train(
         folders = [each for each in plan.data if each.kind == "folder" and os.path.isdir(each.path)]
         read = [split_folder(Path(each.path), each.split) for each in folders]
         check_beside(Path(plan.out), map(str, read))
-        make_folder(Path(plan.out), itself=True)
+        prepare_output(Path(plan.out), itself=True)
     from patchword.train.loop import train as run
     from patchword.train.malloc import keep_memory
 
@@ -192,7 +192,7 @@ def end(done: Trained, out: Path, as_json: bool, course: Course) -> None:
             notes().print(f"wrote {out / CURVES}")
         screen().print(f"{done.folder}: {course.next(done.folder)}", soft_wrap=True)
     for error in done.broken[:NAMED]:
-        complain(with_near_file(error))
+        print_error(with_near_file(error))
     if done.broken:
         count = len(done.broken)
         words = "sample was" if count == 1 else "samples were"
@@ -211,7 +211,7 @@ def progress_line(total: int) -> Iterator[Show]:
     first: list[tuple[int, float]] = []
     drawn = sys.stderr.isatty()
     live = Live(Text(), console=console)
-    with live if drawn else nullcontext(), warnings_said(console=console, once=True):
+    with live if drawn else nullcontext(), show_warnings(console=console, once=True):
         said = [-SAID_EVERY]
 
         def show(step: int, metrics: Mapping[str, float]) -> None:

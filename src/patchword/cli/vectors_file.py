@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from patchword.atomic_write import replacing, write
 from patchword.cli.member_images import Source
-from patchword.cli.output import notes, screen, shortened, wrong
+from patchword.cli.output import heading_and_names, notes, refuse, screen
 from patchword.errors import ImageError
 from patchword.show.terminal_table import table
 
@@ -29,7 +29,7 @@ ROWS, NUMBERS = 10, 4  # that a summary shows
 def check_lines(names: Sequence[Source]) -> None:
     """Refuse names that would not be one line of a file each."""
     if broken := [name for name in map(str, names) if "\n" in name or "\r" in name]:
-        wrong(f"{broken[0]!r} has a line break, so that rows of .npy cannot be named; write .npz")
+        refuse(f"{broken[0]!r} has a line break, so that rows of .npy cannot be named; write .npz")
 
 
 def record(kind: str, name: Source, row: NDArray[Any] | ImageError) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def show_vectors(kind: str, rows: Iterator[Row], bundle: Model) -> None:
     and how to get all."""
     good = ((name, row) for name, row in rows if not isinstance(row, ImageError))
     first = list(islice(good, ROWS))
-    heading, names = shortened([name for name, _ in first])
+    heading, names = heading_and_names([name for name, _ in first])
     if kind == "text":
         heading, names = kind, [str(name) for name, _ in first]
     out = table(heading, "first numbers", right=("first numbers",))

@@ -18,7 +18,7 @@ from patchword.cli.options import (
     LabelsOption,
     ModelOption,
 )
-from patchword.cli.output import emit, finish, make_folder, notes, progress, screen, wrong
+from patchword.cli.output import emit, finish, notes, prepare_output, progress, refuse, screen
 from patchword.cli.program import command
 from patchword.cli.texts import read_list
 
@@ -59,10 +59,10 @@ def demo(
     started = time.perf_counter()
     words = read_list(labels, split=True)
     out = out or Path("photos-report" if photos else "demo-report")
-    make_folder(out, itself=True)
+    prepare_output(out, itself=True)
     if photos is None:
         if words:
-            wrong("--labels needs --photos; the samples have labels of their own")
+            refuse("--labels needs --photos; the samples have labels of their own")
         bundle = load(model, device, dtype)
         found = _of_samples(bundle, (device, dtype), out)
     else:

@@ -17,7 +17,7 @@ from patchword.cli.demo.findings import (
     listed,
     named,
 )
-from patchword.cli.output import SHOWN, finish, good, progress, wrong
+from patchword.cli.output import SHOWN, finish, progress, refuse, successes
 from patchword.errors import PatchwordError
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def check(photos: Path, labels: Sequence[str]) -> None:
     from patchword.images.files import find
 
     if not photos.is_dir():
-        wrong(f"--photos {photos}: no such folder")
+        refuse(f"--photos {photos}: no such folder")
     if not labels:
-        wrong("--photos needs --labels, words for what may be on them: --labels dog,cat,car")
+        refuse("--photos needs --labels, words for what may be on them: --labels dog,cat,car")
     if twice := [word for word in labels if labels.count(word) > 1]:
-        wrong(f"--labels: {twice[0]!r} comes twice")
+        refuse(f"--labels: {twice[0]!r} comes twice")
     failed: list[ImageError] = []
     if not find([photos], failed) and not failed:
         raise PatchwordError(f"no images in {photos}")
@@ -64,7 +64,7 @@ def run(model: Model, photos: Path, labels: Sequence[str], out: Path) -> Finding
     failed, broken = list(report.failed), {error.image for error in report.failed}
     paths = [file.path for file in find([root], []) if file.path not in broken]
     shown = paths[:SHOWN]
-    each = good(classify_each(model, shown, labels), len(shown), "classify", failed)
+    each = successes(classify_each(model, shown, labels), len(shown), "classify", failed)
     answers = [Answer(Path(path), scores) for path, scores in each]
     if not answers:
         finish(failed, 0)
