@@ -116,7 +116,7 @@ def capfilt(
     the same command continues. With --json, one line per image.
     """
     part = _shard(shard)
-    prepare_output(out, itself=True)
+    prepare_output(out, is_folder=True)
     from patchword.capfilt.dataset import open_photos
     from patchword.capfilt.filtering import BATCH
     from patchword.capfilt.store import Store

@@ -1,22 +1,21 @@
-"""--weights, --architecture, --subfolder, --adapter, --engine and --calibrate, which every command
-that loads a model takes, and --exact, which every one takes that opens images with it.
+"""--weights, --architecture, --subfolder, --adapter, --engine and --calibrate of every command that
+loads a model, and --exact of every one that also opens images.
 
-They say how a checkpoint is read and run and how a photo is decoded, and go from here to
-`inputs.load` by themselves.
+They decide how a checkpoint is read and run, and how a photo is decoded. Commands do not pass them
+on: `inputs.load` reads them from `active_options`.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from inspect import Parameter
 from typing import Annotated, Any
 
 import typer
 
+from patchword.cli.added_options import option, with_options
 from patchword.cli.output import refuse
 
 OPTIONS: dict[str, Any] = {
@@ -58,51 +57,45 @@ EXACT = Annotated[
         "without it pixels are half a level of 255 from theirs on average.",
     ),
 ]
-OF_ONE = ("subfolder", "adapter")  # apply to one model only, in a command that loads two
+FOR_ONE_MODEL = ("subfolder", "adapter")  # refused in a command that loads two models
 
 
 @dataclass
 class CheckpointOptions:
-    """The options of a command, and the first model that it loaded."""
+    """The values of these options, and the first model that was loaded with them."""
 
-    options: dict[str, Any]
+    values: dict[str, Any]
     model: str | None = None
 
-    def of(self, model: str) -> dict[str, Any]:
-        """The options for a model. Wrong usage: those of one model in a command that loads two."""
-        once = [f"--{name}" for name in OF_ONE if name in self.options]
-        if once and self.model not in (None, model):
-            refuse(f"{' and '.join(once)} could apply to {self.model} or to {model}; save it first")
+    def for_model(self, model: str) -> dict[str, Any]:
+        """The options to load a model with. Refused: an option for one model, of a second one."""
+        ambiguous = [f"--{name}" for name in FOR_ONE_MODEL if name in self.values]
+        if ambiguous and self.model not in (None, model):
+            names = " and ".join(ambiguous)
+            refuse(f"{names} could apply to {self.model} or to {model}; save it first")
         self.model = model
-        return self.options
+        return self.values
 
 
-NONE = CheckpointOptions({})
-active_options: ContextVar[CheckpointOptions] = ContextVar("chosen", default=NONE)
+NO_OPTIONS = CheckpointOptions({})
+active_options: ContextVar[CheckpointOptions] = ContextVar("active_options", default=NO_OPTIONS)
 
 
 def with_checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
     """A command with these options beside its own; one that loads no model stays as it is."""
-    own = inspect.signature(command, eval_str=True)
-    if "dtype" not in own.parameters:
+    parameters = inspect.signature(command).parameters
+    if "dtype" not in parameters:
         return command
+    options = [option(name, Annotated[str | None, how], None) for name, how in OPTIONS.items()]
+    if "max_pixels" in parameters:
+        options.append(option("exact", EXACT, False))
 
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        given = {each.name: values.pop(each.name) for each in added}
-        options = {name: value for name, value in given.items() if value not in (None, False)}
-        before = active_options.set(CheckpointOptions(options))
+    def run(added: dict[str, Any], own: dict[str, Any]) -> None:
+        given = {name: value for name, value in added.items() if value not in (None, False)}
+        before = active_options.set(CheckpointOptions(given))
         try:
-            command(**values)
+            command(**own)
         finally:
             active_options.reset(before)
 
-    added = [
-        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, how])
-        for name, how in OPTIONS.items()
-    ]
-    if "max_pixels" in own.parameters:
-        added.append(Parameter("exact", Parameter.KEYWORD_ONLY, default=False, annotation=EXACT))
-    run.__annotations__ = {**command.__annotations__, **{p.name: p.annotation for p in added}}
-    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
-    return run
+    return with_options(command, options, run)

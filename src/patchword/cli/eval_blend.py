@@ -37,8 +37,8 @@ from patchword.cli.output import (
     screen,
     show_warnings,
     warn,
-    with_near_file,
 )
+from patchword.cli.suggestions import with_near_file
 from patchword.cli.texts import read_list
 from patchword.errors import PatchwordError, counted
 from patchword.show.terminal_table import table
@@ -208,7 +208,7 @@ def blend(
         refuse("give -o FOLDER for the result, or --eval DATA")
     if data is not None and not data.exists():
         refuse(f"--eval {data}: no such file or folder")
-    prepare_output(out, itself=True)
+    prepare_output(out, is_folder=True)
     start, end = load(first, device, dtype), load(second, device, dtype)
     from patchword import api, evaluate
     from patchword.checkpoints.formats import own

@@ -54,7 +54,7 @@ def export(
         refuse(f"--to is {to!r}; there are {' and '.join(TARGETS)}")
     if dtype == "int8":
         refuse("--dtype int8: a model is exported from float32; to write it in int8 give --int8")
-    prepare_output(place, itself=True)
+    prepare_output(place, is_folder=True)
     bundle = load(name, "cpu", dtype)
     from patchword.api import exports
 

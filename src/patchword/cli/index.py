@@ -185,7 +185,7 @@ def index(
     from patchword.index.location import is_remote
 
     if not is_remote(into):
-        prepare_output(Path(into), itself=True)
+        prepare_output(Path(into), is_folder=True)
     store = open_index(into)
     if repair:
         _repair(store, into, as_json)

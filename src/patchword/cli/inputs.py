@@ -44,7 +44,7 @@ def load(
     with uncollected():
         from patchword import api
 
-    how: dict[str, Any] = {**options, **active_options.get().of(model)}
+    how: dict[str, Any] = {**options, **active_options.get().for_model(model)}
     opened = api.load_for_texts if texts_alone else api.load
     bundle = opened(model, device=device, dtype=dtype, **how)
     return bundle.opening(stretch, max_pixels, squash=squash)

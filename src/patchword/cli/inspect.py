@@ -201,7 +201,7 @@ def inspect(
     if false_discoveries is not None and threshold is not None:
         refuse("--false-discoveries judges by p-values, --threshold does not; give one of them")
     for place in (save, save_fitted):
-        prepare_output(place, itself=True)
+        prepare_output(place, is_folder=True)
     if save:
         check_beside(save, [*photos, *(calibration or ())])
     if save_fitted:

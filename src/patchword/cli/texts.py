@@ -11,7 +11,8 @@ from typing import NoReturn
 
 from patchword.cli.inputs import STDIN, expand
 from patchword.cli.member_images import Source
-from patchword.cli.output import near_file, notes, refuse
+from patchword.cli.output import notes, refuse
+from patchword.cli.suggestions import near_file
 from patchword.errors import PatchwordError
 
 _BETWEEN_LABELS = re.compile("[,，、]")

@@ -26,8 +26,8 @@ from patchword.cli.output import (
     refuse,
     screen,
     show_warnings,
-    with_near_file,
 )
+from patchword.cli.suggestions import with_near_file
 from patchword.errors import counted
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def train(
         folders = [each for each in plan.data if each.kind == "folder" and os.path.isdir(each.path)]
         read = [split_folder(Path(each.path), each.split) for each in folders]
         check_beside(Path(plan.out), map(str, read))
-        prepare_output(Path(plan.out), itself=True)
+        prepare_output(Path(plan.out), is_folder=True)
     from patchword.train.loop import train as run
     from patchword.train.malloc import keep_memory
 

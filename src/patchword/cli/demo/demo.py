@@ -59,7 +59,7 @@ def demo(
     started = time.perf_counter()
     words = read_list(labels, split=True)
     out = out or Path("photos-report" if photos else "demo-report")
-    prepare_output(out, itself=True)
+    prepare_output(out, is_folder=True)
     if photos is None:
         if words:
             refuse("--labels needs --photos; the samples have labels of their own")
