@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.inputs import expand, load
-from patchword.cli.language_tables import title_with_caveat
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -37,6 +36,7 @@ from patchword.cli.output import (
     successes,
 )
 from patchword.cli.pictures import SaveOption, common_scale, pictures
+from patchword.cli.result_display import title_with_caveat
 from patchword.cli.texts import read_list
 from patchword.errors import ImageError
 

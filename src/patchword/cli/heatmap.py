@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.inputs import load
-from patchword.cli.language_tables import title_with_caveat
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -43,6 +42,7 @@ from patchword.cli.output import (
     successes,
 )
 from patchword.cli.pictures import SaveOption, common_scale, pictures
+from patchword.cli.result_display import title_with_caveat
 from patchword.cli.texts import FUNCTION_WORDS, images_then_texts, no_texts, read_list
 from patchword.cli.tiles import TileSizeOption, TilesOption
 from patchword.errors import ImageError, UnsupportedError

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.inputs import load
-from patchword.cli.language_tables import title_with_caveat
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -39,6 +38,7 @@ from patchword.cli.output import (
     successes,
 )
 from patchword.cli.pictures import pictures
+from patchword.cli.result_display import title_with_caveat
 from patchword.cli.texts import images_then_texts, no_texts, read_list
 from patchword.errors import ImageError
 from patchword.show.percent import share

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.cli.inputs import load
-from patchword.cli.language_tables import title_with_caveat
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -41,6 +40,7 @@ from patchword.cli.output import (
     successes,
 )
 from patchword.cli.pictures import pictures
+from patchword.cli.result_display import title_with_caveat
 from patchword.cli.texts import images_then_texts, read_list
 from patchword.errors import ImageError
 from patchword.show.percent import share

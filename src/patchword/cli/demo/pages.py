@@ -16,9 +16,9 @@ from patchword import atomic_write, images
 from patchword.cli.demo.findings import HITS, Answer, Description, Findings
 from patchword.cli.embed_classify_similarity import scores_table
 from patchword.cli.heatmap import measure
-from patchword.cli.language_tables import caveat
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
 from patchword.cli.program import command, near
+from patchword.cli.result_display import caveat
 from patchword.scope import current
 from patchword.show import html_page, plots
 from patchword.show.colours import shade
