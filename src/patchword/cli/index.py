@@ -31,7 +31,7 @@ from patchword.cli.output import (
     stderr,
     warn,
 )
-from patchword.cli.search import explained
+from patchword.cli.search import explanation_line
 from patchword.cli.texts import read_list
 from patchword.errors import ImageError, PatchwordError, counted
 
@@ -217,7 +217,7 @@ def index(
             f"{into}: makes searches of {counted(len(store), 'image')} approximate, and fast"
         )
         store.build_approximate(bundle)
-        notes().print(explained(store.explain()))
+        notes().print(explanation_line(store.explain()))
     if watch and bundle:
         for error in failed:
             print_error(str(error))
