@@ -16,7 +16,7 @@ from patchword.cli.dark_images import DarkImages
 from patchword.cli.inspect_table import marked, summary, verdicts
 from patchword.cli.member_images import Source
 from patchword.cli.output import emit, notes, print_error, print_saved, progress, screen, stderr
-from patchword.cli.pictures import maps_of, stem
+from patchword.cli.pictures import map_paths, stem
 from patchword.errors import DarkWarning, ImageError, ImageWarning
 from patchword.visible_area import current as sights
 
@@ -59,7 +59,7 @@ class Run:
         self.remarks: list[str] = []
         self.warned: list[str] = []
         self.report = Report(inspector, false_discoveries) if save else None
-        self.maps = maps_of(sources, save)
+        self.maps = map_paths(sources, save) if save else {}
 
     def all(self) -> None:
         """Inspect all photos."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,7 +37,7 @@ from patchword.cli.output import (
     screen,
     successes,
 )
-from patchword.cli.pictures import pictures
+from patchword.cli.pictures import picture_paths
 from patchword.cli.result_display import title_with_caveat
 from patchword.cli.texts import images_then_texts, no_texts, read_list
 from patchword.errors import ImageError
@@ -92,36 +92,40 @@ def locate(
     files, texts = images_then_texts(images, text, "--text")
     if not texts:
         no_texts("texts", "--text")
-    targets = pictures(files, save, "regions")
+    targets = picture_paths(files, save, "regions")
     others = None if negatives is None else read_list([negatives], split=True)
-    given = [corners(each) for each in box] if box else None
+    boxes = [parse_box(each) for each in box] if box else None
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
 
     def run(source: Source) -> Located:
         with progress("windows") as advance:
             return bundle.locate(
-                source, texts, given, method, present, others, None, window, stride, short_side,
+                source, texts, boxes, method, present, others, None, window, stride, short_side,
                 refine, advance,
             )  # fmt: skip
 
     failed: list[ImageError] = []
-    each = one_by_one(files, run)
-    for name, found in successes(each, len(files), "locate", failed, as_json):
-        for region in found.regions if as_json else ():
-            scores = {"score": region.score} | ({"crop": region.crop} if given else {})
-            where = {"box": list(region.box), "area": region.area}
-            mask = {} if given else {"segmentation": found.rle(region)}
-            who = {"image": str(name), "path": str(name), "text": region.text}
-            emit({**who, **scores, **where, **mask})
-        if not as_json:
-            screen().print(regions_table(str(name) if len(files) > 1 else "", found))
+    results = one_by_one(files, run)
+    for name, located in successes(results, len(files), "locate", failed, as_json):
+        if as_json:
+            for region in located.regions:
+                record: dict[str, Any] = {"image": str(name), "path": str(name)}
+                record |= {"text": region.text, "score": region.score}
+                if boxes:
+                    record["crop"] = region.crop
+                record |= {"box": list(region.box), "area": region.area}
+                if not boxes:
+                    record["segmentation"] = located.rle(region)
+                emit(record)
+        else:
+            screen().print(regions_table(str(name) if len(files) > 1 else "", located))
         if save:
-            plots.save(found.picture(title_with_caveat(bundle, name)), targets[name])
+            plots.save(located.picture(title_with_caveat(bundle, name)), targets[name])
             print_saved(targets[name])
     finish(failed, len(files) - len(failed))
 
 
-def corners(box: str) -> list[int]:
+def parse_box(box: str) -> list[int]:
     """ "10,20,30,40" as numbers."""
     parts = box.split(",")
     if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
@@ -129,18 +133,23 @@ def corners(box: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def regions_table(name: str, found: Located) -> Table:
-    """A row per region; of a text that was not found one that says so, with how probable it is."""
-    crops = any(region.crop is not None for region in found.regions)
-    numbers = ("score", *(("of the crop",) if crops else ()), "area")
-    out = table(name or "text", "x1, y1, x2, y2", *numbers, right=numbers)
-    for region in found.regions:
-        crop = (f"{region.crop:.3f}",) if region.crop is not None else ()
-        box = ", ".join(map(str, region.box))
-        out.add_row(region.text, box, f"{region.score:.3f}", *crop, f"{region.area:,}")
-    for text in found.missing:
-        sure = found.present and share(found.present[found.texts.index(text)])
-        out.add_row(text, f"not found ({sure} probable)" if sure else "not found")
+def regions_table(name: str, located: Located) -> Table:
+    """A row per region. A text that was not found has a row that says so, with its probability."""
+    columns = [name or "text", "x1, y1, x2, y2", "score"]
+    if any(region.crop is not None for region in located.regions):
+        columns.append("of the crop")
+    out = table(*columns, "area", right=("score", "of the crop", "area"))
+    for region in located.regions:
+        cells = [region.text, ", ".join(map(str, region.box)), f"{region.score:.3f}"]
+        if region.crop is not None:
+            cells.append(f"{region.crop:.3f}")
+        out.add_row(*cells, f"{region.area:,}")
+    for text in located.missing:
+        result = "not found"
+        if located.present:
+            probability = located.present[located.texts.index(text)]
+            result += f" ({share(probability)} probable)"
+        out.add_row(text, result)
     return out
 
 

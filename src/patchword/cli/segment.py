@@ -39,7 +39,7 @@ from patchword.cli.output import (
     screen,
     successes,
 )
-from patchword.cli.pictures import pictures
+from patchword.cli.pictures import picture_paths
 from patchword.cli.result_display import title_with_caveat
 from patchword.cli.texts import images_then_texts, read_list
 from patchword.errors import ImageError
@@ -108,21 +108,23 @@ def segment(
     files, names = images_then_texts(images, labels, "--labels", split=True)
     if not names:
         refuse('give labels: --labels "cat, dog"')
-    words = read_list(background, split=True)
-    others = None if background is None else [] if words == ["none"] else words
-    targets = pictures(files, save, "segments")
+    others = None if background is None else read_list(background, split=True)
+    if others == ["none"]:
+        others = []
+    templates = read_list(template) or None
+    targets = picture_paths(files, save, "segments")
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
 
     def run(source: Source) -> Segmentation:
         with progress("windows") as advance:
             return bundle.segment(
-                source, names, others, read_list(template) or None, method, logit_scale, threshold,
-                least_area, None, window, stride, short_side, refine, advance,
+                source, names, others, templates, method, logit_scale, threshold, least_area, None,
+                window, stride, short_side, refine, advance,
             )  # fmt: skip
 
     failed: list[ImageError] = []
-    each = one_by_one(files, run)
-    for name, found in successes(each, len(files), "segment", failed, as_json):
+    results = one_by_one(files, run)
+    for name, found in successes(results, len(files), "segment", failed, as_json):
         if as_json:
             emit({"image": str(name), "method": found.method, "labels": list(records(found))})
         else:
@@ -130,15 +132,15 @@ def segment(
         if save:
             target = targets[name]
             plots.save(found.picture(title_with_caveat(bundle, name)), target)
-            numbers = target.with_name(f"{target.stem}-map.png")
-            found.save_map(numbers)
+            map_file = target.with_name(f"{target.stem}-map.png")
+            found.save_map(map_file)
             print_saved(target)
-            notes().print(f"wrote {numbers}, in each pixel the number of its label")
+            notes().print(f"wrote {map_file}, in each pixel the number of its label")
     finish(failed, len(files) - len(failed))
 
 
 def records(found: Segmentation) -> Iterator[dict[str, Any]]:
-    """The background, then each label, with its mask where it has pixels."""
+    """The background, then each label, with its mask if it has pixels."""
     masks = found.rle()
     for each in found.shares:
         yield {
@@ -150,13 +152,14 @@ def records(found: Segmentation) -> Iterator[dict[str, Any]]:
 
 
 def shares_table(name: str, found: Segmentation) -> Table:
-    """A row per label, the largest first, the background last."""
+    """A row per label, the largest first and the background last."""
     numbers = ("share", "mean probability")
     out = table(name or "label", *numbers, right=numbers)
     background, *labels = found.shares
-    for each in [*sorted(labels, key=lambda each: -each.share), background]:
-        sure = "" if each.probability is None else share(each.probability)
-        out.add_row(each.label, share(each.share) if each.share else "none", sure)
+    labels.sort(key=lambda label: -label.share)
+    for each in (*labels, background):
+        probability = "" if each.probability is None else share(each.probability)
+        out.add_row(each.label, share(each.share) if each.share else "none", probability)
     return out
 
 

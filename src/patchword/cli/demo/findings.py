@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword import atomic_write
-from patchword.cli.heatmap import measure
+from patchword.cli.heatmap import unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,7 +127,7 @@ def records(found: Findings) -> Iterator[dict[str, Any]]:
             yield {"job": "search", "query": sentence, "image": hit.path, "cosine": hit.score}
     for name, heat, _ in found.heatmaps:
         ((value, x, y),) = heat.peaks()
-        where = {measure(heat): value, "x": x, "y": y}
+        where = {unit(heat): value, "x": x, "y": y}
         yield {"job": "heatmap", "image": name, "text": heat.texts[0], **where}
     for each in found.descriptions:
         if each.caption:

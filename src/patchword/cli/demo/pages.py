@@ -15,7 +15,7 @@ from rich.text import Text
 from patchword import atomic_write, images
 from patchword.cli.demo.findings import HITS, Answer, Description, Findings
 from patchword.cli.embed_classify_similarity import scores_table
-from patchword.cli.heatmap import measure
+from patchword.cli.heatmap import unit
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
 from patchword.cli.program import command, near
 from patchword.cli.result_display import caveat
@@ -49,7 +49,7 @@ def show(found: Findings, console: Console) -> None:
         place = f"x {x} of {width}, y {y} of {height}"
         text = heat.texts[0]
         sure = "" if heat.found[0] else "not found; highest at "
-        console.print(f"{Path(name).stem}, {text}: {sure}{place} ({measure(heat)} {value:.2g})")
+        console.print(f"{Path(name).stem}, {text}: {sure}{place} ({unit(heat)} {value:.2g})")
     if found.descriptions:
         heading(console, "In words")
     for each in found.descriptions:
@@ -231,7 +231,7 @@ def where_section(found: Findings) -> str:
 
 def _where_card(found: Findings, name: str, heat: Heatmap, model: str) -> html_page.Card:
     ((value, x, y),) = heat.peaks()
-    high = matched(heat.present[0]) if heat.present else f"{measure(heat)} {value:.2g}"
+    high = matched(heat.present[0]) if heat.present else f"{unit(heat)} {value:.2g}"
     place = f"highest at x {x}, y {y}" if heat.found[0] else "not found"
     file = found.root / name
     note = " · ".join(filter(None, [f"{Path(name).name}: {high}, {place}", caveat(file)]))
