@@ -252,6 +252,6 @@ def test_options_that_no_task_uses_are_said(run: Run) -> None:
 def test_the_table_of_inspect_has_whole_words(room: int) -> None:
     """In a narrow terminal a row for each measure."""
     done: Any = [SimpleNamespace(category="a", method="memory", values={"spro": 0.5}, seconds=1)]
-    done[0].values |= dict.fromkeys(eval_inspect.SHOWN, 0.981)
-    out = eval_inspect.shown(done, room)
+    done[0].values |= dict.fromkeys(eval_inspect.MEASURES, 0.981)
+    out = eval_inspect.measures_table(done, room)
     assert len(out.rows) == (1 if room == 200 else 8)

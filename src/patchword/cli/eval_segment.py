@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,11 +102,11 @@ def eval_segment(
     from patchword.where.windows import Scale
 
     data = segmentation.masked(folder, split)
-    words = segmentation.read_classes(classes or folder / segmentation.CLASSES)
+    class_names = segmentation.read_classes(classes or folder / segmentation.CLASSES)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
     settings = segmentation.settled(
-        bundle, words, read_list(template) or None, method, logit_scale, threshold, least_area,
-        Scale(window, stride, short_side), refine, reduce_zero_label,
+        bundle, class_names, read_list(template) or None, method, logit_scale, threshold,
+        least_area, Scale(window, stride, short_side), refine, reduce_zero_label,
     )  # fmt: skip
     with progress("photos") as advance:
         run = segmentation.Segmenting(bundle, advance)
@@ -120,24 +121,25 @@ def eval_segment(
         )
     if data.unmasked:
         notes().print(f"{counted(data.unmasked, 'photo has', 'photos have')} no mask, left out")
-    explain(found)
+    print_settings(found)
     finish(run.broken, found.images, as_json)
 
 
 def classes_table(found: Segmented) -> Table:
     """A row per class."""
     out = table("class", "IoU", "accuracy", right=("IoU", "accuracy"))
-    for words, iou, accuracy in zip(found.settings.classes, found.iou, found.accuracy, strict=True):
-        out.add_row(words[0], *("-" if n != n else f"{n:.1%}" for n in (iou, accuracy)))
+    rows = zip(found.settings.classes, found.iou, found.accuracy, strict=True)
+    for synonyms, *numbers in rows:
+        out.add_row(synonyms[0], *("-" if math.isnan(n) else f"{n:.1%}" for n in numbers))
     return out
 
 
-def explain(found: Segmented) -> None:
-    """With which settings it was measured."""
-    known = found.settings.record()
-    names = known.pop("classes")
-    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items())
-    notes().print(f"settings: {said}; {len(names)} classes: {', '.join(names)}")
+def print_settings(found: Segmented) -> None:
+    """Print the settings of the measures."""
+    settings = found.settings.record()
+    names = settings.pop("classes")
+    shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+    notes().print(f"settings: {shown}; {len(names)} classes: {', '.join(names)}")
 
 
 COMMANDS = (eval_segment,)
