@@ -12,7 +12,7 @@ from ran import Run
 
 import patchword
 from patchword import UnsupportedError
-from patchword.cli.inspect_table import marked, one_good, verdicts
+from patchword.cli.inspect_table import hint_at_one_good, mark_footnote, verdicts_table
 from patchword.show.plain_number import plain
 
 SIDE = 96
@@ -147,7 +147,7 @@ def test_a_table_names_the_folder_once_and_the_largest_box() -> None:
     boxes = [[1, 2, 3, 4], [150, 71, 190, 136]]
     rows = [row | {"boxes": [], "outside": True}, row | {"boxes": boxes, "rejected": True}]
     rows[1] |= {"path": "a/b/particles-3.jpg", "score": 0.69688}
-    table = verdicts(rows)
+    table = verdicts_table(rows)
     assert [column.header for column in table.columns] == [
         "in a/b", "score", "verdict", "boxes: largest"
     ]  # fmt: skip
@@ -157,13 +157,13 @@ def test_a_table_names_the_folder_once_and_the_largest_box() -> None:
         ["rejected", "not rejected *"],
         ["2: 150,71,190,136", ""],
     ]
-    assert marked(rows, "demo").startswith("* unlike what demo knows")
-    assert marked(rows[1:], "demo") == ""
+    assert mark_footnote(rows, "demo").startswith("* unlike what demo knows")
+    assert mark_footnote(rows[1:], "demo") == ""
     assert [plain(value) for value in (0.0000123, 12345.6, 1)] == ["0.0000123", "12300", "1"]
-    said = one_good("a", [Path("a")], [Path("b"), Path("c")])
+    said = hint_at_one_good("a", [Path("a")], [Path("b"), Path("c")])
     assert said.startswith("GOOD is one photo, a; 2 photos are inspected.")
-    assert not one_good("a", [Path("a")], [Path("b")])
-    assert not one_good("a*", [Path("a1"), Path("a2")], [Path("b"), Path("c")])
+    assert not hint_at_one_good("a", [Path("a")], [Path("b")])
+    assert not hint_at_one_good("a*", [Path("a1"), Path("a2")], [Path("b"), Path("c")])
 
 
 def test_a_list_says_what_it_guarantees(run: Run, folder: Path, tmp_path: Path) -> None:

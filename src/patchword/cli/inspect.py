@@ -10,7 +10,7 @@ import typer
 
 from patchword.cli.inputs import check_beside, expand, load
 from patchword.cli.inspect_run import Run
-from patchword.cli.inspect_table import one_good
+from patchword.cli.inspect_table import hint_at_one_good
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -179,7 +179,7 @@ def inspect(
             "give a folder of good photos, and then the images to inspect; where there are no good "
             "photos: --without-good --method mutual, or winclip"
         )
-    own = {
+    options = {
         "layers": layer, "short_side": short_side, "neighbours": neighbours,
         "rotations": rotations or None, "coreset": coreset, "reweight": reweight or None,
         "half": half or None, "patches": patches, "foreground": foreground,
@@ -189,9 +189,8 @@ def inspect(
     }  # fmt: skip
     if one_pass and not fitted and method != "winclip":
         refuse(f"--one-pass is of winclip, not of {method or 'memory'}")
-    flags = [by_folder or None, without_good or None]
-    fresh = [save_fitted, method, calibration, *flags, *own.values()]
-    if fitted and any(value is not None for value in fresh):
+    fitting = [save_fitted, method, calibration, by_folder or None, without_good or None]
+    if fitted and any(value is not None for value in (*fitting, *options.values())):
         refuse(
             "--fitted stands for GOOD, --without-good, --calibration, --by-folder, --method and "
             "its options"
@@ -200,65 +199,66 @@ def inspect(
         refuse(f"--false-discoveries {false_discoveries:g}: it is a share, between 0 and 1")
     if false_discoveries is not None and threshold is not None:
         refuse("--false-discoveries judges by p-values, --threshold does not; give one of them")
-    for place in (save, save_fitted):
-        prepare_output(place, is_folder=True)
+    for folder in (save, save_fitted):
+        prepare_output(folder, is_folder=True)
     if save:
         check_beside(save, [*photos, *(calibration or ())])
     if save_fitted:
         from patchword.inspect.inspector_folder import free
 
-        free(save_fitted)  # before any work is done
+        free(save_fitted)  # refuses a folder of something else, before any work is done
+    given = {"false_alarms": false_alarms, "confidence": confidence, "threshold": threshold}
+    rule = {name: value for name, value in given.items() if value is not None}
     failed: list[ImageError] = []
-    asked = {"false_alarms": false_alarms, "confidence": confidence, "threshold": threshold}
-    rule = {name: value for name, value in asked.items() if value is not None}
     good: Sequence[Source] = []
-    held: Sequence[Source] | None = None
-    first = photos[0]
+    held_out: Sequence[Source] | None = None
     if fitted:
         sources = expand(photos)
         from patchword.inspect.inspector import reopened
 
         inspector = reopened(load(model, device, dtype, stretch, max_pixels), fitted, rule)
     else:
+        good_argument = photos[0]
         if not without_good:
             good, photos = expand(photos[:1]), photos[1:]
         sources = expand(photos)
-        held = expand(calibration) if calibration else None
-        if good and method != "reference" and (said := one_good(first, good, sources)):
-            notes().print(said)
+        held_out = expand(calibration) if calibration else None
+        hint = hint_at_one_good(good_argument, good, sources) if good else ""
+        if hint and method != "reference":
+            notes().print(hint)
         bundle = load(model, device, dtype, stretch, max_pixels)
         from patchword.inspect.methods import chosen
 
-        how = chosen(method or "memory", own)
-        inspector = learn(bundle, good, held, how, rule, by_folder, failed)
+        configured = chosen(method or "memory", options)
+        inspector = learn(bundle, good, held_out, configured, rule, by_folder, failed)
     if save_fitted:
         print_saved(inspector.save(save_fitted))
-    others = len({*map(str, good), *map(str, held or ())})
-    run = Run(inspector, sources, false_discoveries, save, as_json, others)
-    run.failed = failed
-    run.all()
-    if place := fitted or save_fitted:
-        run.keep_drift(place)
+    good_count = len({*map(str, good), *map(str, held_out or ())})
+    run = Run(inspector, sources, false_discoveries, save, as_json, good_count, failed)
+    run.inspect_all()
+    if drift_folder := fitted or save_fitted:
+        run.save_drift(drift_folder)
     run.finish(check)
 
 
 def learn(
     bundle: Model,
     good: Sequence[Source],
-    held: Sequence[Source] | None,
+    held_out: Sequence[Source] | None,
     method: Method,
     rule: dict[str, Any],
     by_folder: bool,
     failed: list[ImageError],
 ) -> Inspector:
-    """What good photos teach; those that cannot be opened are added to `failed`."""
+    """Fit a method to good photos. The errors of those that cannot be opened are added to
+    `failed`."""
     from patchword.inspect.calibration import Rule
     from patchword.inspect.fitting import fit
 
     with progress("good photos") as advance:
         return fit(
-            bundle, good, method, Rule(**rule), calibration=held, grouped=by_folder, failed=failed,
-            progress=advance,
+            bundle, good, method, Rule(**rule), calibration=held_out, grouped=by_folder,
+            failed=failed, progress=advance,
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""serve, mcp: models and an index of photos over HTTP, and as tools of assistants."""
+"""serve, mcp: models and an index of photos, over HTTP and as tools of assistants."""
 
 from __future__ import annotations
 
@@ -151,18 +151,18 @@ def mcp(
     from patchword.optional import optional
 
     optional("mcp.server.mcpserver", "mcp", "mcp", PatchwordError)
-    _libraries("mcp")
+    _check_libraries("mcp")
     from patchword.serve.app import make_server
     from patchword.serve.mcp import tools_server
     from patchword.serve.settings import Settings
 
     settings = Settings(index=index, models=tuple(model or ()), device=device, dtype=dtype)
     server = make_server(settings)
-    _check(settings, server.models.names)
+    _check_models(settings, server.models.names)
     asyncio.run(tools_server(server, paths=True).run_stdio_async())
 
 
-def _libraries(command: str) -> None:
+def _check_libraries(command: str) -> None:
     """Raises PatchwordError for a library that the server needs and that cannot be imported."""
     from patchword.optional import optional
 
@@ -171,37 +171,37 @@ def _libraries(command: str) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises PatchwordError where that cannot be."""
+    """A socket that listens at an address. Raises PatchwordError where that is impossible."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        found = socket.socket(family, kind, protocol)
+        listening = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError) as error:
         raise PatchwordError(f"{host}: no address of this machine: {error}") from error
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-        found.listen(2048)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(2048)
     except OSError as error:
-        found.close()
-        free = port + 1 if 1024 <= port < 65535 else 8001
+        listening.close()
+        other = port + 1 if 1024 <= port < 65535 else 8001
         raise PatchwordError(
-            f"port {port} of {host} cannot be had: {error.strerror}; another one: --port {free}"
+            f"port {port} of {host} cannot be had: {error.strerror}; another one: --port {other}"
         ) from error
-    return found
+    return listening
 
 
 def run(settings: Settings, listening: socket.socket) -> None:
-    """Serve until the process is told to end."""
-    _libraries("serve")
+    """Serve until the process is stopped."""
+    _check_libraries("serve")
     import uvicorn
 
     from patchword.serve.app import create_app
 
     app = create_app(settings)
-    _check(settings, app.state.server.models.names)
-    _say(app.state.server.models.names, listening)
+    _check_models(settings, app.state.server.models.names)
+    _print_address(app.state.server.models.names, listening)
     handler = logging.StreamHandler()  # stderr
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log = logging.getLogger("patchword.serve")
@@ -211,7 +211,7 @@ def run(settings: Settings, listening: socket.socket) -> None:
 
 
 def configured(app: FastAPI) -> uvicorn.Config:
-    """How uvicorn serves an application."""
+    """The settings of uvicorn for an application."""
     import uvicorn
 
     from patchword.serve.connections import Connection
@@ -223,10 +223,10 @@ def configured(app: FastAPI) -> uvicorn.Config:
 
 
 def run_replicas(settings: Settings, address: str, count: str, listening: socket.socket) -> None:
-    """Serve from a cluster until the process is told to end."""
+    """Serve from a cluster until the process is stopped."""
     from dataclasses import replace
 
-    _libraries("serve")
+    _check_libraries("serve")
     from patchword.serve import replicas
     from patchword.serve.app import make_server
 
@@ -235,15 +235,15 @@ def run_replicas(settings: Settings, address: str, count: str, listening: socket
     names = server.models.names
     server.close()
     settings = replace(settings, port=listening.getsockname()[1])
-    _check(settings, names)
+    _check_models(settings, names)
     with listening:
-        _say(names, listening)
+        _print_address(names, listening)
     replicas.run(settings, address, number)
 
 
-def _check(settings: Settings, models: Sequence[str]) -> None:
-    """Raise for a device, a number type or a model that is not there: what is wrong ends it here,
-    not a client's request."""
+def _check_models(settings: Settings, models: Sequence[str]) -> None:
+    """Raise for a device, number type or model that does not exist, so that the server does not
+    start, instead of failing at the first request."""
     from patchword.checkpoints import locate
     from patchword.engines.device import as_device, as_dtype
 
@@ -253,8 +253,8 @@ def _check(settings: Settings, models: Sequence[str]) -> None:
         locate(name)
 
 
-def _say(models: Sequence[str], listening: socket.socket) -> None:
-    """Where which models are served."""
+def _print_address(models: Sequence[str], listening: socket.socket) -> None:
+    """Print which models are served, and where."""
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     notes().print(f"serving {', '.join(models)} on http://{shown}:{port} (Ctrl+C ends it)")
