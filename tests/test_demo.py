@@ -308,7 +308,7 @@ def test_a_second_run_finds_the_index_and_says_the_same(
     done = {"classify", "search", "heatmap", "caption", "ask", "match", "similarity"}
     assert {record["job"] for record in first} == done
     bundle = patchword.load(model)
-    store = patchword.open_index(findings.index_of(Path("report"), bundle, SAMPLES))
+    store = patchword.open_index(findings.index_path(Path("report"), bundle, SAMPLES))
     assert len(store) == 40
     assert store.add(SAMPLES, bundle).unchanged == 40
 

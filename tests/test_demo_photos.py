@@ -98,7 +98,7 @@ def test_what_is_said_of_each_photo(
 
 def test_each_label_has_a_photo_of_its_own_while_there_is_one() -> None:
     near = {"cat": ["a", "b", "c"], "dog": ["a", "b", "c"], "bird": ["b", "a", "c"], "hat": ["a"]}
-    assert own_photos.one_each(near) == {"cat": "a", "dog": "b", "bird": "c", "hat": "a"}
+    assert own_photos.nearest_photos(near) == {"cat": "a", "dog": "b", "bird": "c", "hat": "a"}
 
 
 def test_two_folders_have_two_indexes(
