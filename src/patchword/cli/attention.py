@@ -61,11 +61,14 @@ def attention(
     ] = None,
     head: Annotated[
         int | None,
-        typer.Option(help="One head; by default the mean of all heads, then each of them."),
+        typer.Option(help="One head; by default the mean of all heads, and each of them."),
     ] = None,
     all_layers: Annotated[
         bool,
-        typer.Option("--all-layers", help="One sheet of all layers: the mean of heads, or --head."),
+        typer.Option(
+            "--all-layers",
+            help="Show all layers in one picture: the mean of their heads, or --head.",
+        ),
     ] = False,
     rollout: Annotated[
         bool,
@@ -78,19 +81,19 @@ def attention(
         bool,
         typer.Option(
             "--matrix",
-            help="Which patch attends to which: a matrix with the patches on both axes; with "
-            "--head, beside the mean.",
+            help="Show which patch attends to which, as a matrix with the patches on both axes; "
+            "with --head, beside the mean.",
         ),
     ] = False,
     caption: Annotated[
         bool,
         typer.Option(
             "--caption",
-            help="Of a captioner: where it looks for each word of the caption that it writes.",
+            help="For a captioner: which patches it attends to for each word of its caption.",
         ),
     ] = False,
     prompt: Annotated[
-        str, typer.Option(help="With --caption: its first words, to go on from.")
+        str, typer.Option(help="With --caption: its first words, which the model continues.")
     ] = "",
     colours: ColoursOption = None,
     same_scale: SameScaleOption = False,
@@ -105,8 +108,8 @@ def attention(
 ) -> None:
     """Show what a model attends to: patches of an image, words of a text.
 
-    With images: how much the token that is pooled attends to each patch. --matrix: which patch
-    attends to which. --caption: where a captioner looks for each word that it writes.
+    For images: how much the pooled token attends to each patch. --matrix: which patch attends to
+    which. --caption: which patches a captioner attends to for each word of its caption.
 
     With --text instead of images: which token of the text attends to which.
     """

@@ -92,14 +92,16 @@ def capfilt(
     shard: Annotated[
         str,
         typer.Option(
-            metavar="I/N", help="0/4: the first of four parts; other processes do the others."
+            metavar="I/N",
+            help="Do one of several parts; 0/4 is the first of four. Other processes do the "
+            "others.",
         ),
     ] = "0/1",
     image_column: Annotated[
-        str, typer.Option(metavar="NAME", help="By default a column of a usual name.")
+        str, typer.Option(metavar="NAME", help="By default a column with a common name.")
     ] = "",
     caption_column: Annotated[
-        str, typer.Option(metavar="NAME", help="By default a column of a usual name.")
+        str, typer.Option(metavar="NAME", help="By default a column with a common name.")
     ] = "",
     stretch: StretchOption = False,
     squash: SquashOption = False,
@@ -111,7 +113,7 @@ def capfilt(
     """Write captions for a dataset's images, and drop those, old or new, that do not match.
 
     IN is a dataset as “patchword train” reads it: a folder, a .csv, .tsv, .json, .jsonl or
-    .parquet, or a webdataset .tar; images without captions get sampled ones alone. OUT becomes a
+    .parquet, or a webdataset .tar; for images without captions, all are sampled. OUT becomes a
     folder that “patchword train” reads: metadata.jsonl with the captions that are kept,
     provenance.jsonl with all of them and their scores, and report.html. Interrupted at any moment,
     the same command continues. With --json, one line per image.

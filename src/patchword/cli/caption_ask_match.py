@@ -173,7 +173,7 @@ def ask(
         list[str],
         typer.Argument(
             metavar="IMAGES... [QUESTIONS]...",
-            help=f"{SOURCES} Then questions, each in quotes, or by --text.",
+            help=f"{SOURCES} Then questions, each in quotes; or give them by --text.",
         ),
     ],
     text: TextsOption = None,
@@ -183,14 +183,16 @@ def ask(
             "--answers",
             "-a",
             metavar="ANSWERS",
-            help="Choose among these, separated by commas: “yes, no”; repeat, or @FILE.",
+            help="Possible answers to choose from, separated by commas: “yes, no”; repeat for "
+            "more. @FILE reads one per line.",
         ),
     ] = None,
     shortlist: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="With --answers: score in full only the N with the likeliest first tokens.",
+            help="With --answers: compute the full score only for the N answers with the most "
+            "probable first tokens.",
         ),
     ] = None,
     beams: BeamsOption = None,
@@ -272,8 +274,8 @@ def match(
         str | None,
         typer.Option(
             metavar="enc|cls",
-            help="What a text begins with: [ENC], as BLIP is trained, or [CLS], as transformers "
-            "begins it; by default as the checkpoint's own library.",
+            help="The first token of a text: [ENC], as in BLIP's training, or [CLS], as in "
+            "transformers; by default as in the library that the checkpoint is for.",
         ),
     ] = None,
     as_json: JsonOption = False,

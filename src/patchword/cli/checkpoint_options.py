@@ -21,40 +21,42 @@ from patchword.cli.output import refuse
 OPTIONS: dict[str, Any] = {
     "weights": typer.Option(
         metavar="ema|raw",
-        help="Of a training checkpoint with both: the moving average of the weights, which is "
-        "the default, or the weights themselves.",
+        help="For a training checkpoint that has both: ema, the moving average of the weights "
+        "(default), or raw, the weights themselves.",
     ),
     "architecture": typer.Option(
         metavar="NAME",
-        help="The name that open_clip has for the network, such as ViT-B-32, for its weights "
-        "without open_clip_config.json.",
+        help="For open_clip weights without open_clip_config.json: open_clip's name of the "
+        "architecture, such as ViT-B-32.",
     ),
     "subfolder": typer.Option(
         metavar="FOLDER",
-        help="The folder inside that holds the model: text_encoder, ... of a diffusion pipeline.",
+        help="The folder inside the model's folder that holds the weights: text_encoder, for "
+        "example, of a diffusion pipeline.",
     ),
     "engine": typer.Option(
         metavar="torch|auto|compile|openvino|onnx",
-        help="What computes vectors; openvino and onnx, on a CPU, do so alone: no heatmaps, "
-        "captions or training. auto: torch, and openvino for many images on a CPU.",
+        help="What computes vectors. openvino and onnx run on a CPU and compute vectors only: "
+        "no heatmaps, captions or training. auto: openvino for many images on a CPU, "
+        "else torch.",
     ),
     "calibrate": typer.Option(
         metavar="FOLDER",
-        help="For --dtype int8: 16 or more photos like those that the model is for. The embedded "
-        "models need none: without photos only their weights are int8.",
+        help="For --dtype int8: a folder of 16 or more typical photos. The embedded models "
+        "work without: then only their weights are int8.",
     ),
     "adapter": typer.Option(
         metavar="FOLDER",
-        help="Folder or hub id of a LoRA adapter to merge; one that lies beside the weights is "
-        "merged by itself.",
+        help="Folder or hub id of a LoRA adapter to merge; an adapter beside the weights is "
+        "merged without this option.",
     ),
 }
 EXACT = Annotated[
     bool,
     typer.Option(
         "--exact",
-        help="Decode every JPEG whole, as the reference processors do, byte for byte: slower; "
-        "without it pixels are half a level of 255 from theirs on average.",
+        help="Decode JPEGs in full size, exactly as the reference processors do, which is "
+        "slower. Without it pixel values differ from theirs by 0.5 of 255 on average.",
     ),
 ]
 FOR_ONE_MODEL = ("subfolder", "adapter")  # refused in a command that loads two models

@@ -44,16 +44,16 @@ def dedupe(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Group what the model finds alike, copy or not, from this cosine on. By default "
-            "the pictures themselves are compared.",
+            help="Group images whose vectors have this cosine or more, copies or not. By default "
+            "the pixels are compared.",
         ),
     ] = None,
     keep: Annotated[
         str,
         typer.Option(
             metavar="largest|oldest|first",
-            help="Which of a group to keep: that of the most pixels, the oldest file, or the first "
-            "by path.",
+            help="Which image of a group to keep: the one with the most pixels, the oldest file, "
+            "or the first by path.",
         ),
     ] = "largest",
     condition: WhereOption = None,
@@ -61,8 +61,8 @@ def dedupe(
         bool,
         typer.Option(
             "--delete-files",
-            help="Delete the files of all but the one to keep, and their entries. Without it "
-            "nothing is deleted.",
+            help="Delete all files of each group except the one to keep, and their entries. "
+            "Without it nothing is deleted.",
         ),
     ] = False,
     save: Annotated[

@@ -101,14 +101,14 @@ def classify(
             metavar="P",
             min=0,
             max=1,
-            help="Answer “none of these” where no label is as probable, of all labels and none of "
-            "them, and, whatever P is, for an image that looks unlike what the model knows; of "
-            "clothing photos that is wrongly so of 13.5% by demo and 11.2% by demo-blip. With "
-            "--multi-label, and of a SigLIP, each is judged by itself: several may pass, even at "
-            "100%.",
+            help="Answer “none of these” where no label has this probability, and, for any P, "
+            "where an image looks unlike what the model knows; for clothing photos the "
+            "latter is wrong in 13.5% with demo and 11.2% with demo-blip. With "
+            "--multi-label, and with a SigLIP, each label is judged by itself, so that "
+            "several can pass.",
         ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Number of labels shown for each image.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of labels to show for each image.")] = 5,
     save: SaveOption = None,
     stretch: StretchOption = False,
     squash: SquashOption = False,
@@ -124,7 +124,7 @@ def classify(
 ) -> None:
     """Say which words fit each image best.
 
-    Without --labels, a classifier answers in its own classes.
+    Without labels, a classifier predicts its own classes.
     """
     files, words = images_then_texts(images, labels, "--labels", split=True)
     if labels and not words:
@@ -185,7 +185,8 @@ def embed(
         ),
     ] = None,
     on_error: Annotated[
-        OnError, typer.Option(help="An image that fails: a row of NaN, or stop with an error.")
+        OnError,
+        typer.Option(help="For an image that fails: write a row of NaN, or stop with an error."),
     ] = "nan",
     long_text: LongTextOption = "truncate",
     stretch: StretchOption = False,
@@ -245,7 +246,8 @@ def similarity(
     beside: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="A second model, whose matrix --save draws beside the first."
+            metavar="MODEL",
+            help="A second model, whose matrix --save draws beside that of the first.",
         ),
     ] = None,
     stretch: StretchOption = False,
@@ -258,8 +260,8 @@ def similarity(
 ) -> None:
     """Print the cosine of every image with every text.
 
-    --save draws them, and for a BLIP with a matching head also the probability that image and text
-    belong together.
+    --save draws them. For a BLIP with a matching head it also draws the probability that image and
+    text belong together.
     """
     if beside and not save:
         refuse("--beside needs --save, which draws both matrices")

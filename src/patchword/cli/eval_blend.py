@@ -55,8 +55,8 @@ TaskOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="zero-shot|classifier|probe|knn|retrieval",
-        help="What to measure, by default all that model and data allow; repeat, or separate by "
-        "commas.",
+        help="What to measure, by default all that the model and the data allow; repeat, or "
+        "separate by commas.",
     ),
 ]
 TrainOption = Annotated[
@@ -197,9 +197,9 @@ def blend(
 ) -> None:
     """Mix the weights of two models of the same shape: (1 - alpha) A + alpha B (WiSE-FT).
 
-    The mean of the weights before and after fine-tuning often keeps what the model learned by
-    fine-tuning and what it would have forgotten by it. With --eval the best alpha by top-1
-    accuracy (of retrieval, by the mean of recall@1 both ways) is kept, the first of equals.
+    The mean of the weights before and after fine-tuning often keeps both what the model learned by
+    fine-tuning and what it would have forgotten by it. With --eval the alpha with the best top-1
+    accuracy is kept (for retrieval: the best mean of recall@1 both ways), the first of equals.
     """
     alphas = parse_alphas(alpha)
     if len(alphas) > 1 and data is None:

@@ -47,15 +47,16 @@ def eval_inspect(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="A folder as of MVTec AD: train/good, test/good, test/KIND and, with a mask for "
-            "each bad photo, or a folder of masks, ground_truth/KIND; or a folder of such.",
+            help="A folder in the format of MVTec AD: train/good, test/good, test/KIND, and "
+            "ground_truth/KIND with a mask, or a folder of masks, for each bad photo; or a "
+            "folder of such folders.",
         ),
     ],
     method: Annotated[
         list[str] | None,
         typer.Option(
             metavar="memory|subspace|winclip|mutual|reference",
-            help="How defects are found, by default memory; repeat, or separate by commas.",
+            help="The methods to measure, by default memory; repeat, or separate by commas.",
         ),
     ] = None,
     layer: Annotated[
@@ -73,15 +74,15 @@ def eval_inspect(
         int | None,
         typer.Option(
             min=0,
-            help="Learn from the first so many good photos; 0, for winclip: from words alone.",
+            help="Learn from the first N good photos; 0, for winclip: from words alone.",
         ),
     ] = None,
     side: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Pixels of the longer side at which maps and masks are compared; by default those "
-            "of the photo.",
+            help="Pixels of the longer side to which maps and masks are resized; by default the "
+            "size of the photo.",
         ),
     ] = None,
     stretch: StretchOption = False,
@@ -93,12 +94,12 @@ def eval_inspect(
 ) -> None:
     """Measure how well defects are found, on photos with labels and masks.
 
-    Of images: AUROC, AP and F1-max. Of pixels, against the masks: AUROC, the area under the
-    per-region overlap up to a false positive rate of 0.3 (AUPRO, by every score as threshold) and
-    under the per-image overlap from 1e-5 to 1e-4 (AUPIMO). A method learns from all of train/good;
-    mutual from the photos of the test. --json and --csv have every measure. Where a
-    defects_config.json says how much of a defect is enough, as MVTec LOCO AD has it, also the area
-    under the saturated overlap up to 0.05 (sPRO).
+    For images: AUROC, AP and F1-max. For pixels, compared with the masks: AUROC, the area under the
+    per-region overlap up to a false positive rate of 0.3 (AUPRO, with every score as threshold) and
+    under the per-image overlap from 1e-5 to 1e-4 (AUPIMO). Where a defects_config.json, as in MVTec
+    LOCO AD, states how much of a defect must be found, also the area under the saturated overlap up
+    to 0.05 (sPRO). A method learns from all of train/good; mutual learns from the test photos.
+    --json and --csv have every measure.
     """
     names = read_list(method, split=True) or ["memory"]
     if one_pass and "winclip" not in names:

@@ -42,21 +42,25 @@ def eval_segment(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="JPEGImages and SegmentationClass, as in Pascal VOC, or images and masks: PNG, in "
-            "each pixel the number of its class, 255 where none counts.",
+            help="A folder with JPEGImages and SegmentationClass, as in Pascal VOC, or images and "
+            "masks. Masks are PNG; each pixel is the number of its class, or 255 where it "
+            "does not count.",
         ),
     ],
     classes: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A class a line, in the order of their numbers, synonyms separated by commas; by "
-            "default FOLDER/classes.txt.",
+            help="A file with one class per line, in the order of their numbers, with synonyms "
+            "separated by commas; by default FOLDER/classes.txt.",
         ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="Only the photos in FOLDER/ImageSets/Segmentation/SPLIT.txt, as val."),
+        typer.Option(
+            help="Use only the photos that FOLDER/ImageSets/Segmentation/SPLIT.txt names; for "
+            "example val."
+        ),
     ] = None,
     template: TemplateOption = None,
     method: DenseMethodOption = "auto",
@@ -67,19 +71,22 @@ def eval_segment(
     logit_scale: LogitScaleOption = None,
     threshold: Annotated[
         float,
-        typer.Option(help="0 to 1: where no class is as probable, it is the first class."),
+        typer.Option(
+            help="0 to 1: pixels where no class has this probability get the first class."
+        ),
     ] = 0.0,
     least_area: Annotated[
         float,
         typer.Option(
-            help="0 to 1: a class with no larger share of the area of all but the first is left "
-            "out."
+            help="0 to 1: a class is left out if its share of the area of all classes except the "
+            "first is not larger."
         ),
     ] = 0.0,
     reduce_zero_label: Annotated[
         bool,
         typer.Option(
-            "--reduce-zero-label", help="0 in a mask does not count, and 1 is the first class."
+            "--reduce-zero-label",
+            help="Pixels of 0 in a mask do not count, and 1 is the first class.",
         ),
     ] = False,
     stretch: StretchOption = False,
@@ -92,9 +99,9 @@ def eval_segment(
 ) -> None:
     """Measure how well a model segments photos that have masks.
 
-    Mean IoU, pixel accuracy and each class, as mmsegmentation defines them: pixels are counted over
-    all photos together. The settings that a number depends on are told with it. Numbers of CLIP
-    papers have --template imagenet, --logit-scale 40, --short-side 336, --window 224 --stride 112.
+    Prints mean IoU, pixel accuracy and the IoU of each class, as mmsegmentation defines them:
+    pixels are counted over all photos together. The settings are printed with the numbers. CLIP
+    papers use --template imagenet, --logit-scale 40, --short-side 336, --window 224 --stride 112.
     """
     if not folder.is_dir():
         refuse(f"{folder}: no such folder")

@@ -32,18 +32,22 @@ def explore(
     clusters: Annotated[
         int | None,
         typer.Option(
-            min=1, help="How many clusters at most; by default more for more images, 2 to 64."
+            min=1,
+            help="The most clusters to make; by default 2 to 64, depending on the number of "
+            "images.",
         ),
     ] = None,
     words: Annotated[
         list[str] | None,
         typer.Option(
             metavar="A,B,...",
-            help="Words to name clusters by; @FILE reads one a line. By default what photos often "
-            "show, or what the model says it knows.",
+            help="Words to name clusters with; @FILE reads one per line. By default names of "
+            "common things, or what the model states that it knows.",
         ),
     ] = None,
-    examples: Annotated[int, typer.Option(min=1, help="Images of each cluster.")] = 12,
+    examples: Annotated[
+        int, typer.Option(min=1, help="Number of images to show of each cluster.")
+    ] = 12,
     condition: WhereOption = None,
     save: Annotated[
         Path | None,
@@ -54,7 +58,7 @@ def explore(
     dtype: OwnDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what is in an index: clusters of images that are alike, named by words."""
+    """Show what is in an index: clusters of similar images, named with words."""
     check_page(save)
     store, bundle, failed = index_and_model(index, model, device, dtype, texts_alone=True)
     names = read_list(words, split=True) if words else None
@@ -108,7 +112,9 @@ def tag(
     labels: LabelsOption = None,
     threshold: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, help="Probability from which on an image is given a label."),
+        typer.Option(
+            min=0.0, max=1.0, help="The least probability with which an image gets a label."
+        ),
     ] = 0.5,
     templates: TemplateOption = None,
     condition: WhereOption = None,
@@ -120,10 +126,10 @@ def tag(
     dtype: OwnDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give the images of an index those labels that each is probable to show, each by itself.
+    """Tag the images of an index with the labels that they probably show.
 
-    They are stored in the column tags, in the place of what was there: search --where
-    "array_has(tags, 'dog')" finds them.
+    Each label is judged by itself. The tags are stored in the column tags and replace earlier ones;
+    search --where "array_has(tags, 'dog')" finds them.
     """
     if not labels:
         no_texts("labels", "--labels")

@@ -37,8 +37,8 @@ def export(
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="For --int8: 16 or more photos like those that the model is for. The embedded "
-            "models need none: without photos only their weights are int8.",
+            help="For --int8: a folder of 16 or more typical photos. The embedded models work "
+            "without: then only their weights are int8.",
         ),
     ] = None,
     dtype: DtypeOption = "float32",
@@ -46,9 +46,9 @@ def export(
 ) -> None:
     """Write a model as graphs that onnxruntime or OpenVINO runs without patchword.
 
-    Its preprocessing and tokenizer lie beside them, as transformers, transformers.js and optimum
-    read them, and receipt.json: “patchword verify DIR DIR/receipt.json” compares the graphs with
-    the model. Every command takes DIR as --model for what needs vectors alone.
+    The folder also holds the preprocessing and the tokenizer, as transformers, transformers.js and
+    optimum read them, and receipt.json: “patchword verify DIR DIR/receipt.json” compares the graphs
+    with the model. Commands that need only vectors take DIR as --model.
     """
     name, out = model_and_path(arguments, model, "folder: patchword export MODEL DIR")
     if to not in TARGETS:

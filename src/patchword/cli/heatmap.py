@@ -63,22 +63,23 @@ def heatmap(
         typer.Option(
             metavar="METHOD",
             help="auto, cosine, maskclip, maskclip-paper, maskclip-keys, sclip, clearclip, value, "
-            "naclip, nonly, attnpool, gem, surgery, surgery-features, scclip, resclip, legrad, "
-            "chefer, gradcam, head or rollout; patchword info says which one auto is and why; "
-            "rollout is of no text, attnpool of CLIP's ResNets alone.",
+            "naclip, nonly, attnpool, gem, surgery, surgery-features, scclip, resclip, "
+            "legrad, chefer, gradcam, head or rollout; patchword info shows what auto means "
+            "and why; rollout uses no text, and attnpool is only for CLIP's ResNets.",
         ),
     ] = "auto",
     words: Annotated[
         bool,
         typer.Option(
-            "--words", help="With gradcam: also a map for each word but “a”, “with” and the like."
+            "--words",
+            help="With gradcam: also a map for each word, except words such as “a” and “with”.",
         ),
     ] = False,
     layer: Annotated[
         int | None,
         typer.Option(
             help="With gradcam: the block whose cross-attention is shown, by default the 8th of "
-            "12. With legrad, chefer: the first block that counts."
+            "12. With legrad, chefer: the first block that is used."
         ),
     ] = None,
     window: WindowOption = None,
@@ -91,8 +92,8 @@ def heatmap(
         str | None,
         typer.Option(
             metavar="X,Y",
-            help="Instead of texts: what looks like the patch at this pixel. For models without "
-            "words, too.",
+            help="Instead of texts: find places similar to the patch at this pixel. Works also "
+            "for models without text.",
         ),
     ] = None,
     like_image: Annotated[
@@ -102,14 +103,17 @@ def heatmap(
     present: Annotated[
         float | None,
         typer.Option(
-            help="0 to 1: a text that is less probable is not found, and has no map; 0: every map. "
-            "By default 0.7 with head, 0.5 with --negatives, else 0.1 among the words that a photo "
-            "may show."
+            help="0 to 1: a text with a lower probability counts as not found and has no map; 0: "
+            "all texts have maps. By default 0.7 with head, 0.5 with --negatives, else 0.1 "
+            "compared with a list of common words."
         ),
     ] = None,
     negatives: NegativesOption = None,
     own_scale: Annotated[
-        bool, typer.Option("--own-scale", help="Stretch the colours of each map over its values.")
+        bool,
+        typer.Option(
+            "--own-scale", help="Scale the colours of each map to its own range of values."
+        ),
     ] = False,
     same_scale: SameScaleOption = False,
     colours: ColoursOption = None,

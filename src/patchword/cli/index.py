@@ -63,8 +63,8 @@ def index(
         typer.Argument(
             metavar="[IMAGES]...",
             help="Image files, folders, glob patterns; .tar files (webdataset); tables (.csv, "
-            ".tsv, .parquet) with a column of paths, addresses or images; folders of "
-            "clip-retrieval's or autofaiss's vectors; @FILE: names, one a line.",
+            ".tsv, .parquet) with a column of paths, addresses or images; folders with "
+            "vectors of clip-retrieval or autofaiss; @FILE: a file with one name per line.",
         ),
     ] = None,
     into: Annotated[
@@ -78,8 +78,8 @@ def index(
         list[Path] | None,
         typer.Option(
             metavar="TABLE",
-            help="A .csv, .tsv or .parquet, whose columns are stored for the images that its "
-            "column of paths or file names names; repeat for more.",
+            help="A .csv, .tsv or .parquet with a column of paths or file names; its other "
+            "columns are stored with these images. Repeat for more.",
         ),
     ] = None,
     caption: Annotated[
@@ -89,8 +89,8 @@ def index(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="A BLIP that captions, for --caption. By default the index's own model, or "
-            "demo-blip where that is demo.",
+            help="The BLIP that writes captions, for --caption. By default the model of the "
+            "index, or demo-blip where that is demo.",
         ),
     ] = None,
     tags: Annotated[
@@ -98,30 +98,34 @@ def index(
         typer.Option(
             "--tags",
             metavar="LABELS",
-            help="Store for each image without tags those of these labels that it probably shows: "
-            "“cat, dog”; @FILE: one a line.",
+            help="For each image without tags, store those of these labels that it probably "
+            "shows: “cat, dog”; @FILE reads one label per line.",
         ),
     ] = None,
     vectors: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.npy",
-            help="Vectors (N, D) that --model made elsewhere, for the images of --paths.",
+            help="Vectors (N, D) of the images of --paths, which --model computed elsewhere.",
         ),
     ] = None,
     paths_file: Annotated[
         Path | None,
-        typer.Option("--paths", metavar="FILE", help="The N paths of --vectors, one a line."),
+        typer.Option(
+            "--paths", metavar="FILE", help="A file with the N paths of --vectors, one per line."
+        ),
     ] = None,
     watch: Annotated[
         bool,
         typer.Option(
-            "--watch", help="Go on until Ctrl-C: add what is new, remove what is deleted."
+            "--watch", help="Keep running until Ctrl-C: add new files, and remove deleted ones."
         ),
     ] = False,
     retry: Annotated[
         bool,
-        typer.Option("--retry", help="Try files again that failed and have not changed since."),
+        typer.Option(
+            "--retry", help="Try again files that failed before, even if they have not changed."
+        ),
     ] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove entries whose files are gone.")
@@ -130,25 +134,29 @@ def index(
         bool,
         typer.Option(
             "--reindex",
-            help="Begin anew: delete what an index of another model or version holds, and embed "
-            "all.",
+            help="Start again: delete the content of an index of another model or version, and "
+            "embed all images.",
         ),
     ] = False,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Keep what is whole of a damaged index, and drop the rest."),
+        typer.Option(
+            "--repair", help="Keep the intact entries of a damaged index, and drop the others."
+        ),
     ] = False,
     no_thumbnails: Annotated[
         bool,
-        typer.Option("--no-thumbnails", help="Store no small JPEG of each image, for pages."),
+        typer.Option(
+            "--no-thumbnails", help="Do not store a small JPEG of each image, which pages show."
+        ),
     ] = False,
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="auto|local|ADDRESS",
-            help="Embed on a cluster of Ray: the one that this machine is part of, a new one of "
-            "this machine alone, or the one at an address. All its machines must see the images, "
-            "the index and the model.",
+            help="Embed on a Ray cluster: auto, the cluster that this machine is part of; local, "
+            "a new one of this machine alone; or the one at an address. All its machines "
+            "must be able to read the images, the index and the model.",
         ),
     ] = None,
     stretch: StretchOption = False,

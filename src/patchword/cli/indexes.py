@@ -25,7 +25,8 @@ IndexArgument = Annotated[
     str,
     typer.Argument(
         metavar="INDEX",
-        help="The index, a folder or s3://bucket/name; or a folder of images, indexed on the way.",
+        help="The index, a folder or s3://bucket/name; or a folder of images, which is then "
+        "indexed first.",
     ),
 ]
 WhereOption = Annotated[

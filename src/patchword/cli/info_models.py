@@ -40,8 +40,8 @@ def info(
         bool,
         typer.Option(
             "--bench",
-            help="Measure each engine here instead, in about two minutes: images/s, and how far "
-            "its vectors are from float32.",
+            help="Measure each engine on this machine instead, in about two minutes: images/s, "
+            "and how far its vectors are from float32.",
         ),
     ] = False,
     photos: Annotated[
@@ -108,8 +108,8 @@ def models(
 ) -> None:
     """List public checkpoints that load by their hub id, by family.
 
-    Beside each its size, licence and published accuracy. The models in the package are “demo” and
-    “demo-blip”.
+    Each is listed with its size, licence and published accuracy. The models in the package are
+    “demo” and “demo-blip”.
     """
     show = show_configurations if configs else show_checkpoints
     if not show(words, as_json):

@@ -38,7 +38,7 @@ def inspect(
         list[str],
         typer.Argument(
             metavar="GOOD IMAGES...",
-            help="A folder of good photos, a glob in quotes or @FILE; then what to inspect. "
+            help=f"Good photos: a folder, a glob in quotes or @FILE; then the images to inspect. "
             f"{SOURCES} With --fitted and --without-good there is no GOOD.",
         ),
     ],
@@ -56,18 +56,21 @@ def inspect(
     confidence: Annotated[
         float | None,
         typer.Option(
-            help="0 to 1: the share holds with this probability for the good photos that were "
-            "held out, instead of in the mean over all that might have been."
+            help="0 to 1: guarantee the share with this probability for the photos that were held "
+            "out, instead of on average over all possible ones."
         ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Reject scores above it, whatever good photos say.")
+        float | None,
+        typer.Option(
+            help="Reject scores above this, instead of a threshold learned from good photos."
+        ),
     ] = None,
     false_discoveries: Annotated[
         float | None,
         typer.Option(
-            help="Judge all photos as one list: in the mean at most this share of those that are "
-            "rejected is good (Benjamini-Hochberg)."
+            help="Judge all photos together: on average at most this share of the rejected ones "
+            "is good (Benjamini-Hochberg)."
         ),
     ] = None,
     calibration: Annotated[
@@ -81,16 +84,16 @@ def inspect(
         bool,
         typer.Option(
             "--without-good",
-            help="There are no good photos to learn from: for winclip and mutual.",
+            help="Inspect without good photos: for winclip and mutual.",
         ),
     ] = False,
     by_folder: Annotated[
         bool,
-        typer.Option("--by-folder", help="A threshold for each name of a folder with photos."),
+        typer.Option("--by-folder", help="Learn a threshold for each folder name."),
     ] = False,
     fitted: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Go on with what --save-fitted wrote, without GOOD."),
+        typer.Option(metavar="DIR", help="Use what --save-fitted wrote, instead of GOOD."),
     ] = None,
     save_fitted: Annotated[
         Path | None,
@@ -101,52 +104,66 @@ def inspect(
         typer.Option(
             metavar="NUMBER",
             help="The block whose patches are compared, 0 the first and -1 the last; repeat for "
-            "more. By default (patchword info says which) the one measured to be the best, as in "
-            "the embedded models; else that in the middle of a network that was trained by words "
-            "or classes; else the last.",
+            "more. The default, which patchword info shows, is the block measured to be the "
+            "best, as for the embedded models; else the middle block of a network trained "
+            "with texts or classes; else the last.",
         ),
     ] = None,
     short_side: Annotated[
         int | None,
         typer.Option(
-            help="Pixels: resize photos' shorter side, and look at them in tiles of the network's "
-            "size. By default the whole photo is one tile: take more for small defects."
+            help="Pixels: resize the shorter side of photos to this, and process them in tiles of "
+            "the network's input size. By default the whole photo is one tile: take more for "
+            "small defects."
         ),
     ] = None,
     neighbours: Annotated[
-        int | None, typer.Option(help="memory: the mean distance to so many good patches.")
+        int | None,
+        typer.Option(
+            help="memory: the number of nearest good patches whose mean distance is the score."
+        ),
     ] = None,
     rotations: Annotated[
-        bool, typer.Option("--rotations", help="Good parts lie in any direction: learn from 8.")
+        bool,
+        typer.Option(
+            "--rotations",
+            help="Learn from each good photo in 8 rotations: for parts that lie in any direction.",
+        ),
     ] = False,
     coreset: Annotated[
         float | None,
-        typer.Option(help="memory: keep this share of the good patches, spread out."),
+        typer.Option(help="memory: keep this share of the good patches, chosen to be far apart."),
     ] = None,
     reweight: Annotated[
-        bool, typer.Option("--reweight", help="memory: PatchCore's score of a photo.")
+        bool,
+        typer.Option("--reweight", help="memory: weight the score of a photo as PatchCore does."),
     ] = False,
     half: Annotated[
         bool, typer.Option("--half", help="memory: keep good patches as float16.")
     ] = False,
     patches: Annotated[
-        int | None, typer.Option(help="memory: keep at most so many good patches, 100000.")
+        int | None, typer.Option(help="memory: the most good patches to keep, by default 100000.")
     ] = None,
     foreground: Annotated[
-        float | None, typer.Option(help="memory: AnomalyDINO's mask of the object; 10 for DINOv2.")
+        float | None,
+        typer.Option(
+            help="memory: the threshold of AnomalyDINO's mask of the object; 10 for DINOv2."
+        ),
     ] = None,
     mask_good: Annotated[
         bool,
         typer.Option(
-            "--mask-good", help="memory: with --foreground, learn from the object's patches alone."
+            "--mask-good", help="memory: with --foreground, learn only from patches of the object."
         ),
     ] = False,
     variance: Annotated[
         float | None,
-        typer.Option(help="subspace: the share of the variance that components keep, 0.99."),
+        typer.Option(
+            help="subspace: the share of the variance that the components keep, by default 0.99."
+        ),
     ] = None,
     components: Annotated[
-        int | None, typer.Option(help="subspace: how many there are instead.")
+        int | None, typer.Option(help="subspace: the number of components, instead of --variance.")
     ] = None,
     subject: SubjectOption = None,
     one_pass: OnePassOption = False,
@@ -170,9 +187,10 @@ def inspect(
 ) -> None:
     """Find defects, from photos of good products: 2 are enough to begin.
 
-    For each photo a score, a map and boxes of what is not found in good photos, and a verdict. With
-    enough good photos (103 for 1%) some are held out, and then no more than --false-alarms of good
-    photos are rejected in the mean; with fewer the threshold is not calibrated, and that is said.
+    Each photo gets a score, a map and boxes of what good photos do not have, and a verdict. With
+    enough good photos (103 for 1%) some are held out, so that on average no more than the share
+    --false-alarms of good photos is rejected. With fewer the threshold is not calibrated, and the
+    command says so.
     """
     if fitted is None and not without_good and len(photos) < 2:
         refuse(

@@ -57,16 +57,16 @@ def locate(
         list[str] | None,
         typer.Option(
             metavar="X1,Y1,X2,Y2",
-            help="Score this box, in pixels, instead of looking for regions; repeat for more.",
+            help="Score this box, in pixels, instead of searching for regions; repeat for more.",
         ),
     ] = None,
     method: DenseMethodOption = "auto",
     present: Annotated[
         float | None,
         typer.Option(
-            help="0 to 1: a text that is less probable is not found; 0: look anyway. By default "
-            "0.5 against --negatives, else 0.1 among the words that a photo may show; not asked of "
-            "a model with a head for maps."
+            help="0 to 1: a text with a lower probability counts as not found; 0: all texts are "
+            "located. By default 0.5 with --negatives, else 0.1 compared with a list of "
+            "common words; not used by a model with a dense head."
         ),
     ] = None,
     negatives: NegativesOption = None,
@@ -85,7 +85,7 @@ def locate(
 ) -> None:
     """Find what texts name in images: boxes and scores, the largest region first.
 
-    A text that is not there has none: the table says “not found”, and --json nothing.
+    For a text that is not found, the table says “not found” and --json prints nothing.
     """
     from patchword.show import plots
 

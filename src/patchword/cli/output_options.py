@@ -61,7 +61,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 # fmt: on
 CSV = Annotated[bool, typer.Option("--csv", help="Print CSV, one row for each result.")]
-QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Say no more than errors and warnings.")]
+QUIET = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print only results, errors and warnings.")
+]
 
 
 def with_output_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -19,7 +19,7 @@ SaveOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="The picture to write, with the image's name added for each of several; by default "
+        help="The picture to write; for several images their names are added. By default "
         "IMAGE-heatmap.png or IMAGE-attention.png in the current folder.",
     ),
 ]

@@ -42,8 +42,8 @@ def receipt(
 ) -> None:
     """Write a model's outputs for fixed inputs, with which “verify” compares another copy.
 
-    Two test cards and some texts go through its preprocessing and tokenizer, exact noise and the
-    texts' ids through its towers.
+    The inputs are two test cards and some texts, for preprocessing and tokenizer, and exact noise
+    and the texts' token ids, for the towers.
     """
     name = model_name(source, model)
     prepare_output(out)
@@ -67,7 +67,9 @@ def verify(
     ],
     model: ModelTooOption = None,
     rtol: Annotated[float, typer.Option(min=0, help="Largest relative difference.")] = 1.3e-6,
-    atol: Annotated[float, typer.Option(min=0, help="Largest absolute difference besides.")] = 1e-5,
+    atol: Annotated[
+        float, typer.Option(min=0, help="Largest absolute difference, in addition.")
+    ] = 1e-5,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,

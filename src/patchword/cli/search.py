@@ -75,7 +75,7 @@ def search(
         list[str] | None,
         typer.Argument(
             metavar="[QUERY]",
-            help="What to look for, in words; @FILE: many queries, one a line.",
+            help="What to search for, in words; @FILE: many queries, one per line.",
         ),
     ] = None,
     text: Annotated[
@@ -85,12 +85,14 @@ def search(
     image: Annotated[
         str | None,
         typer.Option(
-            "--image", "-i", metavar="IMAGE", help="An image to look for, with or without words."
+            "--image", "-i", metavar="IMAGE", help="An image to search with, alone or with words."
         ),
     ] = None,
     without: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="What is not wanted: “a dog”; repeat for more."),
+        typer.Option(
+            metavar="TEXT", help="What the images should not show: “a dog”; repeat for more."
+        ),
     ] = None,
     text_weight: Annotated[
         float, typer.Option(metavar="W", help="Weight of the words beside --image and --without.")
@@ -103,16 +105,20 @@ def search(
     ] = DEFAULT_WEIGHTS[2],
     condition: WhereOption = None,
     k: Annotated[int, typer.Option("-k", min=1, metavar="K", help="Number of images.")] = 10,
-    offset: Annotated[int, typer.Option(min=0, help="Leave out the N best.")] = 0,
+    offset: Annotated[int, typer.Option(min=0, help="Skip the N best.")] = 0,
     exact: Annotated[
         bool,
         typer.Option(
-            "--exact", help="Compare all images, in an index so large that a search is approximate."
+            "--exact",
+            help="Compare with all images, also in an index that is so large that searches are "
+            "approximate.",
         ),
     ] = False,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Say whether the search is exact, and what it may miss."),
+        typer.Option(
+            "--explain", help="Tell whether the search is exact, and how much it may miss."
+        ),
     ] = False,
     rerank: Annotated[
         int, typer.Option(min=0, help="Rerank the N best with a model that matches; 0 is off.")
@@ -121,8 +127,8 @@ def search(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="A BLIP with a matching head, for --rerank. By default the index's own model, or "
-            "demo-blip where that is demo.",
+            help="The BLIP with a matching head for --rerank. By default the model of the index, "
+            "or demo-blip where that is demo.",
         ),
     ] = None,
     heatmap: Annotated[
@@ -136,9 +142,9 @@ def search(
     dtype: OwnDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find images by words, by an image, or by both, and without what is not wanted.
+    """Search for images by words, by an image or by both; --without excludes things.
 
-    The score is the cosine with the sum of the weighed queries. With --rerank, a BLIP with a
+    The score is the cosine with the weighted sum of the queries. With --rerank, a BLIP with a
     matching head reorders the best hits by the probability that image and query belong together.
     """
     if words and text is not None:

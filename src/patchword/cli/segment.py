@@ -70,8 +70,8 @@ def segment(
         list[str] | None,
         typer.Option(
             metavar="WORDS",
-            help="Words for what no label fits, separated by commas; by default “background”; "
-            "none: every pixel gets a label.",
+            help="Words for places that no label fits, separated by commas; by default "
+            "“background”; none: every pixel gets a label.",
         ),
     ] = None,
     template: TemplateOption = None,
@@ -83,11 +83,13 @@ def segment(
     logit_scale: LogitScaleOption = None,
     threshold: Annotated[
         float,
-        typer.Option(help="0 to 1: where no label is as probable, there is background."),
+        typer.Option(help="0 to 1: pixels where no label has this probability are background."),
     ] = 0.0,
     least_area: Annotated[
         float,
-        typer.Option(help="0 to 1: a label with no larger share of all labels' area is left out."),
+        typer.Option(
+            help="0 to 1: a label is left out if its share of the area of all labels is not larger."
+        ),
     ] = 0.0,
     save: PictureOption = None,
     stretch: StretchOption = False,

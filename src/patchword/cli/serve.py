@@ -43,10 +43,13 @@ def serve(
     model: ModelsOption = None,
     host: Annotated[
         str,
-        typer.Option(help="Where to listen; any address but this machine's own needs --api-key."),
+        typer.Option(
+            help="The address to listen on; any address other than this machine's own needs "
+            "--api-key."
+        ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Where to listen; 0 is any free port.")
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0: any free port.")
     ] = 8000,
     api_key: Annotated[
         str | None,
@@ -54,11 +57,11 @@ def serve(
             envvar="PATCHWORD_API_KEY",
             show_envvar=True,
             show_default=False,
-            help="The key that clients must show.",
+            help="The key that clients must send.",
         ),
     ] = None,
     allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch images that clients name by https address.")
+        bool, typer.Option("--allow-urls", help="Allow clients to name images by https address.")
     ] = False,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Largest request, MiB.")] = 64,
     max_pixels: Annotated[int, typer.Option(min=1, help="Largest image, pixels.")] = 100_000_000,
@@ -69,38 +72,40 @@ def serve(
         int, typer.Option(min=1, help="Most characters in all texts of a request.")
     ] = 100_000,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Longest that a request may take, seconds.")
+        float, typer.Option(min=0.1, help="Longest time of a request, in seconds.")
     ] = 60.0,
     waiting: Annotated[
         int,
         typer.Option(
-            min=1, help="Images and texts that may wait; requests beyond that are refused at once."
+            min=1, help="Most images and texts that may wait; further requests are refused at once."
         ),
     ] = 1024,
-    batch: Annotated[int, typer.Option(min=1, help="Images that a model is given at once.")] = 32,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Most images that a model processes together.")
+    ] = 32,
     memory: Annotated[
         int | None,
         typer.Option(
             min=1,
             metavar="MIB",
-            help="MiB of weights to hold; where models need more, those not used for longest are "
-            "closed.",
+            help="Most MiB of weights in memory; where models need more, the least recently used "
+            "are unloaded.",
         ),
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="auto|local|ADDRESS",
-            help="Serve from a cluster of Ray: the one that this machine is part of, a new one of "
-            "this machine alone, or the one at an address.",
+            help="Serve from a Ray cluster: auto, the cluster that this machine is part of; "
+            "local, a new one of this machine alone; or the one at an address.",
         ),
     ] = None,
     replicas: Annotated[
         str | None,
         typer.Option(
             metavar="N|LEAST-MOST",
-            help="Copies of the models, for --ray: as many, or as are needed between two numbers; "
-            "1 by default.",
+            help="With --ray: the number of copies of the models, or two numbers between which it "
+            "follows the load; by default 1.",
         ),
     ] = None,
     device: DeviceOption = "auto",
@@ -108,7 +113,8 @@ def serve(
 ) -> None:
     """Serve models and an index of photos over HTTP, to programs and to the browser.
 
-    Programs written for OpenAI's API or Hugging Face's find theirs; the rest is in /openapi.json.
+    It has endpoints for programs written for OpenAI's or Hugging Face's API. /openapi.json
+    describes all endpoints.
     """
     from patchword.serve.settings import Settings
 
@@ -143,8 +149,8 @@ def mcp(
 ) -> None:
     """Give assistants tools over the Model Context Protocol, on standard input and output.
 
-    Search, classify, caption, ask and locate. The assistant starts this command by itself: name it
-    in its settings. `patchword serve` has the same tools at /mcp, for others.
+    The tools are search, classify, caption, ask and locate. An assistant starts this command
+    itself; name it in the assistant's settings. `patchword serve` has the same tools at /mcp.
     """
     import asyncio
 

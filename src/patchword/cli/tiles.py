@@ -22,7 +22,8 @@ TilesOption = Annotated[
     bool,
     typer.Option(
         "--tiles",
-        help="Look at the whole photo and at overlapping tiles of it; what is found in one counts.",
+        help="Process the whole photo and overlapping tiles of it, and join the results: for "
+        "small details.",
     ),
 ]
 TileSizeOption = Annotated[
@@ -32,7 +33,10 @@ TileSizeOption = Annotated[
     ),
 ]
 EachTileOption = Annotated[
-    bool, typer.Option("--each-tile", help="With --tiles: also what each tile says, with its box.")
+    bool,
+    typer.Option(
+        "--each-tile", help="With --tiles: also print the result of each tile, with its box."
+    ),
 ]
 
 

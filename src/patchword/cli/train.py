@@ -56,7 +56,7 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="Changes of the recipe: steps=100, data.0.path=photos, ...",
+            help="Changes to the recipe: steps=100, data.0.path=photos, ...",
         ),
     ] = None,
     model: Annotated[

@@ -39,7 +39,7 @@ def demo(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Where to write the page; by default demo-report, of your photos photos-report.",
+            help="Where to write the page; by default demo-report, or photos-report with --photos.",
         ),
     ] = None,
     model: ModelOption = EMBEDDED,
