@@ -241,13 +241,13 @@ def ask(
     def print_record(image: dict[str, Any], answers: list[Answer]) -> None:
         _emit_answers(image, questions, answers)
 
-    found: Iterable[tuple[object, list[Answer] | Tiled[list[Answer]] | ImageError]]
+    answered: Iterable[tuple[object, list[Answer] | Tiled[list[Answer]] | ImageError]]
     if tiling.wanted:
-        found = ask_tiled(bundle, files, questions, candidates, shortlist, options, tiling.size)
+        answered = ask_tiled(bundle, files, questions, candidates, shortlist, options, tiling.size)
     else:
-        found = ask_each(bundle, files, questions, candidates, shortlist, options)
+        answered = ask_each(bundle, files, questions, candidates, shortlist, options)
     printer = print_record if as_json else None
-    results = collect(found, len(files), "ask", tiling.each, printer)
+    results = collect(answered, len(files), "ask", tiling.each, printer)
     if results.photos:
         _note_understood(questions, results.photos[0][1])
     if results.photos and not as_json:

@@ -117,33 +117,33 @@ def eval_segment(
     )  # fmt: skip
     with progress("photos") as advance:
         run = segmentation.Segmenting(bundle, advance)
-        found = run.measure(data, settings)
+        measured = run.measure(data, settings)
     if as_json:
-        emit({"model": bundle.name, "fingerprint": bundle.fingerprint, **found.record()})
+        emit({"model": bundle.name, "fingerprint": bundle.fingerprint, **measured.record()})
     else:
-        screen().print(classes_table(found))
+        screen().print(classes_table(measured))
         screen().print(
-            f"mean IoU {found.mean_iou:.1%}, pixel accuracy {found.pixel_accuracy:.1%}, mean "
-            f"accuracy {found.mean_accuracy:.1%}, of {counted(found.images, 'photo')}"
+            f"mean IoU {measured.mean_iou:.1%}, pixel accuracy {measured.pixel_accuracy:.1%}, mean "
+            f"accuracy {measured.mean_accuracy:.1%}, of {counted(measured.images, 'photo')}"
         )
     if data.unmasked:
         notes().print(f"{counted(data.unmasked, 'photo has', 'photos have')} no mask, left out")
-    print_settings(found)
-    finish(run.broken, found.images, as_json)
+    print_settings(measured)
+    finish(run.broken, measured.images, as_json)
 
 
-def classes_table(found: Segmented) -> Table:
+def classes_table(measured: Segmented) -> Table:
     """A row per class."""
     out = table("class", "IoU", "accuracy", right=("IoU", "accuracy"))
-    rows = zip(found.settings.classes, found.iou, found.accuracy, strict=True)
+    rows = zip(measured.settings.classes, measured.iou, measured.accuracy, strict=True)
     for synonyms, *numbers in rows:
         out.add_row(synonyms[0], *("-" if math.isnan(n) else f"{n:.1%}" for n in numbers))
     return out
 
 
-def print_settings(found: Segmented) -> None:
+def print_settings(measured: Segmented) -> None:
     """Print the settings of the measures."""
-    settings = found.settings.record()
+    settings = measured.settings.record()
     names = settings.pop("classes")
     shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
     notes().print(f"settings: {shown}; {len(names)} classes: {', '.join(names)}")

@@ -63,16 +63,16 @@ def explore(
     store, bundle, failed = index_and_model(index, model, device, dtype, texts_alone=True)
     names = read_list(words, split=True) if words else None
     with show_warnings():
-        found = store.explore(
+        found_clusters = store.explore(
             clusters, words=names, examples=examples, where=condition, model=bundle
         )
     if as_json:
-        for cluster in found:
+        for cluster in found_clusters:
             paths = [hit.path for hit in cluster.examples]
             emit({"cluster": cluster.name, "images": cluster.count, "examples": paths})
-    elif found:
-        _print_clusters(found)
-        if any(cluster.name.startswith("unnamed") for cluster in found):
+    elif found_clusters:
+        _print_clusters(found_clusters)
+        if any(cluster.name.startswith("unnamed") for cluster in found_clusters):
             other = "other " if words else ""
             notes().print(
                 "unnamed: no word fits most of its images clearly best; "
@@ -80,16 +80,16 @@ def explore(
             )
     else:
         notes().print("nothing found")
-    if save and found:
+    if save and found_clusters:
         groups = [
             (
                 f"{cluster.name}: {counted(cluster.count, 'image')}",
                 [Member(hit.path) for hit in cluster.examples],
             )
-            for cluster in found
+            for cluster in found_clusters
         ]
         failed += save_groups("What is in the index", groups, save, bundle)
-    finish(failed, sum(cluster.count for cluster in found) or 1)
+    finish(failed, sum(cluster.count for cluster in found_clusters) or 1)
 
 
 def _print_clusters(clusters: list[Cluster]) -> None:

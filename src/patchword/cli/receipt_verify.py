@@ -50,14 +50,14 @@ def receipt(
     bundle = load(name, device, dtype)
     from patchword import receipts
 
-    made = receipts.make(bundle)
+    computed = receipts.make(bundle)
     if out is not None:
-        write(out, receipts.to_text(made))
+        write(out, receipts.to_text(computed))
         print_saved(out)
     if as_json:
-        emit(made)
+        emit(computed)
     elif out is None:
-        print(receipts.to_text(made, ascii_only=True), end="")
+        print(receipts.to_text(computed, ascii_only=True), end="")
 
 
 def verify(
@@ -79,19 +79,19 @@ def verify(
     Exit code 1 when one differs. Half precision and other devices may need a larger --atol.
     """
     name, file = model_and_path(arguments, model, "receipt: patchword verify MODEL receipt.json")
-    known = read_receipt(file)  # before a large model is loaded
+    expected = read_receipt(file)  # before a large model is loaded
     bundle = load(name, device, dtype)
     from patchword import receipts
 
-    rows = list(receipts.compare(bundle, known, rtol, atol))
+    rows = list(receipts.compare(bundle, expected, rtol, atol))
     differences = [difference for _, _, difference in rows if difference is not None]
     if as_json:
         for row in rows:
             emit(stage_record(*row))
     else:
         tolerance = f"a difference of {atol:g} + {rtol:g} of the value"
-        result = verdict(known, differences, tolerance)
-        if left_out := receipts.not_compared(bundle, known):
+        result = verdict(expected, differences, tolerance)
+        if left_out := receipts.not_compared(bundle, expected):
             stages = ", ".join(map(readable, left_out))
             result["not compared"] = f"{stages}: the receipt has nothing of them"
         show(rows, result)
@@ -103,15 +103,15 @@ def read_receipt(path: Path) -> Any:
     from patchword import receipts
 
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        receipts.parse(known)
+        expected = json.loads(path.read_text(encoding="utf-8"))
+        receipts.parse(expected)
     except OSError as error:
         raise PatchwordError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise PatchwordError(f"{path} is no receipt: not readable JSON ({error})") from error
     except PatchwordError as error:
         raise PatchwordError(f"{path}: {error}") from error
-    return known
+    return expected
 
 
 def stage_record(stage: str, largest: float, difference: Difference | None) -> dict[str, Any]:
@@ -144,10 +144,10 @@ def show(rows: Sequence[tuple[str, float, Difference | None]], result: dict[str,
 
 
 def verdict(
-    known: dict[str, Any], differences: Sequence[Difference], tolerance: str
+    expected: dict[str, Any], differences: Sequence[Difference], tolerance: str
 ) -> dict[str, str]:
     """The result in words."""
-    against = f"{known['model']}, as {known['made_by']} answered"
+    against = f"{expected['model']}, as {expected['made_by']} answered"
     if not differences:
         return {"verdict": "the same", "against": against, "allowed": tolerance}
     first = differences[0]

@@ -126,25 +126,26 @@ def segment(
 
     failed: list[ImageError] = []
     results = one_by_one(files, run)
-    for name, found in successes(results, len(files), "segment", failed, as_json):
+    for name, segmentation in successes(results, len(files), "segment", failed, as_json):
         if as_json:
-            emit({"image": str(name), "method": found.method, "labels": list(records(found))})
+            label_records = list(records(segmentation))
+            emit({"image": str(name), "method": segmentation.method, "labels": label_records})
         else:
-            screen().print(shares_table(str(name) if len(files) > 1 else "", found))
+            screen().print(shares_table(str(name) if len(files) > 1 else "", segmentation))
         if save:
             target = targets[name]
-            plots.save(found.picture(title_with_caveat(bundle, name)), target)
+            plots.save(segmentation.picture(title_with_caveat(bundle, name)), target)
             map_file = target.with_name(f"{target.stem}-map.png")
-            found.save_map(map_file)
+            segmentation.save_map(map_file)
             print_saved(target)
             notes().print(f"wrote {map_file}, in each pixel the number of its label")
     finish(failed, len(files) - len(failed))
 
 
-def records(found: Segmentation) -> Iterator[dict[str, Any]]:
+def records(segmentation: Segmentation) -> Iterator[dict[str, Any]]:
     """The background, then each label, with its mask if it has pixels."""
-    masks = found.rle()
-    for each in found.shares:
+    masks = segmentation.rle()
+    for each in segmentation.shares:
         yield {
             "label": each.label,
             "share": each.share,
@@ -153,11 +154,11 @@ def records(found: Segmentation) -> Iterator[dict[str, Any]]:
         }
 
 
-def shares_table(name: str, found: Segmentation) -> Table:
+def shares_table(name: str, segmentation: Segmentation) -> Table:
     """A row per label, the largest first and the background last."""
     numbers = ("share", "mean probability")
     out = table(name or "label", *numbers, right=numbers)
-    background, *labels = found.shares
+    background, *labels = segmentation.shares
     labels.sort(key=lambda label: -label.share)
     for each in (*labels, background):
         probability = "" if each.probability is None else share(each.probability)

@@ -155,8 +155,8 @@ def classes_section(findings: Findings, model: Model) -> str:
     bodies = []
     for group, answers in findings.answers.items():
         cards = [answer_card(answer) for answer in answers]
-        shown = command_line(*findings.classify[group], model=model.name)
-        bodies.append(html_page.cards(cards, f"{group}{count_right(answers)}", [shown]))
+        line = command_line(*findings.classify[group], model=model.name)
+        bodies.append(html_page.cards(cards, f"{group}{count_right(answers)}", [line]))
     text = "Each picture is compared with every label of its kind; the probabilities sum to one."
     if count_right(answers):
         text += " A wrong answer is marked ✗."
@@ -181,12 +181,12 @@ def search_section(findings: Findings, model: Model) -> str:
             html_page.Card(photo(Path(hit.path)), Path(hit.path).name, f"cosine {hit.score:.3f}")
             for hit in hits
         ]
-        shown = command_line("search", str(findings.index), query, "-k", str(HITS))
-        bodies.append(html_page.cards(cards, f"“{query}”", [shown]))
+        line = command_line("search", str(findings.index), query, "-k", str(HITS))
+        bodies.append(html_page.cards(cards, f"“{query}”", [line]))
     text = "All pictures are in one index; these are the nearest to each sentence, best first."
     root, index = near(findings.root), str(findings.index)
-    shown = command_line("index", root, "--into", index, model=model.name)
-    return section(findings, "Find by words", text, bodies, [shown])
+    line = command_line("index", root, "--into", index, model=model.name)
+    return section(findings, "Find by words", text, bodies, [line])
 
 
 def descriptions_section(findings: Findings) -> str:
@@ -264,8 +264,8 @@ def matrix_section(findings: Findings, model: Model, out: Path) -> str:
     files = [near(findings.root / name) for name in findings.compared]
     atomic_write.write(pictures, "".join(f"{file}\n" for file in files))
     atomic_write.write(sentences, "".join(f"{caption}\n" for caption in findings.captions))
-    shown = command_line("similarity", f"@{pictures}", "-t", f"@{sentences}", model=model.name)
-    return section(findings, "Pictures and sentences", text, [table], [shown])
+    line = command_line("similarity", f"@{pictures}", "-t", f"@{sentences}", model=model.name)
+    return section(findings, "Pictures and sentences", text, [table], [line])
 
 
 def next_steps_section(findings: Findings, model: Model) -> str:
