@@ -162,6 +162,7 @@ def show_group(group: Group, rows: list[Checkpoint]) -> None:
 def show_configurations(words: str, as_json: bool) -> bool:
     """Print the named configurations with `words` in their name or family. Returns whether there is
     one."""
+    from patchword.models import outline
     from patchword.show.config_summary import family
     from patchword.variants import VARIANTS
 
@@ -175,7 +176,7 @@ def show_configurations(words: str, as_json: bool) -> bool:
     for name, variant in chosen.items():
         config, vision = variant.config, variant.config.vision
         size = "x".join(map(str, vision.image_size)) if vision else "texts"
-        count = total_parameters(config)
+        count = parameters(outline(config))["all"]
         if as_json:
             keys = {"name": name, "family": family(config), "image_size": size}
             emit({**keys, "parameters": count, "source": variant.source})
@@ -337,13 +338,6 @@ def parameters(network: nn.Module) -> dict[str, int]:
         if count:
             counts[name] = count
     return counts
-
-
-def total_parameters(config: ModelConfig) -> int:
-    """The number of parameters of a network of this config; the network is made without weights."""
-    from patchword.models import outline
-
-    return sum(p.numel() for p in outline(config).parameters())
 
 
 def short_count(count: float) -> str:
