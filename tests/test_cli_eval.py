@@ -97,7 +97,7 @@ def test_evaluating_on_the_training_photos_is_a_warning(
     train = data / "train"
     ran = run("eval", pair[0], train, "--train", f"{data}/validation/../train", "--task", "knn")
     assert ran.code == 0
-    assert "is what is evaluated too: such numbers say nothing of other photos" in ran.err
+    assert "is also the evaluated data: these numbers say nothing about other photos" in ran.err
 
 
 def test_eval_retrieval(run: Run, pair: tuple[str, str], data: Path) -> None:
@@ -250,8 +250,8 @@ def test_options_that_no_task_uses_are_a_warning(run: Run) -> None:
     ran = run("eval", table, "--labels", "a,b", "--template", "a {}", "--train", table)
     assert ran.code == 0
     for option, tasks in (("labels", "zero-shot"), ("template", "zero-shot"), ("train", "knn and")):
-        assert f"--{option} is of {tasks}" in ran.err
-    assert "changes nothing" not in run("eval", table, "--task", "retrieval").err
+        assert f"--{option} is for {tasks}" in ran.err
+    assert "has no effect" not in run("eval", table, "--task", "retrieval").err
 
 
 @pytest.mark.parametrize(("width", "rows"), [(200, 1), (60, 8)])

@@ -235,7 +235,7 @@ def test_training_prints_lines_without_a_terminal(run: Run, workdir: Path) -> No
     done = run("train", "clip", *table, "steps=2", "batch=2", "warmup=0", "out=out")
     assert done.code == 0, done.err
     lines = done.err.splitlines()
-    assert lines[0] == "begins: the model and the data are read before step 1 of 2"
+    assert lines[0] == "starting: the model and the data are read before step 1 of 2"
     assert [line.split(":")[0] for line in lines[1:3]] == ["step 1/2", "step 2/2"]
     assert re.fullmatch(r"trained on 2 images in 0:\d\d:\d\d, last loss \d\.\d+", lines[3])
     assert lines[4:] == [f"wrote {Path('out/curves.png')}"]

@@ -129,7 +129,7 @@ def test_windows_of_one_pass(run: Run, folder: Path, tmp_path: Path) -> None:
     assert cheap != pytest.approx(dear, rel=1e-3)
     wrong = run("inspect", folder / "good", photo, "--one-pass")
     assert wrong.code == 2
-    assert "--one-pass is of winclip, not of memory" in wrong.err
+    assert "--one-pass is for winclip, not of memory" in wrong.err
 
 
 def test_methods_that_need_good_photos_are_refused_without(run: Run, folder: Path) -> None:
@@ -236,7 +236,7 @@ def test_broken_good_photos_are_named(run: Run, folder: Path) -> None:
         (["good", "test", "--false-discoveries", "0.1", "--threshold", "1"], "give one of them"),
         (["good", "test", "--layer", "99"], "no layer 99"),
         (["test", "--fitted", "nowhere"], "no fitted inspector is there"),
-        (["test", "--fitted", "nowhere", "--method", "memory"], "--fitted stands for GOOD"),
+        (["test", "--fitted", "nowhere", "--method", "memory"], "--fitted replaces GOOD"),
         (["good", "test", "--short-side", "0"], "short_side is 0"),
         (["good", "test", "--save", "test/a.png"], "a.png: a file; give a folder"),
         (["good", "test", "--save-fitted", "good"], "good: it holds something other than a fitted"),

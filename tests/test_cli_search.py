@@ -111,7 +111,7 @@ def test_a_cache_that_cannot_be_written_is_refused_before_any_work(
     done = run("search", "photos", "a red ring")
     assert done.code == 2
     assert "let PATCHWORD_CACHE name a folder" in done.err
-    assert "makes an index" not in done.err
+    assert "making an index" not in done.err
 
 
 def test_index_takes_globs_and_lists_and_counts_what_is_gone(run: Run, photos: Path) -> None:

@@ -120,7 +120,7 @@ def attention(
         refuse("give images, or texts by --text; --caption shows both together")
     _check_options(bool(texts), matrix, caption, prompt, rollout, same_scale)
     if texts and (stretch or squash or max_pixels is not None):
-        refuse("--stretch, --squash and --max-pixels are of images, and --text has none")
+        refuse("--stretch, --squash and --max-pixels are for images; leave them out with --text")
     known(colours or MAP)
     sources: Sequence[Source] = texts or expand(images or ())
     text_names = [f"text-{i}" for i in range(1, len(texts) + 1)] if len(texts) > 1 else ["text"]
@@ -172,13 +172,13 @@ def _check_options(
 ) -> None:
     """Refuse options that contradict each other."""
     if texts and caption:
-        refuse("--caption is of the caption that the model writes itself; leave out --text")
+        refuse("--caption shows a caption that the model writes; leave out --text")
     if caption and (matrix or rollout):
         refuse("--caption shows where words look; leave out --matrix and --rollout, or --caption")
     if prompt and not caption:
-        refuse("--prompt is of --caption")
+        refuse("--prompt needs --caption")
     if same_scale and (texts or matrix):
-        refuse("--same-scale is of maps over photos, and a matrix is none")
+        refuse("--same-scale is for maps over photos, not for matrices")
 
 
 def _print(lines: Lines, key: str, name: Source, several: bool, as_json: bool) -> None:

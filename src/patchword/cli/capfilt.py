@@ -126,7 +126,8 @@ def capfilt(
 
     photos = open_photos(source, out, image_column, caption_column)
     if photos.left_out:
-        notes().print(f"captions alone are written; left out: {listed(photos.left_out, 8)}")
+        columns = listed(photos.left_out, 8)
+        notes().print(f"only captions are written; other columns are left out: {columns}")
     captioning = load(captioner, device, dtype, stretch, max_pixels, squash)
     matching = _matching_model(captioning, filter, device, dtype)
     options = {

@@ -139,7 +139,7 @@ def classify(
     if two_views and (tiling.wanted or squash):
         refuse("--two-views shows the whole beside the crop; leave --squash and --tiles out")
     if tiling.wanted and not words:
-        refuse("--tiles needs labels: what a classifier's own classes say of a part is not joined")
+        refuse("--tiles needs labels: a classifier's own classes are not joined over tiles")
     if words and len(words) == 1 and not multi_label and reject is None:
         warn(
             f"one label is always 100%, for probabilities of labels sum to one: give others beside "

@@ -119,7 +119,10 @@ def eval(
         answers = run_tasks(run, data, train, read_list(task, split=True) or None)
     _warn_of_unused(answers, template, labels, train)
     if train and os.path.realpath(train) == os.path.realpath(data):
-        warn(f"--train {train} is what is evaluated too: such numbers say nothing of other photos")
+        warn(
+            f"--train {train} is also the evaluated data: these numbers say nothing about other "
+            "photos"
+        )
     if not (template or labels):
         _hint_at_labels(answers)
     if as_json:
@@ -150,7 +153,7 @@ def _warn_of_unused(
     ):
         if value and not set(users) & set(done):
             tasks = " and ".join(users)
-            warn(f"{option} is of {tasks} and changes nothing: {' and '.join(done)} was done")
+            warn(f"{option} is for {tasks} and has no effect on {' and '.join(done)}")
 
 
 def _hint_at_labels(answers: Sequence[Answer]) -> None:
@@ -159,9 +162,8 @@ def _hint_at_labels(answers: Sequence[Answer]) -> None:
         if answer.task == "zero-shot":
             names = ", ".join(answer.record()["labels"][:MAX_LABELS])
             notes().print(
-                f"zero-shot took the folders' names for labels ({names}): words that say what is "
-                'on the photos do better, --labels "a name for each" or --template "a photo of a '
-                '{}"'
+                f"zero-shot used the names of the folders as labels ({names}); words that describe "
+                'the photos do better: --labels "a name for each" or --template "a photo of a {}"'
             )
 
 

@@ -103,7 +103,7 @@ def eval_inspect(
     """
     names = read_list(method, split=True) or ["memory"]
     if one_pass and "winclip" not in names:
-        refuse(f"--one-pass is of winclip, not of {', '.join(names)}")
+        refuse(f"--one-pass is for winclip, not of {', '.join(names)}")
     methods = configured_methods(names, layer, short_side, subject, one_pass)
     if not folder.is_dir():
         refuse(f"{folder}: no such folder")

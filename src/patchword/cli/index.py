@@ -223,7 +223,7 @@ def index(
     _print(store, into, changes, prune, as_json)
     if len(store) and store.approximate_due():
         notes().print(
-            f"{into}: makes searches of {counted(len(store), 'image')} approximate, and fast"
+            f"{into}: making searches of {counted(len(store), 'image')} approximate, and fast"
         )
         store.build_approximate(bundle)
         notes().print(explanation_line(store.explain()))
@@ -306,7 +306,7 @@ def _put(store: Index, vectors: Path, paths_file: Path, bundle: Model) -> int:
     names = list_lines(paths_file)
     existing = store.put(names, rows, bundle)
     if existing < len(names):
-        warn(f"{len(names) - existing} of {len(names)} paths name no file that is here")
+        warn(f"{len(names) - existing} of {len(names)} paths name no file on this machine")
     return len(names)
 
 
@@ -341,7 +341,7 @@ def _watch(store: Index, into: str, names: list[str], bundle: Model, thumbnails:
     """Keep the index up to date until Ctrl-C."""
     from patchword.index.watching import changes
 
-    notes().print("watching; Ctrl-C ends")
+    notes().print("watching; Ctrl-C stops")
     try:
         for change in changes(store, names, bundle, thumbnails):
             report = change.report
@@ -352,7 +352,9 @@ def _watch(store: Index, into: str, names: list[str], bundle: Model, thumbnails:
             for error in _tried(report):
                 print_error(str(error))
             for folder in change.missing:
-                warn(f"nothing of {folder} is there; its entries stay: --prune removes them")
+                warn(
+                    f"nothing in {folder} can be found; its entries are kept: --prune removes them"
+                )
     except KeyboardInterrupt:
         notes().print(f"{into}: {counted(len(store), 'image')}; ended")
         raise typer.Exit(0) from None

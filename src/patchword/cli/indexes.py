@@ -97,10 +97,11 @@ def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:
         except OSError as error:
             raise PatchwordError(
                 f"{folder}: no index of it can be kept in {place.parent}: {error.strerror}; let "
-                f"PATCHWORD_CACHE name a folder that can be written, or choose a place: {own_place}"
+                "PATCHWORD_CACHE name a folder that can be written, or choose the place: "
+                f"{own_place}"
             ) from error
         notes().print(
-            f"makes an index in {place} ($PATCHWORD_CACHE); in a place of yours: {own_place}"
+            f"making an index in {place} ($PATCHWORD_CACHE); to choose the place: {own_place}"
         )
     store = open_index(place)
     with progress("index") as advance:

@@ -206,11 +206,11 @@ def inspect(
         "exact": False if one_pass else None,
     }  # fmt: skip
     if one_pass and not fitted and method != "winclip":
-        refuse(f"--one-pass is of winclip, not of {method or 'memory'}")
+        refuse(f"--one-pass is for winclip, not of {method or 'memory'}")
     fitting = [save_fitted, method, calibration, by_folder or None, without_good or None]
     if fitted and any(value is not None for value in (*fitting, *options.values())):
         refuse(
-            "--fitted stands for GOOD, --without-good, --calibration, --by-folder, --method and "
+            "--fitted replaces GOOD, --without-good, --calibration, --by-folder, --method and "
             "its options"
         )
     if false_discoveries is not None and not 0 < false_discoveries < 1:

@@ -193,7 +193,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening.close()
         other = port + 1 if 1024 <= port < 65535 else 8001
         raise PatchwordError(
-            f"port {port} of {host} cannot be had: {error.strerror}; another one: --port {other}"
+            f"port {port} of {host} cannot be used: {error.strerror}; try --port {other}"
         ) from error
     return listening
 

@@ -245,11 +245,11 @@ def progress_line(total: int) -> Iterator[Show]:
             console.print(f"step {step}/{total}: loss {metrics['loss']:#.4g}{time_left}")
 
     with live if is_terminal else nullcontext(), show_warnings(console=console, once=True):
-        begins = f"begins: the model and the data are read before step 1 of {total}"
+        message = f"starting: the model and the data are read before step 1 of {total}"
         if is_terminal:
-            live.update(Text(begins))
+            live.update(Text(message))
         elif os.environ.get("RANK", "0") == "0":
-            console.print(begins)
+            console.print(message)
         yield show
 
 

@@ -95,7 +95,7 @@ def _report(findings: Findings, bundle: Model, page: Path, started: float, as_js
     from patchword.cli.demo.findings import records
 
     if page.exists():
-        notes().print(f"{page} was there and is written anew")
+        notes().print(f"{page} existed and is overwritten")
     pages.write(findings, bundle, page)
     seconds = time.perf_counter() - started
     if as_json:
