@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 EMBEDDED = "demo"
-EMBEDDED_BLIP = "demo-blip"  # which captions, answers and matches
+EMBEDDED_BLIP = "demo-blip"  # captions, answers and matches
 
 ModelOption = Annotated[
     str,
@@ -24,7 +24,7 @@ ModelArgument = Annotated[
     str | None,
     typer.Argument(metavar="[MODEL]", help="A hub id, folder or file of weights; by default demo."),
 ]
-# of a command that takes the model as an argument too
+# of commands that also take the model as an argument
 ModelTooOption = Annotated[
     str | None,
     typer.Option("--model", "-m", metavar="MODEL", help="The model; the same as the argument."),
