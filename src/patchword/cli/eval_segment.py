@@ -113,7 +113,8 @@ def eval_segment(
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
     settings = segmentation.settled(
         bundle, class_names, read_list(template) or None, method, logit_scale, threshold,
-        least_area, Scale(window, stride, short_side), refine, reduce_zero_label,
+        least_area, scale=Scale(window, stride, short_side), refine=refine,
+        reduce_zero_label=reduce_zero_label,
     )  # fmt: skip
     with progress("photos") as advance:
         run = segmentation.Segmenting(bundle, advance)

@@ -141,7 +141,7 @@ def heatmap(
     point = parse_point(like)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
     # Opened once, so that an error names this image and not each photo.
-    other_image = like_image and bundle.opener(like_image, exact=True)
+    other_image = bundle.opener(like_image, exact=True) if like_image else None
     # With --words a map for each text alone, so that its words follow it.
     text_groups = [[text] for text in texts] if words else [texts]
 
@@ -149,8 +149,10 @@ def heatmap(
         with progress("windows") as advance:
             return [
                 bundle.heatmap(
-                    source, group, method, words, layer, None, window, stride, short_side, refine,
-                    point, other_image, present, others, advance, None, tile_size or tiles,
+                    source, group, method, words, layer, window=window, stride=stride,
+                    short_side=short_side, refine=refine, like=point, like_image=other_image,
+                    present=present, negatives=others, progress=advance,
+                    tiles=tile_size or tiles,
                 )
                 for group in text_groups
             ]  # fmt: skip

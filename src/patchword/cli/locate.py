@@ -100,8 +100,8 @@ def locate(
     def run(source: Source) -> Located:
         with progress("windows") as advance:
             return bundle.locate(
-                source, texts, boxes, method, present, others, None, window, stride, short_side,
-                refine, advance,
+                source, texts, boxes, method, present, others, window=window, stride=stride,
+                short_side=short_side, refine=refine, progress=advance,
             )  # fmt: skip
 
     failed: list[ImageError] = []

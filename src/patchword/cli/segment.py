@@ -120,8 +120,9 @@ def segment(
     def run(source: Source) -> Segmentation:
         with progress("windows") as advance:
             return bundle.segment(
-                source, names, others, templates, method, logit_scale, threshold, least_area, None,
-                window, stride, short_side, refine, advance,
+                source, names, others, templates, method, logit_scale, threshold, least_area,
+                window=window, stride=stride, short_side=short_side, refine=refine,
+                progress=advance,
             )  # fmt: skip
 
     failed: list[ImageError] = []
