@@ -86,22 +86,22 @@ def test_images_from_lists_globs_tars_and_stdin(
     (workdir / "list.txt").write_text(f"{STAR}\nphotos.tgz\n")
     stdin = SimpleNamespace(buffer=io.BytesIO(SHAPES.joinpath(STAR).read_bytes()))
     monkeypatch.setattr("sys.stdin", stdin)
-    found = run("classify", "-", "@list.txt", "red*.jpg", "gone.jpg", "red ring, star", "--json")
-    assert found.code == 1
-    assert "gone.jpg: no such file" in found.err
-    assert [r["image"] for r in found.records] == [
+    ran = run("classify", "-", "@list.txt", "red*.jpg", "gone.jpg", "red ring, star", "--json")
+    assert ran.code == 1
+    assert "gone.jpg: no such file" in ran.err
+    assert [r["image"] for r in ran.records] == [
         "stdin", STAR, f"photos.tgz/deep/{RING}", RING, "gone.jpg",
     ]  # fmt: skip
-    labels = [r["scores"][0]["label"] for r in found.records[:-1]]
+    labels = [r["scores"][0]["label"] for r in ran.records[:-1]]
     assert labels == ["star", "star", "red ring", "red ring"]
-    assert found.records[-1] == {"image": "gone.jpg", "error": "no such file"}
+    assert ran.records[-1] == {"image": "gone.jpg", "error": "no such file"}
     (workdir / "cut.tar").write_bytes(b"nothing")
-    found = run("caption", "cut.tar")
-    assert found.code == 2
-    assert "cut.tar: not a tar that can be read" in found.err
-    found = run("embed", "-", "-")
-    assert found.code == 2
-    assert "standard input holds one image" in found.err
+    ran = run("caption", "cut.tar")
+    assert ran.code == 2
+    assert "cut.tar: not a tar that can be read" in ran.err
+    ran = run("embed", "-", "-")
+    assert ran.code == 2
+    assert "standard input holds one image" in ran.err
 
 
 def test_a_damaged_tar_is_read_up_to_the_damage(run: Run, workdir: Path) -> None:
@@ -119,20 +119,20 @@ def test_a_damaged_tar_is_read_up_to_the_damage(run: Run, workdir: Path) -> None
     (workdir / "joined.tar").write_bytes(content + content)
     content[offset + 150] ^= 255
     (workdir / "photos.tar").write_bytes(content)
-    found = run("classify", "photos.tar", STAR, "-l", "red ring,hat", "--json")
-    assert found.code == 1
+    ran = run("classify", "photos.tar", STAR, "-l", "red ring,hat", "--json")
+    assert ran.code == 1
     names = ["photos.tar/0.jpg", "photos.tar/1.jpg", "photos.tar", STAR]
-    assert [r["image"] for r in found.records] == names
-    assert re.search("damaged: the header at byte .*; what stands", found.records[2]["error"])
-    found = run("embed", "joined.tar", "--json")
-    assert [r["image"][-5:] for r in found.records] == ["0.jpg", "1.jpg", "2.jpg", "k.jpg"] * 2
-    assert [r.get("error", "")[:9] for r in found.records] == ["", "", "", "is a link"] * 2
+    assert [r["image"] for r in ran.records] == names
+    assert re.search("damaged: the header at byte .*; what stands", ran.records[2]["error"])
+    ran = run("embed", "joined.tar", "--json")
+    assert [r["image"][-5:] for r in ran.records] == ["0.jpg", "1.jpg", "2.jpg", "k.jpg"] * 2
+    assert [r.get("error", "")[:9] for r in ran.records] == ["", "", "", "is a link"] * 2
 
 
 @pytest.mark.parametrize("comma", [",", "，", "、", " ， "])
 def test_labels_are_separated_by_commas_of_any_script(run: Run, comma: str) -> None:
-    found = run("classify", RING, "-l", comma.join(["red ring", "hat", "shoe"]), "--json")
-    labels = [score["label"] for score in found.records[0]["scores"]]
+    ran = run("classify", RING, "-l", comma.join(["red ring", "hat", "shoe"]), "--json")
+    labels = [score["label"] for score in ran.records[0]["scores"]]
     assert labels[0] == "red ring"
     assert set(labels) == {"red ring", "hat", "shoe"}
 
@@ -185,11 +185,11 @@ def test_common_mistakes(run: Run, workdir: Path, arguments: list[str], message:
 
 
 def test_an_error_is_one_line(run: Run) -> None:
-    found = run("classify", RING, "-l", "hat,hat")
-    assert (found.code, found.err.count("\n")) == (2, 1)
-    assert "twice there: 'hat'" in found.err
-    found = run("heatmap", RING, "--like", "10,10", "--like-image", "gone.jpg")
-    assert (found.code, found.err) == (2, "error: gone.jpg: no such file\n")
+    ran = run("classify", RING, "-l", "hat,hat")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "twice there: 'hat'" in ran.err
+    ran = run("heatmap", RING, "--like", "10,10", "--like-image", "gone.jpg")
+    assert (ran.code, ran.err) == (2, "error: gone.jpg: no such file\n")
 
 
 def test_csv_of_tiles_has_their_boxes(run: Run) -> None:
@@ -203,19 +203,19 @@ def test_csv_of_tiles_has_their_boxes(run: Run) -> None:
 
 
 def test_hints_at_ambiguous_arguments(run: Run, workdir: Path) -> None:
-    found = run("classify", RING, "-l", "hat")
-    assert "warning: one label is always 100%" in found.err
-    assert "100.0%" in found.out
+    ran = run("classify", RING, "-l", "hat")
+    assert "warning: one label is always 100%" in ran.err
+    assert "100.0%" in ran.out
     assert "always 100%" not in run("classify", RING, "-l", "hat", "--multi-label").err
     (workdir / "tags.txt").write_text("#hat\n#shoe\n")
-    found = run("classify", RING, "-l", "@tags.txt", "--json")
-    assert "'#hat' is taken as a text" in found.err
-    assert {s["label"] for s in found.records[0]["scores"]} == {"#hat", "#shoe"}
+    ran = run("classify", RING, "-l", "@tags.txt", "--json")
+    assert "'#hat' is taken as a text" in ran.err
+    assert {s["label"] for s in ran.records[0]["scores"]} == {"#hat", "#shoe"}
     (workdir / "star").mkdir()
     shutil.copy(STAR, "star/one.jpg")
-    found = run("similarity", RING, "star", "a star", "--json")
-    assert "star: taken as the folder of that name; as a text: --text" in found.err
-    assert [json.loads(line)["image"] for line in found.out.splitlines()] == [RING, "star/one.jpg"]
+    ran = run("similarity", RING, "star", "a star", "--json")
+    assert "star: taken as the folder of that name; as a text: --text" in ran.err
+    assert [json.loads(line)["image"] for line in ran.out.splitlines()] == [RING, "star/one.jpg"]
 
 
 def test_a_page_is_written_although_nobody_reads_stdout(workdir: Path) -> None:
@@ -278,17 +278,17 @@ def test_csv_has_a_row_for_each_result(run: Run) -> None:
         for row, item in zip(rows[:-1], items, strict=True):
             values = {**record, **item}
             assert row == {c: str(values.get(c, "")) for c in COLUMNS[command]}
-    found = run("search", "photos", "a ring", "--csv", "--quiet")
-    rows = list(csv.DictReader(found.out.splitlines()))
+    ran = run("search", "photos", "a ring", "--csv", "--quiet")
+    rows = list(csv.DictReader(ran.out.splitlines()))
     assert [(row["rank"], Path(row["image"]).name) for row in rows] == [("1", RING), ("2", STAR)]
     assert "give --json or --csv" in run("caption", RING, "--csv", "--json").err
 
 
 def test_missing_quotes_are_understood(run: Run) -> None:
     quoted = run("ask", RING, "which shape is it?", "--json")
-    found = run("ask", RING, "which", "shape", "is", "it?", "--json")
-    assert found.records == quoted.records
-    assert 'taken as one question: "which shape is it?"' in found.err
+    ran = run("ask", RING, "which", "shape", "is", "it?", "--json")
+    assert ran.records == quoted.records
+    assert 'taken as one question: "which shape is it?"' in ran.err
     Path("photos").mkdir()
     shutil.copy(RING, "photos")
     assert run("search", "photos", "a", "red", "ring", "--json").records == (
@@ -321,11 +321,11 @@ def test_csv_of_measures_and_lists(run: Run) -> None:
 def test_quiet_leaves_errors_and_warnings(run: Run) -> None:
     loud = run("classify", RING, "gone.jpg", "hat", "--save", "a.png")
     assert "wrote a.png" in loud.err
-    found = run("classify", RING, "gone.jpg", "hat", "--save", "a.png", "-q")
-    assert found.out == loud.out
-    assert found.err == loud.err.replace("wrote a.png\n", "")
-    assert "error: gone.jpg: no such file" in found.err
-    assert "warning: one label" in found.err
+    ran = run("classify", RING, "gone.jpg", "hat", "--save", "a.png", "-q")
+    assert ran.out == loud.out
+    assert ran.err == loud.err.replace("wrote a.png\n", "")
+    assert "error: gone.jpg: no such file" in ran.err
+    assert "warning: one label" in ran.err
 
 
 def test_messages_name_options_of_the_command_line(run: Run) -> None:
@@ -336,11 +336,11 @@ def test_messages_name_options_of_the_command_line(run: Run) -> None:
 def test_an_image_that_evaluation_cannot_open_is_a_record(run: Run, workdir: Path) -> None:
     class_folders()
     (workdir / "data" / "star" / "cut.jpg").write_bytes(b"nothing")
-    found = run("eval", "data", "--task", "zero-shot", "--json")
-    assert found.code == 1
-    assert [r.get("task") for r in found.records] == ["zero-shot", None]
-    assert set(found.records[1]) == {"image", "error"}
-    assert found.records[1]["image"].endswith("star/cut.jpg")
+    ran = run("eval", "data", "--task", "zero-shot", "--json")
+    assert ran.code == 1
+    assert [r.get("task") for r in ran.records] == ["zero-shot", None]
+    assert set(ran.records[1]) == {"image", "error"}
+    assert ran.records[1]["image"].endswith("star/cut.jpg")
 
 
 def test_every_key_is_documented() -> None:
@@ -377,13 +377,13 @@ def test_the_shell_completes_choices(
 
 
 def test_a_terminal_gets_a_summary_of_vectors(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = run("embed", RING, STAR, "--json")
-    assert [len(record["vector"]) for record in found.records] == [192, 192]
-    assert run("embed", RING, STAR).out == found.out
+    ran = run("embed", RING, STAR, "--json")
+    assert [len(record["vector"]) for record in ran.records] == [192, 192]
+    assert run("embed", RING, STAR).out == ran.out
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     shown = run("embed", RING, STAR)
-    assert run("embed", RING, STAR, "--json").out == found.out
-    first = " ".join(f"{value:.3f}" for value in found.records[0]["vector"][:4])
+    assert run("embed", RING, STAR, "--json").out == ran.out
+    first = " ".join(f"{value:.3f}" for value in ran.records[0]["vector"][:4])
     assert f"{RING} {first} ..." in " ".join(shown.out.split())
     assert "2 x 192, unit vectors" in shown.out
     assert "-o vectors.npz, or --json" in shown.err

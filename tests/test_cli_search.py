@@ -37,18 +37,18 @@ def names(folder: Path) -> list[str]:
 def test_search_indexes_a_folder_first(run: Run, photos: Path) -> None:
     first, second, third = names(photos)
     words = second.removesuffix(".jpg").replace("-", " ")
-    found = run("search", "photos", words)
-    assert found.code == 0
-    assert "photos is indexed in " in found.err
-    assert "3 images (3 added, 0 unchanged, 0 pruned)" in found.err
-    index = Path(found.err.split(" is indexed in ")[1].split(":")[0])
+    ran = run("search", "photos", words)
+    assert ran.code == 0
+    assert "photos is indexed in " in ran.err
+    assert "3 images (3 added, 0 unchanged, 0 pruned)" in ran.err
+    index = Path(ran.err.split(" is indexed in ")[1].split(":")[0])
     assert any(index.glob("*.lance"))
     assert not (photos / "patchword.index").exists()
-    assert found.out.splitlines()[0].split() == ["cosine", "in", "photos"]
-    assert found.out.splitlines()[2].split()[::2] == ["1", second]
+    assert ran.out.splitlines()[0].split() == ["cosine", "in", "photos"]
+    assert ran.out.splitlines()[2].split()[::2] == ["1", second]
     again = run("search", "photos", words)
-    assert (again.out, again.err) == (found.out, "")
-    assert run("search", "photos", "-t", words).out == found.out
+    assert (again.out, again.err) == (ran.out, "")
+    assert run("search", "photos", "-t", words).out == ran.out
 
     (photos / first).unlink()
     (photos / "cut.jpg").write_bytes(b"nothing")
@@ -92,9 +92,9 @@ def test_names_with_line_ends_stay_on_one_line(run: Run, photos: Path) -> None:
 def test_a_folder_without_index_and_images_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for command in (["search", "empty", "a hat"], ["index", "empty"]):
-        found = run(*command)
-        assert found.code == 2
-        assert "empty" in found.err
+        ran = run(*command)
+        assert ran.code == 2
+        assert "empty" in ran.err
         assert not (tmp_path / "patchword.index").exists()
     unset = run("search", "", "a hat")
     assert unset.code == 2
@@ -147,8 +147,8 @@ def test_a_heading_names_a_link_as_it_stands_here(run: Run, photos: Path, tmp_pa
     shutil.move(photos, tmp_path / "away" / "deep" / "pictures")
     (tmp_path / "linked").symlink_to(tmp_path / "away" / "deep" / "pictures")
     run("index", "linked")
-    found = run("search", "patchword.index", "a shape")
-    assert found.out.splitlines()[0].split() == ["cosine", "in", "linked"]
+    ran = run("search", "patchword.index", "a shape")
+    assert ran.out.splitlines()[0].split() == ["cosine", "in", "linked"]
 
 
 def test_rerank_opens_images_inside_a_tar(run: Run, photos: Path) -> None:
@@ -159,8 +159,7 @@ def test_rerank_opens_images_inside_a_tar(run: Run, photos: Path) -> None:
     inside = run("search", "tar.index", "a wafer with a scratch", "--rerank", "3", "--json")
     assert inside.code == alone.code == 0
     inside_matches, alone_matches = (
-        {Path(hit["image"]).name: hit["match"] for hit in found.records}
-        for found in (inside, alone)
+        {Path(hit["image"]).name: hit["match"] for hit in ran.records} for ran in (inside, alone)
     )
     assert inside_matches == pytest.approx(alone_matches)
     assert None not in inside_matches.values()
@@ -188,8 +187,8 @@ def test_a_page_of_many_queries_is_written_one_by_one(
     monkeypatch.setattr(hits, "load_picture", logged("photo", hits.load_picture))
     monkeypatch.setattr(html_page, "cards", logged("section", html_page.cards))
     Path("queries.txt").write_text("a star\na heart\n")
-    found = run("search", "photos", "@queries.txt", "-k", "2", "--save", "page.html")
-    assert (found.code, calls) == (0, ["photo", "photo", "section"] * 2)
+    ran = run("search", "photos", "@queries.txt", "-k", "2", "--save", "page.html")
+    assert (ran.code, calls) == (0, ["photo", "photo", "section"] * 2)
     Path("many.txt").write_text("".join(f"a star {n}\n" for n in range(101)))
     refused = run("search", "photos", "@many.txt", "--save", "many.png")
     assert (refused.code, refused.out) == (2, "")
@@ -201,19 +200,19 @@ def test_a_page_of_many_queries_is_written_one_by_one(
 
 def test_an_index_of_the_same_model_with_other_options(run: Run, photos: Path) -> None:
     run("index", photos, "--into", "own.index")
-    found = run("search", "own.index", "a star", "--dtype", "bfloat16")
-    assert found.code == 2
-    assert "of other weights or options; use the weights and options that it was made" in found.err
+    ran = run("search", "own.index", "a star", "--dtype", "bfloat16")
+    assert ran.code == 2
+    assert "of other weights or options; use the weights and options that it was made" in ran.err
 
 
 def test_a_file_is_no_index(run: Run, photos: Path) -> None:
     Path("shop.csv").write_text("image\n")
-    found = run("search", "shop.csv", "a star")
-    assert (found.code, found.out) == (2, "")
-    assert "shop.csv: no index there, but a file; an index is a folder\n" in found.err
+    ran = run("search", "shop.csv", "a star")
+    assert (ran.code, ran.out) == (2, "")
+    assert "shop.csv: no index there, but a file; an index is a folder\n" in ran.err
 
 
 def test_rerank_prints_what_match_prints(run: Run) -> None:
-    found = run("search", "photos", "a wafer with a scratch", "--rerank", "3")
-    assert "<0.1%" in found.out
-    assert " 0.0%" not in found.out
+    ran = run("search", "photos", "a wafer with a scratch", "--rerank", "3")
+    assert "<0.1%" in ran.out
+    assert " 0.0%" not in ran.out
